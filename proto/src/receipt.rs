@@ -1,1 +1,392 @@
-//! receipt
+//! The receipt: what became of every record that was read.
+//!
+//! ```text
+//! read = eligible + malformed + empty + too long + untrained + no stop + ...
+//! ```
+//!
+//! Each reason keeps a few examples by file and line. Receipts of raw shards are merged into the run's: the merge is
+//! commutative and associative, so the result does not depend on who prepared what, or when.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The examples kept for each reason of each source.
+pub const EXAMPLES: usize = 5;
+
+/// Why a record was not trained on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// It could not be read as its format, or the chat template refused it.
+    Malformed,
+    /// It asks nothing or answers nothing.
+    Empty,
+    /// It has more tokens than `max_tokens`.
+    TooLong,
+    /// No token of it would be trained.
+    Untrained,
+    /// It is trained, but the token that ends an answer never is.
+    NoStop,
+    /// An equal record is already there.
+    Duplicate,
+    /// It overlaps with held-out or benchmark data.
+    Contaminated,
+    /// Its training step was skipped: the gradient was not finite.
+    Skipped,
+    /// It was set aside by hand or by policy.
+    Quarantined,
+}
+
+impl Reason {
+    /// The words that a person reads.
+    pub fn label(self) -> &'static str {
+        match self {
+            Reason::Malformed => "malformed",
+            Reason::Empty => "empty",
+            Reason::TooLong => "too long",
+            Reason::Untrained => "untrained",
+            Reason::NoStop => "no stop",
+            Reason::Duplicate => "duplicate",
+            Reason::Contaminated => "contaminated",
+            Reason::Skipped => "skipped",
+            Reason::Quarantined => "quarantined",
+        }
+    }
+}
+
+/// Where a record stands in its object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    /// The line on which the record starts, from 1.
+    pub line: u64,
+    /// The record's number in a JSON array, from 1; none where a line is a record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<u64>,
+}
+
+impl Place {
+    /// A record that is a line.
+    pub fn line(line: u64) -> Place {
+        Place { line, record: None }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.record {
+            None => write!(f, "line {}", self.line),
+            Some(record) => write!(f, "record {record} (line {})", self.line),
+        }
+    }
+}
+
+/// One record that was dropped or cut, and why.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Example {
+    /// The object's name as the user would write it: `s3://d/7.jsonl`.
+    pub object: String,
+    /// Where in the object.
+    #[serde(flatten)]
+    pub place: Place,
+    /// What is wrong, in one sentence.
+    pub reason: String,
+}
+
+impl fmt::Display for Example {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}: {}", self.object, self.place, self.reason)
+    }
+}
+
+/// How many records met one fate, what that cost, and examples.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Records.
+    pub records: u64,
+    /// Tokens that will not be seen because of it; zero where the record was never tokenized.
+    #[serde(default)]
+    pub tokens_lost: u64,
+    /// At most [`EXAMPLES`], the first by object and place.
+    #[serde(default)]
+    pub examples: Vec<Example>,
+}
+
+impl Tally {
+    /// Counts one record.
+    pub fn count(&mut self, example: Example, tokens_lost: u64) {
+        self.records += 1;
+        self.tokens_lost += tokens_lost;
+        self.keep(example);
+    }
+
+    fn keep(&mut self, example: Example) {
+        let at = self.examples.partition_point(|kept| *kept <= example);
+        if at < EXAMPLES {
+            self.examples.insert(at, example);
+            self.examples.truncate(EXAMPLES);
+        }
+    }
+
+    fn merge(&mut self, other: Tally) {
+        self.records += other.records;
+        self.tokens_lost += other.tokens_lost;
+        for example in other.examples {
+            self.keep(example);
+        }
+    }
+}
+
+/// What became of one source's records.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Records that were read.
+    pub read: u64,
+    /// Records that can be trained on or held out.
+    pub eligible: u64,
+    /// Samples made of them: one per conversation, one per chunk of a text.
+    pub samples: u64,
+    /// Samples that are kept for evaluation.
+    #[serde(default)]
+    pub held_out: u64,
+    /// Tokens of all samples.
+    pub tokens: u64,
+    /// Tokens that are targets.
+    pub trained_tokens: u64,
+    /// Records that were cut to `max_tokens`; they are eligible.
+    #[serde(default)]
+    pub truncated: Tally,
+    /// Records that were dropped, by reason.
+    #[serde(default)]
+    pub dropped: BTreeMap<Reason, Tally>,
+}
+
+impl Counts {
+    /// Counts a record that was read and dropped.
+    pub fn drop_record(&mut self, reason: Reason, example: Example, tokens_lost: u64) {
+        self.read += 1;
+        self.dropped
+            .entry(reason)
+            .or_default()
+            .count(example, tokens_lost);
+    }
+
+    /// The records that were dropped for any reason.
+    pub fn dropped_records(&self) -> u64 {
+        self.dropped.values().map(|tally| tally.records).sum()
+    }
+
+    /// Whether every record that was read is accounted for.
+    pub fn is_balanced(&self) -> bool {
+        self.read == self.eligible + self.dropped_records()
+    }
+
+    fn merge(&mut self, other: Counts) {
+        self.read += other.read;
+        self.eligible += other.eligible;
+        self.samples += other.samples;
+        self.held_out += other.held_out;
+        self.tokens += other.tokens;
+        self.trained_tokens += other.trained_tokens;
+        self.truncated.merge(other.truncated);
+        for (reason, tally) in other.dropped {
+            self.dropped.entry(reason).or_default().merge(tally);
+        }
+    }
+}
+
+/// What became of every record, by source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Counts by the source's name.
+    pub sources: BTreeMap<String, Counts>,
+}
+
+impl Receipt {
+    /// The receipt of one source.
+    pub fn of(source: impl Into<String>, counts: Counts) -> Receipt {
+        Receipt {
+            sources: BTreeMap::from([(source.into(), counts)]),
+        }
+    }
+
+    /// Adds another receipt's records to this one's.
+    pub fn merge(&mut self, other: Receipt) {
+        for (source, counts) in other.sources {
+            self.sources.entry(source).or_default().merge(counts);
+        }
+    }
+
+    /// All sources together.
+    pub fn total(&self) -> Counts {
+        let mut total = Counts::default();
+        for counts in self.sources.values() {
+            total.merge(counts.clone());
+        }
+        total
+    }
+
+    /// The share of read records that were dropped, 0 where nothing was read.
+    pub fn dropped_share(&self) -> f64 {
+        let total = self.total();
+        if total.read == 0 {
+            return 0.0;
+        }
+        total.dropped_records() as f64 / total.read as f64
+    }
+}
+
+/// A table with a row per source, then the examples by reason.
+impl fmt::Display for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total = self.total();
+        let reasons: Vec<Reason> = total.dropped.keys().copied().collect();
+        let mut rows = vec![header(&reasons)];
+        rows.extend(
+            self.sources
+                .iter()
+                .map(|(name, counts)| row(name, counts, &reasons)),
+        );
+        if self.sources.len() > 1 {
+            rows.push(row("all", &total, &reasons));
+        }
+        write_table(f, &rows)?;
+        for counts in self.sources.values() {
+            for (reason, tally) in &counts.dropped {
+                write_examples(f, reason.label(), tally)?;
+            }
+            write_examples(f, "cut", &counts.truncated)?;
+        }
+        Ok(())
+    }
+}
+
+fn header(reasons: &[Reason]) -> Vec<String> {
+    let fixed = ["source", "read", "eligible", "held out", "cut"];
+    let reasons = reasons.iter().map(|reason| reason.label());
+    let last = ["tokens", "trained", "tokens lost"];
+    fixed
+        .into_iter()
+        .chain(reasons)
+        .chain(last)
+        .map(str::to_owned)
+        .collect()
+}
+
+fn row(name: &str, counts: &Counts, reasons: &[Reason]) -> Vec<String> {
+    let lost: u64 = counts.dropped.values().map(|tally| tally.tokens_lost).sum();
+    let dropped = reasons
+        .iter()
+        .map(|reason| counts.dropped.get(reason).map_or(0, |tally| tally.records));
+    let numbers = [
+        counts.read,
+        counts.eligible,
+        counts.held_out,
+        counts.truncated.records,
+    ]
+    .into_iter()
+    .chain(dropped)
+    .chain([
+        counts.tokens,
+        counts.trained_tokens,
+        lost + counts.truncated.tokens_lost,
+    ]);
+    std::iter::once(name.to_owned())
+        .chain(numbers.map(|number| number.to_string()))
+        .collect()
+}
+
+fn write_table(f: &mut fmt::Formatter<'_>, rows: &[Vec<String>]) -> fmt::Result {
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
+    for row in rows {
+        write!(f, "{:<w$}", row[0], w = widths[0])?;
+        for (cell, &w) in row.iter().zip(&widths).skip(1) {
+            write!(f, "  {cell:>w$}")?;
+        }
+        writeln!(f)?;
+    }
+    Ok(())
+}
+
+fn write_examples(f: &mut fmt::Formatter<'_>, label: &str, tally: &Tally) -> fmt::Result {
+    for example in &tally.examples {
+        writeln!(f, "  {label}: {example}")?;
+    }
+    let more = tally.records.saturating_sub(tally.examples.len() as u64);
+    if more > 0 {
+        writeln!(f, "  {label}: {more} more")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(lines: &[u64]) -> Counts {
+        let mut counts = Counts {
+            read: 10,
+            eligible: 10,
+            samples: 10,
+            tokens: 100,
+            trained_tokens: 40,
+            ..Counts::default()
+        };
+        for &line in lines {
+            let example = Example {
+                object: "a.jsonl".into(),
+                place: Place::line(line),
+                reason: "not valid JSON: expected value at column 1".into(),
+            };
+            counts.drop_record(Reason::Malformed, example, 0);
+        }
+        counts
+    }
+
+    #[test]
+    fn merge_does_not_depend_on_order_and_keeps_the_first_examples() {
+        let parts = [&[9u64, 3][..], &[1, 12, 7, 5], &[2]].map(|l| Receipt::of("a", counts(l)));
+        let mut forward = Receipt::default();
+        parts.iter().for_each(|part| forward.merge(part.clone()));
+        let mut backward = Receipt::default();
+        let reversed = parts.iter().rev();
+        reversed.for_each(|part| backward.merge(part.clone()));
+        assert_eq!(forward, backward);
+        let total = forward.total();
+        assert!(total.is_balanced());
+        assert_eq!((total.read, total.eligible), (37, 30));
+        let malformed = &total.dropped[&Reason::Malformed];
+        let lines: Vec<u64> = malformed.examples.iter().map(|e| e.place.line).collect();
+        assert_eq!((malformed.records, lines), (7, vec![1, 2, 3, 5, 7]));
+    }
+
+    #[test]
+    fn receipt_reads_as_a_table() {
+        let receipt = Receipt::of("./a.jsonl", counts(&[1, 2, 3, 4, 5, 6]));
+        let expected = "\
+source     read  eligible  held out  cut  malformed  tokens  trained  tokens lost
+./a.jsonl    16        10         0    0          6     100       40            0
+  malformed: a.jsonl, line 1: not valid JSON: expected value at column 1
+  malformed: a.jsonl, line 2: not valid JSON: expected value at column 1
+  malformed: a.jsonl, line 3: not valid JSON: expected value at column 1
+  malformed: a.jsonl, line 4: not valid JSON: expected value at column 1
+  malformed: a.jsonl, line 5: not valid JSON: expected value at column 1
+  malformed: 1 more
+";
+        assert_eq!(receipt.to_string(), expected);
+    }
+
+    #[test]
+    fn receipt_survives_json() {
+        let receipt = Receipt::of("a", counts(&[4]));
+        let json = serde_json::to_string(&receipt).expect("a receipt serializes");
+        let back: Receipt = serde_json::from_str(&json).expect("and reads back");
+        assert_eq!(receipt, back);
+        assert!(json.contains(r#""malformed":{"records":1"#), "{json}");
+    }
+}
