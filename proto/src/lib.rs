@@ -1,8 +1,27 @@
 //! The contract: what two processes, or two runs, must agree on byte for byte.
 //!
+//! ```text
+//! spec        what a user asks for            plan      which sample goes where, when
+//! protocol    what workers and coordinator say    wire      the same as gRPC messages
+//! event       a run's history                  id        identities and counters
+//! prepared    tokenized shards in storage     receipt   what became of every record
+//! manifest    what a checkpoint consists of   key       where objects lie
+//! storage     the few operations on an object store that everything relies on
+//! ```
+//!
 //! Knows no tensor and no tokenizer.
 
+pub mod event;
+pub mod id;
+pub mod key;
+pub mod manifest;
 pub mod plan;
 pub mod prepared;
+pub mod protocol;
 pub mod receipt;
 pub mod spec;
+pub mod storage;
+pub mod wire;
+
+/// The version of the wire protocol, of the plan and of the step's arithmetic: equal in all members of a run.
+pub const PROTOCOL: u32 = 1;

@@ -1,0 +1,190 @@
+//! From sources to a plan: raw shards are leased to workers, and leased anew when one dies.
+
+use super::run::{Phase, Run};
+use super::{Command, Fault, Notice, PlanOutline};
+use proto::event::Event as History;
+use proto::id::WorkerId;
+use proto::manifest;
+use proto::protocol::{Duty, Prepare, RawShard};
+use proto::receipt::Receipt;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What the sources hold.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    /// Names the prepared data set: everything that changes a token is in it.
+    pub fingerprint: String,
+    /// What there is to prepare.
+    pub shards: Vec<RawShard>,
+    /// The same was prepared before.
+    pub cached: Option<manifest::Prepared>,
+}
+
+/// The raw shards of a run that is preparing.
+#[derive(Clone, Debug)]
+pub struct Sharding {
+    fingerprint: String,
+    shards: Vec<RawShard>,
+    leases: BTreeMap<u32, WorkerId>,
+    done: BTreeMap<u32, (Receipt, u64)>,
+}
+
+impl Sharding {
+    fn outstanding(&self) -> impl Iterator<Item = &RawShard> {
+        self.shards.iter().filter(|s| !self.done.contains_key(&s.index))
+    }
+
+    /// Gives every free shard to the worker with the fewest bytes to do.
+    pub(super) fn lease(&mut self, workers: &[WorkerId]) {
+        self.leases.retain(|_, w| workers.contains(w));
+        let mut load: BTreeMap<&WorkerId, u64> = workers.iter().map(|w| (w, 0)).collect();
+        let mut free: Vec<_> = self.outstanding().cloned().collect();
+        free.retain(|s| match self.leases.get(&s.index) {
+            Some(w) => {
+                load.entry(workers.iter().find(|x| *x == w).expect("retained above"))
+                    .and_modify(|b| *b += s.bytes);
+                false
+            }
+            None => true,
+        });
+        for shard in free {
+            let Some(worker) = load.iter().min_by_key(|(w, b)| (**b, **w)).map(|(w, _)| *w) else {
+                return;
+            };
+            *load.get_mut(worker).expect("just found") += shard.bytes;
+            self.leases.insert(shard.index, worker.clone());
+        }
+    }
+
+    pub(super) fn release(&mut self, worker: &WorkerId) {
+        self.leases.retain(|_, w| w != worker);
+    }
+
+    pub(super) fn progress(&self) -> String {
+        format!("{} of {} shards prepared", self.done.len(), self.shards.len())
+    }
+}
+
+impl Run {
+    pub(super) fn surveyed(&mut self, outcome: Result<Survey, Fault>, out: &mut Vec<Command>) {
+        if !matches!(self.phase, Phase::Surveying) {
+            return;
+        }
+        match outcome {
+            Err(fault) => self.fail(fault, out),
+            Ok(Survey { fingerprint, cached: Some(prepared), .. }) => {
+                self.plan(fingerprint, None, Some(prepared.receipt), out);
+            }
+            Ok(Survey { fingerprint, shards, cached: None }) => {
+                self.phase = Phase::Sharding(Sharding {
+                    fingerprint,
+                    shards,
+                    leases: BTreeMap::new(),
+                    done: BTreeMap::new(),
+                });
+            }
+        }
+    }
+
+    pub(super) fn shard_prepared(
+        &mut self,
+        worker: &WorkerId,
+        shard: u32,
+        receipt: Receipt,
+        samples: u64,
+    ) {
+        if let Phase::Sharding(s) = &mut self.phase
+            && s.leases.get(&shard) == Some(worker)
+        {
+            s.done.insert(shard, (receipt, samples));
+            self.unannounced = true;
+        }
+    }
+
+    /// Goes on to planning once every shard is done.
+    pub(super) fn advance_sharding(&mut self, out: &mut Vec<Command>) {
+        let Phase::Sharding(s) = &self.phase else { return };
+        if std::mem::take(&mut self.unannounced) {
+            let notice = Notice::Preparing { done: s.done.len(), shards: s.shards.len() };
+            out.push(Command::Notify { run: self.id.clone(), notice });
+        }
+        if s.outstanding().next().is_some() {
+            return;
+        }
+        let mut receipt = Receipt::default();
+        let mut samples = Vec::new();
+        for (of_shard, count) in s.done.values() {
+            receipt.merge(of_shard.clone());
+            samples.push(*count);
+        }
+        let fingerprint = s.fingerprint.clone();
+        let prepared = manifest::Prepared { samples, receipt };
+        self.plan(fingerprint, Some(prepared), None, out);
+    }
+
+    fn plan(
+        &mut self,
+        fingerprint: String,
+        prepared: Option<manifest::Prepared>,
+        cached: Option<Receipt>,
+        out: &mut Vec<Command>,
+    ) {
+        self.phase = Phase::Planning;
+        let receipt = prepared.as_ref().map(|p| p.receipt.clone()).or(cached.clone());
+        self.fingerprint = Some(fingerprint.clone());
+        out.push(Command::Notify {
+            run: self.id.clone(),
+            notice: Notice::Prepared {
+                fingerprint: fingerprint.clone(),
+                cached: cached.is_some(),
+                receipt: receipt.unwrap_or_default(),
+            },
+        });
+        out.push(Command::Plan { run: self.id.clone(), fingerprint, prepared });
+    }
+
+    pub(super) fn planned(
+        &mut self,
+        now: Duration,
+        outcome: Result<PlanOutline, Fault>,
+        out: &mut Vec<Command>,
+    ) {
+        if !matches!(self.phase, Phase::Planning) {
+            return;
+        }
+        match outcome {
+            Err(fault) => self.fail(fault, out),
+            Ok(plan) => {
+                let fingerprint = self.fingerprint.clone().unwrap_or_default();
+                self.journal(
+                    vec![
+                        History::Prepared { fingerprint },
+                        History::Planned { digest: plan.digest.clone(), steps: plan.steps },
+                    ],
+                    out,
+                );
+                self.plan_digest = plan.digest;
+                self.steps = plan.steps;
+                let notice = Notice::Planned { steps: plan.steps, summary: plan.summary };
+                out.push(Command::Notify { run: self.id.clone(), notice });
+                self.gather(now);
+            }
+        }
+    }
+
+    pub(super) fn prepare_duty(&self, worker: &WorkerId) -> Duty {
+        let Phase::Sharding(s) = &self.phase else { return Duty::Idle };
+        let mine = |x: &&RawShard| s.leases.get(&x.index) == Some(worker);
+        let shards: Vec<_> = s.outstanding().filter(mine).cloned().collect();
+        if shards.is_empty() {
+            return Duty::Idle;
+        }
+        Duty::Prepare(Prepare {
+            run: self.id.clone(),
+            spec_yaml: self.spec_yaml.clone(),
+            fingerprint: s.fingerprint.clone(),
+            shards,
+        })
+    }
+}

@@ -1,0 +1,81 @@
+//! A coordinator's past: state is the fold of journals, so a start is a replay.
+
+use super::run::{Committed, Phase, Run, Settings};
+use super::{Command, Core, Fault};
+use proto::event::Event as History;
+use proto::id::RunId;
+use std::time::Duration;
+
+impl Core {
+    /// Takes over a run with a history. A run that was under way waits for its members; one that was stopped in order
+    /// goes on at once when `resume` says so.
+    pub fn adopt(
+        &mut self,
+        now: Duration,
+        id: RunId,
+        idempotency_key: Option<String>,
+        settings: Settings,
+        history: Vec<History>,
+        resume: bool,
+    ) -> Vec<Command> {
+        let mut run = Run::new(id.clone(), String::new(), settings);
+        let mut members = Vec::new();
+        for event in history {
+            if let History::Generation { members: m, .. } = &event {
+                members.clone_from(m);
+            }
+            run.replay(event);
+        }
+        let mut out = Vec::new();
+        if resume && matches!(run.phase, Phase::Paused | Phase::Failed(_)) {
+            run.phase = Phase::Queued;
+            run.fruitless = 0;
+        }
+        if !run.phase.ended() {
+            let events = vec![History::Claimed { epoch: self.epoch }];
+            out.push(Command::Journal { run: id.clone(), events });
+            run.phase = match (run.plan_digest.is_empty(), members.is_empty(), resume) {
+                (true, _, _) => Phase::Queued,
+                (false, false, false) => {
+                    Phase::Reattaching { until: now + self.timing.reattach_grace, members }
+                }
+                (false, _, _) => Phase::Gathering { enough_since: None },
+            };
+        }
+        if let Some(key) = idempotency_key {
+            self.keys.insert(key, id.clone());
+        }
+        self.queue.push(id.clone());
+        self.runs.insert(id, run);
+        self.settle(now, &mut out);
+        out
+    }
+}
+
+impl Run {
+    fn replay(&mut self, event: History) {
+        match event {
+            History::Submitted { spec_yaml } => self.spec_yaml = spec_yaml,
+            History::Claimed { .. } | History::Incident { .. } => {}
+            History::Prepared { fingerprint } => self.fingerprint = Some(fingerprint),
+            History::Planned { digest, steps } => (self.plan_digest, self.steps) = (digest, steps),
+            History::Generation { generation, lineage, step, .. } => {
+                (self.generation, self.lineage, self.step) = (generation, lineage, step);
+                self.phase = Phase::Gathering { enough_since: None };
+            }
+            History::Evaluated { step, loss, .. } => drop(self.evals.insert(step, loss)),
+            History::Checkpointed { lineage, step, .. } => {
+                self.checkpoints.push(Committed { lineage, step });
+                self.step = step;
+                self.best_step = self.best_step.max(step);
+            }
+            History::CancelRequested => self.cancelled = true,
+            History::Paused { .. } => self.phase = Phase::Paused,
+            History::Cancelled => self.phase = Phase::Cancelled,
+            History::Failed { kind, message } => {
+                self.phase = Phase::Failed(Fault { kind, message });
+            }
+            History::Succeeded { model } => self.phase = Phase::Succeeded { model },
+        }
+    }
+}

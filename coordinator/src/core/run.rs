@@ -1,0 +1,391 @@
+//! One run: its phase, and how it moves from one to the next.
+//!
+//! ```text
+//! Queued -> Surveying -> Sharding -> Planning -> Gathering <-> Training -> Publishing -> Ended
+//!           (preparing)                          Reattaching (after a coordinator's restart)
+//! ```
+
+use super::membership::Membership;
+use super::prepare::Sharding;
+use super::worker::Worker;
+use super::{Command, Fault, Notice, Timing};
+use proto::event::{Event as History, Failure};
+use proto::id::{Generation, Lineage, RunId, WorkerId};
+use proto::protocol::{Duty, Load};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What the core needs of a spec.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// As the user named it.
+    pub name: String,
+    /// Members at least.
+    pub min_workers: usize,
+    /// Members at most.
+    pub max_workers: usize,
+    /// Checkpoints to keep besides the best and the latest.
+    pub keep: usize,
+    /// There is a held-out set.
+    pub evaluates: bool,
+    /// It is measured before the first step.
+    pub evaluate_at_start: bool,
+    /// Number of sources, for per-source figures.
+    pub sources: usize,
+}
+
+/// Where a run stands.
+#[derive(Clone, Debug)]
+pub enum Phase {
+    /// Not its turn yet.
+    Queued,
+    /// Its sources are being listed.
+    Surveying,
+    /// Its raw shards are being tokenized.
+    Sharding(Sharding),
+    /// Its plan is being made.
+    Planning,
+    /// Waiting for members.
+    Gathering {
+        /// When there were enough.
+        enough_since: Option<Duration>,
+    },
+    /// Waiting for the members of a generation that outlived a coordinator.
+    Reattaching {
+        /// Until then.
+        until: Duration,
+        /// Its members by rank.
+        members: Vec<WorkerId>,
+    },
+    /// A generation is at work.
+    Training(Membership),
+    /// The finished model is being put in its place.
+    Publishing,
+    /// Stopped in order; goes on when it is resumed.
+    Paused,
+    /// Ended by a user.
+    Cancelled,
+    /// Ended by an error.
+    Failed(Fault),
+    /// Ended well.
+    Succeeded {
+        /// Where the model lies.
+        model: String,
+    },
+}
+
+impl Phase {
+    /// Nothing will happen to the run any more.
+    pub fn ended(&self) -> bool {
+        match self {
+            Self::Paused | Self::Cancelled | Self::Failed(_) | Self::Succeeded { .. } => true,
+            Self::Queued
+            | Self::Surveying
+            | Self::Sharding(_)
+            | Self::Planning
+            | Self::Gathering { .. }
+            | Self::Reattaching { .. }
+            | Self::Training(_)
+            | Self::Publishing => false,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Surveying | Self::Sharding(_) | Self::Planning => "preparing",
+            Self::Gathering { .. } | Self::Reattaching { .. } => "gathering",
+            Self::Training(_) => "training",
+            Self::Publishing => "finishing",
+            Self::Paused => "paused",
+            Self::Cancelled => "cancelled",
+            Self::Failed(_) => "failed",
+            Self::Succeeded { .. } => "succeeded",
+        }
+    }
+}
+
+/// How a run is doing, for people and programs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Status {
+    /// The run.
+    pub run: RunId,
+    /// As the user named it.
+    pub name: String,
+    /// One word.
+    pub phase: &'static str,
+    /// Why it is there.
+    pub detail: String,
+    /// The last membership.
+    pub generation: Generation,
+    /// The last lineage.
+    pub lineage: Lineage,
+    /// Steps committed.
+    pub step: u64,
+    /// Steps planned; 0 before there is a plan.
+    pub steps: u64,
+    /// Members by rank.
+    pub workers: Vec<WorkerId>,
+    /// Steps in the newest committed checkpoint.
+    pub checkpoint_step: Option<u64>,
+    /// Where the finished model lies.
+    pub model: Option<String>,
+    /// Of the last committed step.
+    pub loss: Option<f64>,
+}
+
+/// A committed checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Committed {
+    pub(super) lineage: Lineage,
+    pub(super) step: u64,
+}
+
+pub(super) struct Run {
+    pub(super) id: RunId,
+    pub(super) spec_yaml: String,
+    pub(super) settings: Settings,
+    pub(super) phase: Phase,
+    pub(super) fingerprint: Option<String>,
+    pub(super) plan_digest: String,
+    pub(super) steps: u64,
+    pub(super) generation: Generation,
+    pub(super) lineage: Lineage,
+    /// In the order of their commits; the last is where a restore begins.
+    pub(super) checkpoints: Vec<Committed>,
+    /// Held-out losses by steps committed.
+    pub(super) evals: BTreeMap<u64, f64>,
+    /// Steps committed in this lineage.
+    pub(super) step: u64,
+    /// The most that any lineage has committed: progress is measured by it.
+    pub(super) best_step: u64,
+    pub(super) fruitless: u32,
+    pub(super) loss: Option<f64>,
+    pub(super) last_step_at: Option<Duration>,
+    /// A user wants it to stop in order.
+    pub(super) stop: bool,
+    /// A user wants it gone.
+    pub(super) cancelled: bool,
+    pub(super) unannounced: bool,
+    pub(super) last_waiting: String,
+    pub(super) last_incident: Option<String>,
+}
+
+impl Run {
+    pub(super) fn new(id: RunId, spec_yaml: String, settings: Settings) -> Self {
+        Self {
+            id,
+            spec_yaml,
+            settings,
+            phase: Phase::Queued,
+            fingerprint: None,
+            plan_digest: String::new(),
+            steps: 0,
+            generation: Generation::default(),
+            lineage: Lineage::default(),
+            checkpoints: Vec::new(),
+            evals: BTreeMap::new(),
+            step: 0,
+            best_step: 0,
+            fruitless: 0,
+            loss: None,
+            last_step_at: None,
+            stop: false,
+            cancelled: false,
+            unannounced: false,
+            last_waiting: String::new(),
+            last_incident: None,
+        }
+    }
+
+    /// Moves on as far as the facts allow.
+    pub(super) fn advance(
+        &mut self,
+        now: Duration,
+        timing: &Timing,
+        secret: &[u8; 32],
+        workers: &mut BTreeMap<WorkerId, Worker>,
+        out: &mut Vec<Command>,
+    ) {
+        if self.cancelled && !matches!(self.phase, Phase::Publishing) {
+            self.end(Phase::Cancelled, History::Cancelled, Notice::Cancelled, out);
+            return;
+        }
+        if self.stop && !matches!(self.phase, Phase::Training(_) | Phase::Publishing) {
+            self.pause(out);
+            return;
+        }
+        if matches!(self.phase, Phase::Queued) {
+            self.phase = Phase::Surveying;
+            out.push(Command::Survey { run: self.id.clone() });
+        }
+        if let Phase::Sharding(sharding) = &mut self.phase {
+            let free = |(id, w): (&WorkerId, &Worker)| {
+                (!w.leaving && w.stream.is_some()).then(|| id.clone())
+            };
+            sharding.lease(&workers.iter().filter_map(free).collect::<Vec<_>>());
+            self.advance_sharding(out);
+        }
+        if matches!(self.phase, Phase::Reattaching { .. }) {
+            self.advance_reattaching(now, secret, workers, out);
+        }
+        if matches!(self.phase, Phase::Gathering { .. }) {
+            self.advance_gathering(now, timing, secret, workers, out);
+        }
+        if matches!(self.phase, Phase::Training(_)) {
+            self.advance_training(out);
+        }
+    }
+
+    /// What a worker should be doing for this run; nothing is said to members on their way back, who keep training.
+    pub(super) fn duty(&self, worker: &WorkerId, leaving: bool) -> Option<Duty> {
+        Some(match &self.phase {
+            Phase::Reattaching { .. } => return None,
+            Phase::Training(m) => match m.train(worker, self) {
+                Some(train) => Duty::Train(train),
+                None if leaving => Duty::Idle,
+                None => Duty::Load(self.load()),
+            },
+            _ if leaving => Duty::Idle,
+            Phase::Sharding(_) => self.prepare_duty(worker),
+            Phase::Gathering { .. } => Duty::Load(self.load()),
+            Phase::Queued
+            | Phase::Surveying
+            | Phase::Planning
+            | Phase::Publishing
+            | Phase::Paused
+            | Phase::Cancelled
+            | Phase::Failed(_)
+            | Phase::Succeeded { .. } => Duty::Idle,
+        })
+    }
+
+    pub(super) fn load(&self) -> Load {
+        Load {
+            run: self.id.clone(),
+            spec_yaml: self.spec_yaml.clone(),
+            fingerprint: self.fingerprint.clone().unwrap_or_default(),
+            plan_digest: self.plan_digest.clone(),
+        }
+    }
+
+    pub(super) fn deadline(&self, timing: &Timing) -> Option<Duration> {
+        match &self.phase {
+            Phase::Gathering { enough_since } => enough_since.map(|t| t + timing.last_call),
+            Phase::Reattaching { until, .. } => Some(*until),
+            Phase::Queued
+            | Phase::Surveying
+            | Phase::Sharding(_)
+            | Phase::Planning
+            | Phase::Training(_)
+            | Phase::Publishing
+            | Phase::Paused
+            | Phase::Cancelled
+            | Phase::Failed(_)
+            | Phase::Succeeded { .. } => None,
+        }
+    }
+
+    pub(super) fn cancel(&mut self, out: &mut Vec<Command>) {
+        if !self.phase.ended() && !self.cancelled {
+            self.cancelled = true;
+            self.journal(vec![History::CancelRequested], out);
+        }
+    }
+
+    pub(super) fn published(
+        &mut self,
+        _now: Duration,
+        outcome: Result<String, String>,
+        out: &mut Vec<Command>,
+    ) {
+        if !matches!(self.phase, Phase::Publishing) {
+            return;
+        }
+        match outcome {
+            Ok(model) => {
+                let notice = Notice::Finished { model: model.clone(), steps: self.steps };
+                let history = History::Succeeded { model: model.clone() };
+                self.end(Phase::Succeeded { model }, history, notice, out);
+            }
+            Err(message) => self.fail(Fault { kind: Failure::Infrastructure, message }, out),
+        }
+    }
+
+    pub(super) fn fail(&mut self, fault: Fault, out: &mut Vec<Command>) {
+        let history = History::Failed { kind: fault.kind, message: fault.message.clone() };
+        let notice = Notice::Failed { kind: fault.kind, message: fault.message.clone() };
+        self.end(Phase::Failed(fault), history, notice, out);
+    }
+
+    pub(super) fn pause(&mut self, out: &mut Vec<Command>) {
+        let step = self.checkpoints.last().map_or(0, |c| c.step);
+        self.end(Phase::Paused, History::Paused { step }, Notice::Paused { step }, out);
+    }
+
+    fn end(&mut self, phase: Phase, event: History, notice: Notice, out: &mut Vec<Command>) {
+        self.journal(vec![event], out);
+        self.phase = phase;
+        out.push(Command::Notify { run: self.id.clone(), notice });
+    }
+
+    pub(super) fn journal(&self, events: Vec<History>, out: &mut Vec<Command>) {
+        out.push(Command::Journal { run: self.id.clone(), events });
+    }
+
+    pub(super) fn incident(
+        &mut self,
+        worker: Option<&WorkerId>,
+        message: String,
+        out: &mut Vec<Command>,
+    ) {
+        self.journal(
+            vec![History::Incident { worker: worker.cloned(), message: message.clone() }],
+            out,
+        );
+        self.last_incident = Some(message.clone());
+        let notice = Notice::Incident { worker: worker.cloned(), message };
+        out.push(Command::Notify { run: self.id.clone(), notice });
+    }
+
+    pub(super) fn status(&self, workers: &BTreeMap<WorkerId, Worker>) -> Status {
+        let detail = match &self.phase {
+            Phase::Surveying => "listing the sources".into(),
+            Phase::Sharding(s) if workers.is_empty() => {
+                format!("{}; waiting for a worker", s.progress())
+            }
+            Phase::Sharding(s) => s.progress(),
+            Phase::Planning => "planning".into(),
+            Phase::Gathering { .. } => self.waiting(workers),
+            Phase::Reattaching { .. } => "waiting for the members to come back".into(),
+            Phase::Failed(fault) => fault.message.clone(),
+            Phase::Training(_) if self.stop => "stopping after the current step".into(),
+            Phase::Queued
+            | Phase::Training(_)
+            | Phase::Publishing
+            | Phase::Paused
+            | Phase::Cancelled
+            | Phase::Succeeded { .. } => String::new(),
+        };
+        Status {
+            run: self.id.clone(),
+            name: self.settings.name.clone(),
+            phase: self.phase.name(),
+            detail,
+            generation: self.generation,
+            lineage: self.lineage,
+            step: self.step,
+            steps: self.steps,
+            workers: match &self.phase {
+                Phase::Training(m) => m.members().cloned().collect(),
+                _ => Vec::new(),
+            },
+            checkpoint_step: self.checkpoints.last().map(|c| c.step),
+            model: match &self.phase {
+                Phase::Succeeded { model } => Some(model.clone()),
+                _ => None,
+            },
+            loss: self.loss,
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! A run's history: what its journal holds. State is the fold of these, so a start is a replay.
+
+use crate::id::{Epoch, Generation, Lineage, RunId, WorkerId};
+use serde::{Deserialize, Serialize};
+
+/// One fact of a run's history.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The run exists.
+    Submitted {
+        /// The resolved spec.
+        spec_yaml: String,
+    },
+    /// A coordinator took the run over.
+    Claimed {
+        /// Its epoch: higher than any before it in this journal.
+        epoch: Epoch,
+    },
+    /// The data set is prepared.
+    Prepared {
+        /// Names the prepared data set.
+        fingerprint: String,
+    },
+    /// The plan is stored.
+    Planned {
+        /// What workers must find.
+        digest: String,
+        /// Optimizer steps in all.
+        steps: u64,
+    },
+    /// A membership, persisted before it was announced.
+    Generation {
+        /// Rises for as long as the run exists.
+        generation: Generation,
+        /// Rises when the run went back.
+        lineage: Lineage,
+        /// Steps committed where it starts.
+        step: u64,
+        /// By rank.
+        members: Vec<WorkerId>,
+    },
+    /// The held-out loss, complete over all ranks.
+    Evaluated {
+        /// Steps committed when it was measured.
+        step: u64,
+        /// In all.
+        loss: f64,
+        /// By source.
+        by_source: Vec<f64>,
+    },
+    /// A checkpoint is whole: this entry is its commit.
+    Checkpointed {
+        /// The lineage that it continues.
+        lineage: Lineage,
+        /// Steps committed.
+        step: u64,
+        /// SHA-256 of the manifest.
+        manifest_sha256: String,
+    },
+    /// Something went wrong and was dealt with.
+    Incident {
+        /// The worker concerned, where there is one.
+        worker: Option<WorkerId>,
+        /// What happened, in words.
+        message: String,
+    },
+    /// A user asked for the end; honoured in every state.
+    CancelRequested,
+    /// Stopped in order, with a checkpoint; goes on with `--resume`.
+    Paused {
+        /// Steps committed.
+        step: u64,
+    },
+    /// Ended by a user.
+    Cancelled,
+    /// Ended by an error.
+    Failed {
+        /// Whose fault it was.
+        kind: Failure,
+        /// What, where, and the hint.
+        message: String,
+    },
+    /// Ended well.
+    Succeeded {
+        /// Where the model lies.
+        model: String,
+    },
+}
+
+/// Whose fault a failed run was; decides the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Failure {
+    /// The spec, the base model, the arguments.
+    User,
+    /// The data set.
+    Data,
+    /// Machines, processes, storage.
+    Infrastructure,
+}
+
+/// One object of a run's journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its writer's mark, to be known again when a write's outcome was lost.
+    pub token: String,
+    /// Milliseconds since 1970, for people only.
+    pub at_ms: u64,
+    /// In order.
+    pub events: Vec<Event>,
+}
+
+/// One object of the pool's journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PoolEntry {
+    /// Its writer's mark.
+    pub token: String,
+    /// Milliseconds since 1970, for people only.
+    pub at_ms: u64,
+    /// What happened.
+    pub event: PoolEvent,
+}
+
+/// One fact of a pool's history.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum PoolEvent {
+    /// A `serve` began.
+    Opened {
+        /// Higher than any before it.
+        epoch: Epoch,
+    },
+    /// A user submitted a run.
+    Submitted {
+        /// The run.
+        run: RunId,
+        /// The user's key.
+        idempotency_key: String,
+    },
+}

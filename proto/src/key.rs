@@ -1,0 +1,92 @@
+//! Where objects lie under the output prefix.
+//!
+//! ```text
+//! pool/journal/0000000007.json
+//! runs/<run>/spec.yaml  spec.resolved.yaml  receipt.json
+//! runs/<run>/journal/0000000042.json
+//! runs/<run>/plan/<epoch>/<chunk>.bin
+//! runs/<run>/checkpoints/step-00001200-l2/{model/..., state/..., manifest.json}
+//! runs/<run>/metrics/00000012.jsonl
+//! runs/<run>/model/...
+//! prepared/<fingerprint>/{shard-00012.safetensors, manifest.json}
+//! ```
+
+use crate::id::{Lineage, RunId};
+
+/// The folder of the pool's journal.
+pub const POOL_JOURNAL: &str = "pool/journal";
+
+/// The folder of a run's journal.
+pub fn journal(run: &RunId) -> String {
+    format!("runs/{run}/journal")
+}
+
+/// Entry `number` of the journal in `folder`.
+pub fn journal_entry(folder: &str, number: u64) -> String {
+    format!("{folder}/{number:010}.json")
+}
+
+/// The number of a journal entry, from its key.
+pub fn journal_number(key: &str) -> Option<u64> {
+    key.rsplit('/').next()?.strip_suffix(".json")?.parse().ok()
+}
+
+/// The spec as the user wrote it.
+pub fn spec(run: &RunId) -> String {
+    format!("runs/{run}/spec.yaml")
+}
+
+/// The spec with every default written out.
+pub fn resolved_spec(run: &RunId) -> String {
+    format!("runs/{run}/spec.resolved.yaml")
+}
+
+/// What became of every record.
+pub fn receipt(run: &RunId) -> String {
+    format!("runs/{run}/receipt.json")
+}
+
+/// A chunk of an epoch's plan.
+pub fn plan_chunk(run: &RunId, epoch: u32, chunk: u32) -> String {
+    format!("runs/{run}/plan/{epoch:04}/{chunk:06}.bin")
+}
+
+/// The packs of the held-out set.
+pub fn eval_plan(run: &RunId) -> String {
+    format!("runs/{run}/plan/eval.bin")
+}
+
+/// A numbered chunk of the run's metrics.
+pub fn metrics(run: &RunId, chunk: u64) -> String {
+    format!("runs/{run}/metrics/{chunk:08}.jsonl")
+}
+
+/// The folder of a checkpoint.
+pub fn checkpoint(run: &RunId, lineage: Lineage, step: u64) -> String {
+    format!("runs/{run}/checkpoints/step-{step:08}-l{lineage}")
+}
+
+/// A checkpoint's manifest.
+pub fn manifest(run: &RunId, lineage: Lineage, step: u64) -> String {
+    format!("{}/manifest.json", checkpoint(run, lineage, step))
+}
+
+/// The folder of the finished model.
+pub fn model(run: &RunId) -> String {
+    format!("runs/{run}/model")
+}
+
+/// The folder of a prepared data set.
+pub fn prepared(fingerprint: &str) -> String {
+    format!("prepared/{fingerprint}")
+}
+
+/// A prepared shard.
+pub fn prepared_shard(fingerprint: &str, shard: u32) -> String {
+    format!("prepared/{fingerprint}/shard-{shard:05}.safetensors")
+}
+
+/// The list of a prepared data set's shards: written last, so that it exists only when they all do.
+pub fn prepared_manifest(fingerprint: &str) -> String {
+    format!("prepared/{fingerprint}/manifest.json")
+}

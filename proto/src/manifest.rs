@@ -1,0 +1,81 @@
+//! What a checkpoint consists of, and what a prepared data set consists of.
+//!
+//! Both are written after everything that they name. A checkpoint counts once the run's journal names its manifest.
+
+use crate::id::{Lineage, RunId};
+use crate::receipt::Receipt;
+use serde::{Deserialize, Serialize};
+
+/// A checkpoint's table of contents.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The run that wrote it.
+    pub run: RunId,
+    /// The lineage that it continues.
+    pub lineage: Lineage,
+    /// Steps committed: training goes on with step number `step`.
+    pub step: u64,
+    /// Digest of the plan that the steps belong to.
+    pub plan_digest: String,
+    /// Hugging Face model files, keys relative to the checkpoint's folder.
+    pub model: Vec<File>,
+    /// Optimizer state files, likewise.
+    pub state: Vec<File>,
+}
+
+/// One object of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct File {
+    /// Relative to the checkpoint's folder.
+    pub key: String,
+    /// Its exact size.
+    pub bytes: u64,
+    /// Lower-case hex.
+    pub sha256: String,
+    /// The tensors in a model file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tensors: Vec<String>,
+}
+
+impl Checkpoint {
+    /// The folder of the model files, relative to the checkpoint's folder.
+    pub const MODEL: &'static str = "model";
+    /// The folder of the optimizer state, likewise.
+    pub const STATE: &'static str = "state";
+    /// The index of a model's shards, as `transformers` names it.
+    pub const INDEX: &'static str = "model.safetensors.index.json";
+
+    /// The index of the model's shards, as `transformers` reads it.
+    pub fn model_index(model: &[File]) -> serde_json::Value {
+        let weight_map: serde_json::Map<_, _> = model
+            .iter()
+            .flat_map(|f| {
+                let name = f.key.rsplit('/').next().unwrap_or(&f.key);
+                f.tensors.iter().map(move |t| (t.clone(), name.into()))
+            })
+            .collect();
+        let total: u64 =
+            model.iter().filter(|f| !f.tensors.is_empty()).map(|f| f.bytes).sum();
+        serde_json::json!({"metadata": {"total_size": total}, "weight_map": weight_map})
+    }
+}
+
+/// A prepared data set's table of contents.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// Samples by shard, in the order of their indices.
+    pub samples: Vec<u64>,
+    /// What became of every record.
+    pub receipt: Receipt,
+}
+
+/// Lower-case hex SHA-256 of `bytes`.
+pub fn sha256(bytes: &[u8]) -> String {
+    sha256_bytes(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// SHA-256 of `bytes`.
+pub fn sha256_bytes(bytes: &[u8]) -> [u8; 32] {
+    use sha2::Digest;
+    sha2::Sha256::digest(bytes).into()
+}
