@@ -100,26 +100,15 @@ pub enum Failure {
     Infrastructure,
 }
 
-/// One object of a run's journal.
+/// One object of a journal: of a run's, whose facts are [`Event`]s, or of a pool's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct Entry<E> {
     /// Its writer's mark, to be known again when a write's outcome was lost.
     pub token: String,
     /// Milliseconds since 1970, for people only.
     pub at_ms: u64,
     /// In order.
-    pub events: Vec<Event>,
-}
-
-/// One object of the pool's journal.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PoolEntry {
-    /// Its writer's mark.
-    pub token: String,
-    /// Milliseconds since 1970, for people only.
-    pub at_ms: u64,
-    /// What happened.
-    pub event: PoolEvent,
+    pub events: Vec<E>,
 }
 
 /// One fact of a pool's history.

@@ -3,19 +3,31 @@
 //! ```text
 //! run.rs          THE PAGE: join -> restore -> steps -> checkpoints -> leave; read this first
 //! session.rs      PURE: the worker's side of the protocol
-//! agent.rs        async: streams, beats, directives; starts and aborts the run thread
+//! agent.rs        async: streams, beats, directives; starts and aborts the training thread
+//! job.rs          what a run needs in memory: spec, plan, samples, base
 //! data/           bytes -> records -> conversations -> tokens and weights -> prepared shards -> batches
 //! model/          configurations, parameters, the decoder, generation
 //! ops/            the tape, and each operation as a forward/backward pair
 //! collective/     sums over ranks: in-process, TCP ring
-//! train/          the step: accumulate, reduce, clip, AdamW, schedule, evaluation
-//! checkpoint/     snapshot, upload, verify, load
+//! train/          the step: accumulate, reduce, clip, AdamW
+//! checkpoint/     snapshot and restore         upload.rs   stores a snapshot while training goes on
+//! supervise.rs    one process per device       generate.rs a model answers a prompt
 //! ```
 //!
-//! `data`, `model`, `ops` and `collective` do not know each other (the model is written in `ops`, and that is
-//! all); `train` joins them. Async code never touches a tensor, and the run thread never awaits.
+//! `data`, `model`, `ops` and `collective` do not know each other (the model is written in `ops`, and that is all);
+//! `train` joins them. Async code never touches a tensor, and the training thread never awaits.
 
+pub mod agent;
+pub mod checkpoint;
 pub mod collective;
 pub mod data;
+pub mod error;
+pub mod generate;
+pub mod job;
 pub mod model;
 pub mod ops;
+pub mod run;
+pub mod session;
+pub mod supervise;
+pub mod train;
+pub mod upload;

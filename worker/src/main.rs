@@ -1,1 +1,165 @@
-fn main() {}
+//! `worker`: what runs on every node.
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use std::net::{IpAddr, ToSocketAddrs, UdpSocket};
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+use worker::agent::Agent;
+use worker::collective::Listener;
+use worker::session::{Exit, Identity};
+use worker::supervise::{self, Devices, Node};
+
+// Activations are large, short-lived and the same size every step: an allocator that keeps what it has saves the
+// kernel from zeroing the same pages again.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Prepares data and trains, one process per device, under a coordinator.
+#[derive(Parser)]
+#[command(name = "worker", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+#[derive(Args)]
+struct NodeArgs {
+    /// Where the coordinator is, e.g. http://coordinator:7070
+    #[arg(long, env = "MUSTER_COORDINATOR", default_value = "http://127.0.0.1:7070")]
+    coordinator: String,
+    /// What to compute on: one rank process for each, e.g. cpu:2
+    #[arg(long, default_value = "cpu")]
+    devices: Devices,
+    /// Computing threads of each rank [default: an equal share of the cores]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Names this node's slots [default: the host's name and this process's number]
+    #[arg(long)]
+    name: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// One rank process: what the supervisor starts.
+    #[command(hide = true)]
+    Rank {
+        #[arg(long)]
+        coordinator: String,
+        #[arg(long)]
+        slot: String,
+        #[arg(long)]
+        threads: usize,
+    },
+    /// Lets a model folder answer a prompt.
+    Generate(worker::generate::Arguments),
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("MUSTER_LOG").unwrap_or_else(|_| "warn".into()),
+        )
+        .with_target(false)
+        .init();
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        None => node(cli.node),
+        Some(Command::Rank { coordinator, slot, threads }) => rank(coordinator, slot, threads),
+        Some(Command::Generate(arguments)) => worker::generate::run(&arguments).map(|()| ExitCode::SUCCESS),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {}", worker::error::chain(error.as_ref()));
+        ExitCode::from(1)
+    })
+}
+
+fn node(args: NodeArgs) -> anyhow::Result<ExitCode> {
+    let cores = std::thread::available_parallelism().map_or(1, Into::into);
+    let threads = args.threads.unwrap_or((cores / args.devices.cpu).max(1));
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let name = args.name.unwrap_or_else(|| format!("{host}.{}", std::process::id()));
+    let node = Node { coordinator: args.coordinator, name, threads };
+    runtime()?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let told = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                () = parent_gone() => {}
+            }
+        };
+        Ok(supervise::supervise(&node, args.devices, told).await?)
+    })
+}
+
+/// Done when the process that launched this one is gone, where that process said that it matters.
+async fn parent_gone() {
+    if std::env::var_os("MUSTER_LIVES_WITH_PARENT").is_some() {
+        supervise::orphaned().await;
+    } else {
+        std::future::pending().await
+    }
+}
+
+fn rank(coordinator: String, slot: String, threads: usize) -> anyhow::Result<ExitCode> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|i| format!("compute-{i}"))
+        .build_global()
+        .context("the computing threads cannot be started")?;
+    let address = format!("{}:0", own_address(&coordinator)?);
+    let listener = Listener::bind(&address)
+        .with_context(|| format!("no listener for peers on {address}"))?;
+    let identity = Identity {
+        worker: proto::id::WorkerId::new(slot),
+        incarnation: proto::id::Incarnation::new(proto::id::unique()),
+        device: "cpu".into(),
+        threads: threads.try_into().unwrap_or(u32::MAX),
+        ring: listener.local_addr().to_string(),
+    };
+    let exit = runtime()?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let told = async move {
+            terminate.recv().await;
+        };
+        let agent = Agent::new(coordinator, identity, listener);
+        anyhow::Ok(tokio::select! {
+            exit = agent.work(told) => exit,
+            // Nobody is left to report to, and the coordinator will notice by itself.
+            () = supervise::orphaned() => std::process::exit(1),
+        })
+    })?;
+    Ok(match exit {
+        Exit::Dismissed => supervise::EXIT_DONE.into(),
+        Exit::Drained => supervise::EXIT_DRAINED.into(),
+        Exit::Refused(reason) => {
+            eprintln!("error: the coordinator refused this worker: {reason}");
+            supervise::EXIT_REFUSED.into()
+        }
+    })
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
+}
+
+/// The address by which this host reaches the coordinator: where its peers reach it, too.
+fn own_address(coordinator: &str) -> anyhow::Result<IpAddr> {
+    let authority = coordinator.split_once("://").map_or(coordinator, |(_, rest)| rest);
+    let authority = authority.trim_end_matches('/');
+    let target = authority
+        .to_socket_addrs()
+        .with_context(|| format!("`{coordinator}` is not http://host:port of a known host"))?
+        .next()
+        .with_context(|| format!("`{coordinator}` has no address"))?;
+    let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    // Connecting a datagram socket sends nothing: it only asks which way packets would leave.
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(target).with_context(|| format!("no way to `{coordinator}`"))?;
+    Ok(socket.local_addr()?.ip())
+}

@@ -1,0 +1,492 @@
+//! Owns the core, the clock and the queue; executes commands in order.
+//!
+//! Journal entries are awaited: a command behind one is begun only when it is durable. Long work (listing, planning,
+//! storing manifests) runs beside and comes back as an event.
+
+use crate::core::{Command, Core, Event, Notice, Settings, Status, Stream, Ticket, Timing};
+use crate::feed::{Feed, Watch};
+use crate::journal::{self, Journal};
+use crate::{finish, planning, survey};
+use proto::event::{Event as History, PoolEvent};
+use proto::id::{self, Epoch, RunId};
+use proto::protocol::{Directive, Report};
+use proto::spec::Spec;
+use proto::storage::{self, Storage};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+/// Inputs that can wait for the core.
+const QUEUE: usize = 1024;
+
+/// Why a coordinator cannot start, or must stop.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A journal cannot be read or written, or belongs to another now.
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
+    /// The store refused or broke.
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+    /// A stored spec is not one.
+    #[error("the spec of run `{run}` cannot be read back: {reason}")]
+    Spec {
+        /// The run.
+        run: RunId,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What comes in from outside the core.
+pub(crate) enum Input {
+    Core(Event),
+    Attach { stream: Stream, directives: mpsc::Sender<Directive> },
+    Submit { spec: Box<Spec>, key: String, answer: oneshot::Sender<Result<RunId, String>> },
+    Cancel { run: RunId, answer: oneshot::Sender<Result<RunId, String>> },
+    Watch { run: RunId, answer: oneshot::Sender<Option<Watch>> },
+    Status { answer: oneshot::Sender<Vec<Status>> },
+}
+
+/// How everybody else talks to a running coordinator.
+#[derive(Clone)]
+pub struct Handle(mpsc::Sender<Input>);
+
+/// The coordinator has stopped.
+#[derive(Debug, Error)]
+#[error("the coordinator has stopped")]
+pub struct Stopped;
+
+impl Handle {
+    async fn ask<T>(&self, input: impl FnOnce(oneshot::Sender<T>) -> Input) -> Result<T, Stopped> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(input(answer)).await.map_err(|_| Stopped)?;
+        answered.await.map_err(|_| Stopped)
+    }
+
+    /// Queues a run; answers once that is durable.
+    ///
+    /// # Errors
+    /// [`Stopped`], or in words why not.
+    pub async fn submit(&self, spec: Spec, key: String) -> Result<Result<RunId, String>, Stopped> {
+        self.ask(|answer| Input::Submit { spec: Box::new(spec), key, answer }).await
+    }
+
+    /// Asks for a run's end; answers once the intent is durable.
+    ///
+    /// # Errors
+    /// [`Stopped`], or in words why not.
+    pub async fn cancel(&self, run: RunId) -> Result<Result<RunId, String>, Stopped> {
+        self.ask(|answer| Input::Cancel { run, answer }).await
+    }
+
+    /// The past and future of a run, if there is such a run.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn watch(&self, run: RunId) -> Result<Option<Watch>, Stopped> {
+        self.ask(|answer| Input::Watch { run, answer }).await
+    }
+
+    /// How every run is doing, oldest first.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn statuses(&self) -> Result<Vec<Status>, Stopped> {
+        self.ask(|answer| Input::Status { answer }).await
+    }
+
+    /// Stops every run in order, with a checkpoint.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn close(&self) -> Result<(), Stopped> {
+        self.event(Event::Close).await
+    }
+
+    pub(crate) async fn attach(&self, stream: Stream, directives: mpsc::Sender<Directive>) -> Result<(), Stopped> {
+        self.0.send(Input::Attach { stream, directives }).await.map_err(|_| Stopped)
+    }
+
+    pub(crate) async fn reported(&self, stream: Stream, report: Report) -> Result<(), Stopped> {
+        self.event(Event::Reported { stream, report }).await
+    }
+
+    pub(crate) async fn hangup(&self, stream: Stream) -> Result<(), Stopped> {
+        self.event(Event::Hangup { stream }).await
+    }
+
+    async fn event(&self, event: Event) -> Result<(), Stopped> {
+        self.0.send(Input::Core(event)).await.map_err(|_| Stopped)
+    }
+}
+
+struct Run {
+    journal: Journal,
+    feed: Feed,
+    spec: Arc<Spec>,
+}
+
+/// A coordinator that is not yet running, or is.
+pub struct Runtime {
+    core: Core,
+    storage: Storage,
+    pool: Option<Journal>,
+    runs: BTreeMap<RunId, Run>,
+    streams: BTreeMap<Stream, mpsc::Sender<Directive>>,
+    answers: BTreeMap<u64, oneshot::Sender<Result<RunId, String>>>,
+    tickets: u64,
+    inputs: mpsc::Receiver<Input>,
+    handle: Handle,
+    began: Instant,
+}
+
+impl Runtime {
+    /// A coordinator of its own runs only, without a pool: what `coordinator run` embeds.
+    pub fn alone(storage: Storage, timing: Timing) -> (Self, Handle) {
+        // Its epoch rises with time, so that a later claim of the same run stands above an earlier one's.
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let epoch = Epoch(since.unwrap_or_default().as_millis().try_into().unwrap_or(1));
+        Self::new(storage, timing, epoch, None)
+    }
+
+    /// A coordinator of the pool under `storage`, with everything that the pool has seen.
+    ///
+    /// # Errors
+    /// If a journal cannot be replayed, or another coordinator begins at the same time.
+    pub async fn of_pool(storage: Storage, timing: Timing) -> Result<(Self, Handle), Error> {
+        let (mut pool, past) =
+            Journal::open::<PoolEvent>(&storage, proto::key::POOL_JOURNAL.into()).await?;
+        let opened = |e: &PoolEvent| match e {
+            PoolEvent::Opened { epoch } => Some(*epoch),
+            PoolEvent::Submitted { .. } => None,
+        };
+        let epoch = past.iter().filter_map(opened).max().unwrap_or_default().next();
+        pool.append(vec![PoolEvent::Opened { epoch }]).await?;
+        let (mut runtime, handle) = Self::new(storage, timing, epoch, Some(pool));
+        for event in past {
+            if let PoolEvent::Submitted { run, idempotency_key } = event {
+                runtime.adopt(run, Some(idempotency_key), false).await?;
+            }
+        }
+        Ok((runtime, handle))
+    }
+
+    fn new(
+        storage: Storage,
+        timing: Timing,
+        epoch: Epoch,
+        pool: Option<Journal>,
+    ) -> (Self, Handle) {
+        let (sender, inputs) = mpsc::channel(QUEUE);
+        let handle = Handle(sender);
+        let secret = format!("{}{}", id::unique(), id::unique());
+        let runtime = Self {
+            core: Core::new(timing, epoch, proto::manifest::sha256_bytes(secret.as_bytes())),
+            storage,
+            pool,
+            runs: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            tickets: 0,
+            inputs,
+            handle: handle.clone(),
+            began: Instant::now(),
+        };
+        (runtime, handle)
+    }
+
+    /// Takes over a run from its journal; with `resume`, also one that was stopped.
+    ///
+    /// # Errors
+    /// If its journal cannot be replayed or claimed.
+    pub async fn adopt(
+        &mut self,
+        run: RunId,
+        idempotency_key: Option<String>,
+        resume: bool,
+    ) -> Result<(), Error> {
+        let (journal, history) =
+            Journal::open::<History>(&self.storage, proto::key::journal(&run)).await?;
+        let yaml = history.iter().find_map(|e| match e {
+            History::Submitted { spec_yaml } => Some(spec_yaml.clone()),
+            _ => None,
+        });
+        let unreadable = |reason: String| Error::Spec { run: run.clone(), reason };
+        let yaml = yaml.ok_or_else(|| unreadable("the journal holds none".into()))?;
+        let spec = Spec::from_resolved(&yaml).map_err(|e| unreadable(e.to_string()))?;
+        self.take(run, journal, spec, idempotency_key, history, resume).await
+    }
+
+    /// Takes over a run whose workers or checkpoints a user has changed on resuming.
+    ///
+    /// # Errors
+    /// As [`Self::adopt`].
+    pub async fn resume(&mut self, run: RunId, spec: Spec) -> Result<(), Error> {
+        let (mut journal, mut history) =
+            Journal::open::<History>(&self.storage, proto::key::journal(&run)).await?;
+        let submitted = History::Submitted { spec_yaml: spec.resolved_yaml() };
+        if history.first() != Some(&submitted) {
+            journal.append(vec![submitted.clone()]).await?;
+            history.push(submitted);
+        }
+        self.take(run, journal, spec, None, history, true).await
+    }
+
+    async fn take(
+        &mut self,
+        run: RunId,
+        journal: Journal,
+        spec: Spec,
+        idempotency_key: Option<String>,
+        history: Vec<History>,
+        resume: bool,
+    ) -> Result<(), Error> {
+        let chunk = self.storage.list(&format!("runs/{run}/metrics")).await?.len();
+        let feed = Feed::new(run.clone(), chunk.try_into().unwrap_or(0));
+        let settings = settings(&spec);
+        self.runs.insert(run.clone(), Run { journal, feed, spec: Arc::new(spec) });
+        let now = self.now();
+        let commands = self.core.adopt(now, run, idempotency_key, settings, history, resume);
+        self.execute(commands).await
+    }
+
+    fn now(&self) -> std::time::Duration {
+        self.began.elapsed()
+    }
+
+    /// Runs until every handle is dropped or a journal is lost.
+    ///
+    /// # Errors
+    /// [`Error::Journal`] when another coordinator took over or storage is gone.
+    pub async fn run(mut self) -> Result<(), Error> {
+        loop {
+            let deadline = self.core.next_deadline().map(|d| self.began + d);
+            let tick = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let input = tokio::select! {
+                biased;
+                input = self.inputs.recv() => match input {
+                    Some(input) => input,
+                    None => return Ok(()),
+                },
+                () = tick => Input::Core(Event::Tick),
+            };
+            self.take_in(input).await?;
+        }
+    }
+
+    async fn take_in(&mut self, input: Input) -> Result<(), Error> {
+        let event = match input {
+            Input::Core(event) => {
+                if let Event::Hangup { stream } = &event {
+                    self.streams.remove(stream);
+                }
+                event
+            }
+            Input::Attach { stream, directives } => {
+                self.streams.insert(stream, directives);
+                return Ok(());
+            }
+            Input::Submit { spec, key, answer } => return self.submit(*spec, key, answer).await,
+            Input::Cancel { run, answer } => {
+                Event::Cancel { ticket: self.ticket(answer), run }
+            }
+            Input::Watch { run, answer } => {
+                let _ = answer.send(self.runs.get(&run).map(|r| r.feed.watch()));
+                return Ok(());
+            }
+            Input::Status { answer } => {
+                let _ = answer.send(self.core.statuses());
+                return Ok(());
+            }
+        };
+        self.step(event).await
+    }
+
+    async fn step(&mut self, event: Event) -> Result<(), Error> {
+        let now = self.now();
+        let commands = self.core.handle(now, event);
+        self.execute(commands).await
+    }
+
+    fn ticket(&mut self, answer: oneshot::Sender<Result<RunId, String>>) -> Ticket {
+        self.tickets += 1;
+        self.answers.insert(self.tickets, answer);
+        Ticket(self.tickets)
+    }
+
+    async fn submit(
+        &mut self,
+        spec: Spec,
+        key: String,
+        answer: oneshot::Sender<Result<RunId, String>>,
+    ) -> Result<(), Error> {
+        let run = name(&spec);
+        let spec_yaml = spec.resolved_yaml();
+        let (journal, _) =
+            Journal::open::<History>(&self.storage, proto::key::journal(&run)).await?;
+        let feed = Feed::new(run.clone(), 0);
+        let event = Event::Submit {
+            ticket: self.ticket(answer),
+            run: run.clone(),
+            idempotency_key: key,
+            spec_yaml: spec_yaml.clone(),
+            settings: settings(&spec),
+        };
+        self.runs.insert(run.clone(), Run { journal, feed, spec: Arc::new(spec) });
+        self.step(event).await?;
+        // The key was known: the name was not needed.
+        if self.core.status(&run).is_none() {
+            self.runs.remove(&run);
+        } else {
+            self.storage.put(&proto::key::resolved_spec(&run), spec_yaml).await?;
+        }
+        Ok(())
+    }
+
+    async fn execute(&mut self, commands: Vec<Command>) -> Result<(), Error> {
+        for command in commands {
+            match command {
+                Command::Journal { run, events } => {
+                    let run = self.runs.get_mut(&run).expect("the core knows only runs taken in");
+                    run.journal.append(events).await?;
+                }
+                Command::JournalPool(event) => {
+                    if let Some(pool) = &mut self.pool {
+                        pool.append(vec![event]).await?;
+                    }
+                }
+                Command::Answer { ticket, answer } => {
+                    if let Some(waiting) = self.answers.remove(&ticket.0) {
+                        // Whoever asked may be gone.
+                        let _ = waiting.send(answer);
+                    }
+                }
+                Command::Direct { stream, directive } => {
+                    // A stream whose queue is full is not being read: it will be silent for a lease soon.
+                    if let Some(directives) = self.streams.get(&stream) {
+                        let _ = directives.try_send(directive);
+                    }
+                }
+                Command::Close { stream } => drop(self.streams.remove(&stream)),
+                Command::Notify { run, notice } => self.notify(run, notice).await?,
+                Command::Survey { run } => {
+                    let (storage, spec) = (self.storage.clone(), self.spec(&run));
+                    self.beside(async move {
+                        let outcome = survey::survey(&storage, &spec).await;
+                        Event::Surveyed { run, outcome }
+                    });
+                }
+                Command::Plan { run, fingerprint, prepared } => {
+                    let (storage, spec) = (self.storage.clone(), self.spec(&run));
+                    self.beside(async move {
+                        let outcome =
+                            planning::plan(&storage, &run, &spec, &fingerprint, prepared).await;
+                        Event::Planned { run, outcome }
+                    });
+                }
+                Command::Seal(checkpoint) => {
+                    let (storage, spec) = (self.storage.clone(), self.spec(&checkpoint.run));
+                    self.beside(async move {
+                        let outcome = finish::seal(&storage, &spec, &checkpoint).await;
+                        let proto::manifest::Checkpoint { run, lineage, step, .. } = checkpoint;
+                        Event::Sealed { run, lineage, step, outcome }
+                    });
+                }
+                Command::Publish { run, lineage, step } => {
+                    let storage = self.storage.clone();
+                    self.beside(async move {
+                        let outcome = finish::publish(&storage, &run, lineage, step).await;
+                        Event::Published { run, outcome }
+                    });
+                }
+                Command::Prune { run, lineage, step } => {
+                    let storage = self.storage.clone();
+                    tokio::spawn(async move {
+                        if let Err(error) = finish::prune(&storage, &run, lineage, step).await {
+                            tracing::warn!(%run, step, %error, "an old checkpoint stays behind");
+                        }
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn notify(&mut self, run: RunId, notice: Notice) -> Result<(), Error> {
+        let run = self.runs.get_mut(&run).expect("the core knows only runs taken in");
+        if run.feed.say(notice) {
+            run.feed.store(&self.storage).await?;
+        }
+        Ok(())
+    }
+
+    fn spec(&self, run: &RunId) -> Arc<Spec> {
+        self.runs[run].spec.clone()
+    }
+
+    /// Runs long work beside the queue; its outcome comes back as an event.
+    fn beside(&self, work: impl Future<Output = Event> + Send + 'static) {
+        let handle = self.handle.clone();
+        tokio::spawn(async move {
+            let event = work.await;
+            // The coordinator may have stopped meanwhile.
+            let _ = handle.event(event).await;
+        });
+    }
+}
+
+/// A fresh name: the user's, the time, and a mark against twins.
+fn name(spec: &Spec) -> RunId {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let seconds = since.unwrap_or_default().as_secs();
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = civil(days.try_into().unwrap_or(0));
+    let (h, m, s) = (second / 3600, second / 60 % 60, second % 60);
+    let mark = &id::unique()[..4];
+    RunId::new(format!("{}-{year:04}{month:02}{day:02}-{h:02}{m:02}{s:02}-{mark}", spec.name()))
+}
+
+/// Year, month and day of a day counted from 1970 (Howard Hinnant, "chrono-compatible low-level date algorithms").
+fn civil(days: i64) -> (i64, i64, i64) {
+    let z = days + 719_468;
+    let era = z.div_euclid(146_097);
+    let doe = z.rem_euclid(146_097);
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    (yoe + era * 400 + i64::from(month <= 2), month, doy - (153 * mp + 2) / 5 + 1)
+}
+
+fn settings(spec: &Spec) -> Settings {
+    let evaluates = spec.data().eval().is_some();
+    Settings {
+        name: spec.name().to_owned(),
+        min_workers: spec.workers().min,
+        max_workers: spec.workers().max,
+        keep: spec.checkpoint().keep,
+        evaluates,
+        evaluate_at_start: evaluates,
+        sources: spec.data().train.len(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_become_dates() {
+        assert_eq!(civil(0), (1970, 1, 1));
+        assert_eq!(civil(19_782), (2024, 2, 29));
+        assert_eq!(civil(20_778), (2026, 11, 21));
+    }
+}

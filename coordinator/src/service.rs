@@ -1,0 +1,188 @@
+//! The gRPC edge: wire types come in, domain types go on.
+
+use crate::core::{Status as RunState, Stream};
+use crate::runtime::Handle;
+use proto::id::RunId;
+use proto::protocol::Report;
+use proto::spec::Spec;
+use proto::wire::runs_server::{Runs, RunsServer};
+use proto::wire::workers_server::{Workers, WorkersServer};
+use proto::wire::{self};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{broadcast, mpsc};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::{Stream as Streaming, StreamExt};
+use tonic::{Request, Response, Status};
+
+/// Directives that can wait for a worker to read them.
+const DIRECTIVES: usize = 16;
+/// Notices that can wait for a watcher to read them.
+const NOTICES: usize = 256;
+
+type Reply<T> = Result<Response<T>, Status>;
+type Sent<T> = Pin<Box<dyn Streaming<Item = Result<T, Status>> + Send>>;
+
+struct Service {
+    handle: Handle,
+    streams: Arc<AtomicU64>,
+}
+
+/// Serves until `shutdown` is done.
+///
+/// # Errors
+/// If the connection breaks as a whole.
+pub async fn serve(
+    listener: TcpListener,
+    handle: Handle,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    let streams = Arc::new(AtomicU64::new(1));
+    let service = || Service { handle: handle.clone(), streams: streams.clone() };
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+        .tcp_nodelay(true)
+        .add_service(RunsServer::new(service()))
+        .add_service(WorkersServer::new(service()))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown)
+        .await
+}
+
+fn stopped<E: std::fmt::Display>(error: E) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+#[tonic::async_trait]
+impl Runs for Service {
+    async fn submit(&self, request: Request<wire::SubmitRequest>) -> Reply<wire::SubmitReply> {
+        let wire::SubmitRequest { spec_yaml, idempotency_key } = request.into_inner();
+        if !(1..=128).contains(&idempotency_key.len()) {
+            let n = idempotency_key.len();
+            return Err(Status::invalid_argument(format!(
+                "`idempotency_key` must have 1 to 128 bytes, has {n}"
+            )));
+        }
+        let spec = Spec::from_resolved(&spec_yaml)
+            .map_err(|e| Status::invalid_argument(format!("`spec_yaml`: {e}")))?;
+        let run = self.handle.submit(spec, idempotency_key).await.map_err(stopped)?;
+        let run = run.map_err(Status::failed_precondition)?.to_string();
+        Ok(Response::new(wire::SubmitReply { run }))
+    }
+
+    async fn list(&self, _: Request<wire::ListRequest>) -> Reply<wire::ListReply> {
+        let runs = self.handle.statuses().await.map_err(stopped)?;
+        Ok(Response::new(wire::ListReply { runs: runs.into_iter().map(to_wire).collect() }))
+    }
+
+    async fn status(&self, request: Request<wire::StatusRequest>) -> Reply<wire::RunStatus> {
+        let run = RunId::new(request.into_inner().run);
+        let runs = self.handle.statuses().await.map_err(stopped)?;
+        let found = runs.into_iter().find(|s| s.run == run);
+        found.map(|s| Response::new(to_wire(s))).ok_or_else(|| unknown(&run))
+    }
+
+    type WatchStream = Sent<wire::Notice>;
+
+    async fn watch(&self, request: Request<wire::WatchRequest>) -> Reply<Self::WatchStream> {
+        let run = RunId::new(request.into_inner().run);
+        let watch = self.handle.watch(run.clone()).await.map_err(stopped)?;
+        let mut watch = watch.ok_or_else(|| unknown(&run))?;
+        let (sender, receiver) = mpsc::channel(NOTICES);
+        tokio::spawn(async move {
+            for notice in watch.past {
+                let last = notice.last();
+                let json = serde_json::to_string(notice.as_ref()).expect("notices are JSON");
+                if sender.send(Ok(wire::Notice { json })).await.is_err() {
+                    return;
+                }
+                if last && watch.now.is_empty() {
+                    return;
+                }
+            }
+            loop {
+                let notice = match watch.now.recv().await {
+                    Ok(notice) => notice,
+                    Err(broadcast::error::RecvError::Lagged(_)) => continue,
+                    Err(broadcast::error::RecvError::Closed) => return,
+                };
+                let json = serde_json::to_string(notice.as_ref()).expect("notices are JSON");
+                let sent = sender.send(Ok(wire::Notice { json })).await;
+                if sent.is_err() || notice.last() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn cancel(&self, request: Request<wire::CancelRequest>) -> Reply<wire::CancelReply> {
+        let run = RunId::new(request.into_inner().run);
+        let answer = self.handle.cancel(run).await.map_err(stopped)?;
+        answer.map_err(Status::not_found)?;
+        Ok(Response::new(wire::CancelReply {}))
+    }
+}
+
+#[tonic::async_trait]
+impl Workers for Service {
+    type SessionStream = Sent<wire::Directive>;
+
+    async fn session(
+        &self,
+        request: Request<tonic::Streaming<wire::Report>>,
+    ) -> Reply<Self::SessionStream> {
+        let stream = Stream(self.streams.fetch_add(1, Ordering::Relaxed));
+        let (sender, receiver) = mpsc::channel(DIRECTIVES);
+        self.handle.attach(stream, sender).await.map_err(stopped)?;
+        let handle = self.handle.clone();
+        let mut reports = request.into_inner();
+        tokio::spawn(async move {
+            loop {
+                let report = match reports.message().await {
+                    Ok(Some(report)) => Report::try_from(report),
+                    Ok(None) | Err(_) => break,
+                };
+                match report {
+                    Ok(report) => {
+                        if handle.reported(stream, report).await.is_err() {
+                            break;
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "a worker sent a message that means nothing");
+                        break;
+                    }
+                }
+            }
+            // The coordinator may have stopped meanwhile.
+            let _ = handle.hangup(stream).await;
+        });
+        let directives = ReceiverStream::new(receiver).map(|d| Ok(wire::Directive::from(d)));
+        Ok(Response::new(Box::pin(directives)))
+    }
+}
+
+fn unknown(run: &RunId) -> Status {
+    Status::not_found(format!("there is no run `{run}`"))
+}
+
+fn to_wire(status: RunState) -> wire::RunStatus {
+    wire::RunStatus {
+        run: status.run.to_string(),
+        name: status.name,
+        phase: status.phase.into(),
+        detail: status.detail,
+        generation: status.generation.0,
+        lineage: status.lineage.0,
+        step: status.step,
+        steps: status.steps,
+        workers: status.workers.iter().map(ToString::to_string).collect(),
+        checkpoint_step: status.checkpoint_step.unwrap_or(0),
+        model: status.model.unwrap_or_default(),
+        loss: status.loss.unwrap_or(0.0),
+    }
+}

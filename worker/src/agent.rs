@@ -1,0 +1,300 @@
+//! The async side of a worker: the stream to the coordinator, beats, uploads; starts and aborts the training thread.
+//!
+//! ```text
+//! coordinator <--gRPC--> agent --commands of the session--> loader, preparer, training thread, uploads
+//!                          ^-------------- events ---------------------------------'
+//! ```
+//!
+//! Nothing here decides: the session does. Beats come from here, never from the computing thread, so a long step is
+//! not taken for a death.
+
+use crate::collective::{AbortHandle, Listener};
+use crate::job::{self, Job};
+use crate::run::{self, Broken, Controls, Gauges, Said};
+use crate::session::{Command, End, Event, Exit, Identity, Session, Trouble};
+use crate::upload;
+use proto::protocol::{Cause, Directive, Report, Train};
+use proto::wire::{self, workers_client::WorkersClient};
+use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tokio_stream::wrappers::ReceiverStream;
+
+/// Reports that can wait for the network.
+const REPORTS: usize = 1024;
+/// Events that can wait for the session. A training thread that is so far ahead waits.
+const EVENTS: usize = 64;
+/// The longest wait between two attempts to reach the coordinator.
+const RECONNECT: Duration = Duration::from_secs(1);
+/// How long the last reports may take to leave.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How long a worker that was told to go asks for.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// A worker process.
+pub struct Agent {
+    coordinator: String,
+    session: Session,
+    listener: Arc<Listener>,
+    gauges: Arc<Gauges>,
+    events: mpsc::Sender<Event>,
+    inbox: mpsc::Receiver<Event>,
+    stream: Option<mpsc::Sender<wire::Report>>,
+    beat: Duration,
+    memory: Arc<Mutex<Option<Arc<Job>>>>,
+    training: Option<Controls>,
+}
+
+impl Agent {
+    /// A worker that will call `coordinator` (`http://host:port`).
+    pub fn new(coordinator: String, identity: Identity, listener: Listener) -> Self {
+        let (events, inbox) = mpsc::channel(EVENTS);
+        Self {
+            coordinator,
+            session: Session::new(identity),
+            listener: Arc::new(listener),
+            gauges: Arc::default(),
+            events,
+            inbox,
+            stream: None,
+            beat: Duration::from_millis(500),
+            memory: Arc::default(),
+            training: None,
+        }
+    }
+
+    /// Works until it is told to go; `terminate` is done when the operating system wants it gone.
+    pub async fn work(mut self, terminate: impl Future<Output = ()> + Send + 'static) -> Exit {
+        tokio::spawn({
+            let events = self.events.clone();
+            async move {
+                terminate.await;
+                // The agent may have ended meanwhile.
+                let _ = events.send(Event::Terminate { deadline: DRAIN }).await;
+            }
+        });
+        let (connected, mut connections) = mpsc::channel(1);
+        tokio::spawn(connect(self.coordinator.clone(), connected, self.events.clone()));
+        let mut beats = tokio::time::interval(self.beat);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let event = tokio::select! {
+                Some(event) = self.inbox.recv() => event,
+                Some(stream) = connections.recv() => {
+                    self.stream = Some(stream);
+                    Event::Connected
+                }
+                _ = beats.tick() => {
+                    self.send(beat(&self.gauges));
+                    continue;
+                }
+            };
+            if matches!(event, Event::Disconnected) {
+                self.stream = None;
+            }
+            let before = self.beat;
+            for command in self.session.handle(event) {
+                if let Some(exit) = self.execute(command).await {
+                    return exit;
+                }
+            }
+            if self.beat != before {
+                beats = tokio::time::interval(self.beat);
+                beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            }
+        }
+    }
+
+    async fn execute(&mut self, command: Command) -> Option<Exit> {
+        match command {
+            Command::Send(report) => self.send(report),
+            Command::Beat(interval) => self.beat = interval,
+            Command::Prepare { run, spec_yaml, fingerprint, shard } => {
+                let events = self.events.clone();
+                tokio::spawn(async move {
+                    let index = shard.index;
+                    let outcome = job::prepare(&spec_yaml, &fingerprint, shard).await;
+                    // The agent may have ended meanwhile.
+                    let _ = events.send(Event::Prepared { run, shard: index, outcome }).await;
+                });
+            }
+            Command::Load(load) => {
+                let (memory, events) = (self.memory.clone(), self.events.clone());
+                // What is no longer needed makes room first.
+                *memory.lock().expect("held only to swap") = None;
+                tokio::spawn(async move {
+                    let outcome = Job::load(load.clone()).await.map(|job| {
+                        *memory.lock().expect("held only to swap") = Some(Arc::new(job));
+                    });
+                    // The agent may have ended meanwhile.
+                    let _ = events.send(Event::Loaded { load, outcome }).await;
+                });
+            }
+            Command::Train(train) => self.train(train),
+            Command::Stop => {
+                if let Some(training) = &self.training {
+                    training.stop.store(true, Ordering::Relaxed);
+                }
+            }
+            Command::Abort => {
+                if let Some(training) = &self.training {
+                    training.abort.abort();
+                }
+            }
+            Command::Exit(exit) => {
+                // What was said last is still on its way.
+                if let Some(stream) = self.stream.take() {
+                    let empty = stream.reserve_many(stream.max_capacity());
+                    let _ = tokio::time::timeout(FAREWELL, empty).await;
+                }
+                return Some(exit);
+            }
+        }
+        None
+    }
+
+    fn send(&self, report: Report) {
+        if let Some(stream) = &self.stream {
+            // A full queue means a network that stands still: the stream will break, and facts are said again.
+            let _ = stream.try_send(report.into());
+        }
+    }
+
+    fn train(&mut self, train: Train) {
+        let job = self.memory.lock().expect("held only to swap").clone().expect("the session trains only what it has loaded");
+        let controls = Controls {
+            abort: AbortHandle::new(),
+            stop: Arc::new(AtomicBool::new(train.stop)),
+            gauges: self.gauges.clone(),
+        };
+        self.training = Some(controls.clone());
+        let (events, listener) = (self.events.clone(), self.listener.clone());
+        let runtime = tokio::runtime::Handle::current();
+        let begin = async move {
+            let job = match job.fetch_checkpoint(&train).await {
+                Ok(job) => Arc::new(job),
+                Err(trouble) => {
+                    let end = End::Failed { step: 0, trouble };
+                    let _ = events.send(Event::Ended(train.generation, end)).await;
+                    return;
+                }
+            };
+            let spawned = std::thread::Builder::new().name("train".into()).spawn({
+                let events = events.clone();
+                let train = train.clone();
+                move || training_thread(&train, &job, &listener, &controls, &events, &runtime)
+            });
+            if let Err(error) = spawned {
+                let message = format!("the training thread cannot be started: {error}");
+                let trouble = Trouble { cause: Cause::Internal, message };
+                let end = End::Failed { step: 0, trouble };
+                let _ = events.send(Event::Ended(train.generation, end)).await;
+            }
+        };
+        tokio::spawn(begin);
+    }
+}
+
+fn training_thread(
+    train: &Train,
+    job: &Arc<Job>,
+    listener: &Listener,
+    controls: &Controls,
+    events: &mpsc::Sender<Event>,
+    runtime: &tokio::runtime::Handle,
+) {
+    let place = train.place();
+    let mut say = |said| {
+        let event = match said {
+            Said::Stepped(done) => Event::Stepped(place.clone(), done),
+            Said::Evaluated(step, sums) => Event::Evaluated(place.clone(), step, sums),
+            Said::Snapshot(snapshot) => {
+                let (job, place, events) = (job.clone(), place.clone(), events.clone());
+                runtime.spawn(async move {
+                    let step = snapshot.step;
+                    let outcome = upload::store(&job, &place, snapshot).await;
+                    // The agent may have ended meanwhile.
+                    let _ = events.send(Event::PartSaved(place, step, outcome)).await;
+                });
+                return;
+            }
+        };
+        // The agent may have ended meanwhile.
+        let _ = events.blocking_send(event);
+    };
+    let attempt = std::panic::AssertUnwindSafe(|| run::run(train, job, listener, controls, &mut say));
+    let end = match std::panic::catch_unwind(attempt) {
+        Ok(Ok(step)) => End::Stopped { step },
+        Ok(Err(Broken::Aborted)) => End::Aborted,
+        Ok(Err(Broken::Failed(step, trouble))) => End::Failed { step, trouble },
+        Err(_) => {
+            let message = "the training thread panicked; its log says where".into();
+            End::Failed { step: 0, trouble: Trouble { cause: Cause::Internal, message } }
+        }
+    };
+    let _ = events.blocking_send(Event::Ended(train.generation, end));
+}
+
+fn beat(gauges: &Gauges) -> Report {
+    let (step, phase, collective) = gauges.read();
+    let phase = wire::Phase::try_from(phase).ok();
+    let phase = phase.filter(|p| *p != wire::Phase::Unspecified).unwrap_or(wire::Phase::Idle);
+    Report::Beat { step, phase: phase.into(), collective }
+}
+
+/// Keeps a stream to the coordinator open: each new one is handed over, its directives become events.
+async fn connect(
+    coordinator: String,
+    connected: mpsc::Sender<mpsc::Sender<wire::Report>>,
+    events: mpsc::Sender<Event>,
+) {
+    let mut said = false;
+    loop {
+        match session(&coordinator, &connected, &events).await {
+            Ok(()) => return,
+            Err(error) if !std::mem::replace(&mut said, true) => {
+                tracing::warn!(%coordinator, error = crate::error::chain(&*error), "no connection; trying again");
+            }
+            Err(_) => {}
+        }
+        // Jittered, so that a whole pool does not come back in one moment.
+        let jitter = u64::from_str_radix(&proto::id::unique()[..4], 16).unwrap_or(0) % 512;
+        tokio::time::sleep(RECONNECT / 2 + Duration::from_millis(jitter)).await;
+    }
+}
+
+/// One stream, from its opening to its end. `Ok` when the agent has ended.
+async fn session(
+    coordinator: &str,
+    connected: &mpsc::Sender<mpsc::Sender<wire::Report>>,
+    events: &mpsc::Sender<Event>,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let channel = tonic::transport::Endpoint::from_shared(coordinator.to_owned())?
+        .connect_timeout(Duration::from_secs(5))
+        .http2_keep_alive_interval(Duration::from_secs(5))
+        .keep_alive_timeout(Duration::from_secs(5))
+        .tcp_nodelay(true)
+        .connect()
+        .await?;
+    let (reports, outgoing) = mpsc::channel(REPORTS);
+    if connected.send(reports).await.is_err() {
+        return Ok(());
+    }
+    let mut client = WorkersClient::new(channel);
+    let outcome = async {
+        let mut directives = client.session(ReceiverStream::new(outgoing)).await?.into_inner();
+        while let Some(directive) = directives.message().await? {
+            let directive = Directive::try_from(directive)?;
+            if events.send(Event::Directed(directive)).await.is_err() {
+                return Ok(());
+            }
+        }
+        Err("the coordinator closed the stream".into())
+    };
+    let outcome = outcome.await;
+    // The agent may have ended meanwhile.
+    let _ = events.send(Event::Disconnected).await;
+    outcome
+}

@@ -1,0 +1,184 @@
+//! THE PAGE: one membership of a run, from the first handshake to the last step. Read this first.
+//!
+//! ```text
+//! join      the ring of this generation
+//! restore   the checkpoint that the coordinator names, or the base
+//! steps     each the same on every rank; its control reduction is the commit
+//! at every checkpoint: a snapshot, whose upload runs behind; the held-out loss
+//! leave     after the last step, or after the step in which somebody asked for a stop
+//! ```
+//!
+//! This thread computes and never awaits. What it has to say goes through one bounded channel to the agent; what it is
+//! told comes through [`Controls`]. Whatever breaks before a commit leaves the state as it was before the step.
+
+use crate::checkpoint::{self, Snapshot};
+use crate::collective::{self, AbortHandle, Collective, Listener, Ring};
+use crate::job::Job;
+use crate::session::Trouble;
+use crate::train::{self, Trainer};
+use proto::protocol::{Cause, EvalSum, Phase, StepDone, Train};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::Arc;
+
+/// What the training thread says.
+#[derive(Debug)]
+pub enum Said {
+    /// A step was committed.
+    Stepped(StepDone),
+    /// This rank's share of the held-out set, after so many steps.
+    Evaluated(u64, Vec<EvalSum>),
+    /// This rank's part of a checkpoint, to be stored.
+    Snapshot(Snapshot),
+}
+
+/// What the training thread is told, and what can be seen of it from outside.
+#[derive(Clone)]
+pub struct Controls {
+    /// Ends it now.
+    pub abort: AbortHandle,
+    /// Lets it stop after the current step.
+    pub stop: Arc<AtomicBool>,
+    /// Where it is.
+    pub gauges: Arc<Gauges>,
+}
+
+/// Where a training thread is: read by the beats.
+#[derive(Default)]
+pub struct Gauges {
+    step: AtomicU64,
+    phase: AtomicI32,
+    collective: AtomicU64,
+}
+
+impl Gauges {
+    /// Steps committed, what the thread is at, and its collective's number.
+    pub fn read(&self) -> (u64, i32, u64) {
+        let of = Ordering::Relaxed;
+        (self.step.load(of), self.phase.load(of), self.collective.load(of))
+    }
+
+    fn at(&self, step: u64, phase: Phase, collective: &dyn Collective) {
+        self.step.store(step, Ordering::Relaxed);
+        self.phase.store(phase as i32, Ordering::Relaxed);
+        self.collective.store(collective.calls(), Ordering::Relaxed);
+    }
+}
+
+/// Why a membership ended early.
+#[derive(Debug)]
+pub enum Broken {
+    /// It was aborted from outside.
+    Aborted,
+    /// After so many committed steps, for this reason.
+    Failed(u64, Trouble),
+}
+
+/// Trains under `duty` until the run is done or a stop is agreed on; returns the steps committed.
+///
+/// # Errors
+/// [`Broken`] where the membership ended before that.
+pub fn run(
+    duty: &Train,
+    job: &Job,
+    listener: &Listener,
+    controls: &Controls,
+    say: &mut dyn FnMut(Said),
+) -> Result<u64, Broken> {
+    let mut collective = join(duty, listener, controls)?;
+    let (rank, world) = (collective.rank(), collective.world_size());
+    let gauges = &controls.gauges;
+
+    gauges.at(0, Phase::Loading, &collective);
+    let (mut trainer, mut step) = job.start(duty).map_err(|t| Broken::Failed(0, t))?;
+    let steps = job.steps();
+    // A small base is loaded at once, a large checkpoint is not: nobody's first reduction waits for another's disk.
+    collective.barrier().map_err(|e| broken(step, e.into()))?;
+
+    if duty.evaluate_first {
+        gauges.at(step, Phase::Evaluating, &collective);
+        say(Said::Evaluated(step, evaluate(&trainer, job, rank, world, controls, step)?));
+    }
+    while step < steps {
+        gauges.at(step, Phase::Computing, &collective);
+        let batch = job.batch(step, rank, world).map_err(|t| Broken::Failed(step, t))?;
+        let learning_rate = job.learning_rate(step);
+        let wants_stop = controls.stop.load(Ordering::Relaxed);
+        let done = trainer
+            .step(&mut collective, &batch, learning_rate, wants_stop)
+            .map_err(|e| broken(step, e))?;
+        say(Said::Stepped(StepDone {
+            step,
+            loss: done.loss,
+            learning_rate,
+            grad_norm: done.grad_norm,
+            applied: done.applied,
+            samples: batch.samples,
+            samples_digest: batch.samples_digest,
+            tokens: batch.tokens(),
+            trained_tokens: batch.trained_tokens(),
+            compute: done.compute,
+            reduce_wait: done.reduce_wait,
+        }));
+        step += 1;
+        let leave = step == steps || done.stop;
+        let due = job.checkpoint_due(step);
+        if leave || due {
+            gauges.at(step, Phase::Saving, &collective);
+            let snapshot = checkpoint::snapshot(&trainer, step, rank, world, job.save_dtype());
+            say(Said::Snapshot(job.with_companions(snapshot, rank)));
+        }
+        if job.evaluation_due(step, leave && !done.stop || due) {
+            gauges.at(step, Phase::Evaluating, &collective);
+            say(Said::Evaluated(step, evaluate(&trainer, job, rank, world, controls, step)?));
+        }
+        if done.stop {
+            break;
+        }
+    }
+    gauges.at(step, Phase::Idle, &collective);
+    Ok(step)
+}
+
+fn join(duty: &Train, listener: &Listener, controls: &Controls) -> Result<Ring, Broken> {
+    let membership = collective::Membership {
+        run: duty.load.run.to_string(),
+        generation: duty.generation.0,
+        rank: duty.rank as usize,
+        addresses: duty.members.clone(),
+        key: duty.ring_key,
+    };
+    let options = collective::Options::default();
+    Ring::connect(listener, &membership, &options, controls.abort.clone())
+        .map_err(|e| broken(0, e.into()))
+}
+
+/// This rank's share of the held-out set, by source.
+fn evaluate(
+    trainer: &Trainer,
+    job: &Job,
+    rank: usize,
+    world: usize,
+    controls: &Controls,
+    step: u64,
+) -> Result<Vec<EvalSum>, Broken> {
+    let mut sums = Vec::new();
+    for (source, micro_batch) in job.held_out(rank, world).map_err(|t| Broken::Failed(step, t))? {
+        if controls.abort.is_aborted() {
+            return Err(Broken::Aborted);
+        }
+        let loss_sum = trainer.loss_sum(&micro_batch).map_err(|e| broken(step, e))?;
+        let weight = micro_batch.weight();
+        sums.push(EvalSum { source, loss_sum, weight });
+    }
+    Ok(sums)
+}
+
+fn broken(step: u64, error: train::Error) -> Broken {
+    let cause = match &error {
+        train::Error::Collective(collective::Error::Aborted) => return Broken::Aborted,
+        train::Error::Collective(_) => Cause::Peer,
+        train::Error::Model(_) | train::Error::Ops(_) | train::Error::Plan { .. } => Cause::Internal,
+        train::Error::NonFinite(_) => Cause::Data,
+    };
+    Broken::Failed(step, Trouble { cause, message: crate::error::chain(&error) })
+}

@@ -1,0 +1,608 @@
+//! The worker's side of the protocol, pure: events in, commands out, so that a simulation runs the real thing.
+//!
+//! A directive says the whole of what this worker should be doing. The session remembers the last one (`wanted`) and
+//! what the process is really doing (`activity`), and `settle` takes the next step from the one to the other. Work in
+//! progress is never forgotten: a training thread that should not run is aborted, and only its end lets the next duty
+//! begin.
+
+use proto::id::{Epoch, Generation, Incarnation, RunId, WorkerId};
+use proto::manifest::File;
+use proto::protocol::{
+    Attachment, Cause, Directive, Duty, EvalSum, Hello, Load, Place, RawShard, Report, StepDone,
+    Train,
+};
+use proto::receipt::Receipt;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// Reports that wait for a connection; the oldest step figures are forgotten first.
+const BACKLOG: usize = 1024;
+
+/// What this process is, for its hello.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Its slot.
+    pub worker: WorkerId,
+    /// Its process.
+    pub incarnation: Incarnation,
+    /// The kind of device.
+    pub device: String,
+    /// Computing threads.
+    pub threads: u32,
+    /// Where peers reach its collective listener.
+    pub ring: String,
+}
+
+/// A failure, and whose fault it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Whose fault.
+    pub cause: Cause,
+    /// In words, with the hint.
+    pub message: String,
+}
+
+/// How a training thread ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// In order: after the last step, or after a stop, with a checkpoint.
+    Stopped {
+        /// Steps committed.
+        step: u64,
+    },
+    /// Because it was told to.
+    Aborted,
+    /// By itself.
+    Failed {
+        /// Steps committed.
+        step: u64,
+        /// Why.
+        trouble: Trouble,
+    },
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A stream to the coordinator is open.
+    Connected,
+    /// It broke.
+    Disconnected,
+    /// The coordinator said what to do.
+    Directed(Directive),
+    /// A raw shard is tokenized and stored, or cannot be.
+    Prepared {
+        /// The run.
+        run: RunId,
+        /// The raw shard.
+        shard: u32,
+        /// What became of its records, and samples stored.
+        outcome: Result<(Receipt, u64), Trouble>,
+    },
+    /// Base and data are in memory, or cannot be.
+    Loaded {
+        /// What was loaded.
+        load: Load,
+        /// Why not.
+        outcome: Result<(), Trouble>,
+    },
+    /// The training thread committed a step.
+    Stepped(Place, StepDone),
+    /// It measured its share of the held-out set.
+    Evaluated(Place, u64, Vec<EvalSum>),
+    /// Its part of a checkpoint is stored, or cannot be.
+    PartSaved(Place, u64, Result<Vec<File>, Trouble>),
+    /// It is over.
+    Ended(Generation, End),
+    /// This process was told to go.
+    Terminate {
+        /// How long it can stay.
+        deadline: Duration,
+    },
+}
+
+/// What the agent is to do, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Tell the coordinator.
+    Send(Report),
+    /// Beat so often.
+    Beat(Duration),
+    /// Tokenize and store a raw shard.
+    Prepare {
+        /// The run.
+        run: RunId,
+        /// Its resolved spec.
+        spec_yaml: String,
+        /// Names the prepared data set.
+        fingerprint: String,
+        /// The raw shard.
+        shard: RawShard,
+    },
+    /// Bring base and data into memory, in place of what is there.
+    Load(Load),
+    /// Start the training thread.
+    Train(Train),
+    /// Let it stop after its current step, with a checkpoint.
+    Stop,
+    /// End it now; it answers with [`Event::Ended`].
+    Abort,
+    /// End the process.
+    Exit(Exit),
+}
+
+/// How the process ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The coordinator has no more use for it.
+    Dismissed,
+    /// The coordinator does not want it, and never will.
+    Refused(String),
+    /// It was told to go.
+    Drained,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Activity {
+    Nothing,
+    Preparing { run: RunId },
+    Loading,
+    Training { train: Train, step: u64, aborting: bool },
+}
+
+/// The worker's state.
+pub struct Session {
+    identity: Identity,
+    epoch: Epoch,
+    wanted: Duty,
+    activity: Activity,
+    memory: Option<Load>,
+    /// The coordinator was told that `memory` is what it asked for.
+    announced: bool,
+    /// The membership whose training thread has ended here: it is not started again.
+    ended: Generation,
+    prepared: BTreeMap<(String, u32), (Receipt, u64)>,
+    connected: bool,
+    terminating: bool,
+    backlog: VecDeque<Report>,
+    /// What the coordinator must not miss of the present membership: said again on every new stream.
+    facts: Vec<Report>,
+}
+
+impl Session {
+    /// A process that has just begun.
+    pub fn new(identity: Identity) -> Self {
+        Self {
+            identity,
+            epoch: Epoch::default(),
+            wanted: Duty::Idle,
+            activity: Activity::Nothing,
+            memory: None,
+            announced: false,
+            ended: Generation::default(),
+            prepared: BTreeMap::new(),
+            connected: false,
+            terminating: false,
+            backlog: VecDeque::new(),
+            facts: Vec::new(),
+        }
+    }
+
+    /// Notes what happened and says what to do about it.
+    pub fn handle(&mut self, event: Event) -> Vec<Command> {
+        let mut out = Vec::new();
+        match event {
+            Event::Connected => self.connected(&mut out),
+            Event::Disconnected => self.connected = false,
+            Event::Directed(directive) => self.directed(directive, &mut out),
+            Event::Prepared { run, shard, outcome } => {
+                self.prepared(run, shard, outcome, &mut out);
+            }
+            Event::Loaded { load, outcome } => self.loaded(load, outcome, &mut out),
+            Event::Stepped(place, done) => {
+                if let Activity::Training { step, .. } = &mut self.activity {
+                    *step = done.step + 1;
+                }
+                self.say(Report::StepDone(place, done), &mut out);
+            }
+            Event::Evaluated(place, step, sums) => {
+                self.state(Report::Evaluated(place, step, sums), &mut out);
+            }
+            Event::PartSaved(place, step, Ok(files)) => {
+                self.state(Report::PartSaved(place, step, files), &mut out);
+            }
+            Event::PartSaved(place, step, Err(trouble)) => {
+                self.trouble(place.run, place.generation, step, trouble, &mut out);
+            }
+            Event::Ended(generation, end) => self.ended(generation, end, &mut out),
+            Event::Terminate { deadline } => {
+                if !std::mem::replace(&mut self.terminating, true) {
+                    self.say(Report::Leaving { deadline }, &mut out);
+                }
+            }
+        }
+        self.settle(&mut out);
+        out
+    }
+
+    fn connected(&mut self, out: &mut Vec<Command>) {
+        self.connected = true;
+        let attachment = match &self.activity {
+            Activity::Training { train, step, aborting: false } => Some(Attachment {
+                run: train.load.run.clone(),
+                generation: train.generation,
+                lineage: train.lineage,
+                step: *step,
+            }),
+            _ => None,
+        };
+        let i = self.identity.clone();
+        out.push(Command::Send(Report::Hello(Hello {
+            protocol: proto::PROTOCOL,
+            worker: i.worker,
+            incarnation: i.incarnation,
+            device: i.device,
+            threads: i.threads,
+            ring: i.ring,
+            attachment,
+        })));
+        let again = self.facts.iter().cloned().chain(self.backlog.drain(..));
+        out.extend(again.map(Command::Send));
+        self.announced = false;
+    }
+
+    fn directed(&mut self, directive: Directive, out: &mut Vec<Command>) {
+        // A coordinator that another has replaced may still speak for a moment.
+        if directive.epoch < self.epoch {
+            return;
+        }
+        self.epoch = directive.epoch;
+        out.push(Command::Beat(directive.beat));
+        if let Duty::Prepare(p) = &directive.duty {
+            for shard in &p.shards {
+                let done = self.prepared.get(&(p.fingerprint.clone(), shard.index));
+                if let Some((receipt, samples)) = done.cloned() {
+                    let (run, shard) = (p.run.clone(), shard.index);
+                    self.say(Report::ShardPrepared { run, shard, receipt, samples }, out);
+                }
+            }
+        }
+        self.announced = false;
+        self.wanted = directive.duty;
+    }
+
+    fn prepared(
+        &mut self,
+        run: RunId,
+        shard: u32,
+        outcome: Result<(Receipt, u64), Trouble>,
+        out: &mut Vec<Command>,
+    ) {
+        self.activity = Activity::Nothing;
+        let fingerprint = match &self.wanted {
+            Duty::Prepare(p) if p.run == run => p.fingerprint.clone(),
+            _ => return,
+        };
+        match outcome {
+            Ok((receipt, samples)) => {
+                self.prepared.insert((fingerprint, shard), (receipt.clone(), samples));
+                self.say(Report::ShardPrepared { run, shard, receipt, samples }, out);
+            }
+            Err(trouble) => {
+                // The run fails by it; until the coordinator has said so there is nothing to do.
+                self.wanted = Duty::Idle;
+                self.trouble(run, Generation::default(), 0, trouble, out);
+            }
+        }
+    }
+
+    fn loaded(&mut self, load: Load, outcome: Result<(), Trouble>, out: &mut Vec<Command>) {
+        self.activity = Activity::Nothing;
+        match outcome {
+            Ok(()) => self.memory = Some(load),
+            Err(trouble) => {
+                self.wanted = Duty::Idle;
+                self.trouble(load.run, Generation::default(), 0, trouble, out);
+            }
+        }
+    }
+
+    fn ended(&mut self, generation: Generation, end: End, out: &mut Vec<Command>) {
+        let Activity::Training { train, .. } = &self.activity else { return };
+        if train.generation != generation {
+            return;
+        }
+        let run = train.load.run.clone();
+        self.activity = Activity::Nothing;
+        self.ended = generation;
+        match end {
+            End::Stopped { step } => self.state(Report::Stopped { run, generation, step }, out),
+            End::Aborted => {}
+            End::Failed { step, trouble } => self.trouble(run, generation, step, trouble, out),
+        }
+    }
+
+    fn trouble(
+        &mut self,
+        run: RunId,
+        generation: Generation,
+        step: u64,
+        trouble: Trouble,
+        out: &mut Vec<Command>,
+    ) {
+        let Trouble { cause, message } = trouble;
+        self.say(Report::Trouble { run, generation, step, cause, message }, out);
+    }
+
+    /// Says something that the coordinator can do without.
+    fn say(&mut self, report: Report, out: &mut Vec<Command>) {
+        if self.connected {
+            out.push(Command::Send(report));
+            return;
+        }
+        self.backlog.push_back(report);
+        if self.backlog.len() > BACKLOG {
+            self.backlog.pop_front();
+        }
+    }
+
+    /// Says something that the coordinator must not miss, now and on every new stream.
+    fn state(&mut self, report: Report, out: &mut Vec<Command>) {
+        self.facts.push(report.clone());
+        if self.connected {
+            out.push(Command::Send(report));
+        }
+    }
+
+    /// Takes the next step from what this process is doing to what it should be doing.
+    fn settle(&mut self, out: &mut Vec<Command>) {
+        if self.terminating && !self.connected && matches!(self.activity, Activity::Nothing) {
+            out.push(Command::Exit(Exit::Drained));
+            return;
+        }
+        match &mut self.activity {
+            Activity::Preparing { .. } | Activity::Loading => {}
+            Activity::Training { train, aborting, .. } => match &self.wanted {
+                Duty::Train(t) if t.generation == train.generation => {
+                    if t.stop && !train.stop {
+                        train.stop = true;
+                        out.push(Command::Stop);
+                    }
+                }
+                _ if !*aborting => {
+                    *aborting = true;
+                    out.push(Command::Abort);
+                }
+                _ => {}
+            },
+            Activity::Nothing => self.begin(out),
+        }
+    }
+
+    /// Begins the wanted duty.
+    fn begin(&mut self, out: &mut Vec<Command>) {
+        match self.wanted.clone() {
+            Duty::Idle if self.terminating => out.push(Command::Exit(Exit::Drained)),
+            Duty::Idle => {}
+            Duty::Dismissed { reason, refused: true } => {
+                out.push(Command::Exit(Exit::Refused(reason)));
+            }
+            Duty::Dismissed { refused: false, .. } => out.push(Command::Exit(Exit::Dismissed)),
+            Duty::Prepare(p) => {
+                let open = |s: &&RawShard| {
+                    !self.prepared.contains_key(&(p.fingerprint.clone(), s.index))
+                };
+                let Some(shard) = p.shards.iter().find(open).cloned() else { return };
+                self.activity = Activity::Preparing { run: p.run.clone() };
+                out.push(Command::Prepare {
+                    run: p.run,
+                    spec_yaml: p.spec_yaml,
+                    fingerprint: p.fingerprint,
+                    shard,
+                });
+            }
+            Duty::Load(load) => {
+                if self.fetch(&load, out) && !std::mem::replace(&mut self.announced, true) {
+                    self.say(Report::Loaded { run: load.run }, out);
+                }
+            }
+            Duty::Train(train) => {
+                if train.generation > self.ended && self.fetch(&train.load, out) {
+                    self.facts.clear();
+                    let step = 0;
+                    self.activity =
+                        Activity::Training { train: train.clone(), step, aborting: false };
+                    out.push(Command::Train(train));
+                }
+            }
+        }
+    }
+
+    /// Whether `load` is in memory; if not, it is being brought there.
+    fn fetch(&mut self, load: &Load, out: &mut Vec<Command>) -> bool {
+        if self.memory.as_ref() == Some(load) {
+            return true;
+        }
+        self.memory = None;
+        self.activity = Activity::Loading;
+        out.push(Command::Load(load.clone()));
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::id::Lineage;
+
+    fn session() -> Session {
+        let mut session = Session::new(Identity {
+            worker: WorkerId::new("w"),
+            incarnation: Incarnation::new("i"),
+            device: "cpu".into(),
+            threads: 1,
+            ring: "127.0.0.1:1".into(),
+        });
+        let hello = session.handle(Event::Connected);
+        assert!(matches!(&hello[..], [Command::Send(Report::Hello(_))]), "{hello:?}");
+        session
+    }
+
+    fn load() -> Load {
+        Load {
+            run: RunId::new("r"),
+            spec_yaml: "s".into(),
+            fingerprint: "f".into(),
+            plan_digest: "d".into(),
+        }
+    }
+
+    fn train(generation: u64) -> Train {
+        Train {
+            load: load(),
+            generation: Generation(generation),
+            lineage: Lineage(generation),
+            rank: 0,
+            members: vec!["127.0.0.1:1".into()],
+            ring_key: [0; 32],
+            checkpoint: None,
+            evaluate_first: false,
+            stop: false,
+        }
+    }
+
+    fn directed(session: &mut Session, duty: Duty) -> Vec<Command> {
+        at_epoch(session, 1, duty)
+    }
+
+    fn at_epoch(session: &mut Session, epoch: u64, duty: Duty) -> Vec<Command> {
+        let beat = Duration::from_millis(500);
+        let mut commands =
+            session.handle(Event::Directed(Directive { epoch: Epoch(epoch), beat, duty }));
+        commands.retain(|c| !matches!(c, Command::Beat(_)));
+        commands
+    }
+
+    fn training(generation: u64) -> Session {
+        let mut session = session();
+        directed(&mut session, Duty::Load(load()));
+        session.handle(Event::Loaded { load: load(), outcome: Ok(()) });
+        directed(&mut session, Duty::Train(train(generation)));
+        session
+    }
+
+    #[test]
+    fn a_load_is_announced_once() {
+        let mut s = session();
+        assert_eq!(directed(&mut s, Duty::Load(load())), [Command::Load(load())]);
+        let loaded = s.handle(Event::Loaded { load: load(), outcome: Ok(()) });
+        let said = Command::Send(Report::Loaded { run: RunId::new("r") });
+        assert_eq!(loaded, [said.clone()]);
+        assert_eq!(s.handle(Event::Disconnected), []);
+        let again = s.handle(Event::Connected);
+        assert_eq!(again[1..], [said], "a new stream is told again");
+    }
+
+    #[test]
+    fn a_newer_generation_waits_for_the_end_of_the_older() {
+        let mut s = training(1);
+        assert_eq!(directed(&mut s, Duty::Train(train(2))), [Command::Abort]);
+        assert_eq!(directed(&mut s, Duty::Train(train(2))), [], "aborted once");
+        let next = s.handle(Event::Ended(Generation(1), End::Aborted));
+        assert_eq!(next, [Command::Train(train(2))]);
+    }
+
+    #[test]
+    fn an_ended_generation_is_not_started_again() {
+        let mut s = training(1);
+        let stopped = s.handle(Event::Ended(Generation(1), End::Stopped { step: 9 }));
+        assert_eq!(
+            stopped,
+            [Command::Send(Report::Stopped {
+                run: RunId::new("r"),
+                generation: Generation(1),
+                step: 9
+            })]
+        );
+        assert_eq!(directed(&mut s, Duty::Train(train(1))), []);
+    }
+
+    #[test]
+    fn a_broken_stream_does_not_stop_training() {
+        let mut s = training(1);
+        assert_eq!(s.handle(Event::Disconnected), []);
+        let place = train(1).place();
+        assert_eq!(s.handle(Event::PartSaved(place.clone(), 5, Ok(vec![]))), []);
+        let hello = s.handle(Event::Connected);
+        let [Command::Send(Report::Hello(h)), Command::Send(part)] = &hello[..] else {
+            panic!("{hello:?}");
+        };
+        assert_eq!(h.attachment.as_ref().map(|a| a.generation), Some(Generation(1)));
+        assert_eq!(*part, Report::PartSaved(place, 5, vec![]));
+        assert_eq!(directed(&mut s, Duty::Train(train(1))), []);
+    }
+
+    #[test]
+    fn a_deposed_coordinator_is_not_obeyed() {
+        let mut s = training(1);
+        at_epoch(&mut s, 2, Duty::Train(train(1)));
+        assert_eq!(at_epoch(&mut s, 1, Duty::Idle), []);
+    }
+
+    #[test]
+    fn a_stop_is_passed_on_once() {
+        let mut s = training(1);
+        let stop = Train { stop: true, ..train(1) };
+        assert_eq!(directed(&mut s, Duty::Train(stop.clone())), [Command::Stop]);
+        assert_eq!(directed(&mut s, Duty::Train(stop)), []);
+    }
+
+    #[test]
+    fn a_terminated_worker_leaves_when_it_has_nothing_to_do() {
+        let mut s = training(1);
+        let deadline = Duration::from_secs(20);
+        let said = s.handle(Event::Terminate { deadline });
+        assert_eq!(said, [Command::Send(Report::Leaving { deadline })]);
+        assert_eq!(directed(&mut s, Duty::Idle), [Command::Abort]);
+        let exit = s.handle(Event::Ended(Generation(1), End::Aborted));
+        assert_eq!(exit, [Command::Exit(Exit::Drained)]);
+    }
+
+    #[test]
+    fn shards_are_prepared_one_by_one_and_reported_again_when_asked_again() {
+        let shard = |index| RawShard {
+            index,
+            source: 0,
+            url: "u".into(),
+            bytes: 1,
+            etag: None,
+            modified_ms: 0,
+        };
+        let duty = |shards: &[u32]| {
+            Duty::Prepare(proto::protocol::Prepare {
+                run: RunId::new("r"),
+                spec_yaml: "s".into(),
+                fingerprint: "f".into(),
+                shards: shards.iter().map(|i| shard(*i)).collect(),
+            })
+        };
+        let mut s = session();
+        let begun = directed(&mut s, duty(&[0, 1]));
+        assert!(matches!(&begun[..], [Command::Prepare { shard, .. }] if shard.index == 0));
+        let done = Event::Prepared {
+            run: RunId::new("r"),
+            shard: 0,
+            outcome: Ok((Receipt::default(), 3)),
+        };
+        let next = s.handle(done);
+        assert!(
+            matches!(&next[..], [
+                Command::Send(Report::ShardPrepared { shard: 0, samples: 3, .. }),
+                Command::Prepare { shard, .. }
+            ] if shard.index == 1),
+            "{next:?}"
+        );
+        let again = directed(&mut s, duty(&[0, 1]));
+        assert!(matches!(&again[..], [Command::Send(Report::ShardPrepared { shard: 0, .. })]));
+    }
+}

@@ -1,0 +1,183 @@
+//! One supervisor per node: a rank process for each device, started again when it dies.
+//!
+//! A rank lives no longer than its supervisor: its standard input is a pipe that only the supervisor holds, and its
+//! end is the sign to go, whatever killed the supervisor. Each rank has a process group of its own, so that Ctrl-C in
+//! a terminal reaches only whoever is in charge.
+
+use std::collections::VecDeque;
+use std::process::{ExitCode, Stdio};
+use std::time::{Duration, Instant};
+use thiserror::Error;
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// The process was dismissed: its work is done.
+pub const EXIT_DONE: u8 = 0;
+/// The coordinator refused it: starting it again changes nothing.
+pub const EXIT_REFUSED: u8 = 2;
+/// It was told to go, and went in order.
+pub const EXIT_DRAINED: u8 = 75;
+
+/// A rank that dies so often within [`CRASH_WINDOW`] is given up.
+const CRASHES: usize = 5;
+const CRASH_WINDOW: Duration = Duration::from_secs(60);
+/// Before a dead rank is started again.
+const RESTART_AFTER: Duration = Duration::from_millis(200);
+/// A rank that has not gone so long after it was told to is killed.
+const KILL_AFTER: Duration = Duration::from_secs(25);
+
+/// The devices of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Devices {
+    /// Rank processes on the CPU.
+    pub cpu: usize,
+}
+
+/// A `--devices` that cannot be understood.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("devices must be `cpu` or `cpu:N` with N from 1 to 64, got `{0}`")]
+pub struct DevicesError(String);
+
+impl std::str::FromStr for Devices {
+    type Err = DevicesError;
+
+    fn from_str(text: &str) -> Result<Self, DevicesError> {
+        let count = match text.split_once(':') {
+            None if text == "cpu" => Some(1),
+            Some(("cpu", n)) => n.parse().ok(),
+            _ => None,
+        };
+        match count {
+            Some(cpu @ 1..=64) => Ok(Self { cpu }),
+            _ => Err(DevicesError(text.to_owned())),
+        }
+    }
+}
+
+/// What every rank of a node is told.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Where the coordinator is.
+    pub coordinator: String,
+    /// Names the node's slots.
+    pub name: String,
+    /// Computing threads of a rank.
+    pub threads: usize,
+}
+
+/// Runs a rank process per device until all are done, or `terminate` is.
+///
+/// # Errors
+/// If this program cannot start itself.
+pub async fn supervise(
+    node: &Node,
+    devices: Devices,
+    terminate: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<ExitCode> {
+    let program = std::env::current_exe()?;
+    let (told, telling) = watch::channel(false);
+    tokio::spawn(async move {
+        terminate.await;
+        told.send_replace(true);
+    });
+    let mut ranks = JoinSet::new();
+    for index in 0..devices.cpu {
+        let (node, program, telling) = (node.clone(), program.clone(), telling.clone());
+        ranks.spawn(async move { keep_running(&node, &program, index, telling).await });
+    }
+    let mut worst = EXIT_DONE;
+    while let Some(ended) = ranks.join_next().await {
+        let code = ended.map_err(std::io::Error::other)??;
+        // A refused or hopeless slot is a reason to say so at once: its siblings fare no better.
+        if code != EXIT_DONE && code != EXIT_DRAINED {
+            return Ok(code.into());
+        }
+        worst = worst.max(code);
+    }
+    Ok(worst.into())
+}
+
+/// Keeps one slot filled; returns the exit code of a process that need not be started again.
+async fn keep_running(
+    node: &Node,
+    program: &std::path::Path,
+    index: usize,
+    mut told: watch::Receiver<bool>,
+) -> std::io::Result<u8> {
+    let slot = format!("{}-{index}", node.name);
+    let mut crashes = VecDeque::new();
+    loop {
+        let mut child = start(node, program, &slot)?;
+        let code = tokio::select! {
+            status = child.wait() => status?.code(),
+            _ = told.wait_for(|told| *told) => return stop(child).await,
+        };
+        match code {
+            Some(code) if code == i32::from(EXIT_DONE) => return Ok(EXIT_DONE),
+            Some(code) if code == i32::from(EXIT_REFUSED) => return Ok(EXIT_REFUSED),
+            Some(code) if code == i32::from(EXIT_DRAINED) => return Ok(EXIT_DRAINED),
+            _ => {}
+        }
+        let now = Instant::now();
+        crashes.push_back(now);
+        crashes.retain(|t| now.duration_since(*t) < CRASH_WINDOW);
+        tracing::warn!(slot, ?code, "a rank process died");
+        if crashes.len() >= CRASHES {
+            tracing::error!(slot, "it died {CRASHES} times within a minute and is given up");
+            return Ok(1);
+        }
+        tokio::time::sleep(RESTART_AFTER).await;
+    }
+}
+
+fn start(node: &Node, program: &std::path::Path, slot: &str) -> std::io::Result<Child> {
+    Command::new(program)
+        .args(["rank", "--coordinator", &node.coordinator, "--slot", slot])
+        .args(["--threads", &node.threads.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+}
+
+/// Asks a rank to go, and makes sure that it does.
+async fn stop(mut child: Child) -> std::io::Result<u8> {
+    if let Some(pid) = child.id().and_then(|p| rustix::process::Pid::from_raw(p.cast_signed())) {
+        // It may be gone already.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+    match tokio::time::timeout(KILL_AFTER, child.wait()).await {
+        Ok(status) => Ok(status?.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1)),
+        Err(_) => {
+            child.kill().await?;
+            Ok(EXIT_DRAINED)
+        }
+    }
+}
+
+/// Done when this process's parent is gone: the pipe on standard input ends.
+pub async fn orphaned() {
+    let (gone, told) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        // Nobody waits any more if the process is ending anyway.
+        let _ = gone.send(());
+    });
+    let _ = told.await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_cpu_and_a_count() {
+        assert_eq!("cpu".parse(), Ok(Devices { cpu: 1 }));
+        assert_eq!("cpu:3".parse(), Ok(Devices { cpu: 3 }));
+        for bad in ["", "gpu", "cpu:0", "cpu:x", "cpu:65", "cuda:1"] {
+            assert!(bad.parse::<Devices>().is_err(), "{bad}");
+        }
+    }
+}

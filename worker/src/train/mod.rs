@@ -1,0 +1,8 @@
+//! The step: where data, model, operations and collectives meet.
+
+mod batch;
+mod buckets;
+mod trainer;
+
+pub use batch::{Batch, MicroBatch};
+pub use trainer::{Committed, Error, Recipe, Trainer};
