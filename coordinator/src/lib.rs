@@ -3,9 +3,23 @@
 //! ```text
 //! core/        PURE: events in, commands out
 //! runtime      owns core, clock and queue; executes commands in order
-//! journal      history on object storage         survey    lists sources, cuts raw shards
-//! service      the gRPC edge                      launch    local worker processes
+//! journal      history on object storage          feed      what watchers are told, kept as metrics
+//! survey       lists sources, cuts raw shards      planning  from prepared samples to a stored plan
+//! finish       manifests, the finished model       resume    which run `--resume` means
+//! service      the gRPC edge                       launch    local worker processes
 //! cli/         what a user types and sees
 //! ```
+//!
+//! It never knows a tensor or a tokenizer: whatever needs one is a worker's work.
 
+pub mod cli;
 pub mod core;
+pub mod feed;
+mod finish;
+pub mod journal;
+pub mod launch;
+mod planning;
+pub mod resume;
+pub mod runtime;
+pub mod service;
+mod survey;

@@ -10,7 +10,7 @@ use crate::{finish, planning, survey};
 use proto::event::{Event as History, PoolEvent};
 use proto::id::{self, Epoch, RunId};
 use proto::protocol::{Directive, Report};
-use proto::spec::Spec;
+use proto::spec::{EvalOn, Spec};
 use proto::storage::{self, Storage};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -393,9 +393,9 @@ impl Runtime {
                     });
                 }
                 Command::Seal(checkpoint) => {
-                    let (storage, spec) = (self.storage.clone(), self.spec(&checkpoint.run));
+                    let storage = self.storage.clone();
                     self.beside(async move {
-                        let outcome = finish::seal(&storage, &spec, &checkpoint).await;
+                        let outcome = finish::seal(&storage, &checkpoint).await;
                         let proto::manifest::Checkpoint { run, lineage, step, .. } = checkpoint;
                         Event::Sealed { run, lineage, step, outcome }
                     });
@@ -467,15 +467,19 @@ fn civil(days: i64) -> (i64, i64, i64) {
 }
 
 fn settings(spec: &Spec) -> Settings {
-    let evaluates = spec.data().eval().is_some();
+    let eval = &spec.data().eval;
+    let sources = match &eval.on {
+        EvalOn::Nothing | EvalOn::Holdout(_) => spec.data().train.len(),
+        EvalOn::Sources(sources) => sources.len(),
+    };
     Settings {
         name: spec.name().to_owned(),
-        min_workers: spec.workers().min,
-        max_workers: spec.workers().max,
-        keep: spec.checkpoint().keep,
-        evaluates,
-        evaluate_at_start: evaluates,
-        sources: spec.data().train.len(),
+        min_workers: spec.workers().min as usize,
+        max_workers: spec.workers().max as usize,
+        keep: spec.checkpoint().keep as usize,
+        evaluates: !matches!(eval.on, EvalOn::Nothing),
+        evaluate_at_start: eval.at_start,
+        sources,
     }
 }
 

@@ -4,7 +4,7 @@
 //! pool/journal/0000000007.json
 //! runs/<run>/spec.yaml  spec.resolved.yaml  receipt.json
 //! runs/<run>/journal/0000000042.json
-//! runs/<run>/plan/<epoch>/<chunk>.bin
+//! runs/<run>/plan/{<epoch>/<chunk>.bin, held-out.bin, outline.json}
 //! runs/<run>/checkpoints/step-00001200-l2/{model/..., state/..., manifest.json}
 //! runs/<run>/metrics/00000012.jsonl
 //! runs/<run>/model/...
@@ -46,15 +46,23 @@ pub fn receipt(run: &RunId) -> String {
     format!("runs/{run}/receipt.json")
 }
 
-/// A chunk of an epoch's plan.
-pub fn plan_chunk(run: &RunId, epoch: u32, chunk: u32) -> String {
-    format!("runs/{run}/plan/{epoch:04}/{chunk:06}.bin")
+/// The folder of the plan.
+pub fn plan(run: &RunId) -> String {
+    format!("runs/{run}/plan")
 }
 
-/// The packs of the held-out set.
-pub fn eval_plan(run: &RunId) -> String {
-    format!("runs/{run}/plan/eval.bin")
+/// What the plan consists of.
+pub fn plan_outline(run: &RunId) -> String {
+    format!("{}/outline.json", plan(run))
 }
+
+/// A chunk of an epoch's plan, relative to the plan's folder.
+pub fn plan_chunk(epoch: u32, chunk: usize) -> String {
+    format!("{epoch:04}/{chunk:06}.bin")
+}
+
+/// The packs of the held-out set, likewise.
+pub const HELD_OUT_PLAN: &str = "held-out.bin";
 
 /// A numbered chunk of the run's metrics.
 pub fn metrics(run: &RunId, chunk: u64) -> String {

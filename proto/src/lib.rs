@@ -11,6 +11,7 @@
 //!
 //! Knows no tensor and no tokenizer.
 
+pub mod error;
 pub mod event;
 pub mod id;
 pub mod key;

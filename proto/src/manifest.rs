@@ -1,8 +1,9 @@
-//! What a checkpoint consists of, and what a prepared data set consists of.
+//! What a checkpoint, a prepared data set and a plan consist of.
 //!
-//! Both are written after everything that they name. A checkpoint counts once the run's journal names its manifest.
+//! All are written after everything that they name. A checkpoint counts once the run's journal names its manifest.
 
 use crate::id::{Lineage, RunId};
+use crate::plan::Summary;
 use crate::receipt::Receipt;
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +68,17 @@ pub struct Prepared {
     pub samples: Vec<u64>,
     /// What became of every record.
     pub receipt: Receipt,
+}
+
+/// A stored plan's table of contents; its SHA-256 is the plan's digest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The plan in numbers.
+    pub summary: Summary,
+    /// Chunks in the order of their steps: key relative to the plan's folder, and SHA-256.
+    pub chunks: Vec<(String, String)>,
+    /// The held-out packs, one step a source, likewise; none where nothing is held out.
+    pub held_out: Option<(String, String)>,
 }
 
 /// Lower-case hex SHA-256 of `bytes`.

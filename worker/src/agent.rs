@@ -9,7 +9,7 @@
 //! not taken for a death.
 
 use crate::collective::{AbortHandle, Listener};
-use crate::job::{self, Job};
+use crate::job::{self, Job, Restorable};
 use crate::run::{self, Broken, Controls, Gauges, Said};
 use crate::session::{Command, End, Event, Exit, Identity, Session, Trouble};
 use crate::upload;
@@ -173,8 +173,8 @@ impl Agent {
         let (events, listener) = (self.events.clone(), self.listener.clone());
         let runtime = tokio::runtime::Handle::current();
         let begin = async move {
-            let job = match job.fetch_checkpoint(&train).await {
-                Ok(job) => Arc::new(job),
+            let from = match job.fetch_checkpoint(&train).await {
+                Ok(from) => from,
                 Err(trouble) => {
                     let end = End::Failed { step: 0, trouble };
                     let _ = events.send(Event::Ended(train.generation, end)).await;
@@ -184,7 +184,10 @@ impl Agent {
             let spawned = std::thread::Builder::new().name("train".into()).spawn({
                 let events = events.clone();
                 let train = train.clone();
-                move || training_thread(&train, &job, &listener, &controls, &events, &runtime)
+                move || {
+                    let from = from.as_ref();
+                    training_thread(&train, &job, from, &listener, &controls, &events, &runtime);
+                }
             });
             if let Err(error) = spawned {
                 let message = format!("the training thread cannot be started: {error}");
@@ -200,6 +203,7 @@ impl Agent {
 fn training_thread(
     train: &Train,
     job: &Arc<Job>,
+    from: Option<&Restorable>,
     listener: &Listener,
     controls: &Controls,
     events: &mpsc::Sender<Event>,
@@ -224,7 +228,7 @@ fn training_thread(
         // The agent may have ended meanwhile.
         let _ = events.blocking_send(event);
     };
-    let attempt = std::panic::AssertUnwindSafe(|| run::run(train, job, listener, controls, &mut say));
+    let attempt = std::panic::AssertUnwindSafe(|| run::run(train, job, from, listener, controls, &mut say));
     let end = match std::panic::catch_unwind(attempt) {
         Ok(Ok(step)) => End::Stopped { step },
         Ok(Err(Broken::Aborted)) => End::Aborted,
@@ -255,7 +259,7 @@ async fn connect(
         match session(&coordinator, &connected, &events).await {
             Ok(()) => return,
             Err(error) if !std::mem::replace(&mut said, true) => {
-                tracing::warn!(%coordinator, error = crate::error::chain(&*error), "no connection; trying again");
+                tracing::warn!(%coordinator, error = proto::error::chain(&*error), "no connection; trying again");
             }
             Err(_) => {}
         }

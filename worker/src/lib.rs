@@ -21,7 +21,6 @@ pub mod agent;
 pub mod checkpoint;
 pub mod collective;
 pub mod data;
-pub mod error;
 pub mod generate;
 pub mod job;
 pub mod model;

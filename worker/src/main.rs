@@ -72,7 +72,7 @@ fn main() -> ExitCode {
         Some(Command::Generate(arguments)) => worker::generate::run(&arguments).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("error: {}", worker::error::chain(error.as_ref()));
+        eprintln!("error: {}", proto::error::chain(error.as_ref()));
         ExitCode::from(1)
     })
 }

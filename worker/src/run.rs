@@ -13,7 +13,7 @@
 
 use crate::checkpoint::{self, Snapshot};
 use crate::collective::{self, AbortHandle, Collective, Listener, Ring};
-use crate::job::Job;
+use crate::job::{Job, Restorable};
 use crate::session::Trouble;
 use crate::train::{self, Trainer};
 use proto::protocol::{Cause, EvalSum, Phase, StepDone, Train};
@@ -80,6 +80,7 @@ pub enum Broken {
 pub fn run(
     duty: &Train,
     job: &Job,
+    from: Option<&Restorable>,
     listener: &Listener,
     controls: &Controls,
     say: &mut dyn FnMut(Said),
@@ -89,7 +90,7 @@ pub fn run(
     let gauges = &controls.gauges;
 
     gauges.at(0, Phase::Loading, &collective);
-    let (mut trainer, mut step) = job.start(duty).map_err(|t| Broken::Failed(0, t))?;
+    let (mut trainer, mut step) = job.start(from).map_err(|t| Broken::Failed(0, t))?;
     let steps = job.steps();
     // A small base is loaded at once, a large checkpoint is not: nobody's first reduction waits for another's disk.
     collective.barrier().map_err(|e| broken(step, e.into()))?;
@@ -180,5 +181,5 @@ fn broken(step: u64, error: train::Error) -> Broken {
         train::Error::Model(_) | train::Error::Ops(_) | train::Error::Plan { .. } => Cause::Internal,
         train::Error::NonFinite(_) => Cause::Data,
     };
-    Broken::Failed(step, Trouble { cause, message: crate::error::chain(&error) })
+    Broken::Failed(step, Trouble { cause, message: proto::error::chain(&error) })
 }

@@ -18,7 +18,7 @@ pub async fn store(job: &Job, place: &Place, snapshot: Snapshot) -> Result<Vec<F
         let key = format!("{folder}/{}", part.key);
         job.storage().put(&key, part.body).await.map_err(|error| Trouble {
             cause: Cause::Storage,
-            message: crate::error::chain(&error),
+            message: proto::error::chain(&error),
         })?;
         files.push(File { key: part.key, bytes, sha256, tensors: part.tensors });
     }

@@ -1,10 +1,10 @@
 //! What whoever watches a run is told: one object a line, as `--json` prints it.
 
 use proto::id::WorkerId;
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Something that happened to a run.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Notice {
     /// The data set is prepared.
@@ -56,10 +56,12 @@ pub enum Notice {
         /// Steps planned.
         steps: u64,
         /// The global batch's.
+        #[serde(deserialize_with = "number")]
         loss: f64,
         /// Learning rate.
         lr: f64,
         /// Before clipping.
+        #[serde(deserialize_with = "number")]
         grad_norm: f64,
         /// False: skipped for a non-finite gradient.
         applied: bool,
@@ -101,7 +103,7 @@ pub enum Notice {
     /// Something went wrong and is being dealt with.
     Incident {
         /// Who, where it is known.
-        #[serde(skip_serializing_if = "Option::is_none")]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         worker: Option<WorkerId>,
         /// What.
         message: String,
@@ -137,4 +139,9 @@ impl Notice {
             Self::Paused { .. } | Self::Cancelled | Self::Failed { .. } | Self::Finished { .. }
         )
     }
+}
+
+/// JSON has no number that is not one: `null` stands for it.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }

@@ -1,0 +1,129 @@
+//! What a user types, and what they see.
+
+mod generate;
+mod remote;
+mod run;
+mod serve;
+mod show;
+
+use clap::{Parser, Subcommand};
+use proto::event::Failure;
+use std::process::ExitCode;
+
+/// How a command ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Exit {
+    Done = 0,
+    /// Machines, processes, storage.
+    Infrastructure = 1,
+    /// The spec, the base model, the arguments.
+    User = 2,
+    /// The data set.
+    Data = 3,
+    /// Cancelled by a user.
+    Cancelled = 4,
+    /// Stopped in order; goes on with `--resume`.
+    Paused = 75,
+}
+
+impl From<Failure> for Exit {
+    fn from(kind: Failure) -> Self {
+        match kind {
+            Failure::User => Self::User,
+            Failure::Data => Self::Data,
+            Failure::Infrastructure => Self::Infrastructure,
+        }
+    }
+}
+
+/// An error, and whose fault it is.
+struct Refusal {
+    exit: Exit,
+    error: anyhow::Error,
+}
+
+type Outcome = Result<Exit, Refusal>;
+
+/// Says whose fault an error is.
+trait Blame<T> {
+    fn blame(self, exit: Exit) -> Result<T, Refusal>;
+}
+
+impl<T, E: Into<anyhow::Error>> Blame<T> for Result<T, E> {
+    fn blame(self, exit: Exit) -> Result<T, Refusal> {
+        self.map_err(|error| Refusal { exit, error: error.into() })
+    }
+}
+
+/// Tunes language models to follow instructions, on many workers at once.
+///
+/// Exit codes: 0 done, 1 infrastructure, 2 user error, 3 data error, 4 cancelled, 75 stopped in order (--resume goes on).
+#[derive(Parser)]
+#[command(name = "coordinator", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Do it all here: prepare the data, train on local worker processes, leave a model folder
+    Run(run::Arguments),
+    /// Coordinate a pool of workers and take runs from `submit`
+    Serve(serve::Arguments),
+    /// Queue a run at a standing coordinator
+    Submit(remote::Submit),
+    /// Show every run of a standing coordinator
+    List(remote::List),
+    /// Show how a run is doing
+    Status(remote::Status),
+    /// Follow a run until it ends
+    Watch(remote::Watch),
+    /// End a run
+    Cancel(remote::Cancel),
+    /// Let a model folder answer a prompt
+    Generate(generate::Arguments),
+    /// Print the JSON Schema of run specs
+    Schema,
+}
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("MUSTER_LOG").unwrap_or_else(|_| "warn".into()),
+        )
+        .with_target(false)
+        .init();
+    let outcome = match Cli::parse().command {
+        Command::Run(arguments) => block_on(run::run(arguments)),
+        Command::Serve(arguments) => block_on(serve::serve(arguments)),
+        Command::Submit(arguments) => block_on(remote::submit(arguments)),
+        Command::List(arguments) => block_on(remote::list(arguments)),
+        Command::Status(arguments) => block_on(remote::status(arguments)),
+        Command::Watch(arguments) => block_on(remote::watch(arguments)),
+        Command::Cancel(arguments) => block_on(remote::cancel(arguments)),
+        Command::Generate(arguments) => generate::generate(arguments),
+        Command::Schema => {
+            let schema = serde_json::to_string_pretty(&proto::spec::schema());
+            println!("{}", schema.expect("a schema is JSON"));
+            Ok(Exit::Done)
+        }
+    };
+    let exit = outcome.unwrap_or_else(|Refusal { exit, error }| {
+        eprintln!("error: {}", proto::error::chain(error.as_ref()));
+        exit
+    });
+    ExitCode::from(exit as u8)
+}
+
+fn block_on(work: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.blame(Exit::Infrastructure)?;
+    let outcome = runtime.block_on(work);
+    // A thread that reads standard input or stores a last object must not hold the end up.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    outcome
+}

@@ -1,0 +1,177 @@
+//! `coordinator run`: an embedded coordinator on the loopback, local workers, one run from start to end.
+
+use super::show::{Show, Style};
+use super::{Blame, Exit, Outcome, Refusal};
+use crate::core::{Notice, Timing};
+use crate::feed::Watch;
+use crate::launch::{self, Local};
+use crate::runtime::{Handle, Runtime};
+use crate::{resume, service};
+use anyhow::{Context, anyhow};
+use clap::Args;
+use proto::id::RunId;
+use proto::spec::{self, Spec};
+use proto::storage::Storage;
+use std::path::PathBuf;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::broadcast::error::RecvError;
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// The run spec, a YAML file
+    spec: PathBuf,
+    /// Worker processes; each gets an equal share of the cores [default: the spec's workers.min]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    workers: Option<u32>,
+    /// Go on with the newest run of this spec that was stopped or broken off
+    #[arg(long)]
+    resume: bool,
+    /// Print one JSON object a line on standard output as things happen
+    #[arg(long)]
+    json: bool,
+    /// The port to listen on, on the loopback [default: a free one]
+    #[arg(long, default_value_t = 0)]
+    port: u16,
+}
+
+pub(super) async fn run(arguments: Arguments) -> Outcome {
+    let spec = spec::read(&arguments.spec).blame(Exit::User)?;
+    if let Some(refusal) = spec.unsupported() {
+        return Err(Refusal { exit: Exit::User, error: refusal.into() });
+    }
+    let workers = arguments.workers.unwrap_or(spec.workers().min);
+    let spec = spec.with_workers(workers, workers);
+    let program = launch::program().blame(Exit::Infrastructure)?;
+    let listener = TcpListener::bind(("127.0.0.1", arguments.port))
+        .await
+        .with_context(|| {
+            format!(
+                "port {} on the loopback cannot be listened on\nhint: leave --port out for a free one",
+                arguments.port
+            )
+        })
+        .blame(Exit::User)?;
+    let storage = Storage::open(&spec.output().to_string()).blame(Exit::User)?;
+
+    let (mut runtime, handle) = Runtime::alone(storage.clone(), Timing::default());
+    let resumed = if arguments.resume {
+        let run = resume::find(&storage, &spec).await.blame(Exit::User)?;
+        runtime.resume(run.clone(), spec.clone()).await.blame(Exit::Infrastructure)?;
+        Some(run)
+    } else {
+        None
+    };
+    let address = listener.local_addr().blame(Exit::Infrastructure)?;
+    let (shutdown, shut) = tokio::sync::oneshot::channel::<()>();
+    let server = tokio::spawn(service::serve(listener, handle.clone(), async {
+        // Dropped or sent, it is time.
+        let _ = shut.await;
+    }));
+    let mut coordinator = tokio::spawn(runtime.run());
+    let run = match resumed {
+        Some(run) => run,
+        None => submit(&handle, spec, &arguments.spec, &storage).await?,
+    };
+    let coordinator_url = format!("http://{address}");
+    let mut local = Local::start(program, coordinator_url, workers as usize)
+        .blame(Exit::Infrastructure)?;
+    let style = if arguments.json { Style::Json } else { Style::People };
+    let show = Show::new(style, &run, &format!("{}/runs/{run}", storage.url()));
+    let watch = handle.watch(run.clone()).await.blame(Exit::Infrastructure)?;
+    let watch = watch.ok_or_else(|| anyhow!("run `{run}` is unknown")).blame(Exit::Infrastructure)?;
+    let outcome = tokio::select! {
+        outcome = follow(watch, &show, &handle) => outcome,
+        ended = local.watch(|line| show.say(line)) => match ended {
+            Ok(()) => Err(anyhow!("the workers left before the run was over")).blame(Exit::Infrastructure),
+            Err(error) => Err(error).blame(Exit::Infrastructure),
+        },
+        stopped = &mut coordinator => match stopped {
+            Ok(Err(error)) => Err(error).blame(Exit::Infrastructure),
+            Ok(Ok(())) | Err(_) => {
+                Err(anyhow!("the coordinator stopped; its log says why")).blame(Exit::Infrastructure)
+            }
+        },
+    };
+    // Workers are dismissed once nothing is left to do.
+    let _ = handle.close().await;
+    local.end().await;
+    drop(shutdown);
+    server.abort();
+    outcome
+}
+
+async fn submit(
+    handle: &Handle,
+    spec: Spec,
+    path: &std::path::Path,
+    storage: &Storage,
+) -> Result<RunId, Refusal> {
+    let typed = std::fs::read(path).blame(Exit::User)?;
+    let run = handle.submit(spec, proto::id::unique()).await.blame(Exit::Infrastructure)?;
+    let run = run.map_err(anyhow::Error::msg).blame(Exit::Infrastructure)?;
+    storage.put(&proto::key::spec(&run), typed).await.blame(Exit::Infrastructure)?;
+    Ok(run)
+}
+
+/// Shows what happens until nothing more will; the first Ctrl-C stops the run in order, the second at once.
+async fn follow(mut watch: Watch, show: &Show, handle: &Handle) -> Outcome {
+    let mut interrupt = signal(SignalKind::interrupt()).blame(Exit::Infrastructure)?;
+    let mut terminate = signal(SignalKind::terminate()).blame(Exit::Infrastructure)?;
+    let mut asked = false;
+    for notice in &watch.past {
+        show.notice(notice);
+        if let Some(outcome) = end(notice) {
+            return outcome;
+        }
+    }
+    loop {
+        tokio::select! {
+            _ = interrupt.recv(), if !asked => asked = stop(show, handle).await?,
+            _ = terminate.recv(), if !asked => asked = stop(show, handle).await?,
+            _ = interrupt.recv(), if asked => {
+                show.say("stopped at once; `--resume` goes on from the last checkpoint");
+                return Ok(Exit::Paused);
+            }
+            notice = watch.now.recv() => match notice {
+                Ok(notice) => {
+                    show.notice(&notice);
+                    if let Some(outcome) = end(&notice) {
+                        return outcome;
+                    }
+                }
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => {
+                    return Err(anyhow!("the coordinator stopped")).blame(Exit::Infrastructure);
+                }
+            }
+        }
+    }
+}
+
+async fn stop(show: &Show, handle: &Handle) -> Result<bool, Refusal> {
+    show.say("stopping after the current step, with a checkpoint; Ctrl-C again stops at once");
+    handle.close().await.blame(Exit::Infrastructure)?;
+    Ok(true)
+}
+
+/// How a command ends that followed a run to its end.
+pub(super) fn end(notice: &Notice) -> Option<Outcome> {
+    match notice {
+        Notice::Finished { .. } => Some(Ok(Exit::Done)),
+        Notice::Paused { .. } => Some(Ok(Exit::Paused)),
+        Notice::Cancelled => Some(Ok(Exit::Cancelled)),
+        Notice::Failed { kind, message } => {
+            Some(Err(Refusal { exit: (*kind).into(), error: anyhow!(message.clone()) }))
+        }
+        Notice::Prepared { .. }
+        | Notice::Preparing { .. }
+        | Notice::Planned { .. }
+        | Notice::Waiting { .. }
+        | Notice::Generation { .. }
+        | Notice::Step { .. }
+        | Notice::Eval { .. }
+        | Notice::Checkpoint { .. }
+        | Notice::Incident { .. } => None,
+    }
+}

@@ -1,0 +1,140 @@
+//! How a run is shown: a progress bar for people, one object a line for programs.
+
+use crate::core::Notice;
+use indicatif::{ProgressBar, ProgressStyle};
+use proto::id::RunId;
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+/// For whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Style {
+    /// A bar where there is a terminal, lines where there is none.
+    People,
+    /// JSON on standard output, nothing but errors elsewhere.
+    Json,
+}
+
+/// Shows one run.
+pub(super) struct Show {
+    style: Style,
+    bar: ProgressBar,
+    terminal: bool,
+}
+
+/// Lines that a whole run's steps come to where there is no terminal, about.
+const STEP_LINES: u64 = 50;
+
+impl Show {
+    pub(super) fn new(style: Style, run: &RunId, folder: &str) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let bar = match (style, terminal) {
+            (Style::People, true) => ProgressBar::new_spinner(),
+            (Style::People, false) | (Style::Json, _) => ProgressBar::hidden(),
+        };
+        bar.enable_steady_tick(Duration::from_millis(200));
+        let show = Self { style, bar, terminal };
+        if style == Style::People {
+            let folder = folder.strip_prefix("file://").unwrap_or(folder);
+            show.say(&format!("run {run} in {folder}"));
+        }
+        show
+    }
+
+    /// A line beside the bar.
+    pub(super) fn say(&self, line: &str) {
+        if self.style == Style::People && self.terminal {
+            self.bar.println(line);
+        } else {
+            eprintln!("{line}");
+        }
+    }
+
+    pub(super) fn notice(&self, notice: &Notice) {
+        if self.style == Style::Json {
+            let json = serde_json::to_string(notice).expect("notices are JSON");
+            self.json(&json);
+        } else {
+            self.people(notice);
+        }
+        if notice.last() {
+            self.bar.finish_and_clear();
+        }
+    }
+
+    /// A line that is JSON already.
+    pub(super) fn json(&self, json: &str) {
+        let mut out = std::io::stdout().lock();
+        // Whoever read it may have gone; the run goes on.
+        let _ = writeln!(out, "{json}").and_then(|()| out.flush());
+    }
+
+    fn people(&self, notice: &Notice) {
+        match notice {
+            Notice::Preparing { done, shards } => {
+                self.bar.set_message(format!("preparing data: {done} of {shards} shards"));
+            }
+            Notice::Prepared { cached, receipt, .. } => {
+                let how = if *cached { " (from an earlier run)" } else { "" };
+                self.say(&format!("data prepared{how}\n{receipt}"));
+            }
+            Notice::Planned { steps, summary } => self.planned(*steps, summary),
+            Notice::Waiting { detail } => self.bar.set_message(detail.clone()),
+            Notice::Generation { generation, world_size, step, .. } => {
+                self.say(&format!("generation {generation}: {world_size} workers, from step {step}"));
+                self.bar.set_position(*step);
+            }
+            Notice::Step { step, steps, loss, tokens_per_second, applied, lr, .. } => {
+                self.bar.set_length(*steps);
+                self.bar.set_position(*step);
+                self.bar.set_message(format!("loss {loss:.4}  {tokens_per_second:.0} tokens/s"));
+                if !applied {
+                    self.say(&format!("step {step}: the gradient was not finite; the update was skipped"));
+                }
+                let every = steps.div_ceil(STEP_LINES).max(1);
+                if !self.terminal && (step.is_multiple_of(every) || step == steps) {
+                    self.say(&format!(
+                        "step {step}/{steps}  loss {loss:.4}  lr {lr:.2e}  {tokens_per_second:.0} tokens/s"
+                    ));
+                }
+            }
+            Notice::Eval { step, loss, .. } => {
+                self.say(&format!("step {step}: held-out loss {loss:.4}"));
+            }
+            Notice::Checkpoint { step, path } => {
+                self.say(&format!("step {step}: checkpoint {path}"));
+            }
+            Notice::Incident { message, .. } => self.say(&format!("incident: {message}")),
+            Notice::Paused { step } => {
+                self.say(&format!("stopped after step {step}; the same command with --resume goes on"));
+            }
+            Notice::Cancelled => self.say("cancelled"),
+            // The command's own error says it.
+            Notice::Failed { .. } => {}
+            Notice::Finished { model, steps } => {
+                self.bar.finish_and_clear();
+                self.say(&format!("finished after {steps} steps"));
+                println!("{model}");
+            }
+        }
+    }
+
+    fn planned(&self, steps: u64, summary: &serde_json::Value) {
+        let number = |key: &str| summary.get(key).and_then(serde_json::Value::as_u64).unwrap_or(0);
+        self.say(&format!(
+            "planned: {steps} steps of {} packs of up to {} tokens; {} packs an epoch, {} samples held out",
+            number("global_batch"),
+            number("max_tokens"),
+            number("packs_per_epoch"),
+            number("held_out"),
+        ));
+        if steps < 50 {
+            self.say("warning: fewer than 50 steps change a model little; a smaller `train.global_batch` gives more");
+        }
+        let template = "{bar:30} {pos}/{len}  {msg}  eta {eta}";
+        let style = ProgressStyle::with_template(template).expect("the template is ours");
+        self.bar.set_style(style);
+        self.bar.set_length(steps);
+        self.bar.set_message("gathering workers");
+    }
+}

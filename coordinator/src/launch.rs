@@ -1,0 +1,124 @@
+//! Local workers: one supervisor process, which starts a rank for each device and lives no longer than this one.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+/// How long dismissed workers have before they are killed.
+const FAREWELL: Duration = Duration::from_secs(10);
+/// Supervisors that may die before the launcher gives up.
+const RESTARTS: u32 = 3;
+
+/// Why there are no workers.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The program is nowhere to be found.
+    #[error("the `worker` program is not beside `{0}`, nor in the PATH\nhint: build both with `cargo build --release`, or set MUSTER_WORKER")]
+    Missing(PathBuf),
+    /// It cannot be started.
+    #[error("`{program}` cannot be started")]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// The operating system's word.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It ends again and again.
+    #[error("the workers ended with {status}; what they said stands above")]
+    Ended {
+        /// Of the last one.
+        status: std::process::ExitStatus,
+    },
+}
+
+/// The `worker` program: `MUSTER_WORKER`, else beside this one, else in the PATH.
+///
+/// # Errors
+/// [`Error::Missing`].
+pub fn program() -> Result<PathBuf, Error> {
+    if let Some(path) = std::env::var_os("MUSTER_WORKER") {
+        return Ok(path.into());
+    }
+    let own = std::env::current_exe().unwrap_or_default();
+    let beside = own.with_file_name("worker");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let in_path = std::env::split_paths(&path).map(|folder| folder.join("worker"));
+    std::iter::once(beside).chain(in_path).find(|p| p.is_file()).ok_or(Error::Missing(own))
+}
+
+/// Workers on this machine.
+pub struct Local {
+    program: PathBuf,
+    coordinator: String,
+    ranks: usize,
+    child: Child,
+}
+
+impl Local {
+    /// Starts `ranks` worker processes that share this machine's cores.
+    ///
+    /// # Errors
+    /// [`Error::Start`].
+    pub fn start(program: PathBuf, coordinator: String, ranks: usize) -> Result<Self, Error> {
+        let child = spawn(&program, &coordinator, ranks)?;
+        Ok(Self { program, coordinator, ranks, child })
+    }
+
+    /// Keeps the supervisor running; passes on what the workers say, line by line. Returns when they were dismissed.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] if it will not stay up.
+    pub async fn watch(&mut self, mut say: impl FnMut(&str)) -> Result<(), Error> {
+        for restart in 0.. {
+            if let Some(stderr) = self.child.stderr.take() {
+                let mut lines = BufReader::new(stderr).lines();
+                // The pipe ends when the supervisor and all its ranks are gone.
+                while let Ok(Some(line)) = lines.next_line().await {
+                    say(&line);
+                }
+            }
+            let status = self.child.wait().await.map_err(|source| self.cannot(source))?;
+            if status.success() {
+                return Ok(());
+            }
+            // Killed from outside, it is worth another; a supervisor that gave up is not.
+            if status.code().is_some() || restart >= RESTARTS {
+                return Err(Error::Ended { status });
+            }
+            self.child = spawn(&self.program, &self.coordinator, self.ranks)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for dismissed workers to end, and ends them if they do not.
+    pub async fn end(mut self) {
+        // Reading on keeps a worker that still has something to say from blocking on a full pipe.
+        let ended = tokio::time::timeout(FAREWELL, self.watch(|_| {})).await;
+        if ended.is_err() {
+            let _ = self.child.kill().await;
+        }
+    }
+
+    fn cannot(&self, source: std::io::Error) -> Error {
+        Error::Start { program: self.program.clone(), source }
+    }
+}
+
+fn spawn(program: &PathBuf, coordinator: &str, ranks: usize) -> Result<Child, Error> {
+    Command::new(program)
+        .args(["--coordinator", coordinator])
+        .args(["--devices", &format!("cpu:{ranks}")])
+        .args(["--name", "local"])
+        .env("MUSTER_LIVES_WITH_PARENT", "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|source| Error::Start { program: program.clone(), source })
+}

@@ -1,0 +1,216 @@
+//! From prepared samples to a stored plan: the receipt is settled, then chunks are written, then their outline.
+
+use crate::core::{Fault, PlanOutline};
+use crate::survey::fault;
+use proto::error::chain;
+use proto::event::Failure;
+use proto::id::RunId;
+use proto::key;
+use proto::manifest::{self, Prepared};
+use proto::plan::{self, Chunk, Meta, Pack, Packs, Plan, Step};
+use proto::prepared::Shard;
+use proto::receipt::Receipt;
+use proto::spec::{Amount, EvalOn, Spec};
+use proto::storage::Storage;
+use std::sync::Arc;
+
+/// Stores the prepared data set's table of contents, where this run made it, and plans the run.
+///
+/// # Errors
+/// A fault of the data's if nothing is left to train on or more is lost than the spec allows.
+pub async fn plan(
+    storage: &Storage,
+    run: &RunId,
+    spec: &Arc<Spec>,
+    fingerprint: &str,
+    prepared: Option<Prepared>,
+) -> Result<PlanOutline, Fault> {
+    let infrastructure = |e: proto::storage::Error| fault(Failure::Infrastructure, &e);
+    let manifest_key = key::prepared_manifest(fingerprint);
+    if let Some(prepared) = prepared {
+        let body = serde_json::to_vec_pretty(&prepared).expect("counts are JSON");
+        // Another run may have prepared the same: the contents are a function of the fingerprint.
+        storage.put(&manifest_key, body).await.map_err(infrastructure)?;
+    }
+    let bytes = storage.read(&manifest_key).await.map_err(infrastructure)?;
+    let damaged = |what: String| Fault {
+        kind: Failure::Data,
+        message: format!("{what}\nhint: delete the folder `{}`", key::prepared(fingerprint)),
+    };
+    let prepared: Prepared =
+        serde_json::from_slice(&bytes).map_err(|e| damaged(format!("`{manifest_key}`: {e}")))?;
+    check_losses(spec, &prepared.receipt)?;
+
+    let mut metas = Vec::new();
+    let mut counts = vec![0u32; spec.data().sources().len()];
+    for (index, _) in (0..).zip(&prepared.samples) {
+        let key = key::prepared_shard(fingerprint, index);
+        let body = storage.read(&key).await.map_err(infrastructure)?;
+        let shard =
+            Shard::parse(body).map_err(|e| damaged(format!("`{key}`: {}", chain(&e))))?;
+        for i in 0..shard.len() {
+            let source = shard.object(i).map_or(0, |o| o.source);
+            if let Some(count) = counts.get_mut(source as usize) {
+                *count += 1;
+            }
+        }
+        metas.extend(shard.metas().map(|m| Meta {
+            length: m.length,
+            weight: m.weight,
+            hash: m.hash,
+        }));
+    }
+    let made = tokio::task::spawn_blocking({
+        let spec = spec.clone();
+        move || make(&spec, &metas, &counts)
+    });
+    let made = made.await.map_err(|_| Fault {
+        kind: Failure::Infrastructure,
+        message: "planning panicked; the log says where".into(),
+    })??;
+    store(storage, run, made, prepared.receipt).await.map_err(infrastructure)
+}
+
+struct Made {
+    summary: plan::Summary,
+    chunks: Vec<Chunk>,
+    held_out: Option<Chunk>,
+    held_out_by_source: Vec<u64>,
+}
+
+fn make(spec: &Spec, metas: &[Meta], counts: &[u32]) -> Result<Made, Fault> {
+    let data_fault = |e: plan::Error| fault(Failure::Data, &e);
+    let data = spec.data();
+    let share = match &data.eval.on {
+        EvalOn::Holdout(share) => *share,
+        EvalOn::Nothing | EvalOn::Sources(_) => 0.0,
+    };
+    let source = |(samples, amount): (&u32, &Amount)| plan::Source {
+        samples: *samples,
+        repeat: match amount {
+            Amount::Repeat(repeat) => *repeat,
+            Amount::Share(_) => 1.0,
+        },
+        holdout: share,
+    };
+    let amounts: Vec<_> = data.train.iter().map(|s| s.amount).collect();
+    let sources: Vec<_> = counts.iter().zip(&amounts).map(source).collect();
+    let trained: usize = sources.iter().map(|s| s.samples as usize).sum();
+    let options = plan::Options {
+        max_tokens: data.max_tokens,
+        global_batch: spec.train().global_batch,
+        epochs: spec.train().epochs,
+        max_steps: spec.train().max_steps,
+        seed: spec.train().seed,
+    };
+    let plan = Plan::new(&metas[..trained], &sources, options).map_err(data_fault)?;
+    let mut chunks = Vec::new();
+    for epoch in 0..plan.epochs() {
+        let epoch = plan.epoch(epoch);
+        chunks.extend(plan.chunks(&epoch));
+    }
+
+    // Held-out packs, one step a source.
+    let mut steps = Vec::new();
+    match &data.eval.on {
+        EvalOn::Nothing => {}
+        EvalOn::Holdout(_) => {
+            let mut start = 0;
+            for source in &sources {
+                let range = start..start + source.samples;
+                let mine = plan.held_out().iter().copied().filter(|id| range.contains(id));
+                steps.push(step(metas, &plan.pack_all(mine.collect()), 0));
+                start = range.end;
+            }
+        }
+        EvalOn::Sources(_) => {
+            let mut start = trained;
+            for samples in &counts[sources.len()..] {
+                let end = start + *samples as usize;
+                let source = plan::Source { samples: *samples, repeat: 1.0, holdout: 0.0 };
+                let only = [source];
+                let of_source =
+                    Plan::new(&metas[start..end], &only, options).map_err(data_fault)?;
+                let packs = of_source.pack_all((0..*samples).collect());
+                steps.push(step(metas, &packs, start.try_into().unwrap_or(u32::MAX)));
+                start = end;
+            }
+        }
+    }
+    let held_out_by_source =
+        steps.iter().map(|s: &Step| s.packs.iter().map(|p| p.samples.len() as u64).sum()).collect();
+    let held_out = (!steps.is_empty()).then_some(Chunk { epoch: 0, first_step: 0, steps });
+    Ok(Made { summary: plan.summary(), chunks, held_out, held_out_by_source })
+}
+
+/// Packs as one step; their ids count from `first`.
+fn step(metas: &[Meta], packs: &Packs, first: u32) -> Step {
+    let meta = |id: &u32| metas[*id as usize];
+    let pack = |ids: &[u32]| {
+        let samples: Vec<u32> = ids.iter().map(|id| first + id).collect();
+        let lengths = || samples.iter().map(|id| meta(id).length);
+        let squares = lengths().map(|n| u64::from(n).pow(2)).sum();
+        Pack { tokens: lengths().sum(), squares, samples: samples.clone() }
+    };
+    let packs: Vec<_> = packs.iter().map(pack).collect();
+    let weights = packs.iter().flat_map(|p| &p.samples).map(|id| f64::from(meta(id).weight));
+    Step { weight: weights.sum(), packs }
+}
+
+async fn store(
+    storage: &Storage,
+    run: &RunId,
+    made: Made,
+    mut receipt: Receipt,
+) -> Result<PlanOutline, proto::storage::Error> {
+    for (counts, held_out) in receipt.sources.values_mut().zip(&made.held_out_by_source) {
+        counts.held_out = *held_out;
+    }
+    let folder = key::plan(run);
+    let mut chunks = Vec::new();
+    let (mut epoch, mut number) = (0, 0);
+    for chunk in &made.chunks {
+        (epoch, number) = if chunk.epoch == epoch { (epoch, number) } else { (chunk.epoch, 0) };
+        chunks.push(put(storage, &folder, key::plan_chunk(epoch, number), chunk).await?);
+        number += 1;
+    }
+    let held_out = match &made.held_out {
+        Some(chunk) => Some(put(storage, &folder, key::HELD_OUT_PLAN.into(), chunk).await?),
+        None => None,
+    };
+    let summary = serde_json::to_value(&made.summary).expect("numbers are JSON");
+    let steps = made.summary.steps;
+    let outline = manifest::Plan { summary: made.summary, chunks, held_out };
+    let body = serde_json::to_vec_pretty(&outline).expect("an outline is JSON");
+    let digest = manifest::sha256(&body);
+    storage.put(&key::plan_outline(run), body).await?;
+    let body = serde_json::to_vec_pretty(&receipt).expect("counts are JSON");
+    storage.put(&key::receipt(run), body).await?;
+    Ok(PlanOutline { digest, steps, summary })
+}
+
+async fn put(
+    storage: &Storage,
+    folder: &str,
+    name: String,
+    chunk: &Chunk,
+) -> Result<(String, String), proto::storage::Error> {
+    let body = chunk.encode();
+    let sha256 = manifest::sha256(&body);
+    storage.put(&format!("{folder}/{name}"), body).await?;
+    Ok((name, sha256))
+}
+
+fn check_losses(spec: &Spec, receipt: &Receipt) -> Result<(), Fault> {
+    let (lost, most) = (receipt.dropped_share(), spec.data().max_dropped);
+    if lost <= most {
+        return Ok(());
+    }
+    let message = format!(
+        "{:.1} % of the records are lost, more than the {:.1} % that `data.max_dropped` allows\n{receipt}\n\
+         hint: raise `data.max_tokens`, mend the records named above, or raise `data.max_dropped`",
+        lost * 100.0,
+        most * 100.0,
+    );
+    Err(Fault { kind: Failure::Data, message })
+}

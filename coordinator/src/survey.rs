@@ -1,0 +1,200 @@
+//! What there is to prepare: lists every source, pins each object's identity, and looks for a prepared data set.
+//!
+//! The fingerprint names a prepared data set by everything that changes a token: the objects' identities, the
+//! tokenizer's files, the template and its arguments, the mask policy, the formats' versions. Two runs that agree in
+//! it share the shards.
+
+use crate::core::{Fault, Survey};
+use proto::error::chain;
+use proto::event::Failure;
+use proto::key;
+use proto::manifest::Prepared;
+use proto::prepared::FORMAT_VERSION;
+use proto::protocol::RawShard;
+use proto::spec::{ChatTemplate, Format, Location, Source, Spec};
+use proto::storage::{self, Object, Storage};
+use sha2::{Digest, Sha256};
+use std::error::Error;
+use std::path::{Path, PathBuf};
+
+/// Rises when the same records and options come to other tokens.
+const RECIPE_VERSION: u32 = 1;
+/// The files of a tokenizer, as far as they decide about tokens.
+const TOKENIZER_FILES: [&str; 5] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+];
+/// What a folder given as a source is searched for.
+const DATA_FILES: [&str; 3] = ["json", "jsonl", "txt"];
+
+/// Lists the sources of `spec`.
+///
+/// # Errors
+/// A fault of the user's for a source that is not there, of the infrastructure's for storage.
+pub async fn survey(storage: &Storage, spec: &Spec) -> Result<Survey, Fault> {
+    let mut shards = Vec::new();
+    for (source, index) in spec.data().sources().into_iter().zip(0..) {
+        for (url, object) in objects(source).await? {
+            shards.push(RawShard {
+                index: shards.len().try_into().unwrap_or(u32::MAX),
+                source: index,
+                url,
+                bytes: object.bytes,
+                etag: object.etag,
+                modified_ms: object.modified_ms,
+            });
+        }
+    }
+    let fingerprint = fingerprint(spec, &shards)?;
+    let cached = match storage.read(&key::prepared_manifest(&fingerprint)).await {
+        Ok(bytes) => serde_json::from_slice::<Prepared>(&bytes).ok(),
+        Err(storage::Error::NotFound { .. }) => None,
+        Err(error) => return Err(fault(Failure::Infrastructure, &error)),
+    };
+    Ok(Survey { fingerprint, shards, cached })
+}
+
+/// A fault with the whole chain of causes.
+pub(crate) fn fault(kind: Failure, error: &(dyn Error + 'static)) -> Fault {
+    Fault { kind, message: chain(error) }
+}
+
+fn missing(source: &Source, what: &str) -> Fault {
+    Fault { kind: Failure::User, message: format!("data source `{}`: {what}", source.location) }
+}
+
+/// The objects that a source names, sorted, as URLs.
+async fn objects(source: &Source) -> Result<Vec<(String, Object)>, Fault> {
+    let path = source
+        .location
+        .as_file()
+        .ok_or_else(|| missing(source, "only local files are implemented yet"))?;
+    let (folder, pattern) = split(path);
+    if !folder.is_dir() {
+        let hint = "\nhint: relative paths start at the spec's folder";
+        let what = format!("there is no folder {}{hint}", folder.display());
+        return Err(missing(source, &what));
+    }
+    let storage = Storage::open_existing(&folder.to_string_lossy())
+        .map_err(|e| fault(Failure::User, &e))?;
+    let found = match &pattern {
+        Pattern::Name(name) => {
+            let object = storage.head(name).await.map_err(|e| fault(Failure::User, &e))?;
+            object.into_iter().collect()
+        }
+        Pattern::Glob(_) | Pattern::Everything => {
+            storage.list("").await.map_err(|e| fault(Failure::User, &e))?
+        }
+    };
+    let wanted = |o: &Object| match &pattern {
+        Pattern::Name(_) => true,
+        Pattern::Glob(glob) => glob.matches(&o.key),
+        Pattern::Everything => {
+            let extension = o.key.rsplit_once('.').map_or("", |(_, e)| e);
+            DATA_FILES.contains(&extension)
+        }
+    };
+    let objects: Vec<_> = found
+        .into_iter()
+        .filter(wanted)
+        .map(|o| (format!("{}/{}", storage.url(), o.key), o))
+        .collect();
+    if objects.is_empty() {
+        let what = match pattern {
+            Pattern::Name(_) => {
+                "there is no such file\nhint: relative paths start at the spec's folder".to_owned()
+            }
+            Pattern::Glob(_) => "the pattern matches no file".to_owned(),
+            Pattern::Everything => {
+                format!("the folder holds no file that ends in .{}", DATA_FILES.join(", ."))
+            }
+        };
+        return Err(missing(source, &what));
+    }
+    Ok(objects)
+}
+
+enum Pattern {
+    Name(String),
+    Glob(glob::Pattern),
+    Everything,
+}
+
+/// The folder to look in, and what for.
+fn split(path: &Path) -> (PathBuf, Pattern) {
+    if path.is_dir() {
+        return (path.to_owned(), Pattern::Everything);
+    }
+    let parent = |p: &Path| p.parent().unwrap_or(Path::new("/")).to_owned();
+    let name = |p: &Path| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let special = |p: &Path| p.to_string_lossy().contains(['*', '?', '[']);
+    if path.exists() || !special(path) {
+        return (parent(path), Pattern::Name(name(path)));
+    }
+    let mut folder = parent(path);
+    while special(&folder) {
+        folder = parent(&folder);
+    }
+    let rest = path.strip_prefix(&folder).unwrap_or(path).to_string_lossy().into_owned();
+    match glob::Pattern::new(&rest) {
+        Ok(pattern) => (folder, Pattern::Glob(pattern)),
+        Err(_) => (parent(path), Pattern::Name(name(path))),
+    }
+}
+
+fn fingerprint(spec: &Spec, shards: &[RawShard]) -> Result<String, Fault> {
+    let mut hash = Sha256::new();
+    let mut add = |part: &[u8]| {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    };
+    for version in [RECIPE_VERSION, FORMAT_VERSION, proto::PROTOCOL] {
+        add(&version.to_le_bytes());
+    }
+    for s in shards {
+        let etag = s.etag.as_deref().unwrap_or_default();
+        add(format!("{} {} {} {etag} {}", s.source, s.url, s.bytes, s.modified_ms).as_bytes());
+    }
+    let base = local(&spec.model().base, "model.base")?;
+    for name in TOKENIZER_FILES {
+        match std::fs::read(base.join(name)) {
+            Ok(body) => add(&body),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => add(b""),
+            Err(e) => {
+                let message = format!("model.base: {}: {e}", base.join(name).display());
+                return Err(Fault { kind: Failure::User, message });
+            }
+        }
+    }
+    let data = spec.data();
+    add(format!("{} {:?} {:?}", data.max_tokens, data.too_long, data.train_on).as_bytes());
+    match &data.chat_template {
+        ChatTemplate::Tokenizer => add(b"tokenizer"),
+        ChatTemplate::Chatml => add(b"chatml"),
+        ChatTemplate::Alpaca => add(b"alpaca"),
+        ChatTemplate::File(location) => {
+            let path = local(location, "data.chat_template")?;
+            let body = std::fs::read(&path).map_err(|e| Fault {
+                kind: Failure::User,
+                message: format!("data.chat_template: {}: {e}", path.display()),
+            })?;
+            add(&body);
+        }
+    }
+    add(serde_json::Value::from(data.chat_template_kwargs.clone()).to_string().as_bytes());
+    for source in data.sources() {
+        let format: Format = source.format;
+        add(format!("{format:?} {:?} {:?}", source.fields, source.system).as_bytes());
+    }
+    Ok(hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect())
+}
+
+fn local(location: &Location, field: &str) -> Result<PathBuf, Fault> {
+    location.as_file().map(Path::to_owned).ok_or_else(|| Fault {
+        kind: Failure::User,
+        message: format!("{field}: `{location}`: only local paths are implemented yet"),
+    })
+}

@@ -1,0 +1,113 @@
+//! `worker generate`: a model folder answers a prompt, on standard output as it comes.
+
+use crate::data::{Conversation, Folder, Message, Options, Preparer, Role};
+use crate::model::{Generation, Model, Sampling};
+use anyhow::Context;
+use clap::Args;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+/// What to generate from, and how.
+#[derive(Args)]
+pub struct Arguments {
+    /// A model folder
+    model: PathBuf,
+    /// What the user says; several are answered one after another
+    #[arg(required = true)]
+    prompts: Vec<String>,
+    /// What the system says before
+    #[arg(long)]
+    system: Option<String>,
+    /// The most tokens to add
+    #[arg(long, default_value_t = 256)]
+    max_new_tokens: usize,
+    /// 0 takes the likeliest token every time
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f32,
+    /// Choose among the likeliest tokens that have this probability together
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f32,
+    /// Of the choice, where the temperature is above 0
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// Continue the prompt as plain text, without the chat template
+    #[arg(long)]
+    raw: bool,
+}
+
+/// Answers every prompt.
+///
+/// # Errors
+/// A folder that is no model, a prompt that does not fit.
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let folder = Folder::read(&arguments.model)?;
+    let preparer = Preparer::new(&folder, Options::default())?;
+    let model = Model::load(&arguments.model)?;
+    let sampling = if arguments.temperature > 0.0 {
+        Sampling::nucleus(arguments.temperature, arguments.top_p, arguments.seed)?
+    } else {
+        Sampling::greedy()
+    };
+    let generation = Generation {
+        sampling,
+        max_new_tokens: arguments.max_new_tokens,
+        stop: preparer.stop_ids().to_vec(),
+    };
+    for prompt in &arguments.prompts {
+        if arguments.prompts.len() > 1 {
+            println!("> {prompt}");
+        }
+        answer(&model, &preparer, &generation, arguments, prompt)?;
+    }
+    Ok(())
+}
+
+fn answer(
+    model: &Model,
+    preparer: &Preparer,
+    generation: &Generation,
+    arguments: &Arguments,
+    prompt: &str,
+) -> anyhow::Result<()> {
+    let text = if arguments.raw {
+        prompt.to_owned()
+    } else {
+        let template = preparer
+            .template()
+            .context("the model has no chat template\nhint: --raw continues the prompt as plain text")?;
+        let system = arguments.system.iter().map(|s| Message::new(Role::System, s));
+        let messages = system.chain([Message::new(Role::User, prompt)]);
+        let conversation = Conversation::of(messages);
+        template.prompt(&conversation).map_err(|reject| anyhow::anyhow!("{}", reject.detail))?
+    };
+    let encoding = preparer.tokenizer().encode(text, arguments.raw).map_err(anyhow::Error::from_boxed)?;
+    let mut tokens = Vec::new();
+    let mut shown = 0;
+    let mut out = std::io::stdout().lock();
+    let mut failed = None;
+    model.generate(encoding.get_ids(), generation, |token| {
+        tokens.push(token);
+        // A character may need several tokens: what is not yet whole waits.
+        let text = match preparer.tokenizer().decode(&tokens, true) {
+            Ok(text) => text,
+            Err(error) => {
+                failed = Some(error);
+                return ControlFlow::Break(());
+            }
+        };
+        if !text.ends_with('\u{fffd}') && text.is_char_boundary(shown) && text.len() > shown {
+            let written = out.write_all(&text.as_bytes()[shown..]).and_then(|()| out.flush());
+            shown = text.len();
+            if written.is_err() {
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    if let Some(error) = failed {
+        return Err(anyhow::Error::from_boxed(error));
+    }
+    writeln!(out)?;
+    Ok(())
+}
