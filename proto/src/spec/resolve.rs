@@ -5,7 +5,7 @@ use std::path::Path;
 use super::draft::{self, Draft};
 use super::error::{Error, Problem};
 use super::location::Location;
-use super::value::{MicroBatch, Train};
+use super::value::{EvalEvery, Format, MicroBatch, Train};
 use super::{
     Amount, ChatTemplate, Data, Eval, EvalOn, Model, Source, Spec, Workers, check, keys, yaml,
 };
@@ -164,6 +164,11 @@ impl Resolver<'_> {
                 return None;
             }
         };
+        if draft.format == Format::Text && draft.system.is_some() {
+            let what = "has no place in `format: text`, which knows no messages";
+            let problem = Problem::new(format!("{field}.system"), what);
+            self.refuse(problem.hint("leave it out"));
+        }
         let known = draft.format.fields();
         for name in draft.fields.keys().filter(|n| !known.contains(&n.as_str())) {
             let hint = match keys::nearest(name, known.iter().copied()) {
@@ -199,6 +204,12 @@ impl Resolver<'_> {
                 EvalOn::Sources(self.sources("data.eval.sources", sources)?)
             }
             (Some(share), None) if share > 0.0 => EvalOn::Holdout(share),
+            (None, None) if draft.every != EvalEvery::Checkpoint || !draft.at_start => {
+                let what = "says when to evaluate, but not on what";
+                let hint = "add `holdout: 0.02`, or `sources: [{source: ./file.jsonl}]`";
+                self.refuse(Problem::new("data.eval", what).hint(hint));
+                return None;
+            }
             (_, None) => EvalOn::Nothing,
         };
         Some(Eval {

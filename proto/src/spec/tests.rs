@@ -460,6 +460,14 @@ fn contradictions_are_refused() {
         "unknown key `data.train[0].fields.txt`"
     );
     assert_eq!(
+        data("{source: a, format: text, system: Hello}", ""),
+        "`data.train[0].system` has no place in `format: text`, which knows no messages"
+    );
+    assert_eq!(
+        data("{source: a}", ", eval: {every: 50}"),
+        "`data.eval` says when to evaluate, but not on what"
+    );
+    assert_eq!(
         data("{source: a}", ", chat_template: chatlm"),
         "`data.chat_template` must be `tokenizer`, `chatml`, `alpaca` or a `.jinja` file, \
          got `chatlm`"

@@ -99,7 +99,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// The names that a source's `fields` may rename.
+    /// The names that a source's `fields` may rename: those of a record, not of its messages.
     pub fn fields(self) -> &'static [&'static str] {
         match self {
             Format::Auto => &[
@@ -107,22 +107,25 @@ impl Format {
                 "input",
                 "output",
                 "history",
-                "conversations",
-                "from",
-                "value",
-                "messages",
-                "role",
-                "content",
-                "tools",
                 "system",
+                "messages",
+                "conversations",
+                "tools",
                 "prompt",
                 "completion",
                 "text",
             ],
-            Format::Alpaca => &["instruction", "input", "output", "history", "system"],
-            Format::Sharegpt => &["conversations", "from", "value", "tools", "system"],
-            Format::Messages => &["messages", "role", "content", "tools", "system"],
-            Format::Completion => &["prompt", "completion"],
+            Format::Alpaca => &[
+                "instruction",
+                "input",
+                "output",
+                "history",
+                "system",
+                "tools",
+            ],
+            Format::Sharegpt => &["conversations", "system", "tools"],
+            Format::Messages => &["messages", "tools"],
+            Format::Completion => &["prompt", "completion", "tools"],
             Format::Text => &["text"],
         }
     }
