@@ -1,1 +1,382 @@
-//! plan
+//! The plan: from the samples' lengths to what every step trains on, before the first one runs.
+//!
+//! ```text
+//! samples, less the held out --repeat--> an epoch's --best fit, shuffle--> packs --cut--> steps
+//! ```
+//!
+//! Pure: a plan is a function of the samples' lengths, weights and hashes and of a few options, in
+//! which neither workers nor time occur. An epoch of P packs has S = ceil(P / global batch) steps
+//! of floor(P / S) or ceil(P / S) packs, so no runt ends it, and P and S are equal in every epoch.
+//! Memory while planning: 12 bytes per sample and 8 per pack beside the samples' own 16.
+
+mod chunk;
+mod consumed;
+mod error;
+mod holdout;
+mod pack;
+mod random;
+pub mod schedule;
+mod share;
+mod summary;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+pub use chunk::{Chunk, Error as ChunkError, Pack, Step, VERSION};
+pub use consumed::Consumed;
+pub use error::Error;
+pub use pack::Packs;
+pub use share::{micro_batches, share};
+pub use summary::{Epoch as EpochSummary, Place, Summary};
+
+use random::Random;
+
+/// A chunk has no more steps, however small they are.
+pub const MAX_STEPS_PER_CHUNK: u64 = 256;
+/// A chunk has about as many samples at most, but at least one step: about 4 MiB.
+pub const SAMPLES_PER_CHUNK: u64 = 1 << 20;
+
+/// A source's repeat is counted in millionths.
+const MILLION: u128 = 1_000_000;
+
+// The streams of random numbers that are drawn from a seed.
+const STREAM_EPOCH: u64 = 1;
+const STREAM_SOURCE: u64 = 2;
+
+/// All that a plan knows of a sample.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Meta {
+    /// Tokens.
+    pub length: u32,
+    /// Sum of the target weights.
+    pub weight: f32,
+    /// Of the content.
+    pub hash: u64,
+}
+
+/// What a plan needs to know of a source.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Source {
+    /// How many samples it has; they follow those of the sources before it.
+    pub samples: u32,
+    /// How often an epoch sees it, above 0, at most 100.
+    pub repeat: f64,
+    /// The share that is held out, 0 to 0.5.
+    pub holdout: f64,
+}
+
+/// What a plan needs to know of a run; every number is at least 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The length of a pack.
+    pub max_tokens: u32,
+    /// Packs per step.
+    pub global_batch: u32,
+    /// How often the data is seen.
+    pub epochs: u32,
+    /// Stop after so many steps.
+    pub max_steps: Option<u64>,
+    /// Of the order.
+    pub seed: u64,
+}
+
+/// The plan of a run; its epochs are computed one at a time, in any order.
+#[derive(Clone, Debug)]
+pub struct Plan<'a> {
+    samples: &'a [Meta],
+    sources: &'a [Source],
+    options: Options,
+    held_out: Vec<u32>,
+    epochs: Vec<EpochSummary>,
+    packs: u32,
+}
+
+/// An epoch's packs, in the order in which they are trained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Epoch {
+    /// Which, from 0.
+    pub index: u32,
+    /// Its packs.
+    pub packs: Packs,
+}
+
+impl<'a> Plan<'a> {
+    /// Plans a run over `samples`, which lie source by source; a sample's index is its id.
+    ///
+    /// # Errors
+    /// Options out of bounds, a sample that does not fit, or nothing to train on: for the user to
+    /// mend.
+    pub fn new(
+        samples: &'a [Meta],
+        sources: &'a [Source],
+        options: Options,
+    ) -> Result<Plan<'a>, Error> {
+        error::check(samples, sources, &options)?;
+        let mut plan = Plan {
+            samples,
+            sources,
+            options,
+            held_out: holdout::held_out(samples, sources),
+            epochs: Vec::new(),
+            packs: 0,
+        };
+        // Epochs that see the same samples are counted once: all of them, unless a repeat is a
+        // fraction.
+        let mut counted = BTreeMap::new();
+        for epoch in 0..options.epochs {
+            let (summary, packs) = *match counted.entry(plan.slices(epoch)) {
+                std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
+                std::collections::btree_map::Entry::Vacant(new) => new.insert(plan.count(epoch)?),
+            };
+            plan.epochs.push(summary);
+            plan.packs = plan.packs.max(packs);
+        }
+        plan.check_epochs()?;
+        Ok(plan)
+    }
+
+    /// The ids of the samples that are kept for evaluation, ascending.
+    pub fn held_out(&self) -> &[u32] {
+        &self.held_out
+    }
+
+    /// S: the steps of a whole epoch.
+    pub fn steps_per_epoch(&self) -> u64 {
+        u64::from(self.packs).div_ceil(u64::from(self.options.global_batch))
+    }
+
+    /// T: the steps of the run.
+    pub fn steps(&self) -> u64 {
+        let planned = self.steps_per_epoch() * u64::from(self.options.epochs);
+        self.options
+            .max_steps
+            .map_or(planned, |most| most.min(planned))
+    }
+
+    /// The epochs that the run enters: all, unless `max_steps` ends it before.
+    pub fn epochs(&self) -> u32 {
+        self.steps().div_ceil(self.steps_per_epoch()) as u32
+    }
+
+    /// The packs of an epoch; a function of the plan's input and the epoch's index alone.
+    pub fn epoch(&self, index: u32) -> Epoch {
+        let mut random = Random::new(&[self.options.seed, STREAM_EPOCH, index.into()]);
+        let order = pack::Order {
+            random: Some(&mut random),
+            packs: self.packs,
+        };
+        let length = |id| self.length(id);
+        let samples = self.members(index);
+        Epoch {
+            index,
+            packs: pack::best_fit(samples, length, self.options.max_tokens, order),
+        }
+    }
+
+    /// The packs of the held-out samples, in an order of their own that no seed changes.
+    pub fn evaluation(&self) -> Packs {
+        self.pack_all(self.held_out.clone())
+    }
+
+    /// Packs any samples for evaluation, each once.
+    pub fn pack_all(&self, samples: Vec<u32>) -> Packs {
+        let order = pack::Order {
+            random: None,
+            packs: 0,
+        };
+        pack::best_fit(
+            samples,
+            |id| self.length(id),
+            self.options.max_tokens,
+            order,
+        )
+    }
+
+    /// The range of an epoch's packs that its step `step`, from 0, trains on.
+    pub fn step_packs(&self, epoch: &Epoch, step: u64) -> Range<usize> {
+        let (packs, steps) = (epoch.packs.len() as u64, self.steps_per_epoch());
+        (step * packs / steps) as usize..((step + 1) * packs / steps) as usize
+    }
+
+    /// An epoch's steps in chunks, those that the run reaches.
+    pub fn chunks<'p>(&'p self, epoch: &'p Epoch) -> impl Iterator<Item = Chunk> + 'p {
+        let first = u64::from(epoch.index) * self.steps_per_epoch();
+        let reached = self
+            .steps()
+            .saturating_sub(first)
+            .min(self.steps_per_epoch());
+        let size = self.steps_per_chunk();
+        (0..reached).step_by(size as usize).map(move |start| {
+            let steps = start..(start + size).min(reached);
+            Chunk {
+                epoch: epoch.index,
+                first_step: first + start,
+                steps: steps.map(|step| self.step(epoch, step)).collect(),
+            }
+        })
+    }
+
+    /// The plan in numbers.
+    pub fn summary(&self) -> Summary {
+        Summary {
+            version: VERSION,
+            samples: self.samples.len() as u64,
+            held_out: self.held_out.len() as u64,
+            eval_packs: self.evaluation().len() as u64,
+            max_tokens: self.options.max_tokens,
+            global_batch: self.options.global_batch,
+            steps: self.steps(),
+            steps_per_epoch: self.steps_per_epoch(),
+            packs_per_epoch: self.packs.into(),
+            steps_per_chunk: self.steps_per_chunk(),
+            epochs: self.epochs.clone(),
+        }
+    }
+
+    fn steps_per_chunk(&self) -> u64 {
+        let samples = self
+            .epochs
+            .iter()
+            .map(|epoch| epoch.samples)
+            .max()
+            .unwrap_or(1);
+        let samples_per_step = samples.div_ceil(self.steps_per_epoch()).max(1);
+        (SAMPLES_PER_CHUNK / samples_per_step).clamp(1, MAX_STEPS_PER_CHUNK)
+    }
+
+    fn step(&self, epoch: &Epoch, step: u64) -> Step {
+        let packs = self
+            .step_packs(epoch, step)
+            .map(|index| self.pack(epoch.packs.pack(index)));
+        let packs: Vec<Pack> = packs.collect();
+        let samples = packs.iter().flat_map(|pack| &pack.samples);
+        Step {
+            weight: samples
+                .map(|&id| f64::from(self.samples[id as usize].weight))
+                .sum(),
+            packs,
+        }
+    }
+
+    fn pack(&self, samples: &[u32]) -> Pack {
+        let lengths = || samples.iter().map(|&id| self.length(id));
+        Pack {
+            tokens: lengths().sum(),
+            squares: lengths().map(|length| u64::from(length).pow(2)).sum(),
+            samples: samples.to_vec(),
+        }
+    }
+
+    fn length(&self, id: u32) -> u32 {
+        self.samples[id as usize].length
+    }
+
+    /// The ids of the source's samples that are trained on, ascending.
+    fn trainable(&self, range: Range<usize>) -> Vec<u32> {
+        let (start, end) = (range.start as u32, range.end as u32);
+        let from = self.held_out.partition_point(|&id| id < start);
+        let mut held_out = self.held_out[from..].iter().peekable();
+        let ids = (start..end).filter(|id| held_out.next_if(|held| *held == id).is_none());
+        ids.collect()
+    }
+
+    /// How many samples of each source are trained on.
+    fn trainable_len(&self, range: Range<usize>) -> u128 {
+        let before = |id: usize| self.held_out.partition_point(|&held| (held as usize) < id);
+        (range.len() - (before(range.end) - before(range.start))) as u128
+    }
+
+    /// Which slice of each source's samples, laid end to end for ever, an epoch sees: its start and
+    /// its length.
+    ///
+    /// Epoch e sees `floor(e * r * n) .. floor((e + 1) * r * n)`: with r = 0.5 one half and then
+    /// the other, with r = 2 every sample twice.
+    fn slices(&self, epoch: u32) -> Vec<(u128, u128)> {
+        let slice = |(range, source): (Range<usize>, &Source)| {
+            let samples = self.trainable_len(range);
+            let repeat = (source.repeat * MILLION as f64).round() as u128;
+            let end = |epoch: u32| u128::from(epoch) * repeat * samples / MILLION;
+            let (start, end) = (end(epoch), end(epoch + 1));
+            (start % samples.max(1), end - start)
+        };
+        ranges(self.sources).map(slice).collect()
+    }
+
+    /// The ids of an epoch's samples, each as often as it is seen.
+    fn members(&self, epoch: u32) -> Vec<u32> {
+        let mut members = Vec::new();
+        let slices = self.slices(epoch);
+        for (index, (range, _)) in ranges(self.sources).enumerate() {
+            let (start, len) = slices[index];
+            let mut ids = self.trainable(range);
+            let samples = ids.len() as u128;
+            if members.is_empty() && (start, len) == (0, samples) {
+                members = ids;
+                continue;
+            }
+            if len % samples.max(1) != 0 {
+                // The same order in every epoch, so that the next slice goes on where this one
+                // ends.
+                Random::new(&[self.options.seed, STREAM_SOURCE, index as u64]).shuffle(&mut ids);
+            }
+            members.reserve_exact(len as usize);
+            let (start, len) = (start as usize, len as usize);
+            members.extend(ids.iter().cycle().skip(start).take(len));
+        }
+        members
+    }
+
+    /// An epoch in numbers, and its packs.
+    fn count(&self, epoch: u32) -> Result<(EpochSummary, u32), Error> {
+        let members: u128 = self.slices(epoch).iter().map(|(_, len)| len).sum();
+        if members > u128::from(u32::MAX) {
+            return Err(Error::TooManySamples(members as u64));
+        }
+        let mut by_length = vec![0u32; self.options.max_tokens as usize + 1];
+        let mut summary = EpochSummary {
+            samples: members as u64,
+            tokens: 0,
+            weight: 0.0,
+        };
+        for id in self.members(epoch) {
+            let sample = &self.samples[id as usize];
+            by_length[sample.length as usize] += 1;
+            summary.tokens += u64::from(sample.length);
+            summary.weight += f64::from(sample.weight);
+        }
+        Ok((summary, pack::count(&by_length)))
+    }
+
+    /// Every step of every epoch needs at least one pack, and that one sample.
+    fn check_epochs(&self) -> Result<(), Error> {
+        let steps = self.steps_per_epoch();
+        if steps == 0 {
+            return Err(Error::Nothing {
+                samples: self.samples.len() as u64,
+            });
+        }
+        for (epoch, summary) in (0..).zip(&self.epochs) {
+            if summary.samples < steps {
+                return Err(Error::EpochTooSmall {
+                    epoch,
+                    samples: summary.samples,
+                    steps,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The sources with the ranges of their samples.
+fn ranges(sources: &[Source]) -> impl Iterator<Item = (Range<usize>, &Source)> {
+    sources.iter().scan(0, |start, source| {
+        let end = *start + source.samples as usize;
+        let range = *start..end;
+        *start = end;
+        Some((range, source))
+    })
+}
+
+#[cfg(test)]
+mod tests;

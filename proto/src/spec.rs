@@ -1,1 +1,226 @@
-//! spec
+//! The run spec: from the YAML that a user writes to a value that is known to be valid.
+//!
+//! ```text
+//! YAML --parse--> Draft (typed, defaults filled in) --resolve--> Spec (valid, absolute) --> YAML
+//! ```
+//!
+//! What a key means, its default and its limits stand at the fields of [`draft`] and [`value`]; the
+//! published schema is made from them, and judges what was typed. Whether a file exists, or a model
+//! is implemented, is for those to say who open it: nothing here touches a disk, except [`read`].
+
+mod check;
+pub mod draft;
+mod error;
+mod keys;
+pub mod location;
+mod resolve;
+mod resume;
+mod unsupported;
+pub mod value;
+mod write;
+mod yaml;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+pub use check::schema;
+pub use draft::Draft;
+pub use error::{Error, Problem};
+pub use location::{Location, Scheme};
+pub use resume::compatible_for_resume;
+pub use value::{
+    Adapter, AdapterKind, AdapterTargets, Checkpoint, Dtype, EvalEvery, Format, Init, MicroBatch,
+    Optimizer, OptimizerKind, Recompute, SaveDtype, Schedule, ScheduleKind, TooLong, Train,
+    TrainOn,
+};
+
+/// The longest text that is read as a spec.
+pub const MAX_BYTES: usize = 1 << 20;
+
+/// A valid run spec; only [`Draft::resolve`] makes one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spec {
+    name: String,
+    model: Model,
+    data: Data,
+    train: Train,
+    workers: Workers,
+    checkpoint: Checkpoint,
+    output: Location,
+}
+
+/// The model to start from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model {
+    /// Its folder, prefix or name.
+    pub base: Location,
+    /// Whether its weights are used.
+    pub init: Init,
+    /// Of parameters and activations in training.
+    pub dtype: Dtype,
+    /// Of the written weights; none: the base's.
+    pub save_dtype: Option<SaveDtype>,
+    /// What is trained instead of the whole model.
+    pub adapter: Option<Adapter>,
+}
+
+/// The samples to train and to evaluate on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Data {
+    /// At least one source.
+    pub train: Vec<Source>,
+    /// What the model is evaluated on, and when.
+    pub eval: Eval,
+    /// The longest sample, and the length of a pack.
+    pub max_tokens: u32,
+    /// What happens to a longer one.
+    pub too_long: TooLong,
+    /// The share of records that may be lost, 0 to 1.
+    pub max_dropped: f64,
+    /// Which messages are trained.
+    pub train_on: TrainOn,
+    /// How a conversation becomes text.
+    pub chat_template: ChatTemplate,
+    /// Variables that the template sees, in the order of the spec.
+    pub chat_template_kwargs: Map<String, Value>,
+}
+
+/// Where samples come from, and how many of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Source {
+    /// A file, a glob, a prefix, or a name in a store.
+    pub location: Location,
+    /// How its records are written.
+    pub format: Format,
+    /// How much of it an epoch sees.
+    pub amount: Amount,
+    /// The format's name of a field, and the records' own.
+    pub fields: BTreeMap<String, String>,
+    /// A system message for conversations without one.
+    pub system: Option<String>,
+}
+
+/// How much of a source an epoch sees.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Amount {
+    /// So many times, above 0.
+    Repeat(f64),
+    /// This part of the trained tokens, relative to the other sources' parts; above 0, and then on
+    /// every source.
+    Share(f64),
+}
+
+/// What the model is evaluated on, and when.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Eval {
+    /// The samples.
+    pub on: EvalOn,
+    /// When.
+    pub every: EvalEvery,
+    /// Whether the untrained model is evaluated first.
+    pub at_start: bool,
+}
+
+/// The samples that a model is evaluated on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum EvalOn {
+    /// None: there is no evaluation.
+    Nothing,
+    /// This share of each training source, above 0, at most 0.5.
+    Holdout(f64),
+    /// Sources of their own, each seen once.
+    Sources(Vec<Source>),
+}
+
+/// How a conversation becomes text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChatTemplate {
+    /// The template that comes with the tokenizer.
+    Tokenizer,
+    /// `<|im_start|>role ... <|im_end|>`.
+    Chatml,
+    /// `### Instruction: ... ### Response:`.
+    Alpaca,
+    /// A Jinja file.
+    File(Location),
+}
+
+/// How many workers the run takes; `1 <= min <= max`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workers {
+    /// Training starts with no fewer.
+    pub min: u32,
+    /// Training takes no more.
+    pub max: u32,
+}
+
+/// Reads a spec's file; relative paths start at its folder, and a missing name is made from its
+/// name.
+///
+/// # Errors
+/// As [`parse`], and where the file cannot be read.
+pub fn read(path: &Path) -> Result<Spec, Error> {
+    Draft::read(path)?.resolve(path.parent().unwrap_or(Path::new("")))
+}
+
+/// Parses a spec; relative paths start at `base`.
+///
+/// # Errors
+/// YAML that is none, or everything that is wrong with the spec, for the user to mend.
+pub fn parse(yaml: &str, base: &Path) -> Result<Spec, Error> {
+    Draft::parse(yaml)?.resolve(base)
+}
+
+impl Spec {
+    /// The run's name: 1 to 52 lower-case letters, digits and `-`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The model to start from.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The samples to train and to evaluate on.
+    pub fn data(&self) -> &Data {
+        &self.data
+    }
+
+    /// The training itself.
+    pub fn train(&self) -> &Train {
+        &self.train
+    }
+
+    /// How many workers the run takes.
+    pub fn workers(&self) -> Workers {
+        self.workers
+    }
+
+    /// When checkpoints are written, and how many stay.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// Where the run's folder goes.
+    pub fn output(&self) -> &Location {
+        &self.output
+    }
+
+    /// The spec with every default and every path written out; [`parse`] makes an equal spec of it
+    /// anywhere.
+    pub fn resolved_yaml(&self) -> String {
+        serde_yaml_ng::to_string(&Draft::from(self)).expect("a draft is plain YAML")
+    }
+
+    /// What this spec asks for and this version does not do yet, by name; none if it can be run.
+    pub fn unsupported(&self) -> Option<Error> {
+        let problems = unsupported::list(self);
+        (!problems.is_empty()).then_some(Error::Invalid(problems))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+//! What there is to say of a plan without its packs, and where to find them.
+
+use serde::{Deserialize, Serialize};
+
+/// A plan in numbers: all that a worker, a progress bar and a receipt need besides the chunks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// [`super::VERSION`] of the program that planned.
+    pub version: u32,
+    /// Samples in all, held-out ones included.
+    pub samples: u64,
+    /// Samples that are kept for evaluation.
+    pub held_out: u64,
+    /// Packs of the held-out samples.
+    pub eval_packs: u64,
+    /// The length of a pack.
+    pub max_tokens: u32,
+    /// Packs per step, at most.
+    pub global_batch: u32,
+    /// T: the steps that are trained.
+    pub steps: u64,
+    /// Steps of a whole epoch.
+    pub steps_per_epoch: u64,
+    /// Packs of a whole epoch.
+    pub packs_per_epoch: u64,
+    /// Steps of a chunk; an epoch's last one may have fewer.
+    pub steps_per_chunk: u64,
+    /// The epochs as planned; `max_steps` may end before the last.
+    pub epochs: Vec<Epoch>,
+}
+
+/// A whole epoch in numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Epoch {
+    /// Samples, each as often as it is seen.
+    pub samples: u64,
+    /// Their tokens.
+    pub tokens: u64,
+    /// The sum of their target weights: the trained tokens, where each weighs 1.
+    pub weight: f64,
+}
+
+/// Where a step's packs stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The epoch, from 0.
+    pub epoch: u32,
+    /// The chunk of the epoch, from 0.
+    pub chunk: u32,
+    /// The step's index in the chunk.
+    pub index: usize,
+}
+
+impl Summary {
+    /// Tokens per token of room in the packs of all epochs, 0 to 1.
+    pub fn density(&self) -> f64 {
+        let tokens: u64 = self.epochs.iter().map(|epoch| epoch.tokens).sum();
+        let packs = self.packs_per_epoch * self.epochs.len() as u64;
+        tokens as f64 / (packs * u64::from(self.max_tokens)) as f64
+    }
+
+    /// Where to find a step; none from T on.
+    pub fn locate(&self, step: u64) -> Option<Place> {
+        if step >= self.steps {
+            return None;
+        }
+        let in_epoch = step % self.steps_per_epoch;
+        Some(Place {
+            epoch: (step / self.steps_per_epoch) as u32,
+            chunk: (in_epoch / self.steps_per_chunk) as u32,
+            index: (in_epoch % self.steps_per_chunk) as usize,
+        })
+    }
+}

@@ -1,0 +1,225 @@
+//! Where a model, a source or a run's output is: a path, or a URL of a store.
+//!
+//! Whether anything is there is for others to find out; nothing here touches a disk.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// A file, folder or glob on this machine, or an object, prefix or name in a store.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Location {
+    /// An absolute path.
+    File(PathBuf),
+    /// `scheme://path`.
+    Url {
+        /// Which store.
+        scheme: Scheme,
+        /// Bucket and key, host and path, or `org/name[@revision]`; never empty.
+        path: String,
+    },
+}
+
+/// The stores that a spec can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scheme {
+    /// S3 and what speaks its protocol.
+    S3,
+    /// Google Cloud Storage.
+    Gs,
+    /// Azure Blob Storage.
+    Az,
+    /// A web server, read-only.
+    Https,
+    /// The Hugging Face hub, read-only.
+    Hf,
+}
+
+impl Scheme {
+    /// Every scheme.
+    pub const ALL: [Scheme; 5] = [
+        Scheme::S3,
+        Scheme::Gs,
+        Scheme::Az,
+        Scheme::Https,
+        Scheme::Hf,
+    ];
+
+    /// As it is written before `://`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scheme::S3 => "s3",
+            Scheme::Gs => "gs",
+            Scheme::Az => "az",
+            Scheme::Https => "https",
+            Scheme::Hf => "hf",
+        }
+    }
+
+    /// Whether a run can write there.
+    pub fn is_writable(self) -> bool {
+        match self {
+            Scheme::S3 | Scheme::Gs | Scheme::Az => true,
+            Scheme::Https | Scheme::Hf => false,
+        }
+    }
+}
+
+/// Why a text names no place.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A scheme that is not known.
+    #[error(
+        "scheme `{0}://` is not one of `s3://`, `gs://`, `az://`, `https://`, `hf://` and `file://`"
+    )]
+    Scheme(String),
+    /// A scheme with nothing behind it, or an empty text.
+    #[error("nothing is named by `{0}`")]
+    Empty(String),
+    /// `~` means something to a shell only.
+    #[error("`~` is not expanded in `{0}`")]
+    Home(String),
+    /// A user name or password, which is not shown.
+    #[error("there is a user or a password before the `@`")]
+    Secret,
+}
+
+impl Error {
+    /// What to write instead.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Error::Scheme(scheme) => match scheme.as_str() {
+                "http" => "write `https://`",
+                "s3a" | "s3n" | "r2" | "minio" => {
+                    "write `s3://`, and name the endpoint in the environment"
+                }
+                "gcs" => "write `gs://`",
+                "abfs" | "abfss" | "azure" | "adl" => "write `az://container/prefix`",
+                "huggingface" => "write `hf://org/name`",
+                _ => "write a path, or one of these schemes",
+            },
+            Error::Empty(_) => "name a file, a folder or a bucket",
+            Error::Home(_) => "write the folder out, or a path relative to the spec's folder",
+            Error::Secret => "secrets are never in a spec; credentials come from the environment",
+        }
+    }
+}
+
+impl Location {
+    /// Reads a path or URL; a relative path starts at `base`, which is absolute.
+    pub fn parse(text: &str, base: &Path) -> Result<Location, Error> {
+        let empty = || Error::Empty(text.to_owned());
+        let Some((scheme, path)) = text.split_once("://") else {
+            if text.is_empty() {
+                return Err(empty());
+            }
+            if text == "~" || text.starts_with("~/") {
+                return Err(Error::Home(text.to_owned()));
+            }
+            return Ok(Location::File(plain(&base.join(text))));
+        };
+        if scheme == "file" {
+            let absolute = path.starts_with('/');
+            let path = absolute.then(|| Location::File(plain(Path::new(path))));
+            return path.ok_or_else(empty);
+        }
+        let known = Scheme::ALL.into_iter().find(|s| s.as_str() == scheme);
+        let scheme = known.ok_or_else(|| Error::Scheme(scheme.to_owned()))?;
+        let first = path.split('/').next().unwrap_or_default();
+        if first.is_empty() {
+            return Err(empty());
+        }
+        // In `hf://org/name@revision` the `@` stands behind the first `/`.
+        if first.contains('@') {
+            return Err(Error::Secret);
+        }
+        let path = path.trim_end_matches('/').to_owned();
+        Ok(Location::Url { scheme, path })
+    }
+
+    /// The path, where this is one.
+    pub fn as_file(&self) -> Option<&Path> {
+        match self {
+            Location::File(path) => Some(path),
+            Location::Url { .. } => None,
+        }
+    }
+
+    /// The place `name` below this one; `name` is relative, its parts separated by `/`.
+    pub fn join(&self, name: &str) -> Location {
+        match self {
+            Location::File(path) => Location::File(path.join(name)),
+            Location::Url { scheme, path } => Location::Url {
+                scheme: *scheme,
+                path: format!("{path}/{name}"),
+            },
+        }
+    }
+}
+
+/// A plain path or a URL; [`Location::parse`] reads it back.
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Location::File(path) => write!(f, "{}", path.display()),
+            Location::Url { scheme, path } => write!(f, "{}://{path}", scheme.as_str()),
+        }
+    }
+}
+
+/// The path without `.` and doubled separators; `..` stays, since a link may stand before it.
+fn plain(path: &Path) -> PathBuf {
+    path.components().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<String, Error> {
+        Location::parse(text, Path::new("/specs")).map(|location| location.to_string())
+    }
+
+    #[test]
+    fn relative_paths_start_at_the_base() {
+        assert_eq!(parse("./a//b/./c.json"), Ok("/specs/a/b/c.json".into()));
+        assert_eq!(parse("../a"), Ok("/specs/../a".into()));
+        assert_eq!(parse("/a/*.jsonl"), Ok("/a/*.jsonl".into()));
+        assert_eq!(parse("file:///a/b"), Ok("/a/b".into()));
+    }
+
+    #[test]
+    fn urls_are_kept_and_read_back() {
+        for url in [
+            "s3://b/p",
+            "gs://b",
+            "az://c/p",
+            "https://h/p?x=1",
+            "hf://org/name@v1",
+        ] {
+            assert_eq!(parse(url).as_deref(), Ok(url));
+        }
+        assert_eq!(
+            parse("s3://bucket/prefix/").as_deref(),
+            Ok("s3://bucket/prefix")
+        );
+    }
+
+    #[test]
+    fn what_names_no_place_is_refused() {
+        assert_eq!(parse("gcs://b"), Err(Error::Scheme("gcs".into())));
+        assert_eq!(parse("s3:///key"), Err(Error::Empty("s3:///key".into())));
+        assert_eq!(parse("~/models"), Err(Error::Home("~/models".into())));
+        assert_eq!(
+            parse("file://host/a"),
+            Err(Error::Empty("file://host/a".into()))
+        );
+        assert_eq!(parse(""), Err(Error::Empty(String::new())));
+    }
+
+    #[test]
+    fn passwords_are_refused_and_not_repeated() {
+        let error = parse("s3://key:hush@bucket/p").expect_err("a secret");
+        assert_eq!(error, Error::Secret);
+        assert!(!error.to_string().contains("hush"));
+    }
+}

@@ -1,0 +1,325 @@
+//! Draft to spec: paths become absolute, and what contradicts itself is refused.
+
+use std::path::Path;
+
+use super::draft::{self, Draft};
+use super::error::{Error, Problem};
+use super::location::Location;
+use super::value::{EvalEvery, Format, MicroBatch, Train};
+use super::{
+    Amount, ChatTemplate, Data, Eval, EvalOn, Model, Source, Spec, Workers, check, keys, yaml,
+};
+
+/// The name of a run that has none, from a text that is no file.
+const DEFAULT_NAME: &str = "run";
+const MAX_NAME: usize = 52;
+const DEFAULT_MAX_WORKERS: u32 = 8;
+
+impl Draft {
+    /// Reads a spec's file; a missing name is made from the file's.
+    ///
+    /// # Errors
+    /// As [`Draft::parse`], and where the file cannot be read.
+    pub fn read(path: &Path) -> Result<Draft, Error> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let mut draft = Draft::parse(&text)?;
+        let stem = path.file_stem().map(|stem| slug(&stem.to_string_lossy()));
+        draft.name = draft.name.or(stem.filter(|stem| !stem.is_empty()));
+        Ok(draft)
+    }
+
+    /// Reads what was typed, and judges it by the schema.
+    ///
+    /// # Errors
+    /// A text that is no YAML, or all keys that are unknown or missing and values of the wrong type
+    /// or size.
+    pub fn parse(text: &str) -> Result<Draft, Error> {
+        let mut problems = Vec::new();
+        let mut value = yaml::read(text, &mut problems)?;
+        check::check(&mut value, &mut problems);
+        if !problems.is_empty() {
+            return Err(Error::Invalid(problems));
+        }
+        serde_path_to_error::deserialize(value).map_err(|error| {
+            let field = error.path().to_string();
+            Error::invalid(Problem::new(field, format!("is wrong: {}", error.inner())))
+        })
+    }
+
+    /// Makes a valid spec; relative paths start at `base`, the folder of the spec's file.
+    ///
+    /// # Errors
+    /// Everything that is out of its limits or contradicts something else.
+    pub fn resolve(&self, base: &Path) -> Result<Spec, Error> {
+        let base = &std::path::absolute(base).unwrap_or_else(|_| base.to_owned());
+        let mut resolver = Resolver {
+            base,
+            problems: Vec::new(),
+        };
+        // A draft may come from elsewhere than a text.
+        let mut value = serde_json::to_value(self).expect("a draft is plain JSON");
+        check::check(&mut value, &mut resolver.problems);
+        let spec = resolver.spec(self);
+        match spec {
+            Some(spec) if resolver.problems.is_empty() => Ok(spec),
+            _ => Err(Error::Invalid(resolver.problems)),
+        }
+    }
+}
+
+/// Collects problems on the way; a part that has one is none.
+struct Resolver<'a> {
+    base: &'a Path,
+    problems: Vec<Problem>,
+}
+
+impl Resolver<'_> {
+    fn spec(&mut self, draft: &Draft) -> Option<Spec> {
+        let name = draft.name.as_deref().unwrap_or(DEFAULT_NAME);
+        if name != slug(name) {
+            let wanted = "must be lower-case letters, digits and single `-`";
+            let hint = match slug(name).as_str() {
+                "" => "write `name: my-run`".into(),
+                slug => format!("write `name: {slug}`"),
+            };
+            self.refuse(Problem::new("name", format!("{wanted}, got `{name}`")).hint(hint));
+        }
+        let model = self.model(&draft.model);
+        let data = self.data(&draft.data);
+        self.train(&draft.train);
+        let workers = self.workers(&draft.workers);
+        let output = self.location("output", &draft.output);
+        if let Some(Location::Url { scheme, .. }) = &output
+            && !scheme.is_writable()
+        {
+            let what = format!("must be writable, got `{}`", draft.output);
+            self.refuse(
+                Problem::new("output", what).hint("write a folder or `s3://bucket/prefix`"),
+            );
+        }
+        Some(Spec {
+            name: name.to_owned(),
+            model: model?,
+            data: data?,
+            train: draft.train.clone(),
+            workers,
+            checkpoint: draft.checkpoint.clone(),
+            output: output?,
+        })
+    }
+
+    fn model(&mut self, draft: &draft::Model) -> Option<Model> {
+        Some(Model {
+            base: self.location("model.base", &draft.base)?,
+            init: draft.init,
+            dtype: draft.dtype,
+            save_dtype: draft.save_dtype,
+            adapter: draft.adapter.clone(),
+        })
+    }
+
+    fn data(&mut self, draft: &draft::Data) -> Option<Data> {
+        let train = self.sources("data.train", &draft.train);
+        let shares = draft.train.iter().filter(|s| s.share.is_some()).count();
+        if let Some(without) = draft.train.iter().position(|s| s.share.is_none())
+            && shares > 0
+        {
+            let field = format!("data.train[{without}].share");
+            let what = format!("is missing, while {shares} other sources have one");
+            self.refuse(Problem::new(field, what).hint("give every source a `share`, or none"));
+        }
+        let eval = self.eval(&draft.eval);
+        let chat_template = self.chat_template(&draft.chat_template);
+        Some(Data {
+            train: train?,
+            eval: eval?,
+            max_tokens: draft.max_tokens,
+            too_long: draft.too_long,
+            max_dropped: draft.max_dropped,
+            train_on: draft.train_on,
+            chat_template: chat_template?,
+            chat_template_kwargs: draft.chat_template_kwargs.clone(),
+        })
+    }
+
+    fn sources(&mut self, field: &str, drafts: &[draft::Source]) -> Option<Vec<Source>> {
+        let sources: Vec<Option<Source>> = drafts
+            .iter()
+            .enumerate()
+            .map(|(index, draft)| self.source(&format!("{field}[{index}]"), draft))
+            .collect();
+        sources.into_iter().collect()
+    }
+
+    fn source(&mut self, field: &str, draft: &draft::Source) -> Option<Source> {
+        let amount = match (draft.repeat, draft.share) {
+            (repeat, None) => Amount::Repeat(repeat.unwrap_or(1.0)),
+            (None, Some(share)) => Amount::Share(share),
+            (Some(repeat), Some(share)) => {
+                let what = format!("has both `repeat` ({repeat}) and `share` ({share})");
+                self.refuse(Problem::new(field, what).hint("keep one of them"));
+                return None;
+            }
+        };
+        if draft.format == Format::Text && draft.system.is_some() {
+            let what = "has no place in `format: text`, which knows no messages";
+            let problem = Problem::new(format!("{field}.system"), what);
+            self.refuse(problem.hint("leave it out"));
+        }
+        let known = draft.format.fields();
+        for name in draft.fields.keys().filter(|n| !known.contains(&n.as_str())) {
+            let hint = match keys::nearest(name, known.iter().copied()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("this format has {}", quoted(known)),
+            };
+            self.refuse(Problem::unknown_key(format!("{field}.fields.{name}"), hint));
+        }
+        Some(Source {
+            location: self.location(&format!("{field}.source"), &draft.source)?,
+            format: draft.format,
+            amount,
+            fields: draft.fields.clone(),
+            system: draft.system.clone(),
+        })
+    }
+
+    fn eval(&mut self, draft: &draft::Eval) -> Option<Eval> {
+        let on = match (draft.holdout, &draft.sources) {
+            (Some(holdout), Some(_)) if holdout > 0.0 => {
+                let what = format!("has both `holdout` ({holdout}) and `sources`");
+                self.refuse(Problem::new("data.eval", what).hint("keep one of them"));
+                return None;
+            }
+            (_, Some(sources)) => {
+                for (index, source) in sources.iter().enumerate() {
+                    if source.share.is_some() || source.repeat.is_some_and(|repeat| repeat != 1.0) {
+                        let field = format!("data.eval.sources[{index}]");
+                        let what = "has a `repeat` or `share`, but is evaluated once as it is";
+                        self.refuse(Problem::new(field, what).hint("leave it out"));
+                    }
+                }
+                EvalOn::Sources(self.sources("data.eval.sources", sources)?)
+            }
+            (Some(share), None) if share > 0.0 => EvalOn::Holdout(share),
+            (None, None) if draft.every != EvalEvery::Checkpoint || !draft.at_start => {
+                let what = "says when to evaluate, but not on what";
+                let hint = "add `holdout: 0.02`, or `sources: [{source: ./file.jsonl}]`";
+                self.refuse(Problem::new("data.eval", what).hint(hint));
+                return None;
+            }
+            (_, None) => EvalOn::Nothing,
+        };
+        Some(Eval {
+            on,
+            every: draft.every,
+            at_start: draft.at_start,
+        })
+    }
+
+    fn chat_template(&mut self, text: &str) -> Option<ChatTemplate> {
+        let names = ["tokenizer", "chatml", "alpaca"];
+        match text {
+            "tokenizer" => Some(ChatTemplate::Tokenizer),
+            "chatml" => Some(ChatTemplate::Chatml),
+            "alpaca" => Some(ChatTemplate::Alpaca),
+            file if file.ends_with(".jinja") => {
+                let location = self.location("data.chat_template", file)?;
+                Some(ChatTemplate::File(location))
+            }
+            other => {
+                let what = format!(
+                    "must be {} or a `.jinja` file, got `{other}`",
+                    quoted(&names)
+                );
+                let problem = Problem::new("data.chat_template", what);
+                let near = keys::nearest(other, names.into_iter());
+                self.refuse(match near {
+                    Some(near) => problem.hint(format!("did you mean `{near}`?")),
+                    None => problem.hint("write the template to a file that ends in `.jinja`"),
+                });
+                None
+            }
+        }
+    }
+
+    fn train(&mut self, train: &Train) {
+        let schedule = &train.schedule;
+        if schedule.warmup >= 1.0 && schedule.warmup.fract() != 0.0 {
+            let what = format!(
+                "must be a share below 1 or a whole number of steps, got {}",
+                schedule.warmup
+            );
+            self.refuse(Problem::new("train.schedule.warmup", what));
+        }
+        if schedule.min_lr > train.learning_rate {
+            let what = format!(
+                "must not be above `train.learning_rate` ({}), got {}",
+                train.learning_rate, schedule.min_lr
+            );
+            self.refuse(Problem::new("train.schedule.min_lr", what));
+        }
+        if let MicroBatch::Packs(packs) = train.micro_batch
+            && packs > train.global_batch
+        {
+            let what = format!(
+                "must not be above `train.global_batch` ({}), got {packs}",
+                train.global_batch
+            );
+            self.refuse(Problem::new("train.micro_batch", what).hint("write `micro_batch: auto`"));
+        }
+    }
+
+    fn workers(&mut self, draft: &draft::Workers) -> Workers {
+        let min = draft.min.unwrap_or(1);
+        let max = draft.max.unwrap_or(DEFAULT_MAX_WORKERS.max(min));
+        if min > max {
+            let what = format!("must not be above `workers.max` ({max}), got {min}");
+            self.refuse(Problem::new("workers.min", what));
+        }
+        Workers { min, max }
+    }
+
+    fn location(&mut self, field: &str, text: &str) -> Option<Location> {
+        match Location::parse(text, self.base) {
+            Ok(location) => Some(location),
+            Err(error) => {
+                let problem = Problem::new(field, format!("names no place: {error}"));
+                self.refuse(problem.hint(error.hint()));
+                None
+            }
+        }
+    }
+
+    fn refuse(&mut self, problem: Problem) {
+        // The schema may have found an empty text already.
+        if !self
+            .problems
+            .iter()
+            .any(|known| known.field == problem.field)
+        {
+            self.problems.push(problem);
+        }
+    }
+}
+
+/// Lower-case letters, digits and single `-` between them.
+fn slug(text: &str) -> String {
+    let mut slug = String::new();
+    for c in text.to_lowercase().chars() {
+        if c.is_ascii_alphanumeric() {
+            slug.push(c);
+        } else if !slug.is_empty() && !slug.ends_with('-') {
+            slug.push('-');
+        }
+    }
+    slug.truncate(MAX_NAME);
+    slug.trim_end_matches('-').to_owned()
+}
+
+fn quoted(words: &[&str]) -> String {
+    let words: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+    words.join(", ")
+}

@@ -1,0 +1,617 @@
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../../deploy/specs/smollm2-alpaca.yaml");
+const SCRATCH: &str = include_str!("../../../deploy/specs/from-scratch.yaml");
+const CLUSTER: &str = include_str!("../../../deploy/specs/cluster-lora.yaml");
+
+/// The least that is a spec.
+const LEAST: &str = "model: {base: ./m}\ndata: {train: [{source: a.jsonl}]}\n";
+
+/// Every key, none with its default.
+const FULL: &str = r#"
+name: full
+model:
+  base: s3://bucket/models/m
+  init: random
+  dtype: bf16
+  save_dtype: f16
+  adapter: {kind: lora, rank: 8, alpha: 16.5, targets: [q_proj, v_proj]}
+data:
+  train:
+    - source: a/*.jsonl
+      format: alpaca
+      repeat: 0.5
+      fields: {instruction: prompt}
+      system: Be brief.
+    - {source: "https://host/b.jsonl", format: sharegpt, repeat: 2}
+    - {source: c.jsonl, format: completion}
+  eval:
+    sources: [{source: e.jsonl, format: messages}]
+    every: 25
+    at_start: false
+  max_tokens: 4096
+  too_long: truncate
+  max_dropped: 0.5
+  train_on: last
+  chat_template: ./mine.jinja
+  chat_template_kwargs: {enable_thinking: false, depth: {of: [1, null, 2.5]}}
+train:
+  epochs: 2
+  max_steps: 20
+  global_batch: 32
+  micro_batch: 4
+  learning_rate: 1e-4
+  schedule: {kind: linear, warmup: 100, min_lr: 1.0e-5}
+  optimizer: {kind: adamw, betas: [0.8, 0.99], eps: 1.0e-6, weight_decay: 0.1}
+  clip_norm: 0.5
+  recompute: on
+  seed: 18446744073709551615
+workers: {min: 2, max: 16}
+checkpoint: {every: 10, keep: 1}
+output: gs://bucket/runs
+"#;
+
+fn base() -> &'static Path {
+    Path::new("/specs")
+}
+
+fn valid(yaml: &str) -> Spec {
+    parse(yaml, base()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn problems(yaml: &str) -> Vec<String> {
+    match parse(yaml, base()) {
+        Ok(_) => panic!("it is valid"),
+        Err(error) => error.to_string().lines().map(str::to_owned).collect(),
+    }
+}
+
+/// The least spec with a key of `train` set.
+fn train(key: &str) -> String {
+    format!("{LEAST}train: {{{key}}}\n")
+}
+
+#[test]
+fn the_example_is_valid_and_means_what_it_says() {
+    let spec = valid(EXAMPLE);
+    assert_eq!(spec.name(), "smollm2-alpaca");
+    assert_eq!(
+        spec.model().base,
+        Location::File("/specs/smollm2-135m".into())
+    );
+    assert_eq!(
+        (spec.model().init, spec.model().dtype),
+        (Init::Pretrained, Dtype::F32)
+    );
+    let data = spec.data();
+    assert_eq!(
+        data.train[0].location.to_string(),
+        "/specs/data/alpaca_en_demo.json"
+    );
+    assert_eq!(data.train[0].amount, Amount::Repeat(1.0));
+    assert_eq!(data.eval.on, EvalOn::Holdout(0.02));
+    assert_eq!(data.eval.every, EvalEvery::Checkpoint);
+    assert_eq!(data.chat_template, ChatTemplate::Tokenizer);
+    assert_eq!((data.max_tokens, data.too_long), (1024, TooLong::Drop));
+    assert_eq!((spec.train().epochs, spec.train().global_batch), (3, 16));
+    assert_eq!(spec.train().learning_rate, 2.0e-5);
+    assert_eq!(spec.workers(), Workers { min: 1, max: 8 });
+    assert_eq!(*spec.checkpoint(), Checkpoint { every: 50, keep: 3 });
+    assert_eq!(*spec.output(), Location::File("/specs/runs".into()));
+    assert!(spec.unsupported().is_none());
+}
+
+#[test]
+fn the_example_with_its_commented_keys_is_valid() {
+    // `# key: value   # words` and `# - item` become keys; the first two lines of the file are
+    // words.
+    let keys = [
+        "save_dtype",
+        "adapter",
+        "repeat",
+        "fields",
+        "system",
+        "chat_template_kwargs",
+        "max_steps",
+    ];
+    let uncomment = |line: &str| {
+        let (indent, rest) = line.split_at(line.find('#').unwrap_or(0));
+        let rest = rest.trim_start_matches('#').trim_start();
+        match keys.iter().any(|key| rest.starts_with(key)) && indent.trim().is_empty() {
+            true => format!("{indent}{rest}\n"),
+            false => format!("{line}\n"),
+        }
+    };
+    let spec = valid(&EXAMPLE.lines().map(uncomment).collect::<String>());
+    assert_eq!(spec.model().save_dtype, Some(SaveDtype::Bf16));
+    let adapter = spec.model().adapter.as_ref().expect("an adapter");
+    assert_eq!(
+        (adapter.rank, &adapter.targets),
+        (16, &AdapterTargets::AllLinear)
+    );
+    let source = &spec.data().train[0];
+    assert_eq!(source.fields["instruction"], "prompt");
+    assert_eq!(
+        source.system.as_deref(),
+        Some("You are a helpful assistant.")
+    );
+    assert_eq!(spec.data().chat_template_kwargs["enable_thinking"], false);
+    assert_eq!(spec.train().max_steps, Some(20));
+}
+
+#[test]
+fn the_shipped_specs_are_valid() {
+    let scratch = valid(SCRATCH);
+    assert_eq!(scratch.model().init, Init::Random);
+    assert!(scratch.unsupported().is_none());
+    let cluster = valid(CLUSTER);
+    assert_eq!(cluster.data().train[0].amount, Amount::Share(3.0));
+    assert!(cluster.unsupported().is_some());
+}
+
+#[test]
+fn every_key_is_read() {
+    let spec = valid(FULL);
+    let base = &spec.model().base;
+    assert_eq!(
+        *base,
+        Location::parse("s3://bucket/models/m", Path::new("/")).expect("a URL")
+    );
+    let adapter = spec.model().adapter.as_ref().expect("an adapter");
+    let named = AdapterTargets::Named(vec!["q_proj".into(), "v_proj".into()]);
+    assert_eq!(
+        (adapter.rank, adapter.alpha, &adapter.targets),
+        (8, 16.5, &named)
+    );
+    let data = spec.data();
+    assert_eq!(data.train[0].amount, Amount::Repeat(0.5));
+    assert_eq!(data.train[1].format, Format::Sharegpt);
+    let EvalOn::Sources(sources) = &data.eval.on else {
+        panic!("{:?}", data.eval);
+    };
+    assert_eq!(sources[0].location.to_string(), "/specs/e.jsonl");
+    assert_eq!(
+        (data.eval.every, data.eval.at_start),
+        (EvalEvery::Steps(25), false)
+    );
+    let template = Location::File("/specs/mine.jinja".into());
+    assert_eq!(data.chat_template, ChatTemplate::File(template));
+    let depth = serde_json::json!({"of": [1, null, 2.5]});
+    assert_eq!(data.chat_template_kwargs["depth"], depth);
+    let train = spec.train();
+    assert_eq!(
+        (train.micro_batch, train.recompute),
+        (MicroBatch::Packs(4), Recompute::On)
+    );
+    assert_eq!((train.optimizer.betas, train.seed), ([0.8, 0.99], u64::MAX));
+    assert_eq!(
+        train.schedule().warmup,
+        crate::plan::schedule::Warmup::Steps(100)
+    );
+}
+
+#[test]
+fn the_resolved_spec_reads_back_as_the_same_spec_anywhere() {
+    for yaml in [LEAST, EXAMPLE, SCRATCH, CLUSTER, FULL] {
+        let spec = valid(yaml);
+        let resolved = spec.resolved_yaml();
+        let elsewhere = parse(&resolved, Path::new("/elsewhere"));
+        assert_eq!(
+            elsewhere.unwrap_or_else(|error| panic!("{error}\n{resolved}")),
+            spec
+        );
+    }
+}
+
+#[test]
+fn the_resolved_spec_writes_every_default_out() {
+    let resolved = valid(LEAST).resolved_yaml();
+    let lines = [
+        "epochs: 3",
+        "warmup: 0.03",
+        "holdout: 0.0",
+        "keep: 3",
+        "output: /specs/runs",
+        "min: 1",
+    ];
+    for line in lines {
+        assert!(resolved.contains(line), "no `{line}` in\n{resolved}");
+    }
+}
+
+#[test]
+fn schema_has_every_key_with_its_description_and_agrees_with_the_defaults() {
+    let known = check::known_keys();
+    assert!(known.len() > 50, "{known:?}");
+    for yaml in [LEAST, FULL] {
+        // What a resolved spec has, the schema has: `check` refuses everything else.
+        valid(&valid(yaml).resolved_yaml());
+    }
+    let node = &schema()["$defs"]["Train"]["properties"]["epochs"];
+    assert_eq!(node["default"], 3);
+    assert_eq!(node["description"], "How often the data is seen.");
+    assert_eq!(
+        (&node["minimum"], &node["maximum"]),
+        (&1.into(), &1000.into())
+    );
+    assert_eq!(schema()["additionalProperties"], false);
+    assert!(
+        !schema().to_string().contains(r"\n"),
+        "a description of several lines"
+    );
+    let undescribed: Vec<&String> = schema()["$defs"]
+        .as_object()
+        .expect("definitions")
+        .values()
+        .filter_map(|definition| definition["properties"].as_object())
+        .flat_map(|properties| {
+            properties
+                .iter()
+                .filter(|(_, node)| node["description"].is_null())
+        })
+        .map(|(key, _)| key)
+        .collect();
+    assert!(undescribed.is_empty(), "{undescribed:?}");
+}
+
+#[test]
+fn a_misspelt_key_names_the_nearest() {
+    let error = problems(&train("learning_rat: 1.0e-4"));
+    let expected = [
+        "unknown key `train.learning_rat`",
+        "hint: did you mean `learning_rate`?",
+    ];
+    assert_eq!(error, expected);
+    let error = problems(&format!("{LEAST}chekpoint: {{every: 3}}\n"));
+    assert_eq!(error[1], "hint: did you mean `checkpoint`?");
+}
+
+#[test]
+fn a_key_in_the_wrong_place_names_the_right_one() {
+    let error = problems(&format!("{LEAST}epochs: 2\nmax_tokens: 8\nevery: 5\n"));
+    assert_eq!(error[1], "hint: write it as `train.epochs`");
+    assert_eq!(error[3], "hint: write it as `data.max_tokens`");
+    assert_eq!(
+        error[5],
+        "hint: write it as `data.eval.every` or `checkpoint.every`"
+    );
+}
+
+#[test]
+fn keys_of_other_tools_are_refused_by_name_at_any_level() {
+    let keys = [
+        ("packing", "always packed"),
+        ("gradient_accumulation_steps", "`train.global_batch`"),
+        ("per_device_train_batch_size", "`train.micro_batch`"),
+        ("load_in_4bit", "quantized training is not implemented"),
+        ("num_train_epochs", "`train.epochs`"),
+        ("max_seq_length", "`data.max_tokens`"),
+        ("lr_scheduler_type", "`train.schedule"),
+        ("warmup_ratio", "`train.schedule: {warmup: 0.03}`"),
+        ("bf16", "`model.dtype: bf16`"),
+        ("deepspeed", "every worker holds the whole model"),
+        ("datasets", "`data.train"),
+        ("base_model", "`model.base"),
+        ("sequence-len", "`data.max_tokens`"),
+        ("lora_r", "`model.adapter"),
+        ("val_set_size", "`data.eval"),
+        ("output_dir", "`output`"),
+    ];
+    for (key, hint) in keys {
+        let places = [
+            format!("{LEAST}{key}: 1\n"),
+            train(&format!("{key}: 1")),
+            format!("model: {{base: m}}\ndata: {{train: [{{source: a, {key}: 1}}]}}\n"),
+        ];
+        for yaml in places {
+            let error = problems(&yaml);
+            assert!(
+                error[0].starts_with("unknown key") && error[0].contains(key),
+                "{error:?}"
+            );
+            assert!(
+                error[1].starts_with("hint: ") && error[1].contains(hint),
+                "{error:?}"
+            );
+            assert_eq!(error.len(), 2, "{error:?}");
+        }
+    }
+}
+
+#[test]
+fn values_out_of_their_limits_are_named_with_what_is_wanted() {
+    let cases = [
+        (
+            "epochs: 0",
+            "`train.epochs` must be a whole number from 1 to 1000, got 0",
+        ),
+        (
+            "epochs: 1.5",
+            "`train.epochs` must be a whole number from 1 to 1000, got 1.5",
+        ),
+        (
+            "epochs: three",
+            "`train.epochs` must be a whole number from 1 to 1000, got `three`",
+        ),
+        (
+            "learning_rate: 0",
+            "`train.learning_rate` must be a number above 0, at most 1, got 0",
+        ),
+        (
+            "learning_rate: .inf",
+            "`train.learning_rate` must be a finite number, got `.inf`",
+        ),
+        (
+            "seed: -1",
+            "`train.seed` must be a whole number of 0 or more, got -1",
+        ),
+        (
+            "micro_batch: many",
+            "`train.micro_batch` must be `auto` or a whole number from 1 to 65536, got `many`",
+        ),
+        (
+            "micro_batch: 17",
+            "`train.micro_batch` must not be above `train.global_batch` (16), got 17",
+        ),
+        (
+            "schedule: {warmup: 1.5}",
+            "`train.schedule.warmup` must be a share below 1 or a whole number of steps, got 1.5",
+        ),
+        (
+            "schedule: {min_lr: 0.1}",
+            "`train.schedule.min_lr` must not be above `train.learning_rate` (0.00002), got 0.1",
+        ),
+        (
+            "schedule: cosine",
+            "`train.schedule` must be a map with `kind`, `warmup`, `min_lr`, got `cosine`",
+        ),
+        (
+            "optimizer: {betas: [0.9]}",
+            "`train.optimizer.betas` must be a list of 2 numbers, got a list of 1",
+        ),
+    ];
+    for (key, expected) in cases {
+        assert_eq!(problems(&train(key))[0], expected, "{key}");
+    }
+}
+
+#[test]
+fn an_unknown_word_names_the_known_ones_and_the_nearest() {
+    let error = problems(&train("schedule: {kind: cosin}"));
+    let expected = [
+        "`train.schedule.kind` must be `cosine`, `linear` or `constant`, got `cosin`",
+        "hint: did you mean `cosine`?",
+    ];
+    assert_eq!(error, expected);
+}
+
+#[test]
+fn everything_that_the_schema_refuses_is_said_at_once() {
+    let yaml =
+        "model: {bas: m}\ndata: {train: [], max_tokens: 1}\ntrain: {epochs: no, packing: true}\n";
+    let error = parse(yaml, base()).expect_err("many problems");
+    let Error::Invalid(problems) = error else {
+        panic!("{error}");
+    };
+    let fields: Vec<&str> = problems
+        .iter()
+        .map(|problem| problem.field.as_str())
+        .collect();
+    let expected = [
+        "model.bas",
+        "model.base",
+        "data.train",
+        "data.max_tokens",
+        "train.packing",
+        "train.epochs",
+    ];
+    assert_eq!(fields, expected);
+}
+
+#[test]
+fn missing_parts_are_named() {
+    assert_eq!(
+        problems("")[0],
+        "the run spec must be a map with `name`, `model`, `data`, `train`, `workers`, \
+         `checkpoint`, `output`, got nothing"
+    );
+    let error = problems("name: a\n");
+    assert_eq!(error[0], "`model` is missing");
+    assert_eq!(error[2], "`data` is missing");
+    assert_eq!(
+        problems("model: {}\ndata: {train: [{source: a}]}\n")[0],
+        "`model.base` is missing"
+    );
+}
+
+#[test]
+fn a_key_without_a_value_counts_as_left_out() {
+    assert_eq!(
+        valid(&format!("{LEAST}train:\n  epochs:\nworkers:\n")),
+        valid(LEAST)
+    );
+}
+
+#[test]
+fn contradictions_are_refused() {
+    let data = |sources: &str, rest: &str| {
+        problems(&format!(
+            "model: {{base: m}}\ndata: {{train: [{sources}]{rest}}}\n"
+        ))[0]
+            .clone()
+    };
+    assert_eq!(
+        data("{source: a, repeat: 2, share: 1}", ""),
+        "`data.train[0]` has both `repeat` (2) and `share` (1)"
+    );
+    assert_eq!(
+        data("{source: a, share: 2}, {source: b}", ""),
+        "`data.train[1].share` is missing, while 1 other sources have one"
+    );
+    assert_eq!(
+        data(
+            "{source: a}",
+            ", eval: {holdout: 0.1, sources: [{source: b}]}"
+        ),
+        "`data.eval` has both `holdout` (0.1) and `sources`"
+    );
+    assert_eq!(
+        data("{source: a, format: text, fields: {txt: body}}", ""),
+        "unknown key `data.train[0].fields.txt`"
+    );
+    assert_eq!(
+        data("{source: a, format: text, system: Hello}", ""),
+        "`data.train[0].system` has no place in `format: text`, which knows no messages"
+    );
+    assert_eq!(
+        data("{source: a}", ", eval: {every: 50}"),
+        "`data.eval` says when to evaluate, but not on what"
+    );
+    assert_eq!(
+        data("{source: a}", ", chat_template: chatlm"),
+        "`data.chat_template` must be `tokenizer`, `chatml`, `alpaca` or a `.jinja` file, \
+         got `chatlm`"
+    );
+    assert_eq!(
+        problems(&format!("{LEAST}workers: {{min: 9, max: 2}}\n"))[0],
+        "`workers.min` must not be above `workers.max` (2), got 9"
+    );
+}
+
+#[test]
+fn names_and_places_are_checked() {
+    let error = problems(&format!("{LEAST}name: My Run_1\noutput: hf://a/b\n"));
+    assert_eq!(error[1], "hint: write `name: my-run-1`");
+    assert_eq!(error[2], "`output` must be writable, got `hf://a/b`");
+    let error = problems("model: {base: 'gcs://m'}\ndata: {train: [{source: ~/a}]}\n");
+    assert_eq!(error[1], "hint: write `gs://`");
+    assert!(
+        error[2].starts_with("`data.train[0].source` names no place: `~`"),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn broken_yaml_names_line_and_column() {
+    for yaml in [
+        "name: a\nmodel: {base: b\n",
+        "name: a\n\tmodel: b\n",
+        "a: b: c\n",
+    ] {
+        let error = parse(yaml, base()).expect_err(yaml).to_string();
+        assert!(error.starts_with("run spec is no valid YAML: "), "{error}");
+        assert!(
+            error.contains("line") && error.contains("column"),
+            "{yaml:?}: {error}"
+        );
+    }
+    let twice = problems("a: 1\na: 2\n");
+    assert!(
+        twice[0].contains("duplicate entry with key \"a\""),
+        "{twice:?}"
+    );
+    assert!(twice[1].contains("a key stands once"), "{twice:?}");
+    assert!(problems("a: !include b\n")[0].contains("has the tag `!include`"));
+    let huge = "#".repeat(MAX_BYTES + 1);
+    assert!(matches!(parse(&huge, base()), Err(Error::TooLarge { .. })));
+}
+
+#[test]
+fn no_text_panics() {
+    // Cuts, and bytes changed one at a time to those that mean something in YAML.
+    for at in (0..FULL.len()).step_by(3) {
+        let _ = parse(&FULL[..at], base());
+        for change in [
+            "\n", ":", "{", "]", "- ", "&a ", "*a", "!", "0", "\t", "~", "\"", "é",
+        ] {
+            let text = format!("{}{change}{}", &FULL[..at], &FULL[at + 1..]);
+            let _ = parse(&text, base());
+        }
+    }
+}
+
+#[test]
+fn what_is_not_implemented_is_named() {
+    let error = valid(FULL).unsupported().expect("much is not").to_string();
+    for field in [
+        "model.base",
+        "model.dtype",
+        "model.adapter",
+        "data.train[1].format",
+        "output",
+    ] {
+        assert!(
+            error.contains(&format!("`{field}` ")),
+            "no {field} in\n{error}"
+        );
+    }
+}
+
+#[test]
+fn resume_allows_workers_and_refuses_data_model_and_schedule() {
+    let spec = valid(EXAMPLE);
+    let with = |from: &str, to: &str| {
+        assert!(EXAMPLE.contains(from), "{from}");
+        compatible_for_resume(&spec, &valid(&EXAMPLE.replace(from, to)))
+    };
+    for (from, to) in [
+        ("max: 8", "max: 2"),
+        ("every: 50", "every: 5"),
+        ("name: smollm2-alpaca", "name: other"),
+        ("micro_batch: auto", "micro_batch: 2"),
+        ("at_start: true", "at_start: false"),
+    ] {
+        assert!(with(from, to).is_ok(), "{to}");
+    }
+    for (from, to, field) in [
+        (
+            "learning_rate: 2.0e-5",
+            "learning_rate: 1.0e-5",
+            "train.learning_rate",
+        ),
+        ("epochs: 3", "epochs: 4", "train.epochs"),
+        ("seed: 42", "seed: 43", "train.seed"),
+        ("warmup: 0.03", "warmup: 0.1", "train.schedule.warmup"),
+        ("max_tokens: 1024", "max_tokens: 512", "data.max_tokens"),
+        ("holdout: 0.02", "holdout: 0.03", "data.eval.holdout"),
+        ("./smollm2-135m", "./other", "model.base"),
+        ("global_batch: 16", "global_batch: 8", "train.global_batch"),
+    ] {
+        let error = with(from, to).expect_err(to).to_string();
+        assert!(
+            error.starts_with(&format!("`{field}` cannot change from ")),
+            "{error}"
+        );
+        assert!(
+            error.contains("hint: undo the change, or start a new run"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_draft_can_be_altered_before_it_is_resolved() {
+    let mut draft = Draft::parse(LEAST).expect("valid");
+    draft.workers.max = Some(2);
+    draft.train.max_steps = Some(5);
+    let spec = draft.resolve(base()).expect("still valid");
+    assert_eq!((spec.workers().max, spec.train().max_steps), (2, Some(5)));
+    draft.train.epochs = 0;
+    let error = draft
+        .resolve(base())
+        .expect_err("out of its limits")
+        .to_string();
+    assert!(error.starts_with("`train.epochs` must be"), "{error}");
+}
+
+#[test]
+fn a_spec_without_a_name_is_named_after_its_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("My Spec.yaml");
+    std::fs::write(&file, LEAST).expect("written");
+    let spec = read(&file).expect("valid");
+    assert_eq!(spec.name(), "my-spec");
+    assert_eq!(spec.model().base, Location::File(folder.path().join("m")));
+    let missing = read(&folder.path().join("none.yaml")).expect_err("no such file");
+    assert!(matches!(missing, Error::Read { .. }), "{missing}");
+}
