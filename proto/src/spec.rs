@@ -9,6 +9,7 @@
 //! is implemented, is for those to say who open it: nothing here touches a disk, except [`read`].
 
 mod check;
+mod derived;
 pub mod draft;
 mod error;
 mod keys;

@@ -10,7 +10,7 @@
 
 use crate::collective::{AbortHandle, Listener};
 use crate::job::{self, Job, Restorable};
-use crate::run::{self, Broken, Controls, Gauges, Said};
+use crate::run::{self, Broken, Controls, Gauge, Gauges, Said};
 use crate::session::{Command, End, Event, Exit, Identity, Session, Trouble};
 use crate::upload;
 use proto::protocol::{Cause, Directive, Report, Train};
@@ -242,10 +242,8 @@ fn training_thread(
 }
 
 fn beat(gauges: &Gauges) -> Report {
-    let (step, phase, collective) = gauges.read();
-    let phase = wire::Phase::try_from(phase).ok();
-    let phase = phase.filter(|p| *p != wire::Phase::Unspecified).unwrap_or(wire::Phase::Idle);
-    Report::Beat { step, phase: phase.into(), collective }
+    let Gauge { step, phase, collective } = gauges.read();
+    Report::Beat { step, phase, collective }
 }
 
 /// Keeps a stream to the coordinator open: each new one is handed over, its directives become events.

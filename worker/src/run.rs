@@ -17,11 +17,10 @@ use crate::job::{Job, Restorable};
 use crate::session::Trouble;
 use crate::train::{self, Trainer};
 use proto::protocol::{Cause, EvalSum, Phase, StepDone, Train};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// What the training thread says.
-#[derive(Debug)]
 pub enum Said {
     /// A step was committed.
     Stepped(StepDone),
@@ -42,25 +41,30 @@ pub struct Controls {
     pub gauges: Arc<Gauges>,
 }
 
-/// Where a training thread is: read by the beats.
+/// Where a training thread is: written by it, read by the beats.
 #[derive(Default)]
-pub struct Gauges {
-    step: AtomicU64,
-    phase: AtomicI32,
-    collective: AtomicU64,
+pub struct Gauges(Mutex<Gauge>);
+
+/// One reading of the [`Gauges`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gauge {
+    /// Steps committed.
+    pub step: u64,
+    /// What the thread is at.
+    pub phase: Phase,
+    /// Number of its present or last collective.
+    pub collective: u64,
 }
 
 impl Gauges {
-    /// Steps committed, what the thread is at, and its collective's number.
-    pub fn read(&self) -> (u64, i32, u64) {
-        let of = Ordering::Relaxed;
-        (self.step.load(of), self.phase.load(of), self.collective.load(of))
+    /// What they show now.
+    pub fn read(&self) -> Gauge {
+        *self.0.lock().expect("held only to copy")
     }
 
     fn at(&self, step: u64, phase: Phase, collective: &dyn Collective) {
-        self.step.store(step, Ordering::Relaxed);
-        self.phase.store(phase as i32, Ordering::Relaxed);
-        self.collective.store(collective.calls(), Ordering::Relaxed);
+        let collective = collective.calls();
+        *self.0.lock().expect("held only to copy") = Gauge { step, phase, collective };
     }
 }
 

@@ -111,7 +111,7 @@ async fn keep_running(
         let mut child = start(node, program, &slot)?;
         let code = tokio::select! {
             status = child.wait() => status?.code(),
-            _ = told.wait_for(|told| *told) => return stop(child).await,
+            () = go(&mut told) => return stop(child).await,
         };
         match code {
             Some(code) if code == i32::from(EXIT_DONE) => return Ok(EXIT_DONE),
@@ -128,6 +128,14 @@ async fn keep_running(
             return Ok(1);
         }
         tokio::time::sleep(RESTART_AFTER).await;
+    }
+}
+
+/// Done when the ranks are to go.
+async fn go(told: &mut watch::Receiver<bool>) {
+    // A sender that is gone will never say it.
+    if told.wait_for(|told| *told).await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -195,7 +195,7 @@ impl Trainer {
     pub fn loss_sum(&self, micro_batch: &MicroBatch) -> Result<f64, Error> {
         let tape = Tape::inference(self.model.parameters());
         let MicroBatch { tokens, documents, targets } = micro_batch;
-        Ok(self.model.loss(&tape, tokens, documents, targets, false)?.sum())
+        Ok(self.model.loss(&tape, tokens, documents, targets, false)?.value()?)
     }
 
     /// Every parameter with its elements.

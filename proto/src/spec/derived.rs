@@ -1,0 +1,31 @@
+//! What follows from a valid spec.
+
+use super::{Data, Error, EvalOn, Source, Spec, Workers};
+use std::path::Path;
+
+impl Spec {
+    /// A spec from [`Spec::resolved_yaml`], in which every path is absolute.
+    ///
+    /// # Errors
+    /// If it is not one.
+    pub fn from_resolved(yaml: &str) -> Result<Spec, Error> {
+        super::parse(yaml, Path::new("/"))
+    }
+
+    /// The same run with between `min` and `max` workers.
+    pub fn with_workers(mut self, min: u32, max: u32) -> Spec {
+        self.workers = Workers { min, max };
+        self
+    }
+}
+
+impl Data {
+    /// Every source whose records are prepared: those to train on, then those that are only evaluated.
+    pub fn sources(&self) -> Vec<&Source> {
+        let evaluated: &[Source] = match &self.eval.on {
+            EvalOn::Sources(sources) => sources,
+            EvalOn::Nothing | EvalOn::Holdout(_) => &[],
+        };
+        self.train.iter().chain(evaluated).collect()
+    }
+}
