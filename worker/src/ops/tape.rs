@@ -1,0 +1,407 @@
+//! The tape: what was computed, in order, so that its gradients can be computed in reverse.
+
+use std::{cell::RefCell, collections::HashMap, ops::Deref, sync::Arc};
+
+use candle_core::{Device, Tensor};
+
+use super::{
+    array::Array,
+    cross_entropy::LossSum,
+    error::Result,
+    kernel,
+    parameters::{ParamId, Parameters},
+    pool,
+};
+
+/// Where the gradients of parameters go.
+pub trait Gradients {
+    /// The elements of `p`'s gradient, to which a use of `p` adds.
+    fn slot(&mut self, p: ParamId) -> &mut [f32];
+    /// `p`'s gradient is final: every use of it, tied or not, has added its part.
+    ///
+    /// Called once for every trainable parameter in one backward, in the order in which they become
+    /// final.
+    fn finished(&mut self, p: ParamId);
+}
+
+/// A matrix on a tape, which knows whether a gradient flows back through it; cheap to clone.
+#[derive(Clone)]
+pub struct Value {
+    pub(super) array: Arc<Array>,
+    grad: Option<Slot>,
+}
+
+/// The place of a value's gradient in one backward.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Slot(usize);
+
+impl Value {
+    /// Tokens, or rows of whatever it holds.
+    pub fn rows(&self) -> usize {
+        self.array.rows()
+    }
+
+    /// Features.
+    pub fn cols(&self) -> usize {
+        self.array.cols()
+    }
+
+    /// The elements, row by row.
+    pub fn read(&self) -> impl Deref<Target = [f32]> + '_ {
+        self.array.read()
+    }
+
+    /// A copy as a tensor `[rows, cols]`: the value's own memory serves the next step.
+    ///
+    /// # Errors
+    /// What candle reports.
+    pub fn tensor(&self) -> Result<Tensor> {
+        Ok(Tensor::from_slice(
+            &self.array.read(),
+            (self.rows(), self.cols()),
+            &Device::Cpu,
+        )?)
+    }
+
+    /// Whether a gradient flows back through it.
+    pub fn needs_grad(&self) -> bool {
+        self.grad.is_some()
+    }
+
+    /// This value if a gradient flows back through it.
+    pub(super) fn differentiated(&self) -> Option<Self> {
+        self.needs_grad().then(|| self.clone())
+    }
+}
+
+/// One recorded operation: what its backward needs, and the backward.
+pub(super) trait Op {
+    /// What it is called in breakdowns.
+    fn name(&self) -> &'static str;
+    /// Bytes that it keeps alive until its backward; shared ones count for each that shares them.
+    fn saved_bytes(&self) -> usize;
+    /// Adds to the gradients of its inputs and parameters, given the gradient of its output.
+    ///
+    /// Ends each parameter's use with [`Backward::release`].
+    fn backward(self: Box<Self>, dy: Arc<Array>, flow: &mut Backward<'_>) -> Result<()>;
+}
+
+/// How much a tape records.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Record {
+    /// Everything that a backward needs.
+    Ops,
+    /// Only which parameters are used: the forward of a recomputed segment.
+    Uses,
+    /// Nothing.
+    Nothing,
+}
+
+/// The operations of one forward pass over some parameters.
+pub struct Tape<'p> {
+    params: &'p Parameters,
+    record: Record,
+    log: RefCell<Log<'p>>,
+}
+
+#[derive(Default)]
+struct Log<'p> {
+    entries: Vec<Entry<'p>>,
+    uses: Vec<ParamId>,
+    slots: usize,
+}
+
+struct Entry<'p> {
+    op: Box<dyn Op + 'p>,
+    output: Slot,
+    /// One for each use of a trainable parameter.
+    uses: Vec<ParamId>,
+}
+
+impl<'p> Tape<'p> {
+    /// A tape whose [`Tape::backward`] will be called.
+    pub fn training(params: &'p Parameters) -> Self {
+        Self::recording(params, Record::Ops)
+    }
+
+    /// A tape that records nothing: every value dies with its last holder.
+    pub fn inference(params: &'p Parameters) -> Self {
+        Self::recording(params, Record::Nothing)
+    }
+
+    /// A tape that knows only which parameters are used.
+    pub(super) fn rehearsal(&self) -> Self {
+        let record = if self.record == Record::Nothing {
+            Record::Nothing
+        } else {
+            Record::Uses
+        };
+        Self::recording(self.params, record)
+    }
+
+    fn recording(params: &'p Parameters, record: Record) -> Self {
+        Self {
+            params,
+            record,
+            log: RefCell::default(),
+        }
+    }
+
+    /// The parameters that it computes with.
+    pub fn params(&self) -> &'p Parameters {
+        self.params
+    }
+
+    /// Bytes of activations that the recorded operations keep, by operation.
+    ///
+    /// An upper bound: what two operations share counts for both.
+    pub fn saved_bytes(&self) -> Vec<(&'static str, usize)> {
+        let log = self.log.borrow();
+        log.entries
+            .iter()
+            .map(|entry| (entry.op.name(), entry.op.saved_bytes()))
+            .collect()
+    }
+
+    /// The uses of trainable parameters so far.
+    pub(super) fn uses(&self) -> Vec<ParamId> {
+        self.log.borrow().uses.clone()
+    }
+
+    pub(super) fn records(&self) -> bool {
+        self.record != Record::Nothing
+    }
+
+    /// A value that a gradient shall reach, from an array of another tape.
+    pub(super) fn input(&self, array: Arc<Array>, needs_grad: bool) -> Value {
+        Value {
+            array,
+            grad: needs_grad.then(|| self.log.borrow_mut().slot()),
+        }
+    }
+
+    /// Notes a use of `p`; its gradient is not final before that use is released.
+    pub(super) fn use_param(&self, p: ParamId) {
+        if self.records() && self.params.trainable(p) {
+            self.log.borrow_mut().uses.push(p);
+        }
+    }
+
+    /// Makes `y` a value. If any of `inputs` or `params` needs a gradient, so does `y`, and `op` is
+    /// recorded.
+    pub(super) fn push<O: Op + 'p>(
+        &self,
+        y: Array,
+        inputs: &[&Value],
+        params: &[ParamId],
+        op: impl FnOnce(&Arc<Array>) -> O,
+    ) -> Value {
+        let array = Arc::new(y);
+        let trained: Vec<_> = params
+            .iter()
+            .copied()
+            .filter(|&p| self.params.trainable(p))
+            .collect();
+        let through = !trained.is_empty() || inputs.iter().any(|x| x.needs_grad());
+        if !self.records() || !through {
+            return Value { array, grad: None };
+        }
+        self.push_differentiated(array.clone(), trained, || op(&array))
+    }
+
+    /// Makes `array` a value that needs a gradient, and records `op`, which releases each of `uses`
+    /// once.
+    pub(super) fn push_differentiated<O: Op + 'p>(
+        &self,
+        array: Arc<Array>,
+        uses: Vec<ParamId>,
+        op: impl FnOnce() -> O,
+    ) -> Value {
+        let mut log = self.log.borrow_mut();
+        log.uses.extend(&uses);
+        let output = log.slot();
+        if self.record == Record::Ops {
+            log.entries.push(Entry {
+                op: Box::new(op()),
+                output,
+                uses,
+            });
+        }
+        Value {
+            array,
+            grad: Some(output),
+        }
+    }
+
+    /// Adds the gradient of `loss` to the parameters' slots, and returns its value.
+    ///
+    /// The gradient is that of the sum: whoever wants a mean divides after the reduction.
+    ///
+    /// # Errors
+    /// What an operation reports; the slots then hold a part of the gradient.
+    pub fn backward(self, loss: LossSum<'p>, sink: &mut dyn Gradients) -> Result<f64> {
+        let mut flow = Backward::new(self.params, sink, &self.uses());
+        let sum = loss.backward(&mut flow)?;
+        self.walk(&mut flow)?;
+        flow.finish_unused();
+        Ok(sum)
+    }
+
+    /// Runs a segment's backward inside another one's: from the gradient of `y` to that of `x`.
+    pub(super) fn backward_segment(
+        self,
+        (y, dy): (&Value, Arc<Array>),
+        x: &Value,
+        outer: &mut Backward<'_>,
+    ) -> Result<Option<Arc<Array>>> {
+        let kept = std::mem::take(&mut outer.grads);
+        outer.pass(y, dy)?;
+        self.walk(outer)?;
+        let dx = x.grad.and_then(|slot| outer.grads.remove(&slot));
+        outer.grads = kept;
+        Ok(dx)
+    }
+
+    fn walk(self, flow: &mut Backward<'_>) -> Result<()> {
+        let mut entries = self.log.into_inner().entries;
+        while let Some(Entry { op, output, uses }) = entries.pop() {
+            match flow.grads.remove(&output) {
+                Some(dy) => op.backward(dy, flow)?,
+                // Nothing that reaches the loss: its uses end here.
+                None => uses.into_iter().for_each(|p| flow.release(p)),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Log<'_> {
+    fn slot(&mut self) -> Slot {
+        self.slots += 1;
+        Slot(self.slots)
+    }
+}
+
+/// One backward under way: the gradients that wait for their op, and what is still due to each
+/// parameter.
+pub(super) struct Backward<'a> {
+    params: &'a Parameters,
+    sink: &'a mut dyn Gradients,
+    grads: HashMap<Slot, Arc<Array>>,
+    /// For each parameter the uses that are not released yet; `None` once finished, or if it is
+    /// frozen.
+    due: Vec<Option<usize>>,
+}
+
+/// Whether a gradient's buffer holds a sum to add to, or nothing yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Onto {
+    /// The contents mean nothing: overwrite them.
+    Fresh,
+    /// Add to the contents.
+    Sum,
+}
+
+/// The gradient of a value while an op adds its part.
+pub(super) struct Partial {
+    pub(super) data: Vec<f32>,
+    pub(super) onto: Onto,
+}
+
+impl<'a> Backward<'a> {
+    fn new(params: &'a Parameters, sink: &'a mut dyn Gradients, uses: &[ParamId]) -> Self {
+        let mut due: Vec<_> = params
+            .ids()
+            .map(|p| params.trainable(p).then_some(0))
+            .collect();
+        for p in uses {
+            *due[p.0].get_or_insert(0) += 1;
+        }
+        Self {
+            params,
+            sink,
+            grads: HashMap::new(),
+            due,
+        }
+    }
+
+    pub(super) fn params(&self) -> &'a Parameters {
+        self.params
+    }
+
+    /// The gradient of `p` to add to, if `p` is trained.
+    pub(super) fn parameter(&mut self, p: ParamId) -> Option<&mut [f32]> {
+        self.params.trainable(p).then(|| self.sink.slot(p))
+    }
+
+    /// Ends one use of `p`.
+    pub(super) fn release(&mut self, p: ParamId) {
+        if let Some(due) = &mut self.due[p.0] {
+            *due = due.checked_sub(1).expect("a use is released once");
+            if *due == 0 {
+                self.due[p.0] = None;
+                self.sink.finished(p);
+            }
+        }
+    }
+
+    /// Parameters that this forward never used have their gradient as it was.
+    fn finish_unused(&mut self) {
+        for p in self.params.ids().rev() {
+            if self.due[p.0].take().is_some() {
+                self.sink.finished(p);
+            }
+        }
+    }
+
+    /// Takes the gradient of `x` out, to add to it; `None` if none flows there. [`Backward::close`]
+    /// puts it back.
+    pub(super) fn open(&mut self, x: &Value) -> Option<Partial> {
+        let slot = x.grad?;
+        let partial = match self.grads.remove(&slot).map(Arc::try_unwrap) {
+            Some(Ok(sum)) => Partial {
+                data: sum.into_vec(),
+                onto: Onto::Sum,
+            },
+            Some(Err(shared)) => {
+                let mut data = pool::take(x.rows() * x.cols());
+                kernel::copy(&mut data, &shared.read());
+                Partial {
+                    data,
+                    onto: Onto::Sum,
+                }
+            }
+            None => Partial {
+                data: pool::take(x.rows() * x.cols()),
+                onto: Onto::Fresh,
+            },
+        };
+        Some(partial)
+    }
+
+    /// Puts back what [`Backward::open`] gave.
+    pub(super) fn close(&mut self, x: &Value, partial: Option<Partial>) -> Result<()> {
+        match partial {
+            Some(partial) => self.pass(x, Arc::new(Array::new(partial.data, x.rows(), x.cols())?)),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds a whole gradient to that of `x`; the first one is moved.
+    pub(super) fn pass(&mut self, x: &Value, dx: Arc<Array>) -> Result<()> {
+        let Some(slot) = x.grad else { return Ok(()) };
+        if let Some(mut sum) = self
+            .grads
+            .contains_key(&slot)
+            .then(|| self.open(x))
+            .flatten()
+        {
+            kernel::add_assign(&mut sum.data, &dx.read());
+            self.grads
+                .insert(slot, Arc::new(Array::new(sum.data, x.rows(), x.cols())?));
+        } else {
+            self.grads.insert(slot, dx);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,101 @@
+//! Proofs: each operation against f64 and finite differences, the tape against candle's autograd,
+//! and the tape's promises.
+
+#![allow(clippy::unwrap_used)] // A test that cannot go on stops.
+
+mod against_candle;
+mod gradients;
+mod promises;
+mod reference;
+
+use candle_core::{Device, Tensor};
+
+use super::{Gradients, LossSum, ParamId, Parameters, Result, Tape, Target};
+
+/// Gradients as a test sees them.
+pub(super) struct Collected {
+    pub(super) grads: Vec<Vec<f32>>,
+    pub(super) finished: Vec<ParamId>,
+    frozen: Vec<bool>,
+}
+
+impl Collected {
+    pub(super) fn of(params: &Parameters) -> Self {
+        let grads = params.ids().map(|p| vec![0.; params.elements(p)]).collect();
+        let frozen = params.ids().map(|p| !params.trainable(p)).collect();
+        Self {
+            grads,
+            finished: Vec::new(),
+            frozen,
+        }
+    }
+}
+
+impl Gradients for Collected {
+    fn slot(&mut self, p: ParamId) -> &mut [f32] {
+        assert!(!self.frozen[p.0], "{p:?} is frozen");
+        assert!(!self.finished.contains(&p), "{p:?} is finished");
+        &mut self.grads[p.0]
+    }
+
+    fn finished(&mut self, p: ParamId) {
+        assert!(!self.frozen[p.0], "{p:?} is frozen");
+        assert!(!self.finished.contains(&p), "{p:?} is finished twice");
+        self.finished.push(p);
+    }
+}
+
+/// Deterministic numbers, evenly spread over (-1, 1).
+pub(super) struct Numbers(u64);
+
+impl Numbers {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(super) fn next(&mut self) -> f32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.
+    }
+
+    pub(super) fn take(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.next()).collect()
+    }
+}
+
+/// Random parameters `p0`, `p1`, .. of these shapes, all trained.
+pub(super) fn parameters(shapes: &[&[usize]]) -> Parameters {
+    let mut numbers = Numbers::new(shapes.len() as u64 + 7);
+    let mut params = Parameters::new();
+    for (i, &shape) in shapes.iter().enumerate() {
+        let data = numbers.take(shape.iter().product());
+        let tensor = Tensor::from_vec(data, shape, &Device::Cpu).unwrap();
+        params.push(format!("p{i}"), tensor, true).unwrap();
+    }
+    params
+}
+
+/// Targets of rows `rows`, with tokens and weights of all sorts.
+pub(super) fn targets(rows: impl IntoIterator<Item = usize>, vocabulary: usize) -> Vec<Target> {
+    rows.into_iter()
+        .map(|row| Target {
+            row: row as u32,
+            token: (row * 7 + 3) as u32 % vocabulary as u32,
+            weight: [1., 0.5, 2., 0.][row % 4],
+        })
+        .collect()
+}
+
+/// Loss and gradients of what `forward` records.
+pub(super) fn run<'p>(
+    params: &'p Parameters,
+    forward: impl FnOnce(&Tape<'p>) -> Result<LossSum<'p>>,
+) -> (f64, Collected) {
+    let tape = Tape::training(params);
+    let loss = forward(&tape).unwrap();
+    let mut collected = Collected::of(params);
+    let sum = tape.backward(loss, &mut collected).unwrap();
+    (sum, collected)
+}

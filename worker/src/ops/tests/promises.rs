@@ -1,0 +1,351 @@
+//! What the tape promises beyond right gradients.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+
+use super::{
+    Numbers,
+    against_candle::{ATTENTION, LAYERS, VOCABULARY, decoder, decoder_parameters, layer, tokens},
+    gradients::rotary,
+    parameters, run, targets,
+};
+use crate::ops::{Documents, Error, KvCache, ParamId, Parameters, Tape, Target};
+
+const LENGTHS: [usize; 3] = [70, 3, 20];
+
+/// Loss and gradients of the decoder on `LENGTHS`.
+fn decode(params: &Parameters, recompute: bool) -> (f64, Vec<Vec<f32>>, Vec<ParamId>) {
+    let rows = LENGTHS.iter().sum();
+    let targets = targets(0..rows, VOCABULARY);
+    let (loss, collected) = run(params, |tape| {
+        decoder(tape, &tokens(rows), &LENGTHS, &targets, recompute)
+    });
+    (loss, collected.grads, collected.finished)
+}
+
+fn with_frozen(frozen: impl Fn(ParamId) -> bool) -> Parameters {
+    let all = decoder_parameters();
+    let mut params = Parameters::new();
+    for p in all.ids() {
+        params
+            .push(all.name(p), all.tensor(p).clone(), !frozen(p))
+            .unwrap();
+    }
+    params
+}
+
+#[test]
+fn recomputing_layers_changes_no_bit() {
+    let params = decoder_parameters();
+    assert_eq!(decode(&params, true), decode(&params, false));
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let params = decoder_parameters();
+    let on = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        pool.install(|| decode(&params, false))
+    };
+    assert_eq!(on(1), on(3));
+}
+
+#[test]
+fn finished_fires_once_per_parameter_in_backward_order_and_last_for_the_tied_one() {
+    let params = decoder_parameters();
+    let layer = |first: usize| [10, 9, 8, 7, 6, 4, 3, 5, 2, 1, 0].map(|i| ParamId(first + i));
+    let last = params.len() - 1;
+    let expected: Vec<_> = [ParamId(last)]
+        .into_iter()
+        .chain(layer(12))
+        .chain(layer(1))
+        .chain([ParamId(0)])
+        .collect();
+    for recompute in [false, true] {
+        let mut finished = decode(&params, recompute).2;
+        // Queries, keys and values branch off one norm: their order among themselves is the tape's.
+        assert_eq!(finished.len(), expected.len());
+        assert_eq!(finished.first(), Some(&ParamId(last)));
+        assert_eq!(finished.last(), Some(&ParamId(0)));
+        finished
+            .iter_mut()
+            .zip(&expected)
+            .for_each(|(got, expected)| {
+                assert_eq!(got, expected);
+            });
+    }
+}
+
+#[test]
+fn finished_fires_for_parameters_off_the_path_too() {
+    let mut params = parameters(&[&[4, 8], &[8, 8], &[8]]);
+    params
+        .push(
+            "unused",
+            Tensor::zeros(3, candle_core::DType::F32, &Device::Cpu).unwrap(),
+            true,
+        )
+        .unwrap();
+    let targets = targets(0..2, 4);
+    let (_, collected) = run(&params, |tape| {
+        let x = tape.embed(&[1, 2], ParamId(0))?;
+        // Reaches no loss.
+        tape.rms_norm(&tape.linear(&x, ParamId(1), None)?, ParamId(2), 1e-5)?;
+        tape.linear_cross_entropy(&x, ParamId(0), &targets)
+    });
+    assert_eq!(collected.finished, [2, 1, 0, 3].map(ParamId));
+    assert!(collected.grads[1..].iter().flatten().all(|&g| g == 0.));
+}
+
+#[test]
+fn without_targets_the_loss_is_zero_and_everything_is_finished() {
+    let params = decoder_parameters();
+    let none: [Target; 0] = [];
+    let (loss, collected) = run(&params, |tape| {
+        decoder(tape, &tokens(5), &[5], &none, false)
+    });
+    assert_eq!(loss, 0.);
+    assert_eq!(collected.finished.len(), params.len());
+    assert!(collected.grads.iter().flatten().all(|&g| g == 0.));
+}
+
+#[test]
+fn frozen_parameters_get_nothing_and_the_others_what_they_always_get() {
+    let (_, all, _) = decode(&decoder_parameters(), false);
+    // A test's slots panic when asked for a frozen parameter.
+    let frozen = |p: ParamId| p.0 < 12 || p.0 % 3 == 0;
+    let params = with_frozen(frozen);
+    for recompute in [false, true] {
+        let (_, some, finished) = decode(&params, recompute);
+        assert_eq!(finished.len(), params.ids().filter(|&p| !frozen(p)).count());
+        for p in params.ids() {
+            let expected = if frozen(p) {
+                vec![0.; all[p.0].len()]
+            } else {
+                all[p.0].clone()
+            };
+            assert_eq!(some[p.0], expected, "{p:?}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_kept_below_the_first_trained_parameter() {
+    let last_layer = 1 + (LAYERS - 1) * 11;
+    let params = with_frozen(|p| p.0 < last_layer + 8);
+    let tape = Tape::training(&params);
+    let rows: usize = LENGTHS.iter().sum();
+    decoder(
+        &tape,
+        &tokens(rows),
+        &LENGTHS,
+        &targets(0..rows, VOCABULARY),
+        false,
+    )
+    .unwrap();
+    let names: Vec<_> = tape
+        .saved_bytes()
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(
+        names,
+        ["linear", "linear", "swiglu", "linear", "add", "rms_norm"]
+    );
+}
+
+#[test]
+fn recomputation_keeps_only_the_inputs_of_layers() {
+    let params = decoder_parameters();
+    let rows: usize = LENGTHS.iter().sum();
+    let saved = |recompute| {
+        let tape = Tape::training(&params);
+        let targets = targets(0..rows, VOCABULARY);
+        decoder(&tape, &tokens(rows), &LENGTHS, &targets, recompute).unwrap();
+        tape.saved_bytes()
+            .into_iter()
+            .map(|(_, bytes)| bytes)
+            .sum::<usize>()
+    };
+    assert!(
+        saved(true) * 10 < saved(false),
+        "{} {}",
+        saved(true),
+        saved(false)
+    );
+}
+
+#[test]
+fn packed_documents_equal_separate_documents() {
+    let params = decoder_parameters();
+    let rows: usize = LENGTHS.iter().sum();
+    let (tokens, targets) = (tokens(rows), targets(0..rows, VOCABULARY));
+    let (packed_loss, packed) = run(&params, |tape| {
+        decoder(tape, &tokens, &LENGTHS, &targets, false)
+    });
+
+    let (mut loss, mut start) = (0., 0);
+    let mut sums: Vec<_> = params
+        .ids()
+        .map(|p| vec![0f32; params.elements(p)])
+        .collect();
+    for len in LENGTHS {
+        let own = start..start + len;
+        let targets: Vec<_> = targets
+            .iter()
+            .filter(|t| own.contains(&(t.row as usize)))
+            .map(|t| Target {
+                row: t.row - start as u32,
+                ..*t
+            })
+            .collect();
+        let (part, collected) = run(&params, |tape| {
+            decoder(tape, &tokens[own], &[len], &targets, false)
+        });
+        loss += part;
+        for (sum, grad) in sums.iter_mut().zip(collected.grads) {
+            sum.iter_mut()
+                .zip(grad)
+                .for_each(|(sum, grad)| *sum += grad);
+        }
+        start += len;
+    }
+    assert!(
+        (loss - packed_loss).abs() < 1e-6 * loss,
+        "{loss} {packed_loss}"
+    );
+    for (p, (sum, grad)) in sums.iter().zip(&packed.grads).enumerate() {
+        let size = sum.iter().map(|x| x * x).sum::<f32>().sqrt();
+        let pairs = sum.iter().zip(grad);
+        let difference = pairs.map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
+        assert!(difference <= 1e-5 * size, "{p}: {difference} {size}");
+    }
+}
+
+#[test]
+fn cached_attention_equals_attention_of_the_whole() {
+    let params = decoder_parameters();
+    let mut numbers = Numbers::new(5);
+    let (rows, width) = (80, 24);
+    let rotary = Arc::new(rotary(rows, ATTENTION.head_dim));
+    let tape = Tape::inference(&params);
+    let value = |data: Vec<f32>, cols: usize| {
+        let array = crate::ops::array::Array::new(data.clone(), data.len() / cols, cols).unwrap();
+        tape.input(Arc::new(array), false)
+    };
+    for window in [None, Some(5)] {
+        let a = crate::ops::Attention {
+            window,
+            ..ATTENTION
+        };
+        let [q, k, v] = [width, 12, 12].map(|cols| (numbers.take(rows * cols), cols));
+        let whole = |(data, cols): &(Vec<f32>, usize)| value(data.clone(), *cols);
+        let docs = Arc::new(Documents::of_lengths([rows]));
+        let expected = tape
+            .attention(&whole(&q), &whole(&k), &whole(&v), (&rotary, &docs), &a)
+            .unwrap();
+        let mut cache = KvCache::new();
+        let mut got = Vec::new();
+        for part in [0..67, 67..68, 68..69, 69..72, 72..80] {
+            let [q, k, v] = [&q, &k, &v].map(|(data, cols)| {
+                value(data[part.start * cols..part.end * cols].to_vec(), *cols)
+            });
+            let y = tape
+                .attention_cached([&q, &k, &v], &rotary, &mut cache, &a)
+                .unwrap();
+            got.extend_from_slice(&y.read());
+        }
+        assert_eq!(cache.positions(), rows);
+        let expected = expected.read();
+        let largest = got
+            .iter()
+            .zip(&*expected)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0., f32::max);
+        assert!(largest < 1e-6, "{largest}");
+    }
+}
+
+#[test]
+fn evaluation_gives_the_loss_of_training() {
+    let params = decoder_parameters();
+    let rows = LENGTHS.iter().sum();
+    let targets = targets(0..rows, VOCABULARY);
+    let tape = Tape::inference(&params);
+    let loss = decoder(&tape, &tokens(rows), &LENGTHS, &targets, false).unwrap();
+    assert_eq!(loss.value().unwrap(), decode(&params, false).0);
+    assert!(tape.saved_bytes().is_empty());
+}
+
+#[test]
+fn large_logits_do_not_overflow_the_loss() {
+    let mut params = parameters(&[&[2, 2], &[3, 2]]);
+    params.write(ParamId(0), |x| x.copy_from_slice(&[300., -300., 1., 1.]));
+    params.write(ParamId(1), |w| {
+        w.copy_from_slice(&[300., 0., 0., 300., 1., 1.])
+    });
+    let target = Target {
+        row: 0,
+        token: 2,
+        weight: 1.,
+    };
+    let (loss, collected) = run(&params, |tape| {
+        tape.linear_cross_entropy(&tape.embed(&[0], ParamId(0))?, ParamId(1), &[target])
+    });
+    assert_eq!(loss, 90_000.);
+    assert!(collected.grads.iter().flatten().all(|g| g.is_finite()));
+}
+
+#[test]
+fn bad_operands_are_refused_by_name() {
+    let params = parameters(&[&[4, 8], &[6, 7]]);
+    let tape = Tape::training(&params);
+    let x = tape.embed(&[0, 3], ParamId(0)).unwrap();
+    let text = |error: Option<Error>| error.unwrap().to_string();
+    assert_eq!(
+        text(tape.embed(&[4], ParamId(0)).err()),
+        "token 4 is outside the vocabulary of 4"
+    );
+    assert_eq!(
+        text(tape.linear(&x, ParamId(1), None).err()),
+        "linear: expected 7 features for `p1`, got 8"
+    );
+    let target = Target {
+        row: 2,
+        token: 0,
+        weight: 1.,
+    };
+    assert_eq!(
+        text(tape.linear_cross_entropy(&x, ParamId(0), &[target]).err()),
+        "linear_cross_entropy: expected targets of 2 rows, got row 2"
+    );
+    let docs = (Arc::new(rotary(1, 8)), Arc::new(Documents::of_lengths([2])));
+    let a = crate::ops::Attention {
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 8,
+        scale: 1.,
+        window: None,
+    };
+    assert_eq!(
+        text(tape.attention(&x, &x, &x, (&docs.0, &docs.1), &a).err()),
+        "position 1 is outside the rotary tables of 1 positions"
+    );
+    let mut others = Parameters::new();
+    let half = Tensor::zeros((2, 2), candle_core::DType::F16, &Device::Cpu).unwrap();
+    assert!(text(others.push("w", half, true).err()).starts_with("parameter `w` must be"));
+}
+
+#[test]
+fn a_decoder_layer_needs_no_gradient_on_an_inference_tape() {
+    let params = decoder_parameters();
+    let tape = Tape::inference(&params);
+    let place = (Arc::new(rotary(4, 6)), Arc::new(Documents::of_lengths([4])));
+    let x = tape.embed(&tokens(4), ParamId(0)).unwrap();
+    let y = layer(&tape, &x, 1, (&place.0, &place.1)).unwrap();
+    assert!(!y.needs_grad());
+}
