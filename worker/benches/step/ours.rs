@@ -87,7 +87,7 @@ impl Trainer {
     }
 
     pub(super) fn step(&mut self, documents: &[Vec<u32>]) -> anyhow::Result<Step> {
-        let start = Instant::now();
+        let (start, cpu) = (Instant::now(), cpu_seconds());
         let tokens = documents.concat();
         let lengths = Documents::of_lengths(documents.iter().map(Vec::len));
         let targets: Vec<_> = lengths
@@ -132,10 +132,29 @@ impl Trainer {
             parameters.write(p, |values| OPTIMIZER.update(&update, values, g, m, v));
         }
         drop(span);
+        let seconds = start.elapsed().as_secs_f64();
         Ok(Step {
-            seconds: start.elapsed().as_secs_f64(),
+            seconds,
+            cpu_seconds: cpu_seconds() - cpu,
             loss: loss / weight,
             norm,
         })
     }
+}
+
+/// Processor time of this process so far, user and system, in hundredths.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Fields 14 and 15, counted behind the program's name, which may hold anything.
+    let fields = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(11)
+        .take(2);
+    fields
+        .filter_map(|ticks| ticks.parse::<f64>().ok())
+        .sum::<f64>()
+        / 100.0
 }

@@ -22,6 +22,7 @@ pub(super) struct Peer {
 #[derive(serde::Deserialize)]
 struct Answer {
     seconds: f64,
+    cpu_seconds: f64,
     loss: f64,
     grad_norm: f64,
 }
@@ -72,11 +73,13 @@ impl Peer {
         self.output.read_line(&mut line)?;
         let Answer {
             seconds,
+            cpu_seconds,
             loss,
             grad_norm,
         } = serde_json::from_str(&line).with_context(|| format!("the peer said `{line}`"))?;
         Ok(Step {
             seconds,
+            cpu_seconds,
             loss,
             norm: grad_norm,
         })

@@ -1,30 +1,36 @@
 //! Where a step's time goes: a tracing subscriber that adds up the time inside spans, by name.
 //!
-//! Operations open a span for each of their phases on the thread that calls them; the kernels' threads open none, and
-//! phases do not nest. What is under no span is `other`.
+//! The decoder and the tape open spans on the thread that walks them; the kernels' threads open none. A span's time
+//! is its own: what spans inside it took is theirs.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
-
-type Totals = BTreeMap<&'static str, Duration>;
 
 /// The sums so far.
 #[derive(Clone, Default)]
 pub(super) struct Clock {
-    totals: Arc<Mutex<Totals>>,
-    next: Arc<AtomicU64>,
+    totals: Arc<Mutex<BTreeMap<String, Duration>>>,
     /// The name of each open span.
-    names: Arc<Mutex<BTreeMap<u64, &'static str>>>,
+    names: Arc<Mutex<BTreeMap<u64, String>>>,
+    last: Arc<AtomicU64>,
+}
+
+/// A span under way on this thread.
+struct Entered {
+    at: Instant,
+    inside: Duration,
 }
 
 thread_local! {
-    static ENTERED: RefCell<Vec<Instant>> = const { RefCell::new(Vec::new()) };
+    static ENTERED: RefCell<Vec<Entered>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Clock {
@@ -43,7 +49,7 @@ impl Clock {
         let totals = lock(&self.totals);
         let mut phases: Vec<_> = totals
             .iter()
-            .map(|(name, time)| (*name, time.as_secs_f64()))
+            .map(|(name, time)| (name.as_str(), time.as_secs_f64()))
             .collect();
         phases.sort_by(|(_, a), (_, b)| b.total_cmp(a));
         let known: f64 = phases.iter().map(|(_, time)| time).sum();
@@ -51,7 +57,7 @@ impl Clock {
         for (name, time) in phases {
             let milliseconds = time * 1e3 / steps as f64;
             println!(
-                "{name:24} {milliseconds:8.1} ms  {:5.1} %",
+                "{name:32} {milliseconds:8.1} ms  {:5.1} %",
                 time / seconds * 100.0
             );
         }
@@ -60,26 +66,39 @@ impl Clock {
 
 impl Subscriber for Clock {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_span() && metadata.target().starts_with("worker::ops")
-            || metadata.target().starts_with("step")
+        metadata.is_span()
+            && ["worker", "step"]
+                .iter()
+                .any(|own| metadata.target().starts_with(own))
     }
 
     fn new_span(&self, span: &Attributes<'_>) -> Id {
-        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        lock(&self.names).insert(id, span.metadata().name());
+        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut name = Name(span.metadata().name().to_owned());
+        span.record(&mut name);
+        lock(&self.names).insert(id, name.0);
         Id::from_u64(id)
     }
 
     fn enter(&self, _: &Id) {
-        ENTERED.with_borrow_mut(|entered| entered.push(Instant::now()));
+        let entered = Entered {
+            at: Instant::now(),
+            inside: Duration::ZERO,
+        };
+        ENTERED.with_borrow_mut(|open| open.push(entered));
     }
 
     fn exit(&self, span: &Id) {
-        let Some(start) = ENTERED.with_borrow_mut(Vec::pop) else {
-            return;
-        };
-        if let Some(name) = lock(&self.names).get(&span.into_u64()) {
-            *lock(&self.totals).entry(name).or_default() += start.elapsed();
+        let own = ENTERED.with_borrow_mut(|open| {
+            let Entered { at, inside } = open.pop()?;
+            let whole = at.elapsed();
+            if let Some(outer) = open.last_mut() {
+                outer.inside += whole;
+            }
+            Some(whole.saturating_sub(inside))
+        });
+        if let (Some(own), Some(name)) = (own, lock(&self.names).get(&span.into_u64())) {
+            *lock(&self.totals).entry(name.clone()).or_default() += own;
         }
     }
 
@@ -93,6 +112,19 @@ impl Subscriber for Clock {
     fn event(&self, _: &Event<'_>) {}
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+/// A span's name, with its operation before it.
+struct Name(String);
+
+impl Visit for Name {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "op" {
+            self.0 = format!("{value} {}", self.0);
+        }
+    }
+
+    fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -66,7 +66,9 @@ impl Model {
             let (rotary, documents) = (rotary.clone(), documents.clone());
             let eps = self.config.rms_norm_eps;
             let forward = move |tape: &Tape<'p>, x_TE: &Value| {
+                let _span = tracing::trace_span!("norms and element-wise forward").entered();
                 layer.forward(tape, x_TE, eps, |q_TQ, k_TK, v_TK| {
+                    let _span = tracing::trace_span!("attention forward").entered();
                     tape.attention(q_TQ, k_TK, v_TK, (&rotary, &documents), &layer.attention)
                 })
             };
@@ -109,6 +111,7 @@ impl Layer {
 
 impl Linear {
     fn forward(&self, tape: &Tape<'_>, x: &Value) -> ops::Result<Value> {
+        let _span = tracing::trace_span!("linear forward").entered();
         tape.linear(x, self.weight, self.bias)
     }
 }
