@@ -1,11 +1,14 @@
-//! The model held against `transformers`: logits, loss, every gradient, and greedy generation, in f32.
+//! The model held against `transformers`: logits, loss, every gradient, and greedy generation, in
+//! f32.
 //!
-//! `tests/peer/parity.py` makes tiny models of every kind and their references; with MUSTER_TEST_MODEL it makes a reference of that model too.
-//! Every pack holds several documents, and the reference runs each of them alone. MUSTER_PEER_PYTHON names the interpreter (torch,
+//! `tests/peer/parity.py` makes tiny models of every kind and their references; with
+//! MUSTER_TEST_MODEL it makes a reference of that model too. Every pack holds several documents,
+//! and the reference runs each of them alone. MUSTER_PEER_PYTHON names the interpreter (torch,
 //! transformers, safetensors); where it is unset these tests say that they skipped.
 //!
-//! Tolerances: logits within 1e-4 of max(1, largest logit); the difference of a gradient within 1e-3 of its norm. Two correct f32
-//! implementations that sum in another order differ by a tenth of that or less.
+//! Tolerances: logits within 1e-4 of max(1, largest logit); the difference of a gradient within
+//! 1e-3 of its norm. Two correct f32 implementations that sum in another order differ by a tenth of
+//! that or less.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
@@ -151,7 +154,8 @@ fn differentiate(model: &Model, reference: &Reference, recompute: bool) -> (f64,
     (sum.expect("the pack is sound"), gradients)
 }
 
-/// Holds the model in `model` against the reference in `reference`, and returns what there is to object.
+/// Holds the model in `model` against the reference in `reference`, and returns what there is to
+/// object.
 fn disagreements(name: &str, model: &Path, reference: &Path) -> Vec<String> {
     let model = Model::load(model).unwrap_or_else(|error| panic!("{name}: {error}"));
     let reference = Reference::read(reference);

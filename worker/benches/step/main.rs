@@ -1,11 +1,14 @@
-//! The training step in turn with its peer: transformers' Llama on PyTorch, same weights, tokens, threads and arithmetic.
+//! The training step in turn with its peer: transformers' Llama on PyTorch, same weights, tokens,
+//! threads and arithmetic.
 //!
 //! ```text
-//! MUSTER_PEER_PYTHON=python MUSTER_TEST_MODEL=folder cargo bench -p worker --bench step -- [--rounds N] [--threads N]
+//! export MUSTER_PEER_PYTHON=python MUSTER_TEST_MODEL=folder
+//! cargo bench -p worker --bench step -- [--rounds N] [--threads N]
 //! ```
 //!
-//! A step is forward, backward, clipping and AdamW on two documents of 512 tokens, every target trained, f32. Without
-//! MUSTER_TEST_MODEL the weights are random in the shape of SmolLM2-135M; without MUSTER_PEER_PYTHON ours runs alone.
+//! A step is forward, backward, clipping and AdamW on two documents of 512 tokens, every target
+//! trained, f32. Without MUSTER_TEST_MODEL the weights are random in the shape of SmolLM2-135M;
+//! without MUSTER_PEER_PYTHON ours runs alone.
 
 mod ours;
 mod peer;

@@ -10,9 +10,10 @@ use worker::ops::{Documents, Gradients, ParamId, Tape, Target};
 use super::{BATCH, Step};
 
 const SMOLLM2_135M: &str = r#"{
-    "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
-    "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 8192, "rms_norm_eps": 1e-05,
-    "rope_theta": 100000.0, "tie_word_embeddings": true, "hidden_act": "silu", "initializer_range": 0.04}"#;
+    "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
+    "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
+    "max_position_embeddings": 8192, "rms_norm_eps": 1e-05, "rope_theta": 100000.0,
+    "tie_word_embeddings": true, "hidden_act": "silu", "initializer_range": 0.04}"#;
 
 const OPTIMIZER: AdamW = AdamW {
     beta1: 0.9,

@@ -88,7 +88,8 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // It ends by itself when its input does; a benchmark that failed half-way does not wait for that.
+        // It ends by itself when its input does; a benchmark that failed half-way does not wait for
+        // that.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

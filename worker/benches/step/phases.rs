@@ -1,7 +1,7 @@
 //! Where a step's time goes: a tracing subscriber that adds up the time inside spans, by name.
 //!
-//! The decoder and the tape open spans on the thread that walks them; the kernels' threads open none. A span's time
-//! is its own: what spans inside it took is theirs.
+//! The decoder and the tape open spans on the thread that walks them; the kernels' threads open
+//! none. A span's time is its own: what spans inside it took is theirs.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

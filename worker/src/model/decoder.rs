@@ -1,14 +1,17 @@
 //! The decoder: one forward for the whole Llama family, written in operations of the tape.
 //!
 //! ```text
-//! tokens -> embedding -> [ x + attention(norm x) -> x + feed-forward(norm x) ] per layer -> norm -> output matrix
+//! tokens -> embedding -> layers -> norm -> output matrix
+//! a layer:  x -> x + attention(norm x) -> x + feed-forward(norm x)
 //! ```
 //!
-//! Training and generation differ only in how a layer attends, which is therefore an argument of it. The arithmetic is that of
-//! transformers' `modeling_llama.py`, `modeling_mistral.py`, `modeling_qwen2.py` and `modeling_qwen3.py`.
+//! Training and generation differ only in how a layer attends, which is therefore an argument of
+//! it. The arithmetic is that of transformers' `modeling_llama.py`, `modeling_mistral.py`,
+//! `modeling_qwen2.py` and `modeling_qwen3.py`.
 //!
-//! Shape letters: T tokens of all documents, laid end to end; E width of the residual stream; Q width of all query heads;
-//! K width of all key heads, and of all value heads; I width inside the feed-forward block.
+//! Shape letters: T tokens of all documents, laid end to end; E width of the residual stream; Q
+//! width of all query heads; K width of all key heads, and of all value heads; I width inside the
+//! feed-forward block.
 
 #![allow(non_snake_case, reason = "tensors carry their shape in their name")]
 
@@ -20,13 +23,15 @@ use super::{Config, Model};
 use crate::ops::{self, Documents, LossSum, Rotary, Tape, Target, Value};
 
 impl Model {
-    /// The sum over `targets` of weight times negative log-likelihood, and its gradient on `tape`'s way back.
+    /// The sum over `targets` of weight times negative log-likelihood, and its gradient on `tape`'s
+    /// way back.
     ///
-    /// `tokens` are the documents of a micro-batch laid end to end. With `recompute` a layer keeps only its input and
-    /// runs twice: about a third more arithmetic for a fraction of the memory.
+    /// `tokens` are the documents of a micro-batch laid end to end. With `recompute` a layer keeps
+    /// only its input and runs twice: about a third more arithmetic for a fraction of the memory.
     ///
     /// # Errors
-    /// [`Error::Ops`] for a token outside the vocabulary, or documents and targets that do not fit the tokens.
+    /// [`Error::Ops`] for a token outside the vocabulary, or documents and targets that do not fit
+    /// the tokens.
     pub fn loss<'p>(
         &'p self,
         tape: &Tape<'p>,
@@ -82,7 +87,8 @@ impl Model {
 }
 
 impl Layer {
-    /// One decoder layer; `attend` makes the heads' output from queries, keys and values that are not rotated yet.
+    /// One decoder layer; `attend` makes the heads' output from queries, keys and values that are
+    /// not rotated yet.
     pub(super) fn forward(
         &self,
         tape: &Tape<'_>,
@@ -117,7 +123,8 @@ impl Linear {
 }
 
 impl Config {
-    /// The tables that rotate positions `0..positions`: made for each pass, in a thousandth of its time.
+    /// The tables that rotate positions `0..positions`: made for each pass, in a thousandth of its
+    /// time.
     pub(super) fn rotary(&self, positions: usize) -> ops::Result<Rotary> {
         let tables = self.rope.tables(self.head_dim, positions);
         Rotary::new(tables.cos, tables.sin, self.head_dim / 2)

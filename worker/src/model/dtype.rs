@@ -1,4 +1,5 @@
-//! The three floating-point types that model folders are stored in, and their conversion from and to f32.
+//! The three floating-point types that model folders are stored in, and their conversion from and
+//! to f32.
 //!
 //! A worker computes in f32 and leaves behind the type that the base came in.
 
@@ -134,7 +135,8 @@ mod tests {
 
     #[test]
     fn every_stored_type_survives_a_round_trip() {
-        // Longer than a chunk, and exact in eleven bits, the narrowest of the three mantissas being bf16's eight.
+        // Longer than a chunk, and exact in eleven bits, the narrowest of the three mantissas being
+        // bf16's eight.
         let values: Vec<f32> = (0..CHUNK + 3)
             .map(|i| (i % 251) as f32 / 4.0 - 31.0)
             .collect();
@@ -147,7 +149,8 @@ mod tests {
 
     #[test]
     fn narrowing_rounds_to_nearest_even() {
-        // 1 + 2^-8 lies halfway between two bf16 values: the even one below wins; 1 + 3 * 2^-8 goes up.
+        // 1 + 2^-8 lies halfway between two bf16 values: the even one below wins; 1 + 3 * 2^-8 goes
+        // up.
         let halfway = [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0];
         let mut back = [0.0; 2];
         Dtype::Bf16.decode(&Dtype::Bf16.encode(&halfway), &mut back);

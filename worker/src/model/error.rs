@@ -3,6 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 
+/// For a folder that was meant to be a model.
+pub(super) const NO_MODEL_HINT: &str =
+    "a model folder is what `save_pretrained` of transformers writes";
+
 /// Why a model cannot be read or run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -24,6 +28,16 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
+    /// The folder lacks a file that makes it a model.
+    #[error("{}: {what}\nhint: {hint}", .folder.display())]
+    NoModel {
+        /// The folder.
+        folder: PathBuf,
+        /// What is not in it.
+        what: String,
+        /// What a model folder is.
+        hint: String,
+    },
     /// A value of `config.json` is none that any model of its type can have.
     #[error("{}: {what}", .file.display())]
     Config {
@@ -32,7 +46,8 @@ pub enum Error {
         /// The key, what it must be, and what it is.
         what: String,
     },
-    /// The configuration asks for arithmetic that this program does not have: another model is needed.
+    /// The configuration asks for arithmetic that this program does not have: another model is
+    /// needed.
     #[error("{}: {what}\nhint: {hint}", .file.display())]
     NotImplemented {
         /// The `config.json`.

@@ -1,7 +1,7 @@
 //! Generation: a prompt's tokens in, more tokens out, one at a time.
 //!
-//! Keys and values of what was read stay in a cache, so a new token costs one row through the decoder. Tokens are ids here;
-//! text is the caller's business, and so are the stop tokens.
+//! Keys and values of what was read stay in a cache, so a new token costs one row through the
+//! decoder. Tokens are ids here; text is the caller's business, and so are the stop tokens.
 
 #![allow(
     non_snake_case,
@@ -50,8 +50,8 @@ impl Model {
     /// Continues `prompt`, and shows each token as it comes.
     ///
     /// # Errors
-    /// [`Error::Prompt`] for an empty prompt or one that fills the context, and where the logits are no numbers;
-    /// [`Error::Ops`] for a token outside the vocabulary.
+    /// [`Error::Prompt`] for an empty prompt or one that fills the context, and where the logits
+    /// are no numbers; [`Error::Ops`] for a token outside the vocabulary.
     pub fn generate(
         &self,
         prompt: &[u32],
@@ -146,12 +146,14 @@ mod tests {
     use crate::model::Config;
     use crate::ops::Documents;
 
-    /// A window that the text outgrows, norms on heads, biases, and fewer key heads than query heads.
+    /// A window that the text outgrows, norms on heads, biases, and fewer key heads than query
+    /// heads.
     fn model() -> Model {
         let text = r#"{
-            "model_type": "qwen3", "vocab_size": 31, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "initializer_range": 0.4,
-            "attention_bias": true, "use_sliding_window": true, "sliding_window": 5, "max_window_layers": 1,
+            "model_type": "qwen3", "vocab_size": 31, "hidden_size": 16, "intermediate_size": 24,
+            "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "head_dim": 8, "initializer_range": 0.4, "attention_bias": true,
+            "use_sliding_window": true, "sliding_window": 5, "max_window_layers": 1,
             "max_position_embeddings": 40}"#;
         let config = Config::parse("config.json".as_ref(), text).expect("a sound configuration");
         Model::random(config, 11).expect("values are drawn")

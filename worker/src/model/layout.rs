@@ -1,7 +1,8 @@
-//! Which parameters a configuration has: their names, which are transformers', their order, and their shapes.
+//! Which parameters a configuration has: their names, which are transformers', their order, and
+//! their shapes.
 //!
-//! The order is that of transformers' `state_dict`. Everything that walks over parameters (buckets, checkpoints, optimizer
-//! state) walks in this order.
+//! The order is that of transformers' `state_dict`. Everything that walks over parameters (buckets,
+//! checkpoints, optimizer state) walks in this order.
 
 use crate::ops::{Attention, ParamId};
 
@@ -66,7 +67,8 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// The parameters of `config` in order, and the decoder that refers to them by their place in it.
+    /// The parameters of `config` in order, and the decoder that refers to them by their place in
+    /// it.
     pub(super) fn new(config: &Config) -> (Self, Vec<Slot>) {
         let mut slots = Slots(Vec::new());
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);

@@ -1,14 +1,14 @@
 //! The model: a Hugging Face folder as parameters, the decoder of the Llama family, and generation.
 //!
 //! ```text
-//! config.json  -> Config   what changes the arithmetic; anything not implemented is refused by name
+//! config.json  -> Config   what changes the arithmetic; what is not implemented is refused
 //! Config       -> Layout   parameters in order, by transformers' names
 //! safetensors  -> Parameters (f32), or a seed for training from scratch
 //! tokens       -> loss on a tape (training), logits, or more tokens (generate)
 //! ```
 //!
-//! Here is no tokenizer, no optimizer, and no writing of folders: `checkpoint` writes them, in [`Parameters`]' order
-//! and with [`Dtype::encode`].
+//! Here is no tokenizer, no optimizer, and no writing of folders: `checkpoint` writes them, in
+//! [`Parameters`]' order and with [`Dtype::encode`].
 
 mod config;
 mod decoder;
@@ -41,13 +41,15 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads a model folder: `config.json`, and `model.safetensors` or the files that its index names.
+    /// Reads a model folder: `config.json`, and `model.safetensors` or the files that its index
+    /// names.
     ///
     /// Every parameter is trainable and f32, widened from what the files hold.
     ///
     /// # Errors
-    /// Those of [`Config::read`]; [`Error::Weights`] where a tensor is missing, superfluous, of another shape or of a type
-    /// that is not float, or a file is cut short; [`Error::Read`] where the system refuses.
+    /// Those of [`Config::read`]; [`Error::Weights`] where a tensor is missing, superfluous, of
+    /// another shape or of a type that is not float, or a file is cut short; [`Error::Read`] where
+    /// the system refuses.
     pub fn load(folder: &Path) -> Result<Self, Error> {
         let config = Config::read(folder)?;
         let (layout, slots) = Layout::new(&config);
@@ -60,8 +62,8 @@ impl Model {
         })
     }
 
-    /// A model that knows nothing yet: norms at one, biases at zero, matrices normal with the configuration's
-    /// `initializer_range`.
+    /// A model that knows nothing yet: norms at one, biases at zero, matrices normal with the
+    /// configuration's `initializer_range`.
     ///
     /// # Errors
     /// What the tensor library reports.

@@ -1,11 +1,14 @@
-//! Numbers drawn by place rather than in turn: the n-th number of a stream does not depend on who draws the others.
+//! Numbers drawn by place rather than in turn: the n-th number of a stream does not depend on who
+//! draws the others.
 //!
-//! So fresh weights are the same whatever the threads, and a parameter keeps its values when another one is added.
+//! So fresh weights are the same whatever the threads, and a parameter keeps its values when
+//! another one is added.
 
 /// The odd constant of SplitMix64: its multiples visit every 64-bit number.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// A stream of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
+/// A stream of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
+/// 2014).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Stream(u64);
 
@@ -47,7 +50,8 @@ mod tests {
 
     #[test]
     fn the_stream_is_splitmix64() {
-        // The first outputs for state 1234567 in the reference implementation, prng.di.unimi.it/splitmix64.c.
+        // The first outputs for state 1234567 in the reference implementation,
+        // prng.di.unimi.it/splitmix64.c.
         let stream = Stream(1234567);
         let outputs = [
             6457827717110365317,

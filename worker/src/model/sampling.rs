@@ -1,4 +1,5 @@
-//! From a row of logits to a token: the likeliest, or one drawn from those that hold most of the probability.
+//! From a row of logits to a token: the likeliest, or one drawn from those that hold most of the
+//! probability.
 
 use super::error::Error;
 use super::random::Stream;
@@ -24,8 +25,9 @@ impl Sampling {
         }
     }
 
-    /// A token drawn from the smallest set of likeliest ones that holds `top_p` of the probability (nucleus sampling,
-    /// arXiv 1904.09751), at a temperature; 0 is [`Sampling::greedy`]. Equal seeds draw equal tokens.
+    /// A token drawn from the smallest set of likeliest ones that holds `top_p` of the probability
+    /// (nucleus sampling, arXiv 1904.09751), at a temperature; 0 is [`Sampling::greedy`]. Equal
+    /// seeds draw equal tokens.
     ///
     /// # Errors
     /// [`Error::Prompt`] for a temperature below 0, or a `top_p` outside 0 to 1 or 0.
@@ -122,7 +124,8 @@ mod tests {
 
     #[test]
     fn temperature_sharpens() {
-        // At temperature 1/2 probabilities are squared: 0.25, 0.09, 0.0225, 0.0025 of their sum, 0.365.
+        // At temperature 1/2 probabilities are squared: 0.25, 0.09, 0.0225, 0.0025 of their sum,
+        // 0.365.
         let sampling = Sampling::nucleus(0.5, 1.0, 5).expect("sound");
         assert_close(frequencies(sampling), [0.0616, 0.6849, 0.0068, 0.2466]);
     }

@@ -1,19 +1,21 @@
 //! What a Hugging Face `config.json` says about a model, as far as it changes the arithmetic.
 //!
-//! Both spellings are read, that of transformers 4 (`rope_theta`, `rope_scaling`, `torch_dtype`) and that of transformers 5
-//! (`rope_parameters`, `dtype`). A key that is absent has transformers' default for its model type. A value that would
-//! change the arithmetic and is not implemented is refused by name; what is no part of the arithmetic is not looked at.
+//! Both spellings are read, that of transformers 4 (`rope_theta`, `rope_scaling`, `torch_dtype`)
+//! and that of transformers 5 (`rope_parameters`, `dtype`). A key that is absent has transformers'
+//! default for its model type. A value that would change the arithmetic and is not implemented is
+//! refused by name; what is no part of the arithmetic is not looked at.
 
 mod fields;
 mod rope;
 
+use std::io;
 use std::path::Path;
 
 use fields::Fields;
 pub use rope::{Rope, Scaling};
 
 use super::Dtype;
-use super::error::Error;
+use super::error::{Error, NO_MODEL_HINT};
 
 /// The name of the file in a model folder.
 pub const FILE: &str = "config.json";
@@ -76,13 +78,21 @@ impl Config {
     /// Reads `config.json` of a model folder.
     ///
     /// # Errors
-    /// [`Error::Read`] and [`Error::Json`] where there is none, [`Error::Config`] for a value that makes no sense,
-    /// [`Error::NotImplemented`], with a hint, for arithmetic that this program does not have.
+    /// [`Error::NoModel`], [`Error::Read`] and [`Error::Json`] where there is none,
+    /// [`Error::Config`] for a value that makes no sense, [`Error::NotImplemented`], with a hint,
+    /// for arithmetic that this program does not have.
     pub fn read(folder: &Path) -> Result<Self, Error> {
         let file = folder.join(FILE);
-        let text = std::fs::read_to_string(&file).map_err(|source| Error::Read {
-            file: file.clone(),
-            source,
+        let text = std::fs::read_to_string(&file).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => Error::NoModel {
+                folder: folder.to_owned(),
+                what: format!("no {FILE} in it"),
+                hint: NO_MODEL_HINT.to_owned(),
+            },
+            _ => Error::Read {
+                file: file.clone(),
+                source,
+            },
         })?;
         Self::parse(&file, &text)
     }
@@ -176,7 +186,8 @@ impl Family {
         }
     }
 
-    /// Biases on (query, key and value; output): fixed in Qwen2 and Mistral, whatever `attention_bias` says.
+    /// Biases on (query, key and value; output): fixed in Qwen2 and Mistral, whatever
+    /// `attention_bias` says.
     fn attention_bias(self, fields: Fields<'_>) -> Result<(bool, bool), Error> {
         Ok(match self {
             Self::Qwen2 => (true, false),
@@ -231,7 +242,8 @@ fn heads(fields: Fields<'_>, family: Family) -> Result<(usize, usize, usize), Er
     Ok((heads, kv_heads, head_dim))
 }
 
-/// Refuses every setting that would change the result of a layer and that no layer of ours looks at.
+/// Refuses every setting that would change the result of a layer and that no layer of ours looks
+/// at.
 fn refuse_other_arithmetic(fields: Fields<'_>) -> Result<(), Error> {
     let activation = fields.text("hidden_act")?.unwrap_or("silu");
     if !matches!(activation, "silu" | "swish") {

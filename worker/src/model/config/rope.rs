@@ -1,8 +1,9 @@
-//! The rotary position embedding: how fast each pair of a head's elements turns, and the tables made from it.
+//! The rotary position embedding: how fast each pair of a head's elements turns, and the tables
+//! made from it.
 //!
-//! The formulas are those of transformers' `modeling_rope_utils.py`, in f32 where it computes in f32, so that far
-//! positions turn by the same angle. `dynamic` and `longrope` are refused: there the angles depend on the longest sequence of a
-//! batch, and packing would change the numbers.
+//! The formulas are those of transformers' `modeling_rope_utils.py`, in f32 where it computes in
+//! f32, so that far positions turn by the same angle. `dynamic` and `longrope` are refused: there
+//! the angles depend on the longest sequence of a batch, and packing would change the numbers.
 
 use std::f64::consts::PI;
 
@@ -143,7 +144,8 @@ impl Rope {
         };
         for position in 0..positions {
             for turn in &turns {
-                // The angle is rounded to f32 as in transformers; its sine and cosine are exact to the last bit.
+                // The angle is rounded to f32 as in transformers; its sine and cosine are exact to
+                // the last bit.
                 let angle = f64::from(position as f32 * turn);
                 tables.cos.push(angle.cos() as f32 * scale);
                 tables.sin.push(angle.sin() as f32 * scale);

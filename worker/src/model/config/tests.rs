@@ -1,11 +1,13 @@
-//! Every claim is held against transformers' own defaults and error-free readings of the same files.
+//! Every claim is held against transformers' own defaults and error-free readings of the same
+//! files.
 
 use super::*;
 
 const SMOLLM2: &str = r#"{
     "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
-    "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": true,
-    "max_position_embeddings": 8192, "hidden_act": "silu", "rms_norm_eps": 1e-05"#;
+    "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
+    "tie_word_embeddings": true, "max_position_embeddings": 8192, "hidden_act": "silu",
+    "rms_norm_eps": 1e-05"#;
 
 fn parse(tail: &str) -> Result<Config, Error> {
     Config::parse(Path::new("m/config.json"), &format!("{SMOLLM2}{tail}}}"))
@@ -42,8 +44,8 @@ fn both_spellings_of_transformers_mean_the_same() {
 
 #[test]
 fn scaling_is_read_from_either_place() {
-    let llama3 = r#"{"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64"#;
+    let llama3 = r#"{"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 64"#;
     let older = parse(&format!(
         r#", "rope_theta": 5e5, "rope_scaling": {llama3}}}"#
     ));
@@ -83,7 +85,8 @@ fn absent_keys_have_their_familys_defaults() {
 #[test]
 fn qwen_slides_from_max_window_layers_on() {
     let config = parse(
-        r#", "model_type": "qwen2", "use_sliding_window": true, "sliding_window": 8, "max_window_layers": 28"#,
+        r#", "model_type": "qwen2", "use_sliding_window": true, "sliding_window": 8,
+        "max_window_layers": 28"#,
     );
     let windows = config.expect("a sound configuration").windows;
     assert_eq!(windows[26..], [None, None, Some(8), Some(8)]);
@@ -131,7 +134,8 @@ fn other_arithmetic_is_refused_by_name() {
             "dtype `float8_e4m3fn` is not implemented",
         ),
         (
-            r#", "model_type": "qwen3", "num_hidden_layers": 1, "layer_types": ["chunked_attention"]"#,
+            r#", "model_type": "qwen3", "num_hidden_layers": 1,
+            "layer_types": ["chunked_attention"]"#,
             "`layer_types[0]` \"chunked_attention\" is not implemented",
         ),
     ] {
@@ -146,7 +150,8 @@ fn senseless_values_are_named() {
     for (tail, message) in [
         (
             r#", "num_attention_heads": "nine""#,
-            "m/config.json: `num_attention_heads` must be a whole number from 1 to 16777216; got `nine`",
+            "m/config.json: `num_attention_heads` must be a whole number from 1 to 16777216; \
+             got `nine`",
         ),
         (
             r#", "num_key_value_heads": 2"#,

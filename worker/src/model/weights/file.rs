@@ -1,6 +1,7 @@
 //! One safetensors file: an 8-byte length, a JSON header, and the values.
 //!
-//! The header is believed only where the file's own length bears it out, so a file cut short is refused when it is opened.
+//! The header is believed only where the file's own length bears it out, so a file cut short is
+//! refused when it is opened.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +13,8 @@ use crate::model::error::Error;
 
 /// The most that the format allows.
 const LARGEST_HEADER: u64 = 100_000_000;
-/// Bytes read at once: enough for the disk and for the conversion to be shared out, whatever the tensor's size.
+/// Bytes read at once: enough for the disk and for the conversion to be shared out, whatever the
+/// tensor's size.
 const PIECE: usize = 8 << 20;
 
 /// An open file whose header agrees with its length.

@@ -1,7 +1,8 @@
 //! Where a model's values come from: the safetensors files of a Hugging Face folder, or a seed.
 //!
-//! A folder is checked whole before the first value is read: every tensor that the configuration asks for, of its shape, in a file
-//! as long as its header says, and nothing besides. Values are read in pieces and widened to f32 on the way.
+//! A folder is checked whole before the first value is read: every tensor that the configuration
+//! asks for, of its shape, in a file as long as its header says, and nothing besides. Values are
+//! read in pieces and widened to f32 on the way.
 
 mod file;
 
@@ -12,7 +13,7 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::Dtype;
-use super::error::Error;
+use super::error::{Error, NO_MODEL_HINT};
 use super::layout::{EMBEDDING, Fresh, HEAD, Slot};
 use super::random::Stream;
 use crate::ops::{self, Parameters};
@@ -26,7 +27,8 @@ pub const INDEX: &str = "model.safetensors.index.json";
 /// How many names an error lists.
 const NAMES_SHOWN: usize = 4;
 
-/// Reads the parameters that `slots` describe from `folder`, all trainable, and the type that they were stored in.
+/// Reads the parameters that `slots` describe from `folder`, all trainable, and the type that they
+/// were stored in.
 pub(super) fn read(folder: &Path, slots: &[Slot]) -> Result<(Parameters, Dtype), Error> {
     let mut files = files(folder)?
         .into_iter()
@@ -53,7 +55,8 @@ pub(super) fn read(folder: &Path, slots: &[Slot]) -> Result<(Parameters, Dtype),
     Ok((parameters, wanted[0].1.dtype))
 }
 
-/// Draws the parameters that `slots` describe: matrices with deviation `range`, each from a stream of its own name.
+/// Draws the parameters that `slots` describe: matrices with deviation `range`, each from a stream
+/// of its own name.
 pub(super) fn draw(slots: &[Slot], range: f32, seed: u64) -> Result<Parameters, Error> {
     let mut parameters = Parameters::default();
     for slot in slots {
@@ -92,11 +95,11 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     if !index.exists() {
         let hint = match folder.join("pytorch_model.bin").exists() {
             true => "only safetensors are read; `save_pretrained` of transformers writes them",
-            false => "a model folder is what `save_pretrained` of transformers writes",
+            false => NO_MODEL_HINT,
         };
         let what = format!("no {FILE} and no {INDEX} in it");
-        return Err(Error::Weights {
-            file: folder.to_owned(),
+        return Err(Error::NoModel {
+            folder: folder.to_owned(),
             what,
             hint: hint.to_owned(),
         });

@@ -10,8 +10,9 @@ use super::*;
 use crate::model::{Config, Error, Model};
 
 const CONFIG: &str = r#"{
-    "model_type": "qwen3", "vocab_size": 11, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2,
-    "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 6, "initializer_range": 0.02"#;
+    "model_type": "qwen3", "vocab_size": 11, "hidden_size": 8, "intermediate_size": 12,
+    "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "head_dim": 6, "initializer_range": 0.02"#;
 
 fn config(tail: &str) -> String {
     format!("{CONFIG}{tail}}}")
@@ -61,6 +62,12 @@ fn refusal(folder: &TempDir) -> String {
         .err()
         .expect("the folder is refused");
     assert!(matches!(error, Error::Weights { .. }), "{error:?}");
+    error.to_string()
+}
+
+fn no_model(folder: &Path) -> String {
+    let error = Model::load(folder).err().expect("the folder is refused");
+    assert!(matches!(error, Error::NoModel { .. }), "{error:?}");
     error.to_string()
 }
 
@@ -196,7 +203,7 @@ fn a_folder_without_weights_says_what_one_is() {
         folder.path().join("pytorch_model.bin"),
     )
     .expect("moved");
-    let message = refusal(&folder);
+    let message = no_model(folder.path());
     assert!(message.contains("no model.safetensors and no model.safetensors.index.json in it"));
     assert!(
         message.contains("hint: only safetensors are read"),
