@@ -14,9 +14,9 @@ use super::{
     tape::{Backward, Onto, Tape, Value},
 };
 
-/// Rows whose logits exist at one time: enough to make up for reading and writing the weight's
-/// gradient once per chunk.
-const CHUNK_ROWS: usize = 256;
+/// Logits that exist at one time: enough rows to make up for reading and writing the weight's gradient
+/// once per chunk. Few under test, so that small cases have several chunks.
+const LOGITS_MAX: usize = if cfg!(test) { 1 << 10 } else { 26 << 20 };
 
 /// A token to predict.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -151,9 +151,11 @@ impl LossSum<'_> {
             return;
         };
         let (w, rows) = (self.params.elements_of(self.w), self.x.array.read());
-        let most = CHUNK_ROWS.min(self.targets.len());
+        // Chunks of about equal length.
+        let chunks = (self.targets.len() * vocabulary).div_ceil(LOGITS_MAX).max(1);
+        let most = self.targets.len().div_ceil(chunks).max(1);
         let (mut x, mut logits) = (pool::take(most * width), pool::take(most * vocabulary));
-        for targets in self.targets.chunks(CHUNK_ROWS) {
+        for targets in self.targets.chunks(most) {
             let (x, logits) = (
                 &mut x[..targets.len() * width],
                 &mut logits[..targets.len() * vocabulary],

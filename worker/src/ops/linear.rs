@@ -91,6 +91,7 @@ impl Op for Linear {
             flow.release(bias);
         }
         if let (Some(dw), Some(x)) = (flow.parameter(self.w), &self.x) {
+            let _span = tracing::trace_span!("linear dW").entered();
             let x = x.read();
             let dw = MatrixMut::new(dw, outs, ins);
             gemm_parallel(dw, Onto::Sum, dy_matrix.t(), Matrix::new(&x, rows, ins));
@@ -103,6 +104,7 @@ impl Op for Linear {
         };
         let mut dx = flow.open(input);
         if let Some(dx) = &mut dx {
+            let _span = tracing::trace_span!("linear dX").entered();
             let w = flow.params().elements_of(self.w);
             let c = MatrixMut::new(&mut dx.data, rows, ins);
             gemm_parallel(c, dx.onto, dy_matrix, Matrix::new(&w, outs, ins));

@@ -20,7 +20,6 @@
 mod add;
 mod array;
 mod attention;
-mod cache;
 mod cross_entropy;
 mod embed;
 mod error;
@@ -38,8 +37,7 @@ mod tape;
 #[cfg(test)]
 mod tests;
 
-pub use attention::Attention;
-pub use cache::KvCache;
+pub use attention::{Attention, KvCache};
 pub use cross_entropy::{LossSum, Target};
 pub use error::{Error, Result};
 pub use logits::{argmax, log_softmax};

@@ -241,7 +241,9 @@ impl<'p> Tape<'p> {
     /// What an operation reports; the slots then hold a part of the gradient.
     pub fn backward(self, loss: LossSum<'p>, sink: &mut dyn Gradients) -> Result<f64> {
         let mut flow = Backward::new(self.params, sink, &self.uses());
+        let span = tracing::trace_span!("cross-entropy").entered();
         let sum = loss.backward(&mut flow)?;
+        drop(span);
         self.walk(&mut flow)?;
         flow.finish_unused();
         Ok(sum)
@@ -265,6 +267,7 @@ impl<'p> Tape<'p> {
     fn walk(self, flow: &mut Backward<'_>) -> Result<()> {
         let mut entries = self.log.into_inner().entries;
         while let Some(Entry { op, output, uses }) = entries.pop() {
+            let _span = tracing::trace_span!("backward", op = op.name()).entered();
             match flow.grads.remove(&output) {
                 Some(dy) => op.backward(dy, flow)?,
                 // Nothing that reaches the loss: its uses end here.

@@ -6,10 +6,13 @@
 
 #![allow(unsafe_code)] // The crate takes pointers and strides; the checked views below are their only makers.
 
+use std::ops::Range;
+
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use crate::ops::tape::Onto;
+use super::simd::{LANES, vectorized};
+use crate::ops::{pool, tape::Onto};
 
 /// A view of a matrix, row- or column-major, possibly a part of wider rows.
 #[derive(Clone, Copy)]
@@ -32,6 +35,25 @@ impl<'a> Matrix<'a> {
             row_stride: cols,
             col_stride: 1,
         }
+    }
+
+    /// A part of rows that are `row_stride` elements apart; `data` begins with the first.
+    pub(crate) fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        let needed = (rows.max(1) - 1) * row_stride + cols;
+        assert!(cols <= row_stride && needed <= data.len(), "{rows} x {cols} by {row_stride}");
+        Self { data, rows, cols, row_stride, col_stride: 1 }
+    }
+
+    /// Some of its rows.
+    pub(crate) fn rows(self, rows: Range<usize>) -> Self {
+        assert!(rows.end <= self.rows, "{rows:?} of {} rows", self.rows);
+        let start = (rows.start * self.row_stride).min(self.data.len());
+        Self { data: &self.data[start..], rows: rows.len(), ..self }
+    }
+
+    /// Some of its columns.
+    pub(crate) fn cols(self, cols: Range<usize>) -> Self {
+        self.t().rows(cols).t()
     }
 
     /// The transpose, by swapped strides.
@@ -76,33 +98,56 @@ pub(crate) fn gemm(c: MatrixMut<'_>, onto: Onto, a: Matrix<'_>, b: Matrix<'_>) {
 
 /// The same, by tiles on all threads of the pool.
 pub(crate) fn gemm_parallel(c: MatrixMut<'_>, onto: Onto, a: Matrix<'_>, b: Matrix<'_>) {
-    /// A tile's rows and columns: its operands stay in the second-level cache.
-    const TILE_ROWS: usize = 256;
-    const TILE_COLS: usize = 768;
-    /// With fewer rows the product reads its right operand only once, so columns are cut finer.
-    const FEW_ROWS: usize = 16;
-    const TILE_COLS_OF_FEW_ROWS: usize = 96;
+    /// Measured: what is packed for a tile serves enough arithmetic, and there are enough tiles to balance.
+    const TILE_ROWS: usize = 512;
+    const TILE_COLS: usize = 128;
+    /// A transposed right operand is turned around once for all tiles if it has no more elements than this, and serves
+    /// so many rows. Left to the crate, each tile packs it again, an element at a time.
+    const TURNED_ELEMENTS_MAX: usize = 8 << 20;
+    const TURNED_ROWS_MIN: usize = 128;
 
+    if b.col_stride != 1 && c.rows >= TURNED_ROWS_MIN && b.rows * b.cols <= TURNED_ELEMENTS_MAX {
+        let mut turned = pool::take(b.rows * b.cols);
+        transpose(&mut turned, b.t());
+        gemm_parallel(c, onto, a, Matrix::new(&turned, b.rows, b.cols));
+        return pool::give(turned);
+    }
     let (rows, cols) = (c.rows, c.cols);
-    let tile_cols = if rows <= FEW_ROWS {
-        TILE_COLS_OF_FEW_ROWS
-    } else {
-        TILE_COLS
-    };
     let product = Product::new(c, onto, a, b);
-    let (down, across) = (rows.div_ceil(TILE_ROWS), cols.div_ceil(tile_cols));
-    (0..down * across)
-        .into_par_iter()
-        .with_max_len(1)
-        .for_each(|tile| {
-            let (row, col) = (tile / across * TILE_ROWS, tile % across * tile_cols);
-            product.tile(
-                row,
-                TILE_ROWS.min(rows - row),
-                col,
-                tile_cols.min(cols - col),
-            );
+    let (down, across) = (rows.div_ceil(TILE_ROWS), cols.div_ceil(TILE_COLS));
+    (0..down * across).into_par_iter().with_max_len(1).for_each(|tile| {
+        let (row, col) = (tile / across * TILE_ROWS, tile % across * TILE_COLS);
+        product.tile(row, TILE_ROWS.min(rows - row), col, TILE_COLS.min(cols - col));
+    });
+}
+
+/// `y = x^T` for an `x` of whole or parts of rows, in parallel.
+pub(crate) fn transpose(y: &mut [f32], x: Matrix<'_>) {
+    const SIDE: usize = LANES;
+    assert_eq!((y.len(), x.col_stride), (x.rows * x.cols, 1), "a transpose of rows");
+    if y.is_empty() {
+        return;
+    }
+    y.par_chunks_mut(SIDE * x.rows).enumerate().for_each(|(block, y)| {
+        let first = block * SIDE;
+        let width = SIDE.min(x.cols - first);
+        vectorized(|| {
+            for row in (0..x.rows).step_by(SIDE) {
+                let height = SIDE.min(x.rows - row);
+                // By way of a square that stays in registers or the nearest cache.
+                let mut square = [[0f32; SIDE]; SIDE];
+                for (i, line) in square[..height].iter_mut().enumerate() {
+                    let from = &x.data[(row + i) * x.row_stride + first..][..width];
+                    line[..width].copy_from_slice(from);
+                }
+                for (j, y) in y.chunks_exact_mut(x.rows).enumerate() {
+                    for (y, line) in y[row..row + height].iter_mut().zip(&square) {
+                        *y = line[j];
+                    }
+                }
+            }
         });
+    });
 }
 
 /// A product whose operands were checked against each other.

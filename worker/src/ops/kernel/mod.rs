@@ -3,7 +3,7 @@
 mod gemm;
 mod simd;
 
-pub(super) use gemm::{Matrix, MatrixMut, gemm, gemm_parallel};
+pub(super) use gemm::{Matrix, MatrixMut, gemm, gemm_parallel, transpose};
 pub(super) use simd::{LANES, dot, exp, exponentials, max, sigmoid, sum_f64, vectorized};
 
 use rayon::prelude::*;

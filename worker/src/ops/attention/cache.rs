@@ -5,9 +5,13 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::{
+    Attention,
+    head::{HeadKeys, attend},
+};
+use crate::ops::{
     array::Array,
-    attention::{Attention, HeadKeys, attend},
     error::{Error, Result},
+    kernel::Matrix,
     pool,
     rotary::{Rotary, Turn, merge_heads, split_heads},
     tape::{Onto, Tape, Value},
@@ -94,7 +98,9 @@ impl Tape<'_> {
             .enumerate()
             .for_each(|(head, (o, q))| {
                 let HeadCache { k, v } = &cache.heads[head / a.group()];
-                attend(a, q, HeadKeys { k, v }, o, &mut vec![0.; rows]);
+                let keys = |x| Matrix::new(x, cache.positions, a.head_dim);
+                let keys = HeadKeys { k_t: keys(k).t(), v: keys(v) };
+                attend(a, (q, cache.positions), keys, o, &mut vec![0.; rows]);
             });
         let mut y = pool::take(o.len());
         merge_heads(&mut y, Onto::Fresh, &o, (a.head_dim, 1), rows, Turn::NONE);

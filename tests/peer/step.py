@@ -1,0 +1,44 @@
+"""The peer of the step benchmark: transformers' Llama on PyTorch, f32, SDPA, AdamW, one optimizer step per line of input.
+
+    step.py MODEL --threads N < lines
+
+The first line is the batch, `[[ids of document 1], [ids of document 2]]`. Every line `step` after it is answered with one line
+of JSON: the step's seconds by the wall and by the processors, loss before the update, and the norm of its gradient.
+"""
+
+import argparse
+import json
+import sys
+import time
+
+import torch
+from transformers import AutoModelForCausalLM
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model")
+    parser.add_argument("--threads", type=int, required=True)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32, attn_implementation="sdpa")
+    model.train()
+    # The pad token is a token like any other in our gradient too.
+    model.get_input_embeddings().padding_idx = None
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.01, fused=True)
+    batch = torch.tensor(json.loads(sys.stdin.readline()))
+    for line in sys.stdin:
+        if line.strip() != "step":
+            continue
+        start, cpu = time.perf_counter(), time.process_time()
+        loss = model(input_ids=batch, labels=batch).loss
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        took = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
+        print(json.dumps({**took, "loss": loss.item(), "grad_norm": norm.item()}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

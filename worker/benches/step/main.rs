@@ -1,0 +1,137 @@
+//! The training step in turn with its peer: transformers' Llama on PyTorch, same weights, tokens,
+//! threads and arithmetic.
+//!
+//! ```text
+//! export MUSTER_PEER_PYTHON=python MUSTER_TEST_MODEL=folder
+//! cargo bench -p worker --bench step -- [--rounds N] [--threads N]
+//! ```
+//!
+//! A step is forward, backward, clipping and AdamW on two documents of 512 tokens, every target
+//! trained, f32. Without MUSTER_TEST_MODEL the weights are random in the shape of SmolLM2-135M;
+//! without MUSTER_PEER_PYTHON ours runs alone.
+
+mod ours;
+mod peer;
+mod phases;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+/// The worker's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Rows of the batch and tokens of each.
+const BATCH: (usize, usize) = (2, 512);
+
+struct Options {
+    rounds: usize,
+    threads: usize,
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = options()?;
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(options.threads)
+        .build_global()?;
+    let clock = phases::Clock::install();
+    let folder = std::env::var_os("MUSTER_TEST_MODEL").map(PathBuf::from);
+    let mut ours = ours::Trainer::new(folder.as_deref())?;
+    let documents = ours.batch();
+    let mut peer = peer::Peer::start(folder.as_deref(), &ours, &documents, options.threads)?;
+
+    let (rows, length) = BATCH;
+    let tokens = (rows * length) as f64;
+    println!(
+        "{}, f32, {rows} x {length} tokens, {} threads",
+        ours.name(),
+        options.threads
+    );
+    // The first step of either grows its memory.
+    let mut first = (ours.step(&documents)?, None);
+    if let Some(peer) = &mut peer {
+        first.1 = Some(peer.step()?);
+    }
+    clock.reset();
+
+    println!("round   ours tok/s   peer tok/s  ratio   ours cpu s   peer cpu s  ratio");
+    let (mut ratios, mut cpu_ratios) = (Vec::new(), Vec::new());
+    let mut seconds = Vec::new();
+    for round in 1..=options.rounds {
+        let mine = ours.step(&documents)?;
+        seconds.push(mine.seconds);
+        match &mut peer {
+            None => println!("{round:5}   {:10.1}", tokens / mine.seconds),
+            Some(peer) => {
+                let theirs = peer.step()?;
+                ratios.push(theirs.seconds / mine.seconds);
+                cpu_ratios.push(theirs.cpu_seconds / mine.cpu_seconds);
+                println!(
+                    "{round:5}   {:10.1}   {:10.1}  {:5.3}   {:10.2}   {:10.2}  {:5.3}",
+                    tokens / mine.seconds,
+                    tokens / theirs.seconds,
+                    ratios[ratios.len() - 1],
+                    mine.cpu_seconds,
+                    theirs.cpu_seconds,
+                    cpu_ratios[cpu_ratios.len() - 1],
+                );
+            }
+        }
+    }
+    if let (mine, Some(theirs)) = first {
+        let (wall, cpu) = (median(&mut ratios), median(&mut cpu_ratios));
+        println!("median ratio: {wall:.3} by the wall, {cpu:.3} by the processors");
+        println!(
+            "loss of the first step: ours {:.6}, peer {:.6}",
+            mine.loss, theirs.loss
+        );
+        println!(
+            "norm of its gradient:   ours {:.6}, peer {:.6}",
+            mine.norm, theirs.norm
+        );
+    }
+    println!("\nours by phase, mean of {} steps", options.rounds);
+    clock.print(seconds.iter().sum::<f64>(), options.rounds);
+    Ok(())
+}
+
+/// What one step took, and what it saw before its update.
+struct Step {
+    seconds: f64,
+    /// Of all threads: on a machine that is shared, the fairer measure.
+    cpu_seconds: f64,
+    loss: f64,
+    norm: f64,
+}
+
+fn options() -> anyhow::Result<Options> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut options = Options { rounds: 5, threads };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut number = || -> anyhow::Result<usize> {
+            let value = arguments
+                .next()
+                .with_context(|| format!("{argument} needs a number"))?;
+            value.parse().with_context(|| format!("{argument} {value}"))
+        };
+        match argument.as_str() {
+            // Cargo says so to every benchmark.
+            "--bench" => {}
+            "--rounds" => options.rounds = number()?.max(1),
+            "--threads" => options.threads = number()?.max(1),
+            other => anyhow::bail!("{other} is not an option\nhint: --rounds N, --threads N"),
+        }
+    }
+    Ok(options)
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() % 2 {
+        0 => (values[middle - 1] + values[middle]) / 2.0,
+        _ => values[middle],
+    }
+}

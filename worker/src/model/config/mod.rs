@@ -1,0 +1,295 @@
+//! What a Hugging Face `config.json` says about a model, as far as it changes the arithmetic.
+//!
+//! Both spellings are read, that of transformers 4 (`rope_theta`, `rope_scaling`, `torch_dtype`)
+//! and that of transformers 5 (`rope_parameters`, `dtype`). A key that is absent has transformers'
+//! default for its model type. A value that would change the arithmetic and is not implemented is
+//! refused by name; what is no part of the arithmetic is not looked at.
+
+mod fields;
+mod rope;
+
+use std::io;
+use std::path::Path;
+
+use fields::Fields;
+pub use rope::{Rope, Scaling};
+
+use super::Dtype;
+use super::error::{Error, NO_MODEL_HINT};
+
+/// The name of the file in a model folder.
+pub const FILE: &str = "config.json";
+
+/// The model types that are implemented, all one decoder with small differences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Llama 2 and 3, SmolLM.
+    Llama,
+    /// Mistral: Llama with a sliding window.
+    Mistral,
+    /// Qwen2 and 2.5: biases on the query, key and value projections.
+    Qwen2,
+    /// Qwen3: a norm on every query and key head instead.
+    Qwen3,
+}
+
+/// A decoder's shape and arithmetic. Field names are those of `config.json` where it has one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The model type.
+    pub family: Family,
+    /// Rows of the embedding: no token id may reach it.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width inside the feed-forward block.
+    pub intermediate_size: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads, each shared by `heads / kv_heads` query heads.
+    pub kv_heads: usize,
+    /// Width of a head; need not be `hidden_size / heads`.
+    pub head_dim: usize,
+    /// Positions that the model was made for; the rotary embedding itself has no end.
+    pub max_position_embeddings: usize,
+    /// What the norms add to the mean square.
+    pub rms_norm_eps: f32,
+    /// The rotary position embedding.
+    pub rope: Rope,
+    /// One entry per layer: how many positions back it sees, itself included; `None` sees all.
+    pub windows: Vec<Option<usize>>,
+    /// Whether the query, key and value projections have biases.
+    pub qkv_bias: bool,
+    /// Whether the attention's output projection has a bias.
+    pub output_bias: bool,
+    /// Whether the feed-forward projections have biases.
+    pub mlp_bias: bool,
+    /// Whether every query and key head is normed before the rotation.
+    pub qk_norm: bool,
+    /// Whether the output matrix is the embedding.
+    pub tie_word_embeddings: bool,
+    /// Standard deviation of fresh weights.
+    pub initializer_range: f32,
+    /// The type that the configuration names for its weights; the weights themselves may differ.
+    pub dtype: Option<Dtype>,
+}
+
+impl Config {
+    /// Reads `config.json` of a model folder.
+    ///
+    /// # Errors
+    /// [`Error::NoModel`], [`Error::Read`] and [`Error::Json`] where there is none,
+    /// [`Error::Config`] for a value that makes no sense, [`Error::NotImplemented`], with a hint,
+    /// for arithmetic that this program does not have.
+    pub fn read(folder: &Path) -> Result<Self, Error> {
+        let file = folder.join(FILE);
+        let text = std::fs::read_to_string(&file).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => Error::NoModel {
+                folder: folder.to_owned(),
+                what: format!("no {FILE} in it"),
+                hint: NO_MODEL_HINT.to_owned(),
+            },
+            _ => Error::Read {
+                file: file.clone(),
+                source,
+            },
+        })?;
+        Self::parse(&file, &text)
+    }
+
+    /// Reads a configuration from its text; `file` is only named in errors.
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn parse(file: &Path, text: &str) -> Result<Self, Error> {
+        let object = serde_json::from_str(text).map_err(|source| Error::Json {
+            file: file.to_owned(),
+            source,
+        })?;
+        let fields = Fields::new(file, &object);
+        let family = Family::parse(fields)?;
+        refuse_other_arithmetic(fields)?;
+        let layers = fields.required("num_hidden_layers")?;
+        let (qkv_bias, output_bias) = family.attention_bias(fields)?;
+        let max_position_embeddings =
+            fields.size("max_position_embeddings", family.max_positions())?;
+        let max_position_embeddings = max_position_embeddings.unwrap_or(family.max_positions());
+        let (heads, kv_heads, head_dim) = heads(fields, family)?;
+        Ok(Self {
+            family,
+            vocab_size: fields.required("vocab_size")?,
+            hidden_size: fields.required("hidden_size")?,
+            intermediate_size: fields.required("intermediate_size")?,
+            heads,
+            kv_heads,
+            head_dim,
+            max_position_embeddings,
+            rms_norm_eps: fields.number("rms_norm_eps", 1e-6)? as f32,
+            rope: Rope::parse(fields, max_position_embeddings)?,
+            windows: family.windows(fields, layers)?,
+            qkv_bias,
+            output_bias,
+            mlp_bias: family == Family::Llama && fields.flag("mlp_bias", false)?,
+            qk_norm: family == Family::Qwen3,
+            tie_word_embeddings: fields.flag("tie_word_embeddings", false)?,
+            initializer_range: fields.number("initializer_range", 0.02)? as f32,
+            dtype: dtype(fields)?,
+        })
+    }
+
+    /// How many decoder layers there are.
+    pub fn layers(&self) -> usize {
+        self.windows.len()
+    }
+}
+
+impl Family {
+    const ALL: [Self; 4] = [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3];
+
+    /// The name that `model_type` has in a `config.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Mistral => "mistral",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+        }
+    }
+
+    fn parse(fields: Fields<'_>) -> Result<Self, Error> {
+        let works = Self::ALL.map(Self::name).join(", ");
+        match fields.text("model_type")? {
+            None => Err(fields.wrong("model_type", "one of ".to_owned() + &works)),
+            Some(name) => Self::ALL
+                .into_iter()
+                .find(|family| family.name() == name)
+                .ok_or_else(|| {
+                    fields.not_implemented("model_type", format!("the model types {works} work"))
+                }),
+        }
+    }
+
+    fn max_positions(self) -> usize {
+        match self {
+            Self::Llama => 2048,
+            Self::Mistral => 4096 * 32,
+            Self::Qwen2 | Self::Qwen3 => 32768,
+        }
+    }
+
+    /// `num_key_value_heads` where the file does not have the key.
+    fn kv_heads(self) -> Option<usize> {
+        match self {
+            Self::Llama => None,
+            Self::Mistral => Some(8),
+            Self::Qwen2 | Self::Qwen3 => Some(32),
+        }
+    }
+
+    /// Biases on (query, key and value; output): fixed in Qwen2 and Mistral, whatever
+    /// `attention_bias` says.
+    fn attention_bias(self, fields: Fields<'_>) -> Result<(bool, bool), Error> {
+        Ok(match self {
+            Self::Qwen2 => (true, false),
+            Self::Mistral => (false, false),
+            Self::Llama | Self::Qwen3 => {
+                let bias = fields.flag("attention_bias", false)?;
+                (bias, bias)
+            }
+        })
+    }
+
+    fn windows(self, fields: Fields<'_>, layers: usize) -> Result<Vec<Option<usize>>, Error> {
+        let (window, first_sliding) = match self {
+            Self::Llama => (None, 0),
+            Self::Mistral => (fields.size("sliding_window", 4096)?, 0),
+            Self::Qwen2 | Self::Qwen3 => {
+                let used = fields.flag("use_sliding_window", false)?;
+                let window = fields.size("sliding_window", 4096)?.filter(|_| used);
+                (window, fields.count("max_window_layers", 28)?)
+            }
+        };
+        let windows = fields.layer_types(layers, |layer| layer >= first_sliding, window)?;
+        // In transformers these two have one window throughout, whatever `layer_types` says.
+        let uniform = matches!(self, Self::Llama | Self::Mistral);
+        if uniform && windows.iter().any(|layer| *layer != window) {
+            let hint = format!("`{}` has one window for all layers", self.name());
+            return Err(fields.not_implemented("layer_types", hint));
+        }
+        Ok(windows)
+    }
+}
+
+fn heads(fields: Fields<'_>, family: Family) -> Result<(usize, usize, usize), Error> {
+    let heads = fields.required("num_attention_heads")?;
+    let kv_default = family.kv_heads().unwrap_or(heads);
+    let kv_heads = fields
+        .size("num_key_value_heads", kv_default)?
+        .unwrap_or(heads);
+    if heads % kv_heads != 0 {
+        let must = format!("a divisor of num_attention_heads, {heads}");
+        return Err(fields.wrong("num_key_value_heads", must));
+    }
+    let split = fields.required("hidden_size")? / heads;
+    let default = if family == Family::Qwen3 { 128 } else { split };
+    let head_dim = fields.size("head_dim", default)?.unwrap_or(split);
+    if head_dim % 2 != 0 || head_dim == 0 {
+        return Err(fields.wrong(
+            "head_dim",
+            format!("even, to be rotated by halves ({head_dim})"),
+        ));
+    }
+    Ok((heads, kv_heads, head_dim))
+}
+
+/// Refuses every setting that would change the result of a layer and that no layer of ours looks
+/// at.
+fn refuse_other_arithmetic(fields: Fields<'_>) -> Result<(), Error> {
+    let activation = fields.text("hidden_act")?.unwrap_or("silu");
+    if !matches!(activation, "silu" | "swish") {
+        return Err(fields.not_implemented("hidden_act", "`silu` works".to_owned()));
+    }
+    if fields.number("attention_dropout", 0.0)? != 0.0 {
+        let hint = "set it to 0.0; the weights stay valid".to_owned();
+        return Err(fields.not_implemented("attention_dropout", hint));
+    }
+    if fields.number("partial_rotary_factor", 1.0)? != 1.0 {
+        let hint = "models that rotate whole heads work".to_owned();
+        return Err(fields.not_implemented("partial_rotary_factor", hint));
+    }
+    for (key, hint) in [
+        (
+            "quantization_config",
+            "use the model's float16, bfloat16 or float32 release",
+        ),
+        ("per_layer_config", "models whose layers are all alike work"),
+        ("rope_interleaved", "heads that are rotated by halves work"),
+        ("is_encoder_decoder", "decoders alone work"),
+    ] {
+        if fields.is_set(key) {
+            return Err(fields.not_implemented(key, hint.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+fn dtype(fields: Fields<'_>) -> Result<Option<Dtype>, Error> {
+    let key = if fields.is_set("dtype") {
+        "dtype"
+    } else {
+        "torch_dtype"
+    };
+    let Some(name) = fields.text(key)? else {
+        return Ok(None);
+    };
+    let dtype = Dtype::from_name(name.trim_start_matches("torch."));
+    match dtype {
+        Some(dtype) => Ok(Some(dtype)),
+        None => {
+            Err(fields.not_implemented(key, "`float32`, `bfloat16` and `float16` work".to_owned()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

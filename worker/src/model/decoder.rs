@@ -1,0 +1,132 @@
+//! The decoder: one forward for the whole Llama family, written in operations of the tape.
+//!
+//! ```text
+//! tokens -> embedding -> layers -> norm -> output matrix
+//! a layer:  x -> x + attention(norm x) -> x + feed-forward(norm x)
+//! ```
+//!
+//! Training and generation differ only in how a layer attends, which is therefore an argument of
+//! it. The arithmetic is that of transformers' `modeling_llama.py`, `modeling_mistral.py`,
+//! `modeling_qwen2.py` and `modeling_qwen3.py`.
+//!
+//! Shape letters: T tokens of all documents, laid end to end; E width of the residual stream; Q
+//! width of all query heads; K width of all key heads, and of all value heads; I width inside the
+//! feed-forward block.
+
+#![allow(non_snake_case, reason = "tensors carry their shape in their name")]
+
+use std::sync::Arc;
+
+use super::error::Error;
+use super::layout::{Layer, Linear};
+use super::{Config, Model};
+use crate::ops::{self, Documents, LossSum, Rotary, Tape, Target, Value};
+
+impl Model {
+    /// The sum over `targets` of weight times negative log-likelihood, and its gradient on `tape`'s
+    /// way back.
+    ///
+    /// `tokens` are the documents of a micro-batch laid end to end. With `recompute` a layer keeps
+    /// only its input and runs twice: about a third more arithmetic for a fraction of the memory.
+    ///
+    /// # Errors
+    /// [`Error::Ops`] for a token outside the vocabulary, or documents and targets that do not fit
+    /// the tokens.
+    pub fn loss<'p>(
+        &'p self,
+        tape: &Tape<'p>,
+        tokens: &[u32],
+        documents: &Documents,
+        targets: &[Target],
+        recompute: bool,
+    ) -> Result<LossSum<'p>, Error> {
+        let x_TE = self.hidden(tape, tokens, documents, recompute)?;
+        Ok(tape.linear_cross_entropy(&x_TE, self.layout.head, targets)?)
+    }
+
+    /// The logits of every row: `[tokens, vocabulary]`.
+    ///
+    /// # Errors
+    /// [`Error::Ops`] for a token outside the vocabulary, or documents that do not fit the tokens.
+    pub fn logits(&self, tokens: &[u32], documents: &Documents) -> Result<Value, Error> {
+        let tape = Tape::inference(&self.parameters);
+        let x_TE = self.hidden(&tape, tokens, documents, false)?;
+        Ok(tape.linear(&x_TE, self.layout.head, None)?)
+    }
+
+    /// What the output matrix reads.
+    fn hidden<'p>(
+        &'p self,
+        tape: &Tape<'p>,
+        tokens: &[u32],
+        documents: &Documents,
+        recompute: bool,
+    ) -> Result<Value, Error> {
+        let longest = documents.iter().map(|rows| rows.len()).max().unwrap_or(0);
+        // A closure that is run again in the backward owns what it reads.
+        let rotary = Arc::new(self.config.rotary(longest)?);
+        let documents = Arc::new(documents.clone());
+        let mut x_TE = tape.embed(tokens, self.layout.embedding)?;
+        for layer in &self.layout.layers {
+            let (rotary, documents) = (rotary.clone(), documents.clone());
+            let eps = self.config.rms_norm_eps;
+            let forward = move |tape: &Tape<'p>, x_TE: &Value| {
+                let _span = tracing::trace_span!("norms and element-wise forward").entered();
+                layer.forward(tape, x_TE, eps, |q_TQ, k_TK, v_TK| {
+                    let _span = tracing::trace_span!("attention forward").entered();
+                    tape.attention(q_TQ, k_TK, v_TK, (&rotary, &documents), &layer.attention)
+                })
+            };
+            x_TE = match recompute {
+                true => tape.recompute(&x_TE, forward)?,
+                false => forward(tape, &x_TE)?,
+            };
+        }
+        Ok(tape.rms_norm(&x_TE, self.layout.norm, self.config.rms_norm_eps)?)
+    }
+}
+
+impl Layer {
+    /// One decoder layer; `attend` makes the heads' output from queries, keys and values that are
+    /// not rotated yet.
+    pub(super) fn forward(
+        &self,
+        tape: &Tape<'_>,
+        x_TE: &Value,
+        eps: f32,
+        attend: impl FnOnce(&Value, &Value, &Value) -> ops::Result<Value>,
+    ) -> ops::Result<Value> {
+        let normed_TE = tape.rms_norm(x_TE, self.attention_norm, eps)?;
+        let mut q_TQ = self.query.forward(tape, &normed_TE)?;
+        let mut k_TK = self.key.forward(tape, &normed_TE)?;
+        let v_TK = self.value.forward(tape, &normed_TE)?;
+        if let Some((query, key)) = self.qk_norm {
+            q_TQ = tape.rms_norm(&q_TQ, query, eps)?;
+            k_TK = tape.rms_norm(&k_TK, key, eps)?;
+        }
+        let heads_TQ = attend(&q_TQ, &k_TK, &v_TK)?;
+        let x_TE = tape.add(x_TE, &self.output.forward(tape, &heads_TQ)?)?;
+
+        let normed_TE = tape.rms_norm(&x_TE, self.mlp_norm, eps)?;
+        let gate_TI = self.gate.forward(tape, &normed_TE)?;
+        let up_TI = self.up.forward(tape, &normed_TE)?;
+        let inner_TI = tape.swiglu(&gate_TI, &up_TI)?;
+        tape.add(&x_TE, &self.down.forward(tape, &inner_TI)?)
+    }
+}
+
+impl Linear {
+    fn forward(&self, tape: &Tape<'_>, x: &Value) -> ops::Result<Value> {
+        let _span = tracing::trace_span!("linear forward").entered();
+        tape.linear(x, self.weight, self.bias)
+    }
+}
+
+impl Config {
+    /// The tables that rotate positions `0..positions`: made for each pass, in a thousandth of its
+    /// time.
+    pub(super) fn rotary(&self, positions: usize) -> ops::Result<Rotary> {
+        let tables = self.rope.tables(self.head_dim, positions);
+        Rotary::new(tables.cos, tables.sin, self.head_dim / 2)
+    }
+}
