@@ -1,0 +1,37 @@
+"""One rank of PyTorch's gloo all-reduce, for `cargo bench -p worker --bench all_reduce`.
+
+Speaks what the benchmark's own ranks speak: each line `LENGTH REPETITIONS` on standard input is answered
+by one line of seconds, one figure for each repetition.
+"""
+
+import os
+import sys
+import time
+
+import torch
+import torch.distributed as dist
+
+
+def main() -> None:
+    rank, world_size, store = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=world_size)
+    print("ready", flush=True)
+    bucket = torch.empty(0)
+    for line in sys.stdin:
+        length, repetitions = map(int, line.split())
+        if bucket.numel() != length:
+            bucket = torch.empty(length)
+        seconds = []
+        for _ in range(repetitions):
+            bucket.fill_(rank + 1)
+            dist.barrier()
+            start = time.perf_counter()
+            dist.all_reduce(bucket)
+            seconds.append(time.perf_counter() - start)
+            assert bool((bucket == world_size * (world_size + 1) / 2).all())
+        print(*seconds, flush=True)
+
+
+main()

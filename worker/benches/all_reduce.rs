@@ -1,0 +1,258 @@
+//! Ring all-reduce between processes, against PyTorch's gloo: `cargo bench -p worker --bench all_reduce`.
+//!
+//! Every contender has its rank processes up from the start; in each round each contender runs in turn while
+//! the others sleep. A repetition is timed on every rank, from the end of a barrier to the sum, and counts
+//! as long as its slowest rank took. Both sum f32 in place and check the sum outside the time.
+//!
+//! MUSTER_PEER_PYTHON names a Python that has torch; without it only our own figures are shown. Arguments
+//! (after `--`) are the numbers of rounds and, optionally, of processes: `-- 5 2`.
+
+use std::io::{BufRead, BufReader, Write, stdin};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use worker::collective::{AbortHandle, Collective, Listener, Membership, Options, Ring, SameHost};
+
+const SIZES_MIB: [usize; 2] = [25, 512];
+const ROUNDS: usize = 7;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| argument != "--bench")
+        .collect();
+    if let [mode, rank, world_size, same_host] = &arguments[..]
+        && mode == "rank"
+    {
+        let same_host = if same_host == "unix" {
+            SameHost::UnixSocket
+        } else {
+            SameHost::Tcp
+        };
+        return rank_process(number(rank), number(world_size), same_host);
+    }
+    let rounds = arguments.first().map_or(ROUNDS, |rounds| number(rounds));
+    match arguments.get(1) {
+        Some(world_size) => compare(number(world_size), rounds),
+        None => [2, 4]
+            .into_iter()
+            .for_each(|world_size| compare(world_size, rounds)),
+    }
+}
+
+fn number(argument: &str) -> usize {
+    argument.parse().expect("arguments are numbers")
+}
+
+fn compare(world_size: usize, rounds: usize) {
+    let folder =
+        std::env::temp_dir().join(format!("all-reduce-{}-{world_size}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("the temporary folder can be written");
+    let mut contenders = vec![
+        Contender::ring("unix", "ring, unix sockets", world_size),
+        Contender::ring("tcp", "ring, tcp", world_size),
+    ];
+    match std::env::var("MUSTER_PEER_PYTHON") {
+        Ok(python) => contenders.push(Contender::gloo(&python, &folder, world_size)),
+        Err(_) => println!("MUSTER_PEER_PYTHON is unset: skipping gloo"),
+    }
+    for size_mib in SIZES_MIB {
+        let repetitions = if size_mib < 100 { 9 } else { 3 };
+        let figures: Vec<Vec<f64>> = (0..rounds)
+            .map(|_| {
+                contenders
+                    .iter_mut()
+                    .map(|c| c.run(size_mib << 18, repetitions))
+                    .collect()
+            })
+            .collect();
+        report(world_size, size_mib, &contenders, &figures);
+    }
+    contenders.into_iter().for_each(Contender::finish);
+    std::fs::remove_dir_all(&folder).expect("the folder is ours");
+}
+
+fn report(world_size: usize, size_mib: usize, contenders: &[Contender], figures: &[Vec<f64>]) {
+    println!(
+        "\n{size_mib} MiB between {world_size} processes, {} rounds",
+        figures.len()
+    );
+    for (index, contender) in contenders.iter().enumerate() {
+        let mut seconds: Vec<_> = figures.iter().map(|round| round[index]).collect();
+        let gigabytes = (size_mib << 20) as f64 / 1e9;
+        print!(
+            "  {:<20} {:8.1} ms {:7.2} GB/s (slowest round {:.2}, fastest {:.2})",
+            contender.name,
+            median(&mut seconds) * 1e3,
+            gigabytes / median(&mut seconds),
+            gigabytes / seconds[seconds.len() - 1],
+            gigabytes / seconds[0],
+        );
+        let gloo = contenders
+            .iter()
+            .position(|contender| contender.name == "gloo");
+        if let Some(gloo) = gloo.filter(|&gloo| gloo != index) {
+            let mut ratios: Vec<_> = figures
+                .iter()
+                .map(|round| round[gloo] / round[index])
+                .collect();
+            print!("  {:.2}x gloo", median(&mut ratios));
+        }
+        println!();
+    }
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The rank processes of one implementation.
+struct Contender {
+    name: &'static str,
+    ranks: Vec<Rank>,
+}
+
+struct Rank {
+    process: Child,
+    commands: ChildStdin,
+    replies: BufReader<ChildStdout>,
+}
+
+impl Contender {
+    fn ring(same_host: &str, name: &'static str, world_size: usize) -> Self {
+        let program = std::env::current_exe().expect("this program has a path");
+        let spawn = |rank: usize| {
+            let rank = rank.to_string();
+            let world_size = world_size.to_string();
+            Rank::spawn(Command::new(&program).args(["rank", &rank, &world_size, same_host]))
+        };
+        let mut ranks: Vec<_> = (0..world_size).map(spawn).collect();
+        let addresses: Vec<_> = ranks.iter_mut().map(Rank::reply).collect();
+        ranks
+            .iter_mut()
+            .for_each(|rank| rank.command(&addresses.join(" ")));
+        Self::ready(name, ranks)
+    }
+
+    fn gloo(python: &str, folder: &Path, world_size: usize) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/peer/all_reduce.py");
+        let spawn = |rank: usize| {
+            let mut command = Command::new(python);
+            command
+                .arg(&script)
+                .args([rank.to_string(), world_size.to_string()]);
+            Rank::spawn(command.arg(folder.join("store")))
+        };
+        Self::ready("gloo", (0..world_size).map(spawn).collect())
+    }
+
+    fn ready(name: &'static str, mut ranks: Vec<Rank>) -> Self {
+        for rank in &mut ranks {
+            assert_eq!(rank.reply(), "ready", "{name}");
+        }
+        Self { name, ranks }
+    }
+
+    /// The median repetition's seconds.
+    fn run(&mut self, len: usize, repetitions: usize) -> f64 {
+        self.ranks
+            .iter_mut()
+            .for_each(|rank| rank.command(&format!("{len} {repetitions}")));
+        let mut slowest = vec![0f64; repetitions];
+        for rank in &mut self.ranks {
+            let seconds = rank.reply();
+            let seconds = seconds
+                .split_whitespace()
+                .map(|s| s.parse().expect("seconds"));
+            slowest
+                .iter_mut()
+                .zip(seconds)
+                .for_each(|(slowest, s)| *slowest = slowest.max(s));
+        }
+        median(&mut slowest)
+    }
+
+    fn finish(self) {
+        for Rank {
+            mut process,
+            commands,
+            ..
+        } in self.ranks
+        {
+            drop(commands);
+            process.wait().expect("it was started");
+        }
+    }
+}
+
+impl Rank {
+    fn spawn(command: &mut Command) -> Self {
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = command.spawn().expect("the rank process starts");
+        let commands = process.stdin.take().expect("it was piped");
+        let replies = BufReader::new(process.stdout.take().expect("it was piped"));
+        Self {
+            process,
+            commands,
+            replies,
+        }
+    }
+
+    fn command(&mut self, line: &str) {
+        writeln!(self.commands, "{line}").expect("the rank process lives");
+    }
+
+    fn reply(&mut self) -> String {
+        let mut line = String::new();
+        self.replies
+            .read_line(&mut line)
+            .expect("the rank process speaks UTF-8");
+        line.trim_end().to_owned()
+    }
+}
+
+/// What a rank process does: form the ring, then reduce as told.
+fn rank_process(rank: usize, world_size: usize, same_host: SameHost) {
+    let mut lines = stdin()
+        .lines()
+        .map(|line| line.expect("commands are UTF-8"));
+    let listener = Listener::bind("127.0.0.1:0").expect("loopback has free ports");
+    println!("{}", listener.local_addr());
+    let addresses = lines.next().expect("addresses come first");
+    let membership = Membership {
+        run: "benchmark".to_owned(),
+        generation: 1,
+        rank,
+        addresses: addresses.split_whitespace().map(str::to_owned).collect(),
+        key: [1; 32],
+    };
+    let budget = Duration::from_secs(60);
+    let options = Options {
+        connect_within: budget,
+        stall: budget,
+        same_host,
+    };
+    let mut ring = Ring::connect(&listener, &membership, &options, AbortHandle::new())
+        .expect("the ring forms");
+    println!("ready");
+
+    let mut bucket = Vec::new();
+    for line in lines {
+        let (len, repetitions) = line.split_once(' ').expect("a command has two numbers");
+        bucket.resize(number(len), 0.0);
+        let mut seconds = Vec::new();
+        for _ in 0..number(repetitions) {
+            bucket.fill((rank + 1) as f32);
+            ring.barrier().expect("the ring holds");
+            let start = Instant::now();
+            let pending = ring.reduce(bucket).expect("the ring holds");
+            bucket = pending.wait().expect("the ring holds");
+            seconds.push(start.elapsed().as_secs_f64().to_string());
+            let sum = (world_size * (world_size + 1) / 2) as f32;
+            assert!(bucket.iter().all(|&value| value == sum));
+        }
+        println!("{}", seconds.join(" "));
+    }
+}

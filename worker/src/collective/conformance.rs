@@ -1,0 +1,380 @@
+//! What every implementation must do: one suite, run over each of them.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::ring::tests::ring_world;
+use super::{Collective, Error, InProcess, Kind, SameHost};
+
+type World = Vec<Box<dyn Collective>>;
+/// Makes the ranks of a world of some size, which wait for so long without progress.
+type Make = fn(usize, Duration) -> World;
+
+const PATIENT: Duration = Duration::from_secs(60);
+
+macro_rules! conforms {
+    ($implementation:ident, $make:expr, [$($claim:ident),* $(,)?]) => {
+        mod $implementation {
+            use super::*;
+            const MAKE: Make = $make;
+            $(#[test] fn $claim() { super::$claim(MAKE) })*
+        }
+    };
+}
+
+macro_rules! implementations {
+    ($($implementation:ident: $make:expr;)*) => {
+        $(conforms!($implementation, $make, [
+            sums_are_exact_for_every_size_and_world,
+            sums_have_the_same_bits_on_every_rank,
+            many_buckets_in_flight_come_back_as_launched,
+            control_between_reductions_sums_in_rank_order,
+            broadcast_reaches_all_from_every_root,
+            broadcast_from_nobody_is_refused,
+            barrier_holds_until_all_have_come,
+            rank_may_leave_after_its_last_call,
+            abort_unblocks_a_waiting_rank_within_a_second,
+            abort_of_an_idle_rank_breaks_the_others,
+            death_breaks_all_others_and_is_named,
+            dropping_with_a_bucket_under_way_breaks_the_others,
+            different_calls_are_a_mismatch,
+            silent_rank_times_out_and_is_named,
+            calls_are_counted,
+        ]);)*
+    };
+}
+
+implementations! {
+    in_process: in_process;
+    ring_over_unix_sockets: |size, stall| ring_world(size, stall, SameHost::UnixSocket);
+    ring_over_tcp: |size, stall| ring_world(size, stall, SameHost::Tcp);
+}
+
+fn in_process(size: usize, stall: Duration) -> World {
+    InProcess::world(size, stall)
+        .into_iter()
+        .map(|rank| Box::new(rank) as _)
+        .collect()
+}
+
+/// Runs every rank on a thread of its own, and gives what they return in rank order.
+fn on_each<T: Send>(world: World, run: impl Fn(Box<dyn Collective>) -> T + Sync) -> Vec<T> {
+    std::thread::scope(|scope| {
+        let run = &run;
+        let threads: Vec<_> = world
+            .into_iter()
+            .map(|rank| scope.spawn(move || run(rank)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("the rank's claim holds"))
+            .collect()
+    })
+}
+
+/// A whole number, so that sums are exact in any order.
+fn whole(rank: usize, index: usize) -> f32 {
+    ((index * 31 + rank * 17) % 1009) as f32
+}
+
+/// A number whose sums round, and differ with the order.
+fn awkward(rank: usize, index: usize) -> f32 {
+    let mixed = (index as u32 ^ (rank as u32) << 20).wrapping_mul(0x9E37_79B9) >> 8;
+    (mixed as f32 / 1e6 - 8.0) * 10f32.powi((index % 9) as i32 - 4)
+}
+
+fn reduce(rank: &mut dyn Collective, bucket: Vec<f32>) -> Result<Vec<f32>, Error> {
+    rank.reduce(bucket)?.wait()
+}
+
+fn sums_are_exact_for_every_size_and_world(make: Make) {
+    for world_size in 1..=5 {
+        on_each(make(world_size, PATIENT), |mut rank| {
+            assert_eq!(rank.world_size(), world_size);
+            for len in [0, 1, 2, 3, 4, 5, 7, 1000, 65_537, 1_300_001] {
+                let me = rank.rank();
+                let mine = (0..len).map(|index| whole(me, index)).collect();
+                let sum = reduce(&mut *rank, mine).expect("all ranks take part");
+                let right =
+                    (0..len).map(|index| -> f32 { (0..world_size).map(|r| whole(r, index)).sum() });
+                assert!(
+                    sum.iter().copied().eq(right),
+                    "{len} values over {world_size} ranks"
+                );
+            }
+        });
+    }
+}
+
+fn sums_have_the_same_bits_on_every_rank(make: Make) {
+    const LEN: usize = 100_003;
+    for world_size in 2..=5 {
+        let sums = on_each(make(world_size, PATIENT), |mut rank| {
+            let mine = (0..LEN).map(|index| awkward(rank.rank(), index)).collect();
+            reduce(&mut *rank, mine).expect("all ranks take part")
+        });
+        let bits = |sum: &[f32]| sum.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        assert!(sums.iter().all(|sum| bits(sum) == bits(&sums[0])));
+        for (index, &sum) in sums[0].iter().enumerate() {
+            let terms = (0..world_size).map(|rank| f64::from(awkward(rank, index)));
+            let (right, size) = terms.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x.abs()));
+            // Each of the additions rounds by half a unit of the largest intermediate sum at most.
+            let tolerance = world_size as f64 * f64::from(f32::EPSILON) / 2.0 * size;
+            assert!(
+                (f64::from(sum) - right).abs() <= tolerance,
+                "{index}: {sum} is not {right}"
+            );
+        }
+    }
+}
+
+fn many_buckets_in_flight_come_back_as_launched(make: Make) {
+    on_each(make(3, PATIENT), |mut rank| {
+        let me = rank.rank();
+        let launch = |number: usize| {
+            let bucket = vec![(me + number) as f32; 1 + 97 * number];
+            rank.reduce(bucket).expect("nothing is broken")
+        };
+        let pending: Vec<_> = (0..200).map(launch).collect();
+        for (number, pending) in pending.into_iter().enumerate().rev() {
+            let right = vec![(3 + 3 * number) as f32; 1 + 97 * number];
+            assert_eq!(pending.wait().expect("all ranks take part"), right);
+        }
+    });
+}
+
+fn control_between_reductions_sums_in_rank_order(make: Make) {
+    // In another order the ones would be lost.
+    let term = |rank: usize| [1e16, -1e16, 1.0, 0.5][rank % 4];
+    for world_size in 1..=5 {
+        on_each(make(world_size, PATIENT), |mut rank| {
+            let me = rank.rank();
+            for step in 0..20 {
+                let before = rank.reduce(vec![1.0; 5000]).expect("nothing is broken");
+                let mut values = [term(me), f64::from(step), me as f64];
+                rank.control(&mut values).expect("all ranks take part");
+                let after = rank.reduce(vec![2.0; 3]).expect("nothing is broken");
+
+                let mut ordered = 0.0;
+                (0..world_size).for_each(|rank| ordered += term(rank));
+                let (world, ranks) = (world_size as f64, (0..world_size).sum::<usize>() as f64);
+                assert_eq!(values, [ordered, f64::from(step) * world, ranks]);
+                assert_eq!(
+                    before.wait().expect("it ran"),
+                    vec![world_size as f32; 5000]
+                );
+                assert_eq!(
+                    after.wait().expect("it ran"),
+                    vec![2.0 * world_size as f32; 3]
+                );
+            }
+            rank.control(&mut []).expect("nothing is a sum too");
+        });
+    }
+}
+
+fn broadcast_reaches_all_from_every_root(make: Make) {
+    for world_size in 1..=5 {
+        on_each(make(world_size, PATIENT), |mut rank| {
+            let me = rank.rank();
+            for (root, len) in
+                (0..world_size).flat_map(|root| [0, 1, 5, 700_001].map(|len| (root, len)))
+            {
+                let mut values: Vec<_> = (0..len).map(|index| awkward(me, index)).collect();
+                rank.broadcast(root, &mut values)
+                    .expect("all ranks take part");
+                let right = (0..len).map(|index| awkward(root, index));
+                assert!(
+                    values.iter().copied().eq(right),
+                    "{len} values from rank {root}"
+                );
+            }
+        });
+    }
+}
+
+fn broadcast_from_nobody_is_refused(make: Make) {
+    for mut rank in make(2, PATIENT) {
+        let error = rank
+            .broadcast(2, &mut [1.0])
+            .expect_err("there are ranks 0 and 1");
+        assert_eq!(error.to_string(), "there is no rank 2 in a world of 2");
+    }
+}
+
+fn barrier_holds_until_all_have_come(make: Make) {
+    for world_size in 1..=5 {
+        let come = AtomicUsize::new(0);
+        on_each(make(world_size, PATIENT), |mut rank| {
+            for round in 1..=10 {
+                come.fetch_add(1, Ordering::SeqCst);
+                rank.barrier().expect("all ranks take part");
+                assert!(come.load(Ordering::SeqCst) >= round * world_size);
+                rank.barrier().expect("all ranks take part");
+            }
+        });
+    }
+}
+
+fn rank_may_leave_after_its_last_call(make: Make) {
+    for world_size in 1..=4 {
+        for _ in 0..25 {
+            on_each(make(world_size, PATIENT), |mut rank| {
+                let sum =
+                    reduce(&mut *rank, vec![1.0; 40_000]).expect("nobody left before the end");
+                assert_eq!(sum, vec![world_size as f32; 40_000]);
+            });
+        }
+    }
+}
+
+fn abort_unblocks_a_waiting_rank_within_a_second(make: Make) {
+    let mut world = make(3, PATIENT);
+    let mut two = world.pop().expect("rank 2");
+    let mut one = world.pop().expect("rank 1");
+    let zero = world
+        .pop()
+        .expect("rank 0 takes no part, so nothing can finish");
+    let pending = one.reduce(vec![1.0; 1_000_000]).expect("nothing is broken");
+    let abort = one.abort_handle();
+    let at = std::thread::scope(|scope| {
+        let other = scope.spawn(|| reduce(&mut *two, vec![1.0; 1_000_000]));
+        let waiting = scope.spawn(|| pending.wait());
+        let blocked_in_a_call = scope.spawn(|| one.control(&mut [1.0]));
+        let at = Instant::now();
+        abort.abort();
+        let waited = waiting
+            .join()
+            .expect("no panic")
+            .expect_err("it was aborted");
+        assert!(matches!(waited, Error::Aborted), "{waited}");
+        let blocked = blocked_in_a_call
+            .join()
+            .expect("no panic")
+            .expect_err("it was aborted");
+        assert!(matches!(blocked, Error::Aborted), "{blocked}");
+        let other = other.join().expect("no panic").expect_err("rank 1 is gone");
+        assert!(matches!(other, Error::Broken { .. }), "{other}");
+        at
+    });
+    assert!(
+        at.elapsed() < Duration::from_secs(1),
+        "took {:?}",
+        at.elapsed()
+    );
+    assert!(matches!(reduce(&mut *one, vec![1.0]), Err(Error::Aborted)));
+    assert!(matches!(one.barrier(), Err(Error::Aborted)));
+    drop(zero);
+}
+
+fn abort_of_an_idle_rank_breaks_the_others(make: Make) {
+    let mut world = make(3, PATIENT);
+    let idle = world.remove(1);
+    idle.abort_handle().abort();
+    for error in on_each(world, |mut rank| {
+        rank.barrier().expect_err("rank 1 is gone")
+    }) {
+        assert!(matches!(error, Error::Broken { rank: 1, .. }), "{error}");
+    }
+    drop(idle);
+}
+
+fn death_breaks_all_others_and_is_named(make: Make) {
+    for world_size in 2..=5 {
+        for dead in 0..world_size {
+            let mut world = make(world_size, PATIENT);
+            let corpse = std::sync::Mutex::new(Some(world.remove(dead)));
+            let errors = on_each(world, |mut rank| {
+                let pending = rank.reduce(vec![1.0; 500_000]);
+                corpse.lock().expect("no panic").take();
+                let error = pending
+                    .and_then(super::Pending::wait)
+                    .expect_err("a rank is dead");
+                let later = rank
+                    .control(&mut [1.0])
+                    .expect_err("the collective is finished");
+                assert!(matches!(later, Error::Broken { .. }), "{later}");
+                error
+            });
+            for error in errors {
+                let named = matches!(error, Error::Broken { rank, .. } if rank == dead);
+                assert!(named, "rank {dead} of {world_size} died: {error}");
+            }
+        }
+    }
+}
+
+fn dropping_with_a_bucket_under_way_breaks_the_others(make: Make) {
+    let mut world = make(3, PATIENT);
+    let two = world.pop().expect("rank 2 takes no part yet");
+    let errors = on_each(world, |mut rank| {
+        let pending = rank
+            .reduce(vec![1.0; 2_000_000])
+            .expect("nothing is broken");
+        if rank.rank() == 0 {
+            drop(rank);
+        }
+        pending.wait().expect_err("rank 0 is gone")
+    });
+    drop(two);
+    assert!(matches!(errors[0], Error::Aborted), "{}", errors[0]);
+    assert!(matches!(errors[1], Error::Broken { .. }), "{}", errors[1]);
+}
+
+fn different_calls_are_a_mismatch(make: Make) {
+    let errors = on_each(make(2, PATIENT), |mut rank| {
+        let len = 3 + rank.rank();
+        reduce(&mut *rank, vec![1.0; len]).expect_err("lengths differ")
+    });
+    let mismatch = errors
+        .iter()
+        .find(|error| matches!(error, Error::Mismatch { .. }));
+    let text = mismatch.expect("the two disagree").to_string();
+    assert!(
+        text.contains("reduce, 3 values") && text.contains("reduce, 4 values"),
+        "{text}"
+    );
+
+    let errors = on_each(make(3, PATIENT), |mut rank| {
+        if rank.rank() == 1 {
+            rank.barrier()
+        } else {
+            rank.control(&mut [0.0])
+        }
+        .expect_err("calls differ")
+    });
+    assert!(
+        errors
+            .iter()
+            .any(|error| matches!(error, Error::Mismatch { .. })),
+        "{errors:?}"
+    );
+}
+
+fn silent_rank_times_out_and_is_named(make: Make) {
+    let mut world = make(2, Duration::from_millis(50));
+    let mut one = world.pop().expect("rank 1");
+    one.control(&mut [1.0]).expect_err("rank 0 is silent");
+    let mut world = make(2, Duration::from_millis(50));
+    let silent = world.remove(0);
+    let mut one = world.remove(0);
+    let error = reduce(&mut *one, vec![1.0; 9]).expect_err("rank 0 is silent");
+    match error {
+        Error::Timeout { rank: 0, call, .. } => {
+            assert_eq!((call.number, call.kind), (0, Kind::Reduce))
+        }
+        other => panic!("not a timeout of rank 0: {other}"),
+    }
+    drop(silent);
+}
+
+fn calls_are_counted(make: Make) {
+    on_each(make(2, PATIENT), |mut rank| {
+        assert_eq!(rank.calls(), 0);
+        reduce(&mut *rank, vec![1.0]).expect("all ranks take part");
+        rank.control(&mut [1.0]).expect("all ranks take part");
+        rank.broadcast(0, &mut [1.0]).expect("all ranks take part");
+        rank.barrier().expect("all ranks take part");
+        assert_eq!(rank.calls(), 4);
+    });
+}

@@ -1,0 +1,294 @@
+//! A collective between threads of one process: ranks put their values down in one hall, and whoever
+//! comes last adds them up in rank order. For simulation and tests; nothing is copied fewer times than is
+//! simple.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{AbortHandle, Call, Collective, Error, Kind, Pending, check_root};
+
+/// One thread's rank.
+#[derive(Debug)]
+pub struct InProcess {
+    rank: usize,
+    calls: u64,
+    hall: Arc<Hall>,
+    abort: AbortHandle,
+}
+
+#[derive(Debug)]
+struct Hall {
+    stall: Duration,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    rounds: BTreeMap<u64, Round>,
+    ranks: Vec<Standing>,
+    /// The first rank that went: others go because of it.
+    lost: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Here,
+    Aborted,
+    Left,
+}
+
+/// One call, from the first rank's arrival to the last one's departure.
+#[derive(Debug)]
+struct Round {
+    call: Call,
+    opened_by: usize,
+    given: Vec<Option<Values>>,
+    result: Option<Values>,
+    still_to_take: usize,
+}
+
+#[derive(Debug, Clone)]
+enum Values {
+    F32(Vec<f32>),
+    F64(Vec<f64>),
+    Nothing,
+}
+
+impl InProcess {
+    /// The ranks of a world of `world_size`, in rank order; `stall` bounds each wait.
+    pub fn world(world_size: usize, stall: Duration) -> Vec<Self> {
+        let ranks = vec![Standing::Here; world_size];
+        let state = Mutex::new(State {
+            rounds: BTreeMap::new(),
+            ranks,
+            lost: None,
+        });
+        let hall = Arc::new(Hall {
+            stall,
+            state,
+            changed: Condvar::new(),
+        });
+        (0..world_size)
+            .map(|rank| Self::new(rank, hall.clone()))
+            .collect()
+    }
+
+    fn new(rank: usize, hall: Arc<Hall>) -> Self {
+        let abort = AbortHandle::new();
+        let weak = Arc::downgrade(&hall);
+        abort.on_abort(move || {
+            if let Some(hall) = weak.upgrade() {
+                hall.stand(rank, Standing::Aborted);
+            }
+        });
+        Self {
+            rank,
+            calls: 0,
+            hall,
+            abort,
+        }
+    }
+
+    fn give(&mut self, kind: Kind, len: usize, values: Values) -> Result<Call, Error> {
+        let call = Call {
+            number: self.calls,
+            kind,
+            len: len as u64,
+        };
+        self.calls += 1;
+        self.hall.give(self.rank, call, values)?;
+        Ok(call)
+    }
+
+    fn exchange(&mut self, kind: Kind, len: usize, values: Values) -> Result<Values, Error> {
+        let call = self.give(kind, len, values)?;
+        self.hall.take(self.rank, call)
+    }
+}
+
+impl Collective for InProcess {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn world_size(&self) -> usize {
+        self.hall.state().ranks.len()
+    }
+
+    fn calls(&self) -> u64 {
+        self.calls
+    }
+
+    fn reduce(&mut self, bucket: Vec<f32>) -> Result<Pending, Error> {
+        let call = self.give(Kind::Reduce, bucket.len(), Values::F32(bucket))?;
+        let (rank, hall) = (self.rank, self.hall.clone());
+        Ok(Pending::new(move || Ok(hall.take(rank, call)?.into_f32())))
+    }
+
+    fn control(&mut self, values: &mut [f64]) -> Result<(), Error> {
+        let given = Values::F64(values.to_vec());
+        let sums = self.exchange(Kind::Control, values.len(), given)?;
+        values.copy_from_slice(&sums.into_f64());
+        Ok(())
+    }
+
+    fn broadcast(&mut self, root: usize, values: &mut [f32]) -> Result<(), Error> {
+        check_root(root, self.world_size())?;
+        let given = if root == self.rank {
+            Values::F32(values.to_vec())
+        } else {
+            Values::Nothing
+        };
+        let kind = Kind::Broadcast { root: root as u32 };
+        let received = self.exchange(kind, values.len(), given)?;
+        values.copy_from_slice(&received.into_f32());
+        Ok(())
+    }
+
+    fn barrier(&mut self) -> Result<(), Error> {
+        self.exchange(Kind::Barrier, 0, Values::Nothing).map(drop)
+    }
+
+    fn abort_handle(&self) -> AbortHandle {
+        self.abort.clone()
+    }
+}
+
+impl Drop for InProcess {
+    fn drop(&mut self) {
+        self.hall.stand(self.rank, Standing::Left);
+    }
+}
+
+impl Hall {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stand(&self, rank: usize, standing: Standing) {
+        self.state().stand(rank, standing);
+        self.changed.notify_all();
+    }
+
+    fn give(&self, rank: usize, call: Call, values: Values) -> Result<(), Error> {
+        let mut state = self.state();
+        if state.ranks[rank] == Standing::Aborted {
+            return Err(Error::Aborted);
+        }
+        let world_size = state.ranks.len();
+        let round = state.rounds.entry(call.number).or_insert_with(|| Round {
+            call,
+            opened_by: rank,
+            given: vec![None; world_size],
+            result: None,
+            still_to_take: world_size,
+        });
+        if round.call != call {
+            let (rank_before, theirs) = (round.opened_by, round.call);
+            state.stand(rank, Standing::Left);
+            self.changed.notify_all();
+            return Err(Error::Mismatch {
+                rank: rank_before,
+                theirs,
+                ours: call,
+            });
+        }
+        round.given[rank] = Some(values);
+        if round.given.iter().all(Option::is_some) {
+            round.result = Some(combine(round.given.drain(..).flatten()));
+            self.changed.notify_all();
+        }
+        Ok(())
+    }
+
+    fn take(&self, rank: usize, call: Call) -> Result<Values, Error> {
+        let until = Instant::now() + self.stall;
+        let mut state = self.state();
+        loop {
+            let State {
+                rounds,
+                ranks,
+                lost,
+            } = &mut *state;
+            if ranks[rank] == Standing::Aborted {
+                return Err(Error::Aborted);
+            }
+            let round = rounds
+                .get_mut(&call.number)
+                .expect("a round lasts until all have taken");
+            if let Some(result) = &round.result {
+                round.still_to_take -= 1;
+                let result = result.clone();
+                if round.still_to_take == 0 {
+                    rounds.remove(&call.number);
+                }
+                return Ok(result);
+            }
+            if ranks[rank] == Standing::Left {
+                return Err(Error::Aborted);
+            }
+            // Whoever leaves a round unfinished breaks it, even after putting its values down.
+            if let Some(rank) = *lost {
+                let source = Arc::new(io::ErrorKind::ConnectionAborted.into());
+                return Err(Error::Broken { rank, call, source });
+            }
+            let patience = until.saturating_duration_since(Instant::now());
+            if patience.is_zero() {
+                let missing = round.given.iter().position(Option::is_none);
+                let rank = missing.expect("a round without a result misses a rank");
+                return Err(Error::Timeout {
+                    rank,
+                    call,
+                    stall: self.stall,
+                });
+            }
+            let woken = self.changed.wait_timeout(state, patience);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl State {
+    fn stand(&mut self, rank: usize, standing: Standing) {
+        self.ranks[rank] = standing;
+        self.lost.get_or_insert(rank);
+    }
+}
+
+/// Sums in rank order; what ranks without values give counts for nothing.
+fn combine(given: impl Iterator<Item = Values>) -> Values {
+    given.fold(Values::Nothing, |sum, values| match (sum, values) {
+        (Values::Nothing, values) | (values, Values::Nothing) => values,
+        (Values::F32(sum), Values::F32(values)) => Values::F32(add(sum, &values)),
+        (Values::F64(sum), Values::F64(values)) => Values::F64(add(sum, &values)),
+        (Values::F32(_), Values::F64(_)) | (Values::F64(_), Values::F32(_)) => {
+            unreachable!("ranks in one call give one type")
+        }
+    })
+}
+
+fn add<T: std::ops::AddAssign + Copy>(mut sum: Vec<T>, values: &[T]) -> Vec<T> {
+    sum.iter_mut()
+        .zip(values)
+        .for_each(|(sum, value)| *sum += *value);
+    sum
+}
+
+impl Values {
+    fn into_f32(self) -> Vec<f32> {
+        match self {
+            Self::F32(values) => values,
+            Self::F64(_) | Self::Nothing => unreachable!("a call's kind decides its type"),
+        }
+    }
+
+    fn into_f64(self) -> Vec<f64> {
+        match self {
+            Self::F64(values) => values,
+            Self::F32(_) | Self::Nothing => unreachable!("a call's kind decides its type"),
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! How a rank comes by its two links: it reaches the next rank and lets the previous one in, both at once.
+//!
+//! Strangers are part of the day: port scanners, ranks of a generation that has ended, a process that
+//! inherited a port. They are turned away one by one while the rank that belongs here is waited for.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+
+use super::handshake::{self, Membership, Nonce, Refusal};
+use super::stop::{Patience, Stop};
+use super::stream::Stream;
+use super::{Options, SameHost, shortcut};
+use crate::collective::Error;
+
+/// Connections that have not said who they are; beyond that the oldest is dropped.
+const MAX_VISITORS: usize = 64;
+
+/// One attempt to connect, before another is made.
+const ATTEMPT: Duration = Duration::from_secs(2);
+
+/// Between attempts.
+const BREATH: Duration = Duration::from_millis(20);
+
+/// Where a rank can be reached, for as many generations as it lives.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Listens on `address`, `host:port`; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// [`Error::Host`] where the address is not this host's or the port is taken.
+    pub fn bind(address: &str) -> Result<Self, Error> {
+        let bind = || {
+            let socket = TcpListener::bind(address)?;
+            socket.set_nonblocking(true)?;
+            let address = socket.local_addr()?;
+            Ok(Self { socket, address })
+        };
+        bind().map_err(Error::host(format!("listen on {address}")))
+    }
+
+    /// The address bound, with the port in place of 0: what to publish, unless the host is `0.0.0.0`.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// The links to the next and from the previous rank.
+pub(super) fn neighbours(
+    listener: &Listener,
+    membership: &Membership,
+    options: &Options,
+    stop: &Stop,
+) -> Result<(Stream, Stream), Error> {
+    if membership.addresses.len() == 1 {
+        // A ring of one is linked to itself, and needs no other rule.
+        let pair = || {
+            let (next, previous) = UnixStream::pair()?;
+            Ok((Stream::unix(next)?, Stream::unix(previous)?))
+        };
+        return pair().map_err(Error::host("open a socket pair"));
+    }
+    let patience = stop.until(Instant::now() + options.connect_within);
+    let side = Side {
+        membership,
+        options,
+        patience,
+    };
+    let (next, previous) = std::thread::scope(|scope| {
+        let next = scope.spawn(|| side.reach().inspect_err(|_| stop.stop()));
+        let previous = side.admit(listener).inspect_err(|_| stop.stop());
+        (
+            next.join().expect("reaching a rank panics on nothing"),
+            previous,
+        )
+    });
+    match (next, previous) {
+        (Ok(next), Ok(previous)) => Ok((next, previous)),
+        // The side that fails stops the other, whose error is then only that.
+        (Err(Error::Aborted), Err(error)) | (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+    }
+}
+
+/// What both sides of a handshake work with.
+#[derive(Clone, Copy)]
+struct Side<'a> {
+    membership: &'a Membership,
+    options: &'a Options,
+    patience: Patience<'a>,
+}
+
+enum Failure {
+    Io(io::Error),
+    Refused(Refusal),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl Side<'_> {
+    fn world_size(&self) -> usize {
+        self.membership.addresses.len()
+    }
+
+    /// Connects to the next rank, as often as it takes.
+    fn reach(&self) -> Result<Stream, Error> {
+        let rank = (self.membership.rank + 1) % self.world_size();
+        let address = self.membership.addresses[rank].clone();
+        loop {
+            let source = match self.attempt(&address) {
+                Ok(stream) => return Ok(stream),
+                // It has not heard of this generation yet: it will.
+                Err(Failure::Refused(Refusal::Generation { given, expected }))
+                    if expected < given =>
+                {
+                    io::Error::other(format!("it is still in generation {expected}"))
+                }
+                Err(Failure::Refused(refusal)) => {
+                    return Err(Error::Refused {
+                        rank,
+                        address,
+                        refusal,
+                    });
+                }
+                Err(Failure::Io(error)) => error,
+            };
+            self.patience.pause(BREATH).map_err(Error::host("wait"))?;
+            if self.patience.is_stopped() {
+                return Err(Error::Aborted);
+            }
+            if self.patience.has_ended() {
+                let within = self.options.connect_within;
+                return Err(Error::Unreachable {
+                    rank,
+                    address,
+                    within,
+                    source: Arc::new(source),
+                });
+            }
+        }
+    }
+
+    fn attempt(&self, address: &str) -> Result<Stream, Failure> {
+        let tcp = self.dial(address)?;
+        let no_acceptor = || io::Error::new(io::ErrorKind::InvalidData, "what answers is no rank");
+
+        let mut greeting = [0; handshake::GREETING_BYTES];
+        self.patience.read_exact(&tcp, &mut greeting)?;
+        let nonce = nonce()?;
+        let (transcript, hello) =
+            handshake::hello(self.membership, &greeting, &nonce).ok_or_else(no_acceptor)?;
+        self.patience.write_all(&tcp, &hello)?;
+        let mut answer = [0; handshake::ANSWER_BYTES];
+        self.patience.read_exact(&tcp, &mut answer)?;
+        handshake::heed(self.membership, &transcript, &answer)
+            .ok_or_else(no_acceptor)?
+            .map_err(Failure::Refused)?;
+
+        let wanted = self.options.same_host == SameHost::UnixSocket;
+        let key = &self.membership.key;
+        Ok(shortcut::choose(
+            tcp,
+            wanted,
+            &transcript,
+            key,
+            self.patience,
+        )?)
+    }
+
+    fn dial(&self, address: &str) -> io::Result<Stream> {
+        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in address.to_socket_addrs()? {
+            // A timeout of zero is an error, and this is about to end anyway.
+            let within = self.patience.left().clamp(BREATH, ATTEMPT);
+            match TcpStream::connect_timeout(&address, within) {
+                Ok(stream) => return Stream::tcp(stream),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    /// Accepts until the previous rank is among those who knock.
+    fn admit(&self, listener: &Listener) -> Result<Stream, Error> {
+        let mut visitors: Vec<Visitor> = Vec::new();
+        let mut refused = None;
+        loop {
+            self.wait_for_visitors(listener, &visitors)
+                .map_err(Error::host("poll"))?;
+            if self.patience.is_stopped() {
+                return Err(Error::Aborted);
+            }
+            if self.patience.has_ended() {
+                let rank = (self.membership.rank + self.world_size() - 1) % self.world_size();
+                return Err(Error::Absent {
+                    rank,
+                    within: self.options.connect_within,
+                    refused,
+                });
+            }
+            while let Some(stream) = accept(listener).map_err(Error::host("accept"))? {
+                visitors.extend(Visitor::greet(stream));
+            }
+            visitors.drain(..visitors.len().saturating_sub(MAX_VISITORS));
+
+            for mut visitor in std::mem::take(&mut visitors) {
+                match visitor.listen() {
+                    Ok(false) => visitors.push(visitor),
+                    Ok(true) => match self.answer(visitor) {
+                        Ok(link) => return Ok(link),
+                        Err(Failure::Refused(refusal)) => refused = Some(refusal),
+                        // It went away in the middle. If it belongs here it will come again.
+                        Err(Failure::Io(_)) => {}
+                    },
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+
+    fn wait_for_visitors(&self, listener: &Listener, visitors: &[Visitor]) -> io::Result<bool> {
+        let sockets = visitors.iter().map(|visitor| visitor.stream.as_fd());
+        let mut sockets: Vec<_> = [listener.socket.as_fd()]
+            .into_iter()
+            .chain(sockets)
+            .map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN))
+            .chain([self.patience.alarm()])
+            .collect();
+        self.patience.poll(&mut sockets)
+    }
+
+    fn answer(&self, visitor: Visitor) -> Result<Stream, Failure> {
+        let Visitor {
+            stream,
+            challenge,
+            hello,
+            ..
+        } = visitor;
+        let key = &self.membership.key;
+        let judgement = handshake::judge(self.membership, &challenge, &hello);
+        let offered = self.options.same_host == SameHost::UnixSocket;
+        let door = match &judgement {
+            Ok(transcript) if offered => shortcut::offer(transcript, key),
+            Ok(_) | Err(_) => None,
+        };
+        let answer = handshake::answer(self.membership, &judgement);
+        // A stranger's full buffer must not hold up the others; an empty one has room for this.
+        stream.send(&answer)?;
+        let transcript = judgement.map_err(Failure::Refused)?;
+        Ok(shortcut::follow(
+            stream,
+            door,
+            &transcript,
+            key,
+            self.patience,
+        )?)
+    }
+}
+
+/// Somebody who has connected and has not said who it is.
+struct Visitor {
+    stream: Stream,
+    challenge: Nonce,
+    hello: [u8; handshake::HELLO_BYTES],
+    heard: usize,
+}
+
+impl Visitor {
+    /// `None` if it has gone already.
+    fn greet(stream: TcpStream) -> Option<Self> {
+        let stream = Stream::tcp(stream).ok()?;
+        let challenge = nonce().ok()?;
+        stream.send(&handshake::greeting(&challenge)).ok()?;
+        Some(Self {
+            stream,
+            challenge,
+            hello: [0; handshake::HELLO_BYTES],
+            heard: 0,
+        })
+    }
+
+    /// Takes in what it says; true once it has said all.
+    fn listen(&mut self) -> io::Result<bool> {
+        while self.heard < self.hello.len() {
+            match self.stream.receive(&mut self.hello[self.heard..])? {
+                Some(count) => self.heard += count,
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn accept(listener: &Listener) -> io::Result<Option<TcpStream>> {
+    use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
+    match listener.socket.accept() {
+        Ok((stream, _)) => Ok(Some(stream)),
+        Err(error) => match error.kind() {
+            WouldBlock | ConnectionAborted | Interrupted => Ok(None),
+            _ => Err(error),
+        },
+    }
+}
+
+fn nonce() -> io::Result<Nonce> {
+    let mut nonce = Nonce::default();
+    getrandom::fill(&mut nonce).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(nonce)
+}

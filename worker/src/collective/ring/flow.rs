@@ -1,0 +1,136 @@
+//! PURE: which bytes a rank passes on and takes in, for each kind of call.
+//!
+//! Every call is one stream of bytes out to the next rank and one in from the previous. What is not a rank's
+//! own is sent on as soon as it has come in, byte by byte: so a ring needs no chunk size to be pipelined, no
+//! frames, and one rule. *The first `own` bytes go out at once; byte `own + i` once byte `i` has come in.*
+//!
+//! ```text
+//!  reduce over 3 ranks, as rank 0 sees it; a, b, c are thirds of its bucket
+//!    out   a   c+   b+  a++          + the previous ranks' sums in it
+//!    in    c   b    a++  c++          ^ added for world_size - 1 pieces, then stored
+//! ```
+
+use std::ops::Range;
+
+/// One rank's part in one call: ranges of its bytes, in the order in which they travel.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Flow {
+    pub(super) send: Vec<Range<usize>>,
+    pub(super) receive: Vec<Range<usize>>,
+    /// How many of the bytes sent depend on nothing received.
+    pub(super) own: usize,
+    /// How many of the bytes received are f32 to be added; the rest is stored.
+    pub(super) add: usize,
+}
+
+impl Flow {
+    /// Sums `len` f32: each piece gathers its sum once round the ring (reduce-scatter), then goes round
+    /// once more (all-gather), so that every rank stores the same bits. Moves 2 (n - 1) / n of the bucket,
+    /// the least there is (Patarasuk and Yuan 2009, section 4).
+    pub(super) fn reduce(rank: usize, world_size: usize, len: usize) -> Self {
+        let pieces = 2 * (world_size - 1);
+        let piece = |back: usize| {
+            let index = (rank + 2 * world_size - back) % world_size;
+            cut(len, world_size, index)
+        };
+        let send: Vec<_> = (0..pieces).map(piece).collect();
+        let receive: Vec<_> = (1..=pieces).map(piece).collect();
+        let own = send.first().map_or(0, Range::len);
+        let add = receive[..world_size - 1].iter().map(Range::len).sum();
+        Self {
+            send,
+            receive,
+            own,
+            add,
+        }
+    }
+
+    /// Brings every rank's slot of `slot` bytes to every rank.
+    pub(super) fn gather(rank: usize, world_size: usize, slot: usize) -> Self {
+        let piece = |back: usize| {
+            let index = (rank + world_size - back) % world_size;
+            index * slot..(index + 1) * slot
+        };
+        let send: Vec<_> = (0..world_size - 1).map(piece).collect();
+        let receive = (1..world_size).map(piece).collect();
+        let own = send.first().map_or(0, Range::len);
+        Self {
+            send,
+            receive,
+            own,
+            add: 0,
+        }
+    }
+
+    /// Passes the root's `bytes` along the ring, up to the rank before the root.
+    pub(super) fn broadcast(rank: usize, world_size: usize, root: usize, bytes: usize) -> Self {
+        let whole = |there: bool| there.then_some(0..bytes).into_iter().collect();
+        let is_root = rank == root;
+        Self {
+            send: whole((rank + 1) % world_size != root),
+            receive: whole(!is_root),
+            own: if is_root { bytes } else { 0 },
+            add: 0,
+        }
+    }
+}
+
+/// The bytes of the `index`th of `parts` pieces of `len` f32: sizes differ by one value at most.
+fn cut(len: usize, parts: usize, index: usize) -> Range<usize> {
+    let bound = |index: usize| (index * (len / parts) + index.min(len % parts)) * size_of::<f32>();
+    bound(index)..bound(index + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn next_rank_receives_exactly_what_is_sent() {
+        for world_size in 1..=5 {
+            for len in [0, 1, 3, 4, 5, 1001] {
+                for rank in 0..world_size {
+                    let next = (rank + 1) % world_size;
+                    let (a, b) = (
+                        Flow::reduce(rank, world_size, len),
+                        Flow::reduce(next, world_size, len),
+                    );
+                    assert_eq!(a.send, b.receive, "reduce {len} over {world_size}");
+                    let (a, b) = (
+                        Flow::gather(rank, world_size, len),
+                        Flow::gather(next, world_size, len),
+                    );
+                    assert_eq!(a.send, b.receive, "gather {len} over {world_size}");
+                    let root = len % world_size;
+                    let [a, b] =
+                        [rank, next].map(|rank| Flow::broadcast(rank, world_size, root, len));
+                    assert_eq!(a.send, b.receive, "broadcast {len} over {world_size}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_own_was_received_in_the_same_order() {
+        for world_size in 2..=5 {
+            for rank in 0..world_size {
+                let reduce = Flow::reduce(rank, world_size, 1001);
+                assert_eq!(reduce.send[1..], reduce.receive[..reduce.receive.len() - 1]);
+                let gather = Flow::gather(rank, world_size, 16);
+                assert_eq!(gather.send[1..], gather.receive[..gather.receive.len() - 1]);
+            }
+        }
+    }
+
+    #[test]
+    fn pieces_cover_every_value_once() {
+        for (len, parts) in [(0, 3), (2, 3), (10, 3), (11, 5), (usize::MAX / 64, 7)] {
+            let mut end = 0;
+            for piece in (0..parts).map(|index| cut(len, parts, index)) {
+                assert_eq!(piece.start, end);
+                end = piece.end;
+            }
+            assert_eq!(end, 4 * len);
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! What only a ring does: letting the right ones in, and bearing with what comes over a wire.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use super::connect::neighbours;
+use super::stop::Stop;
+use super::stream::Stream;
+use super::*;
+
+const KEY: [u8; 32] = [7; 32];
+
+fn options(connect_within: Duration) -> Options {
+    Options {
+        connect_within,
+        ..Options::default()
+    }
+}
+
+fn patient() -> Options {
+    options(Duration::from_secs(60))
+}
+
+/// Listeners and memberships of a world of `size` in generation 5 of run `tulip`.
+fn members(size: usize) -> Vec<(Listener, Membership)> {
+    let listen = |_| Listener::bind("127.0.0.1:0").expect("loopback has free ports");
+    let listeners: Vec<_> = (0..size).map(listen).collect();
+    let addresses: Vec<_> = listeners
+        .iter()
+        .map(|l| l.local_addr().to_string())
+        .collect();
+    let member = |(rank, listener)| {
+        let run = "tulip".to_owned();
+        (
+            listener,
+            Membership {
+                run,
+                generation: 5,
+                rank,
+                addresses: addresses.clone(),
+                key: KEY,
+            },
+        )
+    };
+    listeners.into_iter().enumerate().map(member).collect()
+}
+
+/// The ranks of a ring, for the conformance suite.
+pub(in crate::collective) fn ring_world(
+    size: usize,
+    stall: Duration,
+    same_host: SameHost,
+) -> Vec<Box<dyn Collective>> {
+    let options = Options {
+        stall,
+        same_host,
+        ..patient()
+    };
+    let members = members(size);
+    std::thread::scope(|scope| {
+        let connect = |(listener, membership): &(Listener, Membership)| {
+            Ring::connect(listener, membership, &options, AbortHandle::new())
+        };
+        let threads: Vec<_> = members
+            .iter()
+            .map(|member| scope.spawn(move || connect(member)))
+            .collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, Result<Ring, Error>>| {
+            Box::new(thread.join().expect("no panic").expect("the ring forms")) as _
+        };
+        threads.into_iter().map(join).collect()
+    })
+}
+
+/// Lets `stranger` try to be rank 0 of a world whose rank 1 waits, then the real rank 0; returns what the
+/// stranger was told.
+fn told_to_a_stranger(change: impl FnOnce(&mut Membership)) -> Error {
+    let mut members = members(2);
+    let (listener_1, member_1) = members.pop().expect("rank 1");
+    let (listener_0, member_0) = members.pop().expect("rank 0");
+    let mut stranger = member_0.clone();
+    change(&mut stranger);
+    std::thread::scope(|scope| {
+        let one =
+            scope.spawn(|| Ring::connect(&listener_1, &member_1, &patient(), AbortHandle::new()));
+        let elsewhere = Listener::bind("127.0.0.1:0").expect("loopback has free ports");
+        let refused = Ring::connect(&elsewhere, &stranger, &patient(), AbortHandle::new())
+            .expect_err("a stranger is refused");
+        let zero = Ring::connect(&listener_0, &member_0, &patient(), AbortHandle::new());
+        let mut zero = zero.expect("the stranger disturbed nothing");
+        let mut one = one
+            .join()
+            .expect("no panic")
+            .expect("the stranger disturbed nothing");
+        let barrier = scope.spawn(move || one.barrier());
+        zero.barrier().expect("the ring works");
+        barrier.join().expect("no panic").expect("the ring works");
+        refused
+    })
+}
+
+fn refusal(error: &Error) -> Refusal {
+    match error {
+        Error::Refused {
+            rank: 1, refusal, ..
+        } => *refusal,
+        other => panic!("not a refusal by rank 1: {other}"),
+    }
+}
+
+#[test]
+fn stale_generation_is_refused() {
+    let error = told_to_a_stranger(|stranger| stranger.generation = 4);
+    assert_eq!(
+        refusal(&error),
+        Refusal::Generation {
+            given: 4,
+            expected: 5
+        }
+    );
+    let text = error.to_string();
+    assert!(
+        text.ends_with("refused this rank: generation 4 where 5 is expected"),
+        "{text}"
+    );
+}
+
+#[test]
+fn other_run_is_refused() {
+    let error = told_to_a_stranger(|stranger| stranger.run = "daisy".to_owned());
+    assert_eq!(refusal(&error), Refusal::Run);
+}
+
+#[test]
+fn wrong_key_is_refused() {
+    let error = told_to_a_stranger(|stranger| stranger.key[31] ^= 1);
+    assert_eq!(refusal(&error), Refusal::Proof);
+}
+
+#[test]
+fn wrong_world_is_refused() {
+    let error = told_to_a_stranger(|stranger| stranger.addresses.push("127.0.0.1:9".to_owned()));
+    assert_eq!(
+        refusal(&error),
+        Refusal::WorldSize {
+            given: 3,
+            expected: 2
+        }
+    );
+}
+
+#[test]
+fn wrong_rank_is_refused() {
+    let mut members = members(3);
+    let (listener_2, member_2) = members.pop().expect("rank 2");
+    let (_, mut wrong) = members.pop().expect("rank 1");
+    // Rank 1 belongs before rank 2, and comes to rank 2 as rank 0.
+    wrong.rank = 0;
+    wrong.addresses[1] = wrong.addresses[2].clone();
+    let abort = AbortHandle::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| Ring::connect(&listener_2, &member_2, &patient(), abort.clone()));
+        let elsewhere = Listener::bind("127.0.0.1:0").expect("loopback has free ports");
+        let error = Ring::connect(&elsewhere, &wrong, &patient(), AbortHandle::new())
+            .expect_err("rank 0 does not belong before rank 2");
+        assert_eq!(
+            refusal(&error),
+            Refusal::Rank {
+                given: 0,
+                expected: 1
+            }
+        );
+        abort.abort();
+    });
+}
+
+#[test]
+fn later_generation_waits_until_the_other_has_heard_of_it() {
+    let members = members(2);
+    let later = |rank: usize| Membership {
+        generation: 6,
+        ..members[rank].1.clone()
+    };
+    let abort = AbortHandle::new();
+    std::thread::scope(|scope| {
+        let stuck =
+            scope.spawn(|| Ring::connect(&members[1].0, &members[1].1, &patient(), abort.clone()));
+        let ahead =
+            scope.spawn(|| Ring::connect(&members[0].0, &later(0), &patient(), AbortHandle::new()));
+        abort.abort();
+        assert!(matches!(
+            stuck.join().expect("no panic"),
+            Err(Error::Aborted)
+        ));
+        Ring::connect(&members[1].0, &later(1), &patient(), AbortHandle::new())
+            .expect("the same listener serves the next generation");
+        ahead
+            .join()
+            .expect("no panic")
+            .expect("the other came along");
+    });
+}
+
+#[test]
+fn strangers_at_the_door_disturb_nothing() {
+    let members = members(2);
+    let knock = || TcpStream::connect(members[1].0.local_addr()).expect("it listens");
+    let silent: Vec<_> = (0..5).map(|_| knock()).collect();
+    let mut scanner = knock();
+    scanner
+        .write_all(&[b'x'; 10_000])
+        .expect("the buffer has room");
+    drop(knock());
+    let mut half = knock();
+    half.write_all(b"muster ring v1\r\n")
+        .expect("the buffer has room");
+    drop(half);
+    std::thread::scope(|scope| {
+        let ranks: Vec<_> = members
+            .iter()
+            .map(|(listener, member)| {
+                scope.spawn(|| Ring::connect(listener, member, &patient(), AbortHandle::new()))
+            })
+            .collect();
+        for rank in ranks {
+            rank.join().expect("no panic").expect("the ring forms");
+        }
+    });
+    drop((silent, scanner));
+}
+
+#[test]
+fn missing_neighbours_are_named() {
+    let soon = options(Duration::from_millis(80));
+    let connect = |members: &[(Listener, Membership)]| {
+        Ring::connect(&members[0].0, &members[0].1, &soon, AbortHandle::new())
+            .expect_err("nobody else is there")
+    };
+    // The addresses lead to listeners that never answer: either side may give up first.
+    let text = connect(&members(3)).to_string();
+    assert!(
+        text == "rank 2 did not connect within 0.08 s"
+            || text.starts_with("no answer from rank 1 at 127.0.0.1:"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_answers_without_being_a_rank_is_not_believed() {
+    let mut members = members(2);
+    let server = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    members[0].1.addresses[1] = server.local_addr().expect("it is bound").to_string();
+    let soon = options(Duration::from_millis(200));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut client, _) = server.accept().expect("a rank comes");
+            client
+                .write_all(&[b'#'; 4096])
+                .expect("the buffer has room");
+            let _ = client.read(&mut [0; 4096]);
+        });
+        Ring::connect(&members[0].0, &members[0].1, &soon, AbortHandle::new())
+            .expect_err("no rank is there");
+    });
+}
+
+#[test]
+fn abort_ends_connecting_within_a_second() {
+    let members = members(2);
+    let abort = AbortHandle::new();
+    let at = Instant::now();
+    std::thread::scope(|scope| {
+        let alone =
+            scope.spawn(|| Ring::connect(&members[0].0, &members[0].1, &patient(), abort.clone()));
+        abort.abort();
+        assert!(matches!(
+            alone.join().expect("no panic"),
+            Err(Error::Aborted)
+        ));
+    });
+    assert!(
+        at.elapsed() < Duration::from_secs(1),
+        "took {:?}",
+        at.elapsed()
+    );
+}
+
+#[test]
+fn port_in_use_is_named() {
+    let (taken, _) = members(1).remove(0);
+    let address = taken.local_addr().to_string();
+    let error = Listener::bind(&address).expect_err("the port is taken");
+    assert_eq!(error.to_string(), format!("could not listen on {address}"));
+}
+
+#[test]
+fn rank_outside_the_world_is_refused() {
+    let (listener, mut member) = members(2).remove(0);
+    member.rank = 2;
+    let error = Ring::connect(&listener, &member, &patient(), AbortHandle::new())
+        .expect_err("there are ranks 0 and 1");
+    assert_eq!(error.to_string(), "there is no rank 2 in a world of 2");
+}
+
+#[test]
+fn membership_does_not_print_its_key() {
+    let (_, member) = members(1).remove(0);
+    assert!(!format!("{member:?}").contains("7, 7"));
+}
+
+/// Rank 1 reduces four values with a rank 0 that is really `impostor`, with both links in hand.
+fn reduce_with(impostor: impl FnOnce(&Stream, &Stream)) -> Error {
+    let members = members(2);
+    std::thread::scope(|scope| {
+        let one = scope.spawn(|| {
+            let (listener, member) = &members[1];
+            let mut ring = Ring::connect(listener, member, &patient(), AbortHandle::new())
+                .expect("the handshake is right");
+            ring.reduce(vec![1.0; 4]).and_then(Pending::wait)
+        });
+        let stop = Stop::new().expect("a socket pair");
+        let (next, previous) = neighbours(&members[0].0, &members[0].1, &patient(), &stop)
+            .expect("the handshake is right");
+        impostor(&next, &previous);
+        drop((next, previous));
+        one.join()
+            .expect("nothing that comes over a wire panics")
+            .expect_err("rank 0 lies")
+    })
+}
+
+/// The header of call 0, a reduction of four values.
+const HEADER: [u8; 24] = [
+    0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0,
+];
+
+fn say(link: &Stream, bytes: &[u8]) {
+    let sent = link.send(bytes).expect("the link is open");
+    assert_eq!(sent, Some(bytes.len()));
+}
+
+#[test]
+fn impossible_header_breaks_and_does_not_panic() {
+    let error = reduce_with(|next, _| say(next, &[0xff; 24]));
+    assert!(matches!(error, Error::Broken { rank: 0, .. }), "{error}");
+}
+
+#[test]
+fn absurd_length_is_a_mismatch_and_allocates_nothing() {
+    let mut header = HEADER;
+    header[8..16].fill(0xff);
+    let error = reduce_with(|next, _| say(next, &header));
+    assert!(matches!(error, Error::Mismatch { rank: 0, .. }), "{error}");
+}
+
+#[test]
+fn end_within_a_header_or_a_value_is_a_break() {
+    for said in [
+        &HEADER[..0],
+        &HEADER[..23],
+        &HEADER,
+        &[&HEADER[..], &[0; 5]].concat(),
+    ] {
+        let error = reduce_with(|next, _| say(next, said));
+        assert!(matches!(error, Error::Broken { rank: 0, .. }), "{error}");
+    }
+}
+
+#[test]
+fn noise_on_the_way_back_names_nobody_else() {
+    let notice = [b"lost".as_slice(), &99u32.to_le_bytes()].concat();
+    let error = reduce_with(|_, previous| say(previous, &notice));
+    assert!(matches!(error, Error::Broken { rank: 0, .. }), "{error}");
+}
