@@ -4,13 +4,16 @@
 //! read = eligible + malformed + empty + too long + untrained + no stop + ...
 //! ```
 //!
-//! Each reason keeps a few examples by file and line. Receipts of raw shards are merged into the run's: the merge is
-//! commutative and associative, so the result does not depend on who prepared what, or when.
+//! Each reason keeps a few examples by file and line. Receipts of raw shards are merged into the
+//! run's: the merge is commutative and associative, so the result does not depend on who prepared
+//! what, or when.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+use crate::prepared::Sample;
 
 /// The examples kept for each reason of each source.
 pub const EXAMPLES: usize = 5;
@@ -170,6 +173,16 @@ impl Counts {
             .entry(reason)
             .or_default()
             .count(example, tokens_lost);
+    }
+
+    /// Counts the samples of an eligible record.
+    pub fn add_samples(&mut self, samples: &[Sample]) {
+        for sample in samples {
+            self.samples += 1;
+            self.tokens += sample.tokens.len() as u64;
+            let trained = sample.weights.iter().filter(|&&weight| weight > 0.0);
+            self.trained_tokens += trained.count() as u64;
+        }
     }
 
     /// The records that were dropped for any reason.

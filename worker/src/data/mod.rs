@@ -1,1 +1,41 @@
-//! data
+//! Bytes of a source -> samples with the right mask -> batches.
+//!
+//! ```text
+//! bytes --container--> raw records --record--> Record --template, spans--> text + trained bytes
+//!       --encode--> Sample (tokens, weights)
+//! Sample --proto::prepared--> shard ... shard --batch--> Batch (tokens, document starts, targets)
+//! ```
+//!
+//! Every record that is read becomes samples or stands in the receipt with its place and the
+//! reason; a record never makes us panic, and never stops the others. Knows no object storage
+//! (objects come as bytes with a name), no run spec (its own [`Options`]), and no tensor.
+
+mod batch;
+mod container;
+mod conversation;
+mod detect;
+mod encode;
+mod folder;
+mod jinja;
+mod marks;
+mod options;
+mod prepare;
+mod python;
+mod record;
+mod show;
+mod spans;
+mod template;
+#[cfg(test)]
+mod tests;
+
+pub use batch::{Batch, Target, assemble};
+pub use container::{Container, ContainerError, Raw, lines, split};
+pub use conversation::{Conversation, Message, Role};
+pub use detect::{DetectError, Detection, detect};
+pub use folder::{Folder, FolderError};
+pub use options::{ChatTemplate, Format, Options, SourceOptions, TooLong, TrainOn};
+pub use prepare::{PrepareError, Prepared, Preparer};
+pub use record::{Record, Reject, Shape};
+pub use show::bracketed;
+pub use spans::Marked;
+pub use template::{Marking, Rendered, Template, TemplateError};

@@ -1,0 +1,183 @@
+//! Text and spans -> token ids and weights, through the `tokenizers` crate.
+
+use std::ops::Range;
+
+use proto::prepared::Sample;
+use proto::receipt::Reason;
+use tokenizers::Tokenizer;
+
+use super::folder::Folder;
+use super::record::Reject;
+use super::spans::Marked;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// A tokenizer with the special tokens that training cares for.
+#[derive(Debug)]
+pub(super) struct Encoder {
+    tokenizer: Tokenizer,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    stops: Vec<String>,
+}
+
+/// Tokens with the weight of each as a target.
+pub(super) type Encoded = (Vec<u32>, Vec<f32>);
+
+impl Encoder {
+    /// Reads the folder's `tokenizer.json`. Padding and truncation that it asks for are left out:
+    /// cutting is ours.
+    ///
+    /// # Errors
+    /// What the `tokenizers` crate says of the file.
+    pub(super) fn new(folder: &Folder) -> Result<Encoder, tokenizers::Error> {
+        let mut tokenizer = Tokenizer::from_bytes(&folder.tokenizer)?;
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None)?;
+        let special = folder.special_tokens();
+        let id = |name: &str| {
+            let text = special.get(name)?.as_str()?;
+            tokenizer.token_to_id(text)
+        };
+        let (bos, eos) = (id("bos_token"), id("eos_token"));
+        let added = tokenizer.get_added_tokens_decoder();
+        let mut stops: Vec<String> = added
+            .iter()
+            .filter(|(id, token)| token.special || Some(**id) == eos)
+            .map(|(_, token)| token.content.clone())
+            .collect();
+        stops.extend(eos.and_then(|eos| tokenizer.id_to_token(eos)));
+        stops.sort();
+        stops.dedup();
+        Ok(Encoder {
+            tokenizer,
+            bos,
+            eos,
+            stops,
+        })
+    }
+
+    /// The tokenizer itself.
+    pub(super) fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The token that ends a text, if the folder names one.
+    pub(super) fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// The texts of all special tokens: what may end an answer.
+    pub(super) fn stops(&self) -> &[String] {
+        &self.stops
+    }
+
+    /// Encodes a rendered conversation; its template has written the special tokens already.
+    ///
+    /// A token is trained if any of its bytes lies in a span, as `transformers` has it: one that
+    /// straddles a span's edge is trained whole, with the span's weight.
+    ///
+    /// # Errors
+    /// A doubled first token.
+    pub(super) fn conversation(&self, marked: &Marked) -> Result<Encoded, Reject> {
+        let encoding = self.encode(&marked.text, false)?;
+        let tokens = encoding.get_ids().to_vec();
+        self.refuse_doubled_bos(&tokens)?;
+        let offsets = encoding.get_offsets();
+        let mut weights = vec![0.0; tokens.len()];
+        for (span, weight) in &marked.spans {
+            weights[tokens_of(offsets, span)].fill(*weight);
+        }
+        Ok((tokens, without_first(weights)))
+    }
+
+    /// Encodes a prompt and its completion as one text between the tokenizer's own first and last
+    /// token.
+    ///
+    /// # Errors
+    /// A doubled first token.
+    pub(super) fn completion(&self, prompt: &str, completion: &str) -> Result<Encoded, Reject> {
+        let text = [prompt, completion].concat();
+        let encoding = self.encode(&text, true)?;
+        let first = tokens_of(encoding.get_offsets(), &(prompt.len()..text.len())).start;
+        let tokens = self.closed(encoding.get_ids())?;
+        let mut weights = vec![0.0; tokens.len()];
+        weights[first..].fill(1.0);
+        Ok((tokens, without_first(weights)))
+    }
+
+    /// Encodes a text between the tokenizer's own first and last token.
+    ///
+    /// # Errors
+    /// A doubled first token.
+    pub(super) fn text(&self, text: &str) -> Result<Vec<u32>, Reject> {
+        self.closed(self.encode(text, true)?.get_ids())
+    }
+
+    /// With the end token, whether or not the tokenizer adds it by itself.
+    fn closed(&self, ids: &[u32]) -> Result<Vec<u32>, Reject> {
+        self.refuse_doubled_bos(ids)?;
+        let mut tokens = ids.to_vec();
+        if tokens.last() != self.eos.as_ref() {
+            tokens.extend(self.eos);
+        }
+        Ok(tokens)
+    }
+
+    fn encode(&self, text: &str, add_special_tokens: bool) -> Result<tokenizers::Encoding, Reject> {
+        let encoded = self.tokenizer.encode(text, add_special_tokens);
+        encoded.map_err(|error| Reject::new(Reason::Malformed, format!("tokenizer: {error}")))
+    }
+
+    fn refuse_doubled_bos(&self, tokens: &[u32]) -> Result<(), Reject> {
+        match (self.bos, tokens) {
+            (Some(bos), [first, second, ..]) if bos == *first && bos == *second => {
+                let bos = self.tokenizer.id_to_token(bos).unwrap_or_default();
+                let detail = format!("starts with `{bos}` twice: the text has what is added to it");
+                Err(Reject::new(Reason::Malformed, detail))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The tokens of which a byte lies in `span`. Those between the first and the last count whatever
+/// their offsets: some tokenizers give white space an empty range.
+fn tokens_of(offsets: &[(usize, usize)], span: &Range<usize>) -> Range<usize> {
+    let first = offsets.iter().position(|&(_, end)| end > span.start);
+    let last = offsets
+        .iter()
+        .rposition(|&(start, end)| start < span.end && end > start);
+    match (first, last) {
+        (Some(first), Some(last)) if first <= last && !span.is_empty() => first..last + 1,
+        _ => offsets.len()..offsets.len(),
+    }
+}
+
+/// Nothing predicts a document's first token.
+fn without_first(mut weights: Vec<f32>) -> Vec<f32> {
+    if let Some(first) = weights.first_mut() {
+        *first = 0.0;
+    }
+    weights
+}
+
+/// Cuts a text's tokens into samples of at most `max_tokens` that overlap by one token, so that
+/// every token but the first is a target exactly once.
+pub(super) fn chunks(tokens: &[u32], max_tokens: usize, position: u64) -> Vec<Sample> {
+    let step = max_tokens.max(2) - 1;
+    let targets = tokens.len().saturating_sub(1);
+    let chunk = |start: usize| {
+        let tokens = &tokens[start..(start + step + 1).min(tokens.len())];
+        let bytes: Vec<u8> = tokens
+            .iter()
+            .flat_map(|token| token.to_le_bytes())
+            .collect();
+        Sample {
+            tokens: tokens.to_vec(),
+            weights: without_first(vec![1.0; tokens.len()]),
+            hash: xxh3_64(&bytes),
+            position,
+        }
+    };
+    (0..targets).step_by(step).map(chunk).collect()
+}

@@ -1,0 +1,144 @@
+//! The tokenizer's part of a Hugging Face model folder, of `transformers` 4 and 5.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+/// Why a folder gives no tokenizer.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// `tokenizer.json` is not there.
+    #[error(
+        "{}: no tokenizer.json\n\
+         hint: `AutoTokenizer.from_pretrained(..).save_pretrained(..)` writes one, also from a \
+         SentencePiece `tokenizer.model`",
+        path.display()
+    )]
+    NoTokenizer {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file is there and cannot be read.
+    #[error("{}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file is no JSON object.
+    #[error("{}: not a JSON object", path.display())]
+    NotJson {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// The files that say how text becomes tokens; plain data, not yet understood.
+#[derive(Clone, Debug, Default)]
+pub struct Folder {
+    /// `tokenizer.json`.
+    pub tokenizer: Vec<u8>,
+    /// `tokenizer_config.json`, over `special_tokens_map.json` where that is there too.
+    pub config: Map<String, Value>,
+    /// `chat_template.jinja`, which goes before the configuration's.
+    pub template: Option<String>,
+    /// `generation_config.json`.
+    pub generation: Map<String, Value>,
+}
+
+impl Folder {
+    /// Reads the files that are there.
+    ///
+    /// # Errors
+    /// No `tokenizer.json`, a file that cannot be read, a configuration that is no JSON object.
+    pub fn read(path: &Path) -> Result<Folder, FolderError> {
+        let missing = || FolderError::NoTokenizer {
+            path: path.to_owned(),
+        };
+        let tokenizer = read(&path.join("tokenizer.json"))?.ok_or_else(missing)?;
+        let mut config = read_object(&path.join("special_tokens_map.json"))?;
+        config.extend(read_object(&path.join("tokenizer_config.json"))?);
+        let template = read(&path.join("chat_template.jinja"))?;
+        Ok(Folder {
+            tokenizer,
+            config,
+            template: template.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+            generation: read_object(&path.join("generation_config.json"))?,
+        })
+    }
+
+    /// The tokenizer's own chat template: the file's, else the configuration's text, else its
+    /// list's `default`.
+    pub fn chat_template(&self) -> Option<&str> {
+        if let Some(template) = &self.template {
+            return Some(template);
+        }
+        match self.config.get("chat_template")? {
+            Value::String(template) => Some(template),
+            Value::Array(named) => {
+                let is_default = |entry: &&Value| entry.get("name").is_some_and(|n| n == "default");
+                named.iter().find(is_default)?.get("template")?.as_str()
+            }
+            _ => None,
+        }
+    }
+
+    /// The special tokens that templates use by name: `bos_token`, `eos_token` and their kind.
+    pub fn special_tokens(&self) -> Map<String, Value> {
+        const NAMES: [&str; 7] = [
+            "bos_token",
+            "eos_token",
+            "unk_token",
+            "sep_token",
+            "pad_token",
+            "cls_token",
+            "mask_token",
+        ];
+        let named = NAMES.iter().filter_map(|name| {
+            let content = token_text(self.config.get(*name)?)?;
+            Some(((*name).to_owned(), Value::from(content)))
+        });
+        named.collect()
+    }
+
+    /// The ids at which the base stops generating, as `generation_config.json` has them.
+    pub fn stop_ids(&self) -> Vec<u32> {
+        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        match self.generation.get("eos_token_id") {
+            Some(Value::Array(ids)) => ids.iter().filter_map(id).collect(),
+            Some(value) => id(value).into_iter().collect(),
+            None => Vec::new(),
+        }
+    }
+}
+
+/// A token is written as its text, or as an object that holds it.
+fn token_text(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value.get("content")?.as_str())
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, FolderError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(FolderError::Io {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+fn read_object(path: &Path) -> Result<Map<String, Value>, FolderError> {
+    let Some(bytes) = read(path)? else {
+        return Ok(Map::new());
+    };
+    serde_json::from_slice(&bytes).map_err(|source| FolderError::NotJson {
+        path: path.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,397 @@
+//! An object's bytes -> samples and counts: the whole way, in parallel over records.
+
+use std::collections::BTreeMap;
+
+use proto::prepared::{Sample, Unit};
+use proto::receipt::{Counts, Example, Place, Reason};
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::container::{self, ContainerError, Raw};
+use super::conversation::{Conversation, Message, Role};
+use super::detect::{DetectError, Detection, detect};
+use super::encode::{Encoder, chunks};
+use super::folder::Folder;
+use super::options::{ChatTemplate, Format, Options, SourceOptions, TooLong};
+use super::record::{Record, Reject, Shape};
+use super::spans::trained;
+use super::template::{ALPACA, CHATML, Template, TemplateError, hex};
+
+/// Rises when equal input and options give other tokens or weights than before.
+const RECIPE_VERSION: u32 = 1;
+
+/// Why nothing of an object, or of a run, can be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// `tokenizer.json` is not understood.
+    #[error("tokenizer.json is not understood\nhint: save it again with a current `tokenizers`")]
+    Tokenizer(#[source] tokenizers::Error),
+    /// Conversations, and nothing to render them with.
+    #[error(
+        "the tokenizer has no chat template\n\
+         hint: set data.chat_template to chatml, alpaca or a .jinja file"
+    )]
+    NoTemplate,
+    /// The template is no Jinja.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// A template needs tokens that are not in the vocabulary.
+    #[error(
+        "the chatml template needs the token `{token}`, which this tokenizer lacks\n\
+         hint: set data.chat_template to tokenizer, alpaca or a .jinja file"
+    )]
+    MissingToken {
+        /// The token.
+        token: &'static str,
+    },
+    /// Texts and completions end with a token that is not there.
+    #[error(
+        "the tokenizer names no eos_token, with which a text ends\n\
+         hint: set `eos_token` in tokenizer_config.json"
+    )]
+    NoEndToken,
+    /// Packs that hold no target.
+    #[error(
+        "max_tokens must be at least 2, got {0}\nhint: a sample of one token has nothing to predict"
+    )]
+    MaxTokens(usize),
+    /// The object cannot be split into records.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+    /// Its records' format is unknown.
+    #[error(transparent)]
+    Detect(#[from] DetectError),
+    /// `too_long: fail`, and a record is.
+    #[error(
+        "{object}, {place}: {tokens} tokens, more than the {max_tokens} that max_tokens allows\n\
+         hint: raise max_tokens, or set too_long to drop or truncate"
+    )]
+    TooLong {
+        /// The object's name.
+        object: String,
+        /// The record.
+        place: Place,
+        /// Its length.
+        tokens: u64,
+        /// The limit.
+        max_tokens: usize,
+    },
+}
+
+/// What became of an object.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// In the order of the records.
+    pub samples: Vec<Sample>,
+    /// What the samples' positions count.
+    pub unit: Unit,
+    /// Every record, accounted for.
+    pub counts: Counts,
+    /// The format and why; none where the object has no records.
+    pub detection: Option<Detection>,
+}
+
+/// A tokenizer and a template, loaded once, for all sources of a run.
+#[derive(Debug)]
+pub struct Preparer {
+    encoder: Encoder,
+    template: Option<Template>,
+    options: Options,
+    stop_ids: Vec<u32>,
+    recipe: String,
+}
+
+/// A record's samples, and how many tokens were cut off them.
+struct Made {
+    samples: Vec<Sample>,
+    tokens_cut: u64,
+}
+
+impl Preparer {
+    /// Loads tokenizer and template.
+    ///
+    /// # Errors
+    /// A tokenizer or a template that cannot be used. A missing template is an error only once a
+    /// source needs it.
+    pub fn new(folder: &Folder, options: Options) -> Result<Preparer, PrepareError> {
+        if options.max_tokens < 2 {
+            return Err(PrepareError::MaxTokens(options.max_tokens));
+        }
+        let encoder = Encoder::new(folder).map_err(PrepareError::Tokenizer)?;
+        let source = match &options.chat_template {
+            ChatTemplate::Tokenizer => folder.chat_template(),
+            ChatTemplate::Chatml => Some(CHATML),
+            ChatTemplate::Alpaca => Some(ALPACA),
+            ChatTemplate::Jinja(source) => Some(source.as_str()),
+        };
+        if options.chat_template == ChatTemplate::Chatml {
+            for token in ["<|im_start|>", "<|im_end|>"] {
+                let id = encoder.tokenizer().token_to_id(token);
+                id.ok_or(PrepareError::MissingToken { token })?;
+            }
+        }
+        let mut globals = folder.special_tokens();
+        globals.extend(options.template_kwargs.clone());
+        let template = source.map(|source| Template::new(source, &globals, options.date));
+        let mut preparer = Preparer {
+            encoder,
+            template: template.transpose()?,
+            recipe: recipe(folder, source, &options),
+            options,
+            stop_ids: folder.stop_ids(),
+        };
+        preparer.stop_ids.extend(preparer.encoder.eos());
+        preparer.stop_ids.extend(preparer.template_stop());
+        preparer.stop_ids.sort_unstable();
+        preparer.stop_ids.dedup();
+        Ok(preparer)
+    }
+
+    /// The tokenizer, for prompts and for showing samples.
+    pub fn tokenizer(&self) -> &tokenizers::Tokenizer {
+        self.encoder.tokenizer()
+    }
+
+    /// The chat template, if there is one.
+    pub fn template(&self) -> Option<&Template> {
+        self.template.as_ref()
+    }
+
+    /// Where generation should stop: the base's stop ids, and the token that ends an answer in this
+    /// template.
+    pub fn stop_ids(&self) -> &[u32] {
+        &self.stop_ids
+    }
+
+    /// Names everything that decides about a source's tokens, but not its objects: part of a
+    /// cache's key.
+    pub fn digest(&self, source: &SourceOptions) -> String {
+        let source = serde_json::to_vec(source).expect("options are plain data");
+        digest_of(&[self.recipe.as_bytes(), &source])
+    }
+
+    /// Prepares an object as a whole.
+    ///
+    /// # Errors
+    /// Objects that cannot be read at all; one bad record is only counted. `too_long: fail` stops
+    /// at the first.
+    pub fn prepare(
+        &self,
+        object: &str,
+        bytes: &[u8],
+        source: &SourceOptions,
+    ) -> Result<Prepared, PrepareError> {
+        let (container, raws) = container::split(object, bytes, source.format == Format::Text)?;
+        let detection = detect(object, container, &raws, source)?;
+        let format = detection
+            .as_ref()
+            .map_or(source.format, |found| found.format);
+        let shape = Shape::new(source, format);
+        let (samples, counts) = if container == container::Container::Document {
+            self.documents(object, &raws)?
+        } else {
+            self.records(object, &raws, &shape, container.unit())?
+        };
+        Ok(Prepared {
+            samples,
+            unit: container.unit(),
+            counts,
+            detection,
+        })
+    }
+
+    /// Prepares records whose format is settled: a whole object's, or a raw shard's.
+    ///
+    /// # Errors
+    /// A template or an end token that the format needs and that is not there; `too_long: fail`.
+    pub fn records(
+        &self,
+        object: &str,
+        raws: &[Raw<'_>],
+        shape: &Shape,
+        unit: Unit,
+    ) -> Result<(Vec<Sample>, Counts), PrepareError> {
+        if raws.is_empty() {
+            return Ok(Default::default());
+        }
+        if shape.needs_template() && self.template.is_none() {
+            return Err(PrepareError::NoTemplate);
+        }
+        self.collect(object, raws, |raw| {
+            let record = shape.parse(raw.bytes)?;
+            self.sample(record, unit.position(raw.place))
+        })
+    }
+
+    fn documents(
+        &self,
+        object: &str,
+        raws: &[Raw<'_>],
+    ) -> Result<(Vec<Sample>, Counts), PrepareError> {
+        self.collect(object, raws, |raw| {
+            let text = std::str::from_utf8(raw.bytes).map_err(|error| {
+                let at = error.valid_up_to();
+                Reject::new(
+                    Reason::Malformed,
+                    format!("not UTF-8: byte {at} of the file"),
+                )
+            })?;
+            self.sample(Record::Text(text.to_owned()), raw.place.line)
+        })
+    }
+
+    fn collect(
+        &self,
+        object: &str,
+        raws: &[Raw<'_>],
+        make: impl Fn(&Raw<'_>) -> Result<Made, Reject> + Send + Sync,
+    ) -> Result<(Vec<Sample>, Counts), PrepareError> {
+        let made: Vec<Result<Made, Reject>> = raws.par_iter().map(make).collect();
+        let mut samples = Vec::with_capacity(raws.len());
+        let mut counts = Counts::default();
+        for (raw, made) in raws.iter().zip(made) {
+            let place = raw.place;
+            let example = |reason: &str| Example {
+                object: object.to_owned(),
+                place,
+                reason: reason.to_owned(),
+            };
+            match made {
+                Err(reject) if self.must_fail(&reject) => {
+                    return Err(PrepareError::TooLong {
+                        object: object.to_owned(),
+                        place,
+                        tokens: reject.tokens_lost,
+                        max_tokens: self.options.max_tokens,
+                    });
+                }
+                Err(reject) => {
+                    counts.drop_record(reject.reason, example(&reject.detail), reject.tokens_lost);
+                }
+                Ok(made) => {
+                    counts.read += 1;
+                    counts.eligible += 1;
+                    if made.tokens_cut > 0 {
+                        let cut = format!("{} tokens cut off", made.tokens_cut);
+                        counts.truncated.count(example(&cut), made.tokens_cut);
+                    }
+                    counts.add_samples(&made.samples);
+                    samples.extend(made.samples);
+                }
+            }
+        }
+        Ok((samples, counts))
+    }
+
+    fn must_fail(&self, reject: &Reject) -> bool {
+        reject.reason == Reason::TooLong && self.options.too_long == TooLong::Fail
+    }
+
+    fn sample(&self, record: Record, position: u64) -> Result<Made, Reject> {
+        let missing = |error: PrepareError| Reject::new(Reason::Malformed, error.to_string());
+        let ((tokens, weights), hash) = match record {
+            Record::Conversation(conversation) => {
+                let template = self.template.as_ref();
+                let template = template.ok_or_else(|| missing(PrepareError::NoTemplate))?;
+                let (train_on, stops) = (self.options.train_on, self.encoder.stops());
+                let marked = trained(template, &conversation, train_on, stops)?;
+                (self.encoder.conversation(&marked)?, conversation.hash())
+            }
+            Record::Completion { prompt, completion } => {
+                self.encoder
+                    .eos()
+                    .ok_or_else(|| missing(PrepareError::NoEndToken))?;
+                let prompt_and = serde_json::json!([prompt, completion]).to_string();
+                let hash = xxhash_rust::xxh3::xxh3_64(prompt_and.as_bytes());
+                (self.encoder.completion(&prompt, &completion)?, hash)
+            }
+            Record::Text(text) => {
+                self.encoder
+                    .eos()
+                    .ok_or_else(|| missing(PrepareError::NoEndToken))?;
+                let tokens = self.encoder.text(&text)?;
+                return Ok(Made {
+                    samples: chunks(&tokens, self.options.max_tokens, position),
+                    tokens_cut: 0,
+                });
+            }
+        };
+        self.limit(Sample {
+            tokens,
+            weights,
+            hash,
+            position,
+        })
+    }
+
+    /// Applies `max_tokens`.
+    fn limit(&self, mut sample: Sample) -> Result<Made, Reject> {
+        let (length, max_tokens) = (sample.tokens.len(), self.options.max_tokens);
+        if length > max_tokens {
+            let too_long = |detail| Reject {
+                reason: Reason::TooLong,
+                detail,
+                tokens_lost: length as u64,
+            };
+            if self.options.too_long != TooLong::Truncate {
+                let detail = format!("{length} tokens, max_tokens is {max_tokens}");
+                return Err(too_long(detail));
+            }
+            sample.tokens.truncate(max_tokens);
+            sample.weights.truncate(max_tokens);
+            if sample.weights.iter().all(|&weight| weight == 0.0) {
+                let detail = format!("{length} tokens, none of the first {max_tokens} is trained");
+                return Err(too_long(detail));
+            }
+        }
+        if sample.weights.iter().all(|&weight| weight == 0.0) {
+            return Err(Reject::new(Reason::Untrained, "no token would be trained"));
+        }
+        Ok(Made {
+            tokens_cut: (length - sample.tokens.len()) as u64,
+            samples: vec![sample],
+        })
+    }
+
+    /// The last token of an answer, found by rendering one.
+    fn template_stop(&self) -> Option<u32> {
+        let probe = Conversation::of([
+            Message::new(Role::User, "a"),
+            Message::new(Role::Assistant, "b"),
+        ]);
+        let stops = self.encoder.stops();
+        let train_on = super::options::TrainOn::Assistant;
+        let marked = trained(self.template.as_ref()?, &probe, train_on, stops).ok()?;
+        let (span, _) = marked.spans.last()?;
+        let answer = marked.text[span.clone()].trim_end();
+        let ends = stops
+            .iter()
+            .filter(|stop| answer.ends_with(stop.trim_end()));
+        let longest = ends.max_by_key(|stop| stop.len())?;
+        self.encoder.tokenizer().token_to_id(longest)
+    }
+}
+
+/// Everything that decides about tokens and holds for all sources.
+fn recipe(folder: &Folder, template: Option<&str>, options: &Options) -> String {
+    let mut options = options.clone();
+    // The date counts only where it is asked for: else the cache would be stale every day.
+    if !template.is_some_and(|source| source.contains("strftime_now")) {
+        options.date = Default::default();
+    }
+    let special: BTreeMap<_, _> = folder.special_tokens().into_iter().collect();
+    let settings = serde_json::to_vec(&(special, &options)).expect("options are plain data");
+    let version = RECIPE_VERSION.to_le_bytes();
+    let template = template.unwrap_or_default().as_bytes();
+    digest_of(&[&version, &folder.tokenizer, template, &settings])
+}
+
+fn digest_of(parts: &[&[u8]]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        // The length goes first, so that no two lists of parts read the same.
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hex(&hash.finalize())
+}
