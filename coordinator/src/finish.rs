@@ -10,7 +10,7 @@ use proto::storage::{Created, Error, Storage};
 ///
 /// # Errors
 /// In words: what is not there, or what the store says.
-pub async fn seal(storage: &Storage, checkpoint: &Checkpoint) -> Result<String, String> {
+pub(crate) async fn seal(storage: &Storage, checkpoint: &Checkpoint) -> Result<String, String> {
     let told = |e: Error| chain(&e);
     let folder = key::checkpoint(&checkpoint.run, checkpoint.lineage, checkpoint.step);
     for file in checkpoint.model.iter().chain(&checkpoint.state) {
@@ -45,7 +45,7 @@ pub async fn seal(storage: &Storage, checkpoint: &Checkpoint) -> Result<String, 
 ///
 /// # Errors
 /// In words: what the store says.
-pub async fn publish(
+pub(crate) async fn publish(
     storage: &Storage,
     run: &RunId,
     lineage: Lineage,
@@ -76,7 +76,7 @@ pub async fn publish(
 ///
 /// # Errors
 /// What the store says.
-pub async fn prune(
+pub(crate) async fn prune(
     storage: &Storage,
     run: &RunId,
     lineage: Lineage,

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 /// How long dismissed workers have before they are killed.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -56,6 +56,8 @@ pub struct Local {
     coordinator: String,
     ranks: usize,
     child: Child,
+    /// Its end is the workers' sign to go; waiting for a child would close it.
+    lifeline: Option<ChildStdin>,
 }
 
 impl Local {
@@ -64,8 +66,9 @@ impl Local {
     /// # Errors
     /// [`Error::Start`].
     pub fn start(program: PathBuf, coordinator: String, ranks: usize) -> Result<Self, Error> {
-        let child = spawn(&program, &coordinator, ranks)?;
-        Ok(Self { program, coordinator, ranks, child })
+        let mut child = spawn(&program, &coordinator, ranks)?;
+        let lifeline = child.stdin.take();
+        Ok(Self { program, coordinator, ranks, child, lifeline })
     }
 
     /// Keeps the supervisor running; passes on what the workers say, line by line. Returns when they were dismissed.
@@ -90,6 +93,7 @@ impl Local {
                 return Err(Error::Ended { status });
             }
             self.child = spawn(&self.program, &self.coordinator, self.ranks)?;
+            self.lifeline = self.child.stdin.take();
         }
         Ok(())
     }

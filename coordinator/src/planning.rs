@@ -18,7 +18,7 @@ use std::sync::Arc;
 ///
 /// # Errors
 /// A fault of the data's if nothing is left to train on or more is lost than the spec allows.
-pub async fn plan(
+pub(crate) async fn plan(
     storage: &Storage,
     run: &RunId,
     spec: &Arc<Spec>,

@@ -42,7 +42,7 @@ pub enum Error {
 /// [`Error::Nothing`] if there is none, [`Error::Changed`] if the spec asks for another run.
 pub async fn find(storage: &Storage, spec: &Spec) -> Result<RunId, Error> {
     let prefix = format!("{}-", spec.name());
-    let folders = storage.folders("runs").await?;
+    let folders = storage.folders("").await?;
     // A run's name ends in date, time and mark: sorted names are sorted by time.
     for name in folders.into_iter().rev().filter(|n| is_run_of(n, &prefix)) {
         let run = RunId::new(name);

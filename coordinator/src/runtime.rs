@@ -244,7 +244,7 @@ impl Runtime {
         history: Vec<History>,
         resume: bool,
     ) -> Result<(), Error> {
-        let chunk = self.storage.list(&format!("runs/{run}/metrics")).await?.len();
+        let chunk = self.storage.list(&proto::key::all_metrics(&run)).await?.len();
         let feed = Feed::new(run.clone(), chunk.try_into().unwrap_or(0));
         let settings = settings(&spec);
         self.runs.insert(run.clone(), Run { journal, feed, spec: Arc::new(spec) });

@@ -34,7 +34,7 @@ const DATA_FILES: [&str; 3] = ["json", "jsonl", "txt"];
 ///
 /// # Errors
 /// A fault of the user's for a source that is not there, of the infrastructure's for storage.
-pub async fn survey(storage: &Storage, spec: &Spec) -> Result<Survey, Fault> {
+pub(crate) async fn survey(storage: &Storage, spec: &Spec) -> Result<Survey, Fault> {
     let mut shards = Vec::new();
     for (source, index) in spec.data().sources().into_iter().zip(0..) {
         for (url, object) in objects(source).await? {

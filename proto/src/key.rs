@@ -2,14 +2,16 @@
 //!
 //! ```text
 //! pool/journal/0000000007.json
-//! runs/<run>/spec.yaml  spec.resolved.yaml  receipt.json
-//! runs/<run>/journal/0000000042.json
-//! runs/<run>/plan/{<epoch>/<chunk>.bin, held-out.bin, outline.json}
-//! runs/<run>/checkpoints/step-00001200-l2/{model/..., state/..., manifest.json}
-//! runs/<run>/metrics/00000012.jsonl
-//! runs/<run>/model/...
+//! <run>/spec.yaml  spec.resolved.yaml  receipt.json
+//! <run>/journal/0000000042.json
+//! <run>/plan/{<epoch>/<chunk>.bin, held-out.bin, outline.json}
+//! <run>/checkpoints/step-00001200-l2/{model/..., state/..., manifest.json}
+//! <run>/metrics/00000012.jsonl
+//! <run>/model/...
 //! prepared/<fingerprint>/{shard-00012.safetensors, manifest.json}
 //! ```
+//!
+//! A run's name ends in a date, a time and a mark, so none is called `pool` or `prepared`.
 
 use crate::id::{Lineage, RunId};
 
@@ -18,7 +20,7 @@ pub const POOL_JOURNAL: &str = "pool/journal";
 
 /// The folder of a run's journal.
 pub fn journal(run: &RunId) -> String {
-    format!("runs/{run}/journal")
+    format!("{run}/journal")
 }
 
 /// Entry `number` of the journal in `folder`.
@@ -33,22 +35,22 @@ pub fn journal_number(key: &str) -> Option<u64> {
 
 /// The spec as the user wrote it.
 pub fn spec(run: &RunId) -> String {
-    format!("runs/{run}/spec.yaml")
+    format!("{run}/spec.yaml")
 }
 
 /// The spec with every default written out.
 pub fn resolved_spec(run: &RunId) -> String {
-    format!("runs/{run}/spec.resolved.yaml")
+    format!("{run}/spec.resolved.yaml")
 }
 
 /// What became of every record.
 pub fn receipt(run: &RunId) -> String {
-    format!("runs/{run}/receipt.json")
+    format!("{run}/receipt.json")
 }
 
 /// The folder of the plan.
 pub fn plan(run: &RunId) -> String {
-    format!("runs/{run}/plan")
+    format!("{run}/plan")
 }
 
 /// What the plan consists of.
@@ -66,12 +68,12 @@ pub const HELD_OUT_PLAN: &str = "held-out.bin";
 
 /// A numbered chunk of the run's metrics.
 pub fn metrics(run: &RunId, chunk: u64) -> String {
-    format!("runs/{run}/metrics/{chunk:08}.jsonl")
+    format!("{run}/metrics/{chunk:08}.jsonl")
 }
 
 /// The folder of a checkpoint.
 pub fn checkpoint(run: &RunId, lineage: Lineage, step: u64) -> String {
-    format!("runs/{run}/checkpoints/step-{step:08}-l{lineage}")
+    format!("{run}/checkpoints/step-{step:08}-l{lineage}")
 }
 
 /// A checkpoint's manifest.
@@ -81,7 +83,7 @@ pub fn manifest(run: &RunId, lineage: Lineage, step: u64) -> String {
 
 /// The folder of the finished model.
 pub fn model(run: &RunId) -> String {
-    format!("runs/{run}/model")
+    format!("{run}/model")
 }
 
 /// The folder of a prepared data set.
@@ -97,4 +99,9 @@ pub fn prepared_shard(fingerprint: &str, shard: u32) -> String {
 /// The list of a prepared data set's shards: written last, so that it exists only when they all do.
 pub fn prepared_manifest(fingerprint: &str) -> String {
     format!("prepared/{fingerprint}/manifest.json")
+}
+
+/// The folder of a run's metrics.
+pub fn all_metrics(run: &RunId) -> String {
+    format!("{run}/metrics")
 }

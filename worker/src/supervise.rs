@@ -109,6 +109,8 @@ async fn keep_running(
     let mut crashes = VecDeque::new();
     loop {
         let mut child = start(node, program, &slot)?;
+        // Held for as long as the rank may live; waiting for a child would close it.
+        let _lifeline = child.stdin.take();
         let code = tokio::select! {
             status = child.wait() => status?.code(),
             () = go(&mut told) => return stop(child).await,

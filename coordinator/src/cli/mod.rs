@@ -8,6 +8,7 @@ mod show;
 
 use clap::{Parser, Subcommand};
 use proto::event::Failure;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 /// How a command ends.
@@ -96,6 +97,7 @@ pub fn main() -> ExitCode {
             tracing_subscriber::EnvFilter::try_from_env("MUSTER_LOG").unwrap_or_else(|_| "warn".into()),
         )
         .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let outcome = match Cli::parse().command {
         Command::Run(arguments) => block_on(run::run(arguments)),

@@ -77,7 +77,7 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
     let mut local = Local::start(program, coordinator_url, workers as usize)
         .blame(Exit::Infrastructure)?;
     let style = if arguments.json { Style::Json } else { Style::People };
-    let show = Show::new(style, &run, &format!("{}/runs/{run}", storage.url()));
+    let show = Show::new(style, &run, &format!("{}/{run}", storage.url()));
     let watch = handle.watch(run.clone()).await.blame(Exit::Infrastructure)?;
     let watch = watch.ok_or_else(|| anyhow!("run `{run}` is unknown")).blame(Exit::Infrastructure)?;
     let outcome = tokio::select! {
@@ -127,12 +127,14 @@ async fn follow(mut watch: Watch, show: &Show, handle: &Handle) -> Outcome {
     }
     loop {
         tokio::select! {
-            _ = interrupt.recv(), if !asked => asked = stop(show, handle).await?,
-            _ = terminate.recv(), if !asked => asked = stop(show, handle).await?,
-            _ = interrupt.recv(), if asked => {
-                show.say("stopped at once; `--resume` goes on from the last checkpoint");
-                return Ok(Exit::Paused);
+            _ = interrupt.recv() => {
+                if asked {
+                    show.say("stopped at once; `--resume` goes on from the last checkpoint");
+                    return Ok(Exit::Paused);
+                }
+                asked = stop(show, handle).await?;
             }
+            _ = terminate.recv(), if !asked => asked = stop(show, handle).await?,
             notice = watch.now.recv() => match notice {
                 Ok(notice) => {
                     show.notice(&notice);
