@@ -1,8 +1,9 @@
 //! The whole way, from bytes to text with the trained parts in brackets, on a tokenizer made here:
 //! one token per byte, and a few special ones.
 
+use proto::prepared::{Object, Shard, Writer};
 use proto::receipt::{Counts, Reason};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 
@@ -42,7 +43,7 @@ fn folder(chat_template: Option<&str>) -> Folder {
     });
     let config = json!({"bos_token": "<s>", "eos_token": {"content": "</s>"},
                         "chat_template": chat_template});
-    let serde_json::Value::Object(config) = config else {
+    let Value::Object(config) = config else {
         unreachable!("an object is written above");
     };
     Folder {
@@ -486,4 +487,53 @@ fn generation_stops_where_the_template_stops() {
         ..Options::default()
     });
     assert_eq!(alpaca.stop_ids(), [1]);
+}
+
+#[test]
+fn records_template_arguments_go_before_the_runs() {
+    let template = "{{ x }}{{ y }}{% for m in messages %}{{ m.content }}</s>{% endfor %}";
+    let Value::Object(template_kwargs) = json!({"x": "run", "y": "run"}) else {
+        unreachable!("an object is written above");
+    };
+    let preparer = preparer(Options {
+        chat_template: ChatTemplate::Jinja(template.into()),
+        template_kwargs,
+        train_on: TrainOn::All,
+        ..Options::default()
+    });
+    let line = json!({"messages": [{"role": "assistant", "content": "a"}],
+                      "chat_template_kwargs": {"x": "record"}});
+    let (samples, _) = shown(&preparer, &line.to_string());
+    assert_eq!(samples, ["r⟦ecordruna</s>⟧"]);
+}
+
+#[test]
+fn samples_go_through_a_shard_into_a_batch() {
+    let preparer = chatml(Options::default());
+    let lines = format!("{}\n\n{{broken\n{}", two_turns(), two_turns());
+    let prepared = preparer.prepare("d.jsonl", lines.as_bytes(), &SourceOptions::default());
+    let prepared = prepared.expect("readable");
+    let mut writer = Writer::new(preparer.digest(&SourceOptions::default()));
+    writer.object(Object {
+        name: "d.jsonl".into(),
+        source: 0,
+        unit: prepared.unit,
+    });
+    prepared
+        .samples
+        .iter()
+        .for_each(|sample| writer.push(sample));
+    let shard = Shard::parse(writer.finish().into()).expect("our own bytes");
+    assert_eq!(shard.origin(1).as_deref(), Some("d.jsonl, line 4"));
+    let samples: Vec<_> = (0..2).filter_map(|i| shard.sample(i)).collect();
+    assert_eq!(samples, prepared.samples);
+    // Equal records are on the same side of a hold-out.
+    assert_eq!(samples[0].hash, samples[1].hash);
+    let batch = assemble(&samples);
+    assert_eq!(batch.targets.len() as u64, prepared.counts.trained_tokens);
+    let planned: f32 = shard.metas().map(|meta| meta.weight).sum();
+    assert_eq!(batch.weight(), f64::from(planned));
+    for target in &batch.targets {
+        assert_eq!(batch.tokens[target.row as usize + 1], target.token);
+    }
 }
