@@ -225,7 +225,12 @@ fn templates_render_to_the_bytes_of_transformers() -> Result<()> {
     Ok(())
 }
 
-fn render(source: &str, special: &Map<String, Value>, case: &Value) -> Result<String> {
+/// Our text for a case, or what is wrong.
+fn render(source: &str, special: &Map<String, Value>, case: &Value) -> Result<String, String> {
+    try_render(source, special, case).map_err(|error| error.to_string())
+}
+
+fn try_render(source: &str, special: &Map<String, Value>, case: &Value) -> Result<String> {
     // The day that render.py pins.
     let date = NaiveDate::from_ymd_opt(2024, 7, 26).and_then(|day| day.and_hms_opt(9, 5, 3));
     let template = Template::new(source, special, date.context("a date")?)?;
@@ -236,10 +241,100 @@ fn render(source: &str, special: &Map<String, Value>, case: &Value) -> Result<St
     Ok(rendered.map_err(|reject| anyhow::anyhow!(reject))?.text)
 }
 
+/// What templates rely on Python for. Each is its own template, so that a failure names itself.
+const EXPRESSIONS: [&str; 63] = [
+    "{{ none }} {{ true }} {{ false }} {{ 1.0 }} {{ 1e16 }} {{ 1e-5 }} {{ 7 // 2 }} {{ 7 / 2 }}",
+    "{{ -7 // 2 }} {{ -7 % 3 }} {{ 2 ** 10 }} {{ 10 / 5 }}",
+    "{{ ['a', 'it\\'s', 1, 2.5, none, true] }} {{ {'a': 1, 'b': [{}]} }}",
+    "{{ 'a' ~ 1 ~ none ~ true ~ 1.0 }}",
+    "{{ none | string }}{{ true | string }}{{ 1.0 | string }}{{ ['a'] | string }}",
+    "{{ [1, true, none, 'a', 1.5] | join(', ') }} {{ ', '.join(['a', 'b']) }}",
+    "{{ undefined_name }}|{{ messages[0].nothing }}|{{ undefined_name is defined }}",
+    "{{ messages[0].nothing.more }}",
+    "{{ messages[99].more }}",
+    "{{ 'a' + 1 }}",
+    "{{ 'a' * 3 }} {{ [1] * 2 }} {{ [1] + [2] }}",
+    "{{ 'abc'[1:] }} {{ 'abc'[::-1] }} {{ 'abc'[-1] }} {{ messages[::-1] | length }} {{ 'abc'[:-1] }}",
+    "{{ 'é日本'[1] }} {{ 'é日本' | length }} {{ 'é日本'[:2] }}",
+    "{{ ' a '.strip() }}|{{ 'xxaxx'.strip('x') }}|{{ '\\x1f a'.lstrip() }}|{{ ' a '.rstrip() }}",
+    "{{ 'a b  c'.split() }} {{ 'a,b,c'.split(',', 1) }} {{ 'a,b,c'.rsplit(',', 1) }} {{ 'ab'.split('x') }}",
+    "{{ 'a,b'.split(',')[-1] }} {{ 'a</think>b'.split('</think>')[0].rstrip('\n') }}",
+    "{{ 'a\nb\r\nc\n'.splitlines() }} {{ ''.splitlines() }}",
+    "{{ 'Hello'.startswith('He') }} {{ 'Hello'.endswith(('lo', 'x')) }} {{ 'l' in 'Hello' }}",
+    "{{ 'hello world'.title() }} {{ 'hELLO'.capitalize() }} {{ 'a'.upper() }} {{ 'A'.lower() }}",
+    "{{ 'hello world' | title }} {{ 'hELLO' | capitalize }} {{ 'a' | upper }} {{ 'A' | lower }}",
+    "{{ 'aXbX'.replace('X', '-') }} {{ 'aXbX'.replace('X', '-', 1) }} {{ 'aXb' | replace('X', '-') }}",
+    "{{ 'abc'.find('c') }} {{ 'abc'.find('x') }} {{ 'abcabc'.rfind('b') }} {{ 'aaa'.count('a') }}",
+    "{{ 'é日本'.find('本') }}",
+    "{{ '12'.isdigit() }} {{ ''.isdigit() }} {{ ''.isspace() }} {{ 'aB'.isalpha() }} {{ 'AB'.isupper() }}",
+    "{{ 'abc'.removeprefix('a') }} {{ 'abc'.removesuffix('c') }}",
+    "{{ '{} {}'.format('a', 1) }} {{ '%s' | format('x') }}",
+    "{{ {'a': 1}.get('a') }} {{ {'a': 1}.get('b') }} {{ {'a': 1}.get('b', 2) }}",
+    "{% for k, v in {'b': 1, 'a': 2}.items() %}{{ k }}={{ v }},{% endfor %}",
+    "{% for k, v in {'b': 1, 'a': 2} | items %}{{ k }}={{ v }},{% endfor %}",
+    "{% for k, v in {'b': 1, 'a': 2} | dictsort %}{{ k }}={{ v }},{% endfor %}",
+    "{{ {'b': 1, 'a': 2}.keys() | list }} {{ {'b': 1, 'a': 2}.values() | list }}",
+    "{{ {'b': 1, 'a': [1, {'c': none}]} | tojson }} {{ 'é\"<>&' | tojson }} {{ 1.0 | tojson }}",
+    "{{ {'b': 1, 'a': [1, {}]} | tojson(indent=2) }} {{ [] | tojson(indent=2) }}",
+    "{{ {'b': 'é😀', 'a': 2} | tojson(ensure_ascii=true, sort_keys=true, separators=(',', ':')) }}",
+    "{{ undefined_name | tojson }}",
+    "{{ [3, 1, 2] | sort }} {{ [1, 2] | sum }} {{ [1, 2] | first }} {{ [1, 2] | last }} {{ [3, 1] | max }}",
+    "{{ [1, 1, 2] | unique | list }} {{ [1, 2] | reverse | list }} {{ 'abc' | list }} {{ 'abc' | reverse }}",
+    "{{ messages | map(attribute='role') | list }} {{ messages | map(attribute='role') | join('+') }}",
+    "{{ messages | selectattr('role', 'equalto', 'user') | list | length }}",
+    "{{ messages | rejectattr('role', 'eq', 'user') | map(attribute='content') | list }}",
+    "{{ [1, 2, 3] | select('odd') | list }} {{ ['a', 'b'] | map('upper') | list }}",
+    "{{ none | default('x') }}|{{ undefined_name | default('x') }}|{{ '' | default('x', true) }}",
+    "{{ 'x' is string }} {{ 1 is string }} {{ {} is mapping }} {{ [] is iterable }} {{ 'x' is iterable }}",
+    "{{ [] is sequence }} {{ 'x' is sequence }} {{ {} is sequence }} {{ {} is iterable }} {{ 1 is iterable }}",
+    "{{ none is none }} {{ 1 is number }} {{ 1.5 is float }} {{ 1 is integer }} {{ true is boolean }}",
+    "{{ true is true }} {{ false is false }} {{ 1 is true }} {{ 'a' is in ['a'] }} {{ 2 is divisibleby(2) }}",
+    "{{ 'a' if false }}|{{ 'a' if true else 'b' }}|{{ '' or 'b' }}|{{ 'a' and 'b' }}|{{ not '' }}",
+    "{{ 1 == 1.0 }} {{ 'a' < 'b' }} {{ [1] == [1] }} {{ 1 != '1' }} {{ 'a' not in ['b'] }}",
+    "{% set ns = namespace(x=1, y='a') %}{% for i in range(3) %}{% set ns.x = ns.x + i %}{% endfor %}{{ ns.x }}",
+    "{% set x = 1 %}{% for i in [1] %}{% set x = 2 %}{% endfor %}{{ x }}{% if true %}{% set x = 3 %}{% endif %}{{ x }}",
+    "{% for i in [1, 2, 3] %}{% if i == 2 %}{% continue %}{% endif %}{{ i }}{% if i == 3 %}{% break %}{% endif %}{% endfor %}",
+    "{% for i in [1, 2] %}{{ loop.index }}{{ loop.index0 }}{{ loop.first }}{{ loop.last }}{{ loop.length }}{{ loop.revindex }}{% endfor %}",
+    "{% for i in [1, 2] %}{{ loop.previtem }}{{ loop.nextitem }}{{ loop.cycle('a', 'b') }}{% else %}none{% endfor %}",
+    "{% for m in messages if m.role == 'user' %}{{ loop.index }}{{ m.content }}{% else %}x{% endfor %}",
+    "{% macro f(a, b='d') %}{{ a }}{{ b }}{{ caller() if caller else '' }}{% endmacro %}{{ f(1) }}{% call f(1, b=2) %}c{% endcall %}",
+    "{% set x %}  a\n{% endset %}[{{ x }}][{{ x | trim }}]{% filter upper %}b{% endfilter %}",
+    "{%- if true -%}  a  {%- endif -%}  b\n\n  {% if true %}\n  c\n  {% endif %}\nd\n  {{ 'e' }}\n",
+    "  {# x #}\na {#- y -#} b\n{% raw %}{{ x }}{% endraw %}\n\n",
+    "{{ 'a' 'b' }}",
+    "{{ 3.7 | int }} {{ '3' | int }} {{ '3.5' | float }} {{ 2.567 | round(2) }} {{ -1 | abs }}",
+    "{{ 'a\nb' | indent(2) }}|{{ '<a>' | e }}",
+    "{{ strftime_now('%d %b %Y %H:%M:%S %A %j') }}",
+    "{{ raise_exception('no') }}",
+];
+
+#[test]
+fn expressions_print_as_python_prints_them() -> Result<()> {
+    let Some(peer) = Peer::find("expressions_print_as_python_prints_them") else {
+        return Ok(());
+    };
+    let special = Folder::read(&peer.model)?.special_tokens();
+    let messages = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]);
+    let case = |template: &&str| json!({"template": template, "messages": messages});
+    let cases: Vec<Value> = EXPRESSIONS.iter().map(case).collect();
+    let mut differences = Vec::new();
+    for (case, theirs) in cases.iter().zip(peer.answers(&cases)?) {
+        let template = case["template"].as_str().context("written above")?;
+        let ours = render(template, &special, case);
+        if !same(ours.as_deref().ok(), &theirs) {
+            differences.push(format!("{template}\nours   {ours:?}\ntheirs {theirs}\n"));
+        }
+    }
+    ensure!(differences.is_empty(), "{}", differences.join("\n"));
+    Ok(())
+}
+
 /// A template as our pipeline gets it, and its marked twin for the peer.
 struct Twin {
     ours: ChatTemplate,
     marked: String,
+    /// Of a model whose stop token the test's tokenizer may lack: then its conversations are refused.
+    is_foreign: bool,
 }
 
 /// Tokens and masks on each template: ours of an object, theirs of `all` its conversations.
@@ -254,9 +349,11 @@ fn compare_masks(peer: &Peer, twins: &[Twin], all: &[Value], object: (&str, &str
         let name = format!("{:.40}", format!("{:?}", twin.ours));
         let equal = compare(peer, twin, object, answers).with_context(|| name.clone())?;
         println!(
-            "{name}: masks of {equal} of {} conversations are equal",
+            "{name}: {equal} of {} conversations are trained, their masks equal",
             all.len()
         );
+        let enough = equal > all.len() as u64 / 2 || twin.is_foreign;
+        ensure!(enough, "{name}: too few conversations");
     }
     Ok(())
 }
@@ -275,7 +372,6 @@ fn compare(peer: &Peer, twin: &Twin, object: (&str, &str), answers: &[Value]) ->
         counts.is_balanced() && counts.read == answers.len() as u64,
         "{counts:?}"
     );
-    ensure!(counts.eligible > counts.read / 2, "{:?}", counts.dropped);
     for sample in &prepared.samples {
         let theirs = &answers[sample.position as usize - 1];
         let mask: Vec<u8> = sample.weights.iter().map(|&w| u8::from(w > 0.0)).collect();
@@ -307,8 +403,12 @@ fn masks_are_those_of_transformers_on_marked_templates_and_their_twins() -> Resu
     };
     let own = fs::read_to_string(manifest("templates/marked.jinja"))?;
     let unmarked = fs::read_to_string(manifest("templates/chatml.jinja"))?;
-    let twin = |ours, marked| Twin { ours, marked };
-    let twins = [
+    let twin = |ours, marked| Twin {
+        ours,
+        marked,
+        is_foreign: false,
+    };
+    let mut twins = vec![
         // The model's own template has no marks: ours are a copy's.
         twin(ChatTemplate::Tokenizer, shipped("smollm2.jinja")?),
         twin(ChatTemplate::Chatml, shipped("chatml.jinja")?),
@@ -317,6 +417,14 @@ fn masks_are_those_of_transformers_on_marked_templates_and_their_twins() -> Resu
         // No marks and no copy: proven by prefixes.
         twin(ChatTemplate::Jinja(unmarked), shipped("chatml.jinja")?),
     ];
+    let marked = templates()?
+        .into_iter()
+        .filter(|(_, text)| text.contains("endgeneration"));
+    twins.extend(marked.map(|(_, text)| Twin {
+        ours: ChatTemplate::Jinja(text.clone()),
+        marked: text,
+        is_foreign: true,
+    }));
     let conversations = conversations();
     let line = |messages: &Value| json!({"messages": messages}).to_string();
     let lines: Vec<String> = conversations.iter().map(line).collect();
@@ -340,6 +448,7 @@ fn masks_are_those_of_transformers_on_real_data() -> Result<()> {
     let twin = Twin {
         ours: ChatTemplate::Tokenizer,
         marked: shipped("smollm2.jinja")?,
+        is_foreign: false,
     };
     compare_masks(
         &peer,
