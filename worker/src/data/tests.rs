@@ -124,7 +124,8 @@ fn alpaca_reads_as_stanford_wrote_it() {
         provides further context. Write a response that appropriately completes the request.\n\n\
         ### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:\n⟦3</s>⟧\n\n";
     let without = "Below is an instruction that describes a task. Write a response that \
-        appropriately completes the request.\n\n### Instruction:\nHi\n\n### Response:\n⟦Hello</s>⟧\n\n";
+        appropriately completes the request.\n\n### Instruction:\nHi\n\n\
+        ### Response:\n⟦Hello</s>⟧\n\n";
     assert_eq!(samples, [with_input, without]);
 }
 
@@ -193,7 +194,8 @@ fn last_and_all_and_a_messages_own_train_and_weight_are_honoured() {
 
 const UNMARKED: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n\
                         {{ m.content | trim }}<|im_end|>\n\
-                        {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+                        {% endfor %}\
+                        {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
 #[test]
 fn template_without_marks_proves_its_spans_by_prefixes() {
