@@ -98,7 +98,8 @@ fn conversations() -> Vec<Value> {
     };
     let many: Vec<String> = (0..14).map(|i| format!("turn {i}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    let long = "\u{1f468}\u{200d}\u{1f469} 日本語 \u{202e}עברית\u{202c} \u{200b}\u{feff} e\u{301} \u{1d54f} \u{0}";
+    let long = "\u{1f468}\u{200d}\u{1f469} 日本語 \u{202e}עברית\u{202c} \u{200b}\u{feff} \
+                e\u{301} \u{1d54f} \u{0}";
     let spaces = "\n\n \t  leading and trailing \u{a0}\u{3000}\u{1f}\u{85} \r\n\n";
     let syntax = "{{ x }} {% if %} {# # #} \\n ' \" </s> <|im_end|> `[INST]` &lt;&amp;";
     [
@@ -225,7 +226,12 @@ fn templates_render_to_the_bytes_of_transformers() -> Result<()> {
     Ok(())
 }
 
-fn render(source: &str, special: &Map<String, Value>, case: &Value) -> Result<String> {
+/// Our text for a case, or what is wrong.
+fn render(source: &str, special: &Map<String, Value>, case: &Value) -> Result<String, String> {
+    try_render(source, special, case).map_err(|error| error.to_string())
+}
+
+fn try_render(source: &str, special: &Map<String, Value>, case: &Value) -> Result<String> {
     // The day that render.py pins.
     let date = NaiveDate::from_ymd_opt(2024, 7, 26).and_then(|day| day.and_hms_opt(9, 5, 3));
     let template = Template::new(source, special, date.context("a date")?)?;
@@ -236,10 +242,36 @@ fn render(source: &str, special: &Map<String, Value>, case: &Value) -> Result<St
     Ok(rendered.map_err(|reject| anyhow::anyhow!(reject))?.text)
 }
 
+/// What templates rely on Python for. Each is its own template, so that a failure names itself.
+#[test]
+fn expressions_print_as_python_prints_them() -> Result<()> {
+    let Some(peer) = Peer::find("expressions_print_as_python_prints_them") else {
+        return Ok(());
+    };
+    let special = Folder::read(&peer.model)?.special_tokens();
+    let messages = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]);
+    let expressions = fs::read_to_string(manifest("peer/expressions.json"))?;
+    let expressions: Vec<String> = serde_json::from_str(&expressions)?;
+    let case = |template: &String| json!({"template": template, "messages": messages});
+    let cases: Vec<Value> = expressions.iter().map(case).collect();
+    let mut differences = Vec::new();
+    for (case, theirs) in cases.iter().zip(peer.answers(&cases)?) {
+        let template = case["template"].as_str().context("written above")?;
+        let ours = render(template, &special, case);
+        if !same(ours.as_deref().ok(), &theirs) {
+            differences.push(format!("{template}\nours   {ours:?}\ntheirs {theirs}\n"));
+        }
+    }
+    ensure!(differences.is_empty(), "{}", differences.join("\n"));
+    Ok(())
+}
+
 /// A template as our pipeline gets it, and its marked twin for the peer.
 struct Twin {
     ours: ChatTemplate,
     marked: String,
+    /// Of a model whose stop token the tokenizer may lack: then its conversations are refused.
+    is_foreign: bool,
 }
 
 /// Tokens and masks on each template: ours of an object, theirs of `all` its conversations.
@@ -254,9 +286,11 @@ fn compare_masks(peer: &Peer, twins: &[Twin], all: &[Value], object: (&str, &str
         let name = format!("{:.40}", format!("{:?}", twin.ours));
         let equal = compare(peer, twin, object, answers).with_context(|| name.clone())?;
         println!(
-            "{name}: masks of {equal} of {} conversations are equal",
+            "{name}: {equal} of {} conversations are trained, their masks equal",
             all.len()
         );
+        let enough = equal > all.len() as u64 / 2 || twin.is_foreign;
+        ensure!(enough, "{name}: too few conversations");
     }
     Ok(())
 }
@@ -275,7 +309,6 @@ fn compare(peer: &Peer, twin: &Twin, object: (&str, &str), answers: &[Value]) ->
         counts.is_balanced() && counts.read == answers.len() as u64,
         "{counts:?}"
     );
-    ensure!(counts.eligible > counts.read / 2, "{:?}", counts.dropped);
     for sample in &prepared.samples {
         let theirs = &answers[sample.position as usize - 1];
         let mask: Vec<u8> = sample.weights.iter().map(|&w| u8::from(w > 0.0)).collect();
@@ -307,8 +340,12 @@ fn masks_are_those_of_transformers_on_marked_templates_and_their_twins() -> Resu
     };
     let own = fs::read_to_string(manifest("templates/marked.jinja"))?;
     let unmarked = fs::read_to_string(manifest("templates/chatml.jinja"))?;
-    let twin = |ours, marked| Twin { ours, marked };
-    let twins = [
+    let twin = |ours, marked| Twin {
+        ours,
+        marked,
+        is_foreign: false,
+    };
+    let mut twins = vec![
         // The model's own template has no marks: ours are a copy's.
         twin(ChatTemplate::Tokenizer, shipped("smollm2.jinja")?),
         twin(ChatTemplate::Chatml, shipped("chatml.jinja")?),
@@ -317,6 +354,14 @@ fn masks_are_those_of_transformers_on_marked_templates_and_their_twins() -> Resu
         // No marks and no copy: proven by prefixes.
         twin(ChatTemplate::Jinja(unmarked), shipped("chatml.jinja")?),
     ];
+    let marked = templates()?
+        .into_iter()
+        .filter(|(_, text)| text.contains("endgeneration"));
+    twins.extend(marked.map(|(_, text)| Twin {
+        ours: ChatTemplate::Jinja(text.clone()),
+        marked: text,
+        is_foreign: true,
+    }));
     let conversations = conversations();
     let line = |messages: &Value| json!({"messages": messages}).to_string();
     let lines: Vec<String> = conversations.iter().map(line).collect();
@@ -340,6 +385,7 @@ fn masks_are_those_of_transformers_on_real_data() -> Result<()> {
     let twin = Twin {
         ours: ChatTemplate::Tokenizer,
         marked: shipped("smollm2.jinja")?,
+        is_foreign: false,
     };
     compare_masks(
         &peer,

@@ -142,3 +142,45 @@ fn read_object(path: &Path) -> Result<Map<String, Value>, FolderError> {
         source,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn both_generations_of_folders_are_read() {
+        let at = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| std::fs::write(at.path().join(name), text);
+        let list =
+            json!([{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]);
+        let config = json!({"eos_token": {"content": "</s>", "lstrip": false}, "pad_token": null,
+                            "chat_template": list});
+        for (name, text) in [
+            ("tokenizer.json", "{}"),
+            ("tokenizer_config.json", &config.to_string()),
+            (
+                "special_tokens_map.json",
+                r#"{"bos_token": "<s>", "eos_token": "old"}"#,
+            ),
+            ("generation_config.json", r#"{"eos_token_id": [2, 7]}"#),
+        ] {
+            write(name, text).expect("writes");
+        }
+        let folder = Folder::read(at.path()).expect("whole");
+        assert_eq!(folder.chat_template(), Some("d"));
+        let special = json!({"bos_token": "<s>", "eos_token": "</s>"});
+        assert_eq!(Value::Object(folder.special_tokens()), special);
+        assert_eq!(folder.stop_ids(), [2, 7]);
+        write("chat_template.jinja", "file").expect("writes");
+        let folder = Folder::read(at.path()).expect("whole");
+        assert_eq!(folder.chat_template(), Some("file"));
+        write("tokenizer_config.json", "[").expect("writes");
+        let error = Folder::read(at.path()).expect_err("no JSON").to_string();
+        assert!(
+            error.ends_with("tokenizer_config.json: not a JSON object"),
+            "{error}"
+        );
+    }
+}

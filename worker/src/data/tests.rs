@@ -1,8 +1,9 @@
 //! The whole way, from bytes to text with the trained parts in brackets, on a tokenizer made here:
 //! one token per byte, and a few special ones.
 
+use proto::prepared::{Object, Shard, Writer};
 use proto::receipt::{Counts, Reason};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 
@@ -42,7 +43,7 @@ fn folder(chat_template: Option<&str>) -> Folder {
     });
     let config = json!({"bos_token": "<s>", "eos_token": {"content": "</s>"},
                         "chat_template": chat_template});
-    let serde_json::Value::Object(config) = config else {
+    let Value::Object(config) = config else {
         unreachable!("an object is written above");
     };
     Folder {
@@ -123,7 +124,8 @@ fn alpaca_reads_as_stanford_wrote_it() {
         provides further context. Write a response that appropriately completes the request.\n\n\
         ### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:\n⟦3</s>⟧\n\n";
     let without = "Below is an instruction that describes a task. Write a response that \
-        appropriately completes the request.\n\n### Instruction:\nHi\n\n### Response:\n⟦Hello</s>⟧\n\n";
+        appropriately completes the request.\n\n### Instruction:\nHi\n\n\
+        ### Response:\n⟦Hello</s>⟧\n\n";
     assert_eq!(samples, [with_input, without]);
 }
 
@@ -192,7 +194,8 @@ fn last_and_all_and_a_messages_own_train_and_weight_are_honoured() {
 
 const UNMARKED: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n\
                         {{ m.content | trim }}<|im_end|>\n\
-                        {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+                        {% endfor %}\
+                        {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
 #[test]
 fn template_without_marks_proves_its_spans_by_prefixes() {
@@ -486,4 +489,53 @@ fn generation_stops_where_the_template_stops() {
         ..Options::default()
     });
     assert_eq!(alpaca.stop_ids(), [1]);
+}
+
+#[test]
+fn records_template_arguments_go_before_the_runs() {
+    let template = "{{ x }}{{ y }}{% for m in messages %}{{ m.content }}</s>{% endfor %}";
+    let Value::Object(template_kwargs) = json!({"x": "run", "y": "run"}) else {
+        unreachable!("an object is written above");
+    };
+    let preparer = preparer(Options {
+        chat_template: ChatTemplate::Jinja(template.into()),
+        template_kwargs,
+        train_on: TrainOn::All,
+        ..Options::default()
+    });
+    let line = json!({"messages": [{"role": "assistant", "content": "a"}],
+                      "chat_template_kwargs": {"x": "record"}});
+    let (samples, _) = shown(&preparer, &line.to_string());
+    assert_eq!(samples, ["r⟦ecordruna</s>⟧"]);
+}
+
+#[test]
+fn samples_go_through_a_shard_into_a_batch() {
+    let preparer = chatml(Options::default());
+    let lines = format!("{}\n\n{{broken\n{}", two_turns(), two_turns());
+    let prepared = preparer.prepare("d.jsonl", lines.as_bytes(), &SourceOptions::default());
+    let prepared = prepared.expect("readable");
+    let mut writer = Writer::new(preparer.digest(&SourceOptions::default()));
+    writer.object(Object {
+        name: "d.jsonl".into(),
+        source: 0,
+        unit: prepared.unit,
+    });
+    prepared
+        .samples
+        .iter()
+        .for_each(|sample| writer.push(sample));
+    let shard = Shard::parse(writer.finish().into()).expect("our own bytes");
+    assert_eq!(shard.origin(1).as_deref(), Some("d.jsonl, line 4"));
+    let samples: Vec<_> = (0..2).filter_map(|i| shard.sample(i)).collect();
+    assert_eq!(samples, prepared.samples);
+    // Equal records are on the same side of a hold-out.
+    assert_eq!(samples[0].hash, samples[1].hash);
+    let batch = assemble(&samples);
+    assert_eq!(batch.targets.len() as u64, prepared.counts.trained_tokens);
+    let planned: f32 = shard.metas().map(|meta| meta.weight).sum();
+    assert_eq!(batch.weight(), f64::from(planned));
+    for target in &batch.targets {
+        assert_eq!(batch.tokens[target.row as usize + 1], target.token);
+    }
 }
