@@ -163,7 +163,9 @@ pub struct Workers {
 /// # Errors
 /// As [`parse`], and where the file cannot be read.
 pub fn read(path: &Path) -> Result<Spec, Error> {
-    Draft::read(path)?.resolve(path.parent().unwrap_or(Path::new("")))
+    // Workers read the resolved spec elsewhere: every path in it must be absolute.
+    let base = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    Draft::read(path)?.resolve(base.parent().unwrap_or(Path::new("/")))
 }
 
 /// Parses a spec; relative paths start at `base`.
