@@ -3,8 +3,8 @@
 //! ```text
 //! forward    Tape::embed, linear, rms_norm, attention, ...: each records an Op that keeps what its
 //!            backward needs
-//! backward   Tape::backward walks the ops in reverse; activations die as they are used; parameters'
-//!            gradients go to Gradients::slot, final ones are told to Gradients::finished
+//! backward   Tape::backward walks the ops in reverse; activations die as they are used, gradients
+//!            of parameters go to Gradients::slot, final ones are told to Gradients::finished
 //! ```
 //!
 //! All activations are row-major `[rows, features]` f32; the rows are the tokens of a micro-batch's
