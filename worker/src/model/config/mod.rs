@@ -125,7 +125,7 @@ impl Config {
             head_dim,
             max_position_embeddings,
             rms_norm_eps: fields.number("rms_norm_eps", 1e-6)? as f32,
-            rope: Rope::parse(fields, max_position_embeddings)?,
+            rope: Rope::parse(fields, head_dim, max_position_embeddings)?,
             windows: family.windows(fields, layers)?,
             qkv_bias,
             output_bias,

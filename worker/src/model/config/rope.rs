@@ -58,7 +58,11 @@ pub(in crate::model) struct Tables {
 }
 
 impl Rope {
-    pub(super) fn parse(fields: Fields<'_>, max_positions: usize) -> Result<Self, Error> {
+    pub(super) fn parse(
+        fields: Fields<'_>,
+        head_dim: usize,
+        max_positions: usize,
+    ) -> Result<Self, Error> {
         // As transformers 5 reads both: the older key wins where it is not null.
         let inner = match fields.inner("rope_scaling", "rope_scaling.")? {
             None => fields.inner("rope_parameters", "rope_parameters.")?,
@@ -102,16 +106,13 @@ impl Rope {
                 original,
             },
             "yarn" => {
-                let head_dim = super::heads(fields, super::Family::parse(fields)?)?.2;
-                yarn(
-                    inner,
-                    Context {
-                        theta,
-                        head_dim,
-                        original,
-                        max_positions,
-                    },
-                )?
+                let context = Context {
+                    theta,
+                    head_dim,
+                    original,
+                    max_positions,
+                };
+                yarn(inner, context)?
             }
             _ => {
                 let hint = "the types `default`, `linear`, `llama3` and `yarn` work".to_owned();
