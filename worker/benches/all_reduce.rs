@@ -2,7 +2,9 @@
 //!
 //! Every contender has its rank processes up from the start; in each round each contender runs in turn while
 //! the others sleep. A repetition is timed on every rank, from the end of a barrier to the sum, and counts
-//! as long as its slowest rank took. Both sum f32 in place and check the sum outside the time.
+//! as long as its slowest rank took. Both sum f32 in place and check the sum outside the time. Beside the
+//! time stands the processor time of all ranks together: what the sum takes from the training step, and a
+//! figure that other load on the machine hardly changes.
 //!
 //! MUSTER_PEER_PYTHON names a Python that has torch; without it only our own figures are shown. Arguments
 //! (after `--`) are the numbers of rounds and, optionally, of processes: `-- 5 2`.
@@ -59,51 +61,59 @@ fn compare(world_size: usize, rounds: usize) {
     }
     for size_mib in SIZES_MIB {
         let repetitions = if size_mib < 100 { 9 } else { 3 };
-        let figures: Vec<Vec<f64>> = (0..rounds)
-            .map(|_| {
-                contenders
-                    .iter_mut()
-                    .map(|c| c.run(size_mib << 18, repetitions))
-                    .collect()
-            })
-            .collect();
+        let round = |_| {
+            contenders
+                .iter_mut()
+                .map(|c| c.run(size_mib << 18, repetitions))
+                .collect()
+        };
+        let figures: Vec<Vec<Figure>> = (0..rounds).map(round).collect();
         report(world_size, size_mib, &contenders, &figures);
     }
     contenders.into_iter().for_each(Contender::finish);
     std::fs::remove_dir_all(&folder).expect("the folder is ours");
 }
 
-fn report(world_size: usize, size_mib: usize, contenders: &[Contender], figures: &[Vec<f64>]) {
+fn report(world_size: usize, size_mib: usize, contenders: &[Contender], rounds: &[Vec<Figure>]) {
     println!(
         "\n{size_mib} MiB between {world_size} processes, {} rounds",
-        figures.len()
+        rounds.len()
     );
+    let gigabytes = (size_mib << 20) as f64 / 1e9;
+    let gloo = contenders
+        .iter()
+        .position(|contender| contender.name == "gloo");
     for (index, contender) in contenders.iter().enumerate() {
-        let mut seconds: Vec<_> = figures.iter().map(|round| round[index]).collect();
-        let gigabytes = (size_mib << 20) as f64 / 1e9;
+        let over_rounds = |figure: &dyn Fn(&[Figure]) -> f64| {
+            median(rounds.iter().map(|round| figure(round)).collect())
+        };
+        let seconds = over_rounds(&|round| round[index].seconds);
+        let busy = over_rounds(&|round| round[index].busy);
         print!(
-            "  {:<20} {:8.1} ms {:7.2} GB/s (slowest round {:.2}, fastest {:.2})",
+            "  {:<18} {:7.1} ms {:6.2} GB/s, {:6.1} ms of processor time",
             contender.name,
-            median(&mut seconds) * 1e3,
-            gigabytes / median(&mut seconds),
-            gigabytes / seconds[seconds.len() - 1],
-            gigabytes / seconds[0],
+            seconds * 1e3,
+            gigabytes / seconds,
+            busy * 1e3,
         );
-        let gloo = contenders
-            .iter()
-            .position(|contender| contender.name == "gloo");
         if let Some(gloo) = gloo.filter(|&gloo| gloo != index) {
-            let mut ratios: Vec<_> = figures
-                .iter()
-                .map(|round| round[gloo] / round[index])
-                .collect();
-            print!("  {:.2}x gloo", median(&mut ratios));
+            let faster = over_rounds(&|round| round[gloo].seconds / round[index].seconds);
+            let cheaper = over_rounds(&|round| round[gloo].busy / round[index].busy);
+            print!(": {faster:.2}x as fast as gloo, {cheaper:.2}x as cheap");
         }
         println!();
     }
 }
 
-fn median(values: &mut [f64]) -> f64 {
+/// One implementation's median repetition in one round.
+struct Figure {
+    /// Until the slowest rank had the sum.
+    seconds: f64,
+    /// Processor time, all ranks together.
+    busy: f64,
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
@@ -155,23 +165,27 @@ impl Contender {
         Self { name, ranks }
     }
 
-    /// The median repetition's seconds.
-    fn run(&mut self, len: usize, repetitions: usize) -> f64 {
+    fn run(&mut self, len: usize, repetitions: usize) -> Figure {
         self.ranks
             .iter_mut()
             .for_each(|rank| rank.command(&format!("{len} {repetitions}")));
         let mut slowest = vec![0f64; repetitions];
+        let mut busy = vec![0f64; repetitions];
         for rank in &mut self.ranks {
-            let seconds = rank.reply();
-            let seconds = seconds
+            let reply = rank.reply();
+            let figures = reply
                 .split_whitespace()
                 .map(|s| s.parse().expect("seconds"));
-            slowest
-                .iter_mut()
-                .zip(seconds)
-                .for_each(|(slowest, s)| *slowest = slowest.max(s));
+            let figures: Vec<f64> = figures.collect();
+            for (repetition, pair) in figures.chunks(2).enumerate() {
+                slowest[repetition] = slowest[repetition].max(pair[0]);
+                busy[repetition] += pair[1];
+            }
         }
-        median(&mut slowest)
+        Figure {
+            seconds: median(slowest),
+            busy: median(busy),
+        }
     }
 
     fn finish(self) {
@@ -242,17 +256,30 @@ fn rank_process(rank: usize, world_size: usize, same_host: SameHost) {
     for line in lines {
         let (len, repetitions) = line.split_once(' ').expect("a command has two numbers");
         bucket.resize(number(len), 0.0);
-        let mut seconds = Vec::new();
+        let mut figures = Vec::new();
         for _ in 0..number(repetitions) {
             bucket.fill((rank + 1) as f32);
             ring.barrier().expect("the ring holds");
-            let start = Instant::now();
+            let (start, busy) = (Instant::now(), processor_seconds());
             let pending = ring.reduce(bucket).expect("the ring holds");
             bucket = pending.wait().expect("the ring holds");
-            seconds.push(start.elapsed().as_secs_f64().to_string());
+            figures.push(start.elapsed().as_secs_f64().to_string());
+            figures.push((processor_seconds() - busy).to_string());
             let sum = (world_size * (world_size + 1) / 2) as f32;
             assert!(bucket.iter().all(|&value| value == sum));
         }
-        println!("{}", seconds.join(" "));
+        println!("{}", figures.join(" "));
     }
+}
+
+/// What all threads of this process have spent on a processor, as Linux counts it.
+fn processor_seconds() -> f64 {
+    let Ok(threads) = std::fs::read_dir("/proc/self/task") else {
+        return 0.0;
+    };
+    let nanoseconds = |thread: std::io::Result<std::fs::DirEntry>| -> Option<f64> {
+        let counts = std::fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        counts.split_whitespace().next()?.parse().ok()
+    };
+    threads.filter_map(nanoseconds).sum::<f64>() / 1e9
 }

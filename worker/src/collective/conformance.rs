@@ -281,11 +281,11 @@ fn abort_of_an_idle_rank_breaks_the_others(make: Make) {
 
 fn death_breaks_all_others_and_is_named(make: Make) {
     for world_size in 2..=5 {
-        for dead in 0..world_size {
+        for (dead, len) in (0..world_size).flat_map(|dead| [1, 500_000].map(|len| (dead, len))) {
             let mut world = make(world_size, PATIENT);
             let corpse = std::sync::Mutex::new(Some(world.remove(dead)));
             let errors = on_each(world, |mut rank| {
-                let pending = rank.reduce(vec![1.0; 500_000]);
+                let pending = rank.reduce(vec![1.0; len]);
                 corpse.lock().expect("no panic").take();
                 let error = pending
                     .and_then(super::Pending::wait)

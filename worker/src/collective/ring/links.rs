@@ -1,7 +1,7 @@
 //! A rank's two links, and one call over them.
 //!
-//! Values go to the next rank and come from the previous one; the way back carries nothing but the notice
-//! of a loss. Reading, adding and writing alternate on one thread, and it sleeps only when neither link
+//! Values go to the next rank and come from the previous one; the way back carries nothing but a
+//! rank's last words. Reading, adding and writing alternate on one thread, and it sleeps only when neither link
 //! can move.
 
 use std::io;
@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags};
 use super::flow::Flow;
 use super::handshake::Membership;
 use super::header;
+use super::notice::{NOTICE_BYTES, Notice};
 use super::stop::Stop;
 use super::stream::Stream;
 use super::transfer::{Incoming, Outgoing, Received, SCRATCH_VALUES};
@@ -23,9 +24,6 @@ use crate::collective::{AbortHandle, Call, Error, Kind};
 /// healthy ring in far less.
 const NOTICE_GRACE: Duration = Duration::from_millis(200);
 
-const NOTICE_BYTES: usize = 8;
-const NOTICE_MARK: [u8; 4] = *b"lost";
-
 /// Owned by whichever thread makes the call.
 #[derive(Debug)]
 pub(super) struct Links {
@@ -34,6 +32,8 @@ pub(super) struct Links {
     calls: u64,
     next: Arc<Stream>,
     previous: Arc<Stream>,
+    /// In order, after its last call: it is needed no more, unless there is something to send it.
+    next_has_left: bool,
     stop: Arc<Stop>,
     stall: Duration,
     scratch: Vec<f32>,
@@ -53,6 +53,7 @@ impl Links {
             calls: 0,
             next: Arc::new(next),
             previous: Arc::new(previous),
+            next_has_left: false,
             stop,
             stall,
             scratch: vec![0.0; SCRATCH_VALUES],
@@ -109,15 +110,21 @@ impl Links {
         self.pass(Kind::Barrier, 0, &flow, &mut vec![0; self.world_size])
     }
 
-    /// Tells the previous rank whom this one has lost, and closes both links.
+    /// Says good-bye: no call is under way.
+    pub(super) fn leave(self) {
+        self.say(Notice::Left(u32::try_from(self.calls).unwrap_or(u32::MAX)));
+    }
+
+    /// Closes both links; the previous rank is told who was lost.
     pub(super) fn close(self, error: &Error) {
         if let Error::Broken { rank, .. } = error {
-            let mut notice = [0; NOTICE_BYTES];
-            notice[..4].copy_from_slice(&NOTICE_MARK);
-            notice[4..].copy_from_slice(&(*rank as u32).to_le_bytes());
-            // If that rank is the one that is gone, nobody is there to be told.
-            let _ = self.previous.send(&notice);
+            self.say(Notice::Lost(*rank as u32));
         }
+    }
+
+    fn say(&self, notice: Notice) {
+        // Eight bytes on a way that carries nothing else find room; if not, nobody is there to be told.
+        let _ = self.previous.send(&notice.encode());
     }
 
     fn pass(&mut self, kind: Kind, len: usize, flow: &Flow, bytes: &mut [u8]) -> Result<(), Error> {
@@ -176,7 +183,7 @@ impl Links {
     }
 
     /// Sleeps until a link can move. `sending` is whether bytes are at hand, if any are left to send.
-    fn wait(&self, call: Call, receiving: bool, sending: Option<bool>) -> Result<(), Error> {
+    fn wait(&mut self, call: Call, receiving: bool, sending: Option<bool>) -> Result<(), Error> {
         let room = if sending == Some(true) {
             PollFlags::OUT
         } else {
@@ -185,12 +192,9 @@ impl Links {
         let previous = PollFd::from_borrowed_fd(self.previous.as_fd(), PollFlags::IN);
         let next = PollFd::from_borrowed_fd(self.next.as_fd(), PollFlags::IN | room);
         let mut sockets = [previous, self.stop.alarm(), next];
-        // A neighbour that this call needs no more may have closed: it must not be watched.
-        let watched = match (receiving, sending) {
-            (true, Some(_)) => &mut sockets[..],
-            (true, None) => &mut sockets[..2],
-            (false, _) => &mut sockets[1..],
-        };
+        // A neighbour that this call needs no more may leave: its end must not wake us over and over.
+        let watch_next = sending.is_some() || !self.next_has_left;
+        let watched = &mut sockets[usize::from(!receiving)..2 + usize::from(watch_next)];
         let patience = self.stop.until(Instant::now() + self.stall);
         let patient = patience
             .poll(watched)
@@ -210,18 +214,24 @@ impl Links {
                 stall: self.stall,
             });
         }
-        let gone = PollFlags::IN | PollFlags::HUP | PollFlags::ERR;
-        if sending.is_some() && sockets[2].revents().intersects(gone) {
-            return Err(self.next_is_gone(call, io::ErrorKind::ConnectionReset.into()));
+        let last_words = PollFlags::IN | PollFlags::HUP | PollFlags::ERR;
+        if watch_next && sockets[2].revents().intersects(last_words) {
+            match self.last_words() {
+                // It has this call behind it, and with that all that there was to send.
+                Some(Notice::Left(calls)) if u64::from(calls) > call.number => {
+                    self.next_has_left = true;
+                }
+                last_words => {
+                    let source = io::ErrorKind::ConnectionReset.into();
+                    return Err(self.gone(call, self.next_rank(), last_words, source));
+                }
+            }
         }
         Ok(())
     }
 
     fn next_is_gone(&self, call: Call, source: io::Error) -> Error {
-        match self.notice() {
-            Some(rank) => self.lost(call, rank, self.reported()),
-            None => self.lost(call, self.next_rank(), source),
-        }
+        self.gone(call, self.next_rank(), self.last_words(), source)
     }
 
     /// The previous rank may have left because it had lost another: that other one's name is on its way
@@ -231,19 +241,30 @@ impl Links {
         let patience = self.stop.until(Instant::now() + NOTICE_GRACE);
         // Without an answer the previous rank is named, which is right where one rank is lost.
         let _ = patience.poll(&mut [next, self.stop.alarm()]);
-        match self.notice() {
-            Some(rank) => self.lost(call, rank, self.reported()),
-            None => self.lost(call, self.previous_rank(), source),
+        self.gone(call, self.previous_rank(), self.last_words(), source)
+    }
+
+    /// `suspect` is gone, or whom the next rank has named.
+    fn gone(
+        &self,
+        call: Call,
+        suspect: usize,
+        last_words: Option<Notice>,
+        source: io::Error,
+    ) -> Error {
+        match last_words {
+            Some(Notice::Lost(rank)) => self.lost(call, rank as usize, self.reported()),
+            Some(Notice::Left(_)) | None => self.lost(call, suspect, source),
         }
     }
 
-    /// The rank that the next one says is lost.
-    fn notice(&self) -> Option<usize> {
+    /// What the next rank has said before its end, if anything.
+    fn last_words(&self) -> Option<Notice> {
         let mut notice = [0; NOTICE_BYTES];
-        let whole = matches!(self.next.receive(&mut notice), Ok(Some(NOTICE_BYTES)));
-        let (mark, rank) = notice.split_first_chunk::<4>()?;
-        let rank = u32::from_le_bytes(rank.try_into().ok()?) as usize;
-        (whole && *mark == NOTICE_MARK && rank < self.world_size).then_some(rank)
+        match self.next.receive(&mut notice) {
+            Ok(Some(NOTICE_BYTES)) => Notice::decode(&notice, self.world_size),
+            Ok(_) | Err(_) => None,
+        }
     }
 
     fn reported(&self) -> io::Error {

@@ -4,7 +4,7 @@
 //!  mod.rs         the rank's face: a queue of calls, and the communication thread that works it off
 //!  links.rs       one call over the two links, and who is to blame when it breaks
 //!  transfer.rs    its bytes: sent, received and added as far as either side allows
-//!  header.rs      PURE: what opens each call
+//!  header.rs      PURE: what opens each call   notice.rs   PURE: a rank's last words
 //!  flow.rs        PURE: which bytes go round in which order, for each kind of call
 //!  connect.rs     the next rank is reached, the previous one let in
 //!  handshake.rs   PURE: both prove run, generation and rank with the generation's key
@@ -21,6 +21,7 @@ mod flow;
 mod handshake;
 mod header;
 mod links;
+mod notice;
 mod shortcut;
 mod stop;
 mod stream;
@@ -74,7 +75,7 @@ impl Default for Options {
     }
 }
 
-/// One process's rank in a ring.
+/// One process's rank in a ring. A neighbour's death shows in the call that needs it, not between calls.
 #[derive(Debug)]
 pub struct Ring {
     rank: usize,
@@ -200,6 +201,7 @@ fn work_off(queue: &Receiver<Job>, mut links: Links, fate: &Fate) {
             }
         }
     }
+    links.leave();
 }
 
 impl Fate {
