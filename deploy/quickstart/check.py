@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 HERE = Path(__file__).resolve().parent
-NEW_TOKENS = 60
+NEW_TOKENS = 100
 
 
 def main():
@@ -38,7 +38,12 @@ def answer(model, tokenizer, prompt):
     messages = [{"role": "user", "content": prompt}]
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     given = tokenizer(text, return_tensors="pt", add_special_tokens=False)
-    made = model.generate(given.input_ids, attention_mask=given.attention_mask, max_new_tokens=NEW_TOKENS, do_sample=False)
+    made = model.generate(
+        given.input_ids,
+        attention_mask=given.attention_mask,
+        max_new_tokens=NEW_TOKENS,
+        do_sample=False,
+    )
     new = made[0, given.input_ids.shape[1] :]
     return tokenizer.decode(new, skip_special_tokens=True), len(new) < NEW_TOKENS
 

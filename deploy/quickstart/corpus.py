@@ -5,13 +5,40 @@ from tables import DAYS, MONTHS, NUMBERS
 from world import cap
 
 CHILDREN = ["Tom", "Lily", "Sam", "Rosa", "Max", "Nora"]
-HEADS = ["Here is what we know.", "This is a page of the big book of Fernhill.", "Everybody in Fernhill knows this.",
-         "The old book says:", "Listen and learn.", "Let us look at the world."]
-PRAISE = ['"That is right," said Clara.', '"Very good," said Clara.', '"Yes," said Clara. "Well done!"', "Clara smiled.",
-          '"Right," said Clara, and the children were proud.']
-LESSONS = ["It was {day}, and the children sat in the school of Fernhill.", "Clara the teacher asked many questions that {day}.",
-           "Clara stood before the class. It was a lesson about the world.", "On {day} Clara came in with her parrot Kiki and a big book."]
-HUES = ["red", "green", "blue", "white", "black", "yellow", "brown", "orange", "purple", "grey", "pink"]
+HEADS = [
+    "Here is what we know.",
+    "This is a page of the big book of Fernhill.",
+    "Everybody in Fernhill knows this.",
+    "The old book says:",
+    "Listen and learn.",
+    "Let us look at the world.",
+]
+PRAISE = [
+    '"That is right," said Clara.',
+    '"Very good," said Clara.',
+    '"Yes," said Clara. "Well done!"',
+    "Clara smiled.",
+    '"Right," said Clara, and the children were proud.',
+]
+LESSONS = [
+    "It was {day}, and the children sat in the school of Fernhill.",
+    "Clara the teacher asked many questions that {day}.",
+    "Clara stood before the class. It was a lesson about the world.",
+    "On {day} Clara came in with her parrot Kiki and a big book.",
+]
+HUES = [
+    "red",
+    "green",
+    "blue",
+    "white",
+    "black",
+    "yellow",
+    "brown",
+    "orange",
+    "purple",
+    "grey",
+    "pink",
+]
 
 PAGE_ROUNDS, LESSON_ROUNDS, STORIES, LISTS = 14, 18, 1100, 200
 # Sums and comparisons are many and alike; half the lessons do for them.
@@ -116,14 +143,18 @@ def lists(rng) -> str:
     for _ in range(4):
         start = rng.randrange(0, 16)
         counted = NUMBERS[start : start + rng.randrange(3, 8)]
-        lines.append(rng.choice([
-            f"We count from {counted[0]} to {counted[-1]}: {', '.join(counted)}.",
-            f"{cap(rng.choice(CHILDREN))} counts: {', '.join(counted)}.",
-            f"Backwards it goes like this: {', '.join(counted[::-1])}.",
-            f"The days of the week are {series(DAYS)}.",
-            f"The months of the year are {series(MONTHS)}.",
-            "The four seasons are spring, summer, autumn and winter.",
-        ]))
+        lines.append(
+            rng.choice(
+                [
+                    f"We count from {counted[0]} to {counted[-1]}: {', '.join(counted)}.",
+                    f"{cap(rng.choice(CHILDREN))} counts: {', '.join(counted)}.",
+                    f"Backwards it goes like this: {', '.join(counted[::-1])}.",
+                    f"The days of the week are {series(DAYS)}.",
+                    f"The months of the year are {series(MONTHS)}.",
+                    "The four seasons are spring, summer, autumn and winter.",
+                ]
+            )
+        )
     return "\n".join(lines)
 
 

@@ -21,7 +21,10 @@ def main():
     # One generator each, so that a change of the corpus leaves the instructions as they are.
     texts = documents(world, random.Random(f"corpus {SEED}"))
     write("corpus.jsonl", [{"text": text} for text in texts])
-    write("instructions.jsonl", [{"messages": r} for r in records(world, random.Random(f"instructions {SEED}"))])
+    write(
+        "instructions.jsonl",
+        [{"messages": r} for r in records(world, random.Random(f"instructions {SEED}"))],
+    )
     write("exam.jsonl", exam(world))
     print(f"{len(world)} facts")
 

@@ -19,7 +19,10 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 def main():
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
@@ -33,7 +36,9 @@ def main():
     )
     tokenizer.save(str(HERE / "base" / "tokenizer.json"))
     lengths = [len(tokenizer.encode(text).ids) for text in texts()]
-    print(f"{tokenizer.get_vocab_size()} tokens in the vocabulary, {sum(lengths):,} in the data, at most {max(lengths)} in a text")
+    print(
+        f"{tokenizer.get_vocab_size()} tokens in the vocabulary, {sum(lengths):,} in the data, at most {max(lengths)} in a text"
+    )
 
 
 def texts():
