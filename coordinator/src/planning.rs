@@ -207,7 +207,7 @@ fn check_losses(spec: &Spec, receipt: &Receipt) -> Result<(), Fault> {
         return Ok(());
     }
     let message = format!(
-        "{:.1} % of the records are lost, more than the {:.1} % that `data.max_dropped` allows\n{receipt}\n\
+        "{:.1} % of the records are lost, more than the {:.1} % that `data.max_dropped` allows\n\
          hint: raise `data.max_tokens`, mend the records named above, or raise `data.max_dropped`",
         lost * 100.0,
         most * 100.0,
