@@ -186,7 +186,7 @@ async fn store(
     storage.put(&key::plan_outline(run), body).await?;
     let body = serde_json::to_vec_pretty(&receipt).expect("counts are JSON");
     storage.put(&key::receipt(run), body).await?;
-    Ok(PlanOutline { digest, steps, summary })
+    Ok(PlanOutline { digest, steps, receipt, summary })
 }
 
 async fn put(

@@ -8,11 +8,10 @@ use crate::core::{Fault, Survey};
 use proto::error::chain;
 use proto::event::Failure;
 use proto::key;
-use proto::manifest::Prepared;
 use proto::prepared::FORMAT_VERSION;
 use proto::protocol::RawShard;
 use proto::spec::{ChatTemplate, Format, Location, Source, Spec};
-use proto::storage::{self, Object, Storage};
+use proto::storage::{Object, Storage};
 use sha2::{Digest, Sha256};
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -49,11 +48,8 @@ pub(crate) async fn survey(storage: &Storage, spec: &Spec) -> Result<Survey, Fau
         }
     }
     let fingerprint = fingerprint(spec, &shards)?;
-    let cached = match storage.read(&key::prepared_manifest(&fingerprint)).await {
-        Ok(bytes) => serde_json::from_slice::<Prepared>(&bytes).ok(),
-        Err(storage::Error::NotFound { .. }) => None,
-        Err(error) => return Err(fault(Failure::Infrastructure, &error)),
-    };
+    let found = storage.head(&key::prepared_manifest(&fingerprint)).await;
+    let cached = found.map_err(|e| fault(Failure::Infrastructure, &e))?.is_some();
     Ok(Survey { fingerprint, shards, cached })
 }
 

@@ -162,6 +162,8 @@ pub struct PlanOutline {
     pub digest: String,
     /// Optimizer steps in all.
     pub steps: u64,
+    /// What became of every record, held-out ones told apart.
+    pub receipt: proto::receipt::Receipt,
     /// For people: what the `planned` notice carries.
     pub summary: serde_json::Value,
 }

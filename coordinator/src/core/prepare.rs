@@ -18,7 +18,7 @@ pub struct Survey {
     /// What there is to prepare.
     pub shards: Vec<RawShard>,
     /// The same was prepared before.
-    pub cached: Option<manifest::Prepared>,
+    pub cached: bool,
 }
 
 /// The raw shards of a run that is preparing.
@@ -73,10 +73,10 @@ impl Run {
         }
         match outcome {
             Err(fault) => self.fail(fault, out),
-            Ok(Survey { fingerprint, cached: Some(prepared), .. }) => {
-                self.plan(fingerprint, None, Some(prepared.receipt), out);
+            Ok(Survey { fingerprint, cached: true, .. }) => {
+                self.plan(fingerprint, None, out);
             }
-            Ok(Survey { fingerprint, shards, cached: None }) => {
+            Ok(Survey { fingerprint, shards, cached: false }) => {
                 self.phase = Phase::Sharding(Sharding {
                     fingerprint,
                     shards,
@@ -120,27 +120,18 @@ impl Run {
         }
         let fingerprint = s.fingerprint.clone();
         let prepared = manifest::Prepared { samples, receipt };
-        self.plan(fingerprint, Some(prepared), None, out);
+        self.plan(fingerprint, Some(prepared), out);
     }
 
     fn plan(
         &mut self,
         fingerprint: String,
         prepared: Option<manifest::Prepared>,
-        cached: Option<Receipt>,
         out: &mut Vec<Command>,
     ) {
         self.phase = Phase::Planning;
-        let receipt = prepared.as_ref().map(|p| p.receipt.clone()).or(cached.clone());
         self.fingerprint = Some(fingerprint.clone());
-        out.push(Command::Notify {
-            run: self.id.clone(),
-            notice: Notice::Prepared {
-                fingerprint: fingerprint.clone(),
-                cached: cached.is_some(),
-                receipt: receipt.unwrap_or_default(),
-            },
-        });
+        self.cached = prepared.is_none();
         out.push(Command::Plan { run: self.id.clone(), fingerprint, prepared });
     }
 
@@ -159,13 +150,16 @@ impl Run {
                 let fingerprint = self.fingerprint.clone().unwrap_or_default();
                 self.journal(
                     vec![
-                        History::Prepared { fingerprint },
+                        History::Prepared { fingerprint: fingerprint.clone() },
                         History::Planned { digest: plan.digest.clone(), steps: plan.steps },
                     ],
                     out,
                 );
                 self.plan_digest = plan.digest;
                 self.steps = plan.steps;
+                let (cached, receipt) = (self.cached, plan.receipt);
+                let notice = Notice::Prepared { fingerprint, cached, receipt };
+                out.push(Command::Notify { run: self.id.clone(), notice });
                 let notice = Notice::Planned { steps: plan.steps, summary: plan.summary };
                 out.push(Command::Notify { run: self.id.clone(), notice });
                 self.gather(now);

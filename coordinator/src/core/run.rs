@@ -147,6 +147,8 @@ pub(super) struct Run {
     pub(super) settings: Settings,
     pub(super) phase: Phase,
     pub(super) fingerprint: Option<String>,
+    /// The data set was prepared by an earlier run.
+    pub(super) cached: bool,
     pub(super) plan_digest: String,
     pub(super) steps: u64,
     pub(super) generation: Generation,
@@ -179,6 +181,7 @@ impl Run {
             settings,
             phase: Phase::Queued,
             fingerprint: None,
+            cached: false,
             plan_digest: String::new(),
             steps: 0,
             generation: Generation::default(),

@@ -1,0 +1,291 @@
+//! What a run needs in memory on every worker: its spec, the plan, the prepared samples, the base.
+//!
+//! Loading is async and done before the worker becomes a member; the training thread then only reads. Whatever is wrong
+//! with data or base is found here, before anybody waits in a collective.
+
+mod companions;
+mod prepare;
+mod stored;
+
+use crate::checkpoint::{self, PartFile, Snapshot};
+use crate::data;
+use crate::model::{Config, Dtype, Model};
+use crate::ops::optimizer::AdamW;
+use crate::session::Trouble;
+use crate::train::{Batch, MicroBatch, Recipe, Trainer};
+use bytes::Bytes;
+use companions::Companion;
+pub use prepare::prepare;
+use proto::error::chain;
+use proto::manifest::{self, Checkpoint};
+use proto::plan::{Consumed, Pack, schedule, share};
+use proto::protocol::{Cause, Load, Train};
+use proto::spec::{
+    self, EvalEvery, EvalOn, Init, MicroBatch as MicroBatchSize, Recompute, SaveDtype, Spec,
+};
+use proto::storage::Storage;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use stored::{Plan, Samples};
+
+/// Tokens in a micro-batch where the spec leaves it to us: enough for the matrix products to be efficient.
+const MICRO_BATCH_TOKENS: u32 = 2048;
+/// What attention costs per pair of tokens, and everything else per token, for sharing packs evenly.
+const COST_PER_TOKEN: u64 = 4096;
+const COST_PER_PAIR: u64 = 1;
+
+/// A run, ready to be trained.
+pub struct Job {
+    spec: Spec,
+    load: Load,
+    storage: Storage,
+    plan: Plan,
+    samples: Samples,
+    base: PathBuf,
+    /// Read once while loading, to find what is wrong with it early; the first training takes it.
+    model: Mutex<Option<Model>>,
+    save_dtype: Dtype,
+    companions: Vec<Companion>,
+}
+
+fn trouble(cause: Cause) -> impl Fn(String) -> Trouble {
+    move |message| Trouble { cause, message }
+}
+
+fn storage_trouble(error: proto::storage::Error) -> Trouble {
+    Trouble { cause: Cause::Storage, message: chain(&error) }
+}
+
+impl Job {
+    /// Brings everything into memory.
+    ///
+    /// # Errors
+    /// [`Cause::Model`] for the base, [`Cause::Data`] for what was prepared, [`Cause::Storage`].
+    pub async fn load(load: Load) -> Result<Self, Trouble> {
+        let spec = parse(&load.spec_yaml)?;
+        let output = spec.output().to_string();
+        let storage = Storage::open_existing(&output).map_err(storage_trouble)?;
+        let plan = Plan::fetch(&storage, &load).await?;
+        let samples = Samples::fetch(&storage, &load.fingerprint).await?;
+        let base = base(&spec)?;
+        let read = tokio::task::spawn_blocking({
+            let (base, spec) = (base.clone(), spec.clone());
+            move || read_base(&base, &spec)
+        });
+        let (model, save_dtype, companions) = read.await.map_err(|_| Trouble {
+            cause: Cause::Internal,
+            message: "reading the base model panicked; the log says where".into(),
+        })??;
+        Ok(Self {
+            companions,
+            model: Mutex::new(Some(model)),
+            spec,
+            load,
+            storage,
+            plan,
+            samples,
+            base,
+            save_dtype,
+        })
+    }
+
+    /// The state files of the checkpoint that `train` begins with, every byte verified; none for the base.
+    ///
+    /// # Errors
+    /// [`Cause::Storage`] where the checkpoint is not what its manifest says.
+    pub async fn fetch_checkpoint(&self, train: &Train) -> Result<Option<Restorable>, Trouble> {
+        let Some(key) = &train.checkpoint else { return Ok(None) };
+        let bytes = self.storage.read(key).await.map_err(storage_trouble)?;
+        let damaged = |what: String| trouble(Cause::Storage)(format!("`{key}`: {what}"));
+        let checkpoint: Checkpoint =
+            serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
+        if checkpoint.plan_digest != self.load.plan_digest {
+            return Err(damaged("it belongs to another plan".into()));
+        }
+        let folder = key.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let mut files = Vec::new();
+        for file in checkpoint.state {
+            let body = self.storage.read(&format!("{folder}/{}", file.key)).await;
+            let body = body.map_err(storage_trouble)?;
+            if body.len() as u64 != file.bytes || manifest::sha256(&body) != file.sha256 {
+                return Err(damaged(format!("`{}` is not what was written", file.key)));
+            }
+            files.push((file.key, body));
+        }
+        Ok(Some(Restorable { step: checkpoint.step, files }))
+    }
+
+    /// A training at its beginning, or where `from` left it, and the steps committed there.
+    ///
+    /// # Errors
+    /// [`Cause::Model`] if the base is no longer what it was, [`Cause::Storage`] if the checkpoint is of another model.
+    pub fn start(&self, from: Option<&Restorable>) -> Result<(Trainer, u64), Trouble> {
+        let ready = self.model.lock().expect("held only to take").take();
+        let model = match ready {
+            Some(model) => model,
+            None => read_model(&self.base, &self.spec)?,
+        };
+        let mut trainer = Trainer::new(model, self.recipe());
+        let Some(from) = from else { return Ok((trainer, 0)) };
+        let files = from.files.iter().map(|(key, body)| (key.as_str(), body.as_ref()));
+        checkpoint::restore(&mut trainer, files)
+            .map_err(|e| trouble(Cause::Storage)(chain(&e)))?;
+        Ok((trainer, from.step))
+    }
+
+    fn recipe(&self) -> Recipe {
+        let train = self.spec.train();
+        let [beta1, beta2] = train.optimizer.betas;
+        Recipe {
+            adamw: AdamW { beta1, beta2, eps: train.optimizer.eps },
+            weight_decay: train.optimizer.weight_decay,
+            clip_norm: train.clip_norm,
+            recompute: train.recompute == Recompute::On,
+        }
+    }
+
+    /// The run's output.
+    pub fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    /// Steps planned.
+    pub fn steps(&self) -> u64 {
+        self.plan.summary.steps
+    }
+
+    /// The dtype of the model files.
+    pub fn save_dtype(&self) -> Dtype {
+        self.save_dtype
+    }
+
+    /// Of step `step`, from 0.
+    pub fn learning_rate(&self, step: u64) -> f64 {
+        schedule::learning_rate(step, self.steps(), &self.spec.train().schedule())
+    }
+
+    /// Whether a checkpoint belongs after `step` steps.
+    pub fn checkpoint_due(&self, step: u64) -> bool {
+        step.is_multiple_of(self.spec.checkpoint().every)
+    }
+
+    /// Whether the held-out loss is measured after `step` steps.
+    pub fn evaluation_due(&self, step: u64, at_checkpoint: bool) -> bool {
+        let due = match self.spec.data().eval.every {
+            EvalEvery::Checkpoint => at_checkpoint,
+            EvalEvery::Steps(every) => step.is_multiple_of(every) || step == self.steps(),
+        };
+        due && !matches!(self.spec.data().eval.on, EvalOn::Nothing)
+    }
+
+    /// A rank's share of step `step`: a function of the plan alone.
+    ///
+    /// # Errors
+    /// [`Cause::Internal`] for a step or a sample that the plan does not have.
+    pub fn batch(&self, step: u64, rank: usize, world: usize) -> Result<Batch, Trouble> {
+        let lacks = || trouble(Cause::Internal)(format!("the plan has no step {step}"));
+        let chunk = self.plan.chunks.iter().rfind(|c| c.first_step <= step).ok_or_else(lacks)?;
+        let at = usize::try_from(step - chunk.first_step).map_err(|_| lacks())?;
+        let planned = chunk.steps.get(at).ok_or_else(lacks)?;
+        let mut consumed = Consumed::default();
+        let mut micro_batches = Vec::new();
+        for packs in self.share(&planned.packs, rank, world) {
+            for pack in &packs {
+                consumed.add_all(chunk.epoch, &pack.samples);
+            }
+            micro_batches.push(self.samples.micro_batch(packs.into_iter())?);
+        }
+        Ok(Batch {
+            step,
+            weight: micro_batches.iter().map(MicroBatch::weight).sum(),
+            micro_batches,
+            planned_weight: planned.weight,
+            samples: consumed.samples,
+            samples_digest: consumed.digest,
+        })
+    }
+
+    /// A rank's share of the held-out packs, by source.
+    ///
+    /// # Errors
+    /// [`Cause::Internal`] for a sample that the shards do not have.
+    pub fn held_out(&self, rank: usize, world: usize) -> Result<Vec<(u32, MicroBatch)>, Trouble> {
+        let mut micro_batches = Vec::new();
+        for (source, planned) in (0..).zip(&self.plan.held_out) {
+            for packs in self.share(&planned.packs, rank, world) {
+                micro_batches.push((source, self.samples.micro_batch(packs.into_iter())?));
+            }
+        }
+        Ok(micro_batches)
+    }
+
+    /// A rank's packs, in micro-batches.
+    fn share<'a>(&self, packs: &'a [Pack], rank: usize, world: usize) -> Vec<Vec<&'a Pack>> {
+        let costs: Vec<_> = packs.iter().map(|p| p.cost(COST_PER_TOKEN, COST_PER_PAIR)).collect();
+        let mine = share(&costs, world).swap_remove(rank);
+        let size = match self.spec.train().micro_batch {
+            MicroBatchSize::Packs(packs) => packs,
+            MicroBatchSize::Auto => (MICRO_BATCH_TOKENS / self.spec.data().max_tokens).max(1),
+        };
+        mine.chunks(size as usize).map(|m| m.iter().map(|i| &packs[*i]).collect()).collect()
+    }
+
+    /// The snapshot with the files that make a model folder of it, which rank 0 adds.
+    pub fn with_companions(&self, mut snapshot: Snapshot, rank: usize) -> Snapshot {
+        if rank == 0 {
+            let part = |(name, body): &Companion| PartFile {
+                key: format!("{}/{name}", Checkpoint::MODEL),
+                body: body.clone(),
+                tensors: Vec::new(),
+            };
+            snapshot.files.extend(self.companions.iter().map(part));
+        }
+        snapshot
+    }
+}
+
+/// A checkpoint's state, as read.
+pub struct Restorable {
+    /// Steps committed.
+    pub step: u64,
+    files: Vec<(String, Bytes)>,
+}
+
+fn parse(spec_yaml: &str) -> Result<Spec, Trouble> {
+    Spec::from_resolved(spec_yaml).map_err(|e| Trouble { cause: Cause::Internal, message: chain(&e) })
+}
+
+fn base(spec: &Spec) -> Result<PathBuf, Trouble> {
+    local(&spec.model().base, "model.base")
+}
+
+fn local(location: &spec::Location, field: &str) -> Result<PathBuf, Trouble> {
+    let refuse = || trouble(Cause::Model)(format!("{field}: `{location}` is not a local path"));
+    location.as_file().map(Path::to_owned).ok_or_else(refuse)
+}
+
+/// The model, the dtype to save it in, and the other files of its folder.
+fn read_base(base: &Path, spec: &Spec) -> Result<(Model, Dtype, Vec<Companion>), Trouble> {
+    let model = read_model(base, spec)?;
+    let dtype = match spec.model().save_dtype {
+        None => model.dtype(),
+        Some(SaveDtype::F32) => Dtype::F32,
+        Some(SaveDtype::F16) => Dtype::F16,
+        Some(SaveDtype::Bf16) => Dtype::Bf16,
+    };
+    let refuse = trouble(Cause::Model);
+    let folder = data::Folder::read(base).map_err(|e| refuse(chain(&e)))?;
+    let preparer = data::Preparer::new(&folder, prepare::options(spec)?);
+    let preparer = preparer.map_err(|e| refuse(chain(&e)))?;
+    let companions = companions::of(base, dtype, preparer.stop_ids())?;
+    Ok((model, dtype, companions))
+}
+
+fn read_model(base: &Path, spec: &Spec) -> Result<Model, Trouble> {
+    let model = match spec.model().init {
+        Init::Pretrained => Model::load(base),
+        Init::Random => Config::read(base).and_then(|c| Model::random(c, spec.train().seed)),
+    };
+    model.map_err(|e| trouble(Cause::Model)(chain(&e)))
+}
+

@@ -1,0 +1,133 @@
+//! A raw shard's way into storage: read as pinned, tokenized, written as a prepared shard.
+
+use super::{base, local, parse, storage_trouble, trouble};
+use crate::data;
+use crate::session::Trouble;
+use bytes::Bytes;
+use proto::error::chain;
+use proto::key;
+use proto::protocol::{Cause, RawShard};
+use proto::receipt::Receipt;
+use proto::spec::{self, Spec};
+use proto::storage::Storage;
+
+/// Tokenizes a raw shard and stores what comes of it.
+///
+/// # Errors
+/// [`Cause::Data`] for an object that is gone, changed or unreadable, [`Cause::Model`] for the tokenizer.
+pub async fn prepare(
+    spec_yaml: &str,
+    fingerprint: &str,
+    shard: RawShard,
+) -> Result<(Receipt, u64), Trouble> {
+    let spec = parse(spec_yaml)?;
+    let storage = Storage::open_existing(&spec.output().to_string()).map_err(storage_trouble)?;
+    let bytes = read_source(&shard).await?;
+    let (key, fingerprint) =
+        (key::prepared_shard(fingerprint, shard.index), fingerprint.to_owned());
+    let made = tokio::task::spawn_blocking(move || prepare_bytes(&spec, &fingerprint, &shard, &bytes));
+    let (receipt, samples, body) = made.await.map_err(|_| Trouble {
+        cause: Cause::Internal,
+        message: "preparing data panicked; the log says where".into(),
+    })??;
+    storage.put(&key, body).await.map_err(storage_trouble)?;
+    Ok((receipt, samples))
+}
+
+async fn read_source(shard: &RawShard) -> Result<Bytes, Trouble> {
+    let data = trouble(Cause::Data);
+    let (folder, name) = shard
+        .url
+        .rsplit_once('/')
+        .ok_or_else(|| data(format!("`{}` names no object", shard.url)))?;
+    let source = Storage::open_existing(folder).map_err(|e| data(chain(&e)))?;
+    let found = source.head(name).await.map_err(|e| data(chain(&e)))?;
+    let same = found.as_ref().is_some_and(|o| o.bytes == shard.bytes && o.etag == shard.etag);
+    if !same {
+        let what = if found.is_some() { "has changed" } else { "is gone" };
+        return Err(data(format!(
+            "`{}` {what} since the run began
+hint: start the run again",
+            shard.url
+        )));
+    }
+    source.read(name).await.map_err(|e| data(chain(&e)))
+}
+
+fn prepare_bytes(
+    spec: &Spec,
+    fingerprint: &str,
+    shard: &RawShard,
+    bytes: &[u8],
+) -> Result<(Receipt, u64, Vec<u8>), Trouble> {
+    let (model, data_set) = (trouble(Cause::Model), trouble(Cause::Data));
+    let folder = data::Folder::read(&base(spec)?).map_err(|e| model(chain(&e)))?;
+    let preparer =
+        data::Preparer::new(&folder, options(spec)?).map_err(|e| model(chain(&e)))?;
+    let sources = spec.data().sources();
+    let source = sources
+        .get(shard.source as usize)
+        .ok_or_else(|| data_set(format!("there is no source {}", shard.source)))?;
+    let name = shard.url.strip_prefix("file://").unwrap_or(&shard.url);
+    let prepared = preparer
+        .prepare(name, bytes, &source_options(source)?)
+        .map_err(|e| data_set(chain(&e)))?;
+    let mut writer = proto::prepared::Writer::new(fingerprint);
+    writer.object(proto::prepared::Object {
+        name: name.to_owned(),
+        source: shard.source,
+        unit: prepared.unit,
+    });
+    prepared.samples.iter().for_each(|s| writer.push(s));
+    let receipt = Receipt::of(source.location.to_string(), prepared.counts);
+    Ok((receipt, prepared.samples.len() as u64, writer.finish()))
+}
+
+/// What the spec says of tokens.
+pub(super) fn options(spec: &Spec) -> Result<data::Options, Trouble> {
+    let d = spec.data();
+    Ok(data::Options {
+        max_tokens: d.max_tokens as usize,
+        too_long: match d.too_long {
+            spec::TooLong::Drop => data::TooLong::Drop,
+            spec::TooLong::Truncate => data::TooLong::Truncate,
+            spec::TooLong::Fail => data::TooLong::Fail,
+        },
+        train_on: match d.train_on {
+            spec::TrainOn::Assistant => data::TrainOn::Assistant,
+            spec::TrainOn::Last => data::TrainOn::Last,
+            spec::TrainOn::All => data::TrainOn::All,
+        },
+        chat_template: match &d.chat_template {
+            spec::ChatTemplate::Tokenizer => data::ChatTemplate::Tokenizer,
+            spec::ChatTemplate::Chatml => data::ChatTemplate::Chatml,
+            spec::ChatTemplate::Alpaca => data::ChatTemplate::Alpaca,
+            spec::ChatTemplate::File(location) => {
+                let path = local(location, "data.chat_template")?;
+                let source = std::fs::read_to_string(&path).map_err(|e| {
+                    trouble(Cause::Model)(format!("data.chat_template: {}: {e}", path.display()))
+                })?;
+                data::ChatTemplate::Jinja(source)
+            }
+        },
+        template_kwargs: d.chat_template_kwargs.clone(),
+        ..data::Options::default()
+    })
+}
+
+fn source_options(source: &spec::Source) -> Result<data::SourceOptions, Trouble> {
+    Ok(data::SourceOptions {
+        format: match source.format {
+            spec::Format::Auto => data::Format::Auto,
+            spec::Format::Alpaca => data::Format::Alpaca,
+            spec::Format::Messages => data::Format::Messages,
+            spec::Format::Completion => data::Format::Completion,
+            spec::Format::Text => data::Format::Text,
+            spec::Format::Sharegpt => {
+                return Err(trouble(Cause::Data)("`sharegpt` is not implemented yet".into()));
+            }
+        },
+        fields: source.fields.clone(),
+        system: source.system.clone(),
+    })
+}
