@@ -14,8 +14,8 @@ use super::{
     tape::{Backward, Onto, Tape, Value},
 };
 
-/// Logits that exist at one time: enough rows to make up for reading and writing the weight's gradient
-/// once per chunk. Few under test, so that small cases have several chunks.
+/// Logits that exist at one time: enough rows to make up for reading and writing the weight's
+/// gradient once per chunk. Few under test, so that small cases have several chunks.
 const LOGITS_MAX: usize = if cfg!(test) { 1 << 10 } else { 26 << 20 };
 
 /// A token to predict.
@@ -152,7 +152,9 @@ impl LossSum<'_> {
         };
         let (w, rows) = (self.params.elements_of(self.w), self.x.array.read());
         // Chunks of about equal length.
-        let chunks = (self.targets.len() * vocabulary).div_ceil(LOGITS_MAX).max(1);
+        let chunks = (self.targets.len() * vocabulary)
+            .div_ceil(LOGITS_MAX)
+            .max(1);
         let most = self.targets.len().div_ceil(chunks).max(1);
         let (mut x, mut logits) = (pool::take(most * width), pool::take(most * vocabulary));
         for targets in self.targets.chunks(most) {

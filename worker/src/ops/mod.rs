@@ -1,9 +1,10 @@
 //! The tape, and every operation as a forward/backward pair.
 //!
 //! ```text
-//! forward    Tape::embed, linear, rms_norm, attention, ...   each records an Op that keeps what its backward needs
-//! backward   Tape::backward walks the ops in reverse         activations die as they are used; parameter gradients
-//!                                                            go to Gradients::slot, final ones to Gradients::finished
+//! forward    Tape::embed, linear, rms_norm, attention, ...: each records an Op that keeps what its
+//!            backward needs
+//! backward   Tape::backward walks the ops in reverse; activations die as they are used, gradients
+//!            of parameters go to Gradients::slot, final ones are told to Gradients::finished
 //! ```
 //!
 //! All activations are row-major `[rows, features]` f32; the rows are the tokens of a micro-batch's

@@ -99,7 +99,10 @@ impl Tape<'_> {
             .for_each(|(head, (o, q))| {
                 let HeadCache { k, v } = &cache.heads[head / a.group()];
                 let keys = |x| Matrix::new(x, cache.positions, a.head_dim);
-                let keys = HeadKeys { k_t: keys(k).t(), v: keys(v) };
+                let keys = HeadKeys {
+                    k_t: keys(k).t(),
+                    v: keys(v),
+                };
                 attend(a, (q, cache.positions), keys, o, &mut vec![0.; rows]);
             });
         let mut y = pool::take(o.len());

@@ -14,7 +14,8 @@ use crate::ops::{
 };
 
 /// Queries, keys and values by head, `[H, T, E]` and twice `[K, T, E]`; queries rotated and scaled,
-/// keys rotated. Keys are also there as `[K, E, T]`: products are fastest on rows of the right operand.
+/// keys rotated. Keys are also there as `[K, E, T]`: products are fastest on rows of the right
+/// operand.
 pub(super) struct Heads<'a> {
     a: &'a Attention,
     rows: usize,
@@ -25,14 +26,29 @@ pub(super) struct Heads<'a> {
 }
 
 impl<'a> Heads<'a> {
-    pub(super) fn split(a: &'a Attention, rotary: &Rotary, docs: &Documents, [q, k, v]: [&Value; 3]) -> Self {
+    pub(super) fn split(
+        a: &'a Attention,
+        rotary: &Rotary,
+        docs: &Documents,
+        [q, k, v]: [&Value; 3],
+    ) -> Self {
         let (positions, rows) = (docs.positions(), docs.rows());
-        let turned = |scale| Turn { rotary: Some((rotary, &positions)), scale };
+        let turned = |scale| Turn {
+            rotary: Some((rotary, &positions)),
+            scale,
+        };
         let q = split_heads(&q.array.read(), a.heads, a.head_dim, turned(a.scale));
         let k = split_heads(&k.array.read(), a.kv_heads, a.head_dim, turned(1.));
         let v = split_heads(&v.array.read(), a.kv_heads, a.head_dim, Turn::NONE);
         let k_t = transpose_heads(&k, rows, a.head_dim);
-        Self { a, rows, q, k, k_t, v }
+        Self {
+            a,
+            rows,
+            q,
+            k,
+            k_t,
+            v,
+        }
     }
 
     pub(super) fn queries(&self, head: usize, doc: &Range<usize>) -> &[f32] {
@@ -44,7 +60,10 @@ impl<'a> Heads<'a> {
         let head = head / self.a.group();
         let v = &self.v[self.part(head, doc)];
         let k_t = self.transposed(&self.k_t, head, doc);
-        HeadKeys { k_t, v: Matrix::new(v, doc.len(), self.a.head_dim) }
+        HeadKeys {
+            k_t,
+            v: Matrix::new(v, doc.len(), self.a.head_dim),
+        }
     }
 
     /// The values, `[K, E, T]`.
@@ -80,7 +99,9 @@ impl<'a> Heads<'a> {
     }
 
     pub(super) fn give(self) {
-        [self.q, self.k, self.k_t, self.v].into_iter().for_each(pool::give);
+        [self.q, self.k, self.k_t, self.v]
+            .into_iter()
+            .for_each(pool::give);
     }
 }
 
@@ -93,4 +114,3 @@ fn transpose_heads(x: &[f32], rows: usize, head_dim: usize) -> Vec<f32> {
     }
     y
 }
-

@@ -1,12 +1,14 @@
-//! Causal attention per document, rotary embedding included, with grouped heads (Ainslie et al. 2023).
+//! Causal attention per document, rotary embedding included, with grouped heads (Ainslie et al.
+//! 2023).
 //!
 //! ```text
-//! rows [T, H E] --split, rotate--> heads [H, T, E] --(head, document) tasks--> [H, T, E] --merge--> [T, H E]
+//! rows [T, H E] --split, rotate--> heads [H, T, E] --tasks--> [H, T, E] --merge--> rows [T, H E]
 //! ```
 //!
-//! A task ([`head`]) takes its queries block by block, each against all the keys that it sees. Only the logarithms of
-//! the sums of exponentials are kept; the backward computes the probabilities again (Dao et al. 2022). A query head's
-//! part of its key head's gradient is computed on its own, then the parts are summed in order.
+//! A task ([`head`]) takes its queries block by block, each against all the keys that it sees. Only
+//! the logarithms of the sums of exponentials are kept; the backward computes the probabilities
+//! again (Dao et al. 2022). A query head's part of its key head's gradient is computed on its own,
+//! then the parts are summed in order.
 
 mod cache;
 mod head;
@@ -131,7 +133,13 @@ impl Tape<'_> {
             .into_par_iter()
             .with_max_len(1)
             .for_each(|(head, doc, o, sums)| {
-                attend(a, (heads.queries(head, &doc), doc.len()), heads.keys(head, &doc), o, sums);
+                attend(
+                    a,
+                    (heads.queries(head, &doc), doc.len()),
+                    heads.keys(head, &doc),
+                    o,
+                    sums,
+                );
             });
         heads.give();
 
@@ -204,22 +212,25 @@ impl Op for Attend {
                 tasks.push((head, doc, parts));
             }
         }
-        tasks.into_par_iter().with_max_len(1).for_each(|(head, doc, parts)| {
-            let dy = &dy_heads[heads.part(head, &doc)];
-            let stride = a.heads * width;
-            let ys = y[doc.start * stride..doc.end * stride].chunks_exact(stride);
-            let means: Vec<_> = ys
-                .zip(dy.chunks_exact(width))
-                .map(|(y, dy)| vectorized(|| dot(&y[head * width..][..width], dy)))
-                .collect();
-            let queries = Rows {
-                q: heads.queries(head, &doc),
-                dy,
-                log_sums: &log_sums[head * rows + doc.start..],
-                means: &means,
-            };
-            attend_backward(&a, queries, heads.all_keys(head, &doc, &v_t), parts);
-        });
+        tasks
+            .into_par_iter()
+            .with_max_len(1)
+            .for_each(|(head, doc, parts)| {
+                let dy = &dy_heads[heads.part(head, &doc)];
+                let stride = a.heads * width;
+                let ys = y[doc.start * stride..doc.end * stride].chunks_exact(stride);
+                let means: Vec<_> = ys
+                    .zip(dy.chunks_exact(width))
+                    .map(|(y, dy)| vectorized(|| dot(&y[head * width..][..width], dy)))
+                    .collect();
+                let queries = Rows {
+                    q: heads.queries(head, &doc),
+                    dy,
+                    log_sums: &log_sums[head * rows + doc.start..],
+                    means: &means,
+                };
+                attend_backward(&a, queries, heads.all_keys(head, &doc, &v_t), parts);
+            });
         heads.give();
         [dy_heads, v_t].into_iter().for_each(pool::give);
 
@@ -244,4 +255,3 @@ impl Op for Attend {
         Ok(())
     }
 }
-

@@ -4,7 +4,8 @@
 //! whose sizes depend on the shapes alone, so that the same sums run in the same order on any
 //! number of threads.
 
-#![allow(unsafe_code)] // The crate takes pointers and strides; the checked views below are their only makers.
+// The crate takes pointers and strides; the checked views below are their only makers.
+#![allow(unsafe_code)]
 
 use std::ops::Range;
 
@@ -37,18 +38,15 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// A part of rows that are `row_stride` elements apart; `data` begins with the first.
-    pub(crate) fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
-        let needed = (rows.max(1) - 1) * row_stride + cols;
-        assert!(cols <= row_stride && needed <= data.len(), "{rows} x {cols} by {row_stride}");
-        Self { data, rows, cols, row_stride, col_stride: 1 }
-    }
-
     /// Some of its rows.
     pub(crate) fn rows(self, rows: Range<usize>) -> Self {
         assert!(rows.end <= self.rows, "{rows:?} of {} rows", self.rows);
         let start = (rows.start * self.row_stride).min(self.data.len());
-        Self { data: &self.data[start..], rows: rows.len(), ..self }
+        Self {
+            data: &self.data[start..],
+            rows: rows.len(),
+            ..self
+        }
     }
 
     /// Some of its columns.
@@ -93,16 +91,21 @@ impl<'a> MatrixMut<'a> {
 /// `c = a b` or `c += a b`, on this thread.
 pub(crate) fn gemm(c: MatrixMut<'_>, onto: Onto, a: Matrix<'_>, b: Matrix<'_>) {
     let (rows, cols) = (c.rows, c.cols);
-    Product::new(c, onto, a, b).tile(0, rows, 0, cols);
+    // SAFETY: one tile is all of them.
+    unsafe { Product::new(c, onto, a, b).tile(0, rows, 0, cols) };
 }
 
 /// The same, by tiles on all threads of the pool.
 pub(crate) fn gemm_parallel(c: MatrixMut<'_>, onto: Onto, a: Matrix<'_>, b: Matrix<'_>) {
-    /// Measured: what is packed for a tile serves enough arithmetic, and there are enough tiles to balance.
-    const TILE_ROWS: usize = 512;
+    /// Measured: what is packed for a tile serves enough arithmetic, and there are enough tiles to
+    /// balance.
+    const TILE_ROWS_MAX: usize = 516;
     const TILE_COLS: usize = 128;
-    /// A transposed right operand is turned around once for all tiles if it has no more elements than this, and serves
-    /// so many rows. Left to the crate, each tile packs it again, an element at a time.
+    /// Rows that the crate's kernels take at once.
+    const KERNEL_ROWS: usize = 6;
+    /// A transposed right operand is turned around once for all tiles if it has no more elements
+    /// than this, and serves so many rows. Left to the crate, each tile packs it again, an element
+    /// at a time.
     const TURNED_ELEMENTS_MAX: usize = 8 << 20;
     const TURNED_ROWS_MIN: usize = 128;
 
@@ -114,40 +117,53 @@ pub(crate) fn gemm_parallel(c: MatrixMut<'_>, onto: Onto, a: Matrix<'_>, b: Matr
     }
     let (rows, cols) = (c.rows, c.cols);
     let product = Product::new(c, onto, a, b);
-    let (down, across) = (rows.div_ceil(TILE_ROWS), cols.div_ceil(TILE_COLS));
-    (0..down * across).into_par_iter().with_max_len(1).for_each(|tile| {
-        let (row, col) = (tile / across * TILE_ROWS, tile % across * TILE_COLS);
-        product.tile(row, TILE_ROWS.min(rows - row), col, TILE_COLS.min(cols - col));
-    });
+    let tiles = rows.div_ceil(TILE_ROWS_MAX).max(1);
+    let tile_rows = rows.div_ceil(tiles).next_multiple_of(KERNEL_ROWS);
+    let (down, across) = (rows.div_ceil(tile_rows.max(1)), cols.div_ceil(TILE_COLS));
+    (0..down * across)
+        .into_par_iter()
+        .with_max_len(1)
+        .for_each(|tile| {
+            let (row, col) = (tile / across * tile_rows, tile % across * TILE_COLS);
+            let (rows, cols) = (tile_rows.min(rows - row), TILE_COLS.min(cols - col));
+            // SAFETY: tiles begin at multiples of their size.
+            unsafe { product.tile(row, rows, col, cols) };
+        });
 }
 
 /// `y = x^T` for an `x` of whole or parts of rows, in parallel.
 pub(crate) fn transpose(y: &mut [f32], x: Matrix<'_>) {
     const SIDE: usize = LANES;
-    assert_eq!((y.len(), x.col_stride), (x.rows * x.cols, 1), "a transpose of rows");
+    assert_eq!(
+        (y.len(), x.col_stride),
+        (x.rows * x.cols, 1),
+        "a transpose of rows"
+    );
     if y.is_empty() {
         return;
     }
-    y.par_chunks_mut(SIDE * x.rows).enumerate().for_each(|(block, y)| {
-        let first = block * SIDE;
-        let width = SIDE.min(x.cols - first);
-        vectorized(|| {
-            for row in (0..x.rows).step_by(SIDE) {
-                let height = SIDE.min(x.rows - row);
-                // By way of a square that stays in registers or the nearest cache.
-                let mut square = [[0f32; SIDE]; SIDE];
-                for (i, line) in square[..height].iter_mut().enumerate() {
-                    let from = &x.data[(row + i) * x.row_stride + first..][..width];
-                    line[..width].copy_from_slice(from);
-                }
-                for (j, y) in y.chunks_exact_mut(x.rows).enumerate() {
-                    for (y, line) in y[row..row + height].iter_mut().zip(&square) {
-                        *y = line[j];
+    y.par_chunks_mut(SIDE * x.rows)
+        .enumerate()
+        .for_each(|(block, y)| {
+            let first = block * SIDE;
+            let width = SIDE.min(x.cols - first);
+            vectorized(|| {
+                for row in (0..x.rows).step_by(SIDE) {
+                    let height = SIDE.min(x.rows - row);
+                    // By way of a square that stays in registers or the nearest cache.
+                    let mut square = [[0f32; SIDE]; SIDE];
+                    for (i, line) in square[..height].iter_mut().enumerate() {
+                        let from = &x.data[(row + i) * x.row_stride + first..][..width];
+                        line[..width].copy_from_slice(from);
+                    }
+                    for (j, y) in y.chunks_exact_mut(x.rows).enumerate() {
+                        for (y, line) in y[row..row + height].iter_mut().zip(&square) {
+                            *y = line[j];
+                        }
                     }
                 }
-            }
+            });
         });
-    });
 }
 
 /// A product whose operands were checked against each other.
@@ -179,19 +195,17 @@ impl<'a> Product<'a> {
         }
     }
 
-    /// Computes `rows` x `cols` elements of `c`, from `row` and `col` on. Tiles must not overlap.
-    fn tile(&self, row: usize, rows: usize, col: usize, cols: usize) {
+    /// Computes `rows` x `cols` elements of `c`, from `row` and `col` on.
+    ///
+    /// # Safety
+    /// No two threads may compute overlapping tiles of one product at the same time.
+    unsafe fn tile(&self, row: usize, rows: usize, col: usize, cols: usize) {
         let Self { a, b, .. } = self;
-        assert!(
-            row + rows <= a.rows && col + cols <= b.cols,
-            "a tile lies inside the result"
-        );
-        if rows == 0 || cols == 0 {
-            return;
-        }
+        let inside = row + rows <= a.rows && col + cols <= b.cols;
+        assert!(inside, "a tile lies inside the result");
         // SAFETY: the views' constructors checked that every element lies in its slice, the
-        // assertion that the tile lies in the result; nobody else writes this tile, and `a` and `b`
-        // cannot alias `c`, which was borrowed mutably.
+        // assertion that the tile lies in the result; the caller that nobody else writes this tile;
+        // and `a` and `b` cannot alias `c`, which was borrowed mutably.
         unsafe {
             gemm::gemm(
                 rows,
