@@ -16,7 +16,9 @@ const RESTARTS: u32 = 3;
 #[derive(Debug, Error)]
 pub enum Error {
     /// The program is nowhere to be found.
-    #[error("the `worker` program is not beside `{0}`, nor in the PATH\nhint: build both with `cargo build --release`, or set MUSTER_WORKER")]
+    #[error(
+        "the `worker` program is not beside `{0}`, nor in the PATH\nhint: build both with `cargo build --release`, or set MUSTER_WORKER"
+    )]
     Missing(PathBuf),
     /// It cannot be started.
     #[error("`{program}` cannot be started")]
@@ -47,7 +49,10 @@ pub fn program() -> Result<PathBuf, Error> {
     let beside = own.with_file_name("worker");
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = std::env::split_paths(&path).map(|folder| folder.join("worker"));
-    std::iter::once(beside).chain(in_path).find(|p| p.is_file()).ok_or(Error::Missing(own))
+    std::iter::once(beside)
+        .chain(in_path)
+        .find(|p| p.is_file())
+        .ok_or(Error::Missing(own))
 }
 
 /// Workers on this machine.
@@ -68,7 +73,13 @@ impl Local {
     pub fn start(program: PathBuf, coordinator: String, ranks: usize) -> Result<Self, Error> {
         let mut child = spawn(&program, &coordinator, ranks)?;
         let lifeline = child.stdin.take();
-        Ok(Self { program, coordinator, ranks, child, lifeline })
+        Ok(Self {
+            program,
+            coordinator,
+            ranks,
+            child,
+            lifeline,
+        })
     }
 
     /// Keeps the supervisor running; passes on what the workers say, line by line. Returns when they were dismissed.
@@ -84,7 +95,11 @@ impl Local {
                     say(&line);
                 }
             }
-            let status = self.child.wait().await.map_err(|source| self.cannot(source))?;
+            let status = self
+                .child
+                .wait()
+                .await
+                .map_err(|source| self.cannot(source))?;
             if status.success() {
                 return Ok(());
             }
@@ -108,7 +123,10 @@ impl Local {
     }
 
     fn cannot(&self, source: std::io::Error) -> Error {
-        Error::Start { program: self.program.clone(), source }
+        Error::Start {
+            program: self.program.clone(),
+            source,
+        }
     }
 }
 
@@ -124,5 +142,8 @@ fn spawn(program: &PathBuf, coordinator: &str, ranks: usize) -> Result<Child, Er
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
-        .map_err(|source| Error::Start { program: program.clone(), source })
+        .map_err(|source| Error::Start {
+            program: program.clone(),
+            source,
+        })
 }

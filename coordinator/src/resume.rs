@@ -12,7 +12,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum Error {
     /// No run of that name has anything left to do.
-    #[error("no run of `{name}` under `{url}` can be resumed\nhint: leave --resume out to start one")]
+    #[error(
+        "no run of `{name}` under `{url}` can be resumed\nhint: leave --resume out to start one"
+    )]
     Nothing {
         /// The spec's name.
         name: String,
@@ -56,19 +58,25 @@ pub async fn find(storage: &Storage, spec: &Spec) -> Result<RunId, Error> {
             _ => None,
         });
         let Some(yaml) = yaml else { continue };
-        let changed = |source| Error::Changed { run: run.clone(), source: Box::new(source) };
+        let changed = |source| Error::Changed {
+            run: run.clone(),
+            source: Box::new(source),
+        };
         let old = Spec::from_resolved(yaml).map_err(changed)?;
         compatible_for_resume(&old, spec).map_err(changed)?;
         return Ok(run);
     }
-    Err(Error::Nothing { name: spec.name().to_owned(), url: storage.url().to_owned() })
+    Err(Error::Nothing {
+        name: spec.name().to_owned(),
+        url: storage.url().to_owned(),
+    })
 }
 
 /// Whether a folder's name is the spec's, followed by a date, a time and a mark, and nothing else.
 fn is_run_of(folder: &str, prefix: &str) -> bool {
-    folder.strip_prefix(prefix).is_some_and(|rest| {
-        rest.split('-').map(str::len).eq([8, 6, 4]) && rest.is_ascii()
-    })
+    folder
+        .strip_prefix(prefix)
+        .is_some_and(|rest| rest.split('-').map(str::len).eq([8, 6, 4]) && rest.is_ascii())
 }
 
 #[cfg(test)]

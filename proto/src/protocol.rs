@@ -19,7 +19,10 @@ pub struct Error {
 }
 
 fn refuse<T>(field: &'static str, reason: impl Into<String>) -> Result<T, Error> {
-    Err(Error { field, reason: reason.into() })
+    Err(Error {
+        field,
+        reason: reason.into(),
+    })
 }
 
 /// The first thing that a worker says on a stream.
@@ -333,18 +336,29 @@ impl From<Report> for wire::Report {
                     step: a.step,
                 }),
             }),
-            Report::Beat { step, phase, collective } => {
-                What::Beat(wire::Beat { step, phase: phase as i32, collective })
-            }
-            Report::ShardPrepared { run, shard, receipt, samples } => {
-                What::ShardPrepared(wire::ShardPrepared {
-                    run: run.to_string(),
-                    shard,
-                    receipt_json: serde_json::to_string(&receipt).unwrap_or_default(),
-                    samples,
-                })
-            }
-            Report::Loaded { run } => What::Loaded(wire::Loaded { run: run.to_string() }),
+            Report::Beat {
+                step,
+                phase,
+                collective,
+            } => What::Beat(wire::Beat {
+                step,
+                phase: phase as i32,
+                collective,
+            }),
+            Report::ShardPrepared {
+                run,
+                shard,
+                receipt,
+                samples,
+            } => What::ShardPrepared(wire::ShardPrepared {
+                run: run.to_string(),
+                shard,
+                receipt_json: serde_json::to_string(&receipt).unwrap_or_default(),
+                samples,
+            }),
+            Report::Loaded { run } => What::Loaded(wire::Loaded {
+                run: run.to_string(),
+            }),
             Report::StepDone(place, s) => What::StepDone(wire::StepDone {
                 run: place.run.to_string(),
                 generation: place.generation.0,
@@ -390,23 +404,31 @@ impl From<Report> for wire::Report {
                     })
                     .collect(),
             }),
-            Report::Stopped { run, generation, step } => What::Stopped(wire::Stopped {
+            Report::Stopped {
+                run,
+                generation,
+                step,
+            } => What::Stopped(wire::Stopped {
                 run: run.to_string(),
                 generation: generation.0,
                 step,
             }),
-            Report::Trouble { run, generation, step, cause, message } => {
-                What::Trouble(wire::Trouble {
-                    run: run.to_string(),
-                    generation: generation.0,
-                    step,
-                    cause: cause as i32,
-                    message,
-                })
-            }
-            Report::Leaving { deadline } => {
-                What::Leaving(wire::Leaving { deadline_ms: millis(deadline) })
-            }
+            Report::Trouble {
+                run,
+                generation,
+                step,
+                cause,
+                message,
+            } => What::Trouble(wire::Trouble {
+                run: run.to_string(),
+                generation: generation.0,
+                step,
+                cause: cause as i32,
+                message,
+            }),
+            Report::Leaving { deadline } => What::Leaving(wire::Leaving {
+                deadline_ms: millis(deadline),
+            }),
         };
         Self { what: Some(what) }
     }
@@ -417,7 +439,9 @@ impl TryFrom<wire::Report> for Report {
 
     fn try_from(report: wire::Report) -> Result<Self, Error> {
         use wire::report::What;
-        let Some(what) = report.what else { return refuse("report.what", "is missing") };
+        let Some(what) = report.what else {
+            return refuse("report.what", "is missing");
+        };
         Ok(match what {
             What::Hello(h) => Self::Hello(Hello {
                 protocol: h.protocol,
@@ -452,7 +476,9 @@ impl TryFrom<wire::Report> for Report {
                 })?,
                 samples: s.samples,
             },
-            What::Loaded(l) => Self::Loaded { run: RunId::new(named("loaded.run", l.run)?) },
+            What::Loaded(l) => Self::Loaded {
+                run: RunId::new(named("loaded.run", l.run)?),
+            },
             What::StepDone(s) => Self::StepDone(
                 place("step_done.run", s.run, s.generation, s.lineage)?,
                 StepDone {
@@ -517,9 +543,9 @@ impl TryFrom<wire::Report> for Report {
                 },
                 message: t.message,
             },
-            What::Leaving(l) => {
-                Self::Leaving { deadline: Duration::from_millis(l.deadline_ms) }
-            }
+            What::Leaving(l) => Self::Leaving {
+                deadline: Duration::from_millis(l.deadline_ms),
+            },
         })
     }
 }
@@ -585,7 +611,9 @@ impl TryFrom<wire::Directive> for Directive {
 
     fn try_from(directive: wire::Directive) -> Result<Self, Error> {
         use wire::directive::Duty as Wire;
-        let Some(duty) = directive.duty else { return refuse("directive.duty", "is missing") };
+        let Some(duty) = directive.duty else {
+            return refuse("directive.duty", "is missing");
+        };
         let duty = match duty {
             Wire::Idle(_) => Duty::Idle,
             Wire::Prepare(p) => Duty::Prepare(Prepare {
@@ -625,7 +653,10 @@ impl TryFrom<wire::Directive> for Directive {
                 evaluate_first: t.evaluate_first,
                 stop: t.stop,
             }),
-            Wire::Dismissed(d) => Duty::Dismissed { reason: d.reason, refused: d.refused },
+            Wire::Dismissed(d) => Duty::Dismissed {
+                reason: d.reason,
+                refused: d.refused,
+            },
         };
         Ok(Self {
             epoch: Epoch(directive.coordinator_epoch),
@@ -657,12 +688,7 @@ fn named(field: &'static str, value: String) -> Result<String, Error> {
     }
 }
 
-fn place(
-    field: &'static str,
-    run: String,
-    generation: u64,
-    lineage: u64,
-) -> Result<Place, Error> {
+fn place(field: &'static str, run: String, generation: u64, lineage: u64) -> Result<Place, Error> {
     Ok(Place {
         run: RunId::new(named(field, run)?),
         generation: Generation(generation),

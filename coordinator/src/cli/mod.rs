@@ -53,7 +53,10 @@ trait Blame<T> {
 
 impl<T, E: Into<anyhow::Error>> Blame<T> for Result<T, E> {
     fn blame(self, exit: Exit) -> Result<T, Refusal> {
-        self.map_err(|error| Refusal { exit, error: error.into() })
+        self.map_err(|error| Refusal {
+            exit,
+            error: error.into(),
+        })
     }
 }
 
@@ -94,7 +97,8 @@ pub fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("MUSTER_LOG").unwrap_or_else(|_| "warn".into()),
+            tracing_subscriber::EnvFilter::try_from_env("MUSTER_LOG")
+                .unwrap_or_else(|_| "warn".into()),
         )
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
@@ -122,7 +126,10 @@ pub fn main() -> ExitCode {
 }
 
 fn block_on(work: impl Future<Output = Outcome>) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
     let runtime = runtime.blame(Exit::Infrastructure)?;
     let outcome = runtime.block_on(work);
     // A thread that reads standard input or stores a last object must not hold the end up.

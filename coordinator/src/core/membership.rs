@@ -104,7 +104,9 @@ impl Run {
         if place.generation != self.generation || place.lineage != self.lineage {
             return None;
         }
-        let Phase::Training(m) = &mut self.phase else { return None };
+        let Phase::Training(m) = &mut self.phase else {
+            return None;
+        };
         let rank = m.rank(worker)?;
         Some((m, rank))
     }
@@ -117,7 +119,9 @@ impl Run {
         done: StepDone,
         out: &mut Vec<Command>,
     ) {
-        let Some((m, rank)) = self.place(worker, place) else { return };
+        let Some((m, rank)) = self.place(worker, place) else {
+            return;
+        };
         let step = done.step;
         m.steps.entry(step).or_default().insert(rank, done);
         if m.steps.len() > STEPS_IN_FLIGHT {
@@ -139,9 +143,15 @@ impl Run {
         let tokens: u64 = ranks.values().map(|r| r.tokens).sum();
         let elapsed = match since {
             Some(since) => now.saturating_sub(since),
-            None => ranks.values().map(|r| r.compute + r.reduce_wait).max().unwrap_or_default(),
+            None => ranks
+                .values()
+                .map(|r| r.compute + r.reduce_wait)
+                .max()
+                .unwrap_or_default(),
         };
-        let digest = ranks.values().fold(0u64, |d, r| d.wrapping_add(r.samples_digest));
+        let digest = ranks
+            .values()
+            .fold(0u64, |d, r| d.wrapping_add(r.samples_digest));
         let notice = Notice::Step {
             step: self.step,
             steps: self.steps,
@@ -159,7 +169,10 @@ impl Run {
             compute_ms: longest(ranks.values().map(|r| r.compute)),
             reduce_wait_ms: longest(ranks.values().map(|r| r.reduce_wait)),
         };
-        out.push(Command::Notify { run: self.id.clone(), notice });
+        out.push(Command::Notify {
+            run: self.id.clone(),
+            notice,
+        });
     }
 
     pub(super) fn evaluated(
@@ -171,7 +184,9 @@ impl Run {
         out: &mut Vec<Command>,
     ) {
         let sources = self.settings.sources;
-        let Some((m, rank)) = self.place(worker, place) else { return };
+        let Some((m, rank)) = self.place(worker, place) else {
+            return;
+        };
         m.evals.entry(step).or_default().insert(rank, sums);
         if m.evals.len() > STEPS_IN_FLIGHT {
             m.evals.pop_first();
@@ -189,14 +204,30 @@ impl Run {
             }
         }
         let mean = |(loss, weight): (f64, f64)| (weight > 0.0).then(|| loss / weight);
-        let all = totals.iter().fold((0.0, 0.0), |a, t| (a.0 + t.0, a.1 + t.1));
+        let all = totals
+            .iter()
+            .fold((0.0, 0.0), |a, t| (a.0 + t.0, a.1 + t.1));
         let Some(loss) = mean(all) else { return };
         let by_source: Vec<_> = totals.into_iter().map(mean).collect();
         self.evals.insert(step, loss);
         let flat = by_source.iter().map(|l| l.unwrap_or(f64::NAN)).collect();
-        self.journal(vec![History::Evaluated { step, loss, by_source: flat }], out);
-        let notice = Notice::Eval { step, loss, by_source };
-        out.push(Command::Notify { run: self.id.clone(), notice });
+        self.journal(
+            vec![History::Evaluated {
+                step,
+                loss,
+                by_source: flat,
+            }],
+            out,
+        );
+        let notice = Notice::Eval {
+            step,
+            loss,
+            by_source,
+        };
+        out.push(Command::Notify {
+            run: self.id.clone(),
+            notice,
+        });
     }
 
     pub(super) fn member_stopped(&mut self, id: &WorkerId, generation: Generation, step: u64) {
@@ -212,7 +243,9 @@ impl Run {
 
     /// A member must go: all leave their step and gather anew without it.
     pub(super) fn member_leaves(&mut self, id: &WorkerId, out: &mut Vec<Command>) {
-        let Phase::Training(m) = &self.phase else { return };
+        let Phase::Training(m) = &self.phase else {
+            return;
+        };
         if m.rank(id).is_some() && !self.stop {
             self.incident(Some(id), "it was told to leave".into(), out);
             self.gather(Duration::ZERO);
@@ -235,7 +268,8 @@ impl Run {
                     return;
                 }
                 let step = self.step;
-                let message = format!("worker {id} (rank {rank}) was lost after step {step}: {why}");
+                let message =
+                    format!("worker {id} (rank {rank}) was lost after step {step}: {why}");
                 self.incident(Some(id), message, out);
                 self.regroup(now, out);
             }
@@ -275,7 +309,8 @@ impl Run {
                     return self.incident(Some(id), message, out);
                 };
                 let Some(rank) = m.rank(id) else { return };
-                let message = format!("worker {id} (rank {rank}) stopped at step {step}: {message}");
+                let message =
+                    format!("worker {id} (rank {rank}) stopped at step {step}: {message}");
                 self.incident(Some(id), message, out);
                 return self.regroup(now, out);
             }
@@ -294,7 +329,9 @@ impl Run {
 
     pub(super) fn advance_training(&mut self, out: &mut Vec<Command>) {
         let newest = self.checkpoints.last().copied();
-        let Phase::Training(m) = &self.phase else { return };
+        let Phase::Training(m) = &self.phase else {
+            return;
+        };
         if !m.all_stopped() {
             return;
         }
@@ -305,7 +342,11 @@ impl Run {
         if complete && saved && evaluated {
             let lineage = newest.map(|c| c.lineage).expect("it is saved");
             self.phase = Phase::Publishing;
-            out.push(Command::Publish { run: self.id.clone(), lineage, step: at });
+            out.push(Command::Publish {
+                run: self.id.clone(),
+                lineage,
+                step: at,
+            });
         } else if !complete && (saved || at == 0) {
             self.pause(out);
         }
@@ -313,5 +354,10 @@ impl Run {
 }
 
 fn longest(times: impl Iterator<Item = Duration>) -> u64 {
-    times.max().unwrap_or_default().as_millis().try_into().unwrap_or(u64::MAX)
+    times
+        .max()
+        .unwrap_or_default()
+        .as_millis()
+        .try_into()
+        .unwrap_or(u64::MAX)
 }

@@ -4,7 +4,7 @@
 
 use super::error::Problem;
 use super::location::Location;
-use super::value::{Dtype, Format, Recompute};
+use super::value::{Dtype, Format};
 use super::{Amount, ChatTemplate, EvalOn, Source, Spec};
 
 /// Everything that `spec` asks for in vain.
@@ -75,10 +75,6 @@ pub(super) fn list(spec: &Spec) -> Vec<Problem> {
         | ChatTemplate::Chatml
         | ChatTemplate::Alpaca
         | ChatTemplate::File(Location::File(_)) => {}
-    }
-    match spec.train.recompute {
-        Recompute::On => refuse("train.recompute", "`on`", "write `recompute: auto`"),
-        Recompute::Off | Recompute::Auto => {}
     }
     if let Location::Url { scheme, .. } = &spec.output {
         let what = format!("to `{}://`", scheme.as_str());

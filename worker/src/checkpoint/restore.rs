@@ -45,12 +45,19 @@ pub fn restore<'a>(
     let mut missing: BTreeSet<String> = BTreeSet::new();
     for p in trainer.ids() {
         let parameters = trainer.model.parameters();
-        let kinds: &[&str] = if parameters.trainable(p) { &["master", "m", "v"] } else { &["master"] };
+        let kinds: &[&str] = if parameters.trainable(p) {
+            &["master", "m", "v"]
+        } else {
+            &["master"]
+        };
         missing.extend(kinds.iter().map(|k| format!("{k}/{}", parameters.name(p))));
     }
     let mut updates = None;
     for (key, body) in files {
-        let format = |reason: String| Error::Format { key: key.to_owned(), reason };
+        let format = |reason: String| Error::Format {
+            key: key.to_owned(),
+            reason,
+        };
         let (_, header) = SafeTensors::read_metadata(body).map_err(|e| format(e.to_string()))?;
         let count = header.metadata().as_ref().and_then(|m| m.get("updates"));
         let count: u64 = count
@@ -84,7 +91,12 @@ fn place(trainer: &mut Trainer, key: &str, tensor: &str, bytes: &[u8]) -> Result
         if bytes.len() != values.len() * 4 {
             let (got, expected) = (bytes.len() / 4, values.len());
             let (key, tensor) = (key.to_owned(), tensor.to_owned());
-            return Err(Error::Shape { key, tensor, got, expected });
+            return Err(Error::Shape {
+                key,
+                tensor,
+                got,
+                expected,
+            });
         }
         Dtype::F32.decode(bytes, values);
         Ok(())

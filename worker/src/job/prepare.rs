@@ -23,9 +23,12 @@ pub async fn prepare(
     let spec = parse(spec_yaml)?;
     let storage = Storage::open_existing(&spec.output().to_string()).map_err(storage_trouble)?;
     let bytes = read_source(&shard).await?;
-    let (key, fingerprint) =
-        (key::prepared_shard(fingerprint, shard.index), fingerprint.to_owned());
-    let made = tokio::task::spawn_blocking(move || prepare_bytes(&spec, &fingerprint, &shard, &bytes));
+    let (key, fingerprint) = (
+        key::prepared_shard(fingerprint, shard.index),
+        fingerprint.to_owned(),
+    );
+    let made =
+        tokio::task::spawn_blocking(move || prepare_bytes(&spec, &fingerprint, &shard, &bytes));
     let (receipt, samples, body) = made.await.map_err(|_| Trouble {
         cause: Cause::Internal,
         message: "preparing data panicked; the log says where".into(),
@@ -42,9 +45,15 @@ async fn read_source(shard: &RawShard) -> Result<Bytes, Trouble> {
         .ok_or_else(|| data(format!("`{}` names no object", shard.url)))?;
     let source = Storage::open_existing(folder).map_err(|e| data(chain(&e)))?;
     let found = source.head(name).await.map_err(|e| data(chain(&e)))?;
-    let same = found.as_ref().is_some_and(|o| o.bytes == shard.bytes && o.etag == shard.etag);
+    let same = found
+        .as_ref()
+        .is_some_and(|o| o.bytes == shard.bytes && o.etag == shard.etag);
     if !same {
-        let what = if found.is_some() { "has changed" } else { "is gone" };
+        let what = if found.is_some() {
+            "has changed"
+        } else {
+            "is gone"
+        };
         return Err(data(format!(
             "`{}` {what} since the run began
 hint: start the run again",
@@ -62,8 +71,7 @@ fn prepare_bytes(
 ) -> Result<(Receipt, u64, Vec<u8>), Trouble> {
     let (model, data_set) = (trouble(Cause::Model), trouble(Cause::Data));
     let folder = data::Folder::read(&base(spec)?).map_err(|e| model(chain(&e)))?;
-    let preparer =
-        data::Preparer::new(&folder, options(spec)?).map_err(|e| model(chain(&e)))?;
+    let preparer = data::Preparer::new(&folder, options(spec)?).map_err(|e| model(chain(&e)))?;
     let sources = spec.data().sources();
     let source = sources
         .get(shard.source as usize)
@@ -124,7 +132,9 @@ fn source_options(source: &spec::Source) -> Result<data::SourceOptions, Trouble>
             spec::Format::Completion => data::Format::Completion,
             spec::Format::Text => data::Format::Text,
             spec::Format::Sharegpt => {
-                return Err(trouble(Cause::Data)("`sharegpt` is not implemented yet".into()));
+                return Err(trouble(Cause::Data)(
+                    "`sharegpt` is not implemented yet".into(),
+                ));
             }
         },
         fields: source.fields.clone(),
