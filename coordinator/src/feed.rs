@@ -34,20 +34,11 @@ pub struct Watch {
 impl Feed {
     pub(crate) fn new(run: RunId, chunk: u64) -> Self {
         let (now, _) = broadcast::channel(WATCHER_LAG);
-        Self {
-            run,
-            past: Default::default(),
-            now,
-            unstored: Vec::new(),
-            chunk,
-        }
+        Self { run, past: Default::default(), now, unstored: Vec::new(), chunk }
     }
 
     pub(crate) fn watch(&self) -> Watch {
-        Watch {
-            past: self.past.iter().cloned().collect(),
-            now: self.now.subscribe(),
-        }
+        Watch { past: self.past.iter().cloned().collect(), now: self.now.subscribe() }
     }
 
     /// Passes a notice on; true if the unstored ones should be stored now.
@@ -74,9 +65,7 @@ impl Feed {
             serde_json::to_writer(&mut lines, notice.as_ref()).expect("notices are JSON");
             lines.push(b'\n');
         }
-        storage
-            .put(&key::metrics(&self.run, self.chunk), lines)
-            .await?;
+        storage.put(&key::metrics(&self.run, self.chunk), lines).await?;
         self.chunk += 1;
         self.unstored.clear();
         Ok(())

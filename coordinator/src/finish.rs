@@ -18,10 +18,7 @@ pub(crate) async fn seal(storage: &Storage, checkpoint: &Checkpoint) -> Result<S
         let found = storage.head(&key).await.map_err(told)?;
         let bytes = found.map(|o| o.bytes);
         if bytes != Some(file.bytes) {
-            return Err(format!(
-                "`{key}` should have {} bytes and has {bytes:?}",
-                file.bytes
-            ));
+            return Err(format!("`{key}` should have {} bytes and has {bytes:?}", file.bytes));
         }
     }
     let mut checkpoint = checkpoint.clone();
@@ -34,10 +31,7 @@ pub(crate) async fn seal(storage: &Storage, checkpoint: &Checkpoint) -> Result<S
         tensors: Vec::new(),
         key: key.clone(),
     });
-    storage
-        .put(&format!("{folder}/{key}"), index)
-        .await
-        .map_err(told)?;
+    storage.put(&format!("{folder}/{key}"), index).await.map_err(told)?;
     let body = serde_json::to_vec_pretty(&checkpoint).expect("a manifest is JSON");
     let sha256 = manifest::sha256(&body);
     let key = key::manifest(&checkpoint.run, checkpoint.lineage, checkpoint.step);
@@ -59,17 +53,10 @@ pub(crate) async fn publish(
 ) -> Result<String, String> {
     let told = |e: Error| chain(&e);
     let folder = key::checkpoint(run, lineage, step);
-    let body = storage
-        .read(&key::manifest(run, lineage, step))
-        .await
-        .map_err(told)?;
+    let body = storage.read(&key::manifest(run, lineage, step)).await.map_err(told)?;
     let checkpoint: Checkpoint = serde_json::from_slice(&body).map_err(|e| e.to_string())?;
     let target = key::model(run);
-    let weights = checkpoint
-        .model
-        .iter()
-        .filter(|f| !f.tensors.is_empty())
-        .count();
+    let weights = checkpoint.model.iter().filter(|f| !f.tensors.is_empty()).count();
     for file in &checkpoint.model {
         let name = file.key.rsplit('/').next().unwrap_or(&file.key);
         // One file of weights goes by the plain name, and needs no index.
@@ -79,10 +66,7 @@ pub(crate) async fn publish(
             _ => name,
         };
         let from = format!("{folder}/{}", file.key);
-        storage
-            .copy(&from, &format!("{target}/{name}"))
-            .await
-            .map_err(told)?;
+        storage.copy(&from, &format!("{target}/{name}")).await.map_err(told)?;
     }
     let url = format!("{}/{target}", storage.url());
     Ok(url.strip_prefix("file://").unwrap_or(&url).to_owned())

@@ -58,10 +58,7 @@ impl Journal {
             let Some(number) = key::journal_number(&object.key) else {
                 continue;
             };
-            let unusable = |reason: String| Error::Unusable {
-                key: object.key.clone(),
-                reason,
-            };
+            let unusable = |reason: String| Error::Unusable { key: object.key.clone(), reason };
             if number != next {
                 return Err(unusable(format!("number {next} is missing before it")));
             }
@@ -71,14 +68,7 @@ impl Journal {
             events.extend(entry.events);
             next += 1;
         }
-        Ok((
-            Self {
-                storage: storage.clone(),
-                folder,
-                next,
-            },
-            events,
-        ))
+        Ok((Self { storage: storage.clone(), folder, next }, events))
     }
 
     /// Appends a batch; it is durable when this returns.
@@ -87,25 +77,16 @@ impl Journal {
     /// [`Error::Deposed`] if another writer holds the number, [`Error::Storage`] if the outcome is unknown.
     pub async fn append<E: Serialize>(&mut self, events: Vec<E>) -> Result<(), Error> {
         let key = key::journal_entry(&self.folder, self.next);
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let at_ms = since.as_millis().try_into().unwrap_or(0);
-        let entry = Entry {
-            token: id::unique(),
-            at_ms,
-            events,
-        };
+        let entry = Entry { token: id::unique(), at_ms, events };
         let body = serde_json::to_vec(&entry).expect("events are JSON");
         match self.storage.create(&key, body).await? {
             Created::Ours => {
                 self.next += 1;
                 Ok(())
             }
-            Created::Theirs(_) => Err(Error::Deposed {
-                url: self.storage.url().into(),
-                key,
-            }),
+            Created::Theirs(_) => Err(Error::Deposed { url: self.storage.url().into(), key }),
         }
     }
 }
@@ -117,9 +98,7 @@ mod tests {
     use proto::id::Epoch;
 
     fn claimed(epoch: u64) -> Event {
-        Event::Claimed {
-            epoch: Epoch(epoch),
-        }
+        Event::Claimed { epoch: Epoch(epoch) }
     }
 
     #[tokio::test]
@@ -153,10 +132,7 @@ mod tests {
         journal.append(vec![claimed(1)]).await.unwrap();
         journal.append(vec![claimed(2)]).await.unwrap();
         storage.delete("j/0000000000.json").await.unwrap();
-        let error = Journal::open::<Event>(&storage, "j".into())
-            .await
-            .err()
-            .unwrap();
+        let error = Journal::open::<Event>(&storage, "j".into()).await.err().unwrap();
         assert!(error.to_string().contains("number 0 is missing"), "{error}");
     }
 }

@@ -17,7 +17,8 @@ const RESTARTS: u32 = 3;
 pub enum Error {
     /// The program is nowhere to be found.
     #[error(
-        "the `worker` program is not beside `{0}`, nor in the PATH\nhint: build both with `cargo build --release`, or set MUSTER_WORKER"
+        "the `worker` program is not beside `{0}`, nor in the PATH\n\
+         hint: build both with `cargo build --release`, or set MUSTER_WORKER"
     )]
     Missing(PathBuf),
     /// It cannot be started.
@@ -49,10 +50,7 @@ pub fn program() -> Result<PathBuf, Error> {
     let beside = own.with_file_name("worker");
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = std::env::split_paths(&path).map(|folder| folder.join("worker"));
-    std::iter::once(beside)
-        .chain(in_path)
-        .find(|p| p.is_file())
-        .ok_or(Error::Missing(own))
+    std::iter::once(beside).chain(in_path).find(|p| p.is_file()).ok_or(Error::Missing(own))
 }
 
 /// Workers on this machine.
@@ -73,13 +71,7 @@ impl Local {
     pub fn start(program: PathBuf, coordinator: String, ranks: usize) -> Result<Self, Error> {
         let mut child = spawn(&program, &coordinator, ranks)?;
         let lifeline = child.stdin.take();
-        Ok(Self {
-            program,
-            coordinator,
-            ranks,
-            child,
-            lifeline,
-        })
+        Ok(Self { program, coordinator, ranks, child, lifeline })
     }
 
     /// Keeps the supervisor running; passes on what the workers say, line by line. Returns when they were dismissed.
@@ -95,11 +87,7 @@ impl Local {
                     say(&line);
                 }
             }
-            let status = self
-                .child
-                .wait()
-                .await
-                .map_err(|source| self.cannot(source))?;
+            let status = self.child.wait().await.map_err(|source| self.cannot(source))?;
             if status.success() {
                 return Ok(());
             }
@@ -123,10 +111,7 @@ impl Local {
     }
 
     fn cannot(&self, source: std::io::Error) -> Error {
-        Error::Start {
-            program: self.program.clone(),
-            source,
-        }
+        Error::Start { program: self.program.clone(), source }
     }
 }
 
@@ -142,8 +127,5 @@ fn spawn(program: &PathBuf, coordinator: &str, ranks: usize) -> Result<Child, Er
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
-        .map_err(|source| Error::Start {
-            program: program.clone(),
-            source,
-        })
+        .map_err(|source| Error::Start { program: program.clone(), source })
 }

@@ -30,18 +30,12 @@ pub(crate) async fn plan(
     if let Some(prepared) = prepared {
         let body = serde_json::to_vec_pretty(&prepared).expect("counts are JSON");
         // Another run may have prepared the same: the contents are a function of the fingerprint.
-        storage
-            .put(&manifest_key, body)
-            .await
-            .map_err(infrastructure)?;
+        storage.put(&manifest_key, body).await.map_err(infrastructure)?;
     }
     let bytes = storage.read(&manifest_key).await.map_err(infrastructure)?;
     let damaged = |what: String| Fault {
         kind: Failure::Data,
-        message: format!(
-            "{what}\nhint: delete the folder `{}`",
-            key::prepared(fingerprint)
-        ),
+        message: format!("{what}\nhint: delete the folder `{}`", key::prepared(fingerprint)),
     };
     let prepared: Prepared =
         serde_json::from_slice(&bytes).map_err(|e| damaged(format!("`{manifest_key}`: {e}")))?;
@@ -73,9 +67,7 @@ pub(crate) async fn plan(
         kind: Failure::Infrastructure,
         message: "planning panicked; the log says where".into(),
     })??;
-    store(storage, run, made, prepared.receipt)
-        .await
-        .map_err(infrastructure)
+    store(storage, run, made, prepared.receipt).await.map_err(infrastructure)
 }
 
 struct Made {
@@ -125,11 +117,7 @@ fn make(spec: &Spec, metas: &[Meta], counts: &[u32]) -> Result<Made, Fault> {
             let mut start = 0;
             for source in &sources {
                 let range = start..start + source.samples;
-                let mine = plan
-                    .held_out()
-                    .iter()
-                    .copied()
-                    .filter(|id| range.contains(id));
+                let mine = plan.held_out().iter().copied().filter(|id| range.contains(id));
                 steps.push(step(metas, &plan.pack_all(mine.collect()), 0));
                 start = range.end;
             }
@@ -138,11 +126,7 @@ fn make(spec: &Spec, metas: &[Meta], counts: &[u32]) -> Result<Made, Fault> {
             let mut start = trained;
             for samples in &counts[sources.len()..] {
                 let end = start + *samples as usize;
-                let source = plan::Source {
-                    samples: *samples,
-                    repeat: 1.0,
-                    holdout: 0.0,
-                };
+                let source = plan::Source { samples: *samples, repeat: 1.0, holdout: 0.0 };
                 let only = [source];
                 let of_source =
                     Plan::new(&metas[start..end], &only, options).map_err(data_fault)?;
@@ -152,21 +136,10 @@ fn make(spec: &Spec, metas: &[Meta], counts: &[u32]) -> Result<Made, Fault> {
             }
         }
     }
-    let held_out_by_source = steps
-        .iter()
-        .map(|s: &Step| s.packs.iter().map(|p| p.samples.len() as u64).sum())
-        .collect();
-    let held_out = (!steps.is_empty()).then_some(Chunk {
-        epoch: 0,
-        first_step: 0,
-        steps,
-    });
-    Ok(Made {
-        summary: plan.summary(),
-        chunks,
-        held_out,
-        held_out_by_source,
-    })
+    let held_out_by_source =
+        steps.iter().map(|s: &Step| s.packs.iter().map(|p| p.samples.len() as u64).sum()).collect();
+    let held_out = (!steps.is_empty()).then_some(Chunk { epoch: 0, first_step: 0, steps });
+    Ok(Made { summary: plan.summary(), chunks, held_out, held_out_by_source })
 }
 
 /// Packs as one step; their ids count from `first`.
@@ -176,21 +149,11 @@ fn step(metas: &[Meta], packs: &Packs, first: u32) -> Step {
         let samples: Vec<u32> = ids.iter().map(|id| first + id).collect();
         let lengths = || samples.iter().map(|id| meta(id).length);
         let squares = lengths().map(|n| u64::from(n).pow(2)).sum();
-        Pack {
-            tokens: lengths().sum(),
-            squares,
-            samples: samples.clone(),
-        }
+        Pack { tokens: lengths().sum(), squares, samples: samples.clone() }
     };
     let packs: Vec<_> = packs.iter().map(pack).collect();
-    let weights = packs
-        .iter()
-        .flat_map(|p| &p.samples)
-        .map(|id| f64::from(meta(id).weight));
-    Step {
-        weight: weights.sum(),
-        packs,
-    }
+    let weights = packs.iter().flat_map(|p| &p.samples).map(|id| f64::from(meta(id).weight));
+    Step { weight: weights.sum(), packs }
 }
 
 async fn store(
@@ -206,11 +169,7 @@ async fn store(
     let mut chunks = Vec::new();
     let (mut epoch, mut number) = (0, 0);
     for chunk in &made.chunks {
-        (epoch, number) = if chunk.epoch == epoch {
-            (epoch, number)
-        } else {
-            (chunk.epoch, 0)
-        };
+        (epoch, number) = if chunk.epoch == epoch { (epoch, number) } else { (chunk.epoch, 0) };
         chunks.push(put(storage, &folder, key::plan_chunk(epoch, number), chunk).await?);
         number += 1;
     }
@@ -220,22 +179,13 @@ async fn store(
     };
     let summary = serde_json::to_value(&made.summary).expect("numbers are JSON");
     let steps = made.summary.steps;
-    let outline = manifest::Plan {
-        summary: made.summary,
-        chunks,
-        held_out,
-    };
+    let outline = manifest::Plan { summary: made.summary, chunks, held_out };
     let body = serde_json::to_vec_pretty(&outline).expect("an outline is JSON");
     let digest = manifest::sha256(&body);
     storage.put(&key::plan_outline(run), body).await?;
     let body = serde_json::to_vec_pretty(&receipt).expect("counts are JSON");
     storage.put(&key::receipt(run), body).await?;
-    Ok(PlanOutline {
-        digest,
-        steps,
-        receipt,
-        summary,
-    })
+    Ok(PlanOutline { digest, steps, receipt, summary })
 }
 
 async fn put(
@@ -261,8 +211,5 @@ fn check_losses(spec: &Spec, receipt: &Receipt) -> Result<(), Fault> {
         lost * 100.0,
         most * 100.0,
     );
-    Err(Fault {
-        kind: Failure::Data,
-        message,
-    })
+    Err(Fault { kind: Failure::Data, message })
 }

@@ -58,18 +58,12 @@ pub async fn find(storage: &Storage, spec: &Spec) -> Result<RunId, Error> {
             _ => None,
         });
         let Some(yaml) = yaml else { continue };
-        let changed = |source| Error::Changed {
-            run: run.clone(),
-            source: Box::new(source),
-        };
+        let changed = |source| Error::Changed { run: run.clone(), source: Box::new(source) };
         let old = Spec::from_resolved(yaml).map_err(changed)?;
         compatible_for_resume(&old, spec).map_err(changed)?;
         return Ok(run);
     }
-    Err(Error::Nothing {
-        name: spec.name().to_owned(),
-        url: storage.url().to_owned(),
-    })
+    Err(Error::Nothing { name: spec.name().to_owned(), url: storage.url().to_owned() })
 }
 
 /// Whether a folder's name is the spec's, followed by a date, a time and a mark, and nothing else.

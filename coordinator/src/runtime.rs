@@ -43,26 +43,11 @@ pub enum Error {
 /// What comes in from outside the core.
 pub(crate) enum Input {
     Core(Event),
-    Attach {
-        stream: Stream,
-        directives: mpsc::Sender<Directive>,
-    },
-    Submit {
-        spec: Box<Spec>,
-        key: String,
-        answer: oneshot::Sender<Result<RunId, String>>,
-    },
-    Cancel {
-        run: RunId,
-        answer: oneshot::Sender<Result<RunId, String>>,
-    },
-    Watch {
-        run: RunId,
-        answer: oneshot::Sender<Option<Watch>>,
-    },
-    Status {
-        answer: oneshot::Sender<Vec<Status>>,
-    },
+    Attach { stream: Stream, directives: mpsc::Sender<Directive> },
+    Submit { spec: Box<Spec>, key: String, answer: oneshot::Sender<Result<RunId, String>> },
+    Cancel { run: RunId, answer: oneshot::Sender<Result<RunId, String>> },
+    Watch { run: RunId, answer: oneshot::Sender<Option<Watch>> },
+    Status { answer: oneshot::Sender<Vec<Status>> },
 }
 
 /// How everybody else talks to a running coordinator.
@@ -86,12 +71,7 @@ impl Handle {
     /// # Errors
     /// [`Stopped`], or in words why not.
     pub async fn submit(&self, spec: Spec, key: String) -> Result<Result<RunId, String>, Stopped> {
-        self.ask(|answer| Input::Submit {
-            spec: Box::new(spec),
-            key,
-            answer,
-        })
-        .await
+        self.ask(|answer| Input::Submit { spec: Box::new(spec), key, answer }).await
     }
 
     /// Asks for a run's end; answers once the intent is durable.
@@ -131,10 +111,7 @@ impl Handle {
         stream: Stream,
         directives: mpsc::Sender<Directive>,
     ) -> Result<(), Stopped> {
-        self.0
-            .send(Input::Attach { stream, directives })
-            .await
-            .map_err(|_| Stopped)
+        self.0.send(Input::Attach { stream, directives }).await.map_err(|_| Stopped)
     }
 
     pub(crate) async fn reported(&self, stream: Stream, report: Report) -> Result<(), Stopped> {
@@ -175,13 +152,7 @@ impl Runtime {
     pub fn alone(storage: Storage, timing: Timing) -> (Self, Handle) {
         // Its epoch rises with time, so that a later claim of the same run stands above an earlier one's.
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let epoch = Epoch(
-            since
-                .unwrap_or_default()
-                .as_millis()
-                .try_into()
-                .unwrap_or(1),
-        );
+        let epoch = Epoch(since.unwrap_or_default().as_millis().try_into().unwrap_or(1));
         Self::new(storage, timing, epoch, None)
     }
 
@@ -196,20 +167,11 @@ impl Runtime {
             PoolEvent::Opened { epoch } => Some(*epoch),
             PoolEvent::Submitted { .. } => None,
         };
-        let epoch = past
-            .iter()
-            .filter_map(opened)
-            .max()
-            .unwrap_or_default()
-            .next();
+        let epoch = past.iter().filter_map(opened).max().unwrap_or_default().next();
         pool.append(vec![PoolEvent::Opened { epoch }]).await?;
         let (mut runtime, handle) = Self::new(storage, timing, epoch, Some(pool));
         for event in past {
-            if let PoolEvent::Submitted {
-                run,
-                idempotency_key,
-            } = event
-            {
+            if let PoolEvent::Submitted { run, idempotency_key } = event {
                 runtime.adopt(run, Some(idempotency_key), false).await?;
             }
         }
@@ -226,11 +188,7 @@ impl Runtime {
         let handle = Handle(sender);
         let secret = format!("{}{}", id::unique(), id::unique());
         let runtime = Self {
-            core: Core::new(
-                timing,
-                epoch,
-                proto::manifest::sha256_bytes(secret.as_bytes()),
-            ),
+            core: Core::new(timing, epoch, proto::manifest::sha256_bytes(secret.as_bytes())),
             storage,
             pool,
             runs: BTreeMap::new(),
@@ -260,14 +218,10 @@ impl Runtime {
             History::Submitted { spec_yaml } => Some(spec_yaml.clone()),
             _ => None,
         });
-        let unreadable = |reason: String| Error::Spec {
-            run: run.clone(),
-            reason,
-        };
+        let unreadable = |reason: String| Error::Spec { run: run.clone(), reason };
         let yaml = yaml.ok_or_else(|| unreadable("the journal holds none".into()))?;
         let spec = Spec::from_resolved(&yaml).map_err(|e| unreadable(e.to_string()))?;
-        self.take(run, journal, spec, idempotency_key, history, resume)
-            .await
+        self.take(run, journal, spec, idempotency_key, history, resume).await
     }
 
     /// Takes over a run whose workers or checkpoints a user has changed on resuming.
@@ -277,9 +231,7 @@ impl Runtime {
     pub async fn resume(&mut self, run: RunId, spec: Spec) -> Result<(), Error> {
         let (mut journal, mut history) =
             Journal::open::<History>(&self.storage, proto::key::journal(&run)).await?;
-        let submitted = History::Submitted {
-            spec_yaml: spec.resolved_yaml(),
-        };
+        let submitted = History::Submitted { spec_yaml: spec.resolved_yaml() };
         if history.first() != Some(&submitted) {
             journal.append(vec![submitted.clone()]).await?;
             history.push(submitted);
@@ -296,25 +248,12 @@ impl Runtime {
         history: Vec<History>,
         resume: bool,
     ) -> Result<(), Error> {
-        let chunk = self
-            .storage
-            .list(&proto::key::all_metrics(&run))
-            .await?
-            .len();
+        let chunk = self.storage.list(&proto::key::all_metrics(&run)).await?.len();
         let feed = Feed::new(run.clone(), chunk.try_into().unwrap_or(0));
         let settings = settings(&spec);
-        self.runs.insert(
-            run.clone(),
-            Run {
-                journal,
-                feed,
-                spec: Arc::new(spec),
-            },
-        );
+        self.runs.insert(run.clone(), Run { journal, feed, spec: Arc::new(spec) });
         let now = self.now();
-        let commands = self
-            .core
-            .adopt(now, run, idempotency_key, settings, history, resume);
+        let commands = self.core.adopt(now, run, idempotency_key, settings, history, resume);
         self.execute(commands).await
     }
 
@@ -360,10 +299,7 @@ impl Runtime {
                 return Ok(());
             }
             Input::Submit { spec, key, answer } => return self.submit(*spec, key, answer).await,
-            Input::Cancel { run, answer } => Event::Cancel {
-                ticket: self.ticket(answer),
-                run,
-            },
+            Input::Cancel { run, answer } => Event::Cancel { ticket: self.ticket(answer), run },
             Input::Watch { run, answer } => {
                 let _ = answer.send(self.runs.get(&run).map(|r| r.feed.watch()));
                 return Ok(());
@@ -406,22 +342,13 @@ impl Runtime {
             spec_yaml: spec_yaml.clone(),
             settings: settings(&spec),
         };
-        self.runs.insert(
-            run.clone(),
-            Run {
-                journal,
-                feed,
-                spec: Arc::new(spec),
-            },
-        );
+        self.runs.insert(run.clone(), Run { journal, feed, spec: Arc::new(spec) });
         self.step(event).await?;
         // The key was known: the name was not needed.
         if self.core.status(&run).is_none() {
             self.runs.remove(&run);
         } else {
-            self.storage
-                .put(&proto::key::resolved_spec(&run), spec_yaml)
-                .await?;
+            self.storage.put(&proto::key::resolved_spec(&run), spec_yaml).await?;
         }
         Ok(())
     }
@@ -430,10 +357,7 @@ impl Runtime {
         for command in commands {
             match command {
                 Command::Journal { run, events } => {
-                    let run = self
-                        .runs
-                        .get_mut(&run)
-                        .expect("the core knows only runs taken in");
+                    let run = self.runs.get_mut(&run).expect("the core knows only runs taken in");
                     run.journal.append(events).await?;
                 }
                 Command::JournalPool(event) => {
@@ -462,11 +386,7 @@ impl Runtime {
                         Event::Surveyed { run, outcome }
                     });
                 }
-                Command::Plan {
-                    run,
-                    fingerprint,
-                    prepared,
-                } => {
+                Command::Plan { run, fingerprint, prepared } => {
                     let (storage, spec) = (self.storage.clone(), self.spec(&run));
                     self.beside(async move {
                         let outcome =
@@ -478,15 +398,8 @@ impl Runtime {
                     let storage = self.storage.clone();
                     self.beside(async move {
                         let outcome = finish::seal(&storage, &checkpoint).await;
-                        let proto::manifest::Checkpoint {
-                            run, lineage, step, ..
-                        } = checkpoint;
-                        Event::Sealed {
-                            run,
-                            lineage,
-                            step,
-                            outcome,
-                        }
+                        let proto::manifest::Checkpoint { run, lineage, step, .. } = checkpoint;
+                        Event::Sealed { run, lineage, step, outcome }
                     });
                 }
                 Command::Publish { run, lineage, step } => {
@@ -510,10 +423,7 @@ impl Runtime {
     }
 
     async fn notify(&mut self, run: RunId, notice: Notice) -> Result<(), Error> {
-        let run = self
-            .runs
-            .get_mut(&run)
-            .expect("the core knows only runs taken in");
+        let run = self.runs.get_mut(&run).expect("the core knows only runs taken in");
         if run.feed.say(notice) {
             run.feed.store(&self.storage).await?;
         }
@@ -543,10 +453,7 @@ fn name(spec: &Spec) -> RunId {
     let (year, month, day) = civil(days.try_into().unwrap_or(0));
     let (h, m, s) = (second / 3600, second / 60 % 60, second % 60);
     let mark = &id::unique()[..4];
-    RunId::new(format!(
-        "{}-{year:04}{month:02}{day:02}-{h:02}{m:02}{s:02}-{mark}",
-        spec.name()
-    ))
+    RunId::new(format!("{}-{year:04}{month:02}{day:02}-{h:02}{m:02}{s:02}-{mark}", spec.name()))
 }
 
 /// Year, month and day of a day counted from 1970 (Howard Hinnant, "chrono-compatible low-level date algorithms").
@@ -558,11 +465,7 @@ fn civil(days: i64) -> (i64, i64, i64) {
     let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
     let mp = (5 * doy + 2) / 153;
     let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    (
-        yoe + era * 400 + i64::from(month <= 2),
-        month,
-        doy - (153 * mp + 2) / 5 + 1,
-    )
+    (yoe + era * 400 + i64::from(month <= 2), month, doy - (153 * mp + 2) / 5 + 1)
 }
 
 fn settings(spec: &Spec) -> Settings {

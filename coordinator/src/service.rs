@@ -41,10 +41,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let streams = Arc::new(AtomicU64::new(1));
-    let service = || Service {
-        handle: handle.clone(),
-        streams: streams.clone(),
-    };
+    let service = || Service { handle: handle.clone(), streams: streams.clone() };
     tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
@@ -62,10 +59,7 @@ fn stopped<E: std::fmt::Display>(error: E) -> Status {
 #[tonic::async_trait]
 impl Runs for Service {
     async fn submit(&self, request: Request<wire::SubmitRequest>) -> Reply<wire::SubmitReply> {
-        let wire::SubmitRequest {
-            spec_yaml,
-            idempotency_key,
-        } = request.into_inner();
+        let wire::SubmitRequest { spec_yaml, idempotency_key } = request.into_inner();
         if !(1..=128).contains(&idempotency_key.len()) {
             let n = idempotency_key.len();
             return Err(Status::invalid_argument(format!(
@@ -74,29 +68,21 @@ impl Runs for Service {
         }
         let spec = Spec::from_resolved(&spec_yaml)
             .map_err(|e| Status::invalid_argument(format!("`spec_yaml`: {e}")))?;
-        let run = self
-            .handle
-            .submit(spec, idempotency_key)
-            .await
-            .map_err(stopped)?;
+        let run = self.handle.submit(spec, idempotency_key).await.map_err(stopped)?;
         let run = run.map_err(Status::failed_precondition)?.to_string();
         Ok(Response::new(wire::SubmitReply { run }))
     }
 
     async fn list(&self, _: Request<wire::ListRequest>) -> Reply<wire::ListReply> {
         let runs = self.handle.statuses().await.map_err(stopped)?;
-        Ok(Response::new(wire::ListReply {
-            runs: runs.into_iter().map(to_wire).collect(),
-        }))
+        Ok(Response::new(wire::ListReply { runs: runs.into_iter().map(to_wire).collect() }))
     }
 
     async fn status(&self, request: Request<wire::StatusRequest>) -> Reply<wire::RunStatus> {
         let run = RunId::new(request.into_inner().run);
         let runs = self.handle.statuses().await.map_err(stopped)?;
         let found = runs.into_iter().find(|s| s.run == run);
-        found
-            .map(|s| Response::new(to_wire(s)))
-            .ok_or_else(|| unknown(&run))
+        found.map(|s| Response::new(to_wire(s))).ok_or_else(|| unknown(&run))
     }
 
     type WatchStream = Sent<wire::Notice>;

@@ -49,29 +49,17 @@ pub(crate) async fn survey(storage: &Storage, spec: &Spec) -> Result<Survey, Fau
     }
     let fingerprint = fingerprint(spec, &shards)?;
     let found = storage.head(&key::prepared_manifest(&fingerprint)).await;
-    let cached = found
-        .map_err(|e| fault(Failure::Infrastructure, &e))?
-        .is_some();
-    Ok(Survey {
-        fingerprint,
-        shards,
-        cached,
-    })
+    let cached = found.map_err(|e| fault(Failure::Infrastructure, &e))?.is_some();
+    Ok(Survey { fingerprint, shards, cached })
 }
 
 /// A fault with the whole chain of causes.
 pub(crate) fn fault(kind: Failure, error: &(dyn Error + 'static)) -> Fault {
-    Fault {
-        kind,
-        message: chain(error),
-    }
+    Fault { kind, message: chain(error) }
 }
 
 fn missing(source: &Source, what: &str) -> Fault {
-    Fault {
-        kind: Failure::User,
-        message: format!("data source `{}`: {what}", source.location),
-    }
+    Fault { kind: Failure::User, message: format!("data source `{}`: {what}", source.location) }
 }
 
 /// The objects that a source names, sorted, as URLs.
@@ -90,16 +78,12 @@ async fn objects(source: &Source) -> Result<Vec<(String, Object)>, Fault> {
         Storage::open_existing(&folder.to_string_lossy()).map_err(|e| fault(Failure::User, &e))?;
     let found = match &pattern {
         Pattern::Name(name) => {
-            let object = storage
-                .head(name)
-                .await
-                .map_err(|e| fault(Failure::User, &e))?;
+            let object = storage.head(name).await.map_err(|e| fault(Failure::User, &e))?;
             object.into_iter().collect()
         }
-        Pattern::Glob(_) | Pattern::Everything => storage
-            .list("")
-            .await
-            .map_err(|e| fault(Failure::User, &e))?,
+        Pattern::Glob(_) | Pattern::Everything => {
+            storage.list("").await.map_err(|e| fault(Failure::User, &e))?
+        }
     };
     let wanted = |o: &Object| match &pattern {
         Pattern::Name(_) => true,
@@ -121,10 +105,7 @@ async fn objects(source: &Source) -> Result<Vec<(String, Object)>, Fault> {
             }
             Pattern::Glob(_) => "the pattern matches no file".to_owned(),
             Pattern::Everything => {
-                format!(
-                    "the folder holds no file that ends in .{}",
-                    DATA_FILES.join(", .")
-                )
+                format!("the folder holds no file that ends in .{}", DATA_FILES.join(", ."))
             }
         };
         return Err(missing(source, &what));
@@ -144,12 +125,7 @@ fn split(path: &Path) -> (PathBuf, Pattern) {
         return (path.to_owned(), Pattern::Everything);
     }
     let parent = |p: &Path| p.parent().unwrap_or(Path::new("/")).to_owned();
-    let name = |p: &Path| {
-        p.file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned()
-    };
+    let name = |p: &Path| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let special = |p: &Path| p.to_string_lossy().contains(['*', '?', '[']);
     if path.exists() || !special(path) {
         return (parent(path), Pattern::Name(name(path)));
@@ -158,11 +134,7 @@ fn split(path: &Path) -> (PathBuf, Pattern) {
     while special(&folder) {
         folder = parent(&folder);
     }
-    let rest = path
-        .strip_prefix(&folder)
-        .unwrap_or(path)
-        .to_string_lossy()
-        .into_owned();
+    let rest = path.strip_prefix(&folder).unwrap_or(path).to_string_lossy().into_owned();
     match glob::Pattern::new(&rest) {
         Ok(pattern) => (folder, Pattern::Glob(pattern)),
         Err(_) => (parent(path), Pattern::Name(name(path))),
@@ -180,11 +152,7 @@ fn fingerprint(spec: &Spec, shards: &[RawShard]) -> Result<String, Fault> {
     }
     for s in shards {
         let etag = s.etag.as_deref().unwrap_or_default();
-        add(format!(
-            "{} {} {} {etag} {}",
-            s.source, s.url, s.bytes, s.modified_ms
-        )
-        .as_bytes());
+        add(format!("{} {} {} {etag} {}", s.source, s.url, s.bytes, s.modified_ms).as_bytes());
     }
     let base = local(&spec.model().base, "model.base")?;
     for name in TOKENIZER_FILES {
@@ -193,19 +161,12 @@ fn fingerprint(spec: &Spec, shards: &[RawShard]) -> Result<String, Fault> {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => add(b""),
             Err(e) => {
                 let message = format!("model.base: {}: {e}", base.join(name).display());
-                return Err(Fault {
-                    kind: Failure::User,
-                    message,
-                });
+                return Err(Fault { kind: Failure::User, message });
             }
         }
     }
     let data = spec.data();
-    add(format!(
-        "{} {:?} {:?}",
-        data.max_tokens, data.too_long, data.train_on
-    )
-    .as_bytes());
+    add(format!("{} {:?} {:?}", data.max_tokens, data.too_long, data.train_on).as_bytes());
     match &data.chat_template {
         ChatTemplate::Tokenizer => add(b"tokenizer"),
         ChatTemplate::Chatml => add(b"chatml"),
@@ -219,19 +180,12 @@ fn fingerprint(spec: &Spec, shards: &[RawShard]) -> Result<String, Fault> {
             add(&body);
         }
     }
-    add(serde_json::Value::from(data.chat_template_kwargs.clone())
-        .to_string()
-        .as_bytes());
+    add(serde_json::Value::from(data.chat_template_kwargs.clone()).to_string().as_bytes());
     for source in data.sources() {
         let format: Format = source.format;
         add(format!("{format:?} {:?} {:?}", source.fields, source.system).as_bytes());
     }
-    Ok(hash
-        .finalize()
-        .iter()
-        .take(16)
-        .map(|b| format!("{b:02x}"))
-        .collect())
+    Ok(hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect())
 }
 
 fn local(location: &Location, field: &str) -> Result<PathBuf, Fault> {

@@ -18,40 +18,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let samples: Vec<Meta> = (0..count).map(|id| sample(id, max_tokens)).collect();
     let before = peak_bytes();
     let (start, options) = (Instant::now(), options(max_tokens));
-    let source = Source {
-        samples: count,
-        repeat: 1.0,
-        holdout: 0.01,
-    };
+    let source = Source { samples: count, repeat: 1.0, holdout: 0.01 };
     let sources = [source];
     let plan = Plan::new(&samples, &sources, options)?;
-    println!(
-        "plan         {:>6.2} s   {} steps",
-        start.elapsed().as_secs_f64(),
-        plan.steps()
-    );
+    println!("plan         {:>6.2} s   {} steps", start.elapsed().as_secs_f64(), plan.steps());
     let start = Instant::now();
     let epoch = plan.epoch(0);
-    println!(
-        "epoch        {:>6.2} s   {} packs",
-        start.elapsed().as_secs_f64(),
-        epoch.packs.len()
-    );
-    let peak = peak_bytes()
-        .zip(before)
-        .map(|(after, before)| after - before);
+    println!("epoch        {:>6.2} s   {} packs", start.elapsed().as_secs_f64(), epoch.packs.len());
+    let peak = peak_bytes().zip(before).map(|(after, before)| after - before);
     let start = Instant::now();
     let bytes: usize = plan.chunks(&epoch).map(|chunk| chunk.encode().len()).sum();
-    println!(
-        "chunks       {:>6.2} s   {} MiB",
-        start.elapsed().as_secs_f64(),
-        bytes >> 20
-    );
+    println!("chunks       {:>6.2} s   {} MiB", start.elapsed().as_secs_f64(), bytes >> 20);
     if let Some(peak) = peak {
-        println!(
-            "peak memory  {:>6.2} bytes per sample",
-            peak as f64 / f64::from(count)
-        );
+        println!("peak memory  {:>6.2} bytes per sample", peak as f64 / f64::from(count));
     }
     println!("density      {:>8.4}", plan.summary().density());
     println!("  in windows {:>8.4}", windowed(&samples, options)?);
@@ -59,13 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn options(max_tokens: u32) -> Options {
-    Options {
-        max_tokens,
-        global_batch: 64,
-        epochs: 3,
-        max_steps: None,
-        seed: 42,
-    }
+    Options { max_tokens, global_batch: 64, epochs: 3, max_steps: None, seed: 42 }
 }
 
 /// A log-normal length with a median of 200 tokens, from two uniform numbers (Box and Muller).
@@ -75,26 +48,15 @@ fn sample(id: u32, max_tokens: u32) -> Meta {
     let (radius, angle) = (uniform(hash as u32), uniform((hash >> 32) as u32));
     let normal = (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos();
     let length = (200.0 * normal.exp()).clamp(2.0, f64::from(max_tokens)) as u32;
-    Meta {
-        length,
-        weight: length as f32 / 2.0,
-        hash,
-    }
+    Meta { length, weight: length as f32 / 2.0, hash }
 }
 
 /// The density of best fit decreasing within every 1,000 samples.
 fn windowed(samples: &[Meta], options: Options) -> Result<f64, proto::plan::Error> {
     let (mut tokens, mut packs) = (0, 0);
     for window in samples.chunks(1000).take(1000) {
-        let source = Source {
-            samples: window.len() as u32,
-            repeat: 1.0,
-            holdout: 0.0,
-        };
-        let options = Options {
-            epochs: 1,
-            ..options
-        };
+        let source = Source { samples: window.len() as u32, repeat: 1.0, holdout: 0.0 };
+        let options = Options { epochs: 1, ..options };
         let summary = Plan::new(window, &[source], options)?.summary();
         packs += summary.packs_per_epoch;
         tokens += summary.epochs[0].tokens;

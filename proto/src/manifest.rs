@@ -55,11 +55,7 @@ impl Checkpoint {
                 f.tensors.iter().map(move |t| (t.clone(), name.into()))
             })
             .collect();
-        let total: u64 = model
-            .iter()
-            .filter(|f| !f.tensors.is_empty())
-            .map(|f| f.bytes)
-            .sum();
+        let total: u64 = model.iter().filter(|f| !f.tensors.is_empty()).map(|f| f.bytes).sum();
         serde_json::json!({"metadata": {"total_size": total}, "weight_map": weight_map})
     }
 }
@@ -86,10 +82,7 @@ pub struct Plan {
 
 /// Lower-case hex SHA-256 of `bytes`.
 pub fn sha256(bytes: &[u8]) -> String {
-    sha256_bytes(bytes)
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect()
+    sha256_bytes(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// SHA-256 of `bytes`.

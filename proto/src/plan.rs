@@ -148,9 +148,7 @@ impl<'a> Plan<'a> {
     /// T: the steps of the run.
     pub fn steps(&self) -> u64 {
         let planned = self.steps_per_epoch() * u64::from(self.options.epochs);
-        self.options
-            .max_steps
-            .map_or(planned, |most| most.min(planned))
+        self.options.max_steps.map_or(planned, |most| most.min(planned))
     }
 
     /// The epochs that the run enters: all, unless `max_steps` ends it before.
@@ -161,16 +159,10 @@ impl<'a> Plan<'a> {
     /// The packs of an epoch; a function of the plan's input and the epoch's index alone.
     pub fn epoch(&self, index: u32) -> Epoch {
         let mut random = Random::new(&[self.options.seed, STREAM_EPOCH, index.into()]);
-        let order = pack::Order {
-            random: Some(&mut random),
-            packs: self.packs,
-        };
+        let order = pack::Order { random: Some(&mut random), packs: self.packs };
         let length = |id| self.length(id);
         let samples = self.members(index);
-        Epoch {
-            index,
-            packs: pack::best_fit(samples, length, self.options.max_tokens, order),
-        }
+        Epoch { index, packs: pack::best_fit(samples, length, self.options.max_tokens, order) }
     }
 
     /// The packs of the held-out samples, in an order of their own that no seed changes.
@@ -180,16 +172,8 @@ impl<'a> Plan<'a> {
 
     /// Packs any samples for evaluation, each once.
     pub fn pack_all(&self, samples: Vec<u32>) -> Packs {
-        let order = pack::Order {
-            random: None,
-            packs: 0,
-        };
-        pack::best_fit(
-            samples,
-            |id| self.length(id),
-            self.options.max_tokens,
-            order,
-        )
+        let order = pack::Order { random: None, packs: 0 };
+        pack::best_fit(samples, |id| self.length(id), self.options.max_tokens, order)
     }
 
     /// The range of an epoch's packs that its step `step`, from 0, trains on.
@@ -201,10 +185,7 @@ impl<'a> Plan<'a> {
     /// An epoch's steps in chunks, those that the run reaches.
     pub fn chunks<'p>(&'p self, epoch: &'p Epoch) -> impl Iterator<Item = Chunk> + 'p {
         let first = u64::from(epoch.index) * self.steps_per_epoch();
-        let reached = self
-            .steps()
-            .saturating_sub(first)
-            .min(self.steps_per_epoch());
+        let reached = self.steps().saturating_sub(first).min(self.steps_per_epoch());
         let size = self.steps_per_chunk();
         (0..reached).step_by(size as usize).map(move |start| {
             let steps = start..(start + size).min(reached);
@@ -234,28 +215,16 @@ impl<'a> Plan<'a> {
     }
 
     fn steps_per_chunk(&self) -> u64 {
-        let samples = self
-            .epochs
-            .iter()
-            .map(|epoch| epoch.samples)
-            .max()
-            .unwrap_or(1);
+        let samples = self.epochs.iter().map(|epoch| epoch.samples).max().unwrap_or(1);
         let samples_per_step = samples.div_ceil(self.steps_per_epoch()).max(1);
         (SAMPLES_PER_CHUNK / samples_per_step).clamp(1, MAX_STEPS_PER_CHUNK)
     }
 
     fn step(&self, epoch: &Epoch, step: u64) -> Step {
-        let packs = self
-            .step_packs(epoch, step)
-            .map(|index| self.pack(epoch.packs.pack(index)));
+        let packs = self.step_packs(epoch, step).map(|index| self.pack(epoch.packs.pack(index)));
         let packs: Vec<Pack> = packs.collect();
         let samples = packs.iter().flat_map(|pack| &pack.samples);
-        Step {
-            weight: samples
-                .map(|&id| f64::from(self.samples[id as usize].weight))
-                .sum(),
-            packs,
-        }
+        Step { weight: samples.map(|&id| f64::from(self.samples[id as usize].weight)).sum(), packs }
     }
 
     fn pack(&self, samples: &[u32]) -> Pack {
@@ -333,11 +302,7 @@ impl<'a> Plan<'a> {
             return Err(Error::TooManySamples(members as u64));
         }
         let mut by_length = vec![0u32; self.options.max_tokens as usize + 1];
-        let mut summary = EpochSummary {
-            samples: members as u64,
-            tokens: 0,
-            weight: 0.0,
-        };
+        let mut summary = EpochSummary { samples: members as u64, tokens: 0, weight: 0.0 };
         for id in self.members(epoch) {
             let sample = &self.samples[id as usize];
             by_length[sample.length as usize] += 1;
@@ -351,17 +316,11 @@ impl<'a> Plan<'a> {
     fn check_epochs(&self) -> Result<(), Error> {
         let steps = self.steps_per_epoch();
         if steps == 0 {
-            return Err(Error::Nothing {
-                samples: self.samples.len() as u64,
-            });
+            return Err(Error::Nothing { samples: self.samples.len() as u64 });
         }
         for (epoch, summary) in (0..).zip(&self.epochs) {
             if summary.samples < steps {
-                return Err(Error::EpochTooSmall {
-                    epoch,
-                    samples: summary.samples,
-                    steps,
-                });
+                return Err(Error::EpochTooSmall { epoch, samples: summary.samples, steps });
             }
         }
         Ok(())

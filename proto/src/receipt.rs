@@ -169,10 +169,7 @@ impl Counts {
     /// Counts a record that was read and dropped.
     pub fn drop_record(&mut self, reason: Reason, example: Example, tokens_lost: u64) {
         self.read += 1;
-        self.dropped
-            .entry(reason)
-            .or_default()
-            .count(example, tokens_lost);
+        self.dropped.entry(reason).or_default().count(example, tokens_lost);
     }
 
     /// Counts the samples of an eligible record.
@@ -219,9 +216,7 @@ pub struct Receipt {
 impl Receipt {
     /// The receipt of one source.
     pub fn of(source: impl Into<String>, counts: Counts) -> Receipt {
-        Receipt {
-            sources: BTreeMap::from([(source.into(), counts)]),
-        }
+        Receipt { sources: BTreeMap::from([(source.into(), counts)]) }
     }
 
     /// Adds another receipt's records to this one's.
@@ -256,11 +251,7 @@ impl fmt::Display for Receipt {
         let total = self.total();
         let reasons: Vec<Reason> = total.dropped.keys().copied().collect();
         let mut rows = vec![header(&reasons)];
-        rows.extend(
-            self.sources
-                .iter()
-                .map(|(name, counts)| row(name, counts, &reasons)),
-        );
+        rows.extend(self.sources.iter().map(|(name, counts)| row(name, counts, &reasons)));
         if self.sources.len() > 1 {
             rows.push(row("all", &total, &reasons));
         }
@@ -279,35 +270,18 @@ fn header(reasons: &[Reason]) -> Vec<String> {
     let fixed = ["source", "read", "eligible", "held out", "cut"];
     let reasons = reasons.iter().map(|reason| reason.label());
     let last = ["tokens", "trained", "tokens lost"];
-    fixed
-        .into_iter()
-        .chain(reasons)
-        .chain(last)
-        .map(str::to_owned)
-        .collect()
+    fixed.into_iter().chain(reasons).chain(last).map(str::to_owned).collect()
 }
 
 fn row(name: &str, counts: &Counts, reasons: &[Reason]) -> Vec<String> {
     let lost: u64 = counts.dropped.values().map(|tally| tally.tokens_lost).sum();
-    let dropped = reasons
-        .iter()
-        .map(|reason| counts.dropped.get(reason).map_or(0, |tally| tally.records));
-    let numbers = [
-        counts.read,
-        counts.eligible,
-        counts.held_out,
-        counts.truncated.records,
-    ]
-    .into_iter()
-    .chain(dropped)
-    .chain([
-        counts.tokens,
-        counts.trained_tokens,
-        lost + counts.truncated.tokens_lost,
-    ]);
-    std::iter::once(name.to_owned())
-        .chain(numbers.map(|number| number.to_string()))
-        .collect()
+    let dropped =
+        reasons.iter().map(|reason| counts.dropped.get(reason).map_or(0, |tally| tally.records));
+    let numbers = [counts.read, counts.eligible, counts.held_out, counts.truncated.records]
+        .into_iter()
+        .chain(dropped)
+        .chain([counts.tokens, counts.trained_tokens, lost + counts.truncated.tokens_lost]);
+    std::iter::once(name.to_owned()).chain(numbers.map(|number| number.to_string())).collect()
 }
 
 fn write_table(f: &mut fmt::Formatter<'_>, rows: &[Vec<String>]) -> fmt::Result {

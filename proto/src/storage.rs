@@ -93,12 +93,12 @@ impl Storage {
         };
         std::fs::create_dir_all(&folder).map_err(|e| refuse("the folder cannot be made", e))?;
         let probe = folder.join(format!(".probe-{}", crate::id::unique()));
-        std::fs::write(&probe, [0u8; 4096])
-            .and_then(|()| std::fs::remove_file(&probe))
-            .map_err(|e| {
+        std::fs::write(&probe, [0u8; 4096]).and_then(|()| std::fs::remove_file(&probe)).map_err(
+            |e| {
                 let _ = std::fs::remove_file(&probe);
                 refuse("the folder cannot be written to", e)
-            })?;
+            },
+        )?;
         Self::local(url, &folder)
     }
 
@@ -118,18 +118,13 @@ impl Storage {
         })?;
         Ok(Self {
             store: Arc::new(store.with_fsync(true)),
-            url: format!("file://{}", folder.display())
-                .trim_end_matches('/')
-                .to_owned(),
+            url: format!("file://{}", folder.display()).trim_end_matches('/').to_owned(),
         })
     }
 
     /// A store that lives in memory, for tests.
     pub fn memory() -> Self {
-        Self {
-            store: Arc::new(object_store::memory::InMemory::new()),
-            url: "memory:".into(),
-        }
+        Self { store: Arc::new(object_store::memory::InMemory::new()), url: "memory:".into() }
     }
 
     /// The storage's own URL, without a slash at its end.
@@ -144,10 +139,7 @@ impl Storage {
     pub async fn read(&self, key: &str) -> Result<Bytes, Error> {
         let found = self.store.get(&Path::from(key)).await;
         match found {
-            Ok(object) => object
-                .bytes()
-                .await
-                .map_err(|e| self.access("read", key, e)),
+            Ok(object) => object.bytes().await.map_err(|e| self.access("read", key, e)),
             Err(e) => Err(self.access("read", key, e)),
         }
     }
@@ -171,16 +163,9 @@ impl Storage {
     /// [`Error::Access`] if the outcome cannot be known.
     pub async fn create(&self, key: &str, body: impl Into<Bytes>) -> Result<Created, Error> {
         let body = body.into();
-        let options = PutOptions {
-            mode: PutMode::Create,
-            ..PutOptions::default()
-        };
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         let payload = PutPayload::from_bytes(body.clone());
-        let refused = match self
-            .store
-            .put_opts(&Path::from(key), payload, options)
-            .await
-        {
+        let refused = match self.store.put_opts(&Path::from(key), payload, options).await {
             Ok(_) => return Ok(Created::Ours),
             Err(e) => e,
         };
@@ -263,12 +248,7 @@ impl Storage {
         let (url, key) = (self.url.clone(), key.to_owned());
         match source {
             object_store::Error::NotFound { .. } => Error::NotFound { url, key },
-            source => Error::Access {
-                verb,
-                url,
-                key,
-                source,
-            },
+            source => Error::Access { verb, url, key, source },
         }
     }
 }
@@ -295,11 +275,7 @@ fn object(meta: object_store::ObjectMeta) -> Object {
         key: meta.location.to_string(),
         bytes: meta.size,
         etag: meta.e_tag,
-        modified_ms: meta
-            .last_modified
-            .timestamp_millis()
-            .try_into()
-            .unwrap_or(0),
+        modified_ms: meta.last_modified.timestamp_millis().try_into().unwrap_or(0),
     }
 }
 
@@ -309,17 +285,10 @@ mod tests {
 
     /// What every backend must do.
     async fn conforms(storage: Storage) {
-        assert!(matches!(
-            storage.read("a/b").await,
-            Err(Error::NotFound { .. })
-        ));
+        assert!(matches!(storage.read("a/b").await, Err(Error::NotFound { .. })));
         assert_eq!(storage.head("a/b").await.unwrap(), None);
         assert_eq!(storage.create("a/b", "first").await.unwrap(), Created::Ours);
-        assert_eq!(
-            storage.create("a/b", "first").await.unwrap(),
-            Created::Ours,
-            "read back"
-        );
+        assert_eq!(storage.create("a/b", "first").await.unwrap(), Created::Ours, "read back");
         let second = storage.create("a/b", "second").await.unwrap();
         assert_eq!(second, Created::Theirs(Bytes::from("first")));
         assert_eq!(storage.read("a/b").await.unwrap(), "first");
@@ -327,13 +296,7 @@ mod tests {
         storage.copy("a/b", "c/d").await.unwrap();
         assert_eq!(storage.read("c/d").await.unwrap(), "third");
         storage.put("a/a", "x").await.unwrap();
-        let keys: Vec<_> = storage
-            .list("a")
-            .await
-            .unwrap()
-            .into_iter()
-            .map(|o| o.key)
-            .collect();
+        let keys: Vec<_> = storage.list("a").await.unwrap().into_iter().map(|o| o.key).collect();
         assert_eq!(keys, ["a/a", "a/b"]);
         assert_eq!(storage.folders("").await.unwrap(), ["a", "c"]);
         storage.delete("c/d").await.unwrap();
@@ -356,9 +319,6 @@ mod tests {
     fn an_output_that_is_a_file_is_refused_by_name() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let error = Storage::open(file.path().to_str().unwrap()).unwrap_err();
-        assert!(
-            error.to_string().contains("the folder cannot be made"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("the folder cannot be made"), "{error}");
     }
 }

@@ -72,10 +72,7 @@ fn templates() -> Result<Vec<(String, String)>> {
     for folder in [manifest("templates"), shipped].into_iter().chain(more) {
         for entry in fs::read_dir(&folder)? {
             let path = entry?.path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "jinja")
-            {
+            if path.extension().is_some_and(|extension| extension == "jinja") {
                 found.push((path.display().to_string(), fs::read_to_string(&path)?));
             }
         }
@@ -89,8 +86,7 @@ fn conversations() -> Vec<Value> {
     let turns = |contents: &[&str]| -> Vec<Value> {
         let roles = ["user", "assistant"].into_iter().cycle();
         let said = roles.zip(contents);
-        said.map(|(role, content)| json!({"role": role, "content": content}))
-            .collect()
+        said.map(|(role, content)| json!({"role": role, "content": content})).collect()
     };
     let with_system = |mut rest: Vec<Value>| {
         rest.insert(0, json!({"role": "system", "content": "  Be brief.\n"}));
@@ -112,12 +108,7 @@ fn conversations() -> Vec<Value> {
         turns(&[spaces, spaces, spaces, spaces]),
         turns(&["", "", "a", ""]),
         with_system(turns(&[syntax, syntax])),
-        turns(&[
-            "a",
-            "<think>\nhm\n</think>\n\nb",
-            "c",
-            "<think>\n\n</think>\n\nd",
-        ]),
+        turns(&["a", "<think>\nhm\n</think>\n\nb", "c", "<think>\n\n</think>\n\nd"]),
         turns(&["a", "b\nc", "d\n", "\ne"]),
         thinking(),
         tools(),
@@ -169,10 +160,7 @@ fn conversation(messages: &Value) -> Result<Conversation> {
         let Value::Object(fields) = message.clone() else {
             anyhow::bail!("not an object: {message}");
         };
-        let role = fields
-            .get("role")
-            .and_then(Value::as_str)
-            .and_then(Role::parse);
+        let role = fields.get("role").and_then(Value::as_str).and_then(Role::parse);
         let mut message = Message::new(role.context("a known role")?, "");
         message.fields = fields;
         Ok(message)
@@ -211,9 +199,7 @@ fn templates_render_to_the_bytes_of_transformers() -> Result<()> {
         let ours = render(source, &special, case);
         rendered += usize::from(ours.is_ok());
         if !same(ours.as_deref().ok(), theirs) {
-            differences.push(format!(
-                "{name}: {case}\nours   {ours:?}\ntheirs {theirs}\n"
-            ));
+            differences.push(format!("{name}: {case}\nours   {ours:?}\ntheirs {theirs}\n"));
         }
     }
     println!(
@@ -278,17 +264,12 @@ struct Twin {
 fn compare_masks(peer: &Peer, twins: &[Twin], all: &[Value], object: (&str, &str)) -> Result<()> {
     // One request for all templates: starting the peer costs more than its work.
     let case = |twin: &Twin, messages| json!({"template": twin.marked, "messages": messages, "mask": true});
-    let cases = twins
-        .iter()
-        .flat_map(|twin| all.iter().map(move |messages| case(twin, messages)));
+    let cases = twins.iter().flat_map(|twin| all.iter().map(move |messages| case(twin, messages)));
     let answers = peer.answers(&cases.collect::<Vec<_>>())?;
     for (twin, answers) in twins.iter().zip(answers.chunks(all.len())) {
         let name = format!("{:.40}", format!("{:?}", twin.ours));
         let equal = compare(peer, twin, object, answers).with_context(|| name.clone())?;
-        println!(
-            "{name}: {equal} of {} conversations are trained, their masks equal",
-            all.len()
-        );
+        println!("{name}: {equal} of {} conversations are trained, their masks equal", all.len());
         let enough = equal > all.len() as u64 / 2 || twin.is_foreign;
         ensure!(enough, "{name}: too few conversations");
     }
@@ -296,39 +277,25 @@ fn compare_masks(peer: &Peer, twins: &[Twin], all: &[Value], object: (&str, &str
 }
 
 fn compare(peer: &Peer, twin: &Twin, object: (&str, &str), answers: &[Value]) -> Result<u64> {
-    let options = Options {
-        chat_template: twin.ours.clone(),
-        max_tokens: 1 << 20,
-        ..Options::default()
-    };
+    let options =
+        Options { chat_template: twin.ours.clone(), max_tokens: 1 << 20, ..Options::default() };
     let preparer = Preparer::new(&Folder::read(&peer.model)?, options)?;
     let (name, text) = object;
     let prepared = preparer.prepare(name, text.as_bytes(), &SourceOptions::default())?;
     let counts = &prepared.counts;
-    ensure!(
-        counts.is_balanced() && counts.read == answers.len() as u64,
-        "{counts:?}"
-    );
+    ensure!(counts.is_balanced() && counts.read == answers.len() as u64, "{counts:?}");
     for sample in &prepared.samples {
         let theirs = &answers[sample.position as usize - 1];
         let mask: Vec<u8> = sample.weights.iter().map(|&w| u8::from(w > 0.0)).collect();
         let at = sample.position;
-        ensure!(
-            json!(sample.tokens) == theirs["tokens"],
-            "tokens of record {at}: {theirs}"
-        );
-        ensure!(
-            json!(mask) == theirs["mask"],
-            "mask of record {at}: {mask:?}\n{theirs}"
-        );
+        ensure!(json!(sample.tokens) == theirs["tokens"], "tokens of record {at}: {theirs}");
+        ensure!(json!(mask) == theirs["mask"], "mask of record {at}: {mask:?}\n{theirs}");
     }
     Ok(counts.eligible)
 }
 
 fn shipped(name: &str) -> Result<String> {
-    Ok(fs::read_to_string(
-        manifest("../worker/src/data/templates").join(name),
-    )?)
+    Ok(fs::read_to_string(manifest("../worker/src/data/templates").join(name))?)
 }
 
 #[test]
@@ -340,11 +307,7 @@ fn masks_are_those_of_transformers_on_marked_templates_and_their_twins() -> Resu
     };
     let own = fs::read_to_string(manifest("templates/marked.jinja"))?;
     let unmarked = fs::read_to_string(manifest("templates/chatml.jinja"))?;
-    let twin = |ours, marked| Twin {
-        ours,
-        marked,
-        is_foreign: false,
-    };
+    let twin = |ours, marked| Twin { ours, marked, is_foreign: false };
     let mut twins = vec![
         // The model's own template has no marks: ours are a copy's.
         twin(ChatTemplate::Tokenizer, shipped("smollm2.jinja")?),
@@ -354,9 +317,7 @@ fn masks_are_those_of_transformers_on_marked_templates_and_their_twins() -> Resu
         // No marks and no copy: proven by prefixes.
         twin(ChatTemplate::Jinja(unmarked), shipped("chatml.jinja")?),
     ];
-    let marked = templates()?
-        .into_iter()
-        .filter(|(_, text)| text.contains("endgeneration"));
+    let marked = templates()?.into_iter().filter(|(_, text)| text.contains("endgeneration"));
     twins.extend(marked.map(|(_, text)| Twin {
         ours: ChatTemplate::Jinja(text.clone()),
         marked: text,
@@ -365,12 +326,7 @@ fn masks_are_those_of_transformers_on_marked_templates_and_their_twins() -> Resu
     let conversations = conversations();
     let line = |messages: &Value| json!({"messages": messages}).to_string();
     let lines: Vec<String> = conversations.iter().map(line).collect();
-    compare_masks(
-        &peer,
-        &twins,
-        &conversations,
-        ("all.jsonl", &lines.join("\n")),
-    )
+    compare_masks(&peer, &twins, &conversations, ("all.jsonl", &lines.join("\n")))
 }
 
 #[test]
@@ -387,12 +343,7 @@ fn masks_are_those_of_transformers_on_real_data() -> Result<()> {
         marked: shipped("smollm2.jinja")?,
         is_foreign: false,
     };
-    compare_masks(
-        &peer,
-        &[twin],
-        &conversations,
-        ("alpaca_en_demo.json", &text),
-    )
+    compare_masks(&peer, &[twin], &conversations, ("alpaca_en_demo.json", &text))
 }
 
 /// A record as the conversation that Alpaca's fields mean.

@@ -33,28 +33,15 @@ static REFERENCES: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
     let model = std::env::var_os("MUSTER_TEST_MODEL");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peer/parity.py");
     let mut hasher = DefaultHasher::new();
-    (
-        std::fs::read(&script).expect("the script is there"),
-        &model,
-        &python,
-    )
-        .hash(&mut hasher);
+    (std::fs::read(&script).expect("the script is there"), &model, &python).hash(&mut hasher);
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("parity-{:x}", hasher.finish()));
     let done = out.join("done");
     if !done.exists() {
         let mut peer = Command::new(python);
         peer.arg(script).arg(&out);
-        peer.args(
-            model
-                .iter()
-                .flat_map(|folder| ["--model".as_ref(), folder.as_os_str()]),
-        );
+        peer.args(model.iter().flat_map(|folder| ["--model".as_ref(), folder.as_os_str()]));
         let output = peer.output().expect("MUSTER_PEER_PYTHON runs");
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         std::fs::write(done, "").expect("the mark is written");
     }
     Some(out)
@@ -68,22 +55,13 @@ struct Reference {
 impl Reference {
     fn read(folder: &Path) -> Self {
         let bytes = std::fs::read(folder.join("reference.safetensors"));
-        Self {
-            bytes: bytes.expect("the script wrote a reference"),
-        }
+        Self { bytes: bytes.expect("the script wrote a reference") }
     }
 
     fn elements<const N: usize, T>(&self, name: &str, element: impl Fn([u8; N]) -> T) -> Vec<T> {
         let tensors = SafeTensors::deserialize(&self.bytes).expect("a safetensors file");
-        let view = tensors
-            .tensor(name)
-            .unwrap_or_else(|error| panic!("{name}: {error}"));
-        view.data()
-            .as_chunks::<N>()
-            .0
-            .iter()
-            .map(|bytes| element(*bytes))
-            .collect()
+        let view = tensors.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+        view.data().as_chunks::<N>().0.iter().map(|bytes| element(*bytes)).collect()
     }
 
     fn floats(&self, name: &str) -> Vec<f32> {
@@ -99,11 +77,7 @@ impl Reference {
     }
 
     fn documents(&self) -> Documents {
-        Documents::of_lengths(
-            self.ids("lengths")
-                .into_iter()
-                .map(|length| length as usize),
-        )
+        Documents::of_lengths(self.ids("lengths").into_iter().map(|length| length as usize))
     }
 
     fn targets(&self) -> Vec<Target> {
@@ -124,14 +98,8 @@ struct Collected {
 
 impl Collected {
     fn new(parameters: &Parameters) -> Self {
-        let slots = parameters
-            .ids()
-            .map(|p| vec![0.0; parameters.elements(p)])
-            .collect();
-        Self {
-            slots,
-            finished: vec![0; parameters.len()],
-        }
+        let slots = parameters.ids().map(|p| vec![0.0; parameters.elements(p)]).collect();
+        Self { slots, finished: vec![0; parameters.len()] }
     }
 }
 
@@ -165,20 +133,13 @@ fn disagreements(name: &str, model: &Path, reference: &Path) -> Vec<String> {
     let want = reference.floats("logits");
     let logits = model.logits(&reference.ids("tokens"), &reference.documents());
     let logits = logits.expect("the pack is sound");
-    let largest = want
-        .iter()
-        .fold(1.0f32, |most, logit| most.max(logit.abs()));
+    let largest = want.iter().fold(1.0f32, |most, logit| most.max(logit.abs()));
     assert_eq!(logits.read().len(), want.len(), "{name}: as many logits");
     // NaN is larger than any tolerance here.
-    let apart = logits
-        .read()
-        .iter()
-        .zip(&want)
-        .fold(0.0f32, |most, (got, want)| {
-            let apart = (got - want).abs();
-            if apart <= most { most } else { apart }
-        })
-        / largest;
+    let apart = logits.read().iter().zip(&want).fold(0.0f32, |most, (got, want)| {
+        let apart = (got - want).abs();
+        if apart <= most { most } else { apart }
+    }) / largest;
     if !within(apart.into(), LOGIT_TOLERANCE) {
         wrong.push(format!("{name}: logits are {apart:e} of {largest} apart"));
     }
@@ -186,10 +147,7 @@ fn disagreements(name: &str, model: &Path, reference: &Path) -> Vec<String> {
     let (loss, gradients) = differentiate(&model, &reference, false);
     let loss_apart = (loss / reference.loss() - 1.0).abs();
     if !within(loss_apart, LOSS_TOLERANCE) {
-        wrong.push(format!(
-            "{name}: the loss is {loss}, and should be {}",
-            reference.loss()
-        ));
+        wrong.push(format!("{name}: the loss is {loss}, and should be {}", reference.loss()));
     }
     let mut worst = 0.0f64;
     let parameters = model.parameters();
@@ -203,9 +161,7 @@ fn disagreements(name: &str, model: &Path, reference: &Path) -> Vec<String> {
         let pairs = got.iter().zip(&want);
         let apart = norm(&mut pairs.map(|(a, b)| f64::from(*a) - f64::from(*b))) / size;
         if !within(apart, GRADIENT_TOLERANCE) {
-            wrong.push(format!(
-                "{name}: the gradient of {tensor} is {apart:e} apart"
-            ));
+            wrong.push(format!("{name}: the gradient of {tensor} is {apart:e} apart"));
         }
         if got.iter().all(|value| *value == 0.0) || gradients.finished[p.0] != 1 {
             wrong.push(format!("{name}: {tensor} gets no gradient, or not once"));
@@ -245,10 +201,7 @@ fn every_tiny_model_agrees_with_transformers() {
         .iter()
         .flat_map(|folder| {
             disagreements(
-                &folder
-                    .file_name()
-                    .expect("a case has a name")
-                    .to_string_lossy(),
+                &folder.file_name().expect("a case has a name").to_string_lossy(),
                 folder,
                 folder,
             )
@@ -284,10 +237,8 @@ fn recomputing_layers_changes_no_bit_of_a_gradient() {
         let folder = references.join(case);
         let model = Model::load(&folder).expect("a sound folder");
         let reference = Reference::read(&folder);
-        let (kept, again) = (
-            differentiate(&model, &reference, false),
-            differentiate(&model, &reference, true),
-        );
+        let (kept, again) =
+            (differentiate(&model, &reference, false), differentiate(&model, &reference, true));
         assert_eq!(kept.0, again.0);
         assert!(kept.1.slots == again.1.slots, "{case}");
         assert_eq!(again.1.finished, vec![1; model.parameters().len()]);
@@ -304,9 +255,7 @@ fn smollm2_says_what_transformers_says() {
     let said: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
     let ids = |list: &serde_json::Value| -> Vec<u32> {
         let list = list.as_array().expect("a list");
-        list.iter()
-            .map(|id| id.as_u64().expect("an id") as u32)
-            .collect()
+        list.iter().map(|id| id.as_u64().expect("an id") as u32).collect()
     };
     let stop = said["stop"].as_u64().expect("an id") as u32;
     for one in said["continuations"].as_array().expect("a list") {
@@ -327,12 +276,6 @@ fn smollm2_says_what_transformers_says() {
         };
         let got = got.expect("a sound prompt");
         assert_eq!(shown, got.tokens);
-        assert_eq!(
-            got,
-            Continuation {
-                tokens: want,
-                finish
-            }
-        );
+        assert_eq!(got, Continuation { tokens: want, finish });
     }
 }

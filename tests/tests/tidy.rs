@@ -27,10 +27,7 @@ impl Source {
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap()
-        .to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
 fn sources() -> Vec<Source> {
@@ -56,25 +53,17 @@ fn sources() -> Vec<Source> {
     }
     let source = |path: PathBuf| Source {
         text: fs::read_to_string(&path).unwrap(),
-        path: path
-            .strip_prefix(&root)
-            .unwrap()
-            .to_string_lossy()
-            .into_owned(),
+        path: path.strip_prefix(&root).unwrap().to_string_lossy().into_owned(),
     };
     let sources: Vec<_> = paths.into_iter().map(source).collect();
-    assert!(
-        sources.len() > 50,
-        "the walk found only {} files",
-        sources.len()
-    );
+    assert!(sources.len() > 50, "the walk found only {} files", sources.len());
     sources
 }
 
 /// Every source under `folder` in whose code a line matches.
 fn offenders(folder: &str, bad: impl Fn(&str) -> bool) -> Vec<String> {
     let mut found = Vec::new();
-    for source in sources().iter().filter(|s| s.path.starts_with(folder)) {
+    for source in sources().iter().filter(|s| s.path.starts_with(folder) && !s.is_test()) {
         for (number, line) in (1..).zip(source.code().lines()) {
             let comment = line.trim_start().starts_with("//");
             if !comment && bad(line) {
@@ -91,14 +80,8 @@ fn assert_none(found: Vec<String>, reason: &str) {
 
 #[test]
 fn every_file_says_first_what_it_is_for() {
-    let silent = sources()
-        .into_iter()
-        .filter(|s| !s.text.starts_with("//!"))
-        .map(|s| s.path);
-    assert_none(
-        silent.collect(),
-        "a newcomer should know what a file is for from its first line",
-    );
+    let silent = sources().into_iter().filter(|s| !s.text.starts_with("//!")).map(|s| s.path);
+    assert_none(silent.collect(), "a newcomer should know what a file is for from its first line");
 }
 
 #[test]
@@ -110,16 +93,13 @@ fn files_stay_small() {
 
 #[test]
 fn lines_stay_short() {
-    let found = sources().iter().flat_map(|s| {
+    let sources = sources();
+    let found = sources.iter().flat_map(|s| {
         let long = |(n, l): (usize, &str)| {
             (l.chars().count() > COLUMNS && !l.contains("error(\"") && !l.contains("#[error"))
                 .then(|| format!("{}:{}", s.path, n + 1))
         };
-        s.text
-            .lines()
-            .enumerate()
-            .filter_map(long)
-            .collect::<Vec<_>>()
+        s.text.lines().enumerate().filter_map(long).collect::<Vec<_>>()
     });
     assert_none(found.collect(), "two files should fit beside each other");
 }
@@ -137,27 +117,17 @@ fn the_core_and_the_session_are_pure() {
         "std::fs",
         "std::net",
     ];
-    for pure in [
-        "coordinator/src/core/",
-        "worker/src/session.rs",
-        "proto/src/plan",
-    ] {
+    for pure in ["coordinator/src/core/", "worker/src/session.rs", "proto/src/plan"] {
         let found = offenders(pure, |line| impure.iter().any(|word| line.contains(word)));
-        assert_none(
-            found,
-            "a replay and a simulation must decide as the original did",
-        );
+        assert_none(found, "a replay and a simulation must decide as the original did");
     }
 }
 
 #[test]
 fn the_coordinator_knows_no_tensor_and_no_tokenizer() {
     let manifest = fs::read_to_string(root().join("coordinator/Cargo.toml")).unwrap();
-    for heavy in ["candle", "tokenizers", "worker"] {
-        assert!(
-            !manifest.contains(heavy),
-            "the coordinator must not compile `{heavy}`"
-        );
+    for heavy in ["candle", "tokenizers", "worker."] {
+        assert!(!manifest.contains(heavy), "the coordinator must not compile `{heavy}`");
     }
 }
 
@@ -172,14 +142,9 @@ fn data_model_ops_and_collective_do_not_know_each_other() {
     ];
     for (module, strangers) in known {
         let found = offenders(&format!("worker/src/{module}/"), |line| {
-            strangers
-                .iter()
-                .any(|s| line.contains(&format!("crate::{s}")))
+            strangers.iter().any(|s| line.contains(&format!("crate::{s}")))
         });
-        assert_none(
-            found,
-            "`train` joins them, so that each can be read and tested alone",
-        );
+        assert_none(found, "`train` joins them, so that each can be read and tested alone");
     }
 }
 
@@ -193,41 +158,26 @@ fn async_code_touches_no_tensor_and_the_training_thread_never_awaits() {
         "worker/src/model/",
     ] {
         let found = offenders(module, |l| l.contains("async ") || l.contains(".await"));
-        assert_none(
-            found,
-            "a computing thread that waits for a runtime stalls every rank",
-        );
+        assert_none(found, "a computing thread that waits for a runtime stalls every rank");
     }
-    for module in [
-        "worker/src/agent.rs",
-        "worker/src/session.rs",
-        "worker/src/upload.rs",
-    ] {
+    for module in ["worker/src/agent.rs", "worker/src/session.rs", "worker/src/upload.rs"] {
         let found = offenders(module, |l| l.contains("Tensor") || l.contains("ops::"));
-        assert_none(
-            found,
-            "a runtime thread that computes is late with its beats",
-        );
+        assert_none(found, "a runtime thread that computes is late with its beats");
     }
 }
 
 #[test]
 fn wire_types_are_named_only_at_the_edges() {
     let edges = [
-        "proto/src/protocol.rs",
+        "proto/src/protocol/",
         "proto/src/wire.rs",
         "coordinator/src/service.rs",
         "coordinator/src/cli/remote.rs",
         "worker/src/agent.rs",
     ];
     let found = offenders("", |line| line.contains("wire::"));
-    let inside = found
-        .into_iter()
-        .filter(|f| !edges.iter().any(|e| f.starts_with(e)));
-    assert_none(
-        inside.collect(),
-        "what a peer sends is checked once, where it comes in",
-    );
+    let inside = found.into_iter().filter(|f| !edges.iter().any(|e| f.starts_with(e)));
+    assert_none(inside.collect(), "what a peer sends is checked once, where it comes in");
 }
 
 #[test]
@@ -237,19 +187,12 @@ fn unsafe_code_is_named_and_explained() {
         "worker/src/ops/kernel/simd.rs",
         "worker/src/model/weights/",
     ];
-    for source in sources()
-        .iter()
-        .filter(|s| s.path.starts_with("worker/src"))
-    {
+    for source in sources().iter().filter(|s| s.path.starts_with("worker/src")) {
         let blocks = source.text.matches("unsafe {").count();
         if blocks == 0 {
             continue;
         }
-        assert!(
-            allowed.iter().any(|a| source.path.starts_with(a)),
-            "{}: unsafe",
-            source.path
-        );
+        assert!(allowed.iter().any(|a| source.path.starts_with(a)), "{}: unsafe", source.path);
         let reasons = source.text.matches("SAFETY:").count();
         assert!(reasons >= 1, "{}: no `// SAFETY:`", source.path);
     }

@@ -20,26 +20,18 @@ const SIZES_MIB: [usize; 2] = [25, 512];
 const ROUNDS: usize = 7;
 
 fn main() {
-    let arguments: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|argument| argument != "--bench")
-        .collect();
+    let arguments: Vec<String> =
+        std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     if let [mode, rank, world_size, same_host] = &arguments[..]
         && mode == "rank"
     {
-        let same_host = if same_host == "unix" {
-            SameHost::UnixSocket
-        } else {
-            SameHost::Tcp
-        };
+        let same_host = if same_host == "unix" { SameHost::UnixSocket } else { SameHost::Tcp };
         return rank_process(number(rank), number(world_size), same_host);
     }
     let rounds = arguments.first().map_or(ROUNDS, |rounds| number(rounds));
     match arguments.get(1) {
         Some(world_size) => compare(number(world_size), rounds),
-        None => [2, 4]
-            .into_iter()
-            .for_each(|world_size| compare(world_size, rounds)),
+        None => [2, 4].into_iter().for_each(|world_size| compare(world_size, rounds)),
     }
 }
 
@@ -61,12 +53,7 @@ fn compare(world_size: usize, rounds: usize) {
     }
     for size_mib in SIZES_MIB {
         let repetitions = if size_mib < 100 { 9 } else { 3 };
-        let round = |_| {
-            contenders
-                .iter_mut()
-                .map(|c| c.run(size_mib << 18, repetitions))
-                .collect()
-        };
+        let round = |_| contenders.iter_mut().map(|c| c.run(size_mib << 18, repetitions)).collect();
         let figures: Vec<Vec<Figure>> = (0..rounds).map(round).collect();
         report(world_size, size_mib, &contenders, &figures);
     }
@@ -75,14 +62,9 @@ fn compare(world_size: usize, rounds: usize) {
 }
 
 fn report(world_size: usize, size_mib: usize, contenders: &[Contender], rounds: &[Vec<Figure>]) {
-    println!(
-        "\n{size_mib} MiB between {world_size} processes, {} rounds",
-        rounds.len()
-    );
+    println!("\n{size_mib} MiB between {world_size} processes, {} rounds", rounds.len());
     let gigabytes = (size_mib << 20) as f64 / 1e9;
-    let gloo = contenders
-        .iter()
-        .position(|contender| contender.name == "gloo");
+    let gloo = contenders.iter().position(|contender| contender.name == "gloo");
     for (index, contender) in contenders.iter().enumerate() {
         let over_rounds = |figure: &dyn Fn(&[Figure]) -> f64| {
             median(rounds.iter().map(|round| figure(round)).collect())
@@ -140,9 +122,7 @@ impl Contender {
         };
         let mut ranks: Vec<_> = (0..world_size).map(spawn).collect();
         let addresses: Vec<_> = ranks.iter_mut().map(Rank::reply).collect();
-        ranks
-            .iter_mut()
-            .for_each(|rank| rank.command(&addresses.join(" ")));
+        ranks.iter_mut().for_each(|rank| rank.command(&addresses.join(" ")));
         Self::ready(name, ranks)
     }
 
@@ -150,9 +130,7 @@ impl Contender {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/peer/all_reduce.py");
         let spawn = |rank: usize| {
             let mut command = Command::new(python);
-            command
-                .arg(&script)
-                .args([rank.to_string(), world_size.to_string()]);
+            command.arg(&script).args([rank.to_string(), world_size.to_string()]);
             Rank::spawn(command.arg(folder.join("store")))
         };
         Self::ready("gloo", (0..world_size).map(spawn).collect())
@@ -166,35 +144,23 @@ impl Contender {
     }
 
     fn run(&mut self, len: usize, repetitions: usize) -> Figure {
-        self.ranks
-            .iter_mut()
-            .for_each(|rank| rank.command(&format!("{len} {repetitions}")));
+        self.ranks.iter_mut().for_each(|rank| rank.command(&format!("{len} {repetitions}")));
         let mut slowest = vec![0f64; repetitions];
         let mut busy = vec![0f64; repetitions];
         for rank in &mut self.ranks {
             let reply = rank.reply();
-            let figures = reply
-                .split_whitespace()
-                .map(|s| s.parse().expect("seconds"));
+            let figures = reply.split_whitespace().map(|s| s.parse().expect("seconds"));
             let figures: Vec<f64> = figures.collect();
             for (repetition, pair) in figures.chunks(2).enumerate() {
                 slowest[repetition] = slowest[repetition].max(pair[0]);
                 busy[repetition] += pair[1];
             }
         }
-        Figure {
-            seconds: median(slowest),
-            busy: median(busy),
-        }
+        Figure { seconds: median(slowest), busy: median(busy) }
     }
 
     fn finish(self) {
-        for Rank {
-            mut process,
-            commands,
-            ..
-        } in self.ranks
-        {
+        for Rank { mut process, commands, .. } in self.ranks {
             drop(commands);
             process.wait().expect("it was started");
         }
@@ -207,11 +173,7 @@ impl Rank {
         let mut process = command.spawn().expect("the rank process starts");
         let commands = process.stdin.take().expect("it was piped");
         let replies = BufReader::new(process.stdout.take().expect("it was piped"));
-        Self {
-            process,
-            commands,
-            replies,
-        }
+        Self { process, commands, replies }
     }
 
     fn command(&mut self, line: &str) {
@@ -220,18 +182,14 @@ impl Rank {
 
     fn reply(&mut self) -> String {
         let mut line = String::new();
-        self.replies
-            .read_line(&mut line)
-            .expect("the rank process speaks UTF-8");
+        self.replies.read_line(&mut line).expect("the rank process speaks UTF-8");
         line.trim_end().to_owned()
     }
 }
 
 /// What a rank process does: form the ring, then reduce as told.
 fn rank_process(rank: usize, world_size: usize, same_host: SameHost) {
-    let mut lines = stdin()
-        .lines()
-        .map(|line| line.expect("commands are UTF-8"));
+    let mut lines = stdin().lines().map(|line| line.expect("commands are UTF-8"));
     let listener = Listener::bind("127.0.0.1:0").expect("loopback has free ports");
     println!("{}", listener.local_addr());
     let addresses = lines.next().expect("addresses come first");
@@ -243,11 +201,7 @@ fn rank_process(rank: usize, world_size: usize, same_host: SameHost) {
         key: [1; 32],
     };
     let budget = Duration::from_secs(60);
-    let options = Options {
-        connect_within: budget,
-        stall: budget,
-        same_host,
-    };
+    let options = Options { connect_within: budget, stall: budget, same_host };
     let mut ring = Ring::connect(&listener, &membership, &options, AbortHandle::new())
         .expect("the ring forms");
     println!("ready");

@@ -18,13 +18,8 @@ const HIDDEN: usize = 576;
 const INNER: usize = 1536;
 const KV: usize = 192;
 const VOCABULARY: usize = 49_152;
-const ATTENTION: Attention = Attention {
-    heads: 9,
-    kv_heads: 3,
-    head_dim: 64,
-    scale: 0.125,
-    window: None,
-};
+const ATTENTION: Attention =
+    Attention { heads: 9, kv_heads: 3, head_dim: 64, scale: 0.125, window: None };
 const LAYER: [&[usize]; 9] = [
     &[HIDDEN],
     &[HIDDEN, HIDDEN],
@@ -49,9 +44,7 @@ impl Gradients for Flat {
 }
 
 fn main() -> Result<()> {
-    let mut args = std::env::args()
-        .skip(1)
-        .map_while(|arg| arg.parse::<usize>().ok());
+    let mut args = std::env::args().skip(1).map_while(|arg| arg.parse::<usize>().ok());
     let steps = args.next().unwrap_or(4);
     let (documents, tokens) = (args.next().unwrap_or(2), args.next().unwrap_or(512));
     let docs = Arc::new(Documents::of_lengths(vec![tokens; documents]));
@@ -68,13 +61,8 @@ fn main() -> Result<()> {
         let tape = Tape::training(&params);
         let x = forward(&tape, &docs)?;
         let rows = docs.rows() as u32;
-        let targets: Vec<_> = (0..rows)
-            .map(|row| Target {
-                row,
-                token: row * 37 % 49_000,
-                weight: 1.,
-            })
-            .collect();
+        let targets: Vec<_> =
+            (0..rows).map(|row| Target { row, token: row * 37 % 49_000, weight: 1. }).collect();
         let loss = tape.linear_cross_entropy(&x, ParamId(0), &targets)?;
         drop(x);
         let forward = Clock::now();
@@ -94,11 +82,8 @@ fn main() -> Result<()> {
 
 fn parameters() -> Result<Parameters> {
     let layers = std::iter::repeat_n(LAYER, LAYERS).flatten();
-    let shapes: Vec<&[usize]> = [&[VOCABULARY, HIDDEN][..]]
-        .into_iter()
-        .chain(layers)
-        .chain([&[HIDDEN][..]])
-        .collect();
+    let shapes: Vec<&[usize]> =
+        [&[VOCABULARY, HIDDEN][..]].into_iter().chain(layers).chain([&[HIDDEN][..]]).collect();
     let mut params = Parameters::new();
     for (i, shape) in shapes.into_iter().enumerate() {
         let tensor = match shape.len() {
@@ -113,8 +98,7 @@ fn parameters() -> Result<Parameters> {
 fn forward(tape: &Tape<'_>, docs: &Arc<Documents>) -> Result<Value> {
     let angles = |f: fn(f64) -> f64| {
         let at = (0..2048).flat_map(|at| (0..32).map(move |i| (f64::from(at), f64::from(i))));
-        at.map(|(at, i)| f(at / 10_000f64.powf(i / 32.)) as f32)
-            .collect::<Vec<_>>()
+        at.map(|(at, i)| f(at / 10_000f64.powf(i / 32.)) as f32).collect::<Vec<_>>()
     };
     let rotary = Arc::new(Rotary::new(angles(f64::cos), angles(f64::sin), 32)?);
     let tokens: Vec<_> = (0..docs.rows() as u32).map(|i| i * 31 % 49_000).collect();
@@ -143,23 +127,12 @@ fn optimize(
     count: u64,
 ) {
     let norm = sink.0.iter().map(|g| square_norm(g)).sum::<f64>().sqrt() / 1024.;
-    let adamw = AdamW {
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-    };
+    let adamw = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
     let gradient_scale = clip_factor(norm, 1.) / 1024.;
-    let update = Update {
-        count,
-        lr: 1e-4,
-        weight_decay: 0.01,
-        gradient_scale,
-    };
+    let update = Update { count, lr: 1e-4, weight_decay: 0.01, gradient_scale };
     for p in params.ids() {
         let g = &mut sink.0[p.0];
-        params.write(p, |data| {
-            adamw.update(&update, data, g, &mut m[p.0], &mut v[p.0])
-        });
+        params.write(p, |data| adamw.update(&update, data, g, &mut m[p.0], &mut v[p.0]));
         g.fill(0.);
     }
 }
@@ -174,22 +147,12 @@ struct Clock {
 impl Clock {
     fn now() -> Self {
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        let ticks = stat
-            .split(' ')
-            .skip(13)
-            .take(2)
-            .filter_map(|x| x.parse::<f64>().ok());
-        Self {
-            wall: Instant::now(),
-            processors: ticks.sum::<f64>() / 100.,
-        }
+        let ticks = stat.split(' ').skip(13).take(2).filter_map(|x| x.parse::<f64>().ok());
+        Self { wall: Instant::now(), processors: ticks.sum::<f64>() / 100. }
     }
 
     fn report(&self, phase: &str, end: &Self, work: f64) {
-        let (wall, cpu) = (
-            (end.wall - self.wall).as_secs_f64(),
-            end.processors - self.processors,
-        );
+        let (wall, cpu) = ((end.wall - self.wall).as_secs_f64(), end.processors - self.processors);
         println!(
             "  {phase:20} {wall:7.3} s {:6.1} GFLOP/s, processors {cpu:7.3} s {:6.1} GFLOP/s each",
             work / wall / 1e9,
@@ -213,14 +176,8 @@ impl Work {
         });
         let linear = 2. * rows * matrices.sum::<f64>();
         let head = 2. * rows * (VOCABULARY * HIDDEN) as f64;
-        let pairs: f64 = docs
-            .iter()
-            .map(|doc| (doc.len() * (doc.len() + 1) / 2) as f64)
-            .sum();
+        let pairs: f64 = docs.iter().map(|doc| (doc.len() * (doc.len() + 1) / 2) as f64).sum();
         let attention = 4. * pairs * HIDDEN as f64 * LAYERS as f64;
-        Self {
-            forward: linear + attention,
-            backward: 2. * linear + 2.5 * attention + 3. * head,
-        }
+        Self { forward: linear + attention, backward: 2. * linear + 2.5 * attention + 3. * head }
     }
 }

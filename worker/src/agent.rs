@@ -76,11 +76,7 @@ impl Agent {
             }
         });
         let (connected, mut connections) = mpsc::channel(1);
-        tokio::spawn(connect(
-            self.coordinator.clone(),
-            connected,
-            self.events.clone(),
-        ));
+        tokio::spawn(connect(self.coordinator.clone(), connected, self.events.clone()));
         let mut beats = tokio::time::interval(self.beat);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -115,24 +111,13 @@ impl Agent {
         match command {
             Command::Send(report) => self.send(report),
             Command::Beat(interval) => self.beat = interval,
-            Command::Prepare {
-                run,
-                spec_yaml,
-                fingerprint,
-                shard,
-            } => {
+            Command::Prepare { run, spec_yaml, fingerprint, shard } => {
                 let events = self.events.clone();
                 tokio::spawn(async move {
                     let index = shard.index;
                     let outcome = job::prepare(&spec_yaml, &fingerprint, shard).await;
                     // The agent may have ended meanwhile.
-                    let _ = events
-                        .send(Event::Prepared {
-                            run,
-                            shard: index,
-                            outcome,
-                        })
-                        .await;
+                    let _ = events.send(Event::Prepared { run, shard: index, outcome }).await;
                 });
             }
             Command::Load(load) => {
@@ -211,10 +196,7 @@ impl Agent {
             });
             if let Err(error) = spawned {
                 let message = format!("the training thread cannot be started: {error}");
-                let trouble = Trouble {
-                    cause: Cause::Internal,
-                    message,
-                };
+                let trouble = Trouble { cause: Cause::Internal, message };
                 let end = End::Failed { step: 0, trouble };
                 let _ = events.send(Event::Ended(train.generation, end)).await;
             }
@@ -259,29 +241,15 @@ fn training_thread(
         Ok(Err(Broken::Failed(step, trouble))) => End::Failed { step, trouble },
         Err(_) => {
             let message = "the training thread panicked; its log says where".into();
-            End::Failed {
-                step: 0,
-                trouble: Trouble {
-                    cause: Cause::Internal,
-                    message,
-                },
-            }
+            End::Failed { step: 0, trouble: Trouble { cause: Cause::Internal, message } }
         }
     };
     let _ = events.blocking_send(Event::Ended(train.generation, end));
 }
 
 fn beat(gauges: &Gauges) -> Report {
-    let Gauge {
-        step,
-        phase,
-        collective,
-    } = gauges.read();
-    Report::Beat {
-        step,
-        phase,
-        collective,
-    }
+    let Gauge { step, phase, collective } = gauges.read();
+    Report::Beat { step, phase, collective }
 }
 
 /// Keeps a stream to the coordinator open: each new one is handed over, its directives become events.
@@ -324,10 +292,7 @@ async fn session(
     }
     let mut client = WorkersClient::new(channel);
     let outcome = async {
-        let mut directives = client
-            .session(ReceiverStream::new(outgoing))
-            .await?
-            .into_inner();
+        let mut directives = client.session(ReceiverStream::new(outgoing)).await?.into_inner();
         while let Some(directive) = directives.message().await? {
             let directive = Directive::try_from(directive)?;
             if events.send(Event::Directed(directive)).await.is_err() {

@@ -76,20 +76,13 @@ fn answer(
         let template = preparer.template().context(
             "the model has no chat template\nhint: --raw continues the prompt as plain text",
         )?;
-        let system = arguments
-            .system
-            .iter()
-            .map(|s| Message::new(Role::System, s));
+        let system = arguments.system.iter().map(|s| Message::new(Role::System, s));
         let messages = system.chain([Message::new(Role::User, prompt)]);
         let conversation = Conversation::of(messages);
-        template
-            .prompt(&conversation)
-            .map_err(|reject| anyhow::anyhow!("{}", reject.detail))?
+        template.prompt(&conversation).map_err(|reject| anyhow::anyhow!("{}", reject.detail))?
     };
-    let encoding = preparer
-        .tokenizer()
-        .encode(text, arguments.raw)
-        .map_err(anyhow::Error::from_boxed)?;
+    let encoding =
+        preparer.tokenizer().encode(text, arguments.raw).map_err(anyhow::Error::from_boxed)?;
     let mut tokens = Vec::new();
     let mut shown = 0;
     let mut out = std::io::stdout().lock();
@@ -105,9 +98,7 @@ fn answer(
             }
         };
         if !text.ends_with('\u{fffd}') && text.is_char_boundary(shown) && text.len() > shown {
-            let written = out
-                .write_all(&text.as_bytes()[shown..])
-                .and_then(|()| out.flush());
+            let written = out.write_all(&text.as_bytes()[shown..]).and_then(|()| out.flush());
             shown = text.len();
             if written.is_err() {
                 return ControlFlow::Break(());

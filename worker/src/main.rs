@@ -29,11 +29,7 @@ struct Cli {
 #[derive(Args)]
 struct NodeArgs {
     /// Where the coordinator is, e.g. http://coordinator:7070
-    #[arg(
-        long,
-        env = "MUSTER_COORDINATOR",
-        default_value = "http://127.0.0.1:7070"
-    )]
+    #[arg(long, env = "MUSTER_COORDINATOR", default_value = "http://127.0.0.1:7070")]
     coordinator: String,
     /// What to compute on: one rank process for each, e.g. cpu:2
     #[arg(long, default_value = "cpu")]
@@ -75,11 +71,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         None => node(cli.node),
-        Some(Command::Rank {
-            coordinator,
-            slot,
-            threads,
-        }) => rank(coordinator, slot, threads),
+        Some(Command::Rank { coordinator, slot, threads }) => rank(coordinator, slot, threads),
         Some(Command::Generate(arguments)) => {
             worker::generate::run(&arguments).map(|()| ExitCode::SUCCESS)
         }
@@ -93,18 +85,9 @@ fn main() -> ExitCode {
 fn node(args: NodeArgs) -> anyhow::Result<ExitCode> {
     let cores = std::thread::available_parallelism().map_or(1, Into::into);
     let threads = args.threads.unwrap_or((cores / args.devices.cpu).max(1));
-    let host = rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned();
-    let name = args
-        .name
-        .unwrap_or_else(|| format!("{host}.{}", std::process::id()));
-    let node = Node {
-        coordinator: args.coordinator,
-        name,
-        threads,
-    };
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let name = args.name.unwrap_or_else(|| format!("{host}.{}", std::process::id()));
+    let node = Node { coordinator: args.coordinator, name, threads };
     runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -167,32 +150,21 @@ fn rank(coordinator: String, slot: String, threads: usize) -> anyhow::Result<Exi
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
 }
 
 /// The address by which this host reaches the coordinator: where its peers reach it, too.
 fn own_address(coordinator: &str) -> anyhow::Result<IpAddr> {
-    let authority = coordinator
-        .split_once("://")
-        .map_or(coordinator, |(_, rest)| rest);
+    let authority = coordinator.split_once("://").map_or(coordinator, |(_, rest)| rest);
     let authority = authority.trim_end_matches('/');
     let target = authority
         .to_socket_addrs()
         .with_context(|| format!("`{coordinator}` is not http://host:port of a known host"))?
         .next()
         .with_context(|| format!("`{coordinator}` has no address"))?;
-    let any = if target.is_ipv4() {
-        "0.0.0.0:0"
-    } else {
-        "[::]:0"
-    };
+    let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     // Connecting a datagram socket sends nothing: it only asks which way packets would leave.
     let socket = UdpSocket::bind(any)?;
-    socket
-        .connect(target)
-        .with_context(|| format!("no way to `{coordinator}`"))?;
+    socket.connect(target).with_context(|| format!("no way to `{coordinator}`"))?;
     Ok(socket.local_addr()?.ip())
 }

@@ -64,11 +64,7 @@ impl Gauges {
 
     fn at(&self, step: u64, phase: Phase, collective: &dyn Collective) {
         let collective = collective.calls();
-        *self.0.lock().expect("held only to copy") = Gauge {
-            step,
-            phase,
-            collective,
-        };
+        *self.0.lock().expect("held only to copy") = Gauge { step, phase, collective };
     }
 }
 
@@ -105,16 +101,11 @@ pub fn run(
 
     if duty.evaluate_first {
         gauges.at(step, Phase::Evaluating, &collective);
-        say(Said::Evaluated(
-            step,
-            evaluate(&trainer, job, rank, world, controls, step)?,
-        ));
+        say(Said::Evaluated(step, evaluate(&trainer, job, rank, world, controls, step)?));
     }
     while step < steps {
         gauges.at(step, Phase::Computing, &collective);
-        let batch = job
-            .batch(step, rank, world)
-            .map_err(|t| Broken::Failed(step, t))?;
+        let batch = job.batch(step, rank, world).map_err(|t| Broken::Failed(step, t))?;
         let learning_rate = job.learning_rate(step);
         let wants_stop = controls.stop.load(Ordering::Relaxed);
         let done = trainer
@@ -143,10 +134,7 @@ pub fn run(
         }
         if job.evaluation_due(step, leave && !done.stop || due) {
             gauges.at(step, Phase::Evaluating, &collective);
-            say(Said::Evaluated(
-                step,
-                evaluate(&trainer, job, rank, world, controls, step)?,
-            ));
+            say(Said::Evaluated(step, evaluate(&trainer, job, rank, world, controls, step)?));
         }
         if done.stop {
             break;
@@ -179,22 +167,13 @@ fn evaluate(
     step: u64,
 ) -> Result<Vec<EvalSum>, Broken> {
     let mut sums = Vec::new();
-    for (source, micro_batch) in job
-        .held_out(rank, world)
-        .map_err(|t| Broken::Failed(step, t))?
-    {
+    for (source, micro_batch) in job.held_out(rank, world).map_err(|t| Broken::Failed(step, t))? {
         if controls.abort.is_aborted() {
             return Err(Broken::Aborted);
         }
-        let loss_sum = trainer
-            .loss_sum(&micro_batch)
-            .map_err(|e| broken(step, e))?;
+        let loss_sum = trainer.loss_sum(&micro_batch).map_err(|e| broken(step, e))?;
         let weight = micro_batch.weight();
-        sums.push(EvalSum {
-            source,
-            loss_sum,
-            weight,
-        });
+        sums.push(EvalSum { source, loss_sum, weight });
     }
     Ok(sums)
 }
@@ -208,11 +187,5 @@ fn broken(step: u64, error: train::Error) -> Broken {
         }
         train::Error::NonFinite(_) => Cause::Data,
     };
-    Broken::Failed(
-        step,
-        Trouble {
-            cause,
-            message: proto::error::chain(&error),
-        },
-    )
+    Broken::Failed(step, Trouble { cause, message: proto::error::chain(&error) })
 }

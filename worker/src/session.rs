@@ -145,15 +145,9 @@ pub enum Exit {
 #[derive(Clone, Debug, PartialEq)]
 enum Activity {
     Nothing,
-    Preparing {
-        run: RunId,
-    },
+    Preparing { run: RunId },
     Loading,
-    Training {
-        train: Train,
-        step: u64,
-        aborting: bool,
-    },
+    Training { train: Train, step: u64, aborting: bool },
 }
 
 /// The worker's state.
@@ -201,11 +195,7 @@ impl Session {
             Event::Connected => self.connected(&mut out),
             Event::Disconnected => self.connected = false,
             Event::Directed(directive) => self.directed(directive, &mut out),
-            Event::Prepared {
-                run,
-                shard,
-                outcome,
-            } => {
+            Event::Prepared { run, shard, outcome } => {
                 self.prepared(run, shard, outcome, &mut out);
             }
             Event::Loaded { load, outcome } => self.loaded(load, outcome, &mut out),
@@ -238,11 +228,7 @@ impl Session {
     fn connected(&mut self, out: &mut Vec<Command>) {
         self.connected = true;
         let attachment = match &self.activity {
-            Activity::Training {
-                train,
-                step,
-                aborting: false,
-            } => Some(Attachment {
+            Activity::Training { train, step, aborting: false } => Some(Attachment {
                 run: train.load.run.clone(),
                 generation: train.generation,
                 lineage: train.lineage,
@@ -277,15 +263,7 @@ impl Session {
                 let done = self.prepared.get(&(p.fingerprint.clone(), shard.index));
                 if let Some((receipt, samples)) = done.cloned() {
                     let (run, shard) = (p.run.clone(), shard.index);
-                    self.say(
-                        Report::ShardPrepared {
-                            run,
-                            shard,
-                            receipt,
-                            samples,
-                        },
-                        out,
-                    );
+                    self.say(Report::ShardPrepared { run, shard, receipt, samples }, out);
                 }
             }
         }
@@ -307,17 +285,8 @@ impl Session {
         };
         match outcome {
             Ok((receipt, samples)) => {
-                self.prepared
-                    .insert((fingerprint, shard), (receipt.clone(), samples));
-                self.say(
-                    Report::ShardPrepared {
-                        run,
-                        shard,
-                        receipt,
-                        samples,
-                    },
-                    out,
-                );
+                self.prepared.insert((fingerprint, shard), (receipt.clone(), samples));
+                self.say(Report::ShardPrepared { run, shard, receipt, samples }, out);
             }
             Err(trouble) => {
                 // The run fails by it; until the coordinator has said so there is nothing to do.
@@ -349,14 +318,7 @@ impl Session {
         self.activity = Activity::Nothing;
         self.ended = generation;
         match end {
-            End::Stopped { step } => self.state(
-                Report::Stopped {
-                    run,
-                    generation,
-                    step,
-                },
-                out,
-            ),
+            End::Stopped { step } => self.state(Report::Stopped { run, generation, step }, out),
             End::Aborted => {}
             End::Failed { step, trouble } => self.trouble(run, generation, step, trouble, out),
         }
@@ -371,16 +333,7 @@ impl Session {
         out: &mut Vec<Command>,
     ) {
         let Trouble { cause, message } = trouble;
-        self.say(
-            Report::Trouble {
-                run,
-                generation,
-                step,
-                cause,
-                message,
-            },
-            out,
-        );
+        self.say(Report::Trouble { run, generation, step, cause, message }, out);
     }
 
     /// Says something that the coordinator can do without.
@@ -411,9 +364,7 @@ impl Session {
         }
         match &mut self.activity {
             Activity::Preparing { .. } | Activity::Loading => {}
-            Activity::Training {
-                train, aborting, ..
-            } => match &self.wanted {
+            Activity::Training { train, aborting, .. } => match &self.wanted {
                 Duty::Train(t) if t.generation == train.generation => {
                     if t.stop && !train.stop {
                         train.stop = true;
@@ -435,19 +386,13 @@ impl Session {
         match self.wanted.clone() {
             Duty::Idle if self.terminating => out.push(Command::Exit(Exit::Drained)),
             Duty::Idle => {}
-            Duty::Dismissed {
-                reason,
-                refused: true,
-            } => {
+            Duty::Dismissed { reason, refused: true } => {
                 out.push(Command::Exit(Exit::Refused(reason)));
             }
             Duty::Dismissed { refused: false, .. } => out.push(Command::Exit(Exit::Dismissed)),
             Duty::Prepare(p) => {
-                let open = |s: &&RawShard| {
-                    !self
-                        .prepared
-                        .contains_key(&(p.fingerprint.clone(), s.index))
-                };
+                let open =
+                    |s: &&RawShard| !self.prepared.contains_key(&(p.fingerprint.clone(), s.index));
                 let Some(shard) = p.shards.iter().find(open).cloned() else {
                     return;
                 };
@@ -468,11 +413,8 @@ impl Session {
                 if train.generation > self.ended && self.fetch(&train.load, out) {
                     self.facts.clear();
                     let step = 0;
-                    self.activity = Activity::Training {
-                        train: train.clone(),
-                        step,
-                        aborting: false,
-                    };
+                    self.activity =
+                        Activity::Training { train: train.clone(), step, aborting: false };
                     out.push(Command::Train(train));
                 }
             }
@@ -505,10 +447,7 @@ mod tests {
             ring: "127.0.0.1:1".into(),
         });
         let hello = session.handle(Event::Connected);
-        assert!(
-            matches!(&hello[..], [Command::Send(Report::Hello(_))]),
-            "{hello:?}"
-        );
+        assert!(matches!(&hello[..], [Command::Send(Report::Hello(_))]), "{hello:?}");
         session
     }
 
@@ -541,11 +480,8 @@ mod tests {
 
     fn at_epoch(session: &mut Session, epoch: u64, duty: Duty) -> Vec<Command> {
         let beat = Duration::from_millis(500);
-        let mut commands = session.handle(Event::Directed(Directive {
-            epoch: Epoch(epoch),
-            beat,
-            duty,
-        }));
+        let mut commands =
+            session.handle(Event::Directed(Directive { epoch: Epoch(epoch), beat, duty }));
         commands.retain(|c| !matches!(c, Command::Beat(_)));
         commands
     }
@@ -553,10 +489,7 @@ mod tests {
     fn training(generation: u64) -> Session {
         let mut session = session();
         directed(&mut session, Duty::Load(load()));
-        session.handle(Event::Loaded {
-            load: load(),
-            outcome: Ok(()),
-        });
+        session.handle(Event::Loaded { load: load(), outcome: Ok(()) });
         directed(&mut session, Duty::Train(train(generation)));
         session
     }
@@ -564,17 +497,9 @@ mod tests {
     #[test]
     fn a_load_is_announced_once() {
         let mut s = session();
-        assert_eq!(
-            directed(&mut s, Duty::Load(load())),
-            [Command::Load(load())]
-        );
-        let loaded = s.handle(Event::Loaded {
-            load: load(),
-            outcome: Ok(()),
-        });
-        let said = Command::Send(Report::Loaded {
-            run: RunId::new("r"),
-        });
+        assert_eq!(directed(&mut s, Duty::Load(load())), [Command::Load(load())]);
+        let loaded = s.handle(Event::Loaded { load: load(), outcome: Ok(()) });
+        let said = Command::Send(Report::Loaded { run: RunId::new("r") });
         assert_eq!(loaded, [said.clone()]);
         assert_eq!(s.handle(Event::Disconnected), []);
         let again = s.handle(Event::Connected);
@@ -615,10 +540,7 @@ mod tests {
         let [Command::Send(Report::Hello(h)), Command::Send(part)] = &hello[..] else {
             panic!("{hello:?}");
         };
-        assert_eq!(
-            h.attachment.as_ref().map(|a| a.generation),
-            Some(Generation(1))
-        );
+        assert_eq!(h.attachment.as_ref().map(|a| a.generation), Some(Generation(1)));
         assert_eq!(*part, Report::PartSaved(place, 5, vec![]));
         assert_eq!(directed(&mut s, Duty::Train(train(1))), []);
     }
@@ -633,10 +555,7 @@ mod tests {
     #[test]
     fn a_stop_is_passed_on_once() {
         let mut s = training(1);
-        let stop = Train {
-            stop: true,
-            ..train(1)
-        };
+        let stop = Train { stop: true, ..train(1) };
         assert_eq!(directed(&mut s, Duty::Train(stop.clone())), [Command::Stop]);
         assert_eq!(directed(&mut s, Duty::Train(stop)), []);
     }
@@ -687,9 +606,6 @@ mod tests {
             "{next:?}"
         );
         let again = directed(&mut s, duty(&[0, 1]));
-        assert!(matches!(
-            &again[..],
-            [Command::Send(Report::ShardPrepared { shard: 0, .. })]
-        ));
+        assert!(matches!(&again[..], [Command::Send(Report::ShardPrepared { shard: 0, .. })]));
     }
 }

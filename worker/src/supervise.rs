@@ -126,10 +126,7 @@ async fn keep_running(
         crashes.retain(|t| now.duration_since(*t) < CRASH_WINDOW);
         tracing::warn!(slot, ?code, "a rank process died");
         if crashes.len() >= CRASHES {
-            tracing::error!(
-                slot,
-                "it died {CRASHES} times within a minute and is given up"
-            );
+            tracing::error!(slot, "it died {CRASHES} times within a minute and is given up");
             return Ok(1);
         }
         tokio::time::sleep(RESTART_AFTER).await;
@@ -157,18 +154,12 @@ fn start(node: &Node, program: &std::path::Path, slot: &str) -> std::io::Result<
 
 /// Asks a rank to go, and makes sure that it does.
 async fn stop(mut child: Child) -> std::io::Result<u8> {
-    if let Some(pid) = child
-        .id()
-        .and_then(|p| rustix::process::Pid::from_raw(p.cast_signed()))
-    {
+    if let Some(pid) = child.id().and_then(|p| rustix::process::Pid::from_raw(p.cast_signed())) {
         // It may be gone already.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
     match tokio::time::timeout(KILL_AFTER, child.wait()).await {
-        Ok(status) => Ok(status?
-            .code()
-            .and_then(|c| u8::try_from(c).ok())
-            .unwrap_or(1)),
+        Ok(status) => Ok(status?.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1)),
         Err(_) => {
             child.kill().await?;
             Ok(EXIT_DRAINED)

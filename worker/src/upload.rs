@@ -16,19 +16,11 @@ pub async fn store(job: &Job, place: &Place, snapshot: Snapshot) -> Result<Vec<F
     for part in snapshot.files {
         let (bytes, sha256) = (part.body.len() as u64, sha256(&part.body));
         let key = format!("{folder}/{}", part.key);
-        job.storage()
-            .put(&key, part.body)
-            .await
-            .map_err(|error| Trouble {
-                cause: Cause::Storage,
-                message: proto::error::chain(&error),
-            })?;
-        files.push(File {
-            key: part.key,
-            bytes,
-            sha256,
-            tensors: part.tensors,
-        });
+        job.storage().put(&key, part.body).await.map_err(|error| Trouble {
+            cause: Cause::Storage,
+            message: proto::error::chain(&error),
+        })?;
+        files.push(File { key: part.key, bytes, sha256, tensors: part.tensors });
     }
     Ok(files)
 }

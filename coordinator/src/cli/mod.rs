@@ -53,16 +53,14 @@ trait Blame<T> {
 
 impl<T, E: Into<anyhow::Error>> Blame<T> for Result<T, E> {
     fn blame(self, exit: Exit) -> Result<T, Refusal> {
-        self.map_err(|error| Refusal {
-            exit,
-            error: error.into(),
-        })
+        self.map_err(|error| Refusal { exit, error: error.into() })
     }
 }
 
 /// Tunes language models to follow instructions, on many workers at once.
 ///
-/// Exit codes: 0 done, 1 infrastructure, 2 user error, 3 data error, 4 cancelled, 75 stopped in order (--resume goes on).
+/// Exit codes: 0 done, 1 infrastructure, 2 user error, 3 data error, 4 cancelled, 75 stopped in order
+/// (--resume goes on).
 #[derive(Parser)]
 #[command(name = "coordinator", version)]
 struct Cli {
@@ -126,10 +124,8 @@ pub fn main() -> ExitCode {
 }
 
 fn block_on(work: impl Future<Output = Outcome>) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.blame(Exit::Infrastructure)?;
     let outcome = runtime.block_on(work);
     // A thread that reads standard input or stores a last object must not hold the end up.

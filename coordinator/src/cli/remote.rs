@@ -16,11 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 #[derive(Args)]
 struct Remote {
     /// Where the coordinator is
-    #[arg(
-        long,
-        env = "MUSTER_COORDINATOR",
-        default_value = "http://127.0.0.1:7070"
-    )]
+    #[arg(long, env = "MUSTER_COORDINATOR", default_value = "http://127.0.0.1:7070")]
     coordinator: String,
     /// Print JSON, one object a line
     #[arg(long)]
@@ -76,10 +72,7 @@ impl Remote {
         let endpoint = Endpoint::from_shared(self.coordinator.clone())
             .with_context(|| format!("`{}` is not http://host:port", self.coordinator))
             .blame(Exit::User)?;
-        let channel = endpoint
-            .connect_timeout(Duration::from_secs(5))
-            .connect()
-            .await;
+        let channel = endpoint.connect_timeout(Duration::from_secs(5)).connect().await;
         let channel = channel
             .with_context(|| {
                 let hint =
@@ -99,31 +92,20 @@ fn refused(status: tonic::Status) -> Refusal {
         }
         _ => Exit::Infrastructure,
     };
-    Refusal {
-        exit,
-        error: anyhow!(status.message().to_owned()),
-    }
+    Refusal { exit, error: anyhow!(status.message().to_owned()) }
 }
 
 pub(super) async fn submit(arguments: Submit) -> Outcome {
     let spec = spec::read(&arguments.spec).blame(Exit::User)?;
     if let Some(refusal) = spec.unsupported() {
-        return Err(Refusal {
-            exit: Exit::User,
-            error: refusal.into(),
-        });
+        return Err(Refusal { exit: Exit::User, error: refusal.into() });
     }
     let mut client = arguments.remote.connect().await?;
     let request = wire::SubmitRequest {
         spec_yaml: spec.resolved_yaml(),
         idempotency_key: arguments.idempotency_key.unwrap_or_else(proto::id::unique),
     };
-    let run = client
-        .submit(request)
-        .await
-        .map_err(refused)?
-        .into_inner()
-        .run;
+    let run = client.submit(request).await.map_err(refused)?.into_inner().run;
     if arguments.follow {
         return follow(client, run, arguments.remote.json).await;
     }
@@ -137,12 +119,7 @@ pub(super) async fn submit(arguments: Submit) -> Outcome {
 
 pub(super) async fn list(arguments: List) -> Outcome {
     let mut client = arguments.remote.connect().await?;
-    let runs = client
-        .list(wire::ListRequest {})
-        .await
-        .map_err(refused)?
-        .into_inner()
-        .runs;
+    let runs = client.list(wire::ListRequest {}).await.map_err(refused)?.into_inner().runs;
     if !arguments.remote.json && runs.is_empty() {
         eprintln!("no runs");
     }
@@ -150,12 +127,7 @@ pub(super) async fn list(arguments: List) -> Outcome {
         if arguments.remote.json {
             println!("{}", to_json(&status));
         } else {
-            println!(
-                "{:<48} {:<10} {}",
-                status.run,
-                status.phase,
-                progress(&status)
-            );
+            println!("{:<48} {:<10} {}", status.run, status.phase, progress(&status));
         }
     }
     Ok(Exit::Done)
@@ -175,10 +147,7 @@ pub(super) async fn status(arguments: Status) -> Outcome {
         println!("            {}", status.detail);
     }
     println!("progress    {}", progress(&status));
-    println!(
-        "generation  {} (lineage {})",
-        status.generation, status.lineage
-    );
+    println!("generation  {} (lineage {})", status.generation, status.lineage);
     for (rank, worker) in status.workers.iter().enumerate() {
         println!("rank {rank:<6} {worker}");
     }
@@ -199,10 +168,7 @@ pub(super) async fn watch(arguments: Watch) -> Outcome {
 pub(super) async fn cancel(arguments: Cancel) -> Outcome {
     let mut client = arguments.remote.connect().await?;
     let run = arguments.run.clone();
-    client
-        .cancel(wire::CancelRequest { run: arguments.run })
-        .await
-        .map_err(refused)?;
+    client.cancel(wire::CancelRequest { run: arguments.run }).await.map_err(refused)?;
     if !arguments.remote.json {
         eprintln!("run {run} will end");
     }
@@ -223,10 +189,8 @@ async fn follow(mut client: RunsClient<Channel>, run: String, json: bool) -> Out
             return outcome;
         }
     }
-    Err(anyhow!(
-        "the coordinator went away\nhint: the run goes on; `watch` it again"
-    ))
-    .blame(Exit::Infrastructure)
+    Err(anyhow!("the coordinator went away\nhint: the run goes on; `watch` it again"))
+        .blame(Exit::Infrastructure)
 }
 
 fn progress(status: &wire::RunStatus) -> String {

@@ -38,10 +38,7 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> Outcome {
     let spec = spec::read(&arguments.spec).blame(Exit::User)?;
     if let Some(refusal) = spec.unsupported() {
-        return Err(Refusal {
-            exit: Exit::User,
-            error: refusal.into(),
-        });
+        return Err(Refusal { exit: Exit::User, error: refusal.into() });
     }
     let workers = arguments.workers.unwrap_or(spec.workers().min);
     let spec = spec.with_workers(workers, workers);
@@ -60,10 +57,7 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
     let (mut runtime, handle) = Runtime::alone(storage.clone(), Timing::default());
     let resumed = if arguments.resume {
         let run = resume::find(&storage, &spec).await.blame(Exit::User)?;
-        runtime
-            .resume(run.clone(), spec.clone())
-            .await
-            .blame(Exit::Infrastructure)?;
+        runtime.resume(run.clone(), spec.clone()).await.blame(Exit::Infrastructure)?;
         Some(run)
     } else {
         None
@@ -82,19 +76,11 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
     let coordinator_url = format!("http://{address}");
     let mut local =
         Local::start(program, coordinator_url, workers as usize).blame(Exit::Infrastructure)?;
-    let style = if arguments.json {
-        Style::Json
-    } else {
-        Style::People
-    };
+    let style = if arguments.json { Style::Json } else { Style::People };
     let show = Show::new(style, &run, &format!("{}/{run}", storage.url()));
-    let watch = handle
-        .watch(run.clone())
-        .await
-        .blame(Exit::Infrastructure)?;
-    let watch = watch
-        .ok_or_else(|| anyhow!("run `{run}` is unknown"))
-        .blame(Exit::Infrastructure)?;
+    let watch = handle.watch(run.clone()).await.blame(Exit::Infrastructure)?;
+    let watch =
+        watch.ok_or_else(|| anyhow!("run `{run}` is unknown")).blame(Exit::Infrastructure)?;
     let outcome = tokio::select! {
         outcome = follow(watch, &show, &handle) => outcome,
         ended = local.watch(|line| show.say(line)) => match ended {
@@ -123,17 +109,9 @@ async fn submit(
     storage: &Storage,
 ) -> Result<RunId, Refusal> {
     let typed = std::fs::read(path).blame(Exit::User)?;
-    let run = handle
-        .submit(spec, proto::id::unique())
-        .await
-        .blame(Exit::Infrastructure)?;
-    let run = run
-        .map_err(anyhow::Error::msg)
-        .blame(Exit::Infrastructure)?;
-    storage
-        .put(&proto::key::spec(&run), typed)
-        .await
-        .blame(Exit::Infrastructure)?;
+    let run = handle.submit(spec, proto::id::unique()).await.blame(Exit::Infrastructure)?;
+    let run = run.map_err(anyhow::Error::msg).blame(Exit::Infrastructure)?;
+    storage.put(&proto::key::spec(&run), typed).await.blame(Exit::Infrastructure)?;
     Ok(run)
 }
 
@@ -186,10 +164,9 @@ pub(super) fn end(notice: &Notice) -> Option<Outcome> {
         Notice::Finished { .. } => Some(Ok(Exit::Done)),
         Notice::Paused { .. } => Some(Ok(Exit::Paused)),
         Notice::Cancelled => Some(Ok(Exit::Cancelled)),
-        Notice::Failed { kind, message } => Some(Err(Refusal {
-            exit: (*kind).into(),
-            error: anyhow!(message.clone()),
-        })),
+        Notice::Failed { kind, message } => {
+            Some(Err(Refusal { exit: (*kind).into(), error: anyhow!(message.clone()) }))
+        }
         Notice::Prepared { .. }
         | Notice::Preparing { .. }
         | Notice::Planned { .. }

@@ -32,14 +32,10 @@ pub(super) async fn serve(arguments: Arguments) -> Outcome {
         })
         .blame(Exit::User)?;
     let storage = Storage::open(&arguments.output).blame(Exit::User)?;
-    let (runtime, handle) = Runtime::of_pool(storage.clone(), Timing::default())
-        .await
-        .blame(Exit::Infrastructure)?;
+    let (runtime, handle) =
+        Runtime::of_pool(storage.clone(), Timing::default()).await.blame(Exit::Infrastructure)?;
     let address = listener.local_addr().blame(Exit::Infrastructure)?;
-    eprintln!(
-        "coordinator at http://{address}, everything under {}",
-        storage.url()
-    );
+    eprintln!("coordinator at http://{address}, everything under {}", storage.url());
     let mut interrupt = signal(SignalKind::interrupt()).blame(Exit::Infrastructure)?;
     let mut terminate = signal(SignalKind::terminate()).blame(Exit::Infrastructure)?;
     let server = service::serve(listener, handle.clone(), std::future::pending());

@@ -33,11 +33,7 @@ impl Show {
             (Style::People, false) | (Style::Json, _) => ProgressBar::hidden(),
         };
         bar.enable_steady_tick(Duration::from_millis(200));
-        let show = Self {
-            style,
-            bar,
-            terminal,
-        };
+        let show = Self { style, bar, terminal };
         if style == Style::People {
             let folder = folder.strip_prefix("file://").unwrap_or(folder);
             show.say(&format!("run {run} in {folder}"));
@@ -76,45 +72,24 @@ impl Show {
     fn people(&self, notice: &Notice) {
         match notice {
             Notice::Preparing { done, shards } => {
-                self.bar
-                    .set_message(format!("preparing data: {done} of {shards} shards"));
+                self.bar.set_message(format!("preparing data: {done} of {shards} shards"));
             }
-            Notice::Prepared {
-                cached, receipt, ..
-            } => {
-                let how = if *cached {
-                    " (from an earlier run)"
-                } else {
-                    ""
-                };
+            Notice::Prepared { cached, receipt, .. } => {
+                let how = if *cached { " (from an earlier run)" } else { "" };
                 self.say(&format!("data prepared{how}\n{receipt}"));
             }
             Notice::Planned { steps, summary } => self.planned(*steps, summary),
             Notice::Waiting { detail } => self.bar.set_message(detail.clone()),
-            Notice::Generation {
-                generation,
-                world_size,
-                step,
-                ..
-            } => {
+            Notice::Generation { generation, world_size, step, .. } => {
                 self.say(&format!(
                     "generation {generation}: {world_size} workers, from step {step}"
                 ));
                 self.bar.set_position(*step);
             }
-            Notice::Step {
-                step,
-                steps,
-                loss,
-                tokens_per_second,
-                applied,
-                lr,
-                ..
-            } => {
+            Notice::Step { step, steps, loss, tokens_per_second, applied, lr, .. } => {
                 self.bar.set_length(*steps);
                 self.bar.set_position(*step);
-                self.bar
-                    .set_message(format!("loss {loss:.4}  {tokens_per_second:.0} tokens/s"));
+                self.bar.set_message(format!("loss {loss:.4}  {tokens_per_second:.0} tokens/s"));
                 if !applied {
                     self.say(&format!(
                         "step {step}: the gradient was not finite; the update was skipped"
@@ -151,12 +126,7 @@ impl Show {
     }
 
     fn planned(&self, steps: u64, summary: &serde_json::Value) {
-        let number = |key: &str| {
-            summary
-                .get(key)
-                .and_then(serde_json::Value::as_u64)
-                .unwrap_or(0)
-        };
+        let number = |key: &str| summary.get(key).and_then(serde_json::Value::as_u64).unwrap_or(0);
         self.say(&format!(
             "planned: {steps} steps of {} packs of up to {} tokens; {} packs an epoch, {} samples held out",
             number("global_batch"),

@@ -36,14 +36,7 @@ impl Run {
         m.sealing.insert(step);
         let of_state = |f: &File| f.key.starts_with(Checkpoint::STATE);
         let (state, model) = parts.into_values().flatten().partition(of_state);
-        out.push(Command::Seal(Checkpoint {
-            run,
-            lineage,
-            step,
-            plan_digest,
-            model,
-            state,
-        }));
+        out.push(Command::Seal(Checkpoint { run, lineage, step, plan_digest, model, state }));
     }
 
     pub(super) fn sealed(
@@ -66,43 +59,23 @@ impl Run {
                 let message = format!("the checkpoint after step {step} was given up: {message}");
                 let waited_for = matches!(&self.phase, Phase::Training(m) if m.all_stopped());
                 if waited_for {
-                    return self.fail(
-                        Fault {
-                            kind: Failure::Infrastructure,
-                            message,
-                        },
-                        out,
-                    );
+                    return self.fail(Fault { kind: Failure::Infrastructure, message }, out);
                 }
                 return self.incident(None, message, out);
             }
         };
-        self.journal(
-            vec![History::Checkpointed {
-                lineage,
-                step,
-                manifest_sha256,
-            }],
-            out,
-        );
+        self.journal(vec![History::Checkpointed { lineage, step, manifest_sha256 }], out);
         self.checkpoints.push(Committed { lineage, step });
         let path = proto::key::checkpoint(&self.id, lineage, step);
         let notice = Notice::Checkpoint { step, path };
-        out.push(Command::Notify {
-            run: self.id.clone(),
-            notice,
-        });
+        out.push(Command::Notify { run: self.id.clone(), notice });
         self.prune(out);
     }
 
     /// Keeps the newest `keep`, and the one with the best held-out loss.
     fn prune(&mut self, out: &mut Vec<Command>) {
         let loss = |c: &Committed| self.evals.get(&c.step).copied().unwrap_or(f64::INFINITY);
-        let best = self
-            .checkpoints
-            .iter()
-            .min_by(|a, b| loss(a).total_cmp(&loss(b)))
-            .copied();
+        let best = self.checkpoints.iter().min_by(|a, b| loss(a).total_cmp(&loss(b))).copied();
         let keep = self.settings.keep.max(1);
         let newest = self.checkpoints.len().saturating_sub(keep);
         let (old, kept) = self.checkpoints.split_at(newest);

@@ -26,11 +26,7 @@ impl Run {
             0 => String::new(),
             n => format!(", {n} loading"),
         };
-        format!(
-            "waiting: {} of {} workers{loading}",
-            ready.len(),
-            self.settings.min_workers
-        )
+        format!("waiting: {} of {} workers{loading}", ready.len(), self.settings.min_workers)
     }
 
     /// Who is ready, and how many more are on their way.
@@ -66,17 +62,12 @@ impl Run {
             if detail != self.last_waiting {
                 self.last_waiting.clone_from(&detail);
                 let notice = Notice::Waiting { detail };
-                out.push(Command::Notify {
-                    run: self.id.clone(),
-                    notice,
-                });
+                out.push(Command::Notify { run: self.id.clone(), notice });
             }
             return;
         }
         let since = since.unwrap_or(now);
-        self.phase = Phase::Gathering {
-            enough_since: Some(since),
-        };
+        self.phase = Phase::Gathering { enough_since: Some(since) };
         let called = now >= since + timing.last_call;
         if ready.len() < max && !(called || loading == 0 && min == max) {
             return;
@@ -87,13 +78,7 @@ impl Run {
                 self.fruitless,
                 self.last_incident.as_deref().unwrap_or("unknown"),
             );
-            self.fail(
-                super::Fault {
-                    kind: Failure::Infrastructure,
-                    message,
-                },
-                out,
-            );
+            self.fail(super::Fault { kind: Failure::Infrastructure, message }, out);
             return;
         }
         let members: Vec<_> = ready.into_iter().take(max).collect();
@@ -134,22 +119,15 @@ impl Run {
         });
         let members = self.members(&members, workers);
         let evaluate_first = self.owes_evaluation();
-        self.phase = Phase::Training(Membership::new(
-            members,
-            start,
-            evaluate_first,
-            self.ring_key(secret),
-        ));
+        self.phase =
+            Phase::Training(Membership::new(members, start, evaluate_first, self.ring_key(secret)));
     }
 
     fn members(&self, ids: &[WorkerId], workers: &mut BTreeMap<WorkerId, Worker>) -> Vec<Member> {
         let member = |id: &WorkerId| {
             let worker = workers.get_mut(id).expect("members are connected");
             worker.loaded = None;
-            Member {
-                id: id.clone(),
-                ring: worker.ring.clone(),
-            }
+            Member { id: id.clone(), ring: worker.ring.clone() }
         };
         ids.iter().map(member).collect()
     }
@@ -203,22 +181,15 @@ impl Run {
         };
         let (until, members) = (*until, members.clone());
         let back = |id: &WorkerId| {
-            workers
-                .get(id)
-                .and_then(|w| w.attachment.as_ref())
-                .is_some_and(|a| {
-                    a.run == self.id && a.generation == self.generation && a.lineage == self.lineage
-                })
+            workers.get(id).and_then(|w| w.attachment.as_ref()).is_some_and(|a| {
+                a.run == self.id && a.generation == self.generation && a.lineage == self.lineage
+            })
         };
         if members.iter().all(back) {
             let start = self.checkpoints.last().copied();
             let members = self.members(&members, workers);
-            self.phase = Phase::Training(Membership::new(
-                members,
-                start,
-                false,
-                self.ring_key(secret),
-            ));
+            self.phase =
+                Phase::Training(Membership::new(members, start, false, self.ring_key(secret)));
         } else if now >= until {
             self.gather(now);
         }

@@ -143,15 +143,9 @@ impl Run {
         let tokens: u64 = ranks.values().map(|r| r.tokens).sum();
         let elapsed = match since {
             Some(since) => now.saturating_sub(since),
-            None => ranks
-                .values()
-                .map(|r| r.compute + r.reduce_wait)
-                .max()
-                .unwrap_or_default(),
+            None => ranks.values().map(|r| r.compute + r.reduce_wait).max().unwrap_or_default(),
         };
-        let digest = ranks
-            .values()
-            .fold(0u64, |d, r| d.wrapping_add(r.samples_digest));
+        let digest = ranks.values().fold(0u64, |d, r| d.wrapping_add(r.samples_digest));
         let notice = Notice::Step {
             step: self.step,
             steps: self.steps,
@@ -169,10 +163,7 @@ impl Run {
             compute_ms: longest(ranks.values().map(|r| r.compute)),
             reduce_wait_ms: longest(ranks.values().map(|r| r.reduce_wait)),
         };
-        out.push(Command::Notify {
-            run: self.id.clone(),
-            notice,
-        });
+        out.push(Command::Notify { run: self.id.clone(), notice });
     }
 
     pub(super) fn evaluated(
@@ -204,30 +195,14 @@ impl Run {
             }
         }
         let mean = |(loss, weight): (f64, f64)| (weight > 0.0).then(|| loss / weight);
-        let all = totals
-            .iter()
-            .fold((0.0, 0.0), |a, t| (a.0 + t.0, a.1 + t.1));
+        let all = totals.iter().fold((0.0, 0.0), |a, t| (a.0 + t.0, a.1 + t.1));
         let Some(loss) = mean(all) else { return };
         let by_source: Vec<_> = totals.into_iter().map(mean).collect();
         self.evals.insert(step, loss);
         let flat = by_source.iter().map(|l| l.unwrap_or(f64::NAN)).collect();
-        self.journal(
-            vec![History::Evaluated {
-                step,
-                loss,
-                by_source: flat,
-            }],
-            out,
-        );
-        let notice = Notice::Eval {
-            step,
-            loss,
-            by_source,
-        };
-        out.push(Command::Notify {
-            run: self.id.clone(),
-            notice,
-        });
+        self.journal(vec![History::Evaluated { step, loss, by_source: flat }], out);
+        let notice = Notice::Eval { step, loss, by_source };
+        out.push(Command::Notify { run: self.id.clone(), notice });
     }
 
     pub(super) fn member_stopped(&mut self, id: &WorkerId, generation: Generation, step: u64) {
@@ -342,11 +317,7 @@ impl Run {
         if complete && saved && evaluated {
             let lineage = newest.map(|c| c.lineage).expect("it is saved");
             self.phase = Phase::Publishing;
-            out.push(Command::Publish {
-                run: self.id.clone(),
-                lineage,
-                step: at,
-            });
+            out.push(Command::Publish { run: self.id.clone(), lineage, step: at });
         } else if !complete && (saved || at == 0) {
             self.pause(out);
         }
@@ -354,10 +325,5 @@ impl Run {
 }
 
 fn longest(times: impl Iterator<Item = Duration>) -> u64 {
-    times
-        .max()
-        .unwrap_or_default()
-        .as_millis()
-        .try_into()
-        .unwrap_or(u64::MAX)
+    times.max().unwrap_or_default().as_millis().try_into().unwrap_or(u64::MAX)
 }

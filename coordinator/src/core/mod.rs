@@ -278,21 +278,12 @@ impl Core {
         self.forgive_own_pause(now);
         let mut out = Vec::new();
         match event {
-            Event::Submit {
-                ticket,
-                run,
-                idempotency_key,
-                spec_yaml,
-                settings,
-            } => {
+            Event::Submit { ticket, run, idempotency_key, spec_yaml, settings } => {
                 let known = self.keys.get(&idempotency_key).cloned();
                 let run = known.unwrap_or_else(|| {
                     self.submit(run, idempotency_key, spec_yaml, settings, &mut out)
                 });
-                out.push(Command::Answer {
-                    ticket,
-                    answer: Ok(run),
-                });
+                out.push(Command::Answer { ticket, answer: Ok(run) });
             }
             Event::Cancel { ticket, run } => self.cancel(ticket, &run, &mut out),
             Event::Close => self.closing = true,
@@ -304,15 +295,8 @@ impl Core {
             Event::Planned { run, outcome } => self.with(&run, &mut out, |r, out| {
                 r.planned(now, outcome, out);
             }),
-            Event::Sealed {
-                run,
-                lineage,
-                step,
-                outcome,
-            } => {
-                self.with(&run, &mut out, |r, out| {
-                    r.sealed(now, lineage, step, outcome, out)
-                });
+            Event::Sealed { run, lineage, step, outcome } => {
+                self.with(&run, &mut out, |r, out| r.sealed(now, lineage, step, outcome, out));
             }
             Event::Published { run, outcome } => self.with(&run, &mut out, |r, out| {
                 r.published(now, outcome, out);
@@ -327,9 +311,7 @@ impl Core {
     /// When to call again with [`Event::Tick`] if nothing else happens.
     pub fn next_deadline(&self) -> Option<Duration> {
         let leases = self.workers.values().map(|w| w.lease_until);
-        let run = self
-            .active()
-            .and_then(|id| self.runs[id].deadline(&self.timing));
+        let run = self.active().and_then(|id| self.runs[id].deadline(&self.timing));
         leases.chain(run).min()
     }
 
@@ -353,23 +335,17 @@ impl Core {
     ) -> RunId {
         // The run's own journal first: a pool entry never names a run without a history.
         let events = vec![
-            History::Submitted {
-                spec_yaml: spec_yaml.clone(),
-            },
+            History::Submitted { spec_yaml: spec_yaml.clone() },
             History::Claimed { epoch: self.epoch },
         ];
-        out.push(Command::Journal {
-            run: id.clone(),
-            events,
-        });
+        out.push(Command::Journal { run: id.clone(), events });
         out.push(Command::JournalPool(PoolEvent::Submitted {
             run: id.clone(),
             idempotency_key: idempotency_key.clone(),
         }));
         self.keys.insert(idempotency_key, id.clone());
         self.queue.push(id.clone());
-        self.runs
-            .insert(id.clone(), Run::new(id.clone(), spec_yaml, settings));
+        self.runs.insert(id.clone(), Run::new(id.clone(), spec_yaml, settings));
         id
     }
 
@@ -425,11 +401,7 @@ impl Core {
             };
             if worker.told.as_ref() != Some(&duty) {
                 worker.told = Some(duty.clone());
-                let directive = Directive {
-                    epoch: self.epoch,
-                    beat: self.timing.beat,
-                    duty,
-                };
+                let directive = Directive { epoch: self.epoch, beat: self.timing.beat, duty };
                 out.push(Command::Direct { stream, directive });
             }
         }

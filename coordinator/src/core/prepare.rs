@@ -32,9 +32,7 @@ pub struct Sharding {
 
 impl Sharding {
     fn outstanding(&self) -> impl Iterator<Item = &RawShard> {
-        self.shards
-            .iter()
-            .filter(|s| !self.done.contains_key(&s.index))
+        self.shards.iter().filter(|s| !self.done.contains_key(&s.index))
     }
 
     /// Gives every free shard to the worker with the fewest bytes to do.
@@ -64,11 +62,7 @@ impl Sharding {
     }
 
     pub(super) fn progress(&self) -> String {
-        format!(
-            "{} of {} shards prepared",
-            self.done.len(),
-            self.shards.len()
-        )
+        format!("{} of {} shards prepared", self.done.len(), self.shards.len())
     }
 }
 
@@ -79,18 +73,10 @@ impl Run {
         }
         match outcome {
             Err(fault) => self.fail(fault, out),
-            Ok(Survey {
-                fingerprint,
-                cached: true,
-                ..
-            }) => {
+            Ok(Survey { fingerprint, cached: true, .. }) => {
                 self.plan(fingerprint, None, out);
             }
-            Ok(Survey {
-                fingerprint,
-                shards,
-                cached: false,
-            }) => {
+            Ok(Survey { fingerprint, shards, cached: false }) => {
                 self.phase = Phase::Sharding(Sharding {
                     fingerprint,
                     shards,
@@ -122,14 +108,8 @@ impl Run {
             return;
         };
         if std::mem::take(&mut self.unannounced) {
-            let notice = Notice::Preparing {
-                done: s.done.len(),
-                shards: s.shards.len(),
-            };
-            out.push(Command::Notify {
-                run: self.id.clone(),
-                notice,
-            });
+            let notice = Notice::Preparing { done: s.done.len(), shards: s.shards.len() };
+            out.push(Command::Notify { run: self.id.clone(), notice });
         }
         if s.outstanding().next().is_some() {
             return;
@@ -154,11 +134,7 @@ impl Run {
         self.phase = Phase::Planning;
         self.fingerprint = Some(fingerprint.clone());
         self.cached = prepared.is_none();
-        out.push(Command::Plan {
-            run: self.id.clone(),
-            fingerprint,
-            prepared,
-        });
+        out.push(Command::Plan { run: self.id.clone(), fingerprint, prepared });
     }
 
     pub(super) fn planned(
@@ -176,36 +152,18 @@ impl Run {
                 let fingerprint = self.fingerprint.clone().unwrap_or_default();
                 self.journal(
                     vec![
-                        History::Prepared {
-                            fingerprint: fingerprint.clone(),
-                        },
-                        History::Planned {
-                            digest: plan.digest.clone(),
-                            steps: plan.steps,
-                        },
+                        History::Prepared { fingerprint: fingerprint.clone() },
+                        History::Planned { digest: plan.digest.clone(), steps: plan.steps },
                     ],
                     out,
                 );
                 self.plan_digest = plan.digest;
                 self.steps = plan.steps;
                 let (cached, receipt) = (self.cached, plan.receipt);
-                let notice = Notice::Prepared {
-                    fingerprint,
-                    cached,
-                    receipt,
-                };
-                out.push(Command::Notify {
-                    run: self.id.clone(),
-                    notice,
-                });
-                let notice = Notice::Planned {
-                    steps: plan.steps,
-                    summary: plan.summary,
-                };
-                out.push(Command::Notify {
-                    run: self.id.clone(),
-                    notice,
-                });
+                let notice = Notice::Prepared { fingerprint, cached, receipt };
+                out.push(Command::Notify { run: self.id.clone(), notice });
+                let notice = Notice::Planned { steps: plan.steps, summary: plan.summary };
+                out.push(Command::Notify { run: self.id.clone(), notice });
                 self.gather(now);
             }
         }

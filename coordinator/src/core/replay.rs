@@ -33,16 +33,12 @@ impl Core {
         }
         if !run.phase.ended() {
             let events = vec![History::Claimed { epoch: self.epoch }];
-            out.push(Command::Journal {
-                run: id.clone(),
-                events,
-            });
+            out.push(Command::Journal { run: id.clone(), events });
             run.phase = match (run.plan_digest.is_empty(), members.is_empty(), resume) {
                 (true, _, _) => Phase::Queued,
-                (false, false, false) => Phase::Reattaching {
-                    until: now + self.timing.reattach_grace,
-                    members,
-                },
+                (false, false, false) => {
+                    Phase::Reattaching { until: now + self.timing.reattach_grace, members }
+                }
                 (false, _, _) => Phase::Gathering { enough_since: None },
             };
         }
@@ -63,12 +59,7 @@ impl Run {
             History::Claimed { .. } | History::Incident { .. } => {}
             History::Prepared { fingerprint } => self.fingerprint = Some(fingerprint),
             History::Planned { digest, steps } => (self.plan_digest, self.steps) = (digest, steps),
-            History::Generation {
-                generation,
-                lineage,
-                step,
-                ..
-            } => {
+            History::Generation { generation, lineage, step, .. } => {
                 (self.generation, self.lineage, self.step) = (generation, lineage, step);
                 self.phase = Phase::Gathering { enough_since: None };
             }

@@ -220,9 +220,7 @@ impl Run {
         }
         if matches!(self.phase, Phase::Queued) {
             self.phase = Phase::Surveying;
-            out.push(Command::Survey {
-                run: self.id.clone(),
-            });
+            out.push(Command::Survey { run: self.id.clone() });
         }
         if let Phase::Sharding(sharding) = &mut self.phase {
             let free = |(id, w): (&WorkerId, &Worker)| {
@@ -309,61 +307,33 @@ impl Run {
         }
         match outcome {
             Ok(model) => {
-                let notice = Notice::Finished {
-                    model: model.clone(),
-                    steps: self.steps,
-                };
-                let history = History::Succeeded {
-                    model: model.clone(),
-                };
+                let notice = Notice::Finished { model: model.clone(), steps: self.steps };
+                let history = History::Succeeded { model: model.clone() };
                 self.end(Phase::Succeeded { model }, history, notice, out);
             }
-            Err(message) => self.fail(
-                Fault {
-                    kind: Failure::Infrastructure,
-                    message,
-                },
-                out,
-            ),
+            Err(message) => self.fail(Fault { kind: Failure::Infrastructure, message }, out),
         }
     }
 
     pub(super) fn fail(&mut self, fault: Fault, out: &mut Vec<Command>) {
-        let history = History::Failed {
-            kind: fault.kind,
-            message: fault.message.clone(),
-        };
-        let notice = Notice::Failed {
-            kind: fault.kind,
-            message: fault.message.clone(),
-        };
+        let history = History::Failed { kind: fault.kind, message: fault.message.clone() };
+        let notice = Notice::Failed { kind: fault.kind, message: fault.message.clone() };
         self.end(Phase::Failed(fault), history, notice, out);
     }
 
     pub(super) fn pause(&mut self, out: &mut Vec<Command>) {
         let step = self.checkpoints.last().map_or(0, |c| c.step);
-        self.end(
-            Phase::Paused,
-            History::Paused { step },
-            Notice::Paused { step },
-            out,
-        );
+        self.end(Phase::Paused, History::Paused { step }, Notice::Paused { step }, out);
     }
 
     fn end(&mut self, phase: Phase, event: History, notice: Notice, out: &mut Vec<Command>) {
         self.journal(vec![event], out);
         self.phase = phase;
-        out.push(Command::Notify {
-            run: self.id.clone(),
-            notice,
-        });
+        out.push(Command::Notify { run: self.id.clone(), notice });
     }
 
     pub(super) fn journal(&self, events: Vec<History>, out: &mut Vec<Command>) {
-        out.push(Command::Journal {
-            run: self.id.clone(),
-            events,
-        });
+        out.push(Command::Journal { run: self.id.clone(), events });
     }
 
     pub(super) fn incident(
@@ -373,21 +343,12 @@ impl Run {
         out: &mut Vec<Command>,
     ) {
         self.journal(
-            vec![History::Incident {
-                worker: worker.cloned(),
-                message: message.clone(),
-            }],
+            vec![History::Incident { worker: worker.cloned(), message: message.clone() }],
             out,
         );
         self.last_incident = Some(message.clone());
-        let notice = Notice::Incident {
-            worker: worker.cloned(),
-            message,
-        };
-        out.push(Command::Notify {
-            run: self.id.clone(),
-            notice,
-        });
+        let notice = Notice::Incident { worker: worker.cloned(), message };
+        out.push(Command::Notify { run: self.id.clone(), notice });
     }
 
     pub(super) fn status(&self, workers: &BTreeMap<WorkerId, Worker>) -> Status {

@@ -28,10 +28,7 @@ impl Worker {
     pub(super) fn duty(&self, id: &WorkerId, active: Option<&Run>, closed: bool) -> Option<Duty> {
         if closed {
             let reason = "the coordinator is closing".into();
-            return Some(Duty::Dismissed {
-                reason,
-                refused: false,
-            });
+            return Some(Duty::Dismissed { reason, refused: false });
         }
         active.map_or(Some(Duty::Idle), |run| run.duty(id, self.leaving))
     }
@@ -49,10 +46,7 @@ impl Core {
             return self.hello(now, stream, hello, out);
         }
         // Only a live stream may speak, and only for itself.
-        let Some((id, worker)) = self
-            .workers
-            .iter_mut()
-            .find(|(_, w)| w.stream == Some(stream))
+        let Some((id, worker)) = self.workers.iter_mut().find(|(_, w)| w.stream == Some(stream))
         else {
             return;
         };
@@ -67,15 +61,8 @@ impl Core {
                     self.with(&run, out, |r, out| r.member_leaves(&id, out));
                 }
             }
-            Report::ShardPrepared {
-                run,
-                shard,
-                receipt,
-                samples,
-            } => {
-                self.with(&run, out, |r, _| {
-                    r.shard_prepared(&id, shard, receipt, samples)
-                });
+            Report::ShardPrepared { run, shard, receipt, samples } => {
+                self.with(&run, out, |r, _| r.shard_prepared(&id, shard, receipt, samples));
             }
             Report::StepDone(place, done) => {
                 self.with(&place.run.clone(), out, |r, out| {
@@ -92,20 +79,10 @@ impl Core {
                     r.part_saved(&id, &place, step, files, out);
                 });
             }
-            Report::Stopped {
-                run,
-                generation,
-                step,
-            } => {
+            Report::Stopped { run, generation, step } => {
                 self.with(&run, out, |r, _| r.member_stopped(&id, generation, step));
             }
-            Report::Trouble {
-                run,
-                generation,
-                step,
-                cause,
-                message,
-            } => {
+            Report::Trouble { run, generation, step, cause, message } => {
                 self.with(&run, out, |r, out| {
                     r.trouble(now, &id, generation, step, cause, message, out);
                 });
@@ -125,10 +102,7 @@ impl Core {
                 directive: proto::protocol::Directive {
                     epoch: self.epoch,
                     beat: self.timing.beat,
-                    duty: Duty::Dismissed {
-                        reason,
-                        refused: true,
-                    },
+                    duty: Duty::Dismissed { reason, refused: true },
                 },
             });
             out.push(Command::Close { stream });
@@ -144,9 +118,7 @@ impl Core {
             }
         }
         if let (Some(attachment), Some(run)) = (&hello.attachment, self.active().cloned()) {
-            self.with(&run, out, |r, _| {
-                r.attached(&hello.worker, &hello, attachment)
-            });
+            self.with(&run, out, |r, _| r.attached(&hello.worker, &hello, attachment));
         }
         self.workers.insert(
             hello.worker,
@@ -165,10 +137,7 @@ impl Core {
 
     /// A stream ended: its process is dead, or it is back within a second.
     pub(super) fn hangup(&mut self, now: Duration, stream: Stream, out: &mut Vec<Command>) {
-        let Some((id, worker)) = self
-            .workers
-            .iter_mut()
-            .find(|(_, w)| w.stream == Some(stream))
+        let Some((id, worker)) = self.workers.iter_mut().find(|(_, w)| w.stream == Some(stream))
         else {
             return;
         };
@@ -199,19 +168,14 @@ impl Core {
     fn lost(&mut self, now: Duration, id: &WorkerId, why: &str, out: &mut Vec<Command>) {
         let in_order = self.workers.remove(id).is_some_and(|w| w.leaving);
         if let Some(run) = self.active().cloned() {
-            self.with(&run, out, |r, out| {
-                r.worker_lost(now, id, why, in_order, out)
-            });
+            self.with(&run, out, |r, out| r.worker_lost(now, id, why, in_order, out));
         }
     }
 
     /// Time that this process spent paused (stopped, starved, asleep) does not count against workers, whose beats
     /// lie unread in the queue.
     pub(super) fn forgive_own_pause(&mut self, now: Duration) {
-        let due = self
-            .next_deadline()
-            .unwrap_or(now)
-            .max(self.last_tick + self.timing.beat);
+        let due = self.next_deadline().unwrap_or(now).max(self.last_tick + self.timing.beat);
         let late = now.saturating_sub(due);
         if late >= self.timing.beat {
             for worker in self.workers.values_mut() {

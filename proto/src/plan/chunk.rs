@@ -48,9 +48,7 @@ impl Step {
 
     /// Samples of all packs.
     pub fn samples(&self) -> impl Iterator<Item = u32> {
-        self.packs
-            .iter()
-            .flat_map(|pack| pack.samples.iter().copied())
+        self.packs.iter().flat_map(|pack| pack.samples.iter().copied())
     }
 }
 
@@ -152,11 +150,7 @@ impl Chunk {
         }
         let (found, expected) = (xxh3_128(rest), u128::from_le_bytes(*digest));
         if found != expected {
-            return Err(Error::Digest {
-                bytes: bytes.len(),
-                found,
-                expected,
-            });
+            return Err(Error::Digest { bytes: bytes.len(), found, expected });
         }
         reader.chunk()
     }
@@ -167,10 +161,8 @@ struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
     fn take<const N: usize>(&mut self) -> Result<[u8; N], Error> {
-        let (head, tail) = self
-            .0
-            .split_first_chunk::<N>()
-            .ok_or(Error::Inconsistent("it ends too early"))?;
+        let (head, tail) =
+            self.0.split_first_chunk::<N>().ok_or(Error::Inconsistent("it ends too early"))?;
         self.0 = tail;
         Ok(*head)
     }
@@ -194,30 +186,20 @@ impl Reader<'_> {
         if steps * 12 + packs * 16 + samples * 4 != self.0.len() as u64 {
             return Err(Error::Inconsistent("they need other bytes than there are"));
         }
-        let steps: Vec<(f64, u32)> = (0..steps)
-            .map(|_| Ok((self.f64()?, self.u32()?)))
-            .collect::<Result<_, Error>>()?;
+        let steps: Vec<(f64, u32)> =
+            (0..steps).map(|_| Ok((self.f64()?, self.u32()?))).collect::<Result<_, Error>>()?;
         let heads: Vec<(u32, u64, u32)> = (0..packs)
             .map(|_| Ok((self.u32()?, self.u64()?, self.u32()?)))
             .collect::<Result<_, Error>>()?;
         let of_steps: u64 = steps.iter().map(|&(_, packs)| u64::from(packs)).sum();
-        let of_packs: u64 = heads
-            .iter()
-            .map(|&(_, _, samples)| u64::from(samples))
-            .sum();
+        let of_packs: u64 = heads.iter().map(|&(_, _, samples)| u64::from(samples)).sum();
         if (of_steps, of_packs) != (packs, samples) {
             return Err(Error::Inconsistent("the parts are not the whole"));
         }
         let mut heads = heads.into_iter();
         let mut pack = |(tokens, squares, samples): (u32, u64, u32)| {
-            let samples = (0..samples)
-                .map(|_| self.u32())
-                .collect::<Result<_, Error>>()?;
-            Ok(Pack {
-                tokens,
-                squares,
-                samples,
-            })
+            let samples = (0..samples).map(|_| self.u32()).collect::<Result<_, Error>>()?;
+            Ok(Pack { tokens, squares, samples })
         };
         let mut step = |(weight, packs): (f64, u32)| {
             let packs = heads.by_ref().take(packs as usize);
@@ -227,10 +209,7 @@ impl Reader<'_> {
         Ok(Chunk {
             epoch,
             first_step,
-            steps: steps
-                .into_iter()
-                .map(&mut step)
-                .collect::<Result<_, Error>>()?,
+            steps: steps.into_iter().map(&mut step).collect::<Result<_, Error>>()?,
         })
     }
 }
@@ -240,23 +219,14 @@ mod tests {
     use super::*;
 
     fn chunk() -> Chunk {
-        let pack = |samples: &[u32]| Pack {
-            tokens: 900,
-            squares: 1 << 33,
-            samples: samples.to_vec(),
-        };
+        let pack =
+            |samples: &[u32]| Pack { tokens: 900, squares: 1 << 33, samples: samples.to_vec() };
         Chunk {
             epoch: 2,
             first_step: 1 << 40,
             steps: vec![
-                Step {
-                    weight: 12.5,
-                    packs: vec![pack(&[7, 0]), pack(&[u32::MAX])],
-                },
-                Step {
-                    weight: 1.0,
-                    packs: vec![pack(&[3])],
-                },
+                Step { weight: 12.5, packs: vec![pack(&[7, 0]), pack(&[u32::MAX])] },
+                Step { weight: 1.0, packs: vec![pack(&[3])] },
             ],
         }
     }

@@ -77,17 +77,10 @@ pub(super) fn check(samples: &[Meta], sources: &[Source], options: &Options) -> 
         check_option(name, value as f64, value >= 1, "1 or more")?;
     }
     for source in sources {
-        let Source {
-            repeat, holdout, ..
-        } = *source;
+        let Source { repeat, holdout, .. } = *source;
         let fits = (0.000_001..=100.0).contains(&repeat);
         check_option("repeat", repeat, fits, "from 0.000001 to 100")?;
-        check_option(
-            "holdout",
-            holdout,
-            (0.0..=0.5).contains(&holdout),
-            "from 0 to 0.5",
-        )?;
+        check_option("holdout", holdout, (0.0..=0.5).contains(&holdout), "from 0 to 0.5")?;
     }
     let expected: u64 = sources.iter().map(|source| u64::from(source.samples)).sum();
     let found = samples.len() as u64;
@@ -124,10 +117,6 @@ fn check_option(
 ) -> Result<(), Error> {
     match fits {
         true => Ok(()),
-        false => Err(Error::Option {
-            name,
-            wanted,
-            found,
-        }),
+        false => Err(Error::Option { name, wanted, found }),
     }
 }

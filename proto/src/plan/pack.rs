@@ -264,10 +264,7 @@ mod tests {
 
     fn packs(lengths: &[u32], capacity: u32) -> Vec<Vec<u32>> {
         let ids = (0..lengths.len() as u32).collect();
-        let order = Order {
-            random: None,
-            packs: 0,
-        };
+        let order = Order { random: None, packs: 0 };
         let packs = best_fit(ids, |id| lengths[id as usize], capacity, order);
         let lengths_of = |pack: &[u32]| pack.iter().map(|&id| lengths[id as usize]).collect();
         packs.iter().map(lengths_of).collect()
@@ -306,10 +303,7 @@ mod tests {
     fn splitting_reaches_the_wanted_number_and_keeps_every_sample() {
         let ids: Vec<u32> = (0..9).collect();
         for (wanted, expected) in [(0, 1), (1, 1), (4, 4), (9, 9), (20, 9)] {
-            let order = Order {
-                random: None,
-                packs: wanted,
-            };
+            let order = Order { random: None, packs: wanted };
             let packs = best_fit(ids.clone(), |_| 1, 9, order);
             assert_eq!(packs.len(), expected);
             assert!(packs.iter().all(|pack| !pack.is_empty()));

@@ -12,10 +12,7 @@ pub(super) struct Random(u64);
 impl Random {
     /// The stream of a key, such as a seed and an epoch.
     pub(super) fn new(key: &[u64]) -> Random {
-        let state = key.iter().fold(
-            0,
-            |state, &word| mix(mix(word.wrapping_add(GOLDEN)) ^ state),
-        );
+        let state = key.iter().fold(0, |state, &word| mix(mix(word.wrapping_add(GOLDEN)) ^ state));
         Random(state)
     }
 
@@ -77,9 +74,6 @@ mod tests {
         }
         assert_eq!(seen.len(), 6);
         // 10,000 each, and five standard deviations of a binomial draw are 456.
-        assert!(
-            seen.values().all(|&n| (9_500..10_500).contains(&n)),
-            "{seen:?}"
-        );
+        assert!(seen.values().all(|&n| (9_500..10_500).contains(&n)), "{seen:?}");
     }
 }

@@ -72,18 +72,11 @@ mod tests {
     use super::*;
 
     fn schedule(decay: Decay, warmup: Warmup) -> Schedule {
-        Schedule {
-            peak: 1.0,
-            floor: 0.0,
-            warmup,
-            decay,
-        }
+        Schedule { peak: 1.0, floor: 0.0, warmup, decay }
     }
 
     fn rates(total: u64, schedule: &Schedule) -> Vec<f64> {
-        (0..total)
-            .map(|step| learning_rate(step, total, schedule))
-            .collect()
+        (0..total).map(|step| learning_rate(step, total, schedule)).collect()
     }
 
     fn assert_close(found: &[f64], expected: &[f64]) {
@@ -111,16 +104,10 @@ mod tests {
 
     #[test]
     fn floor_is_the_limit_of_the_fall() {
-        let schedule = Schedule {
-            floor: 0.2,
-            ..schedule(Decay::Linear, Warmup::Steps(0))
-        };
+        let schedule = Schedule { floor: 0.2, ..schedule(Decay::Linear, Warmup::Steps(0)) };
         assert_close(&rates(4, &schedule), &[1.0, 0.8, 0.6, 0.4]);
         assert_close(
-            &[
-                learning_rate(4, 4, &schedule),
-                learning_rate(9, 4, &schedule),
-            ],
+            &[learning_rate(4, 4, &schedule), learning_rate(9, 4, &schedule)],
             &[0.2, 0.2],
         );
     }

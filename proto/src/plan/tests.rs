@@ -1,16 +1,12 @@
+//! A plan as a whole: every sample as often as it should be, on every machine alike.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::*;
 
 fn options() -> Options {
-    Options {
-        max_tokens: 256,
-        global_batch: 8,
-        epochs: 3,
-        max_steps: None,
-        seed: 42,
-    }
+    Options { max_tokens: 256, global_batch: 8, epochs: 3, max_steps: None, seed: 42 }
 }
 
 /// Samples with skewed lengths, some contents twice.
@@ -30,11 +26,7 @@ fn samples(count: u32, seed: u64) -> Vec<Meta> {
 }
 
 fn source(samples: u32) -> Source {
-    Source {
-        samples,
-        repeat: 1.0,
-        holdout: 0.0,
-    }
+    Source { samples, repeat: 1.0, holdout: 0.0 }
 }
 
 /// How often each sample occurs in an epoch.
@@ -50,13 +42,7 @@ fn seen(plan: &Plan<'_>, epoch: u32) -> BTreeMap<u32, u32> {
 fn every_sample_is_trained_once_an_epoch_or_held_out() {
     for seed in 0..20 {
         let samples = samples(500 + seed as u32 * 37, seed);
-        let sources = [
-            Source {
-                holdout: 0.1,
-                ..source(200)
-            },
-            source(samples.len() as u32 - 200),
-        ];
+        let sources = [Source { holdout: 0.1, ..source(200) }, source(samples.len() as u32 - 200)];
         let options = Options { seed, ..options() };
         let plan = Plan::new(&samples, &sources, options).expect("a plan");
         let held: BTreeSet<u32> = plan.held_out().iter().copied().collect();
@@ -75,10 +61,7 @@ fn every_sample_is_trained_once_an_epoch_or_held_out() {
 fn no_pack_is_too_long_and_no_step_is_a_runt() {
     for seed in 0..20 {
         let samples = samples(300 + 91 * seed as u32, seed);
-        let sources = [Source {
-            repeat: 0.3 + 0.1 * seed as f64,
-            ..source(samples.len() as u32)
-        }];
+        let sources = [Source { repeat: 0.3 + 0.1 * seed as f64, ..source(samples.len() as u32) }];
         let options = Options { seed, ..options() };
         let plan = Plan::new(&samples, &sources, options).expect("a plan");
         let packs = plan.epoch(0).packs.len();
@@ -105,33 +88,12 @@ fn no_pack_is_too_long_and_no_step_is_a_runt() {
 #[test]
 fn a_half_is_one_half_now_and_the_other_next() {
     let samples = samples(401, 1);
-    let sources = [
-        Source {
-            repeat: 0.5,
-            ..source(101)
-        },
-        Source {
-            repeat: 2.0,
-            ..source(100)
-        },
-        source(200),
-    ];
-    let plan = Plan::new(
-        &samples,
-        &sources,
-        Options {
-            epochs: 4,
-            ..options()
-        },
-    )
-    .expect("a plan");
+    let sources =
+        [Source { repeat: 0.5, ..source(101) }, Source { repeat: 2.0, ..source(100) }, source(200)];
+    let plan = Plan::new(&samples, &sources, Options { epochs: 4, ..options() }).expect("a plan");
     let epochs: Vec<_> = (0..4).map(|epoch| seen(&plan, epoch)).collect();
-    let first = |epoch: usize| {
-        epochs[epoch]
-            .range(..101)
-            .map(|(id, _)| *id)
-            .collect::<BTreeSet<_>>()
-    };
+    let first =
+        |epoch: usize| epochs[epoch].range(..101).map(|(id, _)| *id).collect::<BTreeSet<_>>();
     assert_eq!(first(0).len(), 50);
     assert_eq!(first(1).len(), 51);
     // 101 samples in two epochs are 50 and 51: all of them, each once.
@@ -149,28 +111,17 @@ fn a_half_is_one_half_now_and_the_other_next() {
 fn any_repeat_comes_out_even_over_the_epochs() {
     for (repeat, times) in [(0.3, 3), (1.7, 17), (0.1, 1), (2.5, 25)] {
         let samples = samples(137, 5);
-        let sources = [Source {
-            repeat,
-            ..source(137)
-        }];
-        let options = Options {
-            epochs: 10,
-            global_batch: 1,
-            ..options()
-        };
+        let sources = [Source { repeat, ..source(137) }];
+        let options = Options { epochs: 10, global_batch: 1, ..options() };
         let plan = Plan::new(&samples, &sources, options).expect("a plan");
         let mut total: BTreeMap<u32, u32> = BTreeMap::new();
         for epoch in 0..10 {
             let seen = seen(&plan, epoch);
             let bounds = repeat.floor() as u32..=repeat.ceil() as u32;
             assert!(seen.values().all(|times| bounds.contains(times)));
-            seen.into_iter()
-                .for_each(|(id, times)| *total.entry(id).or_default() += times);
+            seen.into_iter().for_each(|(id, times)| *total.entry(id).or_default() += times);
         }
-        assert!(
-            total.len() == 137 && total.values().all(|&n| n == times),
-            "{repeat}"
-        );
+        assert!(total.len() == 137 && total.values().all(|&n| n == times), "{repeat}");
     }
 }
 
@@ -190,16 +141,9 @@ fn seed_and_epoch_change_order_and_company_but_not_the_lengths_that_meet() {
     let samples = samples(1000, 2);
     let sources = [source(1000)];
     let plan = Plan::new(&samples, &sources, options()).expect("a plan");
-    let seeded = Options {
-        seed: 7,
-        ..options()
-    };
+    let seeded = Options { seed: 7, ..options() };
     let seeded = Plan::new(&samples, &sources, seeded).expect("a plan");
-    let (a, b, c) = (
-        plan.epoch(0).packs,
-        plan.epoch(1).packs,
-        seeded.epoch(0).packs,
-    );
+    let (a, b, c) = (plan.epoch(0).packs, plan.epoch(1).packs, seeded.epoch(0).packs);
     assert!(a != b && a != c);
     let company = |packs: &Packs| packs.iter().map(<[u32]>::to_vec).collect::<BTreeSet<_>>();
     assert!(company(&a).intersection(&company(&b)).count() < a.len() / 2);
@@ -220,28 +164,17 @@ fn held_out_are_the_smallest_hashes_and_equal_contents_stay_together() {
         for id in 0..10 {
             samples[900 + id].hash = samples[id * 7].hash;
         }
-        let sources = [
-            Source {
-                holdout: 0.2,
-                ..source(900)
-            },
-            source(100),
-        ];
+        let sources = [Source { holdout: 0.2, ..source(900) }, source(100)];
         let plan = Plan::new(&samples, &sources, options()).expect("a plan");
         let is_held = |id: &usize| plan.held_out().contains(&(*id as u32));
         let hashes = |held: bool, ids: Range<usize>| -> BTreeSet<u64> {
-            ids.filter(|id| is_held(id) == held)
-                .map(|id| samples[id].hash)
-                .collect()
+            ids.filter(|id| is_held(id) == held).map(|id| samples[id].hash).collect()
         };
         let (held, trained) = (hashes(true, 0..900), hashes(false, 0..900));
         // One content in ten is there twice: 810 distinct ones, of which 0.2 is 162.
         assert_eq!((held.len(), trained.len()), (162, 648));
         assert!(held.last() < trained.first());
-        assert!(
-            held.is_disjoint(&hashes(false, 0..1000)),
-            "trained by way of the other source"
-        );
+        assert!(held.is_disjoint(&hashes(false, 0..1000)), "trained by way of the other source");
     }
 }
 
@@ -249,29 +182,15 @@ fn held_out_are_the_smallest_hashes_and_equal_contents_stay_together() {
 fn the_hold_out_hardly_changes_as_data_grows() {
     let samples = samples(4000, 3);
     let held = |count: u32| -> BTreeSet<u32> {
-        let sources = [Source {
-            holdout: 0.05,
-            ..source(count)
-        }];
+        let sources = [Source { holdout: 0.05, ..source(count) }];
         let plan = Plan::new(&samples[..count as usize], &sources, options()).expect("a plan");
         plan.held_out().iter().copied().collect()
     };
     let (old, new) = (held(2000), held(4000));
     let still_held = old.intersection(&new).count();
-    assert!(
-        still_held * 100 >= old.len() * 85,
-        "{still_held} of {}",
-        old.len()
-    );
-    let were_trained = new
-        .iter()
-        .filter(|&&id| id < 2000 && !old.contains(&id))
-        .count();
-    assert!(
-        were_trained * 100 <= old.len() * 15,
-        "{were_trained} of {}",
-        old.len()
-    );
+    assert!(still_held * 100 >= old.len() * 85, "{still_held} of {}", old.len());
+    let were_trained = new.iter().filter(|&&id| id < 2000 && !old.contains(&id)).count();
+    assert!(were_trained * 100 <= old.len() * 15, "{were_trained} of {}", old.len());
 }
 
 #[test]
@@ -279,10 +198,7 @@ fn a_small_share_of_two_contents_is_one_and_of_one_content_none() {
     let mut samples = samples(3, 3);
     samples[1].hash = samples[0].hash;
     let held = |count: u32| {
-        let sources = [Source {
-            holdout: 0.01,
-            ..source(count)
-        }];
+        let sources = [Source { holdout: 0.01, ..source(count) }];
         let plan = Plan::new(&samples[..count as usize], &sources, options()).expect("a plan");
         plan.held_out().len()
     };
@@ -294,17 +210,10 @@ fn a_small_share_of_two_contents_is_one_and_of_one_content_none() {
 fn steps_carry_their_exact_weights_and_chunks_hold_them_all() {
     let samples = samples(20_000, 4);
     let sources = [source(20_000)];
-    let options = Options {
-        global_batch: 2,
-        max_steps: Some(3000),
-        ..options()
-    };
+    let options = Options { global_batch: 2, max_steps: Some(3000), ..options() };
     let plan = Plan::new(&samples, &sources, options).expect("a plan");
     let summary = plan.summary();
-    assert!(
-        summary.steps_per_epoch > 1000 && summary.steps_per_epoch < 3000,
-        "{summary:?}"
-    );
+    assert!(summary.steps_per_epoch > 1000 && summary.steps_per_epoch < 3000, "{summary:?}");
     assert_eq!((plan.steps(), plan.epochs()), (3000, 2));
     let mut next = 0;
     for index in 0..plan.epochs() {
@@ -313,21 +222,13 @@ fn steps_carry_their_exact_weights_and_chunks_hold_them_all() {
         for (number, chunk) in (0..).zip(plan.chunks(&epoch)) {
             assert_eq!(chunk.first_step, next);
             for (at, step) in chunk.steps.iter().enumerate() {
-                let place = Place {
-                    epoch: index,
-                    chunk: number,
-                    index: at,
-                };
+                let place = Place { epoch: index, chunk: number, index: at };
                 assert_eq!(summary.locate(next), Some(place));
-                let expected: f64 = step
-                    .samples()
-                    .map(|id| f64::from(samples[id as usize].weight))
-                    .sum();
+                let expected: f64 =
+                    step.samples().map(|id| f64::from(samples[id as usize].weight)).sum();
                 assert_eq!(step.weight, expected);
                 weight += step.weight;
-                step.packs
-                    .iter()
-                    .for_each(|pack| consumed.add_all(index, &pack.samples));
+                step.packs.iter().for_each(|pack| consumed.add_all(index, &pack.samples));
                 next += 1;
             }
             assert_eq!(Chunk::decode(&chunk.encode()), Ok(chunk));
@@ -404,21 +305,12 @@ fn next_fit(lengths: &[u32], capacity: u32) -> usize {
 }
 
 fn best_fit_packs(lengths: &[u32], capacity: u32) -> usize {
-    let order = pack::Order {
-        random: None,
-        packs: 0,
-    };
+    let order = pack::Order { random: None, packs: 0 };
     let ids = (0..lengths.len() as u32).collect();
     let packs = pack::best_fit(ids, |id| lengths[id as usize], capacity, order).len();
     let mut by_length = vec![0; capacity as usize + 1];
-    lengths
-        .iter()
-        .for_each(|&length| by_length[length as usize] += 1);
-    assert_eq!(
-        pack::count(&by_length) as usize,
-        packs,
-        "counted without ids"
-    );
+    lengths.iter().for_each(|&length| by_length[length as usize] += 1);
+    assert_eq!(pack::count(&by_length) as usize, packs, "counted without ids");
     packs
 }
 
@@ -440,10 +332,7 @@ fn compare(lengths: &[u32], capacity: u32) -> [f64; 3] {
 #[test]
 fn packs_are_as_dense_as_first_fit_decreasing_on_random_lengths() {
     for seed in 0..30 {
-        let lengths: Vec<u32> = samples(1500, seed)
-            .iter()
-            .map(|sample| sample.length)
-            .collect();
+        let lengths: Vec<u32> = samples(1500, seed).iter().map(|sample| sample.length).collect();
         for capacity in [256, 257, 400, 1024] {
             compare(&lengths, capacity);
         }
@@ -478,61 +367,19 @@ fn packs_of_real_instructions_are_denser_than_next_fit() {
 fn what_cannot_be_planned_is_refused() {
     let samples = samples(20, 1);
     let plan = |sources: &[Source], options: Options| {
-        Plan::new(&samples, sources, options)
-            .map(|plan| plan.steps())
-            .expect_err("no plan")
+        Plan::new(&samples, sources, options).map(|plan| plan.steps()).expect_err("no plan")
     };
     let error = plan(&[source(19)], options());
-    assert!(matches!(
-        error,
-        Error::Sources {
-            expected: 19,
-            found: 20
-        }
-    ));
-    let short = Options {
-        max_tokens: 10,
-        ..options()
-    };
-    assert!(matches!(
-        plan(&[source(20)], short),
-        Error::Sample { max_tokens: 10, .. }
-    ));
-    let none = Options {
-        global_batch: 0,
-        ..options()
-    };
-    assert!(matches!(
-        plan(&[source(20)], none),
-        Error::Option {
-            name: "global_batch",
-            ..
-        }
-    ));
-    let rare = Source {
-        repeat: 0.01,
-        ..source(20)
-    };
-    assert!(matches!(
-        plan(&[rare], options()),
-        Error::Nothing { samples: 20 }
-    ));
-    let rare = Source {
-        repeat: 0.04,
-        ..source(20)
-    };
-    assert!(matches!(
-        plan(&[rare], options()),
-        Error::EpochTooSmall {
-            epoch: 0,
-            samples: 0,
-            ..
-        }
-    ));
-    assert!(matches!(
-        Plan::new(&[], &[], options()),
-        Err(Error::Nothing { samples: 0 })
-    ));
+    assert!(matches!(error, Error::Sources { expected: 19, found: 20 }));
+    let short = Options { max_tokens: 10, ..options() };
+    assert!(matches!(plan(&[source(20)], short), Error::Sample { max_tokens: 10, .. }));
+    let none = Options { global_batch: 0, ..options() };
+    assert!(matches!(plan(&[source(20)], none), Error::Option { name: "global_batch", .. }));
+    let rare = Source { repeat: 0.01, ..source(20) };
+    assert!(matches!(plan(&[rare], options()), Error::Nothing { samples: 20 }));
+    let rare = Source { repeat: 0.04, ..source(20) };
+    assert!(matches!(plan(&[rare], options()), Error::EpochTooSmall { epoch: 0, samples: 0, .. }));
+    assert!(matches!(Plan::new(&[], &[], options()), Err(Error::Nothing { samples: 0 })));
 }
 
 #[test]
@@ -540,21 +387,11 @@ fn a_plan_of_this_version_is_what_it_was() {
     // Changes only together with `VERSION`: a run that is resumed by another build must find the
     // same steps.
     let samples = samples(1000, 9);
-    let sources = [
-        Source {
-            repeat: 0.7,
-            holdout: 0.1,
-            ..source(500)
-        },
-        source(500),
-    ];
+    let sources = [Source { repeat: 0.7, holdout: 0.1, ..source(500) }, source(500)];
     let plan = Plan::new(&samples, &sources, options()).expect("a plan");
     let digest = |epoch: u32| {
         let epoch = plan.epoch(epoch);
-        let bytes: Vec<u8> = plan
-            .chunks(&epoch)
-            .flat_map(|chunk| chunk.encode())
-            .collect();
+        let bytes: Vec<u8> = plan.chunks(&epoch).flat_map(|chunk| chunk.encode()).collect();
         xxhash_rust::xxh3::xxh3_64(&bytes)
     };
     assert_eq!(

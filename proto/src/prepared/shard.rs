@@ -30,10 +30,7 @@ impl Shard {
     /// Bytes that are cut, foreign, of another version, or that contradict themselves. Preparing
     /// the raw shard again is the way out of all of them.
     pub fn parse(bytes: Bytes) -> Result<Shard, Error> {
-        let not_whole = |source| Error::NotSafetensors {
-            bytes: bytes.len(),
-            source,
-        };
+        let not_whole = |source| Error::NotSafetensors { bytes: bytes.len(), source };
         let (header_bytes, metadata) = SafeTensors::read_metadata(&bytes).map_err(not_whole)?;
         let header = read_header(metadata.metadata().as_ref())?;
         let tensors = SafeTensors::deserialize(&bytes).map_err(not_whole)?;
@@ -89,10 +86,7 @@ impl Shard {
         if index >= self.len() {
             return None;
         }
-        let (from, to) = (
-            self.offsets[index] as usize,
-            self.offsets[index + 1] as usize,
-        );
+        let (from, to) = (self.offsets[index] as usize, self.offsets[index + 1] as usize);
         let slice = |at: usize| &self.bytes[at + from * 4..at + to * 4];
         Some(Sample {
             tokens: u32s(slice(self.tokens_at)),
@@ -112,11 +106,7 @@ impl Shard {
     pub fn origin(&self, index: usize) -> Option<String> {
         let object = self.object(index)?;
         let position = self.positions[index];
-        Some(format!(
-            "{}, {} {position}",
-            object.name,
-            object.unit.label()
-        ))
+        Some(format!("{}, {} {position}", object.name, object.unit.label()))
     }
 
     fn check(&self, tokens: usize, weights: usize) -> Result<(), Error> {
@@ -133,9 +123,7 @@ impl Shard {
         ];
         for (name, found, wanted) in lengths {
             if found != wanted {
-                return flaw(format!(
-                    "{found} {name} for {samples} samples, not {wanted}"
-                ));
+                return flaw(format!("{found} {name} for {samples} samples, not {wanted}"));
             }
         }
         let ends = (self.offsets[0], self.offsets[samples]);
@@ -144,15 +132,10 @@ impl Shard {
         }
         let objects = self.objects.len();
         if let Some(&object) = self.sample_objects.iter().find(|&&o| o as usize >= objects) {
-            return flaw(format!(
-                "a sample of object {object}, but {objects} objects"
-            ));
+            return flaw(format!("a sample of object {object}, but {objects} objects"));
         }
         for index in 0..samples {
-            let (from, to) = (
-                self.offsets[index] as usize,
-                self.offsets[index + 1] as usize,
-            );
+            let (from, to) = (self.offsets[index] as usize, self.offsets[index + 1] as usize);
             let at = self.weights_at;
             let weights = f32s(&self.bytes[at + from * 4..at + to * 4]);
             if let Some(found) = weights_flaw(&weights) {

@@ -21,17 +21,9 @@ fn samples() -> Vec<Sample> {
 
 fn bytes_of(samples: &[Sample]) -> Vec<u8> {
     let mut writer = Writer::new("f00d");
-    writer.object(Object {
-        name: "a.json".into(),
-        source: 0,
-        unit: Unit::Record,
-    });
+    writer.object(Object { name: "a.json".into(), source: 0, unit: Unit::Record });
     writer.push(&samples[0]);
-    writer.object(Object {
-        name: "s3://d/7.jsonl".into(),
-        source: 1,
-        unit: Unit::Line,
-    });
+    writer.object(Object { name: "s3://d/7.jsonl".into(), source: 1, unit: Unit::Line });
     samples[1..].iter().for_each(|sample| writer.push(sample));
     writer.finish()
 }
@@ -71,10 +63,7 @@ fn every_cut_of_a_shard_is_an_error() {
     for len in 0..whole.len() {
         let cut = Bytes::copy_from_slice(&whole[..len]);
         let error = Shard::parse(cut).expect_err("a cut shard");
-        assert!(
-            matches!(error, Error::NotSafetensors { .. }),
-            "{len}: {error}"
-        );
+        assert!(matches!(error, Error::NotSafetensors { .. }), "{len}: {error}");
     }
 }
 
@@ -98,10 +87,7 @@ fn foreign_and_future_files_are_refused_by_name() {
     let view = TensorView::new(Dtype::F32, vec![1], &data).expect("4 bytes");
     let foreign = safetensors::serialize([("w", &view)], None).expect("valid");
     let error = Shard::parse(foreign.into()).expect_err("a model's file");
-    assert!(
-        error.to_string().contains("no `muster` in its metadata"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("no `muster` in its metadata"), "{error}");
 
     let text = String::from_utf8_lossy(&bytes_of(&samples())).into_owned();
     assert!(text.contains(r#"\"version\":1"#));

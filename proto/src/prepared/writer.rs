@@ -80,48 +80,13 @@ impl Writer {
         let samples = self.hashes.len();
         let tokens = self.tokens.len();
         let parts = [
-            (
-                "offsets",
-                Dtype::U64,
-                samples + 1,
-                le(&self.offsets, u64::to_le_bytes),
-            ),
-            (
-                "hashes",
-                Dtype::U64,
-                samples,
-                le(&self.hashes, u64::to_le_bytes),
-            ),
-            (
-                "positions",
-                Dtype::U64,
-                samples,
-                le(&self.positions, u64::to_le_bytes),
-            ),
-            (
-                "objects",
-                Dtype::U32,
-                samples,
-                le(&self.objects, u32::to_le_bytes),
-            ),
-            (
-                "sums",
-                Dtype::F32,
-                samples,
-                le(&self.sums, f32::to_le_bytes),
-            ),
-            (
-                "tokens",
-                Dtype::U32,
-                tokens,
-                le(&self.tokens, u32::to_le_bytes),
-            ),
-            (
-                "weights",
-                Dtype::F32,
-                tokens,
-                le(&self.weights, f32::to_le_bytes),
-            ),
+            ("offsets", Dtype::U64, samples + 1, le(&self.offsets, u64::to_le_bytes)),
+            ("hashes", Dtype::U64, samples, le(&self.hashes, u64::to_le_bytes)),
+            ("positions", Dtype::U64, samples, le(&self.positions, u64::to_le_bytes)),
+            ("objects", Dtype::U32, samples, le(&self.objects, u32::to_le_bytes)),
+            ("sums", Dtype::F32, samples, le(&self.sums, f32::to_le_bytes)),
+            ("tokens", Dtype::U32, tokens, le(&self.tokens, u32::to_le_bytes)),
+            ("weights", Dtype::F32, tokens, le(&self.weights, f32::to_le_bytes)),
         ];
         let views = parts.iter().map(|(name, dtype, len, data)| {
             let view = TensorView::new(*dtype, vec![*len], data);

@@ -192,10 +192,7 @@ fn describe_kind(node: &Value) -> Option<String> {
                 format!("a list of {least} numbers")
             }
             (Some(least), _) => {
-                format!(
-                    "a list of {least} or more, each {}",
-                    describe(&node["items"])
-                )
+                format!("a list of {least} or more, each {}", describe(&node["items"]))
             }
             _ => format!("a list, each {}", describe(&node["items"])),
         },
@@ -205,11 +202,7 @@ fn describe_kind(node: &Value) -> Option<String> {
 
 fn describe_range(node: &Value) -> String {
     let bound = |key: &str| node[key].as_f64();
-    match (
-        bound("minimum"),
-        bound("exclusiveMinimum"),
-        bound("maximum"),
-    ) {
+    match (bound("minimum"), bound("exclusiveMinimum"), bound("maximum")) {
         (Some(least), _, Some(most)) => format!(" from {least} to {most}"),
         (Some(least), _, None) => format!(" of {least} or more"),
         (None, Some(least), Some(most)) => format!(" above {least}, at most {most}"),
@@ -231,10 +224,7 @@ fn words(node: &Value) -> Vec<String> {
 
 /// The alternatives of a node.
 fn choices(node: &Value) -> Option<Vec<&Value>> {
-    let list = node
-        .get("anyOf")
-        .or_else(|| node.get("oneOf"))?
-        .as_array()?;
+    let list = node.get("anyOf").or_else(|| node.get("oneOf"))?.as_array()?;
     Some(list.iter().collect())
 }
 

@@ -154,12 +154,7 @@ pub struct Eval {
 
 impl Default for Eval {
     fn default() -> Eval {
-        Eval {
-            holdout: None,
-            sources: None,
-            every: EvalEvery::Checkpoint,
-            at_start: true,
-        }
+        Eval { holdout: None, sources: None, every: EvalEvery::Checkpoint, at_start: true }
     }
 }
 

@@ -66,26 +66,15 @@ impl Problem {
             "" => format!("the run spec {what}"),
             field => format!("`{field}` {what}"),
         };
-        Problem {
-            field,
-            what,
-            hint: None,
-        }
+        Problem { field, what, hint: None }
     }
 
     pub(super) fn unknown_key(field: String, hint: String) -> Problem {
-        Problem {
-            what: format!("unknown key `{field}`"),
-            hint: Some(hint),
-            field,
-        }
+        Problem { what: format!("unknown key `{field}`"), hint: Some(hint), field }
     }
 
     pub(super) fn hint(self, hint: impl Into<String>) -> Problem {
-        Problem {
-            hint: Some(hint.into()),
-            ..self
-        }
+        Problem { hint: Some(hint.into()), ..self }
     }
 }
 

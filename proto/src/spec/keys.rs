@@ -17,12 +17,8 @@ pub(super) fn hint<'a>(
     }
     let known = known_keys();
     let places = |name: &str| {
-        let here = known
-            .iter()
-            .filter(|(at, known)| at != path && known == name);
-        let here: Vec<String> = here
-            .map(|(at, key)| format!("`{}`", join(at, key)))
-            .collect();
+        let here = known.iter().filter(|(at, known)| at != path && known == name);
+        let here: Vec<String> = here.map(|(at, key)| format!("`{}`", join(at, key))).collect();
         here.join(" or ")
     };
     let elsewhere = places(&plain);
@@ -82,10 +78,7 @@ mod tests {
     #[test]
     fn nearest_takes_one_slip_in_three_letters() {
         let keys = ["learning_rate", "epochs", "min"];
-        assert_eq!(
-            nearest("learning_rat", keys.into_iter()),
-            Some("learning_rate")
-        );
+        assert_eq!(nearest("learning_rat", keys.into_iter()), Some("learning_rate"));
         assert_eq!(nearest("epoch", keys.into_iter()), Some("epochs"));
         assert_eq!(nearest("wax", keys.into_iter()), None);
     }

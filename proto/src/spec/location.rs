@@ -36,13 +36,7 @@ pub enum Scheme {
 
 impl Scheme {
     /// Every scheme.
-    pub const ALL: [Scheme; 5] = [
-        Scheme::S3,
-        Scheme::Gs,
-        Scheme::Az,
-        Scheme::Https,
-        Scheme::Hf,
-    ];
+    pub const ALL: [Scheme; 5] = [Scheme::S3, Scheme::Gs, Scheme::Az, Scheme::Https, Scheme::Hf];
 
     /// As it is written before `://`.
     pub fn as_str(self) -> &'static str {
@@ -148,10 +142,9 @@ impl Location {
     pub fn join(&self, name: &str) -> Location {
         match self {
             Location::File(path) => Location::File(path.join(name)),
-            Location::Url { scheme, path } => Location::Url {
-                scheme: *scheme,
-                path: format!("{path}/{name}"),
-            },
+            Location::Url { scheme, path } => {
+                Location::Url { scheme: *scheme, path: format!("{path}/{name}") }
+            }
         }
     }
 }
@@ -189,19 +182,10 @@ mod tests {
 
     #[test]
     fn urls_are_kept_and_read_back() {
-        for url in [
-            "s3://b/p",
-            "gs://b",
-            "az://c/p",
-            "https://h/p?x=1",
-            "hf://org/name@v1",
-        ] {
+        for url in ["s3://b/p", "gs://b", "az://c/p", "https://h/p?x=1", "hf://org/name@v1"] {
             assert_eq!(parse(url).as_deref(), Ok(url));
         }
-        assert_eq!(
-            parse("s3://bucket/prefix/").as_deref(),
-            Ok("s3://bucket/prefix")
-        );
+        assert_eq!(parse("s3://bucket/prefix/").as_deref(), Ok("s3://bucket/prefix"));
     }
 
     #[test]
@@ -209,10 +193,7 @@ mod tests {
         assert_eq!(parse("gcs://b"), Err(Error::Scheme("gcs".into())));
         assert_eq!(parse("s3:///key"), Err(Error::Empty("s3:///key".into())));
         assert_eq!(parse("~/models"), Err(Error::Home("~/models".into())));
-        assert_eq!(
-            parse("file://host/a"),
-            Err(Error::Empty("file://host/a".into()))
-        );
+        assert_eq!(parse("file://host/a"), Err(Error::Empty("file://host/a".into())));
         assert_eq!(parse(""), Err(Error::Empty(String::new())));
     }
 

@@ -21,10 +21,8 @@ impl Draft {
     /// # Errors
     /// As [`Draft::parse`], and where the file cannot be read.
     pub fn read(path: &Path) -> Result<Draft, Error> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| Error::Read { path: path.to_owned(), source })?;
         let mut draft = Draft::parse(&text)?;
         let stem = path.file_stem().map(|stem| slug(&stem.to_string_lossy()));
         draft.name = draft.name.or(stem.filter(|stem| !stem.is_empty()));
@@ -55,10 +53,7 @@ impl Draft {
     /// Everything that is out of its limits or contradicts something else.
     pub fn resolve(&self, base: &Path) -> Result<Spec, Error> {
         let base = &std::path::absolute(base).unwrap_or_else(|_| base.to_owned());
-        let mut resolver = Resolver {
-            base,
-            problems: Vec::new(),
-        };
+        let mut resolver = Resolver { base, problems: Vec::new() };
         // A draft may come from elsewhere than a text.
         let mut value = serde_json::to_value(self).expect("a draft is plain JSON");
         check::check(&mut value, &mut resolver.problems);
@@ -212,11 +207,7 @@ impl Resolver<'_> {
             }
             (_, None) => EvalOn::Nothing,
         };
-        Some(Eval {
-            on,
-            every: draft.every,
-            at_start: draft.at_start,
-        })
+        Some(Eval { on, every: draft.every, at_start: draft.at_start })
     }
 
     fn chat_template(&mut self, text: &str) -> Option<ChatTemplate> {
@@ -230,10 +221,7 @@ impl Resolver<'_> {
                 Some(ChatTemplate::File(location))
             }
             other => {
-                let what = format!(
-                    "must be {} or a `.jinja` file, got `{other}`",
-                    quoted(&names)
-                );
+                let what = format!("must be {} or a `.jinja` file, got `{other}`", quoted(&names));
                 let problem = Problem::new("data.chat_template", what);
                 let near = keys::nearest(other, names.into_iter());
                 self.refuse(match near {
@@ -295,11 +283,7 @@ impl Resolver<'_> {
 
     fn refuse(&mut self, problem: Problem) {
         // The schema may have found an empty text already.
-        if !self
-            .problems
-            .iter()
-            .any(|known| known.field == problem.field)
-        {
+        if !self.problems.iter().any(|known| known.field == problem.field) {
             self.problems.push(problem);
         }
     }

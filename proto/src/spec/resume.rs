@@ -36,10 +36,7 @@ pub fn compatible_for_resume(old: &Spec, new: &Spec) -> Result<(), Error> {
                 None => "left out".into(),
             };
             let (old, new) = (show(old.get(name)), show(new.get(name)));
-            Problem::new(
-                name,
-                format!("cannot change from {old} to {new} in the middle of a run"),
-            )
+            Problem::new(name, format!("cannot change from {old} to {new} in the middle of a run"))
         })
         .collect();
     match problems.pop() {

@@ -1,3 +1,5 @@
+//! What a spec is taken for, and how it is refused.
+
 use super::*;
 
 const EXAMPLE: &str = include_str!("../../../deploy/specs/smollm2-alpaca.yaml");
@@ -75,19 +77,10 @@ fn train(key: &str) -> String {
 fn the_example_is_valid_and_means_what_it_says() {
     let spec = valid(EXAMPLE);
     assert_eq!(spec.name(), "smollm2-alpaca");
-    assert_eq!(
-        spec.model().base,
-        Location::File("/specs/smollm2-135m".into())
-    );
-    assert_eq!(
-        (spec.model().init, spec.model().dtype),
-        (Init::Pretrained, Dtype::F32)
-    );
+    assert_eq!(spec.model().base, Location::File("/specs/smollm2-135m".into()));
+    assert_eq!((spec.model().init, spec.model().dtype), (Init::Pretrained, Dtype::F32));
     let data = spec.data();
-    assert_eq!(
-        data.train[0].location.to_string(),
-        "/specs/data/alpaca_en_demo.json"
-    );
+    assert_eq!(data.train[0].location.to_string(), "/specs/data/alpaca_en_demo.json");
     assert_eq!(data.train[0].amount, Amount::Repeat(1.0));
     assert_eq!(data.eval.on, EvalOn::Holdout(0.02));
     assert_eq!(data.eval.every, EvalEvery::Checkpoint);
@@ -125,16 +118,10 @@ fn the_example_with_its_commented_keys_is_valid() {
     let spec = valid(&EXAMPLE.lines().map(uncomment).collect::<String>());
     assert_eq!(spec.model().save_dtype, Some(SaveDtype::Bf16));
     let adapter = spec.model().adapter.as_ref().expect("an adapter");
-    assert_eq!(
-        (adapter.rank, &adapter.targets),
-        (16, &AdapterTargets::AllLinear)
-    );
+    assert_eq!((adapter.rank, &adapter.targets), (16, &AdapterTargets::AllLinear));
     let source = &spec.data().train[0];
     assert_eq!(source.fields["instruction"], "prompt");
-    assert_eq!(
-        source.system.as_deref(),
-        Some("You are a helpful assistant.")
-    );
+    assert_eq!(source.system.as_deref(), Some("You are a helpful assistant."));
     assert_eq!(spec.data().chat_template_kwargs["enable_thinking"], false);
     assert_eq!(spec.train().max_steps, Some(20));
 }
@@ -153,16 +140,10 @@ fn the_shipped_specs_are_valid() {
 fn every_key_is_read() {
     let spec = valid(FULL);
     let base = &spec.model().base;
-    assert_eq!(
-        *base,
-        Location::parse("s3://bucket/models/m", Path::new("/")).expect("a URL")
-    );
+    assert_eq!(*base, Location::parse("s3://bucket/models/m", Path::new("/")).expect("a URL"));
     let adapter = spec.model().adapter.as_ref().expect("an adapter");
     let named = AdapterTargets::Named(vec!["q_proj".into(), "v_proj".into()]);
-    assert_eq!(
-        (adapter.rank, adapter.alpha, &adapter.targets),
-        (8, 16.5, &named)
-    );
+    assert_eq!((adapter.rank, adapter.alpha, &adapter.targets), (8, 16.5, &named));
     let data = spec.data();
     assert_eq!(data.train[0].amount, Amount::Repeat(0.5));
     assert_eq!(data.train[1].format, Format::Sharegpt);
@@ -170,24 +151,15 @@ fn every_key_is_read() {
         panic!("{:?}", data.eval);
     };
     assert_eq!(sources[0].location.to_string(), "/specs/e.jsonl");
-    assert_eq!(
-        (data.eval.every, data.eval.at_start),
-        (EvalEvery::Steps(25), false)
-    );
+    assert_eq!((data.eval.every, data.eval.at_start), (EvalEvery::Steps(25), false));
     let template = Location::File("/specs/mine.jinja".into());
     assert_eq!(data.chat_template, ChatTemplate::File(template));
     let depth = serde_json::json!({"of": [1, null, 2.5]});
     assert_eq!(data.chat_template_kwargs["depth"], depth);
     let train = spec.train();
-    assert_eq!(
-        (train.micro_batch, train.recompute),
-        (MicroBatch::Packs(4), Recompute::On)
-    );
+    assert_eq!((train.micro_batch, train.recompute), (MicroBatch::Packs(4), Recompute::On));
     assert_eq!((train.optimizer.betas, train.seed), ([0.8, 0.99], u64::MAX));
-    assert_eq!(
-        train.schedule().warmup,
-        crate::plan::schedule::Warmup::Steps(100)
-    );
+    assert_eq!(train.schedule().warmup, crate::plan::schedule::Warmup::Steps(100));
 }
 
 #[test]
@@ -196,24 +168,15 @@ fn the_resolved_spec_reads_back_as_the_same_spec_anywhere() {
         let spec = valid(yaml);
         let resolved = spec.resolved_yaml();
         let elsewhere = parse(&resolved, Path::new("/elsewhere"));
-        assert_eq!(
-            elsewhere.unwrap_or_else(|error| panic!("{error}\n{resolved}")),
-            spec
-        );
+        assert_eq!(elsewhere.unwrap_or_else(|error| panic!("{error}\n{resolved}")), spec);
     }
 }
 
 #[test]
 fn the_resolved_spec_writes_every_default_out() {
     let resolved = valid(LEAST).resolved_yaml();
-    let lines = [
-        "epochs: 3",
-        "warmup: 0.03",
-        "holdout: 0.0",
-        "keep: 3",
-        "output: /specs/runs",
-        "min: 1",
-    ];
+    let lines =
+        ["epochs: 3", "warmup: 0.03", "holdout: 0.0", "keep: 3", "output: /specs/runs", "min: 1"];
     for line in lines {
         assert!(resolved.contains(line), "no `{line}` in\n{resolved}");
     }
@@ -230,25 +193,15 @@ fn schema_has_every_key_with_its_description_and_agrees_with_the_defaults() {
     let node = &schema()["$defs"]["Train"]["properties"]["epochs"];
     assert_eq!(node["default"], 3);
     assert_eq!(node["description"], "How often the data is seen.");
-    assert_eq!(
-        (&node["minimum"], &node["maximum"]),
-        (&1.into(), &1000.into())
-    );
+    assert_eq!((&node["minimum"], &node["maximum"]), (&1.into(), &1000.into()));
     assert_eq!(schema()["additionalProperties"], false);
-    assert!(
-        !schema().to_string().contains(r"\n"),
-        "a description of several lines"
-    );
+    assert!(!schema().to_string().contains(r"\n"), "a description of several lines");
     let undescribed: Vec<&String> = schema()["$defs"]
         .as_object()
         .expect("definitions")
         .values()
         .filter_map(|definition| definition["properties"].as_object())
-        .flat_map(|properties| {
-            properties
-                .iter()
-                .filter(|(_, node)| node["description"].is_null())
-        })
+        .flat_map(|properties| properties.iter().filter(|(_, node)| node["description"].is_null()))
         .map(|(key, _)| key)
         .collect();
     assert!(undescribed.is_empty(), "{undescribed:?}");
@@ -257,10 +210,7 @@ fn schema_has_every_key_with_its_description_and_agrees_with_the_defaults() {
 #[test]
 fn a_misspelt_key_names_the_nearest() {
     let error = problems(&train("learning_rat: 1.0e-4"));
-    let expected = [
-        "unknown key `train.learning_rat`",
-        "hint: did you mean `learning_rate`?",
-    ];
+    let expected = ["unknown key `train.learning_rat`", "hint: did you mean `learning_rate`?"];
     assert_eq!(error, expected);
     let error = problems(&format!("{LEAST}chekpoint: {{every: 3}}\n"));
     assert_eq!(error[1], "hint: did you mean `checkpoint`?");
@@ -271,10 +221,7 @@ fn a_key_in_the_wrong_place_names_the_right_one() {
     let error = problems(&format!("{LEAST}epochs: 2\nmax_tokens: 8\nevery: 5\n"));
     assert_eq!(error[1], "hint: write it as `train.epochs`");
     assert_eq!(error[3], "hint: write it as `data.max_tokens`");
-    assert_eq!(
-        error[5],
-        "hint: write it as `data.eval.every` or `checkpoint.every`"
-    );
+    assert_eq!(error[5], "hint: write it as `data.eval.every` or `checkpoint.every`");
 }
 
 #[test]
@@ -305,14 +252,8 @@ fn keys_of_other_tools_are_refused_by_name_at_any_level() {
         ];
         for yaml in places {
             let error = problems(&yaml);
-            assert!(
-                error[0].starts_with("unknown key") && error[0].contains(key),
-                "{error:?}"
-            );
-            assert!(
-                error[1].starts_with("hint: ") && error[1].contains(hint),
-                "{error:?}"
-            );
+            assert!(error[0].starts_with("unknown key") && error[0].contains(key), "{error:?}");
+            assert!(error[1].starts_with("hint: ") && error[1].contains(hint), "{error:?}");
             assert_eq!(error.len(), 2, "{error:?}");
         }
     }
@@ -321,30 +262,12 @@ fn keys_of_other_tools_are_refused_by_name_at_any_level() {
 #[test]
 fn values_out_of_their_limits_are_named_with_what_is_wanted() {
     let cases = [
-        (
-            "epochs: 0",
-            "`train.epochs` must be a whole number from 1 to 1000, got 0",
-        ),
-        (
-            "epochs: 1.5",
-            "`train.epochs` must be a whole number from 1 to 1000, got 1.5",
-        ),
-        (
-            "epochs: three",
-            "`train.epochs` must be a whole number from 1 to 1000, got `three`",
-        ),
-        (
-            "learning_rate: 0",
-            "`train.learning_rate` must be a number above 0, at most 1, got 0",
-        ),
-        (
-            "learning_rate: .inf",
-            "`train.learning_rate` must be a finite number, got `.inf`",
-        ),
-        (
-            "seed: -1",
-            "`train.seed` must be a whole number of 0 or more, got -1",
-        ),
+        ("epochs: 0", "`train.epochs` must be a whole number from 1 to 1000, got 0"),
+        ("epochs: 1.5", "`train.epochs` must be a whole number from 1 to 1000, got 1.5"),
+        ("epochs: three", "`train.epochs` must be a whole number from 1 to 1000, got `three`"),
+        ("learning_rate: 0", "`train.learning_rate` must be a number above 0, at most 1, got 0"),
+        ("learning_rate: .inf", "`train.learning_rate` must be a finite number, got `.inf`"),
+        ("seed: -1", "`train.seed` must be a whole number of 0 or more, got -1"),
         (
             "micro_batch: many",
             "`train.micro_batch` must be `auto` or a whole number from 1 to 65536, got `many`",
@@ -393,10 +316,7 @@ fn everything_that_the_schema_refuses_is_said_at_once() {
     let Error::Invalid(problems) = error else {
         panic!("{error}");
     };
-    let fields: Vec<&str> = problems
-        .iter()
-        .map(|problem| problem.field.as_str())
-        .collect();
+    let fields: Vec<&str> = problems.iter().map(|problem| problem.field.as_str()).collect();
     let expected = [
         "model.bas",
         "model.base",
@@ -418,27 +338,18 @@ fn missing_parts_are_named() {
     let error = problems("name: a\n");
     assert_eq!(error[0], "`model` is missing");
     assert_eq!(error[2], "`data` is missing");
-    assert_eq!(
-        problems("model: {}\ndata: {train: [{source: a}]}\n")[0],
-        "`model.base` is missing"
-    );
+    assert_eq!(problems("model: {}\ndata: {train: [{source: a}]}\n")[0], "`model.base` is missing");
 }
 
 #[test]
 fn a_key_without_a_value_counts_as_left_out() {
-    assert_eq!(
-        valid(&format!("{LEAST}train:\n  epochs:\nworkers:\n")),
-        valid(LEAST)
-    );
+    assert_eq!(valid(&format!("{LEAST}train:\n  epochs:\nworkers:\n")), valid(LEAST));
 }
 
 #[test]
 fn contradictions_are_refused() {
     let data = |sources: &str, rest: &str| {
-        problems(&format!(
-            "model: {{base: m}}\ndata: {{train: [{sources}]{rest}}}\n"
-        ))[0]
-            .clone()
+        problems(&format!("model: {{base: m}}\ndata: {{train: [{sources}]{rest}}}\n"))[0].clone()
     };
     assert_eq!(
         data("{source: a, repeat: 2, share: 1}", ""),
@@ -449,10 +360,7 @@ fn contradictions_are_refused() {
         "`data.train[1].share` is missing, while 1 other sources have one"
     );
     assert_eq!(
-        data(
-            "{source: a}",
-            ", eval: {holdout: 0.1, sources: [{source: b}]}"
-        ),
+        data("{source: a}", ", eval: {holdout: 0.1, sources: [{source: b}]}"),
         "`data.eval` has both `holdout` (0.1) and `sources`"
     );
     assert_eq!(
@@ -485,31 +393,18 @@ fn names_and_places_are_checked() {
     assert_eq!(error[2], "`output` must be writable, got `hf://a/b`");
     let error = problems("model: {base: 'gcs://m'}\ndata: {train: [{source: ~/a}]}\n");
     assert_eq!(error[1], "hint: write `gs://`");
-    assert!(
-        error[2].starts_with("`data.train[0].source` names no place: `~`"),
-        "{error:?}"
-    );
+    assert!(error[2].starts_with("`data.train[0].source` names no place: `~`"), "{error:?}");
 }
 
 #[test]
 fn broken_yaml_names_line_and_column() {
-    for yaml in [
-        "name: a\nmodel: {base: b\n",
-        "name: a\n\tmodel: b\n",
-        "a: b: c\n",
-    ] {
+    for yaml in ["name: a\nmodel: {base: b\n", "name: a\n\tmodel: b\n", "a: b: c\n"] {
         let error = parse(yaml, base()).expect_err(yaml).to_string();
         assert!(error.starts_with("run spec is no valid YAML: "), "{error}");
-        assert!(
-            error.contains("line") && error.contains("column"),
-            "{yaml:?}: {error}"
-        );
+        assert!(error.contains("line") && error.contains("column"), "{yaml:?}: {error}");
     }
     let twice = problems("a: 1\na: 2\n");
-    assert!(
-        twice[0].contains("duplicate entry with key \"a\""),
-        "{twice:?}"
-    );
+    assert!(twice[0].contains("duplicate entry with key \"a\""), "{twice:?}");
     assert!(twice[1].contains("a key stands once"), "{twice:?}");
     assert!(problems("a: !include b\n")[0].contains("has the tag `!include`"));
     let huge = "#".repeat(MAX_BYTES + 1);
@@ -521,9 +416,7 @@ fn no_text_panics() {
     // Cuts, and bytes changed one at a time to those that mean something in YAML.
     for at in (0..FULL.len()).step_by(3) {
         let _ = parse(&FULL[..at], base());
-        for change in [
-            "\n", ":", "{", "]", "- ", "&a ", "*a", "!", "0", "\t", "~", "\"", "é",
-        ] {
+        for change in ["\n", ":", "{", "]", "- ", "&a ", "*a", "!", "0", "\t", "~", "\"", "é"] {
             let text = format!("{}{change}{}", &FULL[..at], &FULL[at + 1..]);
             let _ = parse(&text, base());
         }
@@ -533,17 +426,8 @@ fn no_text_panics() {
 #[test]
 fn what_is_not_implemented_is_named() {
     let error = valid(FULL).unsupported().expect("much is not").to_string();
-    for field in [
-        "model.base",
-        "model.dtype",
-        "model.adapter",
-        "data.train[1].format",
-        "output",
-    ] {
-        assert!(
-            error.contains(&format!("`{field}` ")),
-            "no {field} in\n{error}"
-        );
+    for field in ["model.base", "model.dtype", "model.adapter", "data.train[1].format", "output"] {
+        assert!(error.contains(&format!("`{field}` ")), "no {field} in\n{error}");
     }
 }
 
@@ -564,11 +448,7 @@ fn resume_allows_workers_and_refuses_data_model_and_schedule() {
         assert!(with(from, to).is_ok(), "{to}");
     }
     for (from, to, field) in [
-        (
-            "learning_rate: 2.0e-5",
-            "learning_rate: 1.0e-5",
-            "train.learning_rate",
-        ),
+        ("learning_rate: 2.0e-5", "learning_rate: 1.0e-5", "train.learning_rate"),
         ("epochs: 3", "epochs: 4", "train.epochs"),
         ("seed: 42", "seed: 43", "train.seed"),
         ("warmup: 0.03", "warmup: 0.1", "train.schedule.warmup"),
@@ -578,14 +458,8 @@ fn resume_allows_workers_and_refuses_data_model_and_schedule() {
         ("global_batch: 16", "global_batch: 8", "train.global_batch"),
     ] {
         let error = with(from, to).expect_err(to).to_string();
-        assert!(
-            error.starts_with(&format!("`{field}` cannot change from ")),
-            "{error}"
-        );
-        assert!(
-            error.contains("hint: undo the change, or start a new run"),
-            "{error}"
-        );
+        assert!(error.starts_with(&format!("`{field}` cannot change from ")), "{error}");
+        assert!(error.contains("hint: undo the change, or start a new run"), "{error}");
     }
 }
 
@@ -597,10 +471,7 @@ fn a_draft_can_be_altered_before_it_is_resolved() {
     let spec = draft.resolve(base()).expect("still valid");
     assert_eq!((spec.workers().max, spec.train().max_steps), (2, Some(5)));
     draft.train.epochs = 0;
-    let error = draft
-        .resolve(base())
-        .expect_err("out of its limits")
-        .to_string();
+    let error = draft.resolve(base()).expect_err("out of its limits").to_string();
     assert!(error.starts_with("`train.epochs` must be"), "{error}");
 }
 

@@ -16,31 +16,20 @@ pub(super) fn list(spec: &Spec) -> Vec<Problem> {
     };
     let local = "download it, and write the path";
     if let Location::Url { scheme, .. } = &spec.model.base {
-        refuse(
-            "model.base",
-            &format!("from `{}://`", scheme.as_str()),
-            local,
-        );
+        refuse("model.base", &format!("from `{}://`", scheme.as_str()), local);
     }
     match spec.model.dtype {
         Dtype::F32 => {}
         Dtype::Bf16 => refuse("model.dtype", "of `bf16`", "write `dtype: f32`"),
     }
     if spec.model.adapter.is_some() {
-        refuse(
-            "model.adapter",
-            "of kind `lora`",
-            "leave it out to train every parameter",
-        );
+        refuse("model.adapter", "of kind `lora`", "leave it out to train every parameter");
     }
     let eval: &[Source] = match &spec.data.eval.on {
         EvalOn::Sources(sources) => sources,
         EvalOn::Nothing | EvalOn::Holdout(_) => &[],
     };
-    for (list, sources) in [
-        ("data.train", &spec.data.train[..]),
-        ("data.eval.sources", eval),
-    ] {
+    for (list, sources) in [("data.train", &spec.data.train[..]), ("data.eval.sources", eval)] {
         for (index, source) in sources.iter().enumerate() {
             let field = format!("{list}[{index}]");
             if let Location::Url { scheme, .. } = &source.location {
@@ -49,11 +38,7 @@ pub(super) fn list(spec: &Spec) -> Vec<Problem> {
             }
             match source.format {
                 Format::Sharegpt => {
-                    refuse(
-                        &format!("{field}.format"),
-                        "`sharegpt`",
-                        "convert it to `messages`",
-                    );
+                    refuse(&format!("{field}.format"), "`sharegpt`", "convert it to `messages`");
                 }
                 Format::Auto
                 | Format::Alpaca

@@ -115,14 +115,7 @@ impl Format {
                 "completion",
                 "text",
             ],
-            Format::Alpaca => &[
-                "instruction",
-                "input",
-                "output",
-                "history",
-                "system",
-                "tools",
-            ],
+            Format::Alpaca => &["instruction", "input", "output", "history", "system", "tools"],
             Format::Sharegpt => &["conversations", "system", "tools"],
             Format::Messages => &["messages", "tools"],
             Format::Completion => &["prompt", "completion", "tools"],
@@ -221,11 +214,7 @@ impl Default for Train {
 impl Train {
     /// The learning rate's course, for [`schedule::learning_rate`].
     pub fn schedule(&self) -> schedule::Schedule {
-        let Schedule {
-            kind,
-            warmup,
-            min_lr,
-        } = self.schedule;
+        let Schedule { kind, warmup, min_lr } = self.schedule;
         schedule::Schedule {
             peak: self.learning_rate,
             floor: min_lr,
@@ -269,11 +258,7 @@ pub struct Schedule {
 
 impl Default for Schedule {
     fn default() -> Schedule {
-        Schedule {
-            kind: ScheduleKind::Cosine,
-            warmup: 0.03,
-            min_lr: 0.0,
-        }
+        Schedule { kind: ScheduleKind::Cosine, warmup: 0.03, min_lr: 0.0 }
     }
 }
 
@@ -308,12 +293,7 @@ pub struct Optimizer {
 
 impl Default for Optimizer {
     fn default() -> Optimizer {
-        Optimizer {
-            kind: OptimizerKind::Adamw,
-            betas: [0.9, 0.95],
-            eps: 1.0e-8,
-            weight_decay: 0.0,
-        }
+        Optimizer { kind: OptimizerKind::Adamw, betas: [0.9, 0.95], eps: 1.0e-8, weight_decay: 0.0 }
     }
 }
 

@@ -5,12 +5,7 @@ use super::{Amount, ChatTemplate, EvalOn, Source, Spec};
 
 impl From<&Spec> for Draft {
     fn from(spec: &Spec) -> Draft {
-        let Spec {
-            model,
-            data,
-            workers,
-            ..
-        } = spec;
+        let Spec { model, data, workers, .. } = spec;
         let (holdout, sources) = match &data.eval.on {
             EvalOn::Nothing => (Some(0.0), None),
             EvalOn::Holdout(share) => (Some(*share), None),
@@ -46,10 +41,7 @@ impl From<&Spec> for Draft {
                 chat_template_kwargs: data.chat_template_kwargs.clone(),
             },
             train: spec.train.clone(),
-            workers: draft::Workers {
-                min: Some(workers.min),
-                max: Some(workers.max),
-            },
+            workers: draft::Workers { min: Some(workers.min), max: Some(workers.max) },
             checkpoint: spec.checkpoint.clone(),
             output: spec.output.to_string(),
         }

@@ -55,10 +55,7 @@ fn to_json(value: Yaml, path: &str, problems: &mut Vec<Problem>) -> Value {
             for (key, value) in map {
                 let key = match key {
                     Yaml::String(key) => key,
-                    other => serde_yaml_ng::to_string(&other)
-                        .unwrap_or_default()
-                        .trim()
-                        .to_owned(),
+                    other => serde_yaml_ng::to_string(&other).unwrap_or_default().trim().to_owned(),
                 };
                 let path = check::join(path, &key);
                 json.insert(key, to_json(value, &path, problems));

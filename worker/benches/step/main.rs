@@ -32,9 +32,7 @@ struct Options {
 
 fn main() -> anyhow::Result<()> {
     let options = options()?;
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(options.threads)
-        .build_global()?;
+    rayon::ThreadPoolBuilder::new().num_threads(options.threads).build_global()?;
     let clock = phases::Clock::install();
     let folder = std::env::var_os("MUSTER_TEST_MODEL").map(PathBuf::from);
     let mut ours = ours::Trainer::new(folder.as_deref())?;
@@ -43,11 +41,7 @@ fn main() -> anyhow::Result<()> {
 
     let (rows, length) = BATCH;
     let tokens = (rows * length) as f64;
-    println!(
-        "{}, f32, {rows} x {length} tokens, {} threads",
-        ours.name(),
-        options.threads
-    );
+    println!("{}, f32, {rows} x {length} tokens, {} threads", ours.name(), options.threads);
     // The first step of either grows its memory.
     let mut first = (ours.step(&documents)?, None);
     if let Some(peer) = &mut peer {
@@ -82,14 +76,8 @@ fn main() -> anyhow::Result<()> {
     if let (mine, Some(theirs)) = first {
         let (wall, cpu) = (median(&mut ratios), median(&mut cpu_ratios));
         println!("median ratio: {wall:.3} by the wall, {cpu:.3} by the processors");
-        println!(
-            "loss of the first step: ours {:.6}, peer {:.6}",
-            mine.loss, theirs.loss
-        );
-        println!(
-            "norm of its gradient:   ours {:.6}, peer {:.6}",
-            mine.norm, theirs.norm
-        );
+        println!("loss of the first step: ours {:.6}, peer {:.6}", mine.loss, theirs.loss);
+        println!("norm of its gradient:   ours {:.6}, peer {:.6}", mine.norm, theirs.norm);
     }
     println!("\nours by phase, mean of {} steps", options.rounds);
     clock.print(seconds.iter().sum::<f64>(), options.rounds);
@@ -111,9 +99,7 @@ fn options() -> anyhow::Result<Options> {
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut number = || -> anyhow::Result<usize> {
-            let value = arguments
-                .next()
-                .with_context(|| format!("{argument} needs a number"))?;
+            let value = arguments.next().with_context(|| format!("{argument} needs a number"))?;
             value.parse().with_context(|| format!("{argument} {value}"))
         };
         match argument.as_str() {

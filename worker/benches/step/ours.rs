@@ -15,11 +15,7 @@ const SMOLLM2_135M: &str = r#"{
     "max_position_embeddings": 8192, "rms_norm_eps": 1e-05, "rope_theta": 100000.0,
     "tie_word_embeddings": true, "hidden_act": "silu", "initializer_range": 0.04}"#;
 
-const OPTIMIZER: AdamW = AdamW {
-    beta1: 0.9,
-    beta2: 0.999,
-    eps: 1e-8,
-};
+const OPTIMIZER: AdamW = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
 const LEARNING_RATE: f64 = 1e-5;
 const WEIGHT_DECAY: f64 = 0.01;
 const CLIP: f64 = 1.0;
@@ -58,19 +54,8 @@ impl Trainer {
         };
         let zeros = |p| vec![0.0; model.parameters().elements(p)];
         let gradients = Flat(model.parameters().ids().map(zeros).collect());
-        let moments = model
-            .parameters()
-            .ids()
-            .map(|p| (zeros(p), zeros(p)))
-            .collect();
-        Ok(Self {
-            model,
-            config: SMOLLM2_135M.to_owned(),
-            name,
-            gradients,
-            moments,
-            updates: 0,
-        })
+        let moments = model.parameters().ids().map(|p| (zeros(p), zeros(p))).collect();
+        Ok(Self { model, config: SMOLLM2_135M.to_owned(), name, gradients, moments, updates: 0 })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -82,9 +67,7 @@ impl Trainer {
         let vocabulary = self.model.config().vocab_size as u64;
         let token = |at: usize| (at as u64 * 7919 % vocabulary) as u32;
         let (rows, length) = BATCH;
-        (0..rows)
-            .map(|row| (0..length).map(|at| token(row * length + at + 1)).collect())
-            .collect()
+        (0..rows).map(|row| (0..length).map(|at| token(row * length + at + 1)).collect()).collect()
     }
 
     pub(super) fn step(&mut self, documents: &[Vec<u32>]) -> anyhow::Result<Step> {
@@ -94,29 +77,17 @@ impl Trainer {
         let targets: Vec<_> = lengths
             .iter()
             .flat_map(|rows| rows.skip(1))
-            .map(|at| Target {
-                row: at as u32 - 1,
-                token: tokens[at],
-                weight: 1.0,
-            })
+            .map(|at| Target { row: at as u32 - 1, token: tokens[at], weight: 1.0 })
             .collect();
 
-        self.gradients
-            .0
-            .iter_mut()
-            .for_each(|gradient| gradient.fill(0.0));
+        self.gradients.0.iter_mut().for_each(|gradient| gradient.fill(0.0));
         let tape = Tape::training(self.model.parameters());
         let loss = self.model.loss(&tape, &tokens, &lengths, &targets, false)?;
         let loss = tape.backward(loss, &mut self.gradients)?;
 
         let weight = targets.len() as f64;
         let span = tracing::trace_span!("optimizer").entered();
-        let squares: f64 = self
-            .gradients
-            .0
-            .iter()
-            .map(|gradient| square_norm(gradient))
-            .sum();
+        let squares: f64 = self.gradients.0.iter().map(|gradient| square_norm(gradient)).sum();
         let norm = squares.sqrt() / weight;
         self.updates += 1;
         let update = Update {
@@ -134,12 +105,7 @@ impl Trainer {
         }
         drop(span);
         let seconds = start.elapsed().as_secs_f64();
-        Ok(Step {
-            seconds,
-            cpu_seconds: cpu_seconds() - cpu,
-            loss: loss / weight,
-            norm,
-        })
+        Ok(Step { seconds, cpu_seconds: cpu_seconds() - cpu, loss: loss / weight, norm })
     }
 }
 
@@ -147,15 +113,6 @@ impl Trainer {
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // Fields 14 and 15, counted behind the program's name, which may hold anything.
-    let fields = stat
-        .rsplit(')')
-        .next()
-        .unwrap_or_default()
-        .split_whitespace()
-        .skip(11)
-        .take(2);
-    fields
-        .filter_map(|ticks| ticks.parse::<f64>().ok())
-        .sum::<f64>()
-        / 100.0
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }

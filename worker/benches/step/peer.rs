@@ -45,10 +45,7 @@ impl Peer {
         };
         let folder = folder.or(made.as_ref().map(tempfile::TempDir::path));
         let mut child = Command::new(python)
-            .arg(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../tests/peer/step.py"
-            ))
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/peer/step.py"))
             .args(folder)
             .args(["--threads", &threads.to_string()])
             .env("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -59,30 +56,16 @@ impl Peer {
         let mut input = child.stdin.take().context("the peer's standard input")?;
         let output = BufReader::new(child.stdout.take().context("the peer's standard output")?);
         writeln!(input, "{}", serde_json::to_string(documents)?)?;
-        Ok(Some(Self {
-            child,
-            input,
-            output,
-            _folder: made,
-        }))
+        Ok(Some(Self { child, input, output, _folder: made }))
     }
 
     pub(super) fn step(&mut self) -> anyhow::Result<Step> {
         writeln!(self.input, "step")?;
         let mut line = String::new();
         self.output.read_line(&mut line)?;
-        let Answer {
-            seconds,
-            cpu_seconds,
-            loss,
-            grad_norm,
-        } = serde_json::from_str(&line).with_context(|| format!("the peer said `{line}`"))?;
-        Ok(Step {
-            seconds,
-            cpu_seconds,
-            loss,
-            norm: grad_norm,
-        })
+        let Answer { seconds, cpu_seconds, loss, grad_norm } =
+            serde_json::from_str(&line).with_context(|| format!("the peer said `{line}`"))?;
+        Ok(Step { seconds, cpu_seconds, loss, norm: grad_norm })
     }
 }
 
@@ -98,10 +81,8 @@ impl Drop for Peer {
 fn write_folder(ours: &Trainer) -> anyhow::Result<tempfile::TempDir> {
     let folder = tempfile::tempdir()?;
     let parameters = ours.model.parameters();
-    let bytes: Vec<_> = parameters
-        .ids()
-        .map(|p| parameters.read(p, |values| Dtype::F32.encode(values)))
-        .collect();
+    let bytes: Vec<_> =
+        parameters.ids().map(|p| parameters.read(p, |values| Dtype::F32.encode(values))).collect();
     let views = parameters.ids().zip(&bytes).map(|(p, bytes)| {
         let view = TensorView::new(Dtype::F32.into(), parameters.shape(p).to_vec(), bytes);
         Ok((parameters.name(p).to_owned(), view?))

@@ -47,19 +47,14 @@ impl Clock {
     /// A line per phase, the longest first, and what `seconds` in all leaves over.
     pub(super) fn print(&self, seconds: f64, steps: usize) {
         let totals = lock(&self.totals);
-        let mut phases: Vec<_> = totals
-            .iter()
-            .map(|(name, time)| (name.as_str(), time.as_secs_f64()))
-            .collect();
+        let mut phases: Vec<_> =
+            totals.iter().map(|(name, time)| (name.as_str(), time.as_secs_f64())).collect();
         phases.sort_by(|(_, a), (_, b)| b.total_cmp(a));
         let known: f64 = phases.iter().map(|(_, time)| time).sum();
         phases.push(("other", seconds - known));
         for (name, time) in phases {
             let milliseconds = time * 1e3 / steps as f64;
-            println!(
-                "{name:32} {milliseconds:8.1} ms  {:5.1} %",
-                time / seconds * 100.0
-            );
+            println!("{name:32} {milliseconds:8.1} ms  {:5.1} %", time / seconds * 100.0);
         }
     }
 }
@@ -67,9 +62,7 @@ impl Clock {
 impl Subscriber for Clock {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.is_span()
-            && ["worker", "step"]
-                .iter()
-                .any(|own| metadata.target().starts_with(own))
+            && ["worker", "step"].iter().any(|own| metadata.target().starts_with(own))
     }
 
     fn new_span(&self, span: &Attributes<'_>) -> Id {
@@ -81,10 +74,7 @@ impl Subscriber for Clock {
     }
 
     fn enter(&self, _: &Id) {
-        let entered = Entered {
-            at: Instant::now(),
-            inside: Duration::ZERO,
-        };
+        let entered = Entered { at: Instant::now(), inside: Duration::ZERO };
         ENTERED.with_borrow_mut(|open| open.push(entered));
     }
 

@@ -45,19 +45,13 @@ pub fn restore<'a>(
     let mut missing: BTreeSet<String> = BTreeSet::new();
     for p in trainer.ids() {
         let parameters = trainer.model.parameters();
-        let kinds: &[&str] = if parameters.trainable(p) {
-            &["master", "m", "v"]
-        } else {
-            &["master"]
-        };
+        let kinds: &[&str] =
+            if parameters.trainable(p) { &["master", "m", "v"] } else { &["master"] };
         missing.extend(kinds.iter().map(|k| format!("{k}/{}", parameters.name(p))));
     }
     let mut updates = None;
     for (key, body) in files {
-        let format = |reason: String| Error::Format {
-            key: key.to_owned(),
-            reason,
-        };
+        let format = |reason: String| Error::Format { key: key.to_owned(), reason };
         let (_, header) = SafeTensors::read_metadata(body).map_err(|e| format(e.to_string()))?;
         let count = header.metadata().as_ref().and_then(|m| m.get("updates"));
         let count: u64 = count
@@ -81,22 +75,15 @@ pub fn restore<'a>(
 }
 
 fn place(trainer: &mut Trainer, key: &str, tensor: &str, bytes: &[u8]) -> Result<(), Error> {
-    let unknown = || Error::Format {
-        key: key.to_owned(),
-        reason: format!("the model has no `{tensor}`"),
-    };
+    let unknown =
+        || Error::Format { key: key.to_owned(), reason: format!("the model has no `{tensor}`") };
     let (kind, name) = tensor.split_once('/').ok_or_else(unknown)?;
     let p = trainer.model.parameters().find(name).ok_or_else(unknown)?;
     let fill = |values: &mut [f32]| {
         if bytes.len() != values.len() * 4 {
             let (got, expected) = (bytes.len() / 4, values.len());
             let (key, tensor) = (key.to_owned(), tensor.to_owned());
-            return Err(Error::Shape {
-                key,
-                tensor,
-                got,
-                expected,
-            });
+            return Err(Error::Shape { key, tensor, got, expected });
         }
         Dtype::F32.decode(bytes, values);
         Ok(())

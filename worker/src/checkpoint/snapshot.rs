@@ -27,19 +27,11 @@ pub struct Snapshot {
 /// Copies this rank's share of the parameters and of the optimizer's state.
 pub fn snapshot(trainer: &Trainer, step: u64, rank: usize, world: usize, save: Dtype) -> Snapshot {
     let parameters = trainer.model.parameters();
-    let owners = owners(
-        &parameters
-            .ids()
-            .map(|p| parameters.elements(p))
-            .collect::<Vec<_>>(),
-        world,
-    );
+    let owners =
+        owners(&parameters.ids().map(|p| parameters.elements(p)).collect::<Vec<_>>(), world);
     let mine: Vec<_> = trainer.ids().filter(|p| owners[p.0] == rank).collect();
     if mine.is_empty() {
-        return Snapshot {
-            step,
-            files: Vec::new(),
-        };
+        return Snapshot { step, files: Vec::new() };
     }
     let mark = &proto::id::unique()[..12];
     let mut model = Vec::new();
@@ -71,10 +63,7 @@ pub fn snapshot(trainer: &Trainer, step: u64, rank: usize, world: usize, save: D
         body: file(state, updates.into()),
         tensors: Vec::new(),
     };
-    Snapshot {
-        step,
-        files: vec![model, state],
-    }
+    Snapshot { step, files: vec![model, state] }
 }
 
 type Tensor = (String, Vec<usize>, Stored, Vec<u8>);
@@ -82,10 +71,7 @@ type Tensor = (String, Vec<usize>, Stored, Vec<u8>);
 fn file(tensors: Vec<Tensor>, metadata: HashMap<String, String>) -> Vec<u8> {
     let views = tensors.iter().map(|(name, shape, dtype, bytes)| {
         let view = TensorView::new(*dtype, shape.clone(), bytes);
-        (
-            name.as_str(),
-            view.expect("the bytes were encoded from these elements"),
-        )
+        (name.as_str(), view.expect("the bytes were encoded from these elements"))
     });
     serialize(views, Some(metadata)).expect("names are unique")
 }
@@ -105,9 +91,7 @@ fn owners(elements: &[usize], world: usize) -> Vec<usize> {
     let mut load = vec![0usize; world];
     let mut owners = vec![0; elements.len()];
     for i in order {
-        let rank = (0..world)
-            .min_by_key(|r| (load[*r], *r))
-            .expect("a world has ranks");
+        let rank = (0..world).min_by_key(|r| (load[*r], *r)).expect("a world has ranks");
         load[rank] += elements[i];
         owners[i] = rank;
     }

@@ -55,8 +55,6 @@ impl AbortHandle {
 
 impl fmt::Debug for AbortHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("AbortHandle")
-            .field(&self.is_aborted())
-            .finish()
+        f.debug_tuple("AbortHandle").field(&self.is_aborted()).finish()
     }
 }

@@ -51,24 +51,16 @@ implementations! {
 }
 
 fn in_process(size: usize, stall: Duration) -> World {
-    InProcess::world(size, stall)
-        .into_iter()
-        .map(|rank| Box::new(rank) as _)
-        .collect()
+    InProcess::world(size, stall).into_iter().map(|rank| Box::new(rank) as _).collect()
 }
 
 /// Runs every rank on a thread of its own, and gives what they return in rank order.
 fn on_each<T: Send>(world: World, run: impl Fn(Box<dyn Collective>) -> T + Sync) -> Vec<T> {
     std::thread::scope(|scope| {
         let run = &run;
-        let threads: Vec<_> = world
-            .into_iter()
-            .map(|rank| scope.spawn(move || run(rank)))
-            .collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().expect("the rank's claim holds"))
-            .collect()
+        let threads: Vec<_> =
+            world.into_iter().map(|rank| scope.spawn(move || run(rank))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("the rank's claim holds")).collect()
     })
 }
 
@@ -97,10 +89,7 @@ fn sums_are_exact_for_every_size_and_world(make: Make) {
                 let sum = reduce(&mut *rank, mine).expect("all ranks take part");
                 let right =
                     (0..len).map(|index| -> f32 { (0..world_size).map(|r| whole(r, index)).sum() });
-                assert!(
-                    sum.iter().copied().eq(right),
-                    "{len} values over {world_size} ranks"
-                );
+                assert!(sum.iter().copied().eq(right), "{len} values over {world_size} ranks");
             }
         });
     }
@@ -120,10 +109,7 @@ fn sums_have_the_same_bits_on_every_rank(make: Make) {
             let (right, size) = terms.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x.abs()));
             // Each of the additions rounds by half a unit of the largest intermediate sum at most.
             let tolerance = world_size as f64 * f64::from(f32::EPSILON) / 2.0 * size;
-            assert!(
-                (f64::from(sum) - right).abs() <= tolerance,
-                "{index}: {sum} is not {right}"
-            );
+            assert!((f64::from(sum) - right).abs() <= tolerance, "{index}: {sum} is not {right}");
         }
     }
 }
@@ -159,14 +145,8 @@ fn control_between_reductions_sums_in_rank_order(make: Make) {
                 (0..world_size).for_each(|rank| ordered += term(rank));
                 let (world, ranks) = (world_size as f64, (0..world_size).sum::<usize>() as f64);
                 assert_eq!(values, [ordered, f64::from(step) * world, ranks]);
-                assert_eq!(
-                    before.wait().expect("it ran"),
-                    vec![world_size as f32; 5000]
-                );
-                assert_eq!(
-                    after.wait().expect("it ran"),
-                    vec![2.0 * world_size as f32; 3]
-                );
+                assert_eq!(before.wait().expect("it ran"), vec![world_size as f32; 5000]);
+                assert_eq!(after.wait().expect("it ran"), vec![2.0 * world_size as f32; 3]);
             }
             rank.control(&mut []).expect("nothing is a sum too");
         });
@@ -181,13 +161,9 @@ fn broadcast_reaches_all_from_every_root(make: Make) {
                 (0..world_size).flat_map(|root| [0, 1, 5, 700_001].map(|len| (root, len)))
             {
                 let mut values: Vec<_> = (0..len).map(|index| awkward(me, index)).collect();
-                rank.broadcast(root, &mut values)
-                    .expect("all ranks take part");
+                rank.broadcast(root, &mut values).expect("all ranks take part");
                 let right = (0..len).map(|index| awkward(root, index));
-                assert!(
-                    values.iter().copied().eq(right),
-                    "{len} values from rank {root}"
-                );
+                assert!(values.iter().copied().eq(right), "{len} values from rank {root}");
             }
         });
     }
@@ -195,9 +171,7 @@ fn broadcast_reaches_all_from_every_root(make: Make) {
 
 fn broadcast_from_nobody_is_refused(make: Make) {
     for mut rank in make(2, PATIENT) {
-        let error = rank
-            .broadcast(2, &mut [1.0])
-            .expect_err("there are ranks 0 and 1");
+        let error = rank.broadcast(2, &mut [1.0]).expect_err("there are ranks 0 and 1");
         assert_eq!(error.to_string(), "there is no rank 2 in a world of 2");
     }
 }
@@ -232,9 +206,7 @@ fn abort_unblocks_a_waiting_rank_within_a_second(make: Make) {
     let mut world = make(3, PATIENT);
     let mut two = world.pop().expect("rank 2");
     let mut one = world.pop().expect("rank 1");
-    let zero = world
-        .pop()
-        .expect("rank 0 takes no part, so nothing can finish");
+    let zero = world.pop().expect("rank 0 takes no part, so nothing can finish");
     let pending = one.reduce(vec![1.0; 1_000_000]).expect("nothing is broken");
     let abort = one.abort_handle();
     let at = std::thread::scope(|scope| {
@@ -243,25 +215,15 @@ fn abort_unblocks_a_waiting_rank_within_a_second(make: Make) {
         let blocked_in_a_call = scope.spawn(|| one.control(&mut [1.0]));
         let at = Instant::now();
         abort.abort();
-        let waited = waiting
-            .join()
-            .expect("no panic")
-            .expect_err("it was aborted");
+        let waited = waiting.join().expect("no panic").expect_err("it was aborted");
         assert!(matches!(waited, Error::Aborted), "{waited}");
-        let blocked = blocked_in_a_call
-            .join()
-            .expect("no panic")
-            .expect_err("it was aborted");
+        let blocked = blocked_in_a_call.join().expect("no panic").expect_err("it was aborted");
         assert!(matches!(blocked, Error::Aborted), "{blocked}");
         let other = other.join().expect("no panic").expect_err("rank 1 is gone");
         assert!(matches!(other, Error::Broken { .. }), "{other}");
         at
     });
-    assert!(
-        at.elapsed() < Duration::from_secs(1),
-        "took {:?}",
-        at.elapsed()
-    );
+    assert!(at.elapsed() < Duration::from_secs(1), "took {:?}", at.elapsed());
     assert!(matches!(reduce(&mut *one, vec![1.0]), Err(Error::Aborted)));
     assert!(matches!(one.barrier(), Err(Error::Aborted)));
     drop(zero);
@@ -271,9 +233,7 @@ fn abort_of_an_idle_rank_breaks_the_others(make: Make) {
     let mut world = make(3, PATIENT);
     let idle = world.remove(1);
     idle.abort_handle().abort();
-    for error in on_each(world, |mut rank| {
-        rank.barrier().expect_err("rank 1 is gone")
-    }) {
+    for error in on_each(world, |mut rank| rank.barrier().expect_err("rank 1 is gone")) {
         assert!(matches!(error, Error::Broken { rank: 1, .. }), "{error}");
     }
     drop(idle);
@@ -287,12 +247,8 @@ fn death_breaks_all_others_and_is_named(make: Make) {
             let errors = on_each(world, |mut rank| {
                 let pending = rank.reduce(vec![1.0; len]);
                 corpse.lock().expect("no panic").take();
-                let error = pending
-                    .and_then(super::Pending::wait)
-                    .expect_err("a rank is dead");
-                let later = rank
-                    .control(&mut [1.0])
-                    .expect_err("the collective is finished");
+                let error = pending.and_then(super::Pending::wait).expect_err("a rank is dead");
+                let later = rank.control(&mut [1.0]).expect_err("the collective is finished");
                 assert!(matches!(later, Error::Broken { .. }), "{later}");
                 error
             });
@@ -308,9 +264,7 @@ fn dropping_with_a_bucket_under_way_breaks_the_others(make: Make) {
     let mut world = make(3, PATIENT);
     let two = world.pop().expect("rank 2 takes no part yet");
     let errors = on_each(world, |mut rank| {
-        let pending = rank
-            .reduce(vec![1.0; 2_000_000])
-            .expect("nothing is broken");
+        let pending = rank.reduce(vec![1.0; 2_000_000]).expect("nothing is broken");
         if rank.rank() == 0 {
             drop(rank);
         }
@@ -326,29 +280,15 @@ fn different_calls_are_a_mismatch(make: Make) {
         let len = 3 + rank.rank();
         reduce(&mut *rank, vec![1.0; len]).expect_err("lengths differ")
     });
-    let mismatch = errors
-        .iter()
-        .find(|error| matches!(error, Error::Mismatch { .. }));
+    let mismatch = errors.iter().find(|error| matches!(error, Error::Mismatch { .. }));
     let text = mismatch.expect("the two disagree").to_string();
-    assert!(
-        text.contains("reduce, 3 values") && text.contains("reduce, 4 values"),
-        "{text}"
-    );
+    assert!(text.contains("reduce, 3 values") && text.contains("reduce, 4 values"), "{text}");
 
     let errors = on_each(make(3, PATIENT), |mut rank| {
-        if rank.rank() == 1 {
-            rank.barrier()
-        } else {
-            rank.control(&mut [0.0])
-        }
-        .expect_err("calls differ")
+        if rank.rank() == 1 { rank.barrier() } else { rank.control(&mut [0.0]) }
+            .expect_err("calls differ")
     });
-    assert!(
-        errors
-            .iter()
-            .any(|error| matches!(error, Error::Mismatch { .. })),
-        "{errors:?}"
-    );
+    assert!(errors.iter().any(|error| matches!(error, Error::Mismatch { .. })), "{errors:?}");
 }
 
 fn silent_rank_times_out_and_is_named(make: Make) {

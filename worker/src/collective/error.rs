@@ -107,17 +107,12 @@ pub enum Error {
 impl Error {
     pub(super) fn host(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let action = action.into();
-        move |source| Self::Host {
-            action,
-            source: Arc::new(source),
-        }
+        move |source| Self::Host { action, source: Arc::new(source) }
     }
 }
 
 fn turned_away(refused: Option<Refusal>) -> String {
-    refused
-        .map(|refusal| format!("; another was turned away: {refusal}"))
-        .unwrap_or_default()
+    refused.map(|refusal| format!("; another was turned away: {refusal}")).unwrap_or_default()
 }
 
 /// One call of a collective, as compared between ranks and named in errors.
@@ -154,10 +149,7 @@ impl fmt::Display for Call {
             Kind::Reduce => write!(f, "call {number} (reduce, {len} values)"),
             Kind::Control => write!(f, "call {number} (control, {len} values)"),
             Kind::Broadcast { root } => {
-                write!(
-                    f,
-                    "call {number} (broadcast from rank {root}, {len} values)"
-                )
+                write!(f, "call {number} (broadcast from rank {root}, {len} values)")
             }
             Kind::Barrier => write!(f, "call {number} (barrier)"),
         }

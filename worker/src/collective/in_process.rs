@@ -61,19 +61,9 @@ impl InProcess {
     /// The ranks of a world of `world_size`, in rank order; `stall` bounds each wait.
     pub fn world(world_size: usize, stall: Duration) -> Vec<Self> {
         let ranks = vec![Standing::Here; world_size];
-        let state = Mutex::new(State {
-            rounds: BTreeMap::new(),
-            ranks,
-            lost: None,
-        });
-        let hall = Arc::new(Hall {
-            stall,
-            state,
-            changed: Condvar::new(),
-        });
-        (0..world_size)
-            .map(|rank| Self::new(rank, hall.clone()))
-            .collect()
+        let state = Mutex::new(State { rounds: BTreeMap::new(), ranks, lost: None });
+        let hall = Arc::new(Hall { stall, state, changed: Condvar::new() });
+        (0..world_size).map(|rank| Self::new(rank, hall.clone())).collect()
     }
 
     fn new(rank: usize, hall: Arc<Hall>) -> Self {
@@ -84,20 +74,11 @@ impl InProcess {
                 hall.stand(rank, Standing::Aborted);
             }
         });
-        Self {
-            rank,
-            calls: 0,
-            hall,
-            abort,
-        }
+        Self { rank, calls: 0, hall, abort }
     }
 
     fn give(&mut self, kind: Kind, len: usize, values: Values) -> Result<Call, Error> {
-        let call = Call {
-            number: self.calls,
-            kind,
-            len: len as u64,
-        };
+        let call = Call { number: self.calls, kind, len: len as u64 };
         self.calls += 1;
         self.hall.give(self.rank, call, values)?;
         Ok(call)
@@ -137,11 +118,7 @@ impl Collective for InProcess {
 
     fn broadcast(&mut self, root: usize, values: &mut [f32]) -> Result<(), Error> {
         check_root(root, self.world_size())?;
-        let given = if root == self.rank {
-            Values::F32(values.to_vec())
-        } else {
-            Values::Nothing
-        };
+        let given = if root == self.rank { Values::F32(values.to_vec()) } else { Values::Nothing };
         let kind = Kind::Broadcast { root: root as u32 };
         let received = self.exchange(kind, values.len(), given)?;
         values.copy_from_slice(&received.into_f32());
@@ -190,11 +167,7 @@ impl Hall {
             let (rank_before, theirs) = (round.opened_by, round.call);
             state.stand(rank, Standing::Left);
             self.changed.notify_all();
-            return Err(Error::Mismatch {
-                rank: rank_before,
-                theirs,
-                ours: call,
-            });
+            return Err(Error::Mismatch { rank: rank_before, theirs, ours: call });
         }
         round.given[rank] = Some(values);
         if round.given.iter().all(Option::is_some) {
@@ -208,17 +181,11 @@ impl Hall {
         let until = Instant::now() + self.stall;
         let mut state = self.state();
         loop {
-            let State {
-                rounds,
-                ranks,
-                lost,
-            } = &mut *state;
+            let State { rounds, ranks, lost } = &mut *state;
             if ranks[rank] == Standing::Aborted {
                 return Err(Error::Aborted);
             }
-            let round = rounds
-                .get_mut(&call.number)
-                .expect("a round lasts until all have taken");
+            let round = rounds.get_mut(&call.number).expect("a round lasts until all have taken");
             if let Some(result) = &round.result {
                 round.still_to_take -= 1;
                 let result = result.clone();
@@ -239,11 +206,7 @@ impl Hall {
             if patience.is_zero() {
                 let missing = round.given.iter().position(Option::is_none);
                 let rank = missing.expect("a round without a result misses a rank");
-                return Err(Error::Timeout {
-                    rank,
-                    call,
-                    stall: self.stall,
-                });
+                return Err(Error::Timeout { rank, call, stall: self.stall });
             }
             let woken = self.changed.wait_timeout(state, patience);
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
@@ -271,9 +234,7 @@ fn combine(given: impl Iterator<Item = Values>) -> Values {
 }
 
 fn add<T: std::ops::AddAssign + Copy>(mut sum: Vec<T>, values: &[T]) -> Vec<T> {
-    sum.iter_mut()
-        .zip(values)
-        .for_each(|(sum, value)| *sum += *value);
+    sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += *value);
     sum
 }
 

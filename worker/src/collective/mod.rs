@@ -94,12 +94,5 @@ impl std::fmt::Debug for Pending {
 }
 
 fn check_root(root: usize, world_size: usize) -> Result<(), Error> {
-    if root < world_size {
-        Ok(())
-    } else {
-        Err(Error::NoSuchRank {
-            rank: root,
-            world_size,
-        })
-    }
+    if root < world_size { Ok(()) } else { Err(Error::NoSuchRank { rank: root, world_size }) }
 }

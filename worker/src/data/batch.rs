@@ -33,10 +33,7 @@ pub struct Batch {
 impl Batch {
     /// The sum of the targets' weights, in f64 as the plan has it.
     pub fn weight(&self) -> f64 {
-        self.targets
-            .iter()
-            .map(|target| f64::from(target.weight))
-            .sum()
+        self.targets.iter().map(|target| f64::from(target.weight)).sum()
     }
 
     /// Each token's position in its document.
@@ -48,19 +45,16 @@ impl Batch {
 
 /// Puts the samples of one or more packs side by side, in their order.
 pub fn assemble<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> Batch {
-    let mut batch = Batch {
-        starts: vec![0],
-        ..Batch::default()
-    };
+    let mut batch = Batch { starts: vec![0], ..Batch::default() };
     for sample in samples {
         let start = batch.tokens.len() as u32;
         let weighted = sample.tokens.iter().zip(&sample.weights);
-        let targets = (start..)
-            .zip(weighted.skip(1))
-            .map(|(row, (&token, &weight))| Target { row, token, weight });
-        batch
-            .targets
-            .extend(targets.filter(|target| target.weight > 0.0));
+        let targets = (start..).zip(weighted.skip(1)).map(|(row, (&token, &weight))| Target {
+            row,
+            token,
+            weight,
+        });
+        batch.targets.extend(targets.filter(|target| target.weight > 0.0));
         batch.tokens.extend_from_slice(&sample.tokens);
         batch.starts.push(batch.tokens.len() as u32);
     }
@@ -87,10 +81,7 @@ mod tests {
         let target = |row, token, weight| Target { row, token, weight };
         assert_eq!(batch.tokens, [10, 11, 12, 13, 20, 21, 22]);
         assert_eq!(batch.starts, [0, 4, 4, 7]);
-        assert_eq!(
-            batch.targets,
-            [target(1, 12, 1.0), target(2, 13, 0.5), target(5, 22, 1.0)]
-        );
+        assert_eq!(batch.targets, [target(1, 12, 1.0), target(2, 13, 0.5), target(5, 22, 1.0)]);
         assert_eq!(batch.positions(), [0, 1, 2, 3, 0, 1, 2]);
         assert_eq!(batch.weight(), 2.5);
     }

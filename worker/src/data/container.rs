@@ -91,11 +91,8 @@ pub fn split<'a>(
     bytes: &'a [u8],
     is_text: bool,
 ) -> Result<(Container, Vec<Raw<'a>>), ContainerError> {
-    let unreadable = |(found, hint)| ContainerError::Unreadable {
-        object: object.to_owned(),
-        found,
-        hint,
-    };
+    let unreadable =
+        |(found, hint)| ContainerError::Unreadable { object: object.to_owned(), found, hint };
     if let Some(known) = foreign(bytes) {
         return Err(unreadable(known));
     }
@@ -118,10 +115,8 @@ pub fn split<'a>(
 /// Splits JSON lines whose first is line `first_line` of its object; blank lines are no records.
 pub fn lines(bytes: &[u8], first_line: u64) -> Vec<Raw<'_>> {
     let numbered = (first_line..).zip(bytes.split(|&byte| byte == b'\n'));
-    let records = numbered.map(|(line, bytes)| Raw {
-        place: Place::line(line),
-        bytes: bytes.trim_ascii(),
-    });
+    let records =
+        numbered.map(|(line, bytes)| Raw { place: Place::line(line), bytes: bytes.trim_ascii() });
     records.filter(|raw| !raw.bytes.is_empty()).collect()
 }
 
@@ -134,46 +129,29 @@ fn document(bytes: &[u8]) -> Vec<Raw<'_>> {
 
 fn array<'a>(object: &str, bytes: &'a [u8]) -> Result<Vec<Raw<'a>>, ContainerError> {
     let mut raws: Vec<Raw<'a>> = Vec::new();
-    let mut walk = Walk {
-        bytes,
-        at: 0,
-        line: 1,
-    };
+    let mut walk = Walk { bytes, at: 0, line: 1 };
     walk.skip_blank();
     walk.next_byte();
     loop {
-        let place = Place {
-            line: walk.skip_blank(),
-            record: Some(raws.len() as u64 + 1),
-        };
-        let broken = |reason| ContainerError::BrokenArray {
-            object: object.to_owned(),
-            place,
-            reason,
-        };
+        let place = Place { line: walk.skip_blank(), record: Some(raws.len() as u64 + 1) };
+        let broken =
+            |reason| ContainerError::BrokenArray { object: object.to_owned(), place, reason };
         if raws.is_empty() && walk.peek() == Some(b']') {
             walk.next_byte();
             break;
         }
         let value = walk.value().map_err(broken)?;
-        raws.push(Raw {
-            place,
-            bytes: &bytes[value],
-        });
+        raws.push(Raw { place, bytes: &bytes[value] });
         walk.skip_blank();
         match walk.next_byte() {
             Some(b',') => {}
             Some(b']') => break,
             Some(other) => {
                 let other = char::from(other);
-                return Err(broken(format!(
-                    "`,` or `]` must follow the record, got `{other}`"
-                )));
+                return Err(broken(format!("`,` or `]` must follow the record, got `{other}`")));
             }
             None => {
-                return Err(broken(
-                    "the array ends after this record without `]`".into(),
-                ));
+                return Err(broken("the array ends after this record without `]`".into()));
             }
         }
     }
@@ -324,11 +302,7 @@ mod tests {
     #[test]
     fn lines_keep_their_numbers_across_blank_ones_and_carriage_returns() {
         let text = "\u{feff}{\"a\":1}\r\n\n  \n{broken\n{\"a\":2}";
-        let expected = [
-            ("line 1", "{\"a\":1}"),
-            ("line 4", "{broken"),
-            ("line 5", "{\"a\":2}"),
-        ];
+        let expected = [("line 1", "{\"a\":1}"), ("line 4", "{broken"), ("line 5", "{\"a\":2}")];
         assert_eq!(places("a.jsonl", text), owned(&expected));
         assert_eq!(lines(b"x\ny", 40)[1].place, Place::line(41));
     }
@@ -340,18 +314,9 @@ mod tests {
                 "[{\"a\":1},\n{\"a\":",
                 "a.json, record 2 (line 2): not valid JSON: EOF while parsing",
             ),
-            (
-                "[1, 2",
-                "a.json, record 2 (line 1): the array ends after this record without `]`",
-            ),
-            (
-                "[1 2]",
-                "a.json, record 1 (line 1): `,` or `]` must follow the record, got `2`",
-            ),
-            (
-                "[1,]",
-                "a.json, record 2 (line 1): not valid JSON: expected value at column 1",
-            ),
+            ("[1, 2", "a.json, record 2 (line 1): the array ends after this record without `]`"),
+            ("[1 2]", "a.json, record 1 (line 1): `,` or `]` must follow the record, got `2`"),
+            ("[1,]", "a.json, record 2 (line 1): not valid JSON: expected value at column 1"),
             ("[1]\nx", "a.json, line 2: `x` after the array's end"),
             ("[", "a.json, record 1 (line 1): the array ends without `]`"),
         ] {
@@ -370,22 +335,13 @@ mod tests {
             (b"{\n  \"data\": [1]\n}", "one JSON object over many lines"),
         ] {
             let error = split("f", bytes, false).expect_err(kind);
-            assert!(
-                error.to_string().starts_with(&format!("f: {kind}\nhint: ")),
-                "{error}"
-            );
+            assert!(error.to_string().starts_with(&format!("f: {kind}\nhint: ")), "{error}");
         }
     }
 
     #[test]
     fn deep_nesting_is_walked_without_recursion() {
         let deep = "[".repeat(200_000) + &"]".repeat(200_000);
-        assert_eq!(
-            split("a.json", deep.as_bytes(), false)
-                .expect("one value")
-                .1
-                .len(),
-            1
-        );
+        assert_eq!(split("a.json", deep.as_bytes(), false).expect("one value").1.len(), 1);
     }
 }

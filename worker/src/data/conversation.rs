@@ -54,12 +54,7 @@ impl Message {
             ("role".to_owned(), Value::from(role.name())),
             ("content".to_owned(), Value::from(content.into())),
         ];
-        Message {
-            role,
-            fields: Map::from_iter(fields),
-            train: None,
-            weight: None,
-        }
+        Message { role, fields: Map::from_iter(fields), train: None, weight: None }
     }
 
     /// The text, empty where there is none.
@@ -90,10 +85,7 @@ pub struct Conversation {
 impl Conversation {
     /// A conversation of plain messages.
     pub fn of(messages: impl IntoIterator<Item = Message>) -> Conversation {
-        Conversation {
-            messages: messages.into_iter().collect(),
-            ..Conversation::default()
-        }
+        Conversation { messages: messages.into_iter().collect(), ..Conversation::default() }
     }
 
     /// Puts a system message first, unless there is one.

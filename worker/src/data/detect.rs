@@ -22,12 +22,7 @@ pub struct Detection {
 impl std::fmt::Display for Detection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let container = self.container.label();
-        write!(
-            f,
-            "{container}, format `{}`: {}",
-            self.format.name(),
-            self.why
-        )
+        write!(f, "{container}, format `{}`: {}", self.format.name(), self.why)
     }
 }
 
@@ -97,11 +92,7 @@ pub fn detect(
 ) -> Result<Option<Detection>, DetectError> {
     let found = |format, why: String| {
         let why = why.trim_end().to_owned();
-        Ok(Some(Detection {
-            format,
-            container,
-            why,
-        }))
+        Ok(Some(Detection { format, container, why }))
     };
     if source.format != Format::Auto {
         return found(source.format, "as the run spec says".into());
@@ -145,16 +136,8 @@ pub fn detect(
     if field("conversations").is_some() || field("conversation").is_some() {
         return Err(DetectError::ShareGpt { object, place });
     }
-    let names: Vec<String> = record
-        .keys()
-        .take(12)
-        .map(|key| format!("`{key}`"))
-        .collect();
-    Err(DetectError::Unknown {
-        object,
-        place,
-        fields: names.join(", "),
-    })
+    let names: Vec<String> = record.keys().take(12).map(|key| format!("`{key}`")).collect();
+    Err(DetectError::Unknown { object, place, fields: names.join(", ") })
 }
 
 #[cfg(test)]
@@ -185,49 +168,26 @@ mod tests {
                 r#"{"prompt": "", "completion": ""}"#,
                 "JSON lines, format `completion`: line 1 has `prompt` and `completion`",
             ),
-            (
-                "a.jsonl",
-                r#"{"text": ""}"#,
-                "JSON lines, format `text`: line 1 has `text`",
-            ),
-            (
-                "a.txt",
-                "{",
-                "a text, format `text`: its name says that it is no JSON",
-            ),
+            ("a.jsonl", r#"{"text": ""}"#, "JSON lines, format `text`: line 1 has `text`"),
+            ("a.txt", "{", "a text, format `text`: its name says that it is no JSON"),
         ] {
             let detection = detect_text(object, text).expect(text).expect(text);
             assert_eq!(detection.to_string(), expected);
         }
-        assert_eq!(
-            detect_text("a.json", "[]").expect("empty is no error"),
-            None
-        );
+        assert_eq!(detect_text("a.json", "[]").expect("empty is no error"), None);
     }
 
     #[test]
     fn what_cannot_be_trained_on_is_refused_with_a_hint() {
         for (text, expected) in [
-            (
-                r#"{"prompt": "", "chosen": "", "rejected": ""}"#,
-                "preference set",
-            ),
+            (r#"{"prompt": "", "chosen": "", "rejected": ""}"#, "preference set"),
             (r#"{"conversations": []}"#, "ShareGPT"),
-            (
-                r#"{"q": 1, "a": 2}"#,
-                "no known format has the fields `q`, `a`",
-            ),
-            (
-                "broken\nbroken",
-                "none of its first 2 records is a JSON object",
-            ),
+            (r#"{"q": 1, "a": 2}"#, "no known format has the fields `q`, `a`"),
+            ("broken\nbroken", "none of its first 2 records is a JSON object"),
         ] {
             let error = detect_text("a.jsonl", text).expect_err(text).to_string();
             assert!(error.starts_with("a.jsonl"), "{error}");
-            assert!(
-                error.contains(expected) && error.contains("\nhint: "),
-                "{error}"
-            );
+            assert!(error.contains(expected) && error.contains("\nhint: "), "{error}");
         }
     }
 }

@@ -48,12 +48,7 @@ impl Encoder {
         stops.extend(eos.and_then(|eos| tokenizer.id_to_token(eos)));
         stops.sort();
         stops.dedup();
-        Ok(Encoder {
-            tokenizer,
-            bos,
-            eos,
-            stops,
-        })
+        Ok(Encoder { tokenizer, bos, eos, stops })
     }
 
     /// The tokenizer itself.
@@ -144,9 +139,7 @@ impl Encoder {
 /// their offsets: some tokenizers give white space an empty range.
 fn tokens_of(offsets: &[(usize, usize)], span: &Range<usize>) -> Range<usize> {
     let first = offsets.iter().position(|&(_, end)| end > span.start);
-    let last = offsets
-        .iter()
-        .rposition(|&(start, end)| start < span.end && end > start);
+    let last = offsets.iter().rposition(|&(start, end)| start < span.end && end > start);
     match (first, last) {
         (Some(first), Some(last)) if first <= last && !span.is_empty() => first..last + 1,
         _ => offsets.len()..offsets.len(),
@@ -168,10 +161,7 @@ pub(super) fn chunks(tokens: &[u32], max_tokens: usize, position: u64) -> Vec<Sa
     let targets = tokens.len().saturating_sub(1);
     let chunk = |start: usize| {
         let tokens = &tokens[start..(start + step + 1).min(tokens.len())];
-        let bytes: Vec<u8> = tokens
-            .iter()
-            .flat_map(|token| token.to_le_bytes())
-            .collect();
+        let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
         Sample {
             tokens: tokens.to_vec(),
             weights: without_first(vec![1.0; tokens.len()]),

@@ -57,9 +57,7 @@ impl Folder {
     /// # Errors
     /// No `tokenizer.json`, a file that cannot be read, a configuration that is no JSON object.
     pub fn read(path: &Path) -> Result<Folder, FolderError> {
-        let missing = || FolderError::NoTokenizer {
-            path: path.to_owned(),
-        };
+        let missing = || FolderError::NoTokenizer { path: path.to_owned() };
         let tokenizer = read(&path.join("tokenizer.json"))?.ok_or_else(missing)?;
         let mut config = read_object(&path.join("special_tokens_map.json"))?;
         config.extend(read_object(&path.join("tokenizer_config.json"))?);
@@ -126,10 +124,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, FolderError> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(FolderError::Io {
-            path: path.to_owned(),
-            source,
-        }),
+        Err(source) => Err(FolderError::Io { path: path.to_owned(), source }),
     }
 }
 
@@ -137,10 +132,8 @@ fn read_object(path: &Path) -> Result<Map<String, Value>, FolderError> {
     let Some(bytes) = read(path)? else {
         return Ok(Map::new());
     };
-    serde_json::from_slice(&bytes).map_err(|source| FolderError::NotJson {
-        path: path.to_owned(),
-        source,
-    })
+    serde_json::from_slice(&bytes)
+        .map_err(|source| FolderError::NotJson { path: path.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -160,10 +153,7 @@ mod tests {
         for (name, text) in [
             ("tokenizer.json", "{}"),
             ("tokenizer_config.json", &config.to_string()),
-            (
-                "special_tokens_map.json",
-                r#"{"bos_token": "<s>", "eos_token": "old"}"#,
-            ),
+            ("special_tokens_map.json", r#"{"bos_token": "<s>", "eos_token": "old"}"#),
             ("generation_config.json", r#"{"eos_token_id": [2, 7]}"#),
         ] {
             write(name, text).expect("writes");
@@ -178,9 +168,6 @@ mod tests {
         assert_eq!(folder.chat_template(), Some("file"));
         write("tokenizer_config.json", "[").expect("writes");
         let error = Folder::read(at.path()).expect_err("no JSON").to_string();
-        assert!(
-            error.ends_with("tokenizer_config.json: not a JSON object"),
-            "{error}"
-        );
+        assert!(error.ends_with("tokenizer_config.json: not a JSON object"), "{error}");
     }
 }

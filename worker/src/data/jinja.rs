@@ -67,11 +67,7 @@ fn strftime(date: NaiveDateTime, format: &str) -> Result<String, Error> {
 fn tojson(value: &Value, kwargs: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = kwargs.get("indent")?;
     let separators: Option<Vec<String>> = kwargs.get("separators")?;
-    let default = if indent.is_some() {
-        [",", ": "]
-    } else {
-        [", ", ": "]
-    };
+    let default = if indent.is_some() { [",", ": "] } else { [", ", ": "] };
     let separators = separators.unwrap_or_else(|| default.map(str::to_owned).to_vec());
     let [item_separator, key_separator] = <[String; 2]>::try_from(separators)
         .map_err(|_| Error::new(ErrorKind::InvalidOperation, "tojson: two separators"))?;
@@ -148,11 +144,7 @@ fn method(
         }
         "find" | "rfind" => {
             let (what,): (&str,) = from_args(args)?;
-            let byte = if name == "find" {
-                text.find(what)
-            } else {
-                text.rfind(what)
-            };
+            let byte = if name == "find" { text.find(what) } else { text.rfind(what) };
             // Python counts characters.
             let index = byte.map(|byte| text[..byte].chars().count() as i64);
             return Ok(Value::from(index.unwrap_or(-1)));

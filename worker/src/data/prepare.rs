@@ -183,21 +183,14 @@ impl Preparer {
     ) -> Result<Prepared, PrepareError> {
         let (container, raws) = container::split(object, bytes, source.format == Format::Text)?;
         let detection = detect(object, container, &raws, source)?;
-        let format = detection
-            .as_ref()
-            .map_or(source.format, |found| found.format);
+        let format = detection.as_ref().map_or(source.format, |found| found.format);
         let shape = Shape::new(source, format);
         let (samples, counts) = if container == container::Container::Document {
             self.documents(object, &raws)?
         } else {
             self.records(object, &raws, &shape, container.unit())?
         };
-        Ok(Prepared {
-            samples,
-            unit: container.unit(),
-            counts,
-            detection,
-        })
+        Ok(Prepared { samples, unit: container.unit(), counts, detection })
     }
 
     /// Prepares records whose format is settled: a whole object's, or a raw shard's.
@@ -231,10 +224,7 @@ impl Preparer {
         self.collect(object, raws, |raw| {
             let text = std::str::from_utf8(raw.bytes).map_err(|error| {
                 let at = error.valid_up_to();
-                Reject::new(
-                    Reason::Malformed,
-                    format!("not UTF-8: byte {at} of the file"),
-                )
+                Reject::new(Reason::Malformed, format!("not UTF-8: byte {at} of the file"))
             })?;
             self.sample(Record::Text(text.to_owned()), raw.place.line)
         })
@@ -298,17 +288,13 @@ impl Preparer {
                 (self.encoder.conversation(&marked)?, conversation.hash())
             }
             Record::Completion { prompt, completion } => {
-                self.encoder
-                    .eos()
-                    .ok_or_else(|| missing(PrepareError::NoEndToken))?;
+                self.encoder.eos().ok_or_else(|| missing(PrepareError::NoEndToken))?;
                 let prompt_and = serde_json::json!([prompt, completion]).to_string();
                 let hash = xxhash_rust::xxh3::xxh3_64(prompt_and.as_bytes());
                 (self.encoder.completion(&prompt, &completion)?, hash)
             }
             Record::Text(text) => {
-                self.encoder
-                    .eos()
-                    .ok_or_else(|| missing(PrepareError::NoEndToken))?;
+                self.encoder.eos().ok_or_else(|| missing(PrepareError::NoEndToken))?;
                 let tokens = self.encoder.text(&text)?;
                 return Ok(Made {
                     samples: chunks(&tokens, self.options.max_tokens, position),
@@ -316,23 +302,15 @@ impl Preparer {
                 });
             }
         };
-        self.limit(Sample {
-            tokens,
-            weights,
-            hash,
-            position,
-        })
+        self.limit(Sample { tokens, weights, hash, position })
     }
 
     /// Applies `max_tokens`.
     fn limit(&self, mut sample: Sample) -> Result<Made, Reject> {
         let (length, max_tokens) = (sample.tokens.len(), self.options.max_tokens);
         if length > max_tokens {
-            let too_long = |detail| Reject {
-                reason: Reason::TooLong,
-                detail,
-                tokens_lost: length as u64,
-            };
+            let too_long =
+                |detail| Reject { reason: Reason::TooLong, detail, tokens_lost: length as u64 };
             if self.options.too_long != TooLong::Truncate {
                 let detail = format!("{length} tokens, max_tokens is {max_tokens}");
                 return Err(too_long(detail));
@@ -347,26 +325,19 @@ impl Preparer {
         if sample.weights.iter().all(|&weight| weight == 0.0) {
             return Err(Reject::new(Reason::Untrained, "no token would be trained"));
         }
-        Ok(Made {
-            tokens_cut: (length - sample.tokens.len()) as u64,
-            samples: vec![sample],
-        })
+        Ok(Made { tokens_cut: (length - sample.tokens.len()) as u64, samples: vec![sample] })
     }
 
     /// The last token of an answer, found by rendering one.
     fn template_stop(&self) -> Option<u32> {
-        let probe = Conversation::of([
-            Message::new(Role::User, "a"),
-            Message::new(Role::Assistant, "b"),
-        ]);
+        let probe =
+            Conversation::of([Message::new(Role::User, "a"), Message::new(Role::Assistant, "b")]);
         let stops = self.encoder.stops();
         let train_on = super::options::TrainOn::Assistant;
         let marked = trained(self.template.as_ref()?, &probe, train_on, stops).ok()?;
         let (span, _) = marked.spans.last()?;
         let answer = marked.text[span.clone()].trim_end();
-        let ends = stops
-            .iter()
-            .filter(|stop| answer.ends_with(stop.trim_end()));
+        let ends = stops.iter().filter(|stop| answer.ends_with(stop.trim_end()));
         let longest = ends.max_by_key(|stop| stop.len())?;
         self.encoder.tokenizer().token_to_id(longest)
     }

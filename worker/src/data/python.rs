@@ -57,11 +57,7 @@ fn write_repr(out: &mut String, value: &Value) {
 
 /// Python prefers single quotes, and takes double ones where that saves escapes.
 fn write_repr_str(out: &mut String, text: &str) {
-    let quote = if text.contains('\'') && !text.contains('"') {
-        '"'
-    } else {
-        '\''
-    };
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     out.push(quote);
     for c in text.chars() {
         match c {

@@ -25,11 +25,7 @@ pub struct Reject {
 impl Reject {
     /// A reject of a record that was not tokenized.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Reject {
-        Reject {
-            reason,
-            detail: detail.into(),
-            tokens_lost: 0,
-        }
+        Reject { reason, detail: detail.into(), tokens_lost: 0 }
     }
 }
 
@@ -64,11 +60,7 @@ pub struct Shape {
 impl Shape {
     /// The source's options, with the format that was detected.
     pub fn new(source: &SourceOptions, format: Format) -> Shape {
-        Shape {
-            format,
-            fields: source.fields.clone(),
-            system: source.system.clone(),
-        }
+        Shape { format, fields: source.fields.clone(), system: source.system.clone() }
     }
 
     /// Whether its records need a chat template.
@@ -87,15 +79,9 @@ impl Shape {
     pub fn parse(&self, json: &[u8]) -> Result<Record, Reject> {
         let value = serde_json::from_slice(json).map_err(|e| malformed(json_error(&e, 1)))?;
         let Value::Object(record) = value else {
-            return Err(malformed(format!(
-                "a record must be an object, got {}",
-                kind(&value)
-            )));
+            return Err(malformed(format!("a record must be an object, got {}", kind(&value))));
         };
-        let fields = Fields {
-            names: &self.fields,
-            record,
-        };
+        let fields = Fields { names: &self.fields, record };
         match self.format {
             Format::Alpaca => self.alpaca(fields),
             Format::Messages => self.messages(fields),
@@ -110,17 +96,12 @@ impl Shape {
         let input = fields.optional_text("input")?.unwrap_or_default();
         let output = fields.text("output")?;
         if instruction.trim().is_empty() && input.trim().is_empty() {
-            return Err(Reject::new(
-                Reason::Empty,
-                "`instruction` and `input` are empty",
-            ));
+            return Err(Reject::new(Reason::Empty, "`instruction` and `input` are empty"));
         }
         if output.trim().is_empty() {
             return Err(Reject::new(Reason::Empty, "`output` is empty"));
         }
-        let system = fields
-            .optional_text("system")?
-            .filter(|text| !text.is_empty());
+        let system = fields.optional_text("system")?.filter(|text| !text.is_empty());
         let mut messages: Vec<Message> = Vec::new();
         messages.extend(system.map(|text| Message::new(Role::System, text)));
         for (question, answer) in fields.history()? {
@@ -137,10 +118,7 @@ impl Shape {
         if messages.is_empty() {
             return Err(Reject::new(Reason::Empty, "`messages` is empty"));
         }
-        let mut answers = messages
-            .iter()
-            .filter(|m| m.role == Role::Assistant)
-            .peekable();
+        let mut answers = messages.iter().filter(|m| m.role == Role::Assistant).peekable();
         if answers.peek().is_none() {
             let detail = "no message of the role `assistant`: nothing would be trained";
             return Err(Reject::new(Reason::Untrained, detail));
@@ -178,11 +156,7 @@ impl Shape {
             _ => Map::new(),
         };
         let is_list = |tools: &Value| tools.as_array().is_some_and(|list| !list.is_empty());
-        let conversation = Conversation {
-            messages,
-            tools: tools.filter(is_list),
-            kwargs,
-        };
+        let conversation = Conversation { messages, tools: tools.filter(is_list), kwargs };
         Record::Conversation(conversation.with_system(self.system.as_deref()))
     }
 }
@@ -196,9 +170,7 @@ fn question(instruction: String, input: String) -> Message {
     let joined = [instruction.as_str(), input.as_str()];
     let joined: Vec<&str> = joined.into_iter().filter(|part| !part.is_empty()).collect();
     let mut message = Message::new(Role::User, joined.join("\n"));
-    message
-        .fields
-        .insert("instruction".into(), Value::from(instruction));
+    message.fields.insert("instruction".into(), Value::from(instruction));
     message.fields.insert("input".into(), Value::from(input));
     message
 }
@@ -217,14 +189,10 @@ fn messages(value: Option<Value>, name: &str) -> Result<Vec<Message>, Reject> {
     };
     let Value::Array(list) = value else {
         let found = kind(&value);
-        return Err(malformed(format!(
-            "`{name}` must be a list of messages, got {found}"
-        )));
+        return Err(malformed(format!("`{name}` must be a list of messages, got {found}")));
     };
     let numbered = list.into_iter().enumerate();
-    numbered
-        .map(|(i, value)| message(value, &format!("{name}[{i}]")))
-        .collect()
+    numbered.map(|(i, value)| message(value, &format!("{name}[{i}]"))).collect()
 }
 
 fn message(value: Value, at: &str) -> Result<Message, Reject> {
@@ -240,9 +208,7 @@ fn message(value: Value, at: &str) -> Result<Message, Reject> {
         }
         Some(other) => return Err(malformed(format!("{ROLES}, got {}", kind(other)))),
         None if fields.contains_key("from") => {
-            return Err(malformed(format!(
-                "{at} has `from` and no `role`, as ShareGPT has"
-            )));
+            return Err(malformed(format!("{at} has `from` and no `role`, as ShareGPT has")));
         }
         None => return Err(malformed(format!("{at} has no `role`"))),
     };
@@ -251,9 +217,7 @@ fn message(value: Value, at: &str) -> Result<Message, Reject> {
         Some(Value::Bool(train)) => Some(train),
         Some(other) => {
             let found = kind(&other);
-            return Err(malformed(format!(
-                "{at}.train must be true or false, got {found}"
-            )));
+            return Err(malformed(format!("{at}.train must be true or false, got {found}")));
         }
     };
     let weight = match fields.shift_remove("weight") {
@@ -261,37 +225,24 @@ fn message(value: Value, at: &str) -> Result<Message, Reject> {
         Some(value) => {
             let weight = value.as_f64().map(|w| w as f32);
             let valid = weight.filter(|w| w.is_finite() && *w >= 0.0);
-            let bad = || {
-                malformed(format!(
-                    "{at}.weight must be a number from 0 up, got {value}"
-                ))
-            };
+            let bad = || malformed(format!("{at}.weight must be a number from 0 up, got {value}"));
             Some(valid.ok_or_else(bad)?)
         }
     };
     settle_content(&mut fields, at)?;
-    Ok(Message {
-        role,
-        fields,
-        train,
-        weight,
-    })
+    Ok(Message { role, fields, train, weight })
 }
 
 /// Content must be text; a list of text parts is joined, since plain templates cannot read lists.
 fn settle_content(fields: &mut Map<String, Value>, at: &str) -> Result<(), Reject> {
-    let has_calls = fields
-        .get("tool_calls")
-        .is_some_and(|calls| !calls.is_null());
+    let has_calls = fields.get("tool_calls").is_some_and(|calls| !calls.is_null());
     match fields.get("content") {
         Some(Value::String(_)) => Ok(()),
         Some(Value::Array(parts)) => {
             let text = |part: &Value| Some(part.get("text")?.as_str()?.to_owned());
             let joined: Option<String> = parts.iter().map(text).collect();
             let Some(joined) = joined else {
-                return Err(malformed(format!(
-                    "{at}.content has a part that is no text"
-                )));
+                return Err(malformed(format!("{at}.content has a part that is no text")));
             };
             fields.insert("content".into(), Value::from(joined));
             Ok(())
@@ -300,9 +251,7 @@ fn settle_content(fields: &mut Map<String, Value>, at: &str) -> Result<(), Rejec
         None => Err(malformed(format!("{at} has no `content`"))),
         Some(other) => {
             let found = kind(other);
-            Err(malformed(format!(
-                "{at}.content must be a text, got {found}"
-            )))
+            Err(malformed(format!("{at}.content must be a text, got {found}")))
         }
     }
 }

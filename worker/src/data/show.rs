@@ -10,9 +10,7 @@ pub fn bracketed(tokenizer: &Tokenizer, sample: &Sample) -> String {
     for run in sample.weights.chunk_by(|a, b| a == b) {
         let ids = &sample.tokens[from..from + run.len()];
         from += run.len();
-        let text = tokenizer
-            .decode(ids, false)
-            .unwrap_or_else(|error| format!("<{error}>"));
+        let text = tokenizer.decode(ids, false).unwrap_or_else(|error| format!("<{error}>"));
         match run[0] {
             0.0 => out.push_str(&text),
             1.0 => out.push_str(&format!("⟦{text}⟧")),

@@ -39,9 +39,8 @@ pub(super) fn trained(
     let messages = &conversation.messages;
     refuse_unmarkable(messages, train_on)?;
     let rendered = template.render(conversation, messages.len(), false)?;
-    let answers: Vec<usize> = (0..messages.len())
-        .filter(|&i| messages[i].role == Role::Assistant)
-        .collect();
+    let answers: Vec<usize> =
+        (0..messages.len()).filter(|&i| messages[i].role == Role::Assistant).collect();
     let spans = match template.marking() {
         Marking::Own | Marking::Copy => rendered.spans,
         Marking::Proof if train_on == TrainOn::All && !is_weighted(messages) => Vec::new(),
@@ -51,10 +50,8 @@ pub(super) fn trained(
         }
     };
     let weights = weights(messages, &answers, spans.len(), train_on)?;
-    let mut marked = Marked {
-        text: rendered.text,
-        spans: spans.into_iter().zip(weights).collect(),
-    };
+    let mut marked =
+        Marked { text: rendered.text, spans: spans.into_iter().zip(weights).collect() };
     if train_on == TrainOn::All {
         marked.spans.insert(0, (0..marked.text.len(), 1.0));
     }
@@ -63,9 +60,7 @@ pub(super) fn trained(
 }
 
 fn is_weighted(messages: &[Message]) -> bool {
-    messages
-        .iter()
-        .any(|m| m.train.is_some() || m.weight.is_some())
+    messages.iter().any(|m| m.train.is_some() || m.weight.is_some())
 }
 
 /// Only an answer's place is known, so only an answer can be trained, or left out, by itself.
@@ -108,11 +103,7 @@ fn weights(
     let weight = |&i: &usize| {
         let default = train_on != TrainOn::Last || Some(i) == last;
         let message = &messages[i];
-        if message.train.unwrap_or(default) {
-            message.weight.unwrap_or(1.0)
-        } else {
-            0.0
-        }
+        if message.train.unwrap_or(default) { message.weight.unwrap_or(1.0) } else { 0.0 }
     };
     Ok(answers.iter().map(weight).collect())
 }
@@ -132,18 +123,10 @@ fn proven(
         let detail = format!("cannot prove where message {} {what}\nhint: {HINT}", i + 1);
         Reject::new(Reason::Malformed, detail)
     };
-    let before = template
-        .render(conversation, i, true)
-        .map_err(|_| unproven("starts"))?
-        .text;
-    let through = template
-        .render(conversation, i + 1, false)
-        .map_err(|_| unproven("ends"))?
-        .text;
+    let before = template.render(conversation, i, true).map_err(|_| unproven("starts"))?.text;
+    let through = template.render(conversation, i + 1, false).map_err(|_| unproven("ends"))?.text;
     if !whole.starts_with(&before) || !through.starts_with(&before) {
-        return Err(unproven(
-            "starts: what precedes it is rendered differently later",
-        ));
+        return Err(unproven("starts: what precedes it is rendered differently later"));
     }
     if !whole.starts_with(&through) {
         return Err(unproven("ends: it is rendered differently later"));
@@ -162,11 +145,8 @@ fn ends_with_stop(text: &str, stops: &[String]) -> bool {
 }
 
 fn refuse_untrained(marked: &Marked, stops: &[String]) -> Result<(), Reject> {
-    let mut trained = marked
-        .spans
-        .iter()
-        .filter(|(span, w)| *w > 0.0 && !span.is_empty())
-        .peekable();
+    let mut trained =
+        marked.spans.iter().filter(|(span, w)| *w > 0.0 && !span.is_empty()).peekable();
     if trained.peek().is_none() {
         return Err(Reject::new(Reason::Untrained, "no token would be trained"));
     }

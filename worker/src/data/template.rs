@@ -93,12 +93,7 @@ impl Template {
         env.add_filter(marks::FILTER, marks::mark);
         let text = rewritten.unwrap_or_else(|| source.clone());
         env.add_template_owned(NAME, text).map_err(syntax)?;
-        Ok(Template {
-            env,
-            source,
-            marking,
-            globals: Value::from_serialize(globals),
-        })
+        Ok(Template { env, source, marking, globals: Value::from_serialize(globals) })
     }
 
     /// The text as the user or the tokenizer gave it.
@@ -166,10 +161,8 @@ impl Template {
 fn seen(message: &Message) -> serde_json::Map<String, serde_json::Value> {
     const NAMES: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
     let fields = &message.fields;
-    let reasoning = NAMES
-        .iter()
-        .filter_map(|name| fields.get(*name))
-        .find(|value| !value.is_null());
+    let reasoning =
+        NAMES.iter().filter_map(|name| fields.get(*name)).find(|value| !value.is_null());
     let Some(reasoning) = reasoning.cloned() else {
         return fields.clone();
     };
@@ -216,9 +209,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 fn syntax(error: minijinja::Error) -> TemplateError {
     TemplateError {
         line: error.line().unwrap_or(1),
-        detail: error
-            .detail()
-            .map_or_else(|| error.kind().to_string(), str::to_owned),
+        detail: error.detail().map_or_else(|| error.kind().to_string(), str::to_owned),
     }
 }
 

@@ -16,14 +16,11 @@ fn folder(chat_template: Option<&str>) -> Folder {
                    "lstrip": false, "rstrip": false, "normalized": false})
         })
         .collect();
-    let mut vocab: serde_json::Map<_, _> = (0..)
-        .zip(special)
-        .map(|(id, content)| (content.to_owned(), json!(id)))
-        .collect();
+    let mut vocab: serde_json::Map<_, _> =
+        (0..).zip(special).map(|(id, content)| (content.to_owned(), json!(id))).collect();
     // The 256 characters by which byte-level tokenizers spell bytes.
-    let mut letters: Vec<char> = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet()
-        .into_iter()
-        .collect();
+    let mut letters: Vec<char> =
+        tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
     letters.sort_unstable();
     for (id, letter) in (special.len()..).zip(letters) {
         vocab.insert(letter.to_string(), json!(id));
@@ -59,25 +56,17 @@ fn preparer(options: Options) -> Preparer {
 }
 
 fn chatml(options: Options) -> Preparer {
-    preparer(Options {
-        chat_template: ChatTemplate::Chatml,
-        ..options
-    })
+    preparer(Options { chat_template: ChatTemplate::Chatml, ..options })
 }
 
 fn jinja(template: &str) -> Preparer {
-    preparer(Options {
-        chat_template: ChatTemplate::Jinja(template.into()),
-        ..Options::default()
-    })
+    preparer(Options { chat_template: ChatTemplate::Jinja(template.into()), ..Options::default() })
 }
 
 /// The samples of JSON lines as bracketed texts, and the counts.
 fn shown(preparer: &Preparer, lines: &str) -> (Vec<String>, Counts) {
     let source = SourceOptions::default();
-    let prepared = preparer
-        .prepare("d.jsonl", lines.as_bytes(), &source)
-        .expect("readable");
+    let prepared = preparer.prepare("d.jsonl", lines.as_bytes(), &source).expect("readable");
     assert!(prepared.counts.is_balanced(), "{:?}", prepared.counts);
     let show = |sample| bracketed(preparer.tokenizer(), sample);
     (prepared.samples.iter().map(show).collect(), prepared.counts)
@@ -105,18 +94,12 @@ fn chatml_trains_each_answer_with_its_stop_token_and_not_the_newline() {
     let expected = "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n⟦2<|im_end|>⟧\n\
                     <|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\n⟦ Yes. <|im_end|>⟧\n";
     assert_eq!(samples, [expected]);
-    assert_eq!(
-        (counts.read, counts.eligible, counts.trained_tokens),
-        (1, 1, 9)
-    );
+    assert_eq!((counts.read, counts.eligible, counts.trained_tokens), (1, 1, 9));
 }
 
 #[test]
 fn alpaca_reads_as_stanford_wrote_it() {
-    let preparer = preparer(Options {
-        chat_template: ChatTemplate::Alpaca,
-        ..Options::default()
-    });
+    let preparer = preparer(Options { chat_template: ChatTemplate::Alpaca, ..Options::default() });
     let lines = r#"{"instruction": "Add.", "input": "1 2", "output": "3"}
                    {"instruction": "Hi", "input": "", "output": "Hello"}"#;
     let (samples, _) = shown(&preparer, lines);
@@ -131,18 +114,10 @@ fn alpaca_reads_as_stanford_wrote_it() {
 
 #[test]
 fn last_and_all_and_a_messages_own_train_and_weight_are_honoured() {
-    let train_on = |train_on| {
-        chatml(Options {
-            train_on,
-            ..Options::default()
-        })
-    };
+    let train_on = |train_on| chatml(Options { train_on, ..Options::default() });
     let short = |line: &str, on| {
         let (samples, _) = shown(&train_on(on), line);
-        let text = samples
-            .join("")
-            .replace("<|im_start|>", "<")
-            .replace("<|im_end|>", ">");
+        let text = samples.join("").replace("<|im_start|>", "<").replace("<|im_end|>", ">");
         text.replace('\n', "/")
     };
     let plain = two_turns();
@@ -151,22 +126,10 @@ fn last_and_all_and_a_messages_own_train_and_weight_are_honoured() {
         .replace(r#"Yes. ""#, r#"Yes. ", "train": false"#);
     let first = plain.replace(r#""content": "2""#, r#""content": "2", "train": true"#);
     for (line, on, expected) in [
-        (
-            &plain,
-            TrainOn::Last,
-            "<user/1+1?>/<assistant/2>/<user/Sure?>/<assistant/⟦ Yes. >⟧/",
-        ),
-        (
-            &first,
-            TrainOn::Last,
-            "<user/1+1?>/<assistant/⟦2>⟧/<user/Sure?>/<assistant/⟦ Yes. >⟧/",
-        ),
+        (&plain, TrainOn::Last, "<user/1+1?>/<assistant/2>/<user/Sure?>/<assistant/⟦ Yes. >⟧/"),
+        (&first, TrainOn::Last, "<user/1+1?>/<assistant/⟦2>⟧/<user/Sure?>/<assistant/⟦ Yes. >⟧/"),
         // A document's first token has nothing before it to be predicted from.
-        (
-            &plain,
-            TrainOn::All,
-            "<⟦user/1+1?>/<assistant/2>/<user/Sure?>/<assistant/ Yes. >/⟧",
-        ),
+        (&plain, TrainOn::All, "<⟦user/1+1?>/<assistant/2>/<user/Sure?>/<assistant/ Yes. >/⟧"),
         (
             &weighted,
             TrainOn::Assistant,
@@ -180,10 +143,7 @@ fn last_and_all_and_a_messages_own_train_and_weight_are_honoured() {
     ] {
         assert_eq!(short(line, on), expected, "{on:?}: {line}");
     }
-    let asked = plain.replace(
-        r#""content": "1+1?""#,
-        r#""content": "1+1?", "train": true"#,
-    );
+    let asked = plain.replace(r#""content": "1+1?""#, r#""content": "1+1?", "train": true"#);
     let (reason, text) = rejected(&train_on(TrainOn::Assistant), &asked);
     assert_eq!(reason, Reason::Malformed);
     assert!(
@@ -207,10 +167,8 @@ fn template_without_marks_proves_its_spans_by_prefixes() {
 
 #[test]
 fn template_that_rewrites_earlier_turns_is_refused_with_a_hint() {
-    let forgets = UNMARKED.replace(
-        "m.content | trim",
-        "m.content if loop.last or m.role == 'user' else '...'",
-    );
+    let forgets = UNMARKED
+        .replace("m.content | trim", "m.content if loop.last or m.role == 'user' else '...'");
     let (reason, text) = rejected(&jinja(&forgets), &two_turns());
     assert_eq!(reason, Reason::Malformed);
     let expected = "d.jsonl, line 1: cannot prove where message 2 ends: it is rendered differently \
@@ -219,10 +177,7 @@ fn template_that_rewrites_earlier_turns_is_refused_with_a_hint() {
     assert!(text.starts_with(expected), "{text}");
     let opens = UNMARKED.replace("assistant\n{% endif", "assistant\n<think>{% endif");
     let (_, text) = rejected(&jinja(&opens), &two_turns());
-    assert!(
-        text.contains("cannot prove where message 2 starts"),
-        "{text}"
-    );
+    assert!(text.contains("cannot prove where message 2 starts"), "{text}");
 }
 
 #[test]
@@ -263,24 +218,13 @@ fn spans_are_bytes_and_every_byte_of_a_letter_is_trained() {
 
 #[test]
 fn text_is_cut_into_chunks_that_train_every_target_once() {
-    let preparer = preparer(Options {
-        max_tokens: 4,
-        ..Options::default()
-    });
+    let preparer = preparer(Options { max_tokens: 4, ..Options::default() });
     let (samples, counts) = shown(&preparer, r#"{"text": "abcdefg"}"#);
     assert_eq!(samples, ["<s>⟦abc⟧", "c⟦def⟧", "f⟦g</s>⟧"]);
-    assert_eq!(
-        (counts.samples, counts.trained_tokens, counts.eligible),
-        (3, 8, 1)
-    );
-    let prepared = preparer
-        .prepare("a.txt", b"{x}", &SourceOptions::default())
-        .expect("a text");
-    let texts: Vec<String> = prepared
-        .samples
-        .iter()
-        .map(|s| bracketed(preparer.tokenizer(), s))
-        .collect();
+    assert_eq!((counts.samples, counts.trained_tokens, counts.eligible), (3, 8, 1));
+    let prepared = preparer.prepare("a.txt", b"{x}", &SourceOptions::default()).expect("a text");
+    let texts: Vec<String> =
+        prepared.samples.iter().map(|s| bracketed(preparer.tokenizer(), s)).collect();
     assert_eq!(texts, ["<s>⟦{x}⟧", "}⟦</s>⟧"]);
 }
 
@@ -303,43 +247,23 @@ fn doubled_first_token_is_refused() {
 #[test]
 fn too_long_is_dropped_cut_or_fails_and_always_counted() {
     let line = r#"{"instruction": "a", "output": "0123456789"}"#;
-    let with = |max_tokens, too_long| {
-        chatml(Options {
-            max_tokens,
-            too_long,
-            ..Options::default()
-        })
-    };
+    let with =
+        |max_tokens, too_long| chatml(Options { max_tokens, too_long, ..Options::default() });
     let (reason, text) = rejected(&with(20, TooLong::Drop), line);
     assert_eq!(
         (reason, text.as_str()),
-        (
-            Reason::TooLong,
-            "d.jsonl, line 1: 32 tokens, max_tokens is 20"
-        )
+        (Reason::TooLong, "d.jsonl, line 1: 32 tokens, max_tokens is 20")
     );
     let (samples, counts) = shown(&with(24, TooLong::Truncate), line);
-    assert_eq!(
-        samples,
-        ["<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n⟦0123⟧"]
-    );
-    assert_eq!(
-        (counts.truncated.records, counts.truncated.tokens_lost),
-        (1, 8)
-    );
+    assert_eq!(samples, ["<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n⟦0123⟧"]);
+    assert_eq!((counts.truncated.records, counts.truncated.tokens_lost), (1, 8));
     let (reason, text) = rejected(&with(10, TooLong::Truncate), line);
     assert_eq!(reason, Reason::TooLong);
-    assert!(
-        text.ends_with("32 tokens, none of the first 10 is trained"),
-        "{text}"
-    );
+    assert!(text.ends_with("32 tokens, none of the first 10 is trained"), "{text}");
     let failed =
         with(20, TooLong::Fail).prepare("d.jsonl", line.as_bytes(), &SourceOptions::default());
     let error = failed.expect_err("too long").to_string();
-    assert!(
-        error.starts_with("d.jsonl, line 1: 32 tokens, more than the 20"),
-        "{error}"
-    );
+    assert!(error.starts_with("d.jsonl, line 1: 32 tokens, more than the 20"), "{error}");
 }
 
 #[test]
@@ -355,15 +279,9 @@ fn each_bad_line_stands_in_the_receipt_and_the_good_ones_are_kept() {
     let preparer = chatml(Options::default());
     let prepared = preparer.prepare("s3://d/7.jsonl", &bytes, &SourceOptions::default());
     let counts = prepared.expect("one good line").counts;
-    assert_eq!(
-        (counts.read, counts.eligible, counts.dropped_records()),
-        (7, 1, 6)
-    );
-    let examples: Vec<String> = counts.dropped[&Reason::Malformed]
-        .examples
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    assert_eq!((counts.read, counts.eligible, counts.dropped_records()), (7, 1, 6));
+    let examples: Vec<String> =
+        counts.dropped[&Reason::Malformed].examples.iter().map(ToString::to_string).collect();
     assert_eq!(
         examples[0],
         "s3://d/7.jsonl, line 1: role must be `system`, `user`, `assistant` or `tool`, got `bot`"
@@ -408,19 +326,14 @@ fn errors_of_the_folder_say_what_to_do() {
     let no_template = preparer(Options::default());
     let error = no_template.prepare("d", conversations.as_bytes(), &SourceOptions::default());
     let error = error.expect_err("no template").to_string();
-    assert!(
-        error.contains("no chat template\nhint: set data.chat_template"),
-        "{error}"
-    );
+    assert!(error.contains("no chat template\nhint: set data.chat_template"), "{error}");
 
     let broken = Preparer::new(&folder(Some("a\n{% if x %}\n{{ y }")), Options::default());
     let error = broken.expect_err("no Jinja").to_string();
     assert!(error.starts_with("chat template, line 3: "), "{error}");
 
     let empty = tempfile::tempdir().expect("a folder");
-    let error = Folder::read(empty.path())
-        .expect_err("no tokenizer")
-        .to_string();
+    let error = Folder::read(empty.path()).expect_err("no tokenizer").to_string();
     assert!(error.contains("no tokenizer.json\nhint: "), "{error}");
 }
 
@@ -436,9 +349,7 @@ fn digest_changes_with_everything_that_changes_tokens() {
     let base = digest(&plain, &options);
     assert_eq!(digest(&plain, &options), base);
     let another_day = Options {
-        date: chrono::DateTime::from_timestamp(1 << 30, 0)
-            .expect("in range")
-            .naive_utc(),
+        date: chrono::DateTime::from_timestamp(1 << 30, 0).expect("in range").naive_utc(),
         ..options.clone()
     };
     // Only a template that asks for the date depends on it.
@@ -447,33 +358,12 @@ fn digest_changes_with_everything_that_changes_tokens() {
     let digests = [
         digest(&dated, &options),
         digest(&dated, &another_day),
-        digest(
-            &plain,
-            &Options {
-                max_tokens: 7,
-                ..options.clone()
-            },
-        ),
-        digest(
-            &plain,
-            &Options {
-                train_on: TrainOn::All,
-                ..options.clone()
-            },
-        ),
-        digest(
-            &plain,
-            &Options {
-                chat_template: ChatTemplate::Chatml,
-                ..options.clone()
-            },
-        ),
+        digest(&plain, &Options { max_tokens: 7, ..options.clone() }),
+        digest(&plain, &Options { train_on: TrainOn::All, ..options.clone() }),
+        digest(&plain, &Options { chat_template: ChatTemplate::Chatml, ..options.clone() }),
         Preparer::new(&plain, options)
             .expect("valid")
-            .digest(&SourceOptions {
-                system: Some("S".into()),
-                ..source.clone()
-            }),
+            .digest(&SourceOptions { system: Some("S".into()), ..source.clone() }),
         base,
     ];
     for (i, a) in digests.iter().enumerate() {
@@ -484,10 +374,7 @@ fn digest_changes_with_everything_that_changes_tokens() {
 #[test]
 fn generation_stops_where_the_template_stops() {
     assert_eq!(chatml(Options::default()).stop_ids(), [1, 3]);
-    let alpaca = preparer(Options {
-        chat_template: ChatTemplate::Alpaca,
-        ..Options::default()
-    });
+    let alpaca = preparer(Options { chat_template: ChatTemplate::Alpaca, ..Options::default() });
     assert_eq!(alpaca.stop_ids(), [1]);
 }
 
@@ -516,15 +403,8 @@ fn samples_go_through_a_shard_into_a_batch() {
     let prepared = preparer.prepare("d.jsonl", lines.as_bytes(), &SourceOptions::default());
     let prepared = prepared.expect("readable");
     let mut writer = Writer::new(preparer.digest(&SourceOptions::default()));
-    writer.object(Object {
-        name: "d.jsonl".into(),
-        source: 0,
-        unit: prepared.unit,
-    });
-    prepared
-        .samples
-        .iter()
-        .for_each(|sample| writer.push(sample));
+    writer.object(Object { name: "d.jsonl".into(), source: 0, unit: prepared.unit });
+    prepared.samples.iter().for_each(|sample| writer.push(sample));
     let shard = Shard::parse(writer.finish().into()).expect("our own bytes");
     assert_eq!(shard.origin(1).as_deref(), Some("d.jsonl, line 4"));
     let samples: Vec<_> = (0..2).filter_map(|i| shard.sample(i)).collect();

@@ -48,11 +48,7 @@ fn read(base: &Path) -> Result<Vec<Companion>, Trouble> {
 pub(super) fn of(base: &Path, dtype: Dtype, stops: &[u32]) -> Result<Vec<Companion>, Trouble> {
     let mut files = read(base)?;
     edit(&mut files, "config.json", |config| {
-        let key = if config.contains_key("torch_dtype") {
-            "torch_dtype"
-        } else {
-            "dtype"
-        };
+        let key = if config.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
         config.insert(key.into(), dtype.name().into());
     });
     if !files.iter().any(|(name, _)| name == GENERATION) {
@@ -89,20 +85,13 @@ mod tests {
     #[test]
     fn a_tuned_model_stops_where_its_template_stops() {
         let base = tempfile::tempdir().unwrap();
-        std::fs::write(
-            base.path().join("config.json"),
-            r#"{"torch_dtype": "float32"}"#,
-        )
-        .unwrap();
+        std::fs::write(base.path().join("config.json"), r#"{"torch_dtype": "float32"}"#).unwrap();
         let files = of(base.path(), Dtype::Bf16, &[0, 2]).unwrap();
         let text = |name: &str| {
             let (_, body) = files.iter().find(|(n, _)| n == name).unwrap();
             serde_json::from_slice::<Value>(body).unwrap()
         };
         assert_eq!(text("config.json")["torch_dtype"], "bfloat16");
-        assert_eq!(
-            text("generation_config.json")["eos_token_id"],
-            serde_json::json!([0, 2])
-        );
+        assert_eq!(text("generation_config.json")["eos_token_id"], serde_json::json!([0, 2]));
     }
 }

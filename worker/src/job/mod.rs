@@ -53,10 +53,7 @@ fn trouble(cause: Cause) -> impl Fn(String) -> Trouble {
 }
 
 fn storage_trouble(error: proto::storage::Error) -> Trouble {
-    Trouble {
-        cause: Cause::Storage,
-        message: chain(&error),
-    }
+    Trouble { cause: Cause::Storage, message: chain(&error) }
 }
 
 impl Job {
@@ -117,10 +114,7 @@ impl Job {
             }
             files.push((file.key, body));
         }
-        Ok(Some(Restorable {
-            step: checkpoint.step,
-            files,
-        }))
+        Ok(Some(Restorable { step: checkpoint.step, files }))
     }
 
     /// A training at its beginning, or where `from` left it, and the steps committed there.
@@ -137,10 +131,7 @@ impl Job {
         let Some(from) = from else {
             return Ok((trainer, 0));
         };
-        let files = from
-            .files
-            .iter()
-            .map(|(key, body)| (key.as_str(), body.as_ref()));
+        let files = from.files.iter().map(|(key, body)| (key.as_str(), body.as_ref()));
         checkpoint::restore(&mut trainer, files).map_err(|e| trouble(Cause::Storage)(chain(&e)))?;
         Ok((trainer, from.step))
     }
@@ -149,11 +140,7 @@ impl Job {
         let train = self.spec.train();
         let [beta1, beta2] = train.optimizer.betas;
         Recipe {
-            adamw: AdamW {
-                beta1,
-                beta2,
-                eps: train.optimizer.eps,
-            },
+            adamw: AdamW { beta1, beta2, eps: train.optimizer.eps },
             weight_decay: train.optimizer.weight_decay,
             clip_norm: train.clip_norm,
             recompute: train.recompute == Recompute::On,
@@ -200,12 +187,7 @@ impl Job {
     /// [`Cause::Internal`] for a step or a sample that the plan does not have.
     pub fn batch(&self, step: u64, rank: usize, world: usize) -> Result<Batch, Trouble> {
         let lacks = || trouble(Cause::Internal)(format!("the plan has no step {step}"));
-        let chunk = self
-            .plan
-            .chunks
-            .iter()
-            .rfind(|c| c.first_step <= step)
-            .ok_or_else(lacks)?;
+        let chunk = self.plan.chunks.iter().rfind(|c| c.first_step <= step).ok_or_else(lacks)?;
         let at = usize::try_from(step - chunk.first_step).map_err(|_| lacks())?;
         let planned = chunk.steps.get(at).ok_or_else(lacks)?;
         let mut consumed = Consumed::default();
@@ -242,18 +224,13 @@ impl Job {
 
     /// A rank's packs, in micro-batches.
     fn share<'a>(&self, packs: &'a [Pack], rank: usize, world: usize) -> Vec<Vec<&'a Pack>> {
-        let costs: Vec<_> = packs
-            .iter()
-            .map(|p| p.cost(COST_PER_TOKEN, COST_PER_PAIR))
-            .collect();
+        let costs: Vec<_> = packs.iter().map(|p| p.cost(COST_PER_TOKEN, COST_PER_PAIR)).collect();
         let mine = share(&costs, world).swap_remove(rank);
         let size = match self.spec.train().micro_batch {
             MicroBatchSize::Packs(packs) => packs,
             MicroBatchSize::Auto => (MICRO_BATCH_TOKENS / self.spec.data().max_tokens).max(1),
         };
-        mine.chunks(size as usize)
-            .map(|m| m.iter().map(|i| &packs[*i]).collect())
-            .collect()
+        mine.chunks(size as usize).map(|m| m.iter().map(|i| &packs[*i]).collect()).collect()
     }
 
     /// The snapshot with the files that make a model folder of it, which rank 0 adds.
@@ -278,10 +255,8 @@ pub struct Restorable {
 }
 
 fn parse(spec_yaml: &str) -> Result<Spec, Trouble> {
-    Spec::from_resolved(spec_yaml).map_err(|e| Trouble {
-        cause: Cause::Internal,
-        message: chain(&e),
-    })
+    Spec::from_resolved(spec_yaml)
+        .map_err(|e| Trouble { cause: Cause::Internal, message: chain(&e) })
 }
 
 fn base(spec: &Spec) -> Result<PathBuf, Trouble> {

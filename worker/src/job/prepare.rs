@@ -23,10 +23,8 @@ pub async fn prepare(
     let spec = parse(spec_yaml)?;
     let storage = Storage::open_existing(&spec.output().to_string()).map_err(storage_trouble)?;
     let bytes = read_source(&shard).await?;
-    let (key, fingerprint) = (
-        key::prepared_shard(fingerprint, shard.index),
-        fingerprint.to_owned(),
-    );
+    let (key, fingerprint) =
+        (key::prepared_shard(fingerprint, shard.index), fingerprint.to_owned());
     let made =
         tokio::task::spawn_blocking(move || prepare_bytes(&spec, &fingerprint, &shard, &bytes));
     let (receipt, samples, body) = made.await.map_err(|_| Trouble {
@@ -45,15 +43,9 @@ async fn read_source(shard: &RawShard) -> Result<Bytes, Trouble> {
         .ok_or_else(|| data(format!("`{}` names no object", shard.url)))?;
     let source = Storage::open_existing(folder).map_err(|e| data(chain(&e)))?;
     let found = source.head(name).await.map_err(|e| data(chain(&e)))?;
-    let same = found
-        .as_ref()
-        .is_some_and(|o| o.bytes == shard.bytes && o.etag == shard.etag);
+    let same = found.as_ref().is_some_and(|o| o.bytes == shard.bytes && o.etag == shard.etag);
     if !same {
-        let what = if found.is_some() {
-            "has changed"
-        } else {
-            "is gone"
-        };
+        let what = if found.is_some() { "has changed" } else { "is gone" };
         return Err(data(format!(
             "`{}` {what} since the run began
 hint: start the run again",
@@ -77,9 +69,8 @@ fn prepare_bytes(
         .get(shard.source as usize)
         .ok_or_else(|| data_set(format!("there is no source {}", shard.source)))?;
     let name = shard.url.strip_prefix("file://").unwrap_or(&shard.url);
-    let prepared = preparer
-        .prepare(name, bytes, &source_options(source)?)
-        .map_err(|e| data_set(chain(&e)))?;
+    let prepared =
+        preparer.prepare(name, bytes, &source_options(source)?).map_err(|e| data_set(chain(&e)))?;
     let mut writer = proto::prepared::Writer::new(fingerprint);
     writer.object(proto::prepared::Object {
         name: name.to_owned(),
@@ -132,9 +123,7 @@ fn source_options(source: &spec::Source) -> Result<data::SourceOptions, Trouble>
             spec::Format::Completion => data::Format::Completion,
             spec::Format::Text => data::Format::Text,
             spec::Format::Sharegpt => {
-                return Err(trouble(Cause::Data)(
-                    "`sharegpt` is not implemented yet".into(),
-                ));
+                return Err(trouble(Cause::Data)("`sharegpt` is not implemented yet".into()));
             }
         },
         fields: source.fields.clone(),

@@ -46,15 +46,8 @@ impl Plan {
             }
             chunks.push(Chunk::decode(&body).map_err(|e| damaged(chain(&e)))?);
         }
-        let held_out = outline
-            .held_out
-            .and_then(|_| chunks.pop())
-            .map_or(Vec::new(), |c| c.steps);
-        Ok(Self {
-            summary: outline.summary,
-            chunks,
-            held_out,
-        })
+        let held_out = outline.held_out.and_then(|_| chunks.pop()).map_or(Vec::new(), |c| c.steps);
+        Ok(Self { summary: outline.summary, chunks, held_out })
     }
 }
 
@@ -64,10 +57,7 @@ impl Samples {
         let bytes = storage.read(&key::prepared_manifest(fingerprint)).await;
         let prepared: manifest::Prepared = serde_json::from_slice(&bytes.map_err(storage_trouble)?)
             .map_err(|e| damaged(e.to_string()))?;
-        let mut samples = Self {
-            shards: Vec::new(),
-            starts: Vec::new(),
-        };
+        let mut samples = Self { shards: Vec::new(), starts: Vec::new() };
         let mut start = 0u32;
         for (index, count) in (0..).zip(&prepared.samples) {
             let key = key::prepared_shard(fingerprint, index);
@@ -85,10 +75,7 @@ impl Samples {
     }
 
     fn sample(&self, id: u32) -> Option<Sample> {
-        let shard = self
-            .starts
-            .partition_point(|start| *start <= id)
-            .checked_sub(1)?;
+        let shard = self.starts.partition_point(|start| *start <= id).checked_sub(1)?;
         self.shards[shard].sample((id - self.starts[shard]) as usize)
     }
 
@@ -102,11 +89,7 @@ impl Samples {
             samples.push(self.sample(*id).ok_or_else(lacks)?);
         }
         let batch = data::assemble(&samples);
-        let target = |t: &data::Target| Target {
-            row: t.row,
-            token: t.token,
-            weight: t.weight,
-        };
+        let target = |t: &data::Target| Target { row: t.row, token: t.token, weight: t.weight };
         Ok(MicroBatch {
             documents: Documents::of_lengths(samples.iter().map(|s| s.tokens.len())),
             targets: batch.targets.iter().map(target).collect(),

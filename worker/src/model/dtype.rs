@@ -42,21 +42,13 @@ impl Dtype {
 
     /// The type that a `config.json` names.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::F32, Self::Bf16, Self::F16]
-            .into_iter()
-            .find(|dtype| dtype.name() == name)
+        [Self::F32, Self::Bf16, Self::F16].into_iter().find(|dtype| dtype.name() == name)
     }
 
     /// Widens stored elements into `values`, exactly. `bytes` holds `values.len()` elements.
     pub fn decode(self, bytes: &[u8], values: &mut [f32]) {
-        assert_eq!(
-            bytes.len(),
-            values.len() * self.size(),
-            "one stored element per value"
-        );
-        let pairs = bytes
-            .par_chunks(CHUNK * self.size())
-            .zip(values.par_chunks_mut(CHUNK));
+        assert_eq!(bytes.len(), values.len() * self.size(), "one stored element per value");
+        let pairs = bytes.par_chunks(CHUNK * self.size()).zip(values.par_chunks_mut(CHUNK));
         match self {
             Self::F32 => pairs.for_each(|(from, to)| decode(from, to, f32::from_le_bytes)),
             Self::Bf16 => {
@@ -71,9 +63,7 @@ impl Dtype {
     /// The stored form of `values`, rounded to nearest even as PyTorch rounds.
     pub fn encode(self, values: &[f32]) -> Vec<u8> {
         let mut bytes = vec![0; values.len() * self.size()];
-        let pairs = values
-            .par_chunks(CHUNK)
-            .zip(bytes.par_chunks_mut(CHUNK * self.size()));
+        let pairs = values.par_chunks(CHUNK).zip(bytes.par_chunks_mut(CHUNK * self.size()));
         match self {
             Self::F32 => pairs.for_each(|(from, to)| encode(from, to, f32::to_le_bytes)),
             Self::Bf16 => {
@@ -137,9 +127,7 @@ mod tests {
     fn every_stored_type_survives_a_round_trip() {
         // Longer than a chunk, and exact in eleven bits, the narrowest of the three mantissas being
         // bf16's eight.
-        let values: Vec<f32> = (0..CHUNK + 3)
-            .map(|i| (i % 251) as f32 / 4.0 - 31.0)
-            .collect();
+        let values: Vec<f32> = (0..CHUNK + 3).map(|i| (i % 251) as f32 / 4.0 - 31.0).collect();
         for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
             let mut back = vec![0.0; values.len()];
             dtype.decode(&dtype.encode(&values), &mut back);

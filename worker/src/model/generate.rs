@@ -3,10 +3,7 @@
 //! Keys and values of what was read stay in a cache, so a new token costs one row through the
 //! decoder. Tokens are ids here; text is the caller's business, and so are the stop tokens.
 
-#![allow(
-    non_snake_case,
-    reason = "tensors carry their shape in their name, as in the decoder"
-)]
+#![allow(non_snake_case, reason = "tensors carry their shape in their name, as in the decoder")]
 
 use std::ops::ControlFlow;
 
@@ -72,24 +69,15 @@ impl Model {
             let mut logits = reader.read(&unread)?;
             let token = generation.sampling.choose(&mut logits, tokens.len())?;
             if generation.stop.contains(&token) {
-                return Ok(Continuation {
-                    tokens,
-                    finish: Finish::Stop(token),
-                });
+                return Ok(Continuation { tokens, finish: Finish::Stop(token) });
             }
             tokens.push(token);
             if show(token).is_break() {
-                return Ok(Continuation {
-                    tokens,
-                    finish: Finish::Interrupted,
-                });
+                return Ok(Continuation { tokens, finish: Finish::Interrupted });
             }
             unread = vec![token];
         }
-        Ok(Continuation {
-            tokens,
-            finish: Finish::Length,
-        })
+        Ok(Continuation { tokens, finish: Finish::Length })
     }
 }
 
@@ -104,27 +92,13 @@ struct Reader<'m> {
 impl<'m> Reader<'m> {
     /// `positions` is the most that it will read.
     fn new(model: &'m Model, positions: usize) -> Result<Self, Error> {
-        let caches = model
-            .layout
-            .layers
-            .iter()
-            .map(|_| KvCache::default())
-            .collect();
-        Ok(Self {
-            model,
-            rotary: model.config.rotary(positions)?,
-            caches,
-        })
+        let caches = model.layout.layers.iter().map(|_| KvCache::default()).collect();
+        Ok(Self { model, rotary: model.config.rotary(positions)?, caches })
     }
 
     /// Reads on, and returns the logits of what follows the last of `tokens`.
     fn read(&mut self, tokens: &[u32]) -> Result<Vec<f32>, Error> {
-        let Model {
-            layout,
-            config,
-            parameters,
-            ..
-        } = self.model;
+        let Model { layout, config, parameters, .. } = self.model;
         let tape = Tape::inference(parameters);
         let mut x_TE = tape.embed(tokens, layout.embedding)?;
         for (layer, cache) in layout.layers.iter().zip(&mut self.caches) {
@@ -160,11 +134,7 @@ mod tests {
     }
 
     fn generation(sampling: Sampling) -> Generation {
-        Generation {
-            sampling,
-            max_new_tokens: 20,
-            stop: Vec::new(),
-        }
+        Generation { sampling, max_new_tokens: 20, stop: Vec::new() }
     }
 
     fn go_on(_: u32) -> ControlFlow<()> {
@@ -176,10 +146,7 @@ mod tests {
         let model = model();
         let mut text = vec![3, 14, 15, 9, 26, 5];
         let generation = generation(Sampling::greedy());
-        let got = model
-            .generate(&text, &generation, go_on)
-            .expect("a sound prompt")
-            .tokens;
+        let got = model.generate(&text, &generation, go_on).expect("a sound prompt").tokens;
         for token in &got {
             // The whole text again for each token, by the pass that training uses.
             let documents = Documents::of_lengths([text.len()]);
@@ -189,10 +156,7 @@ mod tests {
             text.push(*token);
         }
         assert_eq!(got.len(), 20);
-        assert!(
-            got.iter().any(|token| *token != got[0]),
-            "more than one token over and over"
-        );
+        assert!(got.iter().any(|token| *token != got[0]), "more than one token over and over");
     }
 
     #[test]
@@ -200,10 +164,7 @@ mod tests {
         let model = model();
         let draw = |seed| {
             let sampling = Sampling::nucleus(1.0, 0.95, seed).expect("sound");
-            model
-                .generate(&[1, 2], &generation(sampling), go_on)
-                .expect("sound")
-                .tokens
+            model.generate(&[1, 2], &generation(sampling), go_on).expect("sound").tokens
         };
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
@@ -213,23 +174,12 @@ mod tests {
     fn a_text_ends_at_a_stop_token_or_the_caller_or_the_context() {
         let model = model();
         let mut generation = generation(Sampling::greedy());
-        let whole = model
-            .generate(&[7], &generation, go_on)
-            .expect("sound")
-            .tokens;
-        let stopped = model
-            .generate(&[7], &generation, |_| ControlFlow::Break(()))
-            .expect("sound");
-        assert_eq!(
-            (stopped.tokens, stopped.finish),
-            (whole[..1].to_vec(), Finish::Interrupted)
-        );
+        let whole = model.generate(&[7], &generation, go_on).expect("sound").tokens;
+        let stopped = model.generate(&[7], &generation, |_| ControlFlow::Break(())).expect("sound");
+        assert_eq!((stopped.tokens, stopped.finish), (whole[..1].to_vec(), Finish::Interrupted));
 
         generation.stop = vec![whole[2]];
-        let first = whole
-            .iter()
-            .position(|token| *token == whole[2])
-            .expect("it is there");
+        let first = whole.iter().position(|token| *token == whole[2]).expect("it is there");
         let stopped = model.generate(&[7], &generation, go_on).expect("sound");
         assert_eq!(
             (stopped.tokens, stopped.finish),
@@ -242,9 +192,6 @@ mod tests {
         assert_eq!((full.tokens.len(), full.finish), (2, Finish::Length));
         assert!(model.generate(&[], &generation, go_on).is_err());
         assert!(model.generate(&[1; 40], &generation, go_on).is_err());
-        assert!(
-            model.generate(&[31], &generation, go_on).is_err(),
-            "outside the vocabulary"
-        );
+        assert!(model.generate(&[31], &generation, go_on).is_err(), "outside the vocabulary");
     }
 }

@@ -74,23 +74,13 @@ impl Layout {
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         let embedding = slots.push(EMBEDDING.to_owned(), &[vocab, hidden], Fresh::Normal);
         let windows = config.windows.iter().enumerate();
-        let layers = windows
-            .map(|(layer, window)| slots.layer(config, layer, *window))
-            .collect();
+        let layers = windows.map(|(layer, window)| slots.layer(config, layer, *window)).collect();
         let norm = slots.norm("model.norm", hidden);
         let head = match config.tie_word_embeddings {
             true => embedding,
             false => slots.push(HEAD.to_owned(), &[vocab, hidden], Fresh::Normal),
         };
-        (
-            Self {
-                embedding,
-                layers,
-                norm,
-                head,
-            },
-            slots.0,
-        )
+        (Self { embedding, layers, norm, head }, slots.0)
     }
 }
 
@@ -98,11 +88,7 @@ struct Slots(Vec<Slot>);
 
 impl Slots {
     fn push(&mut self, name: String, shape: &[usize], fresh: Fresh) -> ParamId {
-        self.0.push(Slot {
-            name,
-            shape: shape.to_vec(),
-            fresh,
-        });
+        self.0.push(Slot { name, shape: shape.to_vec(), fresh });
         ParamId(self.0.len() - 1)
     }
 
@@ -140,10 +126,7 @@ impl Slots {
             up: self.linear(format!("{mlp}.up_proj"), inner, hidden, config.mlp_bias),
             down: self.linear(format!("{mlp}.down_proj"), hidden, inner, config.mlp_bias),
             attention_norm: self.norm(&format!("model.layers.{layer}.input_layernorm"), hidden),
-            mlp_norm: self.norm(
-                &format!("model.layers.{layer}.post_attention_layernorm"),
-                hidden,
-            ),
+            mlp_norm: self.norm(&format!("model.layers.{layer}.post_attention_layernorm"), hidden),
             attention: Attention {
                 heads,
                 kv_heads,

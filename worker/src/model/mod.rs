@@ -54,12 +54,7 @@ impl Model {
         let config = Config::read(folder)?;
         let (layout, slots) = Layout::new(&config);
         let (parameters, dtype) = weights::read(folder, &slots)?;
-        Ok(Self {
-            config,
-            layout,
-            parameters,
-            dtype,
-        })
+        Ok(Self { config, layout, parameters, dtype })
     }
 
     /// A model that knows nothing yet: norms at one, biases at zero, matrices normal with the
@@ -71,12 +66,7 @@ impl Model {
         let (layout, slots) = Layout::new(&config);
         let parameters = weights::draw(&slots, config.initializer_range, seed)?;
         let dtype = config.dtype.unwrap_or(Dtype::F32);
-        Ok(Self {
-            config,
-            layout,
-            parameters,
-            dtype,
-        })
+        Ok(Self { config, layout, parameters, dtype })
     }
 
     /// What `config.json` said.

@@ -32,9 +32,7 @@ impl Stream {
     }
 
     fn bits(self, place: u64) -> u64 {
-        mix(self
-            .0
-            .wrapping_add(GOLDEN.wrapping_mul(place.wrapping_add(1))))
+        mix(self.0.wrapping_add(GOLDEN.wrapping_mul(place.wrapping_add(1))))
     }
 }
 
@@ -53,11 +51,7 @@ mod tests {
         // The first outputs for state 1234567 in the reference implementation,
         // prng.di.unimi.it/splitmix64.c.
         let stream = Stream(1234567);
-        let outputs = [
-            6457827717110365317,
-            3203168211198807973,
-            9817491932198370423,
-        ];
+        let outputs = [6457827717110365317, 3203168211198807973, 9817491932198370423];
         assert_eq!([0, 1, 2].map(|place| stream.bits(place)), outputs);
     }
 
@@ -66,10 +60,7 @@ mod tests {
         let stream = Stream::new(7, "moments");
         let n = 100_000;
         let mean_of = |power: i32| {
-            (0..n)
-                .map(|place| stream.normal(place).powi(power))
-                .sum::<f64>()
-                / n as f64
+            (0..n).map(|place| stream.normal(place).powi(power)).sum::<f64>() / n as f64
         };
         // Five standard errors of each mean: sqrt(1/n), sqrt(2/n), sqrt(96/n).
         assert!(mean_of(1).abs() < 0.016);

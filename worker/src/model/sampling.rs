@@ -18,11 +18,7 @@ pub struct Sampling {
 impl Sampling {
     /// Always the likeliest token, the one of the lowest id among equals.
     pub fn greedy() -> Self {
-        Self {
-            temperature: 0.0,
-            top_p: 1.0,
-            stream: Stream::new(0, "sampling"),
-        }
+        Self { temperature: 0.0, top_p: 1.0, stream: Stream::new(0, "sampling") }
     }
 
     /// A token drawn from the smallest set of likeliest ones that holds `top_p` of the probability
@@ -40,11 +36,7 @@ impl Sampling {
             let what = format!("top_p must be above 0 and at most 1, got {top_p}");
             return Err(Error::Prompt { what });
         }
-        Ok(Self {
-            temperature,
-            top_p: top_p.into(),
-            stream: Stream::new(seed, "sampling"),
-        })
+        Ok(Self { temperature, top_p: top_p.into(), stream: Stream::new(seed, "sampling") })
     }
 
     /// The token after `place` others. The logits are used up.
@@ -58,13 +50,10 @@ impl Sampling {
         if self.temperature == 0.0 {
             return Ok(likeliest as u32);
         }
-        logits
-            .iter_mut()
-            .for_each(|logit| *logit /= self.temperature);
+        logits.iter_mut().for_each(|logit| *logit /= self.temperature);
         ops::log_softmax(logits);
-        let mut candidates: Vec<(u32, f64)> = (0..)
-            .zip(logits.iter().map(|log| f64::from(*log).exp()))
-            .collect();
+        let mut candidates: Vec<(u32, f64)> =
+            (0..).zip(logits.iter().map(|log| f64::from(*log).exp())).collect();
         candidates.sort_by(|(_, a), (_, b)| b.total_cmp(a));
         let mut mass = 0.0;
         let nucleus = candidates.iter().position(|(_, probability)| {
@@ -80,9 +69,7 @@ impl Sampling {
             left < 0.0
         });
         // Rounding may leave a crumb after the last one.
-        Ok(drawn
-            .or(candidates.last())
-            .map_or(likeliest as u32, |(token, _)| *token))
+        Ok(drawn.or(candidates.last()).map_or(likeliest as u32, |(token, _)| *token))
     }
 }
 
@@ -92,9 +79,7 @@ mod tests {
 
     /// Natural logarithms of the probabilities 0.5, 0.3, 0.15, 0.05, shifted as logits may be.
     fn logits() -> Vec<f32> {
-        [0.15f32, 0.5, 0.05, 0.3]
-            .map(|probability| probability.ln() + 7.0)
-            .to_vec()
+        [0.15f32, 0.5, 0.05, 0.3].map(|probability| probability.ln() + 7.0).to_vec()
     }
 
     fn frequencies(sampling: Sampling) -> [f64; 4] {
@@ -108,12 +93,7 @@ mod tests {
 
     fn assert_close(got: [f64; 4], want: [f64; 4]) {
         // Five standard deviations of a frequency out of 20,000: at most 0.018.
-        assert!(
-            got.iter()
-                .zip(want)
-                .all(|(got, want)| (got - want).abs() < 0.018),
-            "{got:?}"
-        );
+        assert!(got.iter().zip(want).all(|(got, want)| (got - want).abs() < 0.018), "{got:?}");
     }
 
     #[test]
@@ -139,12 +119,7 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_likeliest_and_refuses_what_is_no_number() {
-        assert_eq!(
-            Sampling::greedy()
-                .choose(&mut logits(), 0)
-                .expect("numbers"),
-            1
-        );
+        assert_eq!(Sampling::greedy().choose(&mut logits(), 0).expect("numbers"), 1);
         assert!(Sampling::greedy().choose(&mut [0.0, f32::NAN], 0).is_err());
         assert!(Sampling::nucleus(-1.0, 1.0, 0).is_err());
         assert!(Sampling::nucleus(1.0, 0.0, 0).is_err());

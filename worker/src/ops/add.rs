@@ -26,20 +26,18 @@ impl Tape<'_> {
         let (a_data, b_data) = (a.array.read(), b.array.read());
         let (left, right): (&[f32], &[f32]) = (&a_data, &b_data);
         let len = kernel::TASK_ELEMENTS;
-        y.par_chunks_mut(len)
-            .zip(left.par_chunks(len).zip(right.par_chunks(len)))
-            .for_each(|(y, (a, b))| {
+        y.par_chunks_mut(len).zip(left.par_chunks(len).zip(right.par_chunks(len))).for_each(
+            |(y, (a, b))| {
                 kernel::vectorized(|| {
                     for ((y, a), b) in y.iter_mut().zip(a).zip(b) {
                         *y = a + b;
                     }
                 });
-            });
-        Ok(
-            self.push(Array::new(y, rows, cols)?, &[a, b], &[], |_| Add {
-                inputs: [a.differentiated(), b.differentiated()],
-            }),
-        )
+            },
+        );
+        Ok(self.push(Array::new(y, rows, cols)?, &[a, b], &[], |_| Add {
+            inputs: [a.differentiated(), b.differentiated()],
+        }))
     }
 }
 

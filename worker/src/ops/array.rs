@@ -19,11 +19,7 @@ pub(super) struct Array {
 impl Array {
     /// A matrix of the elements of `data`, row by row.
     pub(super) fn new(data: Vec<f32>, rows: usize, cols: usize) -> Result<Self> {
-        Ok(Self {
-            tensor: Tensor::from_vec(data, (rows, cols), &Device::Cpu)?,
-            rows,
-            cols,
-        })
+        Ok(Self { tensor: Tensor::from_vec(data, (rows, cols), &Device::Cpu)?, rows, cols })
     }
 
     pub(super) fn rows(&self) -> usize {
@@ -50,9 +46,7 @@ impl Array {
 
     fn steal(&mut self) -> Vec<f32> {
         let steal = Steal::default();
-        self.tensor
-            .inplace_op1(&steal)
-            .expect("an array is contiguous f32 in host memory");
+        self.tensor.inplace_op1(&steal).expect("an array is contiguous f32 in host memory");
         steal.0.into_inner()
     }
 }

@@ -59,24 +59,12 @@ impl<'p> Tape<'p> {
             let expected = || format!("targets of {} rows", x.rows());
             expect_shape(OP, fits, expected, || format!("row {}", target.row))?;
             if target.token as usize >= vocabulary {
-                return Err(Error::Token {
-                    token: target.token,
-                    vocabulary,
-                });
+                return Err(Error::Token { token: target.token, vocabulary });
             }
         }
         self.use_param(w);
-        let targets = targets
-            .iter()
-            .copied()
-            .filter(|target| target.weight != 0.)
-            .collect();
-        Ok(LossSum {
-            params,
-            x: x.clone(),
-            w,
-            targets,
-        })
+        let targets = targets.iter().copied().filter(|target| target.weight != 0.).collect();
+        Ok(LossSum { params, x: x.clone(), w, targets })
     }
 }
 
@@ -95,11 +83,7 @@ impl LossSum<'_> {
     pub(super) fn backward(self, flow: &mut Backward<'_>) -> Result<f64> {
         let (vocabulary, width) = self.params.matrix("linear_cross_entropy", self.w)?;
         let w = self.params.elements_of(self.w);
-        let mut dx = if self.targets.is_empty() {
-            None
-        } else {
-            flow.open(&self.x)
-        };
+        let mut dx = if self.targets.is_empty() { None } else { flow.open(&self.x) };
         if let Some(dx) = &mut dx
             && dx.onto == Onto::Fresh
         {
@@ -107,12 +91,7 @@ impl LossSum<'_> {
         }
         let mut sum = 0.;
         self.for_each_chunk(
-            |Chunk {
-                 targets,
-                 x,
-                 logits,
-                 losses,
-             }| {
+            |Chunk { targets, x, logits, losses }| {
                 sum += losses.iter().sum::<f64>();
                 let dlogits = Matrix::new(logits, targets.len(), vocabulary);
                 if let Some(dw) = flow.parameter(self.w) {
@@ -126,9 +105,7 @@ impl LossSum<'_> {
                     gemm_parallel(c, Onto::Fresh, dlogits, Matrix::new(&w, vocabulary, width));
                     for (part, target) in part.chunks_exact(width).zip(targets) {
                         let row = &mut dx.data[target.row as usize * width..][..width];
-                        row.iter_mut()
-                            .zip(part)
-                            .for_each(|(row, part)| *row += part);
+                        row.iter_mut().zip(part).for_each(|(row, part)| *row += part);
                     }
                     pool::give(part);
                 }
@@ -152,16 +129,12 @@ impl LossSum<'_> {
         };
         let (w, rows) = (self.params.elements_of(self.w), self.x.array.read());
         // Chunks of about equal length.
-        let chunks = (self.targets.len() * vocabulary)
-            .div_ceil(LOGITS_MAX)
-            .max(1);
+        let chunks = (self.targets.len() * vocabulary).div_ceil(LOGITS_MAX).max(1);
         let most = self.targets.len().div_ceil(chunks).max(1);
         let (mut x, mut logits) = (pool::take(most * width), pool::take(most * vocabulary));
         for targets in self.targets.chunks(most) {
-            let (x, logits) = (
-                &mut x[..targets.len() * width],
-                &mut logits[..targets.len() * vocabulary],
-            );
+            let (x, logits) =
+                (&mut x[..targets.len() * width], &mut logits[..targets.len() * vocabulary]);
             for (x, target) in x.chunks_exact_mut(width).zip(targets) {
                 x.copy_from_slice(&rows[target.row as usize * width..][..width]);
             }
@@ -176,12 +149,7 @@ impl LossSum<'_> {
                 .zip(targets)
                 .map(|(logits, target)| vectorized(|| loss(logits, target)))
                 .collect();
-            show(Chunk {
-                targets,
-                x,
-                logits,
-                losses: &losses,
-            });
+            show(Chunk { targets, x, logits, losses: &losses });
         }
         pool::give(x);
         pool::give(logits);

@@ -27,18 +27,13 @@ impl Tape<'_> {
         let table = self.params().elements_of(w);
         let table: &[f32] = &table;
         let rows = kernel::task_rows(width);
-        y.par_chunks_mut(rows * width)
-            .zip(tokens.par_chunks(rows))
-            .for_each(|(y, tokens)| {
-                for (y, &token) in y.chunks_exact_mut(width).zip(tokens) {
-                    y.copy_from_slice(&table[token as usize * width..][..width]);
-                }
-            });
+        y.par_chunks_mut(rows * width).zip(tokens.par_chunks(rows)).for_each(|(y, tokens)| {
+            for (y, &token) in y.chunks_exact_mut(width).zip(tokens) {
+                y.copy_from_slice(&table[token as usize * width..][..width]);
+            }
+        });
         let y = Array::new(y, tokens.len(), width)?;
-        Ok(self.push(y, &[], &[w], |_| Embed {
-            tokens: tokens.to_vec(),
-            w,
-        }))
+        Ok(self.push(y, &[], &[w], |_| Embed { tokens: tokens.to_vec(), w }))
     }
 }
 

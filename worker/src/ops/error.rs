@@ -58,13 +58,5 @@ pub(super) fn expect_shape(
     expected: impl FnOnce() -> String,
     got: impl FnOnce() -> String,
 ) -> Result<()> {
-    if fits {
-        Ok(())
-    } else {
-        Err(Error::Shape {
-            op,
-            expected: expected(),
-            got: got(),
-        })
-    }
+    if fits { Ok(()) } else { Err(Error::Shape { op, expected: expected(), got: got() }) }
 }

@@ -25,9 +25,7 @@ impl Tape<'_> {
         if let Some(bias) = bias {
             let fits = params.shape(bias) == [outs];
             let expected = || format!("`{}` of shape [{outs}]", params.name(bias));
-            expect_shape("linear", fits, expected, || {
-                format!("{:?}", params.shape(bias))
-            })?;
+            expect_shape("linear", fits, expected, || format!("{:?}", params.shape(bias)))?;
         }
 
         let rows = x.rows();
@@ -36,8 +34,7 @@ impl Tape<'_> {
             None => Onto::Fresh,
             Some(bias) => {
                 let bias = params.elements_of(bias);
-                y.chunks_exact_mut(outs)
-                    .for_each(|y| y.copy_from_slice(&bias));
+                y.chunks_exact_mut(outs).for_each(|y| y.copy_from_slice(&bias));
                 Onto::Sum
             }
         };
@@ -49,14 +46,12 @@ impl Tape<'_> {
         );
 
         let used: Vec<_> = [w].into_iter().chain(bias).collect();
-        Ok(
-            self.push(Array::new(y, rows, outs)?, &[x], &used, |_| Linear {
-                input: x.differentiated(),
-                x: params.trainable(w).then(|| x.array.clone()),
-                w,
-                bias,
-            }),
-        )
+        Ok(self.push(Array::new(y, rows, outs)?, &[x], &used, |_| Linear {
+            input: x.differentiated(),
+            x: params.trainable(w).then(|| x.array.clone()),
+            w,
+            bias,
+        }))
     }
 }
 

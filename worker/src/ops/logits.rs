@@ -19,9 +19,7 @@ pub fn log_softmax(logits: &mut [f32]) {
         let sum: f64 = logits.iter().map(|&x| f64::from(exp(x - largest))).sum();
         let log_sum = sum.ln() as f32;
         // The largest first: its size must not round the sum's logarithm away.
-        logits
-            .iter_mut()
-            .for_each(|x| *x = (*x - largest) - log_sum);
+        logits.iter_mut().for_each(|x| *x = (*x - largest) - log_sum);
     });
 }
 

@@ -41,45 +41,33 @@ impl AdamW {
     /// # Panics
     /// If the lengths differ.
     pub fn update(&self, u: &Update, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
-        assert_eq!(
-            [g.len(), m.len(), v.len()],
-            [p.len(); 3],
-            "one moment pair per element"
-        );
+        assert_eq!([g.len(), m.len(), v.len()], [p.len(); 3], "one moment pair per element");
         let correction = |beta: f64| 1. - beta.powf(u.count as f64);
         let keep = (1. - u.lr * u.weight_decay) as f32;
         let step = (u.lr / correction(self.beta1)) as f32;
         let root = (1. / correction(self.beta2).sqrt()) as f32;
         let (scale, eps) = (u.gradient_scale as f32, self.eps as f32);
-        let (new1, beta2, new2) = (
-            (1. - self.beta1) as f32,
-            self.beta2 as f32,
-            (1. - self.beta2) as f32,
-        );
+        let (new1, beta2, new2) =
+            ((1. - self.beta1) as f32, self.beta2 as f32, (1. - self.beta2) as f32);
         let n = CHUNK_ELEMENTS;
         let moments = m.par_chunks_mut(n).zip(v.par_chunks_mut(n));
-        p.par_chunks_mut(n)
-            .zip(g.par_chunks(n))
-            .zip(moments)
-            .for_each(|((p, g), (m, v))| {
-                vectorized(|| {
-                    for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-                        let g = g * scale;
-                        *m += (g - *m) * new1;
-                        *v = *v * beta2 + new2 * (g * g);
-                        *p = *p * keep - step * (*m / (v.sqrt() * root + eps));
-                    }
-                });
+        p.par_chunks_mut(n).zip(g.par_chunks(n)).zip(moments).for_each(|((p, g), (m, v))| {
+            vectorized(|| {
+                for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+                    let g = g * scale;
+                    *m += (g - *m) * new1;
+                    *v = *v * beta2 + new2 * (g * g);
+                    *p = *p * keep - step * (*m / (v.sqrt() * root + eps));
+                }
             });
+        });
     }
 }
 
 /// The sum of squares, in f64.
 pub fn square_norm(g: &[f32]) -> f64 {
     let chunks = g.par_chunks(CHUNK_ELEMENTS);
-    let sums: Vec<f64> = chunks
-        .map(|g| vectorized(|| sum_f64(g, |g| g * g)))
-        .collect();
+    let sums: Vec<f64> = chunks.map(|g| vectorized(|| sum_f64(g, |g| g * g))).collect();
     sums.into_iter().sum()
 }
 
@@ -95,26 +83,17 @@ mod tests {
 
     #[test]
     fn updates_match_an_f64_adamw() {
-        let adamw = AdamW {
-            beta1: 0.9,
-            beta2: 0.95,
-            eps: 1e-8,
-        };
+        let adamw = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8 };
         let n = 100_003;
         let start = |i: usize| ((i * 37 % 101) as f64 - 50.) / 25.;
         let mut p: Vec<f32> = (0..n).map(|i| start(i) as f32).collect();
         let (mut m, mut v) = (vec![0f32; n], vec![0f32; n]);
         let mut exact: Vec<_> = p.iter().map(|&p| (f64::from(p), 0f64, 0f64)).collect();
         for count in 1..=5 {
-            let update = Update {
-                count,
-                lr: 1e-2 / count as f64,
-                weight_decay: 0.1,
-                gradient_scale: 0.25,
-            };
-            let g: Vec<f32> = (0..n)
-                .map(|i| ((i * 31 + count as usize * 17) % 97) as f32 / 10. - 4.5)
-                .collect();
+            let update =
+                Update { count, lr: 1e-2 / count as f64, weight_decay: 0.1, gradient_scale: 0.25 };
+            let g: Vec<f32> =
+                (0..n).map(|i| ((i * 31 + count as usize * 17) % 97) as f32 / 10. - 4.5).collect();
             adamw.update(&update, &mut p, &g, &mut m, &mut v);
             for ((p, m, v), g) in exact.iter_mut().zip(&g) {
                 let g = f64::from(*g) * update.gradient_scale;
@@ -128,10 +107,7 @@ mod tests {
         }
         for (i, (p, (expected, ..))) in p.iter().zip(&exact).enumerate() {
             // Five updates of f32 rounding, at a size of 2 and steps of 0.01.
-            assert!(
-                (f64::from(*p) - expected).abs() < 1e-6,
-                "{i}: {p} {expected}"
-            );
+            assert!((f64::from(*p) - expected).abs() < 1e-6, "{i}: {p} {expected}");
         }
     }
 

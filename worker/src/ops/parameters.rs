@@ -47,11 +47,7 @@ impl Parameters {
             let got = format!("{:?} with {:?}", tensor.dtype(), tensor.layout());
             return Err(Error::Parameter { name, got });
         }
-        self.list.push(Parameter {
-            name,
-            tensor,
-            trainable,
-        });
+        self.list.push(Parameter { name, tensor, trainable });
         Ok(ParamId(self.list.len() - 1))
     }
 
@@ -107,17 +103,9 @@ impl Parameters {
 
     /// Changes its elements in place.
     pub fn write<R>(&mut self, p: ParamId, f: impl FnOnce(&mut [f32]) -> R) -> R {
-        let edit = Edit {
-            change: Cell::new(Some(f)),
-            result: Cell::new(None),
-        };
-        self.list[p.0]
-            .tensor
-            .inplace_op1(&edit)
-            .expect("checked by `push`");
-        edit.result
-            .into_inner()
-            .expect("an in-place operation runs once")
+        let edit = Edit { change: Cell::new(Some(f)), result: Cell::new(None) };
+        self.list[p.0].tensor.inplace_op1(&edit).expect("checked by `push`");
+        edit.result.into_inner().expect("an in-place operation runs once")
     }
 
     pub(super) fn elements_of(&self, p: ParamId) -> Elements<'_> {

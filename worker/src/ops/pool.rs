@@ -17,11 +17,7 @@ static POOL: Pool = Pool::new();
 /// A buffer of `len` elements whose contents mean nothing: whoever takes it writes every element
 /// before reading.
 pub(super) fn take(len: usize) -> Vec<f32> {
-    if len < POOLED_ELEMENTS_MIN {
-        vec![0.; len]
-    } else {
-        POOL.take(len)
-    }
+    if len < POOLED_ELEMENTS_MIN { vec![0.; len] } else { POOL.take(len) }
 }
 
 /// Takes a dead buffer in.
@@ -44,11 +40,7 @@ impl Pool {
     /// do not stay, and there are never more buffers than were alive at one time.
     fn take(&self, len: usize) -> Vec<f32> {
         let mut free = self.free();
-        if let Some(capacity) = free
-            .range(len..=2 * len)
-            .next()
-            .map(|(&capacity, _)| capacity)
-        {
+        if let Some(capacity) = free.range(len..=2 * len).next().map(|(&capacity, _)| capacity) {
             let mut buffer = pop(&mut free, capacity);
             drop(free);
             // Writes only what the buffer's last use was too short by.
@@ -63,10 +55,7 @@ impl Pool {
     }
 
     fn give(&self, buffer: Vec<f32>) {
-        self.free()
-            .entry(buffer.capacity())
-            .or_default()
-            .push(buffer);
+        self.free().entry(buffer.capacity()).or_default().push(buffer);
     }
 
     fn free(&self) -> MutexGuard<'_, BTreeMap<usize, Vec<Vec<f32>>>> {
@@ -90,9 +79,7 @@ mod tests {
 
     fn capacities(pool: &Pool) -> Vec<usize> {
         let free = pool.free();
-        free.iter()
-            .flat_map(|(&capacity, same)| same.iter().map(move |_| capacity))
-            .collect()
+        free.iter().flat_map(|(&capacity, same)| same.iter().map(move |_| capacity)).collect()
     }
 
     #[test]

@@ -23,20 +23,13 @@ impl<'p> Tape<'p> {
         f: impl Fn(&Tape<'p>, &Value) -> Result<Value> + 'p,
     ) -> Result<Value> {
         let rehearsal = self.rehearsal();
-        let y = f(
-            &rehearsal,
-            &rehearsal.input(x.array.clone(), x.needs_grad()),
-        )?;
+        let y = f(&rehearsal, &rehearsal.input(x.array.clone(), x.needs_grad()))?;
         let (params, uses, through) = (self.params(), rehearsal.uses(), y.needs_grad());
         drop(rehearsal);
         if !through {
             return Ok(self.input(y.array, false));
         }
-        Ok(self.push_differentiated(y.array, uses, || Recompute {
-            params,
-            x: x.clone(),
-            f,
-        }))
+        Ok(self.push_differentiated(y.array, uses, || Recompute { params, x: x.clone(), f }))
     }
 }
 

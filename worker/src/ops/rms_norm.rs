@@ -29,24 +29,18 @@ impl Tape<'_> {
         let (x_data, scale) = (x.array.read(), self.params().elements_of(w));
         let (x_data, scale): (&[f32], &[f32]) = (&x_data, &scale);
         let len = kernel::task_rows(width) * width;
-        y.par_chunks_mut(len)
-            .zip(x_data.par_chunks(len))
-            .for_each(|(y, x)| {
-                vectorized(|| {
-                    for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                        let r = inverse_rms(x, eps);
-                        for ((y, x), w) in y.iter_mut().zip(x).zip(scale) {
-                            *y = w * (x * r);
-                        }
+        y.par_chunks_mut(len).zip(x_data.par_chunks(len)).for_each(|(y, x)| {
+            vectorized(|| {
+                for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                    let r = inverse_rms(x, eps);
+                    for ((y, x), w) in y.iter_mut().zip(x).zip(scale) {
+                        *y = w * (x * r);
                     }
-                });
+                }
             });
+        });
         let y = Array::new(y, x.rows(), x.cols())?;
-        Ok(self.push(y, &[x], &[w], |_| RmsNorm {
-            x: x.clone(),
-            w,
-            eps,
-        }))
+        Ok(self.push(y, &[x], &[w], |_| RmsNorm { x: x.clone(), w, eps }))
     }
 }
 
@@ -146,8 +140,6 @@ fn add_weight_gradient(dw: &mut [f32], x: &[f32], dy: &[f32], eps: f32) {
         })
         .collect();
     for block in blocks {
-        dw.iter_mut()
-            .zip(block)
-            .for_each(|(dw, block)| *dw += block);
+        dw.iter_mut().zip(block).for_each(|(dw, block)| *dw += block);
     }
 }

@@ -27,9 +27,7 @@ impl Documents {
             *end += len;
             Some(*end)
         });
-        Self {
-            starts: std::iter::once(0).chain(ends).collect(),
-        }
+        Self { starts: std::iter::once(0).chain(ends).collect() }
     }
 
     /// Rows of all documents.
@@ -87,10 +85,7 @@ impl Rotary {
             });
         }
         if positions > self.positions() {
-            return Err(Error::Position {
-                position: positions - 1,
-                positions: self.positions(),
-            });
+            return Err(Error::Position { position: positions - 1, positions: self.positions() });
         }
         Ok(())
     }
@@ -135,10 +130,7 @@ pub(super) struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    pub(super) const NONE: Self = Self {
-        rotary: None,
-        scale: 1.,
-    };
+    pub(super) const NONE: Self = Self { rotary: None, scale: 1. };
 }
 
 /// Rows that one task moves.
@@ -152,24 +144,20 @@ pub(super) fn split_heads(x: &[f32], heads: usize, head_dim: usize, turn: Turn<'
         return y;
     }
     let rows = x.len() / width;
-    y.par_chunks_mut(rows * head_dim)
-        .enumerate()
-        .for_each(|(head, y)| {
-            y.par_chunks_mut(TASK_ROWS * head_dim)
-                .enumerate()
-                .for_each(|(task, y)| {
-                    vectorized(|| {
-                        for (i, y) in y.chunks_exact_mut(head_dim).enumerate() {
-                            let row = task * TASK_ROWS + i;
-                            let x = &x[row * width + head * head_dim..][..head_dim];
-                            match turn.rotary {
-                                Some((rotary, at)) => rotary.rotate(y, x, at[row], turn.scale),
-                                None => y.iter_mut().zip(x).for_each(|(y, x)| *y = x * turn.scale),
-                            }
-                        }
-                    });
-                });
+    y.par_chunks_mut(rows * head_dim).enumerate().for_each(|(head, y)| {
+        y.par_chunks_mut(TASK_ROWS * head_dim).enumerate().for_each(|(task, y)| {
+            vectorized(|| {
+                for (i, y) in y.chunks_exact_mut(head_dim).enumerate() {
+                    let row = task * TASK_ROWS + i;
+                    let x = &x[row * width + head * head_dim..][..head_dim];
+                    match turn.rotary {
+                        Some((rotary, at)) => rotary.rotate(y, x, at[row], turn.scale),
+                        None => y.iter_mut().zip(x).for_each(|(y, x)| *y = x * turn.scale),
+                    }
+                }
+            });
         });
+    });
     y
 }
 
@@ -187,29 +175,27 @@ pub(super) fn merge_heads(
         return;
     }
     let width = y.len() / rows;
-    y.par_chunks_mut(kernel::task_rows(width) * width)
-        .enumerate()
-        .for_each(|(task, y)| {
-            let mut sum = vec![0f32; head_dim];
-            vectorized(|| {
-                for (i, y) in y.chunks_exact_mut(width).enumerate() {
-                    let row = task * kernel::task_rows(width) + i;
-                    for (head, y) in y.chunks_exact_mut(head_dim).enumerate() {
-                        sum.fill(0.);
-                        for member in head * group..(head + 1) * group {
-                            let x = &x[(member * rows + row) * head_dim..][..head_dim];
-                            sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
-                        }
-                        match turn.rotary {
-                            Some((rotary, at)) => rotary.rotate_back(&mut sum, at[row], turn.scale),
-                            None => sum.iter_mut().for_each(|sum| *sum *= turn.scale),
-                        }
-                        match onto {
-                            Onto::Fresh => y.copy_from_slice(&sum),
-                            Onto::Sum => y.iter_mut().zip(&sum).for_each(|(y, sum)| *y += sum),
-                        }
+    y.par_chunks_mut(kernel::task_rows(width) * width).enumerate().for_each(|(task, y)| {
+        let mut sum = vec![0f32; head_dim];
+        vectorized(|| {
+            for (i, y) in y.chunks_exact_mut(width).enumerate() {
+                let row = task * kernel::task_rows(width) + i;
+                for (head, y) in y.chunks_exact_mut(head_dim).enumerate() {
+                    sum.fill(0.);
+                    for member in head * group..(head + 1) * group {
+                        let x = &x[(member * rows + row) * head_dim..][..head_dim];
+                        sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+                    }
+                    match turn.rotary {
+                        Some((rotary, at)) => rotary.rotate_back(&mut sum, at[row], turn.scale),
+                        None => sum.iter_mut().for_each(|sum| *sum *= turn.scale),
+                    }
+                    match onto {
+                        Onto::Fresh => y.copy_from_slice(&sum),
+                        Onto::Sum => y.iter_mut().zip(&sum).for_each(|(y, sum)| *y += sum),
                     }
                 }
-            });
+            }
         });
+    });
 }

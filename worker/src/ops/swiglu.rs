@@ -26,21 +26,19 @@ impl Tape<'_> {
         let mut y = pool::take(rows * cols);
         let (gates, ups) = (gate.array.read(), up.array.read());
         let len = kernel::TASK_ELEMENTS;
-        y.par_chunks_mut(len)
-            .zip(gates.par_chunks(len).zip(ups.par_chunks(len)))
-            .for_each(|(y, (gate, up))| {
+        y.par_chunks_mut(len).zip(gates.par_chunks(len).zip(ups.par_chunks(len))).for_each(
+            |(y, (gate, up))| {
                 vectorized(|| {
                     for ((y, &g), &u) in y.iter_mut().zip(gate).zip(up) {
                         *y = g * sigmoid(g) * u;
                     }
                 });
-            });
-        Ok(
-            self.push(Array::new(y, rows, cols)?, &[gate, up], &[], |_| SwiGlu {
-                gate: gate.clone(),
-                up: up.clone(),
-            }),
-        )
+            },
+        );
+        Ok(self.push(Array::new(y, rows, cols)?, &[gate, up], &[], |_| SwiGlu {
+            gate: gate.clone(),
+            up: up.clone(),
+        }))
     }
 }
 
@@ -64,15 +62,10 @@ impl Op for SwiGlu {
         let (gates, ups, dy) = (gate.array.read(), up.array.read(), dy.read());
         let mut dgate = flow.open(&gate);
         if let Some(dgate) = &mut dgate {
-            add_products(
-                &mut dgate.data,
-                dgate.onto,
-                [&dy, &gates, &ups],
-                |dy, g, up| {
-                    let s = sigmoid(g);
-                    dy * up * (s * (1. + g * (1. - s)))
-                },
-            );
+            add_products(&mut dgate.data, dgate.onto, [&dy, &gates, &ups], |dy, g, up| {
+                let s = sigmoid(g);
+                dy * up * (s * (1. + g * (1. - s)))
+            });
         }
         let mut dup = flow.open(&up);
         if let Some(dup) = &mut dup {
@@ -95,11 +88,7 @@ fn add_products(
 ) {
     let len = kernel::TASK_ELEMENTS;
     y.par_chunks_mut(len)
-        .zip(
-            a.par_chunks(len)
-                .zip(b.par_chunks(len))
-                .zip(c.par_chunks(len)),
-        )
+        .zip(a.par_chunks(len).zip(b.par_chunks(len)).zip(c.par_chunks(len)))
         .for_each(|(y, ((a, b), c))| {
             vectorized(|| {
                 let each = y.iter_mut().zip(a).zip(b).zip(c);

@@ -56,11 +56,7 @@ impl Value {
     /// # Errors
     /// What candle reports.
     pub fn tensor(&self) -> Result<Tensor> {
-        Ok(Tensor::from_slice(
-            &self.array.read(),
-            (self.rows(), self.cols()),
-            &Device::Cpu,
-        )?)
+        Ok(Tensor::from_slice(&self.array.read(), (self.rows(), self.cols()), &Device::Cpu)?)
     }
 
     /// Whether a gradient flows back through it.
@@ -131,20 +127,12 @@ impl<'p> Tape<'p> {
 
     /// A tape that knows only which parameters are used.
     pub(super) fn rehearsal(&self) -> Self {
-        let record = if self.record == Record::Nothing {
-            Record::Nothing
-        } else {
-            Record::Uses
-        };
+        let record = if self.record == Record::Nothing { Record::Nothing } else { Record::Uses };
         Self::recording(self.params, record)
     }
 
     fn recording(params: &'p Parameters, record: Record) -> Self {
-        Self {
-            params,
-            record,
-            log: RefCell::default(),
-        }
+        Self { params, record, log: RefCell::default() }
     }
 
     /// The parameters that it computes with.
@@ -157,10 +145,7 @@ impl<'p> Tape<'p> {
     /// An upper bound: what two operations share counts for both.
     pub fn saved_bytes(&self) -> Vec<(&'static str, usize)> {
         let log = self.log.borrow();
-        log.entries
-            .iter()
-            .map(|entry| (entry.op.name(), entry.op.saved_bytes()))
-            .collect()
+        log.entries.iter().map(|entry| (entry.op.name(), entry.op.saved_bytes())).collect()
     }
 
     /// The uses of trainable parameters so far.
@@ -174,10 +159,7 @@ impl<'p> Tape<'p> {
 
     /// A value that a gradient shall reach, from an array of another tape.
     pub(super) fn input(&self, array: Arc<Array>, needs_grad: bool) -> Value {
-        Value {
-            array,
-            grad: needs_grad.then(|| self.log.borrow_mut().slot()),
-        }
+        Value { array, grad: needs_grad.then(|| self.log.borrow_mut().slot()) }
     }
 
     /// Notes a use of `p`; its gradient is not final before that use is released.
@@ -197,11 +179,8 @@ impl<'p> Tape<'p> {
         op: impl FnOnce(&Arc<Array>) -> O,
     ) -> Value {
         let array = Arc::new(y);
-        let trained: Vec<_> = params
-            .iter()
-            .copied()
-            .filter(|&p| self.params.trainable(p))
-            .collect();
+        let trained: Vec<_> =
+            params.iter().copied().filter(|&p| self.params.trainable(p)).collect();
         let through = !trained.is_empty() || inputs.iter().any(|x| x.needs_grad());
         if !self.records() || !through {
             return Value { array, grad: None };
@@ -221,16 +200,9 @@ impl<'p> Tape<'p> {
         log.uses.extend(&uses);
         let output = log.slot();
         if self.record == Record::Ops {
-            log.entries.push(Entry {
-                op: Box::new(op()),
-                output,
-                uses,
-            });
+            log.entries.push(Entry { op: Box::new(op()), output, uses });
         }
-        Value {
-            array,
-            grad: Some(output),
-        }
+        Value { array, grad: Some(output) }
     }
 
     /// Adds the gradient of `loss` to the parameters' slots, and returns its value.
@@ -313,19 +285,11 @@ pub(super) struct Partial {
 
 impl<'a> Backward<'a> {
     fn new(params: &'a Parameters, sink: &'a mut dyn Gradients, uses: &[ParamId]) -> Self {
-        let mut due: Vec<_> = params
-            .ids()
-            .map(|p| params.trainable(p).then_some(0))
-            .collect();
+        let mut due: Vec<_> = params.ids().map(|p| params.trainable(p).then_some(0)).collect();
         for p in uses {
             *due[p.0].get_or_insert(0) += 1;
         }
-        Self {
-            params,
-            sink,
-            grads: HashMap::new(),
-            due,
-        }
+        Self { params, sink, grads: HashMap::new(), due }
     }
 
     pub(super) fn params(&self) -> &'a Parameters {
@@ -362,22 +326,13 @@ impl<'a> Backward<'a> {
     pub(super) fn open(&mut self, x: &Value) -> Option<Partial> {
         let slot = x.grad?;
         let partial = match self.grads.remove(&slot).map(Arc::try_unwrap) {
-            Some(Ok(sum)) => Partial {
-                data: sum.into_vec(),
-                onto: Onto::Sum,
-            },
+            Some(Ok(sum)) => Partial { data: sum.into_vec(), onto: Onto::Sum },
             Some(Err(shared)) => {
                 let mut data = pool::take(x.rows() * x.cols());
                 kernel::copy(&mut data, &shared.read());
-                Partial {
-                    data,
-                    onto: Onto::Sum,
-                }
+                Partial { data, onto: Onto::Sum }
             }
-            None => Partial {
-                data: pool::take(x.rows() * x.cols()),
-                onto: Onto::Fresh,
-            },
+            None => Partial { data: pool::take(x.rows() * x.cols()), onto: Onto::Fresh },
         };
         Some(partial)
     }
@@ -393,15 +348,9 @@ impl<'a> Backward<'a> {
     /// Adds a whole gradient to that of `x`; the first one is moved.
     pub(super) fn pass(&mut self, x: &Value, dx: Arc<Array>) -> Result<()> {
         let Some(slot) = x.grad else { return Ok(()) };
-        if let Some(mut sum) = self
-            .grads
-            .contains_key(&slot)
-            .then(|| self.open(x))
-            .flatten()
-        {
+        if let Some(mut sum) = self.grads.contains_key(&slot).then(|| self.open(x)).flatten() {
             kernel::add_assign(&mut sum.data, &dx.read());
-            self.grads
-                .insert(slot, Arc::new(Array::new(sum.data, x.rows(), x.cols())?));
+            self.grads.insert(slot, Arc::new(Array::new(sum.data, x.rows(), x.cols())?));
         } else {
             self.grads.insert(slot, dx);
         }

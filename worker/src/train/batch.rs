@@ -38,17 +38,11 @@ pub struct Batch {
 impl Batch {
     /// This rank's tokens.
     pub fn tokens(&self) -> u64 {
-        self.micro_batches
-            .iter()
-            .map(|m| m.tokens.len() as u64)
-            .sum()
+        self.micro_batches.iter().map(|m| m.tokens.len() as u64).sum()
     }
 
     /// This rank's targets.
     pub fn trained_tokens(&self) -> u64 {
-        self.micro_batches
-            .iter()
-            .map(|m| m.targets.len() as u64)
-            .sum()
+        self.micro_batches.iter().map(|m| m.targets.len() as u64).sum()
     }
 }

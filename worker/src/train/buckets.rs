@@ -49,10 +49,7 @@ impl Layout {
     /// Zeroed buckets.
     pub(crate) fn allocate(&self) -> Vec<Vec<f32>> {
         let end = |p: &ParamId| self.places[p.0].as_ref().map_or(0, |(_, r)| r.end);
-        self.buckets
-            .iter()
-            .map(|b| vec![0.0; b.last().map_or(0, end)])
-            .collect()
+        self.buckets.iter().map(|b| vec![0.0; b.last().map_or(0, end)]).collect()
     }
 }
 
@@ -130,10 +127,7 @@ impl<'a> Buckets<'a> {
 
 impl Gradients for Buckets<'_> {
     fn slot(&mut self, p: ParamId) -> &mut [f32] {
-        let (bucket, range) = self
-            .layout
-            .place(p)
-            .expect("only trained parameters have gradients");
+        let (bucket, range) = self.layout.place(p).expect("only trained parameters have gradients");
         let held = self.held[bucket]
             .as_mut()
             .expect("a bucket flies only when all its gradients are final");
@@ -144,10 +138,7 @@ impl Gradients for Buckets<'_> {
         if !self.last {
             return;
         }
-        let (bucket, _) = self
-            .layout
-            .place(p)
-            .expect("only trained parameters have gradients");
+        let (bucket, _) = self.layout.place(p).expect("only trained parameters have gradients");
         self.open[bucket] -= 1;
         self.launch();
     }

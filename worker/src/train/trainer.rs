@@ -40,7 +40,8 @@ pub enum Error {
     },
     /// Three steps in a row had no finite gradient.
     #[error(
-        "the gradient was not finite in {0} steps in a row\nhint: lower `train.learning_rate`, or look at the samples named in the metrics"
+        "the gradient was not finite in {0} steps in a row\n\
+         hint: lower `train.learning_rate`, or look at the samples named in the metrics"
     )]
     NonFinite(u32),
 }
@@ -97,26 +98,13 @@ impl Trainer {
         let parameters = model.parameters();
         let moments = || -> Vec<Vec<f32>> {
             let trained = |p| {
-                if parameters.trainable(p) {
-                    parameters.elements(p)
-                } else {
-                    0
-                }
+                if parameters.trainable(p) { parameters.elements(p) } else { 0 }
             };
             parameters.ids().map(|p| vec![0.0; trained(p)]).collect()
         };
         let layout = Layout::new(parameters);
         let (m, v, buckets) = (moments(), moments(), layout.allocate());
-        Self {
-            m,
-            v,
-            updates: 0,
-            recipe,
-            layout,
-            buckets,
-            non_finite: 0,
-            model,
-        }
+        Self { m, v, updates: 0, recipe, layout, buckets, non_finite: 0, model }
     }
 
     /// The model as it is now.
@@ -160,11 +148,7 @@ impl Trainer {
         let [stops, loss_sum, weight] = control;
         if (weight - batch.planned_weight).abs() > 1e-6 * batch.planned_weight.max(1.0) {
             let (step, planned) = (batch.step, batch.planned_weight);
-            return Err(Error::Plan {
-                step,
-                got: weight,
-                planned,
-            });
+            return Err(Error::Plan { step, got: weight, planned });
         }
 
         let grad_norm = self.update(&buckets, weight, learning_rate);
@@ -201,18 +185,12 @@ impl Trainer {
             let update = Update {
                 count: self.updates,
                 lr,
-                weight_decay: if matrix {
-                    self.recipe.weight_decay
-                } else {
-                    0.0
-                },
+                weight_decay: if matrix { self.recipe.weight_decay } else { 0.0 },
                 gradient_scale,
             };
             let (g, m, v) = (&buckets[bucket][range], &mut self.m[p.0], &mut self.v[p.0]);
             let adamw = self.recipe.adamw;
-            self.model
-                .parameters_mut()
-                .write(p, |w| adamw.update(&update, w, g, m, v));
+            self.model.parameters_mut().write(p, |w| adamw.update(&update, w, g, m, v));
         }
         norm
     }
@@ -223,15 +201,8 @@ impl Trainer {
     /// If the model refuses the batch.
     pub fn loss_sum(&self, micro_batch: &MicroBatch) -> Result<f64, Error> {
         let tape = Tape::inference(self.model.parameters());
-        let MicroBatch {
-            tokens,
-            documents,
-            targets,
-        } = micro_batch;
-        Ok(self
-            .model
-            .loss(&tape, tokens, documents, targets, false)?
-            .value()?)
+        let MicroBatch { tokens, documents, targets } = micro_batch;
+        Ok(self.model.loss(&tape, tokens, documents, targets, false)?.value()?)
     }
 
     /// Every parameter with its elements.
@@ -248,11 +219,7 @@ fn backward(
     sink: &mut Buckets<'_>,
 ) -> Result<f64, Error> {
     let tape = Tape::training(model.parameters());
-    let MicroBatch {
-        tokens,
-        documents,
-        targets,
-    } = micro_batch;
+    let MicroBatch { tokens, documents, targets } = micro_batch;
     let loss = model.loss(&tape, tokens, documents, targets, recompute)?;
     Ok(tape.backward(loss, sink)?)
 }

@@ -71,18 +71,11 @@ pub(super) fn neighbours(
         return pair().map_err(Error::host("open a socket pair"));
     }
     let patience = stop.until(Instant::now() + options.connect_within);
-    let side = Side {
-        membership,
-        options,
-        patience,
-    };
+    let side = Side { membership, options, patience };
     let (next, previous) = std::thread::scope(|scope| {
         let next = scope.spawn(|| side.reach().inspect_err(|_| stop.stop()));
         let previous = side.admit(listener).inspect_err(|_| stop.stop());
-        (
-            next.join().expect("reaching a rank panics on nothing"),
-            previous,
-        )
+        (next.join().expect("reaching a rank panics on nothing"), previous)
     });
     match (next, previous) {
         (Ok(next), Ok(previous)) => Ok((next, previous)),
@@ -129,11 +122,7 @@ impl Side<'_> {
                     io::Error::other(format!("it is still in generation {expected}"))
                 }
                 Err(Failure::Refused(refusal)) => {
-                    return Err(Error::Refused {
-                        rank,
-                        address,
-                        refusal,
-                    });
+                    return Err(Error::Refused { rank, address, refusal });
                 }
                 Err(Failure::Io(error)) => error,
             };
@@ -143,12 +132,7 @@ impl Side<'_> {
             }
             if self.patience.has_ended() {
                 let within = self.options.connect_within;
-                return Err(Error::Unreachable {
-                    rank,
-                    address,
-                    within,
-                    source: Arc::new(source),
-                });
+                return Err(Error::Unreachable { rank, address, within, source: Arc::new(source) });
             }
         }
     }
@@ -171,13 +155,7 @@ impl Side<'_> {
 
         let wanted = self.options.same_host == SameHost::UnixSocket;
         let key = &self.membership.key;
-        Ok(shortcut::choose(
-            tcp,
-            wanted,
-            &transcript,
-            key,
-            self.patience,
-        )?)
+        Ok(shortcut::choose(tcp, wanted, &transcript, key, self.patience)?)
     }
 
     fn dial(&self, address: &str) -> io::Result<Stream> {
@@ -198,18 +176,13 @@ impl Side<'_> {
         let mut visitors: Vec<Visitor> = Vec::new();
         let mut refused = None;
         loop {
-            self.wait_for_visitors(listener, &visitors)
-                .map_err(Error::host("poll"))?;
+            self.wait_for_visitors(listener, &visitors).map_err(Error::host("poll"))?;
             if self.patience.is_stopped() {
                 return Err(Error::Aborted);
             }
             if self.patience.has_ended() {
                 let rank = (self.membership.rank + self.world_size() - 1) % self.world_size();
-                return Err(Error::Absent {
-                    rank,
-                    within: self.options.connect_within,
-                    refused,
-                });
+                return Err(Error::Absent { rank, within: self.options.connect_within, refused });
             }
             while let Some(stream) = accept(listener).map_err(Error::host("accept"))? {
                 visitors.extend(Visitor::greet(stream));
@@ -243,12 +216,7 @@ impl Side<'_> {
     }
 
     fn answer(&self, visitor: Visitor) -> Result<Stream, Failure> {
-        let Visitor {
-            stream,
-            challenge,
-            hello,
-            ..
-        } = visitor;
+        let Visitor { stream, challenge, hello, .. } = visitor;
         let key = &self.membership.key;
         let judgement = handshake::judge(self.membership, &challenge, &hello);
         let offered = self.options.same_host == SameHost::UnixSocket;
@@ -260,13 +228,7 @@ impl Side<'_> {
         // A stranger's full buffer must not hold up the others; an empty one has room for this.
         stream.send(&answer)?;
         let transcript = judgement.map_err(Failure::Refused)?;
-        Ok(shortcut::follow(
-            stream,
-            door,
-            &transcript,
-            key,
-            self.patience,
-        )?)
+        Ok(shortcut::follow(stream, door, &transcript, key, self.patience)?)
     }
 }
 
@@ -284,12 +246,7 @@ impl Visitor {
         let stream = Stream::tcp(stream).ok()?;
         let challenge = nonce().ok()?;
         stream.send(&handshake::greeting(&challenge)).ok()?;
-        Some(Self {
-            stream,
-            challenge,
-            hello: [0; handshake::HELLO_BYTES],
-            heard: 0,
-        })
+        Some(Self { stream, challenge, hello: [0; handshake::HELLO_BYTES], heard: 0 })
     }
 
     /// Takes in what it says; true once it has said all.

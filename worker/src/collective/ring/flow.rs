@@ -37,12 +37,7 @@ impl Flow {
         let receive: Vec<_> = (1..=pieces).map(piece).collect();
         let own = send.first().map_or(0, Range::len);
         let add = receive[..world_size - 1].iter().map(Range::len).sum();
-        Self {
-            send,
-            receive,
-            own,
-            add,
-        }
+        Self { send, receive, own, add }
     }
 
     /// Brings every rank's slot of `slot` bytes to every rank.
@@ -54,12 +49,7 @@ impl Flow {
         let send: Vec<_> = (0..world_size - 1).map(piece).collect();
         let receive = (1..world_size).map(piece).collect();
         let own = send.first().map_or(0, Range::len);
-        Self {
-            send,
-            receive,
-            own,
-            add: 0,
-        }
+        Self { send, receive, own, add: 0 }
     }
 
     /// Passes the root's `bytes` along the ring, up to the rank before the root.
@@ -91,15 +81,11 @@ mod tests {
             for len in [0, 1, 3, 4, 5, 1001] {
                 for rank in 0..world_size {
                     let next = (rank + 1) % world_size;
-                    let (a, b) = (
-                        Flow::reduce(rank, world_size, len),
-                        Flow::reduce(next, world_size, len),
-                    );
+                    let (a, b) =
+                        (Flow::reduce(rank, world_size, len), Flow::reduce(next, world_size, len));
                     assert_eq!(a.send, b.receive, "reduce {len} over {world_size}");
-                    let (a, b) = (
-                        Flow::gather(rank, world_size, len),
-                        Flow::gather(next, world_size, len),
-                    );
+                    let (a, b) =
+                        (Flow::gather(rank, world_size, len), Flow::gather(next, world_size, len));
                     assert_eq!(a.send, b.receive, "gather {len} over {world_size}");
                     let root = len % world_size;
                     let [a, b] =

@@ -45,13 +45,7 @@ pub struct Membership {
 
 impl fmt::Debug for Membership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            run,
-            generation,
-            rank,
-            addresses,
-            key: _,
-        } = self;
+        let Self { run, generation, rank, addresses, key: _ } = self;
         f.debug_struct("Membership")
             .field("run", run)
             .field("generation", generation)
@@ -173,10 +167,7 @@ pub(super) fn judge(
     if let Some((given, expected)) = differ(FROM_FIELD) {
         return Err(Refusal::Rank { given, expected });
     }
-    let transcript = Transcript {
-        challenge: *challenge,
-        claim: claimed,
-    };
+    let transcript = Transcript { challenge: *challenge, claim: claimed };
     if transcript.verify(&membership.key, Purpose::Hello, proof) {
         Ok(transcript)
     } else {
@@ -254,11 +245,7 @@ fn claim(membership: &Membership, from: usize, nonce: &Nonce) -> [u8; CLAIM_BYTE
 }
 
 fn number(bytes: &[u8], field: usize) -> u64 {
-    u64::from_le_bytes(
-        *bytes[field..]
-            .first_chunk()
-            .expect("fields lie within their message"),
-    )
+    u64::from_le_bytes(*bytes[field..].first_chunk().expect("fields lie within their message"))
 }
 
 impl Transcript {
@@ -290,13 +277,7 @@ mod tests {
 
     fn membership(rank: usize) -> Membership {
         let addresses = vec!["a:1".to_owned(), "b:2".to_owned()];
-        Membership {
-            run: "tulip".to_owned(),
-            generation: 5,
-            rank,
-            addresses,
-            key: [7; 32],
-        }
+        Membership { run: "tulip".to_owned(), generation: 5, rank, addresses, key: [7; 32] }
     }
 
     #[test]
@@ -318,10 +299,7 @@ mod tests {
         for bit in 0..8 * HELLO_BYTES {
             let mut flipped = hello;
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(
-                judge(&membership(1), &challenge, &flipped).is_err(),
-                "bit {bit}"
-            );
+            assert!(judge(&membership(1), &challenge, &flipped).is_err(), "bit {bit}");
         }
     }
 
@@ -334,18 +312,9 @@ mod tests {
             Ok(transcript),
             Err(Refusal::Protocol),
             Err(Refusal::Run),
-            Err(Refusal::Generation {
-                given: 4,
-                expected: 5,
-            }),
-            Err(Refusal::Rank {
-                given: 2,
-                expected: 0,
-            }),
-            Err(Refusal::WorldSize {
-                given: 3,
-                expected: 2,
-            }),
+            Err(Refusal::Generation { given: 4, expected: 5 }),
+            Err(Refusal::Rank { given: 2, expected: 0 }),
+            Err(Refusal::WorldSize { given: 3, expected: 2 }),
             Err(Refusal::Proof),
         ];
         for judgement in judgements {
@@ -361,10 +330,7 @@ mod tests {
         let heard = hello(&membership(0), &greeting(&challenge), &[3; 32]);
         let (transcript, _) = heard.expect("it is a greeting");
         let answer = [0; ANSWER_BYTES];
-        assert_eq!(
-            heed(&membership(0), &transcript, &answer),
-            Some(Err(Refusal::Proof))
-        );
+        assert_eq!(heed(&membership(0), &transcript, &answer), Some(Err(Refusal::Proof)));
     }
 
     #[test]

@@ -30,15 +30,9 @@ pub(super) fn decode(header: &[u8; HEADER_BYTES]) -> Option<Call> {
     let kind = match u32::from_le_bytes(*kind) {
         1 => Kind::Reduce,
         2 => Kind::Control,
-        3 => Kind::Broadcast {
-            root: u32::from_le_bytes(*root),
-        },
+        3 => Kind::Broadcast { root: u32::from_le_bytes(*root) },
         4 => Kind::Barrier,
         _ => return None,
     };
-    Some(Call {
-        number: u64::from_le_bytes(*number),
-        kind,
-        len: u64::from_le_bytes(*len),
-    })
+    Some(Call { number: u64::from_le_bytes(*number), kind, len: u64::from_le_bytes(*len) })
 }

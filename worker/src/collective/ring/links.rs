@@ -74,12 +74,7 @@ impl Links {
 
     pub(super) fn reduce(&mut self, bucket: &mut [f32]) -> Result<(), Error> {
         let flow = Flow::reduce(self.rank, self.world_size, bucket.len());
-        self.pass(
-            Kind::Reduce,
-            bucket.len(),
-            &flow,
-            bytemuck::cast_slice_mut(bucket),
-        )
+        self.pass(Kind::Reduce, bucket.len(), &flow, bytemuck::cast_slice_mut(bucket))
     }
 
     pub(super) fn control(&mut self, values: &mut [f64]) -> Result<(), Error> {
@@ -87,12 +82,7 @@ impl Links {
         let mut slots = vec![0.0; self.world_size * len];
         slots[self.rank * len..][..len].copy_from_slice(values);
         let flow = Flow::gather(self.rank, self.world_size, size_of_val(values));
-        self.pass(
-            Kind::Control,
-            len,
-            &flow,
-            bytemuck::cast_slice_mut(&mut slots),
-        )?;
+        self.pass(Kind::Control, len, &flow, bytemuck::cast_slice_mut(&mut slots))?;
         for (index, value) in values.iter_mut().enumerate() {
             *value = slots[index..].iter().step_by(len).sum();
         }
@@ -128,11 +118,7 @@ impl Links {
     }
 
     fn pass(&mut self, kind: Kind, len: usize, flow: &Flow, bytes: &mut [u8]) -> Result<(), Error> {
-        let call = Call {
-            number: self.calls,
-            kind,
-            len: len as u64,
-        };
+        let call = Call { number: self.calls, kind, len: len as u64 };
         self.calls += 1;
         let mut out = Outgoing::new(call, flow);
         let mut into = Incoming::new(flow);
@@ -170,11 +156,7 @@ impl Links {
             match header::decode(&header) {
                 Some(theirs) if theirs == call => {}
                 Some(theirs) => {
-                    return Err(Error::Mismatch {
-                        rank,
-                        theirs,
-                        ours: call,
-                    });
+                    return Err(Error::Mismatch { rank, theirs, ours: call });
                 }
                 None => return Err(self.lost(call, rank, io::ErrorKind::InvalidData.into())),
             }
@@ -184,11 +166,7 @@ impl Links {
 
     /// Sleeps until a link can move. `sending` is whether bytes are at hand, if any are left to send.
     fn wait(&mut self, call: Call, receiving: bool, sending: Option<bool>) -> Result<(), Error> {
-        let room = if sending == Some(true) {
-            PollFlags::OUT
-        } else {
-            PollFlags::empty()
-        };
+        let room = if sending == Some(true) { PollFlags::OUT } else { PollFlags::empty() };
         let previous = PollFd::from_borrowed_fd(self.previous.as_fd(), PollFlags::IN);
         let next = PollFd::from_borrowed_fd(self.next.as_fd(), PollFlags::IN | room);
         let mut sockets = [previous, self.stop.alarm(), next];
@@ -196,23 +174,13 @@ impl Links {
         let watch_next = sending.is_some() || !self.next_has_left;
         let watched = &mut sockets[usize::from(!receiving)..2 + usize::from(watch_next)];
         let patience = self.stop.until(Instant::now() + self.stall);
-        let patient = patience
-            .poll(watched)
-            .map_err(Error::host("poll the links"))?;
+        let patient = patience.poll(watched).map_err(Error::host("poll the links"))?;
         if self.stop.is_stopped() {
             return Err(Error::Aborted);
         }
         if !patient {
-            let rank = if receiving {
-                self.previous_rank()
-            } else {
-                self.next_rank()
-            };
-            return Err(Error::Timeout {
-                rank,
-                call,
-                stall: self.stall,
-            });
+            let rank = if receiving { self.previous_rank() } else { self.next_rank() };
+            return Err(Error::Timeout { rank, call, stall: self.stall });
         }
         let last_words = PollFlags::IN | PollFlags::HUP | PollFlags::ERR;
         if watch_next && sockets[2].revents().intersects(last_words) {
@@ -275,11 +243,7 @@ impl Links {
         if self.stop.is_stopped() {
             return Error::Aborted;
         }
-        Error::Broken {
-            rank,
-            call,
-            source: Arc::new(source),
-        }
+        Error::Broken { rank, call, source: Arc::new(source) }
     }
 
     fn next_rank(&self) -> usize {

@@ -67,11 +67,7 @@ pub enum SameHost {
 impl Default for Options {
     fn default() -> Self {
         let budget = Duration::from_secs(30);
-        Self {
-            connect_within: budget,
-            stall: budget,
-            same_host: SameHost::UnixSocket,
-        }
+        Self { connect_within: budget, stall: budget, same_host: SameHost::UnixSocket }
     }
 }
 
@@ -132,10 +128,7 @@ impl Ring {
         let links = Links::new(membership, next, previous, stop.clone(), options.stall);
         links.close_on(&abort);
 
-        let fate = Fate {
-            error: Arc::default(),
-            abort,
-        };
+        let fate = Fate { error: Arc::default(), abort };
         let (jobs, queue) = sync_channel(MAX_BUCKETS_IN_FLIGHT);
         let thread = std::thread::Builder::new()
             .name(format!("ring-{rank}"))
@@ -144,15 +137,7 @@ impl Ring {
                 move || work_off(&queue, links, &fate)
             })
             .map_err(Error::host("start the communication thread"))?;
-        Ok(Self {
-            rank,
-            world_size,
-            calls: 0,
-            jobs: Some(jobs),
-            fate,
-            stop,
-            thread: Some(thread),
-        })
+        Ok(Self { rank, world_size, calls: 0, jobs: Some(jobs), fate, stop, thread: Some(thread) })
     }
 
     /// Runs one call on this thread, once everything launched before is through.
@@ -173,10 +158,7 @@ impl Ring {
     }
 
     fn queue(&self, job: Job) -> Result<(), Error> {
-        let jobs = self
-            .jobs
-            .as_ref()
-            .expect("the queue lasts as long as the ring");
+        let jobs = self.jobs.as_ref().expect("the queue lasts as long as the ring");
         jobs.send(job).map_err(|_| self.fate.error())
     }
 }
@@ -209,11 +191,7 @@ impl Fate {
     fn seal(&self, links: Links, error: Error) -> Error {
         let error = self.error.get_or_init(|| error).clone();
         links.close(&error);
-        if self.abort.is_aborted() {
-            Error::Aborted
-        } else {
-            error
-        }
+        if self.abort.is_aborted() { Error::Aborted } else { error }
     }
 
     fn error(&self) -> Error {

@@ -69,9 +69,7 @@ pub(super) fn choose(
     key: &[u8; 32],
     patience: Patience<'_>,
 ) -> io::Result<Stream> {
-    let found = wanted
-        .then(|| connect(&name(transcript, key)).ok())
-        .flatten();
+    let found = wanted.then(|| connect(&name(transcript, key)).ok()).flatten();
     let Some(stream) = found else {
         patience.write_all(&tcp, &[STAY])?;
         return Ok(tcp);

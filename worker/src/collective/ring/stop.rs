@@ -23,11 +23,7 @@ pub(super) struct Stop {
 impl Stop {
     pub(super) fn new() -> io::Result<Self> {
         let (alarm, lever) = UnixStream::pair()?;
-        Ok(Self {
-            stopped: AtomicBool::new(false),
-            alarm,
-            lever,
-        })
+        Ok(Self { stopped: AtomicBool::new(false), alarm, lever })
     }
 
     pub(super) fn stop(&self) {
@@ -46,10 +42,7 @@ impl Stop {
     }
 
     pub(super) fn until(&self, deadline: Instant) -> Patience<'_> {
-        Patience {
-            stop: self,
-            deadline,
-        }
+        Patience { stop: self, deadline }
     }
 }
 
@@ -93,10 +86,7 @@ impl Patience<'_> {
 
     /// Waits a moment before another attempt.
     pub(super) fn pause(&self, moment: Duration) -> io::Result<()> {
-        let pause = Self {
-            deadline: self.deadline.min(Instant::now() + moment),
-            ..*self
-        };
+        let pause = Self { deadline: self.deadline.min(Instant::now() + moment), ..*self };
         pause.poll(&mut [self.stop.alarm()]).map(drop)
     }
 
@@ -121,14 +111,8 @@ impl Patience<'_> {
     }
 
     fn ready(&self, stream: &Stream, flags: PollFlags) -> io::Result<()> {
-        let patient = self.poll(&mut [
-            PollFd::from_borrowed_fd(stream.as_fd(), flags),
-            self.stop.alarm(),
-        ])?;
-        if patient {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::TimedOut.into())
-        }
+        let patient =
+            self.poll(&mut [PollFd::from_borrowed_fd(stream.as_fd(), flags), self.stop.alarm()])?;
+        if patient { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
     }
 }

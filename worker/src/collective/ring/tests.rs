@@ -12,10 +12,7 @@ use super::*;
 const KEY: [u8; 32] = [7; 32];
 
 fn options(connect_within: Duration) -> Options {
-    Options {
-        connect_within,
-        ..Options::default()
-    }
+    Options { connect_within, ..Options::default() }
 }
 
 fn patient() -> Options {
@@ -26,22 +23,10 @@ fn patient() -> Options {
 fn members(size: usize) -> Vec<(Listener, Membership)> {
     let listen = |_| Listener::bind("127.0.0.1:0").expect("loopback has free ports");
     let listeners: Vec<_> = (0..size).map(listen).collect();
-    let addresses: Vec<_> = listeners
-        .iter()
-        .map(|l| l.local_addr().to_string())
-        .collect();
+    let addresses: Vec<_> = listeners.iter().map(|l| l.local_addr().to_string()).collect();
     let member = |(rank, listener)| {
         let run = "tulip".to_owned();
-        (
-            listener,
-            Membership {
-                run,
-                generation: 5,
-                rank,
-                addresses: addresses.clone(),
-                key: KEY,
-            },
-        )
+        (listener, Membership { run, generation: 5, rank, addresses: addresses.clone(), key: KEY })
     };
     listeners.into_iter().enumerate().map(member).collect()
 }
@@ -52,20 +37,14 @@ pub(in crate::collective) fn ring_world(
     stall: Duration,
     same_host: SameHost,
 ) -> Vec<Box<dyn Collective>> {
-    let options = Options {
-        stall,
-        same_host,
-        ..patient()
-    };
+    let options = Options { stall, same_host, ..patient() };
     let members = members(size);
     std::thread::scope(|scope| {
         let connect = |(listener, membership): &(Listener, Membership)| {
             Ring::connect(listener, membership, &options, AbortHandle::new())
         };
-        let threads: Vec<_> = members
-            .iter()
-            .map(|member| scope.spawn(move || connect(member)))
-            .collect();
+        let threads: Vec<_> =
+            members.iter().map(|member| scope.spawn(move || connect(member))).collect();
         let join = |thread: std::thread::ScopedJoinHandle<'_, Result<Ring, Error>>| {
             Box::new(thread.join().expect("no panic").expect("the ring forms")) as _
         };
@@ -89,10 +68,7 @@ fn told_to_a_stranger(change: impl FnOnce(&mut Membership)) -> Error {
             .expect_err("a stranger is refused");
         let zero = Ring::connect(&listener_0, &member_0, &patient(), AbortHandle::new());
         let mut zero = zero.expect("the stranger disturbed nothing");
-        let mut one = one
-            .join()
-            .expect("no panic")
-            .expect("the stranger disturbed nothing");
+        let mut one = one.join().expect("no panic").expect("the stranger disturbed nothing");
         let barrier = scope.spawn(move || one.barrier());
         zero.barrier().expect("the ring works");
         barrier.join().expect("no panic").expect("the ring works");
@@ -102,9 +78,7 @@ fn told_to_a_stranger(change: impl FnOnce(&mut Membership)) -> Error {
 
 fn refusal(error: &Error) -> Refusal {
     match error {
-        Error::Refused {
-            rank: 1, refusal, ..
-        } => *refusal,
+        Error::Refused { rank: 1, refusal, .. } => *refusal,
         other => panic!("not a refusal by rank 1: {other}"),
     }
 }
@@ -112,18 +86,9 @@ fn refusal(error: &Error) -> Refusal {
 #[test]
 fn stale_generation_is_refused() {
     let error = told_to_a_stranger(|stranger| stranger.generation = 4);
-    assert_eq!(
-        refusal(&error),
-        Refusal::Generation {
-            given: 4,
-            expected: 5
-        }
-    );
+    assert_eq!(refusal(&error), Refusal::Generation { given: 4, expected: 5 });
     let text = error.to_string();
-    assert!(
-        text.ends_with("refused this rank: generation 4 where 5 is expected"),
-        "{text}"
-    );
+    assert!(text.ends_with("refused this rank: generation 4 where 5 is expected"), "{text}");
 }
 
 #[test]
@@ -141,13 +106,7 @@ fn wrong_key_is_refused() {
 #[test]
 fn wrong_world_is_refused() {
     let error = told_to_a_stranger(|stranger| stranger.addresses.push("127.0.0.1:9".to_owned()));
-    assert_eq!(
-        refusal(&error),
-        Refusal::WorldSize {
-            given: 3,
-            expected: 2
-        }
-    );
+    assert_eq!(refusal(&error), Refusal::WorldSize { given: 3, expected: 2 });
 }
 
 #[test]
@@ -164,13 +123,7 @@ fn wrong_rank_is_refused() {
         let elsewhere = Listener::bind("127.0.0.1:0").expect("loopback has free ports");
         let error = Ring::connect(&elsewhere, &wrong, &patient(), AbortHandle::new())
             .expect_err("rank 0 does not belong before rank 2");
-        assert_eq!(
-            refusal(&error),
-            Refusal::Rank {
-                given: 0,
-                expected: 1
-            }
-        );
+        assert_eq!(refusal(&error), Refusal::Rank { given: 0, expected: 1 });
         abort.abort();
     });
 }
@@ -178,10 +131,7 @@ fn wrong_rank_is_refused() {
 #[test]
 fn later_generation_waits_until_the_other_has_heard_of_it() {
     let members = members(2);
-    let later = |rank: usize| Membership {
-        generation: 6,
-        ..members[rank].1.clone()
-    };
+    let later = |rank: usize| Membership { generation: 6, ..members[rank].1.clone() };
     let abort = AbortHandle::new();
     std::thread::scope(|scope| {
         let stuck =
@@ -189,16 +139,10 @@ fn later_generation_waits_until_the_other_has_heard_of_it() {
         let ahead =
             scope.spawn(|| Ring::connect(&members[0].0, &later(0), &patient(), AbortHandle::new()));
         abort.abort();
-        assert!(matches!(
-            stuck.join().expect("no panic"),
-            Err(Error::Aborted)
-        ));
+        assert!(matches!(stuck.join().expect("no panic"), Err(Error::Aborted)));
         Ring::connect(&members[1].0, &later(1), &patient(), AbortHandle::new())
             .expect("the same listener serves the next generation");
-        ahead
-            .join()
-            .expect("no panic")
-            .expect("the other came along");
+        ahead.join().expect("no panic").expect("the other came along");
     });
 }
 
@@ -208,13 +152,10 @@ fn strangers_at_the_door_disturb_nothing() {
     let knock = || TcpStream::connect(members[1].0.local_addr()).expect("it listens");
     let silent: Vec<_> = (0..5).map(|_| knock()).collect();
     let mut scanner = knock();
-    scanner
-        .write_all(&[b'x'; 10_000])
-        .expect("the buffer has room");
+    scanner.write_all(&[b'x'; 10_000]).expect("the buffer has room");
     drop(knock());
     let mut half = knock();
-    half.write_all(b"muster ring v1\r\n")
-        .expect("the buffer has room");
+    half.write_all(b"muster ring v1\r\n").expect("the buffer has room");
     drop(half);
     std::thread::scope(|scope| {
         let ranks: Vec<_> = members
@@ -255,9 +196,7 @@ fn what_answers_without_being_a_rank_is_not_believed() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let (mut client, _) = server.accept().expect("a rank comes");
-            client
-                .write_all(&[b'#'; 4096])
-                .expect("the buffer has room");
+            client.write_all(&[b'#'; 4096]).expect("the buffer has room");
             let _ = client.read(&mut [0; 4096]);
         });
         Ring::connect(&members[0].0, &members[0].1, &soon, AbortHandle::new())
@@ -274,16 +213,9 @@ fn abort_ends_connecting_within_a_second() {
         let alone =
             scope.spawn(|| Ring::connect(&members[0].0, &members[0].1, &patient(), abort.clone()));
         abort.abort();
-        assert!(matches!(
-            alone.join().expect("no panic"),
-            Err(Error::Aborted)
-        ));
+        assert!(matches!(alone.join().expect("no panic"), Err(Error::Aborted)));
     });
-    assert!(
-        at.elapsed() < Duration::from_secs(1),
-        "took {:?}",
-        at.elapsed()
-    );
+    assert!(at.elapsed() < Duration::from_secs(1), "took {:?}", at.elapsed());
 }
 
 #[test]
@@ -324,16 +256,12 @@ fn reduce_with(impostor: impl FnOnce(&Stream, &Stream)) -> Error {
             .expect("the handshake is right");
         impostor(&next, &previous);
         drop((next, previous));
-        one.join()
-            .expect("nothing that comes over a wire panics")
-            .expect_err("rank 0 lies")
+        one.join().expect("nothing that comes over a wire panics").expect_err("rank 0 lies")
     })
 }
 
 /// The header of call 0, a reduction of four values.
-const HEADER: [u8; 24] = [
-    0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0,
-];
+const HEADER: [u8; 24] = [0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
 
 fn say(link: &Stream, bytes: &[u8]) {
     let sent = link.send(bytes).expect("the link is open");
@@ -356,12 +284,7 @@ fn absurd_length_is_a_mismatch_and_allocates_nothing() {
 
 #[test]
 fn end_within_a_header_or_a_value_is_a_break() {
-    for said in [
-        &HEADER[..0],
-        &HEADER[..23],
-        &HEADER,
-        &[&HEADER[..], &[0; 5]].concat(),
-    ] {
+    for said in [&HEADER[..0], &HEADER[..23], &HEADER, &[&HEADER[..], &[0; 5]].concat()] {
         let error = reduce_with(|next, _| say(next, said));
         assert!(matches!(error, Error::Broken { rank: 0, .. }), "{error}");
     }

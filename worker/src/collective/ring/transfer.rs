@@ -35,20 +35,14 @@ struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     fn new(pieces: &'a [Range<usize>]) -> Self {
-        let mut cursor = Self {
-            pieces,
-            offset: 0,
-            passed: 0,
-        };
+        let mut cursor = Self { pieces, offset: 0, passed: 0 };
         cursor.advance(0);
         cursor
     }
 
     /// The rest of the piece at hand; empty only at the end.
     fn piece(&self) -> Range<usize> {
-        self.pieces
-            .first()
-            .map_or(0..0, |piece| piece.start + self.offset..piece.end)
+        self.pieces.first().map_or(0..0, |piece| piece.start + self.offset..piece.end)
     }
 
     fn advance(&mut self, bytes: usize) {
@@ -72,11 +66,7 @@ pub(super) struct Outgoing<'a> {
 
 impl<'a> Outgoing<'a> {
     pub(super) fn new(call: Call, flow: &'a Flow) -> Self {
-        Self {
-            header: header::encode(call),
-            header_sent: 0,
-            at: Cursor::new(&flow.send),
-        }
+        Self { header: header::encode(call), header_sent: 0, at: Cursor::new(&flow.send) }
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -97,10 +87,7 @@ impl<'a> Outgoing<'a> {
             return Ok(true);
         }
         let piece = self.at.piece();
-        let turn = piece
-            .len()
-            .min(released - self.at.passed)
-            .min(MAX_TURN_BYTES);
+        let turn = piece.len().min(released - self.at.passed).min(MAX_TURN_BYTES);
         if turn == 0 {
             return Ok(false);
         }
@@ -156,11 +143,7 @@ impl<'a> Incoming<'a> {
             };
             self.header_read += count;
             let complete = self.header_read == HEADER_BYTES;
-            return Ok(if complete {
-                Received::Header(self.header)
-            } else {
-                Received::Bytes
-            });
+            return Ok(if complete { Received::Header(self.header) } else { Received::Bytes });
         }
         let piece = self.at.piece();
         if piece.is_empty() {
@@ -192,9 +175,7 @@ impl<'a> Incoming<'a> {
         // Both sides start at a value: pieces are cut between values, and only whole values are passed.
         let sums: &mut [f32] = bytemuck::cast_slice_mut(&mut piece[..whole]);
         let addends: &[f32] = bytemuck::cast_slice(&scratch[..whole]);
-        sums.iter_mut()
-            .zip(addends)
-            .for_each(|(sum, addend)| *sum += addend);
+        sums.iter_mut().zip(addends).for_each(|(sum, addend)| *sum += addend);
         scratch.copy_within(whole..have, 0);
         self.split_value = have - whole;
         self.at.advance(whole);

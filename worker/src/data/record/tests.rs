@@ -18,13 +18,8 @@ fn said(record: Record) -> Vec<String> {
 fn alpaca_becomes_a_conversation_with_input_after_the_instruction() {
     let json = r#"{"instruction": "Add.", "input": "1 2", "output": "3",
                        "system": "Be brief.", "history": [["Hi", "Hello"]]}"#;
-    let expected = [
-        "system: Be brief.",
-        "user: Hi",
-        "assistant: Hello",
-        "user: Add.\n1 2",
-        "assistant: 3",
-    ];
+    let expected =
+        ["system: Be brief.", "user: Hi", "assistant: Hello", "user: Add.\n1 2", "assistant: 3"];
     assert_eq!(said(parse(Format::Alpaca, json).expect("valid")), expected);
 }
 
@@ -32,17 +27,11 @@ fn alpaca_becomes_a_conversation_with_input_after_the_instruction() {
 fn fields_and_system_of_the_source_are_used() {
     let source = SourceOptions {
         format: Format::Alpaca,
-        fields: BTreeMap::from([
-            ("instruction".into(), "q".into()),
-            ("output".into(), "a".into()),
-        ]),
+        fields: BTreeMap::from([("instruction".into(), "q".into()), ("output".into(), "a".into())]),
         system: Some("S".into()),
     };
     let record = Shape::new(&source, Format::Alpaca).parse(br#"{"q": "1", "a": "2"}"#);
-    assert_eq!(
-        said(record.expect("valid")),
-        ["system: S", "user: 1", "assistant: 2"]
-    );
+    assert_eq!(said(record.expect("valid")), ["system: S", "user: 1", "assistant: 2"]);
 }
 
 #[test]
@@ -55,10 +44,7 @@ fn message_keeps_its_fields_and_gives_up_train_and_weight() {
     };
     let answer = &conversation.messages[1];
     assert_eq!((answer.train, answer.weight), (Some(false), Some(0.5)));
-    assert_eq!(
-        answer.fields.keys().collect::<Vec<_>>(),
-        ["role", "content", "name"]
-    );
+    assert_eq!(answer.fields.keys().collect::<Vec<_>>(), ["role", "content", "name"]);
     assert_eq!(conversation.messages[0].content(), "ab");
 }
 
@@ -78,16 +64,8 @@ fn bad_records_say_what_is_wrong() {
             Malformed,
             "`output` must be a text, got a number",
         ),
-        (
-            r#"{"instruction": "x", "output": " "}"#,
-            Empty,
-            "`output` is empty",
-        ),
-        (
-            r#"{"instruction": "", "output": "x"}"#,
-            Empty,
-            "`instruction` and `input` are empty",
-        ),
+        (r#"{"instruction": "x", "output": " "}"#, Empty, "`output` is empty"),
+        (r#"{"instruction": "", "output": "x"}"#, Empty, "`instruction` and `input` are empty"),
         (
             r#"{"instruction": "x", "output": "y", "history": [["a"]]}"#,
             Malformed,
@@ -96,27 +74,15 @@ fn bad_records_say_what_is_wrong() {
     ];
     let messages = [
         (r#"{}"#, Malformed, "no field `messages`"),
-        (
-            r#"{"messages": "x"}"#,
-            Malformed,
-            "`messages` must be a list of messages, got a text",
-        ),
+        (r#"{"messages": "x"}"#, Malformed, "`messages` must be a list of messages, got a text"),
         (r#"{"messages": []}"#, Empty, "`messages` is empty"),
         (
             r#"{"messages": [{"role": "bot", "content": ""}]}"#,
             Malformed,
             "role must be `system`, `user`, `assistant` or `tool`, got `bot`",
         ),
-        (
-            r#"{"messages": [{"content": ""}]}"#,
-            Malformed,
-            "messages[0] has no `role`",
-        ),
-        (
-            r#"{"messages": [{"role": "user"}]}"#,
-            Malformed,
-            "messages[0] has no `content`",
-        ),
+        (r#"{"messages": [{"content": ""}]}"#, Malformed, "messages[0] has no `role`"),
+        (r#"{"messages": [{"role": "user"}]}"#, Malformed, "messages[0] has no `content`"),
         (
             r#"{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}"#,
             Malformed,
@@ -139,23 +105,15 @@ fn bad_records_say_what_is_wrong() {
         ),
     ];
     let cases = alpaca.map(|case| (Format::Alpaca, case));
-    for (format, (json, reason, detail)) in cases
-        .into_iter()
-        .chain(messages.map(|case| (Format::Messages, case)))
+    for (format, (json, reason, detail)) in
+        cases.into_iter().chain(messages.map(|case| (Format::Messages, case)))
     {
         let reject = parse(format, json).expect_err(json);
-        assert_eq!(
-            (reject.reason, reject.detail.as_str()),
-            (reason, detail),
-            "{json}"
-        );
+        assert_eq!((reject.reason, reject.detail.as_str()), (reason, detail), "{json}");
     }
     let deep = format!("{{\"messages\": {}1{}}}", "[".repeat(500), "]".repeat(500));
     let reject = parse(Format::Messages, &deep).expect_err("too deep");
-    assert!(
-        reject.detail.contains("recursion limit exceeded"),
-        "{reject}"
-    );
+    assert!(reject.detail.contains("recursion limit exceeded"), "{reject}");
 }
 
 #[test]

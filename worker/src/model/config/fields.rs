@@ -20,39 +20,25 @@ pub(super) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     pub(super) fn new(file: &'a Path, object: &'a Map<String, Value>) -> Self {
-        Self {
-            file,
-            within: "",
-            object,
-        }
+        Self { file, within: "", object }
     }
 
     /// The object under `key`; `within` is `key` followed by a full stop.
     pub(super) fn inner(self, key: &str, within: &'static str) -> Result<Option<Self>, Error> {
         match self.object.get(key) {
             None | Some(Value::Null) => Ok(None),
-            Some(Value::Object(object)) => Ok(Some(Self {
-                within,
-                object,
-                ..self
-            })),
+            Some(Value::Object(object)) => Ok(Some(Self { within, object, ..self })),
             Some(_) => Err(self.wrong(key, "an object".to_owned())),
         }
     }
 
     pub(super) fn has_objects(self) -> Option<&'a str> {
-        self.object
-            .iter()
-            .find(|(_, value)| value.is_object())
-            .map(|(key, _)| key.as_str())
+        self.object.iter().find(|(_, value)| value.is_object()).map(|(key, _)| key.as_str())
     }
 
     /// Whether `key` holds anything but null and false.
     pub(super) fn is_set(self, key: &str) -> bool {
-        !matches!(
-            self.object.get(key),
-            None | Some(Value::Null | Value::Bool(false))
-        )
+        !matches!(self.object.get(key), None | Some(Value::Null | Value::Bool(false)))
     }
 
     /// A positive whole number: `absent` where there is no such key, `None` where it is null.
@@ -70,13 +56,7 @@ impl<'a> Fields<'a> {
     /// A positive whole number that has no default.
     pub(super) fn required(self, key: &str) -> Result<usize, Error> {
         // An absent key reads as null here: neither is a size.
-        match self
-            .object
-            .get(key)
-            .map(|_| self.size(key, 1))
-            .transpose()?
-            .flatten()
-        {
+        match self.object.get(key).map(|_| self.size(key, 1)).transpose()?.flatten() {
             Some(size) => Ok(size),
             None => Err(self.wrong(key, format!("a whole number from 1 to {LARGEST_SIZE}"))),
         }
@@ -140,9 +120,7 @@ impl<'a> Fields<'a> {
     ) -> Result<Vec<Option<usize>>, Error> {
         const KEY: &str = "layer_types";
         let Some(types) = self.object.get(KEY).filter(|types| !types.is_null()) else {
-            return Ok((0..layers)
-                .map(|layer| window.filter(|_| sliding(layer)))
-                .collect());
+            return Ok((0..layers).map(|layer| window.filter(|_| sliding(layer))).collect());
         };
         let types = types.as_array().filter(|types| types.len() == layers);
         let types = types.ok_or_else(|| self.wrong(KEY, format!("a list of {layers}")))?;
@@ -171,29 +149,20 @@ impl<'a> Fields<'a> {
             Some(value) => format!("got `{}`", short(value)),
         };
         let what = format!("`{}{key}` must be {must}; {found}", self.within);
-        Error::Config {
-            file: self.file.to_owned(),
-            what,
-        }
+        Error::Config { file: self.file.to_owned(), what }
     }
 
     /// The value of `key` is sound, and we do not have it.
     pub(super) fn not_implemented(self, key: &str, hint: String) -> Error {
         let value = self.object.get(key).map(short).unwrap_or_default();
         let what = format!("{}{key} `{value}` is not implemented", self.within);
-        Error::NotImplemented {
-            file: self.file.to_owned(),
-            what,
-            hint,
-        }
+        Error::NotImplemented { file: self.file.to_owned(), what, hint }
     }
 }
 
 /// A value as a person would quote it, cut where it goes on too long for a line.
 fn short(value: &Value) -> String {
-    let text = value
-        .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned);
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     match text.char_indices().nth(60) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text,

@@ -89,10 +89,7 @@ impl Config {
                 what: format!("no {FILE} in it"),
                 hint: NO_MODEL_HINT.to_owned(),
             },
-            _ => Error::Read {
-                file: file.clone(),
-                source,
-            },
+            _ => Error::Read { file: file.clone(), source },
         })?;
         Self::parse(&file, &text)
     }
@@ -102,10 +99,8 @@ impl Config {
     /// # Errors
     /// As [`Config::read`].
     pub fn parse(file: &Path, text: &str) -> Result<Self, Error> {
-        let object = serde_json::from_str(text).map_err(|source| Error::Json {
-            file: file.to_owned(),
-            source,
-        })?;
+        let object = serde_json::from_str(text)
+            .map_err(|source| Error::Json { file: file.to_owned(), source })?;
         let fields = Fields::new(file, &object);
         let family = Family::parse(fields)?;
         refuse_other_arithmetic(fields)?;
@@ -160,12 +155,11 @@ impl Family {
         let works = Self::ALL.map(Self::name).join(", ");
         match fields.text("model_type")? {
             None => Err(fields.wrong("model_type", "one of ".to_owned() + &works)),
-            Some(name) => Self::ALL
-                .into_iter()
-                .find(|family| family.name() == name)
-                .ok_or_else(|| {
+            Some(name) => {
+                Self::ALL.into_iter().find(|family| family.name() == name).ok_or_else(|| {
                     fields.not_implemented("model_type", format!("the model types {works} work"))
-                }),
+                })
+            }
         }
     }
 
@@ -223,9 +217,7 @@ impl Family {
 fn heads(fields: Fields<'_>, family: Family) -> Result<(usize, usize, usize), Error> {
     let heads = fields.required("num_attention_heads")?;
     let kv_default = family.kv_heads().unwrap_or(heads);
-    let kv_heads = fields
-        .size("num_key_value_heads", kv_default)?
-        .unwrap_or(heads);
+    let kv_heads = fields.size("num_key_value_heads", kv_default)?.unwrap_or(heads);
     if heads % kv_heads != 0 {
         let must = format!("a divisor of num_attention_heads, {heads}");
         return Err(fields.wrong("num_key_value_heads", must));
@@ -234,10 +226,7 @@ fn heads(fields: Fields<'_>, family: Family) -> Result<(usize, usize, usize), Er
     let default = if family == Family::Qwen3 { 128 } else { split };
     let head_dim = fields.size("head_dim", default)?.unwrap_or(split);
     if head_dim % 2 != 0 || head_dim == 0 {
-        return Err(fields.wrong(
-            "head_dim",
-            format!("even, to be rotated by halves ({head_dim})"),
-        ));
+        return Err(fields.wrong("head_dim", format!("even, to be rotated by halves ({head_dim})")));
     }
     Ok((heads, kv_heads, head_dim))
 }
@@ -258,10 +247,7 @@ fn refuse_other_arithmetic(fields: Fields<'_>) -> Result<(), Error> {
         return Err(fields.not_implemented("partial_rotary_factor", hint));
     }
     for (key, hint) in [
-        (
-            "quantization_config",
-            "use the model's float16, bfloat16 or float32 release",
-        ),
+        ("quantization_config", "use the model's float16, bfloat16 or float32 release"),
         ("per_layer_config", "models whose layers are all alike work"),
         ("rope_interleaved", "heads that are rotated by halves work"),
         ("is_encoder_decoder", "decoders alone work"),
@@ -274,11 +260,7 @@ fn refuse_other_arithmetic(fields: Fields<'_>) -> Result<(), Error> {
 }
 
 fn dtype(fields: Fields<'_>) -> Result<Option<Dtype>, Error> {
-    let key = if fields.is_set("dtype") {
-        "dtype"
-    } else {
-        "torch_dtype"
-    };
+    let key = if fields.is_set("dtype") { "dtype" } else { "torch_dtype" };
     let Some(name) = fields.text(key)? else {
         return Ok(None);
     };

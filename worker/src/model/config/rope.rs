@@ -70,11 +70,7 @@ impl Rope {
         };
         let theta = fields.number("rope_theta", 10_000.0)?;
         let Some(inner) = inner else {
-            return Self {
-                theta,
-                scaling: Scaling::Default,
-            }
-            .checked(fields);
+            return Self { theta, scaling: Scaling::Default }.checked(fields);
         };
         if let Some(key) = inner.has_objects() {
             let hint = "models with one rotary embedding for all layers work".to_owned();
@@ -85,20 +81,14 @@ impl Rope {
             return Err(inner.not_implemented("partial_rotary_factor", hint));
         }
         let theta = inner.number("rope_theta", theta)?;
-        let key = if inner.is_set("rope_type") {
-            "rope_type"
-        } else {
-            "type"
-        };
+        let key = if inner.is_set("rope_type") { "rope_type" } else { "type" };
         let original = match fields.optional_number("original_max_position_embeddings")? {
             Some(outside) => outside,
             None => inner.number("original_max_position_embeddings", max_positions as f64)?,
         };
         let scaling = match inner.text(key)?.unwrap_or("default") {
             "default" => Scaling::Default,
-            "linear" => Scaling::Linear {
-                factor: inner.positive("factor")?,
-            },
+            "linear" => Scaling::Linear { factor: inner.positive("factor")? },
             "llama3" => Scaling::Llama3 {
                 factor: inner.positive("factor")?,
                 low_freq_factor: inner.positive("low_freq_factor")?,
@@ -106,12 +96,7 @@ impl Rope {
                 original,
             },
             "yarn" => {
-                let context = Context {
-                    theta,
-                    head_dim,
-                    original,
-                    max_positions,
-                };
+                let context = Context { theta, head_dim, original, max_positions };
                 yarn(inner, context)?
             }
             _ => {
@@ -123,20 +108,14 @@ impl Rope {
     }
 
     fn checked(self, fields: Fields<'_>) -> Result<Self, Error> {
-        if self.theta > 0.0 {
-            Ok(self)
-        } else {
-            Err(fields.wrong("rope_theta", "above 0".into()))
-        }
+        if self.theta > 0.0 { Ok(self) } else { Err(fields.wrong("rope_theta", "above 0".into())) }
     }
 
     /// The tables for positions `0..positions`, with scaling folded in.
     pub(in crate::model) fn tables(&self, head_dim: usize, positions: usize) -> Tables {
         let turns = self.frequencies(head_dim);
         let scale = match self.scaling {
-            Scaling::Yarn {
-                attention_factor, ..
-            } => attention_factor as f32,
+            Scaling::Yarn { attention_factor, .. } => attention_factor as f32,
             Scaling::Default | Scaling::Linear { .. } | Scaling::Llama3 { .. } => 1.0,
         };
         let mut tables = Tables {
@@ -167,12 +146,7 @@ impl Rope {
             Scaling::Linear { factor } => {
                 pairs.map(|pair| 1.0 / wave(pair) / factor as f32).collect()
             }
-            Scaling::Llama3 {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original,
-            } => pairs
+            Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original } => pairs
                 .map(|pair| {
                     let turn = 1.0 / wave(pair);
                     let rounds = original / (2.0 * PI / f64::from(turn));
@@ -181,11 +155,7 @@ impl Rope {
                     (1.0 - kept) * turn / factor as f32 + kept * turn
                 })
                 .collect(),
-            Scaling::Yarn {
-                factor,
-                ramp: (low, high),
-                ..
-            } => pairs
+            Scaling::Yarn { factor, ramp: (low, high), .. } => pairs
                 .map(|pair| {
                     let stretched = ((pair as f64 - low) / (high - low)).clamp(0.0, 1.0) as f32;
                     let wave = wave(pair);
@@ -212,11 +182,7 @@ fn yarn(inner: Fields<'_>, context: Context) -> Result<Scaling, Error> {
     // Zero means "not given" here, as in Python's `or`.
     let given = |key| Ok::<_, Error>(inner.optional_number(key)?.filter(|number| *number != 0.0));
     let mscale = |by: f64| {
-        if factor <= 1.0 {
-            1.0
-        } else {
-            0.1 * by * factor.ln() + 1.0
-        }
+        if factor <= 1.0 { 1.0 } else { 0.1 * by * factor.ln() + 1.0 }
     };
     let attention_factor = match inner.optional_number("attention_factor")? {
         Some(factor) => factor,
@@ -238,9 +204,5 @@ fn yarn(inner: Fields<'_>, context: Context) -> Result<Scaling, Error> {
     if low == high {
         high += 0.001;
     }
-    Ok(Scaling::Yarn {
-        factor,
-        ramp: (low, high),
-        attention_factor,
-    })
+    Ok(Scaling::Yarn { factor, ramp: (low, high), attention_factor })
 }

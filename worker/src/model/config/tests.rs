@@ -15,9 +15,7 @@ fn parse(tail: &str) -> Result<Config, Error> {
 
 /// The same text with `model_type` (and anything else) given again: the last one wins in JSON.
 fn refused(tail: &str) -> String {
-    parse(tail)
-        .expect_err("the configuration is refused")
-        .to_string()
+    parse(tail).expect_err("the configuration is refused").to_string()
 }
 
 #[test]
@@ -28,57 +26,31 @@ fn both_spellings_of_transformers_mean_the_same() {
     );
     let older = older.expect("a sound configuration");
     assert_eq!(older, newer.expect("a sound configuration"));
-    assert_eq!(
-        older.rope,
-        Rope {
-            theta: 1e5,
-            scaling: Scaling::Default
-        }
-    );
+    assert_eq!(older.rope, Rope { theta: 1e5, scaling: Scaling::Default });
     assert_eq!(older.dtype, Some(Dtype::Bf16));
-    assert_eq!(
-        (older.heads, older.kv_heads, older.head_dim, older.layers()),
-        (9, 3, 64, 30)
-    );
+    assert_eq!((older.heads, older.kv_heads, older.head_dim, older.layers()), (9, 3, 64, 30));
 }
 
 #[test]
 fn scaling_is_read_from_either_place() {
     let llama3 = r#"{"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
         "high_freq_factor": 4.0, "original_max_position_embeddings": 64"#;
-    let older = parse(&format!(
-        r#", "rope_theta": 5e5, "rope_scaling": {llama3}}}"#
-    ));
-    let newer = parse(&format!(
-        r#", "rope_parameters": {llama3}, "rope_theta": 5e5}}"#
-    ));
+    let older = parse(&format!(r#", "rope_theta": 5e5, "rope_scaling": {llama3}}}"#));
+    let newer = parse(&format!(r#", "rope_parameters": {llama3}, "rope_theta": 5e5}}"#));
     assert_eq!(older.expect("sound"), newer.expect("sound"));
 }
 
 #[test]
 fn absent_keys_have_their_familys_defaults() {
     let mistral = parse(r#", "model_type": "mistral""#).expect("a sound configuration");
-    assert_eq!(
-        mistral.windows,
-        [Some(4096); 30],
-        "mistral slides unless told not to"
-    );
+    assert_eq!(mistral.windows, [Some(4096); 30], "mistral slides unless told not to");
     let mistral = parse(r#", "model_type": "mistral", "sliding_window": null"#).expect("sound");
     assert_eq!(mistral.windows, [None; 30]);
     let qwen2 = parse(r#", "model_type": "qwen2", "sliding_window": 8"#).expect("sound");
-    assert_eq!(
-        (qwen2.qkv_bias, qwen2.output_bias, qwen2.qk_norm),
-        (true, false, false)
-    );
-    assert_eq!(
-        qwen2.windows, [None; 30],
-        "qwen2 does not slide unless told to"
-    );
+    assert_eq!((qwen2.qkv_bias, qwen2.output_bias, qwen2.qk_norm), (true, false, false));
+    assert_eq!(qwen2.windows, [None; 30], "qwen2 does not slide unless told to");
     let qwen3 = parse(r#", "model_type": "qwen3""#).expect("a sound configuration");
-    assert_eq!(
-        (qwen3.qkv_bias, qwen3.qk_norm, qwen3.head_dim),
-        (false, true, 128)
-    );
+    assert_eq!((qwen3.qkv_bias, qwen3.qk_norm, qwen3.head_dim), (false, true, 128));
     assert_eq!(qwen3.rope.theta, 10_000.0);
 }
 
@@ -100,18 +72,9 @@ fn other_arithmetic_is_refused_by_name() {
             "m/config.json: model_type `gpt2` is not implemented\n\
              hint: the model types llama, mistral, qwen2, qwen3 work",
         ),
-        (
-            r#", "hidden_act": "gelu""#,
-            "hidden_act `gelu` is not implemented",
-        ),
-        (
-            r#", "attention_dropout": 0.1"#,
-            "attention_dropout `0.1` is not implemented",
-        ),
-        (
-            r#", "quantization_config": {"bits": 4}"#,
-            "quantization_config `{\"bits\":4}` is not",
-        ),
+        (r#", "hidden_act": "gelu""#, "hidden_act `gelu` is not implemented"),
+        (r#", "attention_dropout": 0.1"#, "attention_dropout `0.1` is not implemented"),
+        (r#", "quantization_config": {"bits": 4}"#, "quantization_config `{\"bits\":4}` is not"),
         (
             r#", "rope_scaling": {"type": "dynamic", "factor": 2.0}"#,
             "rope_scaling.type `dynamic` is not implemented",
@@ -121,18 +84,9 @@ fn other_arithmetic_is_refused_by_name() {
             "rope_parameters.rope_type `longrope` is not implemented\n\
              hint: the types `default`, `linear`, `llama3` and `yarn` work",
         ),
-        (
-            r#", "rope_parameters": {"full_attention": {}}"#,
-            "rope_parameters.full_attention",
-        ),
-        (
-            r#", "partial_rotary_factor": 0.5"#,
-            "partial_rotary_factor `0.5` is not implemented",
-        ),
-        (
-            r#", "dtype": "float8_e4m3fn""#,
-            "dtype `float8_e4m3fn` is not implemented",
-        ),
+        (r#", "rope_parameters": {"full_attention": {}}"#, "rope_parameters.full_attention"),
+        (r#", "partial_rotary_factor": 0.5"#, "partial_rotary_factor `0.5` is not implemented"),
+        (r#", "dtype": "float8_e4m3fn""#, "dtype `float8_e4m3fn` is not implemented"),
         (
             r#", "model_type": "qwen3", "num_hidden_layers": 1,
             "layer_types": ["chunked_attention"]"#,
@@ -153,35 +107,14 @@ fn senseless_values_are_named() {
             "m/config.json: `num_attention_heads` must be a whole number from 1 to 16777216; \
              got `nine`",
         ),
-        (
-            r#", "num_key_value_heads": 2"#,
-            "a divisor of num_attention_heads, 9; got `2`",
-        ),
+        (r#", "num_key_value_heads": 2"#, "a divisor of num_attention_heads, 9; got `2`"),
         (r#", "head_dim": 63"#, "`head_dim` must be even"),
-        (
-            r#", "hidden_size": null"#,
-            "`hidden_size` must be a whole number",
-        ),
-        (
-            r#", "vocab_size": 1e30"#,
-            "`vocab_size` must be a whole number",
-        ),
-        (
-            r#", "model_type": null"#,
-            "`model_type` must be one of llama, mistral, qwen2, qwen3",
-        ),
-        (
-            r#", "rope_scaling": {"type": "linear"}"#,
-            "`rope_scaling.factor` must be a number above",
-        ),
-        (
-            r#", "rope_scaling": "linear""#,
-            "`rope_scaling` must be an object; got `linear`",
-        ),
-        (
-            r#", "model_type": "qwen2", "layer_types": ["full_attention"]"#,
-            "must be a list of 30",
-        ),
+        (r#", "hidden_size": null"#, "`hidden_size` must be a whole number"),
+        (r#", "vocab_size": 1e30"#, "`vocab_size` must be a whole number"),
+        (r#", "model_type": null"#, "`model_type` must be one of llama, mistral, qwen2, qwen3"),
+        (r#", "rope_scaling": {"type": "linear"}"#, "`rope_scaling.factor` must be a number above"),
+        (r#", "rope_scaling": "linear""#, "`rope_scaling` must be an object; got `linear`"),
+        (r#", "model_type": "qwen2", "layer_types": ["full_attention"]"#, "must be a list of 30"),
     ] {
         let error = refused(tail);
         assert!(error.contains(message), "{error}");

@@ -44,10 +44,7 @@ struct Entry {
 
 impl File {
     pub(super) fn open(path: PathBuf) -> Result<Self, Error> {
-        let read = |source| Error::Read {
-            file: path.clone(),
-            source,
-        };
+        let read = |source| Error::Read { file: path.clone(), source };
         let mut open = fs::File::open(&path).map_err(read)?;
         let length = open.metadata().map_err(read)?.len();
         let mut prefix = [0; 8];
@@ -57,20 +54,14 @@ impl File {
         open.read_exact(&mut prefix).map_err(read)?;
         let header = u64::from_le_bytes(prefix);
         if header > LARGEST_HEADER {
-            return Err(damaged(
-                &path,
-                format!("a header of {header} bytes is no safetensors'"),
-            ));
+            return Err(damaged(&path, format!("a header of {header} bytes is no safetensors'")));
         }
         if length < 8 + header {
             return Err(cut(&path, 8 + header, length));
         }
         let mut text = vec![0; header as usize];
         open.read_exact(&mut text).map_err(read)?;
-        let json = |source| Error::Json {
-            file: path.clone(),
-            source,
-        };
+        let json = |source| Error::Json { file: path.clone(), source };
         let mut entries: BTreeMap<String, serde_json::Value> =
             serde_json::from_slice(&text).map_err(json)?;
         entries.remove("__metadata__");
@@ -82,11 +73,7 @@ impl File {
             .map_err(json)?;
 
         let values = 8 + header;
-        let end = entries
-            .iter()
-            .map(|(_, entry)| entry.data_offsets.1)
-            .max()
-            .unwrap_or(0);
+        let end = entries.iter().map(|(_, entry)| entry.data_offsets.1).max().unwrap_or(0);
         let end = end.saturating_add(values);
         if length < end {
             return Err(cut(&path, end, length));
@@ -112,10 +99,7 @@ impl File {
             }
             Ok(())
         };
-        fill().map_err(|source| Error::Read {
-            file: self.path.clone(),
-            source,
-        })?;
+        fill().map_err(|source| Error::Read { file: self.path.clone(), source })?;
         Ok(values)
     }
 }
@@ -127,19 +111,11 @@ fn place(path: &Path, name: &str, entry: Entry, values: u64) -> Result<Place, Er
         hint: "use the model's float32, bfloat16 or float16 release".to_owned(),
     })?;
     let (first, end) = entry.data_offsets;
-    let elements = entry
-        .shape
-        .iter()
-        .try_fold(1usize, |product, size| product.checked_mul(*size));
+    let elements = entry.shape.iter().try_fold(1usize, |product, size| product.checked_mul(*size));
     let bytes = elements.and_then(|elements| elements.checked_mul(dtype.size()));
     match (elements, bytes) {
         (Some(elements), Some(bytes)) if end.checked_sub(first) == Some(bytes as u64) => {
-            Ok(Place {
-                dtype,
-                shape: entry.shape,
-                start: values + first,
-                elements,
-            })
+            Ok(Place { dtype, shape: entry.shape, start: values + first, elements })
         }
         _ => Err(damaged(
             path,
@@ -157,9 +133,5 @@ fn cut(path: &Path, must: u64, length: u64) -> Error {
 
 fn damaged(path: &Path, what: String) -> Error {
     let hint = "copy or download the file again".to_owned();
-    Error::Weights {
-        file: path.to_owned(),
-        what,
-        hint,
-    }
+    Error::Weights { file: path.to_owned(), what, hint }
 }

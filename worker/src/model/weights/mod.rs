@@ -30,10 +30,7 @@ const NAMES_SHOWN: usize = 4;
 /// Reads the parameters that `slots` describe from `folder`, all trainable, and the type that they
 /// were stored in.
 pub(super) fn read(folder: &Path, slots: &[Slot]) -> Result<(Parameters, Dtype), Error> {
-    let mut files = files(folder)?
-        .into_iter()
-        .map(File::open)
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut files = files(folder)?.into_iter().map(File::open).collect::<Result<Vec<_>, _>>()?;
     let mut places = BTreeMap::new();
     for (index, file) in files.iter_mut().enumerate() {
         for (name, place) in std::mem::take(&mut file.places) {
@@ -66,12 +63,9 @@ pub(super) fn draw(slots: &[Slot], range: f32, seed: u64) -> Result<Parameters, 
             Fresh::One => values.fill(1.0),
             Fresh::Normal => {
                 let stream = Stream::new(seed, &slot.name);
-                values
-                    .par_iter_mut()
-                    .enumerate()
-                    .for_each(|(place, value)| {
-                        *value = (stream.normal(place as u64) * f64::from(range)) as f32;
-                    });
+                values.par_iter_mut().enumerate().for_each(|(place, value)| {
+                    *value = (stream.normal(place as u64) * f64::from(range)) as f32;
+                });
             }
         }
         push(&mut parameters, slot, values)?;
@@ -98,35 +92,19 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
             false => NO_MODEL_HINT,
         };
         let what = format!("no {FILE} and no {INDEX} in it");
-        return Err(Error::NoModel {
-            folder: folder.to_owned(),
-            what,
-            hint: hint.to_owned(),
-        });
+        return Err(Error::NoModel { folder: folder.to_owned(), what, hint: hint.to_owned() });
     }
-    let read = |source| Error::Read {
-        file: index.clone(),
-        source,
-    };
-    let json = |source| Error::Json {
-        file: index.clone(),
-        source,
-    };
+    let read = |source| Error::Read { file: index.clone(), source };
+    let json = |source| Error::Json { file: index.clone(), source };
     let text = std::fs::read_to_string(&index).map_err(read)?;
     let parsed: Index = serde_json::from_str(&text).map_err(json)?;
     let names: BTreeSet<_> = parsed.weight_map.into_values().collect();
     // A name with a path in it would read files that are no part of the folder.
-    if let Some(name) = names
-        .iter()
-        .find(|name| Path::new(name).file_name() != Some(name.as_ref()))
+    if let Some(name) = names.iter().find(|name| Path::new(name).file_name() != Some(name.as_ref()))
     {
         let what = format!("`{name}` is not a file name");
         let hint = "an index names files that lie beside it".to_owned();
-        return Err(Error::Weights {
-            file: index,
-            what,
-            hint,
-        });
+        return Err(Error::Weights { file: index, what, hint });
     }
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
@@ -179,18 +157,13 @@ fn match_up(
 /// Refuses tensors that the configuration has no use for: arithmetic would be missing.
 fn refuse_unknown(places: &Places, files: &[File]) -> Result<(), Error> {
     // Tables that old versions of transformers saved; they follow from the configuration.
-    let unknown: Vec<_> = places
-        .iter()
-        .filter(|(name, _)| !name.ends_with(".rotary_emb.inv_freq"))
-        .collect();
+    let unknown: Vec<_> =
+        places.iter().filter(|(name, _)| !name.ends_with(".rotary_emb.inv_freq")).collect();
     let Some((_, (index, _))) = unknown.first() else {
         return Ok(());
     };
-    let mut names: Vec<_> = unknown
-        .iter()
-        .take(NAMES_SHOWN)
-        .map(|(name, _)| format!("`{name}`"))
-        .collect();
+    let mut names: Vec<_> =
+        unknown.iter().take(NAMES_SHOWN).map(|(name, _)| format!("`{name}`")).collect();
     if unknown.len() > NAMES_SHOWN {
         names.push(format!("{} more", unknown.len() - NAMES_SHOWN));
     }

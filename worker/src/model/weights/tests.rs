@@ -29,19 +29,14 @@ fn tensors(model: &Model) -> Tensors {
     let parameters = model.parameters();
     let one = |p| {
         let values = parameters.read(p, <[f32]>::to_vec);
-        (
-            parameters.name(p).to_owned(),
-            (parameters.shape(p).to_vec(), values),
-        )
+        (parameters.name(p).to_owned(), (parameters.shape(p).to_vec(), values))
     };
     parameters.ids().map(one).collect()
 }
 
 fn write(file: &Path, tensors: &Tensors, dtype: Dtype) {
-    let bytes: HashMap<_, _> = tensors
-        .iter()
-        .map(|(name, (_, values))| (name, dtype.encode(values)))
-        .collect();
+    let bytes: HashMap<_, _> =
+        tensors.iter().map(|(name, (_, values))| (name, dtype.encode(values))).collect();
     let views = tensors.iter().map(|(name, (shape, _))| {
         let view = TensorView::new(dtype.into(), shape.clone(), &bytes[name]);
         (name, view.expect("bytes of the shape"))
@@ -58,9 +53,7 @@ fn folder(tail: &str, tensors: &Tensors, dtype: Dtype) -> TempDir {
 }
 
 fn refusal(folder: &TempDir) -> String {
-    let error = Model::load(folder.path())
-        .err()
-        .expect("the folder is refused");
+    let error = Model::load(folder.path()).err().expect("the folder is refused");
     assert!(matches!(error, Error::Weights { .. }), "{error:?}");
     error.to_string()
 }
@@ -122,18 +115,9 @@ fn a_file_cut_anywhere_is_refused() {
     for length in [0, 7, 8, 100, whole.len() / 2, whole.len() - 1] {
         fs::write(&file, &whole[..length]).expect("a file is written");
         let message = refusal(&folder);
-        assert!(
-            message.contains("model.safetensors: cut short:"),
-            "{message}"
-        );
-        assert!(
-            message.contains(&format!("{length} bytes of ")),
-            "{message}"
-        );
-        assert!(
-            message.contains("\nhint: copy or download the file again"),
-            "{message}"
-        );
+        assert!(message.contains("model.safetensors: cut short:"), "{message}");
+        assert!(message.contains(&format!("{length} bytes of ")), "{message}");
+        assert!(message.contains("\nhint: copy or download the file again"), "{message}");
     }
 }
 
@@ -145,25 +129,18 @@ fn tensors_must_be_those_of_the_configuration() {
     let mut missing = sound.clone();
     missing.remove(NORM);
     let message = refusal(&folder("", &missing, Dtype::F32));
-    assert!(message.contains(&format!(
-        "model.safetensors: tensor `{NORM}` [6] is missing"
-    )));
+    assert!(message.contains(&format!("model.safetensors: tensor `{NORM}` [6] is missing")));
 
     let mut misshapen = sound.clone();
     misshapen.insert(NORM.to_owned(), (vec![5], vec![1.0; 5]));
     let message = refusal(&folder("", &misshapen, Dtype::F32));
-    assert!(message.contains(&format!(
-        "tensor `{NORM}` is [5], and config.json makes it [6]"
-    )));
+    assert!(message.contains(&format!("tensor `{NORM}` is [5], and config.json makes it [6]")));
 
     let mut unknown = sound.clone();
     let bias = "model.layers.0.self_attn.q_proj.bias";
     unknown.insert(bias.to_owned(), (vec![12], vec![0.0; 12]));
     let message = refusal(&folder("", &unknown, Dtype::F32));
-    assert!(
-        message.contains(&format!("nothing in config.json asks for `{bias}`")),
-        "{message}"
-    );
+    assert!(message.contains(&format!("nothing in config.json asks for `{bias}`")), "{message}");
 
     let mut table = sound;
     let name = "model.layers.0.self_attn.rotary_emb.inv_freq";
@@ -198,17 +175,10 @@ fn weights_that_are_not_float_are_refused() {
 #[test]
 fn a_folder_without_weights_says_what_one_is() {
     let folder = folder("", &Tensors::new(), Dtype::F32);
-    fs::rename(
-        folder.path().join(FILE),
-        folder.path().join("pytorch_model.bin"),
-    )
-    .expect("moved");
+    fs::rename(folder.path().join(FILE), folder.path().join("pytorch_model.bin")).expect("moved");
     let message = no_model(folder.path());
     assert!(message.contains("no model.safetensors and no model.safetensors.index.json in it"));
-    assert!(
-        message.contains("hint: only safetensors are read"),
-        "{message}"
-    );
+    assert!(message.contains("hint: only safetensors are read"), "{message}");
 }
 
 #[test]
@@ -218,10 +188,7 @@ fn fresh_weights_depend_on_seed_and_name_alone() {
     let untouched = &once["model.layers.0.input_layernorm.weight"].1;
     assert!(untouched.iter().all(|value| *value == 1.0));
     let tied = tensors(&model(r#", "tie_word_embeddings": true"#));
-    assert_eq!(
-        tied[EMBEDDING], once[EMBEDDING],
-        "no other parameter shifts them"
-    );
+    assert_eq!(tied[EMBEDDING], once[EMBEDDING], "no other parameter shifts them");
     assert_ne!(
         once["model.layers.0.mlp.up_proj.weight"],
         once["model.layers.1.mlp.up_proj.weight"]

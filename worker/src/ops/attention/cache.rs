@@ -45,10 +45,8 @@ impl KvCache {
     fn append(&mut self, k: &[f32], v: &[f32], kv_heads: usize, rows: usize) {
         self.heads.resize_with(kv_heads, HeadCache::default);
         let part = k.len() / kv_heads;
-        for (head, (k, v)) in self
-            .heads
-            .iter_mut()
-            .zip(k.chunks_exact(part).zip(v.chunks_exact(part)))
+        for (head, (k, v)) in
+            self.heads.iter_mut().zip(k.chunks_exact(part).zip(v.chunks_exact(part)))
         {
             head.k.extend_from_slice(k);
             head.v.extend_from_slice(v);
@@ -71,9 +69,7 @@ impl Tape<'_> {
         a: &Attention,
     ) -> Result<Value> {
         if self.records() {
-            return Err(Error::NoBackward {
-                op: "attention_cached",
-            });
+            return Err(Error::NoBackward { op: "attention_cached" });
         }
         a.check(q, k, v)?;
         let rows = q.rows();
@@ -82,10 +78,7 @@ impl Tape<'_> {
             return Ok(self.input(Arc::new(Array::new(Vec::new(), 0, q.cols())?), false));
         }
         let positions: Vec<_> = (cache.positions..cache.positions + rows).collect();
-        let turned = |scale| Turn {
-            rotary: Some((rotary, &positions)),
-            scale,
-        };
+        let turned = |scale| Turn { rotary: Some((rotary, &positions)), scale };
         let q = split_heads(&q.array.read(), a.heads, a.head_dim, turned(a.scale));
         let k = split_heads(&k.array.read(), a.kv_heads, a.head_dim, turned(1.));
         let v = split_heads(&v.array.read(), a.kv_heads, a.head_dim, Turn::NONE);
@@ -93,18 +86,12 @@ impl Tape<'_> {
 
         let part = rows * a.head_dim;
         let mut o = pool::take(q.len());
-        o.par_chunks_mut(part)
-            .zip(q.par_chunks(part))
-            .enumerate()
-            .for_each(|(head, (o, q))| {
-                let HeadCache { k, v } = &cache.heads[head / a.group()];
-                let keys = |x| Matrix::new(x, cache.positions, a.head_dim);
-                let keys = HeadKeys {
-                    k_t: keys(k).t(),
-                    v: keys(v),
-                };
-                attend(a, (q, cache.positions), keys, o, &mut vec![0.; rows]);
-            });
+        o.par_chunks_mut(part).zip(q.par_chunks(part)).enumerate().for_each(|(head, (o, q))| {
+            let HeadCache { k, v } = &cache.heads[head / a.group()];
+            let keys = |x| Matrix::new(x, cache.positions, a.head_dim);
+            let keys = HeadKeys { k_t: keys(k).t(), v: keys(v) };
+            attend(a, (q, cache.positions), keys, o, &mut vec![0.; rows]);
+        });
         let mut y = pool::take(o.len());
         merge_heads(&mut y, Onto::Fresh, &o, (a.head_dim, 1), rows, Turn::NONE);
         [q, k, v, o].into_iter().for_each(pool::give);
@@ -122,11 +109,7 @@ impl Tape<'_> {
         let data = x.array.read();
         let Some(row) = data.chunks_exact(x.cols().max(1)).next_back() else {
             let (expected, got) = ("at least one row".into(), "none".into());
-            return Err(Error::Shape {
-                op: "last_row",
-                expected,
-                got,
-            });
+            return Err(Error::Shape { op: "last_row", expected, got });
         };
         Ok(self.input(Arc::new(Array::new(row.to_vec(), 1, x.cols())?), false))
     }

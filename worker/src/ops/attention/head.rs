@@ -36,12 +36,7 @@ pub(super) fn attend(
 
         let mut p = pool::take(n * m);
         let q = Matrix::new(&q[features.clone()], n, width);
-        gemm(
-            MatrixMut::new(&mut p, n, m),
-            Onto::Fresh,
-            q,
-            keys.k_t.cols(seen.clone()),
-        );
+        gemm(MatrixMut::new(&mut p, n, m), Onto::Fresh, q, keys.k_t.cols(seen.clone()));
         let mut sums = [0f32; BLOCK_ROWS];
         vectorized(|| {
             for (i, (p, sum)) in p.chunks_exact_mut(m).zip(&mut sums).enumerate() {
@@ -54,12 +49,7 @@ pub(super) fn attend(
         });
         let o = &mut o[features];
         let p_matrix = Matrix::new(&p, n, m);
-        gemm(
-            MatrixMut::new(o, n, width),
-            Onto::Fresh,
-            p_matrix,
-            keys.v.rows(seen),
-        );
+        gemm(MatrixMut::new(o, n, width), Onto::Fresh, p_matrix, keys.v.rows(seen));
         vectorized(|| {
             for (o, sum) in o.chunks_exact_mut(width).zip(sums) {
                 let r = 1. / sum;
@@ -108,24 +98,10 @@ pub(super) fn attend_backward(
         let dy = Matrix::new(&rows.dy[own.clone()], n, width);
 
         let (mut p, mut ds) = (pool::take(n * m), pool::take(n * m));
-        gemm(
-            MatrixMut::new(&mut p, n, m),
-            Onto::Fresh,
-            q,
-            keys.k_t.cols(seen.clone()),
-        );
-        gemm(
-            MatrixMut::new(&mut ds, n, m),
-            Onto::Fresh,
-            dy,
-            keys.v_t.cols(seen.clone()),
-        );
+        gemm(MatrixMut::new(&mut p, n, m), Onto::Fresh, q, keys.k_t.cols(seen.clone()));
+        gemm(MatrixMut::new(&mut ds, n, m), Onto::Fresh, dy, keys.v_t.cols(seen.clone()));
         vectorized(|| {
-            for (i, (p, ds)) in p
-                .chunks_exact_mut(m)
-                .zip(ds.chunks_exact_mut(m))
-                .enumerate()
-            {
+            for (i, (p, ds)) in p.chunks_exact_mut(m).zip(ds.chunks_exact_mut(m)).enumerate() {
                 let position = queries.start + i;
                 let visible = a.first_key(position) - seen.start..position + 1 - seen.start;
                 let (log_sum, mean) = (rows.log_sums[position], rows.means[position]);

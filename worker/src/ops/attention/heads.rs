@@ -33,22 +33,12 @@ impl<'a> Heads<'a> {
         [q, k, v]: [&Value; 3],
     ) -> Self {
         let (positions, rows) = (docs.positions(), docs.rows());
-        let turned = |scale| Turn {
-            rotary: Some((rotary, &positions)),
-            scale,
-        };
+        let turned = |scale| Turn { rotary: Some((rotary, &positions)), scale };
         let q = split_heads(&q.array.read(), a.heads, a.head_dim, turned(a.scale));
         let k = split_heads(&k.array.read(), a.kv_heads, a.head_dim, turned(1.));
         let v = split_heads(&v.array.read(), a.kv_heads, a.head_dim, Turn::NONE);
         let k_t = transpose_heads(&k, rows, a.head_dim);
-        Self {
-            a,
-            rows,
-            q,
-            k,
-            k_t,
-            v,
-        }
+        Self { a, rows, q, k, k_t, v }
     }
 
     pub(super) fn queries(&self, head: usize, doc: &Range<usize>) -> &[f32] {
@@ -60,10 +50,7 @@ impl<'a> Heads<'a> {
         let head = head / self.a.group();
         let v = &self.v[self.part(head, doc)];
         let k_t = self.transposed(&self.k_t, head, doc);
-        HeadKeys {
-            k_t,
-            v: Matrix::new(v, doc.len(), self.a.head_dim),
-        }
+        HeadKeys { k_t, v: Matrix::new(v, doc.len(), self.a.head_dim) }
     }
 
     /// The values, `[K, E, T]`.
@@ -99,9 +86,7 @@ impl<'a> Heads<'a> {
     }
 
     pub(super) fn give(self) {
-        [self.q, self.k, self.k_t, self.v]
-            .into_iter()
-            .for_each(pool::give);
+        [self.q, self.k, self.k_t, self.v].into_iter().for_each(pool::give);
     }
 }
 

@@ -62,19 +62,13 @@ impl Attention {
             "attention",
             fits,
             || format!("queries, keys and values of {expected:?} features, heads in whole groups"),
-            || {
-                format!(
-                    "{got:?} features, {} and {} heads",
-                    self.heads, self.kv_heads
-                )
-            },
+            || format!("{got:?} features, {} and {} heads", self.heads, self.kv_heads),
         )
     }
 
     /// The first of the keys that the query at `position` sees.
     fn first_key(&self, position: usize) -> usize {
-        self.window
-            .map_or(0, |window| (position + 1).saturating_sub(window))
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
     }
 
     /// The queries at these positions, in blocks, each with the keys that some of its queries see.
@@ -109,13 +103,8 @@ impl Tape<'_> {
         a.check(q, k, v)?;
         let rows = docs.rows();
         let expected = || format!("{rows} rows, as the documents have");
-        expect_shape("attention", q.rows() == rows, expected, || {
-            q.rows().to_string()
-        })?;
-        rotary.check(
-            a.head_dim,
-            docs.iter().map(|doc| doc.len()).max().unwrap_or(0),
-        )?;
+        expect_shape("attention", q.rows() == rows, expected, || q.rows().to_string())?;
+        rotary.check(a.head_dim, docs.iter().map(|doc| doc.len()).max().unwrap_or(0))?;
 
         let heads = Heads::split(a, rotary, docs, [q, k, v]);
         let mut o = pool::take(rows * a.heads * a.head_dim);
@@ -129,18 +118,9 @@ impl Tape<'_> {
                 tasks.push((head, doc, o, sums));
             }
         }
-        tasks
-            .into_par_iter()
-            .with_max_len(1)
-            .for_each(|(head, doc, o, sums)| {
-                attend(
-                    a,
-                    (heads.queries(head, &doc), doc.len()),
-                    heads.keys(head, &doc),
-                    o,
-                    sums,
-                );
-            });
+        tasks.into_par_iter().with_max_len(1).for_each(|(head, doc, o, sums)| {
+            attend(a, (heads.queries(head, &doc), doc.len()), heads.keys(head, &doc), o, sums);
+        });
         heads.give();
 
         let mut y = pool::take(o.len());
@@ -186,14 +166,7 @@ impl Op for Attend {
     }
 
     fn backward(self: Box<Self>, dy: Arc<Array>, flow: &mut Backward<'_>) -> Result<()> {
-        let Self {
-            inputs,
-            y,
-            log_sums,
-            rotary,
-            docs,
-            a,
-        } = *self;
+        let Self { inputs, y, log_sums, rotary, docs, a } = *self;
         let (rows, width) = (docs.rows(), a.head_dim);
         let heads = Heads::split(&a, &rotary, &docs, inputs.each_ref());
         let dy_heads = split_heads(&dy.read(), a.heads, width, Turn::NONE);
@@ -212,38 +185,28 @@ impl Op for Attend {
                 tasks.push((head, doc, parts));
             }
         }
-        tasks
-            .into_par_iter()
-            .with_max_len(1)
-            .for_each(|(head, doc, parts)| {
-                let dy = &dy_heads[heads.part(head, &doc)];
-                let stride = a.heads * width;
-                let ys = y[doc.start * stride..doc.end * stride].chunks_exact(stride);
-                let means: Vec<_> = ys
-                    .zip(dy.chunks_exact(width))
-                    .map(|(y, dy)| vectorized(|| dot(&y[head * width..][..width], dy)))
-                    .collect();
-                let queries = Rows {
-                    q: heads.queries(head, &doc),
-                    dy,
-                    log_sums: &log_sums[head * rows + doc.start..],
-                    means: &means,
-                };
-                attend_backward(&a, queries, heads.all_keys(head, &doc, &v_t), parts);
-            });
+        tasks.into_par_iter().with_max_len(1).for_each(|(head, doc, parts)| {
+            let dy = &dy_heads[heads.part(head, &doc)];
+            let stride = a.heads * width;
+            let ys = y[doc.start * stride..doc.end * stride].chunks_exact(stride);
+            let means: Vec<_> = ys
+                .zip(dy.chunks_exact(width))
+                .map(|(y, dy)| vectorized(|| dot(&y[head * width..][..width], dy)))
+                .collect();
+            let queries = Rows {
+                q: heads.queries(head, &doc),
+                dy,
+                log_sums: &log_sums[head * rows + doc.start..],
+                means: &means,
+            };
+            attend_backward(&a, queries, heads.all_keys(head, &doc, &v_t), parts);
+        });
         heads.give();
         [dy_heads, v_t].into_iter().for_each(pool::give);
 
         let positions = docs.positions();
-        let turn = |scale| Turn {
-            rotary: Some((&rotary, &positions)),
-            scale,
-        };
-        let turns = [
-            (1, turn(a.scale)),
-            (a.group(), turn(1.)),
-            (a.group(), Turn::NONE),
-        ];
+        let turn = |scale| Turn { rotary: Some((&rotary, &positions)), scale };
+        let turns = [(1, turn(a.scale)), (a.group(), turn(1.)), (a.group(), Turn::NONE)];
         for ((input, grad), (group, turn)) in inputs.iter().zip(grads).zip(turns) {
             let mut dx = flow.open(input);
             if let Some(Partial { data, onto }) = &mut dx {

@@ -29,24 +29,14 @@ impl<'a> Matrix<'a> {
     /// Whole rows.
     pub(crate) fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
         assert_eq!(data.len(), rows * cols, "a matrix of {rows} x {cols}");
-        Self {
-            data,
-            rows,
-            cols,
-            row_stride: cols,
-            col_stride: 1,
-        }
+        Self { data, rows, cols, row_stride: cols, col_stride: 1 }
     }
 
     /// Some of its rows.
     pub(crate) fn rows(self, rows: Range<usize>) -> Self {
         assert!(rows.end <= self.rows, "{rows:?} of {} rows", self.rows);
         let start = (rows.start * self.row_stride).min(self.data.len());
-        Self {
-            data: &self.data[start..],
-            rows: rows.len(),
-            ..self
-        }
+        Self { data: &self.data[start..], rows: rows.len(), ..self }
     }
 
     /// Some of its columns.
@@ -56,20 +46,8 @@ impl<'a> Matrix<'a> {
 
     /// The transpose, by swapped strides.
     pub(crate) fn t(self) -> Self {
-        let Self {
-            data,
-            rows,
-            cols,
-            row_stride,
-            col_stride,
-        } = self;
-        Self {
-            data,
-            rows: cols,
-            cols: rows,
-            row_stride: col_stride,
-            col_stride: row_stride,
-        }
+        let Self { data, rows, cols, row_stride, col_stride } = self;
+        Self { data, rows: cols, cols: rows, row_stride: col_stride, col_stride: row_stride }
     }
 }
 
@@ -120,50 +98,41 @@ pub(crate) fn gemm_parallel(c: MatrixMut<'_>, onto: Onto, a: Matrix<'_>, b: Matr
     let tiles = rows.div_ceil(TILE_ROWS_MAX).max(1);
     let tile_rows = rows.div_ceil(tiles).next_multiple_of(KERNEL_ROWS);
     let (down, across) = (rows.div_ceil(tile_rows.max(1)), cols.div_ceil(TILE_COLS));
-    (0..down * across)
-        .into_par_iter()
-        .with_max_len(1)
-        .for_each(|tile| {
-            let (row, col) = (tile / across * tile_rows, tile % across * TILE_COLS);
-            let (rows, cols) = (tile_rows.min(rows - row), TILE_COLS.min(cols - col));
-            // SAFETY: tiles begin at multiples of their size.
-            unsafe { product.tile(row, rows, col, cols) };
-        });
+    (0..down * across).into_par_iter().with_max_len(1).for_each(|tile| {
+        let (row, col) = (tile / across * tile_rows, tile % across * TILE_COLS);
+        let (rows, cols) = (tile_rows.min(rows - row), TILE_COLS.min(cols - col));
+        // SAFETY: tiles begin at multiples of their size.
+        unsafe { product.tile(row, rows, col, cols) };
+    });
 }
 
 /// `y = x^T` for an `x` of whole or parts of rows, in parallel.
 pub(crate) fn transpose(y: &mut [f32], x: Matrix<'_>) {
     const SIDE: usize = LANES;
-    assert_eq!(
-        (y.len(), x.col_stride),
-        (x.rows * x.cols, 1),
-        "a transpose of rows"
-    );
+    assert_eq!((y.len(), x.col_stride), (x.rows * x.cols, 1), "a transpose of rows");
     if y.is_empty() {
         return;
     }
-    y.par_chunks_mut(SIDE * x.rows)
-        .enumerate()
-        .for_each(|(block, y)| {
-            let first = block * SIDE;
-            let width = SIDE.min(x.cols - first);
-            vectorized(|| {
-                for row in (0..x.rows).step_by(SIDE) {
-                    let height = SIDE.min(x.rows - row);
-                    // By way of a square that stays in registers or the nearest cache.
-                    let mut square = [[0f32; SIDE]; SIDE];
-                    for (i, line) in square[..height].iter_mut().enumerate() {
-                        let from = &x.data[(row + i) * x.row_stride + first..][..width];
-                        line[..width].copy_from_slice(from);
-                    }
-                    for (j, y) in y.chunks_exact_mut(x.rows).enumerate() {
-                        for (y, line) in y[row..row + height].iter_mut().zip(&square) {
-                            *y = line[j];
-                        }
+    y.par_chunks_mut(SIDE * x.rows).enumerate().for_each(|(block, y)| {
+        let first = block * SIDE;
+        let width = SIDE.min(x.cols - first);
+        vectorized(|| {
+            for row in (0..x.rows).step_by(SIDE) {
+                let height = SIDE.min(x.rows - row);
+                // By way of a square that stays in registers or the nearest cache.
+                let mut square = [[0f32; SIDE]; SIDE];
+                for (i, line) in square[..height].iter_mut().enumerate() {
+                    let from = &x.data[(row + i) * x.row_stride + first..][..width];
+                    line[..width].copy_from_slice(from);
+                }
+                for (j, y) in y.chunks_exact_mut(x.rows).enumerate() {
+                    for (y, line) in y[row..row + height].iter_mut().zip(&square) {
+                        *y = line[j];
                     }
                 }
-            });
+            }
         });
+    });
 }
 
 /// A product whose operands were checked against each other.
@@ -181,18 +150,8 @@ unsafe impl Sync for Product<'_> {}
 
 impl<'a> Product<'a> {
     fn new(c: MatrixMut<'a>, onto: Onto, a: Matrix<'a>, b: Matrix<'a>) -> Self {
-        assert_eq!(
-            (c.rows, c.cols, a.cols),
-            (a.rows, b.cols, b.rows),
-            "operands fit each other"
-        );
-        Self {
-            c: c.data.as_mut_ptr(),
-            c_stride: c.cols,
-            onto,
-            a,
-            b,
-        }
+        assert_eq!((c.rows, c.cols, a.cols), (a.rows, b.cols, b.rows), "operands fit each other");
+        Self { c: c.data.as_mut_ptr(), c_stride: c.cols, onto, a, b }
     }
 
     /// Computes `rows` x `cols` elements of `c`, from `row` and `col` on.
@@ -238,9 +197,7 @@ mod tests {
 
     /// Small integers: every product and sum is exact in f32.
     fn integers(n: usize, seed: usize) -> Vec<f32> {
-        (0..n)
-            .map(|i| ((i * 7 + seed * 3) % 11) as f32 - 5.)
-            .collect()
+        (0..n).map(|i| ((i * 7 + seed * 3) % 11) as f32 - 5.).collect()
     }
 
     fn at(m: &Matrix<'_>, row: usize, col: usize) -> f32 {
@@ -249,13 +206,7 @@ mod tests {
 
     #[test]
     fn products_of_every_layout_are_exact() {
-        for (m, n, k) in [
-            (1, 5, 3),
-            (3, 1, 40),
-            (17, 33, 65),
-            (300, 800, 20),
-            (2, 400, 70),
-        ] {
+        for (m, n, k) in [(1, 5, 3), (3, 1, 40), (17, 33, 65), (300, 800, 20), (2, 400, 70)] {
             let (a, b, start) = (integers(m * k, 1), integers(k * n, 2), integers(m * n, 3));
             for a in [Matrix::new(&a, m, k), Matrix::new(&a, k, m).t()] {
                 for b in [Matrix::new(&b, k, n), Matrix::new(&b, n, k).t()] {

@@ -53,8 +53,6 @@ pub(super) fn add_rows(sum: &mut [f32], x: &[f32]) {
         })
         .collect();
     for block in blocks {
-        sum.iter_mut()
-            .zip(block)
-            .for_each(|(sum, block)| *sum += block);
+        sum.iter_mut().zip(block).for_each(|(sum, block)| *sum += block);
     }
 }

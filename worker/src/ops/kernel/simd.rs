@@ -88,17 +88,13 @@ fn lanes<A: Copy>(start: A, x: &[f32], f: impl Fn(A, f32) -> A) -> [A; LANES] {
 #[inline(always)]
 pub(crate) fn max(x: &[f32]) -> f32 {
     let larger = |a: f32, b: f32| if a > b { a } else { b };
-    lanes(f32::NEG_INFINITY, x, larger)
-        .into_iter()
-        .fold(f32::NEG_INFINITY, larger)
+    lanes(f32::NEG_INFINITY, x, larger).into_iter().fold(f32::NEG_INFINITY, larger)
 }
 
 /// The sum of `f(x)` over the elements, in f64.
 #[inline(always)]
 pub(crate) fn sum_f64(x: &[f32], f: impl Fn(f64) -> f64) -> f64 {
-    lanes(0f64, x, |sum, x| sum + f(f64::from(x)))
-        .into_iter()
-        .sum()
+    lanes(0f64, x, |sum, x| sum + f(f64::from(x))).into_iter().sum()
 }
 
 /// The scalar product.
@@ -111,12 +107,7 @@ pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
             lanes[i] += x[i] * y[i];
         }
     }
-    let rest: f32 = xs
-        .remainder()
-        .iter()
-        .zip(ys.remainder())
-        .map(|(x, y)| x * y)
-        .sum();
+    let rest: f32 = xs.remainder().iter().zip(ys.remainder()).map(|(x, y)| x * y).sum();
     lanes.into_iter().sum::<f32>() + rest
 }
 
@@ -152,10 +143,7 @@ mod tests {
         for i in -870_000..=880_000 {
             let x = i as f32 * 1e-4;
             let (got, expected) = (f64::from(exp(x)), f64::from(x).exp());
-            assert!(
-                (got - expected).abs() <= 2.4e-7 * expected,
-                "{x}: {got} {expected}"
-            );
+            assert!((got - expected).abs() <= 2.4e-7 * expected, "{x}: {got} {expected}");
         }
     }
 

@@ -13,13 +13,8 @@ pub(super) const LAYERS: usize = 2;
 pub(super) const VOCABULARY: usize = 40;
 const WIDTH: usize = 24;
 const INNER: usize = 52;
-pub(super) const ATTENTION: Attention = Attention {
-    heads: 4,
-    kv_heads: 2,
-    head_dim: 6,
-    scale: 0.4,
-    window: None,
-};
+pub(super) const ATTENTION: Attention =
+    Attention { heads: 4, kv_heads: 2, head_dim: 6, scale: 0.4, window: None };
 const EPS: f32 = 1e-5;
 
 /// Parameters of one layer, in their order.
@@ -40,11 +35,8 @@ const LAYER: [&[usize]; 11] = [
 /// The decoder's parameters: tied embedding, layers, last norm.
 pub(super) fn decoder_parameters() -> Parameters {
     let layers = std::iter::repeat_n(LAYER, LAYERS).flatten();
-    let shapes: Vec<&[usize]> = [&[VOCABULARY, WIDTH][..]]
-        .into_iter()
-        .chain(layers)
-        .chain([&[WIDTH][..]])
-        .collect();
+    let shapes: Vec<&[usize]> =
+        [&[VOCABULARY, WIDTH][..]].into_iter().chain(layers).chain([&[WIDTH][..]]).collect();
     super::parameters(&shapes)
 }
 
@@ -75,19 +67,12 @@ pub(super) fn decoder<'p>(
     recompute: bool,
 ) -> Result<LossSum<'p>> {
     let docs = Arc::new(Documents::of_lengths(lengths.iter().copied()));
-    let rotary = Arc::new(rotary(
-        lengths.iter().copied().max().unwrap_or(0),
-        ATTENTION.head_dim,
-    ));
+    let rotary = Arc::new(rotary(lengths.iter().copied().max().unwrap_or(0), ATTENTION.head_dim));
     let mut x = tape.embed(tokens, ParamId(0))?;
     for i in 0..LAYERS {
         let (docs, rotary, first) = (docs.clone(), rotary.clone(), 1 + i * LAYER.len());
         let f = move |tape: &Tape<'p>, x: &Value| layer(tape, x, first, (&rotary, &docs));
-        x = if recompute {
-            tape.recompute(&x, f)?
-        } else {
-            f(tape, &x)?
-        };
+        x = if recompute { tape.recompute(&x, f)? } else { f(tape, &x)? };
     }
     let x = tape.rms_norm(&x, ParamId(tape.params().len() - 1), EPS)?;
     tape.linear_cross_entropy(&x, ParamId(0), targets)
@@ -95,9 +80,7 @@ pub(super) fn decoder<'p>(
 
 /// Tokens for rows `0..rows`.
 pub(super) fn tokens(rows: usize) -> Vec<u32> {
-    (0..rows)
-        .map(|i| ((i * i + 3 * i) % VOCABULARY) as u32)
-        .collect()
+    (0..rows).map(|i| ((i * i + 3 * i) % VOCABULARY) as u32).collect()
 }
 
 #[test]
@@ -106,38 +89,20 @@ fn loss_and_gradients_of_a_decoder_match_candles_autograd() {
     let lengths = [90, 1, 17];
     let tokens = tokens(lengths.iter().sum());
     let targets = targets((0..tokens.len()).filter(|row| row % 3 != 0), VOCABULARY);
-    let (loss, collected) = run(&params, |tape| {
-        decoder(tape, &tokens, &lengths, &targets, false)
-    });
+    let (loss, collected) = run(&params, |tape| decoder(tape, &tokens, &lengths, &targets, false));
 
-    let vars: Vec<_> = params
-        .ids()
-        .map(|p| Var::from_tensor(params.tensor(p)).unwrap())
-        .collect();
+    let vars: Vec<_> = params.ids().map(|p| Var::from_tensor(params.tensor(p)).unwrap()).collect();
     let expected = candle_decoder(&vars, &tokens, &lengths, &targets).unwrap();
     let grads = expected.backward().unwrap();
     let expected = f64::from(expected.to_scalar::<f32>().unwrap());
-    assert!(
-        (loss - expected).abs() < 1e-5 * expected,
-        "{loss} {expected}"
-    );
+    assert!((loss - expected).abs() < 1e-5 * expected, "{loss} {expected}");
     for (p, var) in params.ids().zip(&vars) {
-        let expected = grads
-            .get(var)
-            .unwrap()
-            .flatten_all()
-            .unwrap()
-            .to_vec1::<f32>()
-            .unwrap();
+        let expected = grads.get(var).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| x * x).sum::<f32>().sqrt();
         let got = &collected.grads[p.0];
         let difference = norm(&mut got.iter().zip(&expected).map(|(a, b)| a - b));
         let size = norm(&mut expected.iter().copied());
-        assert!(
-            size > 0. && difference <= 3e-5 * size,
-            "{}: {difference} {size}",
-            params.name(p)
-        );
+        assert!(size > 0. && difference <= 3e-5 * size, "{}: {difference} {size}", params.name(p));
     }
 }
 
@@ -176,20 +141,12 @@ fn candle_decoder(
 }
 
 fn candle_norm(x: &Tensor, w: &Tensor) -> Candle<Tensor> {
-    let r = (x.sqr()?.mean_keepdim(D::Minus1)? + f64::from(EPS))?
-        .sqrt()?
-        .recip()?;
+    let r = (x.sqr()?.mean_keepdim(D::Minus1)? + f64::from(EPS))?.sqrt()?.recip()?;
     x.broadcast_mul(&r)?.broadcast_mul(w)
 }
 
 fn candle_attention(q: &Tensor, k: &Tensor, v: &Tensor, lengths: &[usize]) -> Candle<Tensor> {
-    let Attention {
-        heads,
-        kv_heads,
-        head_dim,
-        scale,
-        ..
-    } = ATTENTION;
+    let Attention { heads, kv_heads, head_dim, scale, .. } = ATTENTION;
     let mut start = 0;
     let mut parts = Vec::new();
     for &len in lengths {
@@ -199,10 +156,7 @@ fn candle_attention(q: &Tensor, k: &Tensor, v: &Tensor, lengths: &[usize]) -> Ca
             .collect();
         let angles = Tensor::from_vec(angles, (len, head_dim), &Device::Cpu)?;
         let split = |x: &Tensor, n: usize| {
-            x.narrow(0, start, len)?
-                .reshape((len, n, head_dim))?
-                .transpose(0, 1)?
-                .contiguous()
+            x.narrow(0, start, len)?.reshape((len, n, head_dim))?.transpose(0, 1)?.contiguous()
         };
         let rotate = |x: Tensor| {
             let half = head_dim / 2;
@@ -212,33 +166,19 @@ fn candle_attention(q: &Tensor, k: &Tensor, v: &Tensor, lengths: &[usize]) -> Ca
         };
         let spread = |x: Tensor| {
             let shape = (kv_heads, heads / kv_heads, len, head_dim);
-            x.unsqueeze(1)?
-                .broadcast_as(shape)?
-                .reshape((heads, len, head_dim))
+            x.unsqueeze(1)?.broadcast_as(shape)?.reshape((heads, len, head_dim))
         };
         let q = rotate(split(q, heads)?)?;
         let k = spread(rotate(split(k, kv_heads)?)?)?;
         let v = spread(split(v, kv_heads)?)?;
         let mask: Vec<f32> = (0..len * len)
-            .map(|at| {
-                if at % len > at / len {
-                    f32::NEG_INFINITY
-                } else {
-                    0.
-                }
-            })
+            .map(|at| if at % len > at / len { f32::NEG_INFINITY } else { 0. })
             .collect();
         let mask = Tensor::from_vec(mask, (len, len), &Device::Cpu)?;
         let scores = (q.matmul(&k.t()?)? * f64::from(scale))?.broadcast_add(&mask)?;
-        let e = scores
-            .broadcast_sub(&scores.max_keepdim(2)?.detach())?
-            .exp()?;
+        let e = scores.broadcast_sub(&scores.max_keepdim(2)?.detach())?.exp()?;
         let p = e.broadcast_div(&e.sum_keepdim(2)?)?;
-        parts.push(
-            p.matmul(&v)?
-                .transpose(0, 1)?
-                .reshape((len, heads * head_dim))?,
-        );
+        parts.push(p.matmul(&v)?.transpose(0, 1)?.reshape((len, heads * head_dim))?);
         start += len;
     }
     Tensor::cat(&parts, 0)?.to_dtype(DType::F32)

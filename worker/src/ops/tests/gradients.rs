@@ -27,11 +27,7 @@ struct Case<'a> {
 impl Case<'_> {
     fn loss(&self, params: &[Vec<f64>]) -> f64 {
         let cols = |i: usize| *self.shapes[i].last().unwrap();
-        let params: Vec<_> = params
-            .iter()
-            .enumerate()
-            .map(|(i, p)| matrix(p, cols(i)))
-            .collect();
+        let params: Vec<_> = params.iter().enumerate().map(|(i, p)| matrix(p, cols(i))).collect();
         let y = (self.reference)(&params);
         reference::cross_entropy(&y, params.last().unwrap(), &self.targets)
     }
@@ -46,40 +42,25 @@ impl Case<'_> {
         });
         let exact: Vec<Vec<f64>> = params.ids().map(|p| widened(&params, p)).collect();
         let expected = self.loss(&exact);
-        assert!(
-            (loss - expected).abs() <= 1e-5 * expected.abs().max(1.),
-            "{loss} {expected}"
-        );
+        assert!((loss - expected).abs() <= 1e-5 * expected.abs().max(1.), "{loss} {expected}");
 
         let mut numbers = Numbers::new(99);
         for p in params.ids() {
-            let norm = collected.grads[p.0]
-                .iter()
-                .map(|&g| f64::from(g).powi(2))
-                .sum::<f64>();
+            let norm = collected.grads[p.0].iter().map(|&g| f64::from(g).powi(2)).sum::<f64>();
             assert!(norm > 0., "{p:?} got no gradient");
             for _ in 0..directions {
-                let along: Vec<f64> = numbers
-                    .take(exact[p.0].len())
-                    .into_iter()
-                    .map(f64::from)
-                    .collect();
+                let along: Vec<f64> =
+                    numbers.take(exact[p.0].len()).into_iter().map(f64::from).collect();
                 let shifted = |step: f64| {
                     let mut params = exact.clone();
-                    params[p.0]
-                        .iter_mut()
-                        .zip(&along)
-                        .for_each(|(x, d)| *x += step * d);
+                    params[p.0].iter_mut().zip(&along).for_each(|(x, d)| *x += step * d);
                     self.loss(&params)
                 };
                 let difference = (shifted(1e-5) - shifted(-1e-5)) / 2e-5;
                 let grads = collected.grads[p.0].iter();
                 let slope: f64 = grads.zip(&along).map(|(&g, d)| f64::from(g) * d).sum();
                 let tolerance = 3e-5 * norm.sqrt() + 1e-7;
-                assert!(
-                    (slope - difference).abs() <= tolerance,
-                    "{p:?}: {slope} {difference}"
-                );
+                assert!((slope - difference).abs() <= tolerance, "{p:?}: {slope} {difference}");
             }
         }
     }
@@ -101,12 +82,7 @@ fn embed_and_cross_entropy_match_finite_differences() {
         shapes: &[&[5, 18], &[VOCABULARY, 18]],
         targets: targets(0..7, VOCABULARY),
         forward: &|tape| tape.embed(&[4, 0, 2, 2, 4, 4, 1], ParamId(0)),
-        reference: &|p| {
-            [4, 0, 2, 2, 4, 4, 1]
-                .iter()
-                .map(|&t: &usize| p[0][t].clone())
-                .collect()
-        },
+        reference: &|p| [4, 0, 2, 2, 4, 4, 1].iter().map(|&t: &usize| p[0][t].clone()).collect(),
     }
     .check(20);
 }
@@ -227,22 +203,11 @@ fn check_attention(
     directions: usize,
 ) {
     let docs = Arc::new(Documents::of_lengths(lengths.iter().copied()));
-    let a = Attention {
-        heads,
-        kv_heads,
-        head_dim,
-        scale: 0.6,
-        window,
-    };
+    let a = Attention { heads, kv_heads, head_dim, scale: 0.6, window };
     let (t, width, kv_width) = (docs.rows(), heads * head_dim, kv_heads * head_dim);
     let rotary = Arc::new(rotary(lengths.iter().copied().max().unwrap_or(0), head_dim));
     Case {
-        shapes: &[
-            &[t, width],
-            &[t, kv_width],
-            &[t, kv_width],
-            &[VOCABULARY, width],
-        ],
+        shapes: &[&[t, width], &[t, kv_width], &[t, kv_width], &[VOCABULARY, width]],
         targets: targets(0..t, VOCABULARY),
         forward: &|tape| {
             let [q, k, v] = [rows(tape, 0)?, rows(tape, 1)?, rows(tape, 2)?];

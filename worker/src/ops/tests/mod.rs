@@ -23,11 +23,7 @@ impl Collected {
     pub(super) fn of(params: &Parameters) -> Self {
         let grads = params.ids().map(|p| vec![0.; params.elements(p)]).collect();
         let frozen = params.ids().map(|p| !params.trainable(p)).collect();
-        Self {
-            grads,
-            finished: Vec::new(),
-            frozen,
-        }
+        Self { grads, finished: Vec::new(), frozen }
     }
 }
 

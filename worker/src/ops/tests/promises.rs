@@ -18,9 +18,8 @@ const LENGTHS: [usize; 3] = [70, 3, 20];
 fn decode(params: &Parameters, recompute: bool) -> (f64, Vec<Vec<f32>>, Vec<ParamId>) {
     let rows = LENGTHS.iter().sum();
     let targets = targets(0..rows, VOCABULARY);
-    let (loss, collected) = run(params, |tape| {
-        decoder(tape, &tokens(rows), &LENGTHS, &targets, recompute)
-    });
+    let (loss, collected) =
+        run(params, |tape| decoder(tape, &tokens(rows), &LENGTHS, &targets, recompute));
     (loss, collected.grads, collected.finished)
 }
 
@@ -28,9 +27,7 @@ fn with_frozen(frozen: impl Fn(ParamId) -> bool) -> Parameters {
     let all = decoder_parameters();
     let mut params = Parameters::new();
     for p in all.ids() {
-        params
-            .push(all.name(p), all.tensor(p).clone(), !frozen(p))
-            .unwrap();
+        params.push(all.name(p), all.tensor(p).clone(), !frozen(p)).unwrap();
     }
     params
 }
@@ -45,10 +42,7 @@ fn recomputing_layers_changes_no_bit() {
 fn the_number_of_threads_changes_no_bit() {
     let params = decoder_parameters();
     let on = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| decode(&params, false))
     };
     assert_eq!(on(1), on(3));
@@ -59,12 +53,8 @@ fn finished_fires_once_per_parameter_in_backward_order_and_last_for_the_tied_one
     let params = decoder_parameters();
     let layer = |first: usize| [10, 9, 8, 7, 6, 4, 3, 5, 2, 1, 0].map(|i| ParamId(first + i));
     let last = params.len() - 1;
-    let expected: Vec<_> = [ParamId(last)]
-        .into_iter()
-        .chain(layer(12))
-        .chain(layer(1))
-        .chain([ParamId(0)])
-        .collect();
+    let expected: Vec<_> =
+        [ParamId(last)].into_iter().chain(layer(12)).chain(layer(1)).chain([ParamId(0)]).collect();
     for recompute in [false, true] {
         assert_eq!(decode(&params, recompute).2, expected);
     }
@@ -74,11 +64,7 @@ fn finished_fires_once_per_parameter_in_backward_order_and_last_for_the_tied_one
 fn finished_fires_for_parameters_off_the_path_too() {
     let mut params = parameters(&[&[4, 8], &[8, 8], &[8]]);
     params
-        .push(
-            "unused",
-            Tensor::zeros(3, candle_core::DType::F32, &Device::Cpu).unwrap(),
-            true,
-        )
+        .push("unused", Tensor::zeros(3, candle_core::DType::F32, &Device::Cpu).unwrap(), true)
         .unwrap();
     let targets = targets(0..2, 4);
     let (_, collected) = run(&params, |tape| {
@@ -95,9 +81,7 @@ fn finished_fires_for_parameters_off_the_path_too() {
 fn without_targets_the_loss_is_zero_and_everything_is_finished() {
     let params = decoder_parameters();
     let none: [Target; 0] = [];
-    let (loss, collected) = run(&params, |tape| {
-        decoder(tape, &tokens(5), &[5], &none, false)
-    });
+    let (loss, collected) = run(&params, |tape| decoder(tape, &tokens(5), &[5], &none, false));
     assert_eq!(loss, 0.);
     assert_eq!(collected.finished.len(), params.len());
     assert!(collected.grads.iter().flatten().all(|&g| g == 0.));
@@ -113,11 +97,7 @@ fn frozen_parameters_get_nothing_and_the_others_what_they_always_get() {
         let (_, some, finished) = decode(&params, recompute);
         assert_eq!(finished.len(), params.ids().filter(|&p| !frozen(p)).count());
         for p in params.ids() {
-            let expected = if frozen(p) {
-                vec![0.; all[p.0].len()]
-            } else {
-                all[p.0].clone()
-            };
+            let expected = if frozen(p) { vec![0.; all[p.0].len()] } else { all[p.0].clone() };
             assert_eq!(some[p.0], expected, "{p:?}");
         }
     }
@@ -129,23 +109,9 @@ fn nothing_is_kept_below_the_first_trained_parameter() {
     let params = with_frozen(|p| p.0 < last_layer + 8);
     let tape = Tape::training(&params);
     let rows: usize = LENGTHS.iter().sum();
-    decoder(
-        &tape,
-        &tokens(rows),
-        &LENGTHS,
-        &targets(0..rows, VOCABULARY),
-        false,
-    )
-    .unwrap();
-    let names: Vec<_> = tape
-        .saved_bytes()
-        .into_iter()
-        .map(|(name, _)| name)
-        .collect();
-    assert_eq!(
-        names,
-        ["linear", "linear", "swiglu", "linear", "add", "rms_norm"]
-    );
+    decoder(&tape, &tokens(rows), &LENGTHS, &targets(0..rows, VOCABULARY), false).unwrap();
+    let names: Vec<_> = tape.saved_bytes().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["linear", "linear", "swiglu", "linear", "add", "rms_norm"]);
 }
 
 #[test]
@@ -156,17 +122,9 @@ fn recomputation_keeps_only_the_inputs_of_layers() {
         let tape = Tape::training(&params);
         let targets = targets(0..rows, VOCABULARY);
         decoder(&tape, &tokens(rows), &LENGTHS, &targets, recompute).unwrap();
-        tape.saved_bytes()
-            .into_iter()
-            .map(|(_, bytes)| bytes)
-            .sum::<usize>()
+        tape.saved_bytes().into_iter().map(|(_, bytes)| bytes).sum::<usize>()
     };
-    assert!(
-        saved(true) * 10 < saved(false),
-        "{} {}",
-        saved(true),
-        saved(false)
-    );
+    assert!(saved(true) * 10 < saved(false), "{} {}", saved(true), saved(false));
 }
 
 #[test]
@@ -174,40 +132,27 @@ fn packed_documents_equal_separate_documents() {
     let params = decoder_parameters();
     let rows: usize = LENGTHS.iter().sum();
     let (tokens, targets) = (tokens(rows), targets(0..rows, VOCABULARY));
-    let (packed_loss, packed) = run(&params, |tape| {
-        decoder(tape, &tokens, &LENGTHS, &targets, false)
-    });
+    let (packed_loss, packed) =
+        run(&params, |tape| decoder(tape, &tokens, &LENGTHS, &targets, false));
 
     let (mut loss, mut start) = (0., 0);
-    let mut sums: Vec<_> = params
-        .ids()
-        .map(|p| vec![0f32; params.elements(p)])
-        .collect();
+    let mut sums: Vec<_> = params.ids().map(|p| vec![0f32; params.elements(p)]).collect();
     for len in LENGTHS {
         let own = start..start + len;
         let targets: Vec<_> = targets
             .iter()
             .filter(|t| own.contains(&(t.row as usize)))
-            .map(|t| Target {
-                row: t.row - start as u32,
-                ..*t
-            })
+            .map(|t| Target { row: t.row - start as u32, ..*t })
             .collect();
-        let (part, collected) = run(&params, |tape| {
-            decoder(tape, &tokens[own], &[len], &targets, false)
-        });
+        let (part, collected) =
+            run(&params, |tape| decoder(tape, &tokens[own], &[len], &targets, false));
         loss += part;
         for (sum, grad) in sums.iter_mut().zip(collected.grads) {
-            sum.iter_mut()
-                .zip(grad)
-                .for_each(|(sum, grad)| *sum += grad);
+            sum.iter_mut().zip(grad).for_each(|(sum, grad)| *sum += grad);
         }
         start += len;
     }
-    assert!(
-        (loss - packed_loss).abs() < 1e-6 * loss,
-        "{loss} {packed_loss}"
-    );
+    assert!((loss - packed_loss).abs() < 1e-6 * loss, "{loss} {packed_loss}");
     for (p, (sum, grad)) in sums.iter().zip(&packed.grads).enumerate() {
         let size = sum.iter().map(|x| x * x).sum::<f32>().sqrt();
         let pairs = sum.iter().zip(grad);
@@ -228,34 +173,24 @@ fn cached_attention_equals_attention_of_the_whole() {
         tape.input(Arc::new(array), false)
     };
     for window in [None, Some(5)] {
-        let a = crate::ops::Attention {
-            window,
-            ..ATTENTION
-        };
+        let a = crate::ops::Attention { window, ..ATTENTION };
         let [q, k, v] = [width, 12, 12].map(|cols| (numbers.take(rows * cols), cols));
         let whole = |(data, cols): &(Vec<f32>, usize)| value(data.clone(), *cols);
         let docs = Arc::new(Documents::of_lengths([rows]));
-        let expected = tape
-            .attention(&whole(&q), &whole(&k), &whole(&v), (&rotary, &docs), &a)
-            .unwrap();
+        let expected =
+            tape.attention(&whole(&q), &whole(&k), &whole(&v), (&rotary, &docs), &a).unwrap();
         let mut cache = KvCache::new();
         let mut got = Vec::new();
         for part in [0..67, 67..68, 68..69, 69..72, 72..80] {
             let [q, k, v] = [&q, &k, &v].map(|(data, cols)| {
                 value(data[part.start * cols..part.end * cols].to_vec(), *cols)
             });
-            let y = tape
-                .attention_cached([&q, &k, &v], &rotary, &mut cache, &a)
-                .unwrap();
+            let y = tape.attention_cached([&q, &k, &v], &rotary, &mut cache, &a).unwrap();
             got.extend_from_slice(&y.read());
         }
         assert_eq!(cache.positions(), rows);
         let expected = expected.read();
-        let largest = got
-            .iter()
-            .zip(&*expected)
-            .map(|(a, b)| (a - b).abs())
-            .fold(0., f32::max);
+        let largest = got.iter().zip(&*expected).map(|(a, b)| (a - b).abs()).fold(0., f32::max);
         assert!(largest < 1e-6, "{largest}");
     }
 }
@@ -275,14 +210,8 @@ fn evaluation_gives_the_loss_of_training() {
 fn large_logits_do_not_overflow_the_loss() {
     let mut params = parameters(&[&[2, 2], &[3, 2]]);
     params.write(ParamId(0), |x| x.copy_from_slice(&[300., -300., 1., 1.]));
-    params.write(ParamId(1), |w| {
-        w.copy_from_slice(&[300., 0., 0., 300., 1., 1.])
-    });
-    let target = Target {
-        row: 0,
-        token: 2,
-        weight: 1.,
-    };
+    params.write(ParamId(1), |w| w.copy_from_slice(&[300., 0., 0., 300., 1., 1.]));
+    let target = Target { row: 0, token: 2, weight: 1. };
     let (loss, collected) = run(&params, |tape| {
         tape.linear_cross_entropy(&tape.embed(&[0], ParamId(0))?, ParamId(1), &[target])
     });
@@ -296,31 +225,18 @@ fn bad_operands_are_refused_by_name() {
     let tape = Tape::training(&params);
     let x = tape.embed(&[0, 3], ParamId(0)).unwrap();
     let text = |error: Option<Error>| error.unwrap().to_string();
-    assert_eq!(
-        text(tape.embed(&[4], ParamId(0)).err()),
-        "token 4 is outside the vocabulary of 4"
-    );
+    assert_eq!(text(tape.embed(&[4], ParamId(0)).err()), "token 4 is outside the vocabulary of 4");
     assert_eq!(
         text(tape.linear(&x, ParamId(1), None).err()),
         "linear: expected 7 features for `p1`, got 8"
     );
-    let target = Target {
-        row: 2,
-        token: 0,
-        weight: 1.,
-    };
+    let target = Target { row: 2, token: 0, weight: 1. };
     assert_eq!(
         text(tape.linear_cross_entropy(&x, ParamId(0), &[target]).err()),
         "linear_cross_entropy: expected targets of 2 rows, got row 2"
     );
     let docs = (Arc::new(rotary(1, 8)), Arc::new(Documents::of_lengths([2])));
-    let a = crate::ops::Attention {
-        heads: 1,
-        kv_heads: 1,
-        head_dim: 8,
-        scale: 1.,
-        window: None,
-    };
+    let a = crate::ops::Attention { heads: 1, kv_heads: 1, head_dim: 8, scale: 1., window: None };
     assert_eq!(
         text(tape.attention(&x, &x, &x, (&docs.0, &docs.1), &a).err()),
         "position 1 is outside the rotary tables of 1 positions"

@@ -12,8 +12,7 @@ pub(super) fn linear(x: &Matrix, w: &Matrix, bias: Option<&[f64]>) -> Matrix {
     let dot = |x: &[f64], w: &[f64]| x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>();
     let row = |x: &Vec<f64>| {
         let outs = w.iter().enumerate();
-        outs.map(|(o, w)| dot(x, w) + bias.map_or(0., |bias| bias[o]))
-            .collect()
+        outs.map(|(o, w)| dot(x, w) + bias.map_or(0., |bias| bias[o])).collect()
     };
     x.iter().map(row).collect()
 }
@@ -24,9 +23,7 @@ pub(super) fn rms_norm(x: &Matrix, w: &[f64], eps: f64) -> Matrix {
         let r = 1. / (mean + eps).sqrt();
         x.iter().zip(w).map(|(x, w)| w * x * r).collect::<Vec<_>>()
     };
-    x.iter()
-        .map(|x| x.chunks(w.len()).flat_map(group).collect())
-        .collect()
+    x.iter().map(|x| x.chunks(w.len()).flat_map(group).collect()).collect()
 }
 
 pub(super) fn add(a: &Matrix, b: &Matrix) -> Matrix {
@@ -38,10 +35,7 @@ pub(super) fn swiglu(gate: &Matrix, up: &Matrix) -> Matrix {
 }
 
 fn zip(a: &Matrix, b: &Matrix, f: impl Fn(f64, f64) -> f64) -> Matrix {
-    a.iter()
-        .zip(b)
-        .map(|(a, b)| a.iter().zip(b).map(|(&a, &b)| f(a, b)).collect())
-        .collect()
+    a.iter().zip(b).map(|(a, b)| a.iter().zip(b).map(|(&a, &b)| f(a, b)).collect()).collect()
 }
 
 /// The angle of a pair of features at a position; the tests' tables hold its cosine and sine.

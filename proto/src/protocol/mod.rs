@@ -1,0 +1,379 @@
+//! What workers and the coordinator say to each other, as domain types; the wire's twins are
+//! converted below here and nowhere else.
+//!
+//! What a peer sends never panics: a message that makes no sense is an [`Error`] that names the
+//! field.
+
+mod directive;
+mod report;
+
+use crate::id::{Epoch, Generation, Incarnation, Lineage, RunId, WorkerId};
+use crate::manifest::File;
+use crate::receipt::Receipt;
+use std::time::Duration;
+use thiserror::Error;
+
+/// A message that this version does not understand.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("`{field}`: {reason}")]
+pub struct Error {
+    /// The field's path in the message.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// The first thing that a worker says on a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// [`crate::PROTOCOL`] of its build.
+    pub protocol: u32,
+    /// Its slot.
+    pub worker: WorkerId,
+    /// Its process.
+    pub incarnation: Incarnation,
+    /// The kind of device: members of a run share one.
+    pub device: String,
+    /// Computing threads.
+    pub threads: u32,
+    /// Where peers reach its collective listener.
+    pub ring: String,
+    /// What it is still training.
+    pub attachment: Option<Attachment>,
+}
+
+/// A duty that outlived its stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The run.
+    pub run: RunId,
+    /// Its membership.
+    pub generation: Generation,
+    /// Its lineage.
+    pub lineage: Lineage,
+    /// Steps committed.
+    pub step: u64,
+}
+
+/// What a computing thread is at, for naming a hang's culprit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Phase {
+    /// Nothing.
+    #[default]
+    Idle = 1,
+    /// Tokenizing.
+    Preparing = 2,
+    /// Reading the base, the data or a checkpoint.
+    Loading = 3,
+    /// Forward and backward.
+    Computing = 4,
+    /// Inside a collective.
+    Reducing = 5,
+    /// Measuring the held-out loss.
+    Evaluating = 6,
+    /// Taking a snapshot.
+    Saving = 7,
+}
+
+/// Figures of one committed step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepDone {
+    /// 0-based index of the step.
+    pub step: u64,
+    /// The global batch's, equal on every rank.
+    pub loss: f64,
+    /// What the update used.
+    pub learning_rate: f64,
+    /// Before clipping.
+    pub grad_norm: f64,
+    /// Not applied: skipped for a non-finite gradient.
+    pub applied: bool,
+    /// This rank's.
+    pub samples: u64,
+    /// This rank's: order-independent.
+    pub samples_digest: u64,
+    /// This rank's, trained or not.
+    pub tokens: u64,
+    /// This rank's targets with a weight.
+    pub trained_tokens: u64,
+    /// Time in forward and backward.
+    pub compute: Duration,
+    /// Time waiting for reductions after the last backward.
+    pub reduce_wait: Duration,
+}
+
+/// One source's share of a held-out loss.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EvalSum {
+    /// Index of the source in the spec.
+    pub source: u32,
+    /// Sum of weight * nll.
+    pub loss_sum: f64,
+    /// Sum of weights.
+    pub weight: f64,
+}
+
+/// Where in a run's history a report belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The run.
+    pub run: RunId,
+    /// The membership under which it happened.
+    pub generation: Generation,
+    /// The lineage.
+    pub lineage: Lineage,
+}
+
+/// Whose fault a trouble is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Cause {
+    /// A collective broke: somebody else's.
+    Peer = 1,
+    /// The data set's: the run fails.
+    Data = 2,
+    /// The base model's or its tokenizer's: the run fails.
+    Model = 3,
+    /// The object store's.
+    Storage = 4,
+    /// This worker's own.
+    Internal = 5,
+}
+
+/// What a worker reports.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Report {
+    /// It is here.
+    Hello(Hello),
+    /// It lives.
+    Beat {
+        /// Steps committed.
+        step: u64,
+        /// What it is at.
+        phase: Phase,
+        /// Number of its current or last collective.
+        collective: u64,
+    },
+    /// A raw shard is tokenized and stored.
+    ShardPrepared {
+        /// The run that it was leased for.
+        run: RunId,
+        /// The raw shard.
+        shard: u32,
+        /// What became of its records.
+        receipt: Receipt,
+        /// Samples in the prepared shard.
+        samples: u64,
+    },
+    /// Base, tokenizer and data are in memory.
+    Loaded {
+        /// The run.
+        run: RunId,
+    },
+    /// A step was committed.
+    StepDone(Place, StepDone),
+    /// Its share of the held-out set is measured.
+    Evaluated(Place, u64, Vec<EvalSum>),
+    /// Its part of the checkpoint after `step` steps is stored.
+    PartSaved(Place, u64, Vec<File>),
+    /// The computing thread ended its duty in order.
+    Stopped {
+        /// The run.
+        run: RunId,
+        /// The membership that it leaves.
+        generation: Generation,
+        /// Steps committed.
+        step: u64,
+    },
+    /// The computing thread, a loader or an upload failed.
+    Trouble {
+        /// The run.
+        run: RunId,
+        /// 0: outside training.
+        generation: Generation,
+        /// Steps committed.
+        step: u64,
+        /// Whose fault.
+        cause: Cause,
+        /// In words.
+        message: String,
+    },
+    /// It was told to go.
+    Leaving {
+        /// How long it can stay.
+        deadline: Duration,
+    },
+}
+
+/// What a worker should be doing now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Directive {
+    /// Lower than one seen before: ignored.
+    pub epoch: Epoch,
+    /// How often to beat.
+    pub beat: Duration,
+    /// The duty.
+    pub duty: Duty,
+}
+
+/// The whole of a worker's duty.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Duty {
+    /// Wait.
+    Idle,
+    /// Tokenize raw shards.
+    Prepare(Prepare),
+    /// Have base and data in memory, and hold no training state.
+    Load(Load),
+    /// Be a member.
+    Train(Train),
+    /// End the process.
+    Dismissed {
+        /// Why.
+        reason: String,
+        /// It was never welcome and must not come back.
+        refused: bool,
+    },
+}
+
+/// Raw shards to tokenize.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepare {
+    /// The run.
+    pub run: RunId,
+    /// Its resolved spec.
+    pub spec_yaml: String,
+    /// Names the prepared data set.
+    pub fingerprint: String,
+    /// In this order.
+    pub shards: Vec<RawShard>,
+}
+
+/// A piece of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawShard {
+    /// Among all of the run.
+    pub index: u32,
+    /// Index of the source in the spec: training sources first, then held-out ones.
+    pub source: u32,
+    /// The object.
+    pub url: String,
+    /// Its pinned size.
+    pub bytes: u64,
+    /// Its pinned identity, where the store has one.
+    pub etag: Option<String>,
+    /// Its pinned time of change.
+    pub modified_ms: u64,
+}
+
+/// What a worker must have in memory to become a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// The run.
+    pub run: RunId,
+    /// Its resolved spec.
+    pub spec_yaml: String,
+    /// Names the prepared data set.
+    pub fingerprint: String,
+    /// What the plan's chunks must add up to.
+    pub plan_digest: String,
+}
+
+/// A membership and this worker's place in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Train {
+    /// As for a load.
+    pub load: Load,
+    /// The membership.
+    pub generation: Generation,
+    /// The lineage.
+    pub lineage: Lineage,
+    /// This worker's.
+    pub rank: u32,
+    /// Ring addresses by rank.
+    pub members: Vec<String>,
+    /// Proves membership between peers.
+    pub ring_key: [u8; 32],
+    /// The manifest to start from; none: the base.
+    pub checkpoint: Option<String>,
+    /// Measure the held-out loss before the first step.
+    pub evaluate_first: bool,
+    /// Stop after the current step, with a checkpoint.
+    pub stop: bool,
+}
+
+impl Train {
+    /// Where reports of this duty belong.
+    pub fn place(&self) -> Place {
+        Place { run: self.load.run.clone(), generation: self.generation, lineage: self.lineage }
+    }
+}
+
+fn refuse<T>(field: &'static str, reason: impl Into<String>) -> Result<T, Error> {
+    Err(Error { field, reason: reason.into() })
+}
+
+/// Names are between 1 and 512 bytes.
+fn named(field: &'static str, value: String) -> Result<String, Error> {
+    match value.len() {
+        1..=512 => Ok(value),
+        n => refuse(field, format!("must have 1 to 512 bytes, has {n}")),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    duration.as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire;
+
+    #[test]
+    fn a_train_directive_survives_the_wire() {
+        let directive = Directive {
+            epoch: Epoch(3),
+            beat: Duration::from_millis(500),
+            duty: Duty::Train(Train {
+                load: Load {
+                    run: RunId::new("r"),
+                    spec_yaml: "name: r".into(),
+                    fingerprint: "f".into(),
+                    plan_digest: "d".into(),
+                },
+                generation: Generation(4),
+                lineage: Lineage(2),
+                rank: 1,
+                members: vec!["a:1".into(), "b:2".into()],
+                ring_key: [7; 32],
+                checkpoint: Some("c".into()),
+                evaluate_first: true,
+                stop: false,
+            }),
+        };
+        let wire = wire::Directive::from(directive.clone());
+        assert_eq!(Directive::try_from(wire), Ok(directive));
+    }
+
+    #[test]
+    fn messages_that_mean_nothing_are_refused_by_field() {
+        let empty = Report::try_from(wire::Report { what: None }).unwrap_err();
+        assert_eq!(empty.field, "report.what");
+        let beat = wire::Report { what: Some(wire::report::What::Beat(wire::Beat::default())) };
+        assert_eq!(Report::try_from(beat).unwrap_err().field, "beat.phase");
+        let train = wire::Directive {
+            duty: Some(wire::directive::Duty::Train(wire::Train {
+                run: "r".into(),
+                fingerprint: "f".into(),
+                plan_digest: "d".into(),
+                rank: 2,
+                members: vec!["a:1".into()],
+                ..Default::default()
+            })),
+            ..Default::default()
+        };
+        assert_eq!(Directive::try_from(train).unwrap_err().field, "train.rank");
+    }
+}

@@ -1,0 +1,235 @@
+//! Reports on the wire.
+
+use super::{
+    Attachment, Cause, Error, EvalSum, Hello, Phase, Place, Report, StepDone, millis, named, refuse,
+};
+use crate::id::{Generation, Incarnation, Lineage, RunId, WorkerId};
+use crate::manifest::File;
+use crate::wire;
+use std::time::Duration;
+
+impl From<Report> for wire::Report {
+    fn from(report: Report) -> Self {
+        use wire::report::What;
+        let what = match report {
+            Report::Hello(h) => What::Hello(wire::Hello {
+                protocol: h.protocol,
+                worker: h.worker.to_string(),
+                incarnation: h.incarnation.to_string(),
+                device: h.device,
+                threads: h.threads,
+                ring: h.ring,
+                attachment: h.attachment.map(|a| wire::Attachment {
+                    run: a.run.to_string(),
+                    generation: a.generation.0,
+                    lineage: a.lineage.0,
+                    step: a.step,
+                }),
+            }),
+            Report::Beat { step, phase, collective } => {
+                What::Beat(wire::Beat { step, phase: phase as i32, collective })
+            }
+            Report::ShardPrepared { run, shard, receipt, samples } => {
+                What::ShardPrepared(wire::ShardPrepared {
+                    run: run.to_string(),
+                    shard,
+                    receipt_json: serde_json::to_string(&receipt).unwrap_or_default(),
+                    samples,
+                })
+            }
+            Report::Loaded { run } => What::Loaded(wire::Loaded { run: run.to_string() }),
+            Report::StepDone(place, s) => What::StepDone(wire::StepDone {
+                run: place.run.to_string(),
+                generation: place.generation.0,
+                lineage: place.lineage.0,
+                step: s.step,
+                loss: s.loss,
+                learning_rate: s.learning_rate,
+                grad_norm: s.grad_norm,
+                applied: s.applied,
+                samples: s.samples,
+                samples_digest: s.samples_digest,
+                tokens: s.tokens,
+                trained_tokens: s.trained_tokens,
+                compute_ms: millis(s.compute),
+                reduce_wait_ms: millis(s.reduce_wait),
+            }),
+            Report::Evaluated(place, step, sums) => What::Evaluated(wire::Evaluated {
+                run: place.run.to_string(),
+                generation: place.generation.0,
+                lineage: place.lineage.0,
+                step,
+                sums: sums
+                    .into_iter()
+                    .map(|s| wire::EvalSum {
+                        source: s.source,
+                        loss_sum: s.loss_sum,
+                        weight: s.weight,
+                    })
+                    .collect(),
+            }),
+            Report::PartSaved(place, step, files) => What::PartSaved(wire::PartSaved {
+                run: place.run.to_string(),
+                generation: place.generation.0,
+                lineage: place.lineage.0,
+                step,
+                files: files
+                    .into_iter()
+                    .map(|f| wire::SavedFile {
+                        key: f.key,
+                        bytes: f.bytes,
+                        sha256: f.sha256,
+                        tensors: f.tensors,
+                    })
+                    .collect(),
+            }),
+            Report::Stopped { run, generation, step } => What::Stopped(wire::Stopped {
+                run: run.to_string(),
+                generation: generation.0,
+                step,
+            }),
+            Report::Trouble { run, generation, step, cause, message } => {
+                What::Trouble(wire::Trouble {
+                    run: run.to_string(),
+                    generation: generation.0,
+                    step,
+                    cause: cause as i32,
+                    message,
+                })
+            }
+            Report::Leaving { deadline } => {
+                What::Leaving(wire::Leaving { deadline_ms: millis(deadline) })
+            }
+        };
+        Self { what: Some(what) }
+    }
+}
+
+impl TryFrom<wire::Report> for Report {
+    type Error = Error;
+
+    fn try_from(report: wire::Report) -> Result<Self, Error> {
+        use wire::report::What;
+        let Some(what) = report.what else {
+            return refuse("report.what", "is missing");
+        };
+        Ok(match what {
+            What::Hello(h) => Self::Hello(Hello {
+                protocol: h.protocol,
+                worker: WorkerId::new(named("hello.worker", h.worker)?),
+                incarnation: Incarnation::new(named("hello.incarnation", h.incarnation)?),
+                device: named("hello.device", h.device)?,
+                threads: h.threads,
+                ring: named("hello.ring", h.ring)?,
+                attachment: h
+                    .attachment
+                    .map(|a| {
+                        Ok::<_, Error>(Attachment {
+                            run: RunId::new(named("hello.attachment.run", a.run)?),
+                            generation: Generation(a.generation),
+                            lineage: Lineage(a.lineage),
+                            step: a.step,
+                        })
+                    })
+                    .transpose()?,
+            }),
+            What::Beat(b) => {
+                Self::Beat { step: b.step, phase: phase(b.phase)?, collective: b.collective }
+            }
+            What::ShardPrepared(s) => Self::ShardPrepared {
+                run: RunId::new(named("shard_prepared.run", s.run)?),
+                shard: s.shard,
+                receipt: serde_json::from_str(&s.receipt_json).map_err(|e| Error {
+                    field: "shard_prepared.receipt_json",
+                    reason: e.to_string(),
+                })?,
+                samples: s.samples,
+            },
+            What::Loaded(l) => Self::Loaded { run: RunId::new(named("loaded.run", l.run)?) },
+            What::StepDone(s) => Self::StepDone(
+                place("step_done.run", s.run, s.generation, s.lineage)?,
+                StepDone {
+                    step: s.step,
+                    loss: s.loss,
+                    learning_rate: s.learning_rate,
+                    grad_norm: s.grad_norm,
+                    applied: s.applied,
+                    samples: s.samples,
+                    samples_digest: s.samples_digest,
+                    tokens: s.tokens,
+                    trained_tokens: s.trained_tokens,
+                    compute: Duration::from_millis(s.compute_ms),
+                    reduce_wait: Duration::from_millis(s.reduce_wait_ms),
+                },
+            ),
+            What::Evaluated(e) => Self::Evaluated(
+                place("evaluated.run", e.run, e.generation, e.lineage)?,
+                e.step,
+                e.sums
+                    .into_iter()
+                    .map(|s| EvalSum { source: s.source, loss_sum: s.loss_sum, weight: s.weight })
+                    .collect(),
+            ),
+            What::PartSaved(p) => Self::PartSaved(
+                place("part_saved.run", p.run, p.generation, p.lineage)?,
+                p.step,
+                p.files
+                    .into_iter()
+                    .map(|f| {
+                        Ok(File {
+                            key: named("part_saved.files.key", f.key)?,
+                            bytes: f.bytes,
+                            sha256: named("part_saved.files.sha256", f.sha256)?,
+                            tensors: f.tensors,
+                        })
+                    })
+                    .collect::<Result<_, Error>>()?,
+            ),
+            What::Stopped(s) => Self::Stopped {
+                run: RunId::new(named("stopped.run", s.run)?),
+                generation: Generation(s.generation),
+                step: s.step,
+            },
+            What::Trouble(t) => Self::Trouble {
+                run: RunId::new(named("trouble.run", t.run)?),
+                generation: Generation(t.generation),
+                step: t.step,
+                cause: match wire::Cause::try_from(t.cause) {
+                    Ok(wire::Cause::Peer) => Cause::Peer,
+                    Ok(wire::Cause::Data) => Cause::Data,
+                    Ok(wire::Cause::Model) => Cause::Model,
+                    Ok(wire::Cause::Storage) => Cause::Storage,
+                    Ok(wire::Cause::Internal) => Cause::Internal,
+                    Ok(wire::Cause::Unspecified) | Err(_) => {
+                        return refuse("trouble.cause", format!("{} means nothing", t.cause));
+                    }
+                },
+                message: t.message,
+            },
+            What::Leaving(l) => Self::Leaving { deadline: Duration::from_millis(l.deadline_ms) },
+        })
+    }
+}
+
+fn place(field: &'static str, run: String, generation: u64, lineage: u64) -> Result<Place, Error> {
+    Ok(Place {
+        run: RunId::new(named(field, run)?),
+        generation: Generation(generation),
+        lineage: Lineage(lineage),
+    })
+}
+
+fn phase(value: i32) -> Result<Phase, Error> {
+    Ok(match wire::Phase::try_from(value) {
+        Ok(wire::Phase::Idle) => Phase::Idle,
+        Ok(wire::Phase::Preparing) => Phase::Preparing,
+        Ok(wire::Phase::Loading) => Phase::Loading,
+        Ok(wire::Phase::Computing) => Phase::Computing,
+        Ok(wire::Phase::Reducing) => Phase::Reducing,
+        Ok(wire::Phase::Evaluating) => Phase::Evaluating,
+        Ok(wire::Phase::Saving) => Phase::Saving,
+        Ok(wire::Phase::Unspecified) | Err(_) => {
+            return refuse("beat.phase", format!("{value} means nothing"));
+        }
+    })
+}
