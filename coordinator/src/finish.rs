@@ -57,19 +57,41 @@ pub(crate) async fn publish(
     let checkpoint: Checkpoint = serde_json::from_slice(&body).map_err(|e| e.to_string())?;
     let target = key::model(run);
     let weights = checkpoint.model.iter().filter(|f| !f.tensors.is_empty()).count();
+    let mut shards = Vec::new();
     for file in &checkpoint.model {
         let name = file.key.rsplit('/').next().unwrap_or(&file.key);
-        // One file of weights goes by the plain name, and needs no index.
-        let name = match (weights, file.tensors.is_empty()) {
-            (1, false) => "model.safetensors",
-            (1, true) if name == Checkpoint::INDEX => continue,
-            _ => name,
-        };
+        if name == Checkpoint::INDEX {
+            continue;
+        }
+        let mut file = file.clone();
         let from = format!("{folder}/{}", file.key);
-        storage.copy(&from, &format!("{target}/{name}")).await.map_err(told)?;
+        file.key = if file.tensors.is_empty() {
+            name.to_owned()
+        } else {
+            shard_name(shards.len() + 1, weights)
+        };
+        storage.copy(&from, &format!("{target}/{}", file.key)).await.map_err(told)?;
+        if !file.tensors.is_empty() {
+            shards.push(file);
+        }
+    }
+    // One file of weights goes by the plain name, and needs no index.
+    if weights > 1 {
+        let index = serde_json::to_vec_pretty(&Checkpoint::model_index(&shards));
+        let index = index.expect("an index is JSON");
+        let key = format!("{target}/{}", Checkpoint::INDEX);
+        storage.put(&key, index).await.map_err(told)?;
     }
     let url = format!("{}/{target}", storage.url());
     Ok(url.strip_prefix("file://").unwrap_or(&url).to_owned())
+}
+
+/// What `transformers` calls shard `number` of `count`.
+fn shard_name(number: usize, count: usize) -> String {
+    match count {
+        1 => "model.safetensors".into(),
+        _ => format!("model-{number:05}-of-{count:05}.safetensors"),
+    }
 }
 
 /// Deletes a checkpoint, its manifest first: what is left of a deletion that was cut short is not a checkpoint.

@@ -8,6 +8,7 @@
 //! Nothing here decides: the session does. Beats come from here, never from the computing thread, so a long step is
 //! not taken for a death.
 
+use crate::checkpoint::Snapshot;
 use crate::collective::{AbortHandle, Listener};
 use crate::job::{self, Job, Restorable};
 use crate::run::{self, Broken, Controls, Gauge, Gauges, Said};
@@ -26,6 +27,8 @@ use tokio_stream::wrappers::ReceiverStream;
 const REPORTS: usize = 1024;
 /// Events that can wait for the session. A training thread that is so far ahead waits.
 const EVENTS: usize = 64;
+/// Snapshots that wait for the one whose upload is under way; training waits with the next.
+const UPLOADS: usize = 1;
 /// The longest wait between two attempts to reach the coordinator.
 const RECONNECT: Duration = Duration::from_secs(1);
 /// How long the last reports may take to leave.
@@ -215,18 +218,25 @@ fn training_thread(
     runtime: &tokio::runtime::Handle,
 ) {
     let place = train.place();
+    let (uploads, mut waiting) = mpsc::channel::<Snapshot>(UPLOADS);
+    runtime.spawn({
+        let (job, place, events) = (job.clone(), place.clone(), events.clone());
+        async move {
+            while let Some(snapshot) = waiting.recv().await {
+                let step = snapshot.step;
+                let outcome = upload::store(&job, &place, snapshot).await;
+                // The agent may have ended meanwhile.
+                let _ = events.send(Event::PartSaved(place.clone(), step, outcome)).await;
+            }
+        }
+    });
     let mut say = |said| {
         let event = match said {
             Said::Stepped(done) => Event::Stepped(place.clone(), done),
             Said::Evaluated(step, sums) => Event::Evaluated(place.clone(), step, sums),
             Said::Snapshot(snapshot) => {
-                let (job, place, events) = (job.clone(), place.clone(), events.clone());
-                runtime.spawn(async move {
-                    let step = snapshot.step;
-                    let outcome = upload::store(&job, &place, snapshot).await;
-                    // The agent may have ended meanwhile.
-                    let _ = events.send(Event::PartSaved(place, step, outcome)).await;
-                });
+                // The uploader ends only with the runtime, and the process with it.
+                let _ = uploads.blocking_send(snapshot);
                 return;
             }
         };

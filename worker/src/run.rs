@@ -19,6 +19,10 @@ use crate::train::{self, Trainer};
 use proto::protocol::{Cause, EvalSum, Phase, StepDone, Train};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// How long a collective may stand still before this rank gives it up by itself.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What the training thread says.
 pub enum Said {
@@ -132,7 +136,7 @@ pub fn run(
             let snapshot = checkpoint::snapshot(&trainer, step, rank, world, job.save_dtype());
             say(Said::Snapshot(job.with_companions(snapshot, rank)));
         }
-        if job.evaluation_due(step, leave && !done.stop || due) {
+        if job.evaluation_due(step, step == steps || due && !done.stop) {
             gauges.at(step, Phase::Evaluating, &collective);
             say(Said::Evaluated(step, evaluate(&trainer, job, rank, world, controls, step)?));
         }
@@ -152,7 +156,9 @@ fn join(duty: &Train, listener: &Listener, controls: &Controls) -> Result<Ring, 
         addresses: duty.members.clone(),
         key: duty.ring_key,
     };
-    let options = collective::Options::default();
+    // A dead peer closes its sockets, a silent one loses its lease: both end this by an abort. What
+    // is left is a coordinator that is away, and then patience costs less than a regroup.
+    let options = collective::Options { stall: PATIENCE, ..Default::default() };
     Ring::connect(listener, &membership, &options, controls.abort.clone())
         .map_err(|e| broken(0, e.into()))
 }
