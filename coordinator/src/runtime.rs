@@ -372,9 +372,11 @@ impl Runtime {
                     }
                 }
                 Command::Direct { stream, directive } => {
-                    // A stream whose queue is full is not being read: it will be silent for a lease soon.
-                    if let Some(directives) = self.streams.get(&stream) {
-                        let _ = directives.try_send(directive);
+                    // A stream whose queue is full is not being read: its worker is told again on the next.
+                    if let Some(directives) = self.streams.get(&stream)
+                        && directives.try_send(directive).is_err()
+                    {
+                        self.streams.remove(&stream);
                     }
                 }
                 Command::Close { stream } => drop(self.streams.remove(&stream)),

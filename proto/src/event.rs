@@ -65,14 +65,12 @@ pub enum Event {
         /// What happened, in words.
         message: String,
     },
-    /// A user asked for the end; honoured in every state.
-    CancelRequested,
     /// Stopped in order, with a checkpoint; goes on with `--resume`.
     Paused {
         /// Steps committed.
         step: u64,
     },
-    /// Ended by a user.
+    /// Ended by a user, in whatever state it was.
     Cancelled,
     /// Ended by an error.
     Failed {

@@ -136,7 +136,7 @@ pub fn run(
             let snapshot = checkpoint::snapshot(&trainer, step, rank, world, job.save_dtype());
             say(Said::Snapshot(job.with_companions(snapshot, rank)));
         }
-        if job.evaluation_due(step, step == steps || due && !done.stop) {
+        if job.evaluation_due(step, step == steps || due) {
             gauges.at(step, Phase::Evaluating, &collective);
             say(Said::Evaluated(step, evaluate(&trainer, job, rank, world, controls, step)?));
         }

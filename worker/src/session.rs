@@ -163,7 +163,8 @@ pub struct Session {
     ended: Generation,
     prepared: BTreeMap<(String, u32), (Receipt, u64)>,
     connected: bool,
-    terminating: bool,
+    /// It was told to go, and how long it can stay.
+    terminating: Option<Duration>,
     backlog: VecDeque<Report>,
     /// What the coordinator must not miss of the present membership: said again on every new stream.
     facts: Vec<Report>,
@@ -182,7 +183,7 @@ impl Session {
             ended: Generation::default(),
             prepared: BTreeMap::new(),
             connected: false,
-            terminating: false,
+            terminating: None,
             backlog: VecDeque::new(),
             facts: Vec::new(),
         }
@@ -211,13 +212,14 @@ impl Session {
             Event::PartSaved(place, step, Ok(files)) => {
                 self.state(Report::PartSaved(place, step, files), &mut out);
             }
-            Event::PartSaved(place, step, Err(trouble)) => {
-                self.trouble(place.run, place.generation, step, trouble, &mut out);
+            Event::PartSaved(Place { run, generation, .. }, step, Err(trouble)) => {
+                let Trouble { cause, message } = trouble;
+                self.state(Report::Trouble { run, generation, step, cause, message }, &mut out);
             }
             Event::Ended(generation, end) => self.ended(generation, end, &mut out),
             Event::Terminate { deadline } => {
-                if !std::mem::replace(&mut self.terminating, true) {
-                    self.say(Report::Leaving { deadline }, &mut out);
+                if self.terminating.replace(deadline).is_none() && self.connected {
+                    out.push(Command::Send(Report::Leaving { deadline }));
                 }
             }
         }
@@ -227,15 +229,6 @@ impl Session {
 
     fn connected(&mut self, out: &mut Vec<Command>) {
         self.connected = true;
-        let attachment = match &self.activity {
-            Activity::Training { train, step, aborting: false } => Some(Attachment {
-                run: train.load.run.clone(),
-                generation: train.generation,
-                lineage: train.lineage,
-                step: *step,
-            }),
-            _ => None,
-        };
         let i = self.identity.clone();
         out.push(Command::Send(Report::Hello(Hello {
             protocol: proto::PROTOCOL,
@@ -244,11 +237,29 @@ impl Session {
             device: i.device,
             threads: i.threads,
             ring: i.ring,
-            attachment,
+            attachment: self.attachment(),
         })));
+        if let Some(deadline) = self.terminating {
+            out.push(Command::Send(Report::Leaving { deadline }));
+        }
         let again = self.facts.iter().cloned().chain(self.backlog.drain(..));
         out.extend(again.map(Command::Send));
         self.announced = false;
+    }
+
+    /// The membership that it trains in, or has trained in to an end that may not have been heard.
+    fn attachment(&self) -> Option<Attachment> {
+        let (train, step) = match (&self.activity, &self.wanted) {
+            (Activity::Training { train, step, aborting: false }, _) => (train, *step),
+            (Activity::Nothing, Duty::Train(train)) if train.generation == self.ended => (train, 0),
+            _ => return None,
+        };
+        Some(Attachment {
+            run: train.load.run.clone(),
+            generation: train.generation,
+            lineage: train.lineage,
+            step,
+        })
     }
 
     fn directed(&mut self, directive: Directive, out: &mut Vec<Command>) {
@@ -291,7 +302,7 @@ impl Session {
             Err(trouble) => {
                 // The run fails by it; until the coordinator has said so there is nothing to do.
                 self.wanted = Duty::Idle;
-                self.trouble(run, Generation::default(), 0, trouble, out);
+                self.trouble(run, trouble, out);
             }
         }
     }
@@ -302,7 +313,7 @@ impl Session {
             Ok(()) => self.memory = Some(load),
             Err(trouble) => {
                 self.wanted = Duty::Idle;
-                self.trouble(load.run, Generation::default(), 0, trouble, out);
+                self.trouble(load.run, trouble, out);
             }
         }
     }
@@ -320,18 +331,15 @@ impl Session {
         match end {
             End::Stopped { step } => self.state(Report::Stopped { run, generation, step }, out),
             End::Aborted => {}
-            End::Failed { step, trouble } => self.trouble(run, generation, step, trouble, out),
+            End::Failed { step, trouble: Trouble { cause, message } } => {
+                self.state(Report::Trouble { run, generation, step, cause, message }, out);
+            }
         }
     }
 
-    fn trouble(
-        &mut self,
-        run: RunId,
-        generation: Generation,
-        step: u64,
-        trouble: Trouble,
-        out: &mut Vec<Command>,
-    ) {
+    /// A failure outside training. Whoever has not heard of it asks for the same again.
+    fn trouble(&mut self, run: RunId, trouble: Trouble, out: &mut Vec<Command>) {
+        let (generation, step) = (Generation::default(), 0);
         let Trouble { cause, message } = trouble;
         self.say(Report::Trouble { run, generation, step, cause, message }, out);
     }
@@ -358,7 +366,10 @@ impl Session {
 
     /// Takes the next step from what this process is doing to what it should be doing.
     fn settle(&mut self, out: &mut Vec<Command>) {
-        if self.terminating && !self.connected && matches!(self.activity, Activity::Nothing) {
+        if self.terminating.is_some()
+            && !self.connected
+            && matches!(self.activity, Activity::Nothing)
+        {
             out.push(Command::Exit(Exit::Drained));
             return;
         }
@@ -384,7 +395,7 @@ impl Session {
     /// Begins the wanted duty.
     fn begin(&mut self, out: &mut Vec<Command>) {
         match self.wanted.clone() {
-            Duty::Idle if self.terminating => out.push(Command::Exit(Exit::Drained)),
+            Duty::Idle if self.terminating.is_some() => out.push(Command::Exit(Exit::Drained)),
             Duty::Idle => {}
             Duty::Dismissed { reason, refused: true } => {
                 out.push(Command::Exit(Exit::Refused(reason)));
@@ -569,6 +580,35 @@ mod tests {
         assert_eq!(directed(&mut s, Duty::Idle), [Command::Abort]);
         let exit = s.handle(Event::Ended(Generation(1), End::Aborted));
         assert_eq!(exit, [Command::Exit(Exit::Drained)]);
+    }
+
+    #[test]
+    fn a_failed_training_is_said_again_on_every_new_stream() {
+        let mut s = training(1);
+        let trouble = Trouble { cause: Cause::Internal, message: "broken".into() };
+        let said = s.handle(Event::Ended(Generation(1), End::Failed { step: 3, trouble }));
+        assert!(matches!(&said[..], [Command::Send(Report::Trouble { .. })]), "{said:?}");
+        s.handle(Event::Disconnected);
+        let again = s.handle(Event::Connected);
+        let [Command::Send(Report::Hello(hello)), trouble] = &again[..] else {
+            panic!("{again:?}");
+        };
+        assert_eq!(*trouble, said[0]);
+        let attached = hello.attachment.as_ref().map(|a| a.generation);
+        assert_eq!(attached, Some(Generation(1)), "so that a restarted coordinator hears it");
+    }
+
+    #[test]
+    fn a_leave_is_said_again_on_every_new_stream() {
+        let mut s = training(1);
+        let deadline = Duration::from_secs(20);
+        s.handle(Event::Disconnected);
+        assert_eq!(s.handle(Event::Terminate { deadline }), []);
+        for _ in 0..2 {
+            let again = s.handle(Event::Connected);
+            assert_eq!(again[1..], [Command::Send(Report::Leaving { deadline })]);
+            s.handle(Event::Disconnected);
+        }
     }
 
     #[test]

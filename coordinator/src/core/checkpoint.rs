@@ -3,13 +3,12 @@
 //! A part counts only if its incarnation's lease was live when it reported it and its membership still stands: what a
 //! fenced process writes is never named by a manifest.
 
-use super::run::{Committed, Phase, Run};
-use super::{Command, Fault, Notice};
-use proto::event::{Event as History, Failure};
+use super::run::{Committed, Run};
+use super::{Command, Notice};
+use proto::event::Event as History;
 use proto::id::{Lineage, WorkerId};
 use proto::manifest::{Checkpoint, File};
 use proto::protocol::Place;
-use std::time::Duration;
 
 impl Run {
     pub(super) fn part_saved(
@@ -21,10 +20,9 @@ impl Run {
         out: &mut Vec<Command>,
     ) {
         let (run, lineage, plan_digest) = (self.id.clone(), self.lineage, self.plan_digest.clone());
-        let known = self.checkpoints.contains(&Committed { lineage, step });
-        let Some((m, rank)) = self.place(worker, place) else {
-            return;
-        };
+        // Said again on every new stream, also of checkpoints that a newer one has made superfluous.
+        let known = self.checkpoints.last() >= Some(&Committed { lineage, step });
+        let Some((m, rank)) = self.place(worker, place) else { return };
         if known || m.sealing.contains(&step) {
             return;
         }
@@ -41,41 +39,45 @@ impl Run {
 
     pub(super) fn sealed(
         &mut self,
-        _now: Duration,
         lineage: Lineage,
         step: u64,
         outcome: Result<String, String>,
         out: &mut Vec<Command>,
     ) {
-        if let Phase::Training(m) = &mut self.phase {
-            m.sealing.remove(&step);
-        }
         if self.phase.ended() || lineage != self.lineage {
             return;
+        }
+        if let Some(m) = self.phase.membership_mut() {
+            m.sealing.remove(&step);
         }
         let manifest_sha256 = match outcome {
             Ok(sha256) => sha256,
             Err(message) => {
                 let message = format!("the checkpoint after step {step} was given up: {message}");
-                let waited_for = matches!(&self.phase, Phase::Training(m) if m.all_stopped());
-                if waited_for {
-                    return self.fail(Fault { kind: Failure::Infrastructure, message }, out);
+                if let Some(m) = self.phase.membership_mut() {
+                    m.given_up.insert(step, message.clone());
                 }
                 return self.incident(None, message, out);
             }
         };
         self.journal(vec![History::Checkpointed { lineage, step, manifest_sha256 }], out);
-        self.checkpoints.push(Committed { lineage, step });
+        self.commit(Committed { lineage, step });
         let path = proto::key::checkpoint(&self.id, lineage, step);
         let notice = Notice::Checkpoint { step, path };
         out.push(Command::Notify { run: self.id.clone(), notice });
         self.prune(out);
     }
 
+    /// Manifests are stored side by side, and the older of two can be the later to be done.
+    pub(super) fn commit(&mut self, committed: Committed) {
+        let at = self.checkpoints.partition_point(|c| *c < committed);
+        self.checkpoints.insert(at, committed);
+    }
+
     /// Keeps the newest `keep`, and the one with the best held-out loss.
     fn prune(&mut self, out: &mut Vec<Command>) {
-        let loss = |c: &Committed| self.evals.get(&c.step).copied().unwrap_or(f64::INFINITY);
-        let best = self.checkpoints.iter().min_by(|a, b| loss(a).total_cmp(&loss(b))).copied();
+        let measured = self.checkpoints.iter().filter_map(|c| Some((c, self.evals.get(&c.step)?)));
+        let best = measured.min_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(c, _)| *c);
         let keep = self.settings.keep.max(1);
         let newest = self.checkpoints.len().saturating_sub(keep);
         let (old, kept) = self.checkpoints.split_at(newest);

@@ -7,7 +7,7 @@ use super::membership::{Member, Membership};
 use super::run::{Phase, Run};
 use super::worker::Worker;
 use super::{Command, Notice, Timing};
-use proto::event::{Event as History, Failure};
+use proto::event::Event as History;
 use proto::id::WorkerId;
 use proto::protocol::{Attachment, Hello};
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 impl Run {
     /// Waits for members; whoever trained holds no state any more.
-    pub(super) fn gather(&mut self, _now: Duration) {
+    pub(super) fn gather(&mut self) {
         self.phase = Phase::Gathering { enough_since: None };
         self.last_waiting.clear();
     }
@@ -50,9 +50,7 @@ impl Run {
         workers: &mut BTreeMap<WorkerId, Worker>,
         out: &mut Vec<Command>,
     ) {
-        let Phase::Gathering { enough_since } = &mut self.phase else {
-            return;
-        };
+        let Phase::Gathering { enough_since } = &mut self.phase else { return };
         let since = *enough_since;
         let (ready, loading) = self.candidates(workers);
         let (min, max) = (self.settings.min_workers, self.settings.max_workers);
@@ -73,13 +71,7 @@ impl Run {
             return;
         }
         if self.fruitless > timing.fruitless_generations {
-            let message = format!(
-                "{} memberships in a row ended without a new step; the last trouble was: {}",
-                self.fruitless,
-                self.last_incident.as_deref().unwrap_or("unknown"),
-            );
-            self.fail(super::Fault { kind: Failure::Infrastructure, message }, out);
-            return;
+            return self.fail_fruitless(out);
         }
         let members: Vec<_> = ready.into_iter().take(max).collect();
         self.form(members, secret, workers, out);
@@ -152,46 +144,38 @@ impl Run {
         if to.generation != self.generation || to.run != self.id {
             return;
         }
-        match &mut self.phase {
-            Phase::Reattaching { .. } => self.best_step = self.best_step.max(to.step),
-            Phase::Training(m) => m.moved(id, &hello.ring),
-            Phase::Queued
-            | Phase::Surveying
-            | Phase::Sharding(_)
-            | Phase::Planning
-            | Phase::Gathering { .. }
-            | Phase::Publishing
-            | Phase::Paused
-            | Phase::Cancelled
-            | Phase::Failed(_)
-            | Phase::Succeeded { .. } => {}
+        if matches!(self.phase, Phase::Reattaching { .. }) {
+            self.best_step = self.best_step.max(to.step);
         }
+        if let Some(m) = self.phase.membership_mut() {
+            m.moved(id, &hello.ring);
+        }
+    }
+
+    /// A generation that outlived its coordinator; where its members listen they will say themselves.
+    pub(super) fn outlived(&self, members: Vec<WorkerId>, secret: &[u8; 32]) -> Membership {
+        let member = |id| Member { id, ring: String::new() };
+        let members = members.into_iter().map(member).collect();
+        let start = self.checkpoints.last().copied();
+        Membership::new(members, start, false, self.ring_key(secret))
     }
 
     /// Once every member is back the generation goes on as if nothing had happened; otherwise a new one is formed.
     pub(super) fn advance_reattaching(
         &mut self,
         now: Duration,
-        secret: &[u8; 32],
-        workers: &mut BTreeMap<WorkerId, Worker>,
-        _out: &mut Vec<Command>,
+        workers: &BTreeMap<WorkerId, Worker>,
     ) {
-        let Phase::Reattaching { until, members } = &self.phase else {
-            return;
-        };
-        let (until, members) = (*until, members.clone());
+        let Phase::Reattaching { until, membership } = &self.phase else { return };
         let back = |id: &WorkerId| {
             workers.get(id).and_then(|w| w.attachment.as_ref()).is_some_and(|a| {
                 a.run == self.id && a.generation == self.generation && a.lineage == self.lineage
             })
         };
-        if members.iter().all(back) {
-            let start = self.checkpoints.last().copied();
-            let members = self.members(&members, workers);
-            self.phase =
-                Phase::Training(Membership::new(members, start, false, self.ring_key(secret)));
-        } else if now >= until {
-            self.gather(now);
+        if membership.members().all(back) {
+            self.phase = Phase::Training(membership.clone());
+        } else if now >= *until {
+            self.gather();
         }
     }
 }

@@ -31,6 +31,8 @@ pub struct Membership {
     pub(super) parts: BTreeMap<u64, BTreeMap<usize, Vec<File>>>,
     /// Steps whose manifest is being stored.
     pub(super) sealing: BTreeSet<u64>,
+    /// Steps whose checkpoint will not be, and why.
+    pub(super) given_up: BTreeMap<u64, String>,
     stopped: BTreeMap<usize, u64>,
 }
 
@@ -50,6 +52,7 @@ impl Membership {
             evals: BTreeMap::new(),
             parts: BTreeMap::new(),
             sealing: BTreeSet::new(),
+            given_up: BTreeMap::new(),
             stopped: BTreeMap::new(),
         }
     }
@@ -89,8 +92,19 @@ impl Membership {
         })
     }
 
-    pub(super) fn all_stopped(&self) -> bool {
-        self.stopped.len() == self.size()
+    /// After which step they stopped, once all have.
+    fn all_stopped(&self) -> Option<u64> {
+        let all = self.stopped.len() == self.size();
+        all.then(|| self.stopped.values().copied().max().unwrap_or(0))
+    }
+
+    /// Whether a rank has stopped and its part of the last checkpoint is stored: it may go.
+    fn owes_nothing(&self, rank: usize, newest: Option<u64>) -> bool {
+        self.stopped.get(&rank).is_some_and(|step| {
+            newest >= Some(*step)
+                || self.sealing.contains(step)
+                || self.parts.get(step).is_some_and(|ranks| ranks.contains_key(&rank))
+        })
     }
 }
 
@@ -104,9 +118,7 @@ impl Run {
         if place.generation != self.generation || place.lineage != self.lineage {
             return None;
         }
-        let Phase::Training(m) = &mut self.phase else {
-            return None;
-        };
+        let m = self.phase.membership_mut()?;
         let rank = m.rank(worker)?;
         Some((m, rank))
     }
@@ -119,9 +131,7 @@ impl Run {
         done: StepDone,
         out: &mut Vec<Command>,
     ) {
-        let Some((m, rank)) = self.place(worker, place) else {
-            return;
-        };
+        let Some((m, rank)) = self.place(worker, place) else { return };
         let step = done.step;
         m.steps.entry(step).or_default().insert(rank, done);
         if m.steps.len() > STEPS_IN_FLIGHT {
@@ -174,10 +184,12 @@ impl Run {
         sums: Vec<EvalSum>,
         out: &mut Vec<Command>,
     ) {
-        let sources = self.settings.sources;
-        let Some((m, rank)) = self.place(worker, place) else {
+        // Said again on every new stream.
+        if self.evals.contains_key(&step) {
             return;
-        };
+        }
+        let sources = self.settings.sources;
+        let Some((m, rank)) = self.place(worker, place) else { return };
         m.evals.entry(step).or_default().insert(rank, sums);
         if m.evals.len() > STEPS_IN_FLIGHT {
             m.evals.pop_first();
@@ -209,7 +221,7 @@ impl Run {
         if generation != self.generation {
             return;
         }
-        if let Phase::Training(m) = &mut self.phase
+        if let Some(m) = self.phase.membership_mut()
             && let Some(rank) = m.rank(id)
         {
             m.stopped.insert(rank, step);
@@ -218,108 +230,108 @@ impl Run {
 
     /// A member must go: all leave their step and gather anew without it.
     pub(super) fn member_leaves(&mut self, id: &WorkerId, out: &mut Vec<Command>) {
-        let Phase::Training(m) = &self.phase else {
-            return;
-        };
-        if m.rank(id).is_some() && !self.stop {
+        let newest = self.checkpoints.last().map(|c| c.step);
+        let Some(m) = self.phase.membership() else { return };
+        let Some(rank) = m.rank(id) else { return };
+        if !self.stop && !m.owes_nothing(rank, newest) {
             self.incident(Some(id), "it was told to leave".into(), out);
-            self.gather(Duration::ZERO);
+            self.gather();
         }
     }
 
-    pub(super) fn worker_lost(
-        &mut self,
-        now: Duration,
-        id: &WorkerId,
-        why: &str,
-        in_order: bool,
-        out: &mut Vec<Command>,
-    ) {
-        match &mut self.phase {
-            Phase::Sharding(s) => s.release(id),
-            Phase::Training(m) => {
-                let Some(rank) = m.rank(id) else { return };
-                if in_order && m.stopped.contains_key(&rank) {
-                    return;
-                }
-                let step = self.step;
-                let message =
-                    format!("worker {id} (rank {rank}) was lost after step {step}: {why}");
-                self.incident(Some(id), message, out);
-                self.regroup(now, out);
-            }
-            Phase::Queued
-            | Phase::Surveying
-            | Phase::Planning
-            | Phase::Gathering { .. }
-            | Phase::Reattaching { .. }
-            | Phase::Publishing
-            | Phase::Paused
-            | Phase::Cancelled
-            | Phase::Failed(_)
-            | Phase::Succeeded { .. } => {}
+    pub(super) fn worker_lost(&mut self, id: &WorkerId, why: &str, out: &mut Vec<Command>) {
+        if let Phase::Sharding(s) = &mut self.phase {
+            s.release(id);
         }
+        let newest = self.checkpoints.last().map(|c| c.step);
+        let Some(m) = self.phase.membership() else { return };
+        let Some(rank) = m.rank(id) else { return };
+        if m.owes_nothing(rank, newest) {
+            return;
+        }
+        let step = self.step;
+        let message = format!("worker {id} (rank {rank}) was lost after step {step}: {why}");
+        self.incident(Some(id), message, out);
+        self.regroup(out);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one trouble, field by field")]
+    /// Data and model are the same on every worker: what is wrong with them ends the run. Whatever else happens to a
+    /// worker is tried again; true if it was outside a membership, and this worker must be told its duty again.
     pub(super) fn trouble(
         &mut self,
-        now: Duration,
+        limit: u32,
         id: &WorkerId,
-        generation: Generation,
-        step: u64,
+        (generation, step): (Generation, u64),
         cause: Cause,
         message: String,
         out: &mut Vec<Command>,
-    ) {
-        if self.phase.ended() || generation.0 != 0 && generation != self.generation {
-            return;
+    ) -> bool {
+        let inside = generation != Generation::default();
+        if self.phase.ended() || inside && generation != self.generation {
+            return false;
         }
         let kind = match cause {
             Cause::Data => Failure::Data,
             Cause::Model => Failure::User,
             Cause::Storage => Failure::Infrastructure,
             Cause::Peer | Cause::Internal => {
-                let Phase::Training(m) = &self.phase else {
-                    return self.incident(Some(id), message, out);
+                if !inside {
+                    self.incident(Some(id), message, out);
+                    self.fruitless += 1;
+                    if self.fruitless > limit {
+                        self.fail_fruitless(out);
+                    }
+                    return true;
+                }
+                // Once the membership is taken apart, what its other ranks say is an echo.
+                let Some(rank) = self.phase.membership().and_then(|m| m.rank(id)) else {
+                    return false;
                 };
-                let Some(rank) = m.rank(id) else { return };
                 let message =
                     format!("worker {id} (rank {rank}) stopped at step {step}: {message}");
                 self.incident(Some(id), message, out);
-                return self.regroup(now, out);
+                self.regroup(out);
+                return false;
             }
         };
         self.fail(Fault { kind, message }, out);
+        false
+    }
+
+    /// Too much was tried without a new step.
+    pub(super) fn fail_fruitless(&mut self, out: &mut Vec<Command>) {
+        let message = format!(
+            "{} attempts in a row ended without a new step; the last trouble was: {}",
+            self.fruitless,
+            self.last_incident.as_deref().unwrap_or("unknown"),
+        );
+        self.fail(Fault { kind: Failure::Infrastructure, message }, out);
     }
 
     /// The membership is over. A run that was stopping has nothing more to wait for.
-    fn regroup(&mut self, now: Duration, out: &mut Vec<Command>) {
+    fn regroup(&mut self, out: &mut Vec<Command>) {
         if self.stop {
             self.pause(out);
         } else {
-            self.gather(now);
+            self.gather();
         }
     }
 
+    /// All have stopped: after the last step, or because they were asked to. What a rank measured it has said before.
     pub(super) fn advance_training(&mut self, out: &mut Vec<Command>) {
         let newest = self.checkpoints.last().copied();
-        let Phase::Training(m) = &self.phase else {
-            return;
-        };
-        if !m.all_stopped() {
-            return;
+        let Phase::Training(m) = &mut self.phase else { return };
+        let Some(at) = m.all_stopped() else { return };
+        if let Some(message) = m.given_up.remove(&at) {
+            return self.fail(Fault { kind: Failure::Infrastructure, message }, out);
         }
-        let at = m.stopped.values().copied().max().unwrap_or(0);
-        let saved = newest.is_some_and(|c| c.step == at);
-        let complete = at >= self.steps;
-        let evaluated = !self.settings.evaluates || self.evals.contains_key(&at);
-        if complete && saved && evaluated {
-            let lineage = newest.map(|c| c.lineage).expect("it is saved");
-            self.phase = Phase::Publishing;
-            out.push(Command::Publish { run: self.id.clone(), lineage, step: at });
-        } else if !complete && (saved || at == 0) {
-            self.pause(out);
+        match newest.filter(|c| c.step == at) {
+            Some(Committed { lineage, step }) if at >= self.steps => {
+                self.phase = Phase::Publishing;
+                out.push(Command::Publish { run: self.id.clone(), lineage, step });
+            }
+            Some(_) => self.regroup(out),
+            None => {}
         }
     }
 }

@@ -280,10 +280,12 @@ impl Core {
         match event {
             Event::Submit { ticket, run, idempotency_key, spec_yaml, settings } => {
                 let known = self.keys.get(&idempotency_key).cloned();
-                let run = known.unwrap_or_else(|| {
-                    self.submit(run, idempotency_key, spec_yaml, settings, &mut out)
-                });
-                out.push(Command::Answer { ticket, answer: Ok(run) });
+                let answer = match known {
+                    Some(run) => Ok(run),
+                    None if self.closing => Err("the coordinator is closing".into()),
+                    None => Ok(self.submit(run, idempotency_key, spec_yaml, settings, &mut out)),
+                };
+                out.push(Command::Answer { ticket, answer });
             }
             Event::Cancel { ticket, run } => self.cancel(ticket, &run, &mut out),
             Event::Close => self.closing = true,
@@ -293,13 +295,13 @@ impl Core {
                 r.surveyed(outcome, out);
             }),
             Event::Planned { run, outcome } => self.with(&run, &mut out, |r, out| {
-                r.planned(now, outcome, out);
+                r.planned(outcome, out);
             }),
             Event::Sealed { run, lineage, step, outcome } => {
-                self.with(&run, &mut out, |r, out| r.sealed(now, lineage, step, outcome, out));
+                self.with(&run, &mut out, |r, out| r.sealed(lineage, step, outcome, out));
             }
             Event::Published { run, outcome } => self.with(&run, &mut out, |r, out| {
-                r.published(now, outcome, out);
+                r.published(outcome, out);
             }),
             Event::Tick => {}
         }

@@ -1,6 +1,7 @@
 //! From sources to a plan: raw shards are leased to workers, and leased anew when one dies.
 
 use super::run::{Phase, Run};
+use super::worker::Worker;
 use super::{Command, Fault, Notice, PlanOutline};
 use proto::event::Event as History;
 use proto::id::WorkerId;
@@ -8,7 +9,6 @@ use proto::manifest;
 use proto::protocol::{Duty, Prepare, RawShard};
 use proto::receipt::Receipt;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 /// What the sources hold.
 #[derive(Clone, Debug)]
@@ -36,17 +36,19 @@ impl Sharding {
     }
 
     /// Gives every free shard to the worker with the fewest bytes to do.
-    pub(super) fn lease(&mut self, workers: &[WorkerId]) {
-        self.leases.retain(|_, w| workers.contains(w));
-        let mut load: BTreeMap<&WorkerId, u64> = workers.iter().map(|w| (w, 0)).collect();
+    pub(super) fn lease(&mut self, workers: &BTreeMap<WorkerId, Worker>) {
+        // A worker between two streams keeps what it has, and gets nothing new.
+        self.leases.retain(|_, w| workers.get(w).is_some_and(|w| !w.leaving));
+        let able = |(_, w): &(&WorkerId, &Worker)| !w.leaving && w.stream.is_some();
+        let mut load: BTreeMap<_, u64> =
+            workers.iter().filter(able).map(|(id, _)| (id, 0)).collect();
         let mut free: Vec<_> = self.outstanding().cloned().collect();
-        free.retain(|s| match self.leases.get(&s.index) {
-            Some(w) => {
-                load.entry(workers.iter().find(|x| *x == w).expect("retained above"))
-                    .and_modify(|b| *b += s.bytes);
-                false
+        free.retain(|s| {
+            let holder = self.leases.get(&s.index);
+            if let Some(bytes) = holder.and_then(|w| load.get_mut(w)) {
+                *bytes += s.bytes;
             }
-            None => true,
+            holder.is_none()
         });
         for shard in free {
             let Some(worker) = load.iter().min_by_key(|(w, b)| (**b, **w)).map(|(w, _)| *w) else {
@@ -137,12 +139,7 @@ impl Run {
         out.push(Command::Plan { run: self.id.clone(), fingerprint, prepared });
     }
 
-    pub(super) fn planned(
-        &mut self,
-        now: Duration,
-        outcome: Result<PlanOutline, Fault>,
-        out: &mut Vec<Command>,
-    ) {
+    pub(super) fn planned(&mut self, outcome: Result<PlanOutline, Fault>, out: &mut Vec<Command>) {
         if !matches!(self.phase, Phase::Planning) {
             return;
         }
@@ -164,7 +161,7 @@ impl Run {
                 out.push(Command::Notify { run: self.id.clone(), notice });
                 let notice = Notice::Planned { steps: plan.steps, summary: plan.summary };
                 out.push(Command::Notify { run: self.id.clone(), notice });
-                self.gather(now);
+                self.gather();
             }
         }
     }

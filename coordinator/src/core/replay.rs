@@ -36,9 +36,10 @@ impl Core {
             out.push(Command::Journal { run: id.clone(), events });
             run.phase = match (run.plan_digest.is_empty(), members.is_empty(), resume) {
                 (true, _, _) => Phase::Queued,
-                (false, false, false) => {
-                    Phase::Reattaching { until: now + self.timing.reattach_grace, members }
-                }
+                (false, false, false) => Phase::Reattaching {
+                    until: now + self.timing.reattach_grace,
+                    membership: run.outlived(members, &self.secret),
+                },
                 (false, _, _) => Phase::Gathering { enough_since: None },
             };
         }
@@ -65,11 +66,10 @@ impl Run {
             }
             History::Evaluated { step, loss, .. } => drop(self.evals.insert(step, loss)),
             History::Checkpointed { lineage, step, .. } => {
-                self.checkpoints.push(Committed { lineage, step });
-                self.step = step;
+                self.commit(Committed { lineage, step });
+                self.step = self.step.max(step);
                 self.best_step = self.best_step.max(step);
             }
-            History::CancelRequested => self.cancelled = true,
             History::Paused { .. } => self.phase = Phase::Paused,
             History::Cancelled => self.phase = Phase::Cancelled,
             History::Failed { kind, message } => {

@@ -50,12 +50,12 @@ pub enum Phase {
         /// When there were enough.
         enough_since: Option<Duration>,
     },
-    /// Waiting for the members of a generation that outlived a coordinator.
+    /// Waiting for the members of a generation that outlived a coordinator; what they report counts already.
     Reattaching {
         /// Until then.
         until: Duration,
-        /// Its members by rank.
-        members: Vec<WorkerId>,
+        /// As far as it is known again.
+        membership: Membership,
     },
     /// A generation is at work.
     Training(Membership),
@@ -87,6 +87,39 @@ impl Phase {
             | Self::Reattaching { .. }
             | Self::Training(_)
             | Self::Publishing => false,
+        }
+    }
+
+    /// The generation at work, where there is one.
+    pub(super) fn membership(&self) -> Option<&Membership> {
+        match self {
+            Self::Reattaching { membership, .. } | Self::Training(membership) => Some(membership),
+            Self::Queued
+            | Self::Surveying
+            | Self::Sharding(_)
+            | Self::Planning
+            | Self::Gathering { .. }
+            | Self::Publishing
+            | Self::Paused
+            | Self::Cancelled
+            | Self::Failed(_)
+            | Self::Succeeded { .. } => None,
+        }
+    }
+
+    pub(super) fn membership_mut(&mut self) -> Option<&mut Membership> {
+        match self {
+            Self::Reattaching { membership, .. } | Self::Training(membership) => Some(membership),
+            Self::Queued
+            | Self::Surveying
+            | Self::Sharding(_)
+            | Self::Planning
+            | Self::Gathering { .. }
+            | Self::Publishing
+            | Self::Paused
+            | Self::Cancelled
+            | Self::Failed(_)
+            | Self::Succeeded { .. } => None,
         }
     }
 
@@ -166,8 +199,6 @@ pub(super) struct Run {
     pub(super) last_step_at: Option<Duration>,
     /// A user wants it to stop in order.
     pub(super) stop: bool,
-    /// A user wants it gone.
-    pub(super) cancelled: bool,
     pub(super) unannounced: bool,
     pub(super) last_waiting: String,
     pub(super) last_incident: Option<String>,
@@ -194,7 +225,6 @@ impl Run {
             loss: None,
             last_step_at: None,
             stop: false,
-            cancelled: false,
             unannounced: false,
             last_waiting: String::new(),
             last_incident: None,
@@ -210,10 +240,6 @@ impl Run {
         workers: &mut BTreeMap<WorkerId, Worker>,
         out: &mut Vec<Command>,
     ) {
-        if self.cancelled && !matches!(self.phase, Phase::Publishing) {
-            self.end(Phase::Cancelled, History::Cancelled, Notice::Cancelled, out);
-            return;
-        }
         if self.stop && !matches!(self.phase, Phase::Training(_) | Phase::Publishing) {
             self.pause(out);
             return;
@@ -223,14 +249,11 @@ impl Run {
             out.push(Command::Survey { run: self.id.clone() });
         }
         if let Phase::Sharding(sharding) = &mut self.phase {
-            let free = |(id, w): (&WorkerId, &Worker)| {
-                (!w.leaving && w.stream.is_some()).then(|| id.clone())
-            };
-            sharding.lease(&workers.iter().filter_map(free).collect::<Vec<_>>());
+            sharding.lease(workers);
             self.advance_sharding(out);
         }
         if matches!(self.phase, Phase::Reattaching { .. }) {
-            self.advance_reattaching(now, secret, workers, out);
+            self.advance_reattaching(now, workers);
         }
         if matches!(self.phase, Phase::Gathering { .. }) {
             self.advance_gathering(now, timing, secret, workers, out);
@@ -289,19 +312,32 @@ impl Run {
         }
     }
 
-    pub(super) fn cancel(&mut self, out: &mut Vec<Command>) {
-        if !self.phase.ended() && !self.cancelled {
-            self.cancelled = true;
-            self.journal(vec![History::CancelRequested], out);
+    /// Nobody is late by the time that this process spent paused.
+    pub(super) fn forgive(&mut self, pause: Duration) {
+        if let Phase::Reattaching { until, .. } = &mut self.phase {
+            *until += pause;
         }
     }
 
-    pub(super) fn published(
-        &mut self,
-        _now: Duration,
-        outcome: Result<String, String>,
-        out: &mut Vec<Command>,
-    ) {
+    /// Ends it at once, wherever it stands, and whether or not its turn has come.
+    pub(super) fn cancel(&mut self, out: &mut Vec<Command>) {
+        match self.phase {
+            Phase::Cancelled | Phase::Failed(_) | Phase::Succeeded { .. } => {}
+            Phase::Queued
+            | Phase::Surveying
+            | Phase::Sharding(_)
+            | Phase::Planning
+            | Phase::Gathering { .. }
+            | Phase::Reattaching { .. }
+            | Phase::Training(_)
+            | Phase::Publishing
+            | Phase::Paused => {
+                self.end(Phase::Cancelled, History::Cancelled, Notice::Cancelled, out);
+            }
+        }
+    }
+
+    pub(super) fn published(&mut self, outcome: Result<String, String>, out: &mut Vec<Command>) {
         if !matches!(self.phase, Phase::Publishing) {
             return;
         }

@@ -83,9 +83,11 @@ impl Core {
                 self.with(&run, out, |r, _| r.member_stopped(&id, generation, step));
             }
             Report::Trouble { run, generation, step, cause, message } => {
-                self.with(&run, out, |r, out| {
-                    r.trouble(now, &id, generation, step, cause, message, out);
-                });
+                let limit = self.timing.fruitless_generations;
+                let Some(r) = self.runs.get_mut(&run) else { return };
+                if r.trouble(limit, &id, (generation, step), cause, message, out) {
+                    self.workers.get_mut(&id).expect("it has just spoken").told = None;
+                }
             }
         }
     }
@@ -114,7 +116,7 @@ impl Core {
                 out.push(Command::Close { stream });
             }
             if before.incarnation != hello.incarnation {
-                self.lost(now, &hello.worker, "another process took its place", out);
+                self.lost(&hello.worker, "another process took its place", out);
             }
         }
         if let (Some(attachment), Some(run)) = (&hello.attachment, self.active().cloned()) {
@@ -145,7 +147,7 @@ impl Core {
         worker.lease_until = worker.lease_until.min(now + self.timing.hangup_grace);
         if worker.leaving {
             let id = id.clone();
-            self.lost(now, &id, "it left", out);
+            self.lost(&id, "it left", out);
         }
     }
 
@@ -161,14 +163,14 @@ impl Core {
                 }
                 None => "its connection closed",
             };
-            self.lost(now, &id, why, out);
+            self.lost(&id, why, out);
         }
     }
 
-    fn lost(&mut self, now: Duration, id: &WorkerId, why: &str, out: &mut Vec<Command>) {
-        let in_order = self.workers.remove(id).is_some_and(|w| w.leaving);
+    fn lost(&mut self, id: &WorkerId, why: &str, out: &mut Vec<Command>) {
+        self.workers.remove(id);
         if let Some(run) = self.active().cloned() {
-            self.with(&run, out, |r, out| r.worker_lost(now, id, why, in_order, out));
+            self.with(&run, out, |r, out| r.worker_lost(id, why, out));
         }
     }
 
@@ -178,8 +180,13 @@ impl Core {
         let due = self.next_deadline().unwrap_or(now).max(self.last_tick + self.timing.beat);
         let late = now.saturating_sub(due);
         if late >= self.timing.beat {
+            // For all that is known here, the clock stood still since the last event.
+            let pause = now - self.last_tick;
             for worker in self.workers.values_mut() {
-                worker.lease_until += late;
+                worker.lease_until += pause;
+            }
+            for run in self.runs.values_mut() {
+                run.forgive(pause);
             }
         }
         self.last_tick = now;

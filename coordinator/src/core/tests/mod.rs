@@ -1,0 +1,360 @@
+//! What the core promises, as exact lists of commands: an event goes in, everything that must follow comes out.
+
+mod ends;
+mod losses;
+mod progress;
+mod replay;
+mod whole;
+
+use super::*;
+use proto::id::{Generation, Incarnation};
+use proto::manifest::{Checkpoint, File};
+use proto::protocol::{
+    Attachment, Cause, Duty, EvalSum, Hello, Load, Place, Prepare, RawShard, StepDone, Train,
+};
+use proto::receipt::Receipt;
+
+const EPOCH: Epoch = Epoch(7);
+
+/// A core and the time, which passes only when a test says so.
+struct Bench {
+    core: Core,
+    now: Duration,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { core: Core::new(Timing::default(), EPOCH, [0; 32]), now: Duration::ZERO }
+    }
+
+    fn handle(&mut self, event: Event) -> Vec<Command> {
+        self.core.handle(self.now, event)
+    }
+
+    fn report(&mut self, stream: u64, report: Report) -> Vec<Command> {
+        self.handle(Event::Reported { stream: Stream(stream), report })
+    }
+
+    /// Time passes while everybody on `streams` beats.
+    fn pass(&mut self, ms: u64, streams: &[u64]) -> Vec<Command> {
+        let (end, beat) = (self.now + Duration::from_millis(ms), self.core.timing.beat);
+        let mut out = Vec::new();
+        while self.now < end {
+            self.now = (self.now + beat).min(end);
+            for stream in streams {
+                out.extend(self.report(*stream, beats()));
+            }
+            out.extend(self.handle(Event::Tick));
+        }
+        out
+    }
+
+    fn submit(&mut self) -> Vec<Command> {
+        self.handle(submission(1, "r", "key"))
+    }
+
+    /// Two workers, 1 and 2 on streams of the same numbers, and a run of 4 steps whose plan is stored.
+    fn planned() -> Self {
+        let mut bench = Self::new();
+        bench.report(1, hello(1));
+        bench.report(2, hello(2));
+        bench.submit();
+        bench.handle(surveyed(1));
+        bench.report(1, prepared(0));
+        bench.handle(planned());
+        bench
+    }
+
+    /// The same, in generation 1.
+    fn training() -> Self {
+        let mut bench = Self::planned();
+        bench.report(1, loaded());
+        bench.report(2, loaded());
+        assert_eq!(bench.phase(), "training");
+        bench
+    }
+
+    /// The same, with a checkpoint after step `step`, whose manifest is stored.
+    fn checkpointed(step: u64) -> Self {
+        let mut bench = Self::training();
+        bench.checkpoint(1, step);
+        bench
+    }
+
+    fn checkpoint(&mut self, lineage: u64, step: u64) -> Vec<Command> {
+        self.part(1, lineage, step);
+        self.part(2, lineage, step);
+        self.handle(sealed(lineage, step))
+    }
+
+    fn part(&mut self, worker: u64, lineage: u64, step: u64) -> Vec<Command> {
+        self.report(worker, part(worker, lineage, step))
+    }
+
+    fn phase(&self) -> &'static str {
+        self.core.status(&run()).expect("it was submitted").phase
+    }
+
+    /// A fresh core that replays what was journaled.
+    fn adopted(history: Vec<History>, resume: bool) -> (Self, Vec<Command>) {
+        let mut bench = Self::new();
+        let out = bench.core.adopt(bench.now, run(), None, settings(), history, resume);
+        (bench, out)
+    }
+}
+
+fn run() -> RunId {
+    RunId::new("r")
+}
+
+fn worker(number: u64) -> WorkerId {
+    WorkerId::new(format!("w{number}"))
+}
+
+fn settings() -> Settings {
+    Settings {
+        name: "r".into(),
+        min_workers: 2,
+        max_workers: 2,
+        keep: 2,
+        evaluates: true,
+        evaluate_at_start: false,
+        sources: 2,
+    }
+}
+
+fn submission(ticket: u64, run: &str, key: &str) -> Event {
+    Event::Submit {
+        ticket: Ticket(ticket),
+        run: RunId::new(run),
+        idempotency_key: key.into(),
+        spec_yaml: "spec".into(),
+        settings: settings(),
+    }
+}
+
+// ------------------------------------------------------------------------------------- what workers say
+
+fn hello(number: u64) -> Report {
+    Report::Hello(Hello {
+        protocol: proto::PROTOCOL,
+        worker: worker(number),
+        incarnation: Incarnation::new(format!("process {number}")),
+        device: "cpu".into(),
+        threads: 1,
+        ring: ring(number),
+        attachment: None,
+    })
+}
+
+/// From another process in the same slot.
+fn hello_anew(number: u64) -> Report {
+    let Report::Hello(hello) = hello(number) else { unreachable!("it is one") };
+    Report::Hello(Hello { incarnation: Incarnation::new("another"), ..hello })
+}
+
+/// From a process that is training.
+fn hello_from(number: u64, generation: u64, step: u64) -> Report {
+    let Report::Hello(hello) = hello(number) else { unreachable!("it is one") };
+    let attachment = Attachment {
+        run: run(),
+        generation: Generation(generation),
+        lineage: Lineage(generation),
+        step,
+    };
+    Report::Hello(Hello { attachment: Some(attachment), ..hello })
+}
+
+fn ring(number: u64) -> String {
+    format!("10.0.0.{number}:1")
+}
+
+fn beats() -> Report {
+    Report::Beat { step: 0, phase: proto::protocol::Phase::Idle, collective: 0 }
+}
+
+fn loaded() -> Report {
+    Report::Loaded { run: run() }
+}
+
+fn prepared(shard: u32) -> Report {
+    Report::ShardPrepared { run: run(), shard, receipt: Receipt::default(), samples: 3 }
+}
+
+fn place(lineage: u64) -> Place {
+    Place { run: run(), generation: Generation(lineage), lineage: Lineage(lineage) }
+}
+
+/// `step` counts from 0, as in the report.
+fn step_done(worker: u64, lineage: u64, step: u64) -> Report {
+    let done = StepDone {
+        step,
+        loss: 2.5,
+        learning_rate: 0.1,
+        grad_norm: 1.0,
+        applied: true,
+        samples: worker,
+        samples_digest: 16 * worker,
+        tokens: 100 * worker,
+        trained_tokens: 10 * worker,
+        compute: Duration::from_millis(200 * worker),
+        reduce_wait: Duration::from_millis(300),
+    };
+    Report::StepDone(place(lineage), done)
+}
+
+fn evaluated(lineage: u64, step: u64, sums: &[(u32, f64, f64)]) -> Report {
+    let sum = |s: &(u32, f64, f64)| EvalSum { source: s.0, loss_sum: s.1, weight: s.2 };
+    Report::Evaluated(place(lineage), step, sums.iter().map(sum).collect())
+}
+
+fn file(folder: &str, worker: u64) -> File {
+    let key = format!("{folder}/r{worker}");
+    File { key, bytes: 1, sha256: "00".into(), tensors: Vec::new() }
+}
+
+fn part(worker: u64, lineage: u64, step: u64) -> Report {
+    let files = vec![file(Checkpoint::MODEL, worker), file(Checkpoint::STATE, worker)];
+    Report::PartSaved(place(lineage), step, files)
+}
+
+fn stopped(generation: u64, step: u64) -> Report {
+    Report::Stopped { run: run(), generation: Generation(generation), step }
+}
+
+fn trouble(generation: u64, cause: Cause) -> Report {
+    let generation = Generation(generation);
+    Report::Trouble { run: run(), generation, step: 1, cause, message: "broken".into() }
+}
+
+// ------------------------------------------------------------------------------------- what long work says
+
+fn shard(index: u32) -> RawShard {
+    let url = format!("file:///{index}");
+    RawShard { index, source: 0, url, bytes: 10, etag: None, modified_ms: 0 }
+}
+
+fn surveyed(shards: u32) -> Event {
+    let shards = (0..shards).map(shard).collect();
+    let outcome = Ok(Survey { fingerprint: "f".into(), shards, cached: None });
+    Event::Surveyed { run: run(), outcome }
+}
+
+fn planned() -> Event {
+    let outline = PlanOutline { digest: "d".into(), steps: 4, summary: serde_json::Value::Null };
+    Event::Planned { run: run(), outcome: Ok(outline) }
+}
+
+fn sealed(lineage: u64, step: u64) -> Event {
+    let outcome = Ok(format!("sha {step}"));
+    Event::Sealed { run: run(), lineage: Lineage(lineage), step, outcome }
+}
+
+fn published() -> Event {
+    Event::Published { run: run(), outcome: Ok("model".into()) }
+}
+
+// ------------------------------------------------------------------------------------- what must follow
+
+fn journal<const N: usize>(events: [History; N]) -> Command {
+    Command::Journal { run: run(), events: events.into() }
+}
+
+fn notify(notice: Notice) -> Command {
+    Command::Notify { run: run(), notice }
+}
+
+fn direct(stream: u64, duty: Duty) -> Command {
+    let directive = Directive { epoch: EPOCH, beat: Timing::default().beat, duty };
+    Command::Direct { stream: Stream(stream), directive }
+}
+
+fn close(stream: u64) -> Command {
+    Command::Close { stream: Stream(stream) }
+}
+
+fn answer(ticket: u64, run: &str) -> Command {
+    Command::Answer { ticket: Ticket(ticket), answer: Ok(RunId::new(run)) }
+}
+
+fn load() -> Load {
+    Load { run: run(), spec_yaml: "spec".into(), fingerprint: "f".into(), plan_digest: "d".into() }
+}
+
+fn prepare(shards: &[u32]) -> Duty {
+    let shards = shards.iter().copied().map(shard).collect();
+    Duty::Prepare(Prepare { run: run(), spec_yaml: "spec".into(), fingerprint: "f".into(), shards })
+}
+
+/// The duty of a rank in a generation of `workers`, which starts from the checkpoint (lineage, step).
+fn train(generation: u64, workers: &[u64], rank: u32, from: Option<(u64, u64)>) -> Train {
+    let mut seed = vec![0; 32];
+    seed.extend_from_slice(b"r");
+    seed.extend_from_slice(&generation.to_le_bytes());
+    Train {
+        load: load(),
+        generation: Generation(generation),
+        lineage: Lineage(generation),
+        rank,
+        members: workers.iter().map(|w| ring(*w)).collect(),
+        ring_key: manifest::sha256_bytes(&seed),
+        checkpoint: from.map(|(l, s)| proto::key::manifest(&run(), Lineage(l), s)),
+        evaluate_first: false,
+        stop: false,
+    }
+}
+
+fn generation(number: u64, step: u64, members: &[u64]) -> (History, Notice) {
+    let members: Vec<_> = members.iter().map(|m| worker(*m)).collect();
+    let history = History::Generation {
+        generation: Generation(number),
+        lineage: Lineage(number),
+        step,
+        members: members.clone(),
+    };
+    let notice = Notice::Generation {
+        generation: number,
+        lineage: number,
+        world_size: members.len(),
+        workers: members,
+        step,
+    };
+    (history, notice)
+}
+
+fn checkpointed(lineage: u64, step: u64) -> History {
+    let manifest_sha256 = format!("sha {step}");
+    History::Checkpointed { lineage: Lineage(lineage), step, manifest_sha256 }
+}
+
+fn incident(number: Option<u64>, message: &str) -> [Command; 2] {
+    let (worker, message) = (number.map(worker), message.to_owned());
+    [
+        journal([History::Incident { worker: worker.clone(), message: message.clone() }]),
+        notify(Notice::Incident { worker, message }),
+    ]
+}
+
+fn waiting(detail: &str) -> Command {
+    notify(Notice::Waiting { detail: detail.into() })
+}
+
+fn seal(lineage: u64, step: u64) -> Command {
+    Command::Seal(Checkpoint {
+        run: run(),
+        lineage: Lineage(lineage),
+        step,
+        plan_digest: "d".into(),
+        model: vec![file(Checkpoint::MODEL, 1), file(Checkpoint::MODEL, 2)],
+        state: vec![file(Checkpoint::STATE, 1), file(Checkpoint::STATE, 2)],
+    })
+}
+
+fn checkpoint_notice(lineage: u64, step: u64) -> Command {
+    let path = proto::key::checkpoint(&run(), Lineage(lineage), step);
+    notify(Notice::Checkpoint { step, path })
+}
+
+fn prune(lineage: u64, step: u64) -> Command {
+    Command::Prune { run: run(), lineage: Lineage(lineage), step }
+}

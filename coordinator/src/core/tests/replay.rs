@@ -1,0 +1,133 @@
+//! A coordinator that replays journals is the one that wrote them.
+
+use super::*;
+
+/// Of a run in generation 1 with a checkpoint after step 2, and what came then.
+pub(super) fn history(then: &[History]) -> Vec<History> {
+    let before = [
+        History::Submitted { spec_yaml: "spec".into() },
+        History::Claimed { epoch: Epoch(6) },
+        History::Prepared { fingerprint: "f".into() },
+        History::Planned { digest: "d".into(), steps: 4 },
+        generation(1, 0, &[1, 2]).0,
+        checkpointed(1, 2),
+    ];
+    [&before, then].concat()
+}
+
+fn claim() -> Command {
+    journal([History::Claimed { epoch: EPOCH }])
+}
+
+#[test]
+fn a_generation_whose_members_all_come_back_goes_on() {
+    let (mut b, out) = Bench::adopted(history(&[]), false);
+    assert_eq!(out, [claim()]);
+    assert_eq!(b.report(1, hello_from(1, 1, 3)), [], "it is left alone until all are here");
+    let duty = |rank| Duty::Train(train(1, &[1, 2], rank, Some((1, 2))));
+    assert_eq!(b.report(2, hello_from(2, 1, 3)), [direct(1, duty(0)), direct(2, duty(1))]);
+    b.report(1, step_done(1, 1, 3));
+    assert_eq!(b.report(2, step_done(2, 1, 3)).len(), 1);
+}
+
+#[test]
+fn what_the_first_to_come_back_says_counts_before_the_last_is_there() {
+    let (mut b, _) = Bench::adopted(history(&[]), false);
+    b.report(1, hello_from(1, 1, 4));
+    assert_eq!(b.part(1, 1, 4), []);
+    assert_eq!(b.report(1, stopped(1, 4)), []);
+    b.report(2, hello_from(2, 1, 4));
+    assert_eq!(b.part(2, 1, 4), [seal(1, 4)]);
+    b.report(2, stopped(1, 4));
+    b.handle(sealed(1, 4));
+    assert_eq!(b.phase(), "finishing");
+}
+
+#[test]
+fn a_member_that_is_missing_after_the_grace_is_gathered_without() {
+    let (mut b, _) = Bench::adopted(history(&[]), false);
+    b.report(1, hello_from(1, 1, 3));
+    b.report(3, hello(3));
+    assert_eq!(b.pass(14_900, &[1, 3]), []);
+    let expected = [
+        waiting("waiting: 0 of 2 workers, 2 loading"),
+        direct(1, Duty::Load(load())),
+        direct(3, Duty::Load(load())),
+    ];
+    assert_eq!(b.pass(100, &[1, 3]), expected);
+    b.report(1, loaded());
+    assert_eq!(b.report(3, loaded())[0], journal([generation(2, 2, &[1, 3]).0]));
+}
+
+#[test]
+fn a_member_of_another_generation_is_not_back() {
+    let (mut b, _) = Bench::adopted(history(&[generation(2, 2, &[1, 2]).0]), false);
+    b.report(1, hello_from(1, 1, 3));
+    assert_eq!(b.report(2, hello_from(2, 2, 3)), []);
+    assert_eq!(b.phase(), "gathering");
+}
+
+#[test]
+fn the_grace_for_coming_back_forgives_the_coordinators_own_pause() {
+    let (mut b, _) = Bench::adopted(history(&[]), false);
+    b.report(1, hello_from(1, 1, 3));
+    b.pass(10_000, &[1]);
+    b.now += Duration::from_secs(60);
+    assert_eq!(b.report(1, beats()), []);
+    assert_ne!(b.report(2, hello_from(2, 1, 3)), []);
+    assert_eq!(b.phase(), "training");
+}
+
+#[test]
+fn stopped_and_failed_runs_go_on_only_when_they_are_resumed() {
+    let failed = History::Failed { kind: Failure::Data, message: "broken".into() };
+    for (end, phase) in [(History::Paused { step: 2 }, "paused"), (failed, "failed")] {
+        let (b, out) = Bench::adopted(history(std::slice::from_ref(&end)), false);
+        assert_eq!((b.phase(), out), (phase, vec![]));
+        let (mut b, out) = Bench::adopted(history(&[end]), true);
+        assert_eq!(out, [claim(), waiting("waiting: 0 of 2 workers")]);
+        b.report(1, hello(1));
+        b.report(2, hello(2));
+        b.report(1, loaded());
+        assert_eq!(b.report(2, loaded())[0], journal([generation(2, 2, &[1, 2]).0]));
+    }
+}
+
+#[test]
+fn what_has_ended_for_good_is_never_resumed() {
+    let succeeded = History::Succeeded { model: "model".into() };
+    for (end, phase) in [(succeeded, "succeeded"), (History::Cancelled, "cancelled")] {
+        let (b, out) = Bench::adopted(history(&[end]), true);
+        assert_eq!((b.phase(), out), (phase, vec![]));
+    }
+}
+
+#[test]
+fn a_run_without_a_plan_begins_with_the_survey() {
+    let (_, out) = Bench::adopted(history(&[])[..3].to_vec(), false);
+    assert_eq!(out, [claim(), Command::Survey { run: run() }]);
+}
+
+#[test]
+fn a_key_is_known_after_a_restart() {
+    let mut b = Bench::new();
+    b.core.adopt(b.now, run(), Some("key".into()), settings(), history(&[]), false);
+    assert_eq!(b.handle(submission(1, "another", "key")), [answer(1, "r")]);
+}
+
+#[test]
+fn the_newest_checkpoint_is_that_of_the_latest_step_in_whatever_order_they_were_committed() {
+    let (b, _) = Bench::adopted(history(&[checkpointed(1, 4), checkpointed(1, 3)]), false);
+    assert_eq!(b.core.status(&run()).and_then(|s| s.checkpoint_step), Some(4));
+}
+
+#[test]
+fn a_stop_that_the_restarted_coordinator_does_not_know_of_ends_the_membership_only() {
+    let (mut b, _) = Bench::adopted(history(&[]), false);
+    b.report(1, hello_from(1, 1, 3));
+    b.report(2, hello_from(2, 1, 3));
+    b.report(1, stopped(1, 3));
+    b.report(2, stopped(1, 3));
+    b.checkpoint(1, 3);
+    assert_eq!(b.phase(), "gathering");
+}
