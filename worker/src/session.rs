@@ -159,8 +159,8 @@ pub struct Session {
     memory: Option<Load>,
     /// The coordinator was told that `memory` is what it asked for.
     announced: bool,
-    /// The membership whose training thread has ended here: it is not started again.
-    ended: Generation,
+    /// The membership whose training thread has ended here: it is not started again. Each run counts its own.
+    ended: Option<(RunId, Generation)>,
     prepared: BTreeMap<(String, u32), (Receipt, u64)>,
     connected: bool,
     terminating: bool,
@@ -179,7 +179,7 @@ impl Session {
             activity: Activity::Nothing,
             memory: None,
             announced: false,
-            ended: Generation::default(),
+            ended: None,
             prepared: BTreeMap::new(),
             connected: false,
             terminating: false,
@@ -314,7 +314,7 @@ impl Session {
         }
         let run = train.load.run.clone();
         self.activity = Activity::Nothing;
-        self.ended = generation;
+        self.ended = Some((run.clone(), generation));
         match end {
             End::Stopped { step } => self.state(Report::Stopped { run, generation, step }, out),
             End::Aborted => {}
@@ -363,7 +363,7 @@ impl Session {
         match &mut self.activity {
             Activity::Preparing { .. } | Activity::Loading => {}
             Activity::Training { train, aborting, .. } => match &self.wanted {
-                Duty::Train(t) if t.generation == train.generation => {
+                Duty::Train(t) if t.place() == train.place() => {
                     if t.stop && !train.stop {
                         train.stop = true;
                         out.push(Command::Stop);
@@ -407,7 +407,10 @@ impl Session {
                 }
             }
             Duty::Train(train) => {
-                if train.generation > self.ended && self.fetch(&train.load, out) {
+                let over = |(run, generation): &(RunId, Generation)| {
+                    *run == train.load.run && train.generation <= *generation
+                };
+                if !self.ended.as_ref().is_some_and(over) && self.fetch(&train.load, out) {
                     self.facts.clear();
                     let step = 0;
                     self.activity =
@@ -525,6 +528,19 @@ mod tests {
             })]
         );
         assert_eq!(directed(&mut s, Duty::Train(train(1))), []);
+    }
+
+    #[test]
+    fn the_next_run_counts_its_generations_anew() {
+        let mut s = training(1);
+        directed(&mut s, Duty::Idle);
+        s.handle(Event::Ended(Generation(1), End::Aborted));
+        let load = Load { run: RunId::new("next"), ..load() };
+        directed(&mut s, Duty::Load(load.clone()));
+        s.handle(Event::Loaded { load: load.clone(), outcome: Ok(()) });
+        let train = Train { load, ..train(1) };
+        let out = directed(&mut s, Duty::Train(train.clone()));
+        assert_eq!(out.last(), Some(&Command::Train(train)));
     }
 
     #[test]
