@@ -179,7 +179,8 @@ async fn follow(mut client: RunsClient<Channel>, run: String, json: bool) -> Out
     let request = wire::WatchRequest { run: run.clone() };
     let mut notices = client.watch(request).await.map_err(refused)?.into_inner();
     let show = Show::new(style, &RunId::new(run), "the pool's output");
-    while let Some(notice) = notices.message().await.map_err(refused)? {
+    // The coordinator sends no errors here: one is the connection's end.
+    while let Ok(Some(notice)) = notices.message().await {
         let parsed: Notice = serde_json::from_str(&notice.json)
             .with_context(|| "the coordinator is of another version")
             .blame(Exit::Infrastructure)?;
