@@ -210,9 +210,20 @@ fn check_losses(spec: &Spec, receipt: &Receipt) -> Result<(), Fault> {
     if lost <= most {
         return Ok(());
     }
+    let total = receipt.total();
+    let examples: String = total
+        .dropped
+        .iter()
+        .flat_map(|(reason, tally)| tally.examples.iter().map(move |e| (reason.label(), e)))
+        .map(|(label, example)| format!("\n  {label}: {example}"))
+        .collect();
     let message = format!(
-        "{:.1} % of the records are lost, more than the {:.1} % that `data.max_dropped` allows\n\
-         hint: raise `data.max_tokens`, mend the records named above, or raise `data.max_dropped`",
+        "{} of {} records are lost ({:.1} %), more than the {:.1} % that `data.max_dropped` allows\
+         {examples}\n\
+         hint: mend these records, raise `data.max_tokens` if they are too long, or raise \
+         `data.max_dropped`",
+        total.dropped_records(),
+        total.read,
         lost * 100.0,
         most * 100.0,
     );

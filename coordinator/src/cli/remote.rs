@@ -6,7 +6,6 @@ use crate::core::Notice;
 use anyhow::{Context, anyhow};
 use clap::Args;
 use proto::id::RunId;
-use proto::spec;
 use proto::wire::runs_client::RunsClient;
 use proto::wire::{self};
 use std::path::PathBuf;
@@ -95,7 +94,7 @@ fn refused(status: tonic::Status) -> Refusal {
 }
 
 pub(super) async fn submit(arguments: Submit) -> Outcome {
-    let spec = spec::read(&arguments.spec).blame(Exit::User)?;
+    let spec = super::read_spec(&arguments.spec)?;
     if let Some(refusal) = spec.unsupported() {
         return Err(Refusal { exit: Exit::User, error: refusal.into() });
     }
