@@ -163,6 +163,9 @@ pub struct Session {
     ended: Option<(RunId, Generation)>,
     prepared: BTreeMap<(String, u32), (Receipt, u64)>,
     connected: bool,
+    /// The coordinator has spoken on this stream. Before that it may still be waiting for other members to come back,
+    /// and would drop what belongs to a membership.
+    heard: bool,
     terminating: bool,
     backlog: VecDeque<Report>,
     /// What the coordinator must not miss of the present membership: said again on every new stream.
@@ -182,6 +185,7 @@ impl Session {
             ended: None,
             prepared: BTreeMap::new(),
             connected: false,
+            heard: false,
             terminating: false,
             backlog: VecDeque::new(),
             facts: Vec::new(),
@@ -193,7 +197,7 @@ impl Session {
         let mut out = Vec::new();
         match event {
             Event::Connected => self.connected(&mut out),
-            Event::Disconnected => self.connected = false,
+            Event::Disconnected => (self.connected, self.heard) = (false, false),
             Event::Directed(directive) => self.directed(directive, &mut out),
             Event::Prepared { run, shard, outcome } => {
                 self.prepared(run, shard, outcome, &mut out);
@@ -246,8 +250,6 @@ impl Session {
             ring: i.ring,
             attachment,
         })));
-        let again = self.facts.iter().cloned().chain(self.backlog.drain(..));
-        out.extend(again.map(Command::Send));
         self.announced = false;
     }
 
@@ -258,6 +260,10 @@ impl Session {
         }
         self.epoch = directive.epoch;
         out.push(Command::Beat(directive.beat));
+        if !std::mem::replace(&mut self.heard, true) {
+            let again = self.facts.iter().cloned().chain(self.backlog.drain(..));
+            out.extend(again.map(Command::Send));
+        }
         if let Duty::Prepare(p) = &directive.duty {
             for shard in &p.shards {
                 let done = self.prepared.get(&(p.fingerprint.clone(), shard.index));
@@ -336,7 +342,7 @@ impl Session {
 
     /// Says something that the coordinator can do without.
     fn say(&mut self, report: Report, out: &mut Vec<Command>) {
-        if self.connected {
+        if self.heard {
             out.push(Command::Send(report));
             return;
         }
@@ -349,7 +355,7 @@ impl Session {
     /// Says something that the coordinator must not miss, now and on every new stream.
     fn state(&mut self, report: Report, out: &mut Vec<Command>) {
         self.facts.push(report.clone());
-        if self.connected {
+        if self.heard {
             out.push(Command::Send(report));
         }
     }
@@ -550,12 +556,13 @@ mod tests {
         let place = train(1).place();
         assert_eq!(s.handle(Event::PartSaved(place.clone(), 5, Ok(vec![]))), []);
         let hello = s.handle(Event::Connected);
-        let [Command::Send(Report::Hello(h)), Command::Send(part)] = &hello[..] else {
-            panic!("{hello:?}");
-        };
+        let [Command::Send(Report::Hello(h))] = &hello[..] else { panic!("{hello:?}") };
         assert_eq!(h.attachment.as_ref().map(|a| a.generation), Some(Generation(1)));
-        assert_eq!(*part, Report::PartSaved(place, 5, vec![]));
-        assert_eq!(directed(&mut s, Duty::Train(train(1))), []);
+        // What the coordinator must not miss waits until it has taken the membership up again.
+        let part = |step| Command::Send(Report::PartSaved(place.clone(), step, vec![]));
+        assert_eq!(s.handle(Event::PartSaved(place.clone(), 6, Ok(vec![]))), []);
+        assert_eq!(directed(&mut s, Duty::Train(train(1))), [part(5), part(6)]);
+        assert_eq!(s.handle(Event::PartSaved(place.clone(), 7, Ok(vec![]))), [part(7)]);
     }
 
     #[test]
