@@ -177,8 +177,12 @@ async fn store(
         Some(chunk) => Some(put(storage, &folder, key::HELD_OUT_PLAN.into(), chunk).await?),
         None => None,
     };
-    let summary = serde_json::to_value(&made.summary).expect("numbers are JSON");
     let steps = made.summary.steps;
+    let mut summary = serde_json::to_value(&made.summary).expect("numbers are JSON");
+    if let Some(summary) = summary.as_object_mut() {
+        // Said beside it: an object that says it twice is not read back.
+        summary.shift_remove("steps");
+    }
     let outline = manifest::Plan { summary: made.summary, chunks, held_out };
     let body = serde_json::to_vec_pretty(&outline).expect("an outline is JSON");
     let digest = manifest::sha256(&body);
@@ -205,9 +209,20 @@ fn check_losses(spec: &Spec, receipt: &Receipt) -> Result<(), Fault> {
     if lost <= most {
         return Ok(());
     }
+    let total = receipt.total();
+    let examples: String = total
+        .dropped
+        .iter()
+        .flat_map(|(reason, tally)| tally.examples.iter().map(move |e| (reason.label(), e)))
+        .map(|(label, example)| format!("\n  {label}: {example}"))
+        .collect();
     let message = format!(
-        "{:.1} % of the records are lost, more than the {:.1} % that `data.max_dropped` allows\n\
-         hint: raise `data.max_tokens`, mend the records named above, or raise `data.max_dropped`",
+        "{} of {} records are lost ({:.1} %), more than the {:.1} % that `data.max_dropped` allows\
+         {examples}\n\
+         hint: mend these records, raise `data.max_tokens` if they are too long, or raise \
+         `data.max_dropped`",
+        total.dropped_records(),
+        total.read,
         lost * 100.0,
         most * 100.0,
     );

@@ -330,6 +330,11 @@ impl Runtime {
         key: String,
         answer: oneshot::Sender<Result<RunId, String>>,
     ) -> Result<(), Error> {
+        if let Err(refusal) = self.check_output(&spec) {
+            // Whoever asked may be gone.
+            let _ = answer.send(Err(refusal));
+            return Ok(());
+        }
         let run = name(&spec);
         let spec_yaml = spec.resolved_yaml();
         let (journal, _) =
@@ -351,6 +356,20 @@ impl Runtime {
             self.storage.put(&proto::key::resolved_spec(&run), spec_yaml).await?;
         }
         Ok(())
+    }
+
+    /// Workers take the output from the spec: a run whose spec names another would be split between two.
+    fn check_output(&self, spec: &Spec) -> Result<(), String> {
+        let own = self.storage.url();
+        let wanted = spec.output().to_string();
+        if storage::url(&wanted).is_ok_and(|wanted| wanted == own) {
+            return Ok(());
+        }
+        let path = own.strip_prefix("file://").unwrap_or(own);
+        Err(format!(
+            "output: this coordinator keeps everything under `{path}`, not `{wanted}`\n\
+             hint: write `output: {path}`"
+        ))
     }
 
     async fn execute(&mut self, commands: Vec<Command>) -> Result<(), Error> {

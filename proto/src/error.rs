@@ -2,7 +2,7 @@
 
 /// `error` and its causes, from the outside in. A hint, wherever in the chain it stands, comes last on its own line.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut causes = Vec::new();
+    let mut causes: Vec<String> = Vec::new();
     let mut hints = Vec::new();
     let mut next = Some(error);
     while let Some(error) = next {
@@ -11,8 +11,8 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
             Some((said, hint)) => (said.to_owned(), Some(hint.to_owned())),
             None => (text, None),
         };
-        // Transparent wrappers say what their cause says.
-        if causes.last() != Some(&said) {
+        // Transparent wrappers say what their cause says, and some libraries end with it.
+        if !causes.last().is_some_and(|last| last.ends_with(&said)) {
             causes.push(said);
         }
         hints.extend(hint);
@@ -38,5 +38,14 @@ mod tests {
     #[test]
     fn causes_are_told_outside_in_and_hints_last() {
         assert_eq!(chain(&Outer(Inner)), "outer: inner\nhint: do this");
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("store: disk: {0}")]
+    struct Repeating(#[source] Inner);
+
+    #[test]
+    fn a_cause_is_told_once() {
+        assert_eq!(chain(&Repeating(Inner)), "store: disk: inner");
     }
 }

@@ -116,10 +116,7 @@ impl Storage {
             reason: e.to_string(),
             source: None,
         })?;
-        Ok(Self {
-            store: Arc::new(store.with_fsync(true)),
-            url: format!("file://{}", folder.display()).trim_end_matches('/').to_owned(),
-        })
+        Ok(Self { store: Arc::new(store.with_fsync(true)), url: url_of(folder) })
     }
 
     /// A store that lives in memory, for tests.
@@ -251,6 +248,18 @@ impl Storage {
             source => Error::Access { verb, url, key, source },
         }
     }
+}
+
+/// The URL by which a storage opened at `url` would call itself.
+///
+/// # Errors
+/// [`Error::Location`] if the scheme is not implemented.
+pub fn url(url: &str) -> Result<String, Error> {
+    local_folder(url).map(|folder| url_of(&folder))
+}
+
+fn url_of(folder: &std::path::Path) -> String {
+    format!("file://{}", folder.display()).trim_end_matches('/').to_owned()
 }
 
 /// The folder that a local URL names.

@@ -1,1 +1,18 @@
-//! x
+//! What tests of the whole system share.
+//!
+//! ```text
+//! programs   the `coordinator` and `worker` of this build
+//! fixture    a small run in a folder of its own: base, data, spec
+//! process    a program under way: its events, each with a deadline; signals; what it leaves behind
+//! model      the weights of a model folder
+//! ```
+//!
+//! Here is no claim: those are in `tests/`.
+
+pub mod fixture;
+pub mod model;
+pub mod process;
+pub mod programs;
+
+pub use fixture::Fixture;
+pub use process::{Ended, Event, Process};

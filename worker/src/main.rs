@@ -95,10 +95,13 @@ fn node(args: NodeArgs) -> anyhow::Result<ExitCode> {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
-                () = parent_gone() => {}
             }
         };
-        Ok(supervise::supervise(&node, args.devices, told).await?)
+        Ok(tokio::select! {
+            code = supervise::supervise(&node, args.devices, told) => code?,
+            // A drain would wait for a coordinator that is gone; ranks end with their supervisor.
+            () = parent_gone() => supervise::EXIT_DRAINED.into(),
+        })
     })
 }
 

@@ -159,12 +159,15 @@ pub struct Session {
     memory: Option<Load>,
     /// The coordinator was told that `memory` is what it asked for.
     announced: bool,
-    /// The membership whose training thread has ended here: it is not started again.
-    ended: Generation,
+    /// The membership whose training thread has ended here: it is not started again. Each run counts its own.
+    ended: Option<(RunId, Generation)>,
     prepared: BTreeMap<(String, u32), (Receipt, u64)>,
     connected: bool,
     /// It was told to go, and how long it can stay.
     terminating: Option<Duration>,
+    /// The coordinator has spoken on this stream. Before that it may still be waiting for other members to come back,
+    /// and would drop what belongs to a membership.
+    heard: bool,
     backlog: VecDeque<Report>,
     /// What the coordinator must not miss of the present membership: said again on every new stream.
     facts: Vec<Report>,
@@ -180,9 +183,10 @@ impl Session {
             activity: Activity::Nothing,
             memory: None,
             announced: false,
-            ended: Generation::default(),
+            ended: None,
             prepared: BTreeMap::new(),
             connected: false,
+            heard: false,
             terminating: None,
             backlog: VecDeque::new(),
             facts: Vec::new(),
@@ -194,7 +198,7 @@ impl Session {
         let mut out = Vec::new();
         match event {
             Event::Connected => self.connected(&mut out),
-            Event::Disconnected => self.connected = false,
+            Event::Disconnected => (self.connected, self.heard) = (false, false),
             Event::Directed(directive) => self.directed(directive, &mut out),
             Event::Prepared { run, shard, outcome } => {
                 self.prepared(run, shard, outcome, &mut out);
@@ -242,8 +246,6 @@ impl Session {
         if let Some(deadline) = self.terminating {
             out.push(Command::Send(Report::Leaving { deadline }));
         }
-        let again = self.facts.iter().cloned().chain(self.backlog.drain(..));
-        out.extend(again.map(Command::Send));
         self.announced = false;
     }
 
@@ -251,7 +253,7 @@ impl Session {
     fn attachment(&self) -> Option<Attachment> {
         let (train, step) = match (&self.activity, &self.wanted) {
             (Activity::Training { train, step, aborting: false }, _) => (train, *step),
-            (Activity::Nothing, Duty::Train(train)) if train.generation == self.ended => (train, 0),
+            (Activity::Nothing, Duty::Train(train)) if self.has_ended(train) => (train, 0),
             _ => return None,
         };
         Some(Attachment {
@@ -269,6 +271,10 @@ impl Session {
         }
         self.epoch = directive.epoch;
         out.push(Command::Beat(directive.beat));
+        if !std::mem::replace(&mut self.heard, true) {
+            let again = self.facts.iter().cloned().chain(self.backlog.drain(..));
+            out.extend(again.map(Command::Send));
+        }
         if let Duty::Prepare(p) = &directive.duty {
             for shard in &p.shards {
                 let done = self.prepared.get(&(p.fingerprint.clone(), shard.index));
@@ -327,7 +333,7 @@ impl Session {
         }
         let run = train.load.run.clone();
         self.activity = Activity::Nothing;
-        self.ended = generation;
+        self.ended = Some((run.clone(), generation));
         match end {
             End::Stopped { step } => self.state(Report::Stopped { run, generation, step }, out),
             End::Aborted => {}
@@ -346,7 +352,7 @@ impl Session {
 
     /// Says something that the coordinator can do without.
     fn say(&mut self, report: Report, out: &mut Vec<Command>) {
-        if self.connected {
+        if self.heard {
             out.push(Command::Send(report));
             return;
         }
@@ -359,7 +365,7 @@ impl Session {
     /// Says something that the coordinator must not miss, now and on every new stream.
     fn state(&mut self, report: Report, out: &mut Vec<Command>) {
         self.facts.push(report.clone());
-        if self.connected {
+        if self.heard {
             out.push(Command::Send(report));
         }
     }
@@ -376,7 +382,7 @@ impl Session {
         match &mut self.activity {
             Activity::Preparing { .. } | Activity::Loading => {}
             Activity::Training { train, aborting, .. } => match &self.wanted {
-                Duty::Train(t) if t.generation == train.generation => {
+                Duty::Train(t) if t.place() == train.place() => {
                     if t.stop && !train.stop {
                         train.stop = true;
                         out.push(Command::Stop);
@@ -421,7 +427,7 @@ impl Session {
                 }
             }
             Duty::Train(train) => {
-                if train.generation > self.ended && self.fetch(&train.load, out) {
+                if !self.has_ended(&train) && self.fetch(&train.load, out) {
                     self.facts.clear();
                     let step = 0;
                     self.activity =
@@ -430,6 +436,14 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Whether this membership's training thread, or a later one of the run, has ended here.
+    fn has_ended(&self, train: &Train) -> bool {
+        let over = |(run, ended): &(RunId, Generation)| {
+            *run == train.load.run && train.generation <= *ended
+        };
+        self.ended.as_ref().is_some_and(over)
     }
 
     /// Whether `load` is in memory; if not, it is being brought there.
@@ -542,18 +556,32 @@ mod tests {
     }
 
     #[test]
+    fn the_next_run_counts_its_generations_anew() {
+        let mut s = training(1);
+        directed(&mut s, Duty::Idle);
+        s.handle(Event::Ended(Generation(1), End::Aborted));
+        let load = Load { run: RunId::new("next"), ..load() };
+        directed(&mut s, Duty::Load(load.clone()));
+        s.handle(Event::Loaded { load: load.clone(), outcome: Ok(()) });
+        let train = Train { load, ..train(1) };
+        let out = directed(&mut s, Duty::Train(train.clone()));
+        assert_eq!(out.last(), Some(&Command::Train(train)));
+    }
+
+    #[test]
     fn a_broken_stream_does_not_stop_training() {
         let mut s = training(1);
         assert_eq!(s.handle(Event::Disconnected), []);
         let place = train(1).place();
         assert_eq!(s.handle(Event::PartSaved(place.clone(), 5, Ok(vec![]))), []);
         let hello = s.handle(Event::Connected);
-        let [Command::Send(Report::Hello(h)), Command::Send(part)] = &hello[..] else {
-            panic!("{hello:?}");
-        };
+        let [Command::Send(Report::Hello(h))] = &hello[..] else { panic!("{hello:?}") };
         assert_eq!(h.attachment.as_ref().map(|a| a.generation), Some(Generation(1)));
-        assert_eq!(*part, Report::PartSaved(place, 5, vec![]));
-        assert_eq!(directed(&mut s, Duty::Train(train(1))), []);
+        // What the coordinator must not miss waits until it has taken the membership up again.
+        let part = |step| Command::Send(Report::PartSaved(place.clone(), step, vec![]));
+        assert_eq!(s.handle(Event::PartSaved(place.clone(), 6, Ok(vec![]))), []);
+        assert_eq!(directed(&mut s, Duty::Train(train(1))), [part(5), part(6)]);
+        assert_eq!(s.handle(Event::PartSaved(place.clone(), 7, Ok(vec![]))), [part(7)]);
     }
 
     #[test]

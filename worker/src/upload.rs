@@ -6,6 +6,9 @@ use crate::session::Trouble;
 use proto::manifest::{File, sha256};
 use proto::protocol::{Cause, Place};
 
+const HINT: &str =
+    "\nhint: make room or mend the storage; --resume goes on from the last checkpoint";
+
 /// Stores every file of the part and says what they are.
 ///
 /// # Errors
@@ -18,7 +21,7 @@ pub async fn store(job: &Job, place: &Place, snapshot: Snapshot) -> Result<Vec<F
         let key = format!("{folder}/{}", part.key);
         job.storage().put(&key, part.body).await.map_err(|error| Trouble {
             cause: Cause::Storage,
-            message: proto::error::chain(&error),
+            message: proto::error::chain(&error) + HINT,
         })?;
         files.push(File { key: part.key, bytes, sha256, tensors: part.tensors });
     }

@@ -6,9 +6,12 @@ mod run;
 mod serve;
 mod show;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use proto::event::Failure;
+use proto::spec::{self, Spec};
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// How a command ends.
@@ -121,6 +124,15 @@ pub fn main() -> ExitCode {
         exit
     });
     ExitCode::from(exit as u8)
+}
+
+/// Reads a run spec; what is wrong in it is told with the file's name.
+fn read_spec(path: &Path) -> Result<Spec, Refusal> {
+    match spec::read(path) {
+        Err(error @ spec::Error::Invalid(_)) => Err(error).context(format!("{}", path.display())),
+        read => read.map_err(Into::into),
+    }
+    .blame(Exit::User)
 }
 
 fn block_on(work: impl Future<Output = Outcome>) -> Outcome {

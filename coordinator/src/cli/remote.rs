@@ -6,7 +6,6 @@ use crate::core::Notice;
 use anyhow::{Context, anyhow};
 use clap::Args;
 use proto::id::RunId;
-use proto::spec;
 use proto::wire::runs_client::RunsClient;
 use proto::wire::{self};
 use std::path::PathBuf;
@@ -96,7 +95,7 @@ fn refused(status: tonic::Status) -> Refusal {
 }
 
 pub(super) async fn submit(arguments: Submit) -> Outcome {
-    let spec = spec::read(&arguments.spec).blame(Exit::User)?;
+    let spec = super::read_spec(&arguments.spec)?;
     if let Some(refusal) = spec.unsupported() {
         return Err(Refusal { exit: Exit::User, error: refusal.into() });
     }
@@ -180,7 +179,8 @@ async fn follow(mut client: RunsClient<Channel>, run: String, json: bool) -> Out
     let request = wire::WatchRequest { run: run.clone() };
     let mut notices = client.watch(request).await.map_err(refused)?.into_inner();
     let show = Show::new(style, &RunId::new(run), "the pool's output");
-    while let Some(notice) = notices.message().await.map_err(refused)? {
+    // The coordinator sends no errors here: one is the connection's end.
+    while let Ok(Some(notice)) = notices.message().await {
         let parsed: Notice = serde_json::from_str(&notice.json)
             .with_context(|| "the coordinator is of another version")
             .blame(Exit::Infrastructure)?;

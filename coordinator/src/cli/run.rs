@@ -10,7 +10,7 @@ use crate::{resume, service};
 use anyhow::{Context, anyhow};
 use clap::Args;
 use proto::id::RunId;
-use proto::spec::{self, Spec};
+use proto::spec::Spec;
 use proto::storage::Storage;
 use std::path::PathBuf;
 use tokio::net::TcpListener;
@@ -36,7 +36,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments) -> Outcome {
-    let spec = spec::read(&arguments.spec).blame(Exit::User)?;
+    let spec = super::read_spec(&arguments.spec)?;
     if let Some(refusal) = spec.unsupported() {
         return Err(Refusal { exit: Exit::User, error: refusal.into() });
     }
@@ -52,7 +52,9 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
             )
         })
         .blame(Exit::User)?;
-    let storage = Storage::open(&spec.output().to_string()).blame(Exit::User)?;
+    let storage = Storage::open(&spec.output().to_string())
+        .context("output\nhint: name a folder that this user can write to")
+        .blame(Exit::User)?;
 
     let (mut runtime, handle) = Runtime::alone(storage.clone(), Timing::default());
     let resumed = if arguments.resume {

@@ -31,7 +31,9 @@ pub(super) async fn serve(arguments: Arguments) -> Outcome {
             )
         })
         .blame(Exit::User)?;
-    let storage = Storage::open(&arguments.output).blame(Exit::User)?;
+    let storage = Storage::open(&arguments.output)
+        .context("--output\nhint: name a folder that this user can write to")
+        .blame(Exit::User)?;
     let (runtime, handle) =
         Runtime::of_pool(storage.clone(), Timing::default()).await.blame(Exit::Infrastructure)?;
     let address = listener.local_addr().blame(Exit::Infrastructure)?;

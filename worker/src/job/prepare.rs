@@ -69,8 +69,9 @@ fn prepare_bytes(
         .get(shard.source as usize)
         .ok_or_else(|| data_set(format!("there is no source {}", shard.source)))?;
     let name = shard.url.strip_prefix("file://").unwrap_or(&shard.url);
-    let prepared =
-        preparer.prepare(name, bytes, &source_options(source)?).map_err(|e| data_set(chain(&e)))?;
+    let prepared = preparer
+        .prepare(name, bytes, &source_options(source)?)
+        .map_err(|e| unprepared(spec, &e))?;
     let mut writer = proto::prepared::Writer::new(fingerprint);
     writer.object(proto::prepared::Object {
         name: name.to_owned(),
@@ -80,6 +81,22 @@ fn prepare_bytes(
     prepared.samples.iter().for_each(|s| writer.push(s));
     let receipt = Receipt::of(source.location.to_string(), prepared.counts);
     Ok((receipt, prepared.samples.len() as u64, writer.finish()))
+}
+
+/// Whose fault it is that nothing of an object can be prepared; what is the base's is told with its folder.
+fn unprepared(spec: &Spec, error: &data::PrepareError) -> Trouble {
+    use data::PrepareError as E;
+    match error {
+        E::Container(_) | E::Detect(_) | E::TooLong { .. } => trouble(Cause::Data)(chain(error)),
+        E::Tokenizer(_)
+        | E::NoTemplate
+        | E::Template(_)
+        | E::MissingToken { .. }
+        | E::NoEndToken
+        | E::MaxTokens(_) => {
+            trouble(Cause::Model)(format!("{}: {}", spec.model().base, chain(error)))
+        }
+    }
 }
 
 /// What the spec says of tokens.

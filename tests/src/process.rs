@@ -1,0 +1,277 @@
+//! A program under way: its events, each with a deadline; signals to it and to what it has started.
+//!
+//! Every program is started with a mark in its environment, which whatever it starts inherits: so a test finds a rank
+//! among the ranks of other tests, and sees whether anything was left behind.
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+/// How long anything may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+const MARK: &str = "MUSTER_TEST_MARK";
+
+/// One line of `--json`.
+#[derive(Clone, Debug)]
+pub struct Event(pub Value);
+
+impl Event {
+    /// What happened.
+    pub fn kind(&self) -> &str {
+        self.text("event")
+    }
+
+    /// A word of it.
+    pub fn text(&self, key: &str) -> &str {
+        self.0[key].as_str().unwrap_or_else(|| panic!("`{key}` of {}", self.0))
+    }
+
+    /// A count of it.
+    pub fn count(&self, key: &str) -> u64 {
+        self.0[key].as_u64().unwrap_or_else(|| panic!("`{key}` of {}", self.0))
+    }
+
+    /// A figure of it.
+    pub fn number(&self, key: &str) -> f64 {
+        self.0[key].as_f64().unwrap_or_else(|| panic!("`{key}` of {}", self.0))
+    }
+}
+
+/// How a program ended, and all that it said.
+#[derive(Debug)]
+pub struct Ended {
+    /// None: by a signal.
+    pub code: Option<i32>,
+    /// Standard output, line by line.
+    pub events: Vec<Event>,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Ended {
+    /// The events of one kind, in order.
+    pub fn all(&self, kind: &str) -> Vec<&Event> {
+        self.events.iter().filter(|e| e.kind() == kind).collect()
+    }
+
+    /// The only event of its kind.
+    pub fn only(&self, kind: &str) -> &Event {
+        let [event] = self.all(kind)[..] else {
+            panic!("one `{kind}`, not {:?}\n{}", self.all(kind), self.stderr)
+        };
+        event
+    }
+
+    /// The same, once it is known to have ended with `code`.
+    pub fn with_code(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{}\n{:?}", self.stderr, self.events.last());
+        self
+    }
+}
+
+/// A program under way; it ends with this, and so does whatever it has started.
+pub struct Process {
+    child: Child,
+    mark: String,
+    lines: Receiver<String>,
+    events: Vec<Event>,
+    stderr: Arc<(Mutex<String>, Condvar)>,
+}
+
+impl Process {
+    /// Starts a program, which prints JSON if it prints at all.
+    pub fn start<A: AsRef<std::ffi::OsStr>>(program: &Path, arguments: &[A]) -> Self {
+        let mark = proto::id::unique();
+        let mut child = Command::new(program)
+            .args(arguments)
+            .env(MARK, &mark)
+            .env("MUSTER_WORKER", crate::programs::worker())
+            .env("MUSTER_LOG", "warn")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("{}: {e}", program.display()));
+        let (said, lines) = channel();
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                // Whoever listened may have gone.
+                let _ = said.send(line);
+            }
+        });
+        let stderr = Arc::<(Mutex<String>, Condvar)>::default();
+        let (mut pipe, text) = (child.stderr.take().expect("piped"), stderr.clone());
+        std::thread::spawn(move || {
+            let mut piece = [0; 4096];
+            while let Ok(n @ 1..) = pipe.read(&mut piece) {
+                let words = String::from_utf8_lossy(&piece[..n]);
+                text.0.lock().expect("held only to copy").push_str(&words);
+                text.1.notify_all();
+            }
+        });
+        Self { child, mark, lines, events: Vec::new(), stderr }
+    }
+
+    /// `coordinator run SPEC --json` with further arguments.
+    pub fn run(fixture: &crate::Fixture, arguments: &[&str]) -> Self {
+        let spec = fixture.path("spec.yaml");
+        let mut all = vec!["run", spec.to_str().expect("a temporary path"), "--json"];
+        all.extend(arguments);
+        Self::start(&crate::programs::coordinator(), &all)
+    }
+
+    /// Standard error so far.
+    pub fn stderr(&self) -> String {
+        self.stderr.0.lock().expect("held only to copy").clone()
+    }
+
+    /// The line of standard error that begins with `words`, once it is there; what follows them.
+    pub fn says(&self, words: &str) -> String {
+        let find = |text: &str| {
+            let mut lines = text.split_inclusive('\n').filter_map(|l| l.strip_suffix('\n'));
+            lines.find_map(|l| l.strip_prefix(words)).map(str::to_owned)
+        };
+        let text = self.stderr.0.lock().expect("held only to copy");
+        let unsaid = |text: &mut String| find(text).is_none();
+        let waited = self.stderr.1.wait_timeout_while(text, PATIENCE, unsaid);
+        let (text, _) = waited.expect("held only to copy");
+        find(&text).unwrap_or_else(|| panic!("no `{words}` in:\n{text}"))
+    }
+
+    /// The next event that is `wanted`; the ones before it are kept.
+    pub fn event(&mut self, what: &str, wanted: impl Fn(&Event) -> bool) -> Event {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let Some(event) = self.next(until) else {
+                panic!("no {what}\n{}\n{:#?}", self.stderr(), self.events.last());
+            };
+            if wanted(&event) {
+                return event;
+            }
+        }
+    }
+
+    /// The event `step`, once so many steps are committed.
+    pub fn step(&mut self, step: u64) -> Event {
+        let what = format!("step {step}");
+        self.event(&what, |e| e.kind() == "step" && e.count("step") >= step)
+    }
+
+    fn next(&mut self, until: Instant) -> Option<Event> {
+        let line = match self.lines.recv_timeout(until - Instant::now()) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Timeout) => panic!("nothing in {PATIENCE:?}\n{}", self.stderr()),
+            Err(RecvTimeoutError::Disconnected) => return None,
+        };
+        let value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("`{line}`: {e}"));
+        self.events.push(Event(value));
+        self.events.last().cloned()
+    }
+
+    /// Waits for the program's end.
+    pub fn end(mut self) -> Ended {
+        let until = Instant::now() + PATIENCE;
+        while self.next(until).is_some() {}
+        assert!(exited(self.pid(), PATIENCE), "it runs on\n{}", self.stderr());
+        let code = self.child.wait().expect("it has ended").code();
+        // Its own words are complete once nobody holds the pipe.
+        assert_eq!(self.left_within(PATIENCE), Vec::<String>::new(), "left behind");
+        let (events, stderr) = (std::mem::take(&mut self.events), self.stderr());
+        Ended { code, events, stderr }
+    }
+
+    /// What the program printed, whatever it is.
+    pub fn output(mut self) -> (Option<i32>, Vec<String>, String) {
+        let until = Instant::now() + PATIENCE;
+        let mut lines = Vec::new();
+        while let Ok(line) = self.lines.recv_timeout(until - Instant::now()) {
+            lines.push(line);
+        }
+        assert!(exited(self.pid(), PATIENCE), "it runs on\n{}", self.stderr());
+        (self.child.wait().expect("it has ended").code(), lines, self.stderr())
+    }
+
+    /// The program's own process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Sends a signal to the program alone.
+    pub fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(self.pid(), signal).expect("it runs");
+    }
+
+    /// The process with these words on its command line, among those that the program has started.
+    pub fn started(&self, words: &str) -> Pid {
+        let own = self.pid();
+        let found: Vec<_> = marked(&self.mark)
+            .into_iter()
+            .filter(|(pid, line)| *pid != own && line.contains(words))
+            .collect();
+        let [(pid, _)] = &found[..] else { panic!("one `{words}`, not {found:?}") };
+        *pid
+    }
+
+    /// Kills a process that the program has started, as `kill -9` does.
+    pub fn kill(&self, words: &str) {
+        let pid = self.started(words);
+        rustix::process::kill_process(pid, Signal::KILL).expect("it was found");
+        assert!(exited(pid, PATIENCE), "{words} outlived `kill -9`");
+    }
+
+    /// What still runs of all that the program has started, itself included, after `limit` at most.
+    pub fn left_within(&self, limit: Duration) -> Vec<String> {
+        let until = Instant::now() + limit;
+        for (pid, _) in marked(&self.mark) {
+            exited(pid, until.saturating_duration_since(Instant::now()));
+        }
+        marked(&self.mark).into_iter().map(|(_, line)| line).collect()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Whatever a failed test leaves must not disturb the next.
+        for (pid, _) in marked(&self.mark) {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+/// Every live process with this mark, and its command line.
+fn marked(mark: &str) -> Vec<(Pid, String)> {
+    let wanted = format!("{MARK}={mark}");
+    let mut found = Vec::new();
+    for entry in Path::new("/proc").read_dir().expect("Linux").flatten() {
+        let pid = entry.file_name().to_str().and_then(|n| n.parse().ok()).and_then(Pid::from_raw);
+        let Some(pid) = pid else { continue };
+        // A process may end while it is looked at; one that has ended has no environment.
+        let read = |name| std::fs::read(entry.path().join(name)).unwrap_or_default();
+        if read("environ").split(|b| *b == 0).any(|v| v == wanted.as_bytes()) {
+            let line = read("cmdline").split(|b| *b == 0).map(String::from_utf8_lossy).fold(
+                String::new(),
+                |line, word| {
+                    if line.is_empty() { word.into() } else { line + " " + &word }
+                },
+            );
+            found.push((pid, line.trim_end().to_owned()));
+        }
+    }
+    found
+}
+
+/// Waits until a process has ended; false if it has not within `limit`.
+fn exited(pid: Pid, limit: Duration) -> bool {
+    let Ok(handle) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return true };
+    let limit = Timespec::try_from(limit).expect("a short time");
+    let mut polled = [PollFd::new(&handle, PollFlags::IN)];
+    rustix::event::poll(&mut polled, Some(&limit)).expect("one descriptor can be polled") == 1
+}

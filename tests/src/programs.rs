@@ -1,0 +1,42 @@
+//! The programs under test: built by the first test that asks, so that none ever runs a stale one.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+
+/// Where the running test's profile puts programs.
+static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+    let test = std::env::current_exe().expect("a test is a file");
+    let folder = test.ancestors().nth(2).expect("tests lie in `TARGET/PROFILE/deps`");
+    let target = folder.parent().expect("a profile lies in the target folder");
+    let profile = match folder.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(name) => name,
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = Command::new(cargo)
+        .args(["build", "--quiet", "-p", "coordinator", "-p", "worker"])
+        .args(["--profile", profile, "--target-dir"])
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .expect("cargo runs");
+    assert!(built.success(), "the programs under test do not build");
+    folder.to_owned()
+});
+
+/// The `coordinator` program.
+pub fn coordinator() -> PathBuf {
+    program("coordinator")
+}
+
+/// The `worker` program.
+pub fn worker() -> PathBuf {
+    program("worker")
+}
+
+fn program(name: &str) -> PathBuf {
+    let path = Path::join(&FOLDER, name);
+    assert!(path.is_file(), "{} was not built", path.display());
+    path
+}

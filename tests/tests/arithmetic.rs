@@ -1,0 +1,230 @@
+//! The step's arithmetic over ranks: threads of one process, a tiny random model, the real trainer.
+//!
+//! The world size may change the order in which gradients are added, and nothing else: in f32 that moves a loss by
+//! some 1e-7 of itself a step, so 1e-4 after 20 steps leaves room for the rounding and for no mistake. What each rank
+//! holds after a step has no tolerance.
+
+use std::path::Path;
+use std::time::Duration;
+use worker::collective::{self, AbortHandle, Collective, InProcess, Pending};
+use worker::model::{Config, Dtype, Model};
+use worker::ops::optimizer::AdamW;
+use worker::ops::{Documents, Target};
+use worker::train::{Batch, Committed, MicroBatch, Recipe, Trainer};
+
+const CONFIG: &str = r#"{
+    "model_type": "llama", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+    "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+    "initializer_range": 0.1, "tie_word_embeddings": true, "hidden_act": "silu"
+}"#;
+const STEPS: u64 = 20;
+const PACKS: usize = 8;
+const LEARNING_RATE: f64 = 1e-2;
+const STALL: Duration = Duration::from_secs(60);
+
+fn trainer() -> Trainer {
+    let config = Config::parse(Path::new("config.json"), CONFIG).expect("a configuration");
+    let recipe = Recipe {
+        adamw: AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8 },
+        weight_decay: 0.1,
+        clip_norm: 1.0,
+        recompute: false,
+    };
+    Trainer::new(Model::random(config, 7).expect("a model"), recipe)
+}
+
+/// Pack `index` of step `step`: three documents, of which all but the first tokens are trained, with three weights.
+fn pack(step: u64, index: usize) -> MicroBatch {
+    let mut state = step * 1000 + index as u64 + 1;
+    let mut draw = |below: u64| {
+        // Steele, Lea and Flood, "Fast splittable pseudorandom number generators".
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        u32::try_from((z ^ (z >> 31)) % below).expect("below is small")
+    };
+    let (mut tokens, mut targets, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
+    for weight in [1.0, 0.5, 2.0] {
+        let length = 3 + draw(8) as usize;
+        let first = draw(64);
+        for i in 0..length {
+            let row = u32::try_from(tokens.len()).expect("few") - u32::from(i > 0);
+            // A pattern that can be learnt.
+            let token = (first + 3 * u32::try_from(i).expect("few")) % 64;
+            tokens.push(token);
+            if i > 0 {
+                targets.push(Target { row, token, weight });
+            }
+        }
+        lengths.push(length);
+    }
+    MicroBatch { tokens, documents: Documents::of_lengths(lengths), targets }
+}
+
+/// The share of `rank` in a global batch of `packs`.
+fn batch(step: u64, packs: usize, rank: usize, world: usize) -> Batch {
+    let micro_batches: Vec<_> = (rank..packs).step_by(world).map(|i| pack(step, i)).collect();
+    Batch {
+        step,
+        planned_weight: (0..packs).map(|i| pack(step, i).weight()).sum(),
+        weight: micro_batches.iter().map(MicroBatch::weight).sum(),
+        samples: 3 * micro_batches.len() as u64,
+        samples_digest: 0,
+        micro_batches,
+    }
+}
+
+/// Parameters, moments and the count of updates, as a checkpoint holds them: named by nothing that is drawn.
+fn state(trainer: &Trainer) -> Vec<Vec<u8>> {
+    let snapshot = worker::checkpoint::snapshot(trainer, 0, 0, 1, Dtype::F32);
+    let bodies: Vec<_> = snapshot.files.into_iter().map(|f| f.body).collect();
+    assert_eq!(bodies.len(), 2, "the model, and the optimizer's state");
+    bodies
+}
+
+/// Trains on every rank at once; returns what each rank's step did and what it held after it.
+fn train(world: usize, packs: usize, steps: u64) -> Vec<Vec<(Committed, Vec<Vec<u8>>)>> {
+    on_ranks(world, |mut collective| {
+        let (rank, mut trainer) = (collective.rank(), trainer());
+        let step = |s| {
+            let batch = batch(s, packs, rank, world);
+            let done = trainer.step(&mut collective, &batch, LEARNING_RATE, false);
+            (done.expect("a step"), state(&trainer))
+        };
+        (0..steps).map(step).collect()
+    })
+}
+
+fn on_ranks<T: Send>(world: usize, rank: impl Fn(InProcess) -> T + Sync) -> Vec<T> {
+    std::thread::scope(|scope| {
+        let ranks = InProcess::world(world, STALL).into_iter();
+        let threads: Vec<_> = ranks.map(|c| scope.spawn(|| rank(c))).collect();
+        threads.into_iter().map(|t| t.join().expect("a rank")).collect()
+    })
+}
+
+/// The loss curve, once it is known that every rank has the same, and the same bits after every step.
+fn curve(ranks: &[Vec<(Committed, Vec<Vec<u8>>)>]) -> Vec<f64> {
+    for (number, rank) in ranks.iter().enumerate() {
+        for (step, ((ours, held), (zeroth, wanted))) in rank.iter().zip(&ranks[0]).enumerate() {
+            assert_eq!(ours.loss.to_bits(), zeroth.loss.to_bits(), "rank {number}, step {step}");
+            assert_eq!(ours.grad_norm.to_bits(), zeroth.grad_norm.to_bits());
+            assert!(held == wanted, "rank {number} differs after step {step}");
+        }
+        assert_eq!(rank.len(), ranks[0].len());
+    }
+    ranks[0].iter().map(|(done, _)| done.loss).collect()
+}
+
+fn assert_same_curve(got: &[f64], wanted: &[f64], name: &str) {
+    assert_eq!(got.len(), wanted.len());
+    let mut worst: f64 = 0.0;
+    for (step, (got, wanted)) in got.iter().zip(wanted).enumerate() {
+        let off = (got - wanted).abs() / wanted;
+        assert!(off <= 1e-4, "{name}, step {step}: {got} for {wanted}");
+        worst = worst.max(off);
+    }
+    println!("{name}: losses differ by {worst:.1e} of themselves at most");
+}
+
+#[test]
+fn workers_times_accumulation_changes_nothing() {
+    let alone = curve(&train(1, PACKS, STEPS));
+    assert!(alone[alone.len() - 1] < 0.8 * alone[0], "it must learn: {alone:?}");
+    for world in [2, 4, 8] {
+        let ranks = train(world, PACKS, STEPS);
+        assert_eq!(ranks.len(), world);
+        assert_same_curve(&curve(&ranks), &alone, &format!("{world}x{}", PACKS / world));
+    }
+}
+
+#[test]
+fn ranks_without_packs_contribute_zeros() {
+    let alone = curve(&train(1, 2, STEPS));
+    let shared = curve(&train(5, 2, STEPS));
+    assert_same_curve(&shared, &alone, "5 ranks, 2 packs");
+}
+
+/// A collective whose rank puts something that is not a number in its first bucket.
+struct Poisoned(InProcess);
+
+impl Collective for Poisoned {
+    fn rank(&self) -> usize {
+        self.0.rank()
+    }
+
+    fn world_size(&self) -> usize {
+        self.0.world_size()
+    }
+
+    fn calls(&self) -> u64 {
+        self.0.calls()
+    }
+
+    fn reduce(&mut self, mut bucket: Vec<f32>) -> Result<Pending, collective::Error> {
+        bucket[0] = f32::NAN;
+        self.0.reduce(bucket)
+    }
+
+    fn control(&mut self, values: &mut [f64]) -> Result<(), collective::Error> {
+        self.0.control(values)
+    }
+
+    fn broadcast(&mut self, root: usize, values: &mut [f32]) -> Result<(), collective::Error> {
+        self.0.broadcast(root, values)
+    }
+
+    fn barrier(&mut self) -> Result<(), collective::Error> {
+        self.0.barrier()
+    }
+
+    fn abort_handle(&self) -> AbortHandle {
+        self.0.abort_handle()
+    }
+}
+
+#[test]
+fn a_gradient_that_is_not_finite_changes_nothing_on_any_rank() {
+    let ranks = on_ranks(2, |mut collective| {
+        let (rank, mut trainer) = (collective.rank(), trainer());
+        let mut step = |s, collective: &mut dyn Collective| {
+            let done = trainer.step(collective, &batch(s, PACKS, rank, 2), LEARNING_RATE, false);
+            (done.expect("one or two such steps are survived"), state(&trainer))
+        };
+        // Moments are no longer zero when it happens.
+        let before = step(0, &mut collective);
+        // One rank's gradient is enough.
+        let skipped = if rank == 1 {
+            let mut poisoned = Poisoned(collective);
+            let skipped = step(1, &mut poisoned);
+            collective = poisoned.0;
+            skipped
+        } else {
+            step(1, &mut collective)
+        };
+        let after = step(2, &mut collective);
+        vec![before, skipped, after]
+    });
+    for (number, rank) in ranks.iter().enumerate() {
+        let [(before, held), (skipped, kept), (after, moved)] = &rank[..] else {
+            panic!("3 steps")
+        };
+        assert!(before.applied && after.applied, "rank {number}");
+        assert!(!skipped.applied && !skipped.grad_norm.is_finite(), "rank {number}");
+        assert!(kept == held, "rank {number}: parameters, moments or the count of updates changed");
+        assert!(moved != kept, "rank {number}: the next step is applied");
+        assert!(rank[2].1 == ranks[0][2].1, "rank {number} differs after it");
+    }
+}
+
+#[test]
+fn three_gradients_in_a_row_that_are_not_finite_end_the_training() {
+    let mut collective = Poisoned(InProcess::world(1, STALL).remove(0));
+    let mut trainer = trainer();
+    let mut step = |s| trainer.step(&mut collective, &batch(s, 2, 0, 1), LEARNING_RATE, false);
+    assert!(!step(0).expect("survived").applied);
+    assert!(!step(1).expect("survived").applied);
+    let error = step(2).expect_err("it is the third").to_string();
+    assert!(error.contains("not finite in 3 steps") && error.contains("hint: "), "{error}");
+}

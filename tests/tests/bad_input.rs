@@ -1,0 +1,263 @@
+//! What is wrong is said once, clearly, before any training, and nothing is left half-written.
+//!
+//! Every test here checks the same four things of a refused run: the exit code tells whose fault it was (1 the
+//! machine's, 2 the user's, 3 the data's); the error names the place and, where there is one, the way out; no step was
+//! trained; nothing lives on, neither a process nor a run that looks alive.
+
+use muster_tests::fixture::{RECORDS, files, journal};
+use muster_tests::{Ended, Fixture, Process, programs};
+use std::net::TcpListener;
+
+const INFRASTRUCTURE: i32 = 1;
+const USER: i32 = 2;
+const DATA: i32 = 3;
+
+/// Runs what the fixture holds, and sees it refused with all these words in its one error.
+fn refused(fixture: &Fixture, code: i32, words: &[&str]) -> Ended {
+    // `end` itself fails the test if a process is left behind.
+    let ended = Process::run(fixture, &["--workers", "2"]).end().with_code(code);
+    assert_refused(fixture, &ended, words);
+    ended
+}
+
+fn assert_refused(fixture: &Fixture, ended: &Ended, words: &[&str]) {
+    for word in words {
+        assert!(ended.stderr.contains(word), "`{word}` in:\n{}", ended.stderr);
+    }
+    let errors = ended.stderr.lines().filter(|l| l.starts_with("error: ")).count();
+    assert_eq!(errors, 1, "one error, not:\n{}", ended.stderr);
+    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+    for kind in ["step", "generation", "checkpoint", "finished"] {
+        assert!(ended.all(kind).is_empty(), "{:?}", ended.all(kind));
+    }
+    for run in fixture.runs() {
+        assert_eq!(journal(&run).last().expect("a history")["event"], "failed", "{run:?}");
+        assert!(!run.join("model").exists() && !run.join("checkpoints").exists());
+    }
+    let odd = |name: &String| name.contains('#') || name.contains(".probe");
+    assert!(!files(&fixture.path("runs")).iter().any(odd));
+}
+
+/// The same, refused before there was anything to keep a history of.
+fn refused_at_once(fixture: &Fixture, words: &[&str]) {
+    let ended = refused(fixture, USER, words);
+    assert!(ended.events.is_empty(), "{:?}", ended.events);
+    assert_eq!(files(&fixture.path("runs")), [""; 0]);
+}
+
+#[test]
+fn a_misspelt_key_is_named_with_the_right_one() {
+    let fixture = Fixture::new();
+    fixture.respec("learning_rate:", "learning_rte:");
+    refused_at_once(
+        &fixture,
+        &["spec.yaml", "train.learning_rte", "hint: did you mean `learning_rate`?"],
+    );
+}
+
+#[test]
+fn another_tools_key_is_answered_with_ours() {
+    let fixture = Fixture::new();
+    fixture.respec("  micro_batch: 1", "  gradient_accumulation_steps: 4");
+    refused_at_once(&fixture, &["train.gradient_accumulation_steps", "hint: ", "global_batch"]);
+}
+
+#[test]
+fn several_mistakes_in_a_spec_are_said_together() {
+    let fixture = Fixture::new();
+    fixture.respec("learning_rate: 1.0e-3", "learning_rate: fast");
+    fixture.respec("max_tokens: 128", "max_tokens: 0");
+    refused_at_once(
+        &fixture,
+        &["spec.yaml", "train.learning_rate", "`fast`", "data.max_tokens", "got 0"],
+    );
+}
+
+#[test]
+fn a_missing_data_file_is_named() {
+    let fixture = Fixture::new();
+    fixture.respec("./data.jsonl", "./dta.jsonl");
+    refused(&fixture, USER, &["dta.jsonl", "there is no such file", "hint: relative paths start"]);
+}
+
+#[test]
+fn a_missing_base_is_named() {
+    let fixture = Fixture::new();
+    fixture.respec("./base", "./bse");
+    refused(&fixture, USER, &["bse", "hint: "]);
+}
+
+#[test]
+fn broken_lines_are_counted_and_the_rest_is_trained() {
+    let fixture = Fixture::new();
+    fixture.respec("max_steps: 40", "max_steps: 2");
+    let mut lines: Vec<_> = fixture.read("data.jsonl").lines().map(str::to_owned).collect();
+    lines[6].truncate(20);
+    fixture.write("data.jsonl", &lines.join("\n"));
+    let ended = Process::run(&fixture, &["--workers", "2"]).end().with_code(0);
+    let sources = &ended.only("prepared").0["receipt"]["sources"];
+    let counts = sources.as_object().expect("by source").values().next().expect("one");
+    assert_eq!((&counts["read"], &counts["eligible"]), (&240.into(), &239.into()));
+    let malformed = &counts["dropped"]["malformed"];
+    assert_eq!(malformed["records"], 1);
+    assert_eq!(malformed["examples"][0]["line"], 7);
+}
+
+#[test]
+fn more_broken_lines_than_allowed_are_refused_by_line() {
+    let fixture = Fixture::new();
+    let mut lines: Vec<_> = fixture.read("data.jsonl").lines().map(str::to_owned).collect();
+    for line in [6, 7, 8] {
+        lines[line].truncate(20);
+    }
+    fixture.write("data.jsonl", &lines.join("\n"));
+    let ended = refused(
+        &fixture,
+        DATA,
+        &["data.max_dropped", "1.2 %", "data.jsonl, line 7: not valid JSON", "hint: "],
+    );
+    // What is wrong is a reason to mend it: the same data is refused again, from the cache too.
+    assert_eq!(ended.only("prepared").0["cached"], false);
+    let again =
+        refused(&fixture, DATA, &["data.max_dropped", "data.jsonl, line 7: not valid JSON"]);
+    assert_eq!(again.only("prepared").0["cached"], true);
+}
+
+#[test]
+fn a_broken_array_is_refused_where_it_breaks() {
+    let fixture = Fixture::new();
+    let lines: Vec<_> = fixture.read("data.jsonl").lines().map(str::to_owned).collect();
+    let broken = format!("[\n{},\n{},\n{}", lines[0], lines[1], &lines[2][..30]);
+    fixture.write("data.json", &broken);
+    fixture.respec("./data.jsonl", "./data.json");
+    refused(&fixture, DATA, &["data.json, record 3 (line 4): ", "hint: ", "mend the array"]);
+}
+
+#[test]
+fn an_unknown_role_is_refused_by_line() {
+    let fixture = Fixture::new();
+    let data = fixture.read("data.jsonl").replace(r#""role": "assistant""#, r#""role": "bot""#);
+    fixture.write("data.jsonl", &data);
+    let words =
+        ["data.jsonl, line 1: ", "role", "`system`, `user`, `assistant`", "`bot`", "hint: "];
+    refused(&fixture, DATA, &words);
+}
+
+#[test]
+fn data_without_a_record_is_refused() {
+    let fixture = Fixture::new();
+    fixture.write("data.jsonl", "");
+    refused(&fixture, DATA, &["no sample is left to train on, of 0", "hint: "]);
+    assert_eq!(RECORDS, 240, "what the other tests count on");
+}
+
+#[test]
+fn a_model_type_that_is_not_implemented_is_named() {
+    let fixture = Fixture::new();
+    fixture.change("base/config.json", r#""model_type": "llama""#, r#""model_type": "mamba""#);
+    let words = ["config.json", "`mamba`", "hint: the model types llama, mistral, qwen2"];
+    refused(&fixture, USER, &words);
+}
+
+#[test]
+fn a_tokenizer_without_a_template_is_refused_with_a_way_out() {
+    let fixture = Fixture::new();
+    std::fs::remove_file(fixture.path("base/chat_template.jinja")).expect("the base has one");
+    refused(&fixture, USER, &["base", "no chat template", "hint: set data.chat_template"]);
+}
+
+#[test]
+fn weights_that_were_cut_short_are_refused_by_file() {
+    let fixture = Fixture::new();
+    let path = fixture.path("base/model.safetensors");
+    let bytes = std::fs::read(&path).expect("the base has weights");
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).expect("a temporary file");
+    let words = ["base/model.safetensors", "hint: copy or download the file again"];
+    let ended = refused(&fixture, USER, &words);
+    let told = format!("cut short: {} bytes of {}", bytes.len() / 2, bytes.len());
+    assert!(ended.stderr.contains(&told), "`{told}` in:\n{}", ended.stderr);
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let fixture = Fixture::new();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    let ended = Process::run(&fixture, &["--port", &port]).end().with_code(USER);
+    assert_refused(&fixture, &ended, &[&*port, "Address already in use", "hint: leave --port out"]);
+    assert!(!fixture.path("runs").exists());
+
+    let (listen, output) = (format!("127.0.0.1:{port}"), fixture.path("pool"));
+    let output = output.to_str().expect("a temporary path");
+    let serve = ["serve", "--listen", &listen, "--output", output];
+    let ended = Process::start(&programs::coordinator(), &serve).end().with_code(USER);
+    assert_refused(&fixture, &ended, &[&*listen, "Address already in use", "hint: choose another"]);
+    assert!(!fixture.path("pool").exists());
+}
+
+#[test]
+fn an_output_that_is_no_folder_is_named() {
+    let fixture = Fixture::new();
+    // Tests may run as root, who can write to a read-only folder, but not to a folder that is a file.
+    fixture.write("runs", "a file");
+    let ended = Process::run(&fixture, &[]).end().with_code(USER);
+    assert_refused(&fixture, &ended, &["output", "runs", "the folder cannot be made", "hint: "]);
+    assert_eq!(fixture.read("runs"), "a file");
+}
+
+#[test]
+fn a_read_only_output_is_named() {
+    let fixture = Fixture::new();
+    let runs = fixture.path("runs");
+    std::fs::create_dir(&runs).expect("a temporary folder");
+    let mut read_only = runs.metadata().expect("it is there").permissions();
+    read_only.set_readonly(true);
+    std::fs::set_permissions(&runs, read_only).expect("our own");
+    if std::fs::write(runs.join("probe"), "").is_ok() {
+        println!("skipped: this user can write to a read-only folder");
+        return;
+    }
+    let ended = Process::run(&fixture, &[]).end().with_code(USER);
+    assert_refused(&fixture, &ended, &["output", "the folder cannot be written to", "hint: "]);
+}
+
+#[test]
+fn a_full_output_ends_the_run_with_the_systems_word() {
+    let fixture = Fixture::new();
+    let runs = fixture.path("runs");
+    std::fs::create_dir(&runs).expect("a temporary folder");
+    let Some(disk) = SmallDisk::mount(&runs) else {
+        println!("skipped: this user can mount no tmpfs");
+        return;
+    };
+    // Room for the data set and a journal; none for a checkpoint of eight megabytes.
+    let ended = Process::run(&fixture, &["--workers", "2"]).end().with_code(INFRASTRUCTURE);
+    let words = ["checkpoints/step-", "No space left on device", "hint: "];
+    for word in words {
+        assert!(ended.stderr.contains(word), "`{word}` in:\n{}", ended.stderr);
+    }
+    let facts = journal(&fixture.run());
+    assert_eq!(facts.last().expect("a history")["event"], "failed");
+    assert!(!facts.iter().any(|f| f["event"] == "checkpointed"));
+    assert!(!fixture.run().join("model").exists());
+    drop(disk);
+}
+
+/// A disk of four megabytes; it goes when this does.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &std::path::Path) -> Option<Self> {
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(at);
+        let mounted = mount.stderr(std::process::Stdio::null()).status().ok()?.success();
+        mounted.then(|| Self(at.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = std::process::Command::new("umount").arg(&self.0).status();
+        assert!(unmounted.is_ok_and(|s| s.success()), "{} stays mounted", self.0.display());
+    }
+}
