@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long anything may take on a busy machine.
@@ -82,6 +83,8 @@ pub struct Process {
     lines: Receiver<String>,
     events: Vec<Event>,
     stderr: Arc<(Mutex<String>, Condvar)>,
+    /// Done when nobody holds standard error any more.
+    listening: Option<JoinHandle<()>>,
 }
 
 impl Process {
@@ -108,7 +111,7 @@ impl Process {
         });
         let stderr = Arc::<(Mutex<String>, Condvar)>::default();
         let (mut pipe, text) = (child.stderr.take().expect("piped"), stderr.clone());
-        std::thread::spawn(move || {
+        let listening = std::thread::spawn(move || {
             let mut piece = [0; 4096];
             while let Ok(n @ 1..) = pipe.read(&mut piece) {
                 let words = String::from_utf8_lossy(&piece[..n]);
@@ -116,7 +119,7 @@ impl Process {
                 text.1.notify_all();
             }
         });
-        Self { child, mark, lines, events: Vec::new(), stderr }
+        Self { child, mark, lines, events: Vec::new(), stderr, listening: Some(listening) }
     }
 
     /// `coordinator run SPEC --json` with further arguments.
@@ -181,21 +184,11 @@ impl Process {
         while self.next(until).is_some() {}
         assert!(exited(self.pid(), PATIENCE), "it runs on\n{}", self.stderr());
         let code = self.child.wait().expect("it has ended").code();
-        // Its own words are complete once nobody holds the pipe.
         assert_eq!(self.left_within(PATIENCE), Vec::<String>::new(), "left behind");
+        let listening = self.listening.take().expect("joined once");
+        listening.join().expect("it only reads");
         let (events, stderr) = (std::mem::take(&mut self.events), self.stderr());
         Ended { code, events, stderr }
-    }
-
-    /// What the program printed, whatever it is.
-    pub fn output(mut self) -> (Option<i32>, Vec<String>, String) {
-        let until = Instant::now() + PATIENCE;
-        let mut lines = Vec::new();
-        while let Ok(line) = self.lines.recv_timeout(until - Instant::now()) {
-            lines.push(line);
-        }
-        assert!(exited(self.pid(), PATIENCE), "it runs on\n{}", self.stderr());
-        (self.child.wait().expect("it has ended").code(), lines, self.stderr())
     }
 
     /// The program's own process.

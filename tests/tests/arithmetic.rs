@@ -83,8 +83,13 @@ fn state(trainer: &Trainer) -> Vec<Vec<u8>> {
     bodies
 }
 
-/// Trains on every rank at once; returns what each rank's step did and what it held after it.
-fn train(world: usize, packs: usize, steps: u64) -> Vec<Vec<(Committed, Vec<Vec<u8>>)>> {
+/// By rank.
+type Ranks = Vec<Rank>;
+/// By step: what it did, and what the rank held after it.
+type Rank = Vec<(Committed, Vec<Vec<u8>>)>;
+
+/// Trains on every rank at once.
+fn train(world: usize, packs: usize, steps: u64) -> Ranks {
     on_ranks(world, |mut collective| {
         let (rank, mut trainer) = (collective.rank(), trainer());
         let step = |s| {
@@ -105,7 +110,7 @@ fn on_ranks<T: Send>(world: usize, rank: impl Fn(InProcess) -> T + Sync) -> Vec<
 }
 
 /// The loss curve, once it is known that every rank has the same, and the same bits after every step.
-fn curve(ranks: &[Vec<(Committed, Vec<Vec<u8>>)>]) -> Vec<f64> {
+fn curve(ranks: &[Rank]) -> Vec<f64> {
     for (number, rank) in ranks.iter().enumerate() {
         for (step, ((ours, held), (zeroth, wanted))) in rank.iter().zip(&ranks[0]).enumerate() {
             assert_eq!(ours.loss.to_bits(), zeroth.loss.to_bits(), "rank {number}, step {step}");

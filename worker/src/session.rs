@@ -383,10 +383,8 @@ impl Session {
             Activity::Preparing { .. } | Activity::Loading => {}
             Activity::Training { train, aborting, .. } => match &self.wanted {
                 Duty::Train(t) if t.place() == train.place() => {
-                    if t.stop && !train.stop {
-                        train.stop = true;
-                        out.push(Command::Stop);
-                    }
+                    let new = t.stop && !std::mem::replace(&mut train.stop, true);
+                    out.extend(new.then_some(Command::Stop));
                 }
                 _ if !*aborting => {
                     *aborting = true;
