@@ -75,7 +75,7 @@ pub enum Error {
         key: String,
         /// The store's word.
         #[source]
-        source: object_store::Error,
+        source: Box<object_store::Error>,
     },
 }
 
@@ -245,7 +245,7 @@ impl Storage {
         let (url, key) = (self.url.clone(), key.to_owned());
         match source {
             object_store::Error::NotFound { .. } => Error::NotFound { url, key },
-            source => Error::Access { verb, url, key, source },
+            source => Error::Access { verb, url, key, source: Box::new(source) },
         }
     }
 }

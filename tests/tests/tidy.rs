@@ -1,5 +1,7 @@
 //! The rules of the house that a machine can check, each with its reason.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -236,12 +236,17 @@ fn shard(index: u32) -> RawShard {
 
 fn surveyed(shards: u32) -> Event {
     let shards = (0..shards).map(shard).collect();
-    let outcome = Ok(Survey { fingerprint: "f".into(), shards, cached: None });
+    let outcome = Ok(Survey { fingerprint: "f".into(), shards, cached: false });
     Event::Surveyed { run: run(), outcome }
 }
 
 fn planned() -> Event {
-    let outline = PlanOutline { digest: "d".into(), steps: 4, summary: serde_json::Value::Null };
+    let outline = PlanOutline {
+        digest: "d".into(),
+        steps: 4,
+        receipt: Receipt::default(),
+        summary: serde_json::Value::Null,
+    };
     Event::Planned { run: run(), outcome: Ok(outline) }
 }
 

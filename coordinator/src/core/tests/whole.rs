@@ -28,11 +28,6 @@ fn a_run_goes_from_submit_to_succeeded() {
     let contents = manifest::Prepared { samples: vec![3, 3, 3], receipt: Receipt::default() };
     let expected = [
         preparing(3),
-        notify(Notice::Prepared {
-            fingerprint: "f".into(),
-            cached: false,
-            receipt: Receipt::default(),
-        }),
         Command::Plan { run: run(), fingerprint: "f".into(), prepared: Some(contents) },
         direct(1, Duty::Idle),
     ];
@@ -43,6 +38,11 @@ fn a_run_goes_from_submit_to_succeeded() {
             History::Prepared { fingerprint: "f".into() },
             History::Planned { digest: "d".into(), steps: 4 },
         ]),
+        notify(Notice::Prepared {
+            fingerprint: "f".into(),
+            cached: false,
+            receipt: Receipt::default(),
+        }),
         notify(Notice::Planned { steps: 4, summary: serde_json::Value::Null }),
         waiting("waiting: 0 of 2 workers, 2 loading"),
         direct(1, Duty::Load(load())),
@@ -92,16 +92,8 @@ fn a_run_goes_from_submit_to_succeeded() {
 fn a_prepared_data_set_is_not_prepared_again() {
     let mut b = Bench::new();
     b.submit();
-    let cached = Some(manifest::Prepared { samples: vec![3], receipt: Receipt::default() });
-    let outcome = Ok(Survey { fingerprint: "f".into(), shards: vec![shard(0)], cached });
-    let expected = [
-        notify(Notice::Prepared {
-            fingerprint: "f".into(),
-            cached: true,
-            receipt: Receipt::default(),
-        }),
-        Command::Plan { run: run(), fingerprint: "f".into(), prepared: None },
-    ];
+    let outcome = Ok(Survey { fingerprint: "f".into(), shards: vec![shard(0)], cached: true });
+    let expected = [Command::Plan { run: run(), fingerprint: "f".into(), prepared: None }];
     assert_eq!(b.handle(Event::Surveyed { run: run(), outcome }), expected);
 }
 
