@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! core/        PURE: events in, commands out
-//! runtime      owns core, clock and queue; executes commands in order
+//! runtime      owns core, clock and queue; executes commands in order          handle    its queue, from outside
 //! journal      history on object storage          feed      what watchers are told, kept as metrics
 //! survey       lists sources, cuts raw shards      planning  from prepared samples to a stored plan
 //! finish       manifests, the finished model       resume    which run `--resume` means
@@ -16,8 +16,10 @@ pub mod cli;
 pub mod core;
 pub mod feed;
 mod finish;
+pub mod handle;
 pub mod journal;
 pub mod launch;
+mod naming;
 mod planning;
 pub mod resume;
 pub mod runtime;

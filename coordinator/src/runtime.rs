@@ -3,13 +3,14 @@
 //! Journal entries are awaited: a command behind one is begun only when it is durable. Long work (listing, planning,
 //! storing manifests) runs beside and comes back as an event.
 
-use crate::core::{Command, Core, Event, Notice, Settings, Status, Stream, Ticket, Timing};
-use crate::feed::{Feed, Watch};
+use crate::core::{Command, Core, Event, Notice, Settings, Stream, Ticket, Timing};
+use crate::feed::Feed;
+use crate::handle::{Handle, Input};
 use crate::journal::{self, Journal};
-use crate::{finish, planning, survey};
+use crate::{finish, naming, planning, survey};
 use proto::event::{Event as History, PoolEvent};
 use proto::id::{self, Epoch, RunId};
-use proto::protocol::{Directive, Report};
+use proto::protocol::Directive;
 use proto::spec::{EvalOn, Spec};
 use proto::storage::{self, Storage};
 use std::collections::BTreeMap;
@@ -38,93 +39,6 @@ pub enum Error {
         /// Why.
         reason: String,
     },
-}
-
-/// What comes in from outside the core.
-pub(crate) enum Input {
-    Core(Event),
-    Attach { stream: Stream, directives: mpsc::Sender<Directive> },
-    Submit { spec: Box<Spec>, key: String, answer: oneshot::Sender<Result<RunId, String>> },
-    Cancel { run: RunId, answer: oneshot::Sender<Result<RunId, String>> },
-    Watch { run: RunId, answer: oneshot::Sender<Option<Watch>> },
-    Status { answer: oneshot::Sender<Vec<Status>> },
-}
-
-/// How everybody else talks to a running coordinator.
-#[derive(Clone)]
-pub struct Handle(mpsc::Sender<Input>);
-
-/// The coordinator has stopped.
-#[derive(Debug, Error)]
-#[error("the coordinator has stopped")]
-pub struct Stopped;
-
-impl Handle {
-    async fn ask<T>(&self, input: impl FnOnce(oneshot::Sender<T>) -> Input) -> Result<T, Stopped> {
-        let (answer, answered) = oneshot::channel();
-        self.0.send(input(answer)).await.map_err(|_| Stopped)?;
-        answered.await.map_err(|_| Stopped)
-    }
-
-    /// Queues a run; answers once that is durable.
-    ///
-    /// # Errors
-    /// [`Stopped`], or in words why not.
-    pub async fn submit(&self, spec: Spec, key: String) -> Result<Result<RunId, String>, Stopped> {
-        self.ask(|answer| Input::Submit { spec: Box::new(spec), key, answer }).await
-    }
-
-    /// Asks for a run's end; answers once the intent is durable.
-    ///
-    /// # Errors
-    /// [`Stopped`], or in words why not.
-    pub async fn cancel(&self, run: RunId) -> Result<Result<RunId, String>, Stopped> {
-        self.ask(|answer| Input::Cancel { run, answer }).await
-    }
-
-    /// The past and future of a run, if there is such a run.
-    ///
-    /// # Errors
-    /// [`Stopped`].
-    pub async fn watch(&self, run: RunId) -> Result<Option<Watch>, Stopped> {
-        self.ask(|answer| Input::Watch { run, answer }).await
-    }
-
-    /// How every run is doing, oldest first.
-    ///
-    /// # Errors
-    /// [`Stopped`].
-    pub async fn statuses(&self) -> Result<Vec<Status>, Stopped> {
-        self.ask(|answer| Input::Status { answer }).await
-    }
-
-    /// Stops every run in order, with a checkpoint.
-    ///
-    /// # Errors
-    /// [`Stopped`].
-    pub async fn close(&self) -> Result<(), Stopped> {
-        self.event(Event::Close).await
-    }
-
-    pub(crate) async fn attach(
-        &self,
-        stream: Stream,
-        directives: mpsc::Sender<Directive>,
-    ) -> Result<(), Stopped> {
-        self.0.send(Input::Attach { stream, directives }).await.map_err(|_| Stopped)
-    }
-
-    pub(crate) async fn reported(&self, stream: Stream, report: Report) -> Result<(), Stopped> {
-        self.event(Event::Reported { stream, report }).await
-    }
-
-    pub(crate) async fn hangup(&self, stream: Stream) -> Result<(), Stopped> {
-        self.event(Event::Hangup { stream }).await
-    }
-
-    async fn event(&self, event: Event) -> Result<(), Stopped> {
-        self.0.send(Input::Core(event)).await.map_err(|_| Stopped)
-    }
 }
 
 struct Run {
@@ -185,7 +99,7 @@ impl Runtime {
         pool: Option<Journal>,
     ) -> (Self, Handle) {
         let (sender, inputs) = mpsc::channel(QUEUE);
-        let handle = Handle(sender);
+        let handle = Handle::new(sender);
         let secret = format!("{}{}", id::unique(), id::unique());
         let runtime = Self {
             core: Core::new(timing, epoch, proto::manifest::sha256_bytes(secret.as_bytes())),
@@ -335,7 +249,7 @@ impl Runtime {
             let _ = answer.send(Err(refusal));
             return Ok(());
         }
-        let run = name(&spec);
+        let run = naming::fresh(&spec);
         let spec_yaml = spec.resolved_yaml();
         let (journal, _) =
             Journal::open::<History>(&self.storage, proto::key::journal(&run)).await?;
@@ -466,29 +380,6 @@ impl Runtime {
     }
 }
 
-/// A fresh name: the user's, the time, and a mark against twins.
-fn name(spec: &Spec) -> RunId {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let seconds = since.unwrap_or_default().as_secs();
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days.try_into().unwrap_or(0));
-    let (h, m, s) = (second / 3600, second / 60 % 60, second % 60);
-    let mark = &id::unique()[..4];
-    RunId::new(format!("{}-{year:04}{month:02}{day:02}-{h:02}{m:02}{s:02}-{mark}", spec.name()))
-}
-
-/// Year, month and day of a day counted from 1970 (Howard Hinnant, "chrono-compatible low-level date algorithms").
-fn civil(days: i64) -> (i64, i64, i64) {
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z.rem_euclid(146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    (yoe + era * 400 + i64::from(month <= 2), month, doy - (153 * mp + 2) / 5 + 1)
-}
-
 fn settings(spec: &Spec) -> Settings {
     let eval = &spec.data().eval;
     let sources = match &eval.on {
@@ -503,17 +394,5 @@ fn settings(spec: &Spec) -> Settings {
         evaluates: !matches!(eval.on, EvalOn::Nothing),
         evaluate_at_start: eval.at_start,
         sources,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn days_become_dates() {
-        assert_eq!(civil(0), (1970, 1, 1));
-        assert_eq!(civil(19_782), (2024, 2, 29));
-        assert_eq!(civil(20_778), (2026, 11, 21));
     }
 }

@@ -1,7 +1,7 @@
 //! The gRPC edge: wire types come in, domain types go on.
 
 use crate::core::{Status as RunState, Stream};
-use crate::runtime::Handle;
+use crate::handle::Handle;
 use proto::id::RunId;
 use proto::protocol::Report;
 use proto::spec::Spec;

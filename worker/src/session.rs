@@ -523,7 +523,7 @@ mod tests {
         assert_eq!(directed(&mut s, Duty::Load(load())), [Command::Load(load())]);
         let loaded = s.handle(Event::Loaded { load: load(), outcome: Ok(()) });
         let said = Command::Send(Report::Loaded { run: RunId::new("r") });
-        assert_eq!(loaded, [said.clone()]);
+        assert_eq!(loaded, std::slice::from_ref(&said));
         assert_eq!(s.handle(Event::Disconnected), []);
         let again = s.handle(Event::Connected);
         assert_eq!(again[1..], [said], "a new stream is told again");

@@ -1,7 +1,7 @@
 //! What workers and the coordinator say to each other, as domain types; the wire's twins are
 //! converted below here and nowhere else.
 //!
-//! What a peer sends never panics: a message that makes no sense is an [`Error`] that names the
+//! What a peer sends never panics: a message that makes no sense is an [`Error`](struct@Error) that names the
 //! field.
 
 mod directive;
