@@ -420,7 +420,8 @@ impl Session {
                 });
             }
             Duty::Load(load) => {
-                if self.fetch(&load, out) && !std::mem::replace(&mut self.announced, true) {
+                let ready = self.fetch(&load, out) && self.heard;
+                if ready && !std::mem::replace(&mut self.announced, true) {
                     self.say(Report::Loaded { run: load.run }, out);
                 }
             }
@@ -525,8 +526,8 @@ mod tests {
         let said = Command::Send(Report::Loaded { run: RunId::new("r") });
         assert_eq!(loaded, std::slice::from_ref(&said));
         assert_eq!(s.handle(Event::Disconnected), []);
-        let again = s.handle(Event::Connected);
-        assert_eq!(again[1..], [said], "a new stream is told again");
+        assert_eq!(s.handle(Event::Connected).len(), 1, "the hello");
+        assert_eq!(directed(&mut s, Duty::Load(load())), [said], "a new stream is told again");
     }
 
     #[test]
