@@ -4,7 +4,7 @@
 //! journaled before it is announced: whatever an older generation still writes can be told from the new one's.
 
 use super::membership::{Member, Membership};
-use super::run::{Phase, Run};
+use super::run::{Committed, Phase, Run};
 use super::worker::Worker;
 use super::{Command, Notice, Timing};
 use proto::event::Event as History;
@@ -119,7 +119,7 @@ impl Run {
         let member = |id: &WorkerId| {
             let worker = workers.get_mut(id).expect("members are connected");
             worker.loaded = None;
-            Member { id: id.clone(), ring: worker.ring.clone() }
+            Member { id: id.clone(), ring: worker.ring.clone(), gone: false }
         };
         ids.iter().map(member).collect()
     }
@@ -153,10 +153,14 @@ impl Run {
     }
 
     /// A generation that outlived its coordinator; where its members listen they will say themselves.
-    pub(super) fn outlived(&self, members: Vec<WorkerId>, secret: &[u8; 32]) -> Membership {
-        let member = |id| Member { id, ring: String::new() };
+    pub(super) fn outlived(
+        &self,
+        members: Vec<WorkerId>,
+        start: Option<Committed>,
+        secret: &[u8; 32],
+    ) -> Membership {
+        let member = |id| Member { id, ring: String::new(), gone: false };
         let members = members.into_iter().map(member).collect();
-        let start = self.checkpoints.last().copied();
         Membership::new(members, start, false, self.ring_key(secret))
     }
 

@@ -17,6 +17,8 @@ const STEPS_IN_FLIGHT: usize = 64;
 pub(super) struct Member {
     pub(super) id: WorkerId,
     pub(super) ring: String,
+    /// It owed nothing any more and went: whoever fills its slot now is no member.
+    pub(super) gone: bool,
 }
 
 /// The members of a generation by rank, and what they have reported so far.
@@ -66,7 +68,7 @@ impl Membership {
     }
 
     pub(super) fn rank(&self, id: &WorkerId) -> Option<usize> {
-        self.members.iter().position(|m| m.id == *id)
+        self.members.iter().position(|m| m.id == *id && !m.gone)
     }
 
     /// A member is on a new stream; its ring address is what it was.
@@ -244,9 +246,10 @@ impl Run {
             s.release(id);
         }
         let newest = self.checkpoints.last().map(|c| c.step);
-        let Some(m) = self.phase.membership() else { return };
+        let Some(m) = self.phase.membership_mut() else { return };
         let Some(rank) = m.rank(id) else { return };
         if m.owes_nothing(rank, newest) {
+            m.members[rank].gone = true;
             return;
         }
         let step = self.step;

@@ -19,10 +19,11 @@ impl Core {
         resume: bool,
     ) -> Vec<Command> {
         let mut run = Run::new(id.clone(), String::new(), settings);
-        let mut members = Vec::new();
+        let (mut members, mut start) = (Vec::new(), None);
         for event in history {
             if let History::Generation { members: m, .. } = &event {
                 members.clone_from(m);
+                start = run.checkpoints.last().copied();
             }
             run.replay(event);
         }
@@ -38,7 +39,7 @@ impl Core {
                 (true, _, _) => Phase::Queued,
                 (false, false, false) => Phase::Reattaching {
                     until: now + self.timing.reattach_grace,
-                    membership: run.outlived(members, &self.secret),
+                    membership: run.outlived(members, start, &self.secret),
                 },
                 (false, _, _) => Phase::Gathering { enough_since: None },
             };
@@ -57,6 +58,8 @@ impl Run {
     fn replay(&mut self, event: History) {
         match event {
             History::Submitted { spec_yaml } => self.spec_yaml = spec_yaml,
+            // Only a run that goes on is claimed: after its end, that it was resumed.
+            History::Claimed { .. } if self.phase.ended() => self.phase = Phase::Queued,
             History::Claimed { .. } | History::Incident { .. } => {}
             History::Prepared { fingerprint } => self.fingerprint = Some(fingerprint),
             History::Planned { digest, steps } => (self.plan_digest, self.steps) = (digest, steps),

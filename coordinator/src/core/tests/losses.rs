@@ -100,6 +100,8 @@ fn whoever_owes_nothing_may_go() {
     b.report(2, Report::Leaving { deadline: Duration::from_secs(20) });
     b.handle(Event::Hangup { stream: Stream(2) });
     assert_eq!(b.phase(), "training");
+    let newcomer = b.report(3, hello_anew(2));
+    assert_eq!(newcomer, [direct(3, Duty::Load(load()))], "the slot's next process is no member");
     b.report(1, stopped(1, 4));
     assert_eq!(b.part(1, 1, 4), [seal(1, 4)]);
     b.handle(sealed(1, 4));

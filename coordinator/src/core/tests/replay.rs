@@ -24,7 +24,7 @@ fn a_generation_whose_members_all_come_back_goes_on() {
     let (mut b, out) = Bench::adopted(history(&[]), false);
     assert_eq!(out, [claim()]);
     assert_eq!(b.report(1, hello_from(1, 1, 3)), [], "it is left alone until all are here");
-    let duty = |rank| Duty::Train(train(1, &[1, 2], rank, Some((1, 2))));
+    let duty = |rank| Duty::Train(train(1, &[1, 2], rank, None));
     assert_eq!(b.report(2, hello_from(2, 1, 3)), [direct(1, duty(0)), direct(2, duty(1))]);
     b.report(1, step_done(1, 1, 3));
     assert_eq!(b.report(2, step_done(2, 1, 3)).len(), 1);
@@ -130,4 +130,11 @@ fn a_stop_that_the_restarted_coordinator_does_not_know_of_ends_the_membership_on
     b.report(2, stopped(1, 3));
     b.checkpoint(1, 3);
     assert_eq!(b.phase(), "gathering");
+}
+
+#[test]
+fn a_run_that_was_resumed_stays_resumed_over_a_restart() {
+    let resumed = [History::Paused { step: 2 }, History::Claimed { epoch: Epoch(6) }];
+    let (b, out) = Bench::adopted(history(&resumed), false);
+    assert_eq!((b.phase(), out), ("gathering", vec![claim()]));
 }

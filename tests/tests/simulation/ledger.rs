@@ -1,0 +1,118 @@
+//! What was really trained, stored and journaled, and what must hold of it at every moment.
+
+use proto::event::Event as History;
+use proto::id::{RunId, WorkerId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Steps of every run.
+pub(crate) const STEPS: u64 = 24;
+
+/// A membership as it was journaled, and the steps that its ranks committed together.
+pub(crate) struct Generation {
+    pub(crate) members: Vec<WorkerId>,
+    /// The checkpoint from which it starts: lineage and step.
+    pub(crate) start: Option<(u64, u64)>,
+    next: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Ledger {
+    pub(crate) journal: Vec<History>,
+    /// Lineage and generation rise together here.
+    pub(crate) generations: BTreeMap<u64, Generation>,
+    /// Lineage, step and rank of every part in storage.
+    parts: BTreeSet<(u64, u64, u32)>,
+    committed: BTreeSet<(u64, u64)>,
+    pruned: BTreeSet<(u64, u64)>,
+    /// The model that the user gets.
+    published: Option<(u64, u64)>,
+}
+
+impl Ledger {
+    pub(crate) fn journal(&mut self, events: Vec<History>) {
+        for event in events {
+            let last = self.journal.iter().rfind(|e| !matches!(e, History::Claimed { .. }));
+            let over = matches!(last, Some(History::Succeeded { .. } | History::Cancelled));
+            assert!(!over, "{event:?} after the end");
+            match &event {
+                History::Generation { generation, lineage, step, members } => {
+                    let newest = self.generations.keys().next_back();
+                    assert!(newest < Some(&generation.0), "generation {generation} is not new");
+                    assert_eq!(generation.0, lineage.0, "every regroup restores");
+                    let start = self.newest();
+                    assert_eq!(*step, start.map_or(0, |c| c.1), "it starts where a checkpoint is");
+                    let members = members.clone();
+                    let generation = Generation { members, start, next: *step };
+                    self.generations.insert(lineage.0, generation);
+                }
+                History::Checkpointed { lineage, step, .. } => {
+                    let newest = self.generations.keys().next_back();
+                    assert_eq!(Some(&lineage.0), newest, "a fenced generation's checkpoint");
+                    self.assert_whole(lineage.0, *step);
+                    self.committed.insert((lineage.0, *step));
+                }
+                _ => {}
+            }
+            self.journal.push(event);
+        }
+    }
+
+    fn newest(&self) -> Option<(u64, u64)> {
+        self.committed.last().copied()
+    }
+
+    /// A rank begins to train.
+    pub(crate) fn announced(&self, run: &RunId, train: &proto::protocol::Train) {
+        let generation = self.generations.get(&train.generation.0).expect("journaled before");
+        assert_eq!(train.members.len(), generation.members.len());
+        let key = |(l, s)| proto::key::manifest(run, proto::id::Lineage(l), s);
+        assert_eq!(train.checkpoint, generation.start.map(key), "all begin at the same place");
+        let pruned = generation.start.is_some_and(|c| self.pruned.contains(&c));
+        assert!(!pruned, "where it begins is no longer there");
+    }
+
+    /// All ranks of a generation committed a step.
+    pub(crate) fn stepped(&mut self, lineage: u64, step: u64) {
+        let generation = self.generations.get_mut(&lineage).expect("announced after journaled");
+        assert_eq!(step, generation.next, "lineage {lineage} skips or repeats a step");
+        generation.next += 1;
+    }
+
+    pub(crate) fn stored(&mut self, lineage: u64, step: u64, rank: u32) {
+        self.parts.insert((lineage, step, rank));
+    }
+
+    /// A manifest names the parts of all ranks of one membership, which got as far as it says.
+    pub(crate) fn assert_whole(&self, lineage: u64, step: u64) {
+        let generation = &self.generations[&lineage];
+        assert!(generation.next >= step, "a checkpoint of what was not trained");
+        for rank in (0..).take(generation.members.len()) {
+            assert!(self.parts.contains(&(lineage, step, rank)), "rank {rank}'s part is missing");
+        }
+    }
+
+    pub(crate) fn pruned(&mut self, lineage: u64, step: u64) {
+        assert_ne!(Some((lineage, step)), self.newest(), "the newest checkpoint is pruned");
+        self.pruned.insert((lineage, step));
+    }
+
+    pub(crate) fn published(&mut self, lineage: u64, step: u64) {
+        assert!(self.committed.contains(&(lineage, step)), "what is published was committed");
+        assert!(!self.pruned.contains(&(lineage, step)), "what is published is there");
+        self.published = Some((lineage, step));
+    }
+
+    /// From the published model back to the base, every step was committed exactly once.
+    pub(crate) fn assert_every_step_once(&self, seed: u64) {
+        let mut steps = Vec::new();
+        let mut at = self.published;
+        while let Some((lineage, until)) = at {
+            let generation = &self.generations[&lineage];
+            let from = generation.start.map_or(0, |c| c.1);
+            assert!(generation.next >= until, "seed {seed}: lineage {lineage} got that far");
+            steps.splice(0..0, from..until);
+            at = generation.start;
+        }
+        assert_eq!(steps, (0..STEPS).collect::<Vec<_>>(), "seed {seed}");
+    }
+}

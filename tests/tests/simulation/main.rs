@@ -1,0 +1,51 @@
+//! The real core and the real sessions in a world that breaks: streams that tear, processes that die or fall silent,
+//! a coordinator that dies between two commands, sleeps, or is closed and resumed. Time is virtual, every seed is
+//! another history, and a seed that fails is the whole bug report: `MUSTER_SEED=17 cargo test --test simulation`.
+//!
+//! ```text
+//! Core <--- messages with latency, lost with their stream ---> Session (one a process)
+//!   | journal (survives)                                          | training threads in lockstep, uploads
+//!   '------------------- what must always hold: ledger.rs --------'
+//! ```
+
+mod ledger;
+mod training;
+mod world;
+
+use ledger::STEPS;
+use proto::event::Event as History;
+use world::World;
+
+/// Histories that are tried; more with `MUSTER_SEEDS`.
+const SEEDS: u64 = 3000;
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|v| v.parse().expect("a number of seeds, or a seed"))
+}
+
+#[test]
+fn whatever_breaks_every_step_is_committed_once_and_the_run_ends_well() {
+    let seeds = match number("MUSTER_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("MUSTER_SEEDS").unwrap_or(SEEDS),
+    };
+    let one = seeds.end - seeds.start == 1;
+    let (mut regroups, mut restores, mut restarts) = (0, 0, 0);
+    for seed in seeds {
+        let caught = std::panic::catch_unwind(|| World::new(seed).run());
+        let world = caught.unwrap_or_else(|_| panic!("seed {seed} broke a promise"));
+        let last = world.ledger.journal.last();
+        match world.cancelled {
+            true => assert_eq!(last, Some(&History::Cancelled), "seed {seed}"),
+            false => {
+                assert!(matches!(last, Some(History::Succeeded { .. })), "seed {seed}: {last:?}");
+                world.ledger.assert_every_step_once(seed);
+            }
+        }
+        regroups += world.ledger.generations.len().saturating_sub(1);
+        restores += world.ledger.generations.values().filter(|g| g.start.is_some()).count();
+        restarts += world.restarts;
+    }
+    println!("{regroups} regroups, {restores} restores, {restarts} restarts, {STEPS} steps a run");
+    assert!(one || regroups > 1000 && restores > 500 && restarts > 500, "too little went wrong");
+}

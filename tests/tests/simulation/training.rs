@@ -1,0 +1,207 @@
+//! Training threads in lockstep: a step is committed by all ranks of a generation or by none. And what breaks.
+
+use crate::ledger::STEPS;
+use crate::world::{Next, Process, World};
+use coordinator::core::{Event, Ticket};
+use proto::id::{Generation, RunId};
+use proto::manifest::{Checkpoint, File};
+use proto::protocol::{Cause, EvalSum, StepDone, Train};
+use std::time::Duration;
+use worker::session::{self, End, Trouble};
+
+const CHECKPOINT_EVERY: u64 = 3;
+
+/// A membership in one process.
+pub(crate) struct Thread {
+    pub(crate) train: Train,
+    joined: bool,
+    pub(crate) stop: bool,
+    pub(crate) aborting: bool,
+}
+
+impl Thread {
+    pub(crate) fn new(train: Train) -> Self {
+        Self { stop: train.stop, train, joined: false, aborting: false }
+    }
+}
+
+pub(crate) fn failed(step: u64, cause: Cause) -> End {
+    End::Failed { step, trouble: Trouble { cause, message: "chance".into() } }
+}
+
+impl World {
+    /// The processes of a generation by rank, if every one is at work.
+    fn ring(&self, generation: Generation) -> Option<Vec<u64>> {
+        let at_work = |p: &&Process| {
+            let thread = p.thread.as_ref();
+            thread.is_some_and(|t| t.train.generation == generation && t.joined && !t.aborting)
+        };
+        let thread = self.processes.values().find(at_work)?.thread.as_ref()?;
+        let process = |ring: &String| {
+            let found = self.processes.iter().find(|(_, p)| p.ring == *ring && at_work(p));
+            found.map(|(id, _)| *id)
+        };
+        thread.train.members.iter().map(process).collect()
+    }
+
+    pub(crate) fn joined(&mut self, id: u64, generation: Generation) {
+        let thread = self.processes.get_mut(&id).and_then(|p| p.thread.as_mut());
+        let Some(thread) = thread.filter(|t| t.train.generation == generation) else { return };
+        thread.joined = true;
+        let evaluate_first = thread.train.evaluate_first;
+        let Some(ring) = self.ring(generation) else { return };
+        let step = self.ledger.generations[&generation.0].start.map_or(0, |c| c.1);
+        self.rings.insert(generation, step);
+        if evaluate_first {
+            self.evaluate(&ring, step);
+        }
+        self.go_on(&ring, generation, step, step == STEPS);
+    }
+
+    fn go_on(&mut self, ring: &[u64], generation: Generation, step: u64, leave: bool) {
+        if !leave {
+            return self.within(200, Next::Step(generation));
+        }
+        self.rings.remove(&generation);
+        for id in ring {
+            self.ended(*id, generation, End::Stopped { step });
+        }
+    }
+
+    /// The control reduction is done, or never will be.
+    pub(crate) fn step(&mut self, generation: Generation) {
+        let Some(ring) = self.ring(generation) else { return };
+        let Some(step) = self.rings.get(&generation).copied() else { return };
+        self.rings.insert(generation, step + 1);
+        let lineage = self.thread(ring[0]).train.lineage;
+        self.ledger.stepped(lineage.0, step);
+        let stop = ring.iter().any(|id| self.thread(*id).stop);
+        let leave = stop || step + 1 == STEPS;
+        for id in &ring {
+            let train = self.thread(*id).train.clone();
+            self.tell(*id, session::Event::Stepped(train.place(), done(step)));
+            if leave || (step + 1).is_multiple_of(CHECKPOINT_EVERY) {
+                self.within(800, Next::Stored(*id, train, step + 1));
+            }
+        }
+        if self.settings.evaluates && (step + 1).is_multiple_of(CHECKPOINT_EVERY) {
+            self.evaluate(&ring, step + 1);
+        }
+        self.go_on(&ring, generation, step + 1, leave);
+    }
+
+    fn thread(&self, id: u64) -> &Thread {
+        self.processes[&id].thread.as_ref().expect("a ring is made of threads")
+    }
+
+    fn evaluate(&mut self, ring: &[u64], step: u64) {
+        for id in ring {
+            let place = self.thread(*id).train.place();
+            let sums = vec![EvalSum { source: 0, loss_sum: 1.0, weight: 1.0 }];
+            self.tell(*id, session::Event::Evaluated(place, step, sums));
+        }
+    }
+
+    /// An upload is done, whatever has become of its membership.
+    pub(crate) fn stored(&mut self, id: u64, train: &Train, step: u64) {
+        if !self.processes.contains_key(&id) {
+            return;
+        }
+        self.ledger.stored(train.lineage.0, step, train.rank);
+        let key = format!("{}/r{}", Checkpoint::MODEL, train.rank);
+        let files = vec![File { key, bytes: 1, sha256: String::new(), tensors: Vec::new() }];
+        self.tell(id, session::Event::PartSaved(train.place(), step, Ok(files)));
+    }
+
+    /// A training thread ends.
+    pub(crate) fn ended(&mut self, id: u64, generation: Generation, end: End) {
+        let Some(p) = self.processes.get_mut(&id) else { return };
+        if p.thread.take_if(|t| t.train.generation == generation).is_none() {
+            return;
+        }
+        let in_order = matches!(end, End::Stopped { .. });
+        self.tell(id, session::Event::Ended(generation, end));
+        if !in_order {
+            self.break_ring(generation);
+        }
+    }
+
+    /// Nobody came: whoever still waits for the others gives up.
+    pub(crate) fn give_up(&mut self, id: u64, generation: Generation) {
+        if !self.rings.contains_key(&generation) {
+            self.ended(id, generation, failed(0, Cause::Peer));
+        }
+    }
+
+    /// The others notice.
+    pub(crate) fn break_ring(&mut self, generation: Generation) {
+        let Some(step) = self.rings.remove(&generation) else { return };
+        let of = |p: &Process| p.thread.as_ref().is_some_and(|t| t.train.generation == generation);
+        let left: Vec<_> =
+            self.processes.iter().filter(|(_, p)| of(p)).map(|(id, _)| *id).collect();
+        for id in left {
+            self.within(500, Next::Ended(id, generation, failed(step, Cause::Peer)));
+        }
+    }
+
+    /// Something breaks; then, after a while, something else.
+    pub(crate) fn fault(&mut self) {
+        if !self.faulty() {
+            return;
+        }
+        self.within(1500, Next::Fault);
+        let ids: Vec<_> = self.processes.keys().copied().collect();
+        let Some(id) = ids.get(self.below(ids.len().max(1) as u64) as usize).copied() else {
+            return;
+        };
+        match self.below(16) {
+            0..5 => {
+                if let Some(stream) = self.processes[&id].stream {
+                    self.end(stream);
+                }
+            }
+            5..7 => self.kill(id, true),
+            7 => self.kill(id, false),
+            8 => {
+                let deadline = Duration::from_secs(20);
+                self.tell(id, session::Event::Terminate { deadline });
+                self.after(20_000_000, Next::Kill(id));
+            }
+            9..11 => {
+                if let Some(generation) =
+                    self.processes[&id].thread.as_ref().map(|t| t.train.generation)
+                {
+                    self.ended(id, generation, failed(0, Cause::Internal));
+                }
+            }
+            11..13 => self.crash(),
+            13 => self.asleep_until = self.now + Duration::from_millis(self.below(20_000)),
+            14 => {
+                if let Some(c) = &mut self.coordinator {
+                    c.closing = true;
+                    self.tell_core(Event::Close);
+                }
+            }
+            _ if self.chance(10) && self.coordinator.is_some() => {
+                self.tell_core(Event::Cancel { ticket: Ticket(1), run: RunId::new("r") });
+            }
+            _ => {}
+        }
+    }
+}
+
+fn done(step: u64) -> StepDone {
+    StepDone {
+        step,
+        loss: 1.0,
+        learning_rate: 1.0,
+        grad_norm: 1.0,
+        applied: true,
+        samples: 1,
+        samples_digest: 1,
+        tokens: 1,
+        trained_tokens: 1,
+        compute: Duration::from_millis(1),
+        reduce_wait: Duration::ZERO,
+    }
+}
