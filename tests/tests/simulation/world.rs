@@ -315,12 +315,17 @@ impl World {
                     modified_ms: 0,
                 };
                 let shards = (0..SHARDS).map(shard).collect();
-                let outcome = Ok(Survey { fingerprint: "f".into(), shards, cached: None });
+                let outcome = Ok(Survey { fingerprint: "f".into(), shards, cached: false });
                 self.within(300, Next::Core(life, Event::Surveyed { run, outcome }));
             }
             Command::Plan { run, .. } => {
                 let summary = serde_json::Value::Null;
-                let outcome = Ok(PlanOutline { digest: "d".into(), steps: STEPS, summary });
+                let outcome = Ok(PlanOutline {
+                    digest: "d".into(),
+                    steps: STEPS,
+                    receipt: Receipt::default(),
+                    summary,
+                });
                 self.within(300, Next::Core(life, Event::Planned { run, outcome }));
             }
             Command::Seal(Checkpoint { run, lineage, step, model, .. }) => {
