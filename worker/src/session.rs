@@ -617,10 +617,10 @@ mod tests {
         assert!(matches!(&said[..], [Command::Send(Report::Trouble { .. })]), "{said:?}");
         s.handle(Event::Disconnected);
         let again = s.handle(Event::Connected);
-        let [Command::Send(Report::Hello(hello)), trouble] = &again[..] else {
+        let [Command::Send(Report::Hello(hello))] = &again[..] else {
             panic!("{again:?}");
         };
-        assert_eq!(*trouble, said[0]);
+        assert_eq!(directed(&mut s, Duty::Train(train(1))), said, "once it listens");
         let attached = hello.attachment.as_ref().map(|a| a.generation);
         assert_eq!(attached, Some(Generation(1)), "so that a restarted coordinator hears it");
     }

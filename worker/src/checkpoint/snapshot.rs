@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn every_parameter_has_one_owner_and_loads_are_even() {
-        assert_eq!(owners(&[10, 1, 9, 2, 8], 2), [0, 1, 1, 0, 1]);
+        assert_eq!(owners(&[10, 1, 9, 2, 8], 2), [0, 0, 1, 0, 1]);
         assert_eq!(owners(&[5, 5], 4), [0, 1]);
     }
 }

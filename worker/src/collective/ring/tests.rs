@@ -241,8 +241,15 @@ fn membership_does_not_print_its_key() {
     assert!(!format!("{member:?}").contains("7, 7"));
 }
 
+/// What an impostor does once it has said its lie.
+enum Then {
+    /// It keeps its links open: what rank 1 sees is the lie, not its end.
+    Stays,
+    Leaves,
+}
+
 /// Rank 1 reduces four values with a rank 0 that is really `impostor`, with both links in hand.
-fn reduce_with(impostor: impl FnOnce(&Stream, &Stream)) -> Error {
+fn reduce_with(impostor: impl FnOnce(&Stream, &Stream), then: Then) -> Error {
     let members = members(2);
     std::thread::scope(|scope| {
         let one = scope.spawn(|| {
@@ -255,7 +262,13 @@ fn reduce_with(impostor: impl FnOnce(&Stream, &Stream)) -> Error {
         let (next, previous) = neighbours(&members[0].0, &members[0].1, &patient(), &stop)
             .expect("the handshake is right");
         impostor(&next, &previous);
-        drop((next, previous));
+        let _links = match then {
+            Then::Stays => Some((next, previous)),
+            Then::Leaves => {
+                drop((next, previous));
+                None
+            }
+        };
         one.join().expect("nothing that comes over a wire panics").expect_err("rank 0 lies")
     })
 }
@@ -270,7 +283,7 @@ fn say(link: &Stream, bytes: &[u8]) {
 
 #[test]
 fn impossible_header_breaks_and_does_not_panic() {
-    let error = reduce_with(|next, _| say(next, &[0xff; 24]));
+    let error = reduce_with(|next, _| say(next, &[0xff; 24]), Then::Stays);
     assert!(matches!(error, Error::Broken { rank: 0, .. }), "{error}");
 }
 
@@ -278,14 +291,14 @@ fn impossible_header_breaks_and_does_not_panic() {
 fn absurd_length_is_a_mismatch_and_allocates_nothing() {
     let mut header = HEADER;
     header[8..16].fill(0xff);
-    let error = reduce_with(|next, _| say(next, &header));
+    let error = reduce_with(|next, _| say(next, &header), Then::Stays);
     assert!(matches!(error, Error::Mismatch { rank: 0, .. }), "{error}");
 }
 
 #[test]
 fn end_within_a_header_or_a_value_is_a_break() {
     for said in [&HEADER[..0], &HEADER[..23], &HEADER, &[&HEADER[..], &[0; 5]].concat()] {
-        let error = reduce_with(|next, _| say(next, said));
+        let error = reduce_with(|next, _| say(next, said), Then::Leaves);
         assert!(matches!(error, Error::Broken { rank: 0, .. }), "{error}");
     }
 }
@@ -293,6 +306,6 @@ fn end_within_a_header_or_a_value_is_a_break() {
 #[test]
 fn noise_on_the_way_back_names_nobody_else() {
     let notice = [b"lost".as_slice(), &99u32.to_le_bytes()].concat();
-    let error = reduce_with(|_, previous| say(previous, &notice));
+    let error = reduce_with(|_, previous| say(previous, &notice), Then::Leaves);
     assert!(matches!(error, Error::Broken { rank: 0, .. }), "{error}");
 }
