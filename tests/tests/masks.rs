@@ -12,10 +12,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use chrono::NaiveDate;
-use serde_json::{Map, Value, json};
-use worker::data::{
+use data::{
     ChatTemplate, Conversation, Folder, Message, Options, Preparer, Role, SourceOptions, Template,
 };
+use serde_json::{Map, Value, json};
 
 /// What `tests/peer/render.py` answers to each case.
 struct Peer {
@@ -66,7 +66,7 @@ fn manifest(path: &str) -> PathBuf {
 
 /// The repository's templates, and those of MUSTER_TEST_TEMPLATES.
 fn templates() -> Result<Vec<(String, String)>> {
-    let shipped = manifest("../worker/src/data/templates");
+    let shipped = manifest("../worker/data/src/templates");
     let more = std::env::var_os("MUSTER_TEST_TEMPLATES").map(PathBuf::from);
     let mut found = Vec::new();
     for folder in [manifest("templates"), shipped].into_iter().chain(more) {
@@ -295,7 +295,7 @@ fn compare(peer: &Peer, twin: &Twin, object: (&str, &str), answers: &[Value]) ->
 }
 
 fn shipped(name: &str) -> Result<String> {
-    Ok(fs::read_to_string(manifest("../worker/src/data/templates").join(name))?)
+    Ok(fs::read_to_string(manifest("../worker/data/src/templates").join(name))?)
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! `worker generate`: a model folder answers a prompt, on standard output as it comes.
 
-use crate::data::{Conversation, Folder, Message, Options, Preparer, Role};
 use crate::model::{Generation, Model, Sampling};
 use anyhow::Context;
 use clap::Args;
+use data::{Conversation, Folder, Message, Options, Preparer, Role};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;

@@ -5,7 +5,6 @@
 //! session.rs      PURE: the worker's side of the protocol
 //! agent.rs        async: streams, beats, directives; starts and aborts the training thread
 //! job.rs          what a run needs in memory: spec, plan, samples, base
-//! data/           bytes -> records -> conversations -> tokens and weights -> prepared shards -> batches
 //! model/          configurations, parameters, the decoder, generation
 //! ops/            the tape, and each operation as a forward/backward pair
 //! collective/     sums over ranks: in-process, TCP ring
@@ -14,13 +13,13 @@
 //! supervise.rs    one process per device       generate.rs a model answers a prompt
 //! ```
 //!
-//! `data`, `model`, `ops` and `collective` do not know each other (the model is written in `ops`, and that is all);
-//! `train` joins them. Async code never touches a tensor, and the training thread never awaits.
+//! From bytes to batches is the crate `data`, in the folder beside `src`: it knows no tensor, so it builds and is
+//! tested in seconds. `model`, `ops` and `collective` do not know each other (the model is written in `ops`, and that
+//! is all); `train` joins them. Async code never touches a tensor, and the training thread never awaits.
 
 pub mod agent;
 pub mod checkpoint;
 pub mod collective;
-pub mod data;
 pub mod generate;
 pub mod job;
 pub mod model;

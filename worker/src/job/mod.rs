@@ -8,7 +8,7 @@ mod prepare;
 mod stored;
 
 use crate::checkpoint::{self, PartFile, Snapshot};
-use crate::data;
+
 use crate::model::{Config, Dtype, Model};
 use crate::ops::optimizer::AdamW;
 use crate::session::Trouble;

@@ -1,7 +1,7 @@
 //! A raw shard's way into storage: read as pinned, tokenized, written as a prepared shard.
 
 use super::{base, local, parse, storage_trouble, trouble};
-use crate::data;
+
 use crate::session::Trouble;
 use bytes::Bytes;
 use proto::error::chain;

@@ -1,7 +1,7 @@
 //! What a run has in storage before it trains: its plan and its prepared samples, fetched and verified.
 
 use super::{storage_trouble, trouble};
-use crate::data;
+
 use crate::ops::{Documents, Target};
 use crate::session::Trouble;
 use crate::train::MicroBatch;
