@@ -23,13 +23,21 @@ const PACKS: usize = 8;
 const LEARNING_RATE: f64 = 1e-2;
 const STALL: Duration = Duration::from_secs(60);
 
+/// Elements of a bucket: every matrix has at least two, the embedding four.
+const BUCKET_ELEMENTS: usize = 512;
+
 fn trainer() -> Trainer {
+    trainer_with(1.0, BUCKET_ELEMENTS)
+}
+
+fn trainer_with(clip_norm: f64, bucket_elements: usize) -> Trainer {
     let config = Config::parse(Path::new("config.json"), CONFIG).expect("a configuration");
     let recipe = Recipe {
         adamw: AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8 },
         weight_decay: 0.1,
-        clip_norm: 1.0,
+        clip_norm,
         recompute: false,
+        bucket_elements,
     };
     Trainer::new(Model::random(config, 7).expect("a model"), recipe)
 }
@@ -149,6 +157,27 @@ fn ranks_without_packs_contribute_zeros() {
     let alone = curve(&train(1, 2, STEPS));
     let shared = curve(&train(5, 2, STEPS));
     assert_same_curve(&shared, &alone, "5 ranks, 2 packs");
+}
+
+#[test]
+fn gradients_are_the_same_in_buckets_of_any_size() {
+    let train = |bucket_elements: usize| {
+        on_ranks(2, |mut collective| {
+            // The norm is summed by bucket; without clipping it scales nothing.
+            let mut trainer = trainer_with(1e9, bucket_elements);
+            let rank = collective.rank();
+            for s in 0..STEPS {
+                let batch = batch(s, PACKS, rank, 2);
+                trainer.step(&mut collective, &batch, LEARNING_RATE, false).expect("a step");
+            }
+            state(&trainer)
+        })
+    };
+    let one = train(usize::MAX);
+    // A block of so few rows that it is no matrix any more is multiplied in another order: none is cut so small.
+    for bucket_elements in [BUCKET_ELEMENTS, 1100, 5000] {
+        assert!(train(bucket_elements) == one, "{bucket_elements} elements");
+    }
 }
 
 /// A collective whose rank puts something that is not a number in its first bucket.

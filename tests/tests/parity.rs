@@ -104,8 +104,8 @@ impl Collected {
 }
 
 impl Gradients for Collected {
-    fn slot(&mut self, p: ParamId) -> &mut [f32] {
-        &mut self.slots[p.0]
+    fn slots(&mut self, p: ParamId) -> Vec<&mut [f32]> {
+        vec![&mut self.slots[p.0]]
     }
 
     fn finished(&mut self, p: ParamId) {

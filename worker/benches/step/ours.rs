@@ -33,8 +33,8 @@ pub(super) struct Trainer {
 struct Flat(Vec<Vec<f32>>);
 
 impl Gradients for Flat {
-    fn slot(&mut self, p: ParamId) -> &mut [f32] {
-        &mut self.0[p.0]
+    fn slots(&mut self, p: ParamId) -> Vec<&mut [f32]> {
+        vec![&mut self.0[p.0]]
     }
 
     fn finished(&mut self, _: ParamId) {}

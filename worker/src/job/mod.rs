@@ -12,7 +12,7 @@ use crate::checkpoint::{self, PartFile, Snapshot};
 use crate::model::{Config, Dtype, Model};
 use crate::ops::optimizer::AdamW;
 use crate::session::Trouble;
-use crate::train::{Batch, MicroBatch, Recipe, Trainer};
+use crate::train::{BUCKET_ELEMENTS, Batch, MicroBatch, Recipe, Trainer};
 use bytes::Bytes;
 use companions::Companion;
 pub use prepare::prepare;
@@ -144,6 +144,7 @@ impl Job {
             weight_decay: train.optimizer.weight_decay,
             clip_norm: train.clip_norm,
             recompute: train.recompute == Recompute::On,
+            bucket_elements: BUCKET_ELEMENTS,
         }
     }
 

@@ -94,10 +94,10 @@ impl LossSum<'_> {
             |Chunk { targets, x, logits, losses }| {
                 sum += losses.iter().sum::<f64>();
                 let dlogits = Matrix::new(logits, targets.len(), vocabulary);
-                if let Some(dw) = flow.parameter(self.w) {
-                    let dw = MatrixMut::new(dw, vocabulary, width);
+                for (block, dw) in flow.row_blocks(self.w) {
+                    let dw = MatrixMut::new(dw, block.len(), width);
                     let x = Matrix::new(x, targets.len(), width);
-                    gemm_parallel(dw, Onto::Sum, dlogits.t(), x);
+                    gemm_parallel(dw, Onto::Sum, dlogits.cols(block).t(), x);
                 }
                 if let Some(dx) = &mut dx {
                     let mut part = pool::take(x.len());

@@ -52,14 +52,16 @@ impl Op for Embed {
     }
 
     fn backward(self: Box<Self>, dy: Arc<Array>, flow: &mut Backward<'_>) -> Result<()> {
-        if let Some(dw) = flow.parameter(self.w) {
-            let (dy, width) = (dy.read(), dy.cols());
+        let (dy, width) = (dy.read(), dy.cols());
+        for (block, dw) in flow.row_blocks(self.w) {
             // In the order of the rows, on one thread: a token that occurs twice must not race, and
             // this is a thousandth of a step.
             kernel::vectorized(|| {
                 for (dy, &token) in dy.chunks_exact(width).zip(&self.tokens) {
-                    let dw = &mut dw[token as usize * width..][..width];
-                    dw.iter_mut().zip(dy).for_each(|(dw, dy)| *dw += dy);
+                    if block.contains(&(token as usize)) {
+                        let dw = &mut dw[(token as usize - block.start) * width..][..width];
+                        dw.iter_mut().zip(dy).for_each(|(dw, dy)| *dw += dy);
+                    }
                 }
             });
         }

@@ -80,16 +80,19 @@ impl Op for Linear {
         let dy_matrix = Matrix::new(&dy, rows, outs);
 
         if let Some(bias) = self.bias {
-            if let Some(db) = flow.parameter(bias) {
+            if let Some(db) = flow.vector(bias) {
                 kernel::add_rows(db, &dy);
             }
             flow.release(bias);
         }
-        if let (Some(dw), Some(x)) = (flow.parameter(self.w), &self.x) {
+        if let Some(x) = &self.x {
             let _span = tracing::trace_span!("linear dW").entered();
             let x = x.read();
-            let dw = MatrixMut::new(dw, outs, ins);
-            gemm_parallel(dw, Onto::Sum, dy_matrix.t(), Matrix::new(&x, rows, ins));
+            for (block, dw) in flow.row_blocks(self.w) {
+                let dw = MatrixMut::new(dw, block.len(), ins);
+                let dy = dy_matrix.cols(block);
+                gemm_parallel(dw, Onto::Sum, dy.t(), Matrix::new(&x, rows, ins));
+            }
         }
         flow.release(self.w);
         drop(self.x);

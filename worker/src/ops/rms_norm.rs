@@ -69,7 +69,7 @@ impl Op for RmsNorm {
         let Self { x, w, eps } = *self;
         let width = flow.params().elements(w);
         let (x_data, dy) = (x.array.read(), dy.read());
-        if let Some(dw) = flow.parameter(w) {
+        if let Some(dw) = flow.vector(w) {
             add_weight_gradient(dw, &x_data, &dy, eps);
         }
         flow.release(w);

@@ -1,6 +1,11 @@
 //! The tape: what was computed, in order, so that its gradients can be computed in reverse.
 
-use std::{cell::RefCell, collections::HashMap, ops::Deref, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    ops::{Deref, Range},
+    sync::Arc,
+};
 
 use candle_core::{Device, Tensor};
 
@@ -15,8 +20,9 @@ use super::{
 
 /// Where the gradients of parameters go.
 pub trait Gradients {
-    /// The elements of `p`'s gradient, to which a use of `p` adds.
-    fn slot(&mut self, p: ParamId) -> &mut [f32];
+    /// The elements of `p`'s gradient, to which a use of `p` adds: in one piece, or, of a matrix, in
+    /// several of whole rows, in their order.
+    fn slots(&mut self, p: ParamId) -> Vec<&mut [f32]>;
     /// `p`'s gradient is final: every use of it, tied or not, has added its part.
     ///
     /// Called once for every trainable parameter in one backward, in the order in which they become
@@ -296,9 +302,25 @@ impl<'a> Backward<'a> {
         self.params
     }
 
-    /// The gradient of `p` to add to, if `p` is trained.
-    pub(super) fn parameter(&mut self, p: ParamId) -> Option<&mut [f32]> {
-        self.params.trainable(p).then(|| self.sink.slot(p))
+    /// The gradient of the vector `p` to add to, if `p` is trained.
+    pub(super) fn vector(&mut self, p: ParamId) -> Option<&mut [f32]> {
+        let slots = self.params.trainable(p).then(|| self.sink.slots(p))?;
+        let [whole] = <[_; 1]>::try_from(slots).expect("a vector's gradient is one piece");
+        Some(whole)
+    }
+
+    /// The gradient of the matrix `p` to add to, as blocks of rows; none if `p` is frozen.
+    pub(super) fn row_blocks(
+        &mut self,
+        p: ParamId,
+    ) -> impl Iterator<Item = (Range<usize>, &mut [f32])> {
+        let slots = self.params.trainable(p).then(|| self.sink.slots(p)).unwrap_or_default();
+        let cols = self.params.shape(p).last().copied().unwrap_or(1).max(1);
+        slots.into_iter().scan(0, move |row, block| {
+            let rows = *row..*row + block.len() / cols;
+            *row = rows.end;
+            Some((rows, block))
+        })
     }
 
     /// Ends one use of `p`.

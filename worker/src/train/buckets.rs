@@ -3,54 +3,91 @@
 //!
 //! ```text
 //! backward order:  head ... layer 29 ... layer 0, embedding
-//! buckets:         [ 0 ][ 1 ][ 2 ]  ...               [ B ]     launched in this order on every rank
+//! buckets:         [ 0 ][ 1 ][ 2 ]  ...        [ B-2 ][ B-1 ][ B ]    launched in this order on every rank
+//!                                              `--- embedding ---'
 //! ```
 //!
-//! A tied embedding is final only after the last backward, so it closes the last bucket.
+//! A matrix that is larger than a bucket has several of its own, each of whole rows: its operations write there, and
+//! nothing is copied together or apart. A tied embedding is final only after the last backward, so it has the last
+//! buckets; while one of them travels, what is reduced already waits for nobody.
 
 use crate::collective::{self, Collective, Pending};
 use crate::ops::{Gradients, ParamId, Parameters};
 use std::ops::Range;
 
-/// Elements of a bucket, about: 25 MiB of f32. A larger parameter has a bucket of its own.
-const BUCKET_ELEMENTS: usize = 25 * 1024 * 1024 / 4;
+/// Elements of a bucket, about: 25 MiB of f32.
+pub const BUCKET_ELEMENTS: usize = 25 * 1024 * 1024 / 4;
+
+/// Where elements of a parameter's gradient lie.
+pub(crate) struct Piece {
+    /// Which of the parameter's elements.
+    pub(crate) elements: Range<usize>,
+    pub(crate) bucket: usize,
+    /// Where in the bucket.
+    pub(crate) range: Range<usize>,
+}
 
 /// Which parameter lies where: the same on every rank.
 pub(crate) struct Layout {
-    /// By parameter: its bucket and its elements there; none if it is not trained.
-    places: Vec<Option<(usize, Range<usize>)>>,
-    /// By bucket: its parameters in the order of the backward.
-    buckets: Vec<Vec<ParamId>>,
+    /// By parameter: its pieces in order, in ascending buckets; none if it is not trained.
+    pieces: Vec<Vec<Piece>>,
+    /// By bucket: its elements.
+    elements: Vec<usize>,
+    /// By bucket: the parameters in it.
+    parameters: Vec<usize>,
 }
 
 impl Layout {
-    pub(crate) fn new(parameters: &Parameters) -> Self {
-        let mut places = vec![None; parameters.len()];
-        let mut buckets = vec![Vec::new()];
-        let mut filled = 0;
+    /// Buckets of about `size` elements.
+    pub(crate) fn new(parameters: &Parameters, size: usize) -> Self {
+        let pieces = parameters.ids().map(|_| Vec::new()).collect();
+        let mut layout = Self { pieces, elements: Vec::new(), parameters: Vec::new() };
         for p in parameters.ids().rev().filter(|p| parameters.trainable(*p)) {
-            let n = parameters.elements(p);
-            if filled > 0 && filled + n > BUCKET_ELEMENTS {
-                buckets.push(Vec::new());
-                filled = 0;
+            let cuts = cut(parameters.shape(p), size);
+            // A matrix of several buckets shares none of them: its neighbours need not wait for it.
+            let (alone, mut fresh) = (cuts.len() > 1, layout.elements.is_empty());
+            for elements in cuts {
+                let filled = layout.elements.last().copied().unwrap_or(0);
+                fresh |= alone || filled > 0 && filled + elements > size;
+                layout.push(p, elements, fresh);
             }
-            places[p.0] = Some((buckets.len() - 1, filled..filled + n));
-            buckets.last_mut().expect("never empty").push(p);
-            filled += n;
         }
-        Self { places, buckets }
+        layout
     }
 
-    /// Where the gradient of `p` lies.
-    pub(crate) fn place(&self, p: ParamId) -> Option<(usize, Range<usize>)> {
-        self.places[p.0].clone()
+    fn push(&mut self, p: ParamId, elements: usize, fresh: bool) {
+        if fresh {
+            self.elements.push(0);
+            self.parameters.push(0);
+        }
+        let bucket = self.elements.len() - 1;
+        let start = self.elements[bucket];
+        self.elements[bucket] += elements;
+        self.parameters[bucket] += 1;
+        let pieces = &mut self.pieces[p.0];
+        let from = pieces.last().map_or(0, |piece: &Piece| piece.elements.end);
+        let range = start..start + elements;
+        pieces.push(Piece { elements: from..from + elements, bucket, range });
+    }
+
+    /// Where the gradient of `p` lies, in order; nowhere if `p` is not trained.
+    pub(crate) fn pieces(&self, p: ParamId) -> &[Piece] {
+        &self.pieces[p.0]
     }
 
     /// Zeroed buckets.
     pub(crate) fn allocate(&self) -> Vec<Vec<f32>> {
-        let end = |p: &ParamId| self.places[p.0].as_ref().map_or(0, |(_, r)| r.end);
-        self.buckets.iter().map(|b| vec![0.0; b.last().map_or(0, end)]).collect()
+        self.elements.iter().map(|n| vec![0.0; *n]).collect()
     }
+}
+
+/// A parameter's elements, in pieces of `size` at most: a matrix of whole rows, evenly; anything else stays whole.
+fn cut(shape: &[usize], size: usize) -> Vec<usize> {
+    let &[rows, cols] = shape else { return vec![shape.iter().product()] };
+    let pieces = (rows * cols).div_ceil(size.max(1)).clamp(1, rows.max(1));
+    let each = rows.div_ceil(pieces).max(1);
+    let starts = (0..rows.max(1)).step_by(each);
+    starts.map(|start| each.min(rows - start) * cols).collect()
 }
 
 /// One step's gradients on their way: summed up here, then over the ranks.
@@ -75,7 +112,7 @@ impl<'a> Buckets<'a> {
         Self {
             layout,
             collective,
-            open: layout.buckets.iter().map(Vec::len).collect(),
+            open: layout.parameters.clone(),
             flying: Vec::with_capacity(buckets.len()),
             held: buckets.into_iter().map(Some).collect(),
             last: false,
@@ -126,20 +163,69 @@ impl<'a> Buckets<'a> {
 }
 
 impl Gradients for Buckets<'_> {
-    fn slot(&mut self, p: ParamId) -> &mut [f32] {
-        let (bucket, range) = self.layout.place(p).expect("only trained parameters have gradients");
-        let held = self.held[bucket]
-            .as_mut()
-            .expect("a bucket flies only when all its gradients are final");
-        &mut held[range]
+    fn slots(&mut self, p: ParamId) -> Vec<&mut [f32]> {
+        let pieces = self.layout.pieces(p);
+        let first = pieces.first().expect("only trained parameters have gradients").bucket;
+        let mut slots = Vec::with_capacity(pieces.len());
+        for (held, piece) in self.held[first..].iter_mut().zip(pieces) {
+            let held = held.as_mut();
+            let held = held.expect("a bucket flies only when all its gradients are final");
+            slots.push(&mut held[piece.range.clone()]);
+        }
+        slots
     }
 
     fn finished(&mut self, p: ParamId) {
         if !self.last {
             return;
         }
-        let (bucket, _) = self.layout.place(p).expect("only trained parameters have gradients");
-        self.open[bucket] -= 1;
+        for piece in self.layout.pieces(p) {
+            self.open[piece.bucket] -= 1;
+        }
         self.launch();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device, Tensor};
+
+    fn parameters(shapes: &[&[usize]]) -> Parameters {
+        let mut parameters = Parameters::new();
+        for (i, shape) in shapes.iter().enumerate() {
+            let zeros = Tensor::zeros(*shape, DType::F32, &Device::Cpu).expect("memory");
+            parameters.push(format!("p{i}"), zeros, true).expect("f32");
+        }
+        parameters
+    }
+
+    fn pieces(layout: &Layout, p: usize) -> Vec<(usize, Range<usize>)> {
+        layout.pieces(ParamId(p)).iter().map(|p| (p.bucket, p.range.clone())).collect()
+    }
+
+    #[test]
+    fn small_parameters_share_buckets_and_large_matrices_have_their_own() {
+        // An embedding, a layer of three, a norm: filled from the end.
+        let parameters = parameters(&[&[10, 4], &[3, 4], &[2, 4], &[4], &[6]]);
+        let layout = Layout::new(&parameters, 16);
+        assert_eq!(pieces(&layout, 4), [(0, 0..6)]);
+        assert_eq!(pieces(&layout, 3), [(0, 6..10)]);
+        assert_eq!(pieces(&layout, 2), [(1, 0..8)]);
+        assert_eq!(pieces(&layout, 1), [(2, 0..12)]);
+        assert_eq!(pieces(&layout, 0), [(3, 0..16), (4, 0..16), (5, 0..8)]);
+        assert_eq!(
+            layout.allocate().iter().map(Vec::len).collect::<Vec<_>>(),
+            [10, 8, 12, 16, 16, 8]
+        );
+    }
+
+    #[test]
+    fn a_matrix_is_cut_between_rows_and_a_vector_never() {
+        assert_eq!(cut(&[10, 4], 40), [40]);
+        assert_eq!(cut(&[10, 4], 39), [20, 20]);
+        assert_eq!(cut(&[7, 4], 10), [12, 12, 4]);
+        assert_eq!(cut(&[3, 4], 1), [4, 4, 4]);
+        assert_eq!(cut(&[100], 10), [100]);
     }
 }

@@ -5,4 +5,5 @@ mod buckets;
 mod trainer;
 
 pub use batch::{Batch, MicroBatch};
+pub use buckets::BUCKET_ELEMENTS;
 pub use trainer::{Committed, Error, Recipe, Trainer};

@@ -8,7 +8,7 @@
 //! ```
 
 use super::batch::{Batch, MicroBatch};
-use super::buckets::{Buckets, Layout};
+use super::buckets::{Buckets, Layout, Piece};
 use crate::collective::{self, Collective};
 use crate::model::{self, Model};
 use crate::ops::optimizer::{AdamW, Update, clip_factor, square_norm};
@@ -60,6 +60,8 @@ pub struct Recipe {
     pub clip_norm: f64,
     /// Layers keep only their input and run twice.
     pub recompute: bool,
+    /// Elements of a gradient bucket, about; a matrix of more has several.
+    pub bucket_elements: usize,
 }
 
 /// What a committed step did.
@@ -102,7 +104,7 @@ impl Trainer {
             };
             parameters.ids().map(|p| vec![0.0; trained(p)]).collect()
         };
-        let layout = Layout::new(parameters);
+        let layout = Layout::new(parameters, recipe.bucket_elements);
         let (m, v, buckets) = (moments(), moments(), layout.allocate());
         Self { m, v, updates: 0, recipe, layout, buckets, non_finite: 0, model }
     }
@@ -178,9 +180,7 @@ impl Trainer {
         self.updates += 1;
         let gradient_scale = clip_factor(norm, self.recipe.clip_norm) / weight;
         for p in self.model.parameters().ids() {
-            let Some((bucket, range)) = self.layout.place(p) else {
-                continue;
-            };
+            let pieces = self.layout.pieces(p);
             let matrix = self.model.parameters().shape(p).len() >= 2;
             let update = Update {
                 count: self.updates,
@@ -188,9 +188,14 @@ impl Trainer {
                 weight_decay: if matrix { self.recipe.weight_decay } else { 0.0 },
                 gradient_scale,
             };
-            let (g, m, v) = (&buckets[bucket][range], &mut self.m[p.0], &mut self.v[p.0]);
+            let (m, v) = (&mut self.m[p.0], &mut self.v[p.0]);
             let adamw = self.recipe.adamw;
-            self.model.parameters_mut().write(p, |w| adamw.update(&update, w, g, m, v));
+            self.model.parameters_mut().write(p, |w| {
+                for Piece { elements, bucket, range } in pieces {
+                    let (g, at) = (&buckets[*bucket][range.clone()], || elements.clone());
+                    adamw.update(&update, &mut w[at()], g, &mut m[at()], &mut v[at()]);
+                }
+            });
         }
         norm
     }

@@ -28,10 +28,10 @@ impl Collected {
 }
 
 impl Gradients for Collected {
-    fn slot(&mut self, p: ParamId) -> &mut [f32] {
+    fn slots(&mut self, p: ParamId) -> Vec<&mut [f32]> {
         assert!(!self.frozen[p.0], "{p:?} is frozen");
         assert!(!self.finished.contains(&p), "{p:?} is finished");
-        &mut self.grads[p.0]
+        vec![&mut self.grads[p.0]]
     }
 
     fn finished(&mut self, p: ParamId) {
