@@ -38,11 +38,12 @@ pub enum Error {
     Storage(#[from] storage::Error),
 }
 
-/// The newest run of this spec's name that has not ended for good.
+/// The newest run of this spec's name that has not ended for good, and the spec that it goes on
+/// under: the given one, on the run's own day.
 ///
 /// # Errors
 /// [`Error::Nothing`] if there is none, [`Error::Changed`] if the spec asks for another run.
-pub async fn find(storage: &Storage, spec: &Spec) -> Result<RunId, Error> {
+pub async fn find(storage: &Storage, spec: Spec) -> Result<(RunId, Spec), Error> {
     let prefix = format!("{}-", spec.name());
     let folders = storage.folders("").await?;
     // A run's name ends in date, time and mark: sorted names are sorted by time.
@@ -60,8 +61,9 @@ pub async fn find(storage: &Storage, spec: &Spec) -> Result<RunId, Error> {
         let Some(yaml) = yaml else { continue };
         let changed = |source| Error::Changed { run: run.clone(), source: Box::new(source) };
         let old = Spec::from_resolved(yaml).map_err(changed)?;
-        compatible_for_resume(&old, spec).map_err(changed)?;
-        return Ok(run);
+        let spec = spec.dated(old.data().date);
+        compatible_for_resume(&old, &spec).map_err(changed)?;
+        return Ok((run, spec));
     }
     Err(Error::Nothing { name: spec.name().to_owned(), url: storage.url().to_owned() })
 }
@@ -82,5 +84,30 @@ mod tests {
         assert!(is_run_of("a-20261121-034500-1f2e", "a-"));
         assert!(!is_run_of("a-b-20261121-034500-1f2e", "a-"));
         assert!(!is_run_of("a-20261121", "a-"));
+    }
+
+    #[tokio::test]
+    async fn a_resumed_run_keeps_its_day_unless_the_user_names_another() {
+        let output = tempfile::tempdir().expect("a folder");
+        let storage = Storage::open(&output.path().to_string_lossy()).expect("opens");
+        let spec = |date: &str| {
+            let yaml = format!(
+                "name: a\nmodel: {{base: m}}\ndata: {{train: [{{source: d}}]{date}}}\noutput: {}\n",
+                output.path().display()
+            );
+            spec::parse(&yaml, output.path()).expect("valid")
+        };
+        let started = spec(", date: 2026-11-20");
+        let run = RunId::new("a-20261120-034500-1f2e");
+        let (mut journal, _) =
+            Journal::open::<Event>(&storage, key::journal(&run)).await.expect("opens");
+        let submitted = Event::Submitted { spec_yaml: started.resolved_yaml() };
+        journal.append(vec![submitted]).await.expect("stored");
+
+        let (found, resumed) = find(&storage, spec("")).await.expect("the run");
+        assert_eq!((found, &resumed), (run, &started));
+        let refused = find(&storage, spec(", date: 2026-11-21")).await.expect_err("another day");
+        let refused = proto::error::chain(&refused);
+        assert!(refused.contains("`data.date` cannot change from `2026-11-20`"), "{refused}");
     }
 }

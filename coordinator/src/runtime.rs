@@ -249,6 +249,7 @@ impl Runtime {
             let _ = answer.send(Err(refusal));
             return Ok(());
         }
+        let spec = spec.dated(Some(chrono::Local::now().date_naive()));
         let run = naming::fresh(&spec);
         let spec_yaml = spec.resolved_yaml();
         let (journal, _) =

@@ -155,9 +155,14 @@ fn fingerprint(spec: &Spec, shards: &[RawShard]) -> Result<String, Fault> {
         add(format!("{} {} {} {etag} {}", s.source, s.url, s.bytes, s.modified_ms).as_bytes());
     }
     let base = local(&spec.model().base, "model.base")?;
+    let data = spec.data();
+    let mut asks_for_date = false;
     for name in TOKENIZER_FILES {
         match std::fs::read(base.join(name)) {
-            Ok(body) => add(&body),
+            Ok(body) => {
+                asks_for_date |= data.chat_template == ChatTemplate::Tokenizer && asks(&body);
+                add(&body);
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => add(b""),
             Err(e) => {
                 let message = format!("model.base: {}: {e}", base.join(name).display());
@@ -165,7 +170,6 @@ fn fingerprint(spec: &Spec, shards: &[RawShard]) -> Result<String, Fault> {
             }
         }
     }
-    let data = spec.data();
     add(format!("{} {:?} {:?}", data.max_tokens, data.too_long, data.train_on).as_bytes());
     match &data.chat_template {
         ChatTemplate::Tokenizer => add(b"tokenizer"),
@@ -177,8 +181,12 @@ fn fingerprint(spec: &Spec, shards: &[RawShard]) -> Result<String, Fault> {
                 kind: Failure::User,
                 message: format!("data.chat_template: {}: {e}", path.display()),
             })?;
+            asks_for_date = asks(&body);
             add(&body);
         }
+    }
+    if asks_for_date {
+        add(format!("{:?}", data.date).as_bytes());
     }
     add(serde_json::Value::from(data.chat_template_kwargs.clone()).to_string().as_bytes());
     for source in data.sources() {
@@ -188,9 +196,47 @@ fn fingerprint(spec: &Spec, shards: &[RawShard]) -> Result<String, Fault> {
     Ok(hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect())
 }
 
+/// Whether a chat template, or a file that holds one, asks for the day: where none does, the day
+/// must not make the cache stale.
+fn asks(body: &[u8]) -> bool {
+    const FUNCTION: &[u8] = b"strftime_now";
+    body.windows(FUNCTION.len()).any(|window| window == FUNCTION)
+}
+
 fn local(location: &Location, field: &str) -> Result<PathBuf, Fault> {
     location.as_file().map(Path::to_owned).ok_or_else(|| Fault {
         kind: Failure::User,
         message: format!("{field}: `{location}`: only local paths are implemented yet"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DATED: &str = r#"{"chat_template": "{{ strftime_now('%Y') }}"}"#;
+
+    /// The fingerprint of a run on a base with this `tokenizer_config.json`.
+    fn of(config: &str, data: &str) -> String {
+        let base = tempfile::tempdir().expect("a folder");
+        std::fs::write(base.path().join("tokenizer_config.json"), config).expect("written");
+        std::fs::write(base.path().join("t.jinja"), "{{ strftime_now('%d') }}").expect("written");
+        let yaml = format!(
+            "model: {{base: .}}\ndata: {{train: [{{source: a}}], chat_template: {data}}}\n"
+        );
+        let spec = proto::spec::parse(&yaml, base.path()).expect("valid");
+        fingerprint(&spec, &[]).expect("readable")
+    }
+
+    #[test]
+    fn the_day_counts_where_the_template_asks_for_it() {
+        let of = |config, template| {
+            ["2026-11-21", "2026-11-22"].map(|day| of(config, &format!("{template}, date: {day}")))
+        };
+        let differ = |[today, tomorrow]: [String; 2]| today != tomorrow;
+        assert!(differ(of(DATED, "tokenizer")));
+        assert!(differ(of("{}", "./t.jinja")));
+        assert!(!differ(of("{}", "tokenizer")));
+        assert!(!differ(of(DATED, "chatml")));
+    }
 }

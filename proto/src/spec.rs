@@ -24,6 +24,7 @@ mod yaml;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use chrono::NaiveDate;
 use serde_json::{Map, Value};
 
 pub use check::schema;
@@ -86,6 +87,8 @@ pub struct Data {
     pub chat_template: ChatTemplate,
     /// Variables that the template sees, in the order of the spec.
     pub chat_template_kwargs: Map<String, Value>,
+    /// What `strftime_now` answers; none until the run is submitted, unless the user named a day.
+    pub date: Option<NaiveDate>,
 }
 
 /// Where samples come from, and how many of them.

@@ -219,7 +219,7 @@ fn render(source: &str, special: &Map<String, Value>, case: &Value) -> Result<St
 
 fn try_render(source: &str, special: &Map<String, Value>, case: &Value) -> Result<String> {
     // The day that render.py pins.
-    let date = NaiveDate::from_ymd_opt(2024, 7, 26).and_then(|day| day.and_hms_opt(9, 5, 3));
+    let date = NaiveDate::from_ymd_opt(2024, 7, 26);
     let template = Template::new(source, special, date.context("a date")?)?;
     let mut conversation = conversation(&case["messages"])?;
     conversation.tools = Some(case["tools"].clone()).filter(Value::is_array);

@@ -59,8 +59,8 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
 
     let (mut runtime, handle) = Runtime::alone(storage.clone(), Timing::default());
     let resumed = if arguments.resume {
-        let run = resume::find(&storage, &spec).await.blame(Exit::User)?;
-        runtime.resume(run.clone(), spec.clone()).await.blame(Exit::Infrastructure)?;
+        let (run, spec) = resume::find(&storage, spec.clone()).await.blame(Exit::User)?;
+        runtime.resume(run.clone(), spec).await.blame(Exit::Infrastructure)?;
         Some(run)
     } else {
         None

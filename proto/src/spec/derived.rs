@@ -1,6 +1,7 @@
 //! What follows from a valid spec.
 
 use super::{Data, Error, EvalOn, Source, Spec, Workers};
+use chrono::NaiveDate;
 use std::path::Path;
 
 impl Spec {
@@ -10,6 +11,12 @@ impl Spec {
     /// If it is not one.
     pub fn from_resolved(yaml: &str) -> Result<Spec, Error> {
         super::parse(yaml, Path::new("/"))
+    }
+
+    /// The same run on `day`, unless it has a date already.
+    pub fn dated(mut self, day: Option<NaiveDate>) -> Spec {
+        self.data.date = self.data.date.or(day);
+        self
     }
 
     /// The same run with between `min` and `max` workers.

@@ -101,6 +101,11 @@ pub struct Data {
     /// Variables that the chat template sees, such as `enable_thinking: false`.
     #[serde(default)]
     pub chat_template_kwargs: serde_json::Map<String, serde_json::Value>,
+    /// The day that a chat template is told when it asks with `strftime_now`, such as `2026-11-21`.
+    /// Left out, the day on which the run is submitted: a resumed run keeps it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date"))]
+    pub date: Option<String>,
 }
 
 /// Where samples come from.

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use chrono::NaiveDate;
+
 use super::draft::{self, Draft};
 use super::error::{Error, Problem};
 use super::location::Location;
@@ -128,6 +130,7 @@ impl Resolver<'_> {
         }
         let eval = self.eval(&draft.eval);
         let chat_template = self.chat_template(&draft.chat_template);
+        let date = draft.date.as_deref().and_then(|text| self.date(text));
         Some(Data {
             train: train?,
             eval: eval?,
@@ -137,6 +140,7 @@ impl Resolver<'_> {
             train_on: draft.train_on,
             chat_template: chat_template?,
             chat_template_kwargs: draft.chat_template_kwargs.clone(),
+            date,
         })
     }
 
@@ -231,6 +235,16 @@ impl Resolver<'_> {
                 None
             }
         }
+    }
+
+    fn date(&mut self, text: &str) -> Option<NaiveDate> {
+        let date = text.parse().ok();
+        if date.is_none() {
+            let what = format!("must be a day such as `2026-11-21`, got `{text}`");
+            let hint = "leave it out for the day on which the run is submitted";
+            self.refuse(Problem::new("data.date", what).hint(hint));
+        }
+        date
     }
 
     fn train(&mut self, train: &Train) {

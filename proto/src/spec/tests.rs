@@ -37,6 +37,7 @@ data:
   train_on: last
   chat_template: ./mine.jinja
   chat_template_kwargs: {enable_thinking: false, depth: {of: [1, null, 2.5]}}
+  date: 2026-02-28
 train:
   epochs: 2
   max_steps: 20
@@ -105,6 +106,7 @@ fn the_example_with_its_commented_keys_is_valid() {
         "fields",
         "system",
         "chat_template_kwargs",
+        "date",
         "max_steps",
     ];
     let uncomment = |line: &str| {
@@ -156,6 +158,7 @@ fn every_key_is_read() {
     assert_eq!(data.chat_template, ChatTemplate::File(template));
     let depth = serde_json::json!({"of": [1, null, 2.5]});
     assert_eq!(data.chat_template_kwargs["depth"], depth);
+    assert_eq!(data.date, NaiveDate::from_ymd_opt(2026, 2, 28));
     let train = spec.train();
     assert_eq!((train.micro_batch, train.recompute), (MicroBatch::Packs(4), Recompute::On));
     assert_eq!((train.optimizer.betas, train.seed), ([0.8, 0.99], u64::MAX));
@@ -384,6 +387,24 @@ fn contradictions_are_refused() {
         problems(&format!("{LEAST}workers: {{min: 9, max: 2}}\n"))[0],
         "`workers.min` must not be above `workers.max` (2), got 9"
     );
+}
+
+#[test]
+fn the_day_is_the_users_or_that_of_the_submission() {
+    let day = NaiveDate::from_ymd_opt(2026, 11, 21);
+    assert_eq!(valid(LEAST).data().date, None);
+    let submitted = valid(LEAST).dated(day);
+    assert!(submitted.resolved_yaml().contains("date: 2026-11-21\n"));
+    assert_eq!(submitted.clone().dated(NaiveDate::from_ymd_opt(2026, 11, 22)), submitted);
+    for date in ["2026-02-29", "21.11.2026", "'today'", "''"] {
+        let yaml = LEAST.replace("]}", &format!("], date: {date}}}"));
+        let error = problems(&yaml);
+        let expected = format!(
+            "`data.date` must be a day such as `2026-11-21`, got `{}`",
+            date.trim_matches('\'')
+        );
+        assert_eq!(error[0], expected);
+    }
 }
 
 #[test]

@@ -39,6 +39,7 @@ impl From<&Spec> for Draft {
                     ChatTemplate::File(location) => location.to_string(),
                 },
                 chat_template_kwargs: data.chat_template_kwargs.clone(),
+                date: data.date.map(|day| day.to_string()),
             },
             train: spec.train.clone(),
             workers: draft::Workers { min: Some(workers.min), max: Some(workers.max) },

@@ -6,7 +6,7 @@
 
 use std::fmt::Write;
 
-use chrono::NaiveDateTime;
+use chrono::{NaiveDate, NaiveTime};
 use minijinja::value::{Kwargs, Rest, Value, ValueKind, from_args};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State};
 use minijinja_contrib::pycompat;
@@ -18,8 +18,8 @@ use super::python::{self, JsonStyle};
 #[error("{0}")]
 pub(super) struct Refusal(pub(super) String);
 
-/// An environment for chat templates; `strftime_now` answers with `date`.
-pub(super) fn environment(date: NaiveDateTime) -> Environment<'static> {
+/// An environment for chat templates; `strftime_now` answers with the first moment of `date`.
+pub(super) fn environment(date: NaiveDate) -> Environment<'static> {
     let mut env = Environment::new();
     env.set_trim_blocks(true);
     env.set_lstrip_blocks(true);
@@ -56,9 +56,9 @@ fn raise_exception(message: &Value) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(refusal))
 }
 
-fn strftime(date: NaiveDateTime, format: &str) -> Result<String, Error> {
+fn strftime(date: NaiveDate, format: &str) -> Result<String, Error> {
     let mut text = String::new();
-    let written = write!(text, "{}", date.format(format));
+    let written = write!(text, "{}", date.and_time(NaiveTime::MIN).format(format));
     let unknown = || format!("strftime_now: unknown date format `{format}`");
     written.map_err(|_| Error::new(ErrorKind::InvalidOperation, unknown()))?;
     Ok(text)

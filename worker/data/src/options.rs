@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::NaiveDateTime;
+use chrono::NaiveDate;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -21,7 +21,7 @@ pub struct Options {
     pub template_kwargs: Map<String, Value>,
     /// What `strftime_now` answers; pinned, so that a run prepared tomorrow gets today's tokens.
     #[serde(serialize_with = "as_text")]
-    pub date: NaiveDateTime,
+    pub date: NaiveDate,
 }
 
 impl Default for Options {
@@ -32,12 +32,12 @@ impl Default for Options {
             train_on: TrainOn::Assistant,
             chat_template: ChatTemplate::Tokenizer,
             template_kwargs: Map::new(),
-            date: NaiveDateTime::default(),
+            date: NaiveDate::default(),
         }
     }
 }
 
-fn as_text<S: serde::Serializer>(date: &NaiveDateTime, out: S) -> Result<S::Ok, S::Error> {
+fn as_text<S: serde::Serializer>(date: &NaiveDate, out: S) -> Result<S::Ok, S::Error> {
     out.collect_str(date)
 }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use chrono::NaiveDateTime;
+use chrono::NaiveDate;
 use minijinja::value::Value;
 use minijinja::{Environment, context};
 use proto::receipt::Reason;
@@ -78,7 +78,7 @@ impl Template {
     pub fn new(
         source: &str,
         globals: &serde_json::Map<String, serde_json::Value>,
-        date: NaiveDateTime,
+        date: NaiveDate,
     ) -> Result<Template, TemplateError> {
         // As Jinja, whose lexer knows one kind of line end.
         let source = source.replace("\r\n", "\n").replace('\r', "\n");

@@ -102,6 +102,7 @@ fn unprepared(spec: &Spec, error: &data::PrepareError) -> Trouble {
 /// What the spec says of tokens.
 pub(super) fn options(spec: &Spec) -> Result<data::Options, Trouble> {
     let d = spec.data();
+    let undated = || trouble(Cause::Internal)("the resolved spec has no `data.date`".into());
     Ok(data::Options {
         max_tokens: d.max_tokens as usize,
         too_long: match d.too_long {
@@ -127,7 +128,7 @@ pub(super) fn options(spec: &Spec) -> Result<data::Options, Trouble> {
             }
         },
         template_kwargs: d.chat_template_kwargs.clone(),
-        ..data::Options::default()
+        date: d.date.ok_or_else(undated)?,
     })
 }
 
