@@ -12,6 +12,7 @@ use std::ops::Range;
 use proto::prepared::Unit;
 use proto::receipt::Place;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 /// Why an object cannot be split into records; none of its records is used.
 #[derive(Debug, thiserror::Error)]
@@ -72,13 +73,26 @@ impl Container {
     }
 }
 
-/// One record's bytes, not yet looked into.
-#[derive(Clone, Copy, Debug)]
+/// One record, not yet looked into.
+#[derive(Clone, Debug)]
 pub struct Raw<'a> {
     /// Where it stands.
     pub place: Place,
-    /// JSON, or a text.
-    pub bytes: &'a [u8],
+    /// What it is.
+    pub body: Body<'a>,
+}
+
+/// A record's content, as far as its container settles it.
+#[derive(Clone, Debug)]
+pub enum Body<'a> {
+    /// One JSON value.
+    Json(&'a [u8]),
+    /// A row of a table: its cells by the columns' names.
+    Value(Map<String, Value>),
+    /// A text that has no fields.
+    Text(&'a [u8]),
+    /// Nothing that can be read, and why.
+    Broken(String),
 }
 
 /// Splits an object into records; `is_text` where the user said `format: text`.
@@ -115,15 +129,15 @@ pub fn split<'a>(
 /// Splits JSON lines whose first is line `first_line` of its object; blank lines are no records.
 pub fn lines(bytes: &[u8], first_line: u64) -> Vec<Raw<'_>> {
     let numbered = (first_line..).zip(bytes.split(|&byte| byte == b'\n'));
-    let records =
-        numbered.map(|(line, bytes)| Raw { place: Place::line(line), bytes: bytes.trim_ascii() });
-    records.filter(|raw| !raw.bytes.is_empty()).collect()
+    let trimmed = numbered.map(|(line, bytes)| (line, bytes.trim_ascii()));
+    let records = trimmed.filter(|(_, bytes)| !bytes.is_empty());
+    records.map(|(line, json)| Raw { place: Place::line(line), body: Body::Json(json) }).collect()
 }
 
 fn document(bytes: &[u8]) -> Vec<Raw<'_>> {
     let place = Place::line(1);
     let is_blank = bytes.trim_ascii().is_empty();
-    let raws = (!is_blank).then_some(Raw { place, bytes });
+    let raws = (!is_blank).then_some(Raw { place, body: Body::Text(bytes) });
     raws.into_iter().collect()
 }
 
@@ -141,7 +155,7 @@ fn array<'a>(object: &str, bytes: &'a [u8]) -> Result<Vec<Raw<'a>>, ContainerErr
             break;
         }
         let value = walk.value().map_err(broken)?;
-        raws.push(Raw { place, bytes: &bytes[value] });
+        raws.push(Raw { place, body: Body::Json(&bytes[value]) });
         walk.skip_blank();
         match walk.next_byte() {
             Some(b',') => {}
@@ -260,10 +274,10 @@ fn foreign(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
 
 /// Whether the "lines" are the pieces of one pretty-printed object.
 fn is_one_object(bytes: &[u8], raws: &[Raw<'_>]) -> bool {
-    let Some(first) = raws.first() else {
+    let Some(Raw { body: Body::Json(first), .. }) = raws.first() else {
         return false;
     };
-    let line: Result<&RawValue, _> = serde_json::from_slice(first.bytes);
+    let line: Result<&RawValue, _> = serde_json::from_slice(first);
     let cut_short = line.is_err_and(|error| error.is_eof());
     let mut whole = serde_json::Deserializer::from_slice(bytes).into_iter::<&RawValue>();
     cut_short && raws.len() > 1 && matches!(whole.next(), Some(Ok(_)))
@@ -276,8 +290,10 @@ mod tests {
     fn places(object: &str, text: &str) -> Vec<(String, String)> {
         let (_, raws) = split(object, text.as_bytes(), false).expect("splits");
         let show = |raw: &Raw<'_>| {
-            let text = String::from_utf8_lossy(raw.bytes).into_owned();
-            (raw.place.to_string(), text)
+            let Body::Json(json) = raw.body else {
+                panic!("not JSON: {raw:?}");
+            };
+            (raw.place.to_string(), String::from_utf8_lossy(json).into_owned())
         };
         raws.iter().map(show).collect()
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::container::{Container, Raw};
+use super::container::{Body, Container, Raw};
 use super::options::{Format, SourceOptions};
 
 /// Records looked at before giving up.
@@ -104,7 +104,11 @@ pub fn detect(
         return found(Format::Text, "its name says that it is no JSON".into());
     }
     let first = raws.iter().take(LOOKED_AT).find_map(|raw| {
-        let record: Map<String, Value> = serde_json::from_slice(raw.bytes).ok()?;
+        let record: Map<String, Value> = match &raw.body {
+            Body::Json(json) => serde_json::from_slice(json).ok()?,
+            Body::Value(row) => row.clone(),
+            Body::Text(_) | Body::Broken(_) => return None,
+        };
         Some((raw.place, record))
     });
     let Some((place, record)) = first else {

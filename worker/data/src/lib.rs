@@ -29,7 +29,7 @@ mod template;
 mod tests;
 
 pub use batch::{Batch, Target, assemble};
-pub use container::{Container, ContainerError, Raw, lines, split};
+pub use container::{Body, Container, ContainerError, Raw, lines, split};
 pub use conversation::{Conversation, Message, Role};
 pub use detect::{DetectError, Detection, detect};
 pub use folder::{Folder, FolderError};

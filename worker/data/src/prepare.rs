@@ -185,11 +185,7 @@ impl Preparer {
         let detection = detect(object, container, &raws, source)?;
         let format = detection.as_ref().map_or(source.format, |found| found.format);
         let shape = Shape::new(source, format);
-        let (samples, counts) = if container == container::Container::Document {
-            self.documents(object, &raws)?
-        } else {
-            self.records(object, &raws, &shape, container.unit())?
-        };
+        let (samples, counts) = self.records(object, raws, &shape, container.unit())?;
         Ok(Prepared { samples, unit: container.unit(), counts, detection })
     }
 
@@ -200,7 +196,7 @@ impl Preparer {
     pub fn records(
         &self,
         object: &str,
-        raws: &[Raw<'_>],
+        raws: Vec<Raw<'_>>,
         shape: &Shape,
         unit: Unit,
     ) -> Result<(Vec<Sample>, Counts), PrepareError> {
@@ -210,37 +206,14 @@ impl Preparer {
         if shape.needs_template() && self.template.is_none() {
             return Err(PrepareError::NoTemplate);
         }
-        self.collect(object, raws, |raw| {
-            let record = shape.parse(raw.bytes)?;
-            self.sample(record, unit.position(raw.place))
-        })
-    }
-
-    fn documents(
-        &self,
-        object: &str,
-        raws: &[Raw<'_>],
-    ) -> Result<(Vec<Sample>, Counts), PrepareError> {
-        self.collect(object, raws, |raw| {
-            let text = std::str::from_utf8(raw.bytes).map_err(|error| {
-                let at = error.valid_up_to();
-                Reject::new(Reason::Malformed, format!("not UTF-8: byte {at} of the file"))
-            })?;
-            self.sample(Record::Text(text.to_owned()), raw.place.line)
-        })
-    }
-
-    fn collect(
-        &self,
-        object: &str,
-        raws: &[Raw<'_>],
-        make: impl Fn(&Raw<'_>) -> Result<Made, Reject> + Send + Sync,
-    ) -> Result<(Vec<Sample>, Counts), PrepareError> {
-        let made: Vec<Result<Made, Reject>> = raws.par_iter().map(make).collect();
-        let mut samples = Vec::with_capacity(raws.len());
+        let make = |raw: Raw<'_>| {
+            let made = shape.parse(raw.body);
+            (raw.place, made.and_then(|record| self.sample(record, unit.position(raw.place))))
+        };
+        let made: Vec<(Place, Result<Made, Reject>)> = raws.into_par_iter().map(make).collect();
+        let mut samples = Vec::with_capacity(made.len());
         let mut counts = Counts::default();
-        for (raw, made) in raws.iter().zip(made) {
-            let place = raw.place;
+        for (place, made) in made {
             let example = |reason: &str| Example {
                 object: object.to_owned(),
                 place,

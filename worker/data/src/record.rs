@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use proto::receipt::Reason;
 use serde_json::{Map, Value};
 
-use super::container::json_error;
+use super::container::{Body, json_error};
 use super::conversation::{Conversation, Message, Role};
 use super::options::{Format, SourceOptions};
 
@@ -71,15 +71,17 @@ impl Shape {
         }
     }
 
-    /// Reads one record, a line or an array's element.
+    /// Reads one record: a line, an array's element, a table's row.
     ///
     /// # Errors
     /// What the receipt counts: broken JSON, missing fields, unknown roles, empty questions or
     /// answers.
-    pub fn parse(&self, json: &[u8]) -> Result<Record, Reject> {
-        let value = serde_json::from_slice(json).map_err(|e| malformed(json_error(&e, 1)))?;
-        let Value::Object(record) = value else {
-            return Err(malformed(format!("a record must be an object, got {}", kind(&value))));
+    pub fn parse(&self, body: Body<'_>) -> Result<Record, Reject> {
+        let record = match body {
+            Body::Json(json) => object(json)?,
+            Body::Value(row) => row,
+            Body::Text(text) => return Ok(Record::Text(utf8(text)?.to_owned())),
+            Body::Broken(reason) => return Err(malformed(reason)),
         };
         let fields = Fields { names: &self.fields, record };
         match self.format {
@@ -159,6 +161,20 @@ impl Shape {
         let conversation = Conversation { messages, tools: tools.filter(is_list), kwargs };
         Record::Conversation(conversation.with_system(self.system.as_deref()))
     }
+}
+
+fn object(json: &[u8]) -> Result<Map<String, Value>, Reject> {
+    match serde_json::from_slice(json).map_err(|e| malformed(json_error(&e, 1)))? {
+        Value::Object(record) => Ok(record),
+        other => Err(malformed(format!("a record must be an object, got {}", kind(&other)))),
+    }
+}
+
+fn utf8(text: &[u8]) -> Result<&str, Reject> {
+    std::str::from_utf8(text).map_err(|error| {
+        let at = error.valid_up_to();
+        malformed(format!("not UTF-8: byte {at} of the text"))
+    })
 }
 
 /// The user's message of an Alpaca record: `content` for every template, the parts for Alpaca's

@@ -3,7 +3,7 @@
 use super::*;
 
 fn parse(format: Format, json: &str) -> Result<Record, Reject> {
-    Shape::new(&SourceOptions::default(), format).parse(json.as_bytes())
+    Shape::new(&SourceOptions::default(), format).parse(Body::Json(json.as_bytes()))
 }
 
 fn said(record: Record) -> Vec<String> {
@@ -30,7 +30,7 @@ fn fields_and_system_of_the_source_are_used() {
         fields: BTreeMap::from([("instruction".into(), "q".into()), ("output".into(), "a".into())]),
         system: Some("S".into()),
     };
-    let record = Shape::new(&source, Format::Alpaca).parse(br#"{"q": "1", "a": "2"}"#);
+    let record = Shape::new(&source, Format::Alpaca).parse(Body::Json(br#"{"q": "1", "a": "2"}"#));
     assert_eq!(said(record.expect("valid")), ["system: S", "user: 1", "assistant: 2"]);
 }
 
