@@ -3,7 +3,7 @@
 //! ```text
 //! offsets   u64 [samples + 1]   where each sample's tokens start, then the number of tokens
 //! hashes    u64 [samples]       of the content, before the template: equal records hash equal
-//! positions u64 [samples]       the line, or the record's number in a JSON array, from 1
+//! positions u64 [samples]       the line, or the record's or row's number, from 1
 //! objects   u32 [samples]       index into the header's list of objects
 //! sums      f32 [samples]       sum of the weights
 //! tokens    u32 [tokens]
@@ -19,8 +19,6 @@ mod writer;
 
 use safetensors::tensor::SafeTensorError;
 use serde::{Deserialize, Serialize};
-
-use crate::receipt::Place;
 
 pub use shard::Shard;
 pub use writer::Writer;
@@ -71,7 +69,7 @@ pub struct Sample {
     pub weights: Vec<f32>,
     /// Of the content before the template, so it outlives a change of tokenizer.
     pub hash: u64,
-    /// The line, or the record's number in a JSON array, from 1.
+    /// The line, or the record's or row's number, from 1.
     pub position: u64,
 }
 
@@ -140,21 +138,16 @@ pub enum Unit {
     Line,
     /// Elements of a JSON array.
     Record,
+    /// Rows of a table that has no lines.
+    Row,
 }
 
 impl Unit {
-    /// The position of a record at `place`, in this unit.
-    pub fn position(self, place: Place) -> u64 {
-        match self {
-            Unit::Line => place.line,
-            Unit::Record => place.record.unwrap_or(place.line),
-        }
-    }
-
     fn label(self) -> &'static str {
         match self {
             Unit::Line => "line",
             Unit::Record => "record",
+            Unit::Row => "row",
         }
     }
 }

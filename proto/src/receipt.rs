@@ -59,28 +59,61 @@ impl Reason {
     }
 }
 
-/// Where a record stands in its object.
+/// Where a record stands in its object, or in the range of it that was read; all count from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Place {
-    /// The line on which the record starts, from 1.
-    pub line: u64,
-    /// The record's number in a JSON array, from 1; none where a line is a record.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub record: Option<u64>,
+#[serde(untagged)]
+pub enum Place {
+    /// An element of a JSON array.
+    Record {
+        /// Its number in the array.
+        record: u64,
+        /// The line on which it starts.
+        line: u64,
+    },
+    /// A row of a table that has no lines.
+    Row {
+        /// Its number in the table.
+        row: u64,
+    },
+    /// What starts on a line.
+    Line {
+        /// The line.
+        line: u64,
+    },
 }
 
 impl Place {
     /// A record that is a line.
     pub fn line(line: u64) -> Place {
-        Place { line, record: None }
+        Place::Line { line }
+    }
+
+    /// What a prepared shard keeps of it.
+    pub fn position(self) -> u64 {
+        match self {
+            Place::Record { record, .. } => record,
+            Place::Row { row } => row,
+            Place::Line { line } => line,
+        }
+    }
+
+    /// The same place, counted from `by` lines or rows before. An array is never cut into ranges.
+    #[must_use]
+    pub fn shifted(self, by: u64) -> Place {
+        match self {
+            Place::Record { .. } => self,
+            Place::Row { row } => Place::Row { row: row + by },
+            Place::Line { line } => Place::Line { line: line + by },
+        }
     }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.record {
-            None => write!(f, "line {}", self.line),
-            Some(record) => write!(f, "record {record} (line {})", self.line),
+        match self {
+            Place::Record { record, line } => write!(f, "record {record} (line {line})"),
+            Place::Row { row } => write!(f, "row {row}"),
+            Place::Line { line } => write!(f, "line {line}"),
         }
     }
 }
@@ -122,6 +155,12 @@ impl Tally {
         self.records += 1;
         self.tokens_lost += tokens_lost;
         self.keep(example);
+    }
+
+    fn shift(&mut self, by: u64) {
+        for example in &mut self.examples {
+            example.place = example.place.shifted(by);
+        }
     }
 
     fn keep(&mut self, example: Example) {
@@ -217,6 +256,17 @@ impl Receipt {
     /// The receipt of one source.
     pub fn of(source: impl Into<String>, counts: Counts) -> Receipt {
         Receipt { sources: BTreeMap::from([(source.into(), counts)]) }
+    }
+
+    /// The receipt of a range that begins `by` lines or rows into its object, with places counted
+    /// from the object's start.
+    #[must_use]
+    pub fn shifted(mut self, by: u64) -> Receipt {
+        for counts in self.sources.values_mut() {
+            counts.truncated.shift(by);
+            counts.dropped.values_mut().for_each(|tally| tally.shift(by));
+        }
+        self
     }
 
     /// Adds another receipt's records to this one's.
@@ -348,8 +398,33 @@ mod tests {
         assert!(total.is_balanced());
         assert_eq!((total.read, total.eligible), (37, 30));
         let malformed = &total.dropped[&Reason::Malformed];
-        let lines: Vec<u64> = malformed.examples.iter().map(|e| e.place.line).collect();
-        assert_eq!((malformed.records, lines), (7, vec![1, 2, 3, 5, 7]));
+        let places: Vec<Place> = malformed.examples.iter().map(|e| e.place).collect();
+        assert_eq!((malformed.records, places), (7, [1, 2, 3, 5, 7].map(Place::line).to_vec()));
+    }
+
+    #[test]
+    fn range_of_an_object_counts_from_the_objects_start_once_it_is_shifted() {
+        let mut receipt = Receipt::of("a", counts(&[2]));
+        receipt.merge(Receipt::of("a", counts(&[1, 3])).shifted(10));
+        let examples = &receipt.total().dropped[&Reason::Malformed].examples;
+        let places: Vec<String> = examples.iter().map(|e| e.place.to_string()).collect();
+        assert_eq!(places, ["line 2", "line 11", "line 13"]);
+        let element = Place::Record { record: 2, line: 5 };
+        assert_eq!(element.shifted(7), element);
+        assert_eq!(Place::Row { row: 2 }.shifted(7), Place::Row { row: 9 });
+    }
+
+    #[test]
+    fn each_kind_of_place_survives_json() {
+        for (place, json) in [
+            (Place::line(3), r#"{"line":3}"#),
+            (Place::Record { record: 2, line: 5 }, r#"{"record":2,"line":5}"#),
+            (Place::Row { row: 7 }, r#"{"row":7}"#),
+        ] {
+            assert_eq!(serde_json::to_string(&place).expect("a place serializes"), json);
+            let back: Place = serde_json::from_str(json).expect("and reads back");
+            assert_eq!(back, place);
+        }
     }
 
     #[test]

@@ -147,7 +147,8 @@ fn array<'a>(object: &str, bytes: &'a [u8]) -> Result<Vec<Raw<'a>>, ContainerErr
     walk.skip_blank();
     walk.next_byte();
     loop {
-        let place = Place { line: walk.skip_blank(), record: Some(raws.len() as u64 + 1) };
+        let line = walk.skip_blank();
+        let place = Place::Record { record: raws.len() as u64 + 1, line };
         let broken =
             |reason| ContainerError::BrokenArray { object: object.to_owned(), place, reason };
         if raws.is_empty() && walk.peek() == Some(b']') {

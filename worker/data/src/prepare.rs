@@ -185,7 +185,7 @@ impl Preparer {
         let detection = detect(object, container, &raws, source)?;
         let format = detection.as_ref().map_or(source.format, |found| found.format);
         let shape = Shape::new(source, format);
-        let (samples, counts) = self.records(object, raws, &shape, container.unit())?;
+        let (samples, counts) = self.records(object, raws, &shape)?;
         Ok(Prepared { samples, unit: container.unit(), counts, detection })
     }
 
@@ -198,7 +198,6 @@ impl Preparer {
         object: &str,
         raws: Vec<Raw<'_>>,
         shape: &Shape,
-        unit: Unit,
     ) -> Result<(Vec<Sample>, Counts), PrepareError> {
         if raws.is_empty() {
             return Ok(Default::default());
@@ -208,7 +207,7 @@ impl Preparer {
         }
         let make = |raw: Raw<'_>| {
             let made = shape.parse(raw.body);
-            (raw.place, made.and_then(|record| self.sample(record, unit.position(raw.place))))
+            (raw.place, made.and_then(|record| self.sample(record, raw.place.position())))
         };
         let made: Vec<(Place, Result<Made, Reject>)> = raws.into_par_iter().map(make).collect();
         let mut samples = Vec::with_capacity(made.len());
