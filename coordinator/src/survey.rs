@@ -17,7 +17,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 /// Rises when the same records and options come to other tokens.
-const RECIPE_VERSION: u32 = 1;
+const RECIPE_VERSION: u32 = 2;
 /// The files of a tokenizer, as far as they decide about tokens.
 const TOKENIZER_FILES: [&str; 5] = [
     "tokenizer.json",
@@ -170,6 +170,7 @@ fn fingerprint(spec: &Spec, shards: &[RawShard]) -> Result<String, Fault> {
             }
         }
     }
+    add(format!("{:?}", spec.model().add_tokens).as_bytes());
     add(format!("{} {:?} {:?}", data.max_tokens, data.too_long, data.train_on).as_bytes());
     match &data.chat_template {
         ChatTemplate::Tokenizer => add(b"tokenizer"),
@@ -191,7 +192,8 @@ fn fingerprint(spec: &Spec, shards: &[RawShard]) -> Result<String, Fault> {
     add(serde_json::Value::from(data.chat_template_kwargs.clone()).to_string().as_bytes());
     for source in data.sources() {
         let format: Format = source.format;
-        add(format!("{format:?} {:?} {:?}", source.fields, source.system).as_bytes());
+        let Source { fields, roles, system, .. } = source;
+        add(format!("{format:?} {fields:?} {roles:?} {system:?}").as_bytes());
     }
     Ok(hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect())
 }

@@ -34,7 +34,7 @@ pub use location::{Location, Scheme};
 pub use resume::compatible_for_resume;
 pub use value::{
     Adapter, AdapterKind, AdapterTargets, Checkpoint, Dtype, EvalEvery, Format, Init, MicroBatch,
-    Optimizer, OptimizerKind, Recompute, SaveDtype, Schedule, ScheduleKind, TooLong, Train,
+    Optimizer, OptimizerKind, Recompute, Roles, SaveDtype, Schedule, ScheduleKind, TooLong, Train,
     TrainOn,
 };
 
@@ -64,6 +64,8 @@ pub struct Model {
     pub dtype: Dtype,
     /// Of the written weights; none: the base's.
     pub save_dtype: Option<SaveDtype>,
+    /// Special tokens that the tokenizer is to have, none of them twice.
+    pub add_tokens: Vec<String>,
     /// What is trained instead of the whole model.
     pub adapter: Option<Adapter>,
 }
@@ -102,6 +104,8 @@ pub struct Source {
     pub amount: Amount,
     /// The format's name of a field, and the records' own.
     pub fields: BTreeMap<String, String>,
+    /// The records' own names for those who speak; none under two keys.
+    pub roles: Roles,
     /// A system message for conversations without one.
     pub system: Option<String>,
 }

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::value::{
-    Adapter, Checkpoint, Dtype, EvalEvery, Format, Init, SaveDtype, TooLong, Train, TrainOn,
+    Adapter, Checkpoint, Dtype, EvalEvery, Format, Init, Roles, SaveDtype, TooLong, Train, TrainOn,
 };
 
 /// The longest sample that a run may ask for.
@@ -63,6 +63,11 @@ pub struct Model {
     /// Of the weights that are written; left out, the base's.
     #[serde(default)]
     pub save_dtype: Option<SaveDtype>,
+    /// Special tokens for the chat template, such as `<|user|>`: those that the tokenizer lacks are
+    /// added to it, and the vocabulary grows where their ids need it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000), inner(length(min = 1, max = 256)))]
+    pub add_tokens: Vec<String>,
     /// Train an adapter beside frozen weights; left out, every parameter is trained.
     #[serde(default)]
     pub adapter: Option<Adapter>,
@@ -130,9 +135,12 @@ pub struct Source {
     #[schemars(range(max = 1000000.0), extend("exclusiveMinimum" = 0.0))]
     pub share: Option<f64>,
     /// Other names for a format's fields: `{instruction: prompt}` reads the instruction from
-    /// `prompt`.
+    /// `prompt`; also inside messages, as in `{role: speaker, content: utterance}`.
     #[serde(default)]
     pub fields: BTreeMap<String, String>,
+    /// Other names for those who speak: `{assistant: [bot], user: [customer]}`.
+    #[serde(default, skip_serializing_if = "Roles::is_empty")]
+    pub roles: Roles,
     /// A system message for the conversations that have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,

@@ -1,5 +1,6 @@
 //! Draft to spec: paths become absolute, and what contradicts itself is refused.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use chrono::NaiveDate;
@@ -114,8 +115,22 @@ impl Resolver<'_> {
             init: draft.init,
             dtype: draft.dtype,
             save_dtype: draft.save_dtype,
+            add_tokens: self.add_tokens(&draft.add_tokens),
             adapter: draft.adapter.clone(),
         })
+    }
+
+    fn add_tokens(&mut self, tokens: &[String]) -> Vec<String> {
+        for (index, token) in tokens.iter().enumerate() {
+            let field = format!("model.add_tokens[{index}]");
+            if token.trim() != token || token.is_empty() {
+                let what = format!("must be a text without outer white space, got `{token}`");
+                self.refuse(Problem::new(field, what));
+            } else if tokens[..index].contains(token) {
+                self.refuse(Problem::new(field, format!("names `{token}` again")));
+            }
+        }
+        tokens.to_vec()
     }
 
     fn data(&mut self, draft: &draft::Data) -> Option<Data> {
@@ -172,17 +187,33 @@ impl Resolver<'_> {
         for name in draft.fields.keys().filter(|n| !known.contains(&n.as_str())) {
             let hint = match keys::nearest(name, known.iter().copied()) {
                 Some(near) => format!("did you mean `{near}`?"),
-                None => format!("this format has {}", quoted(known)),
+                None => format!("this format has {}", quoted(&known)),
             };
             self.refuse(Problem::unknown_key(format!("{field}.fields.{name}"), hint));
         }
+        self.roles(field, draft);
         Some(Source {
             location: self.location(&format!("{field}.source"), &draft.source)?,
             format: draft.format,
             amount,
             fields: draft.fields.clone(),
+            roles: draft.roles.clone(),
             system: draft.system.clone(),
         })
+    }
+
+    fn roles(&mut self, field: &str, draft: &draft::Source) {
+        if !draft.roles.is_empty() && !draft.format.has_roles() {
+            let what = "has no place in a format without messages";
+            self.refuse(Problem::new(format!("{field}.roles"), what).hint("leave it out"));
+        }
+        let mut keys = BTreeMap::new();
+        for (key, name) in draft.roles.names() {
+            if let Some(other) = keys.insert(name, key) {
+                let what = format!("has `{name}` under `{other}` and under `{key}`");
+                self.refuse(Problem::new(format!("{field}.roles"), what).hint("keep one of them"));
+            }
+        }
     }
 
     fn eval(&mut self, draft: &draft::Eval) -> Option<Eval> {

@@ -17,6 +17,7 @@ model:
   init: random
   dtype: bf16
   save_dtype: f16
+  add_tokens: ["<|user|>", "<|end|>"]
   adapter: {kind: lora, rank: 8, alpha: 16.5, targets: [q_proj, v_proj]}
 data:
   train:
@@ -25,7 +26,11 @@ data:
       repeat: 0.5
       fields: {instruction: prompt}
       system: Be brief.
-    - {source: "https://host/b.jsonl", format: sharegpt, repeat: 2}
+    - source: "https://host/b.jsonl"
+      format: sharegpt
+      repeat: 2
+      fields: {conversations: dialog, from: speaker, value: utterance}
+      roles: {assistant: [bot, agent], user: [customer]}
     - {source: c.jsonl, format: completion}
   eval:
     sources: [{source: e.jsonl, format: messages}]
@@ -149,6 +154,12 @@ fn every_key_is_read() {
     let data = spec.data();
     assert_eq!(data.train[0].amount, Amount::Repeat(0.5));
     assert_eq!(data.train[1].format, Format::Sharegpt);
+    let names: Vec<_> = data.train[1].roles.names().collect();
+    let named = |key, name: &'static str| (key, name.to_owned());
+    let expected =
+        [named("user", "customer"), named("assistant", "bot"), named("assistant", "agent")];
+    assert!(names.into_iter().eq(expected.iter().map(|(key, name)| (*key, name))));
+    assert_eq!(spec.model().add_tokens, ["<|user|>", "<|end|>"]);
     let EvalOn::Sources(sources) = &data.eval.on else {
         panic!("{:?}", data.eval);
     };
@@ -375,6 +386,32 @@ fn contradictions_are_refused() {
         "`data.train[0].system` has no place in `format: text`, which knows no messages"
     );
     assert_eq!(
+        data("{source: a, format: alpaca, roles: {user: [x]}}", ""),
+        "`data.train[0].roles` has no place in a format without messages"
+    );
+    assert_eq!(
+        data("{source: a, roles: {user: [x], assistant: [y, x]}}", ""),
+        "`data.train[0].roles` has `x` under `user` and under `assistant`"
+    );
+    assert_eq!(
+        data("{source: a, roles: {asistant: [x]}}", ""),
+        "unknown key `data.train[0].roles.asistant`"
+    );
+    assert_eq!(
+        data("{source: a, format: messages, fields: {value: x}}", ""),
+        "unknown key `data.train[0].fields.value`"
+    );
+    let model = |model: &str| {
+        problems(&format!("model: {{base: m, {model}}}\ndata: {{train: [{{source: a}}]}}\n"))
+    };
+    assert_eq!(model("add_tokens: [a, b, a]")[0], "`model.add_tokens[2]` names `a` again");
+    assert_eq!(
+        model("add_tokens: ['<a> ']")[0],
+        "`model.add_tokens[0]` must be a text without outer white space, got `<a> `"
+    );
+    let hint = "hint: write `model.add_tokens: [\"<|user|>\"]` for tokens that the tokenizer lacks";
+    assert_eq!(model("special_tokens: [a]")[1], hint);
+    assert_eq!(
         data("{source: a}", ", eval: {every: 50}"),
         "`data.eval` says when to evaluate, but not on what"
     );
@@ -447,7 +484,7 @@ fn no_text_panics() {
 #[test]
 fn what_is_not_implemented_is_named() {
     let error = valid(FULL).unsupported().expect("much is not").to_string();
-    for field in ["model.base", "model.dtype", "model.adapter", "data.train[1].format", "output"] {
+    for field in ["model.base", "model.dtype", "model.adapter", "data.train[1].source", "output"] {
         assert!(error.contains(&format!("`{field}` ")), "no {field} in\n{error}");
     }
 }

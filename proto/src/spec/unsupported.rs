@@ -4,7 +4,7 @@
 
 use super::error::Problem;
 use super::location::Location;
-use super::value::{Dtype, Format};
+use super::value::Dtype;
 use super::{Amount, ChatTemplate, EvalOn, Source, Spec};
 
 /// Everything that `spec` asks for in vain.
@@ -35,16 +35,6 @@ pub(super) fn list(spec: &Spec) -> Vec<Problem> {
             if let Location::Url { scheme, .. } = &source.location {
                 let what = format!("from `{}://`", scheme.as_str());
                 refuse(&format!("{field}.source"), &what, local);
-            }
-            match source.format {
-                Format::Sharegpt => {
-                    refuse(&format!("{field}.format"), "`sharegpt`", "convert it to `messages`");
-                }
-                Format::Auto
-                | Format::Alpaca
-                | Format::Messages
-                | Format::Completion
-                | Format::Text => {}
             }
             match source.amount {
                 Amount::Repeat(_) => {}

@@ -99,28 +99,74 @@ pub enum Format {
 }
 
 impl Format {
-    /// The names that a source's `fields` may rename: those of a record, not of its messages.
-    pub fn fields(self) -> &'static [&'static str] {
-        match self {
+    /// The names that a source's `fields` may rename: those of a record, and those of the messages
+    /// in its lists.
+    pub fn fields(self) -> Vec<&'static str> {
+        const BESIDE: &[&str] = &["system", "tools", "chat_template_kwargs"];
+        const MESSAGE: &[&str] =
+            &["role", "content", "reasoning_content", "tool_calls", "train", "weight"];
+        const SHAREGPT: &[&str] = &["from", "value", "train", "weight"];
+        const ALPACA: &[&str] = &["instruction", "input", "output", "history"];
+        const COMPLETION: &[&str] = &["prompt", "completion"];
+        let lists: &[&[&str]] = match self {
             Format::Auto => &[
-                "instruction",
-                "input",
-                "output",
-                "history",
-                "system",
-                "messages",
-                "conversations",
-                "tools",
-                "prompt",
-                "completion",
-                "text",
+                ALPACA,
+                COMPLETION,
+                &["messages", "conversations", "text", "from", "value"],
+                MESSAGE,
+                BESIDE,
             ],
-            Format::Alpaca => &["instruction", "input", "output", "history", "system", "tools"],
-            Format::Sharegpt => &["conversations", "system", "tools"],
-            Format::Messages => &["messages", "tools"],
-            Format::Completion => &["prompt", "completion", "tools"],
-            Format::Text => &["text"],
+            Format::Alpaca => &[ALPACA, BESIDE],
+            Format::Sharegpt => &[&["conversations"], SHAREGPT, BESIDE],
+            Format::Messages => &[&["messages"], MESSAGE, BESIDE],
+            Format::Completion => &[COMPLETION, MESSAGE, BESIDE],
+            Format::Text => &[&["text"]],
+        };
+        lists.concat()
+    }
+
+    /// Whether its records hold messages, whose speakers a source's `roles` may name.
+    pub fn has_roles(self) -> bool {
+        match self {
+            Format::Auto | Format::Sharegpt | Format::Messages | Format::Completion => true,
+            Format::Alpaca | Format::Text => false,
         }
+    }
+}
+
+/// What a source calls those who speak in its conversations, besides the format's own names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Roles {
+    /// Who sets the scene.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub system: Vec<String>,
+    /// Who asks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub user: Vec<String>,
+    /// Who answers: what is trained.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub assistant: Vec<String>,
+    /// What a tool gave back.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool: Vec<String>,
+}
+
+impl Roles {
+    /// Every name, with the key that it stands under.
+    pub fn names(&self) -> impl Iterator<Item = (&'static str, &String)> {
+        let keys = [
+            ("system", &self.system),
+            ("user", &self.user),
+            ("assistant", &self.assistant),
+            ("tool", &self.tool),
+        ];
+        keys.into_iter().flat_map(|(key, names)| names.iter().map(move |name| (key, name)))
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.names().next().is_none()
     }
 }
 

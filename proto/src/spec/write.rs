@@ -18,6 +18,7 @@ impl From<&Spec> for Draft {
                 init: model.init,
                 dtype: model.dtype,
                 save_dtype: model.save_dtype,
+                add_tokens: model.add_tokens.clone(),
                 adapter: model.adapter.clone(),
             },
             data: draft::Data {
@@ -60,6 +61,7 @@ fn source(source: &Source) -> draft::Source {
         repeat,
         share,
         fields: source.fields.clone(),
+        roles: source.roles.clone(),
         system: source.system.clone(),
     }
 }

@@ -1,13 +1,17 @@
 //! A conversation as the chat template sees it, and what its author says about training on it.
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Who speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Sets the scene.
     System,
+    /// Sets the scene too: OpenAI's newer name for it, which templates see as it is.
+    Developer,
     /// Asks.
     User,
     /// Answers: what is trained.
@@ -21,6 +25,7 @@ impl Role {
     pub fn name(self) -> &'static str {
         match self {
             Role::System => "system",
+            Role::Developer => "developer",
             Role::User => "user",
             Role::Assistant => "assistant",
             Role::Tool => "tool",
@@ -29,7 +34,7 @@ impl Role {
 
     /// The inverse of [`name`](Self::name).
     pub fn parse(name: &str) -> Option<Role> {
-        let all = [Role::System, Role::User, Role::Assistant, Role::Tool];
+        let all = [Role::System, Role::Developer, Role::User, Role::Assistant, Role::Tool];
         all.into_iter().find(|role| role.name() == name)
     }
 }
@@ -90,7 +95,8 @@ impl Conversation {
 
     /// Puts a system message first, unless there is one.
     pub fn with_system(mut self, system: Option<&str>) -> Conversation {
-        let has_system = self.messages.iter().any(|m| m.role == Role::System);
+        let sets_scene = |m: &Message| matches!(m.role, Role::System | Role::Developer);
+        let has_system = self.messages.iter().any(sets_scene);
         if let (Some(system), false) = (system, has_system) {
             self.messages.insert(0, Message::new(Role::System, system));
         }

@@ -1,12 +1,23 @@
 //! Which format a source has, and why: said, so that a wrong guess is seen.
+//!
+//! The first record decides for its whole object. What its fields leave open is refused, and the
+//! hint names the option that settles it.
+
+mod pair;
+
+use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
 use super::container::{Body, Container, Raw};
 use super::options::{Format, SourceOptions};
+use super::record::Shape;
+use pair::Pair;
 
 /// Records looked at before giving up.
 const LOOKED_AT: usize = 64;
+/// How many names an error lists.
+const NAMES_SHOWN: usize = 12;
 
 /// What was detected, for people to check.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,8 +26,19 @@ pub struct Detection {
     pub format: Format,
     /// How the object holds its records.
     pub container: Container,
+    /// The records' own names for the format's fields, where they differ and the source says none.
+    pub fields: BTreeMap<String, String>,
     /// "its first record (line 1) has `instruction` and `output`".
     pub why: String,
+}
+
+impl Detection {
+    /// How to read the object's records.
+    pub fn shape(&self, source: &SourceOptions) -> Shape {
+        let mut source = source.clone();
+        source.fields.extend(self.fields.clone());
+        Shape::new(&source, self.format)
+    }
 }
 
 impl std::fmt::Display for Detection {
@@ -29,34 +51,47 @@ impl std::fmt::Display for Detection {
 /// Why a format was not detected.
 #[derive(Debug, thiserror::Error)]
 pub enum DetectError {
-    /// Pairs of a better and a worse answer.
+    /// Better and worse answers.
     #[error(
-        "{object}, {place}: has `chosen` and `rejected`, which makes it a preference set (DPO), \
-         not instruction data\n\
-         hint: keep only the better answer, as `prompt` and `completion` or as `messages`"
+        "{object}, {place}: has {fields}, which makes it a preference set ({kind}), not \
+         instruction data\n\
+         hint: keep only the better answers, as `prompt` and `completion` or as `messages`"
     )]
     Preference {
         /// The object's name.
         object: String,
         /// The record that shows it.
         place: proto::receipt::Place,
+        /// What shows it.
+        fields: &'static str,
+        /// "DPO" or "KTO".
+        kind: &'static str,
     },
-    /// `conversations` with `from` and `value`.
+    /// Several fields that could be the question, or the answer.
     #[error(
-        "{object}, {place}: has `conversations` (ShareGPT), which is not read yet\n\
-         hint: write them as `messages` with `role` and `content`"
+        "{object}, {place}: the question could be {questions}, the answer {answers}\n\
+         hint: say which under `fields`: `{{instruction: {question}, output: {answer}}}` renders \
+         them with the chat template, `{{prompt: {question}, completion: {answer}}}` without one"
     )]
-    ShareGpt {
+    Ambiguous {
         /// The object's name.
         object: String,
-        /// The record that shows it.
+        /// The record that was looked at.
         place: proto::receipt::Place,
+        /// All that could be the question.
+        questions: String,
+        /// All that could be the answer.
+        answers: String,
+        /// One of them.
+        question: String,
+        /// One of them.
+        answer: String,
     },
     /// Other fields.
     #[error(
         "{object}, {place}: no known format has the fields {fields}\n\
-         hint: set `format` to alpaca, messages, completion or text, and name odd fields under \
-         `fields`, as in `fields: {{instruction: question, output: answer}}`"
+         hint: set `format` to alpaca, sharegpt, messages, completion or text, and name odd fields \
+         under `fields`, as in `fields: {{instruction: question, output: answer}}`"
     )]
     Unknown {
         /// The object's name.
@@ -83,25 +118,25 @@ pub enum DetectError {
 /// Finds the format of an object's records; nothing where it has no records.
 ///
 /// # Errors
-/// Preference sets, ShareGPT, unknown fields, and objects without a readable record.
+/// Preference sets, unknown or ambiguous fields, and objects without a readable record.
 pub fn detect(
     object: &str,
     container: Container,
     raws: &[Raw<'_>],
     source: &SourceOptions,
 ) -> Result<Option<Detection>, DetectError> {
-    let found = |format, why: String| {
-        let why = why.trim_end().to_owned();
-        Ok(Some(Detection { format, container, why }))
+    let found = |format, why: &str| {
+        let why = why.to_owned();
+        Ok(Some(Detection { format, container, fields: BTreeMap::new(), why }))
     };
     if source.format != Format::Auto {
-        return found(source.format, "as the run spec says".into());
+        return found(source.format, "as the run spec says");
     }
     if raws.is_empty() {
         return Ok(None);
     }
     if container == Container::Document {
-        return found(Format::Text, "its name says that it is no JSON".into());
+        return found(Format::Text, "its name says that it is no JSON");
     }
     let first = raws.iter().take(LOOKED_AT).find_map(|raw| {
         let record: Map<String, Value> = match &raw.body {
@@ -117,81 +152,116 @@ pub fn detect(
             looked_at: raws.len().min(LOOKED_AT),
         });
     };
-    let object = object.to_owned();
-    let field = |name: &str| {
-        let own = source.fields.get(name).map_or(name, String::as_str);
-        record.contains_key(own).then(|| format!("`{own}`"))
-    };
-    if field("chosen").is_some() && field("rejected").is_some() {
-        return Err(DetectError::Preference { object, place });
+    let looks = Looks { source, record: &record };
+    match looks.settle() {
+        Ok((format, fields, why)) => {
+            let why = format!("{place} has {why}").trim_end().to_owned();
+            Ok(Some(Detection { format, container, fields, why }))
+        }
+        Err(doubt) => Err(doubt.at(object.to_owned(), place)),
     }
-    let formats: [(Format, &[&str]); 4] = [
-        (Format::Messages, &["messages"]),
-        (Format::Alpaca, &["instruction", "output"]),
-        (Format::Completion, &["prompt", "completion"]),
-        (Format::Text, &["text"]),
-    ];
-    for (format, names) in formats {
-        let fields: Option<Vec<String>> = names.iter().map(|name| field(name)).collect();
-        if let Some(fields) = fields {
-            return found(format, format!("{place} has {}", fields.join(" and ")));
+}
+
+/// A record, with the names that the source gives the formats' fields.
+struct Looks<'a> {
+    source: &'a SourceOptions,
+    record: &'a Map<String, Value>,
+}
+
+/// A format, the names of its fields where they are odd, and what shows it.
+type Settled = (Format, BTreeMap<String, String>, String);
+
+/// Why one record does not settle the format.
+enum Doubt {
+    Preference(&'static str, &'static str),
+    Ambiguous { questions: Vec<String>, answers: Vec<String> },
+    Unknown(String),
+}
+
+impl Doubt {
+    fn at(self, object: String, place: proto::receipt::Place) -> DetectError {
+        match self {
+            Doubt::Preference(fields, kind) => {
+                DetectError::Preference { object, place, fields, kind }
+            }
+            Doubt::Ambiguous { questions, answers } => DetectError::Ambiguous {
+                object,
+                place,
+                question: questions[0].clone(),
+                answer: answers[0].clone(),
+                questions: quoted(&questions, " or "),
+                answers: quoted(&answers, " or "),
+            },
+            Doubt::Unknown(fields) => DetectError::Unknown { object, place, fields },
         }
     }
-    if field("conversations").is_some() || field("conversation").is_some() {
-        return Err(DetectError::ShareGpt { object, place });
+}
+
+impl Looks<'_> {
+    fn settle(&self) -> Result<Settled, Doubt> {
+        self.refuse_preferences()?;
+        let plain = |format, why| Ok((format, BTreeMap::new(), why));
+        if let Some(own) = self.own("messages") {
+            return match self.first_message_has(own, "from") {
+                true => plain(Format::Sharegpt, format!("`{own}` with `from`")),
+                false => plain(Format::Messages, format!("`{own}`")),
+            };
+        }
+        if let Some(own) = self.own("conversations").or_else(|| self.own("conversation")) {
+            return plain(Format::Sharegpt, format!("`{own}`"));
+        }
+        if let Some(why) = self.all(["prompt", "completion"]) {
+            return plain(Format::Completion, why);
+        }
+        match Pair::find(self)? {
+            Some(pair) => Ok((Format::Alpaca, pair.fields(), pair.why())),
+            None => match self.own("text") {
+                Some(own) => plain(Format::Text, format!("`{own}`")),
+                None => Err(self.unknown()),
+            },
+        }
     }
-    let names: Vec<String> = record.keys().take(12).map(|key| format!("`{key}`")).collect();
-    Err(DetectError::Unknown { object, place, fields: names.join(", ") })
+
+    fn refuse_preferences(&self) -> Result<(), Doubt> {
+        if self.all(["chosen", "rejected"]).is_some() {
+            return Err(Doubt::Preference("`chosen` and `rejected`", "DPO"));
+        }
+        let answers = ["completion", "messages", "conversations"];
+        let judged = self.record.get("label").is_some_and(Value::is_boolean);
+        if judged && answers.iter().any(|name| self.own(name).is_some()) {
+            return Err(Doubt::Preference("a `label` that is true or false", "KTO"));
+        }
+        Ok(())
+    }
+
+    fn unknown(&self) -> Doubt {
+        let names: Vec<String> = self.record.keys().take(NAMES_SHOWN).cloned().collect();
+        Doubt::Unknown(quoted(&names, ", "))
+    }
+
+    /// The record's name for a field, if it has the field.
+    fn own<'n>(&'n self, name: &'n str) -> Option<&'n str> {
+        let own = self.source.fields.get(name).map_or(name, String::as_str);
+        self.record.contains_key(own).then_some(own)
+    }
+
+    /// The record's names for fields, if it has all of them.
+    fn all<const N: usize>(&self, names: [&str; N]) -> Option<String> {
+        let own: Option<Vec<String>> =
+            names.iter().map(|name| self.own(name).map(str::to_owned)).collect();
+        Some(quoted(&own?, " and "))
+    }
+
+    fn first_message_has(&self, list: &str, field: &str) -> bool {
+        let first = self.record.get(list).and_then(|list| list.get(0));
+        first.is_some_and(|message| message.get(field).is_some() && message.get("role").is_none())
+    }
+}
+
+fn quoted(names: &[String], between: &str) -> String {
+    let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    names.join(between)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::container::split;
-    use super::*;
-
-    fn detect_text(object: &str, text: &str) -> Result<Option<Detection>, DetectError> {
-        let (container, raws) = split(object, text.as_bytes(), false).expect("splits");
-        detect(object, container, &raws, &SourceOptions::default())
-    }
-
-    #[test]
-    fn detection_says_what_it_saw() {
-        for (object, text, expected) in [
-            (
-                "a.json",
-                r#"[{"instruction": "", "input": "", "output": ""}]"#,
-                "a JSON array, format `alpaca`: record 1 (line 1) has `instruction` and `output`",
-            ),
-            (
-                "a.jsonl",
-                "{broken\n{\"messages\": []}",
-                "JSON lines, format `messages`: line 2 has `messages`",
-            ),
-            (
-                "a.jsonl",
-                r#"{"prompt": "", "completion": ""}"#,
-                "JSON lines, format `completion`: line 1 has `prompt` and `completion`",
-            ),
-            ("a.jsonl", r#"{"text": ""}"#, "JSON lines, format `text`: line 1 has `text`"),
-            ("a.txt", "{", "a text, format `text`: its name says that it is no JSON"),
-        ] {
-            let detection = detect_text(object, text).expect(text).expect(text);
-            assert_eq!(detection.to_string(), expected);
-        }
-        assert_eq!(detect_text("a.json", "[]").expect("empty is no error"), None);
-    }
-
-    #[test]
-    fn what_cannot_be_trained_on_is_refused_with_a_hint() {
-        for (text, expected) in [
-            (r#"{"prompt": "", "chosen": "", "rejected": ""}"#, "preference set"),
-            (r#"{"conversations": []}"#, "ShareGPT"),
-            (r#"{"q": 1, "a": 2}"#, "no known format has the fields `q`, `a`"),
-            ("broken\nbroken", "none of its first 2 records is a JSON object"),
-        ] {
-            let error = detect_text("a.jsonl", text).expect_err(text).to_string();
-            assert!(error.starts_with("a.jsonl"), "{error}");
-            assert!(error.contains(expected) && error.contains("\nhint: "), "{error}");
-        }
-    }
-}
+mod tests;

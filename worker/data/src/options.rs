@@ -6,6 +6,8 @@ use chrono::NaiveDate;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::conversation::Role;
+
 /// Holds for all sources of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Options {
@@ -86,6 +88,8 @@ pub struct SourceOptions {
     pub format: Format,
     /// A field's own name in this source, by the format's name for it: `{instruction: prompt}`.
     pub fields: BTreeMap<String, String>,
+    /// What a name for a speaker stands for in this source: `{bot: assistant}`.
+    pub roles: BTreeMap<String, Role>,
     /// The system message of conversations that have none.
     pub system: Option<String>,
 }
@@ -99,8 +103,10 @@ pub enum Format {
     Auto,
     /// `instruction`, `input`, `output`; `system` and `history` where they are there.
     Alpaca,
-    /// `messages` with `role` and `content`.
+    /// `messages` with `role` and `content`, as OpenAI has them.
     Messages,
+    /// `conversations` with `from` and `value`.
+    Sharegpt,
     /// `prompt` and `completion`, as texts or as lists of messages.
     Completion,
     /// A text without roles.
@@ -114,6 +120,7 @@ impl Format {
             Format::Auto => "auto",
             Format::Alpaca => "alpaca",
             Format::Messages => "messages",
+            Format::Sharegpt => "sharegpt",
             Format::Completion => "completion",
             Format::Text => "text",
         }

@@ -18,7 +18,7 @@ use super::spans::trained;
 use super::template::{ALPACA, CHATML, Template, TemplateError, hex};
 
 /// Rises when equal input and options give other tokens or weights than before.
-const RECIPE_VERSION: u32 = 1;
+const RECIPE_VERSION: u32 = 2;
 
 /// Why nothing of an object, or of a run, can be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -183,8 +183,8 @@ impl Preparer {
     ) -> Result<Prepared, PrepareError> {
         let (container, raws) = container::split(object, bytes, source.format == Format::Text)?;
         let detection = detect(object, container, &raws, source)?;
-        let format = detection.as_ref().map_or(source.format, |found| found.format);
-        let shape = Shape::new(source, format);
+        let settled = || Shape::new(source, source.format);
+        let shape = detection.as_ref().map_or_else(settled, |found| found.shape(source));
         let (samples, counts) = self.records(object, raws, &shape)?;
         Ok(Prepared { samples, unit: container.unit(), counts, detection })
     }

@@ -1,5 +1,15 @@
-//! From one record's JSON to a [`Record`]: the formats. One bad record is an error of that record
-//! only.
+//! From one record to a [`Record`]: the formats. One bad record is an error of that record only.
+//!
+//! ```text
+//! JSON, or a table's row --Fields--> the format's fields --message--> Messages --> Record
+//! ```
+//!
+//! A format is settled for a whole object ([`detect`](super::detect())); a record that does not fit
+//! it is refused with the reason, never read as another format.
+
+mod fields;
+mod message;
+mod tools;
 
 use std::collections::BTreeMap;
 
@@ -9,6 +19,8 @@ use serde_json::{Map, Value};
 use super::container::{Body, json_error};
 use super::conversation::{Conversation, Message, Role};
 use super::options::{Format, SourceOptions};
+use fields::Fields;
+use message::{Dialect, messages};
 
 /// Why a record is not trained on: a class for counting, and a sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,24 +66,33 @@ pub enum Record {
 pub struct Shape {
     format: Format,
     fields: BTreeMap<String, String>,
+    roles: BTreeMap<String, Role>,
     system: Option<String>,
 }
 
 impl Shape {
     /// The source's options, with the format that was detected.
     pub fn new(source: &SourceOptions, format: Format) -> Shape {
-        Shape { format, fields: source.fields.clone(), system: source.system.clone() }
+        Shape {
+            format,
+            fields: source.fields.clone(),
+            roles: source.roles.clone(),
+            system: source.system.clone(),
+        }
     }
 
     /// Whether its records need a chat template.
     pub fn needs_template(&self) -> bool {
         match self.format {
-            Format::Alpaca | Format::Messages => true,
+            Format::Alpaca | Format::Messages | Format::Sharegpt => true,
             Format::Auto | Format::Completion | Format::Text => false,
         }
     }
 
     /// Reads one record: a line, an array's element, a table's row.
+    ///
+    /// A table's column exists in every row, so there a null says nothing; and templates tell a
+    /// field that is null from one that is not there.
     ///
     /// # Errors
     /// What the receipt counts: broken JSON, missing fields, unknown roles, empty questions or
@@ -79,14 +100,15 @@ impl Shape {
     pub fn parse(&self, body: Body<'_>) -> Result<Record, Reject> {
         let record = match body {
             Body::Json(json) => object(json)?,
-            Body::Value(row) => row,
+            Body::Value(row) => without_nulls(row),
             Body::Text(text) => return Ok(Record::Text(utf8(text)?.to_owned())),
             Body::Broken(reason) => return Err(malformed(reason)),
         };
-        let fields = Fields { names: &self.fields, record };
+        let fields = Fields::new(&self.fields, record);
         match self.format {
             Format::Alpaca => self.alpaca(fields),
             Format::Messages => self.messages(fields),
+            Format::Sharegpt => self.sharegpt(fields),
             Format::Completion => self.completion(fields),
             Format::Text => text(fields),
             Format::Auto => Err(malformed("its format was not settled")),
@@ -97,69 +119,87 @@ impl Shape {
         let instruction = fields.text("instruction")?;
         let input = fields.optional_text("input")?.unwrap_or_default();
         let output = fields.text("output")?;
+        let empty = |names: &str| Err(Reject::new(Reason::Empty, names));
         if instruction.trim().is_empty() && input.trim().is_empty() {
-            return Err(Reject::new(Reason::Empty, "`instruction` and `input` are empty"));
+            let (instruction, input) = (fields.own("instruction"), fields.own("input"));
+            return empty(&format!("`{instruction}` and `{input}` are empty"));
         }
         if output.trim().is_empty() {
-            return Err(Reject::new(Reason::Empty, "`output` is empty"));
+            return empty(&format!("`{}` is empty", fields.own("output")));
         }
-        let system = fields.optional_text("system")?.filter(|text| !text.is_empty());
         let mut messages: Vec<Message> = Vec::new();
-        messages.extend(system.map(|text| Message::new(Role::System, text)));
-        for (question, answer) in fields.history()? {
+        for (question, answer) in history(&mut fields)? {
             messages.push(Message::new(Role::User, question));
             messages.push(Message::new(Role::Assistant, answer));
         }
         messages.push(question(instruction, input));
         messages.push(Message::new(Role::Assistant, output));
-        Ok(self.conversation(messages, fields))
+        let tools = tools::listed(fields.list("tools")?)?;
+        self.conversation(messages, tools, fields)
     }
 
     fn messages(&self, mut fields: Fields<'_>) -> Result<Record, Reject> {
-        let messages = messages(fields.take("messages"), "messages")?;
-        if messages.is_empty() {
-            return Err(Reject::new(Reason::Empty, "`messages` is empty"));
-        }
-        let mut answers = messages.iter().filter(|m| m.role == Role::Assistant).peekable();
-        if answers.peek().is_none() {
-            let detail = "no message of the role `assistant`: nothing would be trained";
-            return Err(Reject::new(Reason::Untrained, detail));
-        }
-        if answers.all(Message::is_blank) {
-            return Err(Reject::new(Reason::Empty, "every answer is empty"));
-        }
-        Ok(self.conversation(messages, fields))
+        let name = fields.own("messages").to_owned();
+        let list = fields.list("messages")?.ok_or_else(|| fields.missing("messages"))?;
+        let messages = messages(list, &name, &Dialect::openai(&self.fields, &self.roles))?;
+        refuse_unanswered(&messages, &name)?;
+        let tools = match fields.list("functions")? {
+            // What the interface called its tools before they had a type.
+            Some(functions) => tools::listed(Some(tools::typed(functions)))?,
+            None => tools::listed(fields.list("tools")?)?,
+        };
+        self.conversation(messages, tools, fields)
+    }
+
+    fn sharegpt(&self, mut fields: Fields<'_>) -> Result<Record, Reject> {
+        const LISTS: [&str; 3] = ["conversations", "conversation", "messages"];
+        let name = LISTS.into_iter().find(|name| fields.has(name)).unwrap_or(LISTS[0]);
+        let list = fields.list(name)?.ok_or_else(|| fields.missing(name))?;
+        let dialect = Dialect::sharegpt(&self.fields, &self.roles);
+        let messages = messages(list, fields.own(name), &dialect)?;
+        refuse_unanswered(&messages, fields.own(name))?;
+        // The format's tools are often bare functions; templates are given typed ones.
+        let tools = tools::listed(fields.list("tools")?.map(tools::typed))?;
+        self.conversation(messages, tools, fields)
     }
 
     fn completion(&self, mut fields: Fields<'_>) -> Result<Record, Reject> {
         if fields.is_list("prompt") {
-            let mut all = messages(fields.take("prompt"), "prompt")?;
+            let dialect = Dialect::openai(&self.fields, &self.roles);
+            let mut part = |name: &str| {
+                let list = fields.list(name)?.ok_or_else(|| fields.missing(name))?;
+                messages(list, fields.own(name), &dialect)
+            };
+            let mut all = part("prompt")?;
             for message in &mut all {
                 message.train = Some(false);
                 message.weight = None;
             }
-            all.extend(messages(fields.take("completion"), "completion")?);
-            return Ok(self.conversation(all, fields));
+            all.extend(part("completion")?);
+            let tools = tools::listed(fields.list("tools")?)?;
+            return self.conversation(all, tools, fields);
         }
         let (prompt, completion) = (fields.text("prompt")?, fields.text("completion")?);
         if completion.trim().is_empty() {
-            return Err(Reject::new(Reason::Empty, "`completion` is empty"));
+            let detail = format!("`{}` is empty", fields.own("completion"));
+            return Err(Reject::new(Reason::Empty, detail));
         }
         Ok(Record::Completion { prompt, completion })
     }
 
-    fn conversation(&self, messages: Vec<Message>, mut fields: Fields<'_>) -> Record {
-        let tools = match fields.take("tools") {
-            Some(Value::String(text)) => serde_json::from_str(&text).ok(),
-            tools => tools,
-        };
-        let kwargs = match fields.take("chat_template_kwargs") {
-            Some(Value::Object(kwargs)) => kwargs,
-            _ => Map::new(),
-        };
-        let is_list = |tools: &Value| tools.as_array().is_some_and(|list| !list.is_empty());
-        let conversation = Conversation { messages, tools: tools.filter(is_list), kwargs };
-        Record::Conversation(conversation.with_system(self.system.as_deref()))
+    /// The messages with what stands beside them. A record's own system message goes before its
+    /// `system` field, and that before the source's.
+    fn conversation(
+        &self,
+        messages: Vec<Message>,
+        tools: Option<Value>,
+        mut fields: Fields<'_>,
+    ) -> Result<Record, Reject> {
+        let system = fields.optional_text("system")?.filter(|text| !text.is_empty());
+        let kwargs = fields.object("chat_template_kwargs")?.unwrap_or_default();
+        let conversation = Conversation { messages, tools, kwargs };
+        let conversation = conversation.with_system(system.as_deref());
+        Ok(Record::Conversation(conversation.with_system(self.system.as_deref())))
     }
 }
 
@@ -191,131 +231,52 @@ fn question(instruction: String, input: String) -> Message {
     message
 }
 
+/// What was asked and answered before an Alpaca record's question.
+fn history(fields: &mut Fields<'_>) -> Result<Vec<(String, String)>, Reject> {
+    let bad = |name: &str| malformed(format!("`{name}` must be a list of [question, answer]"));
+    match fields.list("history") {
+        Ok(None) => Ok(Vec::new()),
+        Ok(Some(history)) => {
+            serde_json::from_value(Value::Array(history)).map_err(|_| bad(fields.own("history")))
+        }
+        Err(_) => Err(bad(fields.own("history"))),
+    }
+}
+
 fn text(mut fields: Fields<'_>) -> Result<Record, Reject> {
     let text = fields.text("text")?;
     if text.trim().is_empty() {
-        return Err(Reject::new(Reason::Empty, "`text` is empty"));
+        return Err(Reject::new(Reason::Empty, format!("`{}` is empty", fields.own("text"))));
     }
     Ok(Record::Text(text))
 }
 
-fn messages(value: Option<Value>, name: &str) -> Result<Vec<Message>, Reject> {
-    let Some(value) = value else {
-        return Err(malformed(format!("no field `{name}`")));
-    };
-    let Value::Array(list) = value else {
-        let found = kind(&value);
-        return Err(malformed(format!("`{name}` must be a list of messages, got {found}")));
-    };
-    let numbered = list.into_iter().enumerate();
-    numbered.map(|(i, value)| message(value, &format!("{name}[{i}]"))).collect()
+/// Refuses a list in which there is nothing to learn.
+fn refuse_unanswered(messages: &[Message], name: &str) -> Result<(), Reject> {
+    if messages.is_empty() {
+        return Err(Reject::new(Reason::Empty, format!("`{name}` is empty")));
+    }
+    let mut answers = messages.iter().filter(|m| m.role == Role::Assistant).peekable();
+    if answers.peek().is_none() {
+        let detail = "no message of the role `assistant`: nothing would be trained";
+        return Err(Reject::new(Reason::Untrained, detail));
+    }
+    if answers.all(Message::is_blank) {
+        return Err(Reject::new(Reason::Empty, "every answer is empty"));
+    }
+    Ok(())
 }
 
-fn message(value: Value, at: &str) -> Result<Message, Reject> {
-    let Value::Object(mut fields) = value else {
-        let found = kind(&value);
-        return Err(malformed(format!("{at} must be an object, got {found}")));
-    };
-    const ROLES: &str = "role must be `system`, `user`, `assistant` or `tool`";
-    let role = match fields.get("role") {
-        Some(Value::String(name)) => {
-            let unknown = || malformed(format!("{ROLES}, got `{name}`"));
-            Role::parse(name).ok_or_else(unknown)?
-        }
-        Some(other) => return Err(malformed(format!("{ROLES}, got {}", kind(other)))),
-        None if fields.contains_key("from") => {
-            return Err(malformed(format!("{at} has `from` and no `role`, as ShareGPT has")));
-        }
-        None => return Err(malformed(format!("{at} has no `role`"))),
-    };
-    let train = match fields.shift_remove("train") {
-        None | Some(Value::Null) => None,
-        Some(Value::Bool(train)) => Some(train),
-        Some(other) => {
-            let found = kind(&other);
-            return Err(malformed(format!("{at}.train must be true or false, got {found}")));
-        }
-    };
-    let weight = match fields.shift_remove("weight") {
-        None | Some(Value::Null) => None,
-        Some(value) => {
-            let weight = value.as_f64().map(|w| w as f32);
-            let valid = weight.filter(|w| w.is_finite() && *w >= 0.0);
-            let bad = || malformed(format!("{at}.weight must be a number from 0 up, got {value}"));
-            Some(valid.ok_or_else(bad)?)
-        }
-    };
-    settle_content(&mut fields, at)?;
-    Ok(Message { role, fields, train, weight })
-}
-
-/// Content must be text; a list of text parts is joined, since plain templates cannot read lists.
-fn settle_content(fields: &mut Map<String, Value>, at: &str) -> Result<(), Reject> {
-    let has_calls = fields.get("tool_calls").is_some_and(|calls| !calls.is_null());
-    match fields.get("content") {
-        Some(Value::String(_)) => Ok(()),
-        Some(Value::Array(parts)) => {
-            let text = |part: &Value| Some(part.get("text")?.as_str()?.to_owned());
-            let joined: Option<String> = parts.iter().map(text).collect();
-            let Some(joined) = joined else {
-                return Err(malformed(format!("{at}.content has a part that is no text")));
-            };
-            fields.insert("content".into(), Value::from(joined));
-            Ok(())
-        }
-        None | Some(Value::Null) if has_calls => Ok(()),
-        None => Err(malformed(format!("{at} has no `content`"))),
-        Some(other) => {
-            let found = kind(other);
-            Err(malformed(format!("{at}.content must be a text, got {found}")))
+fn without_nulls(map: Map<String, Value>) -> Map<String, Value> {
+    fn strip(value: Value) -> Value {
+        match value {
+            Value::Object(map) => Value::Object(without_nulls(map)),
+            Value::Array(items) => Value::Array(items.into_iter().map(strip).collect()),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value,
         }
     }
-}
-
-/// A record's fields, by the format's names for them.
-struct Fields<'a> {
-    names: &'a BTreeMap<String, String>,
-    record: Map<String, Value>,
-}
-
-impl Fields<'_> {
-    fn own<'n>(&'n self, name: &'n str) -> &'n str {
-        self.names.get(name).map_or(name, String::as_str)
-    }
-
-    fn take(&mut self, name: &str) -> Option<Value> {
-        let own = self.names.get(name).map_or(name, String::as_str);
-        self.record.swap_remove(own)
-    }
-
-    fn is_list(&self, name: &str) -> bool {
-        self.record.get(self.own(name)).is_some_and(Value::is_array)
-    }
-
-    fn text(&mut self, name: &str) -> Result<String, Reject> {
-        let missing = |own: &str| malformed(format!("no field `{own}`"));
-        let text = self.optional_text(name)?;
-        text.ok_or_else(|| missing(self.own(name)))
-    }
-
-    fn optional_text(&mut self, name: &str) -> Result<Option<String>, Reject> {
-        match self.take(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => {
-                let (own, found) = (self.own(name), kind(&other));
-                Err(malformed(format!("`{own}` must be a text, got {found}")))
-            }
-        }
-    }
-
-    fn history(&mut self) -> Result<Vec<(String, String)>, Reject> {
-        let bad = || malformed("`history` must be a list of [question, answer]");
-        match self.take("history") {
-            None | Some(Value::Null) => Ok(Vec::new()),
-            Some(history) => serde_json::from_value(history).map_err(|_| bad()),
-        }
-    }
+    let said = map.into_iter().filter(|(_, value)| !value.is_null());
+    said.map(|(name, value)| (name, strip(value))).collect()
 }
 
 fn kind(value: &Value) -> &'static str {

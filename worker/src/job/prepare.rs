@@ -10,6 +10,7 @@ use proto::protocol::{Cause, RawShard};
 use proto::receipt::Receipt;
 use proto::spec::{self, Spec};
 use proto::storage::Storage;
+use std::collections::BTreeMap;
 
 /// Tokenizes a raw shard and stores what comes of it.
 ///
@@ -69,9 +70,8 @@ fn prepare_bytes(
         .get(shard.source as usize)
         .ok_or_else(|| data_set(format!("there is no source {}", shard.source)))?;
     let name = shard.url.strip_prefix("file://").unwrap_or(&shard.url);
-    let prepared = preparer
-        .prepare(name, bytes, &source_options(source)?)
-        .map_err(|e| unprepared(spec, &e))?;
+    let prepared =
+        preparer.prepare(name, bytes, &source_options(source)).map_err(|e| unprepared(spec, &e))?;
     let mut writer = proto::prepared::Writer::new(fingerprint);
     writer.object(proto::prepared::Object {
         name: name.to_owned(),
@@ -132,19 +132,31 @@ pub(super) fn options(spec: &Spec) -> Result<data::Options, Trouble> {
     })
 }
 
-fn source_options(source: &spec::Source) -> Result<data::SourceOptions, Trouble> {
-    Ok(data::SourceOptions {
+fn source_options(source: &spec::Source) -> data::SourceOptions {
+    data::SourceOptions {
         format: match source.format {
             spec::Format::Auto => data::Format::Auto,
             spec::Format::Alpaca => data::Format::Alpaca,
             spec::Format::Messages => data::Format::Messages,
             spec::Format::Completion => data::Format::Completion,
             spec::Format::Text => data::Format::Text,
-            spec::Format::Sharegpt => {
-                return Err(trouble(Cause::Data)("`sharegpt` is not implemented yet".into()));
-            }
+            spec::Format::Sharegpt => data::Format::Sharegpt,
         },
         fields: source.fields.clone(),
+        roles: roles(&source.roles),
         system: source.system.clone(),
-    })
+    }
+}
+
+/// Whose part each of a source's own names is.
+fn roles(roles: &spec::Roles) -> BTreeMap<String, data::Role> {
+    let spec::Roles { system, user, assistant, tool } = roles;
+    let named = [
+        (data::Role::System, system),
+        (data::Role::User, user),
+        (data::Role::Assistant, assistant),
+        (data::Role::Tool, tool),
+    ];
+    let names = named.into_iter().flat_map(|(role, names)| names.iter().map(move |n| (n, role)));
+    names.map(|(name, role)| (name.clone(), role)).collect()
 }

@@ -1,5 +1,7 @@
 //! The formats, record by record.
 
+use serde_json::json;
+
 use super::*;
 
 fn parse(format: Format, json: &str) -> Result<Record, Reject> {
@@ -29,6 +31,7 @@ fn fields_and_system_of_the_source_are_used() {
         format: Format::Alpaca,
         fields: BTreeMap::from([("instruction".into(), "q".into()), ("output".into(), "a".into())]),
         system: Some("S".into()),
+        ..SourceOptions::default()
     };
     let record = Shape::new(&source, Format::Alpaca).parse(Body::Json(br#"{"q": "1", "a": "2"}"#));
     assert_eq!(said(record.expect("valid")), ["system: S", "user: 1", "assistant: 2"]);
@@ -58,7 +61,7 @@ fn bad_records_say_what_is_wrong() {
             "not valid JSON: EOF while parsing a string at column 20",
         ),
         ("[1]", Malformed, "a record must be an object, got a list"),
-        (r#"{"output": "x"}"#, Malformed, "no field `instruction`"),
+        (r#"{"output": "x"}"#, Malformed, "no field `instruction` among `output`"),
         (
             r#"{"instruction": "x", "output": 3}"#,
             Malformed,
@@ -74,7 +77,12 @@ fn bad_records_say_what_is_wrong() {
     ];
     let messages = [
         (r#"{}"#, Malformed, "no field `messages`"),
-        (r#"{"messages": "x"}"#, Malformed, "`messages` must be a list of messages, got a text"),
+        (
+            r#"{"messages": "x"}"#,
+            Malformed,
+            "`messages` is a text that is no JSON: expected value at line 1 column 1",
+        ),
+        (r#"{"messages": {}}"#, Malformed, "`messages` must be a list, got an object"),
         (r#"{"messages": []}"#, Empty, "`messages` is empty"),
         (
             r#"{"messages": [{"role": "bot", "content": ""}]}"#,
@@ -86,7 +94,7 @@ fn bad_records_say_what_is_wrong() {
         (
             r#"{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}"#,
             Malformed,
-            "messages[0].content has a part that is no text",
+            "messages[0].content[0] is of the type `image_url`, no text",
         ),
         (
             r#"{"messages": [{"role": "assistant", "content": "x", "weight": -1}]}"#,
@@ -126,4 +134,313 @@ fn prompt_messages_are_not_trained() {
     };
     let train: Vec<_> = conversation.messages.iter().map(|m| m.train).collect();
     assert_eq!(train, [Some(false), Some(false), None]);
+}
+
+fn conversation(source: &SourceOptions, format: Format, record: Value) -> Conversation {
+    let json = record.to_string();
+    match Shape::new(source, format).parse(Body::Json(json.as_bytes())) {
+        Ok(Record::Conversation(conversation)) => conversation,
+        other => panic!("{json}: {other:?}"),
+    }
+}
+
+/// What templates see of a record's messages, and its tools.
+fn seen(format: Format, record: Value) -> (Value, Value) {
+    let read = conversation(&SourceOptions::default(), format, record);
+    let messages = read.messages.into_iter().map(|m| Value::Object(m.fields)).collect();
+    (messages, read.tools.unwrap_or_default())
+}
+
+fn details(format: Format, cases: &[(Value, &str)]) {
+    for (record, expected) in cases {
+        let reject = parse(format, &record.to_string()).expect_err(expected);
+        assert_eq!(reject.detail, *expected, "{record}");
+    }
+}
+
+#[test]
+fn sharegpt_speakers_go_by_many_names() {
+    let turn = |from: &str| json!({"from": from, "value": from});
+    let speakers = [
+        "system",
+        "human",
+        "gpt",
+        "user",
+        "chatgpt",
+        "Prompter",
+        "bing",
+        "function_response",
+        "bard",
+        "observation",
+        "assistant",
+        "tool",
+        "model",
+    ];
+    let conversations: Vec<Value> = speakers.into_iter().map(turn).collect();
+    let (messages, _) = seen(Format::Sharegpt, json!({"conversations": conversations}));
+    let roles: Vec<&str> =
+        messages.as_array().expect("a list").iter().filter_map(|m| m["role"].as_str()).collect();
+    let expected = [
+        "system",
+        "user",
+        "assistant",
+        "user",
+        "assistant",
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+        "tool",
+        "assistant",
+        "tool",
+        "assistant",
+    ];
+    assert_eq!(roles, expected);
+}
+
+#[test]
+fn sharegpt_messages_may_be_written_otherwise() {
+    let expected = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]);
+    for record in [
+        json!({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}),
+        json!({"conversation": [{"role": "user", "content": "a"},
+                                {"role": "assistant", "content": "b"}]}),
+        json!({"messages": [{"from": "human", "text": "a"}, {"from": "gpt", "message": "b"}]}),
+        json!({"conversations": r#"[{"from": "human", "value": "a"},
+                                    {"from": "gpt", "value": "b"}]"#}),
+    ] {
+        assert_eq!(seen(Format::Sharegpt, record).0, expected);
+    }
+    let both = json!({"from": "gpt", "value": "a", "text": "b"});
+    details(
+        Format::Sharegpt,
+        &[
+            (
+                json!({"conversations": [both]}),
+                "conversations[0] has both `value` and `text`; which one is said?",
+            ),
+            (
+                json!({"conversations": [{"from": "narrator", "value": ""}]}),
+                "from must be `human`, `gpt`, `system`, `function_call` or `observation`, got \
+                 `narrator`",
+            ),
+            (
+                json!({"conversations": [{"from": "gpt", "value": 1}]}),
+                "conversations[0].value must be a text, got a number",
+            ),
+            (json!({"conversations": [{"from": "gpt"}]}), "conversations[0] has no `value`"),
+            (json!({"conversations": [{"value": "x"}]}), "conversations[0] has no `from`"),
+            (
+                json!({"conversations": [{"from": "human", "value": "x"}]}),
+                "no message of the role `assistant`: nothing would be trained",
+            ),
+            (json!({"instruction": "x"}), "no field `conversations` among `instruction`"),
+        ],
+    );
+}
+
+#[test]
+fn llama_factorys_calls_results_system_and_tools_become_openais() {
+    let tools = json!([{"name": "add", "parameters": {"type": "object"}}]);
+    let record = json!({
+        "system": "S", "tools": tools.to_string(),
+        "conversations": [
+            {"from": "human", "value": "1+2?"},
+            {"from": "function_call",
+             "value": r#"{"name": "add", "arguments": {"b": 2.0, "a": [1, null]}}"#},
+            {"from": "observation", "value": "3"},
+            {"from": "gpt", "value": "3"},
+        ],
+    });
+    let call = json!({"type": "function",
+                      "function": {"name": "add", "arguments": {"b": 2.0, "a": [1, null]}}});
+    let expected = json!([
+        {"role": "system", "content": "S"},
+        {"role": "user", "content": "1+2?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "3"},
+        {"role": "assistant", "content": "3"},
+    ]);
+    let (messages, given) = seen(Format::Sharegpt, record);
+    // As texts, since the order of fields matters to templates.
+    assert_eq!(messages.to_string(), expected.to_string());
+    assert_eq!(given, json!([{"type": "function", "function": tools[0]}]));
+
+    // Several calls at once, arguments as a text, and a system message that is there already.
+    let two = json!([{"name": "f", "arguments": "{\"x\": 1}"}, {"name": "g", "arguments": ""}]);
+    let record = json!({"system": "unused", "tools": "[]", "conversations": [
+        {"from": "system", "value": "S"}, {"from": "human", "value": "x"},
+        {"from": "function_call", "value": two.to_string()},
+    ]});
+    let (messages, given) = seen(Format::Sharegpt, record);
+    assert_eq!(messages[0]["content"], "S");
+    assert_eq!(messages[2]["tool_calls"][0]["function"]["arguments"], json!({"x": 1}));
+    assert_eq!(messages[2]["tool_calls"][1]["function"]["arguments"], json!({}));
+    assert_eq!((messages.as_array().map(Vec::len), given), (Some(3), Value::Null));
+
+    let call = |value: &str| json!({"conversations": [{"from": "function_call", "value": value}]});
+    details(
+        Format::Sharegpt,
+        &[
+            (
+                call("add(1, 2)"),
+                "conversations[0].value is no call as JSON: expected value at line 1 column 1",
+            ),
+            (call("[1]"), "conversations[0].value: the call 1 has no `name`"),
+            (call("7"), "conversations[0].value must be a call, got a number"),
+            (
+                json!({"conversations": [{"from": "gpt", "value": "x"}], "tools": "[{"}),
+                "`tools` is a text that is no JSON: EOF while parsing an object at line 1 column 2",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn tool_calls_arguments_are_objects_however_they_are_written() {
+    let call = |arguments: Value| {
+        json!({"messages": [{"role": "assistant", "content": null, "tool_calls": [
+            {"id": "c1", "type": "function",
+             "function": {"name": "f", "arguments": arguments}}]}]})
+    };
+    let object = json!({"z": 1, "a": {"b": [true, null, "\u{1f600}"]}});
+    let (as_object, _) = seen(Format::Messages, call(object.clone()));
+    let (as_text, _) = seen(Format::Messages, call(object.to_string().into()));
+    assert_eq!(as_text.to_string(), as_object.to_string());
+    assert_eq!(as_text[0]["content"], Value::Null);
+
+    // The older names for calls and their results, and a flat call.
+    let older = json!({"functions": [{"name": "f"}], "messages": [
+        {"role": "assistant", "content": null,
+         "function_call": {"name": "f", "arguments": "{\"x\": 1}"}},
+        {"role": "function", "name": "f", "content": "2"},
+        {"role": "assistant", "content": "", "function_call": null,
+         "tool_calls": [{"name": "f", "arguments": "{}"}]},
+    ]});
+    let (messages, tools) = seen(Format::Messages, older);
+    let expected = json!([
+        {"role": "assistant", "content": null,
+         "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]},
+        {"role": "tool", "name": "f", "content": "2"},
+        {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": {}}]},
+    ]);
+    assert_eq!(messages, expected);
+    assert_eq!(tools, json!([{"type": "function", "function": {"name": "f"}}]));
+
+    let said = |extra: Value| {
+        let mut record = json!({"messages": [{"role": "assistant", "content": "x"}]});
+        record
+            .as_object_mut()
+            .expect("an object")
+            .extend(extra.as_object().cloned().unwrap_or_default());
+        record
+    };
+    details(
+        Format::Messages,
+        &[
+            (
+                call("{\"x\"".into()),
+                "messages[0].tool_calls[0]: `arguments` is a text that is no JSON: EOF while \
+                 parsing an object at line 1 column 4",
+            ),
+            (
+                call(json!([1])),
+                "messages[0].tool_calls[0]: `arguments` must be an object, got a list",
+            ),
+            (
+                json!({"messages": [{"role": "assistant", "tool_calls": [1]}]}),
+                "messages[0].tool_calls[0] must be a call: an object with a `function`",
+            ),
+            (
+                json!({"messages": [{"role": "assistant", "tool_calls": {"name": "f"}}]}),
+                "messages[0].tool_calls must be a list of calls, got an object",
+            ),
+            (
+                said(json!({"tools": "search"})),
+                "`tools` is a text that is no JSON: expected value at line 1 column 1",
+            ),
+            (said(json!({"tools": {"name": "f"}})), "`tools` must be a list, got an object"),
+            (said(json!({"tools": ["f"]})), "tools[0] must be an object, got a text"),
+            (
+                said(json!({"chat_template_kwargs": [1]})),
+                "`chat_template_kwargs` must be an object, got a list",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn messages_keep_what_templates_read_and_developers_set_the_scene() {
+    let record = json!({"system": "unused", "chat_template_kwargs": "{\"enable_thinking\": true}",
+    "messages": [
+        {"role": "developer", "content": "D"},
+        {"role": "user", "content": [{"type": "input_text", "text": "a"}]},
+        {"role": "assistant", "content": "b", "reasoning_content": "hm"},
+    ]});
+    let source = SourceOptions { system: Some("S".into()), ..SourceOptions::default() };
+    let read = conversation(&source, Format::Messages, record);
+    let messages: Vec<Value> = read.messages.into_iter().map(|m| Value::Object(m.fields)).collect();
+    let expected = json!([
+        {"role": "developer", "content": "D"}, {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b", "reasoning_content": "hm"},
+    ]);
+    assert_eq!(Value::Array(messages), expected);
+    assert_eq!(Value::Object(read.kwargs), json!({"enable_thinking": true}));
+}
+
+#[test]
+fn odd_names_of_fields_and_roles_are_read_inside_messages() {
+    let own = [
+        ("messages", "dialog"),
+        ("role", "speaker"),
+        ("content", "utterance"),
+        ("train", "learn"),
+        ("reasoning_content", "thoughts"),
+    ];
+    let source = SourceOptions {
+        fields: own.into_iter().map(|(name, own)| (name.to_owned(), own.to_owned())).collect(),
+        roles: [("customer".to_owned(), Role::User), ("bot".to_owned(), Role::Assistant)].into(),
+        ..SourceOptions::default()
+    };
+    let record = json!({"dialog": [
+        {"id": 1, "utterance": "a", "speaker": "customer"},
+        {"id": 2, "speaker": "bot", "thoughts": "hm", "utterance": "b", "learn": false},
+        {"id": 3, "speaker": "assistant", "utterance": "c", "content": "not said"},
+    ]});
+    let read = conversation(&source, Format::Messages, record);
+    let train: Vec<_> = read.messages.iter().map(|m| m.train).collect();
+    assert_eq!(train, [None, Some(false), None]);
+    let messages: Vec<Value> = read.messages.into_iter().map(|m| Value::Object(m.fields)).collect();
+    let expected = json!([
+        {"id": 1, "content": "a", "role": "user"},
+        {"id": 2, "role": "assistant", "reasoning_content": "hm", "content": "b"},
+        {"id": 3, "role": "assistant", "content": "c"},
+    ]);
+    assert_eq!(Value::Array(messages).to_string(), expected.to_string());
+    let shape = Shape::new(&source, Format::Messages);
+    let reject =
+        shape.parse(Body::Json(br#"{"dialog": [{"speaker": "nobody", "utterance": ""}]}"#));
+    let expected = "speaker must be `system`, `user`, `assistant` or `tool`, got `nobody`";
+    assert_eq!(reject.expect_err("an unknown role").detail, expected);
+}
+
+#[test]
+fn rows_of_tables_have_no_nulls_and_lists_as_json() {
+    let Value::Object(row) = json!({
+        "messages": [{"role": "user", "content": "a", "tool_calls": null, "name": null},
+                     {"role": "assistant", "content": "b", "tool_calls": null}],
+        "tools": null, "system": null,
+    }) else {
+        unreachable!("an object is written above");
+    };
+    let shape = Shape::new(&SourceOptions::default(), Format::Messages);
+    let Ok(Record::Conversation(read)) = shape.parse(Body::Value(row)) else {
+        panic!("not a conversation");
+    };
+    let names: Vec<Vec<&String>> =
+        read.messages.iter().map(|m| m.fields.keys().collect()).collect();
+    assert_eq!(names, [["role", "content"], ["role", "content"]]);
+    let cell = r#"[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]"#;
+    let row = Map::from_iter([("messages".to_owned(), Value::from(cell))]);
+    assert_eq!(shape.parse(Body::Value(row)), Ok(Record::Conversation(read)));
 }

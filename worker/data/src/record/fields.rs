@@ -1,0 +1,101 @@
+//! A record's fields, by the format's names for them.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::{Reject, kind, malformed};
+
+/// How many names an error lists.
+const NAMES_SHOWN: usize = 8;
+
+/// A record whose fields are taken one by one; what a format does not ask for is left.
+pub(super) struct Fields<'a> {
+    names: &'a BTreeMap<String, String>,
+    record: Map<String, Value>,
+}
+
+impl<'a> Fields<'a> {
+    /// `names` has the record's own names, by the format's.
+    pub(super) fn new(names: &'a BTreeMap<String, String>, record: Map<String, Value>) -> Self {
+        Fields { names, record }
+    }
+
+    /// The record's name for a field.
+    pub(super) fn own<'n>(&'n self, name: &'n str) -> &'n str {
+        self.names.get(name).map_or(name, String::as_str)
+    }
+
+    /// Whether the record has a field, be it null.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.record.contains_key(self.own(name))
+    }
+
+    pub(super) fn is_list(&self, name: &str) -> bool {
+        self.record.get(self.own(name)).is_some_and(Value::is_array)
+    }
+
+    /// That a field is not there, and which are.
+    pub(super) fn missing(&self, name: &str) -> Reject {
+        let own = self.own(name);
+        let mut found: Vec<String> =
+            self.record.keys().take(NAMES_SHOWN).map(|key| format!("`{key}`")).collect();
+        if self.record.len() > NAMES_SHOWN {
+            found.push("more".into());
+        }
+        match found.is_empty() {
+            true => malformed(format!("no field `{own}`")),
+            false => malformed(format!("no field `{own}` among {}", found.join(", "))),
+        }
+    }
+
+    pub(super) fn text(&mut self, name: &str) -> Result<String, Reject> {
+        self.optional_text(name)?.ok_or_else(|| self.missing(name))
+    }
+
+    pub(super) fn optional_text(&mut self, name: &str) -> Result<Option<String>, Reject> {
+        match self.take(name) {
+            Value::Null => Ok(None),
+            Value::String(text) => Ok(Some(text)),
+            other => Err(self.mismatch(name, "a text", &other)),
+        }
+    }
+
+    /// A list, or a text that holds one as JSON: so tables store what has no type of its own.
+    pub(super) fn list(&mut self, name: &str) -> Result<Option<Vec<Value>>, Reject> {
+        match self.decoded(name)? {
+            Value::Null => Ok(None),
+            Value::Array(list) => Ok(Some(list)),
+            other => Err(self.mismatch(name, "a list", &other)),
+        }
+    }
+
+    /// An object, or a text that holds one as JSON.
+    pub(super) fn object(&mut self, name: &str) -> Result<Option<Map<String, Value>>, Reject> {
+        match self.decoded(name)? {
+            Value::Null => Ok(None),
+            Value::Object(object) => Ok(Some(object)),
+            other => Err(self.mismatch(name, "an object", &other)),
+        }
+    }
+
+    fn decoded(&mut self, name: &str) -> Result<Value, Reject> {
+        match self.take(name) {
+            Value::String(text) if text.trim().is_empty() => Ok(Value::Null),
+            Value::String(text) => serde_json::from_str(&text).map_err(|error| {
+                malformed(format!("`{}` is a text that is no JSON: {error}", self.own(name)))
+            }),
+            other => Ok(other),
+        }
+    }
+
+    /// Leaves the name behind, for [`missing`](Self::missing).
+    fn take(&mut self, name: &str) -> Value {
+        let own = self.names.get(name).map_or(name, String::as_str);
+        self.record.get_mut(own).map(Value::take).unwrap_or_default()
+    }
+
+    fn mismatch(&self, name: &str, wanted: &str, found: &Value) -> Reject {
+        malformed(format!("`{}` must be {wanted}, got {}", self.own(name), kind(found)))
+    }
+}
