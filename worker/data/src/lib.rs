@@ -27,6 +27,7 @@ mod spans;
 mod template;
 #[cfg(test)]
 mod tests;
+mod vocabulary;
 
 pub use batch::{Batch, Target, assemble};
 pub use container::{Body, Container, ContainerError, Raw, lines, split};
@@ -39,3 +40,4 @@ pub use record::{Record, Reject, Shape};
 pub use show::bracketed;
 pub use spans::Marked;
 pub use template::{Marking, Rendered, Template, TemplateError};
+pub use vocabulary::NewToken;

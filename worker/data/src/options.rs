@@ -19,6 +19,8 @@ pub struct Options {
     pub train_on: TrainOn,
     /// Where the chat template comes from.
     pub chat_template: ChatTemplate,
+    /// Special tokens that the tokenizer is to have, beside those that the template needs.
+    pub add_tokens: Vec<String>,
     /// Handed to the chat template by name.
     pub template_kwargs: Map<String, Value>,
     /// What `strftime_now` answers; pinned, so that a run prepared tomorrow gets today's tokens.
@@ -33,6 +35,7 @@ impl Default for Options {
             too_long: TooLong::Drop,
             train_on: TrainOn::Assistant,
             chat_template: ChatTemplate::Tokenizer,
+            add_tokens: Vec::new(),
             template_kwargs: Map::new(),
             date: NaiveDate::default(),
         }
@@ -79,6 +82,16 @@ pub enum ChatTemplate {
     Alpaca,
     /// The content of a `.jinja` file.
     Jinja(String),
+}
+
+impl ChatTemplate {
+    /// The special tokens that it writes, where it is one of ours.
+    pub(super) fn tokens(&self) -> &'static [&'static str] {
+        match self {
+            ChatTemplate::Chatml => &["<|im_start|>", "<|im_end|>"],
+            ChatTemplate::Tokenizer | ChatTemplate::Alpaca | ChatTemplate::Jinja(_) => &[],
+        }
+    }
 }
 
 /// Holds for one source.

@@ -1,5 +1,6 @@
 //! An object's bytes -> samples and counts: the whole way, in parallel over records.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use proto::prepared::{Sample, Unit};
@@ -16,6 +17,7 @@ use super::options::{ChatTemplate, Format, Options, SourceOptions, TooLong};
 use super::record::{Record, Reject, Shape};
 use super::spans::trained;
 use super::template::{ALPACA, CHATML, Template, TemplateError, hex};
+use super::vocabulary::{self, NewToken};
 
 /// Rises when equal input and options give other tokens or weights than before.
 const RECIPE_VERSION: u32 = 2;
@@ -35,15 +37,12 @@ pub enum PrepareError {
     /// The template is no Jinja.
     #[error(transparent)]
     Template(#[from] TemplateError),
-    /// A template needs tokens that are not in the vocabulary.
+    /// Tokens that are not in the vocabulary, and cannot be added to it.
     #[error(
-        "the chatml template needs the token `{token}`, which this tokenizer lacks\n\
-         hint: set data.chat_template to tokenizer, alpaca or a .jinja file"
+        "the special tokens that the chat template needs cannot be added to the tokenizer\n\
+         hint: set data.chat_template to tokenizer, or leave model.add_tokens out"
     )]
-    MissingToken {
-        /// The token.
-        token: &'static str,
-    },
+    AddTokens(#[source] tokenizers::Error),
     /// Texts and completions end with a token that is not there.
     #[error(
         "the tokenizer names no eos_token, with which a text ends\n\
@@ -95,10 +94,18 @@ pub struct Prepared {
 #[derive(Debug)]
 pub struct Preparer {
     encoder: Encoder,
+    grown: Option<Grown>,
     template: Option<Template>,
     options: Options,
     stop_ids: Vec<u32>,
     recipe: String,
+}
+
+/// A tokenizer with tokens that the base's lacks.
+#[derive(Debug)]
+struct Grown {
+    tokens: Vec<NewToken>,
+    tokenizer: Vec<u8>,
 }
 
 /// A record's samples, and how many tokens were cut off them.
@@ -117,24 +124,21 @@ impl Preparer {
         if options.max_tokens < 2 {
             return Err(PrepareError::MaxTokens(options.max_tokens));
         }
-        let encoder = Encoder::new(folder).map_err(PrepareError::Tokenizer)?;
+        let (folder, encoder, tokens) = with_tokens(folder, &options)?;
+        let folder = folder.as_ref();
         let source = match &options.chat_template {
             ChatTemplate::Tokenizer => folder.chat_template(),
             ChatTemplate::Chatml => Some(CHATML),
             ChatTemplate::Alpaca => Some(ALPACA),
             ChatTemplate::Jinja(source) => Some(source.as_str()),
         };
-        if options.chat_template == ChatTemplate::Chatml {
-            for token in ["<|im_start|>", "<|im_end|>"] {
-                let id = encoder.tokenizer().token_to_id(token);
-                id.ok_or(PrepareError::MissingToken { token })?;
-            }
-        }
         let mut globals = folder.special_tokens();
         globals.extend(options.template_kwargs.clone());
         let template = source.map(|source| Template::new(source, &globals, options.date));
         let mut preparer = Preparer {
             encoder,
+            grown: (!tokens.is_empty())
+                .then(|| Grown { tokens, tokenizer: folder.tokenizer.clone() }),
             template: template.transpose()?,
             recipe: recipe(folder, source, &options),
             options,
@@ -150,6 +154,26 @@ impl Preparer {
     /// The tokenizer, for prompts and for showing samples.
     pub fn tokenizer(&self) -> &tokenizers::Tokenizer {
         self.encoder.tokenizer()
+    }
+
+    /// The special tokens that the base's tokenizer lacks, and that samples are made with.
+    pub fn new_tokens(&self) -> &[NewToken] {
+        self.grown.as_ref().map_or(&[], |grown| &grown.tokens)
+    }
+
+    /// `tokenizer.json` with them, where there are any.
+    pub fn grown_tokenizer(&self) -> Option<&[u8]> {
+        self.grown.as_ref().map(|grown| grown.tokenizer.as_slice())
+    }
+
+    /// The chat template where it is another than the base's: what a tuned model has to bring.
+    pub fn own_template(&self) -> Option<&str> {
+        match self.options.chat_template {
+            ChatTemplate::Tokenizer => None,
+            ChatTemplate::Chatml | ChatTemplate::Alpaca | ChatTemplate::Jinja(_) => {
+                self.template.as_ref().map(Template::source)
+            }
+        }
     }
 
     /// The chat template, if there is one.
@@ -313,6 +337,26 @@ impl Preparer {
         let longest = ends.max_by_key(|stop| stop.len())?;
         self.encoder.tokenizer().token_to_id(longest)
     }
+}
+
+/// The folder with a tokenizer that has what the options ask for, that tokenizer, and what it had
+/// to be given.
+fn with_tokens<'a>(
+    folder: &'a Folder,
+    options: &Options,
+) -> Result<(Cow<'a, Folder>, Encoder, Vec<NewToken>), PrepareError> {
+    let encoder = Encoder::new(folder).map_err(PrepareError::Tokenizer)?;
+    let template = options.chat_template.tokens().iter().map(|token| (*token).to_owned());
+    let wanted: Vec<String> = template.chain(options.add_tokens.iter().cloned()).collect();
+    let refused = PrepareError::AddTokens;
+    let tokens = vocabulary::missing(encoder.tokenizer(), &wanted).map_err(refused)?;
+    if tokens.is_empty() {
+        return Ok((Cow::Borrowed(folder), encoder, tokens));
+    }
+    let tokenizer = vocabulary::add(&folder.tokenizer, &tokens).map_err(refused)?;
+    let folder = Folder { tokenizer, ..folder.clone() };
+    let encoder = Encoder::new(&folder).map_err(PrepareError::Tokenizer)?;
+    Ok((Cow::Owned(folder), encoder, tokens))
 }
 
 /// Everything that decides about tokens and holds for all sources.

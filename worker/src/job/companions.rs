@@ -3,6 +3,7 @@
 use super::trouble;
 use crate::model::Dtype;
 use crate::session::Trouble;
+use data::{NewToken, Preparer};
 use proto::protocol::Cause;
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -38,34 +39,74 @@ fn read(base: &Path) -> Result<Vec<Companion>, Trouble> {
     Ok(files)
 }
 
-/// The companions of a model that is saved in `dtype` and stops at `stops`.
+/// What sets the files of a tuned model apart from its base's.
+pub(super) struct Tuned<'a> {
+    /// Of the weights.
+    pub(super) dtype: Dtype,
+    /// Rows of the embedding.
+    pub(super) vocab_size: usize,
+    /// What it was tuned with.
+    pub(super) preparer: &'a Preparer,
+}
+
+/// The companions of a tuned model.
 ///
 /// A base that has never seen the template does not know the token that ends its answers: `transformers`, vLLM and
 /// llama.cpp's converter take it from `generation_config.json`.
 ///
 /// # Errors
 /// [`Cause::Model`] for a file that cannot be read.
-pub(super) fn of(base: &Path, dtype: Dtype, stops: &[u32]) -> Result<Vec<Companion>, Trouble> {
+pub(super) fn of(base: &Path, tuned: &Tuned<'_>) -> Result<Vec<Companion>, Trouble> {
     let mut files = read(base)?;
     edit(&mut files, "config.json", |config| {
         let key = if config.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
-        config.insert(key.into(), dtype.name().into());
+        config.insert(key.into(), tuned.dtype.name().into());
+        config.insert("vocab_size".into(), tuned.vocab_size.into());
     });
     if !files.iter().any(|(name, _)| name == GENERATION) {
         files.push((GENERATION.into(), b"{}".to_vec()));
     }
     edit(&mut files, GENERATION, |config| {
-        let stops: Vec<Value> = stops.iter().map(|id| (*id).into()).collect();
+        let stops: Vec<Value> = tuned.preparer.stop_ids().iter().map(|id| (*id).into()).collect();
         match &stops[..] {
             [] => {}
             [one] => drop(config.insert("eos_token_id".into(), one.clone())),
             _ => drop(config.insert("eos_token_id".into(), stops.into())),
         }
     });
+    if let Some(template) = tuned.preparer.own_template() {
+        put(&mut files, TEMPLATE, template.as_bytes());
+        // The older place, which programs that know both would otherwise choose from.
+        edit(&mut files, TOKENIZER_CONFIG, |config| drop(config.shift_remove("chat_template")));
+    }
+    if let Some(tokenizer) = tuned.preparer.grown_tokenizer() {
+        put(&mut files, "tokenizer.json", tokenizer);
+        describe(&mut files, tuned.preparer.new_tokens());
+    }
     Ok(files)
 }
 
 const GENERATION: &str = "generation_config.json";
+const TEMPLATE: &str = "chat_template.jinja";
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+
+/// Names new tokens in the files that repeat what `tokenizer.json` says, where the base has them.
+fn describe(files: &mut [Companion], tokens: &[NewToken]) {
+    edit(files, TOKENIZER_CONFIG, |config| {
+        if let Some(Value::Object(added)) = config.get_mut("added_tokens_decoder") {
+            added.extend(tokens.iter().map(|token| (token.id.to_string(), token.described())));
+        }
+    });
+    edit(files, "added_tokens.json", |added| {
+        added.extend(tokens.iter().map(|token| (token.content.clone(), token.id.into())));
+    });
+}
+
+/// Writes a file, over the base's if it has one.
+fn put(files: &mut Vec<Companion>, name: &str, body: &[u8]) {
+    files.retain(|(known, _)| known != name);
+    files.push((name.to_owned(), body.to_owned()));
+}
 
 /// Changes a file that is a JSON object; one that is not stays as it is.
 fn edit(files: &mut [Companion], name: &str, change: impl FnOnce(&mut Map<String, Value>)) {
@@ -81,17 +122,66 @@ fn edit(files: &mut [Companion], name: &str, change: impl FnOnce(&mut Map<String
 #[cfg(test)]
 mod tests {
     use super::*;
+    use data::{ChatTemplate, Folder, Options};
+    use serde_json::json;
+
+    /// A base with two tokens, and the files of a model tuned on it with `chatml`.
+    fn tuned_with_chatml(config: &Value, tokenizer_config: &Value) -> Vec<Companion> {
+        let base = tempfile::tempdir().unwrap();
+        let tokenizer = json!({
+            "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+            "added_tokens": [{"id": 1, "content": "</s>", "single_word": false, "lstrip": false,
+                              "rstrip": false, "normalized": false, "special": true}],
+            "pre_tokenizer": null, "post_processor": null, "decoder": null,
+            "model": {"type": "WordLevel", "vocab": {"a": 0, "</s>": 1}, "unk_token": "a"},
+        });
+        for (name, content) in [
+            ("config.json", config),
+            ("tokenizer.json", &tokenizer),
+            ("tokenizer_config.json", tokenizer_config),
+            ("added_tokens.json", &json!({"</s>": 1})),
+        ] {
+            std::fs::write(base.path().join(name), content.to_string()).unwrap();
+        }
+        let folder = Folder::read(base.path()).unwrap();
+        let options = Options { chat_template: ChatTemplate::Chatml, ..Options::default() };
+        let preparer = Preparer::new(&folder, options).unwrap();
+        let tuned = Tuned { dtype: Dtype::Bf16, vocab_size: 4, preparer: &preparer };
+        of(base.path(), &tuned).unwrap()
+    }
+
+    fn json_of(files: &[Companion], name: &str) -> Value {
+        let (_, body) = files.iter().find(|(n, _)| n == name).unwrap();
+        serde_json::from_slice(body).unwrap()
+    }
 
     #[test]
     fn a_tuned_model_stops_where_its_template_stops() {
-        let base = tempfile::tempdir().unwrap();
-        std::fs::write(base.path().join("config.json"), r#"{"torch_dtype": "float32"}"#).unwrap();
-        let files = of(base.path(), Dtype::Bf16, &[0, 2]).unwrap();
-        let text = |name: &str| {
-            let (_, body) = files.iter().find(|(n, _)| n == name).unwrap();
-            serde_json::from_slice::<Value>(body).unwrap()
+        let files =
+            tuned_with_chatml(&json!({"torch_dtype": "float32"}), &json!({"eos_token": "</s>"}));
+        assert_eq!(json_of(&files, "config.json")["torch_dtype"], "bfloat16");
+        assert_eq!(json_of(&files, "generation_config.json")["eos_token_id"], json!([1, 3]));
+    }
+
+    #[test]
+    fn a_tuned_model_brings_its_template_and_its_tokens() {
+        let files = tuned_with_chatml(
+            &json!({"vocab_size": 2}),
+            &json!({"added_tokens_decoder": {"1": {"content": "</s>"}}, "chat_template": "old"}),
+        );
+        assert_eq!(json_of(&files, "config.json")["vocab_size"], 4);
+        let ids = |list: &Value| -> Vec<(u64, String)> {
+            let token =
+                |t: &Value| (t["id"].as_u64().unwrap(), t["content"].as_str().unwrap().into());
+            list.as_array().unwrap().iter().map(token).collect()
         };
-        assert_eq!(text("config.json")["torch_dtype"], "bfloat16");
-        assert_eq!(text("generation_config.json")["eos_token_id"], serde_json::json!([0, 2]));
+        let expected = [(1, "</s>".into()), (2, "<|im_start|>".into()), (3, "<|im_end|>".into())];
+        assert_eq!(ids(&json_of(&files, "tokenizer.json")["added_tokens"]), expected);
+        let config = json_of(&files, "tokenizer_config.json");
+        assert_eq!(config["added_tokens_decoder"]["3"]["content"], "<|im_end|>");
+        assert_eq!(config.get("chat_template"), None);
+        assert_eq!(json_of(&files, "added_tokens.json")["<|im_start|>"], 2);
+        let (_, template) = files.iter().find(|(name, _)| name == TEMPLATE).unwrap();
+        assert!(String::from_utf8_lossy(template).contains("<|im_start|>"));
     }
 }

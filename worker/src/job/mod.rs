@@ -14,7 +14,7 @@ use crate::ops::optimizer::AdamW;
 use crate::session::Trouble;
 use crate::train::{BUCKET_ELEMENTS, Batch, MicroBatch, Recipe, Trainer};
 use bytes::Bytes;
-use companions::Companion;
+use companions::{Companion, Tuned};
 pub use prepare::prepare;
 use proto::error::chain;
 use proto::manifest::{self, Checkpoint};
@@ -42,6 +42,8 @@ pub struct Job {
     plan: Plan,
     samples: Samples,
     base: PathBuf,
+    /// Token ids that samples may hold: the base's, or more.
+    vocabulary: usize,
     /// Read once while loading, to find what is wrong with it early; the first training takes it.
     model: Mutex<Option<Model>>,
     save_dtype: Dtype,
@@ -78,6 +80,7 @@ impl Job {
         })??;
         Ok(Self {
             companions,
+            vocabulary: model.config().vocab_size,
             model: Mutex::new(Some(model)),
             spec,
             load,
@@ -125,7 +128,7 @@ impl Job {
         let ready = self.model.lock().expect("held only to take").take();
         let model = match ready {
             Some(model) => model,
-            None => read_model(&self.base, &self.spec)?,
+            None => read_model(&self.base, &self.spec, self.vocabulary)?,
         };
         let mut trainer = Trainer::new(model, self.recipe());
         let Some(from) = from else {
@@ -271,25 +274,36 @@ fn local(location: &spec::Location, field: &str) -> Result<PathBuf, Trouble> {
 
 /// The model, the dtype to save it in, and the other files of its folder.
 fn read_base(base: &Path, spec: &Spec) -> Result<(Model, Dtype, Vec<Companion>), Trouble> {
-    let model = read_model(base, spec)?;
+    let refuse = trouble(Cause::Model);
+    let folder = data::Folder::read(base).map_err(|e| refuse(chain(&e)))?;
+    let preparer = data::Preparer::new(&folder, prepare::options(spec)?);
+    let preparer = preparer.map_err(|e| refuse(chain(&e)))?;
+    let last = preparer.new_tokens().iter().map(|token| token.id).max();
+    let model = read_model(base, spec, last.map_or(0, |id| id as usize + 1))?;
     let dtype = match spec.model().save_dtype {
         None => model.dtype(),
         Some(SaveDtype::F32) => Dtype::F32,
         Some(SaveDtype::F16) => Dtype::F16,
         Some(SaveDtype::Bf16) => Dtype::Bf16,
     };
-    let refuse = trouble(Cause::Model);
-    let folder = data::Folder::read(base).map_err(|e| refuse(chain(&e)))?;
-    let preparer = data::Preparer::new(&folder, prepare::options(spec)?);
-    let preparer = preparer.map_err(|e| refuse(chain(&e)))?;
-    let companions = companions::of(base, dtype, preparer.stop_ids())?;
+    let vocab_size = model.config().vocab_size;
+    let tokens = preparer.new_tokens().len();
+    if tokens > 0 {
+        tracing::info!(tokens, vocab_size, "the template's tokens were added to the tokenizer");
+    }
+    let tuned = Tuned { dtype, vocab_size, preparer: &preparer };
+    let companions = companions::of(base, &tuned)?;
     Ok((model, dtype, companions))
 }
 
-fn read_model(base: &Path, spec: &Spec) -> Result<Model, Trouble> {
+/// The model as it is before its first step, with a row for every token id below `tokens`.
+fn read_model(base: &Path, spec: &Spec, tokens: usize) -> Result<Model, Trouble> {
     let model = match spec.model().init {
-        Init::Pretrained => Model::load(base),
-        Init::Random => Config::read(base).and_then(|c| Model::random(c, spec.train().seed)),
+        Init::Pretrained => Model::load(base).and_then(|model| model.with_vocabulary(tokens)),
+        Init::Random => Config::read(base).and_then(|mut config| {
+            config.vocab_size = config.vocab_size.max(tokens);
+            Model::random(config, spec.train().seed)
+        }),
     };
     model.map_err(|e| trouble(Cause::Model)(chain(&e)))
 }

@@ -91,7 +91,7 @@ fn unprepared(spec: &Spec, error: &data::PrepareError) -> Trouble {
         E::Tokenizer(_)
         | E::NoTemplate
         | E::Template(_)
-        | E::MissingToken { .. }
+        | E::AddTokens(_)
         | E::NoEndToken
         | E::MaxTokens(_) => {
             trouble(Cause::Model)(format!("{}: {}", spec.model().base, chain(error)))
@@ -127,6 +127,7 @@ pub(super) fn options(spec: &Spec) -> Result<data::Options, Trouble> {
                 data::ChatTemplate::Jinja(source)
             }
         },
+        add_tokens: spec.model().add_tokens.clone(),
         template_kwargs: d.chat_template_kwargs.clone(),
         date: d.date.ok_or_else(undated)?,
     })

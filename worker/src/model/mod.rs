@@ -18,6 +18,7 @@ mod generate;
 mod layout;
 mod random;
 mod sampling;
+mod vocabulary;
 mod weights;
 
 use std::path::Path;

@@ -1,0 +1,77 @@
+//! Special tokens that a chat template needs and a base's tokenizer lacks: added to its
+//! `tokenizer.json`, of which every other byte stays as it is.
+
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+use tokenizers::{AddedToken, Tokenizer};
+
+/// A token that the base's tokenizer did not have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewToken {
+    /// Its id: the tokenizer's next.
+    pub id: u32,
+    /// Its text.
+    pub content: String,
+}
+
+impl NewToken {
+    /// As `tokenizer_config.json` describes it under its id.
+    pub fn described(&self) -> serde_json::Value {
+        json!({
+            "content": self.content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true,
+        })
+    }
+}
+
+/// Those of `wanted` that the tokenizer does not find in a text as one token, with the ids that
+/// every program built on the `tokenizers` crate gives them.
+///
+/// A text that is only in the model's vocabulary is among them, with its old id: without an entry
+/// of its own it would be cut into pieces.
+pub(super) fn missing(
+    tokenizer: &Tokenizer,
+    wanted: &[String],
+) -> Result<Vec<NewToken>, tokenizers::Error> {
+    let known = tokenizer.get_added_tokens_decoder();
+    let lacks = |token: &&String| !known.values().any(|known| known.content == **token);
+    let lacking: Vec<&String> = wanted.iter().filter(lacks).collect();
+    if lacking.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut grown = tokenizer.clone();
+    grown.add_special_tokens(lacking.iter().map(|token| AddedToken::from(token.as_str(), true)))?;
+    let new = lacking.into_iter().map(|token| {
+        let id = grown.token_to_id(token).ok_or_else(|| format!("`{token}` cannot be added"))?;
+        match tokenizer.id_to_token(id) {
+            Some(taken) if taken != *token => {
+                Err(format!("`{token}` would get the id {id}, which `{taken}` has").into())
+            }
+            Some(_) | None => Ok(NewToken { id, content: token.clone() }),
+        }
+    });
+    new.collect()
+}
+
+/// The file with `tokens` at the end of its list of added ones.
+pub(super) fn add(tokenizer: &[u8], tokens: &[NewToken]) -> Result<Vec<u8>, tokenizers::Error> {
+    /// The one part that changes, as a piece of the text.
+    #[derive(Deserialize)]
+    struct File<'a> {
+        #[serde(borrow)]
+        added_tokens: &'a RawValue,
+    }
+    let text = std::str::from_utf8(tokenizer)?;
+    let list = serde_json::from_str::<File<'_>>(text)?.added_tokens.get();
+    let mut added: Vec<serde_json::Value> = serde_json::from_str(list)?;
+    added.extend(tokens.iter().map(|token| {
+        let mut entry = serde_json::Map::from_iter([("id".to_owned(), token.id.into())]);
+        entry.extend(token.described().as_object().cloned().unwrap_or_default());
+        entry.into()
+    }));
+    // A raw value is a slice of the text that it was read from.
+    let start = list.as_ptr() as usize - text.as_ptr() as usize;
+    let (before, after) = (&text[..start], &text[start + list.len()..]);
+    Ok([before, &serde_json::to_string(&added)?, after].concat().into_bytes())
+}

@@ -1,0 +1,108 @@
+//! A vocabulary that grows: rows for tokens that the base has never seen.
+//!
+//! A fresh row is the mean of the rows that are there, so that a new token starts as likely as an
+//! average one and disturbs no old one; `transformers` does the same, and adds noise that would
+//! need a seed. Rows that a base keeps in reserve are used as they are.
+
+use candle_core::{Device, Tensor};
+
+use super::error::Error;
+use super::layout::Layout;
+use super::{Config, Model};
+use crate::ops::{self, Parameters};
+
+impl Model {
+    /// The model with a row for every token id below `tokens`, in the embedding and in the output
+    /// matrix; one that has them stays as it is.
+    ///
+    /// The rows are equal on every rank: sums run in one order, in f64.
+    ///
+    /// # Errors
+    /// What the tensor library reports.
+    pub fn with_vocabulary(self, tokens: usize) -> Result<Self, Error> {
+        if tokens <= self.config.vocab_size {
+            return Ok(self);
+        }
+        let Self { config, parameters: old, dtype, .. } = self;
+        let config = Config { vocab_size: tokens, ..config };
+        let (layout, slots) = Layout::new(&config);
+        let mut parameters = Parameters::default();
+        for (p, slot) in old.ids().zip(&slots) {
+            let tensor = match old.shape(p) == slot.shape {
+                true => old.tensor(p).clone(),
+                // Only the two matrices have a row per token.
+                false => {
+                    let values = old.read(p, |rows| grown(rows, &slot.shape));
+                    Tensor::from_vec(values, slot.shape.as_slice(), &Device::Cpu)
+                        .map_err(ops::Error::from)?
+                }
+            };
+            parameters.push(&slot.name, tensor, old.trainable(p))?;
+        }
+        Ok(Self { config, layout, parameters, dtype })
+    }
+}
+
+/// The rows, and below them the mean of all until the matrix has its shape.
+fn grown(rows: &[f32], shape: &[usize]) -> Vec<f32> {
+    let width = shape[1];
+    let mut sums = vec![0.0f64; width];
+    for row in rows.chunks_exact(width) {
+        for (sum, value) in sums.iter_mut().zip(row) {
+            *sum += f64::from(*value);
+        }
+    }
+    let count = (rows.len() / width) as f64;
+    let mean: Vec<f32> = sums.into_iter().map(|sum| (sum / count) as f32).collect();
+    let mut grown = Vec::with_capacity(shape.iter().product());
+    grown.extend_from_slice(rows);
+    grown.extend(mean.iter().cycle().take(grown.capacity() - rows.len()));
+    grown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn model(tied: bool) -> Model {
+        let text = serde_json::json!({
+            "model_type": "llama", "vocab_size": 3, "hidden_size": 8, "intermediate_size": 8,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "tie_word_embeddings": tied,
+        });
+        let config = Config::parse(Path::new("config.json"), &text.to_string()).expect("valid");
+        Model::random(config, 7).expect("drawn")
+    }
+
+    #[test]
+    fn new_rows_are_the_mean_and_nothing_else_changes() {
+        for (tied, matrices) in [(true, 1), (false, 2)] {
+            let (old, new) = (model(tied), model(tied).with_vocabulary(5).expect("grows"));
+            assert_eq!(new.config().vocab_size, 5);
+            let mut grew = 0;
+            for p in old.parameters().ids() {
+                let before = old.parameters().read(p, <[f32]>::to_vec);
+                let after = new.parameters().read(p, <[f32]>::to_vec);
+                assert_eq!(after[..before.len()], before);
+                if after.len() == before.len() {
+                    continue;
+                }
+                grew += 1;
+                assert_eq!(new.parameters().shape(p), [5, 8]);
+                for (column, fresh) in after[24..].iter().enumerate() {
+                    let column = column % 8;
+                    // Three roundings to f32 beside f64's.
+                    let mean = (before[column] + before[8 + column] + before[16 + column]) / 3.0;
+                    assert!((fresh - mean).abs() < 1e-8, "{fresh} is not {mean}");
+                }
+            }
+            assert_eq!(grew, matrices);
+        }
+    }
+
+    #[test]
+    fn spare_rows_are_used_before_the_vocabulary_grows() {
+        let same = model(true).with_vocabulary(2).expect("as it is");
+        assert_eq!(same.config().vocab_size, 3);
+    }
+}
