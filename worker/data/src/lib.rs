@@ -11,6 +11,7 @@
 //! (objects come as bytes with a name), no run spec (its own [`Options`]), and no tensor.
 
 mod batch;
+mod calls;
 mod container;
 mod conversation;
 mod detect;

@@ -8,6 +8,7 @@ use proto::receipt::{Counts, Example, Place, Reason};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use super::calls::Calls;
 use super::container::{self, ContainerError, Raw};
 use super::conversation::{Conversation, Message, Role};
 use super::detect::{DetectError, Detection, detect};
@@ -96,6 +97,7 @@ pub struct Preparer {
     encoder: Encoder,
     grown: Option<Grown>,
     template: Option<Template>,
+    calls: Calls,
     options: Options,
     stop_ids: Vec<u32>,
     recipe: String,
@@ -135,11 +137,13 @@ impl Preparer {
         let mut globals = folder.special_tokens();
         globals.extend(options.template_kwargs.clone());
         let template = source.map(|source| Template::new(source, &globals, options.date));
+        let template = template.transpose()?;
         let mut preparer = Preparer {
+            calls: template.as_ref().map_or(Calls::Objects, Calls::of),
             encoder,
             grown: (!tokens.is_empty())
                 .then(|| Grown { tokens, tokenizer: folder.tokenizer.clone() }),
-            template: template.transpose()?,
+            template,
             recipe: recipe(folder, source, &options),
             options,
             stop_ids: folder.stop_ids(),
@@ -279,9 +283,11 @@ impl Preparer {
             Record::Conversation(conversation) => {
                 let template = self.template.as_ref();
                 let template = template.ok_or_else(|| missing(PrepareError::NoTemplate))?;
+                let hash = conversation.hash();
+                let conversation = self.calls.fit(conversation)?;
                 let (train_on, stops) = (self.options.train_on, self.encoder.stops());
                 let marked = trained(template, &conversation, train_on, stops)?;
-                (self.encoder.conversation(&marked)?, conversation.hash())
+                (self.encoder.conversation(&marked)?, hash)
             }
             Record::Completion { prompt, completion } => {
                 self.encoder.eos().ok_or_else(|| missing(PrepareError::NoEndToken))?;

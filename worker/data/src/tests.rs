@@ -453,6 +453,24 @@ fn sharegpts_calls_are_trained_and_their_results_are_not() {
 }
 
 #[test]
+fn calls_are_never_left_out_by_a_template_that_knows_none() {
+    let call = json!({"function": {"name": "add", "arguments": r#"{"a": 1}"#}});
+    let line = json!({"messages": [{"role": "user", "content": "1"},
+        {"role": "assistant", "content": "", "tool_calls": [call]}]});
+    let (reason, text) = rejected(&chatml(Options::default()), &line.to_string());
+    assert_eq!(reason, Reason::Malformed);
+    let expected =
+        "d.jsonl, line 1: the chat template leaves out the tool calls of message 2\nhint: ";
+    assert!(text.starts_with(expected), "{text}");
+    // As DeepSeek's: a text and an object cannot be added.
+    let texts = "{% for m in messages %}{% generation %}{{ m.content }}\
+                 {% for call in m.tool_calls %}{{ call.function.name + call.function.arguments }}\
+                 {% endfor %}</s>{% endgeneration %}{% endfor %}";
+    let (samples, _) = shown(&jinja(texts), &line.to_string());
+    assert_eq!(samples, [r#"1⟦</s>add{"a":1}</s>⟧"#]);
+}
+
+#[test]
 fn records_of_another_format_are_malformed_and_never_guessed() {
     let lines = [
         &two_turns(),
