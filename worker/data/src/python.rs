@@ -66,13 +66,29 @@ fn write_repr_str(out: &mut String, text: &str) {
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
             c if c == quote => out.extend(['\\', c]),
-            c if (c as u32) < 0x20 || ('\x7f'..='\u{a0}').contains(&c) || c == '\u{ad}' => {
-                write!(out, "\\x{:02x}", c as u32).expect("a String takes all");
+            c if is_printable(c) => out.push(c),
+            c => {
+                let code = c as u32;
+                let written = match code {
+                    0..=0xff => write!(out, "\\x{code:02x}"),
+                    0x100..=0xffff => write!(out, "\\u{code:04x}"),
+                    _ => write!(out, "\\U{code:08x}"),
+                };
+                written.expect("a String takes all");
             }
-            c => out.push(c),
         }
     }
     out.push(quote);
+}
+
+/// `str.isprintable()`: neither a control, a format, a separator nor an unassigned character.
+fn is_printable(c: char) -> bool {
+    // Rust judges so too, but escapes quotes, and a combining mark that stands first.
+    matches!(c, '\'' | '"') || {
+        let mut text = String::from("a");
+        text.push(c);
+        text.escape_debug().count() == 2
+    }
 }
 
 fn number(value: &Value) -> String {
