@@ -1,8 +1,8 @@
 """The reference for templates and masks: transformers' apply_chat_template.
 
-Reads one JSON object on standard input: {"model": FOLDER, "cases": [{"template": TEXT or null,
-"messages": [...], "tools": [...] or null, "add_generation_prompt": bool, "mask": bool}]}. Writes
-one JSON line per case: {"text": ...} or {"error": ...}, and with `mask` also {"tokens": [...],
+Reads one JSON object on standard input: {"models": [FOLDER], "cases": [{"model": INDEX, "template":
+TEXT or null, "messages": [...], "tools": [...] or null, "kwargs": {...} or null,
+"add_generation_prompt": bool, "mask": bool}]}. Writes one JSON line per case: {"text": ...} or {"error": ...}, and with `mask` also {"tokens": [...],
 "mask": [...]}, tokenized with add_special_tokens off.
 """
 
@@ -30,6 +30,7 @@ def answer(tokenizer, case):
         "tools": case.get("tools"),
         "chat_template": case.get("template"),
         "add_generation_prompt": case.get("add_generation_prompt", False),
+        **(case.get("kwargs") or {}),
     }
     try:
         text = tokenizer.apply_chat_template(case["messages"], tokenize=False, **shared)
@@ -46,9 +47,9 @@ def answer(tokenizer, case):
 
 def main():
     request = json.load(sys.stdin)
-    tokenizer = AutoTokenizer.from_pretrained(request["model"])
+    tokenizers = [AutoTokenizer.from_pretrained(folder) for folder in request["models"]]
     for case in request["cases"]:
-        print(json.dumps(answer(tokenizer, case)))
+        print(json.dumps(answer(tokenizers[case["model"]], case)))
 
 
 if __name__ == "__main__":

@@ -13,11 +13,17 @@
 //! are taken out again after rendering: so a mark survives whatever the template does with the text
 //! in between, captures and macros included.
 
+mod known;
+
 use std::ops::Range;
 
 use minijinja::Error;
 use minijinja::machinery::{Token, WhitespaceConfig, tokenize};
 use minijinja::syntax::SyntaxConfig;
+use sha2::{Digest, Sha256};
+
+use super::template::hex;
+use known::Known;
 
 /// The filter that a marked block is passed through.
 pub(super) const FILTER: &str = "__trained";
@@ -36,6 +42,12 @@ pub(super) fn mark(text: &str) -> String {
 pub(super) fn has_noncharacters(text: &str) -> bool {
     // The two differ in the last byte only, and their first bytes are rare.
     text.contains("\u{fdd0}") || text.contains("\u{fdd1}")
+}
+
+/// A template that carries no marks, with marks; none where it is not known.
+pub(super) fn put_in(source: &str) -> Option<String> {
+    let hash = hex(&Sha256::digest(source.trim().as_bytes()));
+    Some(Known::find(&hash)?.apply(source))
 }
 
 /// The template with its markers rewritten; none where it has no marker.

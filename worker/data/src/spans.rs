@@ -42,7 +42,7 @@ pub(super) fn trained(
     let answers: Vec<usize> =
         (0..messages.len()).filter(|&i| messages[i].role == Role::Assistant).collect();
     let spans = match template.marking() {
-        Marking::Own | Marking::Copy => rendered.spans,
+        Marking::Own | Marking::Known => rendered.spans,
         Marking::Proof if train_on == TrainOn::All && !is_weighted(messages) => Vec::new(),
         Marking::Proof => {
             let prove = |&i: &usize| proven(template, conversation, &rendered.text, i, stops);

@@ -6,9 +6,8 @@ use chrono::NaiveDate;
 use minijinja::value::Value;
 use minijinja::{Environment, context};
 use proto::receipt::Reason;
-use sha2::{Digest, Sha256};
 
-use super::conversation::{Conversation, Message};
+use super::conversation::{Conversation, Message, Role};
 use super::jinja::{self, Refusal};
 use super::marks;
 use super::record::Reject;
@@ -17,13 +16,6 @@ use super::record::Reject;
 pub(super) const CHATML: &str = include_str!("templates/chatml.jinja");
 /// Stanford Alpaca's prompt, marked.
 pub(super) const ALPACA: &str = include_str!("templates/alpaca.jinja");
-
-/// Marked copies of templates that carry no markers, by the SHA-256 of the original without outer
-/// white space.
-const COPIES: [(&str, &str); 1] = [(
-    "872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788",
-    include_str!("templates/smollm2.jinja"),
-)];
 
 /// The template's name inside its environment.
 const NAME: &str = "chat_template";
@@ -46,8 +38,8 @@ pub struct TemplateError {
 pub enum Marking {
     /// The template says `{% generation %}`.
     Own,
-    /// A marked copy of it is rendered in its place.
-    Copy,
+    /// It is known, and rendered with the marks that we have for it.
+    Known,
     /// It says nothing: each conversation must prove where the assistant speaks.
     Proof,
 }
@@ -66,8 +58,19 @@ pub struct Rendered {
 pub struct Template {
     env: Environment<'static>,
     source: String,
+    known: Option<String>,
     marking: Marking,
+    content: Content,
     globals: Value,
+}
+
+/// How a template wants what a message says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    /// As a text.
+    Text,
+    /// As a list of parts, one of them the text: vision models' templates.
+    Parts,
 }
 
 impl Template {
@@ -82,10 +85,10 @@ impl Template {
     ) -> Result<Template, TemplateError> {
         // As Jinja, whose lexer knows one kind of line end.
         let source = source.replace("\r\n", "\n").replace('\r', "\n");
-        let copy = marked_copy(&source);
-        let rewritten = marks::rewrite(copy.unwrap_or(&source)).map_err(syntax)?;
-        let marking = match (copy, &rewritten) {
-            (Some(_), _) => Marking::Copy,
+        let known = marks::put_in(&source);
+        let rewritten = marks::rewrite(known.as_deref().unwrap_or(&source)).map_err(syntax)?;
+        let marking = match (&known, &rewritten) {
+            (Some(_), _) => Marking::Known,
             (None, Some(_)) => Marking::Own,
             (None, None) => Marking::Proof,
         };
@@ -93,12 +96,36 @@ impl Template {
         env.add_filter(marks::FILTER, marks::mark);
         let text = rewritten.unwrap_or_else(|| source.clone());
         env.add_template_owned(NAME, text).map_err(syntax)?;
-        Ok(Template { env, source, marking, globals: Value::from_serialize(globals) })
+        let globals = Value::from_serialize(globals);
+        let mut template =
+            Template { env, source, known, marking, content: Content::Text, globals };
+        template.content = template.wanted_content();
+        Ok(template)
     }
 
     /// The text as the user or the tokenizer gave it.
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// The text with the marks that we have for it, where they are what is rendered.
+    pub fn with_known_marks(&self) -> Option<&str> {
+        self.known.as_deref()
+    }
+
+    /// Found out by asking: a template that wants parts shows nothing of a text.
+    fn wanted_content(&self) -> Content {
+        const PROBE: &str = "shown?";
+        let shows = |content: serde_json::Value| {
+            let mut message = Message::new(Role::User, "");
+            message.fields.insert("content".into(), content);
+            let rendered = self.render(&Conversation::of([message]), 1, false);
+            rendered.is_ok_and(|rendered| rendered.text.contains(PROBE))
+        };
+        match !shows(PROBE.into()) && shows(parts(PROBE)) {
+            true => Content::Parts,
+            false => Content::Text,
+        }
     }
 
     /// How trained spans are found.
@@ -117,7 +144,8 @@ impl Template {
         messages: usize,
         add_generation_prompt: bool,
     ) -> Result<Rendered, Reject> {
-        let seen: Vec<_> = conversation.messages[..messages].iter().map(seen).collect();
+        let seen: Vec<_> =
+            conversation.messages[..messages].iter().map(|m| seen(m, self.content)).collect();
         let is_marked = self.marking != Marking::Proof;
         if is_marked && conversation.messages.iter().any(holds_marks) {
             let detail = "holds U+FDD0 or U+FDD1, which Unicode keeps for a program's own use";
@@ -158,18 +186,32 @@ impl Template {
 }
 
 /// A message as `transformers` shows it to a template: reasoning goes by all of its names.
-fn seen(message: &Message) -> serde_json::Map<String, serde_json::Value> {
+fn seen(message: &Message, content: Content) -> serde_json::Map<String, serde_json::Value> {
     const NAMES: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
     let fields = &message.fields;
     let reasoning =
         NAMES.iter().filter_map(|name| fields.get(*name)).find(|value| !value.is_null());
-    let Some(reasoning) = reasoning.cloned() else {
-        return fields.clone();
+    let mut seen = match reasoning {
+        None => fields.clone(),
+        Some(reasoning) => {
+            let thinking = ("thinking".to_owned(), reasoning.clone());
+            let mut aliased = serde_json::Map::from_iter([thinking]);
+            aliased.extend(fields.clone());
+            aliased.insert("reasoning_content".into(), reasoning.clone());
+            aliased
+        }
     };
-    let mut aliased = serde_json::Map::from_iter([("thinking".to_owned(), reasoning.clone())]);
-    aliased.extend(fields.clone());
-    aliased.insert("reasoning_content".into(), reasoning);
-    aliased
+    if let (Content::Parts, Some(value)) = (content, seen.get_mut("content"))
+        && let Some(text) = value.as_str()
+    {
+        *value = parts(text);
+    }
+    seen
+}
+
+/// A text as the only part of a message.
+fn parts(text: &str) -> serde_json::Value {
+    serde_json::json!([{"type": "text", "text": text}])
 }
 
 fn holds_marks(message: &Message) -> bool {
@@ -193,12 +235,6 @@ fn joined(spans: Vec<Range<usize>>) -> Vec<Range<usize>> {
         }
     }
     joined
-}
-
-fn marked_copy(source: &str) -> Option<&'static str> {
-    let hash = hex(&Sha256::digest(source.trim().as_bytes()));
-    let copy = COPIES.iter().find(|(original, _)| *original == hash)?;
-    Some(copy.1)
 }
 
 /// Lower-case hexadecimal.

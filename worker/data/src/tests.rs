@@ -181,6 +181,40 @@ fn template_that_rewrites_earlier_turns_is_refused_with_a_hint() {
 }
 
 #[test]
+fn known_template_is_marked_where_its_assistant_speaks_and_renders_as_before() {
+    let special = serde_json::Map::from_iter([("eos_token".to_owned(), json!("</s>"))]);
+    let parse = |source: &str| Template::new(source, &special, Default::default()).expect("valid");
+    let said = [Message::new(Role::User, "1+1?"), Message::new(Role::Assistant, "2")];
+    let conversation = Conversation::of(said);
+    for (source, expected) in [
+        (include_str!("../../../tests/templates/smollm2.jinja"), vec!["2<|im_end|>"]),
+        (include_str!("../../../tests/templates/phi3.jinja"), vec!["2<|end|>", "</s>"]),
+    ] {
+        let render = |template: &Template| template.render(&conversation, 2, false).expect("text");
+        let template = parse(source);
+        assert_eq!(template.marking(), Marking::Known);
+        let rendered = render(&template);
+        let spans: Vec<&str> = rendered.spans.iter().map(|s| &rendered.text[s.clone()]).collect();
+        assert_eq!(spans, expected);
+        // Another hash, and nothing else.
+        let altered = format!("{{##}}{source}");
+        let unknown = parse(&altered);
+        assert_eq!(unknown.marking(), Marking::Proof);
+        assert_eq!(render(&unknown).text, rendered.text);
+    }
+}
+
+#[test]
+fn template_that_wants_parts_gets_them() {
+    let template = "{% for m in messages %}{% for part in m.content %}{% if part.type == 'text' \
+                    %}{{ m.role }}: {{ part.text }}</s>{% endif %}{% endfor %}{% endfor %}\
+                    {% if add_generation_prompt %}assistant: {% endif %}";
+    let (samples, _) = shown(&jinja(template), &two_turns());
+    let expected = "user: 1+1?</s>assistant: ⟦2</s>⟧user: Sure?</s>assistant: ⟦ Yes. </s>⟧";
+    assert_eq!(samples, [expected]);
+}
+
+#[test]
 fn stop_token_that_is_never_trained_is_refused() {
     let marked = "{% for m in messages %}{{ m.role }}: {% generation %}{{ m.content }}{% \
                   endgeneration %}</s>{% endfor %}";

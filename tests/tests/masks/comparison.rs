@@ -1,0 +1,170 @@
+//! Our tokens and masks of records beside those of `transformers`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use chrono::NaiveDate;
+use data::{ChatTemplate, Folder, Options, Preparer, SourceOptions};
+use serde_json::{Value, json};
+
+use crate::conversations;
+use crate::peer::Peer;
+
+/// The day that render.py pins.
+pub(crate) const DAY: Option<NaiveDate> = NaiveDate::from_ymd_opt(2024, 7, 26);
+
+/// A template as our pipeline gets it, and the marked one that the peer renders.
+pub(crate) struct Pair {
+    /// For the reader.
+    pub(crate) name: String,
+    /// The tokenizer of both.
+    pub(crate) folder: PathBuf,
+    /// Ours.
+    pub(crate) ours: ChatTemplate,
+    /// Theirs.
+    pub(crate) marked: String,
+    /// Whether the template wants lists of parts.
+    pub(crate) in_parts: bool,
+}
+
+/// What became of the records.
+#[derive(Debug, Default)]
+pub(crate) struct Comparison {
+    /// Tokens and mask are equal.
+    pub(crate) equal: usize,
+    /// The same, but for white space that they train after a stop token.
+    pub(crate) after_stop: usize,
+    /// The same, but for white space that they train before an answer.
+    pub(crate) before_answer: usize,
+    /// The two templates write different texts.
+    pub(crate) other_text: usize,
+    /// The peer's template refuses them.
+    pub(crate) refused_there: usize,
+    /// We refuse them, and why.
+    pub(crate) refused_here: BTreeMap<String, usize>,
+    /// What must not be.
+    pub(crate) different: Vec<String>,
+}
+
+impl Comparison {
+    /// Records whose mask is as theirs.
+    pub(crate) fn trained(&self) -> usize {
+        self.equal + self.after_stop + self.before_answer
+    }
+}
+
+impl std::fmt::Display for Comparison {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:2} equal", self.equal)?;
+        let counted = [
+            (self.after_stop, "but for white space that they train after the stop"),
+            (self.before_answer, "but for white space that they train before an answer, too"),
+            (self.other_text, "of another text"),
+            (self.refused_there, "refused by the template"),
+            (self.different.len(), "DIFFERENT"),
+        ];
+        for (count, what) in counted.into_iter().filter(|(count, _)| *count > 0) {
+            write!(f, ", {count} {what}")?;
+        }
+        for (why, count) in &self.refused_here {
+            write!(f, ", {count} refused: {why}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Compares every record on every pair.
+pub(crate) fn compare(peer: &Peer, pairs: &[Pair], records: &[Value]) -> Result<Vec<Comparison>> {
+    // One request for all: starting the peer costs more than its work.
+    let mut cases = Vec::new();
+    for (model, pair) in pairs.iter().enumerate() {
+        for record in records {
+            // A record says what it says in one way; what the template wants is found out by us.
+            let parts = pair.in_parts.then(|| conversations::in_parts(record));
+            let record = parts.as_ref().unwrap_or(record);
+            cases.push(json!({"model": model, "template": pair.marked, "mask": true,
+                              "messages": record["messages"], "tools": record["tools"]}));
+        }
+    }
+    let folders: Vec<_> = pairs.iter().map(|pair| pair.folder.clone()).collect();
+    let answers = peer.answers(&folders, &cases)?;
+    let pairs = pairs.iter().zip(answers.chunks(records.len()));
+    pairs.map(|(pair, answers)| compare_pair(pair, records, answers)).collect()
+}
+
+fn compare_pair(pair: &Pair, records: &[Value], answers: &[Value]) -> Result<Comparison> {
+    let options = Options {
+        chat_template: pair.ours.clone(),
+        max_tokens: 1 << 20,
+        date: DAY.context("a day")?,
+        ..Options::default()
+    };
+    let preparer = Preparer::new(&Folder::read(&pair.folder)?, options)?;
+    let mut comparison = Comparison::default();
+    for (record, theirs) in records.iter().zip(answers) {
+        let line = record.to_string();
+        let prepared = preparer.prepare("d.jsonl", line.as_bytes(), &SourceOptions::default())?;
+        let rejected = prepared.counts.dropped.values().flat_map(|tally| &tally.examples).next();
+        match (prepared.samples.first(), rejected) {
+            (None, _) if theirs.get("error").is_some() => comparison.refused_there += 1,
+            (None, Some(example)) => {
+                let why = example.reason.lines().next().unwrap_or_default().to_owned();
+                *comparison.refused_here.entry(why).or_default() += 1;
+            }
+            (Some(sample), _) if json!(sample.tokens) == theirs["tokens"] => {
+                let ours: Vec<bool> = sample.weights.iter().map(|&weight| weight > 0.0).collect();
+                let mask = theirs["mask"].as_array().into_iter().flatten();
+                let mask: Vec<bool> = mask.map(|trained| *trained == 1).collect();
+                match theirs_alone(&preparer, &sample.tokens, &ours, &mask) {
+                    Some(Space::None) => comparison.equal += 1,
+                    Some(Space::AfterStop) => comparison.after_stop += 1,
+                    Some(Space::BeforeAnswer) => comparison.before_answer += 1,
+                    None => {
+                        let shown = data::bracketed(preparer.tokenizer(), sample);
+                        comparison.different.push(format!("{shown}\ntheirs {theirs}"));
+                    }
+                }
+            }
+            _ if theirs.get("error").is_some() => {
+                comparison.different.push(format!("rendered by us alone: {theirs}"));
+            }
+            _ => comparison.other_text += 1,
+        }
+    }
+    Ok(comparison)
+}
+
+/// The white space that they train and we do not.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Space {
+    None,
+    AfterStop,
+    BeforeAnswer,
+}
+
+/// None where more than white space makes the difference.
+fn theirs_alone(
+    preparer: &Preparer,
+    tokens: &[u32],
+    ours: &[bool],
+    theirs: &[bool],
+) -> Option<Space> {
+    let tokenizer = preparer.tokenizer();
+    let mut found = Space::None;
+    for i in (0..tokens.len()).filter(|&i| ours[i] != theirs[i]) {
+        let text = tokenizer.decode(&tokens[i..=i], false).ok()?;
+        let is_space = !text.is_empty() && text.trim().is_empty();
+        let added = tokenizer.get_added_tokens_decoder();
+        let place = match (i > 0 && ours[i - 1], ours.get(i + 1)) {
+            (true, _) if added.contains_key(&tokens[i - 1]) => Space::AfterStop,
+            (_, Some(true)) => Space::BeforeAnswer,
+            _ => return None,
+        };
+        if !is_space || ours[i] {
+            return None;
+        }
+        found = found.max(place);
+    }
+    Some(found)
+}

@@ -1,0 +1,160 @@
+//! A template with a tokenizer that has its family's special tokens: without them no stop token
+//! would exist, and its masks could not be compared.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use data::{ChatTemplate, Folder, Template};
+use serde_json::{Value, json};
+
+use crate::comparison::{DAY, Pair};
+use crate::peer::manifest;
+
+/// First and last token of a text, by the beginning of the template's name; the longest counts.
+const ENDS: [(&str, Option<&str>, &str); 19] = [
+    ("", None, "<|im_end|>"),
+    ("cohere", Some("<BOS_TOKEN>"), "<|END_OF_TURN_TOKEN|>"),
+    ("deepseek", Some("<｜begin▁of▁sentence｜>"), "<｜end▁of▁sentence｜>"),
+    ("diffusion_gemma", Some("<bos>"), "<turn|>"),
+    ("gemma", Some("<bos>"), "<eos>"),
+    ("gemma4", Some("<bos>"), "<turn|>"),
+    ("glm4", None, "<|endoftext|>"),
+    ("gptoss", Some("<|startoftext|>"), "<|return|>"),
+    ("idefics3", Some("<|begin_of_text|>"), "<end_of_utterance>"),
+    ("lfm2", Some("<|startoftext|>"), "<|im_end|>"),
+    ("llama2", Some("<s>"), "</s>"),
+    ("llama3", Some("<|begin_of_text|>"), "<|eot_id|>"),
+    ("llava", Some("<s>"), "</s>"),
+    ("mistral", Some("<s>"), "</s>"),
+    ("muse", Some("<|begin_of_text|>"), "<|eot|>"),
+    ("nemotron", Some("<s>"), "<|im_end|>"),
+    ("phi", Some("<s>"), "<|endoftext|>"),
+    ("smol", Some("<|im_start|>"), "<|im_end|>"),
+    ("zephyr", Some("<s>"), "</s>"),
+];
+
+/// Special tokens that do not look like one.
+const PLAIN: [&str; 7] = [
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<end_of_utterance>",
+    "<image>",
+    "<sop>",
+    "[INST]",
+    "[/INST]",
+];
+
+/// A template as a model ships it.
+pub(crate) struct Family {
+    /// The file's name without `.jinja`.
+    pub(crate) name: String,
+    /// The template.
+    pub(crate) source: String,
+    /// A folder with the tokenizer, for us and for the peer.
+    pub(crate) folder: PathBuf,
+}
+
+impl Family {
+    /// All templates: the repository's, and those of MUSTER_TEST_TEMPLATES. Tokenizers are written
+    /// under `at`.
+    pub(crate) fn all(at: &Path) -> Result<Vec<Family>> {
+        let more = std::env::var_os("MUSTER_TEST_TEMPLATES").map(PathBuf::from);
+        let shipped = manifest("../worker/data/src/templates");
+        let mut families = Vec::new();
+        for folder in [manifest("templates"), shipped].into_iter().chain(more) {
+            for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+                let path = entry?.path();
+                if path.extension().is_some_and(|extension| extension == "jinja") {
+                    let stem = path.file_stem().context("a file")?.to_string_lossy().into_owned();
+                    let source = fs::read_to_string(&path)?;
+                    let folder = at.join(families.len().to_string());
+                    write_tokenizer(&folder, &stem, &source)?;
+                    families.push(Family { name: stem, source, folder });
+                }
+            }
+        }
+        families.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(families)
+    }
+
+    /// Whether the template says itself where the assistant speaks.
+    pub(crate) fn is_marked(&self) -> bool {
+        self.source.contains("endgeneration")
+    }
+
+    /// Whether it is a vision model's, which shows nothing of a plain text.
+    pub(crate) fn wants_parts(&self) -> bool {
+        ["idefics3", "llava_next", "smolvlm"].contains(&self.unmarked_name())
+    }
+
+    /// The name of the template that it is the marked twin of, as TRL names them.
+    pub(crate) fn unmarked_name(&self) -> &str {
+        self.name.trim_end_matches("_training")
+    }
+
+    /// Our masks of it beside those of `marked`.
+    pub(crate) fn against(&self, marked: &str) -> Pair {
+        Pair {
+            name: self.name.clone(),
+            folder: self.folder.clone(),
+            ours: ChatTemplate::Jinja(self.source.clone()),
+            marked: marked.to_owned(),
+            in_parts: self.wants_parts(),
+        }
+    }
+
+    /// The template as we understand it.
+    pub(crate) fn parse(&self) -> Result<Template> {
+        let special = self.read()?.special_tokens();
+        Ok(Template::new(&self.source, &special, DAY.context("a day")?)?)
+    }
+
+    /// The tokenizer's folder, read.
+    pub(crate) fn read(&self) -> Result<Folder> {
+        Ok(Folder::read(&self.folder)?)
+    }
+}
+
+/// The quick start's tokenizer with the special tokens that the template writes.
+fn write_tokenizer(folder: &Path, name: &str, template: &str) -> Result<()> {
+    let base = manifest("../deploy/quickstart/base/tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&fs::read(base)?)?;
+    let (_, bos, eos) = ENDS
+        .into_iter()
+        .filter(|(start, ..)| name.starts_with(start))
+        .max_by_key(|(start, ..)| start.len())
+        .context("the first entry fits all")?;
+    let mut tokens: BTreeSet<&str> = special_tokens(template);
+    tokens.extend(bos.into_iter().chain([eos]));
+    let vocabulary = tokenizer["model"]["vocab"].as_object().context("a vocabulary")?.len();
+    let added = tokenizer["added_tokens"].as_array_mut().context("added tokens")?;
+    let known: BTreeSet<String> =
+        added.iter().filter_map(|token| Some(token["content"].as_str()?.to_owned())).collect();
+    for (id, content) in (vocabulary..).zip(tokens.into_iter().filter(|t| !known.contains(*t))) {
+        added.push(json!({"id": id, "content": content, "special": true, "single_word": false,
+                          "lstrip": false, "rstrip": false, "normalized": false}));
+    }
+    fs::create_dir_all(folder)?;
+    fs::write(folder.join("tokenizer.json"), tokenizer.to_string())?;
+    let config = json!({"bos_token": bos, "eos_token": eos, "model_max_length": 1 << 20,
+                        "clean_up_tokenization_spaces": false,
+                        "tokenizer_class": "PreTrainedTokenizerFast"});
+    fs::write(folder.join("tokenizer_config.json"), config.to_string())?;
+    Ok(())
+}
+
+/// What the template writes between `<` and `>` with a bar at either end, and what [`PLAIN`] names.
+fn special_tokens(template: &str) -> BTreeSet<&str> {
+    let bar = ['|', '｜'];
+    let tag = |(start, _): (usize, &str)| {
+        let end = template[start..].find('>')? + start;
+        let inner = &template[start + 1..end];
+        let is_one_word = !inner.contains(|c: char| c.is_whitespace() || "<'\"{}".contains(c));
+        let has_bar = inner.starts_with(bar) || inner.ends_with(bar);
+        (inner.len() > 1 && is_one_word && has_bar).then(|| &template[start..=end])
+    };
+    let tags = template.match_indices('<').filter_map(tag);
+    tags.chain(PLAIN.into_iter().filter(|token| template.contains(token))).collect()
+}
