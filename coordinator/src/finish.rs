@@ -4,13 +4,42 @@ use proto::error::chain;
 use proto::id::{Lineage, RunId};
 use proto::key;
 use proto::manifest::{self, Checkpoint, File};
+use proto::receipt::{Receipt, Skipped};
 use proto::storage::{Created, Error, Storage};
 
-/// Stores the index of the model's files and the manifest, after looking that everything they name is there.
+/// Brings the run's receipt to what its lineage has skipped.
+///
+/// # Errors
+/// In words: what the store says, or that there is no receipt.
+pub(crate) async fn receipt(
+    storage: &Storage,
+    run: &RunId,
+    skipped: Vec<Skipped>,
+) -> Result<(), String> {
+    let key = key::receipt(run);
+    let receipt = Receipt { skipped, ..read_receipt(storage, &key).await? };
+    storage.put(&key, to_json(&receipt)).await.map_err(|e| chain(&e))
+}
+
+async fn read_receipt(storage: &Storage, key: &str) -> Result<Receipt, String> {
+    let body = storage.read(key).await.map_err(|e| chain(&e))?;
+    serde_json::from_slice(&body).map_err(|e| format!("`{key}`: {e}"))
+}
+
+fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec_pretty(value).expect("counts, names and keys are JSON")
+}
+
+/// Stores the receipt, the index of the model's files and the manifest, after looking that everything else that it
+/// names is there.
 ///
 /// # Errors
 /// In words: what is not there, or what the store says.
-pub(crate) async fn seal(storage: &Storage, checkpoint: &Checkpoint) -> Result<String, String> {
+pub(crate) async fn seal(
+    storage: &Storage,
+    checkpoint: &Checkpoint,
+    skipped: Vec<Skipped>,
+) -> Result<String, String> {
     let told = |e: Error| chain(&e);
     let folder = key::checkpoint(&checkpoint.run, checkpoint.lineage, checkpoint.step);
     for file in checkpoint.model.iter().chain(&checkpoint.state) {
@@ -22,23 +51,25 @@ pub(crate) async fn seal(storage: &Storage, checkpoint: &Checkpoint) -> Result<S
         }
     }
     let mut checkpoint = checkpoint.clone();
-    let index = Checkpoint::model_index(&checkpoint.model);
-    let index = serde_json::to_vec_pretty(&index).expect("an index is JSON");
+    let receipt = read_receipt(storage, &key::receipt(&checkpoint.run)).await?;
+    let receipt = to_json(&Receipt { skipped, ..receipt });
+    checkpoint.receipt = Some(put(storage, &folder, Checkpoint::RECEIPT.into(), receipt).await?);
+    let index = to_json(&Checkpoint::model_index(&checkpoint.model));
     let key = format!("{}/{}", Checkpoint::MODEL, Checkpoint::INDEX);
-    checkpoint.model.push(File {
-        bytes: index.len() as u64,
-        sha256: manifest::sha256(&index),
-        tensors: Vec::new(),
-        key: key.clone(),
-    });
-    storage.put(&format!("{folder}/{key}"), index).await.map_err(told)?;
-    let body = serde_json::to_vec_pretty(&checkpoint).expect("a manifest is JSON");
+    checkpoint.model.push(put(storage, &folder, key, index).await?);
+    let body = to_json(&checkpoint);
     let sha256 = manifest::sha256(&body);
     let key = key::manifest(&checkpoint.run, checkpoint.lineage, checkpoint.step);
     match storage.create(&key, body).await.map_err(told)? {
         Created::Ours => Ok(sha256),
         Created::Theirs(_) => Err(format!("another coordinator wrote `{key}`")),
     }
+}
+
+async fn put(storage: &Storage, folder: &str, key: String, body: Vec<u8>) -> Result<File, String> {
+    let (bytes, sha256) = (body.len() as u64, manifest::sha256(&body));
+    storage.put(&format!("{folder}/{key}"), body).await.map_err(|e| chain(&e))?;
+    Ok(File { key, bytes, sha256, tensors: Vec::new() })
 }
 
 /// Copies a checkpoint's model to where users look for it, and says where that is.
@@ -77,8 +108,7 @@ pub(crate) async fn publish(
     }
     // One file of weights goes by the plain name, and needs no index.
     if weights > 1 {
-        let index = serde_json::to_vec_pretty(&Checkpoint::model_index(&shards));
-        let index = index.expect("an index is JSON");
+        let index = to_json(&Checkpoint::model_index(&shards));
         let key = format!("{target}/{}", Checkpoint::INDEX);
         storage.put(&key, index).await.map_err(told)?;
     }

@@ -330,10 +330,16 @@ impl Runtime {
                         Event::Planned { run, outcome }
                     });
                 }
-                Command::Seal(checkpoint) => {
+                Command::Receipt { run, skipped } => {
+                    if let Err(error) = finish::receipt(&self.storage, &run, skipped).await {
+                        // The journal has it, and the next checkpoint's receipt.
+                        tracing::warn!(%run, error, "the receipt lacks what was skipped last");
+                    }
+                }
+                Command::Seal { checkpoint, skipped } => {
                     let storage = self.storage.clone();
                     self.beside(async move {
-                        let outcome = finish::seal(&storage, &checkpoint).await;
+                        let outcome = finish::seal(&storage, &checkpoint, skipped).await;
                         let proto::manifest::Checkpoint { run, lineage, step, .. } = checkpoint;
                         Event::Sealed { run, lineage, step, outcome }
                     });

@@ -1,6 +1,7 @@
 //! A run's history: what its journal holds. State is the fold of these, so a start is a replay.
 
 use crate::id::{Epoch, Generation, Lineage, RunId, WorkerId};
+use crate::receipt::Skipped;
 use serde::{Deserialize, Serialize};
 
 /// One fact of a run's history.
@@ -58,6 +59,8 @@ pub enum Event {
         /// SHA-256 of the manifest.
         manifest_sha256: String,
     },
+    /// A step of the present lineage taught nothing; a generation that begins before it takes that back.
+    Skipped(Skipped),
     /// Something went wrong and was dealt with.
     Incident {
         /// The worker concerned, where there is one.

@@ -5,7 +5,7 @@
 //! <run>/spec.yaml  spec.resolved.yaml  receipt.json
 //! <run>/journal/0000000042.json
 //! <run>/plan/{<epoch>/<chunk>.bin, held-out.bin, outline.json}
-//! <run>/checkpoints/step-00001200-l2/{model/..., state/..., manifest.json}
+//! <run>/checkpoints/step-00001200-l2/{model/..., state/..., receipt.json, manifest.json}
 //! <run>/metrics/00000012.jsonl
 //! <run>/model/...
 //! prepared/<fingerprint>/{shard-00012.safetensors, manifest.json}

@@ -22,6 +22,9 @@ pub struct Checkpoint {
     pub model: Vec<File>,
     /// Optimizer state files, likewise.
     pub state: Vec<File>,
+    /// What became of every record up to this step, likewise; none before the manifest is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<File>,
 }
 
 /// One object of a checkpoint.
@@ -43,6 +46,8 @@ impl Checkpoint {
     pub const MODEL: &'static str = "model";
     /// The folder of the optimizer state, likewise.
     pub const STATE: &'static str = "state";
+    /// The receipt, likewise.
+    pub const RECEIPT: &'static str = "receipt.json";
     /// The index of a model's shards, as `transformers` names it.
     pub const INDEX: &'static str = "model.safetensors.index.json";
 

@@ -4,9 +4,14 @@
 //! read = eligible + malformed + empty + too long + untrained + no stop + ...
 //! ```
 //!
+//! Records that can be trained on are eligible; the steps that taught nothing are listed beside the
+//! counts, since a record that is seen in every epoch may be in one of them.
+//!
 //! Each reason keeps a few examples by file and line. Receipts of raw shards are merged into the
 //! run's: the merge is commutative and associative, so the result does not depend on who prepared
 //! what, or when.
+
+mod skipped;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,6 +19,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::prepared::Sample;
+
+pub use skipped::{NAMES, Skipped};
 
 /// The examples kept for each reason of each source.
 pub const EXAMPLES: usize = 5;
@@ -36,8 +43,6 @@ pub enum Reason {
     Duplicate,
     /// It overlaps with held-out or benchmark data.
     Contaminated,
-    /// Its training step was skipped: the gradient was not finite.
-    Skipped,
     /// It was set aside by hand or by policy.
     Quarantined,
 }
@@ -53,7 +58,6 @@ impl Reason {
             Reason::NoStop => "no stop",
             Reason::Duplicate => "duplicate",
             Reason::Contaminated => "contaminated",
-            Reason::Skipped => "skipped",
             Reason::Quarantined => "quarantined",
         }
     }
@@ -250,12 +254,16 @@ impl Counts {
 pub struct Receipt {
     /// Counts by the source's name.
     pub sources: BTreeMap<String, Counts>,
+    /// Steps of the run's lineage that taught nothing, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<Skipped>,
 }
 
 impl Receipt {
     /// The receipt of one source.
     pub fn of(source: impl Into<String>, counts: Counts) -> Receipt {
-        Receipt { sources: BTreeMap::from([(source.into(), counts)]) }
+        let sources = BTreeMap::from([(source.into(), counts)]);
+        Receipt { sources, skipped: Vec::new() }
     }
 
     /// The receipt of a range that begins `by` lines or rows into its object, with places counted
@@ -274,6 +282,8 @@ impl Receipt {
         for (source, counts) in other.sources {
             self.sources.entry(source).or_default().merge(counts);
         }
+        self.skipped.extend(other.skipped);
+        self.skipped.sort_by_key(|skipped| skipped.step);
     }
 
     /// All sources together.
@@ -312,7 +322,7 @@ impl fmt::Display for Receipt {
             }
             write_examples(f, "cut", &counts.truncated)?;
         }
-        Ok(())
+        self.skipped.iter().try_for_each(|skipped| writeln!(f, "  {skipped}"))
     }
 }
 

@@ -126,7 +126,8 @@ fn nothing_of_a_run_is_half_written() {
         assert_eq!(fact["manifest_sha256"], proto::manifest::sha256(&body));
         let manifest: proto::manifest::Checkpoint = serde_json::from_slice(&body).expect("whole");
         let mut named = vec!["manifest.json".to_owned()];
-        for file in manifest.model.iter().chain(&manifest.state) {
+        assert!(manifest.receipt.is_some());
+        for file in manifest.model.iter().chain(&manifest.state).chain(&manifest.receipt) {
             let body =
                 std::fs::read(folder.join(&file.key)).expect("a file that the manifest names");
             assert_eq!(file.sha256, proto::manifest::sha256(&body), "{}", file.key);

@@ -233,6 +233,7 @@ fn training_thread(
     let mut say = |said| {
         let event = match said {
             Said::Stepped(done) => Event::Stepped(place.clone(), done),
+            Said::Skipped(skipped) => Event::Skipped(place.clone(), skipped),
             Said::Evaluated(step, sums) => Event::Evaluated(place.clone(), step, sums),
             Said::Snapshot(snapshot) => {
                 // The uploader ends only with the runtime, and the process with it.

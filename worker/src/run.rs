@@ -17,6 +17,7 @@ use crate::job::{Job, Restorable};
 use crate::session::Trouble;
 use crate::train::{self, Trainer};
 use proto::protocol::{Cause, EvalSum, Phase, StepDone, Train};
+use proto::receipt::Skipped;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 pub enum Said {
     /// A step was committed.
     Stepped(StepDone),
+    /// A committed step changed nothing: its samples, of all ranks.
+    Skipped(Skipped),
     /// This rank's share of the held-out set, after so many steps.
     Evaluated(u64, Vec<EvalSum>),
     /// This rank's part of a checkpoint, to be stored.
@@ -112,9 +115,15 @@ pub fn run(
         let batch = job.batch(step, rank, world).map_err(|t| Broken::Failed(step, t))?;
         let learning_rate = job.learning_rate(step);
         let wants_stop = controls.stop.load(Ordering::Relaxed);
-        let done = trainer
-            .step(&mut collective, &batch, learning_rate, wants_stop)
-            .map_err(|e| broken(step, e))?;
+        let done = trainer.step(&mut collective, &batch, learning_rate, wants_stop);
+        let finite = match &done {
+            Ok(done) => done.applied,
+            Err(error) => !matches!(error, train::Error::NonFinite(_)),
+        };
+        if !finite {
+            say(Said::Skipped(job.skipped(step).map_err(|t| Broken::Failed(step, t))?));
+        }
+        let done = done.map_err(|e| broken(step, e))?;
         say(Said::Stepped(StepDone {
             step,
             loss: done.loss,

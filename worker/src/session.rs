@@ -11,7 +11,7 @@ use proto::protocol::{
     Attachment, Cause, Directive, Duty, EvalSum, Hello, Load, Place, RawShard, Report, StepDone,
     Train,
 };
-use proto::receipt::Receipt;
+use proto::receipt::{Receipt, Skipped};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -88,6 +88,8 @@ pub enum Event {
     },
     /// The training thread committed a step.
     Stepped(Place, StepDone),
+    /// That step changed nothing.
+    Skipped(Place, Skipped),
     /// It measured its share of the held-out set.
     Evaluated(Place, u64, Vec<EvalSum>),
     /// Its part of a checkpoint is stored, or cannot be.
@@ -209,6 +211,9 @@ impl Session {
                     *step = done.step + 1;
                 }
                 self.say(Report::StepDone(place, done), &mut out);
+            }
+            Event::Skipped(place, skipped) => {
+                self.state(Report::Skipped(place, skipped), &mut out);
             }
             Event::Evaluated(place, step, sums) => {
                 self.state(Report::Evaluated(place, step, sums), &mut out);

@@ -86,15 +86,10 @@ impl Show {
                 ));
                 self.bar.set_position(*step);
             }
-            Notice::Step { step, steps, loss, tokens_per_second, applied, lr, .. } => {
+            Notice::Step { step, steps, loss, tokens_per_second, lr, .. } => {
                 self.bar.set_length(*steps);
                 self.bar.set_position(*step);
                 self.bar.set_message(format!("loss {loss:.4}  {tokens_per_second:.0} tokens/s"));
-                if !applied {
-                    self.say(&format!(
-                        "step {step}: the gradient was not finite; the update was skipped"
-                    ));
-                }
                 let every = steps.div_ceil(STEP_LINES).max(1);
                 if !self.terminal && (step.is_multiple_of(every) || step == steps) {
                     self.say(&format!(

@@ -34,7 +34,10 @@ impl Run {
         m.sealing.insert(step);
         let of_state = |f: &File| f.key.starts_with(Checkpoint::STATE);
         let (state, model) = parts.into_values().flatten().partition(of_state);
-        out.push(Command::Seal(Checkpoint { run, lineage, step, plan_digest, model, state }));
+        let receipt = None;
+        let checkpoint = Checkpoint { run, lineage, step, plan_digest, model, state, receipt };
+        let skipped = self.skipped.iter().filter(|s| s.step <= step).cloned().collect();
+        out.push(Command::Seal { checkpoint, skipped });
     }
 
     pub(super) fn sealed(

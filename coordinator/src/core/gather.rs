@@ -109,6 +109,9 @@ impl Run {
                 step: self.step,
             },
         });
+        if self.take_back_skipped() {
+            self.settle_receipt(out);
+        }
         let members = self.members(&members, workers);
         let evaluate_first = self.owes_evaluation();
         self.phase =

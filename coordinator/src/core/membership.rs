@@ -6,6 +6,7 @@ use proto::event::{Event as History, Failure};
 use proto::id::{Generation, WorkerId};
 use proto::manifest::File;
 use proto::protocol::{Cause, EvalSum, Place, StepDone, Train};
+use proto::receipt::Skipped;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -176,6 +177,37 @@ impl Run {
             reduce_wait_ms: longest(ranks.values().map(|r| r.reduce_wait)),
         };
         out.push(Command::Notify { run: self.id.clone(), notice });
+    }
+
+    /// Every rank says so, in the order of the steps, and again on every new stream: the first time counts.
+    pub(super) fn step_skipped(
+        &mut self,
+        worker: &WorkerId,
+        place: &Place,
+        skipped: Skipped,
+        out: &mut Vec<Command>,
+    ) {
+        let known = self.skipped.last().is_some_and(|last| last.step >= skipped.step);
+        if self.place(worker, place).is_none() || known {
+            return;
+        }
+        self.journal(vec![History::Skipped(skipped.clone())], out);
+        let notice = Notice::Incident { worker: None, message: skipped.to_string() };
+        out.push(Command::Notify { run: self.id.clone(), notice });
+        self.skipped.push(skipped);
+        self.settle_receipt(out);
+    }
+
+    /// Steps that a new lineage does again were not lost; whether there were any.
+    pub(super) fn take_back_skipped(&mut self) -> bool {
+        let (step, before) = (self.step, self.skipped.len());
+        self.skipped.retain(|skipped| skipped.step <= step);
+        self.skipped.len() < before
+    }
+
+    /// Brings the run's receipt to what this lineage has skipped.
+    pub(super) fn settle_receipt(&self, out: &mut Vec<Command>) {
+        out.push(Command::Receipt { run: self.id.clone(), skipped: self.skipped.clone() });
     }
 
     pub(super) fn evaluated(

@@ -30,6 +30,7 @@ use proto::event::{Event as History, Failure, PoolEvent};
 use proto::id::{Epoch, Lineage, RunId, WorkerId};
 use proto::manifest;
 use proto::protocol::{Directive, Report};
+use proto::receipt::Skipped;
 use run::Run;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -213,8 +214,20 @@ pub enum Command {
         /// Its contents, where this run prepared it.
         prepared: Option<manifest::Prepared>,
     },
-    /// Store a manifest, after checking that everything it names is there.
-    Seal(manifest::Checkpoint),
+    /// Store a manifest and the receipt that it names, after checking that everything else it names is there.
+    Seal {
+        /// The manifest, without the receipt.
+        checkpoint: manifest::Checkpoint,
+        /// Steps before it that taught nothing, for the receipt.
+        skipped: Vec<Skipped>,
+    },
+    /// Say in the run's receipt that these steps taught nothing, in place of those that it names.
+    Receipt {
+        /// The run.
+        run: RunId,
+        /// In order.
+        skipped: Vec<Skipped>,
+    },
     /// Copy a checkpoint's model to where users look for it.
     Publish {
         /// The run.

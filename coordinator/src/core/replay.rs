@@ -20,6 +20,7 @@ impl Core {
     ) -> Vec<Command> {
         let mut run = Run::new(id.clone(), String::new(), settings);
         let (mut members, mut start) = (Vec::new(), None);
+        let skipped = history.iter().any(|event| matches!(event, History::Skipped(_)));
         for event in history {
             if let History::Generation { members: m, .. } = &event {
                 members.clone_from(m);
@@ -35,6 +36,10 @@ impl Core {
         if !run.phase.ended() {
             let events = vec![History::Claimed { epoch: self.epoch }];
             out.push(Command::Journal { run: id.clone(), events });
+            if skipped {
+                // The last coordinator may not have come to it.
+                run.settle_receipt(&mut out);
+            }
             run.phase = match (run.plan_digest.is_empty(), members.is_empty(), resume) {
                 (true, _, _) => Phase::Queued,
                 (false, false, false) => Phase::Reattaching {
@@ -65,8 +70,10 @@ impl Run {
             History::Planned { digest, steps } => (self.plan_digest, self.steps) = (digest, steps),
             History::Generation { generation, lineage, step, .. } => {
                 (self.generation, self.lineage, self.step) = (generation, lineage, step);
+                self.take_back_skipped();
                 self.phase = Phase::Gathering { enough_since: None };
             }
+            History::Skipped(skipped) => self.skipped.push(skipped),
             History::Evaluated { step, loss, .. } => drop(self.evals.insert(step, loss)),
             History::Checkpointed { lineage, step, .. } => {
                 self.commit(Committed { lineage, step });

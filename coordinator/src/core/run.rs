@@ -12,6 +12,7 @@ use super::{Command, Fault, Notice, Timing};
 use proto::event::{Event as History, Failure};
 use proto::id::{Generation, Lineage, RunId, WorkerId};
 use proto::protocol::{Duty, Load};
+use proto::receipt::Skipped;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -190,6 +191,8 @@ pub(super) struct Run {
     pub(super) checkpoints: Vec<Committed>,
     /// Held-out losses by steps committed.
     pub(super) evals: BTreeMap<u64, f64>,
+    /// Steps of this lineage that taught nothing, in order.
+    pub(super) skipped: Vec<Skipped>,
     /// Steps committed in this lineage.
     pub(super) step: u64,
     /// The most that any lineage has committed: progress is measured by it.
@@ -219,6 +222,7 @@ impl Run {
             lineage: Lineage::default(),
             checkpoints: Vec::new(),
             evals: BTreeMap::new(),
+            skipped: Vec::new(),
             step: 0,
             best_step: 0,
             fruitless: 0,

@@ -69,6 +69,11 @@ impl Core {
                     r.step_done(now, &id, &place, done, out);
                 });
             }
+            Report::Skipped(place, skipped) => {
+                self.with(&place.run.clone(), out, |r, out| {
+                    r.step_skipped(&id, &place, skipped, out);
+                });
+            }
             Report::Evaluated(place, step, sums) => {
                 self.with(&place.run.clone(), out, |r, out| {
                     r.evaluated(&id, &place, step, sums, out);

@@ -9,7 +9,7 @@ mod report;
 
 use crate::id::{Epoch, Generation, Incarnation, Lineage, RunId, WorkerId};
 use crate::manifest::File;
-use crate::receipt::Receipt;
+use crate::receipt::{Receipt, Skipped};
 use std::time::Duration;
 use thiserror::Error;
 
@@ -173,6 +173,8 @@ pub enum Report {
     },
     /// A step was committed.
     StepDone(Place, StepDone),
+    /// A committed step changed nothing: every rank names the samples of all.
+    Skipped(Place, Skipped),
     /// Its share of the held-out set is measured.
     Evaluated(Place, u64, Vec<EvalSum>),
     /// Its part of the checkpoint after `step` steps is stored.

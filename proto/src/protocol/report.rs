@@ -5,6 +5,7 @@ use super::{
 };
 use crate::id::{Generation, Incarnation, Lineage, RunId, WorkerId};
 use crate::manifest::File;
+use crate::receipt::{NAMES, Skipped};
 use crate::wire;
 use std::time::Duration;
 
@@ -53,6 +54,14 @@ impl From<Report> for wire::Report {
                 trained_tokens: s.trained_tokens,
                 compute_ms: millis(s.compute),
                 reduce_wait_ms: millis(s.reduce_wait),
+            }),
+            Report::Skipped(place, s) => What::Skipped(wire::Skipped {
+                run: place.run.to_string(),
+                generation: place.generation.0,
+                lineage: place.lineage.0,
+                step: s.step,
+                samples: s.samples,
+                unnamed: s.unnamed,
             }),
             Report::Evaluated(place, step, sums) => What::Evaluated(wire::Evaluated {
                 run: place.run.to_string(),
@@ -161,6 +170,14 @@ impl TryFrom<wire::Report> for Report {
                     compute: Duration::from_millis(s.compute_ms),
                     reduce_wait: Duration::from_millis(s.reduce_wait_ms),
                 },
+            ),
+            What::Skipped(s) if s.samples.len() > NAMES => {
+                let reason = format!("{NAMES} names at most, got {}", s.samples.len());
+                return refuse("skipped.samples", reason);
+            }
+            What::Skipped(s) => Self::Skipped(
+                place("skipped.run", s.run, s.generation, s.lineage)?,
+                Skipped { step: s.step, samples: s.samples, unnamed: s.unnamed },
             ),
             What::Evaluated(e) => Self::Evaluated(
                 place("evaluated.run", e.run, e.generation, e.lineage)?,

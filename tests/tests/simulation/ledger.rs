@@ -13,6 +13,8 @@ pub(crate) struct Generation {
     /// The checkpoint from which it starts: lineage and step.
     pub(crate) start: Option<(u64, u64)>,
     next: u64,
+    /// Steps committed, the one included, whose gradient was not finite.
+    skipped: Vec<u64>,
 }
 
 #[derive(Default)]
@@ -26,6 +28,8 @@ pub(crate) struct Ledger {
     pruned: BTreeSet<(u64, u64)>,
     /// The model that the user gets.
     published: Option<(u64, u64)>,
+    /// Steps that the run's receipt names as skipped.
+    pub(crate) receipt: Vec<u64>,
 }
 
 impl Ledger {
@@ -42,7 +46,8 @@ impl Ledger {
                     let start = self.newest();
                     assert_eq!(*step, start.map_or(0, |c| c.1), "it starts where a checkpoint is");
                     let members = members.clone();
-                    let generation = Generation { members, start, next: *step };
+                    let generation =
+                        Generation { members, start, next: *step, skipped: Vec::new() };
                     self.generations.insert(lineage.0, generation);
                 }
                 History::Checkpointed { lineage, step, .. } => {
@@ -72,10 +77,24 @@ impl Ledger {
     }
 
     /// All ranks of a generation committed a step.
-    pub(crate) fn stepped(&mut self, lineage: u64, step: u64) {
+    pub(crate) fn stepped(&mut self, lineage: u64, step: u64, finite: bool) {
         let generation = self.generations.get_mut(&lineage).expect("announced after journaled");
         assert_eq!(step, generation.next, "lineage {lineage} skips or repeats a step");
         generation.next += 1;
+        generation.skipped.extend((!finite).then_some(generation.next));
+    }
+
+    /// The steps that taught nothing, from the base to `step` of `lineage`.
+    pub(crate) fn skipped_until(&self, lineage: u64, step: u64) -> Vec<u64> {
+        let mut skipped = Vec::new();
+        let mut at = Some((lineage, step));
+        while let Some((lineage, until)) = at {
+            let generation = &self.generations[&lineage];
+            skipped.extend(generation.skipped.iter().rev().filter(|step| **step <= until));
+            at = generation.start;
+        }
+        skipped.reverse();
+        skipped
     }
 
     pub(crate) fn stored(&mut self, lineage: u64, step: u64, rank: u32) {
@@ -102,8 +121,11 @@ impl Ledger {
         self.published = Some((lineage, step));
     }
 
-    /// From the published model back to the base, every step was committed exactly once.
+    /// From the published model back to the base, every step was committed exactly once, and the receipt names
+    /// those that taught nothing.
     pub(crate) fn assert_every_step_once(&self, seed: u64) {
+        let skipped = self.published.map(|(lineage, step)| self.skipped_until(lineage, step));
+        assert_eq!(Some(&self.receipt), skipped.as_ref(), "seed {seed}: skipped");
         let mut steps = Vec::new();
         let mut at = self.published;
         while let Some((lineage, until)) = at {

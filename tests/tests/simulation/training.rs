@@ -6,6 +6,7 @@ use coordinator::core::{Event, Ticket};
 use proto::id::{Generation, RunId};
 use proto::manifest::{Checkpoint, File};
 use proto::protocol::{Cause, EvalSum, StepDone, Train};
+use proto::receipt::Skipped;
 use std::time::Duration;
 use worker::session::{self, End, Trouble};
 
@@ -74,11 +75,16 @@ impl World {
         let Some(step) = self.rings.get(&generation).copied() else { return };
         self.rings.insert(generation, step + 1);
         let lineage = self.thread(ring[0]).train.lineage;
-        self.ledger.stepped(lineage.0, step);
+        let finite = !self.faulty() || !self.chance(8);
+        self.ledger.stepped(lineage.0, step, finite);
         let stop = ring.iter().any(|id| self.thread(*id).stop);
         let leave = stop || step + 1 == STEPS;
         for id in &ring {
             let train = self.thread(*id).train.clone();
+            if !finite {
+                let skipped = Skipped::new(step + 1, Vec::new());
+                self.tell(*id, session::Event::Skipped(train.place(), skipped));
+            }
             self.tell(*id, session::Event::Stepped(train.place(), done(step)));
             if leave || (step + 1).is_multiple_of(CHECKPOINT_EVERY) {
                 self.within(800, Next::Stored(*id, train, step + 1));
@@ -175,7 +181,11 @@ impl World {
                 }
             }
             11..13 => self.crash(),
-            13 => self.asleep_until = self.now + Duration::from_millis(self.below(20_000)),
+            13 => {
+                // A second nap does not cut the first one short: messages would overtake those that wait for its end.
+                let until = self.now + Duration::from_millis(self.below(20_000));
+                self.asleep_until = self.asleep_until.max(until);
+            }
             14 => {
                 if let Some(c) = &mut self.coordinator {
                     c.closing = true;

@@ -328,7 +328,13 @@ impl World {
                 });
                 self.within(300, Next::Core(life, Event::Planned { run, outcome }));
             }
-            Command::Seal(Checkpoint { run, lineage, step, model, .. }) => {
+            Command::Receipt { skipped, .. } => {
+                self.ledger.receipt = skipped.iter().map(|s| s.step).collect();
+            }
+            Command::Seal { checkpoint, skipped } => {
+                let Checkpoint { run, lineage, step, model, .. } = checkpoint;
+                let skipped: Vec<_> = skipped.iter().map(|s| s.step).collect();
+                assert_eq!(skipped, self.ledger.skipped_until(lineage.0, step));
                 self.ledger.assert_whole(lineage.0, step);
                 let world = self.ledger.generations[&lineage.0].members.len();
                 assert_eq!(model.len(), world, "one part a rank");

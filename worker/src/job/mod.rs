@@ -20,6 +20,7 @@ use proto::error::chain;
 use proto::manifest::{self, Checkpoint};
 use proto::plan::{Consumed, Pack, schedule, share};
 use proto::protocol::{Cause, Load, Train};
+use proto::receipt::Skipped;
 use proto::spec::{
     self, EvalEvery, EvalOn, Init, MicroBatch as MicroBatchSize, Recompute, SaveDtype, Spec,
 };
@@ -190,15 +191,12 @@ impl Job {
     /// # Errors
     /// [`Cause::Internal`] for a step or a sample that the plan does not have.
     pub fn batch(&self, step: u64, rank: usize, world: usize) -> Result<Batch, Trouble> {
-        let lacks = || trouble(Cause::Internal)(format!("the plan has no step {step}"));
-        let chunk = self.plan.chunks.iter().rfind(|c| c.first_step <= step).ok_or_else(lacks)?;
-        let at = usize::try_from(step - chunk.first_step).map_err(|_| lacks())?;
-        let planned = chunk.steps.get(at).ok_or_else(lacks)?;
+        let (epoch, planned) = self.plan.step(step)?;
         let mut consumed = Consumed::default();
         let mut micro_batches = Vec::new();
         for packs in self.share(&planned.packs, rank, world) {
             for pack in &packs {
-                consumed.add_all(chunk.epoch, &pack.samples);
+                consumed.add_all(epoch, &pack.samples);
             }
             micro_batches.push(self.samples.micro_batch(packs.into_iter())?);
         }
@@ -210,6 +208,19 @@ impl Job {
             samples: consumed.samples,
             samples_digest: consumed.digest,
         })
+    }
+
+    /// The samples of step `step` on all ranks, by file and line: for the receipt, should its update not be made.
+    ///
+    /// # Errors
+    /// As [`Self::batch`].
+    pub fn skipped(&self, step: u64) -> Result<Skipped, Trouble> {
+        let (_, planned) = self.plan.step(step)?;
+        let mut ids: Vec<_> = planned.samples().collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let names = ids.into_iter().map(|id| self.samples.origin(id)).collect::<Result<_, _>>()?;
+        Ok(Skipped::new(step + 1, names))
     }
 
     /// A rank's share of the held-out packs, by source.

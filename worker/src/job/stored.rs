@@ -49,6 +49,14 @@ impl Plan {
         let held_out = outline.held_out.and_then(|_| chunks.pop()).map_or(Vec::new(), |c| c.steps);
         Ok(Self { summary: outline.summary, chunks, held_out })
     }
+
+    /// A step of the run, from 0, and its epoch.
+    pub(super) fn step(&self, step: u64) -> Result<(u32, &Step), Trouble> {
+        let lacks = || trouble(Cause::Internal)(format!("the plan has no step {step}"));
+        let chunk = self.chunks.iter().rfind(|c| c.first_step <= step).ok_or_else(lacks)?;
+        let at = usize::try_from(step - chunk.first_step).map_err(|_| lacks())?;
+        Ok((chunk.epoch, chunk.steps.get(at).ok_or_else(lacks)?))
+    }
 }
 
 impl Samples {
@@ -74,9 +82,21 @@ impl Samples {
         Ok(samples)
     }
 
-    fn sample(&self, id: u32) -> Option<Sample> {
+    /// The shard that holds a sample, and the sample's index there.
+    fn find(&self, id: u32) -> Option<(&Shard, usize)> {
         let shard = self.starts.partition_point(|start| *start <= id).checked_sub(1)?;
-        self.shards[shard].sample((id - self.starts[shard]) as usize)
+        Some((&self.shards[shard], (id - self.starts[shard]) as usize))
+    }
+
+    fn sample(&self, id: u32) -> Result<Sample, Trouble> {
+        let found = self.find(id).and_then(|(shard, index)| shard.sample(index));
+        found.ok_or_else(|| lacks(id))
+    }
+
+    /// Where a sample comes from, for people.
+    pub(super) fn origin(&self, id: u32) -> Result<String, Trouble> {
+        let found = self.find(id).and_then(|(shard, index)| shard.origin(index));
+        found.ok_or_else(|| lacks(id))
     }
 
     pub(super) fn micro_batch<'a>(
@@ -85,8 +105,7 @@ impl Samples {
     ) -> Result<MicroBatch, Trouble> {
         let mut samples = Vec::new();
         for id in packs.flat_map(|p| &p.samples) {
-            let lacks = || trouble(Cause::Internal)(format!("there is no sample {id}"));
-            samples.push(self.sample(*id).ok_or_else(lacks)?);
+            samples.push(self.sample(*id)?);
         }
         let batch = data::assemble(&samples);
         let target = |t: &data::Target| Target { row: t.row, token: t.token, weight: t.weight };
@@ -96,4 +115,8 @@ impl Samples {
             tokens: batch.tokens,
         })
     }
+}
+
+fn lacks(id: u32) -> Trouble {
+    trouble(Cause::Internal)(format!("there is no sample {id}"))
 }

@@ -41,7 +41,7 @@ pub enum Error {
     /// Three steps in a row had no finite gradient.
     #[error(
         "the gradient was not finite in {0} steps in a row\n\
-         hint: lower `train.learning_rate`, or look at the samples named in the metrics"
+         hint: lower `train.learning_rate`, or look at the samples that the receipt names"
     )]
     NonFinite(u32),
 }

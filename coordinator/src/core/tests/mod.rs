@@ -4,6 +4,7 @@ mod ends;
 mod losses;
 mod progress;
 mod replay;
+mod skipped;
 mod whole;
 
 use super::*;
@@ -12,7 +13,7 @@ use proto::manifest::{Checkpoint, File};
 use proto::protocol::{
     Attachment, Cause, Duty, EvalSum, Hello, Load, Place, Prepare, RawShard, StepDone, Train,
 };
-use proto::receipt::Receipt;
+use proto::receipt::{Receipt, Skipped};
 
 const EPOCH: Epoch = Epoch(7);
 
@@ -203,6 +204,15 @@ fn step_done(worker: u64, lineage: u64, step: u64) -> Report {
     Report::StepDone(place(lineage), done)
 }
 
+/// `step` counts the steps committed.
+fn skipped(lineage: u64, step: u64) -> Report {
+    Report::Skipped(place(lineage), nothing_learnt(step))
+}
+
+fn nothing_learnt(step: u64) -> Skipped {
+    Skipped::new(step, vec![format!("a.jsonl, line {step}")])
+}
+
 fn evaluated(lineage: u64, step: u64, sums: &[(u32, f64, f64)]) -> Report {
     let sum = |s: &(u32, f64, f64)| EvalSum { source: s.0, loss_sum: s.1, weight: s.2 };
     Report::Evaluated(place(lineage), step, sums.iter().map(sum).collect())
@@ -345,14 +355,24 @@ fn waiting(detail: &str) -> Command {
 }
 
 fn seal(lineage: u64, step: u64) -> Command {
-    Command::Seal(Checkpoint {
+    seal_with(lineage, step, &[])
+}
+
+fn seal_with(lineage: u64, step: u64, skipped: &[u64]) -> Command {
+    let checkpoint = Checkpoint {
         run: run(),
         lineage: Lineage(lineage),
         step,
         plan_digest: "d".into(),
         model: vec![file(Checkpoint::MODEL, 1), file(Checkpoint::MODEL, 2)],
         state: vec![file(Checkpoint::STATE, 1), file(Checkpoint::STATE, 2)],
-    })
+        receipt: None,
+    };
+    Command::Seal { checkpoint, skipped: skipped.iter().copied().map(nothing_learnt).collect() }
+}
+
+fn receipt(skipped: &[u64]) -> Command {
+    Command::Receipt { run: run(), skipped: skipped.iter().copied().map(nothing_learnt).collect() }
 }
 
 fn checkpoint_notice(lineage: u64, step: u64) -> Command {
