@@ -1,15 +1,15 @@
-//! Text and spans -> token ids and weights, through the `tokenizers` crate.
+//! Text and spans -> token ids and weights.
 
 use std::ops::Range;
 
 use proto::prepared::Sample;
 use proto::receipt::Reason;
-use tokenizers::Tokenizer;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::folder::Folder;
 use super::record::Reject;
 use super::spans::Marked;
-use xxhash_rust::xxh3::xxh3_64;
+use super::tokenize::{Tokenizer, Tokens};
 
 /// A tokenizer with the special tokens that training cares for.
 #[derive(Debug)]
@@ -24,36 +24,34 @@ pub(super) struct Encoder {
 pub(super) type Encoded = (Vec<u32>, Vec<f32>);
 
 impl Encoder {
-    /// Reads the folder's `tokenizer.json`. Padding and truncation that it asks for are left out:
-    /// cutting is ours.
+    /// Reads the folder's `tokenizer.json`.
     ///
     /// # Errors
     /// What the `tokenizers` crate says of the file.
     pub(super) fn new(folder: &Folder) -> Result<Encoder, tokenizers::Error> {
-        let mut tokenizer = Tokenizer::from_bytes(&folder.tokenizer)?;
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(None)?;
+        let tokenizer = Tokenizer::new(&folder.tokenizer)?;
+        let reference = tokenizer.reference();
         let special = folder.special_tokens();
         let id = |name: &str| {
             let text = special.get(name)?.as_str()?;
-            tokenizer.token_to_id(text)
+            reference.token_to_id(text)
         };
         let (bos, eos) = (id("bos_token"), id("eos_token"));
-        let added = tokenizer.get_added_tokens_decoder();
+        let added = reference.get_added_tokens_decoder();
         let mut stops: Vec<String> = added
             .iter()
             .filter(|(id, token)| token.special || Some(**id) == eos)
             .map(|(_, token)| token.content.clone())
             .collect();
-        stops.extend(eos.and_then(|eos| tokenizer.id_to_token(eos)));
+        stops.extend(eos.and_then(|eos| reference.id_to_token(eos)));
         stops.sort();
         stops.dedup();
         Ok(Encoder { tokenizer, bos, eos, stops })
     }
 
-    /// The tokenizer itself.
-    pub(super) fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
+    /// The tokenizer itself, as the `tokenizers` crate has it.
+    pub(super) fn tokenizer(&self) -> &tokenizers::Tokenizer {
+        self.tokenizer.reference()
     }
 
     /// The token that ends a text, if the folder names one.
@@ -74,15 +72,13 @@ impl Encoder {
     /// # Errors
     /// A doubled first token.
     pub(super) fn conversation(&self, marked: &Marked) -> Result<Encoded, Reject> {
-        let encoding = self.encode(&marked.text, false)?;
-        let tokens = encoding.get_ids().to_vec();
-        self.refuse_doubled_bos(&tokens)?;
-        let offsets = encoding.get_offsets();
-        let mut weights = vec![0.0; tokens.len()];
+        let Tokens { ids, offsets } = self.encode(&marked.text, false)?;
+        self.refuse_doubled_bos(&ids)?;
+        let mut weights = vec![0.0; ids.len()];
         for (span, weight) in &marked.spans {
-            weights[tokens_of(offsets, span)].fill(*weight);
+            weights[tokens_of(&offsets, span)].fill(*weight);
         }
-        Ok((tokens, without_first(weights)))
+        Ok((ids, without_first(weights)))
     }
 
     /// Encodes a prompt and its completion as one text between the tokenizer's own first and last
@@ -92,9 +88,9 @@ impl Encoder {
     /// A doubled first token.
     pub(super) fn completion(&self, prompt: &str, completion: &str) -> Result<Encoded, Reject> {
         let text = [prompt, completion].concat();
-        let encoding = self.encode(&text, true)?;
-        let first = tokens_of(encoding.get_offsets(), &(prompt.len()..text.len())).start;
-        let tokens = self.closed(encoding.get_ids())?;
+        let Tokens { ids, offsets } = self.encode(&text, true)?;
+        let first = tokens_of(&offsets, &(prompt.len()..text.len())).start;
+        let tokens = self.closed(ids)?;
         let mut weights = vec![0.0; tokens.len()];
         weights[first..].fill(1.0);
         Ok((tokens, without_first(weights)))
@@ -105,20 +101,19 @@ impl Encoder {
     /// # Errors
     /// A doubled first token.
     pub(super) fn text(&self, text: &str) -> Result<Vec<u32>, Reject> {
-        self.closed(self.encode(text, true)?.get_ids())
+        self.closed(self.encode(text, true)?.ids)
     }
 
     /// With the end token, whether or not the tokenizer adds it by itself.
-    fn closed(&self, ids: &[u32]) -> Result<Vec<u32>, Reject> {
-        self.refuse_doubled_bos(ids)?;
-        let mut tokens = ids.to_vec();
+    fn closed(&self, mut tokens: Vec<u32>) -> Result<Vec<u32>, Reject> {
+        self.refuse_doubled_bos(&tokens)?;
         if tokens.last() != self.eos.as_ref() {
             tokens.extend(self.eos);
         }
         Ok(tokens)
     }
 
-    fn encode(&self, text: &str, add_special_tokens: bool) -> Result<tokenizers::Encoding, Reject> {
+    fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Tokens, Reject> {
         let encoded = self.tokenizer.encode(text, add_special_tokens);
         encoded.map_err(|error| Reject::new(Reason::Malformed, format!("tokenizer: {error}")))
     }
@@ -126,7 +121,7 @@ impl Encoder {
     fn refuse_doubled_bos(&self, tokens: &[u32]) -> Result<(), Reject> {
         match (self.bos, tokens) {
             (Some(bos), [first, second, ..]) if bos == *first && bos == *second => {
-                let bos = self.tokenizer.id_to_token(bos).unwrap_or_default();
+                let bos = self.tokenizer().id_to_token(bos).unwrap_or_default();
                 let detail = format!("starts with `{bos}` twice: the text has what is added to it");
                 Err(Reject::new(Reason::Malformed, detail))
             }

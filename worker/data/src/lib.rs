@@ -29,6 +29,7 @@ mod template;
 #[cfg(test)]
 mod tests;
 mod vocabulary;
+mod tokenize;
 
 pub use batch::{Batch, Target, assemble};
 pub use container::{Body, Container, ContainerError, Raw, lines, split};

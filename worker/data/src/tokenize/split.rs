@@ -1,0 +1,138 @@
+//! Cutting text into words, which merges never cross: the known regexes as scanners.
+//!
+//! The regexes of byte-level tokenizers are few, and every one of them matches any text without a
+//! gap. So each is a function from where a word starts to where it ends. Backtracking is rewritten
+//! as the looking ahead that it amounts to; the tests hold each scanner against its regex.
+
+mod cl100k;
+mod gpt2;
+mod o200k;
+mod space;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use super::classes::Text;
+
+/// One way of cutting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Splitter {
+    /// Numbers apart from everything else: every digit by itself, or runs of them.
+    Digits {
+        /// Every digit by itself.
+        individual: bool,
+    },
+    /// GPT-2 and most of what came before 2023; also `ByteLevel` with `use_regex`.
+    Gpt2,
+    /// GPT-4 and its kind: Llama 3, Qwen.
+    Cl100k {
+        /// The longest word of digits.
+        digits: usize,
+        /// Whether combining marks belong to words.
+        marks: bool,
+    },
+    /// GPT-4o and its kind: Mistral's Tekken.
+    O200k {
+        /// The longest word of digits.
+        digits: usize,
+        /// Whether `'s` and its like belong to the word before.
+        contractions: bool,
+    },
+}
+
+/// The regexes, as they stand in files.
+pub(super) const REGEXES: [(&str, Splitter); 6] = [
+    (r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+", Splitter::Gpt2),
+    (
+        concat!(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|",
+            r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        ),
+        Splitter::Cl100k { digits: 3, marks: false },
+    ),
+    (
+        concat!(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|",
+            r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        ),
+        Splitter::Cl100k { digits: 1, marks: false },
+    ),
+    (
+        concat!(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}|",
+            r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        ),
+        Splitter::Cl100k { digits: 1, marks: true },
+    ),
+    (
+        concat!(
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+            r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        ),
+        Splitter::O200k { digits: 3, contractions: true },
+    ),
+    (
+        concat!(
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|",
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|",
+            r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        ),
+        Splitter::O200k { digits: 1, contractions: false },
+    ),
+];
+
+impl Splitter {
+    /// The scanner for a regex, if there is one.
+    pub(super) fn of_regex(regex: &str) -> Option<Splitter> {
+        let known = REGEXES.iter().find(|(known, _)| *known == regex)?;
+        Some(known.1)
+    }
+
+    /// Where the word ends that starts at `at`, before the text's end.
+    #[inline]
+    fn end(self, text: Text<'_>, at: usize) -> usize {
+        match self {
+            Splitter::Digits { individual } => digits(text, at, individual),
+            Splitter::Gpt2 => gpt2::end(text, at),
+            Splitter::Cl100k { digits, marks } => cl100k::end(text, at, digits, marks),
+            Splitter::O200k { digits, contractions } => o200k::end(text, at, digits, contractions),
+        }
+    }
+}
+
+/// Hands on the words of `text[range]`, cut by one splitter after the other, until `each` wants no
+/// more.
+pub(super) fn words<F>(
+    splitters: &[Splitter],
+    text: &str,
+    range: Range<usize>,
+    each: &mut F,
+) -> Option<()>
+where
+    F: FnMut(Range<usize>) -> Option<()>,
+{
+    let Some((first, rest)) = splitters.split_first() else {
+        return each(range);
+    };
+    // Nothing looks behind a word's start, so only the end needs cutting off.
+    let classed = Text::new(&text[..range.end]);
+    let mut at = range.start;
+    while at < range.end {
+        let end = first.end(classed, at);
+        words(rest, text, at..end, each)?;
+        at = end;
+    }
+    Some(())
+}
+
+/// As `tokenizers` has it, by the standard library's view of numbers and not by a regex's.
+fn digits(text: Text<'_>, at: usize, individual: bool) -> usize {
+    let mut chars = text.from(at).char_indices();
+    let is_number = chars.next().is_some_and(|(_, c)| c.is_numeric());
+    let ends = |&(_, c): &(usize, char)| (individual && is_number) || c.is_numeric() != is_number;
+    chars.find(ends).map_or(text.len(), |(index, _)| at + index)
+}
