@@ -1,7 +1,7 @@
 //! The plan: from the samples' lengths to what every step trains on, before the first one runs.
 //!
 //! ```text
-//! samples, less the held out --repeat--> an epoch's --best fit, shuffle--> packs --cut--> steps
+//! samples, less held out and excluded --repeat--> an epoch's --best fit, shuffle--> packs --cut--> steps
 //! ```
 //!
 //! Pure: a plan is a function of the samples' lengths, weights and hashes and of a few options, in
@@ -25,6 +25,7 @@ use std::ops::Range;
 pub use chunk::{Chunk, Error as ChunkError, Pack, Step, VERSION};
 pub use consumed::Consumed;
 pub use error::Error;
+pub use holdout::held_out;
 pub use pack::Packs;
 pub use share::{micro_batches, share};
 pub use summary::{Epoch as EpochSummary, Place, Summary};
@@ -87,6 +88,8 @@ pub struct Plan<'a> {
     sources: &'a [Source],
     options: Options,
     held_out: Vec<u32>,
+    // Ascending, as all lists of ids: what is held out or excluded.
+    left_out: Vec<u32>,
     epochs: Vec<EpochSummary>,
     packs: u32,
 }
@@ -111,15 +114,31 @@ impl<'a> Plan<'a> {
         sources: &'a [Source],
         options: Options,
     ) -> Result<Plan<'a>, Error> {
+        Plan::without(&[], samples, sources, options)
+    }
+
+    /// Plans a run as [`new`](Self::new) does, but without the `excluded` samples, whose ids
+    /// ascend: they are neither trained nor evaluated.
+    ///
+    /// Which samples are held out is settled before any is excluded: so excluding never lets a
+    /// sample that was kept from training slip into it.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn without(
+        excluded: &[u32],
+        samples: &'a [Meta],
+        sources: &'a [Source],
+        options: Options,
+    ) -> Result<Plan<'a>, Error> {
         error::check(samples, sources, &options)?;
-        let mut plan = Plan {
-            samples,
-            sources,
-            options,
-            held_out: holdout::held_out(samples, sources),
-            epochs: Vec::new(),
-            packs: 0,
-        };
+        let mut held_out = held_out(samples, sources);
+        let mut left_out = [&held_out, excluded].concat();
+        left_out.sort_unstable();
+        left_out.dedup();
+        held_out.retain(|id| excluded.binary_search(id).is_err());
+        let mut plan =
+            Plan { samples, sources, options, held_out, left_out, epochs: Vec::new(), packs: 0 };
         // Epochs that see the same samples are counted once: all of them, unless a repeat is a
         // fraction.
         let mut counted = BTreeMap::new();
@@ -243,15 +262,15 @@ impl<'a> Plan<'a> {
     /// The ids of the source's samples that are trained on, ascending.
     fn trainable(&self, range: Range<usize>) -> Vec<u32> {
         let (start, end) = (range.start as u32, range.end as u32);
-        let from = self.held_out.partition_point(|&id| id < start);
-        let mut held_out = self.held_out[from..].iter().peekable();
-        let ids = (start..end).filter(|id| held_out.next_if(|held| *held == id).is_none());
+        let from = self.left_out.partition_point(|&id| id < start);
+        let mut left_out = self.left_out[from..].iter().peekable();
+        let ids = (start..end).filter(|id| left_out.next_if(|left| *left == id).is_none());
         ids.collect()
     }
 
     /// How many samples of each source are trained on.
     fn trainable_len(&self, range: Range<usize>) -> u128 {
-        let before = |id: usize| self.held_out.partition_point(|&held| (held as usize) < id);
+        let before = |id: usize| self.left_out.partition_point(|&left| (left as usize) < id);
         (range.len() - (before(range.end) - before(range.start))) as u128
     }
 

@@ -7,8 +7,8 @@
 
 use super::{Meta, Source, ranges};
 
-/// The ids of the held-out samples, ascending.
-pub(super) fn held_out(samples: &[Meta], sources: &[Source]) -> Vec<u32> {
+/// The ids of the samples that a plan holds out, ascending; the samples lie source by source.
+pub fn held_out(samples: &[Meta], sources: &[Source]) -> Vec<u32> {
     let mut chosen: Vec<u64> = Vec::new();
     for (range, source) in ranges(sources) {
         if source.holdout > 0.0 {

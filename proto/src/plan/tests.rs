@@ -1,5 +1,7 @@
 //! A plan as a whole: every sample as often as it should be, on every machine alike.
 
+mod excluded;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
