@@ -7,11 +7,14 @@
 //! Records that can be trained on are eligible; the steps that taught nothing are listed beside the
 //! counts, since a record that is seen in every epoch may be in one of them.
 //!
+//! Records that a quality check found and left in place are eligible; they stand among the findings.
 //! Each reason keeps a few examples by file and line. Receipts of raw shards are merged into the
 //! run's: the merge is commutative and associative, so the result does not depend on who prepared
 //! what, or when.
 
+mod histogram;
 mod skipped;
+mod table;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,12 +23,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::prepared::Sample;
 
+pub use histogram::Histogram;
 pub use skipped::{NAMES, Skipped};
 
 /// The examples kept for each reason of each source.
 pub const EXAMPLES: usize = 5;
 
-/// Why a record was not trained on.
+/// Why a record was not trained on, or what was found in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
@@ -41,7 +45,15 @@ pub enum Reason {
     NoStop,
     /// An equal record is already there.
     Duplicate,
-    /// It overlaps with held-out or benchmark data.
+    /// Its words are nearly those of another record.
+    NearDuplicate,
+    /// It answers a question that another record answers differently.
+    Contradictory,
+    /// Its answer repeats itself to the end.
+    Looping,
+    /// Its answer stops in the middle.
+    Incomplete,
+    /// It overlaps with held-out, evaluation or benchmark data.
     Contaminated,
     /// It was set aside by hand or by policy.
     Quarantined,
@@ -57,6 +69,10 @@ impl Reason {
             Reason::Untrained => "untrained",
             Reason::NoStop => "no stop",
             Reason::Duplicate => "duplicate",
+            Reason::NearDuplicate => "near duplicate",
+            Reason::Contradictory => "contradictory",
+            Reason::Looping => "looping",
+            Reason::Incomplete => "incomplete",
             Reason::Contaminated => "contaminated",
             Reason::Quarantined => "quarantined",
         }
@@ -110,11 +126,18 @@ impl Place {
             Place::Line { line } => Place::Line { line: line + by },
         }
     }
+
+    /// A record of an array, of which only the number is known.
+    pub fn record(record: u64) -> Place {
+        Place::Record { record, line: 0 }
+    }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // Where only its number is known.
+            Place::Record { record, line: 0 } => write!(f, "record {record}"),
             Place::Record { record, line } => write!(f, "record {record} (line {line})"),
             Place::Row { row } => write!(f, "row {row}"),
             Place::Line { line } => write!(f, "line {line}"),
@@ -122,7 +145,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// One record that was dropped or cut, and why.
+/// One record that was dropped, cut or found, and why.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Example {
     /// The object's name as the user would write it: `s3://d/7.jsonl`.
@@ -167,6 +190,12 @@ impl Tally {
         }
     }
 
+    /// Counts one record without an example: for those that come after the first [`EXAMPLES`].
+    pub fn count_more(&mut self, tokens_lost: u64) {
+        self.records += 1;
+        self.tokens_lost += tokens_lost;
+    }
+
     fn keep(&mut self, example: Example) {
         let at = self.examples.partition_point(|kept| *kept <= example);
         if at < EXAMPLES {
@@ -200,12 +229,22 @@ pub struct Counts {
     pub tokens: u64,
     /// Tokens that are targets.
     pub trained_tokens: u64,
+    /// Tokens by sample.
+    #[serde(default)]
+    pub lengths: Histogram,
+    /// Targets by sample.
+    #[serde(default)]
+    pub target_lengths: Histogram,
     /// Records that were cut to `max_tokens`; they are eligible.
     #[serde(default)]
     pub truncated: Tally,
     /// Records that were dropped, by reason.
     #[serde(default)]
     pub dropped: BTreeMap<Reason, Tally>,
+    /// Records in which a check found something, and which it left in place; they are eligible, and
+    /// a record may be in several.
+    #[serde(default)]
+    pub findings: BTreeMap<Reason, Tally>,
 }
 
 impl Counts {
@@ -218,11 +257,28 @@ impl Counts {
     /// Counts the samples of an eligible record.
     pub fn add_samples(&mut self, samples: &[Sample]) {
         for sample in samples {
+            let (tokens, targets) = (sample.tokens.len() as u64, sample.targets() as u64);
             self.samples += 1;
-            self.tokens += sample.tokens.len() as u64;
-            let trained = sample.weights.iter().filter(|&&weight| weight > 0.0);
-            self.trained_tokens += trained.count() as u64;
+            self.tokens += tokens;
+            self.trained_tokens += targets;
+            self.lengths.add(tokens);
+            self.target_lengths.add(targets);
         }
+    }
+
+    /// Takes the samples of an eligible record back, each with its tokens and its targets, and
+    /// returns their tokens. The record is to be counted among the dropped.
+    pub fn withdraw(&mut self, samples: impl Iterator<Item = (u64, u64)>) -> u64 {
+        let before = self.tokens;
+        self.eligible -= 1;
+        for (tokens, targets) in samples {
+            self.samples -= 1;
+            self.tokens -= tokens;
+            self.trained_tokens -= targets;
+            self.lengths.remove(tokens);
+            self.target_lengths.remove(targets);
+        }
+        before - self.tokens
     }
 
     /// The records that were dropped for any reason.
@@ -242,9 +298,14 @@ impl Counts {
         self.held_out += other.held_out;
         self.tokens += other.tokens;
         self.trained_tokens += other.trained_tokens;
+        self.lengths.merge(other.lengths);
+        self.target_lengths.merge(other.target_lengths);
         self.truncated.merge(other.truncated);
         for (reason, tally) in other.dropped {
             self.dropped.entry(reason).or_default().merge(tally);
+        }
+        for (reason, tally) in other.findings {
+            self.findings.entry(reason).or_default().merge(tally);
         }
     }
 }
@@ -272,7 +333,8 @@ impl Receipt {
     pub fn shifted(mut self, by: u64) -> Receipt {
         for counts in self.sources.values_mut() {
             counts.truncated.shift(by);
-            counts.dropped.values_mut().for_each(|tally| tally.shift(by));
+            let tallies = counts.dropped.values_mut().chain(counts.findings.values_mut());
+            tallies.for_each(|tally| tally.shift(by));
         }
         self
     }
@@ -303,72 +365,6 @@ impl Receipt {
         }
         total.dropped_records() as f64 / total.read as f64
     }
-}
-
-/// A table with a row per source, then the examples by reason.
-impl fmt::Display for Receipt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let total = self.total();
-        let reasons: Vec<Reason> = total.dropped.keys().copied().collect();
-        let mut rows = vec![header(&reasons)];
-        rows.extend(self.sources.iter().map(|(name, counts)| row(name, counts, &reasons)));
-        if self.sources.len() > 1 {
-            rows.push(row("all", &total, &reasons));
-        }
-        write_table(f, &rows)?;
-        for counts in self.sources.values() {
-            for (reason, tally) in &counts.dropped {
-                write_examples(f, reason.label(), tally)?;
-            }
-            write_examples(f, "cut", &counts.truncated)?;
-        }
-        self.skipped.iter().try_for_each(|skipped| writeln!(f, "  {skipped}"))
-    }
-}
-
-fn header(reasons: &[Reason]) -> Vec<String> {
-    let fixed = ["source", "read", "eligible", "held out", "cut"];
-    let reasons = reasons.iter().map(|reason| reason.label());
-    let last = ["tokens", "trained", "tokens lost"];
-    fixed.into_iter().chain(reasons).chain(last).map(str::to_owned).collect()
-}
-
-fn row(name: &str, counts: &Counts, reasons: &[Reason]) -> Vec<String> {
-    let lost: u64 = counts.dropped.values().map(|tally| tally.tokens_lost).sum();
-    let dropped =
-        reasons.iter().map(|reason| counts.dropped.get(reason).map_or(0, |tally| tally.records));
-    let numbers = [counts.read, counts.eligible, counts.held_out, counts.truncated.records]
-        .into_iter()
-        .chain(dropped)
-        .chain([counts.tokens, counts.trained_tokens, lost + counts.truncated.tokens_lost]);
-    std::iter::once(name.to_owned()).chain(numbers.map(|number| number.to_string())).collect()
-}
-
-fn write_table(f: &mut fmt::Formatter<'_>, rows: &[Vec<String>]) -> fmt::Result {
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
-    for row in rows {
-        write!(f, "{:<w$}", row[0], w = widths[0])?;
-        for (cell, &w) in row.iter().zip(&widths).skip(1) {
-            write!(f, "  {cell:>w$}")?;
-        }
-        writeln!(f)?;
-    }
-    Ok(())
-}
-
-fn write_examples(f: &mut fmt::Formatter<'_>, label: &str, tally: &Tally) -> fmt::Result {
-    for example in &tally.examples {
-        writeln!(f, "  {label}: {example}")?;
-    }
-    let more = tally.records.saturating_sub(tally.examples.len() as u64);
-    if more > 0 {
-        writeln!(f, "  {label}: {more} more")?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

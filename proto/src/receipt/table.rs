@@ -1,0 +1,87 @@
+//! The receipt as a person reads it.
+
+use std::fmt;
+
+use super::{Counts, Histogram, Reason, Receipt, Tally};
+
+/// A table with a row per source; then for each source its samples' lengths, and the examples by
+/// reason.
+impl fmt::Display for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total = self.total();
+        let reasons: Vec<Reason> = total.dropped.keys().copied().collect();
+        let mut rows = vec![header(&reasons)];
+        rows.extend(self.sources.iter().map(|(name, counts)| row(name, counts, &reasons)));
+        if self.sources.len() > 1 {
+            rows.push(row("all", &total, &reasons));
+        }
+        write_table(f, &rows)?;
+        for (name, counts) in &self.sources {
+            if self.sources.len() > 1 {
+                writeln!(f, "{name}")?;
+            }
+            write_lengths(f, "tokens per sample", &counts.lengths)?;
+            write_lengths(f, "trained per sample", &counts.target_lengths)?;
+            for (reason, tally) in &counts.dropped {
+                write_examples(f, reason.label(), tally)?;
+            }
+            write_examples(f, "cut", &counts.truncated)?;
+            for (reason, tally) in &counts.findings {
+                write_examples(f, &format!("{}, kept", reason.label()), tally)?;
+            }
+        }
+        self.skipped.iter().try_for_each(|skipped| writeln!(f, "  {skipped}"))
+    }
+}
+
+fn header(reasons: &[Reason]) -> Vec<String> {
+    let fixed = ["source", "read", "eligible", "held out", "cut"];
+    let reasons = reasons.iter().map(|reason| reason.label());
+    let last = ["tokens", "trained", "tokens lost"];
+    fixed.into_iter().chain(reasons).chain(last).map(str::to_owned).collect()
+}
+
+fn row(name: &str, counts: &Counts, reasons: &[Reason]) -> Vec<String> {
+    let lost: u64 = counts.dropped.values().map(|tally| tally.tokens_lost).sum();
+    let dropped =
+        reasons.iter().map(|reason| counts.dropped.get(reason).map_or(0, |tally| tally.records));
+    let numbers = [counts.read, counts.eligible, counts.held_out, counts.truncated.records]
+        .into_iter()
+        .chain(dropped)
+        .chain([counts.tokens, counts.trained_tokens, lost + counts.truncated.tokens_lost]);
+    std::iter::once(name.to_owned()).chain(numbers.map(|number| number.to_string())).collect()
+}
+
+fn write_table(f: &mut fmt::Formatter<'_>, rows: &[Vec<String>]) -> fmt::Result {
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
+    for row in rows {
+        write!(f, "{:<w$}", row[0], w = widths[0])?;
+        for (cell, &w) in row.iter().zip(&widths).skip(1) {
+            write!(f, "  {cell:>w$}")?;
+        }
+        writeln!(f)?;
+    }
+    Ok(())
+}
+
+fn write_lengths(f: &mut fmt::Formatter<'_>, label: &str, lengths: &Histogram) -> fmt::Result {
+    match lengths.is_empty() {
+        true => Ok(()),
+        false => writeln!(f, "  {label}: {lengths}"),
+    }
+}
+
+fn write_examples(f: &mut fmt::Formatter<'_>, label: &str, tally: &Tally) -> fmt::Result {
+    for example in &tally.examples {
+        writeln!(f, "  {label}: {example}")?;
+    }
+    let more = tally.records.saturating_sub(tally.examples.len() as u64);
+    if more > 0 {
+        writeln!(f, "  {label}: {more} more")?;
+    }
+    Ok(())
+}
