@@ -1,30 +1,41 @@
 //! The prepared shard: tokenized samples as one safetensors file.
 //!
 //! ```text
-//! offsets   u64 [samples + 1]   where each sample's tokens start, then the number of tokens
-//! hashes    u64 [samples]       of the content, before the template: equal records hash equal
-//! positions u64 [samples]       the line, or the record's or row's number, from 1
-//! objects   u32 [samples]       index into the header's list of objects
-//! sums      f32 [samples]       sum of the weights
-//! tokens    u32 [tokens]
-//! weights   f32 [tokens]        of each token as a target; a document's first is never one: 0
-//! header    JSON under the metadata key `muster`: format version, fingerprint, objects
+//! offsets      u64 [samples + 1]  where each sample's tokens start, then the number of tokens
+//! hashes       u64 [samples]      of the content, before the template: equal records hash equal
+//! positions    u64 [samples]      the line, or the record's or row's number, from 1
+//! objects      u32 [samples]      index into the header's list of objects
+//! records      u32 [samples]      index of the record that it was made of
+//! sums         f32 [samples]      sum of the weights
+//! targets      u32 [samples]      tokens that have a weight
+//! contents     u64 [records]      these six are the records' features
+//! settings     u64 [records]
+//! instructions u64 [records]      0 where there is no exchange, in `settings` and `answers` too
+//! answers      u64 [records]
+//! flaws        u8  [records]      1: looping, 2: incomplete
+//! signatures   u8  [128, records] place by place, so that a band of them is one piece
+//! tokens       u32 [tokens]
+//! weights      f32 [tokens]       of each token as a target; a document's first is never one: 0
+//! header       JSON under the metadata key `muster`: format version, fingerprint, objects
 //! ```
 //!
-//! The tensors that a plan needs stand first, and equal input gives equal bytes. Nothing here knows
-//! a tokenizer.
+//! Equal input gives equal bytes. Nothing here knows a tokenizer.
 
+mod features;
 mod shard;
 mod writer;
 
 use safetensors::tensor::SafeTensorError;
 use serde::{Deserialize, Serialize};
 
+use crate::receipt::Place;
+
+pub use features::{Exchange, Features, Flaws, SIGNATURE, Signature};
 pub use shard::Shard;
 pub use writer::Writer;
 
 /// The layout above. A shard of another version is refused, and prepared anew.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 const HEADER_KEY: &str = "muster";
 
@@ -81,6 +92,11 @@ impl Sample {
             weight: weight_sum(&self.weights),
             hash: self.hash,
         }
+    }
+
+    /// How many of its tokens are targets.
+    pub fn targets(&self) -> usize {
+        self.weights.iter().filter(|&&weight| weight > 0.0).count()
     }
 }
 
@@ -143,6 +159,15 @@ pub enum Unit {
 }
 
 impl Unit {
+    /// The place of a record, as far as its position tells.
+    pub fn place(self, position: u64) -> Place {
+        match self {
+            Unit::Line => Place::line(position),
+            Unit::Record => Place::record(position),
+            Unit::Row => Place::Row { row: position },
+        }
+    }
+
     fn label(self) -> &'static str {
         match self {
             Unit::Line => "line",

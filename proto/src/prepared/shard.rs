@@ -1,12 +1,17 @@
 //! From a shard's bytes to samples; nothing of what they claim is believed unchecked.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use bytes::Bytes;
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde::Deserialize;
 
-use super::{Error, FORMAT_VERSION, HEADER_KEY, Header, Meta, Object, Sample, weights_flaw};
+use super::{
+    Error, Exchange, FORMAT_VERSION, Flaws, HEADER_KEY, Header, Meta, Object, SIGNATURE, Sample,
+    weights_flaw,
+};
+use crate::receipt::Place;
 
 /// A prepared shard that was read and checked; tokens are decoded on demand.
 #[derive(Clone, Debug)]
@@ -20,7 +25,15 @@ pub struct Shard {
     hashes: Vec<u64>,
     positions: Vec<u64>,
     sample_objects: Vec<u32>,
+    sample_records: Vec<u32>,
     sums: Vec<f32>,
+    targets: Vec<u32>,
+    contents: Vec<u64>,
+    settings: Vec<u64>,
+    instructions: Vec<u64>,
+    answers: Vec<u64>,
+    flaws: Vec<u8>,
+    signatures_at: usize,
 }
 
 impl Shard {
@@ -46,7 +59,15 @@ impl Shard {
             hashes: u64s(part("hashes", Dtype::U64)?),
             positions: u64s(part("positions", Dtype::U64)?),
             sample_objects: u32s(part("objects", Dtype::U32)?),
+            sample_records: u32s(part("records", Dtype::U32)?),
             sums: f32s(part("sums", Dtype::F32)?),
+            targets: u32s(part("targets", Dtype::U32)?),
+            contents: u64s(part("contents", Dtype::U64)?),
+            settings: u64s(part("settings", Dtype::U64)?),
+            instructions: u64s(part("instructions", Dtype::U64)?),
+            answers: u64s(part("answers", Dtype::U64)?),
+            flaws: part("flaws", Dtype::U8)?.to_vec(),
+            signatures_at: at("signatures"),
             tokens_at: at("tokens"),
             weights_at: at("weights"),
             fingerprint: header.fingerprint,
@@ -54,6 +75,12 @@ impl Shard {
             bytes: bytes.clone(),
         };
         shard.check(tokens, part("weights", Dtype::F32)?.len() / 4)?;
+        let signatures = tensors.tensor("signatures");
+        let shape = signatures.as_ref().map(|view| (view.dtype(), view.shape()));
+        let wanted = [SIGNATURE, shard.records()];
+        if !shape.as_ref().is_ok_and(|found| *found == (Dtype::U8, &wanted[..])) {
+            return Err(Error::Inconsistent(format!("no tensor `signatures` of {wanted:?} bytes")));
+        }
         Ok(shard)
     }
 
@@ -109,6 +136,53 @@ impl Shard {
         Some(format!("{}, {} {position}", object.name, object.unit.label()))
     }
 
+    /// Where a sample comes from, without its object.
+    pub fn place(&self, index: usize) -> Option<Place> {
+        Some(self.object(index)?.unit.place(self.positions[index]))
+    }
+
+    /// How many of a sample's tokens are targets.
+    pub fn targets(&self, index: usize) -> Option<u32> {
+        self.targets.get(index).copied()
+    }
+
+    /// Records in the shard: each made one sample, or a few.
+    pub fn records(&self) -> usize {
+        self.contents.len()
+    }
+
+    /// The record that a sample is made of; a record's samples follow each other.
+    pub fn record(&self, index: usize) -> Option<usize> {
+        self.sample_records.get(index).map(|&record| record as usize)
+    }
+
+    /// The hash of a record's content.
+    pub fn content(&self, record: usize) -> Option<u64> {
+        self.contents.get(record).copied()
+    }
+
+    /// A record's question and answer, where it has them.
+    pub fn exchange(&self, record: usize) -> Option<Exchange> {
+        let instruction = *self.instructions.get(record).filter(|&&hash| hash != 0)?;
+        let (setting, answer) = (self.settings[record], self.answers[record]);
+        Some(Exchange { setting, instruction, answer })
+    }
+
+    /// What is wrong with a record's answer.
+    pub fn flaws(&self, record: usize) -> Option<Flaws> {
+        Flaws::from_bits(*self.flaws.get(record)?)
+    }
+
+    /// Some places of all records' signatures, place by place.
+    ///
+    /// # Panics
+    /// If there are no such places.
+    pub fn signatures(&self, places: Range<usize>) -> &[u8] {
+        assert!(places.start <= places.end && places.end <= SIGNATURE, "{places:?}");
+        let at = |place: usize| self.signatures_at + place * self.records();
+        &self.bytes[at(places.start)..at(places.end)]
+    }
+
     fn check(&self, tokens: usize, weights: usize) -> Result<(), Error> {
         let flaw = |text: String| Err(Error::Inconsistent(text));
         let samples = self.len();
@@ -119,11 +193,17 @@ impl Shard {
             ("offsets", self.offsets.len(), samples + 1),
             ("positions", self.positions.len(), samples),
             ("objects", self.sample_objects.len(), samples),
+            ("record indices", self.sample_records.len(), samples),
             ("sums", self.sums.len(), samples),
+            ("targets", self.targets.len(), samples),
+            ("settings", self.settings.len(), self.records()),
+            ("instructions", self.instructions.len(), self.records()),
+            ("answers", self.answers.len(), self.records()),
+            ("flaws", self.flaws.len(), self.records()),
         ];
         for (name, found, wanted) in lengths {
             if found != wanted {
-                return flaw(format!("{found} {name} for {samples} samples, not {wanted}"));
+                return flaw(format!("{found} {name}, not {wanted}"));
             }
         }
         let ends = (self.offsets[0], self.offsets[samples]);
@@ -133,6 +213,15 @@ impl Shard {
         let objects = self.objects.len();
         if let Some(&object) = self.sample_objects.iter().find(|&&o| o as usize >= objects) {
             return flaw(format!("a sample of object {object}, but {objects} objects"));
+        }
+        if let Some(bits) = self.flaws.iter().find(|&&bits| Flaws::from_bits(bits).is_none()) {
+            return flaw(format!("the flaws {bits:#b}"));
+        }
+        // Every record has a sample, and none comes twice.
+        let mut records = self.sample_records.clone();
+        records.dedup();
+        if !records.iter().copied().eq(0..self.records() as u32) {
+            return flaw(format!("records out of order, or not {} of them", self.records()));
         }
         for index in 0..samples {
             let (from, to) = (self.offsets[index] as usize, self.offsets[index + 1] as usize);

@@ -19,11 +19,26 @@ fn samples() -> Vec<Sample> {
     ]
 }
 
+/// A text's features, and an exchange's.
+fn features(n: u8) -> Features {
+    let hash = 1000 * u64::from(n);
+    let exchange = Exchange { setting: 7, instruction: hash + 1, answer: hash + 2 };
+    Features {
+        content: hash,
+        exchange: (n > 0).then_some(exchange),
+        flaws: Flaws { looping: n == 1, incomplete: n > 0 },
+        signature: Signature(std::array::from_fn(|place| n.wrapping_mul(31) ^ place as u8)),
+    }
+}
+
+/// Two records: the first made one sample, the second two.
 fn bytes_of(samples: &[Sample]) -> Vec<u8> {
     let mut writer = Writer::new("f00d");
     writer.object(Object { name: "a.json".into(), source: 0, unit: Unit::Record });
+    writer.record(features(0));
     writer.push(&samples[0]);
     writer.object(Object { name: "s3://d/7.jsonl".into(), source: 1, unit: Unit::Line });
+    writer.record(features(1));
     samples[1..].iter().for_each(|sample| writer.push(sample));
     writer.finish()
 }
@@ -44,6 +59,28 @@ fn shard_gives_back_what_was_written() {
     assert_eq!(shard.origin(2).as_deref(), Some("s3://d/7.jsonl, line 40"));
     assert_eq!(shard.object(2).map(|object| object.source), Some(1));
     assert_eq!(shard.fingerprint(), "f00d");
+    let targets: Vec<u32> = (0..3).filter_map(|i| shard.targets(i)).collect();
+    assert_eq!(targets, [1, 1, 3]);
+    assert_eq!((shard.place(0), shard.place(2)), (Some(Place::record(1)), Some(Place::line(40))));
+}
+
+#[test]
+fn shard_gives_back_the_features_of_its_records() {
+    let shard = Shard::parse(bytes_of(&samples()).into()).expect("our own bytes");
+    assert_eq!(shard.records(), 2);
+    let records: Vec<usize> = (0..3).filter_map(|i| shard.record(i)).collect();
+    assert_eq!(records, [0, 1, 1]);
+    for record in 0..2 {
+        let wanted = features(record as u8);
+        assert_eq!(shard.content(record), Some(wanted.content));
+        assert_eq!(shard.exchange(record), wanted.exchange);
+        assert_eq!(shard.flaws(record), Some(wanted.flaws));
+        let places = (0..SIGNATURE).map(|place| shard.signatures(place..place + 1)[record]);
+        assert!(places.eq(wanted.signature.0));
+    }
+    let band = shard.signatures(5..7);
+    assert_eq!(band, [5, 31 ^ 5, 6, 31 ^ 6]);
+    assert_eq!((shard.content(2), shard.exchange(2), shard.flaws(2)), (None, None, None));
 }
 
 #[test]
@@ -90,10 +127,10 @@ fn foreign_and_future_files_are_refused_by_name() {
     assert!(error.to_string().contains("no `muster` in its metadata"), "{error}");
 
     let text = String::from_utf8_lossy(&bytes_of(&samples())).into_owned();
-    assert!(text.contains(r#"\"version\":1"#));
+    assert!(text.contains(r#"\"version\":2"#));
     let mut bytes = bytes_of(&samples());
-    let at = text.find(r#"\"version\":1"#).expect("found above") + r#"\"version\":"#.len();
-    bytes[at] = b'2';
+    let at = text.find(r#"\"version\":2"#).expect("found above") + r#"\"version\":"#.len();
+    bytes[at] = b'3';
     let error = Shard::parse(bytes.into()).expect_err("a future shard");
-    assert!(matches!(error, Error::Version { found: 2 }), "{error}");
+    assert!(matches!(error, Error::Version { found: 3 }), "{error}");
 }

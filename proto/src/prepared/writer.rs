@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use safetensors::tensor::{Dtype, TensorView};
 
-use super::{FORMAT_VERSION, HEADER_KEY, Header, Object, Sample, weight_sum, weights_flaw};
+use super::{
+    Exchange, FORMAT_VERSION, Features, HEADER_KEY, Header, Object, SIGNATURE, Sample, weight_sum,
+    weights_flaw,
+};
 
 /// Collects samples and writes them as one shard.
 #[derive(Debug)]
@@ -14,7 +17,10 @@ pub struct Writer {
     hashes: Vec<u64>,
     positions: Vec<u64>,
     objects: Vec<u32>,
+    records: Vec<u32>,
     sums: Vec<f32>,
+    targets: Vec<u32>,
+    features: Vec<Features>,
     tokens: Vec<u32>,
     weights: Vec<f32>,
 }
@@ -32,7 +38,10 @@ impl Writer {
             hashes: Vec::new(),
             positions: Vec::new(),
             objects: Vec::new(),
+            records: Vec::new(),
             sums: Vec::new(),
+            targets: Vec::new(),
+            features: Vec::new(),
             tokens: Vec::new(),
             weights: Vec::new(),
         }
@@ -43,14 +52,22 @@ impl Writer {
         self.header.objects.push(object);
     }
 
-    /// Adds a sample of the object named last.
+    /// Begins a record of the object named last: the samples pushed from now on are made of it.
+    pub fn record(&mut self, features: Features) {
+        self.features.push(features);
+    }
+
+    /// Adds a sample of the record begun last.
     ///
     /// # Panics
-    /// If no object was named, or the sample breaks the layout's rules: those are errors of the
-    /// caller.
+    /// If no object was named or no record was begun, or the sample breaks the layout's rules:
+    /// those are errors of the caller.
     pub fn push(&mut self, sample: &Sample) {
-        let Some(object) = self.header.objects.len().checked_sub(1) else {
-            panic!("an object is named before its samples");
+        let last = |len: usize| len.checked_sub(1).map(|last| last as u32);
+        let (Some(object), Some(record)) =
+            (last(self.header.objects.len()), last(self.features.len()))
+        else {
+            panic!("an object is named, and a record begun, before its samples");
         };
         assert_eq!(sample.tokens.len(), sample.weights.len());
         if let Some(flaw) = weights_flaw(&sample.weights) {
@@ -61,8 +78,10 @@ impl Writer {
         self.offsets.push(self.tokens.len() as u64);
         self.hashes.push(sample.hash);
         self.positions.push(sample.position);
-        self.objects.push(object as u32);
+        self.objects.push(object);
+        self.records.push(record);
         self.sums.push(weight_sum(&sample.weights));
+        self.targets.push(sample.targets() as u32);
     }
 
     /// Samples so far.
@@ -77,28 +96,73 @@ impl Writer {
 
     /// The shard's bytes.
     pub fn finish(self) -> Vec<u8> {
-        let samples = self.hashes.len();
-        let tokens = self.tokens.len();
         let parts = [
-            ("offsets", Dtype::U64, samples + 1, le(&self.offsets, u64::to_le_bytes)),
-            ("hashes", Dtype::U64, samples, le(&self.hashes, u64::to_le_bytes)),
-            ("positions", Dtype::U64, samples, le(&self.positions, u64::to_le_bytes)),
-            ("objects", Dtype::U32, samples, le(&self.objects, u32::to_le_bytes)),
-            ("sums", Dtype::F32, samples, le(&self.sums, f32::to_le_bytes)),
-            ("tokens", Dtype::U32, tokens, le(&self.tokens, u32::to_le_bytes)),
-            ("weights", Dtype::F32, tokens, le(&self.weights, f32::to_le_bytes)),
+            part("offsets", Dtype::U64, &self.offsets, u64::to_le_bytes),
+            part("hashes", Dtype::U64, &self.hashes, u64::to_le_bytes),
+            part("positions", Dtype::U64, &self.positions, u64::to_le_bytes),
+            part("objects", Dtype::U32, &self.objects, u32::to_le_bytes),
+            part("records", Dtype::U32, &self.records, u32::to_le_bytes),
+            part("sums", Dtype::F32, &self.sums, f32::to_le_bytes),
+            part("targets", Dtype::U32, &self.targets, u32::to_le_bytes),
+            self.of_records("contents", |record| record.content),
+            self.of_records("settings", |record| hash_in(record, |said| said.setting)),
+            self.of_records("instructions", |record| hash_in(record, |said| said.instruction)),
+            self.of_records("answers", |record| hash_in(record, |said| said.answer)),
+            self.flaws(),
+            self.signatures(),
+            part("tokens", Dtype::U32, &self.tokens, u32::to_le_bytes),
+            part("weights", Dtype::F32, &self.weights, f32::to_le_bytes),
         ];
-        let views = parts.iter().map(|(name, dtype, len, data)| {
-            let view = TensorView::new(*dtype, vec![*len], data);
-            (*name, view.expect("each part has its length's bytes"))
+        let views = parts.iter().map(|Part { name, dtype, shape, data }| {
+            let view = TensorView::new(*dtype, shape.clone(), data);
+            (*name, view.expect("each part has its shape's bytes"))
         });
         let header = serde_json::to_string(&self.header).expect("a header is plain JSON");
         // One key only: the order of several would differ between processes.
         let metadata = HashMap::from([(HEADER_KEY.to_owned(), header)]);
         safetensors::serialize(views, Some(metadata)).expect("the views are valid")
     }
+
+    fn of_records(&self, name: &'static str, hash: fn(&Features) -> u64) -> Part {
+        let hashes: Vec<u64> = self.features.iter().map(hash).collect();
+        part(name, Dtype::U64, &hashes, u64::to_le_bytes)
+    }
+
+    fn flaws(&self) -> Part {
+        let bits: Vec<u8> = self.features.iter().map(|record| record.flaws.to_bits()).collect();
+        part("flaws", Dtype::U8, &bits, u8::to_le_bytes)
+    }
+
+    fn signatures(&self) -> Part {
+        let records = self.features.len();
+        let place = |place| self.features.iter().map(move |record| record.signature.0[place]);
+        Part {
+            name: "signatures",
+            dtype: Dtype::U8,
+            shape: vec![SIGNATURE, records],
+            data: (0..SIGNATURE).flat_map(place).collect(),
+        }
+    }
 }
 
-fn le<T: Copy, const N: usize>(values: &[T], to_bytes: fn(T) -> [u8; N]) -> Vec<u8> {
-    values.iter().flat_map(|&value| to_bytes(value)).collect()
+/// A tensor as it is written.
+struct Part {
+    name: &'static str,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    data: Vec<u8>,
+}
+
+fn part<T: Copy, const N: usize>(
+    name: &'static str,
+    dtype: Dtype,
+    values: &[T],
+    to_bytes: fn(T) -> [u8; N],
+) -> Part {
+    let data = values.iter().flat_map(|&value| to_bytes(value)).collect();
+    Part { name, dtype, shape: vec![values.len()], data }
+}
+
+fn hash_in(record: &Features, hash: fn(&Exchange) -> u64) -> u64 {
+    record.exchange.as_ref().map_or(0, hash)
 }
