@@ -14,6 +14,7 @@ pub mod draft;
 mod error;
 mod keys;
 pub mod location;
+mod quality;
 mod resolve;
 mod resume;
 mod unsupported;
@@ -31,6 +32,7 @@ pub use check::schema;
 pub use draft::Draft;
 pub use error::{Error, Problem};
 pub use location::{Location, Scheme};
+pub use quality::{Check, Quality};
 pub use resume::compatible_for_resume;
 pub use value::{
     Adapter, AdapterKind, AdapterTargets, Checkpoint, Dtype, EvalEvery, Format, Init, MicroBatch,
@@ -77,6 +79,8 @@ pub struct Data {
     pub train: Vec<Source>,
     /// What the model is evaluated on, and when.
     pub eval: Eval,
+    /// What is looked for in them before anything is trained.
+    pub quality: Quality<Source>,
     /// The longest sample, and the length of a pack.
     pub max_tokens: u32,
     /// What happens to a longer one.

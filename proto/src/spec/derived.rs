@@ -27,12 +27,18 @@ impl Spec {
 }
 
 impl Data {
-    /// Every source whose records are prepared: those to train on, then those that are only evaluated.
+    /// Every source whose records are prepared: those to train on, then those that are only
+    /// evaluated, then the benchmarks.
     pub fn sources(&self) -> Vec<&Source> {
-        let evaluated: &[Source] = match &self.eval.on {
+        let others = self.evaluated().iter().chain(&self.quality.benchmarks);
+        self.train.iter().chain(others).collect()
+    }
+
+    /// The sources that are only evaluated.
+    pub fn evaluated(&self) -> &[Source] {
+        match &self.eval.on {
             EvalOn::Sources(sources) => sources,
             EvalOn::Nothing | EvalOn::Holdout(_) => &[],
-        };
-        self.train.iter().chain(evaluated).collect()
+        }
     }
 }

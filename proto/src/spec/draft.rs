@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::quality::Quality;
 use super::value::{
     Adapter, Checkpoint, Dtype, EvalEvery, Format, Init, Roles, SaveDtype, TooLong, Train, TrainOn,
 };
@@ -83,6 +84,10 @@ pub struct Data {
     /// What the model is evaluated on, and when.
     #[serde(default)]
     pub eval: Eval,
+    /// What is looked for in the training data before anything is trained, and what follows from
+    /// finding it: `off`, `report` or `filter`.
+    #[serde(default)]
+    pub quality: Quality<Source>,
     /// The longest sample, and the length of a pack.
     #[serde(default = "default_max_tokens")]
     #[schemars(range(min = 2, max = 1048576))]

@@ -8,6 +8,7 @@ use chrono::NaiveDate;
 use super::draft::{self, Draft};
 use super::error::{Error, Problem};
 use super::location::Location;
+use super::quality::{Check, Quality};
 use super::value::{EvalEvery, Format, MicroBatch, Train};
 use super::{
     Amount, ChatTemplate, Data, Eval, EvalOn, Model, Source, Spec, Workers, check, keys, yaml,
@@ -144,11 +145,13 @@ impl Resolver<'_> {
             self.refuse(Problem::new(field, what).hint("give every source a `share`, or none"));
         }
         let eval = self.eval(&draft.eval);
+        let quality = self.quality(&draft.quality);
         let chat_template = self.chat_template(&draft.chat_template);
         let date = draft.date.as_deref().and_then(|text| self.date(text));
         Some(Data {
             train: train?,
             eval: eval?,
+            quality: quality?,
             max_tokens: draft.max_tokens,
             too_long: draft.too_long,
             max_dropped: draft.max_dropped,
@@ -224,13 +227,7 @@ impl Resolver<'_> {
                 return None;
             }
             (_, Some(sources)) => {
-                for (index, source) in sources.iter().enumerate() {
-                    if source.share.is_some() || source.repeat.is_some_and(|repeat| repeat != 1.0) {
-                        let field = format!("data.eval.sources[{index}]");
-                        let what = "has a `repeat` or `share`, but is evaluated once as it is";
-                        self.refuse(Problem::new(field, what).hint("leave it out"));
-                    }
-                }
+                self.refuse_amounts("data.eval.sources", sources, "is evaluated once as it is");
                 EvalOn::Sources(self.sources("data.eval.sources", sources)?)
             }
             (Some(share), None) if share > 0.0 => EvalOn::Holdout(share),
@@ -243,6 +240,29 @@ impl Resolver<'_> {
             (_, None) => EvalOn::Nothing,
         };
         Some(Eval { on, every: draft.every, at_start: draft.at_start })
+    }
+
+    fn quality(&mut self, draft: &Quality<draft::Source>) -> Option<Quality<Source>> {
+        let field = "data.quality.benchmarks";
+        self.refuse_amounts(field, &draft.benchmarks, "is never trained");
+        if draft.contamination == Check::Off && !draft.benchmarks.is_empty() {
+            let what = "names sources that nothing is compared with";
+            let hint = "write `contamination: report` or `filter`, or leave `benchmarks` out";
+            self.refuse(Problem::new(field, what).hint(hint));
+        }
+        let benchmarks = self.sources(field, &draft.benchmarks)?;
+        Some(draft.with_benchmarks(benchmarks))
+    }
+
+    /// Refuses amounts of sources that are not trained on.
+    fn refuse_amounts(&mut self, field: &str, sources: &[draft::Source], but: &str) {
+        for (index, source) in sources.iter().enumerate() {
+            if source.share.is_some() || source.repeat.is_some_and(|repeat| repeat != 1.0) {
+                let what = format!("has a `repeat` or `share`, but {but}");
+                let problem = Problem::new(format!("{field}[{index}]"), what);
+                self.refuse(problem.hint("leave it out"));
+            }
+        }
     }
 
     fn chat_template(&mut self, text: &str) -> Option<ChatTemplate> {

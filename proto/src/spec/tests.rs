@@ -1,5 +1,7 @@
 //! What a spec is taken for, and how it is refused.
 
+mod quality;
+
 use super::*;
 
 const EXAMPLE: &str = include_str!("../../../deploy/specs/smollm2-alpaca.yaml");
@@ -36,6 +38,15 @@ data:
     sources: [{source: e.jsonl, format: messages}]
     every: 25
     at_start: false
+  quality:
+    duplicates: filter
+    near_duplicates: off
+    contradictions: filter
+    loops: off
+    incomplete: filter
+    contamination: filter
+    similarity: 0.75
+    benchmarks: [{source: bench/*.jsonl, format: completion, fields: {prompt: question}}]
   max_tokens: 4096
   too_long: truncate
   max_dropped: 0.5
@@ -165,6 +176,13 @@ fn every_key_is_read() {
     };
     assert_eq!(sources[0].location.to_string(), "/specs/e.jsonl");
     assert_eq!((data.eval.every, data.eval.at_start), (EvalEvery::Steps(25), false));
+    let quality = &data.quality;
+    assert_eq!((quality.duplicates, quality.loops), (Check::Filter, Check::Off));
+    assert_eq!(quality.similarity, 0.75);
+    assert_eq!(quality.benchmarks[0].location.to_string(), "/specs/bench/*.jsonl");
+    let listed: Vec<String> =
+        data.sources().iter().map(|source| source.location.to_string()).collect();
+    assert_eq!(listed[3..], ["/specs/e.jsonl", "/specs/bench/*.jsonl"]);
     let template = Location::File("/specs/mine.jinja".into());
     assert_eq!(data.chat_template, ChatTemplate::File(template));
     let depth = serde_json::json!({"of": [1, null, 2.5]});
@@ -257,6 +275,8 @@ fn keys_of_other_tools_are_refused_by_name_at_any_level() {
         ("lora_r", "`model.adapter"),
         ("val_set_size", "`data.eval"),
         ("output_dir", "`output`"),
+        ("dataset_exact_deduplication", "`data.quality: {duplicates: filter}`"),
+        ("decontaminate", "`data.quality: {contamination: filter"),
     ];
     for (key, hint) in keys {
         let places = [

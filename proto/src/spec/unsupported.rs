@@ -5,7 +5,7 @@
 use super::error::Problem;
 use super::location::Location;
 use super::value::Dtype;
-use super::{Amount, ChatTemplate, EvalOn, Source, Spec};
+use super::{Amount, ChatTemplate, Spec};
 
 /// Everything that `spec` asks for in vain.
 pub(super) fn list(spec: &Spec) -> Vec<Problem> {
@@ -25,11 +25,12 @@ pub(super) fn list(spec: &Spec) -> Vec<Problem> {
     if spec.model.adapter.is_some() {
         refuse("model.adapter", "of kind `lora`", "leave it out to train every parameter");
     }
-    let eval: &[Source] = match &spec.data.eval.on {
-        EvalOn::Sources(sources) => sources,
-        EvalOn::Nothing | EvalOn::Holdout(_) => &[],
-    };
-    for (list, sources) in [("data.train", &spec.data.train[..]), ("data.eval.sources", eval)] {
+    let lists = [
+        ("data.train", &spec.data.train[..]),
+        ("data.eval.sources", spec.data.evaluated()),
+        ("data.quality.benchmarks", &spec.data.quality.benchmarks),
+    ];
+    for (list, sources) in lists {
         for (index, source) in sources.iter().enumerate() {
             let field = format!("{list}[{index}]");
             if let Location::Url { scheme, .. } = &source.location {

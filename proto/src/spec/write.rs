@@ -29,6 +29,9 @@ impl From<&Spec> for Draft {
                     every: data.eval.every,
                     at_start: data.eval.at_start,
                 },
+                quality: data
+                    .quality
+                    .with_benchmarks(data.quality.benchmarks.iter().map(source).collect()),
                 max_tokens: data.max_tokens,
                 too_long: data.too_long,
                 max_dropped: data.max_dropped,
