@@ -21,8 +21,8 @@ pub struct Features {
     pub signature: Signature,
 }
 
-/// Hashes of a record's last answer and of all that comes before it, whatever their case and white
-/// space.
+/// Hashes of a record's last answer and of all that comes before it, whatever their case, white
+/// space and punctuation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exchange {
     /// What frames the question: system message and tools.

@@ -3,6 +3,7 @@
 //! ```text
 //! bytes --container--> raw records --record--> Record --template, spans--> text + trained bytes
 //!       --encode--> Sample (tokens, weights)
+//!       --quality--> Features (hashes, flaws, MinHash signature)
 //! Sample --proto::prepared--> shard ... shard --batch--> Batch (tokens, document starts, targets)
 //! ```
 //!
@@ -22,6 +23,7 @@ mod marks;
 mod options;
 mod prepare;
 mod python;
+mod quality;
 mod record;
 mod show;
 mod spans;
@@ -37,7 +39,8 @@ pub use conversation::{Conversation, Message, Role};
 pub use detect::{DetectError, Detection, detect};
 pub use folder::{Folder, FolderError};
 pub use options::{ChatTemplate, Format, Options, SourceOptions, TooLong, TrainOn};
-pub use prepare::{PrepareError, Prepared, Preparer};
+pub use prepare::{PrepareError, Prepared, PreparedRecord, Preparer};
+pub use quality::features;
 pub use record::{Record, Reject, Shape};
 pub use show::bracketed;
 pub use spans::Marked;

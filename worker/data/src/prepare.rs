@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use proto::prepared::{Sample, Unit};
+use proto::prepared::{Features, Sample, Unit};
 use proto::receipt::{Counts, Example, Place, Reason};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -15,6 +15,7 @@ use super::detect::{DetectError, Detection, detect};
 use super::encode::{Encoder, chunks};
 use super::folder::Folder;
 use super::options::{ChatTemplate, Format, Options, SourceOptions, TooLong};
+use super::quality::features;
 use super::record::{Record, Reject, Shape};
 use super::spans::trained;
 use super::template::{ALPACA, CHATML, Template, TemplateError, hex};
@@ -78,11 +79,20 @@ pub enum PrepareError {
     },
 }
 
+/// An eligible record, prepared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PreparedRecord {
+    /// What the quality checks know of it.
+    pub features: Features,
+    /// One of a conversation, one of each chunk of a text; at least one.
+    pub samples: Vec<Sample>,
+}
+
 /// What became of an object.
 #[derive(Clone, Debug)]
 pub struct Prepared {
-    /// In the order of the records.
-    pub samples: Vec<Sample>,
+    /// In the order of the object.
+    pub records: Vec<PreparedRecord>,
     /// What the samples' positions count.
     pub unit: Unit,
     /// Every record, accounted for.
@@ -110,9 +120,16 @@ struct Grown {
     tokenizer: Vec<u8>,
 }
 
-/// A record's samples, and how many tokens were cut off them.
+impl Prepared {
+    /// All records' samples.
+    pub fn samples(&self) -> impl Iterator<Item = &Sample> {
+        self.records.iter().flat_map(|record| &record.samples)
+    }
+}
+
+/// A record, and how many tokens were cut off it.
 struct Made {
-    samples: Vec<Sample>,
+    record: PreparedRecord,
     tokens_cut: u64,
 }
 
@@ -213,8 +230,8 @@ impl Preparer {
         let detection = detect(object, container, &raws, source)?;
         let settled = || Shape::new(source, source.format);
         let shape = detection.as_ref().map_or_else(settled, |found| found.shape(source));
-        let (samples, counts) = self.records(object, raws, &shape)?;
-        Ok(Prepared { samples, unit: container.unit(), counts, detection })
+        let (records, counts) = self.records(object, raws, &shape)?;
+        Ok(Prepared { records, unit: container.unit(), counts, detection })
     }
 
     /// Prepares records whose format is settled: a whole object's, or a raw shard's.
@@ -226,7 +243,7 @@ impl Preparer {
         object: &str,
         raws: Vec<Raw<'_>>,
         shape: &Shape,
-    ) -> Result<(Vec<Sample>, Counts), PrepareError> {
+    ) -> Result<(Vec<PreparedRecord>, Counts), PrepareError> {
         if raws.is_empty() {
             return Ok(Default::default());
         }
@@ -238,7 +255,7 @@ impl Preparer {
             (raw.place, made.and_then(|record| self.sample(record, raw.place.position())))
         };
         let made: Vec<(Place, Result<Made, Reject>)> = raws.into_par_iter().map(make).collect();
-        let mut samples = Vec::with_capacity(made.len());
+        let mut records = Vec::with_capacity(made.len());
         let mut counts = Counts::default();
         for (place, made) in made {
             let example = |reason: &str| Example {
@@ -265,12 +282,12 @@ impl Preparer {
                         let cut = format!("{} tokens cut off", made.tokens_cut);
                         counts.truncated.count(example(&cut), made.tokens_cut);
                     }
-                    counts.add_samples(&made.samples);
-                    samples.extend(made.samples);
+                    counts.add_samples(&made.record.samples);
+                    records.push(made.record);
                 }
             }
         }
-        Ok((samples, counts))
+        Ok((records, counts))
     }
 
     fn must_fail(&self, reject: &Reject) -> bool {
@@ -279,36 +296,34 @@ impl Preparer {
 
     fn sample(&self, record: Record, position: u64) -> Result<Made, Reject> {
         let missing = |error: PrepareError| Reject::new(Reason::Malformed, error.to_string());
-        let ((tokens, weights), hash) = match record {
+        let hash = record.hash();
+        let features = features(&record, hash);
+        let (tokens, weights) = match record {
             Record::Conversation(conversation) => {
                 let template = self.template.as_ref();
                 let template = template.ok_or_else(|| missing(PrepareError::NoTemplate))?;
-                let hash = conversation.hash();
                 let conversation = self.calls.fit(conversation)?;
                 let (train_on, stops) = (self.options.train_on, self.encoder.stops());
                 let marked = trained(template, &conversation, train_on, stops)?;
-                (self.encoder.conversation(&marked)?, hash)
+                self.encoder.conversation(&marked)?
             }
             Record::Completion { prompt, completion } => {
                 self.encoder.eos().ok_or_else(|| missing(PrepareError::NoEndToken))?;
-                let prompt_and = serde_json::json!([prompt, completion]).to_string();
-                let hash = xxhash_rust::xxh3::xxh3_64(prompt_and.as_bytes());
-                (self.encoder.completion(&prompt, &completion)?, hash)
+                self.encoder.completion(&prompt, &completion)?
             }
             Record::Text(text) => {
                 self.encoder.eos().ok_or_else(|| missing(PrepareError::NoEndToken))?;
                 let tokens = self.encoder.text(&text)?;
-                return Ok(Made {
-                    samples: chunks(&tokens, self.options.max_tokens, position),
-                    tokens_cut: 0,
-                });
+                let samples = chunks(&tokens, self.options.max_tokens, position);
+                return Ok(Made { record: PreparedRecord { features, samples }, tokens_cut: 0 });
             }
         };
-        self.limit(Sample { tokens, weights, hash, position })
+        let (sample, tokens_cut) = self.limit(Sample { tokens, weights, hash, position })?;
+        Ok(Made { record: PreparedRecord { features, samples: vec![sample] }, tokens_cut })
     }
 
-    /// Applies `max_tokens`.
-    fn limit(&self, mut sample: Sample) -> Result<Made, Reject> {
+    /// Applies `max_tokens`, and tells how many tokens were cut off.
+    fn limit(&self, mut sample: Sample) -> Result<(Sample, u64), Reject> {
         let (length, max_tokens) = (sample.tokens.len(), self.options.max_tokens);
         if length > max_tokens {
             let too_long =
@@ -327,7 +342,8 @@ impl Preparer {
         if sample.weights.iter().all(|&weight| weight == 0.0) {
             return Err(Reject::new(Reason::Untrained, "no token would be trained"));
         }
-        Ok(Made { tokens_cut: (length - sample.tokens.len()) as u64, samples: vec![sample] })
+        let tokens_cut = (length - sample.tokens.len()) as u64;
+        Ok((sample, tokens_cut))
     }
 
     /// The last token of an answer, found by rendering one.

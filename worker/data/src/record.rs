@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 
 use proto::receipt::Reason;
 use serde_json::{Map, Value};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::container::{Body, json_error};
 use super::conversation::{Conversation, Message, Role};
@@ -59,6 +60,20 @@ pub enum Record {
     },
     /// All of it is trained; no template.
     Text(String),
+}
+
+impl Record {
+    /// Of the content, not of how it is rendered or weighted: equal records hash equal.
+    pub fn hash(&self) -> u64 {
+        match self {
+            Record::Conversation(conversation) => conversation.hash(),
+            Record::Completion { prompt, completion } => {
+                let both = serde_json::json!([prompt, completion]).to_string();
+                xxh3_64(both.as_bytes())
+            }
+            Record::Text(text) => xxh3_64(text.as_bytes()),
+        }
+    }
 }
 
 /// How to read a source's records: its options with the format settled.

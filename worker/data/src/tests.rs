@@ -69,7 +69,7 @@ fn shown(preparer: &Preparer, lines: &str) -> (Vec<String>, Counts) {
     let prepared = preparer.prepare("d.jsonl", lines.as_bytes(), &source).expect("readable");
     assert!(prepared.counts.is_balanced(), "{:?}", prepared.counts);
     let show = |sample| bracketed(preparer.tokenizer(), sample);
-    (prepared.samples.iter().map(show).collect(), prepared.counts)
+    (prepared.samples().map(show).collect(), prepared.counts)
 }
 
 /// The only reject of one line.
@@ -258,7 +258,7 @@ fn text_is_cut_into_chunks_that_train_every_target_once() {
     assert_eq!((counts.samples, counts.trained_tokens, counts.eligible), (3, 8, 1));
     let prepared = preparer.prepare("a.txt", b"{x}", &SourceOptions::default()).expect("a text");
     let texts: Vec<String> =
-        prepared.samples.iter().map(|s| bracketed(preparer.tokenizer(), s)).collect();
+        prepared.samples().map(|s| bracketed(preparer.tokenizer(), s)).collect();
     assert_eq!(texts, ["<s>⟦{x}⟧", "}⟦</s>⟧"]);
 }
 
@@ -557,11 +557,14 @@ fn samples_go_through_a_shard_into_a_batch() {
     let prepared = prepared.expect("readable");
     let mut writer = Writer::new(preparer.digest(&SourceOptions::default()));
     writer.object(Object { name: "d.jsonl".into(), source: 0, unit: prepared.unit });
-    prepared.samples.iter().for_each(|sample| writer.push(sample));
+    for record in &prepared.records {
+        writer.record(record.features.clone());
+        record.samples.iter().for_each(|sample| writer.push(sample));
+    }
     let shard = Shard::parse(writer.finish().into()).expect("our own bytes");
     assert_eq!(shard.origin(1).as_deref(), Some("d.jsonl, line 4"));
     let samples: Vec<_> = (0..2).filter_map(|i| shard.sample(i)).collect();
-    assert_eq!(samples, prepared.samples);
+    assert!(samples.iter().eq(prepared.samples()));
     // Equal records are on the same side of a hold-out.
     assert_eq!(samples[0].hash, samples[1].hash);
     let batch = assemble(&samples);

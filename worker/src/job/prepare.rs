@@ -78,9 +78,12 @@ fn prepare_bytes(
         source: shard.source,
         unit: prepared.unit,
     });
-    prepared.samples.iter().for_each(|s| writer.push(s));
+    for record in prepared.records {
+        writer.record(record.features);
+        record.samples.iter().for_each(|s| writer.push(s));
+    }
     let receipt = Receipt::of(source.location.to_string(), prepared.counts);
-    Ok((receipt, prepared.samples.len() as u64, writer.finish()))
+    Ok((receipt, writer.len() as u64, writer.finish()))
 }
 
 /// Whose fault it is that nothing of an object can be prepared; what is the base's is told with its folder.
