@@ -5,6 +5,7 @@
 //! runtime      owns core, clock and queue; executes commands in order          handle    its queue, from outside
 //! journal      history on object storage          feed      what watchers are told, kept as metrics
 //! survey       lists sources, cuts raw shards      planning  from prepared samples to a stored plan
+//! quality/     PURE: what is wrong with a data set, and which samples that excludes
 //! finish       manifests, the finished model       resume    which run `--resume` means
 //! service      the gRPC edge                       launch    local worker processes
 //! cli/         what a user types and sees
@@ -21,6 +22,7 @@ pub mod journal;
 pub mod launch;
 mod naming;
 mod planning;
+mod quality;
 pub mod resume;
 pub mod runtime;
 pub mod service;

@@ -1,6 +1,8 @@
-//! From prepared samples to a stored plan: the receipt is settled, then chunks are written, then their outline.
+//! From prepared samples to a stored plan: the data is checked and the receipt settled, then chunks are written, then
+//! their outline.
 
 use crate::core::{Fault, PlanOutline};
+use crate::quality::{self, Records, Verdict};
 use crate::survey::fault;
 use proto::error::chain;
 use proto::event::Failure;
@@ -10,7 +12,7 @@ use proto::manifest::{self, Prepared};
 use proto::plan::{self, Chunk, Meta, Pack, Packs, Plan, Step};
 use proto::prepared::Shard;
 use proto::receipt::Receipt;
-use proto::spec::{Amount, EvalOn, Spec};
+use proto::spec::{Amount, EvalOn, Source, Spec};
 use proto::storage::Storage;
 use std::sync::Arc;
 
@@ -42,6 +44,7 @@ pub(crate) async fn plan(
     check_losses(spec, &prepared.receipt)?;
 
     let mut metas = Vec::new();
+    let mut records = Records::default();
     let mut counts = vec![0u32; spec.data().sources().len()];
     for (index, _) in (0..).zip(&prepared.samples) {
         let key = key::prepared_shard(fingerprint, index);
@@ -53,6 +56,7 @@ pub(crate) async fn plan(
                 *count += 1;
             }
         }
+        records.push(&shard);
         metas.extend(shard.metas().map(|m| Meta {
             length: m.length,
             weight: m.weight,
@@ -61,13 +65,22 @@ pub(crate) async fn plan(
     }
     let made = tokio::task::spawn_blocking({
         let spec = spec.clone();
-        move || make(&spec, &metas, &counts)
+        let mut receipt = prepared.receipt;
+        move || {
+            let sources = sources(&spec, &counts);
+            let verdict = judge(&spec, &records, &metas, &sources);
+            let names: Vec<_> =
+                spec.data().sources().iter().map(|s| s.location.to_string()).collect();
+            verdict.settle(&mut receipt, &records, &names, |id| metas[id as usize].length);
+            let made = make(&spec, &metas, &counts, &sources, &verdict.excluded)?;
+            Ok((made, receipt))
+        }
     });
-    let made = made.await.map_err(|_| Fault {
+    let (made, receipt) = made.await.map_err(|_| Fault {
         kind: Failure::Infrastructure,
         message: "planning panicked; the log says where".into(),
     })??;
-    store(storage, run, made, prepared.receipt).await.map_err(infrastructure)
+    store(storage, run, made, receipt).await.map_err(infrastructure)
 }
 
 struct Made {
@@ -77,23 +90,40 @@ struct Made {
     held_out_by_source: Vec<u64>,
 }
 
-fn make(spec: &Spec, metas: &[Meta], counts: &[u32]) -> Result<Made, Fault> {
-    let data_fault = |e: plan::Error| fault(Failure::Data, &e);
+/// What the plan needs to know of the sources to train on, each with so many samples.
+fn sources(spec: &Spec, counts: &[u32]) -> Vec<plan::Source> {
     let data = spec.data();
     let share = match &data.eval.on {
         EvalOn::Holdout(share) => *share,
         EvalOn::Nothing | EvalOn::Sources(_) => 0.0,
     };
-    let source = |(samples, amount): (&u32, &Amount)| plan::Source {
+    let source = |(samples, source): (&u32, &Source)| plan::Source {
         samples: *samples,
-        repeat: match amount {
-            Amount::Repeat(repeat) => *repeat,
+        repeat: match source.amount {
+            Amount::Repeat(repeat) => repeat,
             Amount::Share(_) => 1.0,
         },
         holdout: share,
     };
-    let amounts: Vec<_> = data.train.iter().map(|s| s.amount).collect();
-    let sources: Vec<_> = counts.iter().zip(&amounts).map(source).collect();
+    counts.iter().zip(&data.train).map(source).collect()
+}
+
+/// Checks the data as the spec asks for.
+fn judge(spec: &Spec, records: &Records, metas: &[Meta], sources: &[plan::Source]) -> Verdict {
+    let trained: usize = sources.iter().map(|s| s.samples as usize).sum();
+    let held_out = plan::held_out(&metas[..trained], sources);
+    quality::check(records, sources.len() as u32, &held_out, &spec.data().quality)
+}
+
+fn make(
+    spec: &Spec,
+    metas: &[Meta],
+    counts: &[u32],
+    sources: &[plan::Source],
+    excluded: &[u32],
+) -> Result<Made, Fault> {
+    let data_fault = |e: plan::Error| fault(Failure::Data, &e);
+    let data = spec.data();
     let trained: usize = sources.iter().map(|s| s.samples as usize).sum();
     let options = plan::Options {
         max_tokens: data.max_tokens,
@@ -102,7 +132,7 @@ fn make(spec: &Spec, metas: &[Meta], counts: &[u32]) -> Result<Made, Fault> {
         max_steps: spec.train().max_steps,
         seed: spec.train().seed,
     };
-    let plan = Plan::new(&metas[..trained], &sources, options).map_err(data_fault)?;
+    let plan = Plan::without(excluded, &metas[..trained], sources, options).map_err(data_fault)?;
     let mut chunks = Vec::new();
     for epoch in 0..plan.epochs() {
         let epoch = plan.epoch(epoch);
@@ -115,16 +145,16 @@ fn make(spec: &Spec, metas: &[Meta], counts: &[u32]) -> Result<Made, Fault> {
         EvalOn::Nothing => {}
         EvalOn::Holdout(_) => {
             let mut start = 0;
-            for source in &sources {
+            for source in sources {
                 let range = start..start + source.samples;
                 let mine = plan.held_out().iter().copied().filter(|id| range.contains(id));
                 steps.push(step(metas, &plan.pack_all(mine.collect()), 0));
                 start = range.end;
             }
         }
-        EvalOn::Sources(_) => {
+        EvalOn::Sources(evaluated) => {
             let mut start = trained;
-            for samples in &counts[sources.len()..] {
+            for samples in counts[sources.len()..].iter().take(evaluated.len()) {
                 let end = start + *samples as usize;
                 let source = plan::Source { samples: *samples, repeat: 1.0, holdout: 0.0 };
                 let only = [source];

@@ -11,7 +11,6 @@ use super::{
     Error, Exchange, FORMAT_VERSION, Flaws, HEADER_KEY, Header, Meta, Object, SIGNATURE, Sample,
     weights_flaw,
 };
-use crate::receipt::Place;
 
 /// A prepared shard that was read and checked; tokens are decoded on demand.
 #[derive(Clone, Debug)]
@@ -136,9 +135,9 @@ impl Shard {
         Some(format!("{}, {} {position}", object.name, object.unit.label()))
     }
 
-    /// Where a sample comes from, without its object.
-    pub fn place(&self, index: usize) -> Option<Place> {
-        Some(self.object(index)?.unit.place(self.positions[index]))
+    /// Where in its object a sample comes from: what it counts, the object's unit says.
+    pub fn position(&self, index: usize) -> Option<u64> {
+        self.positions.get(index).copied()
     }
 
     /// How many of a sample's tokens are targets.

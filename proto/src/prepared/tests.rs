@@ -61,7 +61,9 @@ fn shard_gives_back_what_was_written() {
     assert_eq!(shard.fingerprint(), "f00d");
     let targets: Vec<u32> = (0..3).filter_map(|i| shard.targets(i)).collect();
     assert_eq!(targets, [1, 1, 3]);
-    assert_eq!((shard.place(0), shard.place(2)), (Some(Place::record(1)), Some(Place::line(40))));
+    assert_eq!((shard.position(0), shard.position(2)), (Some(1), Some(40)));
+    let places = [Unit::Record.place(1), Unit::Line.place(40)].map(|place| place.to_string());
+    assert_eq!(places, ["record 1", "line 40"]);
 }
 
 #[test]

@@ -1,0 +1,104 @@
+//! What is known of every record of a prepared data set, without its text: 60 bytes a record beside
+//! the signatures' 128.
+
+use std::ops::Range;
+
+use proto::prepared::{Exchange, Flaws, Object, SIGNATURE, Shard, Unit};
+use proto::receipt::Place;
+
+/// The records of all shards, in the order of source, object and position; a record's index is its
+/// id.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    pub(super) contents: Vec<u64>,
+    pub(super) exchanges: Vec<Option<Exchange>>,
+    pub(super) flaws: Vec<Flaws>,
+    /// Where each record's samples start.
+    first_samples: Vec<u32>,
+    positions: Vec<u64>,
+    /// By sample.
+    targets: Vec<u32>,
+    objects: Vec<(u32, Object)>,
+    /// By shard.
+    signatures: Vec<Vec<u8>>,
+}
+
+impl Records {
+    /// Adds the records of the next shard.
+    pub(crate) fn push(&mut self, shard: &Shard) {
+        let known = self.contents.len();
+        let mut object = None;
+        for sample in 0..shard.len() {
+            let record = shard.record(sample).map(|record| known + record);
+            if record == Some(self.first_samples.len()) {
+                if shard.object(sample) != object {
+                    object = shard.object(sample);
+                    let first = self.first_samples.len() as u32;
+                    self.objects.extend(object.map(|object| (first, object.clone())));
+                }
+                self.first_samples.push(self.targets.len() as u32);
+                self.positions.extend(shard.position(sample));
+            }
+            self.targets.extend(shard.targets(sample));
+        }
+        for record in 0..shard.records() {
+            self.contents.extend(shard.content(record));
+            self.exchanges.push(shard.exchange(record));
+            self.flaws.extend(shard.flaws(record));
+        }
+        self.signatures.push(shard.signatures(0..SIGNATURE).to_vec());
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.contents.len()
+    }
+
+    /// Some places of all signatures, place by place.
+    pub(crate) fn signatures(&self, places: Range<usize>) -> Vec<u8> {
+        let mut fed = Vec::with_capacity(places.len() * self.len());
+        for place in places {
+            for shard in &self.signatures {
+                let records = shard.len() / SIGNATURE;
+                fed.extend_from_slice(&shard[place * records..(place + 1) * records]);
+            }
+        }
+        fed
+    }
+
+    /// The ids of a record's samples.
+    pub(crate) fn samples(&self, record: u32) -> Range<u32> {
+        let start = |record: usize| self.first_samples.get(record).copied();
+        let end = start(record as usize + 1).unwrap_or(self.targets.len() as u32);
+        start(record as usize).unwrap_or(end)..end
+    }
+
+    /// How many of a sample's tokens are targets.
+    pub(crate) fn targets(&self, sample: u32) -> u32 {
+        self.targets[sample as usize]
+    }
+
+    /// The index of a record's source in the run spec.
+    pub(crate) fn source(&self, record: u32) -> u32 {
+        self.object(record).map_or(0, |object| object.source)
+    }
+
+    /// How many records, the first ones, are of the first `sources` sources.
+    pub(super) fn of_sources(&self, sources: u32) -> u32 {
+        let other = self.objects.iter().find(|(_, object)| object.source >= sources);
+        other.map_or(self.len() as u32, |(first, _)| *first)
+    }
+
+    /// Where a record stands: its object's name, and its place in it.
+    pub(crate) fn origin(&self, record: u32) -> (&str, Place) {
+        let object = self.object(record);
+        let unit = object.map_or(Unit::Line, |object| object.unit);
+        let name = object.map_or("", |object| object.name.as_str());
+        (name, unit.place(self.positions[record as usize]))
+    }
+
+    fn object(&self, record: u32) -> Option<&Object> {
+        let after = self.objects.partition_point(|(first, _)| *first <= record);
+        self.objects[..after].last().map(|(_, object)| object)
+    }
+}
