@@ -80,8 +80,13 @@ fn has_open_bracket(line: &str) -> bool {
         && !inside.contains([')', ']'])
 }
 
-/// Whether a line has sentences, and the last one has no end.
+/// Whether a line has sentences, and the last one has no end: it stops with a word in small letters,
+/// which neither a name is, nor a hashtag or an address.
 fn is_unfinished_prose(line: &str, words: usize) -> bool {
+    let last = line.split_whitespace().next_back().unwrap_or_default();
+    if !last.chars().all(char::is_lowercase) {
+        return false;
+    }
     let mut ends = line.match_indices(['.', '!', '?']).map(|(at, _)| &line[at + 1..]);
     let is_sentence = |rest: &str| {
         let mut chars = rest.chars();
@@ -129,6 +134,8 @@ mod tests {
             "A long title in which each and every Word is Written without any End",
             &format!("{PROSE} mill closed."),
             &format!("{PROSE} mill closed.\n\nSources: the archive"),
+            &format!("{PROSE} mill closed. #SteamEngine"),
+            &format!("{PROSE} mill closed. See example.org/engines"),
             "他们都说这个问题很难，但是我们已经解决了。",
         ] {
             assert!(!is_incomplete(answer), "{answer}");
