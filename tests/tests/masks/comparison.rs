@@ -106,7 +106,7 @@ fn compare_pair(pair: &Pair, records: &[Value], answers: &[Value]) -> Result<Com
         let line = record.to_string();
         let prepared = preparer.prepare("d.jsonl", line.as_bytes(), &SourceOptions::default())?;
         let rejected = prepared.counts.dropped.values().flat_map(|tally| &tally.examples).next();
-        match (prepared.samples.first(), rejected) {
+        match (prepared.samples().next(), rejected) {
             (None, _) if theirs.get("error").is_some() => comparison.refused_there += 1,
             (None, Some(example)) => {
                 let why = example.reason.lines().next().unwrap_or_default().to_owned();

@@ -30,8 +30,8 @@ mod spans;
 mod template;
 #[cfg(test)]
 mod tests;
-mod vocabulary;
 mod tokenize;
+mod vocabulary;
 
 pub use batch::{Batch, Target, assemble};
 pub use container::{Body, Container, ContainerError, Raw, lines, split};

@@ -424,7 +424,7 @@ fn tokens_that_the_tokenizer_lacks_are_added_and_nothing_else_changes() {
                                 {"role": "assistant", "content": "b"}]}"#
         .replace('\n', "");
     let prepared = grown.prepare("d.jsonl", line.as_bytes(), &SourceOptions::default());
-    let tokens = &prepared.expect("readable").samples[0].tokens;
+    let tokens = &prepared.expect("readable").records[0].samples[0].tokens;
     assert_eq!((tokens[0], tokens[2]), (260, 261));
     // `<|assistant|>` was not asked for, so it is spelt in bytes.
     assert_eq!(tokens.len(), 3 + "<|assistant|>".len() + 2);
@@ -453,7 +453,8 @@ fn a_templates_own_system_prompt_does_not_stand_beside_ours() {
         for (system, ours) in [(None, false), (Some("Be brief.".to_owned()), true)] {
             let source = SourceOptions { system, ..SourceOptions::default() };
             let prepared = preparer.prepare("d.jsonl", two_turns().as_bytes(), &source);
-            let text = bracketed(preparer.tokenizer(), &prepared.expect("readable").samples[0]);
+            let text =
+                bracketed(preparer.tokenizer(), &prepared.expect("readable").records[0].samples[0]);
             let beside = (text.contains("system\nBe brief.<|im_end|>"), text.contains(own));
             assert_eq!(beside, (ours, !ours), "{text}");
             assert_eq!(text.matches("<|im_start|>system").count(), 1, "{text}");
