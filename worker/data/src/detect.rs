@@ -69,23 +69,21 @@ pub enum DetectError {
     },
     /// Several fields that could be the question, or the answer.
     #[error(
-        "{object}, {place}: the question could be {questions}, the answer {answers}\n\
+        "{object}, {place}: the question could be {}, the answer {}\n\
          hint: say which under `fields`: `{{instruction: {question}, output: {answer}}}` renders \
-         them with the chat template, `{{prompt: {question}, completion: {answer}}}` without one"
+         them with the chat template, `{{prompt: {question}, completion: {answer}}}` without one",
+        quoted(questions, " or "), quoted(answers, " or "),
+        question = questions[0], answer = answers[0]
     )]
     Ambiguous {
         /// The object's name.
         object: String,
         /// The record that was looked at.
         place: proto::receipt::Place,
-        /// All that could be the question.
-        questions: String,
-        /// All that could be the answer.
-        answers: String,
-        /// One of them.
-        question: String,
-        /// One of them.
-        answer: String,
+        /// All that could be the question: at least one.
+        questions: Vec<String>,
+        /// All that could be the answer: at least one.
+        answers: Vec<String>,
     },
     /// Other fields.
     #[error(
@@ -184,14 +182,9 @@ impl Doubt {
             Doubt::Preference(fields, kind) => {
                 DetectError::Preference { object, place, fields, kind }
             }
-            Doubt::Ambiguous { questions, answers } => DetectError::Ambiguous {
-                object,
-                place,
-                question: questions[0].clone(),
-                answer: answers[0].clone(),
-                questions: quoted(&questions, " or "),
-                answers: quoted(&answers, " or "),
-            },
+            Doubt::Ambiguous { questions, answers } => {
+                DetectError::Ambiguous { object, place, questions, answers }
+            }
             Doubt::Unknown(fields) => DetectError::Unknown { object, place, fields },
         }
     }

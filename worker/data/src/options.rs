@@ -84,13 +84,15 @@ pub enum ChatTemplate {
     Jinja(String),
 }
 
-impl ChatTemplate {
-    /// The special tokens that it writes, where it is one of ours.
-    pub(super) fn tokens(&self) -> &'static [&'static str] {
-        match self {
+impl Options {
+    /// The special tokens that samples are made with: those of a template that is ours, and those
+    /// that are asked for.
+    pub(super) fn special_tokens(&self) -> Vec<&str> {
+        let own: &[&str] = match self.chat_template {
             ChatTemplate::Chatml => &["<|im_start|>", "<|im_end|>"],
             ChatTemplate::Tokenizer | ChatTemplate::Alpaca | ChatTemplate::Jinja(_) => &[],
-        }
+        };
+        own.iter().copied().chain(self.add_tokens.iter().map(String::as_str)).collect()
     }
 }
 

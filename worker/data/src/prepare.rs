@@ -19,7 +19,7 @@ use super::quality::features;
 use super::record::{Record, Reject, Shape};
 use super::spans::trained;
 use super::template::{ALPACA, CHATML, Template, TemplateError, hex};
-use super::vocabulary::{self, NewToken};
+use super::vocabulary::{Grown, NewToken};
 
 /// Rises when equal input and options give other tokens or weights than before.
 const RECIPE_VERSION: u32 = 2;
@@ -113,13 +113,6 @@ pub struct Preparer {
     recipe: String,
 }
 
-/// A tokenizer with tokens that the base's lacks.
-#[derive(Debug)]
-struct Grown {
-    tokens: Vec<NewToken>,
-    tokenizer: Vec<u8>,
-}
-
 impl Prepared {
     /// All records' samples.
     pub fn samples(&self) -> impl Iterator<Item = &Sample> {
@@ -143,7 +136,15 @@ impl Preparer {
         if options.max_tokens < 2 {
             return Err(PrepareError::MaxTokens(options.max_tokens));
         }
-        let (folder, encoder, tokens) = with_tokens(folder, &options)?;
+        let mut encoder = Encoder::new(folder).map_err(PrepareError::Tokenizer)?;
+        let wanted = options.special_tokens();
+        let grown = Grown::new(&folder.tokenizer, encoder.tokenizer(), &wanted);
+        let grown = grown.map_err(PrepareError::AddTokens)?;
+        let mut folder = Cow::Borrowed(folder);
+        if let Some(grown) = &grown {
+            folder.to_mut().tokenizer.clone_from(&grown.file);
+            encoder = Encoder::new(&folder).map_err(PrepareError::Tokenizer)?;
+        }
         let folder = folder.as_ref();
         let source = match &options.chat_template {
             ChatTemplate::Tokenizer => folder.chat_template(),
@@ -158,8 +159,7 @@ impl Preparer {
         let mut preparer = Preparer {
             calls: template.as_ref().map_or(Calls::Objects, Calls::of),
             encoder,
-            grown: (!tokens.is_empty())
-                .then(|| Grown { tokens, tokenizer: folder.tokenizer.clone() }),
+            grown,
             template,
             recipe: recipe(folder, source, &options),
             options,
@@ -184,7 +184,7 @@ impl Preparer {
 
     /// `tokenizer.json` with them, where there are any.
     pub fn grown_tokenizer(&self) -> Option<&[u8]> {
-        self.grown.as_ref().map(|grown| grown.tokenizer.as_slice())
+        self.grown.as_ref().map(|grown| grown.file.as_slice())
     }
 
     /// The chat template where it is another than the base's: what a tuned model has to bring.
@@ -359,26 +359,6 @@ impl Preparer {
         let longest = ends.max_by_key(|stop| stop.len())?;
         self.encoder.tokenizer().token_to_id(longest)
     }
-}
-
-/// The folder with a tokenizer that has what the options ask for, that tokenizer, and what it had
-/// to be given.
-fn with_tokens<'a>(
-    folder: &'a Folder,
-    options: &Options,
-) -> Result<(Cow<'a, Folder>, Encoder, Vec<NewToken>), PrepareError> {
-    let encoder = Encoder::new(folder).map_err(PrepareError::Tokenizer)?;
-    let template = options.chat_template.tokens().iter().map(|token| (*token).to_owned());
-    let wanted: Vec<String> = template.chain(options.add_tokens.iter().cloned()).collect();
-    let refused = PrepareError::AddTokens;
-    let tokens = vocabulary::missing(encoder.tokenizer(), &wanted).map_err(refused)?;
-    if tokens.is_empty() {
-        return Ok((Cow::Borrowed(folder), encoder, tokens));
-    }
-    let tokenizer = vocabulary::add(&folder.tokenizer, &tokens).map_err(refused)?;
-    let folder = Folder { tokenizer, ..folder.clone() };
-    let encoder = Encoder::new(&folder).map_err(PrepareError::Tokenizer)?;
-    Ok((Cow::Owned(folder), encoder, tokens))
 }
 
 /// Everything that decides about tokens and holds for all sources.

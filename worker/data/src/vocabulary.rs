@@ -2,8 +2,8 @@
 //! `tokenizer.json`, of which every other byte stays as it is.
 
 use serde::Deserialize;
-use serde_json::json;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use tokenizers::{AddedToken, Tokenizer};
 
 /// A token that the base's tokenizer did not have.
@@ -17,11 +17,39 @@ pub struct NewToken {
 
 impl NewToken {
     /// As `tokenizer_config.json` describes it under its id.
-    pub fn described(&self) -> serde_json::Value {
+    pub fn described(&self) -> Value {
         json!({
             "content": self.content, "single_word": false, "lstrip": false, "rstrip": false,
             "normalized": false, "special": true,
         })
+    }
+}
+
+/// A tokenizer with tokens that the base's lacks.
+#[derive(Debug)]
+pub(super) struct Grown {
+    /// What it was given.
+    pub(super) tokens: Vec<NewToken>,
+    /// Its `tokenizer.json`.
+    pub(super) file: Vec<u8>,
+}
+
+impl Grown {
+    /// Adds those of `wanted` that `tokenizer`, read from `file`, lacks; none if it has them all.
+    ///
+    /// # Errors
+    /// What the `tokenizers` crate says, and a vocabulary with holes, in which the next id is taken.
+    pub(super) fn new(
+        file: &[u8],
+        tokenizer: &Tokenizer,
+        wanted: &[&str],
+    ) -> Result<Option<Grown>, tokenizers::Error> {
+        let tokens = missing(tokenizer, wanted)?;
+        if tokens.is_empty() {
+            return Ok(None);
+        }
+        let file = with_tokens(file, &tokens)?;
+        Ok(Some(Grown { tokens, file }))
     }
 }
 
@@ -30,45 +58,42 @@ impl NewToken {
 ///
 /// A text that is only in the model's vocabulary is among them, with its old id: without an entry
 /// of its own it would be cut into pieces.
-pub(super) fn missing(
-    tokenizer: &Tokenizer,
-    wanted: &[String],
-) -> Result<Vec<NewToken>, tokenizers::Error> {
+fn missing(tokenizer: &Tokenizer, wanted: &[&str]) -> Result<Vec<NewToken>, tokenizers::Error> {
     let known = tokenizer.get_added_tokens_decoder();
-    let lacks = |token: &&String| !known.values().any(|known| known.content == **token);
-    let lacking: Vec<&String> = wanted.iter().filter(lacks).collect();
+    let lacks = |token: &&&str| !known.values().any(|known| known.content == ***token);
+    let lacking: Vec<&str> = wanted.iter().filter(lacks).copied().collect();
     if lacking.is_empty() {
         return Ok(Vec::new());
     }
     let mut grown = tokenizer.clone();
-    grown.add_special_tokens(lacking.iter().map(|token| AddedToken::from(token.as_str(), true)))?;
+    grown.add_special_tokens(lacking.iter().map(|token| AddedToken::from(*token, true)))?;
     let new = lacking.into_iter().map(|token| {
         let id = grown.token_to_id(token).ok_or_else(|| format!("`{token}` cannot be added"))?;
         match tokenizer.id_to_token(id) {
-            Some(taken) if taken != *token => {
+            Some(taken) if taken != token => {
                 Err(format!("`{token}` would get the id {id}, which `{taken}` has").into())
             }
-            Some(_) | None => Ok(NewToken { id, content: token.clone() }),
+            Some(_) | None => Ok(NewToken { id, content: token.to_owned() }),
         }
     });
     new.collect()
 }
 
 /// The file with `tokens` at the end of its list of added ones.
-pub(super) fn add(tokenizer: &[u8], tokens: &[NewToken]) -> Result<Vec<u8>, tokenizers::Error> {
+fn with_tokens(file: &[u8], tokens: &[NewToken]) -> Result<Vec<u8>, tokenizers::Error> {
     /// The one part that changes, as a piece of the text.
     #[derive(Deserialize)]
     struct File<'a> {
         #[serde(borrow)]
         added_tokens: &'a RawValue,
     }
-    let text = std::str::from_utf8(tokenizer)?;
+    let text = std::str::from_utf8(file)?;
     let list = serde_json::from_str::<File<'_>>(text)?.added_tokens.get();
-    let mut added: Vec<serde_json::Value> = serde_json::from_str(list)?;
+    let mut added: Vec<Value> = serde_json::from_str(list)?;
     added.extend(tokens.iter().map(|token| {
-        let mut entry = serde_json::Map::from_iter([("id".to_owned(), token.id.into())]);
-        entry.extend(token.described().as_object().cloned().unwrap_or_default());
-        entry.into()
+        let mut entry = token.described();
+        entry["id"] = token.id.into();
+        entry
     }));
     // A raw value is a slice of the text that it was read from.
     let start = list.as_ptr() as usize - text.as_ptr() as usize;

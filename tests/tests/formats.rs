@@ -1,0 +1,103 @@
+//! A real set of tool calls in ShareGPT's format, rendered as a user of `transformers` renders it.
+//!
+//! Needs a Python with `transformers` (MUSTER_PEER_PYTHON), a tokenizer (MUSTER_TEST_MODEL) and the
+//! set (MUSTER_TEST_DATA). What is missing is said, and the test skipped.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use data::{
+    ChatTemplate, Conversation, Folder, Options, Preparer, Record, SourceOptions, Template, detect,
+    split,
+};
+use serde_json::Value;
+
+const RECORDS: usize = 300;
+
+fn variable(name: &str) -> Option<PathBuf> {
+    let value = std::env::var_os(name).map(PathBuf::from);
+    if value.is_none() {
+        println!("skipped: {name} is not set");
+    }
+    value
+}
+
+/// The set's file.
+fn glaive() -> Option<PathBuf> {
+    Some(variable("MUSTER_TEST_DATA")?.join("data/glaive_toolcall_en_demo.json"))
+}
+
+fn template(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("templates").join(name)
+}
+
+fn conversations(file: &Path) -> Result<Vec<Conversation>> {
+    let bytes = std::fs::read(file)?;
+    let source = SourceOptions::default();
+    let (container, raws) = split("glaive.json", &bytes, false)?;
+    let detection = detect("glaive.json", container, &raws, &source)?.context("records")?;
+    let shape = detection.shape(&source);
+    let read = raws.into_iter().map(|raw| match shape.parse(raw.body)? {
+        Record::Conversation(conversation) => Ok(conversation),
+        other => anyhow::bail!("{other:?}"),
+    });
+    read.collect()
+}
+
+#[test]
+fn sharegpts_tool_calls_render_to_the_bytes_of_transformers() -> Result<()> {
+    let (Some(python), Some(model), Some(file)) =
+        (variable("MUSTER_PEER_PYTHON"), variable("MUSTER_TEST_MODEL"), glaive())
+    else {
+        return Ok(());
+    };
+    let names = ["qwen2_5.jinja", "llama3.jinja", "chatml.jinja", "zephyr.jinja"];
+    let templates = names.map(template);
+    let output = Command::new(python)
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("peer/formats.py"))
+        .args([&model, &file])
+        .args(&templates)
+        .output()
+        .context("MUSTER_PEER_PYTHON does not start")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let theirs: Vec<Value> = std::str::from_utf8(&output.stdout)?
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
+    let conversations = conversations(&file)?;
+    ensure!(conversations.len() == RECORDS, "{} records", conversations.len());
+    ensure!(theirs.len() == RECORDS * names.len(), "{} answers", theirs.len());
+    let special = Folder::read(&model)?.special_tokens();
+    let mut theirs = theirs.iter();
+    for path in &templates {
+        let ours = Template::new(&std::fs::read_to_string(path)?, &special, Default::default())?;
+        for (i, (conversation, theirs)) in conversations.iter().zip(&mut theirs).enumerate() {
+            let ours = ours.render(conversation, conversation.messages.len(), false);
+            let ours = ours.ok().map(|rendered| rendered.text);
+            let theirs = theirs["text"].as_str();
+            ensure!(ours.as_deref() == theirs, "{}, record {i}: {theirs:?}", path.display());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_record_of_sharegpts_tool_calls_becomes_a_sample() -> Result<()> {
+    let (Some(model), Some(file)) = (variable("MUSTER_TEST_MODEL"), glaive()) else {
+        return Ok(());
+    };
+    let options = Options {
+        max_tokens: 16384,
+        chat_template: ChatTemplate::Jinja(std::fs::read_to_string(template("qwen2_5.jinja"))?),
+        ..Options::default()
+    };
+    let preparer = Preparer::new(&Folder::read(&model)?, options)?;
+    let bytes = std::fs::read(&file)?;
+    let prepared = preparer.prepare("glaive.json", &bytes, &SourceOptions::default())?;
+    let counts = &prepared.counts;
+    ensure!(counts.eligible == RECORDS as u64, "{:?}", counts.dropped);
+    let why = prepared.detection.context("records")?.to_string();
+    ensure!(why.ends_with("`sharegpt`: record 1 (line 2) has `conversations`"), "{why}");
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! Formats through templates: calls, system prompts, and the tokens that a template needs.
+
+use super::*;
+
+#[test]
+fn tokens_that_the_tokenizer_lacks_are_added_and_nothing_else_changes() {
+    let template = "{% for m in messages %}<|{{ m.role }}|>{% generation %}{{ m.content }}<|end|>\
+                    {% endgeneration %}{% endfor %}";
+    let base = folder(None);
+    let with = |tokens: &[&str]| Options {
+        chat_template: ChatTemplate::Jinja(template.into()),
+        add_tokens: tokens.iter().map(|token| (*token).to_owned()).collect(),
+        ..Options::default()
+    };
+    let grown = Preparer::new(&base, with(&["<|user|>", "</s>", "<|end|>"])).expect("grows");
+    let ids: Vec<_> = grown.new_tokens().iter().map(|t| (t.id, t.content.as_str())).collect();
+    // 256 bytes and four special tokens are there; `</s>` is one of them.
+    assert_eq!(ids, [(260, "<|user|>"), (261, "<|end|>")]);
+    assert_eq!(grown.stop_ids(), [1, 261]);
+    let line = r#"{"messages": [{"role": "user", "content": "a"},
+                                {"role": "assistant", "content": "b"}]}"#
+        .replace('\n', "");
+    let prepared = grown.prepare("d.jsonl", line.as_bytes(), &SourceOptions::default());
+    let tokens = &prepared.expect("readable").records[0].samples[0].tokens;
+    assert_eq!((tokens[0], tokens[2]), (260, 261));
+    // `<|assistant|>` was not asked for, so it is spelt in bytes.
+    assert_eq!(tokens.len(), 3 + "<|assistant|>".len() + 2);
+
+    let mut json: Value =
+        serde_json::from_slice(grown.grown_tokenizer().expect("it grew")).expect("JSON");
+    let added = json["added_tokens"].as_array_mut().expect("a list");
+    let new: Vec<Value> = added.drain(4..).collect();
+    assert_eq!((new.len(), &new[1]["id"], &new[1]["special"]), (2, &json!(261), &json!(true)));
+    assert_eq!(json, serde_json::from_slice::<Value>(&base.tokenizer).expect("JSON"));
+
+    let same = Preparer::new(&base, with(&["</s>"])).expect("has it");
+    assert_eq!((same.new_tokens(), same.grown_tokenizer()), (&[][..], None));
+    let source = SourceOptions::default();
+    assert_ne!(grown.digest(&source), same.digest(&source));
+}
+
+#[test]
+fn a_templates_own_system_prompt_does_not_stand_beside_ours() {
+    let templates = [
+        (include_str!("../../../../tests/templates/smollm2.jinja"), "named SmolLM"),
+        (include_str!("../../../../tests/templates/qwen2_5.jinja"), "You are Qwen"),
+    ];
+    for (template, own) in templates {
+        let preparer = jinja(template);
+        for (system, ours) in [(None, false), (Some("Be brief.".to_owned()), true)] {
+            let source = SourceOptions { system, ..SourceOptions::default() };
+            let prepared = preparer.prepare("d.jsonl", two_turns().as_bytes(), &source);
+            let text = bracketed(preparer.tokenizer(), &prepared.expect("readable").records[0].samples[0]);
+            let beside = (text.contains("system\nBe brief.<|im_end|>"), text.contains(own));
+            assert_eq!(beside, (ours, !ours), "{text}");
+            assert_eq!(text.matches("<|im_start|>system").count(), 1, "{text}");
+        }
+    }
+}
+
+#[test]
+fn sharegpts_calls_are_trained_and_their_results_are_not() {
+    let record = json!({
+        "conversations": [
+            {"from": "human", "value": "1+2?"},
+            {"from": "function_call", "value": r#"{"name": "add", "arguments": {"a": 1}}"#},
+            {"from": "observation", "value": "3"},
+            {"from": "gpt", "value": "It is 3."},
+        ],
+        "system": "Be exact.",
+        "tools": r#"[{"name": "add"}]"#,
+    });
+    let preparer = jinja(include_str!("../../../../tests/templates/qwen2_5.jinja"));
+    let (samples, _) = shown(&preparer, &record.to_string());
+    let (system, said) = samples[0].split_once("<|im_start|>user\n").expect("a question");
+    assert!(system.starts_with("<|im_start|>system\nBe exact.\n\n# Tools"), "{system}");
+    let tool = r#"{"type": "function", "function": {"name": "add"}}"#;
+    assert!(system.contains(tool), "{system}");
+    let expected = "1+2?<|im_end|>\n<|im_start|>assistant\n⟦<tool_call>\n\
+                    {\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_call><|im_end|>⟧\n\
+                    <|im_start|>user\n<tool_response>\n3\n</tool_response><|im_end|>\n\
+                    <|im_start|>assistant\n⟦It is 3.<|im_end|>⟧\n";
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn calls_are_never_left_out_by_a_template_that_knows_none() {
+    let call = json!({"function": {"name": "add", "arguments": r#"{"a": 1}"#}});
+    let line = json!({"messages": [{"role": "user", "content": "1"},
+        {"role": "assistant", "content": "", "tool_calls": [call]}]});
+    let (reason, text) = rejected(&chatml(Options::default()), &line.to_string());
+    assert_eq!(reason, Reason::Malformed);
+    let expected =
+        "d.jsonl, line 1: the chat template leaves out the tool calls of message 2\nhint: ";
+    assert!(text.starts_with(expected), "{text}");
+    // As DeepSeek's: a text and an object cannot be added.
+    let texts = "{% for m in messages %}{% generation %}{{ m.content }}\
+                 {% for call in m.tool_calls %}{{ call.function.name + call.function.arguments }}\
+                 {% endfor %}</s>{% endgeneration %}{% endfor %}";
+    let (samples, _) = shown(&jinja(texts), &line.to_string());
+    assert_eq!(samples, [r#"1⟦</s>add{"a":1}</s>⟧"#]);
+}
+
+#[test]
+fn records_of_another_format_are_malformed_and_never_guessed() {
+    let lines = [
+        &two_turns(),
+        r#"{"instruction": "a", "output": "b"}"#,
+        r#"{"conversations": [{"from": "gpt", "value": "a"}]}"#,
+        r#"{"messages": [{"from": "gpt", "value": "a"}]}"#,
+    ];
+    let (samples, counts) = shown(&chatml(Options::default()), &lines.join("\n"));
+    assert_eq!(samples.len(), 1);
+    let examples: Vec<String> =
+        counts.dropped[&Reason::Malformed].examples.iter().map(ToString::to_string).collect();
+    let expected = [
+        "d.jsonl, line 2: no field `messages` among `instruction`, `output`",
+        "d.jsonl, line 3: no field `messages` among `conversations`",
+        "d.jsonl, line 4: messages[0] has `from` and no `role`, as ShareGPT has",
+    ];
+    assert_eq!(examples, expected);
+}
