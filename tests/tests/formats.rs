@@ -23,9 +23,14 @@ fn variable(name: &str) -> Option<PathBuf> {
     value
 }
 
-/// The set's file.
+/// A set's file.
+fn demo(name: &str) -> Option<PathBuf> {
+    Some(variable("MUSTER_TEST_DATA")?.join("data").join(name))
+}
+
+/// Tool calls in ShareGPT's format.
 fn glaive() -> Option<PathBuf> {
-    Some(variable("MUSTER_TEST_DATA")?.join("data/glaive_toolcall_en_demo.json"))
+    demo("glaive_toolcall_en_demo.json")
 }
 
 fn template(name: &str) -> PathBuf {
@@ -99,5 +104,18 @@ fn every_record_of_sharegpts_tool_calls_becomes_a_sample() -> Result<()> {
     ensure!(counts.eligible == RECORDS as u64, "{:?}", counts.dropped);
     let why = prepared.detection.context("records")?.to_string();
     ensure!(why.ends_with("`sharegpt`: record 1 (line 2) has `conversations`"), "{why}");
+    Ok(())
+}
+
+#[test]
+fn a_real_preference_set_is_refused() -> Result<()> {
+    let Some(file) = demo("dpo_en_demo.json") else {
+        return Ok(());
+    };
+    let bytes = std::fs::read(&file)?;
+    let (container, raws) = split("dpo.json", &bytes, false)?;
+    let refused = detect("dpo.json", container, &raws, &SourceOptions::default());
+    let error = refused.expect_err("better and worse answers").to_string();
+    ensure!(error.contains("a preference set (DPO)") && error.contains("\nhint: "), "{error}");
     Ok(())
 }

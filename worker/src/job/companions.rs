@@ -87,17 +87,26 @@ pub(super) fn of(base: &Path, tuned: &Tuned<'_>) -> Result<Vec<Companion>, Troub
 }
 
 const GENERATION: &str = "generation_config.json";
+const ADDED_TOKENS: &str = "added_tokens.json";
 const TEMPLATE: &str = "chat_template.jinja";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// Names new tokens in the files that repeat what `tokenizer.json` says, where the base has them.
-fn describe(files: &mut [Companion], tokens: &[NewToken]) {
+///
+/// Who reads a SentencePiece model beside it, as llama.cpp's converter does, finds them in one of the two.
+fn describe(files: &mut Vec<Companion>, tokens: &[NewToken]) {
+    let mut described = false;
     edit(files, TOKENIZER_CONFIG, |config| {
         if let Some(Value::Object(added)) = config.get_mut("added_tokens_decoder") {
             added.extend(tokens.iter().map(|token| (token.id.to_string(), token.described())));
+            described = true;
         }
     });
-    edit(files, "added_tokens.json", |added| {
+    let has = |files: &[Companion], wanted| files.iter().any(|(name, _)| name == wanted);
+    if !described && has(files, "tokenizer.model") && !has(files, ADDED_TOKENS) {
+        put(files, ADDED_TOKENS, b"{}");
+    }
+    edit(files, ADDED_TOKENS, |added| {
         added.extend(tokens.iter().map(|token| (token.content.clone(), token.id.into())));
     });
 }

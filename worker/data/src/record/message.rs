@@ -1,5 +1,8 @@
 //! A list's messages, as OpenAI writes them and as ShareGPT does: to what chat templates read.
 //!
+//! Roles may follow each other in any order, as the data has them: what a template does not take, it
+//! refuses itself. (LLaMA-Factory empties a record whose turns do not alternate.)
+//!
 //! Who speaks and what is said go by the template's names, `role` and `content`, in the place where
 //! the record has them; every other field stays as it is, since some template may read it.
 
@@ -42,6 +45,9 @@ const SHAREGPT: &[(&str, Speaker)] = &[
     ("function_response", Speaker::Role(Role::Tool)),
     ("function_call", Speaker::Call),
 ];
+
+/// The way out for a speaker that no format knows.
+const ROLES_HINT: &str = "hint: a source's `roles` name who speaks, as in `{assistant: [bot]}`";
 
 /// How a list's messages are written.
 pub(super) struct Dialect<'a> {
@@ -176,7 +182,8 @@ fn settle_role(
     let wanted = || format!("{own} must be {}", dialect.wanted);
     let speaker = match &fields[own] {
         Value::String(name) => {
-            dialect.speaker(name).ok_or_else(|| malformed(format!("{}, got `{name}`", wanted())))?
+            let unknown = || malformed(format!("{}, got `{name}`\n{ROLES_HINT}", wanted()));
+            dialect.speaker(name).ok_or_else(unknown)?
         }
         other => return Err(malformed(format!("{}, got {}", wanted(), kind(other)))),
     };
