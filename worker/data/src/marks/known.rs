@@ -189,7 +189,7 @@ const KNOWN: [Known; 10] = [
             ("nvidia/NVIDIA-Nemotron-3-Nano-*", "43a92aacc2e169bb37055e4d8b0df31edfdc8657d8c387fcf98254cb246e626a"),
             ("nvidia/NVIDIA-Nemotron-3-Super-*", "3b74d76d8b903752e764cae114ae8ae2f24cd260466cf672570c745219573d28"),
             ("nvidia/NVIDIA-Nemotron-3-Ultra-*", "82753bef5cedc4932c1ed509b5c9a12be680fd86d1adb65bc3f7398d11c8eebc"),
-            ("nvidia/NVIDIA-Nemotron-3.5-Lightning-*", "58933db77d3099b4f78c55a38347a72e1ea05b97d6bd8f38775303dc0194e0a9"),
+            ("nvidia/NVIDIA-Nemotron-3.5-*", "58933db77d3099b4f78c55a38347a72e1ea05b97d6bd8f38775303dc0194e0a9"),
         ],
         edits: &[
             Open("{%- set include_content ="),
