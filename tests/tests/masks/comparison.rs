@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use chrono::NaiveDate;
 use data::{ChatTemplate, Folder, Options, Preparer, SourceOptions};
+use proto::prepared::Sample;
 use serde_json::{Value, json};
 
-use crate::conversations;
 use crate::peer::Peer;
 
 /// The day that render.py pins.
@@ -24,8 +24,8 @@ pub(crate) struct Pair {
     pub(crate) ours: ChatTemplate,
     /// Theirs.
     pub(crate) marked: String,
-    /// Whether the template wants lists of parts.
-    pub(crate) in_parts: bool,
+    /// A record as their template wants it.
+    pub(crate) wanted: fn(&Value) -> Value,
 }
 
 /// What became of the records.
@@ -81,8 +81,7 @@ pub(crate) fn compare(peer: &Peer, pairs: &[Pair], records: &[Value]) -> Result<
     for (model, pair) in pairs.iter().enumerate() {
         for record in records {
             // A record says what it says in one way; what the template wants is found out by us.
-            let parts = pair.in_parts.then(|| conversations::in_parts(record));
-            let record = parts.as_ref().unwrap_or(record);
+            let record = (pair.wanted)(record);
             cases.push(json!({"model": model, "template": pair.marked, "mask": true,
                               "messages": record["messages"], "tools": record["tools"]}));
         }
@@ -93,7 +92,8 @@ pub(crate) fn compare(peer: &Peer, pairs: &[Pair], records: &[Value]) -> Result<
     pairs.map(|(pair, answers)| compare_pair(pair, records, answers)).collect()
 }
 
-fn compare_pair(pair: &Pair, records: &[Value], answers: &[Value]) -> Result<Comparison> {
+/// What the pipeline makes of each record by itself.
+pub(crate) fn prepare(pair: &Pair, records: &[Value]) -> Result<(Preparer, Vec<Outcome>)> {
     let options = Options {
         chat_template: pair.ours.clone(),
         max_tokens: 1 << 20,
@@ -101,18 +101,34 @@ fn compare_pair(pair: &Pair, records: &[Value], answers: &[Value]) -> Result<Com
         ..Options::default()
     };
     let preparer = Preparer::new(&Folder::read(&pair.folder)?, options)?;
-    let mut comparison = Comparison::default();
-    for (record, theirs) in records.iter().zip(answers) {
+    let outcome = |record: &Value| -> Result<Outcome> {
         let line = record.to_string();
         let prepared = preparer.prepare("d.jsonl", line.as_bytes(), &SourceOptions::default())?;
-        let rejected = prepared.counts.dropped.values().flat_map(|tally| &tally.examples).next();
-        match (prepared.samples().next(), rejected) {
-            (None, _) if theirs.get("error").is_some() => comparison.refused_there += 1,
-            (None, Some(example)) => {
-                let why = example.reason.lines().next().unwrap_or_default().to_owned();
-                *comparison.refused_here.entry(why).or_default() += 1;
+        let rejected = prepared.counts.dropped.values().flat_map(|tally| &tally.examples);
+        let why = rejected.map(|example| example.reason.clone()).next().unwrap_or_default();
+        let line = why.lines().next().unwrap_or_default().to_owned();
+        Ok(prepared.samples().next().cloned().ok_or(line))
+    };
+    let outcomes = records.iter().map(outcome).collect::<Result<_>>()?;
+    Ok((preparer, outcomes))
+}
+
+/// A sample, or why there is none.
+type Outcome = Result<Sample, String>;
+
+fn compare_pair(pair: &Pair, records: &[Value], answers: &[Value]) -> Result<Comparison> {
+    let (preparer, outcomes) = prepare(pair, records)?;
+    let mut comparison = Comparison::default();
+    for (outcome, theirs) in outcomes.into_iter().zip(answers) {
+        let refused = theirs.get("error").is_some();
+        match outcome {
+            Err(_) if refused => comparison.refused_there += 1,
+            Err(why) => *comparison.refused_here.entry(why).or_default() += 1,
+            Ok(_) if refused => {
+                comparison.different.push(format!("rendered by us alone: {theirs}"));
             }
-            (Some(sample), _) if json!(sample.tokens) == theirs["tokens"] => {
+            Ok(sample) if json!(sample.tokens) != theirs["tokens"] => comparison.other_text += 1,
+            Ok(sample) => {
                 let ours: Vec<bool> = sample.weights.iter().map(|&weight| weight > 0.0).collect();
                 let mask = theirs["mask"].as_array().into_iter().flatten();
                 let mask: Vec<bool> = mask.map(|trained| *trained == 1).collect();
@@ -121,15 +137,11 @@ fn compare_pair(pair: &Pair, records: &[Value], answers: &[Value]) -> Result<Com
                     Some(Space::AfterStop) => comparison.after_stop += 1,
                     Some(Space::BeforeAnswer) => comparison.before_answer += 1,
                     None => {
-                        let shown = data::bracketed(preparer.tokenizer(), sample);
+                        let shown = data::bracketed(preparer.tokenizer(), &sample);
                         comparison.different.push(format!("{shown}\ntheirs {theirs}"));
                     }
                 }
             }
-            _ if theirs.get("error").is_some() => {
-                comparison.different.push(format!("rendered by us alone: {theirs}"));
-            }
-            _ => comparison.other_text += 1,
         }
     }
     Ok(comparison)

@@ -47,6 +47,23 @@ pub(crate) fn in_parts(record: &Value) -> Value {
     record
 }
 
+/// The same record with the arguments of its calls as texts, for a template that adds them to one.
+pub(crate) fn calls_as_texts(record: &Value) -> Value {
+    let mut record = record.clone();
+    for message in record["messages"].as_array_mut().into_iter().flatten() {
+        for call in message["tool_calls"].as_array_mut().into_iter().flatten() {
+            let arguments = &mut call["function"]["arguments"];
+            *arguments = Value::String(arguments.to_string());
+        }
+    }
+    record
+}
+
+/// The same record.
+pub(crate) fn as_it_is(record: &Value) -> Value {
+    record.clone()
+}
+
 fn turns(contents: &[&str]) -> Vec<Value> {
     let roles = ["user", "assistant"].into_iter().cycle();
     let said = roles.zip(contents);

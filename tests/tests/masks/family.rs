@@ -10,22 +10,26 @@ use data::{ChatTemplate, Folder, Template};
 use serde_json::{Value, json};
 
 use crate::comparison::{DAY, Pair};
+use crate::conversations;
 use crate::peer::manifest;
 
-/// First and last token of a text, by the beginning of the template's name; the longest counts.
-const ENDS: [(&str, Option<&str>, &str); 19] = [
+/// First and last token of a text, by a part of the template's name; the longest counts.
+const ENDS: [(&str, Option<&str>, &str); 22] = [
     ("", None, "<|im_end|>"),
     ("cohere", Some("<BOS_TOKEN>"), "<|END_OF_TURN_TOKEN|>"),
     ("deepseek", Some("<｜begin▁of▁sentence｜>"), "<｜end▁of▁sentence｜>"),
     ("diffusion_gemma", Some("<bos>"), "<turn|>"),
+    ("firefunction", Some("<|begin_of_text|>"), "<|eot_id|>"),
     ("gemma", Some("<bos>"), "<eos>"),
     ("gemma4", Some("<bos>"), "<turn|>"),
     ("glm4", None, "<|endoftext|>"),
-    ("gptoss", Some("<|startoftext|>"), "<|return|>"),
+    ("gpt", Some("<|startoftext|>"), "<|return|>"),
+    ("granite", None, "<|end_of_text|>"),
+    ("hermes", Some("<|begin_of_text|>"), "<|im_end|>"),
     ("idefics3", Some("<|begin_of_text|>"), "<end_of_utterance>"),
     ("lfm2", Some("<|startoftext|>"), "<|im_end|>"),
+    ("llama", Some("<|begin_of_text|>"), "<|eot_id|>"),
     ("llama2", Some("<s>"), "</s>"),
-    ("llama3", Some("<|begin_of_text|>"), "<|eot_id|>"),
     ("llava", Some("<s>"), "</s>"),
     ("mistral", Some("<s>"), "</s>"),
     ("muse", Some("<|begin_of_text|>"), "<|eot|>"),
@@ -101,7 +105,11 @@ impl Family {
             folder: self.folder.clone(),
             ours: ChatTemplate::Jinja(self.source.clone()),
             marked: marked.to_owned(),
-            in_parts: self.wants_parts(),
+            wanted: match self.unmarked_name() {
+                _ if self.wants_parts() => conversations::in_parts,
+                "deepseekv3" if !self.is_marked() => conversations::calls_as_texts,
+                _ => conversations::as_it_is,
+            },
         }
     }
 
@@ -123,8 +131,8 @@ fn write_tokenizer(folder: &Path, name: &str, template: &str) -> Result<()> {
     let mut tokenizer: Value = serde_json::from_slice(&fs::read(base)?)?;
     let (_, bos, eos) = ENDS
         .into_iter()
-        .filter(|(start, ..)| name.starts_with(start))
-        .max_by_key(|(start, ..)| start.len())
+        .filter(|(part, ..)| name.contains(part))
+        .max_by_key(|(part, ..)| part.len())
         .context("the first entry fits all")?;
     let mut tokens: BTreeSet<&str> = special_tokens(template);
     tokens.extend(bos.into_iter().chain([eos]));

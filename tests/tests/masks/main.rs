@@ -11,12 +11,13 @@ mod family;
 mod peer;
 mod rendering;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use comparison::{Comparison, DAY, Pair, compare};
-use data::{ChatTemplate, Folder, Options, Preparer, SourceOptions, Template};
+use comparison::{Comparison, DAY, Pair, compare, prepare};
+use data::{ChatTemplate, Folder, Marking, Options, Preparer, SourceOptions, Template};
 use family::Family;
 use peer::{Peer, variable};
 use serde_json::{Value, json};
@@ -57,8 +58,7 @@ fn masks_of_unmarked_templates_are_those_of_their_marked_twins() -> Result<()> {
     Ok(())
 }
 
-/// The marks that we ship, judged as if the template had them; and what each unmarked template
-/// comes to.
+/// The marks that we ship, judged as if the template had them.
 #[test]
 fn marks_that_we_ship_change_no_byte_and_mean_what_they_mean_to_transformers() -> Result<()> {
     const TEST: &str = "marks_that_we_ship_change_no_byte_and_mean_what_they_mean_to_transformers";
@@ -68,13 +68,8 @@ fn marks_that_we_ship_change_no_byte_and_mean_what_they_mean_to_transformers() -
     let at = tempfile::tempdir()?;
     let families = Family::all(at.path())?;
     let mut pairs = Vec::new();
-    let mut plain = Vec::new();
-    for family in families.iter().filter(|family| !family.is_marked()) {
-        let template = family.parse()?;
-        match template.with_known_marks() {
-            Some(marked) => pairs.push(family.against(marked)),
-            None => plain.push(family.against(&family.source)),
-        }
+    for family in &families {
+        pairs.extend(family.parse()?.with_known_marks().map(|marked| family.against(marked)));
     }
     for found in print(&pairs, compare(&peer, &pairs, &conversations::all())?)? {
         ensure!(
@@ -82,6 +77,25 @@ fn marks_that_we_ship_change_no_byte_and_mean_what_they_mean_to_transformers() -
             "the marks are taken as they are"
         );
         ensure!(found.equal > 0, "nothing was compared");
+    }
+    Ok(())
+}
+
+/// Which of the four ways each template takes, and how far it comes.
+#[test]
+fn every_template_is_marked_known_proven_or_refused() -> Result<()> {
+    let at = tempfile::tempdir()?;
+    let records = conversations::all();
+    for family in Family::all(at.path())? {
+        let marking = family.parse()?.marking();
+        let (_, outcomes) = prepare(&family.against(&family.source), &records)?;
+        let trained = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+        let mut refusals = BTreeMap::<&str, usize>::new();
+        for why in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
+            *refusals.entry(why).or_default() += 1;
+        }
+        println!("{:40} {marking:?}: {trained} of {} {refusals:?}", family.name, records.len());
+        ensure!(trained > 0 || marking == Marking::Proof, "{refusals:?}");
     }
     Ok(())
 }
@@ -116,7 +130,7 @@ fn masks_are_those_of_transformers_on_real_data() -> Result<()> {
         folder: model,
         ours: ChatTemplate::Tokenizer,
         marked: template.with_known_marks().context("SmolLM2 is known")?.to_owned(),
-        in_parts: false,
+        wanted: conversations::as_it_is,
     };
     let pairs = [pair];
     for found in print(&pairs, compare(&peer, &pairs, &records)?)? {

@@ -41,20 +41,25 @@ fn templates_render_to_the_bytes_of_transformers() -> Result<()> {
     let folders: Vec<_> = families.iter().map(|family| family.folder.clone()).collect();
     let answers = peer.answers(&folders, &cases)?;
     let mut differences = Vec::new();
-    let mut rendered = 0;
+    let (mut rendered, mut lenient) = (0, 0);
     for (case, theirs) in cases.iter().zip(&answers) {
         let model = case["model"].as_u64().context("written above")?;
         let family = &families[usize::try_from(model)?];
         let ours = render(&family.source, &family.read()?.special_tokens(), case);
         rendered += usize::from(ours.is_ok());
-        if !same(ours.as_deref().ok(), theirs) {
+        // Python stumbles over what minijinja takes for nothing, such as a loop over `None`.
+        let stumbles = theirs["error"].as_str().is_some_and(|e| e.starts_with("TypeError"));
+        if ours.is_ok() && stumbles {
+            lenient += 1;
+        } else if !same(ours.as_deref().ok(), theirs) {
             let name = &family.name;
             let messages = &case["messages"];
             differences.push(format!("{name}: {messages}\nours   {ours:?}\ntheirs {theirs}\n"));
         }
     }
     println!(
-        "{} templates, {} renderings, {rendered} to a text, {} differ",
+        "{} templates, {} renderings, {rendered} to a text, {lenient} of them where Python stumbles, \
+         {} differ",
         families.len(),
         cases.len(),
         differences.len()

@@ -46,7 +46,7 @@ impl Known {
     }
 }
 
-const KNOWN: [Known; 10] = [
+const KNOWN: [Known; 12] = [
     Known {
         templates: &[
             ("HuggingFaceTB/SmolLM2-*-Instruct", "872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788"),
@@ -63,6 +63,7 @@ const KNOWN: [Known; 10] = [
     },
     Known {
         templates: &[
+            ("Qwen/Qwen3-*, April 2025", "87a2728cb8dc9fe424d624542f6060ec05a1d285ebbec578bb078900e33396b5"),
             ("Qwen/Qwen3-*", "a55ee1b1660128b7098723e0abcd92caa0788061051c62d51cbe87d9cf1974d8"),
         ],
         edits: &[
@@ -75,6 +76,33 @@ const KNOWN: [Known; 10] = [
             ),
             Swap(r"{{- '<|im_start|>' + message.role + '\n<think>", r"{{- '<think>"),
             Swap(r"{{- '<|im_start|>' + message.role + '\n' + content }}", "{{- content }}"),
+            Swap(
+                r#"{{- '<|im_end|>\n' }}
+    {%- elif message.role == "tool" %}"#,
+                r#"{{- '<|im_end|>' }}{%- endgeneration %}{{- '\n' }}
+    {%- elif message.role == "tool" %}"#,
+            ),
+        ],
+    },
+    Known {
+        templates: &[
+            ("Qwen/QwQ-32B", "cb2d7aa140bed098f4ac8ab1a403980e6768d58ec95ef701668fc7dd017e0762"),
+        ],
+        edits: &[
+            Swap(
+                r"{{- '<|im_start|>' + message.role + '\n' + content + '<|im_end|>' + '\n' }}",
+                r"{{- '<|im_start|>assistant\n' }}{%- generation %}{{- content + '<|im_end|>' }}
+        {%- endgeneration %}{{- '\n' }}",
+            ),
+            Swap(
+                "{{- '<|im_start|>' + message.role }}",
+                r"{{- '<|im_start|>assistant\n' }}{%- generation %}",
+            ),
+            Swap(r"{{- '\n' + content }}", "{{- content }}"),
+            Swap(
+                r"{{- '\n<tool_call>",
+                r"{{- '\n' if message.content or not loop.first else '' }}{{- '<tool_call>",
+            ),
             Swap(
                 r#"{{- '<|im_end|>\n' }}
     {%- elif message.role == "tool" %}"#,
@@ -158,6 +186,22 @@ const KNOWN: [Known; 10] = [
             Close("{{'<｜tool▁calls▁end｜><｜end▁of▁sentence｜>'}}"),
             Wrap("{{'<｜tool▁outputs▁end｜>' + message['content'] + '<｜end▁of▁sentence｜>'}}"),
             Wrap("{{'<｜Assistant｜>' + content + '<｜end▁of▁sentence｜>'}}"),
+        ],
+    },
+    Known {
+        templates: &[(
+            "mistralai/Mistral-Nemo-Instruct-2407",
+            "e7deee034838db2bfc7487788a3013d8a307ab69f72f3c54a85f06fd76007d4e",
+        )],
+        edits: &[
+            Open(r#"{{- "[TOOL_CALLS][" }}"#),
+            Swap(
+                r#"{%- endfor %}
+    {%- elif message["role"] == "assistant" %}"#,
+                r#"{%- endfor %}{%- endgeneration %}
+    {%- elif message["role"] == "assistant" %}"#,
+            ),
+            Wrap(r#"{{- message["content"] + eos_token}}"#),
         ],
     },
     Known {
