@@ -171,7 +171,8 @@ fn fingerprint(spec: &Spec, shards: &[RawShard]) -> Result<String, Fault> {
         }
     }
     add(format!("{:?}", spec.model().add_tokens).as_bytes());
-    add(format!("{} {:?} {:?}", data.max_tokens, data.too_long, data.train_on).as_bytes());
+    add(format!("{} {:?} {:?} {:?}", data.max_tokens, data.too_long, data.train_on, data.turns)
+        .as_bytes());
     match &data.chat_template {
         ChatTemplate::Tokenizer => add(b"tokenizer"),
         ChatTemplate::Chatml => add(b"chatml"),

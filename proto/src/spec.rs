@@ -37,7 +37,7 @@ pub use resume::compatible_for_resume;
 pub use value::{
     Adapter, AdapterKind, AdapterTargets, Checkpoint, Dtype, EvalEvery, Format, Init, MicroBatch,
     Optimizer, OptimizerKind, Recompute, Roles, SaveDtype, Schedule, ScheduleKind, TooLong, Train,
-    TrainOn,
+    TrainOn, Turns,
 };
 
 /// The longest text that is read as a spec.
@@ -89,6 +89,8 @@ pub struct Data {
     pub max_dropped: f64,
     /// Which messages are trained.
     pub train_on: TrainOn,
+    /// How many samples a conversation makes.
+    pub turns: Turns,
     /// How a conversation becomes text.
     pub chat_template: ChatTemplate,
     /// Variables that the template sees, in the order of the spec.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::quality::Quality;
 use super::value::{
     Adapter, Checkpoint, Dtype, EvalEvery, Format, Init, Roles, SaveDtype, TooLong, Train, TrainOn,
+    Turns,
 };
 
 /// The longest sample that a run may ask for.
@@ -103,6 +104,10 @@ pub struct Data {
     /// Which messages of a conversation are trained.
     #[serde(default)]
     pub train_on: TrainOn,
+    /// Whether a conversation is one sample, or `each` answer that is trained makes one, with what
+    /// comes before it as the model sees it then: for templates that drop earlier thinking.
+    #[serde(default)]
+    pub turns: Turns,
     /// How a conversation becomes text: `tokenizer` (the template that comes with it), `chatml`,
     /// `alpaca`, or a `.jinja` file.
     #[serde(default = "default_chat_template")]

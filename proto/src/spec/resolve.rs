@@ -9,7 +9,7 @@ use super::draft::{self, Draft};
 use super::error::{Error, Problem};
 use super::location::Location;
 use super::quality::{Check, Quality};
-use super::value::{EvalEvery, Format, MicroBatch, Train};
+use super::value::{EvalEvery, Format, MicroBatch, Train, TrainOn, Turns};
 use super::{
     Amount, ChatTemplate, Data, Eval, EvalOn, Model, Source, Spec, Workers, check, keys, yaml,
 };
@@ -147,6 +147,11 @@ impl Resolver<'_> {
         let eval = self.eval(&draft.eval);
         let quality = self.quality(&draft.quality);
         let chat_template = self.chat_template(&draft.chat_template);
+        if draft.turns == Turns::Each && draft.train_on == TrainOn::All {
+            let what = "must be `whole` with `train_on: all`, which would train each turn again \
+                        with every later one, got `each`";
+            self.refuse(Problem::new("data.turns", what).hint("write `train_on: assistant`"));
+        }
         let date = draft.date.as_deref().and_then(|text| self.date(text));
         Some(Data {
             train: train?,
@@ -156,6 +161,7 @@ impl Resolver<'_> {
             too_long: draft.too_long,
             max_dropped: draft.max_dropped,
             train_on: draft.train_on,
+            turns: draft.turns,
             chat_template: chat_template?,
             chat_template_kwargs: draft.chat_template_kwargs.clone(),
             date,

@@ -51,6 +51,7 @@ data:
   too_long: truncate
   max_dropped: 0.5
   train_on: last
+  turns: each
   chat_template: ./mine.jinja
   chat_template_kwargs: {enable_thinking: false, depth: {of: [1, null, 2.5]}}
   date: 2026-02-28
@@ -187,6 +188,7 @@ fn every_key_is_read() {
     assert_eq!(data.chat_template, ChatTemplate::File(template));
     let depth = serde_json::json!({"of": [1, null, 2.5]});
     assert_eq!(data.chat_template_kwargs["depth"], depth);
+    assert_eq!(data.turns, Turns::Each);
     assert_eq!(data.date, NaiveDate::from_ymd_opt(2026, 2, 28));
     let train = spec.train();
     assert_eq!((train.micro_batch, train.recompute), (MicroBatch::Packs(4), Recompute::On));
@@ -434,6 +436,11 @@ fn contradictions_are_refused() {
     assert_eq!(
         data("{source: a}", ", eval: {every: 50}"),
         "`data.eval` says when to evaluate, but not on what"
+    );
+    assert_eq!(
+        data("{source: a}", ", train_on: all, turns: each"),
+        "`data.turns` must be `whole` with `train_on: all`, which would train each turn again \
+         with every later one, got `each`"
     );
     assert_eq!(
         data("{source: a}", ", chat_template: chatlm"),

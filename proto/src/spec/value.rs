@@ -196,6 +196,17 @@ pub enum TrainOn {
     All,
 }
 
+/// How many samples a conversation makes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Turns {
+    /// One, rendered as a whole.
+    #[default]
+    Whole,
+    /// One for every answer that is trained, ending with it.
+    Each,
+}
+
 /// When the model is evaluated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

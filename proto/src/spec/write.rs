@@ -36,6 +36,7 @@ impl From<&Spec> for Draft {
                 too_long: data.too_long,
                 max_dropped: data.max_dropped,
                 train_on: data.train_on,
+                turns: data.turns,
                 chat_template: match &data.chat_template {
                     ChatTemplate::Tokenizer => "tokenizer".into(),
                     ChatTemplate::Chatml => "chatml".into(),

@@ -31,6 +31,7 @@ mod template;
 #[cfg(test)]
 mod tests;
 mod tokenize;
+mod turns;
 mod vocabulary;
 
 pub use batch::{Batch, Target, assemble};
@@ -38,7 +39,7 @@ pub use container::{Body, Container, ContainerError, Raw, lines, split};
 pub use conversation::{Conversation, Message, Role};
 pub use detect::{DetectError, Detection, detect};
 pub use folder::{Folder, FolderError};
-pub use options::{ChatTemplate, Format, Options, SourceOptions, TooLong, TrainOn};
+pub use options::{ChatTemplate, Format, Options, SourceOptions, TooLong, TrainOn, Turns};
 pub use prepare::{PrepareError, Prepared, PreparedRecord, Preparer};
 pub use quality::features;
 pub use record::{Record, Reject, Shape};

@@ -17,6 +17,8 @@ pub struct Options {
     pub too_long: TooLong,
     /// Which parts of a conversation are trained.
     pub train_on: TrainOn,
+    /// Whether a conversation is one sample, or one for every answer that is trained.
+    pub turns: Turns,
     /// Where the chat template comes from.
     pub chat_template: ChatTemplate,
     /// Special tokens that the tokenizer is to have, beside those that the template needs.
@@ -34,6 +36,7 @@ impl Default for Options {
             max_tokens: 1024,
             too_long: TooLong::Drop,
             train_on: TrainOn::Assistant,
+            turns: Turns::Whole,
             chat_template: ChatTemplate::Tokenizer,
             add_tokens: Vec::new(),
             template_kwargs: Map::new(),
@@ -68,6 +71,16 @@ pub enum TrainOn {
     Last,
     /// Every token.
     All,
+}
+
+/// How many samples a conversation makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Turns {
+    /// One, rendered as a whole.
+    Whole,
+    /// One for every answer that is trained, ending with it; `TrainOn::All` knows only wholes.
+    Each,
 }
 
 /// Where the chat template comes from.

@@ -14,11 +14,12 @@ use super::conversation::{Conversation, Message, Role};
 use super::detect::{DetectError, Detection, detect};
 use super::encode::{Encoder, chunks};
 use super::folder::Folder;
-use super::options::{ChatTemplate, Format, Options, SourceOptions, TooLong};
+use super::options::{ChatTemplate, Format, Options, SourceOptions, TooLong, TrainOn, Turns};
 use super::quality::features;
 use super::record::{Record, Reject, Shape};
 use super::spans::trained;
 use super::template::{ALPACA, CHATML, Template, TemplateError, hex};
+use super::turns;
 use super::vocabulary::{Grown, NewToken};
 
 /// Rises when equal input and options give other tokens or weights than before.
@@ -300,12 +301,9 @@ impl Preparer {
         let features = features(&record, hash);
         let (tokens, weights) = match record {
             Record::Conversation(conversation) => {
-                let template = self.template.as_ref();
-                let template = template.ok_or_else(|| missing(PrepareError::NoTemplate))?;
-                let conversation = self.calls.fit(conversation)?;
-                let (train_on, stops) = (self.options.train_on, self.encoder.stops());
-                let marked = trained(template, &conversation, train_on, stops)?;
-                self.encoder.conversation(&marked)?
+                // Its turns have the hash of the whole: they are held out, or trained, together.
+                let (samples, tokens_cut) = self.conversation(conversation, hash, position)?;
+                return Ok(Made { record: PreparedRecord { features, samples }, tokens_cut });
             }
             Record::Completion { prompt, completion } => {
                 self.encoder.eos().ok_or_else(|| missing(PrepareError::NoEndToken))?;
@@ -320,6 +318,52 @@ impl Preparer {
         };
         let (sample, tokens_cut) = self.limit(Sample { tokens, weights, hash, position })?;
         Ok(Made { record: PreparedRecord { features, samples: vec![sample] }, tokens_cut })
+    }
+
+    /// A conversation's samples, and how many tokens were cut off them.
+    fn conversation(
+        &self,
+        conversation: Conversation,
+        hash: u64,
+        position: u64,
+    ) -> Result<(Vec<Sample>, u64), Reject> {
+        let missing = || Reject::new(Reason::Malformed, PrepareError::NoTemplate.to_string());
+        let template = self.template.as_ref().ok_or_else(missing)?;
+        let conversation = self.calls.fit(conversation)?;
+        let (train_on, turns) = match (self.options.turns, self.options.train_on) {
+            (Turns::Each, on @ (TrainOn::Assistant | TrainOn::Last)) => {
+                (TrainOn::Assistant, turns::each(&conversation, on))
+            }
+            (Turns::Each, TrainOn::All) | (Turns::Whole, _) => {
+                (self.options.train_on, vec![conversation])
+            }
+        };
+        let (mut samples, mut tokens_cut) = (Vec::with_capacity(turns.len()), 0);
+        let mut left_out: Option<Reject> = None;
+        for turn in &turns {
+            let marked = trained(template, turn, train_on, self.encoder.stops())?;
+            let (tokens, weights) = self.encoder.conversation(&marked)?;
+            match self.limit(Sample { tokens, weights, hash, position }) {
+                Ok((sample, cut)) => {
+                    samples.push(sample);
+                    tokens_cut += cut;
+                }
+                Err(reject) if reject.reason == Reason::TooLong && !self.must_fail(&reject) => {
+                    let lost = left_out.as_ref().map_or(0, |before| before.tokens_lost);
+                    let tokens_lost = lost + reject.tokens_lost;
+                    left_out = Some(Reject { tokens_lost, ..reject });
+                }
+                Err(reject) => return Err(reject),
+            }
+        }
+        match (samples.is_empty(), left_out) {
+            (true, Some(reject)) => Err(reject),
+            (true, None) => Err(Reject::new(Reason::Untrained, "no answer would be trained")),
+            (false, left_out) => {
+                tokens_cut += left_out.map_or(0, |reject| reject.tokens_lost);
+                Ok((samples, tokens_cut))
+            }
+        }
     }
 
     /// Applies `max_tokens`, and tells how many tokens were cut off.
@@ -351,8 +395,7 @@ impl Preparer {
         let probe =
             Conversation::of([Message::new(Role::User, "a"), Message::new(Role::Assistant, "b")]);
         let stops = self.encoder.stops();
-        let train_on = super::options::TrainOn::Assistant;
-        let marked = trained(self.template.as_ref()?, &probe, train_on, stops).ok()?;
+        let marked = trained(self.template.as_ref()?, &probe, TrainOn::Assistant, stops).ok()?;
         let (span, _) = marked.spans.last()?;
         let answer = marked.text[span.clone()].trim_end();
         let ends = stops.iter().filter(|stop| answer.ends_with(stop.trim_end()));

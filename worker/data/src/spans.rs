@@ -39,24 +39,52 @@ pub(super) fn trained(
     let messages = &conversation.messages;
     refuse_unmarkable(messages, train_on)?;
     let rendered = template.render(conversation, messages.len(), false)?;
-    let answers: Vec<usize> =
-        (0..messages.len()).filter(|&i| messages[i].role == Role::Assistant).collect();
-    let spans = match template.marking() {
-        Marking::Own | Marking::Known => rendered.spans,
-        Marking::Proof if train_on == TrainOn::All && !is_weighted(messages) => Vec::new(),
+    let answers = answers(messages, train_on);
+    let is_chosen = train_on == TrainOn::Last || is_weighted(messages);
+    let mut spans = match template.marking() {
+        Marking::Own | Marking::Known if is_chosen => {
+            of_answers(template, conversation, rendered.spans, &answers)?
+        }
+        Marking::Own | Marking::Known => {
+            rendered.spans.into_iter().map(|span| (span, 1.0)).collect()
+        }
         Marking::Proof => {
-            let prove = |&i: &usize| proven(template, conversation, &rendered.text, i, stops);
-            answers.iter().map(prove).collect::<Result<_, _>>()?
+            // What stays as it is needs no proof.
+            let rest = if train_on == TrainOn::All { 1.0 } else { 0.0 };
+            let prove = |answer: &Answer| {
+                let whole = &rendered.text;
+                let span = proven(template, conversation, whole, answer.message, stops)?;
+                Ok((span, answer.weight))
+            };
+            let changed = answers.iter().filter(|answer| answer.weight != rest);
+            changed.map(prove).collect::<Result<Vec<_>, Reject>>()?
         }
     };
-    let weights = weights(messages, &answers, spans.len(), train_on)?;
-    let mut marked =
-        Marked { text: rendered.text, spans: spans.into_iter().zip(weights).collect() };
     if train_on == TrainOn::All {
-        marked.spans.insert(0, (0..marked.text.len(), 1.0));
+        spans.insert(0, (0..rendered.text.len(), 1.0));
     }
+    let marked = Marked { text: rendered.text, spans };
     refuse_untrained(&marked, stops)?;
     Ok(marked)
+}
+
+/// What the assistant says once.
+struct Answer {
+    /// Its message's index.
+    message: usize,
+    weight: f32,
+}
+
+fn answers(messages: &[Message], train_on: TrainOn) -> Vec<Answer> {
+    let all = (0..messages.len()).filter(|&i| messages[i].role == Role::Assistant);
+    let last = all.clone().next_back();
+    let answer = |i: usize| {
+        let default = train_on != TrainOn::Last || Some(i) == last;
+        let is_trained = messages[i].train.unwrap_or(default);
+        let weight = if is_trained { messages[i].weight.unwrap_or(1.0) } else { 0.0 };
+        Answer { message: i, weight }
+    };
+    all.map(answer).collect()
 }
 
 fn is_weighted(messages: &[Message]) -> bool {
@@ -81,31 +109,35 @@ fn refuse_unmarkable(messages: &[Message], train_on: TrainOn) -> Result<(), Reje
     }
 }
 
-/// The weight of each span.
-fn weights(
-    messages: &[Message],
-    answers: &[usize],
-    spans: usize,
-    train_on: TrainOn,
-) -> Result<Vec<f32>, Reject> {
-    if train_on != TrainOn::Last && !is_weighted(messages) {
-        return Ok(vec![1.0; spans]);
-    }
-    if spans != answers.len() {
+/// Gives each marked span its answer's weight. Where an answer has several, the marks before it are
+/// counted in what precedes it.
+fn of_answers(
+    template: &Template,
+    conversation: &Conversation,
+    spans: Vec<Range<usize>>,
+    answers: &[Answer],
+) -> Result<Vec<(Range<usize>, f32)>, Reject> {
+    let before = |answer: &Answer| {
+        let rendered = template.render(conversation, answer.message, true)?;
+        Ok(rendered.spans.len())
+    };
+    let firsts: Vec<usize> = match spans.len() == answers.len() {
+        true => (0..answers.len()).collect(),
+        false => answers.iter().map(before).collect::<Result<_, Reject>>()?,
+    };
+    let ends = firsts.iter().skip(1).copied().chain([spans.len()]);
+    if firsts.first().is_some_and(|&first| first > 0)
+        || firsts.iter().zip(ends).any(|(a, b)| *a >= b)
+    {
         let detail = format!(
-            "the chat template marks {spans} spans for {} answers, so they cannot be weighted one \
-             by one",
+            "the chat template marks {} spans for {} answers, so they cannot be weighted one by one",
+            spans.len(),
             answers.len()
         );
         return Err(Reject::new(Reason::Malformed, detail));
     }
-    let last = answers.last().copied();
-    let weight = |&i: &usize| {
-        let default = train_on != TrainOn::Last || Some(i) == last;
-        let message = &messages[i];
-        if message.train.unwrap_or(default) { message.weight.unwrap_or(1.0) } else { 0.0 }
-    };
-    Ok(answers.iter().map(weight).collect())
+    let weight = |i: usize| answers[firsts.partition_point(|&first| first <= i) - 1].weight;
+    Ok(spans.into_iter().enumerate().map(|(i, span)| (span, weight(i))).collect())
 }
 
 /// The span of answer `i`, proven by rendering what comes before it.
@@ -116,20 +148,28 @@ fn proven(
     i: usize,
     stops: &[String],
 ) -> Result<Range<usize>, Reject> {
-    const HINT: &str = "put `{% generation %}` and `{% endgeneration %}` around what the \
-                        assistant says in a copy of the template, and set data.chat_template \
-                        to it";
-    let unproven = |what: &str| {
-        let detail = format!("cannot prove where message {} {what}\nhint: {HINT}", i + 1);
+    const MARKS: &str = "put `{% generation %}` and `{% endgeneration %}` around what the \
+                         assistant says in a copy of the template, and set data.chat_template \
+                         to it";
+    const TURNS: &str = "set data.turns to each, which makes a sample of every turn as it was \
+                         given; or set data.chat_template to a copy of the template with \
+                         `{% generation %}` and `{% endgeneration %}` around what the assistant says";
+    let unproven = |what: &str, hint: &str| {
+        let detail = format!("cannot prove where message {} {what}\nhint: {hint}", i + 1);
         Reject::new(Reason::Malformed, detail)
     };
-    let before = template.render(conversation, i, true).map_err(|_| unproven("starts"))?.text;
-    let through = template.render(conversation, i + 1, false).map_err(|_| unproven("ends"))?.text;
-    if !whole.starts_with(&before) || !through.starts_with(&before) {
-        return Err(unproven("starts: what precedes it is rendered differently later"));
+    let before = template.render(conversation, i, true);
+    let before = before.map_err(|_| unproven("starts", MARKS))?.text;
+    let through = template.render(conversation, i + 1, false);
+    let through = through.map_err(|_| unproven("ends", MARKS))?.text;
+    if !through.starts_with(&before) {
+        return Err(unproven("starts: what precedes it is rendered differently with it", MARKS));
+    }
+    if !whole.starts_with(&before) {
+        return Err(unproven("starts: what precedes it is rendered differently later", TURNS));
     }
     if !whole.starts_with(&through) {
-        return Err(unproven("ends: it is rendered differently later"));
+        return Err(unproven("ends: it is rendered differently later", TURNS));
     }
     let answer = through[before.len()..].trim_end();
     if !ends_with_stop(answer, stops) {

@@ -175,7 +175,7 @@ fn template_that_rewrites_earlier_turns_is_refused_with_a_hint() {
     assert_eq!(reason, Reason::Malformed);
     let expected = "d.jsonl, line 1: cannot prove where message 2 ends: it is rendered differently \
                     later\n\
-                    hint: put ";
+                    hint: set data.turns to each, ";
     assert!(text.starts_with(expected), "{text}");
     let opens = UNMARKED.replace("assistant\n{% endif", "assistant\n<think>{% endif");
     let (_, text) = rejected(&jinja(&opens), &two_turns());
@@ -213,6 +213,52 @@ fn template_that_wants_parts_gets_them() {
                     {% if add_generation_prompt %}assistant: {% endif %}";
     let (samples, _) = shown(&jinja(template), &two_turns());
     let expected = "user: 1+1?</s>assistant: ⟦2</s>⟧user: Sure?</s>assistant: ⟦ Yes. </s>⟧";
+    assert_eq!(samples, [expected]);
+}
+
+#[test]
+fn each_turn_is_a_sample_as_it_was_given() {
+    let forgets = UNMARKED
+        .replace("m.content | trim", "m.content if loop.last or m.role == 'user' else '...'");
+    let marked = forgets.replace(
+        "{{ m.role }}\n",
+        "{{ m.role }}\n{% if m.role == 'assistant' %}{% \
+        generation %}{{ m.content if loop.last else '...' }}<|im_end|>{% endgeneration %}{{ '\n' }}{% \
+        continue %}{% endif %}",
+    );
+    let with = |template: &str, train_on, max_tokens| {
+        let chat_template = ChatTemplate::Jinja(template.into());
+        let turns = Turns::Each;
+        preparer(Options { chat_template, turns, train_on, max_tokens, ..Options::default() })
+    };
+    let first = "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n⟦2<|im_end|>⟧\n";
+    let second = "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n...<|im_end|>\n\
+                  <|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\n⟦ Yes. <|im_end|>⟧\n";
+    for template in [&forgets, &marked] {
+        let (samples, counts) = shown(&with(template, TrainOn::Assistant, 100), &two_turns());
+        assert_eq!(samples, [first, second]);
+        assert_eq!((counts.eligible, counts.samples), (1, 2));
+        let (samples, _) = shown(&with(template, TrainOn::Last, 100), &two_turns());
+        assert_eq!(samples, [second]);
+    }
+    // A turn that is too long is counted, and the others stay.
+    let (samples, counts) = shown(&with(&forgets, TrainOn::Assistant, 40), &two_turns());
+    assert_eq!((samples.as_slice(), counts.truncated.tokens_lost), ([first.into()].as_slice(), 60));
+    let untrained =
+        two_turns().replace(r#""role": "assistant""#, r#""train": false, "role": "assistant""#);
+    let (reason, _) = rejected(&with(&forgets, TrainOn::Assistant, 100), &untrained);
+    assert_eq!(reason, Reason::Untrained);
+}
+
+#[test]
+fn answer_with_several_marks_is_weighted_as_one() {
+    let template = "{% for m in messages %}{{ m.role }}:{% if m.role == 'assistant' %}{% generation \
+                    %}<think>{% endgeneration %} {% generation %}{{ m.content }}</s>{% endgeneration \
+                    %}{% else %}{{ m.content }}{% endif %}{% endfor %}";
+    let weighted = two_turns().replace(r#""content": "2""#, r#""content": "2", "weight": 0.5"#);
+    let (samples, _) = shown(&jinja(template), &weighted);
+    let expected = "user:1+1?assistant:⟦0.5|<think>⟧ ⟦0.5|2</s>⟧user:Sure?assistant:⟦<think>⟧ \
+                    ⟦ Yes. </s>⟧";
     assert_eq!(samples, [expected]);
 }
 

@@ -118,6 +118,10 @@ pub(super) fn options(spec: &Spec) -> Result<data::Options, Trouble> {
             spec::TrainOn::Last => data::TrainOn::Last,
             spec::TrainOn::All => data::TrainOn::All,
         },
+        turns: match d.turns {
+            spec::Turns::Whole => data::Turns::Whole,
+            spec::Turns::Each => data::Turns::Each,
+        },
         chat_template: match &d.chat_template {
             spec::ChatTemplate::Tokenizer => data::ChatTemplate::Tokenizer,
             spec::ChatTemplate::Chatml => data::ChatTemplate::Chatml,

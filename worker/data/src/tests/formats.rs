@@ -50,7 +50,8 @@ fn a_templates_own_system_prompt_does_not_stand_beside_ours() {
         for (system, ours) in [(None, false), (Some("Be brief.".to_owned()), true)] {
             let source = SourceOptions { system, ..SourceOptions::default() };
             let prepared = preparer.prepare("d.jsonl", two_turns().as_bytes(), &source);
-            let text = bracketed(preparer.tokenizer(), &prepared.expect("readable").records[0].samples[0]);
+            let text =
+                bracketed(preparer.tokenizer(), &prepared.expect("readable").records[0].samples[0]);
             let beside = (text.contains("system\nBe brief.<|im_end|>"), text.contains(own));
             assert_eq!(beside, (ours, !ours), "{text}");
             assert_eq!(text.matches("<|im_start|>system").count(), 1, "{text}");
