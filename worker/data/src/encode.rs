@@ -74,9 +74,10 @@ impl Encoder {
     pub(super) fn conversation(&self, marked: &Marked) -> Result<Encoded, Reject> {
         let Tokens { ids, offsets } = self.encode(&marked.text, false)?;
         self.refuse_doubled_bos(&ids)?;
+        let places = Places::new(&offsets);
         let mut weights = vec![0.0; ids.len()];
         for (span, weight) in &marked.spans {
-            weights[tokens_of(&offsets, span)].fill(*weight);
+            weights[places.tokens_of(span)].fill(*weight);
         }
         Ok((ids, without_first(weights)))
     }
@@ -89,7 +90,7 @@ impl Encoder {
     pub(super) fn completion(&self, prompt: &str, completion: &str) -> Result<Encoded, Reject> {
         let text = [prompt, completion].concat();
         let Tokens { ids, offsets } = self.encode(&text, true)?;
-        let first = tokens_of(&offsets, &(prompt.len()..text.len())).start;
+        let first = Places::new(&offsets).tokens_of(&(prompt.len()..text.len())).start;
         let tokens = self.closed(ids)?;
         let mut weights = vec![0.0; tokens.len()];
         weights[first..].fill(1.0);
@@ -130,14 +131,44 @@ impl Encoder {
     }
 }
 
-/// The tokens of which a byte lies in `span`. Those between the first and the last count whatever
-/// their offsets: some tokenizers give white space an empty range.
-fn tokens_of(offsets: &[(usize, usize)], span: &Range<usize>) -> Range<usize> {
-    let first = offsets.iter().position(|&(_, end)| end > span.start);
-    let last = offsets.iter().rposition(|&(start, end)| start < span.end && end > start);
-    match (first, last) {
-        (Some(first), Some(last)) if first <= last && !span.is_empty() => first..last + 1,
-        _ => offsets.len()..offsets.len(),
+/// Where tokens lie in a text, to be searched by bytes: a long conversation has many spans, and
+/// offsets alone are in no order, since some tokenizers give white space an empty range.
+struct Places {
+    /// The furthest that a token up to this one reaches.
+    ends: Vec<usize>,
+    /// The earliest that a token from this one on starts; empty ranges start nowhere.
+    starts: Vec<usize>,
+}
+
+impl Places {
+    fn new(offsets: &[(usize, usize)]) -> Places {
+        let mut furthest = 0;
+        let mut ends = Vec::with_capacity(offsets.len());
+        for &(_, end) in offsets {
+            furthest = end.max(furthest);
+            ends.push(furthest);
+        }
+        let mut earliest = usize::MAX;
+        let mut starts = vec![earliest; offsets.len()];
+        for (place, &(start, end)) in starts.iter_mut().zip(offsets).rev() {
+            if start < end {
+                earliest = start.min(earliest);
+            }
+            *place = earliest;
+        }
+        Places { ends, starts }
+    }
+
+    /// The tokens of which a byte lies in `span`, and those between the first and the last whatever
+    /// their offsets.
+    fn tokens_of(&self, span: &Range<usize>) -> Range<usize> {
+        let first = self.ends.partition_point(|&end| end <= span.start);
+        let past_last = self.starts.partition_point(|&start| start < span.end);
+        if first < past_last && !span.is_empty() {
+            first..past_last
+        } else {
+            self.ends.len()..self.ends.len()
+        }
     }
 }
 
@@ -165,4 +196,28 @@ pub(super) fn chunks(tokens: &[u32], max_tokens: usize, position: u64) -> Vec<Sa
         }
     };
     (0..targets).step_by(step).map(chunk).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn span_has_the_tokens_that_touch_it_whatever_lies_between() {
+        // "a b": white space without a range, a character of two tokens, and one token too many.
+        let offsets = [(0, 0), (0, 1), (2, 2), (2, 5), (2, 5), (5, 7), (0, 0)];
+        let places = Places::new(&offsets);
+        for (span, expected) in [
+            (0..1, 1..2),
+            (0..3, 1..5),
+            (1..2, 7..7),
+            (3..4, 3..5),
+            (4..7, 3..6),
+            (0..7, 1..6),
+            (2..2, 7..7),
+            (7..9, 7..7),
+        ] {
+            assert_eq!(places.tokens_of(&span), expected, "{span:?}");
+        }
+    }
 }
