@@ -29,6 +29,9 @@ pub(super) struct Piece {
     pub(super) bytes: usize,
 }
 
+/// Room that is kept after a word. A word of megabytes, white space say, does not hold on to more.
+const KEPT_SYMBOLS: usize = 1 << 12;
+
 /// Room to merge in, kept from word to word.
 #[derive(Default)]
 pub(super) struct Scratch {
@@ -69,12 +72,14 @@ impl Bpe {
         }
         let Scratch { symbols, queue } = scratch;
         symbols.clear();
+        symbols.shrink_to(KEPT_SYMBOLS);
         for (at, &byte) in word.iter().enumerate() {
             let piece = Piece { id: self.bytes[usize::from(byte)]?, bytes: 1 };
             let right = if at + 1 < word.len() { at + 1 } else { NONE };
             symbols.push(Symbol { piece, left: at.wrapping_sub(1), right, merge: None });
         }
         queue.clear();
+        queue.shrink_to(KEPT_SYMBOLS);
         for at in 0..symbols.len() {
             self.enqueue(symbols, queue, at);
         }

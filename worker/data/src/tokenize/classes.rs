@@ -37,7 +37,7 @@ const CLASSES: [(u8, &str); 7] = [
 
 type Table = [u8; char::MAX as usize + 1];
 
-/// By code point. A page of it that no text asks for stays zero and costs no memory.
+/// By code point. The planes without a character stay as the system gave them, and cost no memory.
 static TABLE: LazyLock<Box<Table>> = LazyLock::new(|| {
     let mut table: Box<Table> =
         vec![0; size_of::<Table>()].try_into().expect("the length is the array's");
@@ -61,7 +61,7 @@ pub(super) fn classes(c: char) -> u8 {
 }
 
 /// A text by the classes of its characters; positions are bytes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Text<'a> {
     text: &'a str,
     table: &'static Table,

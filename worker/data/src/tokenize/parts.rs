@@ -27,7 +27,7 @@ struct File {
     normalizer: Option<Normalizer>,
     pre_tokenizer: PreTokenizer,
     post_processor: Option<PostProcessor>,
-    model: Model,
+    model: Vocabulary,
 }
 
 #[derive(Deserialize)]
@@ -66,14 +66,15 @@ enum PostProcessor {
 }
 
 #[derive(Deserialize)]
-#[serde(tag = "type")]
-enum Model {
+enum Algorithm {
     #[serde(rename = "BPE")]
-    Bpe(Vocabulary),
+    Bpe,
 }
 
 #[derive(Deserialize)]
 struct Vocabulary {
+    #[serde(rename = "type")]
+    _algorithm: Algorithm,
     dropout: Option<f32>,
     continuing_subword_prefix: Option<String>,
     end_of_word_suffix: Option<String>,
@@ -96,11 +97,10 @@ impl Parts {
     /// A tokenizer with a part that is not known here.
     pub(super) fn read(json: &[u8]) -> Result<Parts, Unknown> {
         let file: File = serde_json::from_slice(json)?;
-        let Model::Bpe(vocabulary) = file.model;
         Ok(Parts {
             nfc: file.normalizer.is_some_and(|Normalizer::Nfc| true),
             splitters: splitters(file.pre_tokenizer)?,
-            bpe: bpe(&vocabulary)?,
+            bpe: bpe(&file.model)?,
             trim_offsets: match file.post_processor {
                 Some(processor) => trims_offsets(&processor)?,
                 None => false,
@@ -131,7 +131,7 @@ fn splitter(stage: PreTokenizer) -> Result<Splitter, Unknown> {
         PreTokenizer::Digits { individual_digits: individual } => {
             Ok(Splitter::Digits { individual })
         }
-        // The known regexes leave no gaps: keeping what matches, and removing what does not, is one.
+        // The known regexes leave no gaps: to keep what matches is to remove what does not.
         PreTokenizer::Split { pattern: Pattern::Regex(regex), behavior, invert } => {
             match (behavior, invert) {
                 (Behavior::Isolated, _) | (Behavior::Removed, true) => {

@@ -15,7 +15,7 @@ pub(super) fn end(text: Text<'_>, at: usize, digits: usize, marks: bool) -> usiz
         return at;
     };
     let letters = if marks { LETTER_OR_MARK } else { LETTER };
-    // A mark may be what precedes the letters or the first of them: the word ends at the same place.
+    // A mark may precede the letters or be the first of them: the word ends at the same place.
     if class & letters != 0 {
         return text.run(next, letters);
     }
