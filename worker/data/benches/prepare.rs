@@ -5,10 +5,11 @@
 //! cargo bench -p data --bench prepare -- 200 5         200 MB, 5 rounds
 //! ```
 //!
-//! MUSTER_TEST_MODEL names the tokenizer's folder (else the quick start's base),
-//! MUSTER_TEST_DATA a folder with `data/alpaca_en_demo.json` (else the quick start's instructions),
-//! and MUSTER_PEER_PYTHON a Python with `datasets` and `transformers` (else only ours runs). Ours is
-//! timed from the file's bytes, reading JSON included; the peer from a loaded data set, by
+//! MUSTER_TEST_MODEL names the tokenizer's folder (else the quick start's base), MUSTER_TEST_DATA a
+//! folder with `data/alpaca_en_demo.json` (else the quick start's instructions), and
+//! MUSTER_PEER_PYTHON a Python with `datasets` and `transformers` (else only ours runs).
+//!
+//! Ours is timed from the file's bytes, reading JSON included; the peer from a loaded data set, by
 //! `benches/prepare.py`, without its start and its imports.
 
 #[path = "prepare/corpus.rs"]
