@@ -314,7 +314,8 @@ impl<'a> Backward<'a> {
         &mut self,
         p: ParamId,
     ) -> impl Iterator<Item = (Range<usize>, &mut [f32])> {
-        let slots = self.params.trainable(p).then(|| self.sink.slots(p)).unwrap_or_default();
+        let trained = self.params.trainable(p);
+        let slots = if trained { self.sink.slots(p) } else { Vec::new() };
         let cols = self.params.shape(p).last().copied().unwrap_or(1).max(1);
         slots.into_iter().scan(0, move |row, block| {
             let rows = *row..*row + block.len() / cols;
