@@ -246,11 +246,14 @@ fn check_losses(spec: &Spec, receipt: &Receipt) -> Result<(), Fault> {
         .flat_map(|(reason, tally)| tally.examples.iter().map(move |e| (reason.label(), e)))
         .map(|(label, example)| format!("\n  {label}: {example}"))
         .collect();
+    let fitting = match receipt.fitting_max_tokens(most) {
+        Some(tokens) => format!("write `max_tokens: {tokens}`, with which few enough are too long"),
+        None => "mend these records".into(),
+    };
     let message = format!(
         "{} of {} records are lost ({:.1} %), more than the {:.1} % that `data.max_dropped` allows\
          {examples}\n\
-         hint: mend these records, raise `data.max_tokens` if they are too long, or raise \
-         `data.max_dropped`",
+         hint: {fitting}, or raise `data.max_dropped`",
         total.dropped_records(),
         total.read,
         lost * 100.0,

@@ -174,6 +174,9 @@ pub struct Tally {
     /// At most [`EXAMPLES`], the first by object and place.
     #[serde(default)]
     pub examples: Vec<Example>,
+    /// How long they were, where that was the reason.
+    #[serde(default, skip_serializing_if = "Histogram::is_empty")]
+    pub lengths: Histogram,
 }
 
 impl Tally {
@@ -207,6 +210,7 @@ impl Tally {
     fn merge(&mut self, other: Tally) {
         self.records += other.records;
         self.tokens_lost += other.tokens_lost;
+        self.lengths.merge(other.lengths);
         for example in other.examples {
             self.keep(example);
         }
@@ -251,7 +255,11 @@ impl Counts {
     /// Counts a record that was read and dropped.
     pub fn drop_record(&mut self, reason: Reason, example: Example, tokens_lost: u64) {
         self.read += 1;
-        self.dropped.entry(reason).or_default().count(example, tokens_lost);
+        let tally = self.dropped.entry(reason).or_default();
+        tally.count(example, tokens_lost);
+        if reason == Reason::TooLong {
+            tally.lengths.add(tokens_lost);
+        }
     }
 
     /// Counts the samples of an eligible record.
@@ -365,6 +373,18 @@ impl Receipt {
         }
         total.dropped_records() as f64 / total.read as f64
     }
+
+    /// A `max_tokens` with which no more than this share of the records would be dropped, at most a
+    /// quarter above the least one; none where it is not their length that costs too many.
+    pub fn fitting_max_tokens(&self, most: f64) -> Option<u64> {
+        let total = self.total();
+        let too_long = total.dropped.get(&Reason::TooLong)?;
+        let others = total.dropped_records() - too_long.records;
+        let may_go = ((most * total.read as f64) as u64).checked_sub(others)?;
+        let must_fit = too_long.records.saturating_sub(may_go);
+        // Half a record less: a share is rounded, and then up to whole records.
+        too_long.lengths.below((must_fit as f64 - 0.5).max(0.0) / too_long.records as f64)
+    }
 }
 
 #[cfg(test)]
@@ -447,6 +467,25 @@ source     read  eligible  held out  cut  malformed  tokens  trained  tokens los
   malformed: 1 more
 ";
         assert_eq!(receipt.to_string(), expected);
+    }
+
+    #[test]
+    fn a_max_tokens_that_fits_is_found_where_length_is_the_reason() {
+        let mut counts = counts(&[1]);
+        for tokens in (100..1000).step_by(10) {
+            let place = Place::line(tokens);
+            let example = Example { object: "a".into(), place, reason: String::new() };
+            counts.drop_record(Reason::TooLong, example, tokens);
+        }
+        // 101 records: 10 are eligible, 1 is malformed, 90 are too long.
+        let receipt = Receipt::of("a", counts);
+        for most in [0.02, 0.1, 0.5, 0.9] {
+            let tokens = receipt.fitting_max_tokens(most).expect("length is the reason");
+            let lost = |limit: u64| 1 + (100..1000).step_by(10).filter(|n| *n > limit).count();
+            assert!(lost(tokens) as f64 <= most * 101.0, "{most}: {tokens}");
+            assert!(lost(tokens * 3 / 4) as f64 > most * 101.0, "{most}: {tokens} is far too much");
+        }
+        assert_eq!(receipt.fitting_max_tokens(0.001), None, "one is malformed at any length");
     }
 
     #[test]
