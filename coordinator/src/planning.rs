@@ -80,7 +80,7 @@ pub(crate) async fn plan(
         kind: Failure::Infrastructure,
         message: "planning panicked; the log says where".into(),
     })??;
-    store(storage, run, made, receipt).await.map_err(infrastructure)
+    store(storage, run, spec, made, receipt).await.map_err(infrastructure)
 }
 
 struct Made {
@@ -99,10 +99,7 @@ fn sources(spec: &Spec, counts: &[u32]) -> Vec<plan::Source> {
     };
     let source = |(samples, source): (&u32, &Source)| plan::Source {
         samples: *samples,
-        repeat: match source.amount {
-            Amount::Repeat(repeat) => repeat,
-            Amount::Share(_) => 1.0,
-        },
+        amount: source.amount,
         holdout: share,
     };
     counts.iter().zip(&data.train).map(source).collect()
@@ -156,7 +153,8 @@ fn make(
             let mut start = trained;
             for samples in counts[sources.len()..].iter().take(evaluated.len()) {
                 let end = start + *samples as usize;
-                let source = plan::Source { samples: *samples, repeat: 1.0, holdout: 0.0 };
+                let source =
+                    plan::Source { samples: *samples, amount: Amount::Repeat(1.0), holdout: 0.0 };
                 let only = [source];
                 let of_source =
                     Plan::new(&metas[start..end], &only, options).map_err(data_fault)?;
@@ -189,11 +187,14 @@ fn step(metas: &[Meta], packs: &Packs, first: u32) -> Step {
 async fn store(
     storage: &Storage,
     run: &RunId,
+    spec: &Spec,
     made: Made,
     mut receipt: Receipt,
 ) -> Result<PlanOutline, proto::storage::Error> {
-    for (counts, held_out) in receipt.sources.values_mut().zip(&made.held_out_by_source) {
-        counts.held_out = *held_out;
+    for (source, held_out) in evaluated(spec).iter().zip(&made.held_out_by_source) {
+        if let Some(counts) = receipt.sources.get_mut(&source.location.to_string()) {
+            counts.held_out += held_out;
+        }
     }
     let folder = key::plan(run);
     let mut chunks = Vec::new();
@@ -212,6 +213,10 @@ async fn store(
     if let Some(summary) = summary.as_object_mut() {
         // Said beside it: an object that says it twice is not read back.
         summary.shift_remove("steps");
+        let sources = summary.get_mut("sources").and_then(serde_json::Value::as_array_mut);
+        for (figures, source) in sources.into_iter().flatten().zip(&spec.data().train) {
+            figures["name"] = source.location.to_string().into();
+        }
     }
     let outline = manifest::Plan { summary: made.summary, chunks, held_out };
     let body = serde_json::to_vec_pretty(&outline).expect("an outline is JSON");
@@ -220,6 +225,15 @@ async fn store(
     let body = serde_json::to_vec_pretty(&receipt).expect("counts are JSON");
     storage.put(&key::receipt(run), body).await?;
     Ok(PlanOutline { digest, steps, receipt, summary })
+}
+
+/// What the held-out packs are made of, in their order.
+pub(crate) fn evaluated(spec: &Spec) -> &[Source] {
+    match &spec.data().eval.on {
+        EvalOn::Nothing => &[],
+        EvalOn::Holdout(_) => &spec.data().train,
+        EvalOn::Sources(sources) => sources,
+    }
 }
 
 async fn put(

@@ -9,7 +9,7 @@
 
 use std::time::Instant;
 
-use proto::plan::{Meta, Options, Plan, Source};
+use proto::plan::{Amount, Meta, Options, Plan, Source};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let samples: Vec<Meta> = (0..count).map(|id| sample(id, max_tokens)).collect();
     let before = peak_bytes();
     let (start, options) = (Instant::now(), options(max_tokens));
-    let source = Source { samples: count, repeat: 1.0, holdout: 0.01 };
+    let source = Source { samples: count, amount: Amount::Repeat(1.0), holdout: 0.01 };
     let sources = [source];
     let plan = Plan::new(&samples, &sources, options)?;
     println!("plan         {:>6.2} s   {} steps", start.elapsed().as_secs_f64(), plan.steps());
@@ -55,7 +55,8 @@ fn sample(id: u32, max_tokens: u32) -> Meta {
 fn windowed(samples: &[Meta], options: Options) -> Result<f64, proto::plan::Error> {
     let (mut tokens, mut packs) = (0, 0);
     for window in samples.chunks(1000).take(1000) {
-        let source = Source { samples: window.len() as u32, repeat: 1.0, holdout: 0.0 };
+        let source =
+            Source { samples: window.len() as u32, amount: Amount::Repeat(1.0), holdout: 0.0 };
         let options = Options { epochs: 1, ..options };
         let summary = Plan::new(window, &[source], options)?.summary();
         packs += summary.packs_per_epoch;

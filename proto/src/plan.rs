@@ -1,7 +1,7 @@
 //! The plan: from the samples' lengths to what every step trains on, before the first one runs.
 //!
 //! ```text
-//! samples, less held out and excluded --repeat--> an epoch's --best fit, shuffle--> packs --cut--> steps
+//! samples, less held out and excluded --mix--> an epoch's --best fit, shuffle--> packs --cut--> steps
 //! ```
 //!
 //! Pure: a plan is a function of the samples' lengths, weights and hashes and of a few options, in
@@ -13,6 +13,7 @@ mod chunk;
 mod consumed;
 mod error;
 mod holdout;
+mod mixture;
 mod pack;
 mod random;
 pub mod schedule;
@@ -26,19 +27,18 @@ pub use chunk::{Chunk, Error as ChunkError, Pack, Step, VERSION};
 pub use consumed::Consumed;
 pub use error::Error;
 pub use holdout::held_out;
+pub use mixture::{Amount, SourceSummary};
 pub use pack::Packs;
 pub use share::{micro_batches, share};
 pub use summary::{Epoch as EpochSummary, Place, Summary};
 
+use mixture::Mixed;
 use random::Random;
 
 /// A chunk has no more steps, however small they are.
 pub const MAX_STEPS_PER_CHUNK: u64 = 256;
 /// A chunk has about as many samples at most, but at least one step: about 4 MiB.
 pub const SAMPLES_PER_CHUNK: u64 = 1 << 20;
-
-/// A source's repeat is counted in millionths.
-const MILLION: u128 = 1_000_000;
 
 // The streams of random numbers that are drawn from a seed.
 const STREAM_EPOCH: u64 = 1;
@@ -60,8 +60,8 @@ pub struct Meta {
 pub struct Source {
     /// How many samples it has; they follow those of the sources before it.
     pub samples: u32,
-    /// How often an epoch sees it, above 0, at most 100.
-    pub repeat: f64,
+    /// How much of it an epoch sees: a repeat of at most 100, or, like all others, a share.
+    pub amount: Amount,
     /// The share that is held out, 0 to 0.5.
     pub holdout: f64,
 }
@@ -90,6 +90,8 @@ pub struct Plan<'a> {
     held_out: Vec<u32>,
     // Ascending, as all lists of ids: what is held out or excluded.
     left_out: Vec<u32>,
+    /// By source.
+    mixed: Vec<Mixed>,
     epochs: Vec<EpochSummary>,
     packs: u32,
 }
@@ -137,8 +139,18 @@ impl<'a> Plan<'a> {
         left_out.sort_unstable();
         left_out.dedup();
         held_out.retain(|id| excluded.binary_search(id).is_err());
-        let mut plan =
-            Plan { samples, sources, options, held_out, left_out, epochs: Vec::new(), packs: 0 };
+        let mut plan = Plan {
+            samples,
+            sources,
+            options,
+            held_out,
+            left_out,
+            mixed: Vec::new(),
+            epochs: Vec::new(),
+            packs: 0,
+        };
+        let trainable = |range| plan.trainable(range);
+        plan.mixed = mixture::mix(samples, sources, options.epochs, options.seed, trainable)?;
         // Epochs that see the same samples are counted once: all of them, unless a repeat is a
         // fraction.
         let mut counted = BTreeMap::new();
@@ -230,6 +242,7 @@ impl<'a> Plan<'a> {
             packs_per_epoch: self.packs.into(),
             steps_per_chunk: self.steps_per_chunk(),
             epochs: self.epochs.clone(),
+            sources: mixture::summaries(&self.mixed),
         }
     }
 
@@ -268,26 +281,10 @@ impl<'a> Plan<'a> {
         ids.collect()
     }
 
-    /// How many samples of each source are trained on.
-    fn trainable_len(&self, range: Range<usize>) -> u128 {
-        let before = |id: usize| self.left_out.partition_point(|&left| (left as usize) < id);
-        (range.len() - (before(range.end) - before(range.start))) as u128
-    }
-
-    /// Which slice of each source's samples, laid end to end for ever, an epoch sees: its start and
-    /// its length.
-    ///
-    /// Epoch e sees `floor(e * r * n) .. floor((e + 1) * r * n)`: with r = 0.5 one half and then
-    /// the other, with r = 2 every sample twice.
+    /// What an epoch sees of each source: where it starts among the trainable samples, laid end to
+    /// end, and how many follow.
     fn slices(&self, epoch: u32) -> Vec<(u128, u128)> {
-        let slice = |(range, source): (Range<usize>, &Source)| {
-            let samples = self.trainable_len(range);
-            let repeat = (source.repeat * MILLION as f64).round() as u128;
-            let end = |epoch: u32| u128::from(epoch) * repeat * samples / MILLION;
-            let (start, end) = (end(epoch), end(epoch + 1));
-            (start % samples.max(1), end - start)
-        };
-        ranges(self.sources).map(slice).collect()
+        self.mixed.iter().map(|mixed| mixed.slice(epoch)).collect()
     }
 
     /// The ids of an epoch's samples, each as often as it is seen.
@@ -303,9 +300,7 @@ impl<'a> Plan<'a> {
                 continue;
             }
             if len % samples.max(1) != 0 {
-                // The same order in every epoch, so that the next slice goes on where this one
-                // ends.
-                Random::new(&[self.options.seed, STREAM_SOURCE, index as u64]).shuffle(&mut ids);
+                mixture::shuffle(&mut ids, self.options.seed, index);
             }
             members.reserve_exact(len as usize);
             let (start, len) = (start as usize, len as usize);

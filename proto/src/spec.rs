@@ -28,6 +28,7 @@ use std::path::Path;
 use chrono::NaiveDate;
 use serde_json::{Map, Value};
 
+pub use crate::plan::Amount;
 pub use check::schema;
 pub use draft::Draft;
 pub use error::{Error, Problem};
@@ -114,16 +115,6 @@ pub struct Source {
     pub roles: Roles,
     /// A system message for conversations without one.
     pub system: Option<String>,
-}
-
-/// How much of a source an epoch sees.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Amount {
-    /// So many times, above 0.
-    Repeat(f64),
-    /// This part of the trained tokens, relative to the other sources' parts; above 0, and then on
-    /// every source.
-    Share(f64),
 }
 
 /// What the model is evaluated on, and when.

@@ -1,6 +1,6 @@
 //! What cannot be planned.
 
-use super::{Meta, Options, Source};
+use super::{Amount, Meta, Options, Source};
 
 /// Why there is no plan.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -41,6 +41,15 @@ pub enum Error {
     /// More than an id can count.
     #[error("an epoch of {0} samples, more than 2^32\nhint: lower `repeat`, or split the run")]
     TooManySamples(u64),
+    /// A part of the trained tokens that cannot be had.
+    #[error(
+        "data.train[{index}] has a `share`, and no sample is left of it to train on\n\
+         hint: see the receipt for what was dropped and held out, or leave the source out"
+    )]
+    EmptyShare {
+        /// The source's.
+        index: usize,
+    },
     /// Nothing to train on.
     #[error(
         "no sample is left to train on, of {samples}\n\
@@ -53,7 +62,7 @@ pub enum Error {
     /// A fraction of too little.
     #[error(
         "epoch {epoch} has {samples} samples for {steps} steps\n\
-         hint: raise `repeat`, or `global_batch`"
+         hint: raise `repeat`, `epochs`, or `global_batch`"
     )]
     EpochTooSmall {
         /// Which epoch, from 0.
@@ -77,9 +86,16 @@ pub(super) fn check(samples: &[Meta], sources: &[Source], options: &Options) -> 
         check_option(name, value as f64, value >= 1, "1 or more")?;
     }
     for source in sources {
-        let Source { repeat, holdout, .. } = *source;
-        let fits = (0.000_001..=100.0).contains(&repeat);
-        check_option("repeat", repeat, fits, "from 0.000001 to 100")?;
+        let Source { amount, holdout, .. } = *source;
+        match amount {
+            Amount::Repeat(repeat) => {
+                let fits = (0.000_001..=100.0).contains(&repeat);
+                check_option("repeat", repeat, fits, "from 0.000001 to 100")?;
+            }
+            Amount::Share(share) => {
+                check_option("share", share, share > 0.0 && share.is_finite(), "above 0")?;
+            }
+        }
         check_option("holdout", holdout, (0.0..=0.5).contains(&holdout), "from 0 to 0.5")?;
     }
     let expected: u64 = sources.iter().map(|source| u64::from(source.samples)).sum();

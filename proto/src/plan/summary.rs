@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::SourceSummary;
+
 /// A plan in numbers: all that a worker, a progress bar and a receipt need besides the chunks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
@@ -27,6 +29,8 @@ pub struct Summary {
     pub steps_per_chunk: u64,
     /// The epochs as planned; `max_steps` may end before the last.
     pub epochs: Vec<Epoch>,
+    /// The sources, in their order.
+    pub sources: Vec<SourceSummary>,
 }
 
 /// A whole epoch in numbers.

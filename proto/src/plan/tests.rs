@@ -28,7 +28,11 @@ fn samples(count: u32, seed: u64) -> Vec<Meta> {
 }
 
 fn source(samples: u32) -> Source {
-    Source { samples, repeat: 1.0, holdout: 0.0 }
+    Source { samples, amount: Amount::Repeat(1.0), holdout: 0.0 }
+}
+
+fn repeated(repeat: f64, samples: u32) -> Source {
+    Source { amount: Amount::Repeat(repeat), ..source(samples) }
 }
 
 /// How often each sample occurs in an epoch.
@@ -63,7 +67,7 @@ fn every_sample_is_trained_once_an_epoch_or_held_out() {
 fn no_pack_is_too_long_and_no_step_is_a_runt() {
     for seed in 0..20 {
         let samples = samples(300 + 91 * seed as u32, seed);
-        let sources = [Source { repeat: 0.3 + 0.1 * seed as f64, ..source(samples.len() as u32) }];
+        let sources = [repeated(0.3 + 0.1 * seed as f64, samples.len() as u32)];
         let options = Options { seed, ..options() };
         let plan = Plan::new(&samples, &sources, options).expect("a plan");
         let packs = plan.epoch(0).packs.len();
@@ -90,8 +94,7 @@ fn no_pack_is_too_long_and_no_step_is_a_runt() {
 #[test]
 fn a_half_is_one_half_now_and_the_other_next() {
     let samples = samples(401, 1);
-    let sources =
-        [Source { repeat: 0.5, ..source(101) }, Source { repeat: 2.0, ..source(100) }, source(200)];
+    let sources = [repeated(0.5, 101), repeated(2.0, 100), source(200)];
     let plan = Plan::new(&samples, &sources, Options { epochs: 4, ..options() }).expect("a plan");
     let epochs: Vec<_> = (0..4).map(|epoch| seen(&plan, epoch)).collect();
     let first =
@@ -113,7 +116,7 @@ fn a_half_is_one_half_now_and_the_other_next() {
 fn any_repeat_comes_out_even_over_the_epochs() {
     for (repeat, times) in [(0.3, 3), (1.7, 17), (0.1, 1), (2.5, 25)] {
         let samples = samples(137, 5);
-        let sources = [Source { repeat, ..source(137) }];
+        let sources = [repeated(repeat, 137)];
         let options = Options { epochs: 10, global_batch: 1, ..options() };
         let plan = Plan::new(&samples, &sources, options).expect("a plan");
         let mut total: BTreeMap<u32, u32> = BTreeMap::new();
@@ -377,9 +380,9 @@ fn what_cannot_be_planned_is_refused() {
     assert!(matches!(plan(&[source(20)], short), Error::Sample { max_tokens: 10, .. }));
     let none = Options { global_batch: 0, ..options() };
     assert!(matches!(plan(&[source(20)], none), Error::Option { name: "global_batch", .. }));
-    let rare = Source { repeat: 0.01, ..source(20) };
+    let rare = repeated(0.01, 20);
     assert!(matches!(plan(&[rare], options()), Error::Nothing { samples: 20 }));
-    let rare = Source { repeat: 0.04, ..source(20) };
+    let rare = repeated(0.04, 20);
     assert!(matches!(plan(&[rare], options()), Error::EpochTooSmall { epoch: 0, samples: 0, .. }));
     assert!(matches!(Plan::new(&[], &[], options()), Err(Error::Nothing { samples: 0 })));
 }
@@ -389,7 +392,7 @@ fn a_plan_of_this_version_is_what_it_was() {
     // Changes only together with `VERSION`: a run that is resumed by another build must find the
     // same steps.
     let samples = samples(1000, 9);
-    let sources = [Source { repeat: 0.7, holdout: 0.1, ..source(500) }, source(500)];
+    let sources = [Source { holdout: 0.1, ..repeated(0.7, 500) }, source(500)];
     let plan = Plan::new(&samples, &sources, options()).expect("a plan");
     let digest = |epoch: u32| {
         let epoch = plan.epoch(epoch);

@@ -140,7 +140,9 @@ pub struct Source {
     #[schemars(range(min = 0.001, max = 100.0))]
     pub repeat: Option<f64>,
     /// This source's part of the trained tokens, relative to the other sources' parts; instead of
-    /// `repeat`, and then on every source.
+    /// `repeat`, and then on every source. An epoch is as long as it can be with no sample seen
+    /// twice: one source is seen as a whole, the others in parts that take turns over the epochs.
+    /// The plan shows what `repeat` that comes to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 1000000.0), extend("exclusiveMinimum" = 0.0))]
     pub share: Option<f64>,

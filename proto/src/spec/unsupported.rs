@@ -5,7 +5,7 @@
 use super::error::Problem;
 use super::location::Location;
 use super::value::Dtype;
-use super::{Amount, ChatTemplate, Spec};
+use super::{ChatTemplate, Spec};
 
 /// Everything that `spec` asks for in vain.
 pub(super) fn list(spec: &Spec) -> Vec<Problem> {
@@ -36,10 +36,6 @@ pub(super) fn list(spec: &Spec) -> Vec<Problem> {
             if let Location::Url { scheme, .. } = &source.location {
                 let what = format!("from `{}://`", scheme.as_str());
                 refuse(&format!("{field}.source"), &what, local);
-            }
-            match source.amount {
-                Amount::Repeat(_) => {}
-                Amount::Share(_) => refuse(&format!("{field}.share"), "", "write `repeat`"),
             }
         }
     }
