@@ -11,7 +11,7 @@ use crate::{finish, naming, planning, survey};
 use proto::event::{Event as History, PoolEvent};
 use proto::id::{self, Epoch, RunId};
 use proto::protocol::Directive;
-use proto::spec::{EvalOn, Spec};
+use proto::spec::{EvalOn, Source, Spec};
 use proto::storage::{self, Storage};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -389,10 +389,7 @@ impl Runtime {
 
 fn settings(spec: &Spec) -> Settings {
     let eval = &spec.data().eval;
-    let sources = match &eval.on {
-        EvalOn::Nothing | EvalOn::Holdout(_) => spec.data().train.len(),
-        EvalOn::Sources(sources) => sources.len(),
-    };
+    let names = |sources: &[Source]| sources.iter().map(|s| s.location.to_string()).collect();
     Settings {
         name: spec.name().to_owned(),
         min_workers: spec.workers().min as usize,
@@ -400,6 +397,7 @@ fn settings(spec: &Spec) -> Settings {
         keep: spec.checkpoint().keep as usize,
         evaluates: !matches!(eval.on, EvalOn::Nothing),
         evaluate_at_start: eval.at_start,
-        sources,
+        trained: names(&spec.data().train),
+        evaluated: names(planning::evaluated(spec)),
     }
 }

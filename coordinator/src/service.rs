@@ -1,6 +1,6 @@
 //! The gRPC edge: wire types come in, domain types go on.
 
-use crate::core::{Status as RunState, Stream};
+use crate::core::{SourceFigures, Status as RunState, Stream};
 use crate::handle::Handle;
 use proto::id::RunId;
 use proto::protocol::Report;
@@ -170,6 +170,11 @@ fn unknown(run: &RunId) -> Status {
     Status::not_found(format!("there is no run `{run}`"))
 }
 
+fn source_loss((name, figures): (String, SourceFigures)) -> wire::SourceLoss {
+    let SourceFigures { loss, trained_tokens } = figures;
+    wire::SourceLoss { name, loss, trained_tokens }
+}
+
 fn to_wire(status: RunState) -> wire::RunStatus {
     wire::RunStatus {
         run: status.run.to_string(),
@@ -184,5 +189,6 @@ fn to_wire(status: RunState) -> wire::RunStatus {
         checkpoint_step: status.checkpoint_step.unwrap_or(0),
         model: status.model.unwrap_or_default(),
         loss: status.loss.unwrap_or(0.0),
+        sources: status.sources.into_iter().map(source_loss).collect(),
     }
 }

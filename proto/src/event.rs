@@ -47,8 +47,8 @@ pub enum Event {
         step: u64,
         /// In all.
         loss: f64,
-        /// By source.
-        by_source: Vec<f64>,
+        /// By source, null where a source has nothing held out.
+        by_source: Vec<Option<f64>>,
     },
     /// A checkpoint is whole: this entry is its commit.
     Checkpointed {

@@ -67,7 +67,8 @@ fn pack(step: u64, index: usize) -> MicroBatch {
         }
         lengths.push(length);
     }
-    MicroBatch { tokens, documents: Documents::of_lengths(lengths), targets }
+    let sources = vec![0, 1, u32::try_from(index % 2).expect("0 or 1")];
+    MicroBatch { tokens, documents: Documents::of_lengths(lengths), sources, targets }
 }
 
 /// The share of `rank` in a global batch of `packs`.
@@ -150,6 +151,40 @@ fn workers_times_accumulation_changes_nothing() {
         assert_eq!(ranks.len(), world);
         assert_same_curve(&curve(&ranks), &alone, &format!("{world}x{}", PACKS / world));
     }
+}
+
+/// Loss and trained tokens of each source, added up over the ranks as the coordinator does.
+fn by_source(ranks: &[Rank], step: usize) -> [(f64, u64); 2] {
+    let mut all = [(0.0, 0.0, 0); 2];
+    for sum in ranks.iter().flat_map(|rank| &rank[step].0.sources) {
+        let (loss_sum, weight, tokens) = &mut all[sum.source as usize];
+        *loss_sum += sum.loss_sum;
+        *weight += sum.weight;
+        *tokens += sum.trained_tokens;
+    }
+    let loss = all.iter().map(|s| s.0).sum::<f64>() / all.iter().map(|s| s.1).sum::<f64>();
+    let reduced = ranks[0][step].0.loss;
+    assert!((loss - reduced).abs() <= 1e-6 * reduced, "step {step}: {loss} for {reduced}");
+    all.map(|(loss_sum, weight, tokens)| (loss_sum / weight, tokens))
+}
+
+#[test]
+fn losses_by_source_add_up_to_the_loss_at_any_world_size() {
+    let steps = usize::try_from(STEPS).expect("few");
+    let alone = train(1, PACKS, STEPS);
+    for world in [1, 2, 4] {
+        let ranks = train(world, PACKS, STEPS);
+        for step in 0..steps {
+            let pairs = by_source(&ranks, step).into_iter().zip(by_source(&alone, step));
+            for (source, ((loss, tokens), (wanted, planned))) in pairs.enumerate() {
+                let name = format!("{world} ranks, step {step}, source {source}");
+                assert_eq!(tokens, planned, "{name}");
+                assert!((loss - wanted).abs() <= 1e-4 * wanted, "{name}: {loss} for {wanted}");
+            }
+        }
+    }
+    let [(a, _), (b, _)] = by_source(&alone, 0);
+    assert!((a - b).abs() > 1e-3, "two sources, two losses");
 }
 
 #[test]

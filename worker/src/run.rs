@@ -16,7 +16,7 @@ use crate::collective::{self, AbortHandle, Collective, Listener, Ring};
 use crate::job::{Job, Restorable};
 use crate::session::Trouble;
 use crate::train::{self, Trainer};
-use proto::protocol::{Cause, EvalSum, Phase, StepDone, Train};
+use proto::protocol::{Cause, Phase, SourceSum, StepDone, Train};
 use proto::receipt::Skipped;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -32,7 +32,7 @@ pub enum Said {
     /// A committed step changed nothing: its samples, of all ranks.
     Skipped(Skipped),
     /// This rank's share of the held-out set, after so many steps.
-    Evaluated(u64, Vec<EvalSum>),
+    Evaluated(u64, Vec<SourceSum>),
     /// This rank's part of a checkpoint, to be stored.
     Snapshot(Snapshot),
 }
@@ -136,6 +136,7 @@ pub fn run(
             trained_tokens: batch.trained_tokens(),
             compute: done.compute,
             reduce_wait: done.reduce_wait,
+            sources: done.sources,
         }));
         step += 1;
         let leave = step == steps || done.stop;
@@ -180,15 +181,15 @@ fn evaluate(
     world: usize,
     controls: &Controls,
     step: u64,
-) -> Result<Vec<EvalSum>, Broken> {
+) -> Result<Vec<SourceSum>, Broken> {
     let mut sums = Vec::new();
     for (source, micro_batch) in job.held_out(rank, world).map_err(|t| Broken::Failed(step, t))? {
         if controls.abort.is_aborted() {
             return Err(Broken::Aborted);
         }
         let loss_sum = trainer.loss_sum(&micro_batch).map_err(|e| broken(step, e))?;
-        let weight = micro_batch.weight();
-        sums.push(EvalSum { source, loss_sum, weight });
+        let (weight, trained_tokens) = (micro_batch.weight(), micro_batch.targets.len() as u64);
+        sums.push(SourceSum { source, loss_sum, weight, trained_tokens });
     }
     Ok(sums)
 }

@@ -8,7 +8,7 @@
 use proto::id::{Epoch, Generation, Incarnation, RunId, WorkerId};
 use proto::manifest::File;
 use proto::protocol::{
-    Attachment, Cause, Directive, Duty, EvalSum, Hello, Load, Place, RawShard, Report, StepDone,
+    Attachment, Cause, Directive, Duty, Hello, Load, Place, RawShard, Report, SourceSum, StepDone,
     Train,
 };
 use proto::receipt::{Receipt, Skipped};
@@ -91,7 +91,7 @@ pub enum Event {
     /// That step changed nothing.
     Skipped(Place, Skipped),
     /// It measured its share of the held-out set.
-    Evaluated(Place, u64, Vec<EvalSum>),
+    Evaluated(Place, u64, Vec<SourceSum>),
     /// Its part of a checkpoint is stored, or cannot be.
     PartSaved(Place, u64, Result<Vec<File>, Trouble>),
     /// It is over.

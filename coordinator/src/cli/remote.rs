@@ -2,7 +2,7 @@
 
 use super::show::{Show, Style};
 use super::{Blame, Exit, Outcome, Refusal, run};
-use crate::core::Notice;
+use crate::core::{BySource, Notice, SourceFigures};
 use anyhow::{Context, anyhow};
 use clap::Args;
 use proto::id::RunId;
@@ -146,6 +146,10 @@ pub(super) async fn status(arguments: Status) -> Outcome {
         println!("            {}", status.detail);
     }
     println!("progress    {}", progress(&status));
+    for source in &status.sources {
+        let (loss, tokens) = (source.loss, source.trained_tokens);
+        println!("            loss {loss:.4} on {tokens} trained tokens of {}", source.name);
+    }
     println!("generation  {} (lineage {})", status.generation, status.lineage);
     for (rank, worker) in status.workers.iter().enumerate() {
         println!("rank {rank:<6} {worker}");
@@ -202,6 +206,11 @@ fn progress(status: &wire::RunStatus) -> String {
 }
 
 fn to_json(s: &wire::RunStatus) -> serde_json::Value {
+    let figures = |s: &wire::SourceLoss| {
+        let figures = SourceFigures { loss: s.loss, trained_tokens: s.trained_tokens };
+        (s.name.clone(), figures)
+    };
+    let sources: BySource = s.sources.iter().map(figures).collect();
     serde_json::json!({
         "run": s.run,
         "name": s.name,
@@ -215,5 +224,6 @@ fn to_json(s: &wire::RunStatus) -> serde_json::Value {
         "checkpoint_step": s.checkpoint_step,
         "model": s.model,
         "loss": s.loss,
+        "sources": sources,
     })
 }

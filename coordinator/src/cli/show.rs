@@ -1,8 +1,10 @@
 //! How a run is shown: a progress bar for people, one object a line for programs.
 
-use crate::core::Notice;
+use crate::core::{BySource, Notice};
 use indicatif::{ProgressBar, ProgressStyle};
 use proto::id::RunId;
+use proto::plan::SourceSummary;
+use serde::Deserialize;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
@@ -86,19 +88,23 @@ impl Show {
                 ));
                 self.bar.set_position(*step);
             }
-            Notice::Step { step, steps, loss, tokens_per_second, lr, .. } => {
+            Notice::Step { step, steps, loss, tokens_per_second, lr, sources, .. } => {
+                let by_source = short(sources);
                 self.bar.set_length(*steps);
                 self.bar.set_position(*step);
-                self.bar.set_message(format!("loss {loss:.4}  {tokens_per_second:.0} tokens/s"));
+                self.bar.set_message(format!(
+                    "loss {loss:.4}{by_source}  {tokens_per_second:.0} tokens/s"
+                ));
                 let every = steps.div_ceil(STEP_LINES).max(1);
                 if !self.terminal && (step.is_multiple_of(every) || step == steps) {
                     self.say(&format!(
-                        "step {step}/{steps}  loss {loss:.4}  lr {lr:.2e}  {tokens_per_second:.0} tokens/s"
+                        "step {step}/{steps}  loss {loss:.4}{by_source}  lr {lr:.2e}  {tokens_per_second:.0} tokens/s"
                     ));
                 }
             }
-            Notice::Eval { step, loss, .. } => {
-                self.say(&format!("step {step}: held-out loss {loss:.4}"));
+            Notice::Eval { step, loss, sources } => {
+                let by_source = short(sources);
+                self.say(&format!("step {step}: held-out loss {loss:.4}{by_source}"));
             }
             Notice::Checkpoint { step, path } => {
                 self.say(&format!("step {step}: checkpoint {path}"));
@@ -129,6 +135,10 @@ impl Show {
             number("packs_per_epoch"),
             number("held_out"),
         ));
+        if let Some(sources) = summary.get("sources") {
+            let epochs = summary.get("epochs").and_then(serde_json::Value::as_array);
+            self.mixture(sources, epochs.map_or(1, Vec::len));
+        }
         if steps < 50 {
             self.say("warning: fewer than 50 steps change a model little; a smaller `train.global_batch` gives more");
         }
@@ -137,5 +147,75 @@ impl Show {
         self.bar.set_style(style);
         self.bar.set_length(steps);
         self.bar.set_message("gathering workers");
+    }
+    /// The sources, where there are several, and those of which a part is never seen.
+    fn mixture(&self, sources: &serde_json::Value, epochs: usize) {
+        // Of another version: the plan is as good without its table.
+        let Ok(sources) = Vec::<Named>::deserialize(sources) else { return };
+        if sources.len() > 1 {
+            let width = sources.iter().map(|s| s.name.chars().count()).max().unwrap_or(0);
+            self.say(&format!(
+                "{:width$}  samples  trained tokens  repeat  share of an epoch",
+                "source"
+            ));
+            for Named { name, figures: SourceSummary { samples, weight, repeat, share } } in
+                &sources
+            {
+                self.say(&format!(
+                    "{name:width$}  {samples:>7}  {weight:>14.0}  {repeat:>6.3}  {:>5.1} %",
+                    share * 100.0
+                ));
+            }
+        }
+        for Named { name, figures } in sources {
+            let seen = figures.repeat * epochs as f64;
+            // A thousandth is rounding.
+            if seen < 0.999 {
+                self.say(&format!(
+                    "warning: {:.1} % of {name} is never seen; more `train.epochs`, or a larger `share` or `repeat` of it, \
+                     shows more",
+                    (1.0 - seen) * 100.0
+                ));
+            }
+        }
+    }
+}
+
+/// A source in the plan's summary.
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+    #[serde(flatten)]
+    figures: SourceSummary,
+}
+
+/// Sources whose losses have room beside the loss of all.
+const SHORT: usize = 3;
+
+/// Losses by source as a few words: `  (alpaca 1.10, code 0.84)`.
+fn short(sources: &BySource) -> String {
+    if sources.is_empty() || sources.len() > SHORT {
+        return String::new();
+    }
+    let stem = |name: &str| {
+        let file = name.trim_end_matches('/').rsplit('/').next().unwrap_or(name);
+        file.split('.').next().unwrap_or(file).to_owned()
+    };
+    let words = sources.iter().map(|(name, s)| format!("{} {:.2}", stem(name), s.loss));
+    format!("  ({})", words.collect::<Vec<_>>().join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::SourceFigures;
+
+    #[test]
+    fn a_few_sources_have_room_and_many_have_not() {
+        let figures = SourceFigures { loss: 1.104, trained_tokens: 3 };
+        let of = |names: &[&str]| names.iter().map(|n| ((*n).to_owned(), figures)).collect();
+        assert_eq!(short(&of(&["/d/a.jsonl", "s3://b/code/"])), "  (a 1.10, code 1.10)");
+        assert_eq!(short(&of(&[])), "");
+        assert_eq!(short(&of(&["a", "b", "c", "d"])), "");
     }
 }

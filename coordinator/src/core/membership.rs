@@ -1,11 +1,12 @@
 //! A generation at work: what its ranks report is put together here, and taken apart when one of them is lost.
 
+use super::figures::{self, Total};
 use super::run::{Committed, Phase, Run};
 use super::{Command, Fault, Notice};
 use proto::event::{Event as History, Failure};
 use proto::id::{Generation, WorkerId};
 use proto::manifest::File;
-use proto::protocol::{Cause, EvalSum, Place, StepDone, Train};
+use proto::protocol::{Cause, Place, SourceSum, StepDone, Train};
 use proto::receipt::Skipped;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -30,7 +31,7 @@ pub struct Membership {
     evaluate_first: bool,
     ring_key: [u8; 32],
     steps: BTreeMap<u64, BTreeMap<usize, StepDone>>,
-    evals: BTreeMap<u64, BTreeMap<usize, Vec<EvalSum>>>,
+    evals: BTreeMap<u64, BTreeMap<usize, Vec<SourceSum>>>,
     pub(super) parts: BTreeMap<u64, BTreeMap<usize, Vec<File>>>,
     /// Steps whose manifest is being stored.
     pub(super) sealing: BTreeSet<u64>,
@@ -146,13 +147,16 @@ impl Run {
         }
         let ranks = m.steps.remove(&step).expect("just counted");
         let since = self.last_step_at.replace(now);
-        let figures = &ranks[&0];
+        let zeroth = &ranks[&0];
         self.step = step + 1;
         if self.step > self.best_step {
             self.best_step = self.step;
             self.fruitless = 0;
         }
-        self.loss = Some(figures.loss);
+        self.loss = Some(zeroth.loss);
+        let names = &self.settings.trained;
+        let sums = ranks.values().flat_map(|r| &r.sources);
+        self.sources = figures::by_name(names, &figures::totals(names.len(), sums));
         let tokens: u64 = ranks.values().map(|r| r.tokens).sum();
         let elapsed = match since {
             Some(since) => now.saturating_sub(since),
@@ -162,10 +166,10 @@ impl Run {
         let notice = Notice::Step {
             step: self.step,
             steps: self.steps,
-            loss: figures.loss,
-            lr: figures.learning_rate,
-            grad_norm: figures.grad_norm,
-            applied: figures.applied,
+            loss: zeroth.loss,
+            lr: zeroth.learning_rate,
+            grad_norm: zeroth.grad_norm,
+            applied: zeroth.applied,
             samples: ranks.values().map(|r| r.samples).sum(),
             samples_digest: format!("{digest:016x}"),
             tokens,
@@ -175,6 +179,7 @@ impl Run {
             lineage: self.lineage.0,
             compute_ms: longest(ranks.values().map(|r| r.compute)),
             reduce_wait_ms: longest(ranks.values().map(|r| r.reduce_wait)),
+            sources: self.sources.clone(),
         };
         out.push(Command::Notify { run: self.id.clone(), notice });
     }
@@ -215,14 +220,13 @@ impl Run {
         worker: &WorkerId,
         place: &Place,
         step: u64,
-        sums: Vec<EvalSum>,
+        sums: Vec<SourceSum>,
         out: &mut Vec<Command>,
     ) {
         // Said again on every new stream.
         if self.evals.contains_key(&step) {
             return;
         }
-        let sources = self.settings.sources;
         let Some((m, rank)) = self.place(worker, place) else { return };
         m.evals.entry(step).or_default().insert(rank, sums);
         if m.evals.len() > STEPS_IN_FLIGHT {
@@ -233,21 +237,14 @@ impl Run {
             return;
         }
         let ranks = m.evals.remove(&step).expect("just counted");
-        let mut totals = vec![(0f64, 0f64); sources];
-        for sum in ranks.into_values().flatten() {
-            if let Some((loss, weight)) = totals.get_mut(sum.source as usize) {
-                *loss += sum.loss_sum;
-                *weight += sum.weight;
-            }
-        }
-        let mean = |(loss, weight): (f64, f64)| (weight > 0.0).then(|| loss / weight);
-        let all = totals.iter().fold((0.0, 0.0), |a, t| (a.0 + t.0, a.1 + t.1));
-        let Some(loss) = mean(all) else { return };
-        let by_source: Vec<_> = totals.into_iter().map(mean).collect();
+        let names = &self.settings.evaluated;
+        let totals = figures::totals(names.len(), ranks.values().flatten());
+        let Some(loss) = figures::sum(&totals).mean() else { return };
+        let sources = figures::by_name(names, &totals);
         self.evals.insert(step, loss);
-        let flat = by_source.iter().map(|l| l.unwrap_or(f64::NAN)).collect();
-        self.journal(vec![History::Evaluated { step, loss, by_source: flat }], out);
-        let notice = Notice::Eval { step, loss, by_source };
+        let by_source = totals.into_iter().map(Total::mean).collect();
+        self.journal(vec![History::Evaluated { step, loss, by_source }], out);
+        let notice = Notice::Eval { step, loss, sources };
         out.push(Command::Notify { run: self.id.clone(), notice });
     }
 

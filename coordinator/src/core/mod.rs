@@ -12,6 +12,7 @@
 //! Time is an argument: a duration since the coordinator started.
 
 mod checkpoint;
+mod figures;
 mod gather;
 mod membership;
 mod notice;
@@ -22,6 +23,7 @@ mod run;
 mod tests;
 mod worker;
 
+pub use figures::{BySource, SourceFigures};
 pub use notice::Notice;
 pub use prepare::Survey;
 pub use run::{Phase, Settings, Status};

@@ -1,5 +1,6 @@
 //! What whoever watches a run is told: one object a line, as `--json` prints it.
 
+use super::figures::BySource;
 use proto::id::WorkerId;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -83,6 +84,9 @@ pub enum Notice {
         compute_ms: u64,
         /// Longest wait for a reduction after the last backward.
         reduce_wait_ms: u64,
+        /// Of this step, by source.
+        #[serde(default, skip_serializing_if = "BySource::is_empty")]
+        sources: BySource,
     },
     /// The held-out loss.
     Eval {
@@ -90,8 +94,9 @@ pub enum Notice {
         step: u64,
         /// In all.
         loss: f64,
-        /// By source, null where a source has nothing held out.
-        by_source: Vec<Option<f64>>,
+        /// By source, of those that have anything held out.
+        #[serde(default, skip_serializing_if = "BySource::is_empty")]
+        sources: BySource,
     },
     /// A checkpoint is whole.
     Checkpoint {
@@ -142,6 +147,6 @@ impl Notice {
 }
 
 /// JSON has no number that is not one: `null` stands for it.
-fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+pub(super) fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }

@@ -8,7 +8,7 @@
 use super::membership::Membership;
 use super::prepare::Sharding;
 use super::worker::Worker;
-use super::{Command, Fault, Notice, Timing};
+use super::{BySource, Command, Fault, Notice, Timing};
 use proto::event::{Event as History, Failure};
 use proto::id::{Generation, Lineage, RunId, WorkerId};
 use proto::protocol::{Duty, Load};
@@ -31,8 +31,10 @@ pub struct Settings {
     pub evaluates: bool,
     /// It is measured before the first step.
     pub evaluate_at_start: bool,
-    /// Number of sources, for per-source figures.
-    pub sources: usize,
+    /// Names of the sources that are trained on, in the spec's order.
+    pub trained: Vec<String>,
+    /// Of those whose held-out packs are evaluated, likewise.
+    pub evaluated: Vec<String>,
 }
 
 /// Where a run stands.
@@ -166,6 +168,8 @@ pub struct Status {
     pub model: Option<String>,
     /// Of the last committed step.
     pub loss: Option<f64>,
+    /// Likewise, by source.
+    pub sources: BySource,
 }
 
 /// A committed checkpoint.
@@ -199,6 +203,8 @@ pub(super) struct Run {
     pub(super) best_step: u64,
     pub(super) fruitless: u32,
     pub(super) loss: Option<f64>,
+    /// Likewise of the last committed step.
+    pub(super) sources: BySource,
     pub(super) last_step_at: Option<Duration>,
     /// A user wants it to stop in order.
     pub(super) stop: bool,
@@ -227,6 +233,7 @@ impl Run {
             best_step: 0,
             fruitless: 0,
             loss: None,
+            sources: BySource::new(),
             last_step_at: None,
             stop: false,
             unannounced: false,
@@ -429,6 +436,7 @@ impl Run {
                 _ => None,
             },
             loss: self.loss,
+            sources: self.sources.clone(),
         }
     }
 }

@@ -101,17 +101,21 @@ pub struct StepDone {
     pub compute: Duration,
     /// Time waiting for reductions after the last backward.
     pub reduce_wait: Duration,
+    /// This rank's, by source.
+    pub sources: Vec<SourceSum>,
 }
 
-/// One source's share of a held-out loss.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct EvalSum {
-    /// Index of the source in the spec.
+/// A rank's share of a step, or of the held-out set, that is of one source.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SourceSum {
+    /// Its index in the spec: of those trained on, or of those evaluated on.
     pub source: u32,
     /// Sum of weight * nll.
     pub loss_sum: f64,
     /// Sum of weights.
     pub weight: f64,
+    /// Targets with a weight.
+    pub trained_tokens: u64,
 }
 
 /// Where in a run's history a report belongs.
@@ -176,7 +180,7 @@ pub enum Report {
     /// A committed step changed nothing: every rank names the samples of all.
     Skipped(Place, Skipped),
     /// Its share of the held-out set is measured.
-    Evaluated(Place, u64, Vec<EvalSum>),
+    Evaluated(Place, u64, Vec<SourceSum>),
     /// Its part of the checkpoint after `step` steps is stored.
     PartSaved(Place, u64, Vec<File>),
     /// The computing thread ended its duty in order.

@@ -1,7 +1,8 @@
 //! Reports on the wire.
 
 use super::{
-    Attachment, Cause, Error, EvalSum, Hello, Phase, Place, Report, StepDone, millis, named, refuse,
+    Attachment, Cause, Error, Hello, Phase, Place, Report, SourceSum, StepDone, millis, named,
+    refuse,
 };
 use crate::id::{Generation, Incarnation, Lineage, RunId, WorkerId};
 use crate::manifest::File;
@@ -54,6 +55,7 @@ impl From<Report> for wire::Report {
                 trained_tokens: s.trained_tokens,
                 compute_ms: millis(s.compute),
                 reduce_wait_ms: millis(s.reduce_wait),
+                sources: s.sources.into_iter().map(Into::into).collect(),
             }),
             Report::Skipped(place, s) => What::Skipped(wire::Skipped {
                 run: place.run.to_string(),
@@ -68,14 +70,7 @@ impl From<Report> for wire::Report {
                 generation: place.generation.0,
                 lineage: place.lineage.0,
                 step,
-                sums: sums
-                    .into_iter()
-                    .map(|s| wire::EvalSum {
-                        source: s.source,
-                        loss_sum: s.loss_sum,
-                        weight: s.weight,
-                    })
-                    .collect(),
+                sums: sums.into_iter().map(Into::into).collect(),
             }),
             Report::PartSaved(place, step, files) => What::PartSaved(wire::PartSaved {
                 run: place.run.to_string(),
@@ -169,6 +164,7 @@ impl TryFrom<wire::Report> for Report {
                     trained_tokens: s.trained_tokens,
                     compute: Duration::from_millis(s.compute_ms),
                     reduce_wait: Duration::from_millis(s.reduce_wait_ms),
+                    sources: s.sources.into_iter().map(Into::into).collect(),
                 },
             ),
             What::Skipped(s) if s.samples.len() > NAMES => {
@@ -182,10 +178,7 @@ impl TryFrom<wire::Report> for Report {
             What::Evaluated(e) => Self::Evaluated(
                 place("evaluated.run", e.run, e.generation, e.lineage)?,
                 e.step,
-                e.sums
-                    .into_iter()
-                    .map(|s| EvalSum { source: s.source, loss_sum: s.loss_sum, weight: s.weight })
-                    .collect(),
+                e.sums.into_iter().map(Into::into).collect(),
             ),
             What::PartSaved(p) => Self::PartSaved(
                 place("part_saved.run", p.run, p.generation, p.lineage)?,
@@ -225,6 +218,20 @@ impl TryFrom<wire::Report> for Report {
             },
             What::Leaving(l) => Self::Leaving { deadline: Duration::from_millis(l.deadline_ms) },
         })
+    }
+}
+
+impl From<SourceSum> for wire::SourceSum {
+    fn from(s: SourceSum) -> Self {
+        let SourceSum { source, loss_sum, weight, trained_tokens } = s;
+        Self { source, loss_sum, weight, trained_tokens }
+    }
+}
+
+impl From<wire::SourceSum> for SourceSum {
+    fn from(s: wire::SourceSum) -> Self {
+        let wire::SourceSum { source, loss_sum, weight, trained_tokens } = s;
+        Self { source, loss_sum, weight, trained_tokens }
     }
 }
 

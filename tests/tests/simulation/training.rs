@@ -5,7 +5,7 @@ use crate::world::{Next, Process, World};
 use coordinator::core::{Event, Ticket};
 use proto::id::{Generation, RunId};
 use proto::manifest::{Checkpoint, File};
-use proto::protocol::{Cause, EvalSum, StepDone, Train};
+use proto::protocol::{Cause, SourceSum, StepDone, Train};
 use proto::receipt::Skipped;
 use std::time::Duration;
 use worker::session::{self, End, Trouble};
@@ -103,7 +103,7 @@ impl World {
     fn evaluate(&mut self, ring: &[u64], step: u64) {
         for id in ring {
             let place = self.thread(*id).train.place();
-            let sums = vec![EvalSum { source: 0, loss_sum: 1.0, weight: 1.0 }];
+            let sums = vec![SourceSum { loss_sum: 1.0, weight: 1.0, ..SourceSum::default() }];
             self.tell(*id, session::Event::Evaluated(place, step, sums));
         }
     }
@@ -213,5 +213,6 @@ fn done(step: u64) -> StepDone {
         trained_tokens: 1,
         compute: Duration::from_millis(1),
         reduce_wait: Duration::ZERO,
+        sources: Vec::new(),
     }
 }

@@ -103,7 +103,8 @@ impl World {
                 keep: 1,
                 evaluates: true,
                 evaluate_at_start: false,
-                sources: 1,
+                trained: vec!["a".into()],
+                evaluated: vec!["a".into()],
             },
         };
         world.settings.min_workers = world.below(2) as usize + 1;

@@ -93,6 +93,12 @@ impl Samples {
         found.ok_or_else(|| lacks(id))
     }
 
+    /// The index of its source in the spec.
+    fn source(&self, id: u32) -> Result<u32, Trouble> {
+        let object = self.find(id).and_then(|(shard, index)| shard.object(index));
+        object.map(|object| object.source).ok_or_else(|| lacks(id))
+    }
+
     /// Where a sample comes from, for people.
     pub(super) fn origin(&self, id: u32) -> Result<String, Trouble> {
         let found = self.find(id).and_then(|(shard, index)| shard.origin(index));
@@ -103,13 +109,15 @@ impl Samples {
         &self,
         packs: impl Iterator<Item = &'a Pack>,
     ) -> Result<MicroBatch, Trouble> {
-        let mut samples = Vec::new();
+        let (mut samples, mut sources) = (Vec::new(), Vec::new());
         for id in packs.flat_map(|p| &p.samples) {
             samples.push(self.sample(*id)?);
+            sources.push(self.source(*id)?);
         }
         let batch = data::assemble(&samples);
         let target = |t: &data::Target| Target { row: t.row, token: t.token, weight: t.weight };
         Ok(MicroBatch {
+            sources,
             documents: Documents::of_lengths(samples.iter().map(|s| s.tokens.len())),
             targets: batch.targets.iter().map(target).collect(),
             tokens: batch.tokens,

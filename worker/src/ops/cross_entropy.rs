@@ -79,8 +79,12 @@ impl LossSum<'_> {
         Ok(sum)
     }
 
-    /// Its value; its gradients go to `x` and `w`.
-    pub(super) fn backward(self, flow: &mut Backward<'_>) -> Result<f64> {
+    /// Its value; its gradients go to `x` and `w`, and each target's loss to `show`.
+    pub(super) fn backward(
+        self,
+        flow: &mut Backward<'_>,
+        show: &mut dyn FnMut(&Target, f64),
+    ) -> Result<f64> {
         let (vocabulary, width) = self.params.matrix("linear_cross_entropy", self.w)?;
         let w = self.params.elements_of(self.w);
         let mut dx = if self.targets.is_empty() { None } else { flow.open(&self.x) };
@@ -93,6 +97,7 @@ impl LossSum<'_> {
         self.for_each_chunk(
             |Chunk { targets, x, logits, losses }| {
                 sum += losses.iter().sum::<f64>();
+                targets.iter().zip(losses).for_each(|(target, loss)| show(target, *loss));
                 let dlogits = Matrix::new(logits, targets.len(), vocabulary);
                 for (block, dw) in flow.row_blocks(self.w) {
                     let dw = MatrixMut::new(dw, block.len(), width);

@@ -11,7 +11,7 @@ use candle_core::{Device, Tensor};
 
 use super::{
     array::Array,
-    cross_entropy::LossSum,
+    cross_entropy::{LossSum, Target},
     error::Result,
     kernel,
     parameters::{ParamId, Parameters},
@@ -218,9 +218,22 @@ impl<'p> Tape<'p> {
     /// # Errors
     /// What an operation reports; the slots then hold a part of the gradient.
     pub fn backward(self, loss: LossSum<'p>, sink: &mut dyn Gradients) -> Result<f64> {
+        self.backward_showing(loss, sink, &mut |_, _| {})
+    }
+
+    /// The same, and shows the loss of each target, times its weight: the terms of the value.
+    ///
+    /// # Errors
+    /// As [`Self::backward`].
+    pub fn backward_showing(
+        self,
+        loss: LossSum<'p>,
+        sink: &mut dyn Gradients,
+        show: &mut dyn FnMut(&Target, f64),
+    ) -> Result<f64> {
         let mut flow = Backward::new(self.params, sink, &self.uses());
         let span = tracing::trace_span!("cross-entropy").entered();
-        let sum = loss.backward(&mut flow)?;
+        let sum = loss.backward(&mut flow, show)?;
         drop(span);
         self.walk(&mut flow)?;
         flow.finish_unused();

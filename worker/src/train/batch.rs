@@ -1,6 +1,8 @@
 //! One rank's share of a global batch.
 
 use crate::ops::{Documents, Target};
+use proto::protocol::SourceSum;
+use std::collections::BTreeMap;
 
 /// Documents that go through the model together, laid end to end.
 pub struct MicroBatch {
@@ -8,6 +10,8 @@ pub struct MicroBatch {
     pub tokens: Vec<u32>,
     /// Where each begins.
     pub documents: Documents,
+    /// The source of each.
+    pub sources: Vec<u32>,
     /// What is trained.
     pub targets: Vec<Target>,
 }
@@ -16,6 +20,24 @@ impl MicroBatch {
     /// The sum of its targets' weights.
     pub fn weight(&self) -> f64 {
         self.targets.iter().map(|t| f64::from(t.weight)).sum()
+    }
+}
+
+/// Sums by source, of one rank's share of a step.
+#[derive(Default)]
+pub(super) struct Sums(BTreeMap<u32, SourceSum>);
+
+impl Sums {
+    /// Adds a target and its loss, weighted already.
+    pub(super) fn add(&mut self, source: u32, target: &Target, loss: f64) {
+        let sum = self.0.entry(source).or_insert(SourceSum { source, ..SourceSum::default() });
+        sum.loss_sum += loss;
+        sum.weight += f64::from(target.weight);
+        sum.trained_tokens += 1;
+    }
+
+    pub(super) fn into_vec(self) -> Vec<SourceSum> {
+        self.0.into_values().collect()
     }
 }
 

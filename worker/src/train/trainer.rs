@@ -7,12 +7,13 @@
 //!   -> / W(s), global norm, clip, AdamW          nothing of this can fail, and all of it is bit-equal on every rank
 //! ```
 
-use super::batch::{Batch, MicroBatch};
+use super::batch::{Batch, MicroBatch, Sums};
 use super::buckets::{Buckets, Layout, Piece};
 use crate::collective::{self, Collective};
 use crate::model::{self, Model};
 use crate::ops::optimizer::{AdamW, Update, clip_factor, square_norm};
-use crate::ops::{self, ParamId, Tape};
+use crate::ops::{self, ParamId, Tape, Target};
+use proto::protocol::SourceSum;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
@@ -65,7 +66,7 @@ pub struct Recipe {
 }
 
 /// What a committed step did.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Committed {
     /// sum(w * nll) / W(s) over the global batch.
     pub loss: f64,
@@ -75,6 +76,8 @@ pub struct Committed {
     pub applied: bool,
     /// Some rank wants all to stop now.
     pub stop: bool,
+    /// This rank's share of the loss, by source: over all ranks and sources they add up to it.
+    pub sources: Vec<SourceSum>,
     /// Time in forward and backward.
     pub compute: Duration,
     /// Time waiting for reductions after the last backward.
@@ -133,12 +136,13 @@ impl Trainer {
         let mut sink = Buckets::new(&self.layout, collective, buckets);
 
         let began = Instant::now();
-        let mut loss_sum = 0.0;
+        let (mut loss_sum, mut sums) = (0.0, Sums::default());
         for (i, micro_batch) in batch.micro_batches.iter().enumerate() {
             if i + 1 == batch.micro_batches.len() {
                 sink.last_micro_batch();
             }
-            loss_sum += backward(&self.model, micro_batch, self.recipe.recompute, &mut sink)?;
+            let recompute = self.recipe.recompute;
+            loss_sum += backward(&self.model, micro_batch, recompute, &mut sink, &mut sums)?;
         }
         let compute = began.elapsed();
         sink.launch_rest();
@@ -165,6 +169,7 @@ impl Trainer {
             grad_norm,
             applied,
             stop: stops > 0.0,
+            sources: sums.into_vec(),
             compute,
             reduce_wait,
         })
@@ -206,7 +211,7 @@ impl Trainer {
     /// If the model refuses the batch.
     pub fn loss_sum(&self, micro_batch: &MicroBatch) -> Result<f64, Error> {
         let tape = Tape::inference(self.model.parameters());
-        let MicroBatch { tokens, documents, targets } = micro_batch;
+        let MicroBatch { tokens, documents, targets, .. } = micro_batch;
         Ok(self.model.loss(&tape, tokens, documents, targets, false)?.value()?)
     }
 
@@ -216,15 +221,21 @@ impl Trainer {
     }
 }
 
-/// Forward and backward of one micro-batch; gradients are added up in `sink`.
+/// Forward and backward of one micro-batch; gradients are added up in `sink`, losses by source in `sums`.
 fn backward(
     model: &Model,
     micro_batch: &MicroBatch,
     recompute: bool,
     sink: &mut Buckets<'_>,
+    sums: &mut Sums,
 ) -> Result<f64, Error> {
     let tape = Tape::training(model.parameters());
-    let MicroBatch { tokens, documents, targets } = micro_batch;
+    let MicroBatch { tokens, documents, sources, targets } = micro_batch;
     let loss = model.loss(&tape, tokens, documents, targets, recompute)?;
-    Ok(tape.backward(loss, sink)?)
+    let ends: Vec<_> = documents.iter().map(|rows| rows.end).collect();
+    let mut show = |target: &Target, loss| {
+        let document = ends.partition_point(|end| *end <= target.row as usize);
+        sums.add(sources[document], target, loss);
+    };
+    Ok(tape.backward_showing(loss, sink, &mut show)?)
 }

@@ -11,7 +11,7 @@ use super::*;
 use proto::id::{Generation, Incarnation};
 use proto::manifest::{Checkpoint, File};
 use proto::protocol::{
-    Attachment, Cause, Duty, EvalSum, Hello, Load, Place, Prepare, RawShard, StepDone, Train,
+    Attachment, Cause, Duty, Hello, Load, Place, Prepare, RawShard, SourceSum, StepDone, Train,
 };
 use proto::receipt::{Receipt, Skipped};
 
@@ -120,7 +120,8 @@ fn settings() -> Settings {
         keep: 2,
         evaluates: true,
         evaluate_at_start: false,
-        sources: 2,
+        trained: vec!["a".into(), "b".into()],
+        evaluated: vec!["a".into(), "b".into()],
     }
 }
 
@@ -200,6 +201,7 @@ fn step_done(worker: u64, lineage: u64, step: u64) -> Report {
         trained_tokens: 10 * worker,
         compute: Duration::from_millis(200 * worker),
         reduce_wait: Duration::from_millis(300),
+        sources: Vec::new(),
     };
     Report::StepDone(place(lineage), done)
 }
@@ -214,7 +216,12 @@ fn nothing_learnt(step: u64) -> Skipped {
 }
 
 fn evaluated(lineage: u64, step: u64, sums: &[(u32, f64, f64)]) -> Report {
-    let sum = |s: &(u32, f64, f64)| EvalSum { source: s.0, loss_sum: s.1, weight: s.2 };
+    let sum = |s: &(u32, f64, f64)| SourceSum {
+        source: s.0,
+        loss_sum: s.1,
+        weight: s.2,
+        trained_tokens: 5,
+    };
     Report::Evaluated(place(lineage), step, sums.iter().map(sum).collect())
 }
 

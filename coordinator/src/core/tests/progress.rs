@@ -22,21 +22,64 @@ fn a_step_is_put_together_from_all_ranks() {
         lineage: 1,
         compute_ms: 400,
         reduce_wait_ms: 300,
+        sources: BySource::new(),
     });
     assert_eq!(b.report(1, step_done(1, 1, 0)), [expected]);
+}
+
+fn named(sources: &[(&str, f64, u64)]) -> BySource {
+    let figures = |(name, loss, trained_tokens): &(&str, f64, u64)| {
+        let (loss, trained_tokens) = (*loss, *trained_tokens);
+        ((*name).to_owned(), SourceFigures { loss, trained_tokens })
+    };
+    sources.iter().map(figures).collect()
+}
+
+#[test]
+fn losses_by_source_are_means_over_the_weights_of_all_ranks() {
+    let mut b = Bench::training();
+    let done = |worker, sums: &[(u32, f64, f64)]| {
+        let Report::StepDone(place, done) = step_done(worker, 1, 0) else { unreachable!("it is") };
+        let Report::Evaluated(_, _, sources) = evaluated(1, 0, sums) else { unreachable!("it is") };
+        Report::StepDone(place, StepDone { sources, ..done })
+    };
+    b.report(2, done(2, &[(0, 6.0, 2.0), (1, 2.0, 1.0)]));
+    let none = b.core.status(&run()).expect("it is known").sources;
+    assert_eq!(none, BySource::new(), "one rank has not said its share");
+    // A source that the spec does not have is a lie.
+    let out = b.report(1, done(1, &[(0, 3.0, 1.0), (7, 9.0, 9.0)]));
+    let expected = named(&[("a", 3.0, 10), ("b", 2.0, 5)]);
+    let [Command::Notify { notice: Notice::Step { sources, .. }, .. }] = &out[..] else {
+        panic!("{out:?}")
+    };
+    assert_eq!(*sources, expected);
+    assert_eq!(b.core.status(&run()).expect("it is known").sources, expected);
+}
+
+#[test]
+fn a_source_with_nothing_held_out_has_no_loss() {
+    let mut b = Bench::training();
+    b.report(1, evaluated(1, 2, &[(1, 4.0, 2.0)]));
+    let out = b.report(2, evaluated(1, 2, &[]));
+    let by_source = vec![None, Some(2.0)];
+    let history = History::Evaluated { step: 2, loss: 2.0, by_source };
+    let json = serde_json::to_string(&history).expect("JSON");
+    assert_eq!(serde_json::from_str::<History>(&json).expect("what was written"), history);
+    let notice = Notice::Eval { step: 2, loss: 2.0, sources: named(&[("b", 2.0, 5)]) };
+    assert_eq!(out, [journal([history]), notify(notice)]);
 }
 
 #[test]
 fn the_held_out_loss_is_a_mean_over_the_weights_of_all_ranks() {
     let mut b = Bench::training();
     assert_eq!(b.report(1, evaluated(1, 2, &[(0, 6.0, 2.0), (1, 1.0, 1.0)])), []);
-    let (loss, by_source) = (11.0 / 4.0, vec![10.0 / 3.0, 1.0]);
+    let (loss, first, second) = (11.0 / 4.0, 10.0 / 3.0, 1.0);
     let expected = [
-        journal([History::Evaluated { step: 2, loss, by_source: by_source.clone() }]),
+        journal([History::Evaluated { step: 2, loss, by_source: vec![Some(first), Some(second)] }]),
         notify(Notice::Eval {
             step: 2,
             loss,
-            by_source: by_source.into_iter().map(Some).collect(),
+            sources: named(&[("a", first, 10), ("b", second, 5)]),
         }),
     ];
     assert_eq!(b.report(2, evaluated(1, 2, &[(0, 4.0, 1.0)])), expected);
@@ -54,7 +97,7 @@ fn reports_of_another_generation_or_lineage_are_refused() {
             let Report::StepDone(_, done) = step_done(stream, 1, 0) else { unreachable!("it is") };
             let Report::PartSaved(_, _, files) = part(stream, 1, 2) else { unreachable!("it is") };
             assert_eq!(b.report(stream, Report::StepDone(place.clone(), done)), []);
-            let sums = vec![EvalSum { source: 0, loss_sum: 1.0, weight: 1.0 }];
+            let sums = vec![SourceSum { loss_sum: 1.0, weight: 1.0, ..SourceSum::default() }];
             assert_eq!(b.report(stream, Report::Evaluated(place.clone(), 2, sums)), []);
             assert_eq!(b.report(stream, Report::PartSaved(place.clone(), 2, files)), []);
             assert_eq!(b.report(stream, stopped(place.generation.0 + 1, 4)), []);
