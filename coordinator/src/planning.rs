@@ -275,3 +275,6 @@ fn check_losses(spec: &Spec, receipt: &Receipt) -> Result<(), Fault> {
     );
     Err(Fault { kind: Failure::Data, message })
 }
+
+#[cfg(test)]
+mod tests;
