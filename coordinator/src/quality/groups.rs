@@ -36,11 +36,11 @@ impl Groups {
 /// The records of each key that several have, ascending, in the order of the keys.
 pub(super) fn by_key<K: Ord + Send + Copy>(
     keys: impl ParallelIterator<Item = (K, u32)>,
-    mut group: impl FnMut(&[(K, u32)]),
+    group: impl FnMut(&[(K, u32)]),
 ) {
     let mut keyed: Vec<(K, u32)> = keys.collect();
     keyed.par_sort_unstable();
-    keyed.chunk_by(|a, b| a.0 == b.0).filter(|same| same.len() > 1).for_each(|same| group(same));
+    keyed.chunk_by(|a, b| a.0 == b.0).filter(|same| same.len() > 1).for_each(group);
 }
 
 #[cfg(test)]

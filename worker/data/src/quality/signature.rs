@@ -42,7 +42,7 @@ fn sketch(elements: &[u64]) -> Signature {
                 // Chance may leave a place empty for long: from here on each gets a round.
                 Some(place) => place,
             };
-            let rank = round << 56 | hash & (1 << 56) - 1;
+            let rank = (round << 56) | (hash & ((1 << 56) - 1));
             let least = &mut least[place as usize];
             *least = rank.min(*least);
         }
