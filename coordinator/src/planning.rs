@@ -191,7 +191,7 @@ async fn store(
     made: Made,
     mut receipt: Receipt,
 ) -> Result<PlanOutline, proto::storage::Error> {
-    for (source, held_out) in evaluated(spec).iter().zip(&made.held_out_by_source) {
+    for (source, held_out) in held_out_sources(spec).iter().zip(&made.held_out_by_source) {
         if let Some(counts) = receipt.sources.get_mut(&source.location.to_string()) {
             counts.held_out += held_out;
         }
@@ -228,7 +228,7 @@ async fn store(
 }
 
 /// What the held-out packs are made of, in their order.
-pub(crate) fn evaluated(spec: &Spec) -> &[Source] {
+pub(crate) fn held_out_sources(spec: &Spec) -> &[Source] {
     match &spec.data().eval.on {
         EvalOn::Nothing => &[],
         EvalOn::Holdout(_) => &spec.data().train,

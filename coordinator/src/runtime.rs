@@ -398,6 +398,6 @@ fn settings(spec: &Spec) -> Settings {
         evaluates: !matches!(eval.on, EvalOn::Nothing),
         evaluate_at_start: eval.at_start,
         trained: names(&spec.data().train),
-        evaluated: names(planning::evaluated(spec)),
+        evaluated: names(planning::held_out_sources(spec)),
     }
 }

@@ -30,7 +30,7 @@ fn excluded_samples_are_neither_trained_nor_evaluated_and_all_others_are() {
 #[test]
 fn a_repeat_counts_what_is_left() {
     let samples = samples(100, 5);
-    let sources = [Source { amount: Amount::Repeat(0.5), ..source(100) }];
+    let sources = [repeated(0.5, 100)];
     let excluded = excluded(100, 5);
     let plan = Plan::without(&excluded, &samples, &sources, options()).expect("a plan");
     let (first, second) = (seen(&plan, 0), seen(&plan, 1));
