@@ -299,7 +299,8 @@ impl Counts {
         self.read == self.eligible + self.dropped_records()
     }
 
-    fn merge(&mut self, other: Counts) {
+    /// Adds other records' counts.
+    pub fn merge(&mut self, other: Counts) {
         self.read += other.read;
         self.eligible += other.eligible;
         self.samples += other.samples;

@@ -118,13 +118,15 @@ fn more_broken_lines_than_allowed_are_refused_by_line() {
 }
 
 #[test]
-fn a_broken_array_is_refused_where_it_breaks() {
+fn an_array_that_breaks_off_loses_what_follows_and_says_where() {
     let fixture = Fixture::new();
     let lines: Vec<_> = fixture.read("data.jsonl").lines().map(str::to_owned).collect();
     let broken = format!("[\n{},\n{},\n{}", lines[0], lines[1], &lines[2][..30]);
     fixture.write("data.json", &broken);
     fixture.respec("./data.jsonl", "./data.json");
-    refused(&fixture, DATA, &["data.json, record 3 (line 4): ", "hint: ", "mend the array"]);
+    let words =
+        ["1 of 3 records", "data.json, record 3 (line 4): the array breaks off here", "hint: "];
+    refused(&fixture, DATA, &words);
 }
 
 #[test]

@@ -3,13 +3,15 @@
 //! Needs a Python with `transformers` (MUSTER_PEER_PYTHON), a tokenizer (MUSTER_TEST_MODEL) and the
 //! set (MUSTER_TEST_DATA). What is missing is said, and the test skipped.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use data::{
-    ChatTemplate, Conversation, Folder, Options, Preparer, Record, SourceOptions, Template, detect,
-    split,
+    ChatTemplate, Conversation, Folder, Object, Options, Preparer, Record, SourceOptions, Template,
+    detect,
 };
 use serde_json::Value;
 
@@ -38,16 +40,20 @@ fn template(name: &str) -> PathBuf {
 }
 
 fn conversations(file: &Path) -> Result<Vec<Conversation>> {
-    let bytes = std::fs::read(file)?;
+    let object = Object::open("glaive.json", Arc::new(File::open(file)?), false)?;
     let source = SourceOptions::default();
-    let (container, raws) = split("glaive.json", &bytes, false)?;
-    let detection = detect("glaive.json", container, &raws, &source)?.context("records")?;
-    let shape = detection.shape(&source);
-    let read = raws.into_iter().map(|raw| match shape.parse(raw.body)? {
-        Record::Conversation(conversation) => Ok(conversation),
-        other => anyhow::bail!("{other:?}"),
-    });
-    read.collect()
+    let detection = detect("glaive.json", object.container(), &object.head()?.take_raws(), &source);
+    let shape = detection?.context("records")?.shape(&source);
+    let mut conversations = Vec::new();
+    for block in object.blocks(0..u64::MAX)? {
+        for raw in block?.take_raws() {
+            match shape.parse(raw.body)? {
+                Record::Conversation(conversation) => conversations.push(conversation),
+                other => anyhow::bail!("{other:?}"),
+            }
+        }
+    }
+    Ok(conversations)
 }
 
 #[test]
@@ -112,9 +118,9 @@ fn a_real_preference_set_is_refused() -> Result<()> {
     let Some(file) = demo("dpo_en_demo.json") else {
         return Ok(());
     };
-    let bytes = std::fs::read(&file)?;
-    let (container, raws) = split("dpo.json", &bytes, false)?;
-    let refused = detect("dpo.json", container, &raws, &SourceOptions::default());
+    let object = Object::open("dpo.json", Arc::new(File::open(file)?), false)?;
+    let (mut head, source) = (object.head()?, SourceOptions::default());
+    let refused = detect("dpo.json", object.container(), &head.take_raws(), &source);
     let error = refused.expect_err("better and worse answers").to_string();
     ensure!(error.contains("a preference set (DPO)") && error.contains("\nhint: "), "{error}");
     Ok(())

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::container::{Body, Container, Raw};
 use super::options::{Format, SourceOptions};
+use super::read::{Body, Container, Raw};
 use super::record::Shape;
 use pair::Pair;
 

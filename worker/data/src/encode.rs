@@ -2,9 +2,7 @@
 
 use std::ops::Range;
 
-use proto::prepared::Sample;
 use proto::receipt::Reason;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::folder::Folder;
 use super::record::Reject;
@@ -18,6 +16,8 @@ pub(super) struct Encoder {
     bos: Option<u32>,
     eos: Option<u32>,
     stops: Vec<String>,
+    opening: Vec<u32>,
+    closing: Vec<u32>,
 }
 
 /// Tokens with the weight of each as a target.
@@ -46,7 +46,11 @@ impl Encoder {
         stops.extend(eos.and_then(|eos| reference.id_to_token(eos)));
         stops.sort();
         stops.dedup();
-        Ok(Encoder { tokenizer, bos, eos, stops })
+        let (opening, mut closing) = frame(reference)?;
+        if closing.last() != eos.as_ref() {
+            closing.extend(eos);
+        }
+        Ok(Encoder { tokenizer, bos, eos, stops, opening, closing })
     }
 
     /// The tokenizer itself, as the `tokenizers` crate has it.
@@ -105,6 +109,24 @@ impl Encoder {
         self.closed(self.encode(text, true)?.ids)
     }
 
+    /// What stands before a text's first piece.
+    pub(super) fn opening(&self) -> &[u32] {
+        &self.opening
+    }
+
+    /// What stands behind a text's last piece.
+    pub(super) fn closing(&self) -> &[u32] {
+        &self.closing
+    }
+
+    /// Encodes a piece of a text, without what stands around the whole.
+    ///
+    /// # Errors
+    /// What the tokenizer says.
+    pub(super) fn piece(&self, text: &str) -> Result<Vec<u32>, Reject> {
+        Ok(self.encode(text, false)?.ids)
+    }
+
     /// With the end token, whether or not the tokenizer adds it by itself.
     fn closed(&self, mut tokens: Vec<u32>) -> Result<Vec<u32>, Reject> {
         self.refuse_doubled_bos(&tokens)?;
@@ -119,7 +141,9 @@ impl Encoder {
         encoded.map_err(|error| Reject::new(Reason::Malformed, format!("tokenizer: {error}")))
     }
 
-    fn refuse_doubled_bos(&self, tokens: &[u32]) -> Result<(), Reject> {
+    /// # Errors
+    /// A text that brings the token which the tokenizer puts before it.
+    pub(super) fn refuse_doubled_bos(&self, tokens: &[u32]) -> Result<(), Reject> {
         match (self.bos, tokens) {
             (Some(bos), [first, second, ..]) if bos == *first && bos == *second => {
                 let bos = self.tokenizer().id_to_token(bos).unwrap_or_default();
@@ -129,6 +153,16 @@ impl Encoder {
             _ => Ok(()),
         }
     }
+}
+
+/// The tokens that a tokenizer puts before and behind a text.
+fn frame(tokenizer: &tokenizers::Tokenizer) -> Result<(Vec<u32>, Vec<u32>), tokenizers::Error> {
+    let framed = tokenizer.encode("a", true)?;
+    let bare = tokenizer.encode("a", false)?;
+    let (framed, bare) = (framed.get_ids(), bare.get_ids());
+    let at = framed.windows(bare.len().max(1)).position(|window| window == bare).unwrap_or(0);
+    let behind = framed.get(at + bare.len()..).unwrap_or_default();
+    Ok((framed[..at].to_vec(), behind.to_vec()))
 }
 
 /// Where tokens lie in a text, to be searched by bytes: a long conversation has many spans, and
@@ -173,29 +207,11 @@ impl Places {
 }
 
 /// Nothing predicts a document's first token.
-fn without_first(mut weights: Vec<f32>) -> Vec<f32> {
+pub(super) fn without_first(mut weights: Vec<f32>) -> Vec<f32> {
     if let Some(first) = weights.first_mut() {
         *first = 0.0;
     }
     weights
-}
-
-/// Cuts a text's tokens into samples of at most `max_tokens` that overlap by one token, so that
-/// every token but the first is a target exactly once.
-pub(super) fn chunks(tokens: &[u32], max_tokens: usize, position: u64) -> Vec<Sample> {
-    let step = max_tokens.max(2) - 1;
-    let targets = tokens.len().saturating_sub(1);
-    let chunk = |start: usize| {
-        let tokens = &tokens[start..(start + step + 1).min(tokens.len())];
-        let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
-        Sample {
-            tokens: tokens.to_vec(),
-            weights: without_first(vec![1.0; tokens.len()]),
-            hash: xxh3_64(&bytes),
-            position,
-        }
-    };
-    (0..targets).step_by(step).map(chunk).collect()
 }
 
 #[cfg(test)]

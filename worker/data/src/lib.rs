@@ -1,7 +1,7 @@
 //! Bytes of a source -> samples with the right mask -> batches.
 //!
 //! ```text
-//! bytes --container--> raw records --record--> Record --template, spans--> text + trained bytes
+//! bytes --read--> blocks of raw records --record--> Record --template, spans--> text + trained bytes
 //!       --encode--> Sample (tokens, weights)
 //!       --quality--> Features (hashes, flaws, MinHash signature)
 //! Sample --proto::prepared--> shard ... shard --batch--> Batch (tokens, document starts, targets)
@@ -9,21 +9,23 @@
 //!
 //! Every record that is read becomes samples or stands in the receipt with its place and the
 //! reason; a record never makes us panic, and never stops the others. Knows no object storage
-//! (objects come as bytes with a name), no run spec (its own [`Options`]), and no tensor.
+//! (objects come as a name and bytes by range), no run spec (its own [`Options`]), and no tensor.
 
 mod batch;
 mod calls;
-mod container;
 mod conversation;
 mod detect;
+mod document;
 mod encode;
 mod folder;
 mod jinja;
 mod marks;
 mod options;
+mod preparation;
 mod prepare;
 mod python;
 mod quality;
+mod read;
 mod record;
 mod show;
 mod spans;
@@ -35,13 +37,14 @@ mod turns;
 mod vocabulary;
 
 pub use batch::{Batch, Target, assemble};
-pub use container::{Body, Container, ContainerError, Raw, lines, split};
 pub use conversation::{Conversation, Message, Role};
 pub use detect::{DetectError, Detection, detect};
 pub use folder::{Folder, FolderError};
 pub use options::{ChatTemplate, Format, Options, SourceOptions, TooLong, TrainOn, Turns};
+pub use preparation::Preparation;
 pub use prepare::{PrepareError, Prepared, PreparedRecord, Preparer};
 pub use quality::features;
+pub use read::{Block, Blocks, Body, Container, Object, Raw, ReadAt, ReadError};
 pub use record::{Record, Reject, Shape};
 pub use show::bracketed;
 pub use spans::Marked;

@@ -1,21 +1,24 @@
-//! An object's bytes -> samples and counts: the whole way, in parallel over records.
+//! Records -> samples and counts: the whole way, in parallel over records.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use proto::prepared::{Features, Sample, Unit};
 use proto::receipt::{Counts, Example, Place, Reason};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::calls::Calls;
-use super::container::{self, ContainerError, Raw};
 use super::conversation::{Conversation, Message, Role};
-use super::detect::{DetectError, Detection, detect};
-use super::encode::{Encoder, chunks};
+use super::detect::{DetectError, Detection};
+use super::document::chunks;
+use super::encode::Encoder;
 use super::folder::Folder;
-use super::options::{ChatTemplate, Format, Options, SourceOptions, TooLong, TrainOn, Turns};
+use super::options::{ChatTemplate, Options, SourceOptions, TooLong, TrainOn, Turns};
 use super::quality::features;
+use super::read::{Raw, ReadError};
 use super::record::{Record, Reject, Shape};
 use super::spans::trained;
 use super::template::{ALPACA, CHATML, Template, TemplateError, hex};
@@ -57,9 +60,9 @@ pub enum PrepareError {
         "max_tokens must be at least 2, got {0}\nhint: a sample of one token has nothing to predict"
     )]
     MaxTokens(usize),
-    /// The object cannot be split into records.
+    /// The object cannot be read, or not as records.
     #[error(transparent)]
-    Container(#[from] ContainerError),
+    Read(#[from] ReadError),
     /// Its records' format is unknown.
     #[error(transparent)]
     Detect(#[from] DetectError),
@@ -216,7 +219,7 @@ impl Preparer {
         digest_of(&[self.recipe.as_bytes(), &source])
     }
 
-    /// Prepares an object as a whole.
+    /// Prepares an object that is in memory, as a whole.
     ///
     /// # Errors
     /// Objects that cannot be read at all; one bad record is only counted. `too_long: fail` stops
@@ -227,19 +230,32 @@ impl Preparer {
         bytes: &[u8],
         source: &SourceOptions,
     ) -> Result<Prepared, PrepareError> {
-        let (container, raws) = container::split(object, bytes, source.format == Format::Text)?;
-        let detection = detect(object, container, &raws, source)?;
-        let settled = || Shape::new(source, source.format);
-        let shape = detection.as_ref().map_or_else(settled, |found| found.shape(source));
-        let (records, counts) = self.records(object, raws, &shape)?;
-        Ok(Prepared { records, unit: container.unit(), counts, detection })
+        let size = bytes.len() as u64;
+        let bytes = Arc::new(Bytes::copy_from_slice(bytes));
+        let mut preparation = self.open(object, bytes, 0..size, source)?;
+        let (mut records, mut counts) = (Vec::new(), Counts::default());
+        for made in &mut preparation {
+            let (of_block, counts_of_block) = made?;
+            records.extend(of_block);
+            counts.merge(counts_of_block);
+        }
+        let (unit, detection) = (preparation.unit(), preparation.detection().cloned());
+        Ok(Prepared { records, unit, counts, detection })
     }
 
-    /// Prepares records whose format is settled: a whole object's, or a raw shard's.
+    pub(super) fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+
+    pub(super) fn max_tokens(&self) -> usize {
+        self.options.max_tokens
+    }
+
+    /// Prepares records whose format is settled.
     ///
     /// # Errors
     /// A template or an end token that the format needs and that is not there; `too_long: fail`.
-    pub fn records(
+    pub(super) fn records(
         &self,
         object: &str,
         raws: Vec<Raw<'_>>,

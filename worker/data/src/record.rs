@@ -17,9 +17,9 @@ use proto::receipt::Reason;
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::container::{Body, json_error};
 use super::conversation::{Conversation, Message, Role};
 use super::options::{Format, SourceOptions};
+use super::read::{Body, json_error};
 use fields::Fields;
 use message::{Dialect, messages};
 

@@ -90,7 +90,7 @@ fn prepare_bytes(
 fn unprepared(spec: &Spec, error: &data::PrepareError) -> Trouble {
     use data::PrepareError as E;
     match error {
-        E::Container(_) | E::Detect(_) | E::TooLong { .. } => trouble(Cause::Data)(chain(error)),
+        E::Read(_) | E::Detect(_) | E::TooLong { .. } => trouble(Cause::Data)(chain(error)),
         E::Tokenizer(_)
         | E::NoTemplate
         | E::Template(_)

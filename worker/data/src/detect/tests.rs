@@ -1,6 +1,10 @@
 //! What detection makes of records, and what it refuses.
 
-use super::super::container::split;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::super::read::Object;
 use super::*;
 
 fn detect_with(
@@ -8,8 +12,10 @@ fn detect_with(
     object: &str,
     text: &str,
 ) -> Result<Option<Detection>, DetectError> {
-    let (container, raws) = split(object, text.as_bytes(), false).expect("splits");
-    detect(object, container, &raws, source)
+    let bytes = Arc::new(Bytes::copy_from_slice(text.as_bytes()));
+    let opened = Object::open(object, bytes, false).expect("a readable object");
+    let mut head = opened.head().expect("records");
+    detect(object, opened.container(), &head.take_raws(), source)
 }
 
 fn detect_text(object: &str, text: &str) -> Result<Option<Detection>, DetectError> {

@@ -1,0 +1,146 @@
+//! A range of an object on its way: blocks of raw records in, prepared records out, memory flat
+//! whatever the object's size.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use proto::prepared::Unit;
+use proto::receipt::{Counts, Example, Reason};
+use rayon::prelude::*;
+
+use super::detect::{Detection, detect};
+use super::document::{Document, Piece};
+use super::encode::Encoder;
+use super::options::{Format, SourceOptions};
+use super::prepare::{PrepareError, PreparedRecord, Preparer};
+use super::quality::features;
+use super::read::{self, Block, Blocks, Body, Container, Raw, ReadAt};
+use super::record::{Record, Reject, Shape};
+
+/// The records of a range, becoming samples: an iterator of what each block gives.
+pub struct Preparation<'a> {
+    preparer: &'a Preparer,
+    object: String,
+    container: Container,
+    detection: Option<Detection>,
+    shape: Shape,
+    blocks: Blocks,
+    /// The text that the pieces make, where the object is one.
+    document: Option<Document>,
+}
+
+/// Eligible records in order, and what became of each that was read.
+type Made = (Vec<PreparedRecord>, Counts);
+
+impl Preparer {
+    /// Looks at an object and finds its format, to prepare the records that begin in `range`: the
+    /// format is that of the object's first records, whichever range is read.
+    ///
+    /// # Errors
+    /// Objects that cannot be read at all, or whose format is unknown.
+    pub fn open<'a>(
+        &'a self,
+        object: &str,
+        bytes: Arc<dyn ReadAt>,
+        range: Range<u64>,
+        source: &SourceOptions,
+    ) -> Result<Preparation<'a>, PrepareError> {
+        let opened = read::Object::open(object, bytes, source.format == Format::Text)?;
+        let container = opened.container();
+        let detection = detect(object, container, &opened.head()?.take_raws(), source)?;
+        let settled = || Shape::new(source, source.format);
+        let shape = detection.as_ref().map_or_else(settled, |found| found.shape(source));
+        let document = || Document::new(self.max_tokens());
+        Ok(Preparation {
+            preparer: self,
+            object: object.to_owned(),
+            container,
+            detection,
+            shape,
+            blocks: opened.blocks(range)?,
+            document: (container == Container::Document).then(document),
+        })
+    }
+}
+
+impl Preparation<'_> {
+    /// The format and why; none where the object has no records.
+    pub fn detection(&self) -> Option<&Detection> {
+        self.detection.as_ref()
+    }
+
+    /// What the samples' positions count.
+    pub fn unit(&self) -> Unit {
+        self.container.unit()
+    }
+
+    /// Lines or rows in the range, once the iterator has ended.
+    pub fn positions(&self) -> u64 {
+        self.blocks.positions()
+    }
+
+    /// The pieces of a text, tokenized each and joined.
+    fn pieces(&self, document: &mut Document, block: &mut Block) -> Made {
+        let (shape, encoder) = (&self.shape, self.preparer.encoder());
+        let encode = |raw: Raw<'_>| (raw.place, piece(raw.body, shape, encoder));
+        let encoded: Vec<_> = block.take_raws().into_par_iter().map(encode).collect();
+        let (mut records, mut counts) = Made::default();
+        for (place, piece) in encoded {
+            let added = piece.and_then(|piece| document.extend(encoder, piece, place));
+            match added {
+                Ok(before) => {
+                    counts.read += 1;
+                    counts.eligible += 1;
+                    records.extend(before);
+                }
+                Err(reject) => {
+                    // What follows the gap is a text of its own.
+                    records.extend(document.close(&[]));
+                    let object = self.object.clone();
+                    let example = Example { object, place, reason: reject.detail };
+                    counts.drop_record(reject.reason, example, reject.tokens_lost);
+                }
+            }
+        }
+        records.iter().for_each(|record| counts.add_samples(&record.samples));
+        (records, counts)
+    }
+}
+
+impl Iterator for Preparation<'_> {
+    type Item = Result<Made, PrepareError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut block = match self.blocks.next() {
+            Some(Ok(block)) => block,
+            Some(Err(error)) => return Some(Err(error.into())),
+            None => {
+                let record = self.document.take()?.close(self.preparer.encoder().closing())?;
+                let mut counts = Counts::default();
+                counts.add_samples(&record.samples);
+                return Some(Ok((vec![record], counts)));
+            }
+        };
+        let Some(mut document) = self.document.take() else {
+            return Some(self.preparer.records(&self.object, block.take_raws(), &self.shape));
+        };
+        let made = self.pieces(&mut document, &mut block);
+        self.document = Some(document);
+        Some(Ok(made))
+    }
+}
+
+/// One piece of a text.
+fn piece(body: Body<'_>, shape: &Shape, encoder: &Encoder) -> Result<Piece, Reject> {
+    let record = shape.parse(body)?;
+    let features = features(&record, record.hash());
+    match (record, encoder.eos()) {
+        (Record::Text(text), Some(_)) => Ok(Piece { features, tokens: encoder.piece(&text)? }),
+        (Record::Text(_), None) => {
+            Err(Reject::new(Reason::Malformed, PrepareError::NoEndToken.to_string()))
+        }
+        (Record::Conversation(_) | Record::Completion { .. }, _) => {
+            unreachable!("a text has no fields")
+        }
+    }
+}

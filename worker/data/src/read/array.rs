@@ -1,0 +1,172 @@
+//! A JSON array, element by element, never whole in memory. One that breaks off costs what follows:
+//! where its next record starts cannot be known.
+
+use std::io::{self, BufRead};
+
+use memchr::memchr_iter;
+use proto::receipt::Place;
+
+use super::block::Block;
+use super::scan::{Scan, Seen};
+use super::unpack::Input;
+use super::{RECORD_BYTES, ReadError, Records, TOO_LARGE};
+
+/// An array that is being walked.
+pub(super) struct Array {
+    input: Input,
+    line: u64,
+    records: u64,
+    next: Expected,
+}
+
+/// What comes next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Expected {
+    /// `[`.
+    Opening,
+    /// An element, or `]` where there is none before.
+    First,
+    /// An element behind a comma.
+    Element,
+    /// `,` or `]`.
+    Separator,
+    /// Nothing.
+    End,
+}
+
+impl Array {
+    pub(super) fn new(input: Input) -> Array {
+        Array { input, line: 1, records: 0, next: Expected::Opening }
+    }
+
+    fn place(&self) -> Place {
+        Place::Record { record: self.records + 1, line: self.line }
+    }
+
+    /// The next byte that is no white space.
+    fn peek(&mut self) -> io::Result<Option<u8>> {
+        loop {
+            let chunk = self.input.fill_buf()?;
+            let blank = chunk.iter().position(|byte| !byte.is_ascii_whitespace());
+            let found = blank.map(|at| chunk[at]);
+            let step = blank.unwrap_or(chunk.len());
+            if found.is_none() && step == 0 {
+                return Ok(None);
+            }
+            self.line += newlines(&chunk[..step]);
+            self.input.consume(step);
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Takes the next element into the block; the reason where it breaks off.
+    fn take_value(&mut self, block: &mut Block) -> io::Result<Result<(), String>> {
+        let (mark, place) = (block.mark(), self.place());
+        let mut scan = Scan::default();
+        let mut bytes = 0;
+        loop {
+            let chunk = self.input.fill_buf()?;
+            let (step, ended) = match scan.see(chunk) {
+                Seen::More if chunk.is_empty() && scan.may_end() => (0, true),
+                Seen::More if chunk.is_empty() => {
+                    return Ok(Err("it ends in the middle of this record".into()));
+                }
+                Seen::More => (chunk.len(), false),
+                Seen::End(at) => (at, true),
+                Seen::Bad(at, reason) => {
+                    self.line += newlines(&chunk[..at]);
+                    let line = self.line;
+                    return Ok(Err(format!("{reason}, in line {line}")));
+                }
+            };
+            bytes += step as u64;
+            if bytes <= RECORD_BYTES {
+                block.extend(&chunk[..step]);
+            }
+            self.line += newlines(&chunk[..step]);
+            self.input.consume(step);
+            if !ended {
+                continue;
+            }
+            self.records += 1;
+            if bytes <= RECORD_BYTES {
+                block.push_json(place, mark..block.mark());
+            } else {
+                block.forget(mark);
+                block.push_broken(place, TOO_LARGE);
+            }
+            return Ok(Ok(()));
+        }
+    }
+
+    /// Goes one step from `byte`: an element, or what stands between two. The reason where the array
+    /// is broken.
+    fn step(&mut self, byte: Option<u8>, block: &mut Block) -> io::Result<Result<(), String>> {
+        let broken = |reason: String| Ok(Err(reason));
+        self.next = match (self.next, byte) {
+            (Expected::Opening, Some(byte)) => {
+                self.input.consume(1);
+                // Before the bracket stands nothing but a byte order mark.
+                if byte == b'[' { Expected::First } else { Expected::Opening }
+            }
+            (Expected::First | Expected::Separator, Some(b']')) => {
+                self.input.consume(1);
+                Expected::End
+            }
+            (Expected::First | Expected::Element, Some(_)) => {
+                if let Err(reason) = self.take_value(block)? {
+                    return broken(reason);
+                }
+                Expected::Separator
+            }
+            (Expected::Separator, Some(b',')) => {
+                self.input.consume(1);
+                Expected::Element
+            }
+            (Expected::Separator, Some(other)) => {
+                let other = char::from(other);
+                return broken(format!("`,` or `]` must stand before it, got `{other}`"));
+            }
+            (Expected::End, Some(other)) => {
+                return broken(format!("`{}` after the array's end", char::from(other)));
+            }
+            (
+                Expected::Opening | Expected::First | Expected::Element | Expected::Separator,
+                None,
+            ) => {
+                return broken("it ends without `]`".into());
+            }
+            (Expected::End, None) => Expected::End,
+        };
+        Ok(Ok(()))
+    }
+}
+
+impl Records for Array {
+    fn next(&mut self, block: &mut Block) -> Result<bool, ReadError> {
+        let ended = self.next == Expected::End;
+        let mark = block.mark();
+        let byte = self.peek();
+        let place = self.place();
+        let reason = match byte.and_then(|byte| self.step(byte, block)) {
+            Ok(Ok(())) => return Ok(!ended),
+            Ok(Err(reason)) => {
+                format!("the array breaks off here, and what follows is lost: {reason}")
+            }
+            Err(error) => self.input.explain(error)?,
+        };
+        block.forget(mark);
+        block.push_broken(place, reason);
+        Ok(false)
+    }
+
+    fn positions(&self) -> u64 {
+        self.line
+    }
+}
+
+fn newlines(bytes: &[u8]) -> u64 {
+    memchr_iter(b'\n', bytes).count() as u64
+}

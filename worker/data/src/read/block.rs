@@ -1,0 +1,132 @@
+//! Some records of an object, in memory together.
+
+use std::ops::Range;
+
+use proto::receipt::Place;
+use serde_json::{Map, Value};
+
+/// Records taken into memory at a time: enough to keep every core busy, little beside the tokenizer.
+const BLOCK_BYTES: usize = 8 << 20;
+/// A record costs memory however short it is.
+const BLOCK_RECORDS: usize = 1 << 16;
+/// Records that are looked at for an object's format.
+const HEAD_RECORDS: usize = 64;
+
+/// Some records of an object, in its order.
+#[derive(Debug)]
+pub struct Block {
+    bytes: Vec<u8>,
+    entries: Vec<(Place, Held)>,
+    /// Bytes of all records.
+    size: usize,
+    most_records: usize,
+}
+
+/// One record, not yet looked into.
+#[derive(Clone, Debug)]
+pub struct Raw<'a> {
+    /// Where it stands.
+    pub place: Place,
+    /// What it is.
+    pub body: Body<'a>,
+}
+
+/// A record's content, as far as its container settles it.
+#[derive(Clone, Debug)]
+pub enum Body<'a> {
+    /// One JSON value.
+    Json(&'a [u8]),
+    /// A row of a table: its cells by the columns' names.
+    Value(Map<String, Value>),
+    /// A text that has no fields.
+    Text(&'a [u8]),
+    /// Nothing that can be read, and why.
+    Broken(String),
+}
+
+/// A [`Body`], with its bytes by their place in the block.
+#[derive(Debug)]
+enum Held {
+    Json(Range<usize>),
+    Value(Map<String, Value>),
+    Text(Range<usize>),
+    Broken(String),
+}
+
+impl Block {
+    pub(super) fn new() -> Block {
+        let (bytes, entries) = (Vec::new(), Vec::new());
+        Block { bytes, entries, size: 0, most_records: BLOCK_RECORDS }
+    }
+
+    /// For the first records of an object.
+    pub(super) fn head() -> Block {
+        Block { most_records: HEAD_RECORDS, ..Block::new() }
+    }
+
+    /// Its records. They are given away: a row is not copied.
+    pub fn take_raws(&mut self) -> Vec<Raw<'_>> {
+        let bytes = &self.bytes;
+        let raw = |(place, held)| {
+            let body = match held {
+                Held::Json(range) => Body::Json(&bytes[range]),
+                Held::Value(row) => Body::Value(row),
+                Held::Text(range) => Body::Text(&bytes[range]),
+                Held::Broken(reason) => Body::Broken(reason),
+            };
+            Raw { place, body }
+        };
+        self.entries.drain(..).map(raw).collect()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.size >= BLOCK_BYTES || self.entries.len() >= self.most_records
+    }
+
+    /// Where the bytes of the next record begin.
+    pub(super) fn mark(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The bytes since `mark`.
+    pub(super) fn since(&self, mark: usize) -> &[u8] {
+        &self.bytes[mark..]
+    }
+
+    /// More bytes of the next record.
+    pub(super) fn extend(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Forgets the bytes from `mark` on.
+    pub(super) fn forget(&mut self, mark: usize) {
+        self.bytes.truncate(mark);
+    }
+
+    /// A JSON value whose bytes are in the block.
+    pub(super) fn push_json(&mut self, place: Place, range: Range<usize>) {
+        self.size += range.len();
+        self.entries.push((place, Held::Json(range)));
+    }
+
+    /// A text whose bytes are in the block.
+    pub(super) fn push_text(&mut self, place: Place, range: Range<usize>) {
+        self.size += range.len();
+        self.entries.push((place, Held::Text(range)));
+    }
+
+    /// A row of about `size` bytes.
+    pub(super) fn push_row(&mut self, place: Place, row: Map<String, Value>, size: usize) {
+        self.size += size;
+        self.entries.push((place, Held::Value(row)));
+    }
+
+    /// A record that cannot be read.
+    pub(super) fn push_broken(&mut self, place: Place, reason: impl Into<String>) {
+        self.entries.push((place, Held::Broken(reason.into())));
+    }
+}

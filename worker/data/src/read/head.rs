@@ -1,0 +1,111 @@
+//! What an object is, from its name and its first bytes.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+
+use super::source::{ReadAt, Window};
+use super::unpack::{Input, Packing};
+use super::{Container, ReadError};
+
+/// Bytes that are looked at.
+const HEAD_BYTES: u64 = 64 << 10;
+
+/// How an object is packed, and how it holds its records.
+///
+/// # Errors
+/// The source's; files of other kinds, UTF-16, and one JSON object over many lines.
+pub(super) fn look(
+    object: &str,
+    source: &Arc<dyn ReadAt>,
+    is_text: bool,
+) -> Result<(Packing, Container), ReadError> {
+    let size = source.size();
+    let read = |packing, most: u64| {
+        let window = Window::new(source.clone(), 0..size);
+        let mut input = Input::new(object, window, packing)?;
+        let mut head = Vec::new();
+        if let Err(error) = (&mut input).take(most).read_to_end(&mut head) {
+            // What is packed may break off here: the records say so when they are read.
+            input.explain(error)?;
+        }
+        Ok(head)
+    };
+    let packing = Packing::of(&read(Packing::Plain, 4)?);
+    let head = read(packing, HEAD_BYTES)?;
+    let unreadable = |(found, hint)| ReadError::unreadable(object, found, hint);
+    if head.starts_with(b"PAR1") && packing == Packing::Plain {
+        return Ok((packing, Container::Parquet));
+    }
+    if let Some(known) = foreign(&head) {
+        return Err(unreadable(known));
+    }
+    let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&head);
+    let name = object.to_ascii_lowercase();
+    let container = container_of(packing.strip(&name), head, is_text);
+    let is_whole = (head.len() as u64) < HEAD_BYTES - 3;
+    if container == Container::Lines && is_one_object(head, is_whole) {
+        let hint = "records are the elements of a JSON array, or one object per line (`jq -c .`)";
+        return Err(unreadable(("one JSON object over many lines", hint)));
+    }
+    Ok((packing, container))
+}
+
+/// `name` in lower case, without an ending that says how it is packed.
+fn container_of(name: &str, head: &[u8], is_text: bool) -> Container {
+    let ends_with = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
+    if ends_with(&[".txt", ".md", ".text"]) {
+        return Container::Document;
+    }
+    if ends_with(&[".csv"]) {
+        return Container::Table { delimiter: b',' };
+    }
+    if ends_with(&[".tsv", ".tab"]) {
+        return Container::Table { delimiter: b'\t' };
+    }
+    let first = head.iter().find(|byte| !byte.is_ascii_whitespace());
+    match first {
+        Some(b'[') if !ends_with(&[".jsonl", ".ndjson"]) => Container::Array,
+        Some(b'{') => Container::Lines,
+        _ if is_text && !ends_with(&[".jsonl", ".ndjson", ".json"]) => Container::Document,
+        _ => Container::Lines,
+    }
+}
+
+/// Files whose first bytes say that they are none that is read.
+fn foreign(head: &[u8]) -> Option<(&'static str, &'static str)> {
+    const PLAIN: &str = "unpack it first";
+    const SAVE: &str = "save it as UTF-8";
+    const MAGIC: [(&[u8], &str, &str); 9] = [
+        (b"\x1f\x8b", "an archive within an archive", PLAIN),
+        (b"\x28\xb5\x2f\xfd", "an archive within an archive", PLAIN),
+        (b"PAR1", "a packed Parquet file", "unpack it first; Parquet packs its own columns"),
+        (b"PK\x03\x04", "a zip file", PLAIN),
+        (b"BZh", "a bzip2 file", "unpack it first, or pack it with gzip or zstd"),
+        (b"\xfd7zXZ\0", "an xz file", "unpack it first, or pack it with gzip or zstd"),
+        (b"ARROW1", "an Arrow file", "write it as Parquet or JSON lines"),
+        (b"\xff\xfe", "UTF-16 text", SAVE),
+        (b"\xfe\xff", "UTF-16 text", SAVE),
+    ];
+    let known = MAGIC.iter().find(|(magic, ..)| head.starts_with(magic))?;
+    Some((known.1, known.2))
+}
+
+/// Whether the "lines" are the pieces of one pretty-printed object: the first of them is cut short,
+/// and together they are JSON, as far as they can be seen.
+fn is_one_object(head: &[u8], is_whole: bool) -> bool {
+    let text = head.trim_ascii();
+    let Some(newline) = text.iter().position(|&byte| byte == b'\n') else {
+        return false;
+    };
+    let line: Result<&RawValue, _> = serde_json::from_slice(&text[..newline]);
+    let cut_short = line.is_err_and(|error| error.is_eof());
+    let mut values = serde_json::Deserializer::from_slice(text).into_iter::<&RawValue>();
+    cut_short
+        && match values.next() {
+            Some(Ok(_)) => true,
+            Some(Err(error)) => error.is_eof() && !is_whole,
+            None => false,
+        }
+}

@@ -1,0 +1,251 @@
+//! From an object's bytes to its records, each with its place, in blocks of bounded size. Knows
+//! nothing of a record's fields.
+//!
+//! ```text
+//! ReadAt --Window--> stream --Input--> unpacked stream --> Lines   {...}\n{...}\n   cut into ranges
+//!                                                          Array   [ {...}, {...} ]
+//!                                                          Table   a,b\n1,2\n
+//!                                                          Text    anything: one document, in pieces
+//! ReadAt --Pieces--------------------------------------->  Rows    Parquet          cut into ranges
+//! ```
+//!
+//! Memory is bounded whatever an object holds. What is broken costs as little as can be told apart,
+//! and stands among the records as [`Body::Broken`]: nothing is lost without its place.
+
+mod array;
+mod block;
+mod head;
+mod lines;
+mod parquet;
+mod scan;
+mod source;
+mod table;
+#[cfg(test)]
+mod tests;
+mod text;
+mod unpack;
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use proto::prepared::Unit;
+
+pub use block::{Block, Body, Raw};
+pub use source::ReadAt;
+use source::Window;
+use unpack::{Input, Packing};
+
+/// A record at most. What is larger is no instruction, but a file that is not what it seems.
+const RECORD_BYTES: u64 = 64 << 20;
+const TOO_LARGE: &str = "a record of more than 64 MiB";
+
+/// Why an object cannot be split into records; none of its records is used.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// A kind of file that holds no records that we know.
+    #[error("{object}: {found}\nhint: {hint}")]
+    Unreadable {
+        /// The object's name.
+        object: String,
+        /// What it is.
+        found: String,
+        /// The way out.
+        hint: &'static str,
+    },
+    /// The object's bytes cannot be had.
+    #[error("{object} cannot be read")]
+    Source {
+        /// The object's name.
+        object: String,
+        /// What the operating system or the store says.
+        source: io::Error,
+    },
+}
+
+impl ReadError {
+    fn unreadable(object: &str, found: &str, hint: &'static str) -> ReadError {
+        ReadError::Unreadable { object: object.to_owned(), found: found.to_owned(), hint }
+    }
+
+    fn source(object: &str, source: io::Error) -> ReadError {
+        ReadError::Source { object: object.to_owned(), source }
+    }
+}
+
+/// How an object holds its records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Container {
+    /// One JSON array.
+    Array,
+    /// One JSON value per line.
+    Lines,
+    /// Rows of cells, below a row of names.
+    Table {
+        /// What parts the cells.
+        delimiter: u8,
+    },
+    /// Typed rows.
+    Parquet,
+    /// The object is the record.
+    Document,
+}
+
+impl Container {
+    /// What a position in a prepared shard counts.
+    pub fn unit(self) -> Unit {
+        match self {
+            Container::Array => Unit::Record,
+            Container::Parquet => Unit::Row,
+            Container::Lines | Container::Table { .. } | Container::Document => Unit::Line,
+        }
+    }
+
+    /// The words that a person reads.
+    pub fn label(self) -> &'static str {
+        match self {
+            Container::Array => "a JSON array",
+            Container::Lines => "JSON lines",
+            Container::Table { delimiter: b'\t' } => "TSV",
+            Container::Table { .. } => "CSV",
+            Container::Parquet => "Parquet",
+            Container::Document => "a text",
+        }
+    }
+}
+
+/// An object whose kind is known.
+pub struct Object {
+    name: String,
+    source: Arc<dyn ReadAt>,
+    packing: Packing,
+    container: Container,
+}
+
+/// Reads records one after the other.
+trait Records {
+    /// Adds what comes next to the block, a record or something that is none; false at the end.
+    fn next(&mut self, block: &mut Block) -> Result<bool, ReadError>;
+
+    /// Lines or rows so far.
+    fn positions(&self) -> u64;
+}
+
+/// The records of a range, block by block.
+pub struct Blocks {
+    /// None once all are read, or an error was met.
+    records: Option<Box<dyn Records>>,
+    positions: u64,
+}
+
+impl Object {
+    /// Looks at an object's first bytes; `is_text` where the user said `format: text`.
+    ///
+    /// # Errors
+    /// The source's; files of other kinds, UTF-16, and one JSON object over many lines.
+    pub fn open(name: &str, source: Arc<dyn ReadAt>, is_text: bool) -> Result<Object, ReadError> {
+        let (packing, container) = head::look(name, &source, is_text)?;
+        Ok(Object { name: name.to_owned(), source, packing, container })
+    }
+
+    /// How it holds its records.
+    pub fn container(&self) -> Container {
+        self.container
+    }
+
+    /// Its first records: the same for whoever reads whichever range.
+    ///
+    /// # Errors
+    /// The source's, and a table without column names.
+    pub fn head(&self) -> Result<Block, ReadError> {
+        let mut block = Block::head();
+        if let Some(mut records) = self.records(0..self.source.size())? {
+            while !block.is_full() && records.next(&mut block)? {}
+        }
+        Ok(block)
+    }
+
+    /// The records that begin in `range`, block by block. What cannot be cut belongs to the range
+    /// that begins at 0, as a whole.
+    ///
+    /// # Errors
+    /// The source's, and a table without column names.
+    pub fn blocks(&self, range: Range<u64>) -> Result<Blocks, ReadError> {
+        Ok(Blocks { records: self.records(range)?, positions: 0 })
+    }
+
+    fn records(&self, range: Range<u64>) -> Result<Option<Box<dyn Records>>, ReadError> {
+        let size = self.source.size();
+        let is_cut = match self.container {
+            Container::Parquet => true,
+            Container::Lines => self.packing == Packing::Plain,
+            Container::Array | Container::Table { .. } | Container::Document => false,
+        };
+        if range.start > 0 && !is_cut || size == 0 {
+            return Ok(None);
+        }
+        let input = |start| {
+            let window = Window::new(self.source.clone(), start..size);
+            Input::new(&self.name, window, self.packing)
+        };
+        Ok(Some(match self.container {
+            Container::Lines if range.start > 0 => {
+                let before = range.start - 1;
+                Box::new(lines::Lines::starting_in(input(before)?, range)?)
+            }
+            Container::Lines if is_cut => Box::new(lines::Lines::first_in(input(0)?, range.end)),
+            Container::Lines => Box::new(lines::Lines::first_in(input(0)?, u64::MAX)),
+            Container::Array => Box::new(array::Array::new(input(0)?)),
+            Container::Table { delimiter } => Box::new(table::Table::new(input(0)?, delimiter)?),
+            Container::Document => Box::new(text::Text::new(input(0)?)),
+            Container::Parquet => {
+                Box::new(self::parquet::Rows::new(&self.name, self.source.clone(), range)?)
+            }
+        }))
+    }
+}
+
+impl Blocks {
+    /// Lines or rows that the range has, once all its blocks are read.
+    pub fn positions(&self) -> u64 {
+        self.positions
+    }
+}
+
+impl Iterator for Blocks {
+    type Item = Result<Block, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let records = self.records.as_mut()?;
+        let mut block = Block::new();
+        let outcome = loop {
+            match records.next(&mut block) {
+                Ok(true) if !block.is_full() => {}
+                outcome => break outcome,
+            }
+        };
+        self.positions = records.positions();
+        match outcome {
+            Ok(true) => {}
+            Ok(false) => self.records = None,
+            Err(error) => {
+                self.records = None;
+                return Some(Err(error));
+            }
+        }
+        (!block.is_empty()).then_some(Ok(block))
+    }
+}
+
+/// serde_json's message, with the line in the object in place of the line in the slice.
+pub(super) fn json_error(error: &serde_json::Error, first_line: u64) -> String {
+    let text = error.to_string();
+    let what = text.split(" at line ").next().unwrap_or(&text);
+    let line = first_line + (error.line() as u64).saturating_sub(1);
+    let column = error.column();
+    if line == first_line {
+        format!("not valid JSON: {what} at column {column}")
+    } else {
+        format!("not valid JSON: {what} at line {line}, column {column}")
+    }
+}

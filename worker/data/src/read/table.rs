@@ -1,0 +1,181 @@
+//! CSV and TSV: the first row names the columns, and every cell is a text.
+
+use std::io::{self, BufRead};
+
+use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
+use memchr::memchr_iter;
+use proto::receipt::Place;
+use serde_json::{Map, Value};
+
+use super::block::Block;
+use super::unpack::Input;
+use super::{RECORD_BYTES, ReadError, Records, TOO_LARGE};
+
+/// Columns at most: more are a separator that repeats without end.
+const MOST_CELLS: usize = 1 << 16;
+
+/// A table that is being read.
+pub(super) struct Table {
+    input: Input,
+    parser: Reader,
+    columns: Vec<String>,
+    row: Row,
+    line: u64,
+}
+
+/// The cells of a row, one behind the other, in buffers that are used again.
+struct Row {
+    bytes: Vec<u8>,
+    /// Where each cell ends.
+    ends: Vec<usize>,
+    /// How many there are.
+    cells: usize,
+}
+
+impl Row {
+    fn new() -> Row {
+        Row { bytes: vec![0; 1 << 12], ends: vec![0; 1 << 4], cells: 0 }
+    }
+
+    fn cells(&self) -> impl Iterator<Item = &[u8]> {
+        let ends = &self.ends[..self.cells];
+        let starts = [0].into_iter().chain(ends.iter().copied());
+        starts.zip(ends).map(|(start, &end)| &self.bytes[start..end])
+    }
+}
+
+/// What was read of a row.
+enum Read {
+    /// All of it.
+    Whole,
+    /// As much as a row may be long: a quote that does not close takes all that follows into one
+    /// cell.
+    TooLarge,
+    /// Nothing: the table has ended.
+    End,
+}
+
+impl Table {
+    /// A table whose cells are parted by `delimiter`.
+    ///
+    /// # Errors
+    /// The source's, and a first row that cannot name the columns.
+    pub(super) fn new(input: Input, delimiter: u8) -> Result<Table, ReadError> {
+        let parser = ReaderBuilder::new().delimiter(delimiter).build();
+        let (columns, row) = (Vec::new(), Row::new());
+        let mut table = Table { input, parser, columns, row, line: 1 };
+        let found = match table.read_row() {
+            Ok(Read::End) => return Ok(table),
+            Ok(Read::Whole) => table.name_columns().err(),
+            Ok(Read::TooLarge) => Some(format!("a header of {TOO_LARGE}")),
+            Err(error) => Some(table.input.explain(error)?),
+        };
+        let hint = "the first row must name the columns, each once and in UTF-8";
+        let object = table.input.object();
+        found.map_or(Ok(()), |found| Err(ReadError::unreadable(object, &found, hint)))?;
+        Ok(table)
+    }
+
+    fn name_columns(&mut self) -> Result<(), String> {
+        for name in self.row.cells() {
+            let name = std::str::from_utf8(name).map_err(|_| "a header that is not UTF-8")?.trim();
+            if self.columns.iter().any(|known| known == name) {
+                return Err(format!("a header that has `{name}` twice"));
+            }
+            self.columns.push(name.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Steps over blank lines, so that a row is known by the line on which it starts.
+    fn skip_blank(&mut self) -> io::Result<()> {
+        loop {
+            let chunk = self.input.fill_buf()?;
+            let blank = chunk.iter().take_while(|byte| b"\r\n".contains(byte)).count();
+            let ended = blank < chunk.len() || chunk.is_empty();
+            self.line += newlines(&chunk[..blank]);
+            self.input.consume(blank);
+            if ended {
+                return Ok(());
+            }
+        }
+    }
+
+    fn read_row(&mut self) -> io::Result<Read> {
+        let Row { bytes, ends, cells } = &mut self.row;
+        let mut filled = 0;
+        *cells = 0;
+        loop {
+            let chunk = self.input.fill_buf()?;
+            let (result, read, written, ended) =
+                self.parser.read_record(chunk, &mut bytes[filled..], &mut ends[*cells..]);
+            self.line += newlines(&chunk[..read]);
+            self.input.consume(read);
+            filled += written;
+            *cells += ended;
+            match result {
+                ReadRecordResult::InputEmpty => {}
+                ReadRecordResult::OutputFull if bytes.len() as u64 >= RECORD_BYTES => {
+                    return Ok(Read::TooLarge);
+                }
+                ReadRecordResult::OutputEndsFull if *cells >= MOST_CELLS => {
+                    return Ok(Read::TooLarge);
+                }
+                ReadRecordResult::OutputFull => bytes.resize(bytes.len() * 2, 0),
+                ReadRecordResult::OutputEndsFull => ends.resize(ends.len() * 2, 0),
+                ReadRecordResult::Record => return Ok(Read::Whole),
+                ReadRecordResult::End => return Ok(Read::End),
+            }
+        }
+    }
+
+    /// The row as fields, and its size.
+    fn fields(&self) -> Result<(Map<String, Value>, usize), String> {
+        let (found, wanted) = (self.row.cells, self.columns.len());
+        if found != wanted {
+            return Err(format!("{found} cells in a table of {wanted} columns"));
+        }
+        let mut fields = Map::new();
+        let mut size = 0;
+        for (column, cell) in self.columns.iter().zip(self.row.cells()) {
+            let text = std::str::from_utf8(cell);
+            let text = text.map_err(|_| format!("`{column}` is not UTF-8"))?;
+            size += column.len() + text.len();
+            fields.insert(column.clone(), Value::from(text));
+        }
+        Ok((fields, size))
+    }
+}
+
+impl Records for Table {
+    fn next(&mut self, block: &mut Block) -> Result<bool, ReadError> {
+        let begun = self.skip_blank();
+        let place = Place::line(self.line);
+        let reason = match begun.and_then(|()| self.read_row()) {
+            Ok(Read::End) => return Ok(false),
+            Ok(Read::Whole) => {
+                match self.fields() {
+                    Ok((fields, size)) => block.push_row(place, fields, size),
+                    Err(reason) => block.push_broken(place, reason),
+                }
+                return Ok(true);
+            }
+            Ok(Read::TooLarge) => {
+                format!(
+                    "{TOO_LARGE}, and what follows is lost: does a quote that opens here close?"
+                )
+            }
+            Err(error) => self.input.explain(error)?,
+        };
+        block.push_broken(place, reason);
+        Ok(false)
+    }
+
+    fn positions(&self) -> u64 {
+        self.line
+    }
+}
+
+fn newlines(bytes: &[u8]) -> u64 {
+    memchr_iter(b'\n', bytes).count() as u64
+}

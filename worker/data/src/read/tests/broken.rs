@@ -1,0 +1,153 @@
+//! What is broken costs as little as can be told apart, and says where.
+
+use super::*;
+use std::io;
+
+#[test]
+fn broken_array_keeps_what_came_before_and_names_where_it_breaks_off() {
+    const OFF: &str = "broken: the array breaks off here, and what follows is lost: ";
+    for (text, before, place, reason) in [
+        ("[{\"a\":1},\n{\"a\":", 1, "record 2 (line 2)", "it ends in the middle of this record"),
+        ("[1, 2", 2, "record 3 (line 1)", "it ends without `]`"),
+        ("[1 2]", 1, "record 2 (line 1)", "`,` or `]` must stand before it, got `2`"),
+        ("[1,]", 1, "record 2 (line 1)", "a value must stand before `]`, in line 1"),
+        ("[1]\nx", 1, "record 2 (line 2)", "`x` after the array's end"),
+        ("[", 0, "record 1 (line 1)", "it ends without `]`"),
+        ("[[1},\n2]", 0, "record 1 (line 1)", "`}` where `]` must close, in line 1"),
+        ("[\"a, 2]", 0, "record 1 (line 1)", "it ends in the middle of this record"),
+    ] {
+        let mut records = read("a.json", text.as_bytes());
+        let last = records.pop().expect("where it breaks off");
+        assert_eq!(last, (place.to_owned(), format!("{OFF}{reason}")), "{text}");
+        assert_eq!(records.len(), before, "{text}");
+    }
+}
+
+#[test]
+fn element_that_is_no_json_costs_itself_only() {
+    let records = read("a.json", b"[{\"a\": tru}, {\"b\": 2}]");
+    let expected = [("record 1 (line 1)", "{\"a\": tru}"), ("record 2 (line 1)", "{\"b\": 2}")];
+    assert_eq!(records, owned(&expected));
+}
+
+#[test]
+fn table_rows_of_another_length_and_in_other_encodings_cost_themselves_only() {
+    let records = read("a.csv", b"a,b\n1\n1,2,3\n\xe9,2\n1,2\n");
+    let expected = [
+        ("line 2", "broken: 1 cells in a table of 2 columns"),
+        ("line 3", "broken: 3 cells in a table of 2 columns"),
+        ("line 4", "broken: `a` is not UTF-8"),
+        ("line 5", r#"{"a":"1","b":"2"}"#),
+    ];
+    assert_eq!(records, owned(&expected));
+    for (table, found) in
+        [(&b"a,a\n1,2\n"[..], "a header that has `a` twice"), (b"\xe9,b\n", "not UTF-8")]
+    {
+        let opened = Object::open("a.csv", Arc::new(Bytes::from_static(table)), false);
+        let error = opened.and_then(|o| o.blocks(0..9)).err().expect(found).to_string();
+        assert!(error.starts_with("a.csv: ") && error.contains(found), "{error}");
+    }
+}
+
+/// 70 MiB of one letter between two texts, made as they are read.
+struct Gigantic {
+    before: &'static str,
+    after: &'static str,
+}
+
+const GIGANTIC: u64 = 70 << 20;
+
+impl ReadAt for Gigantic {
+    fn size(&self) -> u64 {
+        (self.before.len() + self.after.len()) as u64 + GIGANTIC
+    }
+
+    fn read_at(&self, range: Range<u64>) -> io::Result<Bytes> {
+        let byte = |at: u64| {
+            let middle = self.before.len() as u64;
+            match at.checked_sub(middle + GIGANTIC) {
+                Some(at) => self.after.as_bytes()[at as usize],
+                None => self.before.as_bytes().get(at as usize).copied().unwrap_or(b'x'),
+            }
+        };
+        Ok(range.map(byte).collect())
+    }
+}
+
+#[test]
+fn a_gigantic_record_is_skipped_and_named_and_the_next_is_read() {
+    for (name, before, after, expected) in [
+        (
+            "a.jsonl",
+            "1\n\"",
+            "\"\n3\n",
+            &[("line 1", "1"), ("line 2", "broken: a record of more than 64 MiB"), ("line 3", "3")]
+                [..],
+        ),
+        (
+            "a.json",
+            "[1,\n\"",
+            "\",\n3]",
+            &[
+                ("record 1 (line 1)", "1"),
+                ("record 2 (line 2)", "broken: a record of more than 64 MiB"),
+                ("record 3 (line 3)", "3"),
+            ],
+        ),
+        (
+            "a.csv",
+            "a\n1\n\"",
+            "\n",
+            &[
+                ("line 2", "{\"a\":\"1\"}"),
+                (
+                    "line 3",
+                    "broken: a record of more than 64 MiB, and what follows is lost: does a quote \
+                     that opens here close?",
+                ),
+            ],
+        ),
+    ] {
+        let opened = Object::open(name, Arc::new(Gigantic { before, after }), false);
+        let blocks = opened.expect("readable").blocks(0..u64::MAX).expect("readable");
+        let mut records = Vec::new();
+        for block in blocks {
+            let mut block = block.expect("a whole block");
+            records.extend(block.take_raws().into_iter().map(shown));
+        }
+        assert_eq!(records, owned(expected), "{name}");
+    }
+}
+
+/// A source that is gone after some bytes.
+struct Failing(Bytes);
+
+impl ReadAt for Failing {
+    fn size(&self) -> u64 {
+        self.0.size() + 1
+    }
+
+    fn read_at(&self, range: Range<u64>) -> io::Result<Bytes> {
+        match range.end > self.0.size() {
+            true => Err(io::Error::other("the network is gone")),
+            false => self.0.read_at(range),
+        }
+    }
+}
+
+#[test]
+fn a_source_that_fails_is_no_broken_record() {
+    let long = "{\"a\": 1}\n".repeat(100_000);
+    let gzipped =
+        super::packed::gzip(&(0..400_000u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>());
+    for (name, bytes) in [("a.jsonl", long.into_bytes()), ("a.json", gzipped)] {
+        let opened = Object::open(name, Arc::new(Failing(bytes.into())), false).expect("a head");
+        let error = opened.blocks(0..u64::MAX).expect("begins").find_map(Result::err);
+        let error = error.expect("the source's error");
+        assert!(matches!(&error, ReadError::Source { .. }), "{error}");
+        assert_eq!(
+            proto::error::chain(&error),
+            format!("{name} cannot be read: the network is gone")
+        );
+    }
+}
