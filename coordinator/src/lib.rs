@@ -14,6 +14,7 @@
 //! It never knows a tensor or a tokenizer: whatever needs one is a worker's work.
 
 pub mod cli;
+mod contents;
 pub mod core;
 pub mod feed;
 mod finish;

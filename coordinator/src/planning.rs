@@ -1,16 +1,15 @@
 //! From prepared samples to a stored plan: the data is checked and the receipt settled, then chunks are written, then
 //! their outline.
 
+use crate::contents::{self, Contents};
 use crate::core::{Fault, PlanOutline};
 use crate::quality::{self, Records, Verdict};
 use crate::survey::fault;
-use proto::error::chain;
 use proto::event::Failure;
 use proto::id::RunId;
 use proto::key;
 use proto::manifest::{self, Prepared};
 use proto::plan::{self, Chunk, Meta, Pack, Packs, Plan, Step};
-use proto::prepared::Shard;
 use proto::receipt::Receipt;
 use proto::spec::{Amount, EvalOn, Source, Spec};
 use proto::storage::Storage;
@@ -43,36 +42,23 @@ pub(crate) async fn plan(
         serde_json::from_slice(&bytes).map_err(|e| damaged(format!("`{manifest_key}`: {e}")))?;
     check_losses(spec, &prepared.receipt)?;
 
-    let mut metas = Vec::new();
-    let mut records = Records::default();
-    let mut counts = vec![0u32; spec.data().sources().len()];
-    for (index, _) in (0..).zip(&prepared.samples) {
-        let key = key::prepared_shard(fingerprint, index);
-        let body = storage.read(&key).await.map_err(infrastructure)?;
-        let shard = Shard::parse(body).map_err(|e| damaged(format!("`{key}`: {}", chain(&e))))?;
-        for i in 0..shard.len() {
-            let source = shard.object(i).map_or(0, |o| o.source);
-            if let Some(count) = counts.get_mut(source as usize) {
-                *count += 1;
-            }
-        }
-        records.push(&shard);
-        metas.extend(shard.metas().map(|m| Meta {
-            length: m.length,
-            weight: m.weight,
-            hash: m.hash,
-        }));
-    }
+    let count = spec.data().sources().len();
+    let contents = Contents::read(storage, fingerprint, &prepared, count).await;
+    let contents = contents.map_err(|e| match e {
+        contents::Error::Storage(e) => infrastructure(e),
+        contents::Error::Damaged(what) => damaged(what),
+    })?;
     let made = tokio::task::spawn_blocking({
         let spec = spec.clone();
         let mut receipt = prepared.receipt;
         move || {
-            let sources = sources(&spec, &counts);
+            let Contents { metas, records, by_source } = contents;
+            let sources = sources(&spec, &by_source);
             let verdict = judge(&spec, &records, &metas, &sources);
             let names: Vec<_> =
                 spec.data().sources().iter().map(|s| s.location.to_string()).collect();
             verdict.settle(&mut receipt, &records, &names, |id| metas[id as usize].length);
-            let made = make(&spec, &metas, &counts, &sources, &verdict.excluded)?;
+            let made = make(&spec, &metas, &by_source, &sources, &verdict.excluded)?;
             Ok((made, receipt))
         }
     });

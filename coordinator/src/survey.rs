@@ -14,6 +14,7 @@ use proto::spec::{ChatTemplate, Format, Location, Source, Spec};
 use proto::storage::{Object, Storage};
 use sha2::{Digest, Sha256};
 use std::error::Error;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Rises when the same records and options come to other tokens.
@@ -29,28 +30,61 @@ const TOKENIZER_FILES: [&str; 5] = [
 /// What a folder given as a source is searched for.
 const DATA_FILES: [&str; 3] = ["json", "jsonl", "txt"];
 
+/// Raw shards are at most so large: some seconds of work, so that a lease lost with its worker costs little and nobody
+/// waits long for the last one; and large beside what each costs in itself, a tokenizer loaded and a look at the head.
+const SHARD_BYTES: u64 = 64 << 20;
+/// And at least so large, where there is more.
+const LEAST_SHARD_BYTES: u64 = 8 << 20;
+/// Less data than fills so many is cut finer, so that every worker has a share.
+const PIECES: u64 = 16;
+/// Objects in which the next record's start is found from any byte on. Anything else is one raw shard.
+const SPLITTABLE: [&str; 3] = [".jsonl", ".ndjson", ".parquet"];
+
 /// Lists the sources of `spec`.
 ///
 /// # Errors
 /// A fault of the user's for a source that is not there, of the infrastructure's for storage.
 pub(crate) async fn survey(storage: &Storage, spec: &Spec) -> Result<Survey, Fault> {
-    let mut shards = Vec::new();
+    let mut found = Vec::new();
     for (source, index) in spec.data().sources().into_iter().zip(0..) {
-        for (url, object) in objects(source).await? {
-            shards.push(RawShard {
-                index: shards.len().try_into().unwrap_or(u32::MAX),
-                source: index,
-                url,
-                bytes: object.bytes,
-                etag: object.etag,
-                modified_ms: object.modified_ms,
-            });
-        }
+        found.extend(objects(source).await?.into_iter().map(|(url, object)| (index, url, object)));
     }
+    let shards = raw_shards(found);
     let fingerprint = fingerprint(spec, &shards)?;
     let found = storage.head(&key::prepared_manifest(&fingerprint)).await;
     let cached = found.map_err(|e| fault(Failure::Infrastructure, &e))?.is_some();
     Ok(Survey { fingerprint, shards, cached })
+}
+
+/// Cuts objects, each with its source, into raw shards. A function of the objects alone: whoever prepares the same
+/// data, with as many workers as there may be, gets the same shards.
+fn raw_shards(objects: Vec<(u32, String, Object)>) -> Vec<RawShard> {
+    let total: u64 = objects.iter().map(|(_, _, object)| object.bytes).sum();
+    let most = (total / PIECES).clamp(LEAST_SHARD_BYTES, SHARD_BYTES);
+    let mut shards = Vec::new();
+    for (source, url, object) in objects {
+        for range in ranges(&url, object.bytes, most) {
+            shards.push(RawShard {
+                index: shards.len().try_into().unwrap_or(u32::MAX),
+                source,
+                url: url.clone(),
+                bytes: object.bytes,
+                etag: object.etag.clone(),
+                modified_ms: object.modified_ms,
+                range,
+            });
+        }
+    }
+    shards
+}
+
+/// Equal ranges of at most `most` bytes, for objects whose records are found from any byte on.
+fn ranges(url: &str, bytes: u64, most: u64) -> impl Iterator<Item = Range<u64>> {
+    let name = url.to_ascii_lowercase();
+    let splittable = SPLITTABLE.iter().any(|ending| name.ends_with(ending));
+    let pieces = if splittable { bytes.div_ceil(most).max(1) } else { 1 };
+    let cut = move |piece: u64| (u128::from(bytes) * u128::from(piece) / u128::from(pieces)) as u64;
+    (0..pieces).map(move |piece| cut(piece)..cut(piece + 1))
 }
 
 /// A fault with the whole chain of causes.
@@ -152,7 +186,8 @@ fn fingerprint(spec: &Spec, shards: &[RawShard]) -> Result<String, Fault> {
     }
     for s in shards {
         let etag = s.etag.as_deref().unwrap_or_default();
-        add(format!("{} {} {} {etag} {}", s.source, s.url, s.bytes, s.modified_ms).as_bytes());
+        let RawShard { source, url, bytes, modified_ms, range, .. } = s;
+        add(format!("{source} {url} {bytes} {etag} {modified_ms} {range:?}").as_bytes());
     }
     let base = local(&spec.model().base, "model.base")?;
     let data = spec.data();
@@ -241,5 +276,52 @@ mod tests {
         assert!(differ(of("{}", "./t.jinja")));
         assert!(!differ(of("{}", "tokenizer")));
         assert!(!differ(of(DATED, "chatml")));
+    }
+
+    const MIB: u64 = 1 << 20;
+
+    /// The sizes of the raw shards of objects by name and size, in MiB.
+    fn cut(objects: &[(&str, u64)]) -> Vec<(String, Vec<u64>)> {
+        let object = |(name, size): &(&str, u64)| {
+            let object =
+                Object { key: (*name).to_owned(), bytes: size * MIB, etag: None, modified_ms: 0 };
+            (0, (*name).to_owned(), object)
+        };
+        let mut sizes: Vec<(String, Vec<u64>)> = Vec::new();
+        for shard in raw_shards(objects.iter().map(object).collect()) {
+            let size = (shard.range.end - shard.range.start) / MIB;
+            match sizes.last_mut().filter(|(url, _)| *url == shard.url) {
+                Some((_, sizes)) => sizes.push(size),
+                None => sizes.push((shard.url, vec![size])),
+            }
+        }
+        sizes
+    }
+
+    #[test]
+    fn only_what_can_be_read_from_any_byte_on_is_cut_and_never_too_fine() {
+        for (size, expected) in [
+            (0, vec![0]),
+            (8, vec![8]),
+            (20, vec![6, 6, 6]),
+            (128, vec![8; 16]),
+            (512, vec![32; 16]),
+            (2048, vec![64; 32]),
+        ] {
+            assert_eq!(cut(&[("a.jsonl", size)]), [("a.jsonl".to_owned(), expected)]);
+        }
+        let whole = [("a.json", 999), ("b.jsonl.gz", 999), ("c.txt", 1), ("d.csv", 999)];
+        let expected = whole.map(|(name, size)| (name.to_owned(), vec![size]));
+        assert_eq!(cut(&whole), expected);
+    }
+
+    #[test]
+    fn ranges_cover_an_object_without_gaps() {
+        for bytes in [0, 1, 7, 64 * MIB + 1, 1_000_000_007] {
+            let ranges: Vec<_> = ranges("A.Parquet", bytes, 8 * MIB).collect();
+            assert_eq!((ranges[0].start, ranges[ranges.len() - 1].end), (0, bytes));
+            assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start));
+            assert!(ranges.iter().all(|range| range.end - range.start <= 8 * MIB));
+        }
     }
 }

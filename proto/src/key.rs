@@ -8,7 +8,7 @@
 //! <run>/checkpoints/step-00001200-l2/{model/..., state/..., receipt.json, manifest.json}
 //! <run>/metrics/00000012.jsonl
 //! <run>/model/...
-//! prepared/<fingerprint>/{shard-00012.safetensors, manifest.json}
+//! prepared/<fingerprint>/{shard-00012-003.safetensors, manifest.json}
 //! ```
 //!
 //! A run's name ends in a date, a time and a mark, so none is called `pool` or `prepared`.
@@ -91,9 +91,9 @@ pub fn prepared(fingerprint: &str) -> String {
     format!("prepared/{fingerprint}")
 }
 
-/// A prepared shard.
-pub fn prepared_shard(fingerprint: &str, shard: u32) -> String {
-    format!("prepared/{fingerprint}/shard-{shard:05}.safetensors")
+/// A part of a prepared shard.
+pub fn prepared_part(fingerprint: &str, shard: u32, part: u32) -> String {
+    format!("{}/shard-{shard:05}-{part:03}.safetensors", prepared(fingerprint))
 }
 
 /// The list of a prepared data set's shards: written last, so that it exists only when they all do.

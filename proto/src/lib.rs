@@ -25,4 +25,4 @@ pub mod storage;
 pub mod wire;
 
 /// The version of the wire protocol, of the plan and of the step's arithmetic: equal in all members of a run.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;

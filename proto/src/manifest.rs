@@ -3,6 +3,7 @@
 //! All are written after everything that they name. A checkpoint counts once the run's journal names its manifest.
 
 use crate::id::{Lineage, RunId};
+use crate::key;
 use crate::plan::Summary;
 use crate::receipt::Receipt;
 use serde::{Deserialize, Serialize};
@@ -68,10 +69,43 @@ impl Checkpoint {
 /// A prepared data set's table of contents.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Prepared {
-    /// Samples by shard, in the order of their indices.
-    pub samples: Vec<u64>,
+    /// The prepared shards, in the order of their indices.
+    pub shards: Vec<PreparedShard>,
     /// What became of every record.
     pub receipt: Receipt,
+}
+
+/// A prepared shard, in the order of its object's records.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreparedShard {
+    /// The lines or rows of its object that lie before it: its positions count from there.
+    pub starts_after: u64,
+    /// Samples in each part; a shard without samples has none.
+    pub parts: Vec<u64>,
+}
+
+/// A part of a prepared shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PreparedPart {
+    /// Its object, under the output.
+    pub key: String,
+    /// As for its shard.
+    pub starts_after: u64,
+    /// Samples in it.
+    pub samples: u64,
+}
+
+impl Prepared {
+    /// Every part of every shard: sample ids count through them in this order.
+    pub fn parts(&self, fingerprint: &str) -> impl Iterator<Item = PreparedPart> {
+        (0..).zip(&self.shards).flat_map(move |(index, shard)| {
+            (0..).zip(&shard.parts).map(move |(part, samples)| PreparedPart {
+                key: key::prepared_part(fingerprint, index, part),
+                starts_after: shard.starts_after,
+                samples: *samples,
+            })
+        })
+    }
 }
 
 /// A stored plan's table of contents; its SHA-256 is the plan's digest.

@@ -1,4 +1,4 @@
-//! The prepared shard: tokenized samples as one safetensors file.
+//! The prepared shard: tokenized samples as safetensors files of bounded size, its parts.
 //!
 //! ```text
 //! offsets      u64 [samples + 1]  where each sample's tokens start, then the number of tokens
@@ -19,9 +19,14 @@
 //! header       JSON under the metadata key `muster`: format version, fingerprint, objects
 //! ```
 //!
-//! Equal input gives equal bytes. Nothing here knows a tokenizer.
+//! Tokens and weights stand last, so that a plan reads a part's front and never its tokens. Positions
+//! count from the start of the raw shard: where that lies in its object is known only when all of them
+//! are prepared, and stands in the manifest. Equal input gives equal bytes. Nothing here knows a
+//! tokenizer.
 
 mod features;
+mod front;
+mod layout;
 mod shard;
 mod writer;
 
@@ -31,11 +36,12 @@ use serde::{Deserialize, Serialize};
 use crate::receipt::Place;
 
 pub use features::{Exchange, Features, Flaws, SIGNATURE, Signature};
+pub use front::{Front, HEAD_BYTES};
 pub use shard::Shard;
 pub use writer::Writer;
 
 /// The layout above. A shard of another version is refused, and prepared anew.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 const HEADER_KEY: &str = "muster";
 
@@ -177,7 +183,7 @@ impl Unit {
     }
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Header {
     version: u32,
     fingerprint: String,

@@ -8,7 +8,10 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{
+    GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use thiserror::Error;
@@ -139,6 +142,34 @@ impl Storage {
             Ok(object) => object.bytes().await.map_err(|e| self.access("read", key, e)),
             Err(e) => Err(self.access("read", key, e)),
         }
+    }
+
+    /// Reads `range` of an object, or as much of it as the object has; where an `etag` is given, of
+    /// that object only, and not of one that took its place.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or [`Error::Access`], also where the range begins past the object's end.
+    pub async fn read_range(
+        &self,
+        key: &str,
+        range: Range<u64>,
+        etag: Option<&str>,
+    ) -> Result<Bytes, Error> {
+        let options = GetOptions {
+            range: Some(GetRange::Bounded(range)),
+            if_match: etag.map(str::to_owned),
+            ..GetOptions::default()
+        };
+        let found = self.store.get_opts(&Path::from(key), options).await;
+        match found {
+            Ok(object) => object.bytes().await.map_err(|e| self.access("read", key, e)),
+            Err(e) => Err(self.access("read", key, e)),
+        }
+    }
+
+    /// Where an object lies in the local file system, if it does: for mapping it.
+    pub fn local_path(&self, key: &str) -> Option<PathBuf> {
+        Some(PathBuf::from(self.url.strip_prefix("file://")?).join(key))
     }
 
     /// Writes an object, over whatever is there.
@@ -302,6 +333,11 @@ mod tests {
         assert_eq!(second, Created::Theirs(Bytes::from("first")));
         assert_eq!(storage.read("a/b").await.unwrap(), "first");
         storage.put("a/b", "third").await.unwrap();
+        let etag = storage.head("a/b").await.unwrap().and_then(|o| o.etag);
+        assert_eq!(storage.read_range("a/b", 1..3, etag.as_deref()).await.unwrap(), "hi");
+        assert_eq!(storage.read_range("a/b", 3..90, None).await.unwrap(), "rd", "what there is");
+        assert!(storage.read_range("a/b", 5..6, None).await.is_err(), "past the end");
+        assert!(storage.read_range("a/b", 1..3, Some("another")).await.is_err(), "changed");
         storage.copy("a/b", "c/d").await.unwrap();
         assert_eq!(storage.read("c/d").await.unwrap(), "third");
         storage.put("a/a", "x").await.unwrap();

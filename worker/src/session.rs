@@ -8,10 +8,10 @@
 use proto::id::{Epoch, Generation, Incarnation, RunId, WorkerId};
 use proto::manifest::File;
 use proto::protocol::{
-    Attachment, Cause, Directive, Duty, Hello, Load, Place, RawShard, Report, SourceSum, StepDone,
-    Train,
+    Attachment, Cause, Directive, Duty, Hello, Load, Place, RawShard, Report, ShardOutcome,
+    SourceSum, StepDone, Train,
 };
-use proto::receipt::{Receipt, Skipped};
+use proto::receipt::Skipped;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -76,8 +76,8 @@ pub enum Event {
         run: RunId,
         /// The raw shard.
         shard: u32,
-        /// What became of its records, and samples stored.
-        outcome: Result<(Receipt, u64), Trouble>,
+        /// What came of it.
+        outcome: Result<ShardOutcome, Trouble>,
     },
     /// Base and data are in memory, or cannot be.
     Loaded {
@@ -163,7 +163,7 @@ pub struct Session {
     announced: bool,
     /// The membership whose training thread has ended here: it is not started again. Each run counts its own.
     ended: Option<(RunId, Generation)>,
-    prepared: BTreeMap<(String, u32), (Receipt, u64)>,
+    prepared: BTreeMap<(String, u32), ShardOutcome>,
     connected: bool,
     /// It was told to go, and how long it can stay.
     terminating: Option<Duration>,
@@ -283,9 +283,9 @@ impl Session {
         if let Duty::Prepare(p) = &directive.duty {
             for shard in &p.shards {
                 let done = self.prepared.get(&(p.fingerprint.clone(), shard.index));
-                if let Some((receipt, samples)) = done.cloned() {
+                if let Some(outcome) = done.cloned() {
                     let (run, shard) = (p.run.clone(), shard.index);
-                    self.say(Report::ShardPrepared { run, shard, receipt, samples }, out);
+                    self.say(Report::ShardPrepared { run, shard, outcome }, out);
                 }
             }
         }
@@ -297,7 +297,7 @@ impl Session {
         &mut self,
         run: RunId,
         shard: u32,
-        outcome: Result<(Receipt, u64), Trouble>,
+        outcome: Result<ShardOutcome, Trouble>,
         out: &mut Vec<Command>,
     ) {
         self.activity = Activity::Nothing;
@@ -306,9 +306,9 @@ impl Session {
             _ => return,
         };
         match outcome {
-            Ok((receipt, samples)) => {
-                self.prepared.insert((fingerprint, shard), (receipt.clone(), samples));
-                self.say(Report::ShardPrepared { run, shard, receipt, samples }, out);
+            Ok(outcome) => {
+                self.prepared.insert((fingerprint, shard), outcome.clone());
+                self.say(Report::ShardPrepared { run, shard, outcome }, out);
             }
             Err(trouble) => {
                 // The run fails by it; until the coordinator has said so there is nothing to do.
@@ -652,6 +652,7 @@ mod tests {
             bytes: 1,
             etag: None,
             modified_ms: 0,
+            range: 0..1,
         };
         let duty = |shards: &[u32]| {
             Duty::Prepare(proto::protocol::Prepare {
@@ -667,14 +668,14 @@ mod tests {
         let done = Event::Prepared {
             run: RunId::new("r"),
             shard: 0,
-            outcome: Ok((Receipt::default(), 3)),
+            outcome: Ok(ShardOutcome { parts: vec![3], ..ShardOutcome::default() }),
         };
         let next = s.handle(done);
         assert!(
             matches!(&next[..], [
-                Command::Send(Report::ShardPrepared { shard: 0, samples: 3, .. }),
+                Command::Send(Report::ShardPrepared { shard: 0, outcome, .. }),
                 Command::Prepare { shard, .. }
-            ] if shard.index == 1),
+            ] if shard.index == 1 && outcome.parts == [3]),
             "{next:?}"
         );
         let again = directed(&mut s, duty(&[0, 1]));

@@ -6,9 +6,14 @@ use super::{Command, Fault, Notice, PlanOutline};
 use proto::event::Event as History;
 use proto::id::WorkerId;
 use proto::manifest;
-use proto::protocol::{Duty, Prepare, RawShard};
+use proto::manifest::PreparedShard;
+use proto::protocol::{Duty, Prepare, RawShard, ShardOutcome};
 use proto::receipt::Receipt;
 use std::collections::BTreeMap;
+
+/// Raw shards that a worker holds at a time: enough that it never waits for the next, and few, so that those who are
+/// done early take from the rest and a directive stays small.
+const LEASES: usize = 4;
 
 /// What the sources hold.
 #[derive(Clone, Debug)]
@@ -27,7 +32,7 @@ pub struct Sharding {
     fingerprint: String,
     shards: Vec<RawShard>,
     leases: BTreeMap<u32, WorkerId>,
-    done: BTreeMap<u32, (Receipt, u64)>,
+    done: BTreeMap<u32, ShardOutcome>,
 }
 
 impl Sharding {
@@ -35,27 +40,29 @@ impl Sharding {
         self.shards.iter().filter(|s| !self.done.contains_key(&s.index))
     }
 
-    /// Gives every free shard to the worker with the fewest bytes to do.
+    /// Gives free shards to the worker with the fewest bytes to do, until everybody has enough.
     pub(super) fn lease(&mut self, workers: &BTreeMap<WorkerId, Worker>) {
         // A worker between two streams keeps what it has, and gets nothing new.
         self.leases.retain(|_, w| workers.get(w).is_some_and(|w| !w.leaving));
         let able = |(_, w): &(&WorkerId, &Worker)| !w.leaving && w.stream.is_some();
-        let mut load: BTreeMap<_, u64> =
-            workers.iter().filter(able).map(|(id, _)| (id, 0)).collect();
+        let mut load: BTreeMap<_, Load> =
+            workers.iter().filter(able).map(|(id, _)| (id, Load::default())).collect();
         let mut free: Vec<_> = self.outstanding().cloned().collect();
         free.retain(|s| {
             let holder = self.leases.get(&s.index);
-            if let Some(bytes) = holder.and_then(|w| load.get_mut(w)) {
-                *bytes += s.bytes;
+            if let Some(load) = holder.and_then(|w| load.get_mut(w)) {
+                load.add(s);
             }
             holder.is_none()
         });
         for shard in free {
-            let Some(worker) = load.iter().min_by_key(|(w, b)| (**b, **w)).map(|(w, _)| *w) else {
+            let hungry = load.iter_mut().filter(|(_, load)| load.shards < LEASES);
+            let Some((worker, load)) = hungry.min_by_key(|(worker, load)| (load.bytes, **worker))
+            else {
                 return;
             };
-            *load.get_mut(worker).expect("just found") += shard.bytes;
-            self.leases.insert(shard.index, worker.clone());
+            load.add(&shard);
+            self.leases.insert(shard.index, (*worker).clone());
         }
     }
 
@@ -63,8 +70,39 @@ impl Sharding {
         self.leases.retain(|_, w| w != worker);
     }
 
+    /// The table of contents once all is done: a function of the outcomes, whoever prepared what and when. A range's
+    /// lines are counted on from those of the ranges before it.
+    fn contents(&self) -> manifest::Prepared {
+        let mut receipt = Receipt::default();
+        let mut shards = Vec::new();
+        let mut starts_after = 0;
+        for (shard, outcome) in self.shards.iter().zip(self.done.values()) {
+            if shard.range.start == 0 {
+                starts_after = 0;
+            }
+            receipt.merge(outcome.receipt.clone().shifted(starts_after));
+            shards.push(PreparedShard { starts_after, parts: outcome.parts.clone() });
+            starts_after += outcome.positions;
+        }
+        manifest::Prepared { shards, receipt }
+    }
+
     pub(super) fn progress(&self) -> String {
         format!("{} of {} shards prepared", self.done.len(), self.shards.len())
+    }
+}
+
+/// What a worker has to do.
+#[derive(Default)]
+struct Load {
+    shards: usize,
+    bytes: u64,
+}
+
+impl Load {
+    fn add(&mut self, shard: &RawShard) {
+        self.shards += 1;
+        self.bytes += shard.range.end - shard.range.start;
     }
 }
 
@@ -89,17 +127,11 @@ impl Run {
         }
     }
 
-    pub(super) fn shard_prepared(
-        &mut self,
-        worker: &WorkerId,
-        shard: u32,
-        receipt: Receipt,
-        samples: u64,
-    ) {
+    pub(super) fn shard_prepared(&mut self, worker: &WorkerId, shard: u32, outcome: ShardOutcome) {
         if let Phase::Sharding(s) = &mut self.phase
             && s.leases.get(&shard) == Some(worker)
         {
-            s.done.insert(shard, (receipt, samples));
+            s.done.insert(shard, outcome);
             self.unannounced = true;
         }
     }
@@ -116,14 +148,7 @@ impl Run {
         if s.outstanding().next().is_some() {
             return;
         }
-        let mut receipt = Receipt::default();
-        let mut samples = Vec::new();
-        for (of_shard, count) in s.done.values() {
-            receipt.merge(of_shard.clone());
-            samples.push(*count);
-        }
-        let fingerprint = s.fingerprint.clone();
-        let prepared = manifest::Prepared { samples, receipt };
+        let (fingerprint, prepared) = (s.fingerprint.clone(), s.contents());
         self.plan(fingerprint, Some(prepared), out);
     }
 

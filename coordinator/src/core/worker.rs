@@ -61,8 +61,8 @@ impl Core {
                     self.with(&run, out, |r, out| r.member_leaves(&id, out));
                 }
             }
-            Report::ShardPrepared { run, shard, receipt, samples } => {
-                self.with(&run, out, |r, _| r.shard_prepared(&id, shard, receipt, samples));
+            Report::ShardPrepared { run, shard, outcome } => {
+                self.with(&run, out, |r, _| r.shard_prepared(&id, shard, outcome));
             }
             Report::StepDone(place, done) => {
                 self.with(&place.run.clone(), out, |r, out| {

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use proto::prepared::{Exchange, Flaws, Object, SIGNATURE, Shard, Unit};
+use proto::prepared::{Exchange, Flaws, Front, Object, SIGNATURE, Unit};
 use proto::receipt::Place;
 
 /// The records of all shards, in the order of source, object and position; a record's index is its
@@ -24,8 +24,8 @@ pub(crate) struct Records {
 }
 
 impl Records {
-    /// Adds the records of the next shard.
-    pub(crate) fn push(&mut self, shard: &Shard) {
+    /// Adds the records of the next part of a shard.
+    pub(crate) fn push(&mut self, shard: &Front) {
         let known = self.contents.len();
         let mut object = None;
         for sample in 0..shard.len() {

@@ -1,7 +1,7 @@
 //! Each check on data a person can read, with the lines that it names.
 
 use data::Record;
-use proto::prepared::{Object, Sample, Shard, Unit, Writer};
+use proto::prepared::{Front, Object, Sample, Unit, Writer};
 use proto::receipt::{Counts, Receipt};
 
 use super::*;
@@ -28,7 +28,7 @@ fn prepared(sources: &[Lines<'_>]) -> (Records, Receipt) {
             counts.eligible += 1;
             counts.add_samples(&[sample]);
         }
-        records.push(&Shard::parse(writer.finish().into()).expect("our own bytes"));
+        records.push(&Front::parse(writer.finish().into()).expect("our own bytes"));
         receipt.merge(Receipt::of(*object, counts));
     }
     (records, receipt)

@@ -47,28 +47,30 @@ fn bytes_of(samples: &[Sample]) -> Vec<u8> {
 fn shard_gives_back_what_was_written() {
     let samples = samples();
     let shard = Shard::parse(bytes_of(&samples).into()).expect("our own bytes");
-    let back: Vec<Sample> = (0..3).filter_map(|i| shard.sample(i)).collect();
+    let sample = |index| shard.sample(index).expect("valid weights");
+    let back: Vec<Sample> = (0..3).filter_map(sample).collect();
     assert_eq!(back, samples);
-    assert_eq!(shard.sample(3), None);
-    let metas: Vec<Meta> = shard.metas().collect();
+    assert_eq!(sample(3), None);
+    let metas: Vec<Meta> = shard.front().metas().collect();
     assert_eq!(metas, samples.iter().map(Sample::meta).collect::<Vec<_>>());
     assert_eq!(metas[2].weight, 2.25);
     assert_eq!(Meta::from_bytes(metas[2].to_bytes()), metas[2]);
     assert_eq!(size_of::<Meta>(), Meta::BYTES);
     assert_eq!(shard.origin(0).as_deref(), Some("a.json, record 1"));
     assert_eq!(shard.origin(2).as_deref(), Some("s3://d/7.jsonl, line 40"));
-    assert_eq!(shard.object(2).map(|object| object.source), Some(1));
-    assert_eq!(shard.fingerprint(), "f00d");
-    let targets: Vec<u32> = (0..3).filter_map(|i| shard.targets(i)).collect();
+    let front = shard.front();
+    assert_eq!(front.object(2).map(|object| object.source), Some(1));
+    assert_eq!(front.fingerprint(), "f00d");
+    let targets: Vec<u32> = (0..3).filter_map(|i| front.targets(i)).collect();
     assert_eq!(targets, [1, 1, 3]);
-    assert_eq!((shard.position(0), shard.position(2)), (Some(1), Some(40)));
+    assert_eq!((front.position(0), front.position(2)), (Some(1), Some(40)));
     let places = [Unit::Record.place(1), Unit::Line.place(40)].map(|place| place.to_string());
     assert_eq!(places, ["record 1", "line 40"]);
 }
 
 #[test]
 fn shard_gives_back_the_features_of_its_records() {
-    let shard = Shard::parse(bytes_of(&samples()).into()).expect("our own bytes");
+    let shard = Front::parse(bytes_of(&samples()).into()).expect("our own bytes");
     assert_eq!(shard.records(), 2);
     let records: Vec<usize> = (0..3).filter_map(|i| shard.record(i)).collect();
     assert_eq!(records, [0, 1, 1]);
@@ -83,6 +85,44 @@ fn shard_gives_back_the_features_of_its_records() {
     let band = shard.signatures(5..7);
     assert_eq!(band, [5, 31 ^ 5, 6, 31 ^ 6]);
     assert_eq!((shard.content(2), shard.exchange(2), shard.flaws(2)), (None, None, None));
+}
+
+#[test]
+fn range_of_an_object_counts_positions_from_the_objects_start() {
+    let shard = Shard::parse(bytes_of(&samples()).into()).expect("our own bytes");
+    let shard = shard.starting_after(100);
+    assert_eq!(shard.origin(2).as_deref(), Some("s3://d/7.jsonl, line 140"));
+    let sample = shard.sample(1).expect("valid weights").expect("the second of three");
+    assert_eq!(sample.position, 102);
+}
+
+#[test]
+fn front_is_read_without_a_byte_of_the_tokens() {
+    let whole = bytes_of(&samples());
+    let mut read = 0;
+    loop {
+        let needed = Front::needs(&whole[..read]).expect("our own bytes") as usize;
+        if needed <= read {
+            break;
+        }
+        read = needed;
+    }
+    let tokens_and_weights = 2 * 4 * samples().iter().map(|s| s.tokens.len()).sum::<usize>();
+    assert_eq!(read, whole.len() - tokens_and_weights);
+    let front = Front::parse(Bytes::copy_from_slice(&whole[..read])).expect("a whole front");
+    let shard = Shard::parse(whole.into()).expect("our own bytes");
+    assert!(front.metas().eq(shard.front().metas()));
+    assert_eq!(front.origin(2), shard.origin(2));
+}
+
+#[test]
+fn other_readers_of_safetensors_find_every_tensor_in_place() {
+    let whole = bytes_of(&samples());
+    let tensors = safetensors::SafeTensors::deserialize(&whole).expect("a safetensors file");
+    let tokens = tensors.tensor("tokens").expect("there are tokens");
+    let numbers: Vec<u8> = tokens.data().iter().step_by(4).copied().collect();
+    assert_eq!((tokens.dtype(), numbers), (Dtype::U32, vec![1, 2, 3, 7, 8, 4, 5, 6, 9]));
+    assert_eq!(tensors.len(), 15);
 }
 
 #[test]
@@ -115,6 +155,7 @@ fn flipped_bytes_never_panic() {
             bytes[at] ^= flip;
             if let Ok(shard) = Shard::parse(bytes.into()) {
                 (0..shard.len()).for_each(|i| drop((shard.sample(i), shard.origin(i))));
+                drop(shard.front().metas().collect::<Vec<_>>());
             }
         }
     }
@@ -129,10 +170,10 @@ fn foreign_and_future_files_are_refused_by_name() {
     assert!(error.to_string().contains("no `muster` in its metadata"), "{error}");
 
     let text = String::from_utf8_lossy(&bytes_of(&samples())).into_owned();
-    assert!(text.contains(r#"\"version\":2"#));
+    assert!(text.contains(r#"\"version\":3"#));
     let mut bytes = bytes_of(&samples());
-    let at = text.find(r#"\"version\":2"#).expect("found above") + r#"\"version\":"#.len();
-    bytes[at] = b'3';
+    let at = text.find(r#"\"version\":3"#).expect("found above") + r#"\"version\":"#.len();
+    bytes[at] = b'4';
     let error = Shard::parse(bytes.into()).expect_err("a future shard");
-    assert!(matches!(error, Error::Version { found: 3 }), "{error}");
+    assert!(matches!(error, Error::Version { found: 4 }), "{error}");
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use super::{
     Exchange, FORMAT_VERSION, Features, HEADER_KEY, Header, Object, SIGNATURE, Sample, weight_sum,
@@ -94,33 +94,36 @@ impl Writer {
         self.hashes.is_empty()
     }
 
+    /// Tokens so far.
+    pub fn tokens(&self) -> usize {
+        self.tokens.len()
+    }
+
     /// The shard's bytes.
     pub fn finish(self) -> Vec<u8> {
+        // Those of a plan first; `safetensors::serialize` would sort them by type and name.
         let parts = [
             part("offsets", Dtype::U64, &self.offsets, u64::to_le_bytes),
             part("hashes", Dtype::U64, &self.hashes, u64::to_le_bytes),
             part("positions", Dtype::U64, &self.positions, u64::to_le_bytes),
-            part("objects", Dtype::U32, &self.objects, u32::to_le_bytes),
-            part("records", Dtype::U32, &self.records, u32::to_le_bytes),
-            part("sums", Dtype::F32, &self.sums, f32::to_le_bytes),
-            part("targets", Dtype::U32, &self.targets, u32::to_le_bytes),
             self.of_records("contents", |record| record.content),
             self.of_records("settings", |record| hash_in(record, |said| said.setting)),
             self.of_records("instructions", |record| hash_in(record, |said| said.instruction)),
             self.of_records("answers", |record| hash_in(record, |said| said.answer)),
-            self.flaws(),
+            part("objects", Dtype::U32, &self.objects, u32::to_le_bytes),
+            part("records", Dtype::U32, &self.records, u32::to_le_bytes),
+            part("sums", Dtype::F32, &self.sums, f32::to_le_bytes),
+            part("targets", Dtype::U32, &self.targets, u32::to_le_bytes),
             self.signatures(),
+            self.flaws(),
             part("tokens", Dtype::U32, &self.tokens, u32::to_le_bytes),
             part("weights", Dtype::F32, &self.weights, f32::to_le_bytes),
         ];
-        let views = parts.iter().map(|Part { name, dtype, shape, data }| {
-            let view = TensorView::new(*dtype, shape.clone(), data);
-            (*name, view.expect("each part has its shape's bytes"))
-        });
-        let header = serde_json::to_string(&self.header).expect("a header is plain JSON");
-        // One key only: the order of several would differ between processes.
-        let metadata = HashMap::from([(HEADER_KEY.to_owned(), header)]);
-        safetensors::serialize(views, Some(metadata)).expect("the views are valid")
+        let mut bytes = head(&self.header, &parts);
+        bytes.reserve_exact(parts.iter().map(|part| part.data.len()).sum());
+        // By value: a tensor is freed as it is written.
+        parts.into_iter().for_each(|part| bytes.extend_from_slice(&part.data));
+        bytes
     }
 
     fn of_records(&self, name: &'static str, hash: fn(&Features) -> u64) -> Part {
@@ -151,6 +154,28 @@ struct Part {
     dtype: Dtype,
     shape: Vec<usize>,
     data: Vec<u8>,
+}
+
+/// The table of contents behind its length.
+fn head(header: &Header, parts: &[Part]) -> Vec<u8> {
+    let mut end = 0;
+    let tensors = parts.iter().map(|Part { name, dtype, shape, data }| {
+        let start = end;
+        end += data.len();
+        let info = TensorInfo { dtype: *dtype, shape: shape.clone(), data_offsets: (start, end) };
+        ((*name).to_owned(), info)
+    });
+    let tensors = tensors.collect();
+    let header = serde_json::to_string(header).expect("a header is plain JSON");
+    // One key only: the order of several would differ between processes.
+    let metadata = HashMap::from([(HEADER_KEY.to_owned(), header)]);
+    let contents = Metadata::new(Some(metadata), tensors).expect("tensors without gaps");
+    let mut json = serde_json::to_vec(&contents).expect("a table of contents is plain JSON");
+    // The format asks for data that starts at a multiple of 8.
+    json.resize(json.len().next_multiple_of(8), b' ');
+    let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+    bytes.append(&mut json);
+    bytes
 }
 
 fn part<T: Copy, const N: usize>(

@@ -24,6 +24,8 @@ impl From<Directive> for wire::Directive {
                         bytes: s.bytes,
                         etag: s.etag.unwrap_or_default(),
                         modified_ms: s.modified_ms,
+                        range_start: s.range.start,
+                        range_end: s.range.end,
                     })
                     .collect(),
             }),
@@ -73,18 +75,7 @@ impl TryFrom<wire::Directive> for Directive {
                 run: RunId::new(named("prepare.run", p.run)?),
                 spec_yaml: p.spec_yaml,
                 fingerprint: named("prepare.fingerprint", p.fingerprint)?,
-                shards: p
-                    .shards
-                    .into_iter()
-                    .map(|s| RawShard {
-                        index: s.index,
-                        source: s.source,
-                        url: s.url,
-                        bytes: s.bytes,
-                        etag: Some(s.etag).filter(|e| !e.is_empty()),
-                        modified_ms: s.modified_ms,
-                    })
-                    .collect(),
+                shards: p.shards.into_iter().map(raw_shard).collect::<Result<_, Error>>()?,
             }),
             Wire::Load(l) => Duty::Load(load(l.run, l.spec_yaml, l.fingerprint, l.plan_digest)?),
             Wire::Train(t) => Duty::Train(Train {
@@ -114,6 +105,22 @@ impl TryFrom<wire::Directive> for Directive {
             duty,
         })
     }
+}
+
+fn raw_shard(s: wire::RawShard) -> Result<RawShard, Error> {
+    if s.range_start > s.range_end || s.range_end > s.bytes {
+        let reason = format!("{}..{} of {} bytes", s.range_start, s.range_end, s.bytes);
+        return refuse("prepare.shards.range_end", reason);
+    }
+    Ok(RawShard {
+        index: s.index,
+        source: s.source,
+        url: s.url,
+        bytes: s.bytes,
+        etag: Some(s.etag).filter(|e| !e.is_empty()),
+        modified_ms: s.modified_ms,
+        range: s.range_start..s.range_end,
+    })
 }
 
 fn load(

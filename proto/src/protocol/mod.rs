@@ -10,6 +10,7 @@ mod report;
 use crate::id::{Epoch, Generation, Incarnation, Lineage, RunId, WorkerId};
 use crate::manifest::File;
 use crate::receipt::{Receipt, Skipped};
+use std::ops::Range;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -129,6 +130,17 @@ pub struct Place {
     pub lineage: Lineage,
 }
 
+/// What came of a raw shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShardOutcome {
+    /// What became of its records; places count from the shard's start.
+    pub receipt: Receipt,
+    /// Lines or rows that it has, so that the next shard of its object can count on.
+    pub positions: u64,
+    /// Samples in each part of the prepared shard.
+    pub parts: Vec<u64>,
+}
+
 /// Whose fault a trouble is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
@@ -165,10 +177,8 @@ pub enum Report {
         run: RunId,
         /// The raw shard.
         shard: u32,
-        /// What became of its records.
-        receipt: Receipt,
-        /// Samples in the prepared shard.
-        samples: u64,
+        /// What came of it.
+        outcome: ShardOutcome,
     },
     /// Base, tokenizer and data are in memory.
     Loaded {
@@ -271,6 +281,8 @@ pub struct RawShard {
     pub etag: Option<String>,
     /// Its pinned time of change.
     pub modified_ms: u64,
+    /// The bytes of the object in which this shard's records begin; all of them where it is not cut.
+    pub range: Range<u64>,
 }
 
 /// What a worker must have in memory to become a member.

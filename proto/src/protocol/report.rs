@@ -1,8 +1,8 @@
 //! Reports on the wire.
 
 use super::{
-    Attachment, Cause, Error, Hello, Phase, Place, Report, SourceSum, StepDone, millis, named,
-    refuse,
+    Attachment, Cause, Error, Hello, Phase, Place, Report, ShardOutcome, SourceSum, StepDone,
+    millis, named, refuse,
 };
 use crate::id::{Generation, Incarnation, Lineage, RunId, WorkerId};
 use crate::manifest::File;
@@ -31,12 +31,13 @@ impl From<Report> for wire::Report {
             Report::Beat { step, phase, collective } => {
                 What::Beat(wire::Beat { step, phase: phase as i32, collective })
             }
-            Report::ShardPrepared { run, shard, receipt, samples } => {
+            Report::ShardPrepared { run, shard, outcome } => {
                 What::ShardPrepared(wire::ShardPrepared {
                     run: run.to_string(),
                     shard,
-                    receipt_json: serde_json::to_string(&receipt).unwrap_or_default(),
-                    samples,
+                    receipt_json: serde_json::to_string(&outcome.receipt).unwrap_or_default(),
+                    positions: outcome.positions,
+                    part_samples: outcome.parts,
                 })
             }
             Report::Loaded { run } => What::Loaded(wire::Loaded { run: run.to_string() }),
@@ -143,11 +144,14 @@ impl TryFrom<wire::Report> for Report {
             What::ShardPrepared(s) => Self::ShardPrepared {
                 run: RunId::new(named("shard_prepared.run", s.run)?),
                 shard: s.shard,
-                receipt: serde_json::from_str(&s.receipt_json).map_err(|e| Error {
-                    field: "shard_prepared.receipt_json",
-                    reason: e.to_string(),
-                })?,
-                samples: s.samples,
+                outcome: ShardOutcome {
+                    receipt: serde_json::from_str(&s.receipt_json).map_err(|e| Error {
+                        field: "shard_prepared.receipt_json",
+                        reason: e.to_string(),
+                    })?,
+                    positions: s.positions,
+                    parts: s.part_samples,
+                },
             },
             What::Loaded(l) => Self::Loaded { run: RunId::new(named("loaded.run", l.run)?) },
             What::StepDone(s) => Self::StepDone(

@@ -8,6 +8,7 @@
 //!   '------------------- what must always hold: ledger.rs --------'
 //! ```
 
+mod data;
 mod ledger;
 mod training;
 mod world;

@@ -1,5 +1,6 @@
 //! Processes, streams, storage and a coordinator, on virtual time; what fails, and when, is a function of the seed.
 
+use crate::data::{self, SHARDS};
 use crate::ledger::{Ledger, STEPS};
 use crate::training::Thread;
 use coordinator::core::{
@@ -8,7 +9,7 @@ use coordinator::core::{
 use proto::event::Event as History;
 use proto::id::{Epoch, Generation, Incarnation, RunId, WorkerId};
 use proto::manifest::Checkpoint;
-use proto::protocol::{Cause, Directive, Phase, RawShard, Report, Train};
+use proto::protocol::{Cause, Directive, Phase, Report, Train};
 use proto::receipt::Receipt;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,7 +18,6 @@ use worker::session::{self, End, Exit, Identity, Session, Trouble};
 /// Faults happen until then; a run must have ended so long after.
 const FAULTS: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(120);
-const SHARDS: u32 = 3;
 
 /// What will happen.
 pub(crate) enum Next {
@@ -307,19 +307,12 @@ impl World {
             }
             Command::Close { stream } => self.end(stream),
             Command::Survey { run } => {
-                let shard = |index| RawShard {
-                    index,
-                    source: 0,
-                    url: String::new(),
-                    bytes: 1,
-                    etag: None,
-                    modified_ms: 0,
-                };
-                let shards = (0..SHARDS).map(shard).collect();
+                let shards = (0..SHARDS).map(data::raw_shard).collect();
                 let outcome = Ok(Survey { fingerprint: "f".into(), shards, cached: false });
                 self.within(300, Next::Core(life, Event::Surveyed { run, outcome }));
             }
-            Command::Plan { run, .. } => {
+            Command::Plan { run, prepared, .. } => {
+                data::assert_whole(&prepared.expect("nothing is cached"));
                 let summary = serde_json::Value::Null;
                 let outcome = Ok(PlanOutline {
                     digest: "d".into(),
@@ -448,7 +441,7 @@ impl World {
             session::Command::Send(report) => self.send(id, report),
             session::Command::Beat(_) => {}
             session::Command::Prepare { run, shard, .. } => {
-                let outcome = if broken { Err(trouble()) } else { Ok((Receipt::default(), 5)) };
+                let outcome = if broken { Err(trouble()) } else { Ok(data::outcome(shard.index)) };
                 let event = session::Event::Prepared { run, shard: shard.index, outcome };
                 self.within(400, Next::Process(id, event));
             }

@@ -491,13 +491,13 @@ fn samples_go_through_a_shard_into_a_batch() {
     }
     let shard = Shard::parse(writer.finish().into()).expect("our own bytes");
     assert_eq!(shard.origin(1).as_deref(), Some("d.jsonl, line 4"));
-    let samples: Vec<_> = (0..2).filter_map(|i| shard.sample(i)).collect();
+    let samples: Vec<_> = (0..2).filter_map(|i| shard.sample(i).expect("valid weights")).collect();
     assert!(samples.iter().eq(prepared.samples()));
     // Equal records are on the same side of a hold-out.
     assert_eq!(samples[0].hash, samples[1].hash);
     let batch = assemble(&samples);
     assert_eq!(batch.targets.len() as u64, prepared.counts.trained_tokens);
-    let planned: f32 = shard.metas().map(|meta| meta.weight).sum();
+    let planned: f32 = shard.front().metas().map(|meta| meta.weight).sum();
     assert_eq!(batch.weight(), f64::from(planned));
     for target in &batch.targets {
         assert_eq!(batch.tokens[target.row as usize + 1], target.token);

@@ -4,6 +4,9 @@
 //! with data or base is found here, before anybody waits in a collective.
 
 mod companions;
+mod mapped;
+mod parts;
+mod pinned;
 mod prepare;
 mod stored;
 

@@ -1,67 +1,52 @@
 //! A raw shard's way into storage: read as pinned, tokenized, written as a prepared shard.
+//!
+//! ```text
+//! object storage --ranges--> PinnedObject --blocks--> data --samples--> Parts --parts--> object storage
+//! ```
+//!
+//! All of it runs on a blocking thread, block by block: memory is bounded whatever the object's size.
 
+use super::parts::Parts;
+use super::pinned::PinnedObject;
 use super::{base, local, parse, storage_trouble, trouble};
 
 use crate::session::Trouble;
-use bytes::Bytes;
 use proto::error::chain;
-use proto::key;
-use proto::protocol::{Cause, RawShard};
-use proto::receipt::Receipt;
+use proto::prepared::Object;
+use proto::protocol::{Cause, RawShard, ShardOutcome};
+use proto::receipt::{Counts, Receipt};
 use proto::spec::{self, Spec};
 use proto::storage::Storage;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-/// Tokenizes a raw shard and stores what comes of it.
+/// Tokenizes a raw shard and stores what comes of it, part by part.
 ///
 /// # Errors
-/// [`Cause::Data`] for an object that is gone, changed or unreadable, [`Cause::Model`] for the tokenizer.
+/// [`Cause::Data`] for an object that is gone, changed or unreadable, [`Cause::Model`] for the tokenizer,
+/// [`Cause::Storage`] for what cannot be read or written now.
 pub async fn prepare(
     spec_yaml: &str,
     fingerprint: &str,
     shard: RawShard,
-) -> Result<(Receipt, u64), Trouble> {
+) -> Result<ShardOutcome, Trouble> {
     let spec = parse(spec_yaml)?;
     let storage = Storage::open_existing(&spec.output().to_string()).map_err(storage_trouble)?;
-    let bytes = read_source(&shard).await?;
-    let (key, fingerprint) =
-        (key::prepared_shard(fingerprint, shard.index), fingerprint.to_owned());
-    let made =
-        tokio::task::spawn_blocking(move || prepare_bytes(&spec, &fingerprint, &shard, &bytes));
-    let (receipt, samples, body) = made.await.map_err(|_| Trouble {
+    let source = Arc::new(PinnedObject::find(&shard).await?);
+    let writing = (storage, fingerprint.to_owned());
+    let made = tokio::task::spawn_blocking(move || prepare_range(&spec, &shard, source, writing));
+    made.await.map_err(|_| Trouble {
         cause: Cause::Internal,
         message: "preparing data panicked; the log says where".into(),
-    })??;
-    storage.put(&key, body).await.map_err(storage_trouble)?;
-    Ok((receipt, samples))
+    })?
 }
 
-async fn read_source(shard: &RawShard) -> Result<Bytes, Trouble> {
-    let data = trouble(Cause::Data);
-    let (folder, name) = shard
-        .url
-        .rsplit_once('/')
-        .ok_or_else(|| data(format!("`{}` names no object", shard.url)))?;
-    let source = Storage::open_existing(folder).map_err(|e| data(chain(&e)))?;
-    let found = source.head(name).await.map_err(|e| data(chain(&e)))?;
-    let same = found.as_ref().is_some_and(|o| o.bytes == shard.bytes && o.etag == shard.etag);
-    if !same {
-        let what = if found.is_some() { "has changed" } else { "is gone" };
-        return Err(data(format!(
-            "`{}` {what} since the run began
-hint: start the run again",
-            shard.url
-        )));
-    }
-    source.read(name).await.map_err(|e| data(chain(&e)))
-}
-
-fn prepare_bytes(
+fn prepare_range(
     spec: &Spec,
-    fingerprint: &str,
     shard: &RawShard,
-    bytes: &[u8],
-) -> Result<(Receipt, u64, Vec<u8>), Trouble> {
+    bytes: Arc<PinnedObject>,
+    (storage, fingerprint): (Storage, String),
+) -> Result<ShardOutcome, Trouble> {
     let (model, data_set) = (trouble(Cause::Model), trouble(Cause::Data));
     let folder = data::Folder::read(&base(spec)?).map_err(|e| model(chain(&e)))?;
     let preparer = data::Preparer::new(&folder, options(spec)?).map_err(|e| model(chain(&e)))?;
@@ -70,27 +55,33 @@ fn prepare_bytes(
         .get(shard.source as usize)
         .ok_or_else(|| data_set(format!("there is no source {}", shard.source)))?;
     let name = shard.url.strip_prefix("file://").unwrap_or(&shard.url);
-    let prepared =
-        preparer.prepare(name, bytes, &source_options(source)).map_err(|e| unprepared(spec, &e))?;
-    let mut writer = proto::prepared::Writer::new(fingerprint);
-    writer.object(proto::prepared::Object {
-        name: name.to_owned(),
-        source: shard.source,
-        unit: prepared.unit,
-    });
-    for record in prepared.records {
-        writer.record(record.features);
-        record.samples.iter().for_each(|s| writer.push(s));
+    let unprepared = |e: data::PrepareError| unprepared(spec, &e);
+    let mut preparation = preparer
+        .open(name, bytes, shard.range.clone(), &source_options(source))
+        .map_err(unprepared)?;
+    let object = Object { name: name.to_owned(), source: shard.source, unit: preparation.unit() };
+    let mut parts = Parts::new(storage, fingerprint, shard.index, object);
+    let mut counts = Counts::default();
+    for made in &mut preparation {
+        let (records, of_block) = made.map_err(unprepared)?;
+        counts.merge(of_block);
+        records.into_iter().try_for_each(|record| parts.push(record))?;
     }
-    let receipt = Receipt::of(source.location.to_string(), prepared.counts);
-    Ok((receipt, writer.len() as u64, writer.finish()))
+    Ok(ShardOutcome {
+        receipt: Receipt::of(source.location.to_string(), counts),
+        positions: preparation.positions(),
+        parts: parts.finish()?,
+    })
 }
 
 /// Whose fault it is that nothing of an object can be prepared; what is the base's is told with its folder.
 fn unprepared(spec: &Spec, error: &data::PrepareError) -> Trouble {
     use data::PrepareError as E;
     match error {
-        E::Read(_) | E::Detect(_) | E::TooLong { .. } => trouble(Cause::Data)(chain(error)),
+        E::Read(data::ReadError::Source { .. }) => trouble(Cause::Storage)(chain(error)),
+        E::Read(data::ReadError::Unreadable { .. }) | E::Detect(_) | E::TooLong { .. } => {
+            trouble(Cause::Data)(chain(error))
+        }
         E::Tokenizer(_)
         | E::NoTemplate
         | E::Template(_)

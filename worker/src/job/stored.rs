@@ -1,7 +1,6 @@
-//! What a run has in storage before it trains: its plan and its prepared samples, fetched and verified.
+//! What a run has in storage before it trains: its plan, fetched, and its prepared samples, mapped.
 
-use super::{storage_trouble, trouble};
-
+use super::{mapped, storage_trouble, trouble};
 use crate::ops::{Documents, Target};
 use crate::session::Trouble;
 use crate::train::MicroBatch;
@@ -21,10 +20,10 @@ pub(super) struct Plan {
     pub(super) held_out: Vec<Step>,
 }
 
-/// Prepared shards; sample ids count through them in order.
+/// The parts of the prepared shards; sample ids count through them in order.
 pub(super) struct Samples {
-    shards: Vec<Shard>,
-    /// The id of each shard's first sample.
+    parts: Vec<Shard>,
+    /// The id of each part's first sample.
     starts: Vec<u32>,
 }
 
@@ -60,49 +59,53 @@ impl Plan {
 }
 
 impl Samples {
+    /// Maps every part; which of them is in memory is the operating system's to say.
     pub(super) async fn fetch(storage: &Storage, fingerprint: &str) -> Result<Self, Trouble> {
         let damaged = |what: String| trouble(Cause::Data)(format!("the prepared data set: {what}"));
         let bytes = storage.read(&key::prepared_manifest(fingerprint)).await;
         let prepared: manifest::Prepared = serde_json::from_slice(&bytes.map_err(storage_trouble)?)
             .map_err(|e| damaged(e.to_string()))?;
-        let mut samples = Self { shards: Vec::new(), starts: Vec::new() };
+        let mut samples = Self { parts: Vec::new(), starts: Vec::new() };
         let mut start = 0u32;
-        for (index, count) in (0..).zip(&prepared.samples) {
-            let key = key::prepared_shard(fingerprint, index);
-            let body = storage.read(&key).await.map_err(storage_trouble)?;
+        for part in prepared.parts(fingerprint) {
+            let key = &part.key;
+            let body = mapped::map(storage, key).await?;
             let shard =
                 Shard::parse(body).map_err(|e| damaged(format!("`{key}`: {}", chain(&e))))?;
-            if shard.fingerprint() != fingerprint || shard.len() as u64 != *count {
+            if shard.front().fingerprint() != fingerprint || shard.len() as u64 != part.samples {
                 return Err(damaged(format!("`{key}` belongs to another")));
             }
             samples.starts.push(start);
-            start += u32::try_from(shard.len()).map_err(|_| damaged("too many samples".into()))?;
-            samples.shards.push(shard);
+            let next = u32::try_from(shard.len()).ok().and_then(|len| start.checked_add(len));
+            start = next.ok_or_else(|| damaged("too many samples".into()))?;
+            samples.parts.push(shard.starting_after(part.starts_after));
         }
         Ok(samples)
     }
 
-    /// The shard that holds a sample, and the sample's index there.
-    fn find(&self, id: u32) -> Option<(&Shard, usize)> {
-        let shard = self.starts.partition_point(|start| *start <= id).checked_sub(1)?;
-        Some((&self.shards[shard], (id - self.starts[shard]) as usize))
+    /// The part that holds a sample, and the sample's index there.
+    fn find(&self, id: u32) -> Result<(&Shard, usize), Trouble> {
+        let part = self.starts.partition_point(|start| *start <= id).checked_sub(1);
+        let part = part.ok_or_else(|| lacks(id))?;
+        Ok((&self.parts[part], (id - self.starts[part]) as usize))
     }
 
     fn sample(&self, id: u32) -> Result<Sample, Trouble> {
-        let found = self.find(id).and_then(|(shard, index)| shard.sample(index));
-        found.ok_or_else(|| lacks(id))
+        let (part, index) = self.find(id)?;
+        let damaged = |e| trouble(Cause::Data)(format!("the prepared data set: {}", chain(&e)));
+        part.sample(index).map_err(damaged)?.ok_or_else(|| lacks(id))
     }
 
     /// The index of its source in the spec.
     fn source(&self, id: u32) -> Result<u32, Trouble> {
-        let object = self.find(id).and_then(|(shard, index)| shard.object(index));
-        object.map(|object| object.source).ok_or_else(|| lacks(id))
+        let (part, index) = self.find(id)?;
+        part.front().object(index).map(|object| object.source).ok_or_else(|| lacks(id))
     }
 
     /// Where a sample comes from, for people.
     pub(super) fn origin(&self, id: u32) -> Result<String, Trouble> {
-        let found = self.find(id).and_then(|(shard, index)| shard.origin(index));
-        found.ok_or_else(|| lacks(id))
+        let (part, index) = self.find(id)?;
+        part.origin(index).ok_or_else(|| lacks(id))
     }
 
     pub(super) fn micro_batch<'a>(

@@ -3,6 +3,7 @@
 mod ends;
 mod losses;
 mod progress;
+mod ranges;
 mod replay;
 mod skipped;
 mod whole;
@@ -11,7 +12,8 @@ use super::*;
 use proto::id::{Generation, Incarnation};
 use proto::manifest::{Checkpoint, File};
 use proto::protocol::{
-    Attachment, Cause, Duty, Hello, Load, Place, Prepare, RawShard, SourceSum, StepDone, Train,
+    Attachment, Cause, Duty, Hello, Load, Place, Prepare, RawShard, ShardOutcome, SourceSum,
+    StepDone, Train,
 };
 use proto::receipt::{Receipt, Skipped};
 
@@ -180,7 +182,8 @@ fn loaded() -> Report {
 }
 
 fn prepared(shard: u32) -> Report {
-    Report::ShardPrepared { run: run(), shard, receipt: Receipt::default(), samples: 3 }
+    let outcome = ShardOutcome { parts: vec![3], ..ShardOutcome::default() };
+    Report::ShardPrepared { run: run(), shard, outcome }
 }
 
 fn place(lineage: u64) -> Place {
@@ -248,7 +251,7 @@ fn trouble(generation: u64, cause: Cause) -> Report {
 
 fn shard(index: u32) -> RawShard {
     let url = format!("file:///{index}");
-    RawShard { index, source: 0, url, bytes: 10, etag: None, modified_ms: 0 }
+    RawShard { index, source: 0, url, bytes: 10, etag: None, modified_ms: 0, range: 0..10 }
 }
 
 fn surveyed(shards: u32) -> Event {

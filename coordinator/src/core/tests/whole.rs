@@ -25,7 +25,8 @@ fn a_run_goes_from_submit_to_succeeded() {
     let preparing = |done| notify(Notice::Preparing { done, shards: 3 });
     assert_eq!(b.report(1, prepared(0)), [preparing(1), direct(1, prepare(&[2]))]);
     assert_eq!(b.report(2, prepared(1)), [preparing(2), direct(2, Duty::Idle)]);
-    let contents = manifest::Prepared { samples: vec![3, 3, 3], receipt: Receipt::default() };
+    let shard = manifest::PreparedShard { starts_after: 0, parts: vec![3] };
+    let contents = manifest::Prepared { shards: vec![shard; 3], receipt: Receipt::default() };
     let expected = [
         preparing(3),
         Command::Plan { run: run(), fingerprint: "f".into(), prepared: Some(contents) },
