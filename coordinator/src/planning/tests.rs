@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use data::Record;
+use proto::manifest::PreparedShard;
 use proto::prepared::{Object, Sample, Unit, Writer};
 use proto::receipt::{Counts, Reason};
 
@@ -27,7 +28,7 @@ async fn stored(storage: &Storage, index: u32, name: &str, lines: &[&str]) -> Re
         counts.eligible += 1;
         counts.add_samples(&[sample]);
     }
-    let key = key::prepared_shard(FINGERPRINT, index);
+    let key = key::prepared_part(FINGERPRINT, index, 0);
     storage.put(&key, writer.finish()).await.expect("memory");
     Receipt::of(name, counts)
 }
@@ -41,10 +42,10 @@ async fn planned(quality: &str) -> (Receipt, BTreeSet<u32>) {
         &["Three plums?", "Five nuts?"],
     ];
     let names = ["/a.jsonl", "/b.jsonl", "/bench.jsonl"];
-    let (mut receipt, mut samples) = (Receipt::default(), Vec::new());
+    let (mut receipt, mut shards) = (Receipt::default(), Vec::new());
     for ((index, name), lines) in (0..).zip(names).zip(lines) {
         receipt.merge(stored(&storage, index, name, lines).await);
-        samples.push(lines.len() as u64);
+        shards.push(PreparedShard { starts_after: 0, parts: vec![lines.len() as u64] });
     }
     let yaml = format!(
         "model: {{base: m}}\n\
@@ -53,7 +54,7 @@ async fn planned(quality: &str) -> (Receipt, BTreeSet<u32>) {
     );
     let spec = Arc::new(proto::spec::parse(&yaml, Path::new("/")).expect("a spec"));
     let run = RunId::new("r");
-    let prepared = Prepared { samples, receipt };
+    let prepared = Prepared { shards, receipt };
     let outline = plan(&storage, &run, &spec, FINGERPRINT, Some(prepared)).await.expect("a plan");
     let chunk = storage.read(&format!("{}/{}", key::plan(&run), key::plan_chunk(0, 0))).await;
     let chunk = Chunk::decode(&chunk.expect("the first chunk")).expect("our own bytes");
