@@ -13,9 +13,26 @@ const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
 /// Adding, merging and taking away commute. Stored as a map from a bucket's least value to its
 /// count.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "BTreeMap<String, u64>", into = "BTreeMap<u64, u64>")]
 pub struct Histogram {
     buckets: BTreeMap<u64, u64>,
+}
+
+/// From names, since those of an object are texts to a reader that holds it back, as one of an enum
+/// by its tag does.
+impl TryFrom<BTreeMap<String, u64>> for Histogram {
+    type Error = std::num::ParseIntError;
+
+    fn try_from(buckets: BTreeMap<String, u64>) -> Result<Self, Self::Error> {
+        let bucket = |(from, count): (String, u64)| Ok((from.parse()?, count));
+        buckets.into_iter().map(bucket).collect::<Result<_, _>>().map(|buckets| Self { buckets })
+    }
+}
+
+impl From<Histogram> for BTreeMap<u64, u64> {
+    fn from(histogram: Histogram) -> Self {
+        histogram.buckets
+    }
 }
 
 impl Histogram {
@@ -116,6 +133,21 @@ impl fmt::Display for Histogram {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn histogram_is_read_back_also_from_within_an_enum_that_is_told_by_a_tag() {
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "event")]
+        enum Told {
+            Lengths { lengths: Histogram },
+        }
+        let mut lengths = Histogram::default();
+        [3, 3, 100].into_iter().for_each(|value| lengths.add(value));
+        let told = Told::Lengths { lengths };
+        let json = serde_json::to_string(&told).expect("plain JSON");
+        assert_eq!(json, r#"{"event":"Lengths","lengths":{"3":2,"96":1}}"#);
+        assert_eq!(serde_json::from_str::<Told>(&json).expect("our own"), told);
+    }
 
     #[test]
     fn buckets_tile_the_numbers_and_tell_a_value_to_a_quarter() {
