@@ -26,7 +26,7 @@ def record(i):
         {"role": "assistant", "content": text(50), "name": "a" if i % 3 else None},
     ]
     # A long text now and then, and one that repeats, as a dictionary likes it.
-    return {"id": i, "messages": messages[: 1 + i % 2], "score": i / 7, "system": "Be brief.", "tags": [] if i % 4 else ["x", "y"]}
+    return {"id": i, "messages": messages[: 1 + i % 2], "score": i / 8, "system": "Be brief.", "tags": [] if i % 4 else ["x", "y"]}
 
 
 def say(path, records):
