@@ -93,7 +93,7 @@ fn prepare(file: &Path) -> Result<()> {
     let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/quickstart/base");
     let yaml = format!(
         "name: memory\nmodel: {{base: {}}}\noutput: {}\n\
-         data: {{train: [{{source: {}}}], max_tokens: 1024, chat_template: alpaca}}\n",
+         data: {{train: [{{source: {}}}], date: 2026-01-01, chat_template: alpaca}}\n",
         base.canonicalize()?.display(),
         folder.join("out").display(),
         file.display(),
