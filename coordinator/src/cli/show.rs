@@ -148,6 +148,7 @@ impl Show {
         self.bar.set_length(steps);
         self.bar.set_message("gathering workers");
     }
+
     /// The sources, where there are several, and those of which a part is never seen.
     fn mixture(&self, sources: &serde_json::Value, epochs: usize) {
         // Of another version: the plan is as good without its table.
@@ -172,8 +173,7 @@ impl Show {
             // A thousandth is rounding.
             if seen < 0.999 {
                 self.say(&format!(
-                    "warning: {:.1} % of {name} is never seen; more `train.epochs`, or a larger `share` or `repeat` of it, \
-                     shows more",
+                    "warning: {:.1} % of {name} is never seen; more `train.epochs`, or more of it, shows more",
                     (1.0 - seen) * 100.0
                 ));
             }
