@@ -9,9 +9,10 @@
 //! <run>/metrics/00000012.jsonl
 //! <run>/model/...
 //! prepared/<fingerprint>/{shard-00012-003.safetensors, manifest.json}
+//! staged/<owner>--<name>-<commit>/{config.json, model.safetensors, ..., staged.json}
 //! ```
 //!
-//! A run's name ends in a date, a time and a mark, so none is called `pool` or `prepared`.
+//! A run's name ends in a date, a time and a mark, so none is called `pool`, `prepared` or `staged`.
 
 use crate::id::{Lineage, RunId};
 
@@ -84,6 +85,11 @@ pub fn manifest(run: &RunId, lineage: Lineage, step: u64) -> String {
 /// The folder of the finished model.
 pub fn model(run: &RunId) -> String {
     format!("{run}/model")
+}
+
+/// The folder of a model that was brought from the hub.
+pub fn staged(repo: &str, commit: &str) -> String {
+    format!("staged/{}-{commit}", repo.replace('/', "--"))
 }
 
 /// The folder of a prepared data set.

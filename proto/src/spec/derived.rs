@@ -1,7 +1,9 @@
 //! What follows from a valid spec.
 
-use super::{Data, Error, EvalOn, Source, Spec, Workers};
+use super::{ChatTemplate, Data, Error, EvalOn, HubName, Location, Source, Spec, Workers};
+use crate::key;
 use chrono::NaiveDate;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 impl Spec {
@@ -23,6 +25,67 @@ impl Spec {
     pub fn with_workers(mut self, min: u32, max: u32) -> Spec {
         self.workers = Workers { min, max };
         self
+    }
+
+    /// Where the base's files lie: a name on the hub stands for what is staged of it under the output.
+    pub fn base(&self) -> Location {
+        match &self.model.base {
+            Location::Hub(name) => match name.pinned() {
+                Some(commit) => self.output.join(&key::staged(&name.repo, commit.as_str())),
+                None => Location::Hub(name.clone()),
+            },
+            base @ (Location::File(_) | Location::Url { .. }) => base.clone(),
+        }
+    }
+
+    /// Every name on the hub that the run reads, with the field that it stands in.
+    pub fn hub_names(&self) -> Vec<(String, HubName)> {
+        let mut spec = self.clone();
+        let name = |(field, location): (String, &mut Location)| {
+            location.as_hub().map(|name| (field, name.clone()))
+        };
+        spec.inputs().into_iter().filter_map(name).collect()
+    }
+
+    /// The same run with names on the hub resolved as in `pins`.
+    pub fn pinned(mut self, pins: &BTreeMap<HubName, HubName>) -> Spec {
+        for (_, location) in self.inputs() {
+            if let Location::Hub(name) = location
+                && let Some(pinned) = pins.get(name)
+            {
+                *name = pinned.clone();
+            }
+        }
+        self
+    }
+
+    /// The same run with names on the hub resolved as `old` has them: a resumed run reads what it read.
+    pub fn pinned_as(self, old: &Spec) -> Spec {
+        let names = old.hub_names().into_iter();
+        self.pinned(&names.map(|(_, name)| (name.unpinned(), name)).collect())
+    }
+
+    /// Everything that the run reads, with the field that it stands in.
+    fn inputs(&mut self) -> Vec<(String, &mut Location)> {
+        let evaluated = match &mut self.data.eval.on {
+            EvalOn::Sources(sources) => &mut sources[..],
+            EvalOn::Nothing | EvalOn::Holdout(_) => &mut [],
+        };
+        let lists = [
+            ("data.train", &mut self.data.train[..]),
+            ("data.eval.sources", evaluated),
+            ("data.quality.benchmarks", &mut self.data.quality.benchmarks),
+        ];
+        let sources = lists.into_iter().flat_map(|(list, sources)| {
+            let field = move |i| format!("{list}[{i}].source");
+            sources.iter_mut().enumerate().map(move |(i, s)| (field(i), &mut s.location))
+        });
+        let mut inputs = vec![("model.base".to_owned(), &mut self.model.base)];
+        inputs.extend(sources);
+        if let ChatTemplate::File(location) = &mut self.data.chat_template {
+            inputs.push(("data.chat_template".to_owned(), location));
+        }
+        inputs
     }
 }
 

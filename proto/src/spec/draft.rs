@@ -52,7 +52,7 @@ pub struct Draft {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// A Hugging Face folder, `hf://org/name[@revision]`, `s3://bucket/prefix`, or the model folder
+    /// A Hugging Face folder, `hf://owner/name[@revision]`, `s3://bucket/prefix`, or the model folder
     /// of another run's checkpoint.
     #[schemars(length(min = 1))]
     pub base: String,
@@ -127,8 +127,8 @@ pub struct Data {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// A file, a glob such as `data/*.jsonl`, a prefix, or `s3://`, `gs://`, `az://`, `https://`,
-    /// `hf://`.
+    /// A file, a glob such as `data/*.jsonl` (`**` crosses folders) or a folder, here or in
+    /// `s3://`, `gs://`, `az://`, `hf://datasets/owner/name[@revision][/path]`; or an `https://` file.
     #[schemars(length(min = 1))]
     pub source: String,
     /// How the records are written; `auto` detects it, and shows what it found.

@@ -2,6 +2,7 @@
 //!
 //! Whether anything is there is for others to find out; nothing here touches a disk.
 
+use super::hub::HubName;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -14,9 +15,11 @@ pub enum Location {
     Url {
         /// Which store.
         scheme: Scheme,
-        /// Bucket and key, host and path, or `org/name[@revision]`; never empty.
+        /// Bucket and key, or host and path; never empty.
         path: String,
     },
+    /// `hf://name`.
+    Hub(HubName),
 }
 
 /// The stores that a spec can name.
@@ -30,13 +33,13 @@ pub enum Scheme {
     Az,
     /// A web server, read-only.
     Https,
-    /// The Hugging Face hub, read-only.
-    Hf,
+    /// A web server on this machine, read-only: nothing that leaves it may go in the clear.
+    Http,
 }
 
 impl Scheme {
     /// Every scheme.
-    pub const ALL: [Scheme; 5] = [Scheme::S3, Scheme::Gs, Scheme::Az, Scheme::Https, Scheme::Hf];
+    pub const ALL: [Scheme; 5] = [Scheme::S3, Scheme::Gs, Scheme::Az, Scheme::Https, Scheme::Http];
 
     /// As it is written before `://`.
     pub fn as_str(self) -> &'static str {
@@ -45,7 +48,7 @@ impl Scheme {
             Scheme::Gs => "gs",
             Scheme::Az => "az",
             Scheme::Https => "https",
-            Scheme::Hf => "hf",
+            Scheme::Http => "http",
         }
     }
 
@@ -53,8 +56,13 @@ impl Scheme {
     pub fn is_writable(self) -> bool {
         match self {
             Scheme::S3 | Scheme::Gs | Scheme::Az => true,
-            Scheme::Https | Scheme::Hf => false,
+            Scheme::Https | Scheme::Http => false,
         }
+    }
+
+    /// Whether what lies there can be listed.
+    pub fn is_listed(self) -> bool {
+        self.is_writable()
     }
 }
 
@@ -66,6 +74,12 @@ pub enum Error {
         "scheme `{0}://` is not one of `s3://`, `gs://`, `az://`, `https://`, `hf://` and `file://`"
     )]
     Scheme(String),
+    /// Unencrypted, and to another machine.
+    #[error("`http://` is unencrypted")]
+    Plain,
+    /// No repository of the hub.
+    #[error("`hf://{0}` is no name on the hub")]
+    Hub(String),
     /// A scheme with nothing behind it, or an empty text.
     #[error("nothing is named by `{0}`")]
     Empty(String),
@@ -75,6 +89,9 @@ pub enum Error {
     /// A user name or password, which is not shown.
     #[error("there is a user or a password before the `@`")]
     Secret,
+    /// A signature or token in a web address, which is not shown.
+    #[error("there is a credential behind the `?`")]
+    Signed,
 }
 
 impl Error {
@@ -82,7 +99,6 @@ impl Error {
     pub fn hint(&self) -> &'static str {
         match self {
             Error::Scheme(scheme) => match scheme.as_str() {
-                "http" => "write `https://`",
                 "s3a" | "s3n" | "r2" | "minio" => {
                     "write `s3://`, and name the endpoint in the environment"
                 }
@@ -91,9 +107,16 @@ impl Error {
                 "huggingface" => "write `hf://org/name`",
                 _ => "write a path, or one of these schemes",
             },
+            Error::Plain => "write `https://`",
+            Error::Hub(_) => {
+                "write `hf://owner/name[@revision]` for a model, \
+                 `hf://datasets/owner/name[@revision][/path]` for data"
+            }
             Error::Empty(_) => "name a file, a folder or a bucket",
             Error::Home(_) => "write the folder out, or a path relative to the spec's folder",
-            Error::Secret => "secrets are never in a spec; credentials come from the environment",
+            Error::Secret | Error::Signed => {
+                "secrets are never in a spec; credentials come from the environment"
+            }
         }
     }
 }
@@ -116,15 +139,26 @@ impl Location {
             let path = absolute.then(|| Location::File(plain(Path::new(path))));
             return path.ok_or_else(empty);
         }
+        if scheme == "hf" {
+            let name = path.trim_end_matches('/');
+            return match name {
+                "" => Err(empty()),
+                name => HubName::parse(name).map(Location::Hub),
+            };
+        }
         let known = Scheme::ALL.into_iter().find(|s| s.as_str() == scheme);
         let scheme = known.ok_or_else(|| Error::Scheme(scheme.to_owned()))?;
         let first = path.split('/').next().unwrap_or_default();
         if first.is_empty() {
             return Err(empty());
         }
-        // In `hf://org/name@revision` the `@` stands behind the first `/`.
         if first.contains('@') {
             return Err(Error::Secret);
+        }
+        match scheme {
+            Scheme::Http if !is_loopback(first) => return Err(Error::Plain),
+            Scheme::Https | Scheme::Http if is_signed(path) => return Err(Error::Signed),
+            Scheme::Https | Scheme::Http | Scheme::S3 | Scheme::Gs | Scheme::Az => {}
         }
         let path = path.trim_end_matches('/').to_owned();
         Ok(Location::Url { scheme, path })
@@ -134,7 +168,15 @@ impl Location {
     pub fn as_file(&self) -> Option<&Path> {
         match self {
             Location::File(path) => Some(path),
-            Location::Url { .. } => None,
+            Location::Url { .. } | Location::Hub(_) => None,
+        }
+    }
+
+    /// The name, where this is one of the hub's.
+    pub fn as_hub(&self) -> Option<&HubName> {
+        match self {
+            Location::Hub(name) => Some(name),
+            Location::File(_) | Location::Url { .. } => None,
         }
     }
 
@@ -144,6 +186,10 @@ impl Location {
             Location::File(path) => Location::File(path.join(name)),
             Location::Url { scheme, path } => {
                 Location::Url { scheme: *scheme, path: format!("{path}/{name}") }
+            }
+            Location::Hub(hub) => {
+                let path = format!("{}/{name}", hub.path).trim_start_matches('/').to_owned();
+                Location::Hub(HubName { path, ..hub.clone() })
             }
         }
     }
@@ -155,8 +201,34 @@ impl fmt::Display for Location {
         match self {
             Location::File(path) => write!(f, "{}", path.display()),
             Location::Url { scheme, path } => write!(f, "{}://{path}", scheme.as_str()),
+            Location::Hub(name) => write!(f, "hf://{name}"),
         }
     }
+}
+
+/// Whether `authority`, a host and perhaps a port, is this machine.
+fn is_loopback(authority: &str) -> bool {
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+}
+
+/// Whether a web address carries what lets its bearer in.
+fn is_signed(path: &str) -> bool {
+    const CREDENTIALS: [&str; 7] = [
+        "x-amz-signature",
+        "x-amz-security-token",
+        "x-goog-signature",
+        "signature",
+        "sig",
+        "token",
+        "access_token",
+    ];
+    let query = path.split_once('?').map_or("", |(_, query)| query);
+    let mut names = query.split('&').map(|pair| pair.split('=').next().unwrap_or_default());
+    names.any(|name| CREDENTIALS.contains(&name.to_ascii_lowercase().as_str()))
 }
 
 /// The path without `.` and doubled separators; `..` stays, since a link may stand before it.
@@ -195,6 +267,24 @@ mod tests {
         assert_eq!(parse("~/models"), Err(Error::Home("~/models".into())));
         assert_eq!(parse("file://host/a"), Err(Error::Empty("file://host/a".into())));
         assert_eq!(parse(""), Err(Error::Empty(String::new())));
+    }
+
+    #[test]
+    fn plain_http_is_for_this_machine_alone() {
+        for host in ["127.0.0.1:9000", "localhost:80", "[::1]:80", "127.9.9.9"] {
+            assert!(parse(&format!("http://{host}/a.jsonl")).is_ok(), "{host}");
+        }
+        for host in ["example.com", "localhost.example.com", "10.0.0.1", "[::2]:80"] {
+            assert_eq!(parse(&format!("http://{host}/a.jsonl")), Err(Error::Plain));
+        }
+    }
+
+    #[test]
+    fn signed_addresses_are_refused_and_not_repeated() {
+        let error = parse("https://b.s3.amazonaws.com/k?X-Amz-Date=1&X-Amz-Signature=hush");
+        assert_eq!(error, Err(Error::Signed));
+        assert!(!Error::Signed.to_string().contains("hush"));
+        assert!(parse("https://host/file.jsonl?download=true").is_ok());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use chrono::NaiveDate;
 
 use super::draft::{self, Draft};
 use super::error::{Error, Problem};
+use super::hub::{HubName, Kind};
 use super::location::Location;
 use super::quality::{Check, Quality};
 use super::value::{EvalEvery, Format, MicroBatch, Train, TrainOn, Turns};
@@ -91,9 +92,12 @@ impl Resolver<'_> {
         self.train(&draft.train);
         let workers = self.workers(&draft.workers);
         let output = self.location("output", &draft.output);
-        if let Some(Location::Url { scheme, .. }) = &output
-            && !scheme.is_writable()
-        {
+        let writable = match &output {
+            Some(Location::Url { scheme, .. }) => scheme.is_writable(),
+            Some(Location::Hub(_)) => false,
+            Some(Location::File(_)) | None => true,
+        };
+        if !writable {
             let what = format!("must be writable, got `{}`", draft.output);
             self.refuse(
                 Problem::new("output", what).hint("write a folder or `s3://bucket/prefix`"),
@@ -111,8 +115,10 @@ impl Resolver<'_> {
     }
 
     fn model(&mut self, draft: &draft::Model) -> Option<Model> {
+        let base = self.location("model.base", &draft.base)?;
+        self.check_base(&base);
         Some(Model {
-            base: self.location("model.base", &draft.base)?,
+            base,
             init: draft.init,
             dtype: draft.dtype,
             save_dtype: draft.save_dtype,
@@ -132,6 +138,26 @@ impl Resolver<'_> {
             }
         }
         tokens.to_vec()
+    }
+
+    /// A model is a folder, or what can be listed like one.
+    fn check_base(&mut self, base: &Location) {
+        let (what, hint) = match base {
+            Location::File(_) => return,
+            Location::Url { scheme, .. } if scheme.is_listed() => return,
+            Location::Hub(HubName { kind: Kind::Model, path, .. }) if path.is_empty() => return,
+            Location::Url { .. } => {
+                ("a web server's files cannot be listed", "download it, and write the folder")
+            }
+            Location::Hub(HubName { kind: Kind::Dataset, .. }) => {
+                ("that is a data set", "a model is `hf://owner/name`")
+            }
+            Location::Hub(HubName { kind: Kind::Model, .. }) => {
+                ("a model is a whole repository", "write `hf://owner/name[@revision]`")
+            }
+        };
+        let problem = Problem::new("model.base", format!("cannot be `{base}`: {what}"));
+        self.refuse(problem.hint(hint));
     }
 
     fn data(&mut self, draft: &draft::Data) -> Option<Data> {
@@ -201,8 +227,14 @@ impl Resolver<'_> {
             self.refuse(Problem::unknown_key(format!("{field}.fields.{name}"), hint));
         }
         self.roles(field, draft);
+        let location = self.location(&format!("{field}.source"), &draft.source)?;
+        if let Location::Hub(name @ HubName { kind: Kind::Model, .. }) = &location {
+            let what = format!("names a model: `{location}`");
+            let problem = Problem::new(format!("{field}.source"), what);
+            self.refuse(problem.hint(format!("a data set is `hf://datasets/{name}`")));
+        }
         Some(Source {
-            location: self.location(&format!("{field}.source"), &draft.source)?,
+            location,
             format: draft.format,
             amount,
             fields: draft.fields.clone(),
