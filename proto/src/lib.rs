@@ -7,12 +7,14 @@
 //! prepared    tokenized shards in storage     receipt   what became of every record
 //! manifest    what a checkpoint consists of   key       where objects lie
 //! storage     the few operations on an object store that everything relies on
+//! hub         what the Hugging Face hub is asked
 //! ```
 //!
 //! Knows no tensor and no tokenizer.
 
 pub mod error;
 pub mod event;
+pub mod hub;
 pub mod id;
 pub mod key;
 pub mod manifest;

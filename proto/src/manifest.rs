@@ -28,10 +28,10 @@ pub struct Checkpoint {
     pub receipt: Option<File>,
 }
 
-/// One object of a checkpoint.
+/// One object of a checkpoint or of a staged model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct File {
-    /// Relative to the checkpoint's folder.
+    /// Relative to its folder.
     pub key: String,
     /// Its exact size.
     pub bytes: u64,
@@ -40,6 +40,29 @@ pub struct File {
     /// The tensors in a model file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tensors: Vec<String>,
+}
+
+/// What a model that was brought from the hub consists of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Staged {
+    /// Keys relative to its folder.
+    pub files: Vec<File>,
+}
+
+impl Staged {
+    /// The table of contents, relative to the model's folder; written last.
+    pub const MANIFEST: &'static str = "staged.json";
+
+    /// Whether a file at `path` belongs to a model folder: weights, configuration, tokenizer and template, and nothing
+    /// of the same in another format.
+    pub fn takes(path: &str) -> bool {
+        let tokenizer = ["merges.txt", "vocab.txt", "tokenizer.model"];
+        let weights = path.starts_with("model") && path.ends_with(".safetensors");
+        let described = path.ends_with(".json") || path.ends_with(".jinja");
+        !path.contains('/')
+            && path != Self::MANIFEST
+            && (weights || described || tokenizer.contains(&path))
+    }
 }
 
 impl Checkpoint {

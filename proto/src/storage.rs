@@ -3,24 +3,44 @@
 //! Create-if-absent is the only conditional write (a local disk has no compare-and-swap), and a create whose outcome
 //! is unclear is settled by reading back: the same bytes are ours, since every document carries its writer's token.
 //! Files are opened with fsync: an acknowledged write survives a power cut.
+//!
+//! ```text
+//! open    from a URL to a store, with credentials from the environment
+//! hub     the Hugging Face hub as a store
+//! error   what a store's answer means
+//! ```
+
+mod error;
+mod hub;
+mod open;
+
+pub use error::{Cause, Error};
+pub use open::{split, url};
 
 use bytes::Bytes;
-use futures::TryStreamExt;
-use object_store::local::LocalFileSystem;
+use futures::{Stream, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    WriteMultipart,
 };
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use thiserror::Error;
+
+/// What is read of a large object at once.
+const PIECE: u64 = 8 << 20;
+/// Pieces that are under way at once.
+const PIECES: usize = 4;
+/// Parts of a streamed upload that are under way at once.
+const UPLOADS: usize = 4;
 
 /// An object store and a prefix in it.
 #[derive(Clone, Debug)]
 pub struct Storage {
     store: Arc<dyn ObjectStore>,
     url: String,
+    kind: open::Kind,
 }
 
 /// Who holds a key after a create.
@@ -45,88 +65,7 @@ pub struct Object {
     pub modified_ms: u64,
 }
 
-/// What can go wrong with storage.
-#[derive(Debug, Error)]
-pub enum Error {
-    /// The location cannot be used at all.
-    #[error("`{url}` cannot be used as storage: {reason}")]
-    Location {
-        /// As given.
-        url: String,
-        /// Why.
-        reason: String,
-        /// The operating system's word, where there is one.
-        #[source]
-        source: Option<std::io::Error>,
-    },
-    /// There is no such object.
-    #[error("`{url}/{key}` does not exist")]
-    NotFound {
-        /// The storage.
-        url: String,
-        /// The object.
-        key: String,
-    },
-    /// The store refused or broke.
-    #[error("cannot {verb} `{url}/{key}`")]
-    Access {
-        /// What was tried.
-        verb: &'static str,
-        /// The storage.
-        url: String,
-        /// The object.
-        key: String,
-        /// The store's word.
-        #[source]
-        source: Box<object_store::Error>,
-    },
-}
-
 impl Storage {
-    /// Opens `url` (`file:///folder` or an absolute path) for reading and writing, and makes the folder.
-    ///
-    /// # Errors
-    /// [`Error::Location`] if the scheme is not implemented or the folder cannot be made or written to.
-    pub fn open(url: &str) -> Result<Self, Error> {
-        let folder = local_folder(url)?;
-        let refuse = |reason: &str, source| Error::Location {
-            url: url.to_owned(),
-            reason: reason.to_owned(),
-            source: Some(source),
-        };
-        std::fs::create_dir_all(&folder).map_err(|e| refuse("the folder cannot be made", e))?;
-        let probe = folder.join(format!(".probe-{}", crate::id::unique()));
-        std::fs::write(&probe, [0u8; 4096]).and_then(|()| std::fs::remove_file(&probe)).map_err(
-            |e| {
-                let _ = std::fs::remove_file(&probe);
-                refuse("the folder cannot be written to", e)
-            },
-        )?;
-        Self::local(url, &folder)
-    }
-
-    /// Opens `url` for reading.
-    ///
-    /// # Errors
-    /// [`Error::Location`] if the scheme is not implemented or there is no such folder.
-    pub fn open_existing(url: &str) -> Result<Self, Error> {
-        Self::local(url, &local_folder(url)?)
-    }
-
-    fn local(url: &str, folder: &std::path::Path) -> Result<Self, Error> {
-        let store = LocalFileSystem::new_with_prefix(folder).map_err(|e| Error::Location {
-            url: url.to_owned(),
-            reason: e.to_string(),
-            source: None,
-        })?;
-        Ok(Self { store: Arc::new(store.with_fsync(true)), url: url_of(folder) })
-    }
-
-    /// A store that lives in memory, for tests.
-    pub fn memory() -> Self {
-        Self { store: Arc::new(object_store::memory::InMemory::new()), url: "memory:".into() }
-    }
-
     /// The storage's own URL, without a slash at its end.
     pub fn url(&self) -> &str {
         &self.url
@@ -137,34 +76,54 @@ impl Storage {
     /// # Errors
     /// [`Error::NotFound`], or [`Error::Access`].
     pub async fn read(&self, key: &str) -> Result<Bytes, Error> {
-        let found = self.store.get(&Path::from(key)).await;
-        match found {
-            Ok(object) => object.bytes().await.map_err(|e| self.access("read", key, e)),
-            Err(e) => Err(self.access("read", key, e)),
-        }
+        let found = self.store.get(&self.path(key)?).await;
+        let object = found.map_err(|e| self.access("read", key, e))?;
+        object.bytes().await.map_err(|e| self.access("read", key, e))
     }
 
     /// Reads `range` of an object, or as much of it as the object has; where an `etag` is given, of
     /// that object only, and not of one that took its place.
     ///
     /// # Errors
-    /// [`Error::NotFound`], or [`Error::Access`], also where the range begins past the object's end.
+    /// [`Error::NotFound`], [`Error::Changed`], or [`Error::Access`], also where the range begins past the object's end.
     pub async fn read_range(
         &self,
         key: &str,
         range: Range<u64>,
         etag: Option<&str>,
     ) -> Result<Bytes, Error> {
-        let options = GetOptions {
-            range: Some(GetRange::Bounded(range)),
-            if_match: etag.map(str::to_owned),
-            ..GetOptions::default()
-        };
-        let found = self.store.get_opts(&Path::from(key), options).await;
-        match found {
-            Ok(object) => object.bytes().await.map_err(|e| self.access("read", key, e)),
-            Err(e) => Err(self.access("read", key, e)),
+        if range.is_empty() {
+            return Ok(Bytes::new());
         }
+        // A weak one never matches on the server's side; every answer tells its own as well.
+        let strong = etag.filter(|e| !e.starts_with("W/"));
+        let options =
+            GetOptions::new().with_range(Some(GetRange::Bounded(range))).with_if_match(strong);
+        let object = self.store.get_opts(&self.path(key)?, options).await;
+        let object = object.map_err(|e| self.access("read", key, e))?;
+        if etag.zip(object.meta.e_tag.as_deref()).is_some_and(|(a, b)| a != b) {
+            return Err(self.changed(key));
+        }
+        object.bytes().await.map_err(|e| self.access("read", key, e))
+    }
+
+    /// An object of so many bytes, piece by piece and in order, a few of them fetched ahead; pinned by its `etag`.
+    ///
+    /// # Errors
+    /// A piece is what [`Self::read_range`] gives; [`Error::Changed`] where the object is shorter.
+    pub fn pieces<'a>(
+        &'a self,
+        key: &'a str,
+        bytes: u64,
+        etag: Option<&'a str>,
+    ) -> impl Stream<Item = Result<Bytes, Error>> + 'a {
+        let starts = (0..bytes.div_ceil(PIECE)).map(|i| i * PIECE);
+        let read = move |from| async move {
+            let to = bytes.min(from + PIECE);
+            let piece = self.read_range(key, from..to, etag).await?;
+            if piece.len() as u64 == to - from { Ok(piece) } else { Err(self.changed(key)) }
+        };
+        futures::stream::iter(starts).map(read).buffered(PIECES)
     }
 
     /// Where an object lies in the local file system, if it does: for mapping it.
@@ -179,10 +138,41 @@ impl Storage {
     pub async fn put(&self, key: &str, body: impl Into<Bytes>) -> Result<(), Error> {
         let payload = PutPayload::from_bytes(body.into());
         self.store
-            .put(&Path::from(key), payload)
+            .put(&self.path(key)?, payload)
             .await
             .map(drop)
             .map_err(|e| self.access("write", key, e))
+    }
+
+    /// Writes an object piece by piece, over whatever is there; it exists once all of it is written.
+    ///
+    /// # Errors
+    /// The first error of `pieces`, or [`Error::Access`]; nothing is written then.
+    pub async fn put_stream<E: From<Error>>(
+        &self,
+        key: &str,
+        pieces: impl Stream<Item = Result<Bytes, E>>,
+    ) -> Result<(), E> {
+        let access = |e| self.access("write", key, e);
+        let upload = self.store.put_multipart(&self.path(key)?).await.map_err(access)?;
+        let mut upload = WriteMultipart::new(upload);
+        let mut pieces = std::pin::pin!(pieces);
+        while let Some(piece) = pieces.next().await {
+            let sent = match piece {
+                Ok(piece) => {
+                    let room = upload.wait_for_capacity(UPLOADS).await;
+                    room.map(|()| upload.put(piece)).map_err(|e| access(e).into())
+                }
+                Err(e) => Err(e),
+            };
+            if let Err(error) = sent {
+                // What matters is why; a part that stays behind is no object.
+                let _ = upload.abort().await;
+                return Err(error);
+            }
+        }
+        upload.finish().await.map_err(access)?;
+        Ok(())
     }
 
     /// Writes an object if there is none, and says who holds the key.
@@ -193,7 +183,7 @@ impl Storage {
         let body = body.into();
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         let payload = PutPayload::from_bytes(body.clone());
-        let refused = match self.store.put_opts(&Path::from(key), payload, options).await {
+        let refused = match self.store.put_opts(&self.path(key)?, payload, options).await {
             Ok(_) => return Ok(Created::Ours),
             Err(e) => e,
         };
@@ -210,10 +200,12 @@ impl Storage {
     /// # Errors
     /// [`Error::Access`].
     pub async fn head(&self, key: &str) -> Result<Option<Object>, Error> {
-        match self.store.head(&Path::from(key)).await {
+        match self.store.head(&self.path(key)?).await {
             Ok(meta) => Ok(Some(object(meta))),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(e) => Err(self.access("look at", key, e)),
+            Err(e) => match self.access("look at", key, e) {
+                Error::NotFound { .. } => Ok(None),
+                error => Err(error),
+            },
         }
     }
 
@@ -222,7 +214,7 @@ impl Storage {
     /// # Errors
     /// [`Error::Access`].
     pub async fn list(&self, folder: &str) -> Result<Vec<Object>, Error> {
-        let prefix = Path::from(folder);
+        let prefix = self.path(folder)?;
         let found: Vec<_> = self
             .store
             .list(Some(&prefix))
@@ -241,7 +233,7 @@ impl Storage {
     pub async fn folders(&self, folder: &str) -> Result<Vec<String>, Error> {
         let found = self
             .store
-            .list_with_delimiter(Some(&Path::from(folder)))
+            .list_with_delimiter(Some(&self.path(folder)?))
             .await
             .map_err(|e| self.access("list", folder, e))?;
         let name = |p: &Path| p.filename().map(str::to_owned);
@@ -256,7 +248,7 @@ impl Storage {
     /// [`Error::Access`].
     pub async fn copy(&self, from: &str, to: &str) -> Result<(), Error> {
         self.store
-            .copy(&Path::from(from), &Path::from(to))
+            .copy(&self.path(from)?, &self.path(to)?)
             .await
             .map_err(|e| self.access("copy", from, e))
     }
@@ -266,48 +258,45 @@ impl Storage {
     /// # Errors
     /// [`Error::Access`].
     pub async fn delete(&self, key: &str) -> Result<(), Error> {
-        match self.store.delete(&Path::from(key)).await {
+        match self.store.delete(&self.path(key)?).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(e) => Err(self.access("delete", key, e)),
         }
     }
 
+    /// Proves that the store answers, and that these credentials may list what is here.
+    ///
+    /// # Errors
+    /// [`Error::Access`].
+    pub async fn probe(&self) -> Result<(), Error> {
+        let first = self.store.list(None).next().await.transpose();
+        first.map(drop).map_err(|e| self.access("list", "", e))
+    }
+
+    /// Keys are plain text: what a listing gives names the same object.
+    fn path(&self, key: &str) -> Result<Path, Error> {
+        Path::parse(key).map_err(|e| Error::Location {
+            url: format!("{}/{key}", self.url),
+            reason: e.to_string(),
+            source: None,
+        })
+    }
+
+    fn changed(&self, key: &str) -> Error {
+        Error::Changed { url: self.url.clone(), key: key.to_owned() }
+    }
+
     fn access(&self, verb: &'static str, key: &str, source: object_store::Error) -> Error {
         let (url, key) = (self.url.clone(), key.to_owned());
         match source {
-            object_store::Error::NotFound { .. } => Error::NotFound { url, key },
-            source => Error::Access { verb, url, key, source: Box::new(source) },
+            // A bucket that is not there is more than an object that is not.
+            object_store::Error::NotFound { source, .. } if !error::names_a_bucket(&*source) => {
+                Error::NotFound { url, key }
+            }
+            object_store::Error::Precondition { .. } => Error::Changed { url, key },
+            source => Error::Access { verb, url, key, source: error::explain(self.kind, source) },
         }
     }
-}
-
-/// The URL by which a storage opened at `url` would call itself.
-///
-/// # Errors
-/// [`Error::Location`] if the scheme is not implemented.
-pub fn url(url: &str) -> Result<String, Error> {
-    local_folder(url).map(|folder| url_of(&folder))
-}
-
-fn url_of(folder: &std::path::Path) -> String {
-    format!("file://{}", folder.display()).trim_end_matches('/').to_owned()
-}
-
-/// The folder that a local URL names.
-fn local_folder(url: &str) -> Result<PathBuf, Error> {
-    let path = url.strip_prefix("file://").unwrap_or(url);
-    if path.contains("://") {
-        return Err(Error::Location {
-            url: url.to_owned(),
-            reason: "only local folders (`file://`) are implemented yet".into(),
-            source: None,
-        });
-    }
-    std::path::absolute(path).map_err(|e| Error::Location {
-        url: url.to_owned(),
-        reason: "not a path".into(),
-        source: Some(e),
-    })
 }
 
 fn object(meta: object_store::ObjectMeta) -> Object {
@@ -316,54 +305,5 @@ fn object(meta: object_store::ObjectMeta) -> Object {
         bytes: meta.size,
         etag: meta.e_tag,
         modified_ms: meta.last_modified.timestamp_millis().try_into().unwrap_or(0),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What every backend must do.
-    async fn conforms(storage: Storage) {
-        assert!(matches!(storage.read("a/b").await, Err(Error::NotFound { .. })));
-        assert_eq!(storage.head("a/b").await.unwrap(), None);
-        assert_eq!(storage.create("a/b", "first").await.unwrap(), Created::Ours);
-        assert_eq!(storage.create("a/b", "first").await.unwrap(), Created::Ours, "read back");
-        let second = storage.create("a/b", "second").await.unwrap();
-        assert_eq!(second, Created::Theirs(Bytes::from("first")));
-        assert_eq!(storage.read("a/b").await.unwrap(), "first");
-        storage.put("a/b", "third").await.unwrap();
-        let etag = storage.head("a/b").await.unwrap().and_then(|o| o.etag);
-        assert_eq!(storage.read_range("a/b", 1..3, etag.as_deref()).await.unwrap(), "hi");
-        assert_eq!(storage.read_range("a/b", 3..90, None).await.unwrap(), "rd", "what there is");
-        assert!(storage.read_range("a/b", 5..6, None).await.is_err(), "past the end");
-        assert!(storage.read_range("a/b", 1..3, Some("another")).await.is_err(), "changed");
-        storage.copy("a/b", "c/d").await.unwrap();
-        assert_eq!(storage.read("c/d").await.unwrap(), "third");
-        storage.put("a/a", "x").await.unwrap();
-        let keys: Vec<_> = storage.list("a").await.unwrap().into_iter().map(|o| o.key).collect();
-        assert_eq!(keys, ["a/a", "a/b"]);
-        assert_eq!(storage.folders("").await.unwrap(), ["a", "c"]);
-        storage.delete("c/d").await.unwrap();
-        storage.delete("c/d").await.unwrap();
-        assert!(storage.list("nothing").await.unwrap().is_empty());
-    }
-
-    #[tokio::test]
-    async fn memory_conforms() {
-        conforms(Storage::memory()).await;
-    }
-
-    #[tokio::test]
-    async fn a_local_folder_conforms() {
-        let folder = tempfile::tempdir().unwrap();
-        conforms(Storage::open(folder.path().to_str().unwrap()).unwrap()).await;
-    }
-
-    #[test]
-    fn an_output_that_is_a_file_is_refused_by_name() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let error = Storage::open(file.path().to_str().unwrap()).unwrap_err();
-        assert!(error.to_string().contains("the folder cannot be made"), "{error}");
     }
 }

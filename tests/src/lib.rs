@@ -4,15 +4,20 @@
 //! programs   the `coordinator` and `worker` of this build
 //! fixture    a small run in a folder of its own: base, data, spec
 //! process    a program under way: its events, each with a deadline; signals; what it leaves behind
+//! seaweed    a real S3 server
+//! hub        a hub of our own            http       as much of HTTP as that takes
 //! model      the weights of a model folder
 //! ```
 //!
 //! Here is no claim: those are in `tests/`.
 
 pub mod fixture;
+pub mod http;
+pub mod hub;
 pub mod model;
 pub mod process;
 pub mod programs;
+pub mod seaweed;
 
 pub use fixture::Fixture;
 pub use process::{Ended, Event, Process};

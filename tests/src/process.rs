@@ -90,10 +90,20 @@ pub struct Process {
 impl Process {
     /// Starts a program, which prints JSON if it prints at all.
     pub fn start<A: AsRef<std::ffi::OsStr>>(program: &Path, arguments: &[A]) -> Self {
+        Self::start_in(program, arguments, &[])
+    }
+
+    /// The same with more in its environment.
+    pub fn start_in<A: AsRef<std::ffi::OsStr>>(
+        program: &Path,
+        arguments: &[A],
+        environment: &[(&'static str, String)],
+    ) -> Self {
         let mark = proto::id::unique();
         let mut child = Command::new(program)
             .args(arguments)
             .env(MARK, &mark)
+            .envs(environment.iter().cloned())
             .env("MUSTER_WORKER", crate::programs::worker())
             .env("MUSTER_LOG", "warn")
             .stdin(Stdio::piped())
@@ -124,10 +134,19 @@ impl Process {
 
     /// `coordinator run SPEC --json` with further arguments.
     pub fn run(fixture: &crate::Fixture, arguments: &[&str]) -> Self {
+        Self::run_in(fixture, arguments, &[])
+    }
+
+    /// The same with more in its environment.
+    pub fn run_in(
+        fixture: &crate::Fixture,
+        arguments: &[&str],
+        environment: &[(&'static str, String)],
+    ) -> Self {
         let spec = fixture.path("spec.yaml");
         let mut all = vec!["run", spec.to_str().expect("a temporary path"), "--json"];
         all.extend(arguments);
-        Self::start(&crate::programs::coordinator(), &all)
+        Self::start_in(&crate::programs::coordinator(), &all, environment)
     }
 
     /// Standard error so far.

@@ -1,0 +1,310 @@
+//! From a URL to a store: which one, with whose credentials, how patient.
+//!
+//! Credentials, endpoints and regions come from the environment, in the variables of each store's own tools; a spec
+//! never holds them.
+
+use super::hub::HubStore;
+use super::{Error, Storage};
+use crate::hub::Hub;
+use crate::spec::{HubName, Location, Scheme};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::http::HttpBuilder;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use object_store::{ClientConfigKey, ClientOptions, ObjectStore, RetryConfig};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A host that takes no connection so long will not.
+const CONNECT: Duration = Duration::from_secs(5);
+/// One request with its body: the largest part of a checkpoint must fit.
+const REQUEST: Duration = Duration::from_secs(180);
+/// No retry begins so long after the first attempt.
+const RETRY_FOR: Duration = Duration::from_secs(60);
+const RETRIES: usize = 6;
+
+/// What kind of store a storage is in: what its errors mean differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Local,
+    S3,
+    Gcs,
+    Azure,
+    Web,
+    Hub,
+}
+
+impl Kind {
+    /// What usually mends an answer of this status and code.
+    pub(super) fn hint(self, status: u16, code: &str) -> Option<&'static str> {
+        match (self, status, code) {
+            (Self::S3, _, "NoSuchBucket") => Some("name a bucket that is there; Muster makes none"),
+            (Self::S3, _, "InvalidAccessKeyId" | "SignatureDoesNotMatch") => Some(
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not a pair that this endpoint knows",
+            ),
+            (Self::S3, _, "ExpiredToken") => Some("AWS_SESSION_TOKEN has expired: renew it"),
+            (Self::Gcs | Self::Azure, 404, _) => {
+                Some("name a bucket or container that is there; Muster makes none")
+            }
+            (Self::S3 | Self::Gcs | Self::Azure, 401 | 403, _) => {
+                Some("these credentials may not do this here: look at the bucket's policy")
+            }
+            (Self::Hub, 401 | 403, _) => {
+                Some("set HF_TOKEN to a token that may read it; a gated one has terms to accept")
+            }
+            (Self::Web, 401 | 403, _) => Some("only addresses that need no sign-in can be read"),
+            (Self::Web, 405 | 501, _) => {
+                Some("the server must answer HEAD and ranged GET requests")
+            }
+            _ => None,
+        }
+    }
+
+    /// Where credentials are looked for.
+    pub(super) fn credentials(self) -> Option<&'static str> {
+        match self {
+            Self::S3 => Some(
+                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, \
+                 or AWS_SKIP_SIGNATURE=true for a public bucket; profiles are not read",
+            ),
+            Self::Gcs => Some("set GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT"),
+            Self::Azure => {
+                Some("set AZURE_STORAGE_ACCOUNT_KEY, or a client's id, secret and tenant")
+            }
+            Self::Local | Self::Web | Self::Hub => None,
+        }
+    }
+
+    /// What decides whom is talked to.
+    pub(super) fn address(self) -> &'static str {
+        match self {
+            Self::S3 => "look at AWS_ENDPOINT_URL and AWS_REGION",
+            Self::Azure => "look at AZURE_STORAGE_ACCOUNT_NAME and AZURE_ENDPOINT",
+            Self::Hub => "look at HF_ENDPOINT",
+            Self::Local | Self::Gcs | Self::Web => "look at the address, and at the network",
+        }
+    }
+}
+
+impl Storage {
+    /// Opens `url` for reading and writing: a path, `file://`, `s3://bucket/prefix`, `gs://`, `az://container/prefix`.
+    /// A local folder is made.
+    ///
+    /// # Errors
+    /// [`Error::Location`] if the folder cannot be made or written to, or the store cannot be configured.
+    pub fn open(url: &str) -> Result<Self, Error> {
+        if let Location::File(folder) = location(url)? {
+            make(url, &folder)?;
+        }
+        Self::open_existing(url)
+    }
+
+    /// Opens `url` for reading, and any of those that [`Self::open`] does not write to: `https://host/folder`,
+    /// `hf://owner/name@commit`.
+    ///
+    /// # Errors
+    /// [`Error::Location`] if there is no such folder, or the store cannot be configured.
+    pub fn open_existing(url: &str) -> Result<Self, Error> {
+        match location(url)? {
+            Location::File(folder) => local(url, &folder),
+            Location::Hub(name) => in_hub(url, &name),
+            Location::Url { scheme: scheme @ (Scheme::Https | Scheme::Http), path } => {
+                web(&format!("{}://{path}", scheme.as_str()))
+            }
+            Location::Url { scheme: Scheme::S3, path } => bucket(url, &path, Kind::S3, s3),
+            Location::Url { scheme: Scheme::Gs, path } => bucket(url, &path, Kind::Gcs, gcs),
+            Location::Url { scheme: Scheme::Az, path } => bucket(url, &path, Kind::Azure, azure),
+        }
+    }
+
+    /// The storage that holds the object at `url`, and the object's key in it.
+    ///
+    /// # Errors
+    /// [`Error::Location`], also where `url` names no object.
+    pub fn containing(url: &str) -> Result<(Self, String), Error> {
+        let (root, key) = split(url)?;
+        Ok((Self::open_existing(&root)?, key))
+    }
+
+    /// A store that lives in memory, for tests.
+    pub fn memory() -> Self {
+        let store = Arc::new(object_store::memory::InMemory::new());
+        Self { store, url: "memory:".into(), kind: Kind::Local }
+    }
+}
+
+/// The URL of the storage that holds the object at `url`, and the object's key in it.
+///
+/// # Errors
+/// [`Error::Location`] where `url` names no object.
+pub fn split(url: &str) -> Result<(String, String), Error> {
+    let nothing = || refuse(url, "it names no object");
+    match location(url)? {
+        Location::File(path) => {
+            let name = path.file_name().ok_or_else(nothing)?.to_string_lossy().into_owned();
+            Ok((url_of(path.parent().ok_or_else(nothing)?), name))
+        }
+        Location::Hub(name) => {
+            let root = HubName { path: String::new(), ..name.clone() };
+            Ok((Location::Hub(root).to_string(), name.path))
+        }
+        Location::Url { scheme: scheme @ (Scheme::Https | Scheme::Http), path } => {
+            let (path, query) = match path.split_once('?') {
+                Some((path, query)) => (path, format!("?{query}")),
+                None => (&path[..], String::new()),
+            };
+            let (folder, name) = path.rsplit_once('/').ok_or_else(nothing)?;
+            // Keys are plain text, and percent-encoded on the way.
+            let key = Path::from_url_path(name).map_err(|_| nothing())?;
+            Ok((format!("{}://{folder}{query}", scheme.as_str()), key.to_string()))
+        }
+        Location::Url { scheme, path } => {
+            let (root, key) = path.split_once('/').ok_or_else(nothing)?;
+            Ok((format!("{}://{root}", scheme.as_str()), key.to_owned()))
+        }
+    }
+}
+
+/// The URL by which a storage opened at `url` would call itself.
+///
+/// # Errors
+/// [`Error::Location`] for what names no place.
+pub fn url(url: &str) -> Result<String, Error> {
+    Ok(match location(url)? {
+        Location::File(folder) => url_of(&folder),
+        location @ (Location::Url { .. } | Location::Hub(_)) => location.to_string(),
+    })
+}
+
+fn url_of(folder: &std::path::Path) -> String {
+    format!("file://{}", folder.display()).trim_end_matches('/').to_owned()
+}
+
+fn location(url: &str) -> Result<Location, Error> {
+    let here = std::env::current_dir().map_err(|e| Error::Location {
+        url: url.to_owned(),
+        reason: "there is no current folder".into(),
+        source: Some(e),
+    })?;
+    Location::parse(url, &here).map_err(|e| refuse(url, format!("{e}\nhint: {}", e.hint())))
+}
+
+fn refuse(url: &str, reason: impl Into<String>) -> Error {
+    Error::Location { url: url.to_owned(), reason: reason.into(), source: None }
+}
+
+/// Makes a folder and proves that it can be written to.
+fn make(url: &str, folder: &std::path::Path) -> Result<(), Error> {
+    let refuse = |reason: &str, source| Error::Location {
+        url: url.to_owned(),
+        reason: reason.to_owned(),
+        source: Some(source),
+    };
+    std::fs::create_dir_all(folder).map_err(|e| refuse("the folder cannot be made", e))?;
+    let probe = folder.join(format!(".probe-{}", crate::id::unique()));
+    std::fs::write(&probe, [0u8; 4096]).and_then(|()| std::fs::remove_file(&probe)).map_err(|e| {
+        let _ = std::fs::remove_file(&probe);
+        refuse("the folder cannot be written to", e)
+    })
+}
+
+fn local(url: &str, folder: &std::path::Path) -> Result<Storage, Error> {
+    let store = LocalFileSystem::new_with_prefix(folder).map_err(|e| refuse(url, e.to_string()))?;
+    Ok(Storage { store: Arc::new(store.with_fsync(true)), url: url_of(folder), kind: Kind::Local })
+}
+
+/// A store in the cloud, opened at a bucket or container.
+type Cloud = fn(&str) -> object_store::Result<Arc<dyn ObjectStore>>;
+
+/// A bucket or container, and perhaps a prefix in it.
+fn bucket(url: &str, path: &str, kind: Kind, open: Cloud) -> Result<Storage, Error> {
+    let (name, prefix) = path.split_once('/').unwrap_or((path, ""));
+    crate::hub::use_ring();
+    let store = open(name).map_err(|e| {
+        let hint = kind.credentials().map(|hint| format!("\nhint: {hint}"));
+        refuse(url, format!("{e}{}", hint.unwrap_or_default()))
+    })?;
+    let prefix = Path::parse(prefix).map_err(|e| refuse(url, e.to_string()))?;
+    let store: Arc<dyn ObjectStore> =
+        if prefix.is_root() { store } else { Arc::new(PrefixStore::new(store, prefix)) };
+    Ok(Storage { store, url: self::url(url)?, kind })
+}
+
+fn s3(bucket: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
+    let builder = AmazonS3Builder::from_env();
+    let endpoint = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
+    let endpoint = endpoint.iter().find_map(|key| builder.get_config_value(key));
+    let set = |builder: AmazonS3Builder, (key, value)| {
+        builder.with_config(AmazonS3ConfigKey::Client(key), value)
+    };
+    let builder = client_settings(endpoint).into_iter().fold(builder, set);
+    builder.with_bucket_name(bucket).with_retry(retry()).build().map(boxed)
+}
+
+fn gcs(bucket: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
+    let set = |builder: GoogleCloudStorageBuilder, (key, value)| {
+        builder.with_config(GoogleConfigKey::Client(key), value)
+    };
+    let builder =
+        client_settings(None).into_iter().fold(GoogleCloudStorageBuilder::from_env(), set);
+    builder.with_bucket_name(bucket).with_retry(retry()).build().map(boxed)
+}
+
+fn azure(container: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
+    let builder = MicrosoftAzureBuilder::from_env();
+    let endpoint = builder.get_config_value(&AzureConfigKey::Endpoint);
+    let set = |builder: MicrosoftAzureBuilder, (key, value)| {
+        builder.with_config(AzureConfigKey::Client(key), value)
+    };
+    let builder = client_settings(endpoint).into_iter().fold(builder, set);
+    builder.with_container_name(container).with_retry(retry()).build().map(boxed)
+}
+
+/// What we change of a client that is configured from the environment. An endpoint that says `http://` means it.
+fn client_settings(endpoint: Option<String>) -> Vec<(ClientConfigKey, String)> {
+    let seconds = |d: Duration| format!("{} seconds", d.as_secs());
+    let plain = endpoint.is_some_and(|e| e.starts_with("http://"));
+    let mut settings = vec![
+        (ClientConfigKey::ConnectTimeout, seconds(CONNECT)),
+        (ClientConfigKey::Timeout, seconds(REQUEST)),
+    ];
+    settings.extend(plain.then(|| (ClientConfigKey::AllowHttp, "true".into())));
+    settings
+}
+
+/// A folder of a web server; a query goes with every request, and is not shown.
+fn web(url: &str) -> Result<Storage, Error> {
+    let folder = url.split('?').next().unwrap_or(url).to_owned();
+    let options = client().with_allow_http(true);
+    let store = HttpBuilder::new().with_url(url).with_client_options(options).with_retry(retry());
+    let store = store.build().map_err(|e| refuse(&folder, e.to_string()))?;
+    Ok(Storage { store: Arc::new(store), url: folder, kind: Kind::Web })
+}
+
+fn in_hub(url: &str, name: &HubName) -> Result<Storage, Error> {
+    let commit = name.pinned().ok_or_else(|| refuse(url, "its revision is not resolved"))?;
+    let hub = Hub::from_env().map_err(|e| refuse(url, crate::error::chain(&e)))?;
+    let store = HubStore::new(hub, name.kind, &name.repo, &commit);
+    let store = store.map_err(|e| refuse(url, e.to_string()))?;
+    let prefix = Path::parse(&name.path).map_err(|e| refuse(url, e.to_string()))?;
+    let root = HubName { revision: Some(commit.as_str().to_owned()), commit: None, ..name.clone() };
+    let store = PrefixStore::new(store, prefix);
+    Ok(Storage { store: Arc::new(store), url: Location::Hub(root).to_string(), kind: Kind::Hub })
+}
+
+fn boxed(store: impl ObjectStore) -> Arc<dyn ObjectStore> {
+    Arc::new(store)
+}
+
+/// The client of a store that is not configured from the environment.
+pub(super) fn client() -> ClientOptions {
+    crate::hub::use_ring();
+    ClientOptions::new().with_connect_timeout(CONNECT).with_timeout(REQUEST)
+}
+
+pub(super) fn retry() -> RetryConfig {
+    RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_FOR, ..RetryConfig::default() }
+}

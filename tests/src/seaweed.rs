@@ -1,0 +1,138 @@
+//! A real S3 server: SeaweedFS, all in one process, with one bucket and one user.
+
+use crate::http::ask;
+use crate::process::PATIENCE;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The bucket that is there.
+pub const BUCKET: &str = "muster";
+const ACCESS_KEY: &str = "muster-tests";
+const SECRET_KEY: &str = "not-to-be-shown";
+/// Between two looks at a server that is starting.
+const POLL: Duration = Duration::from_millis(50);
+
+/// A server; it ends with this.
+pub struct SeaweedFs {
+    server: Child,
+    port: u16,
+    filer: u16,
+    folder: tempfile::TempDir,
+}
+
+impl SeaweedFs {
+    /// Starts a server with `weed` (MUSTER_TEST_WEED); none, said on standard output, where there is no such program.
+    pub fn start(test: &str) -> Option<Self> {
+        let Some(weed) = std::env::var_os("MUSTER_TEST_WEED").map(PathBuf::from) else {
+            println!("{test}: skipped, MUSTER_TEST_WEED is not set");
+            return None;
+        };
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let user = serde_json::json!({"identities": [{
+            "name": "muster",
+            "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+            "actions": ["Read", "Write", "List", "Tagging", "Admin"],
+        }]});
+        let config = folder.path().join("s3.json");
+        std::fs::write(&config, user.to_string()).expect("a temporary folder");
+        let ports = free_ports::<9>();
+        let [master, port, grpc, filer, ..] = ports;
+        let names = [
+            "master.port",
+            "s3.port",
+            "master.port.grpc",
+            "filer.port",
+            "volume.port",
+            "volume.port.grpc",
+            "filer.port.grpc",
+            "s3.port.grpc",
+            "s3.port.iceberg",
+        ];
+        let log = std::fs::File::create(folder.path().join("log")).expect("a temporary folder");
+        let server = Command::new(&weed)
+            .args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"])
+            .args(["-volume.max=20", "-master.volumeSizeLimitMB=64", "-s3.autoCreateBucket=false"])
+            .arg(format!("-dir={}", folder.path().display()))
+            .arg(format!("-s3.config={}", config.display()))
+            .args(names.iter().zip(ports).map(|(name, port)| format!("-{name}={port}")))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|e| panic!("{}: {e}", weed.display()));
+        let server = Self { server, port, filer, folder };
+        server.answers();
+        make_bucket(&weed, master, grpc);
+        Some(server)
+    }
+
+    /// The environment in which Muster finds it.
+    pub fn environment(&self) -> [(&'static str, String); 4] {
+        [
+            ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", self.port)),
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY.into()),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.into()),
+            ("AWS_REGION", "us-east-1".into()),
+        ]
+    }
+
+    /// Writes an object by the back door, which asks for no credentials.
+    pub fn put(&self, key: &str, body: &[u8]) {
+        ask(self.filer, "PUT", &format!("/buckets/{BUCKET}/{key}"), body);
+    }
+
+    /// Reads one likewise.
+    pub fn get(&self, key: &str) -> Vec<u8> {
+        ask(self.filer, "GET", &format!("/buckets/{BUCKET}/{key}"), b"")
+    }
+
+    /// Whether a text holds what must never be shown.
+    pub fn is_betrayed_by(text: &str) -> bool {
+        text.contains(SECRET_KEY)
+    }
+
+    fn answers(&self) {
+        let until = Instant::now() + PATIENCE;
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            assert!(Instant::now() < until, "SeaweedFS does not start: {}", self.log());
+            std::thread::park_timeout(POLL);
+        }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for SeaweedFs {
+    fn drop(&mut self) {
+        // It may have ended on its own.
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+/// Makes the bucket with the server's own shell, which waits for the filer.
+fn make_bucket(weed: &Path, master: u16, grpc: u16) {
+    let mut shell = Command::new(weed)
+        .args(["shell", &format!("-master=127.0.0.1:{master}.{grpc}")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the server has started");
+    let mut commands = shell.stdin.take().expect("piped");
+    writeln!(commands, "s3.bucket.create -name {BUCKET}").expect("the shell reads");
+    drop(commands);
+    assert!(shell.wait().expect("it was started").success(), "no bucket could be made");
+}
+
+/// Ports that nobody listens on, all different.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let taken: [TcpListener; N] =
+        std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a port"));
+    taken.map(|listener| listener.local_addr().expect("an address").port())
+}

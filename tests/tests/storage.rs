@@ -1,0 +1,187 @@
+//! One conformance suite that every store passes: memory, a local folder, SeaweedFS over S3. And what a store that
+//! refuses comes to.
+//!
+//! SeaweedFS needs its program (MUSTER_TEST_WEED). A store's credentials come from the environment of the process, so
+//! the test runs itself once more inside the server's.
+
+use anyhow::{Result, ensure};
+use futures::{StreamExt, stream};
+use muster_tests::seaweed::{BUCKET, SeaweedFs};
+use proto::storage::{Created, Error, Storage};
+use std::process::Command;
+
+/// What every backend must do.
+async fn conforms(storage: &Storage) -> Result<()> {
+    ensure!(matches!(storage.read("a/b").await, Err(Error::NotFound { .. })));
+    ensure!(storage.head("a/b").await?.is_none());
+    ensure!(storage.create("a/b", "first").await? == Created::Ours);
+    ensure!(storage.create("a/b", "first").await? == Created::Ours, "read back");
+    ensure!(storage.create("a/b", "second").await? == Created::Theirs("first".into()));
+    ensure!(storage.read("a/b").await? == "first");
+    storage.put("a/b", "third").await?;
+    storage.copy("a/b", "c/d").await?;
+    ensure!(storage.read("c/d").await? == "third");
+    storage.put("a/a", "x").await?;
+    let keys: Vec<_> = storage.list("a").await?.into_iter().map(|o| o.key).collect();
+    ensure!(keys == ["a/a", "a/b"], "{keys:?}");
+    ensure!(storage.folders("").await? == ["a", "c"]);
+    storage.delete("c/d").await?;
+    storage.delete("c/d").await?;
+    ensure!(storage.list("nothing").await?.is_empty());
+    Ok(())
+}
+
+/// What a listing says of an object is what a look at it says, whatever its name; and it can be read by that.
+async fn names_and_pins_agree(storage: &Storage) -> Result<()> {
+    for name in ["plain", "a b.jsonl", "50%.txt", "a#b", "[x]", "naïve-表.md", "a+b=c&d", "~x'y\"z"]
+    {
+        let key = format!("names/{name}");
+        storage.put(&key, name).await?;
+        let listed = storage.list("names").await?;
+        let listed: Vec<_> = listed.into_iter().filter(|o| o.key == key).collect();
+        let looked_at = storage.head(&key).await?;
+        ensure!(listed.first() == looked_at.as_ref(), "{listed:?} and {looked_at:?}");
+        ensure!(storage.read(&key).await? == name, "{name}");
+        let (container, name) = Storage::containing(&format!("{}/{key}", storage.url()))?;
+        ensure!(container.head(&name).await?.map(|o| o.etag) == looked_at.map(|o| o.etag));
+    }
+    Ok(())
+}
+
+async fn ranges_are_read_as_pinned(storage: &Storage) -> Result<()> {
+    storage.put("r", "0123456789").await?;
+    let pin = storage.head("r").await?.and_then(|o| o.etag);
+    let pin = pin.as_deref();
+    ensure!(pin.is_some(), "this store tells identities");
+    ensure!(storage.read_range("r", 2..5, pin).await? == "234");
+    ensure!(storage.read_range("r", 9..10, None).await? == "9");
+    ensure!(storage.read_range("r", 4..4, pin).await?.is_empty());
+    let changed = |read| matches!(read, Err(Error::Changed { .. }));
+    ensure!(storage.read_range("r", 8..90, pin).await? == "89", "what there is");
+    ensure!(storage.read_range("r", 10..11, pin).await.is_err(), "past the end");
+    let pieces: Vec<_> = storage.pieces("r", 11, pin).collect().await;
+    ensure!(matches!(&pieces[..], [Err(Error::Changed { .. })]), "shorter than it was");
+    storage.put("r", "abcdefghijk").await?;
+    ensure!(changed(storage.read_range("r", 2..5, pin).await), "another content");
+    let gone = storage.read_range("s", 0..1, None).await;
+    ensure!(matches!(gone, Err(Error::NotFound { .. })), "{gone:?}");
+    Ok(())
+}
+
+async fn streams_are_written_whole_or_not_at_all(storage: &Storage) -> Result<()> {
+    let piece = |i: u8| Ok::<_, Error>(vec![i; 3 << 20].into());
+    storage.put_stream("s/whole", stream::iter((0..5).map(piece))).await?;
+    let whole = storage.read("s/whole").await?;
+    ensure!(whole.len() == 15 << 20);
+    ensure!(whole.chunks(3 << 20).zip(0..).all(|(piece, i)| piece.iter().all(|b| *b == i)));
+    let broken = || Error::NotFound { url: "elsewhere:".into(), key: "x".into() };
+    let pieces = [piece(0), piece(1), Err(broken())];
+    let refused = storage.put_stream("s/broken", stream::iter(pieces)).await;
+    ensure!(matches!(refused, Err(Error::NotFound { .. })), "{refused:?}");
+    ensure!(storage.head("s/broken").await?.is_none());
+    storage.put_stream("s/empty", stream::iter([] as [Result<_, Error>; 0])).await?;
+    ensure!(storage.read("s/empty").await?.is_empty());
+    Ok(())
+}
+
+async fn every_claim(storage: &Storage) -> Result<()> {
+    storage.probe().await?;
+    conforms(storage).await?;
+    ranges_are_read_as_pinned(storage).await?;
+    streams_are_written_whole_or_not_at_all(storage).await
+}
+
+#[tokio::test]
+async fn memory_conforms() -> Result<()> {
+    every_claim(&Storage::memory()).await
+}
+
+#[tokio::test]
+async fn a_local_folder_conforms() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let storage = Storage::open(&folder.path().to_string_lossy())?;
+    every_claim(&storage).await?;
+    names_and_pins_agree(&storage).await
+}
+
+#[test]
+fn an_output_that_is_a_file_is_refused_by_name() -> Result<()> {
+    let file = tempfile::NamedTempFile::new()?;
+    let refused = Storage::open(&file.path().to_string_lossy());
+    let error = refused.expect_err("a file is no folder").to_string();
+    ensure!(error.contains("the folder cannot be made"), "{error}");
+    Ok(())
+}
+
+/// Runs the test `name` of this file, which is ignored otherwise, with these variables.
+fn again(name: &str, environment: &[(&str, String)]) -> Result<()> {
+    let mut test = Command::new(std::env::current_exe()?);
+    test.args(["--exact", name, "--ignored", "--nocapture"]);
+    let aws = std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("AWS_"));
+    for (key, _) in aws {
+        test.env_remove(key);
+    }
+    let ended = test.envs(environment.iter().cloned()).output()?;
+    let said = String::from_utf8_lossy(&ended.stdout) + String::from_utf8_lossy(&ended.stderr);
+    ensure!(ended.status.success(), "{said}");
+    ensure!(said.contains("1 passed"), "no such test: {said}");
+    ensure!(!SeaweedFs::is_betrayed_by(&said), "{said}");
+    Ok(())
+}
+
+#[test]
+fn seaweedfs_conforms() -> Result<()> {
+    let Some(server) = SeaweedFs::start("seaweedfs_conforms") else { return Ok(()) };
+    again("in_seaweedfs", &server.environment())?;
+
+    let with = |key: &str, value: &str| {
+        let mut environment = server.environment();
+        let pair = environment.iter_mut().find(|(k, _)| *k == key).expect("it is set");
+        pair.1 = value.to_owned();
+        environment
+    };
+    again("with_a_wrong_secret", &with("AWS_SECRET_ACCESS_KEY", "wrong"))?;
+    // Nobody listens on the discard port.
+    again("where_nobody_listens", &with("AWS_ENDPOINT_URL", "http://127.0.0.1:9"))?;
+    let [endpoint, ..] = server.environment();
+    let metadata = ("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9".to_owned());
+    again("without_credentials", &[endpoint, metadata])
+}
+
+#[tokio::test]
+#[ignore = "run by `seaweedfs_conforms` in the server's environment"]
+async fn in_seaweedfs() -> Result<()> {
+    for prefix in ["", "/some/prefix"] {
+        let storage = Storage::open(&format!("s3://{BUCKET}{prefix}"))?;
+        every_claim(&storage).await?;
+        names_and_pins_agree(&storage).await?;
+    }
+    refused("nowhere", "NoSuchBucket", "hint: name a bucket").await
+}
+
+#[tokio::test]
+#[ignore = "run by `seaweedfs_conforms` in the server's environment"]
+async fn with_a_wrong_secret() -> Result<()> {
+    refused(BUCKET, "403 SignatureDoesNotMatch", "hint: AWS_ACCESS_KEY_ID").await
+}
+
+#[tokio::test]
+#[ignore = "run by `seaweedfs_conforms` in the server's environment"]
+async fn where_nobody_listens() -> Result<()> {
+    refused(BUCKET, "nobody can be reached there", "hint: look at AWS_ENDPOINT_URL").await
+}
+
+#[tokio::test]
+#[ignore = "run by `seaweedfs_conforms` in the server's environment"]
+async fn without_credentials() -> Result<()> {
+    refused(BUCKET, "there are no credentials", "hint: set AWS_ACCESS_KEY_ID").await
+}
+
+async fn refused(bucket: &str, what: &str, hint: &str) -> Result<()> {
+    let error = Storage::open(&format!("s3://{bucket}"))?.probe().await.expect_err("refused");
+    let text = proto::error::chain(&error);
+    ensure!(text.starts_with(&format!("cannot list `s3://{bucket}/`: ")), "{text}");
+    ensure!(text.contains(what) && text.contains(hint), "{text}");
+    ensure!(!text.contains('<') && text.lines().count() == 2, "{text}");
+    Ok(())
+}
