@@ -4,7 +4,8 @@
 //! core/        PURE: events in, commands out
 //! runtime      owns core, clock and queue; executes commands in order          handle    its queue, from outside
 //! journal      history on object storage          feed      what watchers are told, kept as metrics
-//! survey       lists sources, cuts raw shards      planning  from prepared samples to a stored plan
+//! sources      what a spec's words come to           staging   a base model, brought from the hub
+//! survey       cuts raw shards, fingerprints them     planning  from prepared samples to a stored plan
 //! quality/     PURE: what is wrong with a data set, and which samples that excludes
 //! finish       manifests, the finished model       resume    which run `--resume` means
 //! service      the gRPC edge                       launch    local worker processes
@@ -27,4 +28,6 @@ mod quality;
 pub mod resume;
 pub mod runtime;
 pub mod service;
+mod sources;
+mod staging;
 mod survey;

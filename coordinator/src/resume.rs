@@ -39,7 +39,7 @@ pub enum Error {
 }
 
 /// The newest run of this spec's name that has not ended for good, and the spec that it goes on
-/// under: the given one, on the run's own day.
+/// under: the given one, on the run's own day, with the hub's names standing for what they stood for when it began.
 ///
 /// # Errors
 /// [`Error::Nothing`] if there is none, [`Error::Changed`] if the spec asks for another run.
@@ -61,7 +61,7 @@ pub async fn find(storage: &Storage, spec: Spec) -> Result<(RunId, Spec), Error>
         let Some(yaml) = yaml else { continue };
         let changed = |source| Error::Changed { run: run.clone(), source: Box::new(source) };
         let old = Spec::from_resolved(yaml).map_err(changed)?;
-        let spec = spec.dated(old.data().date);
+        let spec = spec.dated(old.data().date).pinned_as(&old);
         compatible_for_resume(&old, &spec).map_err(changed)?;
         return Ok((run, spec));
     }

@@ -2,6 +2,8 @@
 
 use crate::core::{SourceFigures, Status as RunState, Stream};
 use crate::handle::Handle;
+use crate::sources;
+use proto::event::Failure;
 use proto::id::RunId;
 use proto::protocol::Report;
 use proto::spec::Spec;
@@ -68,6 +70,10 @@ impl Runs for Service {
         }
         let spec = Spec::from_resolved(&spec_yaml)
             .map_err(|e| Status::invalid_argument(format!("`spec_yaml`: {e}")))?;
+        let spec = sources::pin(spec).await.map_err(|fault| match fault.kind {
+            Failure::User | Failure::Data => Status::invalid_argument(fault.message),
+            Failure::Infrastructure => Status::unavailable(fault.message),
+        })?;
         let run = self.handle.submit(spec, idempotency_key).await.map_err(stopped)?;
         let run = run.map_err(Status::failed_precondition)?.to_string();
         Ok(Response::new(wire::SubmitReply { run }))

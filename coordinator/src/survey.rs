@@ -5,17 +5,18 @@
 //! it share the shards.
 
 use crate::core::{Fault, Survey};
+use crate::{sources, staging};
+use bytes::Bytes;
 use proto::error::chain;
 use proto::event::Failure;
 use proto::key;
 use proto::prepared::FORMAT_VERSION;
 use proto::protocol::RawShard;
 use proto::spec::{ChatTemplate, Format, Location, Source, Spec};
-use proto::storage::{Object, Storage};
+use proto::storage::{self, Object, Storage};
 use sha2::{Digest, Sha256};
 use std::error::Error;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 
 /// Rises when the same records and options come to other tokens.
 const RECIPE_VERSION: u32 = 2;
@@ -27,8 +28,6 @@ const TOKENIZER_FILES: [&str; 5] = [
     "chat_template.jinja",
     "generation_config.json",
 ];
-/// What a folder given as a source is searched for.
-const DATA_FILES: [&str; 3] = ["json", "jsonl", "txt"];
 
 /// Raw shards are at most so large: some seconds of work, so that a lease lost with its worker costs little and nobody
 /// waits long for the last one; and large beside what each costs in itself, a tokenizer loaded and a look at the head.
@@ -47,10 +46,12 @@ const SPLITTABLE: [&str; 3] = [".jsonl", ".ndjson", ".parquet"];
 pub(crate) async fn survey(storage: &Storage, spec: &Spec) -> Result<Survey, Fault> {
     let mut found = Vec::new();
     for (source, index) in spec.data().sources().into_iter().zip(0..) {
-        found.extend(objects(source).await?.into_iter().map(|(url, object)| (index, url, object)));
+        let listed = sources::list(source).await?.into_iter();
+        found.extend(listed.map(|(url, object)| (index, url, object)));
     }
     let shards = raw_shards(found);
-    let fingerprint = fingerprint(spec, &shards)?;
+    staging::stage(storage, spec).await?;
+    let fingerprint = fingerprint(spec, &shards).await?;
     let found = storage.head(&key::prepared_manifest(&fingerprint)).await;
     let cached = found.map_err(|e| fault(Failure::Infrastructure, &e))?.is_some();
     Ok(Survey { fingerprint, shards, cached })
@@ -87,95 +88,41 @@ fn ranges(url: &str, bytes: u64, most: u64) -> impl Iterator<Item = Range<u64>> 
     (0..pieces).map(move |piece| cut(piece)..cut(piece + 1))
 }
 
+/// Whether everything that the run reads is there, before there is a run; what is staged is looked at later.
+///
+/// # Errors
+/// As [`survey`].
+pub(crate) async fn check(spec: &Spec) -> Result<(), Fault> {
+    for source in spec.data().sources() {
+        sources::list(source).await?;
+    }
+    if let ChatTemplate::File(location) = &spec.data().chat_template {
+        let found = read(&location.to_string()).await;
+        found.map_err(|e| storage_fault("data.chat_template", &e))?;
+    }
+    if spec.model().base.as_hub().is_some() {
+        return Ok(());
+    }
+    let config = open_base(&spec.model().base)?.head("config.json").await;
+    match config.map_err(|e| storage_fault("model.base", &e))? {
+        Some(_) => Ok(()),
+        None => Err(Fault {
+            kind: Failure::User,
+            message: format!(
+                "model.base: there is no model in {}: it has no `config.json`\n\
+                 hint: name a folder in Hugging Face's format",
+                spec.model().base
+            ),
+        }),
+    }
+}
+
 /// A fault with the whole chain of causes.
 pub(crate) fn fault(kind: Failure, error: &(dyn Error + 'static)) -> Fault {
     Fault { kind, message: chain(error) }
 }
 
-fn missing(source: &Source, what: &str) -> Fault {
-    Fault { kind: Failure::User, message: format!("data source `{}`: {what}", source.location) }
-}
-
-/// The objects that a source names, sorted, as URLs.
-async fn objects(source: &Source) -> Result<Vec<(String, Object)>, Fault> {
-    let path = source
-        .location
-        .as_file()
-        .ok_or_else(|| missing(source, "only local files are implemented yet"))?;
-    let (folder, pattern) = split(path);
-    if !folder.is_dir() {
-        let hint = "\nhint: relative paths start at the spec's folder";
-        let what = format!("there is no folder {}{hint}", folder.display());
-        return Err(missing(source, &what));
-    }
-    let storage =
-        Storage::open_existing(&folder.to_string_lossy()).map_err(|e| fault(Failure::User, &e))?;
-    let found = match &pattern {
-        Pattern::Name(name) => {
-            let object = storage.head(name).await.map_err(|e| fault(Failure::User, &e))?;
-            object.into_iter().collect()
-        }
-        Pattern::Glob(_) | Pattern::Everything => {
-            storage.list("").await.map_err(|e| fault(Failure::User, &e))?
-        }
-    };
-    let wanted = |o: &Object| match &pattern {
-        Pattern::Name(_) => true,
-        Pattern::Glob(glob) => glob.matches(&o.key),
-        Pattern::Everything => {
-            let extension = o.key.rsplit_once('.').map_or("", |(_, e)| e);
-            DATA_FILES.contains(&extension)
-        }
-    };
-    let objects: Vec<_> = found
-        .into_iter()
-        .filter(wanted)
-        .map(|o| (format!("{}/{}", storage.url(), o.key), o))
-        .collect();
-    if objects.is_empty() {
-        let what = match pattern {
-            Pattern::Name(_) => {
-                "there is no such file\nhint: relative paths start at the spec's folder".to_owned()
-            }
-            Pattern::Glob(_) => "the pattern matches no file".to_owned(),
-            Pattern::Everything => {
-                format!("the folder holds no file that ends in .{}", DATA_FILES.join(", ."))
-            }
-        };
-        return Err(missing(source, &what));
-    }
-    Ok(objects)
-}
-
-enum Pattern {
-    Name(String),
-    Glob(glob::Pattern),
-    Everything,
-}
-
-/// The folder to look in, and what for.
-fn split(path: &Path) -> (PathBuf, Pattern) {
-    if path.is_dir() {
-        return (path.to_owned(), Pattern::Everything);
-    }
-    let parent = |p: &Path| p.parent().unwrap_or(Path::new("/")).to_owned();
-    let name = |p: &Path| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let special = |p: &Path| p.to_string_lossy().contains(['*', '?', '[']);
-    if path.exists() || !special(path) {
-        return (parent(path), Pattern::Name(name(path)));
-    }
-    let mut folder = parent(path);
-    while special(&folder) {
-        folder = parent(&folder);
-    }
-    let rest = path.strip_prefix(&folder).unwrap_or(path).to_string_lossy().into_owned();
-    match glob::Pattern::new(&rest) {
-        Ok(pattern) => (folder, Pattern::Glob(pattern)),
-        Err(_) => (parent(path), Pattern::Name(name(path))),
-    }
-}
-
-fn fingerprint(spec: &Spec, shards: &[RawShard]) -> Result<String, Fault> {
+async fn fingerprint(spec: &Spec, shards: &[RawShard]) -> Result<String, Fault> {
     let mut hash = Sha256::new();
     let mut add = |part: &[u8]| {
         hash.update((part.len() as u64).to_le_bytes());
@@ -189,21 +136,11 @@ fn fingerprint(spec: &Spec, shards: &[RawShard]) -> Result<String, Fault> {
         let RawShard { source, url, bytes, modified_ms, range, .. } = s;
         add(format!("{source} {url} {bytes} {etag} {modified_ms} {range:?}").as_bytes());
     }
-    let base = local(&spec.model().base, "model.base")?;
     let data = spec.data();
     let mut asks_for_date = false;
-    for name in TOKENIZER_FILES {
-        match std::fs::read(base.join(name)) {
-            Ok(body) => {
-                asks_for_date |= data.chat_template == ChatTemplate::Tokenizer && asks(&body);
-                add(&body);
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => add(b""),
-            Err(e) => {
-                let message = format!("model.base: {}: {e}", base.join(name).display());
-                return Err(Fault { kind: Failure::User, message });
-            }
-        }
+    for body in tokenizer(spec).await? {
+        asks_for_date |= data.chat_template == ChatTemplate::Tokenizer && asks(&body);
+        add(&body);
     }
     add(format!("{:?}", spec.model().add_tokens).as_bytes());
     add(format!("{} {:?} {:?} {:?}", data.max_tokens, data.too_long, data.train_on, data.turns)
@@ -213,11 +150,8 @@ fn fingerprint(spec: &Spec, shards: &[RawShard]) -> Result<String, Fault> {
         ChatTemplate::Chatml => add(b"chatml"),
         ChatTemplate::Alpaca => add(b"alpaca"),
         ChatTemplate::File(location) => {
-            let path = local(location, "data.chat_template")?;
-            let body = std::fs::read(&path).map_err(|e| Fault {
-                kind: Failure::User,
-                message: format!("data.chat_template: {}: {e}", path.display()),
-            })?;
+            let body = read(&location.to_string()).await;
+            let body = body.map_err(|e| storage_fault("data.chat_template", &e))?;
             asks_for_date = asks(&body);
             add(&body);
         }
@@ -241,11 +175,39 @@ fn asks(body: &[u8]) -> bool {
     body.windows(FUNCTION.len()).any(|window| window == FUNCTION)
 }
 
-fn local(location: &Location, field: &str) -> Result<PathBuf, Fault> {
-    location.as_file().map(Path::to_owned).ok_or_else(|| Fault {
-        kind: Failure::User,
-        message: format!("{field}: `{location}`: only local paths are implemented yet"),
-    })
+/// The files of the base's tokenizer, empty where there is none.
+async fn tokenizer(spec: &Spec) -> Result<Vec<Bytes>, Fault> {
+    let told = |e: storage::Error| storage_fault("model.base", &e);
+    let base = open_base(&spec.base())?;
+    let mut files = Vec::new();
+    for name in TOKENIZER_FILES {
+        match base.read(name).await {
+            Ok(body) => files.push(body),
+            Err(storage::Error::NotFound { .. }) => files.push(Bytes::new()),
+            Err(e) => return Err(told(e)),
+        }
+    }
+    Ok(files)
+}
+
+fn open_base(base: &Location) -> Result<Storage, Fault> {
+    if let Some(folder) = base.as_file().filter(|folder| !folder.is_dir()) {
+        let hint = "hint: relative paths start at the spec's folder";
+        let message = format!("model.base: there is no folder {}\n{hint}", folder.display());
+        return Err(Fault { kind: Failure::User, message });
+    }
+    Storage::open_existing(&base.to_string()).map_err(|e| storage_fault("model.base", &e))
+}
+
+async fn read(url: &str) -> Result<Bytes, storage::Error> {
+    let (storage, key) = Storage::containing(url)?;
+    storage.read(&key).await
+}
+
+/// Whoever's fault it is that something named in the spec cannot be read.
+fn storage_fault(field: &str, error: &storage::Error) -> Fault {
+    let kind = if error.is_users() { Failure::User } else { Failure::Infrastructure };
+    Fault { kind, message: format!("{field}: {}", chain(error)) }
 }
 
 #[cfg(test)]
@@ -255,7 +217,7 @@ mod tests {
     const DATED: &str = r#"{"chat_template": "{{ strftime_now('%Y') }}"}"#;
 
     /// The fingerprint of a run on a base with this `tokenizer_config.json`.
-    fn of(config: &str, data: &str) -> String {
+    async fn of(config: &str, data: &str) -> String {
         let base = tempfile::tempdir().expect("a folder");
         std::fs::write(base.path().join("tokenizer_config.json"), config).expect("written");
         std::fs::write(base.path().join("t.jinja"), "{{ strftime_now('%d') }}").expect("written");
@@ -263,19 +225,19 @@ mod tests {
             "model: {{base: .}}\ndata: {{train: [{{source: a}}], chat_template: {data}}}\n"
         );
         let spec = proto::spec::parse(&yaml, base.path()).expect("valid");
-        fingerprint(&spec, &[]).expect("readable")
+        fingerprint(&spec, &[]).await.expect("readable")
     }
 
-    #[test]
-    fn the_day_counts_where_the_template_asks_for_it() {
-        let of = |config, template| {
-            ["2026-11-21", "2026-11-22"].map(|day| of(config, &format!("{template}, date: {day}")))
+    #[tokio::test]
+    async fn the_day_counts_where_the_template_asks_for_it() {
+        let differ = async |config, template| {
+            let today = of(config, &format!("{template}, date: 2026-11-21")).await;
+            today != of(config, &format!("{template}, date: 2026-11-22")).await
         };
-        let differ = |[today, tomorrow]: [String; 2]| today != tomorrow;
-        assert!(differ(of(DATED, "tokenizer")));
-        assert!(differ(of("{}", "./t.jinja")));
-        assert!(!differ(of("{}", "tokenizer")));
-        assert!(!differ(of(DATED, "chatml")));
+        assert!(differ(DATED, "tokenizer").await);
+        assert!(differ("{}", "./t.jinja").await);
+        assert!(!differ("{}", "tokenizer").await);
+        assert!(!differ(DATED, "chatml").await);
     }
 
     const MIB: u64 = 1 << 20;

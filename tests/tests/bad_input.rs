@@ -77,14 +77,17 @@ fn several_mistakes_in_a_spec_are_said_together() {
 fn a_missing_data_file_is_named() {
     let fixture = Fixture::new();
     fixture.respec("./data.jsonl", "./dta.jsonl");
-    refused(&fixture, USER, &["dta.jsonl", "there is no such file", "hint: relative paths start"]);
+    refused_at_once(
+        &fixture,
+        &["dta.jsonl", "there is no such file", "hint: relative paths start"],
+    );
 }
 
 #[test]
 fn a_missing_base_is_named() {
     let fixture = Fixture::new();
     fixture.respec("./base", "./bse");
-    refused(&fixture, USER, &["bse", "hint: "]);
+    refused_at_once(&fixture, &["bse", "there is no folder", "hint: "]);
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! `worker generate`: a model folder answers a prompt, on standard output as it comes.
 
+use crate::cache;
 use crate::model::{Generation, Model, Sampling};
 use anyhow::Context;
 use clap::Args;
 use data::{Conversation, Folder, Message, Options, Preparer, Role};
+use proto::spec::Location;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -11,8 +13,8 @@ use std::path::PathBuf;
 /// What to generate from, and how.
 #[derive(Args)]
 pub struct Arguments {
-    /// A model folder
-    model: PathBuf,
+    /// A model: a folder, `s3://bucket/prefix`, `hf://owner/name[@revision]`
+    model: String,
     /// What the user says; several are answered one after another
     #[arg(required = true)]
     prompts: Vec<String>,
@@ -41,9 +43,10 @@ pub struct Arguments {
 /// # Errors
 /// A folder that is no model, a prompt that does not fit.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let folder = Folder::read(&arguments.model)?;
+    let model = fetch(&arguments.model)?;
+    let folder = Folder::read(&model)?;
     let preparer = Preparer::new(&folder, Options::default())?;
-    let model = Model::load(&arguments.model)?;
+    let model = Model::load(&model)?;
     let sampling = if arguments.temperature > 0.0 {
         Sampling::nucleus(arguments.temperature, arguments.top_p, arguments.seed)?
     } else {
@@ -61,6 +64,14 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         answer(&model, &preparer, &generation, arguments, prompt)?;
     }
     Ok(())
+}
+
+/// The model's folder on this host.
+fn fetch(model: &str) -> anyhow::Result<PathBuf> {
+    let location = Location::parse(model, &std::env::current_dir()?)
+        .map_err(|e| anyhow::anyhow!("{e}\nhint: {}", e.hint()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(cache::folder(&location))?)
 }
 
 fn answer(

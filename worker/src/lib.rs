@@ -10,6 +10,7 @@
 //! collective/     sums over ranks: in-process, TCP ring
 //! train/          the step: accumulate, reduce, clip, AdamW
 //! checkpoint/     snapshot and restore         upload.rs   stores a snapshot while training goes on
+//! cache.rs        a remote model's files, on this host
 //! supervise.rs    one process per device       generate.rs a model answers a prompt
 //! ```
 //!
@@ -18,6 +19,7 @@
 //! is all); `train` joins them. Async code never touches a tensor, and the training thread never awaits.
 
 pub mod agent;
+pub mod cache;
 pub mod checkpoint;
 pub mod collective;
 pub mod generate;

@@ -6,10 +6,12 @@ mod run;
 mod serve;
 mod show;
 
+use crate::core::Fault;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use proto::event::Failure;
 use proto::spec::{self, Spec};
+use proto::storage::Storage;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
@@ -45,6 +47,12 @@ impl From<Failure> for Exit {
 struct Refusal {
     exit: Exit,
     error: anyhow::Error,
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        Self { exit: fault.kind.into(), error: anyhow::Error::msg(fault.message) }
+    }
 }
 
 type Outcome = Result<Exit, Refusal>;
@@ -133,6 +141,14 @@ fn read_spec(path: &Path) -> Result<Spec, Refusal> {
         read => read.map_err(Into::into),
     }
     .blame(Exit::User)
+}
+
+/// Proves that what is to be written to answers.
+async fn probe(storage: &Storage, what: &'static str) -> Result<(), Refusal> {
+    storage.probe().await.map_err(|error| {
+        let exit = if error.is_users() { Exit::User } else { Exit::Infrastructure };
+        Refusal { exit, error: anyhow::Error::from(error).context(what) }
+    })
 }
 
 fn block_on(work: impl Future<Output = Outcome>) -> Outcome {

@@ -7,7 +7,7 @@ use crate::feed::Watch;
 use crate::handle::Handle;
 use crate::launch::{self, Local};
 use crate::runtime::Runtime;
-use crate::{resume, service};
+use crate::{resume, service, sources, survey};
 use anyhow::{Context, anyhow};
 use clap::Args;
 use proto::id::RunId;
@@ -42,7 +42,7 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
         return Err(Refusal { exit: Exit::User, error: refusal.into() });
     }
     let workers = arguments.workers.unwrap_or(spec.workers().min);
-    let spec = spec.with_workers(workers, workers);
+    let mut spec = spec.with_workers(workers, workers);
     let program = launch::program().blame(Exit::Infrastructure)?;
     let listener = TcpListener::bind(("127.0.0.1", arguments.port))
         .await
@@ -56,6 +56,7 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
     let storage = Storage::open(&spec.output().to_string())
         .context("output\nhint: name a folder that this user can write to")
         .blame(Exit::User)?;
+    super::probe(&storage, "output").await?;
 
     let (mut runtime, handle) = Runtime::alone(storage.clone(), Timing::default());
     let resumed = if arguments.resume {
@@ -63,6 +64,9 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
         runtime.resume(run.clone(), spec).await.blame(Exit::Infrastructure)?;
         Some(run)
     } else {
+        // Nothing of a run that cannot begin is left behind.
+        spec = sources::pin(spec).await?;
+        survey::check(&spec).await?;
         None
     };
     let address = listener.local_addr().blame(Exit::Infrastructure)?;

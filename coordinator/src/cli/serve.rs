@@ -34,6 +34,7 @@ pub(super) async fn serve(arguments: Arguments) -> Outcome {
     let storage = Storage::open(&arguments.output)
         .context("--output\nhint: name a folder that this user can write to")
         .blame(Exit::User)?;
+    super::probe(&storage, "--output").await?;
     let (runtime, handle) =
         Runtime::of_pool(storage.clone(), Timing::default()).await.blame(Exit::Infrastructure)?;
     let address = listener.local_addr().blame(Exit::Infrastructure)?;

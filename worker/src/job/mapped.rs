@@ -1,20 +1,20 @@
 //! Stored parts as memory that the operating system pages in and out: prepared data may be larger than memory.
 //!
 //! On a local output they are mapped where they lie. From any other store each is fetched once, to a cache folder that
-//! the ranks of a host share: `MUSTER_CACHE`, else the user's cache folder, else the temporary one.
+//! the ranks of a host share.
 
 use super::storage_trouble;
 
+use crate::cache;
 use crate::session::Trouble;
 use bytes::Bytes;
 use memmap2::Mmap;
 use proto::id;
 use proto::protocol::Cause;
 use proto::storage::Storage;
-use std::env;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A stored object as mapped bytes.
 ///
@@ -24,7 +24,7 @@ pub(super) async fn map(storage: &Storage, key: &str) -> Result<Bytes, Trouble> 
     if let Some(path) = storage.local_path(key) {
         return map_file(&path).map_err(|e| unreadable(&path, &e, Cause::Storage));
     }
-    map_cached(storage, key, &cache().join(key)).await
+    map_cached(storage, key, &cache::root().join(key)).await
 }
 
 async fn map_cached(storage: &Storage, key: &str, path: &Path) -> Result<Bytes, Trouble> {
@@ -46,16 +46,6 @@ fn fetched(path: &Path, body: &[u8]) -> io::Result<()> {
         // The error that is told is the first.
         let _ = fs::remove_file(&partial);
     })
-}
-
-fn cache() -> PathBuf {
-    let folder = |variable, below: &str| {
-        env::var_os(variable).filter(|v| !v.is_empty()).map(|v| Path::new(&v).join(below))
-    };
-    folder("MUSTER_CACHE", "")
-        .or_else(|| folder("XDG_CACHE_HOME", "muster"))
-        .or_else(|| folder("HOME", ".cache/muster"))
-        .unwrap_or_else(|| env::temp_dir().join("muster"))
 }
 
 fn unreadable(path: &Path, error: &io::Error, cause: Cause) -> Trouble {

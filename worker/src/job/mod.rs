@@ -10,6 +10,7 @@ mod pinned;
 mod prepare;
 mod stored;
 
+use crate::cache;
 use crate::checkpoint::{self, PartFile, Snapshot};
 
 use crate::model::{Config, Dtype, Model};
@@ -25,7 +26,7 @@ use proto::plan::{Consumed, Pack, schedule, share};
 use proto::protocol::{Cause, Load, Train};
 use proto::receipt::Skipped;
 use proto::spec::{
-    self, EvalEvery, EvalOn, Init, MicroBatch as MicroBatchSize, Recompute, SaveDtype, Spec,
+    ChatTemplate, EvalEvery, EvalOn, Init, MicroBatch as MicroBatchSize, Recompute, SaveDtype, Spec,
 };
 use proto::storage::Storage;
 use std::path::{Path, PathBuf};
@@ -73,10 +74,10 @@ impl Job {
         let storage = Storage::open_existing(&output).map_err(storage_trouble)?;
         let plan = Plan::fetch(&storage, &load).await?;
         let samples = Samples::fetch(&storage, &load.fingerprint).await?;
-        let base = base(&spec)?;
+        let (base, template) = (base(&spec).await?, template(&spec).await?);
         let read = tokio::task::spawn_blocking({
             let (base, spec) = (base.clone(), spec.clone());
-            move || read_base(&base, &spec)
+            move || read_base(&base, &spec, template)
         });
         let (model, save_dtype, companions) = read.await.map_err(|_| Trouble {
             cause: Cause::Internal,
@@ -277,20 +278,34 @@ fn parse(spec_yaml: &str) -> Result<Spec, Trouble> {
         .map_err(|e| Trouble { cause: Cause::Internal, message: chain(&e) })
 }
 
-fn base(spec: &Spec) -> Result<PathBuf, Trouble> {
-    local(&spec.model().base, "model.base")
+/// The base's folder on this host; a remote one is fetched first.
+async fn base(spec: &Spec) -> Result<PathBuf, Trouble> {
+    cache::folder(&spec.base()).await.map_err(|e| match e.is_users() {
+        true => trouble(Cause::Model)(format!("model.base: {}", chain(&e))),
+        false => trouble(Cause::Storage)(format!("model.base: {}", chain(&e))),
+    })
 }
 
-fn local(location: &spec::Location, field: &str) -> Result<PathBuf, Trouble> {
-    let refuse = || trouble(Cause::Model)(format!("{field}: `{location}` is not a local path"));
-    location.as_file().map(Path::to_owned).ok_or_else(refuse)
+/// The text of the chat template's file, where the spec names one.
+async fn template(spec: &Spec) -> Result<Option<String>, Trouble> {
+    let ChatTemplate::File(location) = &spec.data().chat_template else { return Ok(None) };
+    let refuse = |e: String| trouble(Cause::Model)(format!("data.chat_template: {e}"));
+    let (storage, key) =
+        Storage::containing(&location.to_string()).map_err(|e| refuse(chain(&e)))?;
+    let body = storage.read(&key).await.map_err(|e| refuse(chain(&e)))?;
+    let text = String::from_utf8(body.to_vec());
+    text.map(Some).map_err(|e| refuse(format!("`{location}` is not UTF-8: {e}")))
 }
 
 /// The model, the dtype to save it in, and the other files of its folder.
-fn read_base(base: &Path, spec: &Spec) -> Result<(Model, Dtype, Vec<Companion>), Trouble> {
+fn read_base(
+    base: &Path,
+    spec: &Spec,
+    template: Option<String>,
+) -> Result<(Model, Dtype, Vec<Companion>), Trouble> {
     let refuse = trouble(Cause::Model);
     let folder = data::Folder::read(base).map_err(|e| refuse(chain(&e)))?;
-    let preparer = data::Preparer::new(&folder, prepare::options(spec)?);
+    let preparer = data::Preparer::new(&folder, prepare::options(spec, template)?);
     let preparer = preparer.map_err(|e| refuse(chain(&e)))?;
     let last = preparer.new_tokens().iter().map(|token| token.id).max();
     let model = read_model(base, spec, last.map_or(0, |id| id as usize + 1))?;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use data::ReadAt;
 use proto::error::chain;
 use proto::protocol::{Cause, RawShard};
-use proto::storage::Storage;
+use proto::storage::{Object, Storage};
 use std::io;
 use std::ops::Range;
 use tokio::runtime::Handle;
@@ -29,13 +29,12 @@ impl PinnedObject {
     /// [`Cause::Data`] for one that is gone or has changed.
     pub(super) async fn find(shard: &RawShard) -> Result<Self, Trouble> {
         let data = trouble(Cause::Data);
-        let (folder, name) = shard
-            .url
-            .rsplit_once('/')
-            .ok_or_else(|| data(format!("`{}` names no object", shard.url)))?;
-        let storage = Storage::open_existing(folder).map_err(|e| data(chain(&e)))?;
-        let found = storage.head(name).await.map_err(|e| data(chain(&e)))?;
-        let same = found.as_ref().is_some_and(|o| o.bytes == shard.bytes && o.etag == shard.etag);
+        let (storage, key) = Storage::containing(&shard.url).map_err(|e| data(chain(&e)))?;
+        let found = storage.head(&key).await.map_err(|e| data(chain(&e)))?;
+        // Where a store tells no identity, time has to do.
+        let as_old = |o: &Object| o.etag.is_some() || o.modified_ms == shard.modified_ms;
+        let same = |o: &Object| o.bytes == shard.bytes && o.etag == shard.etag && as_old(o);
+        let same = found.as_ref().is_some_and(same);
         if !same {
             let what = if found.is_some() { "has changed" } else { "is gone" };
             let url = &shard.url;
@@ -44,7 +43,7 @@ impl PinnedObject {
         }
         Ok(Self {
             storage,
-            key: name.to_owned(),
+            key,
             bytes: shard.bytes,
             etag: shard.etag.clone(),
             runtime: Handle::current(),

@@ -8,7 +8,7 @@
 
 use super::parts::Parts;
 use super::pinned::PinnedObject;
-use super::{base, local, parse, storage_trouble, trouble};
+use super::{base, parse, storage_trouble, template, trouble};
 
 use crate::session::Trouble;
 use proto::error::chain;
@@ -32,9 +32,16 @@ pub async fn prepare(
 ) -> Result<ShardOutcome, Trouble> {
     let spec = parse(spec_yaml)?;
     let storage = Storage::open_existing(&spec.output().to_string()).map_err(storage_trouble)?;
+    let (base, template) = (base(&spec).await?, template(&spec).await?);
     let source = Arc::new(PinnedObject::find(&shard).await?);
     let writing = (storage, fingerprint.to_owned());
-    let made = tokio::task::spawn_blocking(move || prepare_range(&spec, &shard, source, writing));
+    let made = tokio::task::spawn_blocking(move || {
+        let folder = data::Folder::read(&base);
+        let folder = folder.map_err(|e| trouble(Cause::Model)(chain(&e)))?;
+        let preparer = data::Preparer::new(&folder, options(&spec, template)?);
+        let preparer = preparer.map_err(|e| trouble(Cause::Model)(chain(&e)))?;
+        prepare_range(&spec, &preparer, &shard, source, writing)
+    });
     made.await.map_err(|_| Trouble {
         cause: Cause::Internal,
         message: "preparing data panicked; the log says where".into(),
@@ -43,18 +50,19 @@ pub async fn prepare(
 
 fn prepare_range(
     spec: &Spec,
+    preparer: &data::Preparer,
     shard: &RawShard,
     bytes: Arc<PinnedObject>,
     (storage, fingerprint): (Storage, String),
 ) -> Result<ShardOutcome, Trouble> {
-    let (model, data_set) = (trouble(Cause::Model), trouble(Cause::Data));
-    let folder = data::Folder::read(&base(spec)?).map_err(|e| model(chain(&e)))?;
-    let preparer = data::Preparer::new(&folder, options(spec)?).map_err(|e| model(chain(&e)))?;
+    let data_set = trouble(Cause::Data);
     let sources = spec.data().sources();
     let source = sources
         .get(shard.source as usize)
         .ok_or_else(|| data_set(format!("there is no source {}", shard.source)))?;
     let name = shard.url.strip_prefix("file://").unwrap_or(&shard.url);
+    // A web address's query says nothing of what the file is.
+    let name = if name.starts_with("http") { name.split('?').next().unwrap_or(name) } else { name };
     let unprepared = |e: data::PrepareError| unprepared(spec, &e);
     let mut preparation = preparer
         .open(name, bytes, shard.range.clone(), &source_options(source))
@@ -93,8 +101,8 @@ fn unprepared(spec: &Spec, error: &data::PrepareError) -> Trouble {
     }
 }
 
-/// What the spec says of tokens.
-pub(super) fn options(spec: &Spec) -> Result<data::Options, Trouble> {
+/// What the spec says of tokens; `template` is the text of the file that it names.
+pub(super) fn options(spec: &Spec, template: Option<String>) -> Result<data::Options, Trouble> {
     let d = spec.data();
     let undated = || trouble(Cause::Internal)("the resolved spec has no `data.date`".into());
     Ok(data::Options {
@@ -117,13 +125,7 @@ pub(super) fn options(spec: &Spec) -> Result<data::Options, Trouble> {
             spec::ChatTemplate::Tokenizer => data::ChatTemplate::Tokenizer,
             spec::ChatTemplate::Chatml => data::ChatTemplate::Chatml,
             spec::ChatTemplate::Alpaca => data::ChatTemplate::Alpaca,
-            spec::ChatTemplate::File(location) => {
-                let path = local(location, "data.chat_template")?;
-                let source = std::fs::read_to_string(&path).map_err(|e| {
-                    trouble(Cause::Model)(format!("data.chat_template: {}: {e}", path.display()))
-                })?;
-                data::ChatTemplate::Jinja(source)
-            }
+            spec::ChatTemplate::File(_) => data::ChatTemplate::Jinja(template.unwrap_or_default()),
         },
         add_tokens: spec.model().add_tokens.clone(),
         template_kwargs: d.chat_template_kwargs.clone(),

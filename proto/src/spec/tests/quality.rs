@@ -41,8 +41,7 @@ fn checks_that_contradict_themselves_are_refused() {
 }
 
 #[test]
-fn benchmarks_are_held_to_what_is_implemented_like_other_sources() {
-    let spec = valid(&quality("benchmarks: [{source: 's3://b/x.jsonl'}]"));
-    let error = spec.unsupported().map(|error| error.to_string()).unwrap_or_default();
-    assert!(error.contains("`data.quality.benchmarks[0].source`"), "{error}");
+fn benchmarks_are_judged_like_other_sources() {
+    let error = problems(&quality("benchmarks: [{source: 'hf://a/b'}]"));
+    assert_eq!(error[0], "`data.quality.benchmarks[0].source` names a model: `hf://a/b`");
 }

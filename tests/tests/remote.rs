@@ -1,0 +1,228 @@
+//! Runs whose base, data and output are elsewhere: on the hub, on S3, on a web server. They must end where the same run
+//! on local files ends, bit for bit; what is missing or forbidden is refused before there is a run.
+//!
+//! The hub is one of our own, which the hub's Python client reads as well (MUSTER_PEER_PYTHON); S3 is SeaweedFS
+//! (MUSTER_TEST_WEED). What is missing is said, and the test skipped.
+
+use muster_tests::fixture::{RECORDS, files, journal};
+use muster_tests::http::{content, serve};
+use muster_tests::hub::{self, Access, Repositories, TOKEN, TestHub};
+use muster_tests::model::{Weights, assert_bit_equal, weights};
+use muster_tests::seaweed::{BUCKET, SeaweedFs};
+use muster_tests::{Fixture, Process};
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+use std::sync::LazyLock;
+
+const BASE: &str = "models/tiny/base";
+const DATA: &str = "datasets/tiny/instructions";
+
+fn short() -> Fixture {
+    let fixture = Fixture::new();
+    fixture.respec("max_steps: 40", "max_steps: 4");
+    fixture
+}
+
+/// The weights of the same run on local files; order and content of the data are what decides.
+static LOCAL: LazyLock<Weights> = LazyLock::new(|| {
+    let fixture = short();
+    Process::run(&fixture, &["--workers", "2"]).end().with_code(0);
+    weights(&fixture.run().join("model"))
+});
+
+fn some_hub(fixture: &Fixture) -> TestHub {
+    let mut base = hub::folder(&fixture.path("base"));
+    base.insert("pytorch_model.bin".into(), b"the same, in another format".to_vec());
+    base.insert("onnx/config.json".into(), b"{}".to_vec());
+    let lines = fixture.read("data.jsonl").into_bytes();
+    let data = [("README.md", b"# About".to_vec()), ("data/all.jsonl", lines.clone())];
+    let data = data.map(|(name, body)| (name.to_owned(), body));
+    let splits = ["data/train-0.jsonl", "data/train-1.jsonl", "data/test-0.jsonl"];
+    let splits = splits.map(|name| (name.to_owned(), lines.clone()));
+    Repositories::default()
+        .with(BASE, Access::Private, base)
+        .with(DATA, Access::Private, data.into())
+        .with("datasets/tiny/splits", Access::Public, splits.into())
+        .with("datasets/tiny/pictures", Access::Public, BTreeMap::from([("a.png".into(), vec![1])]))
+        .with("models/tiny/gated", Access::Gated, BTreeMap::new())
+        .serve()
+}
+
+#[test]
+fn a_run_on_the_hubs_base_and_data_is_the_run_on_local_files() {
+    let fixture = short();
+    let hub = some_hub(&fixture);
+    fixture.respec("./base", "hf://tiny/base");
+    fixture.respec("./data.jsonl", "hf://datasets/tiny/instructions@v1");
+    let environment = hub.environment();
+    let ended = Process::run_in(&fixture, &["--workers", "2"], &environment).end().with_code(0);
+    let run = fixture.run();
+    assert_bit_equal(&weights(&run.join("model")), &LOCAL);
+    assert_eq!(hub.betrayals(), 0, "the token went to another host");
+    assert!(hub.downloads() > 0, "no large file was read");
+
+    // Both names are pinned, and what the user wrote is still there to be read.
+    let facts = journal(&run);
+    let spec = facts[0]["spec_yaml"].as_str().expect("a run begins with its spec");
+    let (base, data) = (hub::commit(BASE), hub::commit(DATA));
+    assert!(spec.contains(&format!("hf://tiny/base#{base}")), "{spec}");
+    assert!(spec.contains(&format!("hf://datasets/tiny/instructions@v1#{data}")), "{spec}");
+    // The base is staged whole, without what no model folder needs.
+    let staged = files(&fixture.path(&format!("runs/staged/tiny--base-{base}")));
+    let mut wanted = files(&fixture.path("base"));
+    wanted.push("staged.json".into());
+    wanted.sort();
+    assert_eq!(staged, wanted);
+    assert!(!ended.stderr.contains(TOKEN));
+
+    // A second run finds all of it; one that is resumed asks the hub nothing.
+    let downloads = hub.downloads();
+    Process::run_in(&fixture, &["--workers", "2"], &environment).end().with_code(0);
+    assert_eq!(hub.downloads(), downloads, "staged and prepared once");
+}
+
+/// What `coordinator run` says of a spec that names what cannot be read; there must be no trace of a run.
+fn refused(fixture: &Fixture, environment: &[(&'static str, String)], words: &[&str]) {
+    let ended = Process::run_in(fixture, &["--workers", "1"], environment).end().with_code(2);
+    for word in words {
+        assert!(ended.stderr.contains(word), "`{word}` in:\n{}", ended.stderr);
+    }
+    let errors = ended.stderr.lines().filter(|l| l.starts_with("error: ")).count();
+    assert_eq!(errors, 1, "{}", ended.stderr);
+    assert!(!ended.stderr.contains(TOKEN) && !SeaweedFs::is_betrayed_by(&ended.stderr));
+    assert!(ended.events.is_empty(), "{:?}", ended.events);
+    assert_eq!(files(&fixture.path("runs")), [""; 0]);
+}
+
+#[test]
+fn what_the_hub_does_not_show_is_refused_before_there_is_a_run() {
+    let environment = {
+        let fixture = short();
+        some_hub(&fixture).environment()
+    };
+    let [endpoint, _] = environment.clone();
+    let stranger = [endpoint, ("HF_TOKEN_PATH", "/nowhere".into()), ("HF_TOKEN", "".into())];
+    let cases: [(&str, &str, &[(&'static str, String)], &[&str]); 7] = [
+        ("./base", "hf://tiny/nothing", &environment, &["model.base", "knows no `tiny/nothing`"]),
+        ("./base", "hf://tiny/base", &stranger, &["or it is private", "hint: ", "HF_TOKEN"]),
+        ("./base", "hf://tiny/gated", &environment, &["`tiny/gated` is gated", "accept its terms"]),
+        ("./base", "hf://tiny/base@v2", &environment, &["no revision `v2`", "hint: name a branch"]),
+        (
+            "./data.jsonl",
+            "hf://datasets/tiny/splits",
+            &environment,
+            &["several splits: test, train", "splits/data/train-0.jsonl"],
+        ),
+        ("./data.jsonl", "hf://datasets/tiny/pictures", &environment, &["no file that ends in"]),
+        ("./base", "hf://datasets/tiny/splits", &environment, &["that is a data set", "hint: "]),
+    ];
+    for (local, remote, environment, words) in cases {
+        let fixture = short();
+        fixture.respec(local, remote);
+        refused(&fixture, environment, words);
+    }
+}
+
+#[test]
+fn the_hubs_own_client_reads_the_same_hub() {
+    let test = "the_hubs_own_client_reads_the_same_hub";
+    let Some(python) = std::env::var_os("MUSTER_PEER_PYTHON") else {
+        return println!("{test}: skipped, MUSTER_PEER_PYTHON is not set");
+    };
+    let fixture = Fixture::new();
+    let hub = some_hub(&fixture);
+    let there = tempfile::tempdir().expect("a temporary folder");
+    let script = "import sys, huggingface_hub as h\n\
+                  h.snapshot_download('tiny/base', revision='v1', local_dir=sys.argv[1])\n\
+                  print([f.path for f in h.HfApi().list_repo_tree('tiny/base', recursive=True)])";
+    let ended = Command::new(python)
+        .args(["-c", script])
+        .arg(there.path())
+        .envs(hub.environment())
+        .env("HF_HOME", there.path().join("home"))
+        .output()
+        .expect("MUSTER_PEER_PYTHON starts");
+    let said = String::from_utf8_lossy(&ended.stdout) + String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success(), "{said}");
+    assert!(said.contains("'onnx/config.json'") && said.contains("'tokenizer.json'"), "{said}");
+    for (name, body) in hub::folder(&fixture.path("base")) {
+        assert!(std::fs::read(there.path().join(&name)).expect(&name) == body, "{name} differs");
+    }
+    assert_eq!(hub.betrayals(), 0);
+}
+
+#[test]
+fn a_web_servers_file_is_read_in_place() {
+    let fixture = short();
+    let lines: &'static [u8] = fixture.read("data.jsonl").into_bytes().leak();
+    let address = serve(move |request| match request.target.as_str() {
+        "/some%20folder/data.jsonl?version=2" => content(request, lines),
+        _ => muster_tests::http::Answer { status: 404, ..Default::default() },
+    });
+    let url = format!("http://{address}/some%20folder/data.jsonl?version=2");
+    fixture.respec("./data.jsonl", &format!("\"{url}\""));
+    Process::run(&fixture, &["--workers", "2"]).end().with_code(0);
+    assert_bit_equal(&weights(&fixture.run().join("model")), &LOCAL);
+
+    let fixture = short();
+    fixture.respec("./data.jsonl", &format!("http://{address}/none.jsonl"));
+    refused(&fixture, &[], &["none.jsonl", "there is no such file"]);
+    let fixture = short();
+    fixture.respec("./data.jsonl", "http://example.com/data.jsonl");
+    refused(&fixture, &[], &["`http://` is unencrypted", "hint: write `https://`"]);
+}
+
+#[test]
+fn a_run_on_s3_is_the_run_on_local_files() {
+    let Some(server) = SeaweedFs::start("a_run_on_s3_is_the_run_on_local_files") else { return };
+    let fixture = short();
+    for (name, body) in hub::folder(&fixture.path("base")) {
+        server.put(&format!("bases/tiny/{name}"), &body);
+    }
+    let data = fixture.read("data.jsonl");
+    let lines: Vec<_> = data.lines().collect();
+    for (index, part) in (0..).zip(lines.chunks(RECORDS / 3)) {
+        server.put(&format!("data/part-{index}.jsonl"), (part.join("\n") + "\n").as_bytes());
+    }
+    server.put("data/about.pdf", b"no data");
+    let template = fixture.read("base/chat_template.jinja");
+    server.put("templates/mine.jinja", template.as_bytes());
+    fixture.respec("./base", &format!("s3://{BUCKET}/bases/tiny"));
+    fixture.respec("./data.jsonl", &format!("s3://{BUCKET}/data/*.jsonl"));
+    fixture.respec("./runs", &format!("s3://{BUCKET}/out"));
+    let template = format!("max_tokens: 128\n  chat_template: s3://{BUCKET}/templates/mine.jinja");
+    fixture.respec("max_tokens: 128", &template);
+    let cache = ("MUSTER_CACHE", fixture.path("cache").to_string_lossy().into_owned());
+    let environment: Vec<_> = server.environment().into_iter().chain([cache]).collect();
+    let ended = Process::run_in(&fixture, &["--workers", "2"], &environment).end().with_code(0);
+    assert!(!SeaweedFs::is_betrayed_by(&ended.stderr), "{}", ended.stderr);
+
+    let model = ended.only("finished").text("model").to_owned();
+    let key = model.strip_prefix(&format!("s3://{BUCKET}/")).expect("the model is in the bucket");
+    let here = fixture.path("model");
+    std::fs::create_dir(&here).expect("a fresh folder");
+    let index = server.get(&format!("{key}/model.safetensors.index.json"));
+    let index: serde_json::Value = serde_json::from_slice(&index).expect("an index is JSON");
+    let names = index["weight_map"].as_object().expect("by tensor").values();
+    for name in names.filter_map(|name| name.as_str()).collect::<BTreeSet<_>>() {
+        let shard = server.get(&format!("{key}/{name}"));
+        std::fs::write(here.join(name), shard).expect("a temporary folder");
+    }
+    assert_bit_equal(&weights(&here), &LOCAL);
+    // Two ranks and the preparation before them needed the base; it came once.
+    let fetched = files(&fixture.path("cache/models"));
+    let base = files(&fixture.path("base"));
+    assert_eq!(fetched.len(), base.len() + 1, "the base and a lock, not {fetched:?}");
+
+    // What is wrong is said before there is a run.
+    let cases = [
+        (format!("s3://{BUCKET}/out"), "s3://nowhere/out".to_owned(), "NoSuchBucket"),
+        (format!("{BUCKET}/data/*.jsonl"), format!("{BUCKET}/data/*.csv"), "matches no file"),
+        (format!("{BUCKET}/bases/tiny"), format!("{BUCKET}/bases/none"), "there is no model in"),
+    ];
+    for (old, new, words) in cases {
+        fixture.respec(&old, &new);
+        refused(&fixture, &environment, &[words, "hint: "]);
+        fixture.respec(&new, &old);
+    }
+}
