@@ -116,13 +116,17 @@ impl Writer {
             part("targets", Dtype::U32, &self.targets, u32::to_le_bytes),
             self.signatures(),
             self.flaws(),
-            part("tokens", Dtype::U32, &self.tokens, u32::to_le_bytes),
-            part("weights", Dtype::F32, &self.weights, f32::to_le_bytes),
         ];
-        let mut bytes = head(&self.header, &parts);
-        bytes.reserve_exact(parts.iter().map(|part| part.data.len()).sum());
-        // By value: a tensor is freed as it is written.
-        parts.into_iter().for_each(|part| bytes.extend_from_slice(&part.data));
+        let tokens = self.tokens.len();
+        let large = [("tokens", Dtype::U32), ("weights", Dtype::F32)];
+        let tensors = parts.iter().map(|part| (part.name, part.dtype, part.shape.clone()));
+        let tensors = tensors.chain(large.map(|(name, dtype)| (name, dtype, vec![tokens])));
+        let mut bytes = head(&self.header, tensors);
+        bytes.reserve_exact(parts.iter().map(|part| part.data.len()).sum::<usize>() + 8 * tokens);
+        parts.iter().for_each(|part| bytes.extend_from_slice(&part.data));
+        // Nearly all of it: written in place, and freed as it is written.
+        self.tokens.into_iter().for_each(|token| bytes.extend_from_slice(&token.to_le_bytes()));
+        self.weights.into_iter().for_each(|weight| bytes.extend_from_slice(&weight.to_le_bytes()));
         bytes
     }
 
@@ -157,13 +161,15 @@ struct Part {
 }
 
 /// The table of contents behind its length.
-fn head(header: &Header, parts: &[Part]) -> Vec<u8> {
+fn head(
+    header: &Header,
+    tensors: impl Iterator<Item = (&'static str, Dtype, Vec<usize>)>,
+) -> Vec<u8> {
     let mut end = 0;
-    let tensors = parts.iter().map(|Part { name, dtype, shape, data }| {
+    let tensors = tensors.map(|(name, dtype, shape)| {
         let start = end;
-        end += data.len();
-        let info = TensorInfo { dtype: *dtype, shape: shape.clone(), data_offsets: (start, end) };
-        ((*name).to_owned(), info)
+        end += shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        (name.to_owned(), TensorInfo { dtype, shape, data_offsets: (start, end) })
     });
     let tensors = tensors.collect();
     let header = serde_json::to_string(header).expect("a header is plain JSON");
