@@ -12,7 +12,7 @@
 //! cli/         what a user types and sees
 //! ```
 //!
-//! It never knows a tensor or a tokenizer: whatever needs one is a worker's work.
+//! It never knows a tensor, and a tokenizer only to show samples: whatever computes is a worker's work.
 
 pub mod cli;
 mod contents;

@@ -15,18 +15,27 @@ use proto::spec::{Amount, EvalOn, Source, Spec};
 use proto::storage::Storage;
 use std::sync::Arc;
 
+/// Where things are: the same storage, unless the run is only being looked at.
+pub(crate) struct Places {
+    /// The run's own folder.
+    pub(crate) run: Storage,
+    /// The prepared data sets.
+    pub(crate) prepared: Storage,
+}
+
 /// Stores the prepared data set's table of contents, where this run made it, and plans the run.
 ///
 /// # Errors
 /// A fault of the data's if nothing is left to train on or more is lost than the spec allows.
 pub(crate) async fn plan(
-    storage: &Storage,
+    places: &Places,
     run: &RunId,
     spec: &Arc<Spec>,
     fingerprint: &str,
     prepared: Option<Prepared>,
 ) -> Result<PlanOutline, Fault> {
     let infrastructure = |e: proto::storage::Error| fault(Failure::Infrastructure, &e);
+    let storage = &places.prepared;
     let manifest_key = key::prepared_manifest(fingerprint);
     if let Some(prepared) = prepared {
         let body = serde_json::to_vec_pretty(&prepared).expect("counts are JSON");
@@ -66,7 +75,7 @@ pub(crate) async fn plan(
         kind: Failure::Infrastructure,
         message: "planning panicked; the log says where".into(),
     })??;
-    store(storage, run, spec, made, receipt).await.map_err(infrastructure)
+    store(&places.run, run, spec, made, receipt).await.map_err(infrastructure)
 }
 
 struct Made {

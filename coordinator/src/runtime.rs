@@ -50,7 +50,10 @@ struct Run {
 /// A coordinator that is not yet running, or is.
 pub struct Runtime {
     core: Core,
+    /// Everything that belongs to a run.
     storage: Storage,
+    /// Prepared data sets, which runs share.
+    prepared: Storage,
     pool: Option<Journal>,
     runs: BTreeMap<RunId, Run>,
     streams: BTreeMap<Stream, mpsc::Sender<Directive>>,
@@ -64,10 +67,12 @@ pub struct Runtime {
 impl Runtime {
     /// A coordinator of its own runs only, without a pool: what `coordinator run` embeds.
     pub fn alone(storage: Storage, timing: Timing) -> (Self, Handle) {
-        // Its epoch rises with time, so that a later claim of the same run stands above an earlier one's.
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let epoch = Epoch(since.unwrap_or_default().as_millis().try_into().unwrap_or(1));
-        Self::new(storage, timing, epoch, None)
+        Self::new(storage.clone(), storage, timing, epoch_of_now(), None)
+    }
+
+    /// A coordinator whose runs leave no trace but the prepared data set: for looking before running.
+    pub fn preview(output: Storage, timing: Timing) -> (Self, Handle) {
+        Self::new(Storage::memory(), output, timing, epoch_of_now(), None)
     }
 
     /// A coordinator of the pool under `storage`, with everything that the pool has seen.
@@ -83,7 +88,7 @@ impl Runtime {
         };
         let epoch = past.iter().filter_map(opened).max().unwrap_or_default().next();
         pool.append(vec![PoolEvent::Opened { epoch }]).await?;
-        let (mut runtime, handle) = Self::new(storage, timing, epoch, Some(pool));
+        let (mut runtime, handle) = Self::new(storage.clone(), storage, timing, epoch, Some(pool));
         for event in past {
             if let PoolEvent::Submitted { run, idempotency_key } = event {
                 runtime.adopt(run, Some(idempotency_key), false).await?;
@@ -94,6 +99,7 @@ impl Runtime {
 
     fn new(
         storage: Storage,
+        prepared: Storage,
         timing: Timing,
         epoch: Epoch,
         pool: Option<Journal>,
@@ -104,6 +110,7 @@ impl Runtime {
         let runtime = Self {
             core: Core::new(timing, epoch, proto::manifest::sha256_bytes(secret.as_bytes())),
             storage,
+            prepared,
             pool,
             runs: BTreeMap::new(),
             streams: BTreeMap::new(),
@@ -275,7 +282,7 @@ impl Runtime {
 
     /// Workers take the output from the spec: a run whose spec names another would be split between two.
     fn check_output(&self, spec: &Spec) -> Result<(), String> {
-        let own = self.storage.url();
+        let own = self.prepared.url();
         let wanted = spec.output().to_string();
         if storage::url(&wanted).is_ok_and(|wanted| wanted == own) {
             return Ok(());
@@ -316,14 +323,18 @@ impl Runtime {
                 Command::Close { stream } => drop(self.streams.remove(&stream)),
                 Command::Notify { run, notice } => self.notify(run, notice).await?,
                 Command::Survey { run } => {
-                    let (storage, spec) = (self.storage.clone(), self.spec(&run));
+                    let (storage, spec) = (self.prepared.clone(), self.spec(&run));
                     self.beside(async move {
                         let outcome = survey::survey(&storage, &spec).await;
                         Event::Surveyed { run, outcome }
                     });
                 }
                 Command::Plan { run, fingerprint, prepared } => {
-                    let (storage, spec) = (self.storage.clone(), self.spec(&run));
+                    let storage = planning::Places {
+                        run: self.storage.clone(),
+                        prepared: self.prepared.clone(),
+                    };
+                    let spec = self.spec(&run);
                     self.beside(async move {
                         let outcome =
                             planning::plan(&storage, &run, &spec, &fingerprint, prepared).await;
@@ -385,6 +396,12 @@ impl Runtime {
             let _ = handle.event(event).await;
         });
     }
+}
+
+/// Rises with time, so that a later claim of the same run stands above an earlier one's.
+fn epoch_of_now() -> Epoch {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Epoch(since.unwrap_or_default().as_millis().try_into().unwrap_or(1))
 }
 
 fn settings(spec: &Spec) -> Settings {

@@ -12,6 +12,7 @@
 //! checkpoint/     snapshot and restore         upload.rs   stores a snapshot while training goes on
 //! cache.rs        a remote model's files, on this host
 //! supervise.rs    one process per device       generate.rs a model answers a prompt
+//! measure.rs      what a step costs, for `coordinator plan`
 //! ```
 //!
 //! From bytes to batches is the crate `data`, in the folder beside `src`: it knows no tensor, so it builds and is
@@ -24,6 +25,7 @@ pub mod checkpoint;
 pub mod collective;
 pub mod generate;
 pub mod job;
+pub mod measure;
 pub mod model;
 pub mod ops;
 pub mod run;

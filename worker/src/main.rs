@@ -54,6 +54,9 @@ enum Command {
         #[arg(long)]
         threads: usize,
     },
+    /// Times a few steps of the run whose resolved spec comes on standard input: what `coordinator plan` asks.
+    #[command(hide = true)]
+    Measure(worker::measure::Arguments),
     /// Lets a model folder answer a prompt.
     Generate(worker::generate::Arguments),
 }
@@ -72,6 +75,9 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         None => node(cli.node),
         Some(Command::Rank { coordinator, slot, threads }) => rank(coordinator, slot, threads),
+        Some(Command::Measure(arguments)) => {
+            worker::measure::run(&arguments).map(|()| ExitCode::SUCCESS)
+        }
         Some(Command::Generate(arguments)) => {
             worker::generate::run(&arguments).map(|()| ExitCode::SUCCESS)
         }

@@ -1,6 +1,10 @@
 //! What a user types, and what they see.
 
+mod embedded;
 mod generate;
+mod inspect;
+mod plan;
+mod preview;
 mod remote;
 mod run;
 mod serve;
@@ -95,6 +99,10 @@ enum Command {
     Watch(remote::Watch),
     /// End a run
     Cancel(remote::Cancel),
+    /// Show a run's data before it runs: what becomes of every record, lengths, findings, samples with their mask
+    Inspect(inspect::Arguments),
+    /// Show what a run would do: packs, steps, tokens, memory, time
+    Plan(plan::Arguments),
     /// Let a model folder answer a prompt
     Generate(generate::Arguments),
     /// Print the JSON Schema of run specs
@@ -120,6 +128,8 @@ pub fn main() -> ExitCode {
         Command::Status(arguments) => block_on(remote::status(arguments)),
         Command::Watch(arguments) => block_on(remote::watch(arguments)),
         Command::Cancel(arguments) => block_on(remote::cancel(arguments)),
+        Command::Inspect(arguments) => block_on(inspect::inspect(arguments)),
+        Command::Plan(arguments) => block_on(plan::plan(arguments)),
         Command::Generate(arguments) => generate::generate(arguments),
         Command::Schema => {
             let schema = serde_json::to_string_pretty(&proto::spec::schema());
@@ -149,6 +159,15 @@ async fn probe(storage: &Storage, what: &'static str) -> Result<(), Refusal> {
         let exit = if error.is_users() { Exit::User } else { Exit::Infrastructure };
         Refusal { exit, error: anyhow::Error::from(error).context(what) }
     })
+}
+
+/// Reads a run spec that this version can run.
+fn runnable_spec(path: &Path) -> Result<Spec, Refusal> {
+    let spec = read_spec(path)?;
+    match spec.unsupported() {
+        Some(refusal) => Err(Refusal { exit: Exit::User, error: refusal.into() }),
+        None => Ok(spec),
+    }
 }
 
 fn block_on(work: impl Future<Output = Outcome>) -> Outcome {

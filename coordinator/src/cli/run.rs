@@ -1,5 +1,6 @@
 //! `coordinator run`: an embedded coordinator on the loopback, local workers, one run from start to end.
 
+use super::embedded::{self, Embedded};
 use super::show::{Show, Style};
 use super::{Blame, Exit, Outcome, Refusal};
 use crate::core::{Notice, Timing};
@@ -7,14 +8,13 @@ use crate::feed::Watch;
 use crate::handle::Handle;
 use crate::launch::{self, Local};
 use crate::runtime::Runtime;
-use crate::{resume, service, sources, survey};
-use anyhow::{Context, anyhow};
+use crate::{resume, sources, survey};
+use anyhow::anyhow;
 use clap::Args;
 use proto::id::RunId;
 use proto::spec::Spec;
 use proto::storage::Storage;
 use std::path::PathBuf;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::broadcast::error::RecvError;
 
@@ -37,26 +37,12 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments) -> Outcome {
-    let spec = super::read_spec(&arguments.spec)?;
-    if let Some(refusal) = spec.unsupported() {
-        return Err(Refusal { exit: Exit::User, error: refusal.into() });
-    }
+    let spec = super::runnable_spec(&arguments.spec)?;
     let workers = arguments.workers.unwrap_or(spec.workers().min);
     let mut spec = spec.with_workers(workers, workers);
     let program = launch::program().blame(Exit::Infrastructure)?;
-    let listener = TcpListener::bind(("127.0.0.1", arguments.port))
-        .await
-        .with_context(|| {
-            format!(
-                "port {} on the loopback cannot be listened on\nhint: leave --port out for a free one",
-                arguments.port
-            )
-        })
-        .blame(Exit::User)?;
-    let storage = Storage::open(&spec.output().to_string())
-        .context("output\nhint: name a folder that this user can write to")
-        .blame(Exit::User)?;
-    super::probe(&storage, "output").await?;
+    let listener = embedded::listen(arguments.port).await?;
+    let storage = embedded::output(&spec).await?;
 
     let (mut runtime, handle) = Runtime::alone(storage.clone(), Timing::default());
     let resumed = if arguments.resume {
@@ -69,20 +55,13 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
         survey::check(&spec).await?;
         None
     };
-    let address = listener.local_addr().blame(Exit::Infrastructure)?;
-    let (shutdown, shut) = tokio::sync::oneshot::channel::<()>();
-    let server = tokio::spawn(service::serve(listener, handle.clone(), async {
-        // Dropped or sent, it is time.
-        let _ = shut.await;
-    }));
-    let mut coordinator = tokio::spawn(runtime.run());
+    let mut coordinator = Embedded::start(runtime, handle.clone(), listener)?;
     let run = match resumed {
         Some(run) => run,
         None => submit(&handle, spec, &arguments.spec, &storage).await?,
     };
-    let coordinator_url = format!("http://{address}");
-    let mut local =
-        Local::start(program, coordinator_url, workers as usize).blame(Exit::Infrastructure)?;
+    let mut local = Local::start(program, coordinator.url.clone(), workers as usize)
+        .blame(Exit::Infrastructure)?;
     let style = if arguments.json { Style::Json } else { Style::People };
     let show = Show::new(style, &run, &format!("{}/{run}", storage.url()));
     let watch = handle.watch(run.clone()).await.blame(Exit::Infrastructure)?;
@@ -90,23 +69,22 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
         watch.ok_or_else(|| anyhow!("run `{run}` is unknown")).blame(Exit::Infrastructure)?;
     let outcome = tokio::select! {
         outcome = follow(watch, &show, &handle) => outcome,
-        ended = local.watch(|line| show.say(line)) => match ended {
-            Ok(()) => Err(anyhow!("the workers left before the run was over")).blame(Exit::Infrastructure),
-            Err(error) => Err(error).blame(Exit::Infrastructure),
-        },
-        stopped = &mut coordinator => match stopped {
-            Ok(Err(error)) => Err(error).blame(Exit::Infrastructure),
-            Ok(Ok(())) | Err(_) => {
-                Err(anyhow!("the coordinator stopped; its log says why")).blame(Exit::Infrastructure)
-            }
-        },
+        ended = local.watch(|line| show.say(line)) => Err(deserted(ended)),
+        error = coordinator.stopped() => Err(error).blame(Exit::Infrastructure),
     };
-    // Workers are dismissed once nothing is left to do.
-    let _ = handle.close().await;
+    coordinator.close().await;
     local.end().await;
-    drop(shutdown);
-    server.abort();
+    coordinator.end();
     outcome
+}
+
+/// Workers that went before they were dismissed.
+pub(super) fn deserted(ended: Result<(), launch::Error>) -> Refusal {
+    let error = match ended {
+        Ok(()) => anyhow!("the workers left before the run was over"),
+        Err(error) => error.into(),
+    };
+    Refusal { exit: Exit::Infrastructure, error }
 }
 
 async fn submit(

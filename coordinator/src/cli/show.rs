@@ -1,5 +1,6 @@
 //! How a run is shown: a progress bar for people, one object a line for programs.
 
+use super::plan;
 use crate::core::{BySource, Notice};
 use indicatif::{ProgressBar, ProgressStyle};
 use proto::id::RunId;
@@ -139,8 +140,8 @@ impl Show {
             let epochs = summary.get("epochs").and_then(serde_json::Value::as_array);
             self.mixture(sources, epochs.map_or(1, Vec::len));
         }
-        if steps < 50 {
-            self.say("warning: fewer than 50 steps change a model little; a smaller `train.global_batch` gives more");
+        if steps < plan::FEW_STEPS {
+            self.say(&format!("warning: {}", plan::few_steps()));
         }
         let template = "{bar:30} {pos}/{len}  {msg}  eta {eta}";
         let style = ProgressStyle::with_template(template).expect("the template is ours");

@@ -123,6 +123,7 @@ impl Run {
                     leases: BTreeMap::new(),
                     done: BTreeMap::new(),
                 });
+                self.unannounced = true;
             }
         }
     }

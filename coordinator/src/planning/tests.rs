@@ -55,7 +55,8 @@ async fn planned(quality: &str) -> (Receipt, BTreeSet<u32>) {
     let spec = Arc::new(proto::spec::parse(&yaml, Path::new("/")).expect("a spec"));
     let run = RunId::new("r");
     let prepared = Prepared { shards, receipt };
-    let outline = plan(&storage, &run, &spec, FINGERPRINT, Some(prepared)).await.expect("a plan");
+    let places = Places { run: storage.clone(), prepared: storage.clone() };
+    let outline = plan(&places, &run, &spec, FINGERPRINT, Some(prepared)).await.expect("a plan");
     let chunk = storage.read(&format!("{}/{}", key::plan(&run), key::plan_chunk(0, 0))).await;
     let chunk = Chunk::decode(&chunk.expect("the first chunk")).expect("our own bytes");
     let trained = chunk.steps.iter().flat_map(|step| &step.packs).flat_map(|pack| &pack.samples);

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::SourceSummary;
 
 /// A plan in numbers: all that a worker, a progress bar and a receipt need besides the chunks.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// [`super::VERSION`] of the program that planned.
     pub version: u32,

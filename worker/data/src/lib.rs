@@ -46,7 +46,7 @@ pub use prepare::{PrepareError, Prepared, PreparedRecord, Preparer};
 pub use quality::features;
 pub use read::{Block, Blocks, Body, Container, Object, Raw, ReadAt, ReadError};
 pub use record::{Record, Reject, Shape};
-pub use show::bracketed;
+pub use show::{Decoder, Piece, bracketed};
 pub use spans::Marked;
 pub use template::{Marking, Rendered, Template, TemplateError};
 pub use vocabulary::NewToken;

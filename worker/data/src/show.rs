@@ -1,21 +1,64 @@
-//! A sample as a person reads it: its text, with what is trained in brackets.
+//! A sample as a person reads it: its text, cut where trained and untrained tokens meet.
 
 use proto::prepared::Sample;
+use serde::Serialize;
 use tokenizers::Tokenizer;
+
+use super::options::Options;
+use super::prepare::PrepareError;
+use super::vocabulary::Grown;
+
+/// A run of tokens of one weight.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Piece {
+    /// What they say, special tokens included.
+    pub text: String,
+    /// Of each as a target; 0 is not trained.
+    pub weight: f32,
+}
+
+/// Turns tokens back into text.
+#[derive(Debug)]
+pub struct Decoder(Tokenizer);
+
+impl Decoder {
+    /// With a `tokenizer.json`, and the tokens that `options` add to it.
+    ///
+    /// # Errors
+    /// [`PrepareError::Tokenizer`], [`PrepareError::AddTokens`].
+    pub fn new(file: &[u8], options: &Options) -> Result<Decoder, PrepareError> {
+        let read = |file: &[u8]| Tokenizer::from_bytes(file).map_err(PrepareError::Tokenizer);
+        let tokenizer = read(file)?;
+        let grown = Grown::new(file, &tokenizer, &options.special_tokens());
+        match grown.map_err(PrepareError::AddTokens)? {
+            Some(grown) => read(&grown.file).map(Decoder),
+            None => Ok(Decoder(tokenizer)),
+        }
+    }
+
+    /// The sample's text, in pieces of one weight.
+    pub fn pieces(&self, sample: &Sample) -> Vec<Piece> {
+        pieces(&self.0, sample)
+    }
+}
 
 /// The text, each run of trained tokens as `⟦text⟧`, or `⟦0.5|text⟧` by its weight.
 pub fn bracketed(tokenizer: &Tokenizer, sample: &Sample) -> String {
-    let mut out = String::new();
+    let bracket = |Piece { text, weight }| match weight {
+        0.0 => text,
+        1.0 => format!("⟦{text}⟧"),
+        weight => format!("⟦{weight}|{text}⟧"),
+    };
+    pieces(tokenizer, sample).into_iter().map(bracket).collect()
+}
+
+fn pieces(tokenizer: &Tokenizer, sample: &Sample) -> Vec<Piece> {
     let mut from = 0;
-    for run in sample.weights.chunk_by(|a, b| a == b) {
+    let mut piece = |run: &[f32]| {
         let ids = &sample.tokens[from..from + run.len()];
         from += run.len();
         let text = tokenizer.decode(ids, false).unwrap_or_else(|error| format!("<{error}>"));
-        match run[0] {
-            0.0 => out.push_str(&text),
-            1.0 => out.push_str(&format!("⟦{text}⟧")),
-            weight => out.push_str(&format!("⟦{weight}|{text}⟧")),
-        }
-    }
-    out
+        Piece { text, weight: run[0] }
+    };
+    sample.weights.chunk_by(|a, b| a == b).map(&mut piece).collect()
 }

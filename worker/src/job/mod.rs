@@ -135,7 +135,7 @@ impl Job {
             Some(model) => model,
             None => read_model(&self.base, &self.spec, self.vocabulary)?,
         };
-        let mut trainer = Trainer::new(model, self.recipe());
+        let mut trainer = Trainer::new(model, recipe(&self.spec));
         let Some(from) = from else {
             return Ok((trainer, 0));
         };
@@ -144,16 +144,22 @@ impl Job {
         Ok((trainer, from.step))
     }
 
-    fn recipe(&self) -> Recipe {
-        let train = self.spec.train();
-        let [beta1, beta2] = train.optimizer.betas;
-        Recipe {
-            adamw: AdamW { beta1, beta2, eps: train.optimizer.eps },
-            weight_decay: train.optimizer.weight_decay,
-            clip_norm: train.clip_norm,
-            recompute: train.recompute == Recompute::On,
-            bucket_elements: BUCKET_ELEMENTS,
-        }
+    /// The base as a run of `spec` begins with it, and how it is updated.
+    ///
+    /// # Errors
+    /// [`Cause::Model`] for the base, [`Cause::Storage`] where it lies.
+    pub async fn blueprint(spec: &Spec) -> Result<(Model, Recipe), Trouble> {
+        let (model, ..) = read_base(&base(spec).await?, spec, template(spec).await?)?;
+        Ok((model, recipe(spec)))
+    }
+
+    /// Packs that go through the model together.
+    pub fn micro_batch_packs(spec: &Spec) -> usize {
+        let packs = match spec.train().micro_batch {
+            MicroBatchSize::Packs(packs) => packs,
+            MicroBatchSize::Auto => (MICRO_BATCH_TOKENS / spec.data().max_tokens).max(1),
+        };
+        packs as usize
     }
 
     /// The run's output.
@@ -245,11 +251,8 @@ impl Job {
     fn share<'a>(&self, packs: &'a [Pack], rank: usize, world: usize) -> Vec<Vec<&'a Pack>> {
         let costs: Vec<_> = packs.iter().map(|p| p.cost(COST_PER_TOKEN, COST_PER_PAIR)).collect();
         let mine = share(&costs, world).swap_remove(rank);
-        let size = match self.spec.train().micro_batch {
-            MicroBatchSize::Packs(packs) => packs,
-            MicroBatchSize::Auto => (MICRO_BATCH_TOKENS / self.spec.data().max_tokens).max(1),
-        };
-        mine.chunks(size as usize).map(|m| m.iter().map(|i| &packs[*i]).collect()).collect()
+        let size = Self::micro_batch_packs(&self.spec);
+        mine.chunks(size).map(|m| m.iter().map(|i| &packs[*i]).collect()).collect()
     }
 
     /// The snapshot with the files that make a model folder of it, which rank 0 adds.
@@ -271,6 +274,18 @@ pub struct Restorable {
     /// Steps committed.
     pub step: u64,
     files: Vec<(String, Bytes)>,
+}
+
+fn recipe(spec: &Spec) -> Recipe {
+    let train = spec.train();
+    let [beta1, beta2] = train.optimizer.betas;
+    Recipe {
+        adamw: AdamW { beta1, beta2, eps: train.optimizer.eps },
+        weight_decay: train.optimizer.weight_decay,
+        clip_norm: train.clip_norm,
+        recompute: train.recompute == Recompute::On,
+        bucket_elements: BUCKET_ELEMENTS,
+    }
 }
 
 fn parse(spec_yaml: &str) -> Result<Spec, Trouble> {

@@ -21,8 +21,9 @@ fn a_run_goes_from_submit_to_succeeded() {
     assert_eq!(submitted, expected);
 
     let shards = b.handle(surveyed(3));
-    assert_eq!(shards, [direct(1, prepare(&[0, 2])), direct(2, prepare(&[1]))]);
     let preparing = |done| notify(Notice::Preparing { done, shards: 3 });
+    let expected = [preparing(0), direct(1, prepare(&[0, 2])), direct(2, prepare(&[1]))];
+    assert_eq!(shards, expected);
     assert_eq!(b.report(1, prepared(0)), [preparing(1), direct(1, prepare(&[2]))]);
     assert_eq!(b.report(2, prepared(1)), [preparing(2), direct(2, Duty::Idle)]);
     let shard = manifest::PreparedShard { starts_after: 0, parts: vec![3] };

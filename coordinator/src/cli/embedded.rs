@@ -1,0 +1,88 @@
+//! A coordinator inside this process, on the loopback: what `run`, `plan` and `inspect` work with.
+
+use super::{Blame, Exit, Refusal};
+use crate::handle::Handle;
+use crate::runtime::{self, Runtime};
+use crate::service;
+use anyhow::{Context, anyhow};
+use proto::storage::Storage;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::{JoinError, JoinHandle};
+
+/// A port on the loopback; 0 is a free one.
+pub(super) async fn listen(port: u16) -> Result<TcpListener, Refusal> {
+    TcpListener::bind(("127.0.0.1", port))
+        .await
+        .with_context(|| {
+            format!(
+                "port {port} on the loopback cannot be listened on\n\
+                 hint: leave --port out for a free one"
+            )
+        })
+        .blame(Exit::User)
+}
+
+/// The place that a spec's output names, which answers and can be written to.
+pub(super) async fn output(spec: &proto::spec::Spec) -> Result<Storage, Refusal> {
+    let storage = Storage::open(&spec.output().to_string())
+        .context("output\nhint: name a folder that this user can write to")
+        .blame(Exit::User)?;
+    super::probe(&storage, "output").await?;
+    Ok(storage)
+}
+
+/// A running coordinator and its server.
+pub(super) struct Embedded {
+    pub(super) handle: Handle,
+    /// Where its workers find it.
+    pub(super) url: String,
+    coordinator: JoinHandle<Result<(), runtime::Error>>,
+    server: JoinHandle<Result<(), tonic::transport::Error>>,
+    /// Dropped, it shuts the server.
+    _shutdown: oneshot::Sender<()>,
+}
+
+impl Embedded {
+    /// Starts `runtime`, whose workers come to `listener`.
+    pub(super) fn start(
+        runtime: Runtime,
+        handle: Handle,
+        listener: TcpListener,
+    ) -> Result<Self, Refusal> {
+        let address = listener.local_addr().blame(Exit::Infrastructure)?;
+        let (shutdown, shut) = oneshot::channel::<()>();
+        let server = tokio::spawn(service::serve(listener, handle.clone(), async {
+            // Dropped or sent, it is time.
+            let _ = shut.await;
+        }));
+        Ok(Self {
+            handle,
+            url: format!("http://{address}"),
+            coordinator: tokio::spawn(runtime.run()),
+            server,
+            _shutdown: shutdown,
+        })
+    }
+
+    /// Done when the coordinator stops by itself, which it never should; says why.
+    pub(super) async fn stopped(&mut self) -> anyhow::Error {
+        match (&mut self.coordinator).await {
+            Ok(Err(error)) => error.into(),
+            Ok(Ok(())) | Err(JoinError { .. }) => {
+                anyhow!("the coordinator stopped; its log says why")
+            }
+        }
+    }
+
+    /// Ends it: workers are dismissed once nothing is left to do.
+    pub(super) async fn close(&self) {
+        // It may have stopped by itself.
+        let _ = self.handle.close().await;
+    }
+
+    /// Takes the server away.
+    pub(super) fn end(self) {
+        self.server.abort();
+    }
+}

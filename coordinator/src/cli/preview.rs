@@ -1,0 +1,162 @@
+//! What comes before a run's first step, without the run: its data is prepared by a local worker and planned. Nothing
+//! stays but the prepared data set, which the run then finds.
+
+use super::embedded::{self, Embedded};
+use super::{Blame, Exit, Refusal, run};
+use crate::core::{Notice, Timing};
+use crate::feed::Watch;
+use crate::launch::{self, Local};
+use crate::runtime::Runtime;
+use crate::sources;
+use anyhow::{Context, anyhow};
+use indicatif::ProgressBar;
+use proto::plan::Summary;
+use proto::receipt::Receipt;
+use proto::spec::Spec;
+use proto::storage::Storage;
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::Duration;
+use tokio::sync::broadcast::error::RecvError;
+
+/// A run that has not begun.
+pub(super) struct Preview {
+    pub(super) spec: Spec,
+    /// The spec's output.
+    pub(super) storage: Storage,
+    /// Names the prepared data set there.
+    pub(super) fingerprint: String,
+    /// What became of every record.
+    pub(super) receipt: Receipt,
+    /// What the run would do.
+    pub(super) plan: Summary,
+}
+
+/// Prepares and plans the spec at `path`.
+pub(super) async fn preview(path: &Path) -> Result<Preview, Refusal> {
+    // As if it were submitted today.
+    let spec = super::runnable_spec(path)?.dated(Some(chrono::Local::now().date_naive()));
+    let program = launch::program().blame(Exit::Infrastructure)?;
+    let listener = embedded::listen(0).await?;
+    let storage = embedded::output(&spec).await?;
+    let spec = sources::pin(spec).await?;
+    let (runtime, handle) = Runtime::preview(storage.clone(), Timing::default());
+    let mut coordinator = Embedded::start(runtime, handle.clone(), listener)?;
+    let run = handle.submit(spec.clone(), proto::id::unique()).await.blame(Exit::Infrastructure)?;
+    let run = run.map_err(anyhow::Error::msg).blame(Exit::Infrastructure)?;
+    let watch = handle.watch(run).await.blame(Exit::Infrastructure)?;
+    let watch = watch.context("the run is unknown").blame(Exit::Infrastructure)?;
+
+    let mut progress = Progress::new(watch);
+    let first = tokio::select! {
+        first = progress.next() => first,
+        error = coordinator.stopped() => Err(error).blame(Exit::Infrastructure),
+    };
+    let outcome = match first {
+        // One process that has every core: a shard's records are prepared in parallel.
+        Ok(Milestone::Shards) => {
+            let url = coordinator.url.clone();
+            let mut local = Local::start(program, url, 1).blame(Exit::Infrastructure)?;
+            let outcome = tokio::select! {
+                outcome = progress.planned() => outcome,
+                ended = local.watch(|line| eprintln!("{line}")) => Err(run::deserted(ended)),
+                error = coordinator.stopped() => Err(error).blame(Exit::Infrastructure),
+            };
+            coordinator.close().await;
+            local.end().await;
+            outcome
+        }
+        // Prepared before: no worker is needed.
+        Ok(Milestone::Planned(plan)) => Ok(plan),
+        Err(refusal) => Err(refusal),
+    };
+    coordinator.close().await;
+    coordinator.end();
+    progress.bar.finish_and_clear();
+    let Planned { fingerprint, receipt, plan } = outcome?;
+    Ok(Preview { spec, storage, fingerprint, receipt, plan })
+}
+
+struct Planned {
+    fingerprint: String,
+    receipt: Receipt,
+    plan: Summary,
+}
+
+/// What the preview waits for.
+enum Milestone {
+    /// There are raw shards to prepare.
+    Shards,
+    /// That was all.
+    Planned(Planned),
+}
+
+/// What the coordinator says, up to the plan.
+struct Progress {
+    watch: Watch,
+    said: usize,
+    bar: ProgressBar,
+    prepared: Option<(String, Receipt)>,
+}
+
+impl Progress {
+    fn new(watch: Watch) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let bar = if terminal { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        bar.enable_steady_tick(Duration::from_millis(200));
+        bar.set_message("listing sources");
+        Self { watch, said: 0, bar, prepared: None }
+    }
+
+    async fn planned(&mut self) -> Result<Planned, Refusal> {
+        loop {
+            if let Milestone::Planned(planned) = self.next().await? {
+                return Ok(planned);
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Result<Milestone, Refusal> {
+        loop {
+            let notice = match self.watch.past.get(self.said) {
+                Some(notice) => notice.clone(),
+                None => match self.watch.now.recv().await {
+                    Ok(notice) => notice,
+                    Err(RecvError::Lagged(_)) => continue,
+                    Err(RecvError::Closed) => {
+                        return Err(anyhow!("the coordinator stopped")).blame(Exit::Infrastructure);
+                    }
+                },
+            };
+            self.said += 1;
+            match &*notice {
+                Notice::Preparing { done, shards } => {
+                    self.bar.set_message(format!("preparing data: {done} of {shards} shards"));
+                    return Ok(Milestone::Shards);
+                }
+                Notice::Prepared { fingerprint, receipt, .. } => {
+                    self.bar.set_message("planning");
+                    self.prepared = Some((fingerprint.clone(), receipt.clone()));
+                }
+                Notice::Planned { steps, summary } => {
+                    return self.plan(*steps, summary.clone()).blame(Exit::Infrastructure);
+                }
+                other => {
+                    if let Some(ended) = run::end(other) {
+                        ended?;
+                        return Err(anyhow!("the run ended before its plan was made"))
+                            .blame(Exit::Infrastructure);
+                    }
+                }
+            }
+        }
+    }
+
+    fn plan(&mut self, steps: u64, mut summary: serde_json::Value) -> anyhow::Result<Milestone> {
+        let prepared = self.prepared.take();
+        let (fingerprint, receipt) = prepared.context("the plan came without its data")?;
+        summary["steps"] = steps.into();
+        let plan = serde_json::from_value(summary).context("the plan's summary")?;
+        Ok(Milestone::Planned(Planned { fingerprint, receipt, plan }))
+    }
+}
