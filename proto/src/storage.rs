@@ -85,7 +85,8 @@ impl Storage {
     /// that object only, and not of one that took its place.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Changed`], or [`Error::Access`], also where the range begins past the object's end.
+    /// [`Error::NotFound`], [`Error::Changed`], or [`Error::Access`], also where the range begins
+    /// past the object's end.
     pub async fn read_range(
         &self,
         key: &str,

@@ -102,7 +102,7 @@ fn what_the_hub_does_not_show_is_refused_before_there_is_a_run() {
     };
     let [endpoint, _] = environment.clone();
     let stranger = [endpoint, ("HF_TOKEN_PATH", "/nowhere".into()), ("HF_TOKEN", "".into())];
-    let cases: [(&str, &str, &[(&'static str, String)], &[&str]); 7] = [
+    let cases: [(&str, &str, &[_], &[&str]); 7] = [
         ("./base", "hf://tiny/nothing", &environment, &["model.base", "knows no `tiny/nothing`"]),
         ("./base", "hf://tiny/base", &stranger, &["or it is private", "hint: ", "HF_TOKEN"]),
         ("./base", "hf://tiny/gated", &environment, &["`tiny/gated` is gated", "accept its terms"]),

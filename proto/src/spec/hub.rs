@@ -1,7 +1,8 @@
 //! A name on the Hugging Face hub: `[datasets/]owner/name[@revision][/path][#commit]`.
 //!
-//! A revision may move; what a run reads must not. So a name is resolved once, when the run is submitted, and the commit
-//! is kept behind `#` in the resolved spec: the user's own words stay readable before it, and a resumed run compares them.
+//! A revision may move; what a run reads must not. So a name is resolved once, when the run is submitted, and the
+//! commit is kept behind `#` in the resolved spec: the user's own words stay readable before it, and a resumed run
+//! compares them.
 
 use super::location::Error;
 use std::fmt;

@@ -1,8 +1,8 @@
 //! A repository on the hub, at a commit, as a store that is only read: listed by the hub's own interface, read like any
 //! web server's files.
 //!
-//! What a commit names never changes, so objects carry neither ETag nor time: the ones that a redirect's end would give are the
-//! content network's own, and not the same from day to day.
+//! What a commit names never changes, so objects carry neither ETag nor time: those at a redirect's end are the content
+//! network's own, and not the same from day to day.
 
 use super::open::{client, retry};
 use crate::hub::Hub;
