@@ -140,7 +140,11 @@ impl Set {
             ranges.push(start..start + samples);
             start += samples;
         }
-        if start == total { ranges } else { vec![0..total] }
+        if start != total {
+            ranges.clear();
+            ranges.push(0..total);
+        }
+        ranges
     }
 
     async fn samples(&self, ids: &BTreeSet<u64>) -> anyhow::Result<Vec<Shown>> {
