@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(drawn.len(), 6);
         assert!(drawn.contains(&100) && drawn.iter().any(|id| *id < 100));
         assert_eq!(drawn, draw(&[0..100, 100..101, 101..101, 101..300], 6, 1));
-        assert_eq!(draw(&[0..3], 9, 7), BTreeSet::from([0, 1, 2]));
+        assert_eq!(draw(&[0..3, 3..3], 9, 7), BTreeSet::from([0, 1, 2]));
         assert!(draw(&[], 9, 7).is_empty());
     }
 
