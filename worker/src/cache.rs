@@ -65,7 +65,7 @@ impl Error {
 /// The folder on this host that holds the model at `location`.
 ///
 /// # Errors
-/// [`Error`].
+/// [`enum@Error`].
 pub async fn folder(location: &Location) -> Result<PathBuf, Error> {
     let url = match location {
         Location::File(path) => return Ok(path.clone()),
