@@ -320,19 +320,12 @@ impl Session {
 
     fn loaded(&mut self, load: Load, outcome: Result<(), Trouble>, out: &mut Vec<Command>) {
         self.activity = Activity::Nothing;
-        let wanted = match &self.wanted {
-            Duty::Load(wanted) => *wanted == load,
-            Duty::Train(train) => train.load == load,
-            Duty::Idle | Duty::Prepare(_) | Duty::Dismissed { .. } => false,
-        };
         match outcome {
             Ok(()) => self.memory = Some(load),
-            Err(trouble) if wanted => {
+            Err(trouble) => {
                 self.wanted = Duty::Idle;
                 self.trouble(load.run, trouble, out);
             }
-            // What came meanwhile stands, and nobody asks any more.
-            Err(_) => {}
         }
     }
 
@@ -549,18 +542,6 @@ mod tests {
         assert_eq!(directed(&mut s, Duty::Train(train(2))), [], "aborted once");
         let next = s.handle(Event::Ended(Generation(1), End::Aborted));
         assert_eq!(next, [Command::Train(train(2))]);
-    }
-
-    #[test]
-    fn a_load_that_fails_does_not_undo_what_was_said_meanwhile() {
-        let mut s = session();
-        s.handle(Event::Connected);
-        directed(&mut s, Duty::Load(load()));
-        let dismissed = Duty::Dismissed { reason: "closing".into(), refused: false };
-        assert_eq!(directed(&mut s, dismissed), []);
-        let trouble = Trouble { cause: Cause::Storage, message: "gone".into() };
-        let exit = s.handle(Event::Loaded { load: load(), outcome: Err(trouble) });
-        assert_eq!(exit, [Command::Exit(Exit::Dismissed)]);
     }
 
     #[test]
