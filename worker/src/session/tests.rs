@@ -1,0 +1,231 @@
+//! What a session answers to what happens, command by command.
+
+use super::*;
+use proto::id::Lineage;
+
+fn session() -> Session {
+    let mut session = Session::new(Identity {
+        worker: WorkerId::new("w"),
+        incarnation: Incarnation::new("i"),
+        device: "cpu".into(),
+        threads: 1,
+        ring: "127.0.0.1:1".into(),
+    });
+    let hello = session.handle(Event::Connected);
+    assert!(matches!(&hello[..], [Command::Send(Report::Hello(_))]), "{hello:?}");
+    session
+}
+
+fn load() -> Load {
+    Load {
+        run: RunId::new("r"),
+        spec_yaml: "s".into(),
+        fingerprint: "f".into(),
+        plan_digest: "d".into(),
+    }
+}
+
+fn train(generation: u64) -> Train {
+    Train {
+        load: load(),
+        generation: Generation(generation),
+        lineage: Lineage(generation),
+        rank: 0,
+        members: vec!["127.0.0.1:1".into()],
+        ring_key: [0; 32],
+        checkpoint: None,
+        evaluate_first: false,
+        stop: false,
+    }
+}
+
+fn directed(session: &mut Session, duty: Duty) -> Vec<Command> {
+    at_epoch(session, 1, duty)
+}
+
+fn at_epoch(session: &mut Session, epoch: u64, duty: Duty) -> Vec<Command> {
+    let beat = Duration::from_millis(500);
+    let mut commands =
+        session.handle(Event::Directed(Directive { epoch: Epoch(epoch), beat, duty }));
+    commands.retain(|c| !matches!(c, Command::Beat(_)));
+    commands
+}
+
+fn training(generation: u64) -> Session {
+    let mut session = session();
+    directed(&mut session, Duty::Load(load()));
+    session.handle(Event::Loaded { load: load(), outcome: Ok(()) });
+    directed(&mut session, Duty::Train(train(generation)));
+    session
+}
+
+#[test]
+fn a_load_is_announced_once() {
+    let mut s = session();
+    assert_eq!(directed(&mut s, Duty::Load(load())), [Command::Load(load())]);
+    let loaded = s.handle(Event::Loaded { load: load(), outcome: Ok(()) });
+    let said = Command::Send(Report::Loaded { run: RunId::new("r") });
+    assert_eq!(loaded, std::slice::from_ref(&said));
+    assert_eq!(s.handle(Event::Disconnected), []);
+    assert_eq!(s.handle(Event::Connected).len(), 1, "the hello");
+    assert_eq!(directed(&mut s, Duty::Load(load())), [said], "a new stream is told again");
+}
+
+#[test]
+fn a_newer_generation_waits_for_the_end_of_the_older() {
+    let mut s = training(1);
+    assert_eq!(directed(&mut s, Duty::Train(train(2))), [Command::Abort]);
+    assert_eq!(directed(&mut s, Duty::Train(train(2))), [], "aborted once");
+    let next = s.handle(Event::Ended(Generation(1), End::Aborted));
+    assert_eq!(next, [Command::Train(train(2))]);
+}
+
+#[test]
+fn a_load_that_fails_does_not_undo_what_was_said_meanwhile() {
+    let mut s = session();
+    s.handle(Event::Connected);
+    directed(&mut s, Duty::Load(load()));
+    let dismissed = Duty::Dismissed { reason: "closing".into(), refused: false };
+    assert_eq!(directed(&mut s, dismissed), []);
+    let trouble = Trouble { cause: Cause::Storage, message: "gone".into() };
+    let exit = s.handle(Event::Loaded { load: load(), outcome: Err(trouble) });
+    assert_eq!(exit, [Command::Exit(Exit::Dismissed)]);
+}
+
+#[test]
+fn an_ended_generation_is_not_started_again() {
+    let mut s = training(1);
+    let stopped = s.handle(Event::Ended(Generation(1), End::Stopped { step: 9 }));
+    assert_eq!(
+        stopped,
+        [Command::Send(Report::Stopped {
+            run: RunId::new("r"),
+            generation: Generation(1),
+            step: 9
+        })]
+    );
+    assert_eq!(directed(&mut s, Duty::Train(train(1))), []);
+}
+
+#[test]
+fn the_next_run_counts_its_generations_anew() {
+    let mut s = training(1);
+    directed(&mut s, Duty::Idle);
+    s.handle(Event::Ended(Generation(1), End::Aborted));
+    let load = Load { run: RunId::new("next"), ..load() };
+    directed(&mut s, Duty::Load(load.clone()));
+    s.handle(Event::Loaded { load: load.clone(), outcome: Ok(()) });
+    let train = Train { load, ..train(1) };
+    let out = directed(&mut s, Duty::Train(train.clone()));
+    assert_eq!(out.last(), Some(&Command::Train(train)));
+}
+
+#[test]
+fn a_broken_stream_does_not_stop_training() {
+    let mut s = training(1);
+    assert_eq!(s.handle(Event::Disconnected), []);
+    let place = train(1).place();
+    assert_eq!(s.handle(Event::PartSaved(place.clone(), 5, Ok(vec![]))), []);
+    let hello = s.handle(Event::Connected);
+    let [Command::Send(Report::Hello(h))] = &hello[..] else { panic!("{hello:?}") };
+    assert_eq!(h.attachment.as_ref().map(|a| a.generation), Some(Generation(1)));
+    // What the coordinator must not miss waits until it has taken the membership up again.
+    let part = |step| Command::Send(Report::PartSaved(place.clone(), step, vec![]));
+    assert_eq!(s.handle(Event::PartSaved(place.clone(), 6, Ok(vec![]))), []);
+    assert_eq!(directed(&mut s, Duty::Train(train(1))), [part(5), part(6)]);
+    assert_eq!(s.handle(Event::PartSaved(place.clone(), 7, Ok(vec![]))), [part(7)]);
+}
+
+#[test]
+fn a_deposed_coordinator_is_not_obeyed() {
+    let mut s = training(1);
+    at_epoch(&mut s, 2, Duty::Train(train(1)));
+    assert_eq!(at_epoch(&mut s, 1, Duty::Idle), []);
+}
+
+#[test]
+fn a_stop_is_passed_on_once() {
+    let mut s = training(1);
+    let stop = Train { stop: true, ..train(1) };
+    assert_eq!(directed(&mut s, Duty::Train(stop.clone())), [Command::Stop]);
+    assert_eq!(directed(&mut s, Duty::Train(stop)), []);
+}
+
+#[test]
+fn a_terminated_worker_leaves_when_it_has_nothing_to_do() {
+    let mut s = training(1);
+    let deadline = Duration::from_secs(20);
+    let said = s.handle(Event::Terminate { deadline });
+    assert_eq!(said, [Command::Send(Report::Leaving { deadline })]);
+    assert_eq!(directed(&mut s, Duty::Idle), [Command::Abort]);
+    let exit = s.handle(Event::Ended(Generation(1), End::Aborted));
+    assert_eq!(exit, [Command::Exit(Exit::Drained)]);
+}
+
+#[test]
+fn a_failed_training_is_said_again_on_every_new_stream() {
+    let mut s = training(1);
+    let trouble = Trouble { cause: Cause::Internal, message: "broken".into() };
+    let said = s.handle(Event::Ended(Generation(1), End::Failed { step: 3, trouble }));
+    assert!(matches!(&said[..], [Command::Send(Report::Trouble { .. })]), "{said:?}");
+    s.handle(Event::Disconnected);
+    let again = s.handle(Event::Connected);
+    let [Command::Send(Report::Hello(hello))] = &again[..] else {
+        panic!("{again:?}");
+    };
+    assert_eq!(directed(&mut s, Duty::Train(train(1))), said, "once it listens");
+    let attached = hello.attachment.as_ref().map(|a| a.generation);
+    assert_eq!(attached, Some(Generation(1)), "so that a restarted coordinator hears it");
+}
+
+#[test]
+fn a_leave_is_said_again_on_every_new_stream() {
+    let mut s = training(1);
+    let deadline = Duration::from_secs(20);
+    s.handle(Event::Disconnected);
+    assert_eq!(s.handle(Event::Terminate { deadline }), []);
+    for _ in 0..2 {
+        let again = s.handle(Event::Connected);
+        assert_eq!(again[1..], [Command::Send(Report::Leaving { deadline })]);
+        s.handle(Event::Disconnected);
+    }
+}
+
+#[test]
+fn shards_are_prepared_one_by_one_and_reported_again_when_asked_again() {
+    let shard = |index| RawShard {
+        index,
+        source: 0,
+        url: "u".into(),
+        bytes: 1,
+        etag: None,
+        modified_ms: 0,
+        range: 0..1,
+    };
+    let duty = |shards: &[u32]| {
+        Duty::Prepare(proto::protocol::Prepare {
+            run: RunId::new("r"),
+            spec_yaml: "s".into(),
+            fingerprint: "f".into(),
+            shards: shards.iter().map(|i| shard(*i)).collect(),
+        })
+    };
+    let mut s = session();
+    let begun = directed(&mut s, duty(&[0, 1]));
+    assert!(matches!(&begun[..], [Command::Prepare { shard, .. }] if shard.index == 0));
+    let done = Event::Prepared {
+        run: RunId::new("r"),
+        shard: 0,
+        outcome: Ok(ShardOutcome { parts: vec![3], ..ShardOutcome::default() }),
+    };
+    let next = s.handle(done);
+    assert!(
+        matches!(&next[..], [
+            Command::Send(Report::ShardPrepared { shard: 0, outcome, .. }),
+            Command::Prepare { shard, .. }
+        ] if shard.index == 1 && outcome.parts == [3]),
+        "{next:?}"
+    );
+    let again = directed(&mut s, duty(&[0, 1]));
+    assert!(matches!(&again[..], [Command::Send(Report::ShardPrepared { shard: 0, .. })]));
+}
