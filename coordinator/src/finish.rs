@@ -1,11 +1,21 @@
-//! The last strokes: a checkpoint's index and manifest, the finished model's folder, old checkpoints' end.
+//! The last strokes: a checkpoint's index and manifest, the finished model's folder, the end of old checkpoints.
 
+mod card;
+
+use crate::core::Retained;
+use futures::{StreamExt, TryStreamExt, stream};
 use proto::error::chain;
+use proto::event::Event as History;
 use proto::id::{Lineage, RunId};
 use proto::key;
 use proto::manifest::{self, Checkpoint, File};
 use proto::receipt::{Receipt, Skipped};
+use proto::spec::Spec;
 use proto::storage::{Created, Error, Storage};
+use std::sync::Arc;
+
+/// Objects that are copied at once.
+const COPIES: usize = 8;
 
 /// Brings the run's receipt to what its lineage has skipped.
 ///
@@ -72,48 +82,74 @@ async fn put(storage: &Storage, folder: &str, key: String, body: Vec<u8>) -> Res
     Ok(File { key, bytes, sha256, tensors: Vec::new() })
 }
 
-/// Copies a checkpoint's model to where users look for it, and says where that is.
+/// A model to be published: a checkpoint of a run, and what its card says.
+pub(crate) struct Finished {
+    pub(crate) run: RunId,
+    pub(crate) spec: Arc<Spec>,
+    pub(crate) lineage: Lineage,
+    pub(crate) step: u64,
+    /// Held-out losses by steps committed.
+    pub(crate) losses: Vec<(u64, f64)>,
+}
+
+/// Copies a checkpoint's model to where users look for it, adds its card, and says where that is.
 ///
 /// # Errors
 /// In words: what the store says.
-pub(crate) async fn publish(
-    storage: &Storage,
-    run: &RunId,
-    lineage: Lineage,
-    step: u64,
-) -> Result<String, String> {
+pub(crate) async fn publish(storage: &Storage, finished: Finished) -> Result<String, String> {
     let told = |e: Error| chain(&e);
-    let folder = key::checkpoint(run, lineage, step);
-    let body = storage.read(&key::manifest(run, lineage, step)).await.map_err(told)?;
+    let Finished { run, spec, lineage, step, losses } = finished;
+    let folder = key::checkpoint(&run, lineage, step);
+    let body = storage.read(&key::manifest(&run, lineage, step)).await.map_err(told)?;
     let checkpoint: Checkpoint = serde_json::from_slice(&body).map_err(|e| e.to_string())?;
-    let target = key::model(run);
-    let weights = checkpoint.model.iter().filter(|f| !f.tensors.is_empty()).count();
-    let mut shards = Vec::new();
-    for file in &checkpoint.model {
-        let name = file.key.rsplit('/').next().unwrap_or(&file.key);
-        if name == Checkpoint::INDEX {
-            continue;
-        }
-        let mut file = file.clone();
-        let from = format!("{folder}/{}", file.key);
-        file.key = if file.tensors.is_empty() {
-            name.to_owned()
-        } else {
-            shard_name(shards.len() + 1, weights)
-        };
-        storage.copy(&from, &format!("{target}/{}", file.key)).await.map_err(told)?;
-        if !file.tensors.is_empty() {
-            shards.push(file);
-        }
+    let target = key::model(&run);
+    let model = ModelFolder::of(checkpoint.model);
+    let copy = async |(file, name): &(File, String)| {
+        storage.copy(&format!("{folder}/{}", file.key), &format!("{target}/{name}")).await
+    };
+    let copies = stream::iter(&model.files).map(copy).buffer_unordered(COPIES);
+    copies.try_collect::<()>().await.map_err(told)?;
+    if let Some(index) = model.index() {
+        storage.put(&format!("{target}/{}", Checkpoint::INDEX), index).await.map_err(told)?;
     }
-    // One file of weights goes by the plain name, and needs no index.
-    if weights > 1 {
-        let index = to_json(&Checkpoint::model_index(&shards));
-        let key = format!("{target}/{}", Checkpoint::INDEX);
-        storage.put(&key, index).await.map_err(told)?;
-    }
+    let receipt = read_receipt(storage, &key::receipt(&run)).await?;
+    let card = card::card(&spec, &receipt, step, &losses).map_err(|e| format!("{e:#}"))?;
+    storage.put(&format!("{target}/{}", card::NAME), card).await.map_err(told)?;
     let url = format!("{}/{target}", storage.url());
     Ok(url.strip_prefix("file://").unwrap_or(&url).to_owned())
+}
+
+/// A checkpoint's model under the names that `transformers` gives to its files.
+pub(crate) struct ModelFolder {
+    /// Files as they lie in the checkpoint, and their names.
+    pub(crate) files: Vec<(File, String)>,
+}
+
+impl ModelFolder {
+    /// Of the model files that a manifest names, weights in their order.
+    pub(crate) fn of(model: Vec<File>) -> Self {
+        let count = model.iter().filter(|f| !f.tensors.is_empty()).count();
+        let mut number = 0;
+        let named = |file: File| {
+            let own = file.key.rsplit('/').next().unwrap_or(&file.key);
+            let name = if file.tensors.is_empty() {
+                own.to_owned()
+            } else {
+                number += 1;
+                shard_name(number, count)
+            };
+            (name != Checkpoint::INDEX).then_some((file, name))
+        };
+        Self { files: model.into_iter().filter_map(named).collect() }
+    }
+
+    /// The index of the weights: one file of them goes by the plain name, and needs none.
+    pub(crate) fn index(&self) -> Option<Vec<u8>> {
+        let renamed = |(file, name): &(File, String)| File { key: name.clone(), ..file.clone() };
+        let shards: Vec<_> = self.files.iter().map(renamed).collect();
+        let weights = shards.iter().filter(|f| !f.tensors.is_empty()).count();
+        (weights > 1).then(|| to_json(&Checkpoint::model_index(&shards)))
+    }
 }
 
 /// What `transformers` calls shard `number` of `count`.
@@ -124,19 +160,88 @@ fn shard_name(number: usize, count: usize) -> String {
     }
 }
 
+/// Brings a run's checkpoints in storage to those that are kept, and points out the latest and the best.
+///
+/// What is neither kept nor newer than what is belongs to nobody: a checkpoint that was replaced, given up, or written
+/// by a process that had been fenced. Whatever is newer may still be on its way.
+///
+/// # Errors
+/// What the store says.
+pub(crate) async fn retain(
+    storage: &Storage,
+    run: &RunId,
+    retained: &Retained,
+) -> Result<(), Error> {
+    let name = |(lineage, step)| key::checkpoint_name(lineage, step);
+    for (hint, place) in [("latest", Some(retained.latest)), ("best", retained.best)] {
+        if let Some(place) = place {
+            let key = format!("{}/{hint}", key::checkpoints(run));
+            storage.put(&key, name(place) + "\n").await?;
+        }
+    }
+    for folder in storage.folders(&key::checkpoints(run)).await? {
+        let Some(place) = key::checkpoint_place(&folder) else { continue };
+        if place < retained.latest && !retained.kept.contains(&place) {
+            delete(storage, run, place).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Deletes a checkpoint, its manifest first: what is left of a deletion that was cut short is not a checkpoint.
 ///
 /// # Errors
 /// What the store says.
-pub(crate) async fn prune(
+pub(crate) async fn delete(
     storage: &Storage,
     run: &RunId,
-    lineage: Lineage,
-    step: u64,
+    (lineage, step): (Lineage, u64),
 ) -> Result<(), Error> {
     storage.delete(&key::manifest(run, lineage, step)).await?;
     for object in storage.list(&key::checkpoint(run, lineage, step)).await? {
         storage.delete(&object.key).await?;
     }
     Ok(())
+}
+
+/// The commits that a coordinator did not live to journal: of manifests, which are written only when all that they
+/// name is stored, in the lineage that `history` ends in and after its last checkpoint.
+///
+/// # Errors
+/// What the store says.
+pub(crate) async fn uncommitted(
+    storage: &Storage,
+    run: &RunId,
+    history: &[History],
+) -> Result<Vec<History>, Error> {
+    let present = history.iter().rev().find_map(|event| match event {
+        History::Generation { lineage, .. } => Some(*lineage),
+        _ => None,
+    });
+    let over = |e: &History| matches!(e, History::Succeeded { .. } | History::Cancelled);
+    let Some(present) = present.filter(|_| !history.iter().any(over)) else {
+        return Ok(Vec::new());
+    };
+    let known = |place: &(Lineage, u64)| {
+        history.iter().any(|event| match event {
+            History::Checkpointed { lineage, step, .. } | History::Damaged { lineage, step } => {
+                (*lineage, *step) >= *place
+            }
+            _ => false,
+        })
+    };
+    let mut found = Vec::new();
+    for folder in storage.folders(&key::checkpoints(run)).await? {
+        let place = key::checkpoint_place(&folder).filter(|p| p.0 == present && !known(p));
+        let Some((lineage, step)) = place else { continue };
+        match storage.read(&key::manifest(run, lineage, step)).await {
+            Ok(body) => {
+                let manifest_sha256 = manifest::sha256(&body);
+                found.push(History::Checkpointed { lineage, step, manifest_sha256 });
+            }
+            Err(Error::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }

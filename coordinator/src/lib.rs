@@ -14,6 +14,7 @@
 //!
 //! It never knows a tensor, and a tokenizer only to show samples: whatever computes is a worker's work.
 
+mod checkpoints;
 pub mod cli;
 mod contents;
 pub mod core;

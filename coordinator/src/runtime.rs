@@ -8,6 +8,8 @@ use crate::feed::Feed;
 use crate::handle::{Handle, Input};
 use crate::journal::{self, Journal};
 use crate::{finish, naming, planning, survey};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use proto::event::{Event as History, PoolEvent};
 use proto::id::{self, Epoch, RunId};
 use proto::protocol::Directive;
@@ -61,6 +63,7 @@ pub struct Runtime {
     tickets: u64,
     inputs: mpsc::Receiver<Input>,
     handle: Handle,
+    works: mpsc::UnboundedSender<BoxFuture<'static, ()>>,
     began: Instant,
 }
 
@@ -107,6 +110,8 @@ impl Runtime {
         let (sender, inputs) = mpsc::channel(QUEUE);
         let handle = Handle::new(sender);
         let secret = format!("{}{}", id::unique(), id::unique());
+        let (works, in_turn) = mpsc::unbounded_channel();
+        tokio::spawn(one_by_one(in_turn));
         let runtime = Self {
             core: Core::new(timing, epoch, proto::manifest::sha256_bytes(secret.as_bytes())),
             storage,
@@ -118,6 +123,7 @@ impl Runtime {
             tickets: 0,
             inputs,
             handle: handle.clone(),
+            works,
             began: Instant::now(),
         };
         (runtime, handle)
@@ -133,8 +139,7 @@ impl Runtime {
         idempotency_key: Option<String>,
         resume: bool,
     ) -> Result<(), Error> {
-        let (journal, history) =
-            Journal::open::<History>(&self.storage, proto::key::journal(&run)).await?;
+        let (journal, history) = self.open(&run).await?;
         let yaml = history.iter().find_map(|e| match e {
             History::Submitted { spec_yaml } => Some(spec_yaml.clone()),
             _ => None,
@@ -150,14 +155,25 @@ impl Runtime {
     /// # Errors
     /// As [`Self::adopt`].
     pub async fn resume(&mut self, run: RunId, spec: Spec) -> Result<(), Error> {
-        let (mut journal, mut history) =
-            Journal::open::<History>(&self.storage, proto::key::journal(&run)).await?;
+        let (mut journal, mut history) = self.open(&run).await?;
         let submitted = History::Submitted { spec_yaml: spec.resolved_yaml() };
         if history.first() != Some(&submitted) {
             journal.append(vec![submitted.clone()]).await?;
             history.push(submitted);
         }
         self.take(run, journal, spec, None, history, true).await
+    }
+
+    /// A run's journal and its past, checkpoints included that were stored but not journaled.
+    async fn open(&self, run: &RunId) -> Result<(Journal, Vec<History>), Error> {
+        let (mut journal, mut history) =
+            Journal::open::<History>(&self.storage, proto::key::journal(run)).await?;
+        let found = finish::uncommitted(&self.storage, run, &history).await?;
+        if !found.is_empty() {
+            journal.append(found.clone()).await?;
+            history.extend(found);
+        }
+        Ok((journal, history))
     }
 
     async fn take(
@@ -355,18 +371,22 @@ impl Runtime {
                         Event::Sealed { run, lineage, step, outcome }
                     });
                 }
-                Command::Publish { run, lineage, step } => {
-                    let storage = self.storage.clone();
-                    self.beside(async move {
-                        let outcome = finish::publish(&storage, &run, lineage, step).await;
-                        Event::Published { run, outcome }
+                Command::Publish { run, lineage, step, losses } => {
+                    let (storage, handle) = (self.storage.clone(), self.handle.clone());
+                    let spec = self.spec(&run);
+                    self.in_turn(async move {
+                        let id = run.clone();
+                        let finished = finish::Finished { run: id, spec, lineage, step, losses };
+                        let outcome = finish::publish(&storage, finished).await;
+                        // The coordinator may have stopped meanwhile.
+                        let _ = handle.event(Event::Published { run, outcome }).await;
                     });
                 }
-                Command::Prune { run, lineage, step } => {
+                Command::Retain { run, retained } => {
                     let storage = self.storage.clone();
-                    tokio::spawn(async move {
-                        if let Err(error) = finish::prune(&storage, &run, lineage, step).await {
-                            tracing::warn!(%run, step, %error, "an old checkpoint stays behind");
+                    self.in_turn(async move {
+                        if let Err(error) = finish::retain(&storage, &run, &retained).await {
+                            tracing::warn!(%run, %error, "an old checkpoint stays behind");
                         }
                     });
                 }
@@ -387,6 +407,13 @@ impl Runtime {
         self.runs[run].spec.clone()
     }
 
+    /// Runs work on a run's folder beside the queue, after all such work before it: what was to be kept then says
+    /// nothing of what is to be kept now.
+    fn in_turn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        // The task that takes it ends with this coordinator only.
+        let _ = self.works.send(work.boxed());
+    }
+
     /// Runs long work beside the queue; its outcome comes back as an event.
     fn beside(&self, work: impl Future<Output = Event> + Send + 'static) {
         let handle = self.handle.clone();
@@ -395,6 +422,13 @@ impl Runtime {
             // The coordinator may have stopped meanwhile.
             let _ = handle.event(event).await;
         });
+    }
+}
+
+/// Does one piece of work after the other.
+async fn one_by_one(mut works: mpsc::UnboundedReceiver<BoxFuture<'static, ()>>) {
+    while let Some(work) = works.recv().await {
+        work.await;
     }
 }
 

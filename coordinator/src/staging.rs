@@ -11,11 +11,10 @@ use proto::error::chain;
 use proto::event::Failure;
 use proto::hub::{self, Hub};
 use proto::key;
-use proto::manifest::{self, Staged};
+use proto::manifest::{self, Hasher, Staged};
 use proto::spec::hub::{Commit, Kind};
 use proto::spec::{HubName, Location, Spec};
 use proto::storage::{self, Storage};
-use sha2::{Digest, Sha256};
 use std::sync::{Arc, Mutex};
 use thiserror::Error;
 
@@ -85,14 +84,14 @@ async fn copy(
     folder: &str,
     file: hub::File,
 ) -> Result<manifest::File, Error> {
-    let hash = Arc::new(Mutex::new(Sha256::new()));
+    let hash = Arc::<Mutex<Hasher>>::default();
     let add = |piece: Result<Bytes, storage::Error>| {
         let piece = piece?;
         hash.lock().expect("held only to add").update(&piece);
         Ok(piece)
     };
     let verdict = futures::stream::once(async {
-        let sha256 = hex(hash.lock().expect("held only to read").clone());
+        let sha256 = hash.lock().expect("held only to read").clone().finish();
         match &file.sha256 {
             Some(wanted) if *wanted != sha256 => {
                 let what = format!("its SHA-256 is {sha256}, not {wanted}");
@@ -103,10 +102,6 @@ async fn copy(
     });
     let pieces = repository.pieces(&file.path, file.bytes, None).map(add).chain(verdict);
     output.put_stream(&format!("{folder}/{}", file.path), pieces).await?;
-    let sha256 = hex(hash.lock().expect("held only to read").clone());
+    let sha256 = hash.lock().expect("held only to read").clone().finish();
     Ok(manifest::File { key: file.path, bytes: file.bytes, sha256, tensors: Vec::new() })
-}
-
-fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }

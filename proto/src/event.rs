@@ -59,6 +59,13 @@ pub enum Event {
         /// SHA-256 of the manifest.
         manifest_sha256: String,
     },
+    /// A checkpoint is not what was committed: nothing starts from it any more.
+    Damaged {
+        /// Its lineage.
+        lineage: Lineage,
+        /// Steps committed.
+        step: u64,
+    },
     /// A step of the present lineage taught nothing; a generation that begins before it takes that back.
     Skipped(Skipped),
     /// Something went wrong and was dealt with.

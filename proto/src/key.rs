@@ -5,6 +5,7 @@
 //! <run>/spec.yaml  spec.resolved.yaml  receipt.json
 //! <run>/journal/0000000042.json
 //! <run>/plan/{<epoch>/<chunk>.bin, held-out.bin, outline.json}
+//! <run>/checkpoints/{latest, best}     the names of two of these, as hints
 //! <run>/checkpoints/step-00001200-l2/{model/..., state/..., receipt.json, manifest.json}
 //! <run>/metrics/00000012.jsonl
 //! <run>/model/...
@@ -72,9 +73,25 @@ pub fn metrics(run: &RunId, chunk: u64) -> String {
     format!("{run}/metrics/{chunk:08}.jsonl")
 }
 
+/// The folder of a run's checkpoints.
+pub fn checkpoints(run: &RunId) -> String {
+    format!("{run}/checkpoints")
+}
+
+/// What a checkpoint's folder is called.
+pub fn checkpoint_name(lineage: Lineage, step: u64) -> String {
+    format!("step-{step:08}-l{lineage}")
+}
+
+/// The checkpoint that a folder of that name belongs to.
+pub fn checkpoint_place(name: &str) -> Option<(Lineage, u64)> {
+    let (step, lineage) = name.strip_prefix("step-")?.split_once("-l")?;
+    Some((Lineage(lineage.parse().ok()?), step.parse().ok()?))
+}
+
 /// The folder of a checkpoint.
 pub fn checkpoint(run: &RunId, lineage: Lineage, step: u64) -> String {
-    format!("{run}/checkpoints/step-{step:08}-l{lineage}")
+    format!("{}/{}", checkpoints(run), checkpoint_name(lineage, step))
 }
 
 /// A checkpoint's manifest.

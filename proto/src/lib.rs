@@ -7,6 +7,7 @@
 //! prepared    tokenized shards in storage     receipt   what became of every record
 //! manifest    what a checkpoint consists of   key       where objects lie
 //! storage     the few operations on an object store that everything relies on
+//! tensors     heads of safetensors files
 //! hub         what the Hugging Face hub is asked
 //! ```
 //!
@@ -24,7 +25,8 @@ pub mod protocol;
 pub mod receipt;
 pub mod spec;
 pub mod storage;
+pub mod tensors;
 pub mod wire;
 
 /// The version of the wire protocol, of the plan and of the step's arithmetic: equal in all members of a run.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;

@@ -37,7 +37,7 @@ pub struct File {
     pub bytes: u64,
     /// Lower-case hex.
     pub sha256: String,
-    /// The tensors in a model file.
+    /// The tensors in a file of weights or of optimizer state.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tensors: Vec<String>,
 }
@@ -74,6 +74,11 @@ impl Checkpoint {
     pub const RECEIPT: &'static str = "receipt.json";
     /// The index of a model's shards, as `transformers` names it.
     pub const INDEX: &'static str = "model.safetensors.index.json";
+
+    /// Everything that it names.
+    pub fn files(&self) -> impl Iterator<Item = &File> {
+        self.model.iter().chain(&self.state).chain(&self.receipt)
+    }
 
     /// The index of the model's shards, as `transformers` reads it.
     pub fn model_index(model: &[File]) -> serde_json::Value {
@@ -144,7 +149,27 @@ pub struct Plan {
 
 /// Lower-case hex SHA-256 of `bytes`.
 pub fn sha256(bytes: &[u8]) -> String {
-    sha256_bytes(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    hex(&sha256_bytes(bytes))
+}
+
+/// The SHA-256 of what comes in pieces.
+#[derive(Clone, Default)]
+pub struct Hasher(sha2::Sha256);
+
+impl Hasher {
+    /// Adds the next piece.
+    pub fn update(&mut self, piece: &[u8]) {
+        sha2::Digest::update(&mut self.0, piece);
+    }
+
+    /// Lower-case hex.
+    pub fn finish(self) -> String {
+        hex(&sha2::Digest::finalize(self.0))
+    }
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// SHA-256 of `bytes`.

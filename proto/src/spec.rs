@@ -8,6 +8,7 @@
 //! published schema is made from them, and judges what was typed. Whether a file exists, or a model
 //! is implemented, is for those to say who open it: nothing here touches a disk, except [`read`].
 
+mod bytes;
 mod check;
 mod derived;
 pub mod draft;
@@ -69,6 +70,8 @@ pub struct Model {
     pub dtype: Dtype,
     /// Of the written weights; none: the base's.
     pub save_dtype: Option<SaveDtype>,
+    /// The most that one file of them holds.
+    pub max_shard_bytes: u64,
     /// Special tokens that the tokenizer is to have, none of them twice.
     pub add_tokens: Vec<String>,
     /// What is trained instead of the whole model.

@@ -18,6 +18,7 @@ pub mod model;
 pub mod process;
 pub mod programs;
 pub mod seaweed;
+pub mod undisturbed;
 
 pub use fixture::Fixture;
 pub use process::{Ended, Event, Process};

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 use std::time::Duration;
+use worker::checkpoint::{Room, Saved, snapshot};
 use worker::collective::{self, AbortHandle, Collective, InProcess, Pending};
 use worker::model::{Config, Dtype, Model};
 use worker::ops::optimizer::AdamW;
@@ -86,8 +87,10 @@ fn batch(step: u64, packs: usize, rank: usize, world: usize) -> Batch {
 
 /// Parameters, moments and the count of updates, as a checkpoint holds them: named by nothing that is drawn.
 fn state(trainer: &Trainer) -> Vec<Vec<u8>> {
-    let snapshot = worker::checkpoint::snapshot(trainer, 0, 0, 1, Dtype::F32);
-    let bodies: Vec<_> = snapshot.files.into_iter().map(|f| f.body).collect();
+    let saved = Saved { dtype: Dtype::F32, file_bytes: u64::MAX };
+    let room = Room::default().reserve(&AbortHandle::new()).expect("it is free");
+    let snapshot = snapshot(trainer, 0, (0, 1), saved, room);
+    let bodies: Vec<_> = snapshot.files.into_iter().map(|f| f.body.concat()).collect();
     assert_eq!(bodies.len(), 2, "the model, and the optimizer's state");
     bodies
 }

@@ -4,51 +4,16 @@
 //! where an undisturbed one ends.
 
 use muster_tests::fixture::{EVERY, RECORDS, STEPS, files, journal};
-use muster_tests::model::{Weights, assert_bit_equal, weights};
+use muster_tests::model::weights;
+use muster_tests::undisturbed::{UNDISTURBED, assert_as_undisturbed, lineage};
 use muster_tests::{Ended, Fixture, Process};
 use rustix::process::Signal;
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 /// Workers that lose their parent are gone so soon.
 const ORPHANS_GONE: Duration = Duration::from_secs(5);
-
-/// What the undisturbed run comes to.
-struct Reference {
-    digests: BTreeMap<u64, String>,
-    losses: BTreeMap<u64, f64>,
-    weights: Weights,
-}
-
-static UNDISTURBED: LazyLock<Reference> = LazyLock::new(|| {
-    let fixture = Fixture::new();
-    let ended = Process::run(&fixture, &["--workers", "2"]).end().with_code(0);
-    Reference {
-        digests: lineage(&[&ended]).into_iter().map(|(step, (digest, _))| (step, digest)).collect(),
-        losses: lineage(&[&ended]).into_iter().map(|(step, (_, loss))| (step, loss)).collect(),
-        weights: weights(&fixture.run().join("model")),
-    }
-});
-
-/// Digest and loss of every step as it was committed last, over a run and its resumptions.
-fn lineage(runs: &[&Ended]) -> BTreeMap<u64, (String, f64)> {
-    let steps = runs.iter().flat_map(|run| run.all("step"));
-    steps
-        .map(|e| (e.count("step"), (e.text("samples_digest").to_owned(), e.number("loss"))))
-        .collect()
-}
-
-/// The run's samples and its model are the undisturbed run's.
-fn assert_as_undisturbed(fixture: &Fixture, runs: &[&Ended]) {
-    let digests: BTreeMap<_, _> =
-        lineage(runs).into_iter().map(|(step, (digest, _))| (step, digest)).collect();
-    assert_eq!(digests, UNDISTURBED.digests);
-    assert_eq!(digests.len() as u64, STEPS);
-    assert_bit_equal(&weights(&fixture.run().join("model")), &UNDISTURBED.weights);
-}
 
 fn json(path: &Path) -> Value {
     let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -138,8 +103,19 @@ fn nothing_of_a_run_is_half_written() {
         committed.push(name);
     }
     assert_eq!(committed.len() as u64, STEPS / EVERY);
-    let on_disk: Vec<_> = run.join("checkpoints").read_dir().expect("a folder").flatten().collect();
-    assert_eq!(on_disk.len(), committed.len());
+    let entries = run.join("checkpoints").read_dir().expect("a folder").flatten();
+    let mut entries: Vec<_> =
+        entries.map(|e| e.file_name().into_string().expect("a plain name")).collect();
+    entries.sort();
+    assert_eq!(entries, [&["best".into(), "latest".into()], &committed[..]].concat());
+    let hint =
+        |name: &str| std::fs::read_to_string(run.join("checkpoints").join(name)).expect("a hint");
+    assert_eq!(hint("latest").trim_end(), committed.last().expect("one at least"));
+    let losses = ended.all("eval");
+    let best = losses.iter().filter(|e| e.count("step") > 0);
+    let best = best.min_by(|a, b| a.number("loss").total_cmp(&b.number("loss")));
+    let best = format!("step-{:08}-l1", best.expect("measured").count("step"));
+    assert_eq!(hint("best").trim_end(), best);
 
     // The metrics are what was printed, less what is said to those who watch only.
     let metrics: Vec<Value> = files(&run.join("metrics"))

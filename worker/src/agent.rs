@@ -8,7 +8,7 @@
 //! Nothing here decides: the session does. Beats come from here, never from the computing thread, so a long step is
 //! not taken for a death.
 
-use crate::checkpoint::Snapshot;
+use crate::checkpoint::Room;
 use crate::collective::{AbortHandle, Listener};
 use crate::job::{self, Job, Restorable};
 use crate::run::{self, Broken, Controls, Gauge, Gauges, Said};
@@ -27,8 +27,6 @@ use tokio_stream::wrappers::ReceiverStream;
 const REPORTS: usize = 1024;
 /// Events that can wait for the session. A training thread that is so far ahead waits.
 const EVENTS: usize = 64;
-/// Snapshots that wait for the one whose upload is under way; training waits with the next.
-const UPLOADS: usize = 1;
 /// The longest wait between two attempts to reach the coordinator.
 const RECONNECT: Duration = Duration::from_secs(1);
 /// How long the last reports may take to leave.
@@ -48,6 +46,7 @@ pub struct Agent {
     beat: Duration,
     memory: Arc<Mutex<Option<Arc<Job>>>>,
     training: Option<Controls>,
+    room: Room,
 }
 
 impl Agent {
@@ -65,6 +64,7 @@ impl Agent {
             beat: Duration::from_millis(500),
             memory: Arc::default(),
             training: None,
+            room: Room::default(),
         }
     }
 
@@ -176,12 +176,13 @@ impl Agent {
             abort: AbortHandle::new(),
             stop: Arc::new(AtomicBool::new(train.stop)),
             gauges: self.gauges.clone(),
+            room: self.room.clone(),
         };
         self.training = Some(controls.clone());
         let (events, listener) = (self.events.clone(), self.listener.clone());
         let runtime = tokio::runtime::Handle::current();
         let begin = async move {
-            let from = match job.fetch_checkpoint(&train).await {
+            let from = match job.restorable(&train).await {
                 Ok(from) => from,
                 Err(trouble) => {
                     let end = End::Failed { step: 0, trouble };
@@ -193,7 +194,6 @@ impl Agent {
                 let events = events.clone();
                 let train = train.clone();
                 move || {
-                    let from = from.as_ref();
                     training_thread(&train, &job, from, &listener, &controls, &events, &runtime);
                 }
             });
@@ -211,33 +211,28 @@ impl Agent {
 fn training_thread(
     train: &Train,
     job: &Arc<Job>,
-    from: Option<&Restorable>,
+    from: Option<Restorable>,
     listener: &Listener,
     controls: &Controls,
     events: &mpsc::Sender<Event>,
     runtime: &tokio::runtime::Handle,
 ) {
     let place = train.place();
-    let (uploads, mut waiting) = mpsc::channel::<Snapshot>(UPLOADS);
-    runtime.spawn({
-        let (job, place, events) = (job.clone(), place.clone(), events.clone());
-        async move {
-            while let Some(snapshot) = waiting.recv().await {
-                let step = snapshot.step;
-                let outcome = upload::store(&job, &place, snapshot).await;
-                // The agent may have ended meanwhile.
-                let _ = events.send(Event::PartSaved(place.clone(), step, outcome)).await;
-            }
-        }
-    });
     let mut say = |said| {
         let event = match said {
             Said::Stepped(done) => Event::Stepped(place.clone(), done),
             Said::Skipped(skipped) => Event::Skipped(place.clone(), skipped),
             Said::Evaluated(step, sums) => Event::Evaluated(place.clone(), step, sums),
             Said::Snapshot(snapshot) => {
-                // The uploader ends only with the runtime, and the process with it.
-                let _ = uploads.blocking_send(snapshot);
+                let (storage, place) = (job.storage().clone(), place.clone());
+                let events = events.clone();
+                // It outlives this membership: a checkpoint belongs to its lineage and step.
+                runtime.spawn(async move {
+                    let step = snapshot.step;
+                    let outcome = upload::store(&storage, &place, snapshot).await;
+                    // The agent may have ended meanwhile.
+                    let _ = events.send(Event::PartSaved(place, step, outcome)).await;
+                });
                 return;
             }
         };

@@ -7,10 +7,9 @@
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use proto::hub::{self, Hub};
-use proto::manifest::{self, Staged};
+use proto::manifest::{self, Hasher, Staged};
 use proto::spec::Location;
 use proto::storage::{self, Object, Storage};
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -156,7 +155,7 @@ async fn write(
 ) -> Result<String, Error> {
     let disk = |source| Error::Disk { path: path.to_owned(), source };
     let mut file = tokio::fs::File::create_new(path).await.map_err(disk)?;
-    let mut hash = Sha256::new();
+    let mut hash = Hasher::default();
     let mut pieces = std::pin::pin!(pieces);
     while let Some(piece) = pieces.next().await {
         let piece = piece?;
@@ -164,7 +163,7 @@ async fn write(
         file.write_all(&piece).await.map_err(disk)?;
     }
     file.sync_all().await.map_err(disk)?;
-    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+    Ok(hash.finish())
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@
 //! This thread computes and never awaits. What it has to say goes through one bounded channel to the agent; what it is
 //! told comes through [`Controls`]. Whatever breaks before a commit leaves the state as it was before the step.
 
-use crate::checkpoint::{self, Snapshot};
+use crate::checkpoint::{self, Room, Snapshot, restore};
 use crate::collective::{self, AbortHandle, Collective, Listener, Ring};
 use crate::job::{Job, Restorable};
 use crate::session::Trouble;
@@ -44,6 +44,8 @@ pub struct Controls {
     pub abort: AbortHandle,
     /// Lets it stop after the current step.
     pub stop: Arc<AtomicBool>,
+    /// Where a snapshot waits to be stored.
+    pub room: Room,
     /// Where it is.
     pub gauges: Arc<Gauges>,
 }
@@ -91,7 +93,7 @@ pub enum Broken {
 pub fn run(
     duty: &Train,
     job: &Job,
-    from: Option<&Restorable>,
+    from: Option<Restorable>,
     listener: &Listener,
     controls: &Controls,
     say: &mut dyn FnMut(Said),
@@ -101,9 +103,13 @@ pub fn run(
     let gauges = &controls.gauges;
 
     gauges.at(0, Phase::Loading, &collective);
-    let (mut trainer, mut step) = job.start(from).map_err(|t| Broken::Failed(0, t))?;
+    let mut trainer = job.start().map_err(|t| Broken::Failed(0, t))?;
+    let mut step = match from {
+        Some(from) => restored(from, &mut trainer, &mut collective)?,
+        None => 0,
+    };
     let steps = job.steps();
-    // A small base is loaded at once, a large checkpoint is not: nobody's first reduction waits for another's disk.
+    // One rank's base may take longer to read than another's: nobody's first reduction waits for it.
     collective.barrier().map_err(|e| broken(step, e.into()))?;
 
     if duty.evaluate_first {
@@ -143,7 +149,8 @@ pub fn run(
         let due = job.checkpoint_due(step);
         if leave || due {
             gauges.at(step, Phase::Saving, &collective);
-            let snapshot = checkpoint::snapshot(&trainer, step, rank, world, job.save_dtype());
+            let room = controls.room.reserve(&controls.abort).ok_or(Broken::Aborted)?;
+            let snapshot = checkpoint::snapshot(&trainer, step, (rank, world), job.saved(), room);
             say(Said::Snapshot(job.with_companions(snapshot, rank)));
         }
         if job.evaluation_due(step, step == steps || due) {
@@ -171,6 +178,32 @@ fn join(duty: &Train, listener: &Listener, controls: &Controls) -> Result<Ring, 
     let options = collective::Options { stall: PATIENCE, ..Default::default() };
     Ring::connect(listener, &membership, &options, controls.abort.clone())
         .map_err(|e| broken(0, e.into()))
+}
+
+/// The trainer in the state of a checkpoint; the steps committed there.
+fn restored(
+    mut from: Restorable,
+    trainer: &mut Trainer,
+    collective: &mut dyn Collective,
+) -> Result<u64, Broken> {
+    let mine = std::iter::from_fn(|| from.mine.blocking_recv());
+    let mine = mine.map(|file| file.map_err(|trouble| Broken::Failed(0, trouble)));
+    restore(trainer, collective, &from.state, mine)?;
+    Ok(from.step)
+}
+
+impl From<checkpoint::Error> for Broken {
+    fn from(error: checkpoint::Error) -> Self {
+        match error {
+            checkpoint::Error::Collective(error) => broken(0, error.into()),
+            checkpoint::Error::Format { .. }
+            | checkpoint::Error::Shape { .. }
+            | checkpoint::Error::Missing(_) => {
+                let message = proto::error::chain(&error);
+                Self::Failed(0, Trouble { cause: Cause::Checkpoint, message })
+            }
+        }
+    }
 }
 
 /// This rank's share of the held-out set, by source.

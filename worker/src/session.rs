@@ -92,8 +92,8 @@ pub enum Event {
     Skipped(Place, Skipped),
     /// It measured its share of the held-out set.
     Evaluated(Place, u64, Vec<SourceSum>),
-    /// Its part of a checkpoint is stored, or cannot be.
-    PartSaved(Place, u64, Result<Vec<File>, Trouble>),
+    /// Its part of a checkpoint is stored, or why not.
+    PartSaved(Place, u64, Result<Vec<File>, String>),
     /// It is over.
     Ended(Generation, End),
     /// This process was told to go.
@@ -221,9 +221,8 @@ impl Session {
             Event::PartSaved(place, step, Ok(files)) => {
                 self.state(Report::PartSaved(place, step, files), &mut out);
             }
-            Event::PartSaved(Place { run, generation, .. }, step, Err(trouble)) => {
-                let Trouble { cause, message } = trouble;
-                self.state(Report::Trouble { run, generation, step, cause, message }, &mut out);
+            Event::PartSaved(place, step, Err(message)) => {
+                self.state(Report::PartFailed(place, step, message), &mut out);
             }
             Event::Ended(generation, end) => self.ended(generation, end, &mut out),
             Event::Terminate { deadline } => {

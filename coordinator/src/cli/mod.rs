@@ -1,5 +1,6 @@
 //! What a user types, and what they see.
 
+mod checkpoint;
 mod embedded;
 mod generate;
 mod inspect;
@@ -103,6 +104,9 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Show what a run would do: packs, steps, tokens, memory, time
     Plan(plan::Arguments),
+    /// List, verify, export and prune a run's checkpoints
+    #[command(subcommand)]
+    Checkpoint(checkpoint::Command),
     /// Let a model folder answer a prompt
     Generate(generate::Arguments),
     /// Print the JSON Schema of run specs
@@ -130,6 +134,7 @@ pub fn main() -> ExitCode {
         Command::Cancel(arguments) => block_on(remote::cancel(arguments)),
         Command::Inspect(arguments) => block_on(inspect::inspect(arguments)),
         Command::Plan(arguments) => block_on(plan::plan(arguments)),
+        Command::Checkpoint(command) => block_on(checkpoint::checkpoint(command)),
         Command::Generate(arguments) => generate::generate(arguments),
         Command::Schema => {
             let schema = serde_json::to_string_pretty(&proto::spec::schema());

@@ -4,12 +4,13 @@
 //! journaled before it is announced: whatever an older generation still writes can be told from the new one's.
 
 use super::membership::{Member, Membership};
-use super::run::{Committed, Phase, Run};
+use super::run::{Phase, Run};
+use super::saves::Saves;
 use super::worker::Worker;
 use super::{Command, Notice, Timing};
 use proto::event::Event as History;
 use proto::id::WorkerId;
-use proto::protocol::{Attachment, Hello};
+use proto::protocol::{Attachment, Hello, Start};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -70,6 +71,10 @@ impl Run {
         if ready.len() < max && !(called || loading == 0 && min == max) {
             return;
         }
+        // A checkpoint that is nearly there spares its steps.
+        if self.is_sealing() {
+            return;
+        }
         if self.fruitless > timing.fruitless_generations {
             return self.fail_fruitless(out);
         }
@@ -87,8 +92,9 @@ impl Run {
         self.generation = self.generation.next();
         self.lineage = self.lineage.next();
         self.fruitless += 1;
-        let start = self.checkpoints.last().copied();
-        self.step = start.map_or(0, |c| c.step);
+        let start = self.start();
+        self.began_at = self.newest();
+        self.step = self.began_at.map_or(0, |c| c.step);
         self.last_step_at = None;
         self.journal(
             vec![History::Generation {
@@ -112,6 +118,9 @@ impl Run {
         if self.take_back_skipped() {
             self.settle_receipt(out);
         }
+        // What went on after the start belongs to a lineage that ends here.
+        self.saves.retain(|_, saves| saves.lineage() == self.lineage);
+        self.saves.insert(self.generation, Saves::new(self.lineage, members.clone()));
         let members = self.members(&members, workers);
         let evaluate_first = self.owes_evaluation();
         self.phase =
@@ -157,11 +166,12 @@ impl Run {
 
     /// A generation that outlived its coordinator; where its members listen they will say themselves.
     pub(super) fn outlived(
-        &self,
+        &mut self,
         members: Vec<WorkerId>,
-        start: Option<Committed>,
+        start: Option<Start>,
         secret: &[u8; 32],
     ) -> Membership {
+        self.saves.insert(self.generation, Saves::new(self.lineage, members.clone()));
         let member = |id| Member { id, ring: String::new(), gone: false };
         let members = members.into_iter().map(member).collect();
         Membership::new(members, start, false, self.ring_key(secret))

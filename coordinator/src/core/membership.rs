@@ -5,10 +5,9 @@ use super::run::{Committed, Phase, Run};
 use super::{Command, Fault, Notice};
 use proto::event::{Event as History, Failure};
 use proto::id::{Generation, WorkerId};
-use proto::manifest::File;
-use proto::protocol::{Cause, Place, SourceSum, StepDone, Train};
+use proto::protocol::{Cause, Place, SourceSum, Start, StepDone, Train};
 use proto::receipt::Skipped;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Reports of a rank on a step, until all ranks have reported it. Workers can be ahead of one another by one step;
@@ -27,23 +26,18 @@ pub(super) struct Member {
 #[derive(Clone, Debug)]
 pub struct Membership {
     members: Vec<Member>,
-    start: Option<Committed>,
+    start: Option<Start>,
     evaluate_first: bool,
     ring_key: [u8; 32],
     steps: BTreeMap<u64, BTreeMap<usize, StepDone>>,
     evals: BTreeMap<u64, BTreeMap<usize, Vec<SourceSum>>>,
-    pub(super) parts: BTreeMap<u64, BTreeMap<usize, Vec<File>>>,
-    /// Steps whose manifest is being stored.
-    pub(super) sealing: BTreeSet<u64>,
-    /// Steps whose checkpoint will not be, and why.
-    pub(super) given_up: BTreeMap<u64, String>,
     stopped: BTreeMap<usize, u64>,
 }
 
 impl Membership {
     pub(super) fn new(
         members: Vec<Member>,
-        start: Option<Committed>,
+        start: Option<Start>,
         evaluate_first: bool,
         ring_key: [u8; 32],
     ) -> Self {
@@ -54,9 +48,6 @@ impl Membership {
             ring_key,
             steps: BTreeMap::new(),
             evals: BTreeMap::new(),
-            parts: BTreeMap::new(),
-            sealing: BTreeSet::new(),
-            given_up: BTreeMap::new(),
             stopped: BTreeMap::new(),
         }
     }
@@ -82,7 +73,6 @@ impl Membership {
 
     pub(super) fn train(&self, id: &WorkerId, run: &Run) -> Option<Train> {
         let rank = self.rank(id)?;
-        let key = |c: Committed| proto::key::manifest(&run.id, c.lineage, c.step);
         Some(Train {
             load: run.load(),
             generation: run.generation,
@@ -90,7 +80,7 @@ impl Membership {
             rank: rank.try_into().expect("ranks are few"),
             members: self.members.iter().map(|m| m.ring.clone()).collect(),
             ring_key: self.ring_key,
-            checkpoint: self.start.map(key),
+            checkpoint: self.start.clone(),
             evaluate_first: self.evaluate_first,
             stop: run.stop,
         })
@@ -100,15 +90,6 @@ impl Membership {
     fn all_stopped(&self) -> Option<u64> {
         let all = self.stopped.len() == self.size();
         all.then(|| self.stopped.values().copied().max().unwrap_or(0))
-    }
-
-    /// Whether a rank has stopped and its part of the last checkpoint is stored: it may go.
-    fn owes_nothing(&self, rank: usize, newest: Option<u64>) -> bool {
-        self.stopped.get(&rank).is_some_and(|step| {
-            newest >= Some(*step)
-                || self.sealing.contains(step)
-                || self.parts.get(step).is_some_and(|ranks| ranks.contains_key(&rank))
-        })
     }
 }
 
@@ -259,12 +240,20 @@ impl Run {
         }
     }
 
+    /// Whether a rank has stopped and its part of the last checkpoint is stored: it may go.
+    fn owes_nothing(&self, rank: usize) -> bool {
+        let stopped = self.phase.membership().and_then(|m| m.stopped.get(&rank));
+        stopped.is_some_and(|step| {
+            let saves = self.saves.get(&self.generation);
+            self.newest().map(|c| c.step) >= Some(*step)
+                || saves.is_some_and(|s| s.has(rank, *step))
+        })
+    }
+
     /// A member must go: all leave their step and gather anew without it.
     pub(super) fn member_leaves(&mut self, id: &WorkerId, out: &mut Vec<Command>) {
-        let newest = self.checkpoints.last().map(|c| c.step);
-        let Some(m) = self.phase.membership() else { return };
-        let Some(rank) = m.rank(id) else { return };
-        if !self.stop && !m.owes_nothing(rank, newest) {
+        let Some(rank) = self.phase.membership().and_then(|m| m.rank(id)) else { return };
+        if !self.stop && !self.owes_nothing(rank) {
             self.incident(Some(id), "it was told to leave".into(), out);
             self.gather();
         }
@@ -274,10 +263,11 @@ impl Run {
         if let Phase::Sharding(s) = &mut self.phase {
             s.release(id);
         }
-        let newest = self.checkpoints.last().map(|c| c.step);
-        let Some(m) = self.phase.membership_mut() else { return };
-        let Some(rank) = m.rank(id) else { return };
-        if m.owes_nothing(rank, newest) {
+        let rank = self.phase.membership().and_then(|m| m.rank(id));
+        let owes_nothing = rank.is_some_and(|rank| self.owes_nothing(rank));
+        self.forget(id);
+        let Some((m, rank)) = self.phase.membership_mut().zip(rank) else { return };
+        if owes_nothing {
             m.members[rank].gone = true;
             return;
         }
@@ -306,6 +296,10 @@ impl Run {
             Cause::Data => Failure::Data,
             Cause::Model => Failure::User,
             Cause::Storage => Failure::Infrastructure,
+            Cause::Checkpoint => {
+                self.damaged(id, &message, out);
+                return false;
+            }
             Cause::Peer | Cause::Internal => {
                 if !inside {
                     self.incident(Some(id), message, out);
@@ -351,16 +345,17 @@ impl Run {
 
     /// All have stopped: after the last step, or because they were asked to. What a rank measured it has said before.
     pub(super) fn advance_training(&mut self, out: &mut Vec<Command>) {
-        let newest = self.checkpoints.last().copied();
-        let Phase::Training(m) = &mut self.phase else { return };
+        let Phase::Training(m) = &self.phase else { return };
         let Some(at) = m.all_stopped() else { return };
-        if let Some(message) = m.given_up.remove(&at) {
+        let newest = self.newest();
+        if let Some(message) = self.given_up(at) {
             return self.fail(Fault { kind: Failure::Infrastructure, message }, out);
         }
         match newest.filter(|c| c.step == at) {
             Some(Committed { lineage, step }) if at >= self.steps => {
                 self.phase = Phase::Publishing;
-                out.push(Command::Publish { run: self.id.clone(), lineage, step });
+                let losses = self.evals.iter().map(|(step, loss)| (*step, *loss)).collect();
+                out.push(Command::Publish { run: self.id.clone(), lineage, step, losses });
             }
             Some(_) => self.regroup(out),
             None => {}

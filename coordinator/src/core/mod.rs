@@ -11,7 +11,6 @@
 //! durable before the next one is begun: that is what "persisted, then announced" rests on.
 //! Time is an argument: a duration since the coordinator started.
 
-mod checkpoint;
 mod figures;
 mod gather;
 mod membership;
@@ -19,6 +18,7 @@ mod notice;
 mod prepare;
 mod replay;
 mod run;
+mod saves;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -171,6 +171,17 @@ pub struct PlanOutline {
     pub summary: serde_json::Value,
 }
 
+/// The checkpoints of a run that stay, by lineage and steps committed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retained {
+    /// All of them.
+    pub kept: Vec<(Lineage, u64)>,
+    /// The newest.
+    pub latest: (Lineage, u64),
+    /// The one with the best held-out loss, where that was measured.
+    pub best: Option<(Lineage, u64)>,
+}
+
 /// What the runtime is to do, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
@@ -238,15 +249,15 @@ pub enum Command {
         lineage: Lineage,
         /// Steps committed.
         step: u64,
+        /// Held-out losses by steps committed, for its card.
+        losses: Vec<(u64, f64)>,
     },
-    /// Delete a checkpoint that is no longer wanted.
-    Prune {
+    /// Bring the run's checkpoints in storage to what is kept of them.
+    Retain {
         /// The run.
         run: RunId,
-        /// Its lineage.
-        lineage: Lineage,
-        /// Steps committed.
-        step: u64,
+        /// Which.
+        retained: Retained,
     },
     /// Tell whoever watches the run.
     Notify {

@@ -24,7 +24,7 @@ impl Core {
         for event in history {
             if let History::Generation { members: m, .. } = &event {
                 members.clone_from(m);
-                start = run.checkpoints.last().copied();
+                start = run.start();
             }
             run.replay(event);
         }
@@ -70,15 +70,19 @@ impl Run {
             History::Planned { digest, steps } => (self.plan_digest, self.steps) = (digest, steps),
             History::Generation { generation, lineage, step, .. } => {
                 (self.generation, self.lineage, self.step) = (generation, lineage, step);
+                self.began_at = self.newest();
                 self.take_back_skipped();
                 self.phase = Phase::Gathering { enough_since: None };
             }
             History::Skipped(skipped) => self.skipped.push(skipped),
             History::Evaluated { step, loss, .. } => drop(self.evals.insert(step, loss)),
-            History::Checkpointed { lineage, step, .. } => {
-                self.commit(Committed { lineage, step });
+            History::Checkpointed { lineage, step, manifest_sha256 } => {
+                self.checkpoints.insert(Committed { lineage, step }, manifest_sha256);
                 self.step = self.step.max(step);
                 self.best_step = self.best_step.max(step);
+            }
+            History::Damaged { lineage, step } => {
+                self.checkpoints.remove(&Committed { lineage, step });
             }
             History::Paused { .. } => self.phase = Phase::Paused,
             History::Cancelled => self.phase = Phase::Cancelled,

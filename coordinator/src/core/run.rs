@@ -7,6 +7,7 @@
 
 use super::membership::Membership;
 use super::prepare::Sharding;
+use super::saves::Saves;
 use super::worker::Worker;
 use super::{BySource, Command, Fault, Notice, Timing};
 use proto::event::{Event as History, Failure};
@@ -191,8 +192,14 @@ pub(super) struct Run {
     pub(super) steps: u64,
     pub(super) generation: Generation,
     pub(super) lineage: Lineage,
-    /// In the order of their commits; the last is where a restore begins.
-    pub(super) checkpoints: Vec<Committed>,
+    /// And the SHA-256 of their manifests; the last is where a restore begins.
+    pub(super) checkpoints: BTreeMap<Committed, String>,
+    /// Where the present generation began.
+    pub(super) began_at: Option<Committed>,
+    /// Checkpoints on their way, by the generation whose members store them.
+    pub(super) saves: BTreeMap<Generation, Saves>,
+    /// Checkpoints given up in a row.
+    pub(super) unsaved: u32,
     /// Held-out losses by steps committed.
     pub(super) evals: BTreeMap<u64, f64>,
     /// Steps of this lineage that taught nothing, in order.
@@ -226,7 +233,10 @@ impl Run {
             steps: 0,
             generation: Generation::default(),
             lineage: Lineage::default(),
-            checkpoints: Vec::new(),
+            checkpoints: BTreeMap::new(),
+            began_at: None,
+            saves: BTreeMap::new(),
+            unsaved: 0,
             evals: BTreeMap::new(),
             skipped: Vec::new(),
             step: 0,
@@ -308,6 +318,8 @@ impl Run {
 
     pub(super) fn deadline(&self, timing: &Timing) -> Option<Duration> {
         match &self.phase {
+            // The manifest's end is what is waited for then.
+            Phase::Gathering { .. } if self.is_sealing() => None,
             Phase::Gathering { enough_since } => enough_since.map(|t| t + timing.last_call),
             Phase::Reattaching { until, .. } => Some(*until),
             Phase::Queued
@@ -369,7 +381,7 @@ impl Run {
     }
 
     pub(super) fn pause(&mut self, out: &mut Vec<Command>) {
-        let step = self.checkpoints.last().map_or(0, |c| c.step);
+        let step = self.newest().map_or(0, |c| c.step);
         self.end(Phase::Paused, History::Paused { step }, Notice::Paused { step }, out);
     }
 
@@ -430,7 +442,7 @@ impl Run {
                 Phase::Training(m) => m.members().cloned().collect(),
                 _ => Vec::new(),
             },
-            checkpoint_step: self.checkpoints.last().map(|c| c.step),
+            checkpoint_step: self.newest().map(|c| c.step),
             model: match &self.phase {
                 Phase::Succeeded { model } => Some(model.clone()),
                 _ => None,

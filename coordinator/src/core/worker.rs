@@ -84,6 +84,11 @@ impl Core {
                     r.part_saved(&id, &place, step, files, out);
                 });
             }
+            Report::PartFailed(place, step, message) => {
+                self.with(&place.run.clone(), out, |r, out| {
+                    r.part_failed(&id, &place, step, &message, out);
+                });
+            }
             Report::Stopped { run, generation, step } => {
                 self.with(&run, out, |r, _| r.member_stopped(&id, generation, step));
             }

@@ -1,8 +1,8 @@
 //! From samples to a shard's bytes.
 
-use std::collections::HashMap;
+use safetensors::tensor::Dtype;
 
-use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use crate::tensors;
 
 use super::{
     Exchange, FORMAT_VERSION, Features, HEADER_KEY, Header, Object, SIGNATURE, Sample, weight_sum,
@@ -121,7 +121,9 @@ impl Writer {
         let large = [("tokens", Dtype::U32), ("weights", Dtype::F32)];
         let tensors = parts.iter().map(|part| (part.name, part.dtype, part.shape.clone()));
         let tensors = tensors.chain(large.map(|(name, dtype)| (name, dtype, vec![tokens])));
-        let mut bytes = head(&self.header, tensors);
+        let tensors = tensors.map(|(name, dtype, shape)| (name.to_owned(), dtype, shape));
+        let header = serde_json::to_string(&self.header).expect("a header is plain JSON");
+        let mut bytes = tensors::head([(HEADER_KEY.to_owned(), header)].into(), tensors);
         bytes.reserve_exact(parts.iter().map(|part| part.data.len()).sum::<usize>() + 8 * tokens);
         parts.iter().for_each(|part| bytes.extend_from_slice(&part.data));
         // Nearly all of it: written in place, and freed as it is written.
@@ -158,30 +160,6 @@ struct Part {
     dtype: Dtype,
     shape: Vec<usize>,
     data: Vec<u8>,
-}
-
-/// The table of contents behind its length.
-fn head(
-    header: &Header,
-    tensors: impl Iterator<Item = (&'static str, Dtype, Vec<usize>)>,
-) -> Vec<u8> {
-    let mut end = 0;
-    let tensors = tensors.map(|(name, dtype, shape)| {
-        let start = end;
-        end += shape.iter().product::<usize>() * dtype.bitsize() / 8;
-        (name.to_owned(), TensorInfo { dtype, shape, data_offsets: (start, end) })
-    });
-    let tensors = tensors.collect();
-    let header = serde_json::to_string(header).expect("a header is plain JSON");
-    // One key only: the order of several would differ between processes.
-    let metadata = HashMap::from([(HEADER_KEY.to_owned(), header)]);
-    let contents = Metadata::new(Some(metadata), tensors).expect("tensors without gaps");
-    let mut json = serde_json::to_vec(&contents).expect("a table of contents is plain JSON");
-    // The format asks for data that starts at a multiple of 8.
-    json.resize(json.len().next_multiple_of(8), b' ');
-    let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
-    bytes.append(&mut json);
-    bytes
 }
 
 fn part<T: Copy, const N: usize>(

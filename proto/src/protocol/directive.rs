@@ -1,6 +1,6 @@
 //! Directives on the wire.
 
-use super::{Directive, Duty, Error, Load, Prepare, RawShard, Train, millis, named, refuse};
+use super::{Directive, Duty, Error, Load, Prepare, RawShard, Start, Train, millis, named, refuse};
 use crate::id::{Epoch, Generation, Lineage, RunId};
 use crate::wire;
 use std::time::Duration;
@@ -45,7 +45,9 @@ impl From<Directive> for wire::Directive {
                 rank: t.rank,
                 members: t.members,
                 ring_key: t.ring_key.to_vec(),
-                checkpoint: t.checkpoint.unwrap_or_default(),
+                checkpoint: t
+                    .checkpoint
+                    .map(|Start { manifest, sha256 }| wire::Start { manifest, sha256 }),
                 evaluate_first: t.evaluate_first,
                 stop: t.stop,
             }),
@@ -93,7 +95,15 @@ impl TryFrom<wire::Directive> for Directive {
                     field: "train.ring_key",
                     reason: format!("32 bytes expected, got {}", k.len()),
                 })?,
-                checkpoint: Some(t.checkpoint).filter(|c| !c.is_empty()),
+                checkpoint: t
+                    .checkpoint
+                    .map(|s| {
+                        Ok::<_, Error>(Start {
+                            manifest: named("train.checkpoint.manifest", s.manifest)?,
+                            sha256: named("train.checkpoint.sha256", s.sha256)?,
+                        })
+                    })
+                    .transpose()?,
                 evaluate_first: t.evaluate_first,
                 stop: t.stop,
             }),

@@ -155,6 +155,8 @@ pub enum Cause {
     Storage = 4,
     /// This worker's own.
     Internal = 5,
+    /// The checkpoint to start from is not what was committed.
+    Checkpoint = 6,
 }
 
 /// What a worker reports.
@@ -191,6 +193,8 @@ pub enum Report {
     Skipped(Place, Skipped),
     /// Its share of the held-out set is measured.
     Evaluated(Place, u64, Vec<SourceSum>),
+    /// Its part of the checkpoint after so many steps could not be stored, and why.
+    PartFailed(Place, u64, String),
     /// Its part of the checkpoint after `step` steps is stored.
     PartSaved(Place, u64, Vec<File>),
     /// The computing thread ended its duty in order.
@@ -313,12 +317,21 @@ pub struct Train {
     pub members: Vec<String>,
     /// Proves membership between peers.
     pub ring_key: [u8; 32],
-    /// The manifest to start from; none: the base.
-    pub checkpoint: Option<String>,
+    /// Where to start from; none: the base.
+    pub checkpoint: Option<Start>,
     /// Measure the held-out loss before the first step.
     pub evaluate_first: bool,
     /// Stop after the current step, with a checkpoint.
     pub stop: bool,
+}
+
+/// A committed checkpoint, to start from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// Its manifest.
+    pub manifest: String,
+    /// The manifest's SHA-256, as the journal has it.
+    pub sha256: String,
 }
 
 impl Train {
@@ -366,7 +379,7 @@ mod tests {
                 rank: 1,
                 members: vec!["a:1".into(), "b:2".into()],
                 ring_key: [7; 32],
-                checkpoint: Some("c".into()),
+                checkpoint: Some(Start { manifest: "c".into(), sha256: "5".into() }),
                 evaluate_first: true,
                 stop: false,
             }),

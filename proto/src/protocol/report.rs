@@ -88,6 +88,13 @@ impl From<Report> for wire::Report {
                     })
                     .collect(),
             }),
+            Report::PartFailed(place, step, message) => What::PartFailed(wire::PartFailed {
+                run: place.run.to_string(),
+                generation: place.generation.0,
+                lineage: place.lineage.0,
+                step,
+                message,
+            }),
             Report::Stopped { run, generation, step } => What::Stopped(wire::Stopped {
                 run: run.to_string(),
                 generation: generation.0,
@@ -199,6 +206,11 @@ impl TryFrom<wire::Report> for Report {
                     })
                     .collect::<Result<_, Error>>()?,
             ),
+            What::PartFailed(p) => Self::PartFailed(
+                place("part_failed.run", p.run, p.generation, p.lineage)?,
+                p.step,
+                p.message,
+            ),
             What::Stopped(s) => Self::Stopped {
                 run: RunId::new(named("stopped.run", s.run)?),
                 generation: Generation(s.generation),
@@ -214,6 +226,7 @@ impl TryFrom<wire::Report> for Report {
                     Ok(wire::Cause::Model) => Cause::Model,
                     Ok(wire::Cause::Storage) => Cause::Storage,
                     Ok(wire::Cause::Internal) => Cause::Internal,
+                    Ok(wire::Cause::Checkpoint) => Cause::Checkpoint,
                     Ok(wire::Cause::Unspecified) | Err(_) => {
                         return refuse("trouble.cause", format!("{} means nothing", t.cause));
                     }

@@ -65,6 +65,9 @@ pub struct Model {
     /// Of the weights that are written; left out, the base's.
     #[serde(default)]
     pub save_dtype: Option<SaveDtype>,
+    /// The most that one file of the written weights holds: `5GB`, `512MiB`.
+    #[serde(default = "default_max_shard_size")]
+    pub max_shard_size: String,
     /// Special tokens for the chat template, such as `<|user|>`: those that the tokenizer lacks are
     /// added to it, and the vocabulary grows where their ids need it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -199,6 +202,10 @@ pub struct Workers {
 
 fn default_output() -> String {
     "./runs".into()
+}
+
+fn default_max_shard_size() -> String {
+    "5GB".into()
 }
 
 fn default_max_tokens() -> u32 {

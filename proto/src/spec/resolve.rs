@@ -1,6 +1,7 @@
 //! Draft to spec: paths become absolute, and what contradicts itself is refused.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use chrono::NaiveDate;
@@ -12,13 +13,16 @@ use super::location::Location;
 use super::quality::{Check, Quality};
 use super::value::{EvalEvery, Format, MicroBatch, Train, TrainOn, Turns};
 use super::{
-    Amount, ChatTemplate, Data, Eval, EvalOn, Model, Source, Spec, Workers, check, keys, yaml,
+    Amount, ChatTemplate, Data, Eval, EvalOn, Model, Source, Spec, Workers, bytes, check, keys,
+    yaml,
 };
 
 /// The name of a run that has none, from a text that is no file.
 const DEFAULT_NAME: &str = "run";
 const MAX_NAME: usize = 52;
 const DEFAULT_MAX_WORKERS: u32 = 8;
+/// S3 copies no larger object in one request, and the finished model is a copy.
+const SHARD_BYTES: RangeInclusive<u64> = 1_000..=5_000_000_000;
 
 impl Draft {
     /// Reads a spec's file; a missing name is made from the file's.
@@ -122,9 +126,20 @@ impl Resolver<'_> {
             init: draft.init,
             dtype: draft.dtype,
             save_dtype: draft.save_dtype,
+            max_shard_bytes: self.max_shard_bytes(&draft.max_shard_size)?,
             add_tokens: self.add_tokens(&draft.add_tokens),
             adapter: draft.adapter.clone(),
         })
+    }
+
+    fn max_shard_bytes(&mut self, text: &str) -> Option<u64> {
+        let bytes = bytes::parse(text).filter(|b| SHARD_BYTES.contains(b));
+        if bytes.is_none() {
+            let what = format!("must be a size from 1KB to 5GB, got `{text}`");
+            let hint = "write a number and a unit: `2GB`, `512MiB`";
+            self.refuse(Problem::new("model.max_shard_size", what).hint(hint));
+        }
+        bytes
     }
 
     fn add_tokens(&mut self, tokens: &[String]) -> Vec<String> {

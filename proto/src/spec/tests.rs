@@ -19,6 +19,7 @@ model:
   init: random
   dtype: bf16
   save_dtype: f16
+  max_shard_size: 512MiB
   add_tokens: ["<|user|>", "<|end|>"]
   adapter: {kind: lora, rank: 8, alpha: 16.5, targets: [q_proj, v_proj]}
 data:

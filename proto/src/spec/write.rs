@@ -1,7 +1,7 @@
 //! Spec to draft: the same spec in the words of the interface, with nothing left to a default.
 
 use super::draft::{self, Draft};
-use super::{Amount, ChatTemplate, EvalOn, Source, Spec};
+use super::{Amount, ChatTemplate, EvalOn, Source, Spec, bytes};
 
 impl From<&Spec> for Draft {
     fn from(spec: &Spec) -> Draft {
@@ -18,6 +18,7 @@ impl From<&Spec> for Draft {
                 init: model.init,
                 dtype: model.dtype,
                 save_dtype: model.save_dtype,
+                max_shard_size: bytes::write(model.max_shard_bytes),
                 add_tokens: model.add_tokens.clone(),
                 adapter: model.adapter.clone(),
             },

@@ -213,7 +213,9 @@ fn make(url: &str, folder: &std::path::Path) -> Result<(), Error> {
 
 fn local(url: &str, folder: &std::path::Path) -> Result<Storage, Error> {
     let store = LocalFileSystem::new_with_prefix(folder).map_err(|e| refuse(url, e.to_string()))?;
-    Ok(Storage { store: Arc::new(store.with_fsync(true)), url: url_of(folder), kind: Kind::Local })
+    // A folder whose last object is gone is none, as elsewhere.
+    let store = Arc::new(store.with_fsync(true).with_automatic_cleanup(true));
+    Ok(Storage { store, url: url_of(folder), kind: Kind::Local })
 }
 
 /// A store in the cloud, opened at a bucket or container.

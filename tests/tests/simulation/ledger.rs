@@ -1,7 +1,8 @@
 //! What was really trained, stored and journaled, and what must hold of it at every moment.
 
+use coordinator::core::Retained;
 use proto::event::Event as History;
-use proto::id::{RunId, WorkerId};
+use proto::id::{Lineage, RunId, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Steps of every run.
@@ -70,8 +71,9 @@ impl Ledger {
     pub(crate) fn announced(&self, run: &RunId, train: &proto::protocol::Train) {
         let generation = self.generations.get(&train.generation.0).expect("journaled before");
         assert_eq!(train.members.len(), generation.members.len());
-        let key = |(l, s)| proto::key::manifest(run, proto::id::Lineage(l), s);
-        assert_eq!(train.checkpoint, generation.start.map(key), "all begin at the same place");
+        let key = |(l, s)| proto::key::manifest(run, Lineage(l), s);
+        let manifest = train.checkpoint.as_ref().map(|start| start.manifest.clone());
+        assert_eq!(manifest, generation.start.map(key), "all begin at the same place");
         let pruned = generation.start.is_some_and(|c| self.pruned.contains(&c));
         assert!(!pruned, "where it begins is no longer there");
     }
@@ -110,9 +112,13 @@ impl Ledger {
         }
     }
 
-    pub(crate) fn pruned(&mut self, lineage: u64, step: u64) {
-        assert_ne!(Some((lineage, step)), self.newest(), "the newest checkpoint is pruned");
-        self.pruned.insert((lineage, step));
+    pub(crate) fn retained(&mut self, retained: &Retained) {
+        let place = |(lineage, step): (Lineage, u64)| (lineage.0, step);
+        let kept: BTreeSet<_> = retained.kept.iter().copied().map(place).collect();
+        assert_eq!(Some(place(retained.latest)), self.newest());
+        assert!(kept.contains(&place(retained.latest)), "the newest checkpoint stays");
+        assert!(kept.is_subset(&self.committed) && kept.is_disjoint(&self.pruned));
+        self.pruned.extend(self.committed.difference(&kept));
     }
 
     pub(crate) fn published(&mut self, lineage: u64, step: u64) {

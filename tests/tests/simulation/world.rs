@@ -335,12 +335,12 @@ impl World {
                 let outcome = Ok(String::new());
                 self.within(900, Next::Core(life, Event::Sealed { run, lineage, step, outcome }));
             }
-            Command::Publish { run, lineage, step } => {
+            Command::Publish { run, lineage, step, .. } => {
                 self.ledger.published(lineage.0, step);
                 let outcome = Ok("model".into());
                 self.within(300, Next::Core(life, Event::Published { run, outcome }));
             }
-            Command::Prune { lineage, step, .. } => self.ledger.pruned(lineage.0, step),
+            Command::Retain { retained, .. } => self.ledger.retained(&retained),
             Command::Notify { notice: Notice::Step { lineage, .. }, .. } => {
                 let newest = self.ledger.generations.keys().next_back();
                 assert_eq!(Some(&lineage), newest, "a step of a fenced generation is shown");

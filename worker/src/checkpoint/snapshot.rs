@@ -1,18 +1,31 @@
-//! One rank's part of a checkpoint.
+//! One rank's part of a checkpoint: copied between two steps, stored while the next ones run.
 
+use super::layout::{ModelFile, Share, Size, shares};
+use super::room::Reserved;
 use crate::model::Dtype;
+use crate::ops::ParamId;
 use crate::train::Trainer;
+use bytes::Bytes;
 use proto::manifest::Checkpoint;
-use safetensors::tensor::{Dtype as Stored, TensorView, serialize};
+use proto::tensors::{Described, head};
 use std::collections::HashMap;
+
+/// The model's files, as they are to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct Saved {
+    /// Of the weights.
+    pub dtype: Dtype,
+    /// The most that one file holds.
+    pub file_bytes: u64,
+}
 
 /// An object to be stored.
 pub struct PartFile {
     /// Relative to the checkpoint's folder.
     pub key: String,
-    /// Its content.
-    pub body: Vec<u8>,
-    /// The tensors in a model file.
+    /// Its content, in pieces.
+    pub body: Vec<Bytes>,
+    /// The tensors in it.
     pub tensors: Vec<String>,
 }
 
@@ -22,89 +35,70 @@ pub struct Snapshot {
     pub step: u64,
     /// In any order.
     pub files: Vec<PartFile>,
+    /// Given back when all is stored.
+    _room: Reserved,
 }
 
-/// Copies this rank's share of the parameters and of the optimizer's state.
-pub fn snapshot(trainer: &Trainer, step: u64, rank: usize, world: usize, save: Dtype) -> Snapshot {
+/// Copies rank `rank`'s share of the parameters and of the optimizer's state into `room`.
+pub fn snapshot(
+    trainer: &Trainer,
+    step: u64,
+    (rank, world): (usize, usize),
+    saved: Saved,
+    room: Reserved,
+) -> Snapshot {
     let parameters = trainer.model.parameters();
-    let owners =
-        owners(&parameters.ids().map(|p| parameters.elements(p)).collect::<Vec<_>>(), world);
-    let mine: Vec<_> = trainer.ids().filter(|p| owners[p.0] == rank).collect();
-    if mine.is_empty() {
-        return Snapshot { step, files: Vec::new() };
-    }
+    let size =
+        |p| Size { elements: parameters.elements(p) as u64, trainable: parameters.trainable(p) };
+    let sizes: Vec<_> = parameters.ids().map(size).collect();
+    let Share { model, state } =
+        shares(&sizes, saved.dtype, saved.file_bytes, world).swap_remove(rank);
+    // A fenced process, or another attempt at the same step, never writes to the same keys.
     let mark = &proto::id::unique()[..12];
-    let mut model = Vec::new();
-    let mut state = Vec::new();
-    for p in mine {
-        let (name, shape) = (parameters.name(p), parameters.shape(p));
-        let saved = parameters.read(p, |w| save.encode(w));
-        model.push((name.to_owned(), shape.to_vec(), stored(save), saved));
-        let flat = vec![parameters.elements(p)];
-        let mut push = |kind: &str, bytes: Vec<u8>| {
-            state.push((format!("{kind}/{name}"), flat.clone(), Stored::F32, bytes));
-        };
-        push("master", parameters.read(p, |w| Dtype::F32.encode(w)));
-        if parameters.trainable(p) {
-            push("m", Dtype::F32.encode(&trainer.m[p.0]));
-            push("v", Dtype::F32.encode(&trainer.v[p.0]));
-        }
-    }
-    let tensors = model.iter().map(|(name, ..)| name.clone()).collect();
-    let updates = [("updates".to_owned(), trainer.updates.to_string())];
-    let format = [("format".to_owned(), "pt".to_owned())];
-    let model = PartFile {
-        key: format!("{}/model-r{rank}-{mark}.safetensors", Checkpoint::MODEL),
-        body: file(model, format.into()),
-        tensors,
-    };
-    let state = PartFile {
-        key: format!("{}/state-r{rank}-{mark}.safetensors", Checkpoint::STATE),
-        body: file(state, updates.into()),
-        tensors: Vec::new(),
-    };
-    Snapshot { step, files: vec![model, state] }
-}
-
-type Tensor = (String, Vec<usize>, Stored, Vec<u8>);
-
-fn file(tensors: Vec<Tensor>, metadata: HashMap<String, String>) -> Vec<u8> {
-    let views = tensors.iter().map(|(name, shape, dtype, bytes)| {
-        let view = TensorView::new(*dtype, shape.clone(), bytes);
-        (name.as_str(), view.expect("the bytes were encoded from these elements"))
+    let model = model.iter().map(|file| model_file(trainer, file, saved.dtype, mark));
+    let state = state.iter().enumerate().map(|(i, file)| {
+        let key = format!("{}/state-r{rank}-{i:03}-{mark}.safetensors", Checkpoint::STATE);
+        state_file(trainer, key, file)
     });
-    serialize(views, Some(metadata)).expect("names are unique")
+    Snapshot { step, files: model.chain(state).collect(), _room: room }
 }
 
-fn stored(dtype: Dtype) -> Stored {
-    match dtype {
-        Dtype::F32 => Stored::F32,
-        Dtype::F16 => Stored::F16,
-        Dtype::Bf16 => Stored::BF16,
-    }
+fn model_file(trainer: &Trainer, file: &ModelFile, save: Dtype, mark: &str) -> PartFile {
+    let parameters = trainer.model.parameters();
+    let ModelFile { number, of, .. } = file;
+    let key = format!("{}/model-{number:05}-of-{of:05}-{mark}.safetensors", Checkpoint::MODEL);
+    let tensors = file.parameters.clone().map(ParamId).map(|p| {
+        let described = (parameters.name(p).to_owned(), save.into(), parameters.shape(p).to_vec());
+        (described, parameters.read(p, |w| save.encode(w)))
+    });
+    part(key, ("format", "pt".into()), tensors)
 }
 
-/// Which rank stores which parameter: the largest first, each to the rank with the least so far.
-fn owners(elements: &[usize], world: usize) -> Vec<usize> {
-    let mut order: Vec<_> = (0..elements.len()).collect();
-    order.sort_by_key(|i| (std::cmp::Reverse(elements[*i]), *i));
-    let mut load = vec![0usize; world];
-    let mut owners = vec![0; elements.len()];
-    for i in order {
-        let rank = (0..world).min_by_key(|r| (load[*r], *r)).expect("a world has ranks");
-        load[rank] += elements[i];
-        owners[i] = rank;
-    }
-    owners
+fn state_file(trainer: &Trainer, key: String, file: &[ParamId]) -> PartFile {
+    let parameters = trainer.model.parameters();
+    let tensors = file.iter().flat_map(|&p| {
+        let tensor = move |kind: &str, bytes: Vec<u8>| {
+            let name = format!("{kind}/{}", parameters.name(p));
+            ((name, Dtype::F32.into(), vec![parameters.elements(p)]), bytes)
+        };
+        let master = tensor("master", parameters.read(p, |w| Dtype::F32.encode(w)));
+        let moments = parameters.trainable(p).then(|| {
+            [("m", &trainer.m[p.0]), ("v", &trainer.v[p.0])]
+                .map(|(kind, values)| tensor(kind, Dtype::F32.encode(values)))
+        });
+        std::iter::once(master).chain(moments.into_iter().flatten())
+    });
+    part(key, ("updates", trainer.updates.to_string()), tensors)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_parameter_has_one_owner_and_loads_are_even() {
-        assert_eq!(owners(&[10, 1, 9, 2, 8], 2), [0, 0, 1, 0, 1]);
-        assert_eq!(owners(&[5, 5], 4), [0, 1]);
-    }
+fn part(
+    key: String,
+    (name, value): (&str, String),
+    tensors: impl Iterator<Item = (Described, Vec<u8>)>,
+) -> PartFile {
+    let (described, bodies): (Vec<_>, Vec<_>) = tensors.unzip();
+    let names = described.iter().map(|(name, ..)| name.clone()).collect();
+    let head = head(HashMap::from([(name.to_owned(), value)]), described.into_iter());
+    let body = std::iter::once(head).chain(bodies).map(Bytes::from).collect();
+    PartFile { key, body, tensors: names }
 }

@@ -37,7 +37,7 @@ impl AbortHandle {
     }
 
     /// Has `wake` called once, on abort, or now if that has been.
-    pub(super) fn on_abort(&self, wake: impl Fn() + Send + Sync + 'static) {
+    pub(crate) fn on_abort(&self, wake: impl Fn() + Send + Sync + 'static) {
         let mut wakers = self.wakers();
         // Read under the lock: an abort after this read finds the waker in the list.
         if self.is_aborted() {

@@ -8,11 +8,11 @@ mod mapped;
 mod parts;
 mod pinned;
 mod prepare;
+mod restorable;
 mod stored;
 
 use crate::cache;
-use crate::checkpoint::{self, PartFile, Snapshot};
-
+use crate::checkpoint::{PartFile, Saved, Snapshot};
 use crate::model::{Config, Dtype, Model};
 use crate::ops::optimizer::AdamW;
 use crate::session::Trouble;
@@ -21,7 +21,7 @@ use bytes::Bytes;
 use companions::{Companion, Tuned};
 pub use prepare::prepare;
 use proto::error::chain;
-use proto::manifest::{self, Checkpoint};
+use proto::manifest::Checkpoint;
 use proto::plan::{Consumed, Pack, schedule, share};
 use proto::protocol::{Cause, Load, Train};
 use proto::receipt::Skipped;
@@ -29,6 +29,7 @@ use proto::spec::{
     ChatTemplate, EvalEvery, EvalOn, Init, MicroBatch as MicroBatchSize, Recompute, SaveDtype, Spec,
 };
 use proto::storage::Storage;
+pub use restorable::Restorable;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use stored::{Plan, Samples};
@@ -97,51 +98,25 @@ impl Job {
         })
     }
 
-    /// The state files of the checkpoint that `train` begins with, every byte verified; none for the base.
+    /// The checkpoint that `train` begins with, being fetched; none for the base.
     ///
     /// # Errors
-    /// [`Cause::Storage`] where the checkpoint is not what its manifest says.
-    pub async fn fetch_checkpoint(&self, train: &Train) -> Result<Option<Restorable>, Trouble> {
-        let Some(key) = &train.checkpoint else {
-            return Ok(None);
-        };
-        let bytes = self.storage.read(key).await.map_err(storage_trouble)?;
-        let damaged = |what: String| trouble(Cause::Storage)(format!("`{key}`: {what}"));
-        let checkpoint: Checkpoint =
-            serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
-        if checkpoint.plan_digest != self.load.plan_digest {
-            return Err(damaged("it belongs to another plan".into()));
-        }
-        let folder = key.rsplit_once('/').map_or("", |(folder, _)| folder);
-        let mut files = Vec::new();
-        for file in checkpoint.state {
-            let body = self.storage.read(&format!("{folder}/{}", file.key)).await;
-            let body = body.map_err(storage_trouble)?;
-            if body.len() as u64 != file.bytes || manifest::sha256(&body) != file.sha256 {
-                return Err(damaged(format!("`{}` is not what was written", file.key)));
-            }
-            files.push((file.key, body));
-        }
-        Ok(Some(Restorable { step: checkpoint.step, files }))
+    /// [`Cause::Checkpoint`] where it is not what was committed, [`Cause::Storage`].
+    pub async fn restorable(&self, train: &Train) -> Result<Option<Restorable>, Trouble> {
+        Restorable::open(&self.storage, train, &self.load.plan_digest).await
     }
 
-    /// A training at its beginning, or where `from` left it, and the steps committed there.
+    /// A training at its beginning.
     ///
     /// # Errors
-    /// [`Cause::Model`] if the base is no longer what it was, [`Cause::Storage`] if the checkpoint is of another model.
-    pub fn start(&self, from: Option<&Restorable>) -> Result<(Trainer, u64), Trouble> {
+    /// [`Cause::Model`] if the base is no longer what it was.
+    pub fn start(&self) -> Result<Trainer, Trouble> {
         let ready = self.model.lock().expect("held only to take").take();
         let model = match ready {
             Some(model) => model,
             None => read_model(&self.base, &self.spec, self.vocabulary)?,
         };
-        let mut trainer = Trainer::new(model, recipe(&self.spec));
-        let Some(from) = from else {
-            return Ok((trainer, 0));
-        };
-        let files = from.files.iter().map(|(key, body)| (key.as_str(), body.as_ref()));
-        checkpoint::restore(&mut trainer, files).map_err(|e| trouble(Cause::Storage)(chain(&e)))?;
-        Ok((trainer, from.step))
+        Ok(Trainer::new(model, recipe(&self.spec)))
     }
 
     /// The base as a run of `spec` begins with it, and how it is updated.
@@ -172,9 +147,9 @@ impl Job {
         self.plan.summary.steps
     }
 
-    /// The dtype of the model files.
-    pub fn save_dtype(&self) -> Dtype {
-        self.save_dtype
+    /// How the model's files are written.
+    pub fn saved(&self) -> Saved {
+        Saved { dtype: self.save_dtype, file_bytes: self.spec.model().max_shard_bytes }
     }
 
     /// Of step `step`, from 0.
@@ -260,20 +235,13 @@ impl Job {
         if rank == 0 {
             let part = |(name, body): &Companion| PartFile {
                 key: format!("{}/{name}", Checkpoint::MODEL),
-                body: body.clone(),
+                body: vec![Bytes::from(body.clone())],
                 tensors: Vec::new(),
             };
             snapshot.files.extend(self.companions.iter().map(part));
         }
         snapshot
     }
-}
-
-/// A checkpoint's state, as read.
-pub struct Restorable {
-    /// Steps committed.
-    pub step: u64,
-    files: Vec<(String, Bytes)>,
 }
 
 fn recipe(spec: &Spec) -> Recipe {

@@ -16,6 +16,7 @@ fn a_stop_drains_with_a_checkpoint() {
     let expected = [
         journal([checkpointed(1, 2)]),
         checkpoint_notice(1, 2),
+        retain(1, &[2], None),
         journal([History::Paused { step: 2 }]),
         notify(Notice::Paused { step: 2 }),
         direct(1, dismissed.clone()),

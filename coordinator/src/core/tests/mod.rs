@@ -5,6 +5,7 @@ mod losses;
 mod progress;
 mod ranges;
 mod replay;
+mod saves;
 mod skipped;
 mod whole;
 
@@ -12,7 +13,7 @@ use super::*;
 use proto::id::{Generation, Incarnation};
 use proto::manifest::{Checkpoint, File};
 use proto::protocol::{
-    Attachment, Cause, Duty, Hello, Load, Place, Prepare, RawShard, ShardOutcome, SourceSum,
+    Attachment, Cause, Duty, Hello, Load, Place, Prepare, RawShard, ShardOutcome, SourceSum, Start,
     StepDone, Train,
 };
 use proto::receipt::{Receipt, Skipped};
@@ -323,7 +324,10 @@ fn train(generation: u64, workers: &[u64], rank: u32, from: Option<(u64, u64)>) 
         rank,
         members: workers.iter().map(|w| ring(*w)).collect(),
         ring_key: manifest::sha256_bytes(&seed),
-        checkpoint: from.map(|(l, s)| proto::key::manifest(&run(), Lineage(l), s)),
+        checkpoint: from.map(|(l, s)| Start {
+            manifest: proto::key::manifest(&run(), Lineage(l), s),
+            sha256: format!("sha {s}"),
+        }),
         evaluate_first: false,
         stop: false,
     }
@@ -390,6 +394,11 @@ fn checkpoint_notice(lineage: u64, step: u64) -> Command {
     notify(Notice::Checkpoint { step, path })
 }
 
-fn prune(lineage: u64, step: u64) -> Command {
-    Command::Prune { run: run(), lineage: Lineage(lineage), step }
+/// Of one lineage; the last is the newest.
+fn retain(lineage: u64, steps: &[u64], best: Option<u64>) -> Command {
+    let place = |step: u64| (Lineage(lineage), step);
+    let kept: Vec<_> = steps.iter().copied().map(place).collect();
+    let latest = *kept.last().expect("something is kept");
+    let retained = Retained { kept, latest, best: best.map(place) };
+    Command::Retain { run: run(), retained }
 }

@@ -1,0 +1,278 @@
+//! A run's checkpoints as they lie in storage, for whoever looks after them: what there is, whether it is whole, copies
+//! of it, and the end of what is needed no more.
+
+use crate::finish::{self, ModelFolder};
+use crate::journal::{self, Journal};
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt};
+use proto::event::Event;
+use proto::id::{Lineage, RunId};
+use proto::key;
+use proto::manifest::{self, Checkpoint, File, Hasher};
+use proto::storage::{self, Storage};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use thiserror::Error;
+
+/// By lineage and steps committed, which is their order.
+pub(crate) type Place = (Lineage, u64);
+
+/// What can go wrong with checkpoints.
+#[derive(Debug, Error)]
+pub(crate) enum Error {
+    /// There is no run.
+    #[error(
+        "there is no run at `{0}`\nhint: name a run's folder, such as `./runs/NAME-20261121-093000-1f2e`"
+    )]
+    NoRun(String),
+    /// There is no such checkpoint.
+    #[error("the run has no checkpoint `{name}`\nhint: {hint}")]
+    Unknown {
+        /// As asked for.
+        name: String,
+        /// What there is.
+        hint: String,
+    },
+    /// Something is not what was written.
+    #[error("`{key}` {what}")]
+    Damaged {
+        /// The object, under the run's folder.
+        key: String,
+        /// In what way.
+        what: String,
+    },
+    /// It is not for others to delete.
+    #[error("the run has not ended: its coordinator keeps what it needs\nhint: stop it first")]
+    Live,
+    /// Its journal cannot be read.
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
+    /// The store refused or broke.
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+}
+
+/// A committed checkpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Committed {
+    /// Which.
+    pub(crate) place: Place,
+    /// Of its manifest.
+    pub(crate) sha256: String,
+    /// The held-out loss there, where it was measured.
+    pub(crate) loss: Option<f64>,
+}
+
+impl Committed {
+    /// What its folder is called.
+    pub(crate) fn name(&self) -> String {
+        key::checkpoint_name(self.place.0, self.place.1)
+    }
+}
+
+/// A run, seen from outside: nothing here writes to its journal.
+pub(crate) struct Run {
+    storage: Storage,
+    id: RunId,
+    /// Committed and still in storage, in order.
+    pub(crate) committed: Vec<Committed>,
+    /// Whatever else lies among them: replaced, given up, on its way, or damaged.
+    pub(crate) others: Vec<Place>,
+    ended: bool,
+}
+
+impl Run {
+    /// The run whose folder is `id` in `storage`.
+    ///
+    /// # Errors
+    /// [`Error::NoRun`], or what its journal or the store says.
+    pub(crate) async fn open(storage: Storage, id: RunId) -> Result<Self, Error> {
+        let (_, history) = Journal::open::<Event>(&storage, key::journal(&id)).await?;
+        if history.is_empty() {
+            return Err(Error::NoRun(format!("{}/{id}", storage.url())));
+        }
+        let (mut known, mut losses, mut ended) = (BTreeMap::new(), BTreeMap::new(), false);
+        for event in history {
+            ended = match &event {
+                Event::Paused { .. }
+                | Event::Cancelled
+                | Event::Failed { .. }
+                | Event::Succeeded { .. } => true,
+                Event::Claimed { .. } | Event::Submitted { .. } => false,
+                _ => ended,
+            };
+            match event {
+                Event::Checkpointed { lineage, step, manifest_sha256 } => {
+                    known.insert((lineage, step), manifest_sha256);
+                }
+                Event::Damaged { lineage, step } => drop(known.remove(&(lineage, step))),
+                Event::Evaluated { step, loss, .. } => drop(losses.insert(step, loss)),
+                _ => {}
+            }
+        }
+        let folders = storage.folders(&key::checkpoints(&id)).await?;
+        let places = folders.iter().filter_map(|name| key::checkpoint_place(name));
+        let (mut committed, mut others) = (Vec::new(), Vec::new());
+        for place in places {
+            // Without a manifest it is one whose deletion was cut short.
+            let manifest = key::manifest(&id, place.0, place.1);
+            let is_there = storage.head(&manifest).await?.is_some();
+            match known.remove(&place).filter(|_| is_there) {
+                Some(sha256) => {
+                    let loss = losses.get(&place.1).copied();
+                    committed.push(Committed { place, sha256, loss });
+                }
+                None => others.push(place),
+            }
+        }
+        committed.sort_by_key(|c| c.place);
+        others.sort();
+        Ok(Self { storage, id, committed, others, ended })
+    }
+
+    /// The newest.
+    pub(crate) fn latest(&self) -> Option<&Committed> {
+        self.committed.last()
+    }
+
+    /// The one with the best held-out loss.
+    pub(crate) fn best(&self) -> Option<&Committed> {
+        let measured = self.committed.iter().filter_map(|c| Some((c, c.loss?)));
+        measured.min_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(c, _)| c)
+    }
+
+    /// The checkpoint of that name, or the `latest`, or the `best`.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`].
+    pub(crate) fn find(&self, name: &str) -> Result<&Committed, Error> {
+        let found = match name {
+            "latest" => self.latest(),
+            "best" => self.best(),
+            _ => self.committed.iter().find(|c| c.name() == name),
+        };
+        found.ok_or_else(|| {
+            let names: Vec<_> = self.committed.iter().map(Committed::name).collect();
+            let hint = match (name, &names[..]) {
+                (_, []) => "it has none yet".to_owned(),
+                ("best", _) => "no held-out loss was measured: ask for `latest`".to_owned(),
+                _ => format!("it has {}", names.join(", ")),
+            };
+            Error::Unknown { name: name.to_owned(), hint }
+        })
+    }
+
+    /// What a checkpoint consists of, as it was committed.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], or what the store says.
+    pub(crate) async fn manifest(&self, checkpoint: &Committed) -> Result<Checkpoint, Error> {
+        let (lineage, step) = checkpoint.place;
+        let key = key::manifest(&self.id, lineage, step);
+        let damaged = |what: String| Error::Damaged { key: key.clone(), what };
+        let body = self.storage.read(&key).await?;
+        if manifest::sha256(&body) != checkpoint.sha256 {
+            return Err(damaged("is not what was committed".into()));
+        }
+        serde_json::from_slice(&body).map_err(|e| damaged(e.to_string()))
+    }
+
+    /// Reads every byte of a checkpoint; `read` hears how many at a time.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] at the first file that is not what was written, or what the store says.
+    pub(crate) async fn verify(
+        &self,
+        checkpoint: &Committed,
+        read: &dyn Fn(u64),
+    ) -> Result<(), Error> {
+        let manifest = self.manifest(checkpoint).await?;
+        for file in manifest.files() {
+            let key = self.key(checkpoint, file);
+            let mut pieces = std::pin::pin!(self.verified(&key, file));
+            while let Some(piece) = pieces.try_next().await? {
+                read(piece.len() as u64);
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies a checkpoint's model folder to `to`, under the names that `transformers` gives to its files.
+    ///
+    /// # Errors
+    /// As [`Self::verify`]; what is not whole is not copied.
+    pub(crate) async fn export(
+        &self,
+        checkpoint: &Committed,
+        to: &Storage,
+        copied: &dyn Fn(u64),
+    ) -> Result<(), Error> {
+        let manifest = self.manifest(checkpoint).await?;
+        let folder = ModelFolder::of(manifest.model);
+        for (file, name) in &folder.files {
+            let key = self.key(checkpoint, file);
+            let pieces = self.verified(&key, file).inspect_ok(|p| copied(p.len() as u64));
+            to.put_stream(name, pieces).await?;
+        }
+        if let Some(index) = folder.index() {
+            to.put(Checkpoint::INDEX, index).await?;
+        }
+        Ok(())
+    }
+
+    /// The bytes of `file`, which lies at `key`; after the last of them, an error if they are not what was written.
+    fn verified<'a>(
+        &'a self,
+        key: &'a str,
+        file: &'a File,
+    ) -> impl Stream<Item = Result<Bytes, Error>> + 'a {
+        let damaged = |what: String| Error::Damaged { key: key.to_owned(), what };
+        let hasher = Arc::<Mutex<Hasher>>::default();
+        let hash = hasher.clone();
+        let verdict = futures::stream::once(async move {
+            let sha256 = hash.lock().expect("held only to hash").clone().finish();
+            if sha256 == file.sha256 {
+                Ok(Bytes::new())
+            } else {
+                Err(damaged("is not what was written".into()))
+            }
+        });
+        let add = move |piece: Result<Bytes, storage::Error>| {
+            let piece = piece.map_err(|e| match e {
+                storage::Error::NotFound { .. } => damaged("is gone".into()),
+                storage::Error::Changed { .. } => damaged("is shorter than it was".into()),
+                storage::Error::Location { .. } | storage::Error::Access { .. } => e.into(),
+            })?;
+            hasher.lock().expect("held only to hash").update(&piece);
+            Ok(piece)
+        };
+        self.storage.pieces(key, file.bytes, None).map(add).chain(verdict)
+    }
+
+    fn key(&self, checkpoint: &Committed, file: &File) -> String {
+        let (lineage, step) = checkpoint.place;
+        format!("{}/{}", key::checkpoint(&self.id, lineage, step), file.key)
+    }
+
+    /// Which checkpoints would go if only the newest `keep` stayed, and the best.
+    pub(crate) fn superfluous(&self, keep: usize) -> Vec<Place> {
+        let old = self.committed.len().saturating_sub(keep.max(1));
+        let best = self.best().map(|c| c.place);
+        let old = self.committed[..old].iter().map(|c| c.place).filter(|p| Some(*p) != best);
+        old.chain(self.others.iter().copied()).collect()
+    }
+
+    /// Deletes them.
+    ///
+    /// # Errors
+    /// [`Error::Live`] where a coordinator may need them, or what the store says.
+    pub(crate) async fn delete(&self, places: &[Place]) -> Result<(), Error> {
+        if !self.ended {
+            return Err(Error::Live);
+        }
+        for place in places {
+            finish::delete(&self.storage, &self.id, *place).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,225 @@
+//! `coordinator checkpoint`: what a run has left in storage.
+
+use super::{Blame, Exit, Outcome, Refusal};
+use crate::checkpoints::{Committed, Error, Run};
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use proto::id::RunId;
+use proto::key;
+use proto::manifest::Checkpoint;
+use proto::storage::Storage;
+use serde_json::json;
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// List a run's checkpoints
+    Ls(Ls),
+    /// Read every byte of a run's checkpoints, and compare it with what was written
+    Verify(Verify),
+    /// Copy a checkpoint's model to a folder that `transformers` loads
+    Export(Export),
+    /// Delete checkpoints that are needed no more, and what was never completed
+    Prune(Prune),
+}
+
+#[derive(Args)]
+pub(super) struct Ls {
+    #[command(flatten)]
+    run: Where,
+    /// Print one JSON object a line on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub(super) struct Verify {
+    #[command(flatten)]
+    run: Where,
+    /// Only this one: its name, `latest` or `best`
+    #[arg(long, value_name = "NAME")]
+    checkpoint: Option<String>,
+    /// Print one JSON object a line on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub(super) struct Export {
+    #[command(flatten)]
+    run: Where,
+    /// A folder that is not there yet, or a prefix of a store
+    to: String,
+    /// Which one: its name, `latest` or `best`
+    #[arg(long, value_name = "NAME", default_value = "latest")]
+    checkpoint: String,
+}
+
+#[derive(Args)]
+pub(super) struct Prune {
+    #[command(flatten)]
+    run: Where,
+    /// How many of the newest stay; the best stays besides
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    keep: u32,
+    /// Say what would go, and let it stay
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Args)]
+struct Where {
+    /// A run's folder, such as ./runs/NAME-20261121-093000-1f2e or s3://bucket/runs/NAME-...
+    run: String,
+}
+
+impl Where {
+    async fn open(&self) -> Result<Run, Refusal> {
+        let run = self.run.trim_end_matches('/');
+        let (output, id) = match run.rsplit_once('/') {
+            Some((output, id)) => (output, id),
+            None => (".", run),
+        };
+        let output = if output.is_empty() { "/" } else { output };
+        let storage = Storage::open_existing(output).blame(Exit::User)?;
+        Run::open(storage, RunId::new(id)).await.map_err(refusal)
+    }
+}
+
+pub(super) async fn checkpoint(command: Command) -> Outcome {
+    match command {
+        Command::Ls(arguments) => ls(arguments).await,
+        Command::Verify(arguments) => verify(arguments).await,
+        Command::Export(arguments) => export(arguments).await,
+        Command::Prune(arguments) => prune(arguments).await,
+    }
+}
+
+async fn ls(arguments: Ls) -> Outcome {
+    let run = arguments.run.open().await?;
+    let place = |c: Option<&Committed>| c.map(|c| c.place);
+    let (latest, best) = (place(run.latest()), place(run.best()));
+    for checkpoint in &run.committed {
+        let manifest = run.manifest(checkpoint).await;
+        let bytes = manifest.as_ref().map(bytes).ok();
+        let marks: Vec<_> = [("latest", latest), ("best", best)]
+            .into_iter()
+            .filter(|(_, place)| *place == Some(checkpoint.place))
+            .map(|(mark, _)| mark)
+            .chain(manifest.is_err().then_some("damaged"))
+            .collect();
+        let (name, step, loss) = (checkpoint.name(), checkpoint.place.1, checkpoint.loss);
+        if arguments.json {
+            println!(
+                "{}",
+                json!({"checkpoint": name, "lineage": checkpoint.place.0.0, "step": step,
+                       "bytes": bytes, "held_out_loss": loss, "marks": marks})
+            );
+        } else {
+            let loss = loss.map_or("-".into(), |loss| format!("{loss:.4}"));
+            let size = bytes.map_or("-".into(), |b| indicatif::DecimalBytes(b).to_string());
+            println!("{name}  {size:>10}  held-out loss {loss:<8}  {}", marks.join(", "));
+        }
+    }
+    if !arguments.json {
+        match &run.others[..] {
+            [] => {}
+            others => println!("and {} that are not committed, or no more", others.len()),
+        }
+    }
+    Ok(Exit::Done)
+}
+
+async fn verify(arguments: Verify) -> Outcome {
+    let run = arguments.run.open().await?;
+    let chosen: Vec<_> = match &arguments.checkpoint {
+        Some(name) => vec![run.find(name).map_err(refusal)?],
+        None => run.committed.iter().collect(),
+    };
+    let mut exit = Exit::Done;
+    for checkpoint in chosen {
+        let name = checkpoint.name();
+        let bar = match run.manifest(checkpoint).await {
+            Ok(manifest) => progress(bytes(&manifest), &name),
+            Err(_) => ProgressBar::hidden(),
+        };
+        let outcome = run.verify(checkpoint, &|read| bar.inc(read)).await;
+        bar.finish_and_clear();
+        let damage = match outcome {
+            Ok(()) => None,
+            Err(error @ Error::Damaged { .. }) => Some(proto::error::chain(&error)),
+            Err(error) => return Err(refusal(error)),
+        };
+        match (&damage, arguments.json) {
+            (_, true) => println!(
+                "{}",
+                json!({"checkpoint": name, "whole": damage.is_none(), "damage": damage})
+            ),
+            (None, false) => println!("{name}: whole"),
+            (Some(damage), false) => println!("{name}: damaged: {damage}"),
+        }
+        if damage.is_some() {
+            exit = Exit::Data;
+        }
+    }
+    Ok(exit)
+}
+
+async fn export(arguments: Export) -> Outcome {
+    let run = arguments.run.open().await?;
+    let checkpoint = run.find(&arguments.checkpoint).map_err(refusal)?;
+    let to = Storage::open(&arguments.to).blame(Exit::User)?;
+    super::probe(&to, "the folder to export to").await?;
+    if !to.list("").await.blame(Exit::Infrastructure)?.is_empty() {
+        let error = anyhow::anyhow!(
+            "`{}` is not empty\nhint: name a folder that is not there yet",
+            arguments.to
+        );
+        return Err(Refusal { exit: Exit::User, error });
+    }
+    let manifest = run.manifest(checkpoint).await.map_err(refusal)?;
+    let bar = progress(manifest.model.iter().map(|f| f.bytes).sum(), &checkpoint.name());
+    let outcome = run.export(checkpoint, &to, &|copied| bar.inc(copied)).await;
+    bar.finish_and_clear();
+    if let Err(error) = outcome {
+        // Nothing of it was there before.
+        for object in to.list("").await.blame(Exit::Infrastructure)? {
+            to.delete(&object.key).await.blame(Exit::Infrastructure)?;
+        }
+        return Err(refusal(error));
+    }
+    println!("{}", to.url().strip_prefix("file://").unwrap_or(to.url()));
+    Ok(Exit::Done)
+}
+
+async fn prune(arguments: Prune) -> Outcome {
+    let run = arguments.run.open().await?;
+    let places = run.superfluous(arguments.keep as usize);
+    if !arguments.dry_run {
+        run.delete(&places).await.map_err(refusal)?;
+    }
+    let verb = if arguments.dry_run { "would delete" } else { "deleted" };
+    for (lineage, step) in places {
+        println!("{verb} {}", key::checkpoint_name(lineage, step));
+    }
+    Ok(Exit::Done)
+}
+
+fn bytes(manifest: &Checkpoint) -> u64 {
+    manifest.files().map(|f| f.bytes).sum()
+}
+
+fn progress(bytes: u64, name: &str) -> ProgressBar {
+    let style = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} eta {eta}";
+    let style = ProgressStyle::with_template(style).expect("a fixed template");
+    ProgressBar::new(bytes).with_style(style).with_message(name.to_owned())
+}
+
+fn refusal(error: Error) -> Refusal {
+    let exit = match &error {
+        Error::NoRun(_) | Error::Unknown { .. } | Error::Live => Exit::User,
+        Error::Damaged { .. } => Exit::Data,
+        Error::Storage(e) if e.is_users() => Exit::User,
+        Error::Journal(_) | Error::Storage(_) => Exit::Infrastructure,
+    };
+    Refusal { exit, error: error.into() }
+}

@@ -1,0 +1,233 @@
+//! Checkpoints: parts are put together, a manifest is stored, the journal entry that names it is the commit.
+//!
+//! A checkpoint belongs to its lineage and step, not to the membership that took it: uploads run behind, and through
+//! regroups, until a generation goes back to an earlier checkpoint. A part counts if the process that reports it was a
+//! member then and lives now; a part that died with its rank ends the checkpoint, since nobody else has it.
+
+use super::run::{Committed, Run};
+use super::{Command, Fault, Notice, Retained};
+use proto::event::{Event as History, Failure};
+use proto::id::{Generation, Lineage, WorkerId};
+use proto::manifest::{Checkpoint, File};
+use proto::protocol::{Place, Start};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Checkpoints in a row that may be given up.
+const GIVEN_UP: u32 = 1;
+
+/// What the members of one generation store, or have stored.
+#[derive(Clone, Debug)]
+pub(super) struct Saves {
+    lineage: Lineage,
+    /// By rank.
+    members: Vec<WorkerId>,
+    /// Ranks whose process is gone.
+    lost: BTreeSet<usize>,
+    parts: BTreeMap<u64, BTreeMap<usize, Vec<File>>>,
+    /// Steps whose manifest is being stored.
+    sealing: BTreeSet<u64>,
+    /// Steps whose checkpoint will not be, and why.
+    given_up: BTreeMap<u64, String>,
+}
+
+impl Saves {
+    pub(super) fn new(lineage: Lineage, members: Vec<WorkerId>) -> Self {
+        Self {
+            lineage,
+            members,
+            lost: BTreeSet::new(),
+            parts: BTreeMap::new(),
+            sealing: BTreeSet::new(),
+            given_up: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn lineage(&self) -> Lineage {
+        self.lineage
+    }
+
+    fn rank(&self, id: &WorkerId) -> Option<usize> {
+        let rank = self.members.iter().position(|m| m == id)?;
+        (!self.lost.contains(&rank)).then_some(rank)
+    }
+
+    /// Whether a rank's part of the checkpoint after `step` is stored.
+    pub(super) fn has(&self, rank: usize, step: u64) -> bool {
+        let stored = |ranks: &BTreeMap<usize, Vec<File>>| ranks.contains_key(&rank);
+        self.sealing.contains(&step) || self.parts.get(&step).is_some_and(stored)
+    }
+
+    /// A process is gone, and with it the parts that it has not reported.
+    fn lose(&mut self, id: &WorkerId) {
+        if let Some(rank) = self.rank(id) {
+            self.lost.insert(rank);
+            self.parts.retain(|_, ranks| ranks.contains_key(&rank));
+        }
+    }
+}
+
+impl Run {
+    /// Whether a manifest is being stored.
+    pub(super) fn is_sealing(&self) -> bool {
+        self.saves.values().any(|s| !s.sealing.is_empty())
+    }
+
+    /// Where the next generation starts.
+    pub(super) fn newest(&self) -> Option<Committed> {
+        self.checkpoints.last_key_value().map(|(committed, _)| *committed)
+    }
+
+    /// The same, for its members.
+    pub(super) fn start(&self) -> Option<Start> {
+        let (Committed { lineage, step }, sha256) = self.checkpoints.last_key_value()?;
+        let manifest = proto::key::manifest(&self.id, *lineage, *step);
+        Some(Start { manifest, sha256: sha256.clone() })
+    }
+
+    /// A process will report nothing any more.
+    pub(super) fn forget(&mut self, id: &WorkerId) {
+        self.saves.values_mut().for_each(|saves| saves.lose(id));
+    }
+
+    /// The parts that a report of `worker` from `place` adds to.
+    fn saved_at(&mut self, worker: &WorkerId, place: &Place) -> Option<(&mut Saves, usize)> {
+        let saves = self.saves.get_mut(&place.generation)?;
+        let rank = saves.rank(worker)?;
+        (saves.lineage == place.lineage).then_some((saves, rank))
+    }
+
+    pub(super) fn part_saved(
+        &mut self,
+        worker: &WorkerId,
+        place: &Place,
+        step: u64,
+        files: Vec<File>,
+        out: &mut Vec<Command>,
+    ) {
+        let (run, lineage, plan_digest) =
+            (self.id.clone(), place.lineage, self.plan_digest.clone());
+        // Said again on every new stream, also of checkpoints that a newer one has made superfluous.
+        let known = self.newest() >= Some(Committed { lineage, step });
+        let Some((saves, rank)) = self.saved_at(worker, place) else { return };
+        if known || saves.sealing.contains(&step) || saves.given_up.contains_key(&step) {
+            return;
+        }
+        let size = saves.members.len();
+        let parts = saves.parts.entry(step).or_default();
+        parts.insert(rank, files);
+        if parts.len() < size {
+            return;
+        }
+        let parts = saves.parts.remove(&step).expect("just counted");
+        saves.sealing.insert(step);
+        let of_state = |f: &File| f.key.starts_with(Checkpoint::STATE);
+        let (state, mut model): (_, Vec<_>) = parts.into_values().flatten().partition(of_state);
+        // By their numbers, whoever has stored them.
+        model.sort_by(|a, b| a.key.cmp(&b.key));
+        let receipt = None;
+        let checkpoint = Checkpoint { run, lineage, step, plan_digest, model, state, receipt };
+        let skipped = self.skipped.iter().filter(|s| s.step <= step).cloned().collect();
+        out.push(Command::Seal { checkpoint, skipped });
+    }
+
+    /// A part could not be stored: there will be no such checkpoint, and the next one is tried.
+    pub(super) fn part_failed(
+        &mut self,
+        worker: &WorkerId,
+        place: &Place,
+        step: u64,
+        message: &str,
+        out: &mut Vec<Command>,
+    ) {
+        let ended = self.phase.ended();
+        let Some((saves, rank)) = self.saved_at(worker, place) else { return };
+        if ended || saves.given_up.contains_key(&step) {
+            return;
+        }
+        saves.parts.remove(&step);
+        let message = format!("worker {worker} (rank {rank}): {message}");
+        self.give_up(place.generation, step, &message, out);
+    }
+
+    pub(super) fn sealed(
+        &mut self,
+        lineage: Lineage,
+        step: u64,
+        outcome: Result<String, String>,
+        out: &mut Vec<Command>,
+    ) {
+        let mut of_it = self.saves.iter_mut().filter(|(_, saves)| saves.lineage == lineage);
+        let sealed = of_it.find_map(|(g, saves)| saves.sealing.remove(&step).then_some(*g));
+        let Some(generation) = sealed.filter(|_| !self.phase.ended()) else { return };
+        let manifest_sha256 = match outcome {
+            Ok(sha256) => sha256,
+            Err(message) => return self.give_up(generation, step, &message, out),
+        };
+        self.unsaved = 0;
+        let event =
+            History::Checkpointed { lineage, step, manifest_sha256: manifest_sha256.clone() };
+        self.journal(vec![event], out);
+        self.checkpoints.insert(Committed { lineage, step }, manifest_sha256);
+        let path = proto::key::checkpoint(&self.id, lineage, step);
+        let notice = Notice::Checkpoint { step, path };
+        out.push(Command::Notify { run: self.id.clone(), notice });
+        self.retain(out);
+    }
+
+    fn give_up(&mut self, generation: Generation, step: u64, why: &str, out: &mut Vec<Command>) {
+        let message = format!("the checkpoint after step {step} was given up: {why}");
+        if let Some(saves) = self.saves.get_mut(&generation) {
+            saves.given_up.insert(step, message.clone());
+        }
+        self.unsaved += 1;
+        self.incident(None, message.clone(), out);
+        if self.unsaved > GIVEN_UP {
+            self.fail(Fault { kind: Failure::Infrastructure, message }, out);
+        }
+    }
+
+    /// Why the present generation leaves no checkpoint after `step`.
+    pub(super) fn given_up(&self, step: u64) -> Option<String> {
+        self.saves.get(&self.generation)?.given_up.get(&step).cloned()
+    }
+
+    /// Keeps the newest `keep`, and the one with the best held-out loss.
+    fn retain(&mut self, out: &mut Vec<Command>) {
+        let Some(latest) = self.newest() else { return };
+        let measured = self.checkpoints.keys().filter_map(|c| Some((c, self.evals.get(&c.step)?)));
+        let best = measured.min_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(c, _)| *c);
+        let old = self.checkpoints.len().saturating_sub(self.settings.keep.max(1));
+        let old: BTreeSet<_> = self.checkpoints.keys().take(old).copied().collect();
+        self.checkpoints.retain(|c, _| !old.contains(c) || Some(*c) == best);
+        let place = |c: Committed| (c.lineage, c.step);
+        let retained = Retained {
+            kept: self.checkpoints.keys().copied().map(place).collect(),
+            latest: place(latest),
+            best: best.map(place),
+        };
+        out.push(Command::Retain { run: self.id.clone(), retained });
+    }
+
+    /// The checkpoint that the present generation began at is not what was committed: the one before it has to do.
+    ///
+    /// The ranks that only lost a peer by it may have said so first.
+    pub(super) fn damaged(&mut self, worker: &WorkerId, what: &str, out: &mut Vec<Command>) {
+        let newest = self.newest();
+        let Some(Committed { lineage, step }) = newest.filter(|c| Some(*c) == self.began_at) else {
+            return;
+        };
+        self.checkpoints.pop_last();
+        self.journal(vec![History::Damaged { lineage, step }], out);
+        let instead = match self.newest() {
+            Some(before) => format!("the one after step {} is used instead", before.step),
+            None => "there is none before it".into(),
+        };
+        let message = format!("the checkpoint after step {step} is damaged: {what}; {instead}");
+        self.incident(Some(worker), message.clone(), out);
+        if self.checkpoints.is_empty() {
+            let message = message + "\nhint: --resume begins anew, from the base";
+            return self.fail(Fault { kind: Failure::Infrastructure, message }, out);
+        }
+        self.gather();
+    }
+}

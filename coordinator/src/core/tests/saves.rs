@@ -1,0 +1,204 @@
+//! Checkpoints: put together from every rank's part, committed once, kept or not.
+
+use super::*;
+
+fn commit(step: u64, retain: Command) -> Vec<Command> {
+    vec![journal([checkpointed(1, step)]), checkpoint_notice(1, step), retain]
+}
+
+#[test]
+fn parts_of_a_fenced_member_never_reach_a_manifest() {
+    let mut b = Bench::training();
+    b.part(1, 1, 2);
+    b.report(3, hello_anew(2));
+    assert_eq!(b.part(2, 1, 2), [], "its stream is no longer its own");
+    assert_eq!(b.report(3, part(2, 1, 2)), [], "the membership is over");
+    b.report(1, loaded());
+    b.report(3, loaded());
+    assert_eq!(b.phase(), "training");
+    assert_eq!(b.report(3, part(2, 1, 2)), [], "it was written under the old membership");
+    b.part(1, 2, 2);
+    assert_eq!(b.report(3, part(2, 2, 2)), [seal(2, 2)]);
+}
+
+#[test]
+fn the_next_generation_waits_for_a_manifest_and_begins_there() {
+    let mut b = Bench::training();
+    b.part(1, 1, 2);
+    b.part(2, 1, 2);
+    b.report(1, trouble(1, Cause::Peer));
+    b.report(1, loaded());
+    b.report(2, loaded());
+    assert_eq!(b.phase(), "gathering");
+    b.pass(4000, &[1, 2]);
+    assert!(b.core.next_deadline() > Some(b.now), "time alone changes nothing");
+    let out = b.handle(sealed(1, 2));
+    let (history, _) = generation(2, 2, &[1, 2]);
+    assert_eq!(out[..3], commit(2, retain(1, &[2], None)));
+    assert_eq!(out[3], journal([history]));
+}
+
+#[test]
+fn what_is_stored_during_a_regroup_is_where_the_next_generation_begins() {
+    let mut b = Bench::training();
+    b.part(1, 1, 2);
+    b.report(1, trouble(1, Cause::Peer));
+    b.report(1, loaded());
+    assert_eq!(b.part(2, 1, 2), [seal(1, 2)]);
+    assert_eq!(b.handle(sealed(1, 2)), commit(2, retain(1, &[2], None)));
+    let (history, _) = generation(2, 2, &[1, 2]);
+    assert_eq!(b.report(2, loaded())[0], journal([history]));
+}
+
+#[test]
+fn a_part_outlives_its_rank_once_it_is_stored() {
+    let mut b = Bench::training();
+    b.part(2, 1, 2);
+    b.report(3, hello_anew(2));
+    assert_eq!(b.phase(), "gathering");
+    assert_eq!(b.part(1, 1, 2), [seal(1, 2)]);
+}
+
+#[test]
+fn a_generation_that_went_back_ends_what_was_on_its_way() {
+    let mut b = Bench::training();
+    b.part(1, 1, 2);
+    b.report(1, trouble(1, Cause::Peer));
+    b.report(1, loaded());
+    b.report(2, loaded());
+    assert_eq!(b.phase(), "training");
+    assert_eq!(b.part(2, 1, 2), []);
+}
+
+#[test]
+fn a_part_that_cannot_be_stored_costs_its_checkpoint_and_a_second_one_the_run() {
+    let mut b = Bench::training();
+    b.part(1, 1, 1);
+    let failed = |step| Report::PartFailed(place(1), step, "full".into());
+    let message =
+        |step| format!("the checkpoint after step {step} was given up: worker w2 (rank 1): full");
+    assert_eq!(b.report(2, failed(1)), incident(None, &message(1)));
+    assert_eq!(b.report(2, failed(1)), [], "said again");
+    assert_eq!(b.part(1, 1, 1), []);
+    b.checkpoint(1, 2);
+    assert_eq!(b.report(2, failed(3)), incident(None, &message(3)), "not in a row");
+    b.report(2, failed(4));
+    assert_eq!(b.phase(), "failed");
+}
+
+#[test]
+fn of_a_damaged_checkpoint_the_one_before_it_takes_the_place() {
+    let mut b = Bench::checkpointed(1);
+    b.checkpoint(1, 2);
+    b.report(1, trouble(1, Cause::Peer));
+    b.report(1, loaded());
+    b.report(2, loaded());
+    let out = b.report(2, trouble(2, Cause::Checkpoint));
+    let message = "the checkpoint after step 2 is damaged: broken; \
+                   the one after step 1 is used instead";
+    let damaged = journal([History::Damaged { lineage: Lineage(1), step: 2 }]);
+    assert_eq!(out[..3], [&[damaged][..], &incident(Some(2), message)].concat());
+    assert_eq!(b.report(1, trouble(2, Cause::Checkpoint)), [], "of the same one");
+    b.report(1, loaded());
+    let (history, _) = generation(3, 1, &[1, 2]);
+    assert_eq!(b.report(2, loaded())[0], journal([history]));
+}
+
+#[test]
+fn damage_is_heard_although_a_peer_was_missed_before() {
+    let mut b = Bench::checkpointed(1);
+    b.checkpoint(1, 2);
+    b.report(1, trouble(1, Cause::Peer));
+    b.report(1, loaded());
+    b.report(2, loaded());
+    b.report(1, trouble(2, Cause::Peer));
+    b.report(2, trouble(2, Cause::Checkpoint));
+    b.report(1, loaded());
+    let (history, _) = generation(3, 1, &[1, 2]);
+    assert_eq!(b.report(2, loaded())[0], journal([history]));
+}
+
+#[test]
+fn a_run_whose_every_checkpoint_is_damaged_fails() {
+    let mut b = Bench::checkpointed(1);
+    b.report(1, trouble(1, Cause::Peer));
+    b.report(1, loaded());
+    b.report(2, loaded());
+    b.report(2, trouble(2, Cause::Checkpoint));
+    assert_eq!(b.phase(), "failed");
+}
+
+#[test]
+fn the_newest_and_the_best_are_kept() {
+    let mut b = Bench::training();
+    let mut checkpoint = |step, loss| {
+        b.report(1, evaluated(1, step, &[(0, loss, 1.0)]));
+        b.report(2, evaluated(1, step, &[]));
+        b.checkpoint(1, step)
+    };
+    assert_eq!(checkpoint(1, 3.0), commit(1, retain(1, &[1], Some(1))));
+    assert_eq!(checkpoint(2, 1.0), commit(2, retain(1, &[1, 2], Some(2))));
+    assert_eq!(checkpoint(3, 2.0), commit(3, retain(1, &[2, 3], Some(2))));
+    assert_eq!(checkpoint(4, 1.5), commit(4, retain(1, &[2, 3, 4], Some(2))));
+    assert_eq!(checkpoint(5, 1.6), commit(5, retain(1, &[2, 4, 5], Some(2))));
+}
+
+#[test]
+fn nothing_is_the_best_where_nothing_is_measured() {
+    let mut b = Bench::checkpointed(1);
+    b.checkpoint(1, 2);
+    assert_eq!(b.checkpoint(1, 3).last(), Some(&retain(1, &[2, 3], None)));
+}
+
+#[test]
+fn a_pruned_checkpoint_is_not_made_again_from_what_is_said_again() {
+    let mut b = Bench::checkpointed(1);
+    b.checkpoint(1, 2);
+    b.checkpoint(1, 3);
+    b.part(1, 1, 1);
+    assert_eq!(b.part(2, 1, 1), []);
+}
+
+#[test]
+fn of_two_manifests_the_later_step_is_the_newest_whichever_is_stored_first() {
+    let mut b = Bench::training();
+    for step in [1, 2] {
+        b.part(1, 1, step);
+        b.part(2, 1, step);
+    }
+    b.handle(sealed(1, 2));
+    b.handle(sealed(1, 1));
+    assert_eq!(b.core.status(&run()).and_then(|s| s.checkpoint_step), Some(2));
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_is_an_incident() {
+    let mut b = Bench::training();
+    b.part(1, 1, 2);
+    b.part(2, 1, 2);
+    let outcome = Err("the disk is full".into());
+    let failed = Event::Sealed { run: run(), lineage: Lineage(1), step: 2, outcome };
+    let message = "the checkpoint after step 2 was given up: the disk is full";
+    assert_eq!(b.handle(failed), incident(None, message));
+    assert_eq!(b.phase(), "training");
+}
+
+#[test]
+fn a_last_checkpoint_that_cannot_be_fails_the_run_whichever_is_heard_first() {
+    let outcome = || Err("the disk is full".into());
+    let failed = || Event::Sealed { run: run(), lineage: Lineage(1), step: 4, outcome: outcome() };
+    for failed_first in [true, false] {
+        let mut b = Bench::training();
+        b.part(1, 1, 4);
+        b.part(2, 1, 4);
+        b.report(1, stopped(1, 4));
+        if failed_first {
+            b.handle(failed());
+            b.report(2, stopped(1, 4));
+        } else {
+            b.report(2, stopped(1, 4));
+            b.handle(failed());
+        }
+        assert_eq!(b.phase(), "failed", "failed first: {failed_first}");
+    }
+}

@@ -1,0 +1,148 @@
+//! Which rank stores what: a function of the parameters and of the world size alone.
+//!
+//! A model's files are cut as `transformers` cuts them, whatever the world: parameters in order, up to a size. Whoever
+//! stores one has less of the optimizer's state to store, so that every rank has about as many bytes.
+
+use crate::model::Dtype;
+use crate::ops::ParamId;
+use proto::plan::share;
+use std::ops::Range;
+
+/// The most that one file of the optimizer's state holds: a restore shares whole files out.
+const STATE_BYTES: u64 = 256 << 20;
+
+/// What is to be known of a parameter.
+#[derive(Clone, Copy)]
+pub(super) struct Size {
+    pub(super) elements: u64,
+    pub(super) trainable: bool,
+}
+
+impl Size {
+    /// The master, and both moments of a trained parameter.
+    fn of_state(self) -> u64 {
+        self.elements * if self.trainable { 12 } else { 4 }
+    }
+}
+
+/// One of a model's files.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct ModelFile {
+    /// From 1.
+    pub(super) number: usize,
+    /// How many there are.
+    pub(super) of: usize,
+    /// Consecutive parameters.
+    pub(super) parameters: Range<usize>,
+}
+
+/// What one rank stores.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Share {
+    /// Whole files of the model.
+    pub(super) model: Vec<ModelFile>,
+    /// Files of the optimizer's state, each of whole parameters.
+    pub(super) state: Vec<Vec<ParamId>>,
+}
+
+/// Every rank's share of a checkpoint.
+pub(super) fn shares(sizes: &[Size], save: Dtype, file_bytes: u64, world: usize) -> Vec<Share> {
+    let saved = |p: &Size| p.elements * save.size() as u64;
+    let files = model_files(&sizes.iter().map(saved).collect::<Vec<_>>(), file_bytes);
+    let of_files = files.iter().map(|f| sizes[f.parameters.clone()].iter().map(saved).sum());
+    let costs: Vec<u64> = of_files.chain(sizes.iter().map(|p| p.of_state())).collect();
+    let of_rank = |mut mine: Vec<usize>| {
+        mine.sort_unstable();
+        let (model, state): (Vec<_>, Vec<_>) = mine.into_iter().partition(|i| *i < files.len());
+        let state: Vec<_> = state.into_iter().map(|i| ParamId(i - files.len())).collect();
+        Share {
+            model: model.into_iter().map(|i| files[i].clone()).collect(),
+            state: in_files(state, |p| sizes[p.0].of_state()),
+        }
+    };
+    share(&costs, world).into_iter().map(of_rank).collect()
+}
+
+fn model_files(bytes: &[u64], file_bytes: u64) -> Vec<ModelFile> {
+    let cuts = cut(bytes.iter().copied(), file_bytes);
+    let of = cuts.len();
+    let file = |(parameters, number)| ModelFile { number, of, parameters };
+    cuts.into_iter().zip(1..).map(file).collect()
+}
+
+fn in_files(parameters: Vec<ParamId>, bytes: impl Fn(ParamId) -> u64) -> Vec<Vec<ParamId>> {
+    let cuts = cut(parameters.iter().map(|p| bytes(*p)), STATE_BYTES);
+    cuts.into_iter().map(|range| parameters[range].to_vec()).collect()
+}
+
+/// Consecutive items in ranges of up to `limit`, or of one that is larger.
+fn cut(sizes: impl Iterator<Item = u64>, limit: u64) -> Vec<Range<usize>> {
+    let mut cuts: Vec<Range<usize>> = Vec::new();
+    let mut filled = 0;
+    for (i, size) in sizes.enumerate() {
+        match cuts.last_mut().filter(|_| filled + size <= limit) {
+            Some(range) => (range.end, filled) = (i + 1, filled + size),
+            None => {
+                cuts.push(i..i + 1);
+                filled = size;
+            }
+        }
+    }
+    cuts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sizes(elements: &[u64]) -> Vec<Size> {
+        elements.iter().map(|&elements| Size { elements, trainable: true }).collect()
+    }
+
+    #[test]
+    fn a_models_files_are_those_of_every_world_size() {
+        let sizes = sizes(&[100, 30, 30, 30, 200, 5, 5]);
+        let files = |world| {
+            let shares = shares(&sizes, Dtype::F32, 400, world);
+            let mut files: Vec<_> = shares.into_iter().flat_map(|s| s.model).collect();
+            files.sort_by_key(|f| f.number);
+            files
+        };
+        let alone = files(1);
+        let cuts: Vec<_> = alone.iter().map(|f| f.parameters.clone()).collect();
+        assert_eq!(cuts, [0..1, 1..4, 4..5, 5..7]);
+        assert!(alone.iter().all(|f| f.of == 4));
+        for world in 2..6 {
+            assert_eq!(files(world), alone);
+        }
+    }
+
+    #[test]
+    fn every_parameters_state_has_one_place_and_ranks_have_about_as_many_bytes() {
+        let sizes = sizes(&[1000, 10, 900, 20, 800, 700, 700, 700, 5]);
+        for world in 1..5 {
+            let shares = shares(&sizes, Dtype::Bf16, 4000, world);
+            let mut seen: Vec<_> = shares.iter().flat_map(|s| s.state.concat()).collect();
+            seen.sort_unstable();
+            assert_eq!(seen, (0..sizes.len()).map(ParamId).collect::<Vec<_>>());
+            let bytes = |share: &Share| -> u64 {
+                let state = share.state.concat().iter().map(|p| sizes[p.0].of_state()).sum::<u64>();
+                let model = share.model.iter().flat_map(|f| &sizes[f.parameters.clone()]);
+                state + model.map(|p| p.elements * 2).sum::<u64>()
+            };
+            let loads: Vec<_> = shares.iter().map(bytes).collect();
+            let (least, most) = (loads.iter().min().unwrap(), loads.iter().max().unwrap());
+            // No more apart than the largest thing that cannot be divided.
+            assert!(most - least <= 12_000, "{loads:?}");
+        }
+    }
+
+    #[test]
+    fn state_is_cut_into_files_that_a_restore_can_share_out() {
+        let large = STATE_BYTES / 12;
+        let shares = shares(&sizes(&[large, large + 1, 1, 1]), Dtype::F32, u64::MAX, 1);
+        let files: Vec<Vec<usize>> =
+            shares[0].state.iter().map(|f| f.iter().map(|p| p.0).collect()).collect();
+        assert_eq!(files, [vec![0], vec![1], vec![2, 3]]);
+    }
+}
