@@ -8,6 +8,7 @@
 //! manifest    what a checkpoint consists of   key       where objects lie
 //! storage     the few operations on an object store that everything relies on
 //! hub         what the Hugging Face hub is asked
+//! text        what a data set says, safe to show
 //! ```
 //!
 //! Knows no tensor and no tokenizer.
@@ -24,6 +25,7 @@ pub mod protocol;
 pub mod receipt;
 pub mod spec;
 pub mod storage;
+pub mod text;
 pub mod wire;
 
 /// The version of the wire protocol, of the plan and of the step's arithmetic: equal in all members of a run.

@@ -22,12 +22,15 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::prepared::Sample;
+use crate::text::visible;
 
 pub use histogram::Histogram;
 pub use skipped::{NAMES, Skipped};
 
 /// The examples kept for each reason of each source.
 pub const EXAMPLES: usize = 5;
+/// Characters of an example's reason that are kept: it may quote the record.
+pub const REASON: usize = 500;
 
 /// Why a record was not trained on, or what was found in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -159,7 +162,7 @@ pub struct Example {
 
 impl fmt::Display for Example {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, {}: {}", self.object, self.place, self.reason)
+        write!(f, "{}, {}: {}", visible(&self.object), self.place, visible(&self.reason))
     }
 }
 
@@ -199,7 +202,10 @@ impl Tally {
         self.tokens_lost += tokens_lost;
     }
 
-    fn keep(&mut self, example: Example) {
+    fn keep(&mut self, mut example: Example) {
+        if let Some((end, _)) = example.reason.char_indices().nth(REASON) {
+            example.reason.replace_range(end.., "…");
+        }
         let at = self.examples.partition_point(|kept| *kept <= example);
         if at < EXAMPLES {
             self.examples.insert(at, example);
@@ -456,15 +462,20 @@ mod tests {
 
     #[test]
     fn receipt_reads_as_a_table() {
-        let receipt = Receipt::of("./a.jsonl", counts(&[1, 2, 3, 4, 5, 6]));
+        let mut counts = counts(&[1, 2, 3, 4, 5]);
+        let reason = "role must be `user`, got `\u{1b}[31m`\nhint: name it".into();
+        let odd = Example { object: "a.jsonl".into(), place: Place::line(0), reason };
+        counts.drop_record(Reason::Malformed, odd, 0);
+        let receipt = Receipt::of("./a.jsonl", counts);
         let expected = "\
 source     read  eligible  held out  cut  malformed  tokens  trained  tokens lost
 ./a.jsonl    16        10         0    0          6     100       40            0
+  malformed: a.jsonl, line 0: role must be `user`, got `\\u{1b}[31m`
+    hint: name it
   malformed: a.jsonl, line 1: not valid JSON: expected value at column 1
   malformed: a.jsonl, line 2: not valid JSON: expected value at column 1
   malformed: a.jsonl, line 3: not valid JSON: expected value at column 1
   malformed: a.jsonl, line 4: not valid JSON: expected value at column 1
-  malformed: a.jsonl, line 5: not valid JSON: expected value at column 1
   malformed: 1 more
 ";
         assert_eq!(receipt.to_string(), expected);
@@ -487,6 +498,17 @@ source     read  eligible  held out  cut  malformed  tokens  trained  tokens los
             assert!(lost(tokens * 3 / 4) as f64 > most * 101.0, "{most}: {tokens} is far too much");
         }
         assert_eq!(receipt.fitting_max_tokens(0.001), None, "one is malformed at any length");
+    }
+
+    #[test]
+    fn a_reason_that_quotes_a_long_record_is_cut() {
+        let mut tally = Tally::default();
+        let reason = "é".repeat(REASON + 1);
+        tally.count(Example { object: "a".into(), place: Place::line(1), reason }, 0);
+        assert_eq!(tally.examples[0].reason, "é".repeat(REASON) + "…");
+        let mut merged = Tally::default();
+        merged.merge(tally.clone());
+        assert_eq!(merged, tally);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use clap::{Parser, Subcommand};
 use proto::event::Failure;
 use proto::spec::{self, Spec};
 use proto::storage::Storage;
+use proto::text::visible;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
@@ -138,7 +139,7 @@ pub fn main() -> ExitCode {
         }
     };
     let exit = outcome.unwrap_or_else(|Refusal { exit, error }| {
-        eprintln!("error: {}", proto::error::chain(error.as_ref()));
+        eprintln!("error: {}", visible(&proto::error::chain(error.as_ref())));
         exit
     });
     ExitCode::from(exit as u8)

@@ -24,6 +24,7 @@ impl fmt::Display for Receipt {
             write_lengths(f, "trained per sample", &counts.target_lengths)?;
             for (reason, tally) in &counts.dropped {
                 write_examples(f, reason.label(), tally)?;
+                write_lengths(f, &format!("{}, tokens", reason.label()), &tally.lengths)?;
             }
             write_examples(f, "cut", &counts.truncated)?;
             for (reason, tally) in &counts.findings {
@@ -77,7 +78,8 @@ fn write_lengths(f: &mut fmt::Formatter<'_>, label: &str, lengths: &Histogram) -
 
 fn write_examples(f: &mut fmt::Formatter<'_>, label: &str, tally: &Tally) -> fmt::Result {
     for example in &tally.examples {
-        writeln!(f, "  {label}: {example}")?;
+        // A hint on a line of its own belongs to its example.
+        writeln!(f, "  {label}: {}", example.to_string().replace('\n', "\n    "))?;
     }
     let more = tally.records.saturating_sub(tally.examples.len() as u64);
     if more > 0 {
