@@ -12,6 +12,7 @@
 //! run's: the merge is commutative and associative, so the result does not depend on who prepared
 //! what, or when.
 
+mod detected;
 mod histogram;
 mod skipped;
 mod table;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::prepared::Sample;
 use crate::text::visible;
 
+pub use detected::{Detected, Formats};
 pub use histogram::Histogram;
 pub use skipped::{NAMES, Skipped};
 
@@ -230,6 +232,9 @@ pub struct Counts {
     pub read: u64,
     /// Records that can be trained on or held out.
     pub eligible: u64,
+    /// How the objects are read.
+    #[serde(default, skip_serializing_if = "Formats::is_empty")]
+    pub formats: Formats,
     /// Samples made of them: one per conversation, one per chunk of a text.
     pub samples: u64,
     /// Samples that are kept for evaluation.
@@ -309,6 +314,7 @@ impl Counts {
     pub fn merge(&mut self, other: Counts) {
         self.read += other.read;
         self.eligible += other.eligible;
+        self.formats.merge(other.formats);
         self.samples += other.samples;
         self.held_out += other.held_out;
         self.tokens += other.tokens;
@@ -466,10 +472,19 @@ mod tests {
         let reason = "role must be `user`, got `\u{1b}[31m`\nhint: name it".into();
         let odd = Example { object: "a.jsonl".into(), place: Place::line(0), reason };
         counts.drop_record(Reason::Malformed, odd, 0);
+        counts.formats.add(Detected {
+            format: "messages".into(),
+            container: "JSON lines".into(),
+            why: "as the run spec says".into(),
+            objects: 1,
+            object: "a.jsonl".into(),
+            place: None,
+        });
         let receipt = Receipt::of("./a.jsonl", counts);
         let expected = "\
 source     read  eligible  held out  cut  malformed  tokens  trained  tokens lost
 ./a.jsonl    16        10         0    0          6     100       40            0
+  format: messages, JSON lines: as the run spec says
   malformed: a.jsonl, line 0: role must be `user`, got `\\u{1b}[31m`
     hint: name it
   malformed: a.jsonl, line 1: not valid JSON: expected value at column 1

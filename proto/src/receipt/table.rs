@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::{Counts, Histogram, Reason, Receipt, Tally};
 
-/// A table with a row per source; then for each source its samples' lengths, and the examples by
-/// reason.
+/// A table with a row per source; then for each source how it is read, its samples' lengths, and the
+/// examples by reason.
 impl fmt::Display for Receipt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total = self.total();
@@ -20,6 +20,7 @@ impl fmt::Display for Receipt {
             if self.sources.len() > 1 {
                 writeln!(f, "{name}")?;
             }
+            counts.formats.iter().try_for_each(|detected| writeln!(f, "  format: {detected}"))?;
             write_lengths(f, "tokens per sample", &counts.lengths)?;
             write_lengths(f, "trained per sample", &counts.target_lengths)?;
             for (reason, tally) in &counts.dropped {
