@@ -7,12 +7,13 @@
 //! prepared    tokenized shards in storage     receipt   what became of every record
 //! manifest    what a checkpoint consists of   key       where objects lie
 //! storage     the few operations on an object store that everything relies on
-//! hub         what the Hugging Face hub is asked
+//! hub         what the Hugging Face hub is asked   cost    what a step takes
 //! text        what a data set says, safe to show
 //! ```
 //!
 //! Knows no tensor and no tokenizer.
 
+pub mod cost;
 pub mod error;
 pub mod event;
 pub mod hub;

@@ -3,6 +3,7 @@
 mod embedded;
 mod generate;
 mod inspect;
+mod mixture;
 mod plan;
 mod preview;
 mod remote;

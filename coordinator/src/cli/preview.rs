@@ -2,18 +2,20 @@
 //! stays but the prepared data set, which the run then finds.
 
 use super::embedded::{self, Embedded};
+use super::mixture::Mixed;
 use super::{Blame, Exit, Refusal, run};
 use crate::core::{Notice, Timing};
 use crate::feed::Watch;
 use crate::launch::{self, Local};
 use crate::runtime::Runtime;
-use crate::sources;
+use crate::{sources, survey};
 use anyhow::{Context, anyhow};
 use indicatif::ProgressBar;
 use proto::plan::Summary;
 use proto::receipt::Receipt;
 use proto::spec::Spec;
 use proto::storage::Storage;
+use serde::Deserialize;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
@@ -30,6 +32,8 @@ pub(super) struct Preview {
     pub(super) receipt: Receipt,
     /// What the run would do.
     pub(super) plan: Summary,
+    /// With what of each source, in the spec's order.
+    pub(super) sources: Vec<Mixed>,
 }
 
 /// Prepares and plans the spec at `path`.
@@ -40,6 +44,7 @@ pub(super) async fn preview(path: &Path) -> Result<Preview, Refusal> {
     let listener = embedded::listen(0).await?;
     let storage = embedded::output(&spec).await?;
     let spec = sources::pin(spec).await?;
+    survey::check(&spec).await?;
     let (runtime, handle) = Runtime::preview(storage.clone(), Timing::default());
     let mut coordinator = Embedded::start(runtime, handle.clone(), listener)?;
     let run = handle.submit(spec.clone(), proto::id::unique()).await.blame(Exit::Infrastructure)?;
@@ -73,14 +78,15 @@ pub(super) async fn preview(path: &Path) -> Result<Preview, Refusal> {
     coordinator.close().await;
     coordinator.end();
     progress.bar.finish_and_clear();
-    let Planned { fingerprint, receipt, plan } = outcome?;
-    Ok(Preview { spec, storage, fingerprint, receipt, plan })
+    let Planned { fingerprint, receipt, plan, sources } = outcome?;
+    Ok(Preview { spec, storage, fingerprint, receipt, plan, sources })
 }
 
 struct Planned {
     fingerprint: String,
     receipt: Receipt,
     plan: Summary,
+    sources: Vec<Mixed>,
 }
 
 /// What the preview waits for.
@@ -156,7 +162,35 @@ impl Progress {
         let prepared = self.prepared.take();
         let (fingerprint, receipt) = prepared.context("the plan came without its data")?;
         summary["steps"] = steps.into();
+        let sources = Vec::deserialize(&summary["sources"]).context("the plan's sources")?;
         let plan = serde_json::from_value(summary).context("the plan's summary")?;
-        Ok(Milestone::Planned(Planned { fingerprint, receipt, plan }))
+        Ok(Milestone::Planned(Planned { fingerprint, receipt, plan, sources }))
+    }
+}
+
+#[cfg(test)]
+impl Preview {
+    /// Ten steps of one epoch, each of 16 packs of 100 tokens; of its source it sees one half.
+    pub(super) fn example() -> Self {
+        use proto::plan::{EpochSummary, SourceSummary};
+        let spec = "name: n\nmodel: {base: /b}\ndata: {train: [{source: /d.jsonl}]}\n";
+        let figures = SourceSummary { samples: 320, weight: 4_000.0, repeat: 0.5, share: 1.0 };
+        Self {
+            spec: proto::spec::parse(spec, Path::new("/")).expect("a spec"),
+            storage: Storage::memory(),
+            fingerprint: String::new(),
+            receipt: Receipt::default(),
+            plan: Summary {
+                samples: 330,
+                held_out: 10,
+                max_tokens: 100,
+                steps: 10,
+                steps_per_epoch: 10,
+                packs_per_epoch: 160,
+                epochs: vec![EpochSummary { samples: 320, tokens: 16_000, weight: 4_000.0 }],
+                ..Summary::default()
+            },
+            sources: vec![Mixed { name: "/d.jsonl".into(), figures }],
+        }
     }
 }
