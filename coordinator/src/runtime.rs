@@ -74,8 +74,8 @@ impl Runtime {
 
     /// A coordinator whose runs end with their plan and leave nothing in `output` but the prepared data set: for
     /// looking before running.
-    pub fn preview(output: Storage, timing: Timing) -> (Self, Handle) {
-        let (runtime, handle) = Self::new(Storage::memory(), output, timing, epoch_of_now(), None);
+    pub fn preview(scratch: Storage, output: Storage, timing: Timing) -> (Self, Handle) {
+        let (runtime, handle) = Self::new(scratch, output, timing, epoch_of_now(), None);
         (Self { goal: Goal::Plan, ..runtime }, handle)
     }
 

@@ -11,6 +11,7 @@ use crate::runtime::Runtime;
 use crate::{sources, survey};
 use anyhow::{Context, anyhow};
 use indicatif::ProgressBar;
+use proto::id::RunId;
 use proto::plan::Summary;
 use proto::receipt::Receipt;
 use proto::spec::Spec;
@@ -24,6 +25,10 @@ use tokio::sync::broadcast::error::RecvError;
 /// A run that has not begun.
 pub(super) struct Preview {
     pub(super) spec: Spec,
+    /// Names the run in `scratch`.
+    pub(super) run: RunId,
+    /// What the run would have left behind: its plan.
+    pub(super) scratch: Storage,
     /// The spec's output.
     pub(super) storage: Storage,
     /// Names the prepared data set there.
@@ -45,11 +50,12 @@ pub(super) async fn preview(path: &Path) -> Result<Preview, Refusal> {
     let storage = embedded::output(&spec).await?;
     let spec = sources::pin(spec).await?;
     survey::check(&spec).await?;
-    let (runtime, handle) = Runtime::preview(storage.clone(), Timing::default());
+    let scratch = Storage::memory();
+    let (runtime, handle) = Runtime::preview(scratch.clone(), storage.clone(), Timing::default());
     let mut coordinator = Embedded::start(runtime, handle.clone(), listener)?;
     let run = handle.submit(spec.clone(), proto::id::unique()).await.blame(Exit::Infrastructure)?;
     let run = run.map_err(anyhow::Error::msg).blame(Exit::Infrastructure)?;
-    let watch = handle.watch(run).await.blame(Exit::Infrastructure)?;
+    let watch = handle.watch(run.clone()).await.blame(Exit::Infrastructure)?;
     let watch = watch.context("the run is unknown").blame(Exit::Infrastructure)?;
 
     let mut progress = Progress::new(watch);
@@ -78,8 +84,8 @@ pub(super) async fn preview(path: &Path) -> Result<Preview, Refusal> {
     coordinator.close().await;
     coordinator.end();
     progress.bar.finish_and_clear();
-    let Planned { fingerprint, receipt, plan, sources } = outcome?;
-    Ok(Preview { spec, storage, fingerprint, receipt, plan, sources })
+    let Planned { fingerprint, receipt, plan, sources } = *outcome?;
+    Ok(Preview { spec, run, scratch, storage, fingerprint, receipt, plan, sources })
 }
 
 struct Planned {
@@ -94,7 +100,7 @@ enum Milestone {
     /// There are raw shards to prepare.
     Shards,
     /// That was all.
-    Planned(Planned),
+    Planned(Box<Planned>),
 }
 
 /// What the coordinator says, up to the plan.
@@ -114,7 +120,7 @@ impl Progress {
         Self { watch, said: 0, bar, prepared: None }
     }
 
-    async fn planned(&mut self) -> Result<Planned, Refusal> {
+    async fn planned(&mut self) -> Result<Box<Planned>, Refusal> {
         loop {
             if let Milestone::Planned(planned) = self.next().await? {
                 return Ok(planned);
@@ -164,7 +170,8 @@ impl Progress {
         summary["steps"] = steps.into();
         let sources = Vec::deserialize(&summary["sources"]).context("the plan's sources")?;
         let plan = serde_json::from_value(summary).context("the plan's summary")?;
-        Ok(Milestone::Planned(Planned { fingerprint, receipt, plan, sources }))
+        let planned = Planned { fingerprint, receipt, plan, sources };
+        Ok(Milestone::Planned(Box::new(planned)))
     }
 }
 
@@ -177,6 +184,8 @@ impl Preview {
         let figures = SourceSummary { samples: 320, weight: 4_000.0, repeat: 0.5, share: 1.0 };
         Self {
             spec: proto::spec::parse(spec, Path::new("/")).expect("a spec"),
+            run: RunId::new("r"),
+            scratch: Storage::memory(),
             storage: Storage::memory(),
             fingerprint: String::new(),
             receipt: Receipt::default(),
