@@ -106,6 +106,8 @@ impl Local {
         // Reading on keeps a worker that still has something to say from blocking on a full pipe.
         let ended = tokio::time::timeout(FAREWELL, self.watch(|_| {})).await;
         if ended.is_err() {
+            tracing::warn!("dismissed workers did not go, and are killed");
+            // Gone by itself meanwhile, it is as well.
             let _ = self.child.kill().await;
         }
     }

@@ -3,7 +3,7 @@
 //! Journal entries are awaited: a command behind one is begun only when it is durable. Long work (listing, planning,
 //! storing manifests) runs beside and comes back as an event.
 
-use crate::core::{Command, Core, Event, Notice, Settings, Stream, Ticket, Timing};
+use crate::core::{Command, Core, Event, Goal, Notice, Settings, Stream, Ticket, Timing};
 use crate::feed::Feed;
 use crate::handle::{Handle, Input};
 use crate::journal::{self, Journal};
@@ -57,6 +57,8 @@ pub struct Runtime {
     /// Prepared data sets, which runs share.
     prepared: Storage,
     pool: Option<Journal>,
+    /// Of every run.
+    goal: Goal,
     runs: BTreeMap<RunId, Run>,
     streams: BTreeMap<Stream, mpsc::Sender<Directive>>,
     answers: BTreeMap<u64, oneshot::Sender<Result<RunId, String>>>,
@@ -73,9 +75,11 @@ impl Runtime {
         Self::new(storage.clone(), storage, timing, epoch_of_now(), None)
     }
 
-    /// A coordinator whose runs leave no trace but the prepared data set: for looking before running.
-    pub fn preview(output: Storage, timing: Timing) -> (Self, Handle) {
-        Self::new(Storage::memory(), output, timing, epoch_of_now(), None)
+    /// A coordinator whose runs end with their plan and leave nothing in `output` but the prepared data set: for
+    /// looking before running.
+    pub fn preview(scratch: Storage, output: Storage, timing: Timing) -> (Self, Handle) {
+        let (runtime, handle) = Self::new(scratch, output, timing, epoch_of_now(), None);
+        (Self { goal: Goal::Plan, ..runtime }, handle)
     }
 
     /// A coordinator of the pool under `storage`, with everything that the pool has seen.
@@ -117,6 +121,7 @@ impl Runtime {
             storage,
             prepared,
             pool,
+            goal: Goal::Model,
             runs: BTreeMap::new(),
             streams: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -187,7 +192,7 @@ impl Runtime {
     ) -> Result<(), Error> {
         let chunk = self.storage.list(&proto::key::all_metrics(&run)).await?.len();
         let feed = Feed::new(run.clone(), chunk.try_into().unwrap_or(0));
-        let settings = settings(&spec);
+        let settings = settings(&spec, self.goal);
         self.runs.insert(run.clone(), Run { journal, feed, spec: Arc::new(spec) });
         let now = self.now();
         let commands = self.core.adopt(now, run, idempotency_key, settings, history, resume);
@@ -283,7 +288,7 @@ impl Runtime {
             run: run.clone(),
             idempotency_key: key,
             spec_yaml: spec_yaml.clone(),
-            settings: settings(&spec),
+            settings: settings(&spec, self.goal),
         };
         self.runs.insert(run.clone(), Run { journal, feed, spec: Arc::new(spec) });
         self.step(event).await?;
@@ -438,11 +443,12 @@ fn epoch_of_now() -> Epoch {
     Epoch(since.unwrap_or_default().as_millis().try_into().unwrap_or(1))
 }
 
-fn settings(spec: &Spec) -> Settings {
+fn settings(spec: &Spec, goal: Goal) -> Settings {
     let eval = &spec.data().eval;
     let names = |sources: &[Source]| sources.iter().map(|s| s.location.to_string()).collect();
     Settings {
         name: spec.name().to_owned(),
+        goal,
         min_workers: spec.workers().min as usize,
         max_workers: spec.workers().max as usize,
         keep: spec.checkpoint().keep as usize,

@@ -7,12 +7,13 @@
 //! prepared    tokenized shards in storage     receipt   what became of every record
 //! manifest    what a checkpoint consists of   key       where objects lie
 //! storage     the few operations on an object store that everything relies on
-//! tensors     heads of safetensors files
-//! hub         what the Hugging Face hub is asked
+//! hub         what the Hugging Face hub is asked   cost      what a step takes
+//! text        what a data set says, safe to show   tensors   heads of safetensors files
 //! ```
 //!
 //! Knows no tensor and no tokenizer.
 
+pub mod cost;
 pub mod error;
 pub mod event;
 pub mod hub;
@@ -26,6 +27,7 @@ pub mod receipt;
 pub mod spec;
 pub mod storage;
 pub mod tensors;
+pub mod text;
 pub mod wire;
 
 /// The version of the wire protocol, of the plan and of the step's arithmetic: equal in all members of a run.

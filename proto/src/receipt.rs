@@ -12,6 +12,7 @@
 //! run's: the merge is commutative and associative, so the result does not depend on who prepared
 //! what, or when.
 
+mod detected;
 mod histogram;
 mod skipped;
 mod table;
@@ -22,12 +23,16 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::prepared::Sample;
+use crate::text::visible;
 
+pub use detected::{Detected, Formats};
 pub use histogram::Histogram;
 pub use skipped::{NAMES, Skipped};
 
 /// The examples kept for each reason of each source.
 pub const EXAMPLES: usize = 5;
+/// Characters of an example's reason that are kept: it may quote the record.
+pub const REASON: usize = 500;
 
 /// Why a record was not trained on, or what was found in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -159,7 +164,7 @@ pub struct Example {
 
 impl fmt::Display for Example {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, {}: {}", self.object, self.place, self.reason)
+        write!(f, "{}, {}: {}", visible(&self.object), self.place, visible(&self.reason))
     }
 }
 
@@ -199,7 +204,10 @@ impl Tally {
         self.tokens_lost += tokens_lost;
     }
 
-    fn keep(&mut self, example: Example) {
+    fn keep(&mut self, mut example: Example) {
+        if let Some((end, _)) = example.reason.char_indices().nth(REASON) {
+            example.reason.replace_range(end.., "…");
+        }
         let at = self.examples.partition_point(|kept| *kept <= example);
         if at < EXAMPLES {
             self.examples.insert(at, example);
@@ -224,6 +232,9 @@ pub struct Counts {
     pub read: u64,
     /// Records that can be trained on or held out.
     pub eligible: u64,
+    /// How the objects are read.
+    #[serde(default, skip_serializing_if = "Formats::is_empty")]
+    pub formats: Formats,
     /// Samples made of them: one per conversation, one per chunk of a text.
     pub samples: u64,
     /// Samples that are kept for evaluation.
@@ -303,6 +314,7 @@ impl Counts {
     pub fn merge(&mut self, other: Counts) {
         self.read += other.read;
         self.eligible += other.eligible;
+        self.formats.merge(other.formats);
         self.samples += other.samples;
         self.held_out += other.held_out;
         self.tokens += other.tokens;
@@ -456,15 +468,29 @@ mod tests {
 
     #[test]
     fn receipt_reads_as_a_table() {
-        let receipt = Receipt::of("./a.jsonl", counts(&[1, 2, 3, 4, 5, 6]));
+        let mut counts = counts(&[1, 2, 3, 4, 5]);
+        let reason = "role must be `user`, got `\u{1b}[31m`\nhint: name it".into();
+        let odd = Example { object: "a.jsonl".into(), place: Place::line(0), reason };
+        counts.drop_record(Reason::Malformed, odd, 0);
+        counts.formats.add(Detected {
+            format: "messages".into(),
+            container: "JSON lines".into(),
+            why: "as the run spec says".into(),
+            objects: 1,
+            object: "a.jsonl".into(),
+            place: None,
+        });
+        let receipt = Receipt::of("./a.jsonl", counts);
         let expected = "\
 source     read  eligible  held out  cut  malformed  tokens  trained  tokens lost
 ./a.jsonl    16        10         0    0          6     100       40            0
+  format: messages, JSON lines: as the run spec says
+  malformed: a.jsonl, line 0: role must be `user`, got `\\u{1b}[31m`
+    hint: name it
   malformed: a.jsonl, line 1: not valid JSON: expected value at column 1
   malformed: a.jsonl, line 2: not valid JSON: expected value at column 1
   malformed: a.jsonl, line 3: not valid JSON: expected value at column 1
   malformed: a.jsonl, line 4: not valid JSON: expected value at column 1
-  malformed: a.jsonl, line 5: not valid JSON: expected value at column 1
   malformed: 1 more
 ";
         assert_eq!(receipt.to_string(), expected);
@@ -487,6 +513,17 @@ source     read  eligible  held out  cut  malformed  tokens  trained  tokens los
             assert!(lost(tokens * 3 / 4) as f64 > most * 101.0, "{most}: {tokens} is far too much");
         }
         assert_eq!(receipt.fitting_max_tokens(0.001), None, "one is malformed at any length");
+    }
+
+    #[test]
+    fn a_reason_that_quotes_a_long_record_is_cut() {
+        let mut tally = Tally::default();
+        let reason = "é".repeat(REASON + 1);
+        tally.count(Example { object: "a".into(), place: Place::line(1), reason }, 0);
+        assert_eq!(tally.examples[0].reason, "é".repeat(REASON) + "…");
+        let mut merged = Tally::default();
+        merged.merge(tally.clone());
+        assert_eq!(merged, tally);
     }
 
     #[test]

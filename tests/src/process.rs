@@ -186,12 +186,16 @@ impl Process {
         self.event(&what, |e| e.kind() == "step" && e.count("step") >= step)
     }
 
-    fn next(&mut self, until: Instant) -> Option<Event> {
-        let line = match self.lines.recv_timeout(until - Instant::now()) {
-            Ok(line) => line,
+    fn line(&mut self, until: Instant) -> Option<String> {
+        match self.lines.recv_timeout(until - Instant::now()) {
+            Ok(line) => Some(line),
             Err(RecvTimeoutError::Timeout) => panic!("nothing in {PATIENCE:?}\n{}", self.stderr()),
-            Err(RecvTimeoutError::Disconnected) => return None,
-        };
+            Err(RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
+    fn next(&mut self, until: Instant) -> Option<Event> {
+        let line = self.line(until)?;
         let value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("`{line}`: {e}"));
         self.events.push(Event(value));
         self.events.last().cloned()
@@ -201,13 +205,29 @@ impl Process {
     pub fn end(mut self) -> Ended {
         let until = Instant::now() + PATIENCE;
         while self.next(until).is_some() {}
+        let (code, stderr) = self.gone();
+        Ended { code, events: std::mem::take(&mut self.events), stderr }
+    }
+
+    /// Waits for the end of a program that prints no JSON; standard output and standard error, once it is known to have
+    /// ended with `code`.
+    pub fn words(mut self, code: i32) -> (String, String) {
+        let until = Instant::now() + PATIENCE;
+        let lines = std::iter::from_fn(|| self.line(until));
+        let stdout = lines.map(|line| line + "\n").collect();
+        let (ended, stderr) = self.gone();
+        assert_eq!(ended, Some(code), "{stderr}");
+        (stdout, stderr)
+    }
+
+    /// How the program ended that has closed its output, and its standard error; nothing of it is left.
+    fn gone(&mut self) -> (Option<i32>, String) {
         assert!(exited(self.pid(), PATIENCE), "it runs on\n{}", self.stderr());
         let code = self.child.wait().expect("it has ended").code();
         assert_eq!(self.left_within(PATIENCE), Vec::<String>::new(), "left behind");
         let listening = self.listening.take().expect("joined once");
         listening.join().expect("it only reads");
-        let (events, stderr) = (std::mem::take(&mut self.events), self.stderr());
-        Ended { code, events, stderr }
+        (code, self.stderr())
     }
 
     /// The program's own process.

@@ -75,9 +75,7 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         None => node(cli.node),
         Some(Command::Rank { coordinator, slot, threads }) => rank(coordinator, slot, threads),
-        Some(Command::Measure(arguments)) => {
-            worker::measure::run(&arguments).map(|()| ExitCode::SUCCESS)
-        }
+        Some(Command::Measure(arguments)) => worker::measure::run(&arguments),
         Some(Command::Generate(arguments)) => {
             worker::generate::run(&arguments).map(|()| ExitCode::SUCCESS)
         }

@@ -6,12 +6,15 @@ use crate::collective::InProcess;
 use crate::job::Job;
 use crate::model::Model;
 use crate::ops::{Documents, Target};
+use crate::session::Trouble;
 use crate::train::{Batch, MicroBatch, Trainer};
 use anyhow::Context;
 use clap::Args;
+use proto::cost::Cost;
+use proto::protocol::Cause;
 use proto::spec::Spec;
-use serde::Serialize;
 use std::io::Read;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// Steps that are timed, after one that warms up; the fastest of each kind counts.
@@ -31,29 +34,28 @@ pub struct Arguments {
     trained_share: f64,
 }
 
-/// What a step costs, as one JSON object.
-#[derive(Serialize)]
-struct Cost {
-    parameters: u64,
-    bytes_per_parameter: u64,
-    micro_batch_tokens: u64,
-    micro_batch_seconds: f64,
-    update_seconds: f64,
-    peak_bytes: u64,
-}
+/// The base model is at fault: the coordinator's own code for what a user can mend.
+const EXIT_USER: u8 = 2;
+const EXIT_INFRASTRUCTURE: u8 = 1;
 
-/// Reads a resolved spec from standard input and prints what its steps cost.
+/// Reads a resolved spec from standard input and prints what its steps cost, as one JSON object. A base that cannot be
+/// read is told as a run would tell it, and whose fault that is by the exit code.
 ///
 /// # Errors
-/// A base model that cannot be read.
-pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+/// Whatever else there is no cost for.
+pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     rayon::ThreadPoolBuilder::new().num_threads(arguments.threads).build_global()?;
     let mut yaml = String::new();
     std::io::stdin().read_to_string(&mut yaml)?;
     let spec = Spec::from_resolved(&yaml)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let blueprint = runtime.block_on(Job::blueprint(&spec));
-    let (model, recipe) = blueprint.map_err(|t| anyhow::anyhow!(t.message))?;
+    let (model, recipe) = match runtime.block_on(Job::blueprint(&spec)) {
+        Ok(blueprint) => blueprint,
+        Err(Trouble { cause, message }) => {
+            eprintln!("error: {message}");
+            return Ok(exit_code(cause));
+        }
+    };
     let vocabulary = model.config().vocab_size;
     let of_model = sizes(&model);
     let mut trainer = Trainer::new(model, recipe);
@@ -63,6 +65,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut cost = Cost {
         parameters: of_model.0,
         bytes_per_parameter: of_model.1,
+        micro_batches: STEPS,
         micro_batch_tokens: 0,
         micro_batch_seconds: f64::INFINITY,
         update_seconds: f64::INFINITY,
@@ -91,7 +94,14 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     cost.peak_bytes = peak_bytes()?;
     println!("{}", serde_json::to_string(&cost)?);
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+fn exit_code(cause: Cause) -> ExitCode {
+    ExitCode::from(match cause {
+        Cause::Model | Cause::Data => EXIT_USER,
+        Cause::Peer | Cause::Storage | Cause::Internal => EXIT_INFRASTRUCTURE,
+    })
 }
 
 /// Parameters, and the bytes of one of them in the model's files.

@@ -4,6 +4,7 @@ mod checkpoint;
 mod embedded;
 mod generate;
 mod inspect;
+mod mixture;
 mod plan;
 mod preview;
 mod remote;
@@ -17,6 +18,7 @@ use clap::{Parser, Subcommand};
 use proto::event::Failure;
 use proto::spec::{self, Spec};
 use proto::storage::Storage;
+use proto::text::visible;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
@@ -143,7 +145,7 @@ pub fn main() -> ExitCode {
         }
     };
     let exit = outcome.unwrap_or_else(|Refusal { exit, error }| {
-        eprintln!("error: {}", proto::error::chain(error.as_ref()));
+        eprintln!("error: {}", visible(&proto::error::chain(error.as_ref())));
         exit
     });
     ExitCode::from(exit as u8)

@@ -2,18 +2,21 @@
 //! stays but the prepared data set, which the run then finds.
 
 use super::embedded::{self, Embedded};
+use super::mixture::Mixed;
 use super::{Blame, Exit, Refusal, run};
 use crate::core::{Notice, Timing};
 use crate::feed::Watch;
 use crate::launch::{self, Local};
 use crate::runtime::Runtime;
-use crate::sources;
+use crate::{sources, survey};
 use anyhow::{Context, anyhow};
 use indicatif::ProgressBar;
+use proto::id::RunId;
 use proto::plan::Summary;
 use proto::receipt::Receipt;
 use proto::spec::Spec;
 use proto::storage::Storage;
+use serde::Deserialize;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
@@ -22,6 +25,10 @@ use tokio::sync::broadcast::error::RecvError;
 /// A run that has not begun.
 pub(super) struct Preview {
     pub(super) spec: Spec,
+    /// Names the run in `scratch`.
+    pub(super) run: RunId,
+    /// What the run would have left behind: its plan.
+    pub(super) scratch: Storage,
     /// The spec's output.
     pub(super) storage: Storage,
     /// Names the prepared data set there.
@@ -30,6 +37,8 @@ pub(super) struct Preview {
     pub(super) receipt: Receipt,
     /// What the run would do.
     pub(super) plan: Summary,
+    /// With what of each source, in the spec's order.
+    pub(super) sources: Vec<Mixed>,
 }
 
 /// Prepares and plans the spec at `path`.
@@ -40,11 +49,13 @@ pub(super) async fn preview(path: &Path) -> Result<Preview, Refusal> {
     let listener = embedded::listen(0).await?;
     let storage = embedded::output(&spec).await?;
     let spec = sources::pin(spec).await?;
-    let (runtime, handle) = Runtime::preview(storage.clone(), Timing::default());
+    survey::check(&spec).await?;
+    let scratch = Storage::memory();
+    let (runtime, handle) = Runtime::preview(scratch.clone(), storage.clone(), Timing::default());
     let mut coordinator = Embedded::start(runtime, handle.clone(), listener)?;
     let run = handle.submit(spec.clone(), proto::id::unique()).await.blame(Exit::Infrastructure)?;
     let run = run.map_err(anyhow::Error::msg).blame(Exit::Infrastructure)?;
-    let watch = handle.watch(run).await.blame(Exit::Infrastructure)?;
+    let watch = handle.watch(run.clone()).await.blame(Exit::Infrastructure)?;
     let watch = watch.context("the run is unknown").blame(Exit::Infrastructure)?;
 
     let mut progress = Progress::new(watch);
@@ -73,14 +84,15 @@ pub(super) async fn preview(path: &Path) -> Result<Preview, Refusal> {
     coordinator.close().await;
     coordinator.end();
     progress.bar.finish_and_clear();
-    let Planned { fingerprint, receipt, plan } = outcome?;
-    Ok(Preview { spec, storage, fingerprint, receipt, plan })
+    let Planned { fingerprint, receipt, plan, sources } = *outcome?;
+    Ok(Preview { spec, run, scratch, storage, fingerprint, receipt, plan, sources })
 }
 
 struct Planned {
     fingerprint: String,
     receipt: Receipt,
     plan: Summary,
+    sources: Vec<Mixed>,
 }
 
 /// What the preview waits for.
@@ -88,7 +100,7 @@ enum Milestone {
     /// There are raw shards to prepare.
     Shards,
     /// That was all.
-    Planned(Planned),
+    Planned(Box<Planned>),
 }
 
 /// What the coordinator says, up to the plan.
@@ -108,7 +120,7 @@ impl Progress {
         Self { watch, said: 0, bar, prepared: None }
     }
 
-    async fn planned(&mut self) -> Result<Planned, Refusal> {
+    async fn planned(&mut self) -> Result<Box<Planned>, Refusal> {
         loop {
             if let Milestone::Planned(planned) = self.next().await? {
                 return Ok(planned);
@@ -156,7 +168,38 @@ impl Progress {
         let prepared = self.prepared.take();
         let (fingerprint, receipt) = prepared.context("the plan came without its data")?;
         summary["steps"] = steps.into();
+        let sources = Vec::deserialize(&summary["sources"]).context("the plan's sources")?;
         let plan = serde_json::from_value(summary).context("the plan's summary")?;
-        Ok(Milestone::Planned(Planned { fingerprint, receipt, plan }))
+        let planned = Planned { fingerprint, receipt, plan, sources };
+        Ok(Milestone::Planned(Box::new(planned)))
+    }
+}
+
+#[cfg(test)]
+impl Preview {
+    /// Ten steps of one epoch, each of 16 packs of 100 tokens; of its source it sees one half.
+    pub(super) fn example() -> Self {
+        use proto::plan::{EpochSummary, SourceSummary};
+        let spec = "name: n\nmodel: {base: /b}\ndata: {train: [{source: /d.jsonl}]}\n";
+        let figures = SourceSummary { samples: 320, weight: 4_000.0, repeat: 0.5, share: 1.0 };
+        Self {
+            spec: proto::spec::parse(spec, Path::new("/")).expect("a spec"),
+            run: RunId::new("r"),
+            scratch: Storage::memory(),
+            storage: Storage::memory(),
+            fingerprint: String::new(),
+            receipt: Receipt::default(),
+            plan: Summary {
+                samples: 330,
+                held_out: 10,
+                max_tokens: 100,
+                steps: 10,
+                steps_per_epoch: 10,
+                packs_per_epoch: 160,
+                epochs: vec![EpochSummary { samples: 320, tokens: 16_000, weight: 4_000.0 }],
+                ..Summary::default()
+            },
+            sources: vec![Mixed { name: "/d.jsonl".into(), figures }],
+        }
     }
 }

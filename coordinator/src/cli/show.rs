@@ -1,10 +1,10 @@
 //! How a run is shown: a progress bar for people, one object a line for programs.
 
+use super::mixture::{self, Mixed};
 use super::plan;
 use crate::core::{BySource, Notice};
 use indicatif::{ProgressBar, ProgressStyle};
 use proto::id::RunId;
-use proto::plan::SourceSummary;
 use serde::Deserialize;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -150,44 +150,14 @@ impl Show {
         self.bar.set_message("gathering workers");
     }
 
-    /// The sources, where there are several, and those of which a part is never seen.
+    /// The sources, where there is something to mix, and those of which a part is never seen.
     fn mixture(&self, sources: &serde_json::Value, epochs: usize) {
         // Of another version: the plan is as good without its table.
-        let Ok(sources) = Vec::<Named>::deserialize(sources) else { return };
-        if sources.len() > 1 {
-            let width = sources.iter().map(|s| s.name.chars().count()).max().unwrap_or(0);
-            self.say(&format!(
-                "{:width$}  samples  trained tokens  repeat  share of an epoch",
-                "source"
-            ));
-            for Named { name, figures: SourceSummary { samples, weight, repeat, share } } in
-                &sources
-            {
-                self.say(&format!(
-                    "{name:width$}  {samples:>7}  {weight:>14.0}  {repeat:>6.3}  {:>5.1} %",
-                    share * 100.0
-                ));
-            }
-        }
-        for Named { name, figures } in sources {
-            let seen = figures.repeat * epochs as f64;
-            // A thousandth is rounding.
-            if seen < 0.999 {
-                self.say(&format!(
-                    "warning: {:.1} % of {name} is never seen; more `train.epochs`, or more of it, shows more",
-                    (1.0 - seen) * 100.0
-                ));
-            }
-        }
+        let Ok(sources) = Vec::<Mixed>::deserialize(sources) else { return };
+        mixture::table(&sources).iter().for_each(|line| self.say(line));
+        let warnings = mixture::unseen(&sources, epochs);
+        warnings.iter().for_each(|warning| self.say(&format!("warning: {warning}")));
     }
-}
-
-/// A source in the plan's summary.
-#[derive(Deserialize)]
-struct Named {
-    name: String,
-    #[serde(flatten)]
-    figures: SourceSummary,
 }
 
 /// Sources whose losses have room beside the loss of all.

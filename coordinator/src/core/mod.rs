@@ -26,7 +26,7 @@ mod worker;
 pub use figures::{BySource, SourceFigures};
 pub use notice::Notice;
 pub use prepare::Survey;
-pub use run::{Phase, Settings, Status};
+pub use run::{Goal, Phase, Settings, Status};
 
 use proto::event::{Event as History, Failure, PoolEvent};
 use proto::id::{Epoch, Lineage, RunId, WorkerId};

@@ -1,6 +1,6 @@
 //! From sources to a plan: raw shards are leased to workers, and leased anew when one dies.
 
-use super::run::{Phase, Run};
+use super::run::{Goal, Phase, Run};
 use super::worker::Worker;
 use super::{Command, Fault, Notice, PlanOutline};
 use proto::event::Event as History;
@@ -187,7 +187,10 @@ impl Run {
                 out.push(Command::Notify { run: self.id.clone(), notice });
                 let notice = Notice::Planned { steps: plan.steps, summary: plan.summary };
                 out.push(Command::Notify { run: self.id.clone(), notice });
-                self.gather();
+                match self.settings.goal {
+                    Goal::Plan => self.pause(out),
+                    Goal::Model => self.gather(),
+                }
             }
         }
     }

@@ -17,11 +17,22 @@ use proto::receipt::Skipped;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// What a run is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// To see its data and its plan: it pauses before a worker loads the base.
+    Plan,
+    /// To have its model.
+    Model,
+}
+
 /// What the core needs of a spec.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// As the user named it.
     pub name: String,
+    /// When it has done its work.
+    pub goal: Goal,
     /// Members at least.
     pub min_workers: usize,
     /// Members at most.

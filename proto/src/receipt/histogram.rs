@@ -75,6 +75,16 @@ impl Histogram {
         self.buckets.iter().map(|(&from, &count)| (from, next(from), count))
     }
 
+    /// All buckets from the first to the last that is not empty, likewise.
+    pub fn spanned(&self) -> impl Iterator<Item = (u64, u64, u64)> + '_ {
+        let first = self.buckets.keys().next().copied();
+        let last = self.buckets.keys().next_back().copied();
+        let all = std::iter::successors(first, move |&from| {
+            Some(next(from)).filter(|_| Some(from) < last)
+        });
+        all.map(|from| (from, next(from), self.buckets.get(&from).copied().unwrap_or(0)))
+    }
+
     /// A bound that at least this share of the values, 0 to 1, lies below; none without values.
     pub fn below(&self, share: f64) -> Option<u64> {
         let wanted = (share * self.len() as f64).ceil() as u64;
@@ -174,6 +184,12 @@ mod tests {
         let mut parts = of(&[900, 3]);
         parts.merge(of(&[0, 17, 17]));
         assert_eq!(parts, of(&[17, 0, 3, 900, 17]));
+        let spanned: Vec<_> = of(&[17, 7, 12, 13]).spanned().collect();
+        assert_eq!(
+            spanned,
+            [(7, 8, 1), (8, 10, 0), (10, 12, 0), (12, 14, 2), (14, 16, 0), (16, 20, 1)]
+        );
+        assert_eq!(of(&[]).spanned().count(), 0);
         parts.remove(900);
         parts.remove(17);
         assert_eq!(parts, of(&[17, 3, 0]));

@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::{Counts, Histogram, Reason, Receipt, Tally};
 
-/// A table with a row per source; then for each source its samples' lengths, and the examples by
-/// reason.
+/// A table with a row per source; then for each source how it is read, its samples' lengths, and the
+/// examples by reason.
 impl fmt::Display for Receipt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total = self.total();
@@ -20,10 +20,12 @@ impl fmt::Display for Receipt {
             if self.sources.len() > 1 {
                 writeln!(f, "{name}")?;
             }
+            counts.formats.iter().try_for_each(|detected| writeln!(f, "  format: {detected}"))?;
             write_lengths(f, "tokens per sample", &counts.lengths)?;
             write_lengths(f, "trained per sample", &counts.target_lengths)?;
             for (reason, tally) in &counts.dropped {
                 write_examples(f, reason.label(), tally)?;
+                write_lengths(f, &format!("{}, tokens", reason.label()), &tally.lengths)?;
             }
             write_examples(f, "cut", &counts.truncated)?;
             for (reason, tally) in &counts.findings {
@@ -77,7 +79,8 @@ fn write_lengths(f: &mut fmt::Formatter<'_>, label: &str, lengths: &Histogram) -
 
 fn write_examples(f: &mut fmt::Formatter<'_>, label: &str, tally: &Tally) -> fmt::Result {
     for example in &tally.examples {
-        writeln!(f, "  {label}: {example}")?;
+        // A hint on a line of its own belongs to its example.
+        writeln!(f, "  {label}: {}", example.to_string().replace('\n', "\n    "))?;
     }
     let more = tally.records.saturating_sub(tally.examples.len() as u64);
     if more > 0 {

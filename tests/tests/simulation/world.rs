@@ -4,7 +4,7 @@ use crate::data::{self, SHARDS};
 use crate::ledger::{Ledger, STEPS};
 use crate::training::Thread;
 use coordinator::core::{
-    Command, Core, Event, Notice, PlanOutline, Settings, Stream, Survey, Ticket, Timing,
+    Command, Core, Event, Goal, Notice, PlanOutline, Settings, Stream, Survey, Ticket, Timing,
 };
 use proto::event::Event as History;
 use proto::id::{Epoch, Generation, Incarnation, RunId, WorkerId};
@@ -98,6 +98,7 @@ impl World {
             arrivals: BTreeMap::new(),
             settings: Settings {
                 name: "r".into(),
+                goal: Goal::Model,
                 min_workers: 1,
                 max_workers: 1,
                 keep: 1,

@@ -7,6 +7,7 @@ mod pair;
 
 use std::collections::BTreeMap;
 
+use proto::receipt::Place;
 use serde_json::{Map, Value};
 
 use super::options::{Format, SourceOptions};
@@ -28,7 +29,9 @@ pub struct Detection {
     pub container: Container,
     /// The records' own names for the format's fields, where they differ and the source says none.
     pub fields: BTreeMap<String, String>,
-    /// "its first record (line 1) has `instruction` and `output`".
+    /// The record that shows it, where one was looked at.
+    pub place: Option<Place>,
+    /// What shows it: "has `instruction` and `output`", "as the run spec says".
     pub why: String,
 }
 
@@ -44,7 +47,11 @@ impl Detection {
 impl std::fmt::Display for Detection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let container = self.container.label();
-        write!(f, "{container}, format `{}`: {}", self.format.name(), self.why)
+        write!(f, "{container}, format `{}`: ", self.format.name())?;
+        if let Some(place) = self.place {
+            write!(f, "{place} ")?;
+        }
+        f.write_str(&self.why)
     }
 }
 
@@ -61,7 +68,7 @@ pub enum DetectError {
         /// The object's name.
         object: String,
         /// The record that shows it.
-        place: proto::receipt::Place,
+        place: Place,
         /// What shows it.
         fields: &'static str,
         /// "DPO" or "KTO".
@@ -79,7 +86,7 @@ pub enum DetectError {
         /// The object's name.
         object: String,
         /// The record that was looked at.
-        place: proto::receipt::Place,
+        place: Place,
         /// All that could be the question: at least one.
         questions: Vec<String>,
         /// All that could be the answer: at least one.
@@ -95,7 +102,7 @@ pub enum DetectError {
         /// The object's name.
         object: String,
         /// The record that was looked at.
-        place: proto::receipt::Place,
+        place: Place,
         /// Its fields.
         fields: String,
     },
@@ -125,7 +132,7 @@ pub fn detect(
 ) -> Result<Option<Detection>, DetectError> {
     let found = |format, why: &str| {
         let why = why.to_owned();
-        Ok(Some(Detection { format, container, fields: BTreeMap::new(), why }))
+        Ok(Some(Detection { format, container, fields: BTreeMap::new(), place: None, why }))
     };
     if source.format != Format::Auto {
         return found(source.format, "as the run spec says");
@@ -153,8 +160,8 @@ pub fn detect(
     let looks = Looks { source, record: &record };
     match looks.settle() {
         Ok((format, fields, why)) => {
-            let why = format!("{place} has {why}").trim_end().to_owned();
-            Ok(Some(Detection { format, container, fields, why }))
+            let why = format!("has {why}");
+            Ok(Some(Detection { format, container, fields, place: Some(place), why }))
         }
         Err(doubt) => Err(doubt.at(object.to_owned(), place)),
     }
@@ -177,7 +184,7 @@ enum Doubt {
 }
 
 impl Doubt {
-    fn at(self, object: String, place: proto::receipt::Place) -> DetectError {
+    fn at(self, object: String, place: Place) -> DetectError {
         match self {
             Doubt::Preference(fields, kind) => {
                 DetectError::Preference { object, place, fields, kind }

@@ -14,7 +14,7 @@ use crate::session::Trouble;
 use proto::error::chain;
 use proto::prepared::Object;
 use proto::protocol::{Cause, RawShard, ShardOutcome};
-use proto::receipt::{Counts, Receipt};
+use proto::receipt::{Counts, Detected, Receipt};
 use proto::spec::{self, Spec};
 use proto::storage::Storage;
 use std::collections::BTreeMap;
@@ -70,6 +70,10 @@ fn prepare_range(
     let object = Object { name: name.to_owned(), source: shard.source, unit: preparation.unit() };
     let mut parts = Parts::new(storage, fingerprint, shard.index, object);
     let mut counts = Counts::default();
+    // Every range finds the same format: the first one says so for its object.
+    if let Some(found) = preparation.detection().filter(|_| shard.range.start == 0) {
+        counts.formats.add(detected(found, name));
+    }
     for made in &mut preparation {
         let (records, of_block) = made.map_err(unprepared)?;
         counts.merge(of_block);
@@ -80,6 +84,18 @@ fn prepare_range(
         positions: preparation.positions(),
         parts: parts.finish()?,
     })
+}
+
+/// For the receipt: how one object is read.
+fn detected(found: &data::Detection, object: &str) -> Detected {
+    Detected {
+        format: found.format.name().to_owned(),
+        container: found.container.label().to_owned(),
+        why: found.why.clone(),
+        objects: 1,
+        object: object.to_owned(),
+        place: found.place,
+    }
 }
 
 /// Whose fault it is that nothing of an object can be prepared; what is the base's is told with its folder.

@@ -1,7 +1,8 @@
 //! Which samples are shown, and their text.
 
-use super::super::preview::Preview;
-use super::super::{Blame, Exit, Refusal};
+use super::fate::{Fate, Fates};
+use crate::cli::preview::Preview;
+use crate::cli::{Blame, Exit, Refusal};
 use anyhow::{Context, bail};
 use data::{ChatTemplate, Decoder, Options, Piece};
 use proto::key;
@@ -10,7 +11,7 @@ use proto::prepared::Shard;
 use proto::spec;
 use proto::storage::Storage;
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -56,21 +57,32 @@ pub(super) struct Shown {
     pub(super) origin: String,
     pub(super) tokens: usize,
     pub(super) trained_tokens: usize,
+    pub(super) fate: Fate,
     pub(super) pieces: Vec<Piece>,
 }
 
-/// Finds the samples in the prepared data set, and turns them back into text.
-pub(super) async fn choose(preview: &Preview, choice: &Choice) -> Result<Vec<Shown>, Refusal> {
+/// Finds the samples in the prepared data set, and turns them back into text. Tells also how many there are to choose
+/// from.
+pub(super) async fn choose(
+    preview: &Preview,
+    choice: &Choice,
+) -> Result<(Vec<Shown>, u64), Refusal> {
     let base = Storage::open_existing(&preview.spec.base().to_string()).blame(Exit::User)?;
     let tokenizer = base.read("tokenizer.json").await.blame(Exit::User)?;
     let decoder = Decoder::new(&tokenizer, &added(preview)).blame(Exit::User)?;
     let set = Set::open(preview, decoder).await.blame(Exit::Infrastructure)?;
     match choice {
         Choice::Drawn { count, seed } => {
-            let ids = draw(&set.by_source(preview), *count, *seed);
-            set.samples(&ids).await.blame(Exit::Infrastructure)
+            let used = set.by_source();
+            let ids = draw(&used, *count, *seed);
+            let shown = set.samples(&ids).await.blame(Exit::Infrastructure)?;
+            Ok((shown, used.iter().map(|ids| ids.len() as u64).sum()))
         }
-        Choice::Records(records) => set.records(records).await.blame(Exit::User),
+        Choice::Records(records) => {
+            let shown = set.records(records).await.blame(Exit::User)?;
+            let all = shown.len() as u64;
+            Ok((shown, all))
+        }
     }
 }
 
@@ -89,21 +101,18 @@ fn added(preview: &Preview) -> Options {
     }
 }
 
-/// Ids drawn in turn from ranges of ids, each once, ascending: a function of ranges and seed.
-fn draw(ranges: &[std::ops::Range<u64>], count: usize, seed: u64) -> BTreeSet<u64> {
+/// Ids drawn in turn from lists of ids, each once, ascending: a function of lists and seed.
+fn draw(lists: &[Vec<u64>], count: usize, seed: u64) -> BTreeSet<u64> {
     let mut drawn = BTreeSet::new();
-    let total: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-    let count = count.min(usize::try_from(total).unwrap_or(usize::MAX));
-    for turn in 0u64.. {
+    let count = count.min(lists.iter().map(Vec::len).sum());
+    for (turn, list) in (0u64..).zip(lists.iter().cycle()) {
         if drawn.len() == count {
             break;
         }
-        let range = &ranges[turn as usize % ranges.len()];
-        let length = (range.end - range.start).max(1);
-        // The first of the range that is still free, from a random one on.
-        let at = xxh3_64_with_seed(&turn.to_le_bytes(), seed) % length;
-        let mut from = (at..length).chain(0..at).map(|i| range.start + i);
-        drawn.extend(from.find(|id| range.contains(id) && !drawn.contains(id)));
+        // The first of the list that is still free, from a random one on.
+        let at = xxh3_64_with_seed(&turn.to_le_bytes(), seed) % (list.len() as u64).max(1);
+        let (before, from) = list.split_at(at as usize);
+        drawn.extend(from.iter().chain(before).find(|id| !drawn.contains(*id)));
     }
     drawn
 }
@@ -113,6 +122,9 @@ struct Set {
     parts: Vec<PreparedPart>,
     storage: Storage,
     sources: Vec<String>,
+    /// Prepared samples by the source's name.
+    samples: BTreeMap<String, u64>,
+    fates: Fates,
     decoder: Decoder,
 }
 
@@ -122,21 +134,27 @@ impl Set {
         let manifest = storage.read(&key::prepared_manifest(fingerprint)).await?;
         let prepared: Prepared = serde_json::from_slice(&manifest)?;
         let sources = spec.data().sources();
+        let parts: Vec<_> = prepared.parts(fingerprint).collect();
+        let total = parts.iter().map(|part| part.samples).sum();
+        // As they were prepared: the run's own receipt has no longer what a check filtered.
+        let counts = prepared.receipt.sources.into_iter();
         Ok(Self {
-            parts: prepared.parts(fingerprint).collect(),
+            parts,
+            samples: counts.map(|(name, counts)| (name, counts.samples)).collect(),
+            fates: Fates::read(preview, total).await?,
             storage: storage.clone(),
             sources: sources.iter().map(|source| source.location.to_string()).collect(),
             decoder,
         })
     }
 
-    /// The ids of each source's samples; all in one range, where the receipt cannot tell them apart.
-    fn by_source(&self, preview: &Preview) -> Vec<std::ops::Range<u64>> {
+    /// The ids of each source's samples that the run uses; all in one list, where the receipt cannot tell them apart.
+    fn by_source(&self) -> Vec<Vec<u64>> {
         let total: u64 = self.parts.iter().map(|part| part.samples).sum();
         let mut ranges = Vec::new();
         let mut start = 0;
         for name in &self.sources {
-            let samples = preview.receipt.sources.get(name).map_or(0, |counts| counts.samples);
+            let samples = self.samples.get(name).copied().unwrap_or(0);
             ranges.push(start..start + samples);
             start += samples;
         }
@@ -144,7 +162,8 @@ impl Set {
             ranges.clear();
             ranges.push(0..total);
         }
-        ranges
+        let used = |id: &u64| self.fates.of(*id) != Fate::LeftOut;
+        ranges.into_iter().map(|range| range.filter(used).collect()).collect()
     }
 
     async fn samples(&self, ids: &BTreeSet<u64>) -> anyhow::Result<Vec<Shown>> {
@@ -156,7 +175,7 @@ impl Set {
             if !mine.is_empty() {
                 let shard = self.shard(part).await?;
                 for index in mine {
-                    shown.extend(self.show(&shard, usize::try_from(index)?)?);
+                    shown.extend(self.show(&shard, start, usize::try_from(index)?)?);
                 }
             }
             start = end;
@@ -167,6 +186,7 @@ impl Set {
     async fn records(&self, records: &[Record]) -> anyhow::Result<Vec<Shown>> {
         let mut missing: Vec<&Record> = records.iter().collect();
         let mut shown = Vec::new();
+        let mut start = 0;
         for part in &self.parts {
             let shard = self.shard(part).await?;
             let front = shard.front();
@@ -178,9 +198,10 @@ impl Set {
                 let wanted = |r: &Record| position == r.position && object.name.ends_with(&r.file);
                 if records.iter().any(wanted) {
                     missing.retain(|r| !wanted(r));
-                    shown.extend(self.show(&shard, index)?);
+                    shown.extend(self.show(&shard, start, index)?);
                 }
             }
+            start += part.samples;
         }
         if let Some(Record { file, position }) = missing.first() {
             bail!(
@@ -199,7 +220,8 @@ impl Set {
         Ok(shard.starting_after(part.starts_after))
     }
 
-    fn show(&self, shard: &Shard, index: usize) -> anyhow::Result<Option<Shown>> {
+    /// A sample of a part whose first one has the id `start`.
+    fn show(&self, shard: &Shard, start: u64, index: usize) -> anyhow::Result<Option<Shown>> {
         let source = shard.front().object(index).map(|object| object.source as usize);
         let source = source.and_then(|source| self.sources.get(source));
         let (Some(sample), Some(source)) = (shard.sample(index)?, source) else {
@@ -210,6 +232,7 @@ impl Set {
             origin: shard.origin(index).unwrap_or_default(),
             tokens: sample.tokens.len(),
             trained_tokens: sample.targets(),
+            fate: self.fates.of(start + index as u64),
             pieces: self.decoder.pieces(&sample),
         }))
     }
@@ -221,12 +244,13 @@ mod tests {
 
     #[test]
     fn samples_are_drawn_from_every_source_in_turn_and_once() {
-        let drawn = draw(&[0..100, 100..101, 101..101, 101..300], 6, 1);
+        let lists = [0..100, 100..101, 101..101, 101..300].map(Vec::from_iter);
+        let drawn = draw(&lists, 6, 1);
         assert_eq!(drawn.len(), 6);
         assert!(drawn.contains(&100) && drawn.iter().any(|id| *id < 100));
-        assert_eq!(drawn, draw(&[0..100, 100..101, 101..101, 101..300], 6, 1));
-        assert_eq!(draw(&[0..3, 3..3], 9, 7), BTreeSet::from([0, 1, 2]));
-        assert!(draw(&[], 9, 7).is_empty());
+        assert_eq!(drawn, draw(&lists, 6, 1));
+        assert_eq!(draw(&[vec![0, 1, 7], vec![]], 9, 7), BTreeSet::from([0, 1, 7]));
+        assert!(draw(&[], 9, 7).is_empty() && draw(&[vec![]], 9, 7).is_empty());
     }
 
     #[test]

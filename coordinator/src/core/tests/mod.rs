@@ -118,6 +118,7 @@ fn worker(number: u64) -> WorkerId {
 fn settings() -> Settings {
     Settings {
         name: "r".into(),
+        goal: Goal::Model,
         min_workers: 2,
         max_workers: 2,
         keep: 2,

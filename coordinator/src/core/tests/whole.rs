@@ -92,6 +92,38 @@ fn a_run_goes_from_submit_to_succeeded() {
 }
 
 #[test]
+fn a_run_that_is_only_planned_ends_before_a_worker_loads_anything() {
+    let mut b = Bench::new();
+    b.report(1, hello(1));
+    let Event::Submit { ticket, run: id, idempotency_key, spec_yaml, settings } =
+        submission(1, "r", "key")
+    else {
+        unreachable!("it is one")
+    };
+    let settings = Settings { goal: Goal::Plan, ..settings };
+    b.handle(Event::Submit { ticket, run: id, idempotency_key, spec_yaml, settings });
+    b.handle(surveyed(1));
+    b.report(1, prepared(0));
+    let expected = [
+        journal([
+            History::Prepared { fingerprint: "f".into() },
+            History::Planned { digest: "d".into(), steps: 4 },
+        ]),
+        notify(Notice::Prepared {
+            fingerprint: "f".into(),
+            cached: false,
+            receipt: Receipt::default(),
+        }),
+        notify(Notice::Planned { steps: 4, summary: serde_json::Value::Null }),
+        journal([History::Paused { step: 0 }]),
+        notify(Notice::Paused { step: 0 }),
+    ];
+    assert_eq!(b.handle(planned()), expected);
+    let dismissed = Duty::Dismissed { reason: "the coordinator is closing".into(), refused: false };
+    assert_eq!(b.handle(Event::Close), [direct(1, dismissed)]);
+}
+
+#[test]
 fn a_prepared_data_set_is_not_prepared_again() {
     let mut b = Bench::new();
     b.submit();

@@ -1,0 +1,73 @@
+//! How a plan mixes the sources: what each gives to an epoch, and what of it is never seen.
+
+use proto::plan::SourceSummary;
+use serde::{Deserialize, Serialize};
+
+/// A source in the plan's summary, as the coordinator announces it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Mixed {
+    pub(super) name: String,
+    #[serde(flatten)]
+    pub(super) figures: SourceSummary,
+}
+
+/// A line for each, below a header; none where there is nothing to mix.
+pub(super) fn table(sources: &[Mixed]) -> Vec<String> {
+    if let [] | [Mixed { figures: SourceSummary { repeat: 1.0, .. }, .. }] = sources {
+        return Vec::new();
+    }
+    let width = sources.iter().map(|s| s.name.chars().count()).max().unwrap_or(0).max(6);
+    let header = format!("{:width$}  samples  trained tokens  repeat  share of an epoch", "source");
+    let row = |Mixed { name, figures }: &Mixed| {
+        let SourceSummary { samples, weight, repeat, share } = figures;
+        let share = share * 100.0;
+        format!("{name:width$}  {samples:>7}  {weight:>14.0}  {repeat:>6.3}  {share:>5.1} %")
+    };
+    std::iter::once(header).chain(sources.iter().map(row)).collect()
+}
+
+/// A warning for each source of which `epochs` do not show all.
+pub(super) fn unseen(sources: &[Mixed], epochs: usize) -> Vec<String> {
+    let warning = |Mixed { name, figures }: &Mixed| {
+        let seen = figures.repeat * epochs as f64;
+        // A thousandth is rounding.
+        (seen < 0.999).then(|| {
+            format!(
+                "{:.1} % of {name} is never seen; more `train.epochs`, or more of it, shows more",
+                (1.0 - seen) * 100.0
+            )
+        })
+    };
+    sources.iter().filter_map(warning).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mixed(name: &str, repeat: f64) -> Mixed {
+        let figures = SourceSummary { samples: 10, weight: 120.4, repeat, share: 0.25 };
+        Mixed { name: name.into(), figures }
+    }
+
+    #[test]
+    fn sources_are_a_table_where_there_is_something_to_mix() {
+        assert_eq!(table(&[mixed("a", 1.0)]), [""; 0]);
+        assert_eq!(
+            table(&[mixed("a", 1.0), mixed("/b.jsonl", 2.5)]),
+            [
+                "source    samples  trained tokens  repeat  share of an epoch",
+                "a              10             120   1.000   25.0 %",
+                "/b.jsonl       10             120   2.500   25.0 %",
+            ]
+        );
+        assert_eq!(table(&[mixed("a", 0.5)]).len(), 2);
+    }
+
+    #[test]
+    fn what_no_epoch_shows_is_warned_of() {
+        assert_eq!(unseen(&[mixed("a", 0.5), mixed("b", 0.25)], 2).len(), 1);
+        let [warning] = &unseen(&[mixed("b", 0.25)], 3)[..] else { panic!("one") };
+        assert!(warning.starts_with("25.0 % of b is never seen; "), "{warning}");
+    }
+}
