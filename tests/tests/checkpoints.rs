@@ -41,9 +41,12 @@ fn committed(run: &Path) -> Vec<u64> {
     steps.map(|step| step.as_u64().expect("a count")).collect()
 }
 
+/// What is done to a checkpoint's folder.
+type Damage = fn(&Path);
+
 #[test]
 fn a_damaged_checkpoint_is_told_and_the_one_before_it_restored() {
-    let damages: [(&str, fn(&Path)); 4] = [
+    let damages: [(&str, Damage); 4] = [
         ("is not what was written", |checkpoint| {
             let path = state(checkpoint);
             let mut body = std::fs::read(&path).expect("it was found");

@@ -100,7 +100,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 fn exit_code(cause: Cause) -> ExitCode {
     ExitCode::from(match cause {
         Cause::Model | Cause::Data => EXIT_USER,
-        Cause::Peer | Cause::Storage | Cause::Internal => EXIT_INFRASTRUCTURE,
+        Cause::Peer | Cause::Storage | Cause::Internal | Cause::Checkpoint => EXIT_INFRASTRUCTURE,
     })
 }
 

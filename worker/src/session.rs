@@ -149,7 +149,7 @@ enum Activity {
     Nothing,
     Preparing { run: RunId },
     Loading,
-    Training { train: Train, step: u64, aborting: bool },
+    Training { train: Box<Train>, step: u64, aborting: bool },
 }
 
 /// The worker's state.
@@ -256,7 +256,7 @@ impl Session {
     /// The membership that it trains in, or has trained in to an end that may not have been heard.
     fn attachment(&self) -> Option<Attachment> {
         let (train, step) = match (&self.activity, &self.wanted) {
-            (Activity::Training { train, step, aborting: false }, _) => (train, *step),
+            (Activity::Training { train, step, aborting: false }, _) => (&**train, *step),
             (Activity::Nothing, Duty::Train(train)) if self.has_ended(train) => (train, 0),
             _ => return None,
         };
@@ -440,8 +440,8 @@ impl Session {
                 if !self.has_ended(&train) && self.fetch(&train.load, out) {
                     self.facts.clear();
                     let step = 0;
-                    self.activity =
-                        Activity::Training { train: train.clone(), step, aborting: false };
+                    let boxed = Box::new(train.clone());
+                    self.activity = Activity::Training { train: boxed, step, aborting: false };
                     out.push(Command::Train(train));
                 }
             }
