@@ -1,5 +1,6 @@
 //! What a user types, and what they see.
 
+mod doctor;
 mod embedded;
 mod generate;
 mod inspect;
@@ -103,6 +104,8 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Show what a run would do: packs, steps, tokens, memory, time
     Plan(plan::Arguments),
+    /// Try whether a place can hold runs: what Muster relies on, how fast it is
+    Doctor(doctor::Arguments),
     /// Let a model folder answer a prompt
     Generate(generate::Arguments),
     /// Print the JSON Schema of run specs
@@ -130,6 +133,7 @@ pub fn main() -> ExitCode {
         Command::Cancel(arguments) => block_on(remote::cancel(arguments)),
         Command::Inspect(arguments) => block_on(inspect::inspect(arguments)),
         Command::Plan(arguments) => block_on(plan::plan(arguments)),
+        Command::Doctor(arguments) => block_on(doctor::doctor(arguments)),
         Command::Generate(arguments) => generate::generate(arguments),
         Command::Schema => {
             let schema = serde_json::to_string_pretty(&proto::spec::schema());
