@@ -90,7 +90,7 @@ pub(super) struct Asked {
 pub struct Faults {
     seed: u64,
     rates: BTreeMap<Fault, f64>,
-    pub(super) ignores_conditions: bool,
+    pub(super) ignored: Vec<&'static str>,
 }
 
 impl Faults {
@@ -113,9 +113,9 @@ impl Faults {
         self
     }
 
-    /// A store that overwrites where it was told not to. Only unsigned requests can be changed like that.
-    pub fn ignoring_conditions(mut self) -> Self {
-        self.ignores_conditions = true;
+    /// A store that does not know this header of requests. Only unsigned requests can be changed like that.
+    pub fn ignoring(mut self, header: &'static str) -> Self {
+        self.ignored.push(header);
         self
     }
 

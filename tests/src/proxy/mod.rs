@@ -6,7 +6,8 @@
 //!
 //! It knows HTTP and a little of S3, and nothing of Muster. What befalls a request depends on the seed, on what is asked
 //! and on how often it was asked before; not on time, and not on the order of requests that run at once. Requests go on
-//! with their `Host`, which their signature covers.
+//! with their `Host`, which their signature covers; those to one object one after another, in the order in which they
+//! came, so that nothing is late but what is drawn to be.
 
 mod fault;
 
@@ -106,6 +107,8 @@ struct State {
     befallen: Vec<Befallen>,
     /// How often each thing was asked.
     times: BTreeMap<String, u64>,
+    /// Whose turn it is at each object.
+    turns: BTreeMap<String, Arc<tokio::sync::Mutex<()>>>,
     /// The last answers to each listing.
     listings: BTreeMap<String, Vec<Answer>>,
 }
@@ -248,10 +251,20 @@ impl Exchange {
         for hop in [CONNECTION, EXPECT, TRANSFER_ENCODING] {
             headers.remove(hop);
         }
-        if lock(&self.state).faults.ignores_conditions {
-            headers.remove(IF_NONE_MATCH);
+        for ignored in &lock(&self.state).faults.ignored {
+            headers.remove(*ignored);
         }
-        let answer = ask(self.store, request).await.map_err(|_| HangUp)?;
+        // A client may give up on what is slow, and a store do it nevertheless, after what was asked for next: a fault
+        // of its own, which a busy machine would add to those that are drawn. So each has its turn, and takes it even
+        // if nobody waits any more.
+        let turn = lock(&self.state).turns.entry(self.asked.target.clone()).or_default().clone();
+        let turn = turn.lock_owned();
+        let store = self.store;
+        let asking = tokio::spawn(async move {
+            let _turn = turn.await;
+            ask(store, request).await
+        });
+        let answer = asking.await.map_err(|_| HangUp)?.map_err(|_| HangUp)?;
         if self.asked.is_listing && answer.status().is_success() {
             let mut state = lock(&self.state);
             let known = state.listings.entry(self.asked.target.clone()).or_default();
