@@ -133,7 +133,11 @@ impl Storage {
 
     /// A store that lives in memory, for tests.
     pub fn memory() -> Self {
-        let store = Arc::new(object_store::memory::InMemory::new());
+        Self::over(Arc::new(object_store::memory::InMemory::new()))
+    }
+
+    /// A store of the caller's own making, for tests.
+    pub fn over(store: Arc<dyn ObjectStore>) -> Self {
         let (url, patience) = ("memory:".into(), Patience::default());
         Self { store, url, kind: Kind::Local, patience, uploads: Uploads::None }
     }

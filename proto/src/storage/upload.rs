@@ -98,12 +98,13 @@ struct Upload {
     key: String,
     path: Path,
     mark: String,
+    part: usize,
     writer: Option<WriteMultipart>,
 }
 
 impl Upload {
     async fn begin(storage: &Storage, key: &str, part: u64) -> Result<Self, Error> {
-        let (path, mark) = (storage.path(key)?, crate::id::unique());
+        let (path, mark, part) = (storage.path(key)?, crate::id::unique(), part as usize);
         let attributes = match storage.kind.keeps_attributes() {
             true => Attributes::from_iter([(MARK, mark.clone())]),
             false => Attributes::new(),
@@ -114,8 +115,8 @@ impl Upload {
             let begun = storage.store.put_multipart_opts(&path, options.clone()).await;
             begun.map_err(|e| storage.access("write", key, e))
         });
-        let writer = WriteMultipart::new_with_chunk_size(begun.await?, part as usize);
-        Ok(Self { key: key.to_owned(), path, mark, writer: Some(writer) })
+        let writer = WriteMultipart::new_with_chunk_size(begun.await?, part);
+        Ok(Self { key: key.to_owned(), path, mark, part, writer: Some(writer) })
     }
 
     async fn send<E: From<Error>>(
@@ -125,9 +126,12 @@ impl Upload {
     ) -> Result<(), E> {
         let writer = self.writer.as_mut().expect("it is taken only to end");
         while let Some(piece) = pieces.next().await {
-            writer.put(piece?);
-            let room = writer.wait_for_capacity(PARTS).await;
-            room.map_err(|e| storage.access("write", &self.key, e))?;
+            let mut piece = piece?;
+            while !piece.is_empty() {
+                writer.put(piece.split_to(self.part.min(piece.len())));
+                let room = writer.wait_for_capacity(PARTS).await;
+                room.map_err(|e| storage.access("write", &self.key, e))?;
+            }
         }
         Ok(())
     }
