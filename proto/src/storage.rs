@@ -83,7 +83,7 @@ impl Storage {
     /// [`Error::NotFound`], [`Error::Access`], or [`Error::Damaged`] where it was written at once and is not what was
     /// written.
     pub async fn read(&self, key: &str) -> Result<Bytes, Error> {
-        self.insist(|| self.get(key, GetOptions::new(), None)).await
+        self.insist("read", key, || self.get(key, GetOptions::new(), None)).await
     }
 
     /// Reads `range` of an object, or as much of it as the object has; where an `etag` is given, of
@@ -105,7 +105,7 @@ impl Storage {
         let strong = etag.filter(|e| !e.starts_with("W/"));
         let options =
             GetOptions::new().with_range(Some(GetRange::Bounded(range))).with_if_match(strong);
-        self.insist(|| self.get(key, options.clone(), etag)).await
+        self.insist("read", key, || self.get(key, options.clone(), etag)).await
     }
 
     async fn get(

@@ -113,7 +113,8 @@ impl Storage {
         let mut found = Vec::new();
         let mut after = Vec::new();
         for _ in 0..PAGES {
-            let page = self.insist(|| self.page(store, folder, &within, &after)).await?;
+            let page =
+                self.insist(LIST, folder, || self.page(store, folder, &within, &after)).await?;
             for Upload { key, upload_id, initiated } in page.uploads {
                 let Some(key) = key.strip_prefix(&own) else { continue };
                 let began = DateTime::parse_from_rfc3339(&initiated).map(|t| t.timestamp_millis());

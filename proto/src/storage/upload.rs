@@ -111,7 +111,7 @@ impl Upload {
         };
         let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
         let options = options.with_retry_policy(Arc::new(EachPart(storage.patience.limits())));
-        let begun = storage.insist(|| async {
+        let begun = storage.insist("write", key, || async {
             let begun = storage.store.put_multipart_opts(&path, options.clone()).await;
             begun.map_err(|e| storage.access("write", key, e))
         });

@@ -34,12 +34,12 @@ impl Storage {
     pub async fn create(&self, key: &str, body: impl Into<Bytes>) -> Result<Created, Error> {
         let body = body.into();
         // A create that is tried again after it has won finds its own body: its writer's token is in it.
-        self.insist(|| self.create_once(key, &body)).await
+        self.insist("create", key, || self.create_once(key, &body)).await
     }
 
     /// Writes an object, and gives its ETag.
     pub(super) async fn put_whole(&self, key: &str, body: &Bytes) -> Result<Option<String>, Error> {
-        self.insist(|| self.put_once(key, body)).await
+        self.insist("write", key, || self.put_once(key, body)).await
     }
 
     async fn put_once(&self, key: &str, body: &Bytes) -> Result<Option<String>, Error> {

@@ -143,7 +143,7 @@ impl Random {
     pub fn new(seed: u64) -> Self {
         let mut random = Self(seed);
         // Seeds are small numbers: neighbours shall not begin alike.
-        random.0 = random.next();
+        random.0 = random.number();
         random
     }
 
@@ -151,14 +151,14 @@ impl Random {
         let bytes = words.iter().flat_map(|w| w.bytes().chain([0]));
         let mut random = bytes.fold(Self::new(seed), |mut random, byte| {
             random.0 ^= u64::from(byte);
-            Self(random.next())
+            Self(random.number())
         });
         random.0 ^= times;
         random
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -167,12 +167,12 @@ impl Random {
 
     /// A number below `end`, which is not zero.
     pub fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
+        (self.number() % end as u64) as usize
     }
 
     /// A number from 0 up to 1.
     pub fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+        (self.number() >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 
