@@ -212,7 +212,7 @@ impl Run {
         for (file, name) in &folder.files {
             let key = self.key(checkpoint, file);
             let pieces = self.verified(&key, file).inspect_ok(|p| copied(p.len() as u64));
-            to.put_stream(name, pieces).await?;
+            to.put_stream(name, file.bytes, pieces).await?;
         }
         if let Some(index) = folder.index() {
             to.put(Checkpoint::INDEX, index).await?;
@@ -241,7 +241,9 @@ impl Run {
             let piece = piece.map_err(|e| match e {
                 storage::Error::NotFound { .. } => damaged("is gone".into()),
                 storage::Error::Changed { .. } => damaged("is shorter than it was".into()),
-                storage::Error::Location { .. } | storage::Error::Access { .. } => e.into(),
+                storage::Error::Location { .. }
+                | storage::Error::Damaged { .. }
+                | storage::Error::Access { .. } => e.into(),
             })?;
             hasher.lock().expect("held only to hash").update(&piece);
             Ok(piece)

@@ -12,6 +12,7 @@ use proto::manifest::{self, Checkpoint, File};
 use proto::receipt::{Receipt, Skipped};
 use proto::spec::Spec;
 use proto::storage::{Created, Error, Storage};
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 /// Objects that are copied at once.
@@ -197,9 +198,20 @@ pub(crate) async fn delete(
     run: &RunId,
     (lineage, step): (Lineage, u64),
 ) -> Result<(), Error> {
+    let folder = key::checkpoint(run, lineage, step);
     storage.delete(&key::manifest(run, lineage, step)).await?;
-    for object in storage.list(&key::checkpoint(run, lineage, step)).await? {
+    for object in storage.list(&folder).await? {
         storage.delete(&object.key).await?;
+    }
+    for upload in storage.unfinished(&folder).await?.unwrap_or_default() {
+        storage.abandon(&upload).await?;
+    }
+    // In an object store there are no folders; on a disk they outlive what was in them.
+    if let Some(path) = storage.local_path(&folder)
+        && let Err(error) = tokio::fs::remove_dir_all(&path).await
+        && error.kind() != ErrorKind::NotFound
+    {
+        tracing::warn!(folder = %path.display(), %error, "an empty folder stays behind");
     }
     Ok(())
 }

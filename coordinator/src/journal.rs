@@ -6,7 +6,7 @@
 use proto::event::Entry;
 use proto::id;
 use proto::key;
-use proto::storage::{self, Created, Storage};
+use proto::storage::{self, Created, Patience, Storage};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -68,7 +68,7 @@ impl Journal {
             events.extend(entry.events);
             next += 1;
         }
-        Ok((Self { storage: storage.clone(), folder, next }, events))
+        Ok((Self { storage: storage.patient(Patience::Journal)?, folder, next }, events))
     }
 
     /// Appends a batch; it is durable when this returns.

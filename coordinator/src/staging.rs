@@ -101,7 +101,7 @@ async fn copy(
         }
     });
     let pieces = repository.pieces(&file.path, file.bytes, None).map(add).chain(verdict);
-    output.put_stream(&format!("{folder}/{}", file.path), pieces).await?;
+    output.put_stream(&format!("{folder}/{}", file.path), file.bytes, pieces).await?;
     let sha256 = hash.lock().expect("held only to read").clone().finish();
     Ok(manifest::File { key: file.path, bytes: file.bytes, sha256, tensors: Vec::new() })
 }

@@ -5,25 +5,31 @@
 //! Files are opened with fsync: an acknowledged write survives a power cut.
 //!
 //! ```text
-//! open    from a URL to a store, with credentials from the environment
-//! hub     the Hugging Face hub as a store
-//! error   what a store's answer means
+//! open         from a URL to a store, with credentials from the environment
+//! patience     how long to wait and how often to try again, by use
+//! write        an object at once, and proof that it arrived            upload    a large one, part by part
+//! unfinished   uploads that nobody ended
+//! hub          the Hugging Face hub as a store
+//! error        what a store's answer means
 //! ```
 
 mod error;
 mod hub;
 mod open;
+mod patience;
+mod unfinished;
+mod upload;
+mod write;
 
 pub use error::{Cause, Error};
 pub use open::{split, url};
+pub use patience::Patience;
+pub use unfinished::Unfinished;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{
-    GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
-    WriteMultipart,
-};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,8 +38,6 @@ use std::sync::Arc;
 const PIECE: u64 = 8 << 20;
 /// Pieces that are under way at once.
 const PIECES: usize = 4;
-/// Parts of a streamed upload that are under way at once.
-const UPLOADS: usize = 4;
 
 /// An object store and a prefix in it.
 #[derive(Clone, Debug)]
@@ -41,6 +45,8 @@ pub struct Storage {
     store: Arc<dyn ObjectStore>,
     url: String,
     kind: open::Kind,
+    patience: Patience,
+    uploads: unfinished::Uploads,
 }
 
 /// Who holds a key after a create.
@@ -74,11 +80,10 @@ impl Storage {
     /// Reads an object.
     ///
     /// # Errors
-    /// [`Error::NotFound`], or [`Error::Access`].
+    /// [`Error::NotFound`], [`Error::Access`], or [`Error::Damaged`] where it was written at once and is not what was
+    /// written.
     pub async fn read(&self, key: &str) -> Result<Bytes, Error> {
-        let found = self.store.get(&self.path(key)?).await;
-        let object = found.map_err(|e| self.access("read", key, e))?;
-        object.bytes().await.map_err(|e| self.access("read", key, e))
+        self.insist("read", key, || self.get(key, GetOptions::new(), None)).await
     }
 
     /// Reads `range` of an object, or as much of it as the object has; where an `etag` is given, of
@@ -100,12 +105,22 @@ impl Storage {
         let strong = etag.filter(|e| !e.starts_with("W/"));
         let options =
             GetOptions::new().with_range(Some(GetRange::Bounded(range))).with_if_match(strong);
-        let object = self.store.get_opts(&self.path(key)?, options).await;
-        let object = object.map_err(|e| self.access("read", key, e))?;
-        if etag.zip(object.meta.e_tag.as_deref()).is_some_and(|(a, b)| a != b) {
+        self.insist("read", key, || self.get(key, options.clone(), etag)).await
+    }
+
+    async fn get(
+        &self,
+        key: &str,
+        options: GetOptions,
+        etag: Option<&str>,
+    ) -> Result<Bytes, Error> {
+        let access = |e| self.access("read", key, e);
+        let found = self.store.get_opts(&self.path(key)?, options).await.map_err(access)?;
+        if etag.zip(found.meta.e_tag.as_deref()).is_some_and(|(a, b)| a != b) {
             return Err(self.changed(key));
         }
-        object.bytes().await.map_err(|e| self.access("read", key, e))
+        let (bytes, seal) = (found.range.end - found.range.start, write::seal(&found));
+        self.intact(key, found.bytes().await.map_err(access)?, bytes, seal.as_deref())
     }
 
     /// An object of so many bytes, piece by piece and in order, a few of them fetched ahead; pinned by its `etag`.
@@ -130,70 +145,6 @@ impl Storage {
     /// Where an object lies in the local file system, if it does: for mapping it.
     pub fn local_path(&self, key: &str) -> Option<PathBuf> {
         Some(PathBuf::from(self.url.strip_prefix("file://")?).join(key))
-    }
-
-    /// Writes an object, over whatever is there.
-    ///
-    /// # Errors
-    /// [`Error::Access`].
-    pub async fn put(&self, key: &str, body: impl Into<Bytes>) -> Result<(), Error> {
-        let payload = PutPayload::from_bytes(body.into());
-        self.store
-            .put(&self.path(key)?, payload)
-            .await
-            .map(drop)
-            .map_err(|e| self.access("write", key, e))
-    }
-
-    /// Writes an object piece by piece, over whatever is there; it exists once all of it is written.
-    ///
-    /// # Errors
-    /// The first error of `pieces`, or [`Error::Access`]; nothing is written then.
-    pub async fn put_stream<E: From<Error>>(
-        &self,
-        key: &str,
-        pieces: impl Stream<Item = Result<Bytes, E>>,
-    ) -> Result<(), E> {
-        let access = |e| self.access("write", key, e);
-        let upload = self.store.put_multipart(&self.path(key)?).await.map_err(access)?;
-        let mut upload = WriteMultipart::new(upload);
-        let mut pieces = std::pin::pin!(pieces);
-        while let Some(piece) = pieces.next().await {
-            let sent = match piece {
-                Ok(piece) => {
-                    let room = upload.wait_for_capacity(UPLOADS).await;
-                    room.map(|()| upload.put(piece)).map_err(|e| access(e).into())
-                }
-                Err(e) => Err(e),
-            };
-            if let Err(error) = sent {
-                // What matters is why; a part that stays behind is no object.
-                let _ = upload.abort().await;
-                return Err(error);
-            }
-        }
-        upload.finish().await.map_err(access)?;
-        Ok(())
-    }
-
-    /// Writes an object if there is none, and says who holds the key.
-    ///
-    /// # Errors
-    /// [`Error::Access`] if the outcome cannot be known.
-    pub async fn create(&self, key: &str, body: impl Into<Bytes>) -> Result<Created, Error> {
-        let body = body.into();
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        let payload = PutPayload::from_bytes(body.clone());
-        let refused = match self.store.put_opts(&self.path(key)?, payload, options).await {
-            Ok(_) => return Ok(Created::Ours),
-            Err(e) => e,
-        };
-        // A retry of a write that had won is answered "already exists"; a time-out says nothing at all.
-        match self.read(key).await {
-            Ok(found) if found == body => Ok(Created::Ours),
-            Ok(found) => Ok(Created::Theirs(found)),
-            Err(_) => Err(self.access("create", key, refused)),
-        }
     }
 
     /// The object at `key`, if there is one.
@@ -287,16 +238,23 @@ impl Storage {
         Error::Changed { url: self.url.clone(), key: key.to_owned() }
     }
 
+    fn damaged(&self, key: &str, what: String) -> Error {
+        Error::Damaged { url: self.url.clone(), key: key.to_owned(), what }
+    }
+
     fn access(&self, verb: &'static str, key: &str, source: object_store::Error) -> Error {
-        let (url, key) = (self.url.clone(), key.to_owned());
         match source {
             // A bucket that is not there is more than an object that is not.
             object_store::Error::NotFound { source, .. } if !error::names_a_bucket(&*source) => {
-                Error::NotFound { url, key }
+                Error::NotFound { url: self.url.clone(), key: key.to_owned() }
             }
-            object_store::Error::Precondition { .. } => Error::Changed { url, key },
-            source => Error::Access { verb, url, key, source: error::explain(self.kind, source) },
+            object_store::Error::Precondition { .. } => self.changed(key),
+            source => self.caused(verb, key, error::explain(self.kind, source)),
         }
+    }
+
+    fn caused(&self, verb: &'static str, key: &str, source: Cause) -> Error {
+        Error::Access { verb, url: self.url.clone(), key: key.to_owned(), source }
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::http::ask;
 use crate::process::PATIENCE;
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -35,10 +35,14 @@ impl SeaweedFs {
             "name": "muster",
             "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
             "actions": ["Read", "Write", "List", "Tagging", "Admin"],
+        }, {
+            // Whoever signs nothing: requests that a proxy may change.
+            "name": "anonymous",
+            "actions": ["Read", "Write", "List"],
         }]});
         let config = folder.path().join("s3.json");
         std::fs::write(&config, user.to_string()).expect("a temporary folder");
-        let ports = free_ports::<9>();
+        let ports = free_ports::<8>();
         let [master, port, grpc, filer, ..] = ports;
         let names = [
             "master.port",
@@ -49,12 +53,13 @@ impl SeaweedFs {
             "volume.port.grpc",
             "filer.port.grpc",
             "s3.port.grpc",
-            "s3.port.iceberg",
         ];
         let log = std::fs::File::create(folder.path().join("log")).expect("a temporary folder");
         let server = Command::new(&weed)
             .args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"])
             .args(["-volume.max=20", "-master.volumeSizeLimitMB=64", "-s3.autoCreateBucket=false"])
+            // Catalogs listen on ports of their own, which two servers at once would quarrel about.
+            .args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"])
             .arg(format!("-dir={}", folder.path().display()))
             .arg(format!("-s3.config={}", config.display()))
             .args(names.iter().zip(ports).map(|(name, port)| format!("-{name}={port}")))
@@ -63,16 +68,26 @@ impl SeaweedFs {
             .stderr(log)
             .spawn()
             .unwrap_or_else(|e| panic!("{}: {e}", weed.display()));
-        let server = Self { server, port, filer, folder };
-        server.answers();
-        make_bucket(&weed, master, grpc);
+        let mut server = Self { server, port, filer, folder };
+        server.wait("answer", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        server.make_bucket(&weed, master, grpc);
         Some(server)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
     }
 
     /// The environment in which Muster finds it.
     pub fn environment(&self) -> [(&'static str, String); 4] {
+        Self::environment_at(self.address())
+    }
+
+    /// The environment in which Muster finds what stands before it.
+    pub fn environment_at(address: SocketAddr) -> [(&'static str, String); 4] {
         [
-            ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", self.port)),
+            ("AWS_ENDPOINT_URL", format!("http://{address}")),
             ("AWS_ACCESS_KEY_ID", ACCESS_KEY.into()),
             ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.into()),
             ("AWS_REGION", "us-east-1".into()),
@@ -89,15 +104,49 @@ impl SeaweedFs {
         ask(self.filer, "GET", &format!("/buckets/{BUCKET}/{key}"), b"")
     }
 
+    /// The user's credentials, as the services of a machine in the cloud tell them.
+    pub fn credentials() -> String {
+        serde_json::json!({
+            "AccessKeyId": ACCESS_KEY,
+            "SecretAccessKey": SECRET_KEY,
+            "Token": "",
+            "Expiration": "2100-01-01T00:00:00Z",
+        })
+        .to_string()
+    }
+
     /// Whether a text holds what must never be shown.
     pub fn is_betrayed_by(text: &str) -> bool {
         text.contains(SECRET_KEY)
     }
 
-    fn answers(&self) {
+    /// Makes the bucket with the server's own shell, which waits for the filer.
+    fn make_bucket(&mut self, weed: &Path, master: u16, grpc: u16) {
+        let mut shell = Command::new(weed)
+            .args(["shell", &format!("-master=127.0.0.1:{master}.{grpc}")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the server has started");
+        let mut commands = shell.stdin.take().expect("piped");
+        writeln!(commands, "s3.bucket.create -name {BUCKET}").expect("the shell reads");
+        drop(commands);
+        let mut ended = None;
+        self.wait("make a bucket", || {
+            ended = shell.try_wait().expect("it was started");
+            ended.is_some()
+        });
+        assert!(ended.is_some_and(|e| e.success()), "no bucket could be made: {}", self.log());
+    }
+
+    /// Waits until something is so, and no longer than the server lives.
+    fn wait(&mut self, what: &str, mut is_so: impl FnMut() -> bool) {
         let until = Instant::now() + PATIENCE;
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            assert!(Instant::now() < until, "SeaweedFS does not start: {}", self.log());
+        while !is_so() {
+            let ended = self.server.try_wait().expect("it was started");
+            assert!(ended.is_none(), "SeaweedFS has ended: {}", self.log());
+            assert!(Instant::now() < until, "SeaweedFS does not {what}: {}", self.log());
             std::thread::park_timeout(POLL);
         }
     }
@@ -115,23 +164,26 @@ impl Drop for SeaweedFs {
     }
 }
 
-/// Makes the bucket with the server's own shell, which waits for the filer.
-fn make_bucket(weed: &Path, master: u16, grpc: u16) {
-    let mut shell = Command::new(weed)
-        .args(["shell", &format!("-master=127.0.0.1:{master}.{grpc}")])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the server has started");
-    let mut commands = shell.stdin.take().expect("piped");
-    writeln!(commands, "s3.bucket.create -name {BUCKET}").expect("the shell reads");
-    drop(commands);
-    assert!(shell.wait().expect("it was started").success(), "no bucket could be made");
+/// Runs the test `name` of the calling test's file, which is ignored otherwise, with these variables and none of AWS's
+/// beside them: credentials come from the environment of the process. What it says on standard output is passed on.
+pub fn again(name: &str, environment: &[(&str, String)]) -> anyhow::Result<()> {
+    let mut test = Command::new(std::env::current_exe()?);
+    test.args(["--exact", name, "--ignored", "--nocapture"]);
+    let aws = std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("AWS_"));
+    for (key, _) in aws {
+        test.env_remove(key);
+    }
+    let ended = test.envs(environment.iter().cloned()).output()?;
+    let said = String::from_utf8_lossy(&ended.stdout) + String::from_utf8_lossy(&ended.stderr);
+    anyhow::ensure!(ended.status.success(), "{said}");
+    anyhow::ensure!(said.contains("1 passed"), "no such test: {said}");
+    anyhow::ensure!(!SeaweedFs::is_betrayed_by(&said), "{said}");
+    print!("{}", String::from_utf8_lossy(&ended.stdout));
+    Ok(())
 }
 
 /// Ports that nobody listens on, all different.
-fn free_ports<const N: usize>() -> [u16; N] {
+pub fn free_ports<const N: usize>() -> [u16; N] {
     let taken: [TcpListener; N] =
         std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a port"));
     taken.map(|listener| listener.local_addr().expect("an address").port())

@@ -6,9 +6,9 @@
 
 use anyhow::{Result, ensure};
 use futures::{StreamExt, stream};
-use muster_tests::seaweed::{BUCKET, SeaweedFs};
+use muster_tests::process::PATIENCE;
+use muster_tests::seaweed::{BUCKET, SeaweedFs, again};
 use proto::storage::{Created, Error, Storage};
-use std::process::Command;
 
 /// What every backend must do.
 async fn conforms(storage: &Storage) -> Result<()> {
@@ -69,19 +69,60 @@ async fn ranges_are_read_as_pinned(storage: &Storage) -> Result<()> {
 }
 
 async fn streams_are_written_whole_or_not_at_all(storage: &Storage) -> Result<()> {
+    const MIB: u64 = 1 << 20;
     let piece = |i: u8| Ok::<_, Error>(vec![i; 3 << 20].into());
-    storage.put_stream("s/whole", stream::iter((0..5).map(piece))).await?;
-    let whole = storage.read("s/whole").await?;
-    ensure!(whole.len() == 15 << 20);
-    ensure!(whole.chunks(3 << 20).zip(0..).all(|(piece, i)| piece.iter().all(|b| *b == i)));
+    for (key, pieces) in [("s/small", 2), ("s/whole", 7)] {
+        storage
+            .put_stream(key, 3 * MIB * u64::from(pieces), stream::iter((0..pieces).map(piece)))
+            .await?;
+        let whole = storage.read(key).await?;
+        ensure!(whole.len() == (3 << 20) * usize::from(pieces));
+        ensure!(whole.chunks(3 << 20).zip(0..).all(|(piece, i)| piece.iter().all(|b| *b == i)));
+    }
     let broken = || Error::NotFound { url: "elsewhere:".into(), key: "x".into() };
-    let pieces = [piece(0), piece(1), Err(broken())];
-    let refused = storage.put_stream("s/broken", stream::iter(pieces)).await;
-    ensure!(matches!(refused, Err(Error::NotFound { .. })), "{refused:?}");
-    ensure!(storage.head("s/broken").await?.is_none());
-    storage.put_stream("s/empty", stream::iter([] as [Result<_, Error>; 0])).await?;
+    let refused = |bytes: u64, pieces: Vec<_>| async move {
+        let refused = storage.put_stream("s/broken", bytes, stream::iter(pieces)).await;
+        ensure!(storage.head("s/broken").await?.is_none());
+        Ok(refused.expect_err("refused"))
+    };
+    for bytes in [6 * MIB, 12 * MIB] {
+        let error = refused(bytes, vec![piece(0), Err(broken())]).await?;
+        ensure!(matches!(error, Error::NotFound { .. }), "{error}");
+        let error = refused(bytes, vec![piece(0)]).await?.to_string();
+        ensure!(
+            error.contains(&format!("3145728 bytes were to be written, {bytes} were announced")),
+            "{error}"
+        );
+        let error = refused(bytes, (0..5).map(piece).collect()).await?;
+        ensure!(matches!(error, Error::Damaged { .. }), "{error}");
+    }
+    ensure!(storage.unfinished("s").await? == Some(Vec::new()), "given up in the store as well");
+    storage.put_stream("s/empty", 0, stream::iter([] as [Result<_, Error>; 0])).await?;
     ensure!(storage.read("s/empty").await?.is_empty());
     Ok(())
+}
+
+/// An upload that is dropped half-way ends in the store, too.
+async fn a_dropped_upload_leaves_nothing(storage: &Storage) -> Result<()> {
+    let piece = Ok::<_, Error>(vec![1; 9 << 20].into());
+    let never = stream::iter([piece]).chain(stream::pending());
+    let mut upload = Box::pin(storage.put_stream("dropped", 20 << 20, never));
+    let begun = async {
+        while storage.unfinished("").await?.is_none_or(|found| found.is_empty()) {}
+        Ok::<_, Error>(())
+    };
+    tokio::select! {
+        ended = &mut upload => panic!("it never ends: {ended:?}"),
+        begun = begun => begun?,
+    }
+    let found = storage.unfinished("").await?.expect("this store tells");
+    ensure!(found[0].key == "dropped" && found[0].age < PATIENCE, "{found:?}");
+    drop(upload);
+    let gone = async {
+        while storage.unfinished("").await? != Some(Vec::new()) {}
+        Ok::<_, Error>(())
+    };
+    Ok(tokio::time::timeout(PATIENCE, gone).await??)
 }
 
 async fn every_claim(storage: &Storage) -> Result<()> {
@@ -101,7 +142,8 @@ async fn a_local_folder_conforms() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let storage = Storage::open(&folder.path().to_string_lossy())?;
     every_claim(&storage).await?;
-    names_and_pins_agree(&storage).await
+    names_and_pins_agree(&storage).await?;
+    a_dropped_upload_leaves_nothing(&storage).await
 }
 
 #[test]
@@ -110,22 +152,6 @@ fn an_output_that_is_a_file_is_refused_by_name() -> Result<()> {
     let refused = Storage::open(&file.path().to_string_lossy());
     let error = refused.expect_err("a file is no folder").to_string();
     ensure!(error.contains("the folder cannot be made"), "{error}");
-    Ok(())
-}
-
-/// Runs the test `name` of this file, which is ignored otherwise, with these variables.
-fn again(name: &str, environment: &[(&str, String)]) -> Result<()> {
-    let mut test = Command::new(std::env::current_exe()?);
-    test.args(["--exact", name, "--ignored", "--nocapture"]);
-    let aws = std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("AWS_"));
-    for (key, _) in aws {
-        test.env_remove(key);
-    }
-    let ended = test.envs(environment.iter().cloned()).output()?;
-    let said = String::from_utf8_lossy(&ended.stdout) + String::from_utf8_lossy(&ended.stderr);
-    ensure!(ended.status.success(), "{said}");
-    ensure!(said.contains("1 passed"), "no such test: {said}");
-    ensure!(!SeaweedFs::is_betrayed_by(&said), "{said}");
     Ok(())
 }
 
@@ -155,6 +181,7 @@ async fn in_seaweedfs() -> Result<()> {
         let storage = Storage::open(&format!("s3://{BUCKET}{prefix}"))?;
         every_claim(&storage).await?;
         names_and_pins_agree(&storage).await?;
+        a_dropped_upload_leaves_nothing(&storage).await?;
     }
     refused("nowhere", "NoSuchBucket", "hint: name a bucket").await
 }

@@ -1,11 +1,13 @@
 //! Stores a rank's part of a checkpoint while training goes on.
+//!
+//! A large file goes part by part, so that what is tried again, and bounded in time, is a part.
 
 use crate::checkpoint::Snapshot;
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use proto::manifest::{File, Hasher};
 use proto::protocol::Place;
-use proto::storage::{Error, Storage};
+use proto::storage::{Error, Patience, Storage};
 use std::sync::{Arc, Mutex};
 
 const HINT: &str = "\nhint: make room or mend the storage";
@@ -23,13 +25,15 @@ pub async fn store(
     snapshot: Snapshot,
 ) -> Result<Vec<File>, String> {
     let folder = proto::key::checkpoint(&place.run, place.lineage, snapshot.step);
+    let told = |error: Error| proto::error::chain(&error) + HINT;
+    let storage = storage.patient(Patience::Checkpoint).map_err(told)?;
     let mut files = Vec::new();
     for part in &snapshot.files {
         let bytes = part.body.iter().map(|b| b.len() as u64).sum();
         let hasher = Arc::<Mutex<Hasher>>::default();
         let key = format!("{folder}/{}", part.key);
-        let stored = storage.put_stream(&key, hashed(part.body.clone(), hasher.clone())).await;
-        stored.map_err(|error| proto::error::chain(&error) + HINT)?;
+        let body = hashed(part.body.clone(), hasher.clone());
+        storage.put_stream(&key, bytes, body).await.map_err(told)?;
         let sha256 = std::mem::take(&mut *hasher.lock().expect("held only to hash")).finish();
         files.push(File { key: part.key.clone(), bytes, sha256, tensors: part.tensors.clone() });
     }

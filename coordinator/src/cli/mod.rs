@@ -1,6 +1,7 @@
 //! What a user types, and what they see.
 
 mod checkpoint;
+mod doctor;
 mod embedded;
 mod generate;
 mod inspect;
@@ -109,6 +110,8 @@ enum Command {
     /// List, verify, export and prune a run's checkpoints
     #[command(subcommand)]
     Checkpoint(checkpoint::Command),
+    /// Try whether a place can hold runs: what Muster relies on, how fast it is
+    Doctor(doctor::Arguments),
     /// Let a model folder answer a prompt
     Generate(generate::Arguments),
     /// Print the JSON Schema of run specs
@@ -137,6 +140,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(arguments) => block_on(inspect::inspect(arguments)),
         Command::Plan(arguments) => block_on(plan::plan(arguments)),
         Command::Checkpoint(command) => block_on(checkpoint::checkpoint(command)),
+        Command::Doctor(arguments) => block_on(doctor::doctor(arguments)),
         Command::Generate(arguments) => generate::generate(arguments),
         Command::Schema => {
             let schema = serde_json::to_string_pretty(&proto::spec::schema());

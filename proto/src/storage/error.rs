@@ -37,6 +37,16 @@ pub enum Error {
         /// The object.
         key: String,
     },
+    /// What came, or what was stored, is not what was sent.
+    #[error("`{url}/{key}` is damaged: {what}\nhint: {DAMAGED}")]
+    Damaged {
+        /// The storage.
+        url: String,
+        /// The object.
+        key: String,
+        /// How it shows.
+        what: String,
+    },
     /// The store refused or broke.
     #[error("cannot {verb} `{url}/{key}`")]
     Access {
@@ -63,10 +73,30 @@ impl Error {
                 Cause::Hub(source) => source.is_users(),
                 Cause::Unreachable { .. } | Cause::Store(_) => false,
             },
-            Error::Changed { .. } => false,
+            Error::Changed { .. } | Error::Damaged { .. } => false,
+        }
+    }
+
+    /// Whether the same request may go better a moment later, though a client does not try it again by itself.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Error::Damaged { .. } => true,
+            Error::Access { source, .. } => match source {
+                Cause::Answer { status, code, .. } => {
+                    [409, 412, 429].contains(status) || *status >= 500 || code == "BadDigest"
+                }
+                Cause::Unreachable { .. } => true,
+                Cause::NoCredentials { .. } | Cause::Region | Cause::Hub(_) | Cause::Store(_) => {
+                    false
+                }
+            },
+            Error::Location { .. } | Error::NotFound { .. } | Error::Changed { .. } => false,
         }
     }
 }
+
+const DAMAGED: &str =
+    "try again; what stays damaged is so where it is stored, or what lies between damages it";
 
 /// Why a store did not do what it was asked.
 #[derive(Debug, Error)]
@@ -117,11 +147,7 @@ pub(super) fn explain(kind: Kind, error: object_store::Error) -> Cause {
     };
     let text = error.to_string();
     if let Some((status, body)) = answer(&text) {
-        let code = element(body, "Code").unwrap_or_default();
-        if is_elsewhere(code) {
-            return Cause::Region;
-        }
-        return Cause::Answer { status, code: code.to_owned(), hint: kind.hint(status, code) };
+        return answered(kind, status, body);
     }
     if text.contains("redirect without LOCATION") {
         return Cause::Region;
@@ -135,6 +161,10 @@ pub(super) fn explain(kind: Kind, error: object_store::Error) -> Cause {
     {
         return Cause::NoCredentials { hint };
     }
+    if text.contains(NOT_SHOWN) {
+        let what = format!("credentials could not be asked for{}", deepest(&error));
+        return Cause::Unreachable { what, hint: kind.identity() };
+    }
     let what = match http {
         HttpErrorKind::Timeout => "there was no answer in time",
         HttpErrorKind::Connect => "nobody can be reached there",
@@ -143,9 +173,32 @@ pub(super) fn explain(kind: Kind, error: object_store::Error) -> Cause {
     Cause::Unreachable { what: format!("{what}{}", deepest(&error)), hint: kind.address() }
 }
 
+/// What an answer with an error comes to.
+pub(super) fn answered(kind: Kind, status: u16, body: &str) -> Cause {
+    let code = element(body, "Code").unwrap_or_default();
+    if is_elsewhere(code) {
+        return Cause::Region;
+    }
+    Cause::Answer { status, code: code.to_owned(), hint: kind.hint(status, code) }
+}
+
+/// What no answer comes to. The address is not told: it is signed.
+pub(super) fn unreachable(kind: Kind, error: reqwest::Error) -> Cause {
+    let what = match &error {
+        e if e.is_timeout() => "there was no answer in time",
+        e if e.is_connect() => "nobody can be reached there",
+        _ => "the connection broke",
+    };
+    Cause::Unreachable { what: format!("{what}{}", deepest(&error)), hint: kind.address() }
+}
+
 /// What is asked of the metadata services of AWS, of its containers, of Google and of Azure.
 const METADATA_SERVICES: [&str; 4] =
     ["/latest/api/token", "169.254.170.2", "computeMetadata", "/metadata/identity"];
+
+/// What object_store puts in the place of an address that has a secret in it: that of a service which gives credentials
+/// for an identity.
+const NOT_SHOWN: &str = "REDACTED";
 
 /// Whether what is not there is the bucket itself.
 pub(super) fn names_a_bucket(error: &(dyn std::error::Error + 'static)) -> bool {

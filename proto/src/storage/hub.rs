@@ -4,7 +4,8 @@
 //! What a commit names never changes, so objects carry neither ETag nor time: those at a redirect's end are the content
 //! network's own, and not the same from day to day.
 
-use super::open::{client, retry};
+use super::open::client;
+use super::patience::Patience;
 use crate::hub::Hub;
 use crate::spec::hub::{Commit, Kind};
 use futures::stream::BoxStream;
@@ -33,7 +34,7 @@ impl HubStore {
         let files = HttpBuilder::new()
             .with_url(hub.resolve_url(kind, repo, commit))
             .with_client_options(options)
-            .with_retry(retry())
+            .with_retry(Patience::default().limits().retry())
             .build()?;
         Ok(Self { hub, kind, repo: repo.to_owned(), commit: commit.clone(), files })
     }

@@ -4,27 +4,20 @@
 //! never holds them.
 
 use super::hub::HubStore;
+use super::patience::{Limits, Patience};
+use super::unfinished::Uploads;
 use super::{Error, Storage};
 use crate::hub::Hub;
 use crate::spec::{HubName, Location, Scheme};
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::http::HttpBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{ClientConfigKey, ClientOptions, ObjectStore, RetryConfig};
+use object_store::{ClientConfigKey, ClientOptions, ObjectStore};
 use std::sync::Arc;
-use std::time::Duration;
-
-/// A host that takes no connection so long will not.
-const CONNECT: Duration = Duration::from_secs(5);
-/// One request with its body: the largest part of a checkpoint must fit.
-const REQUEST: Duration = Duration::from_secs(180);
-/// No retry begins so long after the first attempt.
-const RETRY_FOR: Duration = Duration::from_secs(60);
-const RETRIES: usize = 6;
 
 /// What kind of store a storage is in: what its errors mean differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +71,24 @@ impl Kind {
         }
     }
 
+    /// Whether a note can go with an object.
+    pub(super) fn keeps_attributes(self) -> bool {
+        match self {
+            Self::S3 | Self::Gcs | Self::Azure => true,
+            Self::Local | Self::Web | Self::Hub => false,
+        }
+    }
+
+    /// What decides who is asked for credentials.
+    pub(super) fn identity(self) -> &'static str {
+        match self {
+            Self::S3 => "look at AWS_ENDPOINT_URL_STS, AWS_REGION, and at the network",
+            Self::Azure | Self::Gcs | Self::Local | Self::Web | Self::Hub => {
+                "look at the credentials' configuration, and at the network"
+            }
+        }
+    }
+
     /// What decides whom is talked to.
     pub(super) fn address(self) -> &'static str {
         match self {
@@ -108,16 +119,7 @@ impl Storage {
     /// # Errors
     /// [`Error::Location`] if there is no such folder, or the store cannot be configured.
     pub fn open_existing(url: &str) -> Result<Self, Error> {
-        match location(url)? {
-            Location::File(folder) => local(url, &folder),
-            Location::Hub(name) => in_hub(url, &name),
-            Location::Url { scheme: scheme @ (Scheme::Https | Scheme::Http), path } => {
-                web(&format!("{}://{path}", scheme.as_str()))
-            }
-            Location::Url { scheme: Scheme::S3, path } => bucket(url, &path, Kind::S3, s3),
-            Location::Url { scheme: Scheme::Gs, path } => bucket(url, &path, Kind::Gcs, gcs),
-            Location::Url { scheme: Scheme::Az, path } => bucket(url, &path, Kind::Azure, azure),
-        }
+        existing(url, Patience::default())
     }
 
     /// The storage that holds the object at `url`, and the object's key in it.
@@ -131,8 +133,31 @@ impl Storage {
 
     /// A store that lives in memory, for tests.
     pub fn memory() -> Self {
-        let store = Arc::new(object_store::memory::InMemory::new());
-        Self { store, url: "memory:".into(), kind: Kind::Local }
+        Self::over(Arc::new(object_store::memory::InMemory::new()))
+    }
+
+    /// A store of the caller's own making, for tests.
+    pub fn over(store: Arc<dyn ObjectStore>) -> Self {
+        let (url, patience) = ("memory:".into(), Patience::default());
+        Self { store, url, kind: Kind::Local, patience, uploads: Uploads::None }
+    }
+}
+
+/// Opens what is there, for this use.
+pub(super) fn existing(url: &str, patience: Patience) -> Result<Storage, Error> {
+    match location(url)? {
+        Location::File(folder) => local(url, &folder),
+        Location::Hub(name) => in_hub(url, &name),
+        Location::Url { scheme: scheme @ (Scheme::Https | Scheme::Http), path } => {
+            web(&format!("{}://{path}", scheme.as_str()))
+        }
+        Location::Url { scheme: Scheme::S3, path } => bucket(url, &path, patience, (Kind::S3, s3)),
+        Location::Url { scheme: Scheme::Gs, path } => {
+            bucket(url, &path, patience, (Kind::Gcs, gcs))
+        }
+        Location::Url { scheme: Scheme::Az, path } => {
+            bucket(url, &path, patience, (Kind::Azure, azure))
+        }
     }
 }
 
@@ -213,66 +238,83 @@ fn make(url: &str, folder: &std::path::Path) -> Result<(), Error> {
 
 fn local(url: &str, folder: &std::path::Path) -> Result<Storage, Error> {
     let store = LocalFileSystem::new_with_prefix(folder).map_err(|e| refuse(url, e.to_string()))?;
-    // A folder whose last object is gone is none, as elsewhere.
-    let store = Arc::new(store.with_fsync(true).with_automatic_cleanup(true));
-    Ok(Storage { store, url: url_of(folder), kind: Kind::Local })
+    Ok(Storage {
+        store: Arc::new(store.with_fsync(true)),
+        url: url_of(folder),
+        kind: Kind::Local,
+        patience: Patience::default(),
+        uploads: Uploads::Folder(folder.to_owned()),
+    })
 }
 
-/// A store in the cloud, opened at a bucket or container.
-type Cloud = fn(&str) -> object_store::Result<Arc<dyn ObjectStore>>;
+/// A store, and where its unfinished uploads are found.
+type Opened = (Arc<dyn ObjectStore>, Uploads);
+/// Opens a bucket or container; a storage lies under a prefix of it.
+type Cloud = fn(&str, Path, &Limits) -> object_store::Result<Opened>;
 
 /// A bucket or container, and perhaps a prefix in it.
-fn bucket(url: &str, path: &str, kind: Kind, open: Cloud) -> Result<Storage, Error> {
+fn bucket(
+    url: &str,
+    path: &str,
+    patience: Patience,
+    (kind, open): (Kind, Cloud),
+) -> Result<Storage, Error> {
     let (name, prefix) = path.split_once('/').unwrap_or((path, ""));
     crate::hub::use_ring();
-    let store = open(name).map_err(|e| {
+    let prefix = Path::parse(prefix).map_err(|e| refuse(url, e.to_string()))?;
+    let (store, uploads) = open(name, prefix.clone(), &patience.limits()).map_err(|e| {
         let hint = kind.credentials().map(|hint| format!("\nhint: {hint}"));
         refuse(url, format!("{e}{}", hint.unwrap_or_default()))
     })?;
-    let prefix = Path::parse(prefix).map_err(|e| refuse(url, e.to_string()))?;
     let store: Arc<dyn ObjectStore> =
         if prefix.is_root() { store } else { Arc::new(PrefixStore::new(store, prefix)) };
-    Ok(Storage { store, url: self::url(url)?, kind })
+    Ok(Storage { store, url: self::url(url)?, kind, patience, uploads })
 }
 
-fn s3(bucket: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
+fn s3(bucket: &str, prefix: Path, limits: &Limits) -> object_store::Result<Opened> {
     let builder = AmazonS3Builder::from_env();
     let endpoint = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
     let endpoint = endpoint.iter().find_map(|key| builder.get_config_value(key));
     let set = |builder: AmazonS3Builder, (key, value)| {
         builder.with_config(AmazonS3ConfigKey::Client(key), value)
     };
-    let builder = client_settings(endpoint).into_iter().fold(builder, set);
-    builder.with_bucket_name(bucket).with_retry(retry()).build().map(boxed)
+    let mut builder = client_settings(endpoint, limits).into_iter().fold(builder, set);
+    if builder.get_config_value(&AmazonS3ConfigKey::Checksum).is_none() {
+        // What a store verifies of a body it gets; it costs nothing: the same digest is signed.
+        builder = builder.with_checksum_algorithm(Checksum::SHA256);
+    }
+    // A list of keys to delete is a body, which not every store verifies; a key in the address is signed.
+    let builder = builder.with_disable_bulk_delete(true);
+    let store = builder.with_bucket_name(bucket).with_retry(limits.retry()).build()?;
+    let store = Arc::new(store);
+    Ok((store.clone(), Uploads::Bucket(store, prefix)))
 }
 
-fn gcs(bucket: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
+fn gcs(bucket: &str, _: Path, limits: &Limits) -> object_store::Result<Opened> {
     let set = |builder: GoogleCloudStorageBuilder, (key, value)| {
         builder.with_config(GoogleConfigKey::Client(key), value)
     };
-    let builder =
-        client_settings(None).into_iter().fold(GoogleCloudStorageBuilder::from_env(), set);
-    builder.with_bucket_name(bucket).with_retry(retry()).build().map(boxed)
+    let settings = client_settings(None, limits);
+    let builder = settings.into_iter().fold(GoogleCloudStorageBuilder::from_env(), set);
+    let store = builder.with_bucket_name(bucket).with_retry(limits.retry()).build()?;
+    Ok((Arc::new(store), Uploads::Untold))
 }
 
-fn azure(container: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
+fn azure(container: &str, _: Path, limits: &Limits) -> object_store::Result<Opened> {
     let builder = MicrosoftAzureBuilder::from_env();
     let endpoint = builder.get_config_value(&AzureConfigKey::Endpoint);
     let set = |builder: MicrosoftAzureBuilder, (key, value)| {
         builder.with_config(AzureConfigKey::Client(key), value)
     };
-    let builder = client_settings(endpoint).into_iter().fold(builder, set);
-    builder.with_container_name(container).with_retry(retry()).build().map(boxed)
+    let builder = client_settings(endpoint, limits).into_iter().fold(builder, set);
+    let store = builder.with_container_name(container).with_retry(limits.retry()).build()?;
+    Ok((Arc::new(store), Uploads::Untold))
 }
 
 /// What we change of a client that is configured from the environment. An endpoint that says `http://` means it.
-fn client_settings(endpoint: Option<String>) -> Vec<(ClientConfigKey, String)> {
-    let seconds = |d: Duration| format!("{} seconds", d.as_secs());
+fn client_settings(endpoint: Option<String>, limits: &Limits) -> Vec<(ClientConfigKey, String)> {
     let plain = endpoint.is_some_and(|e| e.starts_with("http://"));
-    let mut settings = vec![
-        (ClientConfigKey::ConnectTimeout, seconds(CONNECT)),
-        (ClientConfigKey::Timeout, seconds(REQUEST)),
-    ];
+    let mut settings = Vec::from(limits.client());
     settings.extend(plain.then(|| (ClientConfigKey::AllowHttp, "true".into())));
     settings
 }
@@ -281,9 +323,10 @@ fn client_settings(endpoint: Option<String>) -> Vec<(ClientConfigKey, String)> {
 fn web(url: &str) -> Result<Storage, Error> {
     let folder = url.split('?').next().unwrap_or(url).to_owned();
     let options = client().with_allow_http(true);
-    let store = HttpBuilder::new().with_url(url).with_client_options(options).with_retry(retry());
+    let retry = Patience::default().limits().retry();
+    let store = HttpBuilder::new().with_url(url).with_client_options(options).with_retry(retry);
     let store = store.build().map_err(|e| refuse(&folder, e.to_string()))?;
-    Ok(Storage { store: Arc::new(store), url: folder, kind: Kind::Web })
+    Ok(read_only(store, folder, Kind::Web))
 }
 
 fn in_hub(url: &str, name: &HubName) -> Result<Storage, Error> {
@@ -293,20 +336,17 @@ fn in_hub(url: &str, name: &HubName) -> Result<Storage, Error> {
     let store = store.map_err(|e| refuse(url, e.to_string()))?;
     let prefix = Path::parse(&name.path).map_err(|e| refuse(url, e.to_string()))?;
     let root = HubName { revision: Some(commit.as_str().to_owned()), commit: None, ..name.clone() };
-    let store = PrefixStore::new(store, prefix);
-    Ok(Storage { store: Arc::new(store), url: Location::Hub(root).to_string(), kind: Kind::Hub })
+    Ok(read_only(PrefixStore::new(store, prefix), Location::Hub(root).to_string(), Kind::Hub))
 }
 
-fn boxed(store: impl ObjectStore) -> Arc<dyn ObjectStore> {
-    Arc::new(store)
+fn read_only(store: impl ObjectStore, url: String, kind: Kind) -> Storage {
+    let patience = Patience::default();
+    Storage { store: Arc::new(store), url, kind, patience, uploads: Uploads::None }
 }
 
 /// The client of a store that is not configured from the environment.
 pub(super) fn client() -> ClientOptions {
     crate::hub::use_ring();
-    ClientOptions::new().with_connect_timeout(CONNECT).with_timeout(REQUEST)
-}
-
-pub(super) fn retry() -> RetryConfig {
-    RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_FOR, ..RetryConfig::default() }
+    let limits = Patience::default().limits();
+    ClientOptions::new().with_connect_timeout(limits.connect).with_timeout(limits.request)
 }

@@ -92,7 +92,9 @@ impl Unread {
             Self::Differs => damaged(format!("`{key}` is not what was written")),
             // Gone, or shorter than it was.
             Self::Store(e @ (Error::NotFound { .. } | Error::Changed { .. })) => damaged(chain(&e)),
-            Self::Store(e @ (Error::Location { .. } | Error::Access { .. })) => storage_trouble(e),
+            Self::Store(
+                e @ (Error::Location { .. } | Error::Damaged { .. } | Error::Access { .. }),
+            ) => storage_trouble(e),
         }
     }
 }

@@ -1,0 +1,40 @@
+//! `coordinator doctor`: whether a place can hold runs. It tries what Muster relies on, under a folder of its own that
+//! it removes again.
+
+mod checks;
+
+use super::{Blame, Exit, Outcome};
+use checks::{Finding, Verdict, examine};
+use clap::Args;
+use proto::storage::Storage;
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// The place to try: a folder, s3://bucket/prefix, gs://..., az://...
+    #[arg(env = "MUSTER_OUTPUT", default_value = "./runs")]
+    url: String,
+    /// Print one JSON object instead of lines
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn doctor(arguments: Arguments) -> Outcome {
+    let storage = Storage::open(&arguments.url).blame(Exit::User)?;
+    super::probe(&storage, "it cannot hold runs").await?;
+    let tell = |finding: &Finding| {
+        if !arguments.json {
+            println!("{finding}");
+        }
+    };
+    let findings = examine(&storage, tell).await;
+    let fit = findings.iter().all(|f| f.verdict != Verdict::No || !f.needed);
+    if arguments.json {
+        let report = serde_json::json!({"url": storage.url(), "fit": fit, "checks": findings});
+        println!("{report}");
+    } else if fit {
+        println!("{} can hold runs", storage.url());
+    } else {
+        println!("{} cannot hold runs", storage.url());
+    }
+    Ok(if fit { Exit::Done } else { Exit::Infrastructure })
+}

@@ -1,0 +1,310 @@
+//! A real S3 server behind a proxy that misbehaves: whatever goes wrong, an operation on storage ends in the right
+//! result or in an error, and what was acknowledged is there.
+//!
+//! For every seed a random sequence of operations is held against a model: for each key, what it may hold. Needs
+//! SeaweedFS (MUSTER_TEST_WEED); MUSTER_SEEDS asks for more than the usual seeds.
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, future, stream};
+use muster_tests::proxy::{Fault, Faults, Proxy, Random};
+use muster_tests::seaweed::{BUCKET, SeaweedFs, again, free_ports};
+use proto::storage::{Created, Error, Patience, Storage};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+const SEEDS: u64 = 300;
+/// Operations of a seed.
+const OPERATIONS: usize = 12;
+/// Keys that they fall on.
+const KEYS: usize = 3;
+/// How often a request meets each of the faults.
+const RATE: f64 = 0.02;
+/// The same for those that few requests may meet.
+const RARE: f64 = 0.05;
+/// Seeds that run at once: most of their time they wait for an answer that does not come.
+const AT_ONCE: usize = 24;
+/// One seed in so many also writes objects of more than one part.
+const LARGE: u64 = 12;
+/// Short, so that silence is soon over.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+#[test]
+fn no_fault_loses_or_changes_what_was_acknowledged() -> Result<()> {
+    let name = "no_fault_loses_or_changes_what_was_acknowledged";
+    let Some(server) = SeaweedFs::start(name) else { return Ok(()) };
+    let [port] = free_ports();
+    let proxy = ([127, 0, 0, 1], port).into();
+    let mut environment = Vec::from(SeaweedFs::environment_at(proxy));
+    environment.push(("MUSTER_TEST_PROXY", proxy.to_string()));
+    environment.push(("MUSTER_TEST_STORE", server.address().to_string()));
+    again("under_faults", &environment)?;
+    // Unsigned: what a proxy takes away would be missed from a signature.
+    environment.push(("AWS_SKIP_SIGNATURE", "true".into()));
+    again("of_a_store_that_verifies_nothing", &environment)
+}
+
+fn proxy() -> Result<Proxy> {
+    let address = |name| Ok::<_, anyhow::Error>(std::env::var(name).context(name)?.parse()?);
+    Ok(Proxy::start_at(address("MUSTER_TEST_PROXY")?, address("MUSTER_TEST_STORE")?))
+}
+
+#[tokio::test]
+#[ignore = "run by `no_fault_loses_or_changes_what_was_acknowledged` in the server's environment"]
+async fn of_a_store_that_verifies_nothing() -> Result<()> {
+    let proxy = proxy()?;
+    let storage = Storage::open(&format!("s3://{BUCKET}/unverified"))?;
+    let storage = storage.patient(Patience::Within(PATIENCE))?;
+    let faults = Faults::all(1, 0.0).with(Fault::FlipRequest, 0.4);
+    proxy.misbehave(faults.ignoring("x-amz-checksum-sha256"));
+    let mut acknowledged = Vec::new();
+    for key in (0..40).map(|key| key.to_string()) {
+        let body = format!("document {key}");
+        match storage.create(&key, body.clone()).await {
+            Ok(created) => {
+                ensure!(created == Created::Ours);
+                acknowledged.push((key, body));
+            }
+            Err(error) => ensure!(matches!(error, Error::Damaged { .. }), "{error}"),
+        }
+    }
+    ensure!(proxy.befallen().len() > 10 && acknowledged.len() > 30, "{acknowledged:?}");
+    proxy.misbehave(Faults::none());
+    for (key, body) in acknowledged {
+        ensure!(storage.read(&key).await? == body);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "run by `no_fault_loses_or_changes_what_was_acknowledged` in the server's environment"]
+async fn under_faults() -> Result<()> {
+    let proxy = proxy()?;
+    let storage = Storage::open(&format!("s3://{BUCKET}"))?.patient(Patience::Within(PATIENCE))?;
+    let seeds = std::env::var("MUSTER_SEEDS").map_or(Ok(SEEDS), |n| n.parse())?;
+
+    let rare = [Fault::Conflict, Fault::LostWin, Fault::StaleListing, Fault::FlipRequest];
+    proxy.misbehave(rare.into_iter().fold(Faults::all(1, RATE), |f, fault| f.with(fault, RARE)));
+    let run = |seed| {
+        let (storage, proxy) = (&storage, &proxy);
+        async move { Model::new(storage, seed).run(proxy).await.context(format!("seed {seed}")) }
+    };
+    let models: Vec<_> =
+        stream::iter(0..seeds).map(run).buffer_unordered(AT_ONCE).try_collect().await?;
+    let befallen = proxy.befallen();
+    let (settled, unsettled) =
+        models.iter().fold((0, 0), |(a, b), m| (a + m.settled, b + m.unsettled));
+    println!(
+        "{seeds} seeds: {} requests, {} faults; {settled} operations settled, {unsettled} in an error",
+        proxy.requests(),
+        befallen.len()
+    );
+    for fault in Fault::ALL {
+        ensure!(befallen.iter().any(|b| b.fault == fault), "{fault:?} never befell");
+    }
+    // Most faults are overcome: only silence is longer than this patience.
+    ensure!(unsettled * 5 < settled, "{unsettled} of {settled}");
+
+    proxy.misbehave(Faults::none());
+    for model in models {
+        model.holds_in_the_end().await.context(format!("seed {}", model.seed))?;
+    }
+    for upload in storage.unfinished("").await?.expect("this store tells") {
+        storage.abandon(&upload).await?;
+    }
+    ensure!(storage.unfinished("").await? == Some(Vec::new()));
+    Ok(())
+}
+
+/// What a key may hold.
+type Holds = BTreeSet<Option<Bytes>>;
+
+struct Model<'a> {
+    storage: &'a Storage,
+    seed: u64,
+    random: Random,
+    keys: BTreeMap<String, Holds>,
+    /// Keys that once may have been there.
+    ever: BTreeSet<String>,
+    bodies: u64,
+    settled: u32,
+    unsettled: u32,
+}
+
+impl<'a> Model<'a> {
+    fn new(storage: &'a Storage, seed: u64) -> Self {
+        let keys = (0..KEYS).map(|k| (format!("{seed}/{k}"), Holds::from([None])));
+        let (random, ever) = (Random::new(seed), BTreeSet::new());
+        Self {
+            storage,
+            seed,
+            random,
+            keys: keys.collect(),
+            ever,
+            bodies: 0,
+            settled: 0,
+            unsettled: 0,
+        }
+    }
+
+    async fn run(mut self, proxy: &Proxy) -> Result<Self> {
+        for _ in 0..OPERATIONS {
+            let key = format!("{}/{}", self.seed, self.random.below(KEYS));
+            match self.random.below(9) {
+                0 | 1 => self.create(&key, 1).await,
+                2 => self.create(&key, 3).await,
+                3 => self.put(&key).await,
+                4 | 5 => self.read(&key).await,
+                6 => self.read_range(&key).await,
+                7 => self.list(proxy).await,
+                _ => self.delete(&key).await,
+            }?;
+        }
+        Ok(self)
+    }
+
+    /// Unlike any other.
+    fn body(&mut self) -> Bytes {
+        self.bodies += 1;
+        let filler = "x".repeat(self.random.below(3000));
+        format!("{} of seed {} {filler}", self.bodies, self.seed).into()
+    }
+
+    /// Counts an operation, and gives its result if it has one.
+    fn settle<T>(&mut self, result: Result<T, Error>) -> Option<T> {
+        match result {
+            Ok(result) => {
+                self.settled += 1;
+                Some(result)
+            }
+            Err(_) => {
+                self.unsettled += 1;
+                None
+            }
+        }
+    }
+
+    fn holds(&mut self, key: &str) -> &mut Holds {
+        self.keys.get_mut(key).expect("the keys are fixed")
+    }
+
+    /// What is held, now that it is known; it was possible.
+    fn known(&mut self, key: &str, held: Option<Bytes>) -> Result<()> {
+        let holds = self.holds(key);
+        ensure!(holds.contains(&held), "{key} is {held:?}, not one of {holds:?}");
+        *holds = Holds::from([held]);
+        Ok(())
+    }
+
+    /// So many writers at once.
+    async fn create(&mut self, key: &str, writers: usize) -> Result<()> {
+        let bodies: Vec<_> = (0..writers).map(|_| self.body()).collect();
+        self.ever.insert(key.to_owned());
+        let storage = self.storage;
+        let creates = bodies.iter().map(|body| storage.create(key, body.clone()));
+        let created = future::join_all(creates).await;
+        let before = self.holds(key).clone();
+        if before.contains(&None) {
+            self.holds(key).extend(bodies.iter().cloned().map(Some));
+        }
+        let ours = created.iter().filter(|c| matches!(c, Ok(Created::Ours))).count();
+        ensure!(ours <= 1, "{key} has {ours} winners");
+        ensure!(ours == 0 || before.contains(&None), "{key} was there");
+        let all_settled = created.iter().all(Result::is_ok);
+        ensure!(!all_settled || ours == 1 || before != Holds::from([None]), "{key} has no winner");
+        for (created, body) in created.into_iter().zip(bodies) {
+            match self.settle(created) {
+                Some(Created::Ours) => self.known(key, Some(body))?,
+                Some(Created::Theirs(found)) => self.known(key, Some(found))?,
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn put(&mut self, key: &str) -> Result<()> {
+        let mut body = self.body();
+        self.ever.insert(key.to_owned());
+        let put = if self.seed.is_multiple_of(LARGE) {
+            let mut large = body.to_vec();
+            large.resize(9 << 20, b'y');
+            body = large.into();
+            let pieces: Vec<_> =
+                body.chunks(1 << 20).map(|c| Ok::<_, Error>(body.slice_ref(c))).collect();
+            self.storage.put_stream(key, body.len() as u64, stream::iter(pieces)).await.map(drop)
+        } else {
+            self.storage.put(key, body.clone()).await
+        };
+        match self.settle(put) {
+            Some(()) => *self.holds(key) = Holds::from([Some(body)]),
+            None => drop(self.holds(key).insert(Some(body))),
+        }
+        Ok(())
+    }
+
+    async fn delete(&mut self, key: &str) -> Result<()> {
+        let deleted = self.storage.delete(key).await;
+        match self.settle(deleted) {
+            Some(()) => *self.holds(key) = Holds::from([None]),
+            None => drop(self.holds(key).insert(None)),
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self, key: &str) -> Result<()> {
+        let read = match self.storage.read(key).await {
+            Err(Error::NotFound { .. }) => Ok(None),
+            read => read.map(Some),
+        };
+        match self.settle(read) {
+            Some(held) => self.known(key, held),
+            None => Ok(()),
+        }
+    }
+
+    /// A part has no seal: it is as long as it should be, and whoever wrote it has a digest of it.
+    async fn read_range(&mut self, key: &str) -> Result<()> {
+        let read = self.storage.read_range(key, 2..9, None).await;
+        if let Some(part) = self.settle(read) {
+            ensure!(part.len() == 7 && self.holds(key) != &Holds::from([None]), "{key}: {part:?}");
+        }
+        Ok(())
+    }
+
+    async fn list(&mut self, proxy: &Proxy) -> Result<()> {
+        let listed = self.storage.list(&self.seed.to_string()).await;
+        let Some(listed) = self.settle(listed) else { return Ok(()) };
+        let words = format!("prefix={}%2F", self.seed);
+        let mut befallen = proxy.befallen().into_iter();
+        if befallen.any(|b| b.fault == Fault::StaleListing && b.target.contains(&words)) {
+            ensure!(listed.iter().all(|o| self.ever.contains(&o.key)), "{listed:?}");
+            return Ok(());
+        }
+        for (key, holds) in &self.keys {
+            let found = listed.iter().find(|o| o.key == *key).map(|o| o.bytes);
+            let possible = |held: &Option<Bytes>| held.as_ref().map(|b| b.len() as u64) == found;
+            ensure!(
+                holds.iter().any(possible),
+                "{key} is listed with {found:?} bytes, not {holds:?}"
+            );
+        }
+        Ok(())
+    }
+
+    /// Nothing misbehaves any more.
+    async fn holds_in_the_end(&self) -> Result<()> {
+        let mut there = Vec::new();
+        for (key, holds) in &self.keys {
+            let held = match self.storage.read(key).await {
+                Err(Error::NotFound { .. }) => None,
+                read => Some(read?),
+            };
+            ensure!(holds.contains(&held), "{key} is {held:?}, not one of {holds:?}");
+            there.extend(held.map(|_| key.clone()));
+        }
+        let listed = self.storage.list(&self.seed.to_string()).await?;
+        let listed: Vec<_> = listed.into_iter().map(|o| o.key).collect();
+        ensure!(listed == there, "{listed:?} and {there:?}");
+        Ok(())
+    }
+}
