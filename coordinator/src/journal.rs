@@ -2,38 +2,93 @@
 //!
 //! Whoever loses a number has been deposed by another writer, and learns it here. Numbers are never reused and entries
 //! never deleted, since a deleted number could be created again by a stale writer.
+//!
+//! Nothing here trusts a listing to be complete: it only says how far the journal reaches at least, and reads go on
+//! from there. Nothing trusts a single answer either: an entry that comes damaged is read again, and a write whose
+//! outcome is unknown is repeated, the same bytes under the same number, until it is known.
 
-use proto::event::Entry;
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use proto::event::{Entry, EntryError, Fact, Holder};
 use proto::id;
 use proto::key;
-use proto::storage::{self, Created, Patience, Storage};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use std::time::{SystemTime, UNIX_EPOCH};
+use proto::storage::{self, Cause, Created, Patience, Storage};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use thiserror::Error;
+use tokio::time::Instant;
+
+/// Entries that are fetched at once while a journal is replayed.
+const AHEAD: usize = 16;
+/// Reads of an entry that comes damaged, before it is called so.
+const READS: usize = 4;
+/// How long a write whose outcome is unknown is repeated, beyond the storage's own patience with each attempt: workers
+/// go on stepping while the store is away, and those of `coordinator run` would end with it.
+const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+/// How long one that was refused is: a signature can break on the wire.
+const ALLOWED_WITHIN: Duration = Duration::from_secs(2);
+/// Pauses between repetitions: the first, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 
 /// What can go wrong with a journal.
 #[derive(Debug, Error)]
 pub enum Error {
     /// Another coordinator has written the entry: this one must stop.
-    #[error("another coordinator took over: it wrote `{url}/{key}`")]
+    #[error("another coordinator took over: it wrote `{url}/{key}`{}", hint(.by))]
     Deposed {
         /// The storage.
         url: String,
         /// The entry.
         key: String,
+        /// Who, if the entry is a claim; else it is what the one before wrote last.
+        by: Option<Holder>,
     },
     /// The journal cannot be replayed.
-    #[error("the journal entry `{key}` is unusable: {reason}")]
+    #[error("the journal entry `{url}/{key}` cannot be used")]
     Unusable {
+        /// The storage.
+        url: String,
         /// The entry.
         key: String,
         /// Why.
-        reason: String,
+        #[source]
+        source: EntryError,
+    },
+    /// An entry is not there, and a later one is.
+    #[error("the journal entry `{url}/{key}` is missing, though later ones are there")]
+    Missing {
+        /// The storage.
+        url: String,
+        /// The entry.
+        key: String,
+    },
+    /// Whether an entry was written cannot be found out.
+    #[error(
+        "whether `{url}/{key}` was written is unknown after {} seconds\n\
+         hint: start again once the storage answers; what was written is then found",
+        .waited.as_secs()
+    )]
+    Unsettled {
+        /// The storage.
+        url: String,
+        /// The entry.
+        key: String,
+        /// For how long it was tried.
+        waited: Duration,
+        /// What came of the last attempt.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The store refused or broke.
     #[error(transparent)]
     Storage(#[from] storage::Error),
+}
+
+fn hint(by: &Option<Holder>) -> String {
+    let hint = |h: &Holder| format!("\nhint: it is on host `{}` and answers at {}", h.host, h.url);
+    by.as_ref().map(hint).unwrap_or_default()
 }
 
 /// The writing end of a journal.
@@ -41,98 +96,154 @@ pub struct Journal {
     storage: Storage,
     folder: String,
     next: u64,
+    settled_within: Duration,
 }
 
 impl Journal {
     /// Replays the journal in `folder` and goes on from its end.
     ///
     /// # Errors
-    /// [`Error::Unusable`] for a gap in the numbers or an entry of another format, [`Error::Storage`].
-    pub async fn open<E: DeserializeOwned>(
-        storage: &Storage,
-        folder: String,
-    ) -> Result<(Self, Vec<E>), Error> {
-        let mut events = Vec::new();
-        let mut next = 0;
-        for object in storage.list(&folder).await? {
-            let Some(number) = key::journal_number(&object.key) else {
-                continue;
-            };
-            let unusable = |reason: String| Error::Unusable { key: object.key.clone(), reason };
-            if number != next {
-                return Err(unusable(format!("number {next} is missing before it")));
-            }
-            let bytes = storage.read(&object.key).await?;
-            let entry: Entry<E> =
-                serde_json::from_slice(&bytes).map_err(|e| unusable(e.to_string()))?;
-            events.extend(entry.events);
-            next += 1;
-        }
-        Ok((Self { storage: storage.patient(Patience::Journal)?, folder, next }, events))
+    /// [`Error::Missing`], [`Error::Unusable`], [`Error::Storage`].
+    pub async fn open<E: Fact>(storage: &Storage, folder: String) -> Result<(Self, Vec<E>), Error> {
+        let storage = storage.patient(Patience::Journal)?;
+        let (next, events) = replay(&storage, &folder).await?;
+        Ok((Self { storage, folder, next, settled_within: SETTLED_WITHIN }, events))
     }
 
     /// Appends a batch; it is durable when this returns.
     ///
     /// # Errors
-    /// [`Error::Deposed`] if another writer holds the number, [`Error::Storage`] if the outcome is unknown.
-    pub async fn append<E: Serialize>(&mut self, events: Vec<E>) -> Result<(), Error> {
-        let key = key::journal_entry(&self.folder, self.next);
+    /// [`Error::Deposed`] if another writer holds the number, [`Error::Unsettled`] if the outcome is unknown: the
+    /// journal must not be written to then.
+    pub async fn append<E: Fact>(&mut self, events: Vec<E>) -> Result<(), Error> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let at_ms = since.as_millis().try_into().unwrap_or(0);
-        let entry = Entry { token: id::unique(), at_ms, events };
-        let body = serde_json::to_vec(&entry).expect("events are JSON");
-        match self.storage.create(&key, body).await? {
-            Created::Ours => {
-                self.next += 1;
-                Ok(())
+        // The same bytes whenever it is repeated: what an earlier attempt wrote is known again by its token.
+        let body = Bytes::from(Entry { token: id::unique(), at_ms, events }.encode());
+        let key = key::journal_entry(&self.folder, self.next);
+        let began = Instant::now();
+        let (mut pause, longest) = PAUSES;
+        loop {
+            let (source, within) = match self.storage.create(&key, body.clone()).await {
+                Ok(Created::Ours) => {
+                    self.next += 1;
+                    return Ok(());
+                }
+                Ok(Created::Theirs(found)) => match claimant::<E>(&found) {
+                    Ok(by) => return Err(self.deposed(key, by)),
+                    // Ours, perhaps, and damaged on the way back.
+                    Err(damage) => (damage.into(), self.settled_within),
+                },
+                Err(error) if is_refusal(&error) => {
+                    let within = self.settled_within.min(ALLOWED_WITHIN);
+                    (Box::from(error), within)
+                }
+                Err(error) => (error.into(), self.settled_within),
+            };
+            let waited = began.elapsed();
+            if waited + pause > within {
+                let url = self.storage.url().to_owned();
+                return Err(Error::Unsettled { url, key, waited, source });
             }
-            Created::Theirs(_) => Err(Error::Deposed { url: self.storage.url().into(), key }),
+            tracing::warn!(key, error = proto::error::chain(&*source), "writing it once more");
+            tokio::time::sleep(pause).await;
+            pause = (2 * pause).min(longest);
+        }
+    }
+
+    /// Makes sure that nobody has written behind this writer's back.
+    ///
+    /// # Errors
+    /// [`Error::Deposed`] if somebody has; [`Error::Unusable`] or [`Error::Storage`] if that cannot be known now.
+    pub async fn check<E: Fact>(&self) -> Result<(), Error> {
+        let Some(entry) = fetch::<E>(&self.storage, &self.folder, self.next).await? else {
+            return Ok(());
+        };
+        let key = key::journal_entry(&self.folder, self.next);
+        Err(self.deposed(key, claim(&entry)))
+    }
+
+    fn deposed(&self, key: String, by: Option<Holder>) -> Error {
+        Error::Deposed { url: self.storage.url().to_owned(), key, by }
+    }
+}
+
+/// Everything that a journal says, for whoever does not write to it.
+///
+/// # Errors
+/// As [`Journal::open`].
+pub async fn read<E: Fact>(storage: &Storage, folder: &str) -> Result<Vec<E>, Error> {
+    Ok(replay(&storage.patient(Patience::Journal)?, folder).await?.1)
+}
+
+/// The number after the last entry, and the events of all.
+async fn replay<E: Fact>(storage: &Storage, folder: &str) -> Result<(u64, Vec<E>), Error> {
+    let objects = storage.list(folder).await?;
+    let numbers = objects.iter().filter_map(|o| key::journal_number(&o.key));
+    let mut next = numbers.max().map_or(0, |last| last.saturating_add(1));
+    let mut events = Vec::new();
+    let mut listed = futures::stream::iter(0..next)
+        .map(|number| async move { (number, fetch(storage, folder, number).await) })
+        .buffered(AHEAD);
+    while let Some((number, entry)) = listed.next().await {
+        let (url, key) = (storage.url().to_owned(), key::journal_entry(folder, number));
+        let entry: Entry<E> = entry?.ok_or(Error::Missing { url, key })?;
+        events.extend(entry.events);
+    }
+    while let Some(entry) = fetch(storage, folder, next).await? {
+        events.extend(entry.events);
+        next += 1;
+    }
+    Ok((next, events))
+}
+
+async fn fetch<E: Fact>(
+    storage: &Storage,
+    folder: &str,
+    number: u64,
+) -> Result<Option<Entry<E>>, Error> {
+    let key = key::journal_entry(folder, number);
+    let mut reads = 0;
+    loop {
+        let bytes = match storage.read(&key).await {
+            Err(storage::Error::NotFound { .. }) => return Ok(None),
+            read => read?,
+        };
+        reads += 1;
+        match Entry::decode(&bytes) {
+            Ok(entry) => return Ok(Some(entry)),
+            Err(EntryError::Damaged(_)) if reads < READS => {}
+            Err(source) => {
+                return Err(Error::Unusable { url: storage.url().to_owned(), key, source });
+            }
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proto::event::Event;
-    use proto::id::Epoch;
-
-    fn claimed(epoch: u64) -> Event {
-        Event::Claimed { epoch: Epoch(epoch) }
+/// Who claims the journal with this entry; an error if the bytes may not be what was written.
+fn claimant<E: Fact>(entry: &[u8]) -> Result<Option<Holder>, EntryError> {
+    match Entry::<E>::decode(entry) {
+        Ok(entry) => Ok(claim(&entry)),
+        Err(EntryError::Foreign(_)) => Ok(None),
+        Err(damage @ EntryError::Damaged(_)) => Err(damage),
     }
+}
 
-    #[tokio::test]
-    async fn a_journal_is_replayed_in_order() {
-        let storage = Storage::memory();
-        let (mut journal, none) = Journal::open::<Event>(&storage, "j".into()).await.unwrap();
-        assert_eq!(none, []);
-        for epoch in 1..=12 {
-            journal.append(vec![claimed(epoch)]).await.unwrap();
-        }
-        let (_, events) = Journal::open::<Event>(&storage, "j".into()).await.unwrap();
-        assert_eq!(events, (1..=12).map(claimed).collect::<Vec<_>>());
-    }
+fn claim<E: Fact>(entry: &Entry<E>) -> Option<Holder> {
+    entry.events.iter().find_map(Fact::claimed_by).cloned()
+}
 
-    #[tokio::test]
-    async fn of_two_writers_one_is_deposed() {
-        let storage = Storage::memory();
-        let (mut one, _) = Journal::open::<Event>(&storage, "j".into()).await.unwrap();
-        let (mut two, _) = Journal::open::<Event>(&storage, "j".into()).await.unwrap();
-        two.append(vec![claimed(2)]).await.unwrap();
-        let error = one.append(vec![claimed(1)]).await.unwrap_err();
-        assert!(matches!(error, Error::Deposed { .. }), "{error}");
-        let (_, events) = Journal::open::<Event>(&storage, "j".into()).await.unwrap();
-        assert_eq!(events, [claimed(2)]);
-    }
-
-    #[tokio::test]
-    async fn a_gap_is_an_error() {
-        let storage = Storage::memory();
-        let (mut journal, _) = Journal::open::<Event>(&storage, "j".into()).await.unwrap();
-        journal.append(vec![claimed(1)]).await.unwrap();
-        journal.append(vec![claimed(2)]).await.unwrap();
-        storage.delete("j/0000000000.json").await.unwrap();
-        let error = Journal::open::<Event>(&storage, "j".into()).await.err().unwrap();
-        assert!(error.to_string().contains("number 0 is missing"), "{error}");
+/// Whether the store says that this writer may not, rather than that it could not.
+fn is_refusal(error: &storage::Error) -> bool {
+    match error {
+        storage::Error::Access { source, .. } => match source {
+            Cause::Answer { status, .. } => matches!(status, 401 | 403),
+            Cause::NoCredentials { .. } | Cause::Region => true,
+            Cause::Unreachable { .. } | Cause::Hub(_) | Cause::Store(_) => false,
+        },
+        storage::Error::Location { .. }
+        | storage::Error::NotFound { .. }
+        | storage::Error::Changed { .. }
+        | storage::Error::Damaged { .. } => false,
     }
 }

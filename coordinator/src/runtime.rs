@@ -90,11 +90,11 @@ impl Runtime {
         let (mut pool, past) =
             Journal::open::<PoolEvent>(&storage, proto::key::POOL_JOURNAL.into()).await?;
         let opened = |e: &PoolEvent| match e {
-            PoolEvent::Opened { epoch } => Some(*epoch),
+            PoolEvent::Opened { epoch, .. } => Some(*epoch),
             PoolEvent::Submitted { .. } => None,
         };
         let epoch = past.iter().filter_map(opened).max().unwrap_or_default().next();
-        pool.append(vec![PoolEvent::Opened { epoch }]).await?;
+        pool.append(vec![PoolEvent::Opened { epoch, holder: None }]).await?;
         let (mut runtime, handle) = Self::new(storage.clone(), storage, timing, epoch, Some(pool));
         for event in past {
             if let PoolEvent::Submitted { run, idempotency_key } = event {

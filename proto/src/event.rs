@@ -1,8 +1,30 @@
 //! A run's history: what its journal holds. State is the fold of these, so a start is a replay.
 
+mod entry;
+
+pub use entry::{Entry, EntryError};
+
 use crate::id::{Epoch, Generation, Lineage, RunId, WorkerId};
 use crate::receipt::Skipped;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+/// A coordinator's process, and where it can be asked whether it still holds what it claimed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Of this process only: whoever answers with another is another.
+    pub token: String,
+    /// The host that it runs on.
+    pub host: String,
+    /// Where it answers: `http://host:port`, perhaps of the host's loopback.
+    pub url: String,
+}
+
+/// What journals are made of.
+pub trait Fact: Serialize + DeserializeOwned {
+    /// Who took the journal over with it.
+    fn claimed_by(&self) -> Option<&Holder>;
+}
 
 /// One fact of a run's history.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,6 +39,9 @@ pub enum Event {
     Claimed {
         /// Its epoch: higher than any before it in this journal.
         epoch: Epoch,
+        /// Who it is; of an older version, nobody knows.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        holder: Option<Holder>,
     },
     /// The data set is prepared.
     Prepared {
@@ -108,17 +133,6 @@ pub enum Failure {
     Infrastructure,
 }
 
-/// One object of a journal: of a run's, whose facts are [`Event`]s, or of a pool's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Entry<E> {
-    /// Its writer's mark, to be known again when a write's outcome was lost.
-    pub token: String,
-    /// Milliseconds since 1970, for people only.
-    pub at_ms: u64,
-    /// In order.
-    pub events: Vec<E>,
-}
-
 /// One fact of a pool's history.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -127,6 +141,9 @@ pub enum PoolEvent {
     Opened {
         /// Higher than any before it.
         epoch: Epoch,
+        /// Who it is; of an older version, nobody knows.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        holder: Option<Holder>,
     },
     /// A user submitted a run.
     Submitted {
@@ -135,4 +152,34 @@ pub enum PoolEvent {
         /// The user's key.
         idempotency_key: String,
     },
+}
+
+impl Fact for Event {
+    fn claimed_by(&self) -> Option<&Holder> {
+        match self {
+            Self::Claimed { holder, .. } => holder.as_ref(),
+            Self::Submitted { .. }
+            | Self::Prepared { .. }
+            | Self::Planned { .. }
+            | Self::Generation { .. }
+            | Self::Evaluated { .. }
+            | Self::Checkpointed { .. }
+            | Self::Damaged { .. }
+            | Self::Skipped(_)
+            | Self::Incident { .. }
+            | Self::Paused { .. }
+            | Self::Cancelled
+            | Self::Failed { .. }
+            | Self::Succeeded { .. } => None,
+        }
+    }
+}
+
+impl Fact for PoolEvent {
+    fn claimed_by(&self) -> Option<&Holder> {
+        match self {
+            Self::Opened { holder, .. } => holder.as_ref(),
+            Self::Submitted { .. } => None,
+        }
+    }
 }

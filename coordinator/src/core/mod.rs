@@ -364,7 +364,7 @@ impl Core {
         // The run's own journal first: a pool entry never names a run without a history.
         let events = vec![
             History::Submitted { spec_yaml: spec_yaml.clone() },
-            History::Claimed { epoch: self.epoch },
+            History::Claimed { epoch: self.epoch, holder: None },
         ];
         out.push(Command::Journal { run: id.clone(), events });
         out.push(Command::JournalPool(PoolEvent::Submitted {

@@ -34,7 +34,7 @@ impl Core {
             run.fruitless = 0;
         }
         if !run.phase.ended() {
-            let events = vec![History::Claimed { epoch: self.epoch }];
+            let events = vec![History::Claimed { epoch: self.epoch, holder: None }];
             out.push(Command::Journal { run: id.clone(), events });
             if skipped {
                 // The last coordinator may not have come to it.

@@ -6,7 +6,7 @@ use super::*;
 pub(super) fn history(then: &[History]) -> Vec<History> {
     let before = [
         History::Submitted { spec_yaml: "spec".into() },
-        History::Claimed { epoch: Epoch(6) },
+        History::Claimed { epoch: Epoch(6), holder: None },
         History::Prepared { fingerprint: "f".into() },
         History::Planned { digest: "d".into(), steps: 4 },
         generation(1, 0, &[1, 2]).0,
@@ -16,7 +16,7 @@ pub(super) fn history(then: &[History]) -> Vec<History> {
 }
 
 fn claim() -> Command {
-    journal([History::Claimed { epoch: EPOCH }])
+    journal([History::Claimed { epoch: EPOCH, holder: None }])
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn a_stop_that_the_restarted_coordinator_does_not_know_of_ends_the_membership_on
 
 #[test]
 fn a_run_that_was_resumed_stays_resumed_over_a_restart() {
-    let resumed = [History::Paused { step: 2 }, History::Claimed { epoch: Epoch(6) }];
+    let resumed = [History::Paused { step: 2 }, History::Claimed { epoch: Epoch(6), holder: None }];
     let (b, out) = Bench::adopted(history(&resumed), false);
     assert_eq!((b.phase(), out), ("gathering", vec![claim()]));
 }

@@ -60,7 +60,7 @@ fn what_was_skipped_outlives_a_coordinator() {
         History::Skipped(nothing_learnt(3)),
     ];
     let (mut b, out) = Bench::adopted(history, false);
-    assert_eq!(out, [journal([History::Claimed { epoch: EPOCH }]), receipt(&[1, 3])]);
+    assert_eq!(out, [journal([History::Claimed { epoch: EPOCH, holder: None }]), receipt(&[1, 3])]);
     b.report(1, hello_from(1, 2, 3));
     b.report(2, hello_from(2, 2, 3));
     assert_eq!(b.report(1, skipped(2, 3)), [], "it is known");

@@ -12,7 +12,7 @@ fn a_run_goes_from_submit_to_succeeded() {
     let expected = [
         journal([
             History::Submitted { spec_yaml: "spec".into() },
-            History::Claimed { epoch: EPOCH },
+            History::Claimed { epoch: EPOCH, holder: None },
         ]),
         Command::JournalPool(PoolEvent::Submitted { run: run(), idempotency_key: "key".into() }),
         answer(1, "r"),

@@ -1,0 +1,143 @@
+//! One object of a journal, as bytes: a digest first, which covers every byte behind it.
+//!
+//! ```text
+//! {"sha256":"<64 hex digits>","token":"...","at_ms":...,"events":[...]}
+//!                             '------------- digested -------------'
+//! ```
+//!
+//! Entries of the first format have no digest and begin with the token; nothing else is an entry, so that no flipped
+//! bit can pass one for the other.
+
+use crate::manifest::sha256;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+const HEAD: &[u8] = b"{\"sha256\":\"";
+const DIGITS: usize = 64;
+const TAIL: &[u8] = b"\",";
+/// How an entry without a digest begins.
+const UNDIGESTED: &[u8] = b"{\"token\":\"";
+
+/// One object of a journal: of a run's, whose facts are [`Event`](super::Event)s, or of a pool's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry<E> {
+    /// Its writer's mark: makes its bytes unlike any other's, to be known again when a write's outcome was lost.
+    pub token: String,
+    /// Milliseconds since 1970, for people only.
+    pub at_ms: u64,
+    /// In order.
+    pub events: Vec<E>,
+}
+
+/// Why bytes are no entry.
+#[derive(Debug, Error)]
+pub enum EntryError {
+    /// They are not what was written; what is stored may still be whole.
+    #[error("it is damaged: {0}")]
+    Damaged(&'static str),
+    /// They are what was written, by a version that says more than this one understands.
+    #[error("it is of another version\nhint: use the version that wrote it, or a newer one")]
+    Foreign(#[source] serde_json::Error),
+}
+
+impl<E: Serialize> Entry<E> {
+    /// What is stored.
+    pub fn encode(&self) -> Vec<u8> {
+        let json = serde_json::to_vec(self).expect("events are JSON");
+        let digested = &json[1..];
+        [HEAD, sha256(digested).as_bytes(), TAIL, digested].concat()
+    }
+}
+
+impl<E: DeserializeOwned> Entry<E> {
+    /// What was stored.
+    ///
+    /// # Errors
+    /// [`EntryError`]; [`EntryError::Damaged`] is worth another read.
+    pub fn decode(bytes: &[u8]) -> Result<Self, EntryError> {
+        match bytes.strip_prefix(HEAD).and_then(|rest| rest.split_at_checked(DIGITS)) {
+            Some((digest, rest)) => {
+                let digested = rest.strip_prefix(TAIL);
+                if digested.is_none_or(|d| sha256(d).as_bytes() != digest) {
+                    return Err(EntryError::Damaged("its content has another digest"));
+                }
+                serde_json::from_slice(bytes).map_err(EntryError::Foreign)
+            }
+            None if bytes.starts_with(UNDIGESTED) => {
+                serde_json::from_slice(bytes).map_err(|error| match error.classify() {
+                    serde_json::error::Category::Data => EntryError::Foreign(error),
+                    serde_json::error::Category::Io
+                    | serde_json::error::Category::Syntax
+                    | serde_json::error::Category::Eof => EntryError::Damaged("it is not JSON"),
+                })
+            }
+            None => Err(EntryError::Damaged("it does not begin as an entry does")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Event, PoolEvent};
+
+    fn entry() -> Entry<Event> {
+        let evaluated =
+            Event::Evaluated { step: 3, loss: 0.1 + 0.2, by_source: vec![None, Some(1e-7)] };
+        Entry { token: "t".into(), at_ms: 5, events: vec![evaluated, Event::Paused { step: 3 }] }
+    }
+
+    #[test]
+    fn an_entry_is_json_that_begins_with_the_digest_of_its_rest() {
+        let bytes = entry().encode();
+        let json: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
+        assert_eq!(json["events"][1], serde_json::json!({"event": "paused", "step": 3}));
+        // `printf '%s' '"token":...}' | sha256sum`
+        let entry = Entry::<Event> { token: "t".into(), at_ms: 5, events: vec![Event::Cancelled] };
+        let digest = "c2b3a2e918fb64e26c7294225dcd8652bbb1e346b3b023d2b18f17cc1d6ea4cb";
+        let wanted = format!(
+            r#"{{"sha256":"{digest}","token":"t","at_ms":5,"events":[{{"event":"cancelled"}}]}}"#
+        );
+        assert_eq!(String::from_utf8(entry.encode()).expect("text"), wanted);
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        assert_eq!(Entry::decode(&entry().encode()).expect("whole"), entry());
+    }
+
+    #[test]
+    fn no_flipped_bit_and_no_missing_byte_goes_unnoticed() {
+        let bytes = entry().encode();
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let read = Entry::<Event>::decode(&flipped);
+            assert!(matches!(read, Err(EntryError::Damaged(_))), "bit {bit}: {read:?}");
+        }
+        for length in 0..bytes.len() {
+            let read = Entry::<Event>::decode(&bytes[..length]);
+            assert!(matches!(read, Err(EntryError::Damaged(_))), "{length} bytes: {read:?}");
+        }
+    }
+
+    #[test]
+    fn entries_without_a_digest_are_still_read() {
+        let old = br#"{"token":"t","at_ms":5,"events":[{"event":"claimed","epoch":6},{"event":"cancelled"}]}"#;
+        let read = Entry::<Event>::decode(old).expect("of the first format");
+        assert_eq!(read.events[1], Event::Cancelled);
+        assert!(matches!(read.events[0], Event::Claimed { holder: None, .. }));
+        let pool = br#"{"token":"t","at_ms":5,"events":[{"event":"opened","epoch":6}]}"#;
+        assert!(Entry::<PoolEvent>::decode(pool).is_ok());
+        let cut = Entry::<Event>::decode(&old[..old.len() - 1]);
+        assert!(matches!(cut, Err(EntryError::Damaged(_))), "{cut:?}");
+    }
+
+    #[test]
+    fn what_a_newer_version_says_is_no_damage() {
+        let newer = Entry { token: "t".into(), at_ms: 5, events: vec!["something new"] }.encode();
+        let read = Entry::<Event>::decode(&newer);
+        assert!(matches!(read, Err(EntryError::Foreign(_))), "{read:?}");
+    }
+}
