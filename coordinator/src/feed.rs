@@ -1,9 +1,10 @@
 //! What has been said about a run: kept for whoever starts watching late, stored as metrics, passed on as it happens.
 
 use crate::core::Notice;
+use bytes::Bytes;
 use proto::id::RunId;
 use proto::key;
-use proto::storage::{self, Storage};
+use proto::storage::{self, Created, Storage};
 use std::sync::Arc;
 use tokio::sync::broadcast;
 
@@ -55,7 +56,7 @@ impl Feed {
         landmark || self.unstored.len() >= CHUNK
     }
 
-    /// Stores what is not yet stored as the next chunk.
+    /// Stores what is not yet stored as the next chunk. Another coordinator's is never overwritten.
     pub(crate) async fn store(&mut self, storage: &Storage) -> Result<(), storage::Error> {
         if self.unstored.is_empty() {
             return Ok(());
@@ -65,8 +66,15 @@ impl Feed {
             serde_json::to_writer(&mut lines, notice.as_ref()).expect("notices are JSON");
             lines.push(b'\n');
         }
-        storage.put(&key::metrics(&self.run, self.chunk), lines).await?;
-        self.chunk += 1;
+        let lines = Bytes::from(lines);
+        loop {
+            let created =
+                storage.create(&key::metrics(&self.run, self.chunk), lines.clone()).await?;
+            self.chunk += 1;
+            if created == Created::Ours {
+                break;
+            }
+        }
         self.unstored.clear();
         Ok(())
     }

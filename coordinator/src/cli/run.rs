@@ -152,6 +152,10 @@ pub(super) fn end(notice: &Notice) -> Option<Outcome> {
         Notice::Failed { kind, message } => {
             Some(Err(Refusal { exit: (*kind).into(), error: anyhow!(message.clone()) }))
         }
+        Notice::Lost { message } => {
+            let error = anyhow!(message.clone());
+            Some(Err(Refusal { exit: Exit::Infrastructure, error }))
+        }
         Notice::Prepared { .. }
         | Notice::Preparing { .. }
         | Notice::Planned { .. }

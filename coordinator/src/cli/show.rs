@@ -118,7 +118,7 @@ impl Show {
             }
             Notice::Cancelled => self.say("cancelled"),
             // The command's own error says it.
-            Notice::Failed { .. } => {}
+            Notice::Failed { .. } | Notice::Lost { .. } => {}
             Notice::Finished { model, steps } => {
                 self.bar.finish_and_clear();
                 self.say(&format!("finished after {steps} steps"));

@@ -13,6 +13,7 @@
 
 mod figures;
 mod gather;
+mod lost;
 mod membership;
 mod notice;
 mod prepare;
@@ -28,7 +29,7 @@ pub use notice::Notice;
 pub use prepare::Survey;
 pub use run::{Goal, Phase, Settings, Status};
 
-use proto::event::{Event as History, Failure, PoolEvent};
+use proto::event::{Event as History, Failure, Holder, PoolEvent};
 use proto::id::{Epoch, Lineage, RunId, WorkerId};
 use proto::manifest;
 use proto::protocol::{Directive, Report};
@@ -154,6 +155,13 @@ pub enum Event {
         /// Where.
         outcome: Result<String, String>,
     },
+    /// Another coordinator has the run now: its journal could not be appended to.
+    RunLost {
+        /// The run.
+        run: RunId,
+        /// Who, and the hint.
+        message: String,
+    },
     /// Time has passed.
     Tick,
 }
@@ -272,6 +280,8 @@ pub enum Command {
 pub struct Core {
     timing: Timing,
     epoch: Epoch,
+    /// What claims are signed with.
+    holder: Option<Holder>,
     /// Seeds the ring keys; never leaves this process.
     secret: [u8; 32],
     runs: BTreeMap<RunId, Run>,
@@ -289,6 +299,7 @@ impl Core {
         Self {
             timing,
             epoch,
+            holder: None,
             secret,
             runs: BTreeMap::new(),
             queue: Vec::new(),
@@ -297,6 +308,16 @@ impl Core {
             closing: false,
             last_tick: Duration::ZERO,
         }
+    }
+
+    /// The same, which says in its claims where it can be asked.
+    pub fn known_as(self, holder: Holder) -> Self {
+        Self { holder: Some(holder), ..self }
+    }
+
+    /// Who it is, if it says so.
+    pub fn holder(&self) -> Option<&Holder> {
+        self.holder.as_ref()
     }
 
     /// Notes what happened and says what to do about it.
@@ -328,6 +349,9 @@ impl Core {
             }
             Event::Published { run, outcome } => self.with(&run, &mut out, |r, out| {
                 r.published(outcome, out);
+            }),
+            Event::RunLost { run, message } => self.with(&run, &mut out, |r, out| {
+                r.lost(message, out);
             }),
             Event::Tick => {}
         }
@@ -362,10 +386,7 @@ impl Core {
         out: &mut Vec<Command>,
     ) -> RunId {
         // The run's own journal first: a pool entry never names a run without a history.
-        let events = vec![
-            History::Submitted { spec_yaml: spec_yaml.clone() },
-            History::Claimed { epoch: self.epoch, holder: None },
-        ];
+        let events = vec![History::Submitted { spec_yaml: spec_yaml.clone() }, self.claim()];
         out.push(Command::Journal { run: id.clone(), events });
         out.push(Command::JournalPool(PoolEvent::Submitted {
             run: id.clone(),
@@ -377,13 +398,14 @@ impl Core {
         id
     }
 
+    fn claim(&self) -> History {
+        History::Claimed { epoch: self.epoch, holder: self.holder.clone() }
+    }
+
     fn cancel(&mut self, ticket: Ticket, id: &RunId, out: &mut Vec<Command>) {
         let answer = match self.runs.get_mut(id) {
             None => Err(format!("there is no run `{id}`")),
-            Some(run) => {
-                run.cancel(out);
-                Ok(id.clone())
-            }
+            Some(run) => run.cancel(out).map(|()| id.clone()),
         };
         out.push(Command::Answer { ticket, answer });
     }

@@ -127,6 +127,11 @@ pub enum Notice {
         /// What, where, and the hint.
         message: String,
     },
+    /// Another coordinator took it over; what becomes of it is said there.
+    Lost {
+        /// Who, and the hint.
+        message: String,
+    },
     /// Ended well.
     Finished {
         /// Where the model lies.
@@ -141,7 +146,11 @@ impl Notice {
     pub fn last(&self) -> bool {
         matches!(
             self,
-            Self::Paused { .. } | Self::Cancelled | Self::Failed { .. } | Self::Finished { .. }
+            Self::Paused { .. }
+                | Self::Cancelled
+                | Self::Failed { .. }
+                | Self::Lost { .. }
+                | Self::Finished { .. }
         )
     }
 }

@@ -34,7 +34,7 @@ impl Core {
             run.fruitless = 0;
         }
         if !run.phase.ended() {
-            let events = vec![History::Claimed { epoch: self.epoch, holder: None }];
+            let events = vec![self.claim()];
             out.push(Command::Journal { run: id.clone(), events });
             if skipped {
                 // The last coordinator may not have come to it.
@@ -52,7 +52,10 @@ impl Core {
         if let Some(key) = idempotency_key {
             self.keys.insert(key, id.clone());
         }
-        self.queue.push(id.clone());
+        // One whose claim came too late is taken over anew.
+        if !self.queue.contains(&id) {
+            self.queue.push(id.clone());
+        }
         self.runs.insert(id, run);
         self.settle(now, &mut out);
         out

@@ -87,13 +87,19 @@ pub enum Phase {
         /// Where the model lies.
         model: String,
     },
+    /// It goes on, or not, under another coordinator, which took it over.
+    Lost(String),
 }
 
 impl Phase {
     /// Nothing will happen to the run any more.
     pub fn ended(&self) -> bool {
         match self {
-            Self::Paused | Self::Cancelled | Self::Failed(_) | Self::Succeeded { .. } => true,
+            Self::Paused
+            | Self::Cancelled
+            | Self::Failed(_)
+            | Self::Succeeded { .. }
+            | Self::Lost(_) => true,
             Self::Queued
             | Self::Surveying
             | Self::Sharding(_)
@@ -118,7 +124,8 @@ impl Phase {
             | Self::Paused
             | Self::Cancelled
             | Self::Failed(_)
-            | Self::Succeeded { .. } => None,
+            | Self::Succeeded { .. }
+            | Self::Lost(_) => None,
         }
     }
 
@@ -134,7 +141,8 @@ impl Phase {
             | Self::Paused
             | Self::Cancelled
             | Self::Failed(_)
-            | Self::Succeeded { .. } => None,
+            | Self::Succeeded { .. }
+            | Self::Lost(_) => None,
         }
     }
 
@@ -149,6 +157,7 @@ impl Phase {
             Self::Cancelled => "cancelled",
             Self::Failed(_) => "failed",
             Self::Succeeded { .. } => "succeeded",
+            Self::Lost(_) => "lost",
         }
     }
 }
@@ -314,7 +323,8 @@ impl Run {
             | Phase::Paused
             | Phase::Cancelled
             | Phase::Failed(_)
-            | Phase::Succeeded { .. } => Duty::Idle,
+            | Phase::Succeeded { .. }
+            | Phase::Lost(_) => Duty::Idle,
         })
     }
 
@@ -342,7 +352,8 @@ impl Run {
             | Phase::Paused
             | Phase::Cancelled
             | Phase::Failed(_)
-            | Phase::Succeeded { .. } => None,
+            | Phase::Succeeded { .. }
+            | Phase::Lost(_) => None,
         }
     }
 
@@ -353,9 +364,11 @@ impl Run {
         }
     }
 
-    /// Ends it at once, wherever it stands, and whether or not its turn has come.
-    pub(super) fn cancel(&mut self, out: &mut Vec<Command>) {
-        match self.phase {
+    /// Ends it at once, wherever it stands, and whether or not its turn has come; an error where that is no longer up
+    /// to this coordinator.
+    pub(super) fn cancel(&mut self, out: &mut Vec<Command>) -> Result<(), String> {
+        match &self.phase {
+            Phase::Lost(message) => return Err(message.clone()),
             Phase::Cancelled | Phase::Failed(_) | Phase::Succeeded { .. } => {}
             Phase::Queued
             | Phase::Surveying
@@ -369,6 +382,7 @@ impl Run {
                 self.end(Phase::Cancelled, History::Cancelled, Notice::Cancelled, out);
             }
         }
+        Ok(())
     }
 
     pub(super) fn published(&mut self, outcome: Result<String, String>, out: &mut Vec<Command>) {
@@ -431,7 +445,7 @@ impl Run {
             Phase::Planning => "planning".into(),
             Phase::Gathering { .. } => self.waiting(workers),
             Phase::Reattaching { .. } => "waiting for the members to come back".into(),
-            Phase::Failed(fault) => fault.message.clone(),
+            Phase::Failed(Fault { message, .. }) | Phase::Lost(message) => message.clone(),
             Phase::Training(_) if self.stop => "stopping after the current step".into(),
             Phase::Queued
             | Phase::Training(_)

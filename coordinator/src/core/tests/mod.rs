@@ -2,6 +2,7 @@
 
 mod ends;
 mod losses;
+mod lost;
 mod progress;
 mod ranges;
 mod replay;

@@ -1,0 +1,63 @@
+//! A run that another coordinator has taken over: it is dropped here, and nothing more is written to it.
+
+use super::run::{Phase, Run};
+use super::{Command, Core, Notice};
+use proto::event::PoolEvent;
+use proto::id::RunId;
+use proto::protocol::Duty;
+use std::collections::VecDeque;
+
+impl Core {
+    /// Whether it coordinates the run, which has not ended.
+    pub fn holds(&self, run: &RunId) -> bool {
+        self.runs.get(run).is_some_and(|run| !run.phase.ended())
+    }
+}
+
+impl Run {
+    pub(super) fn lost(&mut self, message: String, out: &mut Vec<Command>) {
+        if !self.phase.ended() {
+            self.phase = Phase::Lost(message.clone());
+            out.push(Command::Notify { run: self.id.clone(), notice: Notice::Lost { message } });
+        }
+    }
+}
+
+impl Command {
+    /// Takes back what stood behind a journal entry that was not written because the run is lost: all that acts for
+    /// the run. Whoever waits for an answer about it is told why; other runs' commands stay.
+    pub fn take_back(commands: &mut VecDeque<Self>, run: &RunId, why: &str) {
+        commands.retain_mut(|command| match command {
+            Self::Answer { answer, .. } => {
+                if answer.as_ref() == Ok(run) {
+                    *answer = Err(why.to_owned());
+                }
+                true
+            }
+            command => command.acts_for() != Some(run),
+        });
+    }
+
+    fn acts_for(&self) -> Option<&RunId> {
+        match self {
+            Self::Journal { run, .. }
+            | Self::JournalPool(PoolEvent::Submitted { run, .. })
+            | Self::Survey { run }
+            | Self::Plan { run, .. }
+            | Self::Receipt { run, .. }
+            | Self::Publish { run, .. }
+            | Self::Retain { run, .. }
+            | Self::Notify { run, .. } => Some(run),
+            Self::Seal { checkpoint, .. } => Some(&checkpoint.run),
+            Self::Direct { directive, .. } => match &directive.duty {
+                Duty::Prepare(prepare) => Some(&prepare.run),
+                Duty::Load(load) => Some(&load.run),
+                Duty::Train(train) => Some(&train.load.run),
+                Duty::Idle | Duty::Dismissed { .. } => None,
+            },
+            Self::JournalPool(PoolEvent::Opened { .. })
+            | Self::Answer { .. }
+            | Self::Close { .. } => None,
+        }
+    }
+}
