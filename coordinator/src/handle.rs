@@ -1,10 +1,12 @@
-//! How everybody else talks to a running coordinator: its queue, from outside.
+//! How everybody else talks to a running coordinator: its queue, from outside. And where to find the next one, once
+//! another has its place.
 
 use crate::core::{Event, Status, Stream};
 use crate::feed::Watch;
 use proto::id::RunId;
 use proto::protocol::{Directive, Report};
 use proto::spec::Spec;
+use std::sync::{Arc, OnceLock};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
@@ -16,11 +18,15 @@ pub(crate) enum Input {
     Cancel { run: RunId, answer: oneshot::Sender<Result<RunId, String>> },
     Watch { run: RunId, answer: oneshot::Sender<Option<Watch>> },
     Status { answer: oneshot::Sender<Vec<Status>> },
+    Holds { run: Option<RunId>, answer: oneshot::Sender<Option<String>> },
 }
 
 /// How everybody else talks to a running coordinator.
 #[derive(Clone)]
-pub struct Handle(mpsc::Sender<Input>);
+pub struct Handle {
+    inputs: mpsc::Sender<Input>,
+    successor: Arc<OnceLock<String>>,
+}
 
 /// The coordinator has stopped.
 #[derive(Debug, Error)]
@@ -29,12 +35,12 @@ pub struct Stopped;
 
 impl Handle {
     pub(crate) fn new(inputs: mpsc::Sender<Input>) -> Self {
-        Self(inputs)
+        Self { inputs, successor: Arc::default() }
     }
 
     async fn ask<T>(&self, input: impl FnOnce(oneshot::Sender<T>) -> Input) -> Result<T, Stopped> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(input(answer)).await.map_err(|_| Stopped)?;
+        self.inputs.send(input(answer)).await.map_err(|_| Stopped)?;
         answered.await.map_err(|_| Stopped)
     }
 
@@ -70,6 +76,25 @@ impl Handle {
         self.ask(|answer| Input::Status { answer }).await
     }
 
+    /// This process's token, if the coordinator holds the run, or without one the pool: it looks at its journal
+    /// before it answers.
+    ///
+    /// # Errors
+    /// [`Stopped`], also where that look has shown that another has its place.
+    pub async fn holds(&self, run: Option<RunId>) -> Result<Option<String>, Stopped> {
+        self.ask(|answer| Input::Holds { run, answer }).await
+    }
+
+    /// Where the coordinator is that has this one's place.
+    pub fn successor(&self) -> Option<&str> {
+        self.successor.get().map(String::as_str)
+    }
+
+    pub(crate) fn succeeded_by(&self, url: String) {
+        // A coordinator is replaced once.
+        let _ = self.successor.set(url);
+    }
+
     /// Stops every run in order, with a checkpoint.
     ///
     /// # Errors
@@ -83,7 +108,7 @@ impl Handle {
         stream: Stream,
         directives: mpsc::Sender<Directive>,
     ) -> Result<(), Stopped> {
-        self.0.send(Input::Attach { stream, directives }).await.map_err(|_| Stopped)
+        self.inputs.send(Input::Attach { stream, directives }).await.map_err(|_| Stopped)
     }
 
     pub(crate) async fn reported(&self, stream: Stream, report: Report) -> Result<(), Stopped> {
@@ -95,6 +120,6 @@ impl Handle {
     }
 
     pub(crate) async fn event(&self, event: Event) -> Result<(), Stopped> {
-        self.0.send(Input::Core(event)).await.map_err(|_| Stopped)
+        self.inputs.send(Input::Core(event)).await.map_err(|_| Stopped)
     }
 }

@@ -4,6 +4,7 @@
 //! core/        PURE: events in, commands out
 //! runtime      owns core, clock and queue; executes commands in order          handle    its queue, from outside
 //! journal      history on object storage          feed      what watchers are told, kept as metrics
+//! holder       whether the one before is still there
 //! sources      what a spec's words come to           staging   a base model, brought from the hub
 //! survey       cuts raw shards, fingerprints them     planning  from prepared samples to a stored plan
 //! quality/     PURE: what is wrong with a data set, and which samples that excludes
@@ -21,6 +22,7 @@ pub mod core;
 pub mod feed;
 mod finish;
 pub mod handle;
+pub mod holder;
 pub mod journal;
 pub mod launch;
 mod naming;

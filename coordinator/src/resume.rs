@@ -1,11 +1,13 @@
-//! Which run `--resume` means.
+//! Which run `--resume` means: never one of a pool, nor one that another coordinator is at.
 
-use crate::journal::{self, Journal};
-use proto::event::Event;
+use crate::holder::{self, Held};
+use crate::journal;
+use proto::event::{Event, Fact, Holder, PoolEvent};
 use proto::id::RunId;
 use proto::key;
 use proto::spec::{self, Spec, compatible_for_resume};
 use proto::storage::{self, Storage};
+use std::collections::BTreeSet;
 use thiserror::Error;
 
 /// Why there is nothing to resume.
@@ -21,6 +23,21 @@ pub enum Error {
         /// The output.
         url: String,
     },
+    /// The only runs of that name are a pool's.
+    #[error(
+        "run `{run}` is one of the pool under `{url}`, and goes on there\n\
+         hint: `coordinator watch {run}` follows it; `coordinator submit` starts another; \
+         leave --resume out to start one here"
+    )]
+    OfPool {
+        /// The newest of them.
+        run: RunId,
+        /// The output.
+        url: String,
+    },
+    /// Another coordinator is at it.
+    #[error(transparent)]
+    Held(#[from] Held),
     /// The spec has changed in what a resumed run must keep.
     #[error("run `{run}` cannot be resumed with this spec")]
     Changed {
@@ -38,20 +55,40 @@ pub enum Error {
     Storage(#[from] storage::Error),
 }
 
-/// The newest run of this spec's name that has not ended for good, and the spec that it goes on
-/// under: the given one, on the run's own day, with the hub's names standing for what they stood for when it began.
+/// A run that can go on.
+#[derive(Debug)]
+pub struct Resumable {
+    /// The run.
+    pub run: RunId,
+    /// What it goes on under: the given spec, on the run's own day, with the hub's names standing for what they stood
+    /// for when it began.
+    pub spec: Spec,
+    /// Who claimed it last.
+    pub before: Option<Holder>,
+    /// Whether that one may still be at it.
+    pub take_over: bool,
+}
+
+/// The newest run of this spec's name that has not ended for good and is no pool's.
 ///
 /// # Errors
-/// [`Error::Nothing`] if there is none, [`Error::Changed`] if the spec asks for another run.
-pub async fn find(storage: &Storage, spec: Spec) -> Result<(RunId, Spec), Error> {
+/// [`Error::Nothing`] or [`Error::OfPool`] if there is none, [`Error::Changed`] if the spec asks for another run,
+/// [`Error::Held`] if another coordinator is at it, unless this one is to `take_over`.
+pub async fn find(storage: &Storage, spec: Spec, take_over: bool) -> Result<Resumable, Error> {
     let prefix = format!("{}-", spec.name());
+    let pool = pool(storage).await?;
+    let mut of_pool = None;
     let folders = storage.folders("").await?;
     // A run's name ends in date, time and mark: sorted names are sorted by time.
     for name in folders.into_iter().rev().filter(|n| is_run_of(n, &prefix)) {
         let run = RunId::new(name);
-        let (_, history) = Journal::open::<Event>(storage, key::journal(&run)).await?;
+        let history = journal::read::<Event>(storage, &key::journal(&run)).await?;
         let ended = |e: &Event| matches!(e, Event::Succeeded { .. } | Event::Cancelled);
         if history.iter().any(ended) {
+            continue;
+        }
+        if pool.contains(&run) {
+            of_pool.get_or_insert(run);
             continue;
         }
         let yaml = history.iter().rev().find_map(|e| match e {
@@ -63,9 +100,27 @@ pub async fn find(storage: &Storage, spec: Spec) -> Result<(RunId, Spec), Error>
         let old = Spec::from_resolved(yaml).map_err(changed)?;
         let spec = spec.dated(old.data().date).pinned_as(&old);
         compatible_for_resume(&old, &spec).map_err(changed)?;
-        return Ok((run, spec));
+        let before = history.iter().rev().find_map(Event::claimed_by).cloned();
+        if !take_over && let Some(before) = &before {
+            holder::leave_run(before, &run).await?;
+        }
+        return Ok(Resumable { run, spec, before, take_over });
     }
-    Err(Error::Nothing { name: spec.name().to_owned(), url: storage.url().to_owned() })
+    let url = storage.url().to_owned();
+    Err(match of_pool {
+        Some(run) => Error::OfPool { run, url },
+        None => Error::Nothing { name: spec.name().to_owned(), url },
+    })
+}
+
+/// The runs of the pool that shares this output.
+async fn pool(storage: &Storage) -> Result<BTreeSet<RunId>, Error> {
+    let run = |event| match event {
+        PoolEvent::Submitted { run, .. } => Some(run),
+        PoolEvent::Opened { .. } => None,
+    };
+    let past = journal::read::<PoolEvent>(storage, key::POOL_JOURNAL).await?;
+    Ok(past.into_iter().filter_map(run).collect())
 }
 
 /// Whether a folder's name is the spec's, followed by a date, a time and a mark, and nothing else.
@@ -78,6 +133,7 @@ fn is_run_of(folder: &str, prefix: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::Journal;
 
     #[test]
     fn a_run_belongs_to_the_spec_with_exactly_its_name() {
@@ -104,10 +160,25 @@ mod tests {
         let submitted = Event::Submitted { spec_yaml: started.resolved_yaml() };
         journal.append(vec![submitted]).await.expect("stored");
 
-        let (found, resumed) = find(&storage, spec("")).await.expect("the run");
-        assert_eq!((found, &resumed), (run, &started));
-        let refused = find(&storage, spec(", date: 2026-11-21")).await.expect_err("another day");
+        let found = find(&storage, spec(""), false).await.expect("the run");
+        assert_eq!((found.run, &found.spec), (run.clone(), &started));
+        let refused = find(&storage, spec(", date: 2026-11-21"), false).await;
+        let refused = refused.expect_err("another day");
         let refused = proto::error::chain(&refused);
         assert!(refused.contains("`data.date` cannot change from `2026-11-20`"), "{refused}");
+
+        // Once it is a pool's, it is nobody's to resume; an older one is.
+        let submitted = PoolEvent::Submitted { run: run.clone(), idempotency_key: "k".into() };
+        let (mut pool, _) =
+            Journal::open::<PoolEvent>(&storage, key::POOL_JOURNAL.into()).await.expect("opens");
+        pool.append(vec![submitted]).await.expect("stored");
+        let refused = find(&storage, spec(""), true).await.expect_err("the pool's");
+        assert!(matches!(&refused, Error::OfPool { run: of, .. } if *of == run), "{refused}");
+        let older = RunId::new("a-20261119-034500-1f2e");
+        let (mut journal, _) =
+            Journal::open::<Event>(&storage, key::journal(&older)).await.expect("opens");
+        let submitted = Event::Submitted { spec_yaml: started.resolved_yaml() };
+        journal.append(vec![submitted]).await.expect("stored");
+        assert_eq!(find(&storage, spec(""), false).await.expect("the older").run, older);
     }
 }

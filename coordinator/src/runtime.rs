@@ -3,19 +3,23 @@
 //! Journal entries are awaited: a command behind one is begun only when it is durable. Long work (listing, planning,
 //! storing manifests) runs beside and comes back as an event.
 
+mod claims;
+
+pub use claims::Vacancy;
+
 use crate::core::{Command, Core, Event, Goal, Notice, Settings, Stream, Ticket, Timing};
 use crate::feed::Feed;
 use crate::handle::{Handle, Input};
 use crate::journal::{self, Journal};
-use crate::{finish, naming, planning, survey};
+use crate::{finish, holder, naming, planning, survey};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use proto::event::{Event as History, PoolEvent};
+use proto::event::{Event as History, Holder};
 use proto::id::{self, Epoch, RunId};
 use proto::protocol::Directive;
 use proto::spec::{EvalOn, Source, Spec};
 use proto::storage::{self, Storage};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
@@ -41,6 +45,12 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// Another coordinator answers for the pool.
+    #[error(transparent)]
+    Held(#[from] holder::Held),
+    /// Another coordinator has taken this one's pool over.
+    #[error("this coordinator has ended, its workers go over to the one in its place")]
+    Replaced(#[source] journal::Error),
 }
 
 struct Run {
@@ -71,8 +81,9 @@ pub struct Runtime {
 
 impl Runtime {
     /// A coordinator of its own runs only, without a pool: what `coordinator run` embeds.
-    pub fn alone(storage: Storage, timing: Timing) -> (Self, Handle) {
-        Self::new(storage.clone(), storage, timing, epoch_of_now(), None)
+    pub fn alone(storage: Storage, timing: Timing, holder: Holder) -> (Self, Handle) {
+        let (runtime, handle) = Self::new(storage.clone(), storage, timing, epoch_of_now(), None);
+        (runtime.known_as(holder), handle)
     }
 
     /// A coordinator whose runs end with their plan and leave nothing in `output` but the prepared data set: for
@@ -80,28 +91,6 @@ impl Runtime {
     pub fn preview(scratch: Storage, output: Storage, timing: Timing) -> (Self, Handle) {
         let (runtime, handle) = Self::new(scratch, output, timing, epoch_of_now(), None);
         (Self { goal: Goal::Plan, ..runtime }, handle)
-    }
-
-    /// A coordinator of the pool under `storage`, with everything that the pool has seen.
-    ///
-    /// # Errors
-    /// If a journal cannot be replayed, or another coordinator begins at the same time.
-    pub async fn of_pool(storage: Storage, timing: Timing) -> Result<(Self, Handle), Error> {
-        let (mut pool, past) =
-            Journal::open::<PoolEvent>(&storage, proto::key::POOL_JOURNAL.into()).await?;
-        let opened = |e: &PoolEvent| match e {
-            PoolEvent::Opened { epoch, .. } => Some(*epoch),
-            PoolEvent::Submitted { .. } => None,
-        };
-        let epoch = past.iter().filter_map(opened).max().unwrap_or_default().next();
-        pool.append(vec![PoolEvent::Opened { epoch, holder: None }]).await?;
-        let (mut runtime, handle) = Self::new(storage.clone(), storage, timing, epoch, Some(pool));
-        for event in past {
-            if let PoolEvent::Submitted { run, idempotency_key } = event {
-                runtime.adopt(run, Some(idempotency_key), false).await?;
-            }
-        }
-        Ok((runtime, handle))
     }
 
     fn new(
@@ -134,79 +123,18 @@ impl Runtime {
         (runtime, handle)
     }
 
-    /// Takes over a run from its journal; with `resume`, also one that was stopped.
-    ///
-    /// # Errors
-    /// If its journal cannot be replayed or claimed.
-    pub async fn adopt(
-        &mut self,
-        run: RunId,
-        idempotency_key: Option<String>,
-        resume: bool,
-    ) -> Result<(), Error> {
-        let (journal, history) = self.open(&run).await?;
-        let yaml = history.iter().find_map(|e| match e {
-            History::Submitted { spec_yaml } => Some(spec_yaml.clone()),
-            _ => None,
-        });
-        let unreadable = |reason: String| Error::Spec { run: run.clone(), reason };
-        let yaml = yaml.ok_or_else(|| unreadable("the journal holds none".into()))?;
-        let spec = Spec::from_resolved(&yaml).map_err(|e| unreadable(e.to_string()))?;
-        self.take(run, journal, spec, idempotency_key, history, resume).await
-    }
-
-    /// Takes over a run whose workers or checkpoints a user has changed on resuming.
-    ///
-    /// # Errors
-    /// As [`Self::adopt`].
-    pub async fn resume(&mut self, run: RunId, spec: Spec) -> Result<(), Error> {
-        let (mut journal, mut history) = self.open(&run).await?;
-        let submitted = History::Submitted { spec_yaml: spec.resolved_yaml() };
-        if history.first() != Some(&submitted) {
-            journal.append(vec![submitted.clone()]).await?;
-            history.push(submitted);
-        }
-        self.take(run, journal, spec, None, history, true).await
-    }
-
-    /// A run's journal and its past, checkpoints included that were stored but not journaled.
-    async fn open(&self, run: &RunId) -> Result<(Journal, Vec<History>), Error> {
-        let (mut journal, mut history) =
-            Journal::open::<History>(&self.storage, proto::key::journal(run)).await?;
-        let found = finish::uncommitted(&self.storage, run, &history).await?;
-        if !found.is_empty() {
-            journal.append(found.clone()).await?;
-            history.extend(found);
-        }
-        Ok((journal, history))
-    }
-
-    async fn take(
-        &mut self,
-        run: RunId,
-        journal: Journal,
-        spec: Spec,
-        idempotency_key: Option<String>,
-        history: Vec<History>,
-        resume: bool,
-    ) -> Result<(), Error> {
-        let chunk = self.storage.list(&proto::key::all_metrics(&run)).await?.len();
-        let feed = Feed::new(run.clone(), chunk.try_into().unwrap_or(0));
-        let settings = settings(&spec, self.goal);
-        self.runs.insert(run.clone(), Run { journal, feed, spec: Arc::new(spec) });
-        let now = self.now();
-        let commands = self.core.adopt(now, run, idempotency_key, settings, history, resume);
-        self.execute(commands).await
+    fn known_as(self, holder: Holder) -> Self {
+        Self { core: self.core.known_as(holder), ..self }
     }
 
     fn now(&self) -> std::time::Duration {
         self.began.elapsed()
     }
 
-    /// Runs until every handle is dropped or a journal is lost.
+    /// Runs until every handle is dropped or the pool is lost.
     ///
     /// # Errors
-    /// [`Error::Journal`] when another coordinator took over or storage is gone.
+    /// [`Error::Replaced`] when another coordinator has taken over, [`Error::Journal`] when storage is gone.
     pub async fn run(mut self) -> Result<(), Error> {
         loop {
             let deadline = self.core.next_deadline().map(|d| self.began + d);
@@ -248,6 +176,12 @@ impl Runtime {
             }
             Input::Status { answer } => {
                 let _ = answer.send(self.core.statuses());
+                return Ok(());
+            }
+            Input::Holds { run, answer } => {
+                let holds = self.holds(run).await?;
+                let token = self.core.holder().filter(|_| holds).map(|h| h.token.clone());
+                let _ = answer.send(token);
                 return Ok(());
             }
         };
@@ -316,15 +250,20 @@ impl Runtime {
     }
 
     async fn execute(&mut self, commands: Vec<Command>) -> Result<(), Error> {
-        for command in commands {
+        let mut commands = VecDeque::from(commands);
+        while let Some(command) = commands.pop_front() {
             match command {
-                Command::Journal { run, events } => {
-                    let run = self.runs.get_mut(&run).expect("the core knows only runs taken in");
-                    run.journal.append(events).await?;
+                Command::Journal { run: id, events } => {
+                    let run = self.runs.get_mut(&id).expect("the core knows only runs taken in");
+                    if let Err(error) = run.journal.append(events).await {
+                        self.lose(id, error, &mut commands).await?;
+                    }
                 }
                 Command::JournalPool(event) => {
-                    if let Some(pool) = &mut self.pool {
-                        pool.append(vec![event]).await?;
+                    if let Some(pool) = &mut self.pool
+                        && let Err(error) = pool.append(vec![event]).await
+                    {
+                        return Err(self.replaced(error));
                     }
                 }
                 Command::Answer { ticket, answer } => {

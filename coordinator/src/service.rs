@@ -5,7 +5,7 @@ use crate::handle::Handle;
 use crate::sources;
 use proto::event::Failure;
 use proto::id::RunId;
-use proto::protocol::Report;
+use proto::protocol::{Report, SUCCESSOR};
 use proto::spec::Spec;
 use proto::wire::runs_server::{Runs, RunsServer};
 use proto::wire::workers_server::{Workers, WorkersServer};
@@ -18,7 +18,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_stream::{Stream as Streaming, StreamExt};
-use tonic::{Request, Response, Status};
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Request, Response, Status};
 
 /// Directives that can wait for a worker to read them.
 const DIRECTIVES: usize = 16;
@@ -56,6 +57,15 @@ pub async fn serve(
 
 fn stopped<E: std::fmt::Display>(error: E) -> Status {
     Status::unavailable(error.to_string())
+}
+
+/// What a worker is told whose coordinator has been replaced.
+fn replaced(handle: &Handle) -> Option<Status> {
+    let successor = handle.successor()?.parse().ok()?;
+    let mut metadata = MetadataMap::new();
+    metadata.insert(SUCCESSOR, successor);
+    let message = "another coordinator has this one's place";
+    Some(Status::with_metadata(Code::Unavailable, message, metadata))
 }
 
 #[tonic::async_trait]
@@ -131,6 +141,13 @@ impl Runs for Service {
         answer.map_err(Status::not_found)?;
         Ok(Response::new(wire::CancelReply {}))
     }
+
+    async fn holds(&self, request: Request<wire::HoldsRequest>) -> Reply<wire::HoldsReply> {
+        let run = request.into_inner().run;
+        let run = (!run.is_empty()).then(|| RunId::new(run));
+        let token = self.handle.holds(run).await.map_err(stopped)?.unwrap_or_default();
+        Ok(Response::new(wire::HoldsReply { token }))
+    }
 }
 
 #[tonic::async_trait]
@@ -143,7 +160,8 @@ impl Workers for Service {
     ) -> Reply<Self::SessionStream> {
         let stream = Stream(self.streams.fetch_add(1, Ordering::Relaxed));
         let (sender, receiver) = mpsc::channel(DIRECTIVES);
-        self.handle.attach(stream, sender).await.map_err(stopped)?;
+        let attached = self.handle.attach(stream, sender).await;
+        attached.map_err(|e| replaced(&self.handle).unwrap_or_else(|| stopped(e)))?;
         let handle = self.handle.clone();
         let mut reports = request.into_inner();
         tokio::spawn(async move {
@@ -168,7 +186,9 @@ impl Workers for Service {
             let _ = handle.hangup(stream).await;
         });
         let directives = ReceiverStream::new(receiver).map(|d| Ok(wire::Directive::from(d)));
-        Ok(Response::new(Box::pin(directives)))
+        let handle = self.handle.clone();
+        let farewell = tokio_stream::once(()).filter_map(move |()| replaced(&handle).map(Err));
+        Ok(Response::new(Box::pin(directives.chain(farewell))))
     }
 }
 

@@ -179,6 +179,7 @@ fn wire_types_are_named_only_at_the_edges() {
         "proto/src/protocol/",
         "proto/src/wire.rs",
         "coordinator/src/service.rs",
+        "coordinator/src/holder.rs",
         "coordinator/src/cli/remote.rs",
         "worker/src/agent.rs",
     ];

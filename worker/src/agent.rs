@@ -258,25 +258,41 @@ fn beat(gauges: &Gauges) -> Report {
     Report::Beat { step, phase, collective }
 }
 
-/// Keeps a stream to the coordinator open: each new one is handed over, its directives become events.
+/// Keeps a stream to the coordinator open: each new one is handed over, its directives become events. Where another
+/// coordinator has its place, the stream goes there; if nobody answers at the one, the other is tried in turn.
 async fn connect(
     coordinator: String,
     connected: mpsc::Sender<mpsc::Sender<wire::Report>>,
     events: mpsc::Sender<Event>,
 ) {
     let mut said = false;
+    let (mut here, mut there) = (coordinator.clone(), coordinator.clone());
     loop {
-        match session(&coordinator, &connected, &events).await {
+        let error = match session(&here, &connected, &events).await {
             Ok(()) => return,
-            Err(error) if !std::mem::replace(&mut said, true) => {
-                tracing::warn!(%coordinator, error = proto::error::chain(&*error), "no connection; trying again");
+            Err(error) => error,
+        };
+        if let Some(successor) = successor(&*error) {
+            tracing::info!(coordinator = here, successor, "going over to another coordinator");
+            (here, there) = (successor, coordinator.clone());
+        } else {
+            if !std::mem::replace(&mut said, true) {
+                let error = proto::error::chain(&*error);
+                tracing::warn!(coordinator = here, error, "no connection; trying again");
             }
-            Err(_) => {}
+            std::mem::swap(&mut here, &mut there);
         }
         // Jittered, so that a whole pool does not come back in one moment.
         let jitter = u64::from_str_radix(&proto::id::unique()[..4], 16).unwrap_or(0) % 512;
         tokio::time::sleep(RECONNECT / 2 + Duration::from_millis(jitter)).await;
     }
+}
+
+/// Where the coordinator is that has the place of the one that ended the stream with this error.
+fn successor(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let status = error.downcast_ref::<tonic::Status>()?;
+    let url = status.metadata().get(proto::protocol::SUCCESSOR)?.to_str().ok()?;
+    Some(url.to_owned())
 }
 
 /// One stream, from its opening to its end. `Ok` when the agent has ended.

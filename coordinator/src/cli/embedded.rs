@@ -6,21 +6,33 @@ use crate::runtime::{self, Runtime};
 use crate::service;
 use anyhow::{Context, anyhow};
 use proto::storage::Storage;
-use tokio::net::TcpListener;
+use std::net::SocketAddr;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
 
-/// A port on the loopback; 0 is a free one.
-pub(super) async fn listen(port: u16) -> Result<TcpListener, Refusal> {
-    TcpListener::bind(("127.0.0.1", port))
-        .await
-        .with_context(|| {
-            format!(
-                "port {port} on the loopback cannot be listened on\n\
-                 hint: leave --port out for a free one"
-            )
-        })
-        .blame(Exit::User)
+/// A port on the loopback, where nobody is answered yet; 0 is a free one.
+pub(super) fn reserve(port: u16) -> Result<TcpSocket, Refusal> {
+    super::reserve(SocketAddr::from(([127, 0, 0, 1], port))).map_err(|error| busy(port, error))
+}
+
+/// Begins to answer there.
+pub(super) fn listen(socket: TcpSocket) -> Result<TcpListener, Refusal> {
+    let port = socket.local_addr().map_or(0, |address| address.port());
+    socket.listen(super::BACKLOG).map_err(|error| busy(port, error))
+}
+
+fn busy(port: u16, error: std::io::Error) -> Refusal {
+    let error = anyhow::Error::from(error).context(format!(
+        "port {port} on the loopback cannot be listened on\nhint: leave --port out for a free one"
+    ));
+    Refusal { exit: Exit::User, error }
+}
+
+/// Where a coordinator that listens there is found from this host.
+pub(super) fn url(listener: &TcpListener) -> Result<String, Refusal> {
+    let address = listener.local_addr().blame(Exit::Infrastructure)?;
+    Ok(format!("http://{address}"))
 }
 
 /// The place that a spec's output names, which answers and can be written to.
@@ -50,7 +62,7 @@ impl Embedded {
         handle: Handle,
         listener: TcpListener,
     ) -> Result<Self, Refusal> {
-        let address = listener.local_addr().blame(Exit::Infrastructure)?;
+        let url = url(&listener)?;
         let (shutdown, shut) = oneshot::channel::<()>();
         let server = tokio::spawn(service::serve(listener, handle.clone(), async {
             // Dropped or sent, it is time.
@@ -58,7 +70,7 @@ impl Embedded {
         }));
         Ok(Self {
             handle,
-            url: format!("http://{address}"),
+            url,
             coordinator: tokio::spawn(runtime.run()),
             server,
             _shutdown: shutdown,

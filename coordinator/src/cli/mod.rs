@@ -21,8 +21,10 @@ use proto::spec::{self, Spec};
 use proto::storage::Storage;
 use proto::text::visible;
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
+use tokio::net::TcpSocket;
 
 /// How a command ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +155,19 @@ pub fn main() -> ExitCode {
         exit
     });
     ExitCode::from(exit as u8)
+}
+
+/// Connections that wait for a coordinator to take them.
+const BACKLOG: u32 = 1024;
+
+/// Takes an address without answering there. Whoever held a run or a pool before is asked then: at the address of the
+/// one before, a coordinator that answered already would ask itself.
+fn reserve(address: SocketAddr) -> std::io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A port that was in use a moment ago; but of free ones, none that another has reserved.
+    socket.set_reuseaddr(address.port() != 0)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 /// Reads a run spec; what is wrong in it is told with the file's name.

@@ -46,7 +46,7 @@ pub(super) async fn preview(path: &Path) -> Result<Preview, Refusal> {
     // As if it were submitted today.
     let spec = super::runnable_spec(path)?.dated(Some(chrono::Local::now().date_naive()));
     let program = launch::program().blame(Exit::Infrastructure)?;
-    let listener = embedded::listen(0).await?;
+    let listener = embedded::listen(embedded::reserve(0)?)?;
     let storage = embedded::output(&spec).await?;
     let spec = sources::pin(spec).await?;
     survey::check(&spec).await?;

@@ -8,7 +8,7 @@ use crate::feed::Watch;
 use crate::handle::Handle;
 use crate::launch::{self, Local};
 use crate::runtime::Runtime;
-use crate::{resume, sources, survey};
+use crate::{holder, resume, sources, survey};
 use anyhow::anyhow;
 use clap::Args;
 use proto::id::RunId;
@@ -28,6 +28,9 @@ pub(super) struct Arguments {
     /// Go on with the newest run of this spec that was stopped or broken off
     #[arg(long)]
     resume: bool,
+    /// Take the run from a coordinator that still answers
+    #[arg(long, requires = "resume")]
+    take_over: bool,
     /// Print one JSON object a line on standard output as things happen
     #[arg(long)]
     json: bool,
@@ -41,19 +44,27 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
     let workers = arguments.workers.unwrap_or(spec.workers().min);
     let mut spec = spec.with_workers(workers, workers);
     let program = launch::program().blame(Exit::Infrastructure)?;
-    let listener = embedded::listen(arguments.port).await?;
+    let socket = embedded::reserve(arguments.port)?;
     let storage = embedded::output(&spec).await?;
-
-    let (mut runtime, handle) = Runtime::alone(storage.clone(), Timing::default());
     let resumed = if arguments.resume {
-        let (run, spec) = resume::find(&storage, spec.clone()).await.blame(Exit::User)?;
-        runtime.resume(run.clone(), spec).await.blame(Exit::Infrastructure)?;
-        Some(run)
+        let found = resume::find(&storage, spec.clone(), arguments.take_over).await;
+        Some(found.blame(Exit::User)?)
     } else {
         // Nothing of a run that cannot begin is left behind.
         spec = sources::pin(spec).await?;
         survey::check(&spec).await?;
         None
+    };
+    let listener = embedded::listen(socket)?;
+    let own = holder::here(embedded::url(&listener)?);
+    let (mut runtime, handle) = Runtime::alone(storage.clone(), Timing::default(), own);
+    let resumed = match resumed {
+        Some(found) => {
+            let run = found.run.clone();
+            runtime.resume(found).await.blame(Exit::Infrastructure)?;
+            Some(run)
+        }
+        None => None,
     };
     let mut coordinator = Embedded::start(runtime, handle.clone(), listener)?;
     let run = match resumed {

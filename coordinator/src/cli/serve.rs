@@ -2,54 +2,95 @@
 
 use super::{Blame, Exit, Outcome, Refusal};
 use crate::core::Timing;
-use crate::runtime::Runtime;
+use crate::holder;
+use crate::runtime::{self, Runtime, Vacancy};
 use crate::service;
 use anyhow::Context;
 use clap::Args;
 use proto::storage::Storage;
 use std::net::SocketAddr;
-use tokio::net::TcpListener;
+use std::pin::pin;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+/// How long workers have to hear where the coordinator is that has this one's place.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 #[derive(Args)]
 pub(super) struct Arguments {
     /// Where to listen
     #[arg(long, env = "MUSTER_LISTEN", default_value = "127.0.0.1:7070")]
     listen: SocketAddr,
+    /// Where others reach this coordinator, http://host:port [default: where it listens, by this host's name if that
+    /// is every address]
+    #[arg(long, env = "MUSTER_ADVERTISE")]
+    advertise: Option<String>,
     /// The prefix under which this pool keeps everything, e.g. /shared/muster
     #[arg(long, env = "MUSTER_OUTPUT")]
     output: String,
+    /// Take the place of a coordinator that still answers; its runs go on, its workers come over
+    #[arg(long)]
+    take_over: bool,
 }
 
 pub(super) async fn serve(arguments: Arguments) -> Outcome {
-    let listener = TcpListener::bind(arguments.listen)
-        .await
-        .with_context(|| {
-            format!(
-                "{} cannot be listened on\nhint: choose another with --listen",
-                arguments.listen
-            )
-        })
-        .blame(Exit::User)?;
+    let busy = |error: std::io::Error| {
+        let listen = arguments.listen;
+        let hint = "hint: choose another with --listen";
+        let said = format!("{listen} cannot be listened on\n{hint}");
+        Refusal { exit: Exit::User, error: anyhow::Error::from(error).context(said) }
+    };
+    let socket = super::reserve(arguments.listen).map_err(busy)?;
     let storage = Storage::open(&arguments.output)
         .context("--output\nhint: name a folder that this user can write to")
         .blame(Exit::User)?;
     super::probe(&storage, "--output").await?;
-    let (runtime, handle) =
-        Runtime::of_pool(storage.clone(), Timing::default()).await.blame(Exit::Infrastructure)?;
+    let vacancy = Vacancy::find(storage.clone(), arguments.take_over).await.map_err(refused)?;
+    let listener = socket.listen(super::BACKLOG).map_err(busy)?;
     let address = listener.local_addr().blame(Exit::Infrastructure)?;
+    let own = holder::here(arguments.advertise.unwrap_or_else(|| advertised(address)));
+    let opened = Runtime::of_pool(vacancy, Timing::default(), own).await;
+    let (runtime, handle) = opened.map_err(refused)?;
     eprintln!("coordinator at http://{address}, everything under {}", storage.url());
     let mut interrupt = signal(SignalKind::interrupt()).blame(Exit::Infrastructure)?;
     let mut terminate = signal(SignalKind::terminate()).blame(Exit::Infrastructure)?;
-    let server = service::serve(listener, handle.clone(), std::future::pending());
+    let (shutdown, shut) = oneshot::channel::<()>();
+    let mut server = pin!(service::serve(listener, handle.clone(), async {
+        // Dropped or sent, it is time.
+        let _ = shut.await;
+    }));
     // Workers go on without a coordinator and come back to the next one: leaving needs no ceremony.
-    tokio::select! {
-        _ = interrupt.recv() => Ok(Exit::Done),
-        _ = terminate.recv() => Ok(Exit::Done),
+    let error = tokio::select! {
+        _ = interrupt.recv() => return Ok(Exit::Done),
+        _ = terminate.recv() => return Ok(Exit::Done),
         outcome = runtime.run() => match outcome {
-            Ok(()) => Ok(Exit::Done),
-            Err(error) => Err(Refusal { exit: Exit::Infrastructure, error: error.into() }),
+            Ok(()) => return Ok(Exit::Done),
+            Err(error) => error,
         },
-        outcome = server => outcome.map(|()| Exit::Done).blame(Exit::Infrastructure),
+        outcome = &mut server => return outcome.map(|()| Exit::Done).blame(Exit::Infrastructure),
+    };
+    drop(shutdown);
+    // Whoever does not hear it finds the other as it found this one.
+    let _ = tokio::time::timeout(FAREWELL, server).await;
+    Err(refused(error))
+}
+
+fn refused(error: runtime::Error) -> Refusal {
+    let exit = match error {
+        runtime::Error::Held(_) => Exit::User,
+        runtime::Error::Journal(_)
+        | runtime::Error::Storage(_)
+        | runtime::Error::Spec { .. }
+        | runtime::Error::Replaced(_) => Exit::Infrastructure,
+    };
+    Refusal { exit, error: error.into() }
+}
+
+fn advertised(address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        format!("http://{}:{}", holder::host(), address.port())
+    } else {
+        format!("http://{address}")
     }
 }

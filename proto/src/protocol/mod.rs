@@ -24,6 +24,9 @@ pub struct Error {
     pub reason: String,
 }
 
+/// Metadata of the error that ends a worker's stream where another coordinator has this one's place: its address.
+pub const SUCCESSOR: &str = "muster-coordinator";
+
 /// The first thing that a worker says on a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
