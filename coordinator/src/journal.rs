@@ -163,8 +163,27 @@ impl Journal {
         Err(self.deposed(key, claim(&entry)))
     }
 
+    /// Where the next entry goes, for a look at it beside the writer.
+    pub fn end(&self) -> End {
+        let key = key::journal_entry(&self.folder, self.next);
+        End { storage: self.storage.clone(), key }
+    }
+
     fn deposed(&self, key: String, by: Option<Holder>) -> Error {
         Error::Deposed { url: self.storage.url().to_owned(), key, by }
+    }
+}
+
+/// A number that was free when its journal's writer gave it out.
+pub struct End {
+    storage: Storage,
+    key: String,
+}
+
+impl End {
+    /// Whether there is an entry now: the writer's own, or another's. What cannot be known is no.
+    pub async fn is_taken(&self) -> bool {
+        matches!(self.storage.head(&self.key).await, Ok(Some(_)))
     }
 }
 

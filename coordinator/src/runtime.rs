@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 /// Inputs that can wait for the core.
 const QUEUE: usize = 1024;
@@ -136,6 +136,8 @@ impl Runtime {
     /// # Errors
     /// [`Error::Replaced`] when another coordinator has taken over, [`Error::Journal`] when storage is gone.
     pub async fn run(mut self) -> Result<(), Error> {
+        let mut looks = tokio::time::interval(claims::LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let deadline = self.core.next_deadline().map(|d| self.began + d);
             let tick = async {
@@ -151,6 +153,10 @@ impl Runtime {
                     None => return Ok(()),
                 },
                 () = tick => Input::Core(Event::Tick),
+                _ = looks.tick() => {
+                    self.look();
+                    continue;
+                }
             };
             self.take_in(input).await?;
         }

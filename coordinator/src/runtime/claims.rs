@@ -17,9 +17,13 @@ use proto::spec::Spec;
 use proto::storage::Storage;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Claims of a journal that grows meanwhile. Whoever held it writes seldom, and ends once it loses a number itself.
 const CLAIMS: u32 = 8;
+/// Between two looks at whether another has taken over: well within the time that a restarted coordinator gives
+/// workers to come back to it.
+pub(super) const LOOK: Duration = Duration::from_secs(5);
 
 /// A pool whose place is free, or is to be taken; nothing is claimed yet.
 pub struct Vacancy {
@@ -180,6 +184,30 @@ impl Runtime {
         self.runs.insert(id, run);
         claimed?;
         self.execute(commands.into()).await
+    }
+
+    /// Looks, beside the queue, whether another has written to what this coordinator holds; where it seems so, it asks
+    /// itself the question in order. Without it a deposed coordinator that has nothing to write would never know, and
+    /// hold on to workers that no longer listen to it.
+    pub(super) fn look(&self) {
+        let ends: Vec<_> = match &self.pool {
+            // Who takes a pool's runs takes the pool first.
+            Some(pool) => vec![(None, pool.end())],
+            None => {
+                let held = self.runs.iter().filter(|(id, _)| self.core.holds(id));
+                held.map(|(id, run)| (Some(id.clone()), run.journal.end())).collect()
+            }
+        };
+        let handle = self.handle.clone();
+        tokio::spawn(async move {
+            for (run, end) in ends {
+                // What takes longer than until the next look is left to that.
+                if tokio::time::timeout(LOOK, end.is_taken()).await.unwrap_or(false) {
+                    // The coordinator may have stopped meanwhile.
+                    let _ = handle.holds(run).await;
+                }
+            }
+        });
     }
 
     /// Whether nobody has taken the run, or the pool, from this coordinator: it looks before it says so.
