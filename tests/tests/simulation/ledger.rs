@@ -21,6 +21,8 @@ pub(crate) struct Generation {
 #[derive(Default)]
 pub(crate) struct Ledger {
     pub(crate) journal: Vec<History>,
+    /// Batches in it: the number that the next one has.
+    pub(crate) entries: usize,
     /// Lineage and generation rise together here.
     pub(crate) generations: BTreeMap<u64, Generation>,
     /// Lineage, step and rank of every part in storage.
@@ -35,6 +37,7 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     pub(crate) fn journal(&mut self, events: Vec<History>) {
+        self.entries += 1;
         for event in events {
             let last = self.journal.iter().rfind(|e| !matches!(e, History::Claimed { .. }));
             let over = matches!(last, Some(History::Succeeded { .. } | History::Cancelled));

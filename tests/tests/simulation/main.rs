@@ -1,6 +1,7 @@
 //! The real core and the real sessions in a world that breaks: streams that tear, processes that die or fall silent,
-//! a coordinator that dies between two commands, sleeps, or is closed and resumed. Time is virtual, every seed is
-//! another history, and a seed that fails is the whole bug report: `MUSTER_SEED=17 cargo test --test simulation`.
+//! a coordinator that dies between two commands, sleeps, is closed and resumed, or is replaced while it lives. Time is
+//! virtual, every seed is another history, and a seed that fails is the whole bug report:
+//! `MUSTER_SEED=17 cargo test --test simulation`.
 //!
 //! ```text
 //! Core <--- messages with latency, lost with their stream ---> Session (one a process)
@@ -8,6 +9,7 @@
 //!   '------------------- what must always hold: ledger.rs --------'
 //! ```
 
+mod coordinators;
 mod data;
 mod ledger;
 mod training;
@@ -32,6 +34,7 @@ fn whatever_breaks_every_step_is_committed_once_and_the_run_ends_well() {
     };
     let one = seeds.end - seeds.start == 1;
     let (mut regroups, mut restores, mut restarts) = (0, 0, 0);
+    let (mut rivals, mut deposed) = (0, 0);
     for seed in seeds {
         let caught = std::panic::catch_unwind(|| World::new(seed).run());
         let world = caught.unwrap_or_else(|_| panic!("seed {seed} broke a promise"));
@@ -46,7 +49,11 @@ fn whatever_breaks_every_step_is_committed_once_and_the_run_ends_well() {
         regroups += world.ledger.generations.len().saturating_sub(1);
         restores += world.ledger.generations.values().filter(|g| g.start.is_some()).count();
         restarts += world.restarts;
+        rivals += world.rivals;
+        deposed += world.deposed;
     }
     println!("{regroups} regroups, {restores} restores, {restarts} restarts, {STEPS} steps a run");
+    println!("{rivals} coordinators beside another, {deposed} deposed");
     assert!(one || regroups > 1000 && restores > 500 && restarts > 500, "too little went wrong");
+    assert!(one || rivals > 500 && deposed > 200, "too few took over");
 }

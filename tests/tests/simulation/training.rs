@@ -160,7 +160,7 @@ impl World {
         let Some(id) = ids.get(self.below(ids.len().max(1) as u64) as usize).copied() else {
             return;
         };
-        match self.below(16) {
+        match self.below(17) {
             0..5 => {
                 if let Some(stream) = self.processes[&id].stream {
                     self.end(stream);
@@ -180,20 +180,19 @@ impl World {
                     self.ended(id, generation, failed(0, Cause::Internal));
                 }
             }
-            11..13 => self.crash(),
+            11..13 => self.crash(self.life),
             13 => {
                 // A second nap does not cut the first one short: messages would overtake those that wait for its end.
                 let until = self.now + Duration::from_millis(self.below(20_000));
                 self.asleep_until = self.asleep_until.max(until);
             }
             14 => {
-                if let Some(c) = &mut self.coordinator {
-                    c.closing = true;
-                    self.tell_core(Event::Close);
-                }
+                self.close(self.life);
             }
-            _ if self.chance(10) && self.coordinator.is_some() => {
-                self.tell_core(Event::Cancel { ticket: Ticket(1), run: RunId::new("r") });
+            15 => self.rival(),
+            _ if self.chance(10) => {
+                let cancel = Event::Cancel { ticket: Ticket(1), run: RunId::new("r") };
+                self.tell_core(self.life, cancel);
             }
             _ => {}
         }

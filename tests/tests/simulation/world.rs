@@ -1,16 +1,13 @@
-//! Processes, streams, storage and a coordinator, on virtual time; what fails, and when, is a function of the seed.
+//! Processes, streams and time, which is virtual; what fails, and when, is a function of the seed.
 
-use crate::data::{self, SHARDS};
-use crate::ledger::{Ledger, STEPS};
+use crate::coordinators::Coordinator;
+use crate::data;
+use crate::ledger::Ledger;
 use crate::training::Thread;
-use coordinator::core::{
-    Command, Core, Event, Goal, Notice, PlanOutline, Settings, Stream, Survey, Ticket, Timing,
-};
+use coordinator::core::{Event, Goal, Settings, Stream};
 use proto::event::Event as History;
-use proto::id::{Epoch, Generation, Incarnation, RunId, WorkerId};
-use proto::manifest::Checkpoint;
+use proto::id::{Generation, Incarnation, RunId, WorkerId};
 use proto::protocol::{Cause, Directive, Phase, Report, Train};
-use proto::receipt::Receipt;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use worker::session::{self, End, Exit, Identity, Session, Trouble};
@@ -21,9 +18,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What will happen.
 pub(crate) enum Next {
-    /// To the coordinator, if the life that it is meant for still lasts.
+    /// To a coordinator, if the life that it is meant for still lasts.
     Core(u64, Event),
     Tick(u64),
+    Look(u64),
+    Crash(u64),
     Restart,
     /// To a process, if it still lives.
     Process(u64, session::Event),
@@ -48,26 +47,25 @@ pub(crate) struct Process {
     pub(crate) thread: Option<Thread>,
 }
 
-pub(crate) struct Coordinator {
-    core: Core,
-    began: Duration,
-    pub(crate) closing: bool,
-}
-
 pub(crate) struct World {
     pub(crate) ledger: Ledger,
     pub(crate) cancelled: bool,
     pub(crate) restarts: usize,
+    /// Coordinators that appeared beside another, and those that lost the run to one.
+    pub(crate) rivals: usize,
+    pub(crate) deposed: usize,
     random: u64,
     pub(crate) now: Duration,
     agenda: BTreeMap<(Duration, u64), Next>,
     sequence: u64,
-    pub(crate) coordinator: Option<Coordinator>,
-    /// Lives of coordinators: the epoch.
-    life: u64,
+    /// By their lives, which are their epochs. More than one where a rival has appeared.
+    pub(crate) coordinators: BTreeMap<u64, Coordinator>,
+    /// The newest of them.
+    pub(crate) life: u64,
     pub(crate) asleep_until: Duration,
     pub(crate) processes: BTreeMap<u64, Process>,
-    streams: BTreeMap<Stream, u64>,
+    /// To which life each leads, and from which process.
+    pub(crate) streams: BTreeMap<Stream, (u64, u64)>,
     /// Steps committed by the generations at work.
     pub(crate) rings: BTreeMap<Generation, u64>,
     /// When the last message on a stream arrives: they keep their order.
@@ -75,7 +73,7 @@ pub(crate) struct World {
     pub(crate) settings: Settings,
 }
 
-fn run() -> RunId {
+pub(crate) fn run() -> RunId {
     RunId::new("r")
 }
 
@@ -85,11 +83,13 @@ impl World {
             ledger: Ledger::default(),
             cancelled: false,
             restarts: 0,
+            rivals: 0,
+            deposed: 0,
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d,
             now: Duration::ZERO,
             agenda: BTreeMap::new(),
             sequence: 0,
-            coordinator: None,
+            coordinators: BTreeMap::new(),
             life: 0,
             asleep_until: Duration::ZERO,
             processes: BTreeMap::new(),
@@ -123,7 +123,8 @@ impl World {
         while let Some(((at, sequence), next)) = self.agenda.pop_first() {
             assert!(at < FAULTS + PATIENCE, "the run stands still: {}", self.describe());
             self.now = at;
-            let late = at < self.asleep_until && matches!(next, Next::Core(..) | Next::Tick(_));
+            let late = at < self.asleep_until
+                && matches!(next, Next::Core(..) | Next::Tick(_) | Next::Look(_));
             if late {
                 self.agenda.insert((self.asleep_until, sequence), next);
                 continue;
@@ -139,27 +140,21 @@ impl World {
     }
 
     fn describe(&self) -> String {
-        let status = self.coordinator.as_ref().and_then(|c| c.core.status(&run()));
+        let status: Vec<_> = self.coordinators.values().map(Coordinator::status).collect();
         let last: Vec<_> = self.ledger.journal.iter().rev().take(4).collect();
         format!("{status:?}; the journal ends, newest first, with {last:?}")
     }
 
     fn happen(&mut self, next: Next) {
         match next {
-            Next::Core(life, event) => {
-                if life == self.life {
-                    self.tell_core(event);
-                }
-            }
+            Next::Core(life, event) => self.tell_core(life, event),
             Next::Tick(life) => {
-                let due = |c: &Coordinator, now| {
-                    c.core.next_deadline().is_some_and(|d| c.began + d <= now)
-                };
-                if life == self.life && self.coordinator.as_ref().is_some_and(|c| due(c, self.now))
-                {
-                    self.tell_core(Event::Tick);
+                if self.coordinators.get(&life).is_some_and(|c| c.is_due(self.now)) {
+                    self.tell_core(life, Event::Tick);
                 }
             }
+            Next::Look(life) => self.look(life),
+            Next::Crash(life) => self.crash(life),
             Next::Restart => self.restart(),
             Next::Process(id, event) => self.tell(id, event),
             Next::Directive(id, stream, directive) => {
@@ -204,7 +199,7 @@ impl World {
         self.now < FAULTS
     }
 
-    fn at(&mut self, time: Duration, next: Next) {
+    pub(crate) fn at(&mut self, time: Duration, next: Next) {
         self.sequence += 1;
         self.agenda.insert((time, self.sequence), next);
     }
@@ -218,136 +213,11 @@ impl World {
         self.after(us, next);
     }
 
-    fn arrival(&mut self, stream: Stream) -> Duration {
+    pub(crate) fn arrival(&mut self, stream: Stream) -> Duration {
         let at = self.now + Duration::from_micros(self.below(10_000) + 1);
         let last = self.arrivals.entry(stream).or_default();
         *last = at.max(*last + Duration::from_nanos(1));
         *last
-    }
-
-    // ---------------------------------------------------------------------------------------- coordinator
-
-    fn restart(&mut self) {
-        if self.coordinator.is_some() {
-            return;
-        }
-        self.life += 1;
-        let timing = Timing { fruitless_generations: 1000, ..Timing::default() };
-        let mut core = Core::new(timing, Epoch(self.life), [0; 32]);
-        let history = self.ledger.journal.clone();
-        let commands = if history.is_empty() {
-            let settings = self.settings.clone();
-            core.handle(
-                Duration::ZERO,
-                Event::Submit {
-                    ticket: Ticket(0),
-                    run: run(),
-                    idempotency_key: "key".into(),
-                    spec_yaml: "spec".into(),
-                    settings,
-                },
-            )
-        } else {
-            self.restarts += 1;
-            let resume = matches!(history.last(), Some(History::Paused { .. }));
-            core.adopt(Duration::ZERO, run(), None, self.settings.clone(), history, resume)
-        };
-        self.coordinator = Some(Coordinator { core, began: self.now, closing: false });
-        self.execute(commands);
-    }
-
-    pub(crate) fn crash(&mut self) {
-        self.coordinator = None;
-        for (_, id) in std::mem::take(&mut self.streams) {
-            self.tear(id);
-        }
-        self.within(8000, Next::Restart);
-    }
-
-    pub(crate) fn tell_core(&mut self, event: Event) {
-        let Some(c) = &mut self.coordinator else { return };
-        let commands = c.core.handle(self.now - c.began, event);
-        self.execute(commands);
-    }
-
-    fn execute(&mut self, commands: Vec<Command>) {
-        for command in commands {
-            let fragile = self.faulty() && matches!(command, Command::Journal { .. });
-            if fragile && self.chance(60) {
-                return self.crash();
-            }
-            self.command(command);
-            if fragile && self.chance(60) {
-                return self.crash();
-            }
-        }
-        let Some(c) = &self.coordinator else { return };
-        let paused = matches!(self.ledger.journal.last(), Some(History::Paused { .. }));
-        if c.closing && paused {
-            return self.crash();
-        }
-        if let Some(deadline) = c.core.next_deadline() {
-            let at = (c.began + deadline).max(self.now);
-            self.at(at, Next::Tick(self.life));
-        }
-    }
-
-    fn command(&mut self, command: Command) {
-        let life = self.life;
-        match command {
-            Command::Journal { events, .. } => {
-                self.cancelled |= events.contains(&History::Cancelled);
-                self.ledger.journal(events);
-            }
-            Command::JournalPool(_) | Command::Answer { .. } => {}
-            Command::Direct { stream, directive } => {
-                if let Some(id) = self.streams.get(&stream).copied() {
-                    let at = self.arrival(stream);
-                    self.at(at, Next::Directive(id, stream, directive));
-                }
-            }
-            Command::Close { stream } => self.end(stream),
-            Command::Survey { run } => {
-                let shards = (0..SHARDS).map(data::raw_shard).collect();
-                let outcome = Ok(Survey { fingerprint: "f".into(), shards, cached: false });
-                self.within(300, Next::Core(life, Event::Surveyed { run, outcome }));
-            }
-            Command::Plan { run, prepared, .. } => {
-                data::assert_whole(&prepared.expect("nothing is cached"));
-                let summary = serde_json::Value::Null;
-                let outcome = Ok(PlanOutline {
-                    digest: "d".into(),
-                    steps: STEPS,
-                    receipt: Receipt::default(),
-                    summary,
-                });
-                self.within(300, Next::Core(life, Event::Planned { run, outcome }));
-            }
-            Command::Receipt { skipped, .. } => {
-                self.ledger.receipt = skipped.iter().map(|s| s.step).collect();
-            }
-            Command::Seal { checkpoint, skipped } => {
-                let Checkpoint { run, lineage, step, model, .. } = checkpoint;
-                let skipped: Vec<_> = skipped.iter().map(|s| s.step).collect();
-                assert_eq!(skipped, self.ledger.skipped_until(lineage.0, step));
-                self.ledger.assert_whole(lineage.0, step);
-                let world = self.ledger.generations[&lineage.0].members.len();
-                assert_eq!(model.len(), world, "one part a rank");
-                let outcome = Ok(String::new());
-                self.within(900, Next::Core(life, Event::Sealed { run, lineage, step, outcome }));
-            }
-            Command::Publish { run, lineage, step, .. } => {
-                self.ledger.published(lineage.0, step);
-                let outcome = Ok("model".into());
-                self.within(300, Next::Core(life, Event::Published { run, outcome }));
-            }
-            Command::Retain { retained, .. } => self.ledger.retained(&retained),
-            Command::Notify { notice: Notice::Step { lineage, .. }, .. } => {
-                let newest = self.ledger.generations.keys().next_back();
-                assert_eq!(Some(&lineage), newest, "a step of a fenced generation is shown");
-            }
-            Command::Notify { .. } => {}
-        }
     }
 
     // -------------------------------------------------------------------------------------------- streams
@@ -357,21 +227,22 @@ impl World {
         if p.stream.is_some() {
             return;
         }
-        if self.coordinator.is_none() {
+        // A coordinator that was replaced sends its workers over to the newest.
+        let Some(life) = self.coordinators.keys().next_back().copied() else {
             return self.after(700_000, Next::Connect(id));
-        }
+        };
         self.sequence += 1;
         let stream = Stream(self.sequence);
         p.stream = Some(stream);
-        self.streams.insert(stream, id);
+        self.streams.insert(stream, (life, id));
         self.tell(id, session::Event::Connected);
     }
 
     /// A stream ends, and both sides learn it.
     pub(crate) fn end(&mut self, stream: Stream) {
-        if let Some(id) = self.streams.remove(&stream) {
+        if let Some((life, id)) = self.streams.remove(&stream) {
             let at = self.arrival(stream);
-            self.at(at, Next::Core(self.life, Event::Hangup { stream }));
+            self.at(at, Next::Core(life, Event::Hangup { stream }));
             if self.processes.get(&id).is_some_and(|p| p.stream == Some(stream)) {
                 self.tear(id);
             }
@@ -379,7 +250,7 @@ impl World {
     }
 
     /// A process loses its stream.
-    fn tear(&mut self, id: u64) {
+    pub(crate) fn tear(&mut self, id: u64) {
         let Some(p) = self.processes.get_mut(&id) else { return };
         p.stream = None;
         self.tell(id, session::Event::Disconnected);
@@ -389,8 +260,9 @@ impl World {
 
     fn send(&mut self, id: u64, report: Report) {
         let Some(stream) = self.processes.get(&id).and_then(|p| p.stream) else { return };
+        let Some((life, _)) = self.streams.get(&stream).copied() else { return };
         let at = self.arrival(stream);
-        self.at(at, Next::Core(self.life, Event::Reported { stream, report }));
+        self.at(at, Next::Core(life, Event::Reported { stream, report }));
     }
 
     // ------------------------------------------------------------------------------------------ processes
