@@ -7,6 +7,8 @@ use tempfile::TempDir;
 pub const RECORDS: usize = 240;
 /// Steps that [`SPEC`] plans.
 pub const STEPS: u64 = 40;
+/// Steps of a run that is made long.
+pub const LONG: u64 = 160;
 /// Steps between two checkpoints.
 pub const EVERY: u64 = 8;
 
@@ -92,6 +94,17 @@ impl Fixture {
         self.change("spec.yaml", old, new);
     }
 
+    /// Makes the run long enough that something can be done while it is at it.
+    pub fn long(&self) {
+        self.respec("max_steps: 40", &format!("max_steps: {LONG}"));
+        self.respec("epochs: 20", "epochs: 80");
+    }
+
+    /// How many facts of a kind the journal of `run` holds.
+    pub fn facts(&self, run: &str, kind: &str) -> usize {
+        journal(&self.path("runs").join(run)).iter().filter(|f| f["event"] == kind).count()
+    }
+
     /// The folders of runs under the output, oldest first.
     pub fn runs(&self) -> Vec<PathBuf> {
         let Ok(entries) = self.path("runs").read_dir() else { return Vec::new() };
@@ -134,7 +147,8 @@ pub fn files(folder: &Path) -> Vec<String> {
 pub fn journal(run: &Path) -> Vec<serde_json::Value> {
     let folder = run.join("journal");
     let mut facts = Vec::new();
-    for name in files(&folder) {
+    for (number, name) in files(&folder).into_iter().enumerate() {
+        assert_eq!(name, format!("{number:010}.json"), "a journal has no gap");
         let text = std::fs::read(folder.join(&name)).expect("it was listed");
         let entry: serde_json::Value = serde_json::from_slice(&text)
             .unwrap_or_else(|e| panic!("the journal entry {name} is half-written: {e}"));

@@ -4,6 +4,7 @@
 //! programs   the `coordinator` and `worker` of this build
 //! fixture    a small run in a folder of its own: base, data, spec
 //! process    a program under way: its events, each with a deadline; signals; what it leaves behind
+//! pool       a standing coordinator and its workers
 //! seaweed    a real S3 server                                proxy      what goes wrong before it
 //! hub        a hub of our own            http       as much of HTTP as that takes
 //! model      the weights of a model folder
@@ -15,6 +16,7 @@ pub mod fixture;
 pub mod http;
 pub mod hub;
 pub mod model;
+pub mod pool;
 pub mod process;
 pub mod programs;
 pub mod proxy;

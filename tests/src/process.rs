@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 /// How long anything may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
+/// Between two looks at whether a program still says something.
+const POLL: Duration = Duration::from_millis(20);
 const MARK: &str = "MUSTER_TEST_MARK";
 
 /// One line of `--json`.
@@ -165,6 +167,24 @@ impl Process {
         let waited = self.stderr.1.wait_timeout_while(text, PATIENCE, unsaid);
         let (text, _) = waited.expect("held only to copy");
         find(&text).unwrap_or_else(|| panic!("no `{words}` in:\n{text}"))
+    }
+
+    /// The same, or none where the program ends without having said so.
+    pub fn says_or_ends(&self, words: &str) -> Option<String> {
+        let until = Instant::now() + PATIENCE;
+        let said =
+            |text: &str| text.lines().find_map(|line| line.strip_prefix(words).map(str::to_owned));
+        while Instant::now() < until {
+            let listening = self.listening.as_ref().is_some_and(|thread| !thread.is_finished());
+            let text = self.stderr.0.lock().expect("held only to copy");
+            let unsaid = |text: &mut String| said(text).is_none();
+            let waited = self.stderr.1.wait_timeout_while(text, POLL, unsaid);
+            let found = said(&waited.expect("held only to copy").0);
+            if found.is_some() || !listening {
+                return found;
+            }
+        }
+        panic!("neither `{words}` nor an end:\n{}", self.stderr())
     }
 
     /// The next event that is `wanted`; the ones before it are kept.

@@ -1,0 +1,116 @@
+//! A standing coordinator and workers started by hand.
+
+use crate::fixture::{EVERY, LONG};
+use crate::process::PATIENCE;
+use crate::{Ended, Event, Fixture, Process, programs};
+use rustix::process::Signal;
+
+/// A coordinator and its workers.
+pub struct Pool {
+    /// The coordinator.
+    pub coordinator: Process,
+    /// Two slots, `hand-0` and `hand-1`.
+    pub workers: Option<Process>,
+    /// Where the coordinator is.
+    pub url: String,
+}
+
+impl Pool {
+    /// Both, over the folder of `fixture`.
+    pub fn start(fixture: &Fixture) -> Self {
+        Self::start_in(&folder(fixture), &[])
+    }
+
+    /// Both, over any output.
+    pub fn start_in(output: &str, environment: &[(&'static str, String)]) -> Self {
+        let listen = format!("127.0.0.1:{}", lasting_port());
+        let coordinator = serve(output, &listen, &[], environment);
+        let url = address(&coordinator);
+        let workers = ["--coordinator", &url, "--devices", "cpu:2", "--name", "hand"];
+        let workers = Some(Process::start_in(&programs::worker(), &workers, environment));
+        Self { coordinator, workers, url }
+    }
+
+    /// A command of the pool's users, with `--json`.
+    pub fn ask(&self, arguments: &[&str]) -> Process {
+        let mut all = arguments.to_vec();
+        all.extend(["--coordinator", &self.url, "--json"]);
+        Process::start(&programs::coordinator(), &all)
+    }
+
+    /// The name of a submitted run.
+    pub fn submit(&self, fixture: &Fixture, key: &str) -> String {
+        let spec = fixture.path("spec.yaml");
+        let spec = spec.to_str().expect("a temporary path");
+        let ended = self.ask(&["submit", spec, "--idempotency-key", key]).end().with_code(0);
+        let [Event(answer)] = &ended.events[..] else { panic!("one answer: {:?}", ended.events) };
+        answer["run"].as_str().expect("a name").to_owned()
+    }
+
+    /// How a run is doing.
+    pub fn status(&self, run: &str) -> Event {
+        let ended = self.ask(&["status", run]).end().with_code(0);
+        let [status] = &ended.events[..] else { panic!("one status: {:?}", ended.events) };
+        status.clone()
+    }
+
+    /// Kills the coordinator; another takes its place.
+    pub fn restart_coordinator(&mut self, fixture: &Fixture) {
+        self.coordinator.signal(Signal::KILL);
+        assert_eq!(self.coordinator.left_within(PATIENCE), [""; 0]);
+        let address = self.url.strip_prefix("http://").expect("http");
+        self.coordinator = serve(&folder(fixture), address, &[], &[]);
+        self.coordinator.says("coordinator at ");
+    }
+
+    /// The workers' supervisor.
+    pub fn workers(&self) -> &Process {
+        self.workers.as_ref().expect("they were not told to go")
+    }
+}
+
+/// A free port that the kernel gives to nobody who asks for just any: a coordinator can come back to it.
+fn lasting_port() -> u16 {
+    loop {
+        let chance = u16::from_str_radix(&proto::id::unique()[..4], 16).expect("it is hexadecimal");
+        let port = 20_000 + chance % 12_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// The output of `fixture`.
+pub fn folder(fixture: &Fixture) -> String {
+    fixture.path("runs").display().to_string()
+}
+
+/// A coordinator over an output.
+pub fn serve(
+    output: &str,
+    listen: &str,
+    more: &[&str],
+    environment: &[(&'static str, String)],
+) -> Process {
+    let all = [&["serve", "--listen", listen, "--output", output], more].concat();
+    Process::start_in(&programs::coordinator(), &all, environment)
+}
+
+/// Where a coordinator says that it is.
+pub fn address(coordinator: &Process) -> String {
+    let said = coordinator.says("coordinator at ");
+    said.split(',').next().expect("an address, then the output").to_owned()
+}
+
+/// The spec's workers: both of the pool.
+pub fn for_two(fixture: &Fixture) {
+    fixture.respec("name: small", "name: small\nworkers: {min: 2, max: 2}");
+}
+
+/// From the first that the new coordinator of a long run saw to the last, none is missing and none is done twice.
+pub fn assert_each_step_once(watched: &Ended) {
+    let steps: Vec<_> = watched.all("step").iter().map(|e| e.count("step")).collect();
+    let first = *steps.first().expect("steps after the restart");
+    assert!(first > EVERY, "{first} was done again");
+    assert_eq!(steps, (first..=LONG).collect::<Vec<_>>());
+}
