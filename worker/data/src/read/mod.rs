@@ -17,6 +17,7 @@ mod block;
 mod head;
 mod lines;
 mod parquet;
+mod quiet;
 mod scan;
 mod source;
 mod table;
