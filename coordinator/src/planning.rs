@@ -1,9 +1,10 @@
-//! From prepared samples to a stored plan: the data is checked and the receipt settled, then chunks are written, then
-//! their outline.
+//! From prepared samples to a stored plan: the data is checked and the receipt settled, then chunks are written as they
+//! are made, then their outline. A plan's chunks are never in memory together: a run of many epochs has many times the
+//! samples' own bytes of them.
 
-use crate::contents::{self, Contents};
+use crate::contents::{self, Checked, Contents};
 use crate::core::{Fault, PlanOutline};
-use crate::quality::{self, Records, Verdict};
+use crate::quality::{self, Verdict};
 use crate::survey::fault;
 use proto::event::Failure;
 use proto::id::RunId;
@@ -12,8 +13,9 @@ use proto::manifest::{self, Prepared};
 use proto::plan::{self, Chunk, Meta, Pack, Packs, Plan, Step};
 use proto::receipt::Receipt;
 use proto::spec::{Amount, EvalOn, Source, Spec};
-use proto::storage::Storage;
+use proto::storage::{self, Storage};
 use std::sync::Arc;
+use tokio::runtime::Handle;
 
 /// Where things are: the same storage, unless the run is only being looked at.
 pub(crate) struct Places {
@@ -34,7 +36,6 @@ pub(crate) async fn plan(
     fingerprint: &str,
     prepared: Option<Prepared>,
 ) -> Result<PlanOutline, Fault> {
-    let infrastructure = |e: proto::storage::Error| fault(Failure::Infrastructure, &e);
     let storage = &places.prepared;
     let manifest_key = key::prepared_manifest(fingerprint);
     if let Some(prepared) = prepared {
@@ -43,31 +44,30 @@ pub(crate) async fn plan(
         storage.put(&manifest_key, body).await.map_err(infrastructure)?;
     }
     let bytes = storage.read(&manifest_key).await.map_err(infrastructure)?;
-    let damaged = |what: String| Fault {
-        kind: Failure::Data,
-        message: format!("{what}\nhint: delete the folder `{}`", key::prepared(fingerprint)),
-    };
-    let prepared: Prepared =
-        serde_json::from_slice(&bytes).map_err(|e| damaged(format!("`{manifest_key}`: {e}")))?;
+    let prepared: Prepared = serde_json::from_slice(&bytes)
+        .map_err(|e| damaged(fingerprint, &format!("`{manifest_key}`: {e}")))?;
     check_losses(spec, &prepared.receipt)?;
 
-    let count = spec.data().sources().len();
-    let contents = Contents::read(storage, fingerprint, &prepared, count).await;
-    let contents = contents.map_err(|e| match e {
-        contents::Error::Storage(e) => infrastructure(e),
-        contents::Error::Damaged(what) => damaged(what),
-    })?;
+    let contents = Contents::read(storage, fingerprint, &prepared, spec.data()).await;
+    let contents = contents.map_err(|e| unreadable(fingerprint, e))?;
     let made = tokio::task::spawn_blocking({
-        let spec = spec.clone();
+        let (spec, fingerprint) = (spec.clone(), fingerprint.to_owned());
+        let chunks = Chunks { storage: places.run.clone(), folder: key::plan(run) };
         let mut receipt = prepared.receipt;
         move || {
-            let Contents { metas, records, by_source } = contents;
-            let sources = sources(&spec, &by_source);
-            let verdict = judge(&spec, &records, &metas, &sources);
-            let names: Vec<_> =
-                spec.data().sources().iter().map(|s| s.location.to_string()).collect();
-            verdict.settle(&mut receipt, &records, &names, |id| metas[id as usize].length);
-            let made = make(&spec, &metas, &by_source, &sources, &verdict.excluded)?;
+            let sources = sources(&spec, &contents.by_source);
+            let mut excluded = Vec::new();
+            if let Some(checked) = &contents.checked {
+                let verdict = judge(&spec, &contents.metas, checked, &sources);
+                let verdict = verdict.map_err(|e| unreadable(&fingerprint, e))?;
+                let names: Vec<_> =
+                    spec.data().sources().iter().map(|s| s.location.to_string()).collect();
+                let length = |id: u32| contents.metas[id as usize].length;
+                verdict.settle(&mut receipt, &checked.records, &names, length);
+                excluded = verdict.excluded;
+            }
+            let Contents { metas, by_source, checked: _ } = contents;
+            let made = make(&spec, &Input { metas, by_source, sources, excluded }, chunks)?;
             Ok((made, receipt))
         }
     });
@@ -78,11 +78,21 @@ pub(crate) async fn plan(
     store(&places.run, run, spec, made, receipt).await.map_err(infrastructure)
 }
 
-struct Made {
-    summary: plan::Summary,
-    chunks: Vec<Chunk>,
-    held_out: Option<Chunk>,
-    held_out_by_source: Vec<u64>,
+fn infrastructure(error: storage::Error) -> Fault {
+    fault(Failure::Infrastructure, &error)
+}
+
+fn damaged(fingerprint: &str, what: &str) -> Fault {
+    let folder = key::prepared(fingerprint);
+    let message = format!("{what}\nhint: delete the folder `{folder}`");
+    Fault { kind: Failure::Data, message }
+}
+
+fn unreadable(fingerprint: &str, error: contents::Error) -> Fault {
+    match error {
+        contents::Error::Storage(e) => infrastructure(e),
+        contents::Error::Damaged(what) => damaged(fingerprint, &what),
+    }
 }
 
 /// What the plan needs to know of the sources to train on, each with so many samples.
@@ -100,22 +110,44 @@ fn sources(spec: &Spec, counts: &[u32]) -> Vec<plan::Source> {
     counts.iter().zip(&data.train).map(source).collect()
 }
 
-/// Checks the data as the spec asks for.
-fn judge(spec: &Spec, records: &Records, metas: &[Meta], sources: &[plan::Source]) -> Verdict {
-    let trained: usize = sources.iter().map(|s| s.samples as usize).sum();
-    let held_out = plan::held_out(&metas[..trained], sources);
-    quality::check(records, sources.len() as u32, &held_out, &spec.data().quality)
-}
-
-fn make(
+/// Checks the data as the spec asks for. To be called on a thread that may block.
+fn judge(
     spec: &Spec,
     metas: &[Meta],
-    counts: &[u32],
+    checked: &Checked,
     sources: &[plan::Source],
-    excluded: &[u32],
-) -> Result<Made, Fault> {
+) -> Result<Verdict, contents::Error> {
+    let trained: usize = sources.iter().map(|s| s.samples as usize).sum();
+    let held_out = plan::held_out(&metas[..trained], sources);
+    let Checked { records, signatures } = checked;
+    let runtime = Handle::current();
+    let read = |places| runtime.block_on(signatures.read(places));
+    quality::check(records, sources.len() as u32, &held_out, &spec.data().quality, read)
+}
+
+/// All that a plan is made of, but for the spec.
+struct Input {
+    metas: Vec<Meta>,
+    /// Samples by source.
+    by_source: Vec<u32>,
+    /// Those to train on.
+    sources: Vec<plan::Source>,
+    /// Samples that the checks left out.
+    excluded: Vec<u32>,
+}
+
+/// A plan whose chunks are stored: each with its name and SHA-256.
+struct Made {
+    summary: plan::Summary,
+    chunks: Vec<(String, String)>,
+    held_out: Option<(String, String)>,
+    held_out_by_source: Vec<u64>,
+}
+
+fn make(spec: &Spec, input: &Input, store: Chunks) -> Result<Made, Fault> {
     let data_fault = |e: plan::Error| fault(Failure::Data, &e);
     let data = spec.data();
+    let Input { metas, by_source, sources, excluded } = input;
     let trained: usize = sources.iter().map(|s| s.samples as usize).sum();
     let options = plan::Options {
         max_tokens: data.max_tokens,
@@ -127,8 +159,9 @@ fn make(
     let plan = Plan::without(excluded, &metas[..trained], sources, options).map_err(data_fault)?;
     let mut chunks = Vec::new();
     for epoch in 0..plan.epochs() {
-        let epoch = plan.epoch(epoch);
-        chunks.extend(plan.chunks(&epoch));
+        for (number, chunk) in (0..).zip(plan.chunks(&plan.epoch(epoch))) {
+            chunks.push(store.put(key::plan_chunk(epoch, number), &chunk)?);
+        }
     }
 
     // Held-out packs, one step a source.
@@ -146,7 +179,7 @@ fn make(
         }
         EvalOn::Sources(evaluated) => {
             let mut start = trained;
-            for samples in counts[sources.len()..].iter().take(evaluated.len()) {
+            for samples in by_source[sources.len()..].iter().take(evaluated.len()) {
                 let end = start + *samples as usize;
                 let source =
                     plan::Source { samples: *samples, amount: Amount::Repeat(1.0), holdout: 0.0 };
@@ -161,7 +194,13 @@ fn make(
     }
     let held_out_by_source =
         steps.iter().map(|s: &Step| s.packs.iter().map(|p| p.samples.len() as u64).sum()).collect();
-    let held_out = (!steps.is_empty()).then_some(Chunk { epoch: 0, first_step: 0, steps });
+    let held_out = match steps.is_empty() {
+        true => None,
+        false => {
+            let chunk = Chunk { epoch: 0, first_step: 0, steps };
+            Some(store.put(key::HELD_OUT_PLAN.into(), &chunk)?)
+        }
+    };
     Ok(Made { summary: plan.summary(), chunks, held_out, held_out_by_source })
 }
 
@@ -179,6 +218,24 @@ fn step(metas: &[Meta], packs: &Packs, first: u32) -> Step {
     Step { weight: weights.sum(), packs }
 }
 
+/// Where the chunks of a run's plan go.
+struct Chunks {
+    storage: Storage,
+    folder: String,
+}
+
+impl Chunks {
+    /// The chunk's name and SHA-256. To be called on a thread that may block.
+    fn put(&self, name: String, chunk: &Chunk) -> Result<(String, String), Fault> {
+        let body = chunk.encode();
+        let sha256 = manifest::sha256(&body);
+        let key = format!("{}/{name}", self.folder);
+        Handle::current().block_on(self.storage.put(&key, body)).map_err(infrastructure)?;
+        Ok((name, sha256))
+    }
+}
+
+/// Stores the outline behind its chunks, and the receipt.
 async fn store(
     storage: &Storage,
     run: &RunId,
@@ -191,18 +248,6 @@ async fn store(
             counts.held_out += held_out;
         }
     }
-    let folder = key::plan(run);
-    let mut chunks = Vec::new();
-    let (mut epoch, mut number) = (0, 0);
-    for chunk in &made.chunks {
-        (epoch, number) = if chunk.epoch == epoch { (epoch, number) } else { (chunk.epoch, 0) };
-        chunks.push(put(storage, &folder, key::plan_chunk(epoch, number), chunk).await?);
-        number += 1;
-    }
-    let held_out = match &made.held_out {
-        Some(chunk) => Some(put(storage, &folder, key::HELD_OUT_PLAN.into(), chunk).await?),
-        None => None,
-    };
     let steps = made.summary.steps;
     let mut summary = serde_json::to_value(&made.summary).expect("numbers are JSON");
     if let Some(summary) = summary.as_object_mut() {
@@ -213,7 +258,8 @@ async fn store(
             figures["name"] = source.location.to_string().into();
         }
     }
-    let outline = manifest::Plan { summary: made.summary, chunks, held_out };
+    let Made { summary: planned, chunks, held_out, .. } = made;
+    let outline = manifest::Plan { summary: planned, chunks, held_out };
     let body = serde_json::to_vec_pretty(&outline).expect("an outline is JSON");
     let digest = manifest::sha256(&body);
     storage.put(&key::plan_outline(run), body).await?;
@@ -229,18 +275,6 @@ pub(crate) fn held_out_sources(spec: &Spec) -> &[Source] {
         EvalOn::Holdout(_) => &spec.data().train,
         EvalOn::Sources(sources) => sources,
     }
-}
-
-async fn put(
-    storage: &Storage,
-    folder: &str,
-    name: String,
-    chunk: &Chunk,
-) -> Result<(String, String), proto::storage::Error> {
-    let body = chunk.encode();
-    let sha256 = manifest::sha256(&body);
-    storage.put(&format!("{folder}/{name}"), body).await?;
-    Ok((name, sha256))
 }
 
 fn check_losses(spec: &Spec, receipt: &Receipt) -> Result<(), Fault> {

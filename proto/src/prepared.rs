@@ -19,7 +19,8 @@
 //! header       JSON under the metadata key `muster`: format version, fingerprint, objects
 //! ```
 //!
-//! Tokens and weights stand last, so that a plan reads a part's front and never its tokens. Positions
+//! The signatures stand behind all else of the records, and tokens and weights last: a plan reads a part's
+//! front, signatures only where a check compares them, and tokens never. Positions
 //! count from the start of the raw shard: where that lies in its object is known only when all of them
 //! are prepared, and stands in the manifest. Equal input gives equal bytes. Nothing here knows a
 //! tokenizer.
@@ -41,7 +42,7 @@ pub use shard::Shard;
 pub use writer::Writer;
 
 /// The layout above. A shard of another version is refused, and prepared anew.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
 
 const HEADER_KEY: &str = "muster";
 

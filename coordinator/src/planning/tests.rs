@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use data::Record;
-use proto::manifest::PreparedShard;
-use proto::prepared::{Object, Sample, Unit, Writer};
+use proto::manifest::{PreparedShard, sha256};
+use proto::prepared::{
+    Exchange, Features, Flaws, Front, Object, SIGNATURE, Sample, Signature, Unit, Writer,
+};
 use proto::receipt::{Counts, Reason};
 
 use super::*;
@@ -89,4 +91,99 @@ async fn what_is_reported_is_trained_all_the_same() {
     assert_eq!((total.eligible, total.dropped_records()), (8, 0));
     assert_eq!(total.findings[&Reason::Duplicate].records, 2);
     assert_eq!(total.findings[&Reason::Contaminated].records, 1);
+}
+
+/// Samples of a log-normal length, a median of 200 tokens, in parts without their tokens, which nobody reads; every
+/// tenth record is near an earlier one. Their manifest.
+async fn synthetic(storage: &Storage, samples: u64) -> Prepared {
+    const PER_PART: u64 = 20_000;
+    let word = |id: u64, n: u64| xxhash_rust::xxh3::xxh3_64_with_seed(&id.to_le_bytes(), n);
+    let signature = |id: u64| {
+        let (of, places) = if id % 10 == 9 { (word(id, 0) % id, 118) } else { (id, SIGNATURE) };
+        std::array::from_fn(|place| {
+            let id = if place < places { of } else { id };
+            (word(id, 1 + place as u64 / 8) >> (8 * (place % 8))) as u8
+        })
+    };
+    let uniform = |bits: u64| (bits as u32 as f64 + 1.0) / (f64::from(u32::MAX) + 2.0);
+    let mut parts = Vec::new();
+    for part in 0..samples.div_ceil(PER_PART) {
+        let ids = part * PER_PART..((part + 1) * PER_PART).min(samples);
+        parts.push(ids.end - ids.start);
+        let mut writer = Writer::new(FINGERPRINT);
+        writer.object(Object { name: "/a.jsonl".into(), source: 0, unit: Unit::Line });
+        for id in ids {
+            let radius = (-2.0 * uniform(word(id, 100)).ln()).sqrt();
+            let angle = std::f64::consts::TAU * uniform(word(id, 100) >> 32);
+            let length = (200.0 * (radius * angle.cos()).exp()).clamp(2.0, 4096.0) as usize;
+            let mut weights = vec![1.0; length];
+            weights[0] = 0.0;
+            let hash = word(id, 101);
+            let exchange = Exchange { setting: 0, instruction: hash | 1, answer: word(id, 102) };
+            writer.record(Features {
+                content: hash,
+                exchange: Some(exchange),
+                flaws: Flaws::default(),
+                signature: Signature(signature(id)),
+            });
+            writer.push(&Sample { tokens: vec![1; length], weights, hash, position: 1 + id });
+        }
+        let mut body = writer.finish();
+        let front = Front::parse(body.clone().into()).expect("our own bytes");
+        body.truncate(front.signatures(0..SIGNATURE).end as usize);
+        let key = key::prepared_part(FINGERPRINT, 0, part as u32);
+        storage.put(&key, body).await.expect("room on the disk");
+    }
+    let receipt = Receipt::of("/a.jsonl", Counts::default());
+    Prepared { shards: vec![PreparedShard { starts_after: 0, parts }], receipt }
+}
+
+/// What is in memory now, and the most since the last time that this was asked, in MB.
+fn memory() -> (u64, u64) {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let megabytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("Linux");
+        let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().expect("a number");
+        kib * 1024 / 1_000_000
+    };
+    // As proc(5) has it: the peak begins anew.
+    std::fs::write("/proc/self/clear_refs", "5").expect("Linux");
+    (megabytes("VmRSS:"), megabytes("VmHWM:"))
+}
+
+/// `cargo test -p coordinator --lib memory_of_planning -- --ignored --nocapture`, alone in its process.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn memory_of_planning() {
+    const OFF: &str = "duplicates: off, near_duplicates: off, contradictions: off, loops: off, \
+                       incomplete: off, contamination: off";
+    for (samples, quality, name) in [
+        (1_000_000, OFF, "no checks"),
+        (10_000_000, OFF, "no checks"),
+        (1_000_000, "similarity: 0.8", "all checks"),
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let storage = Storage::open(&folder.path().to_string_lossy()).expect("a folder");
+        let prepared = synthetic(&storage, samples).await;
+        let yaml = format!(
+            "model: {{base: m}}\ndata:\n  train: [{{source: a.jsonl}}]\n  max_tokens: 4096\n  \
+             quality: {{{quality}}}\ntrain: {{epochs: 3, global_batch: 64}}\n"
+        );
+        let spec = Arc::new(proto::spec::parse(&yaml, Path::new("/")).expect("a spec"));
+        let places = Places { run: storage.clone(), prepared: storage.clone() };
+        let (before, _) = memory();
+        let start = std::time::Instant::now();
+        let run = RunId::new("r");
+        let outline =
+            plan(&places, &run, &spec, FINGERPRINT, Some(prepared)).await.expect("a plan");
+        let (_, peak) = memory();
+        let (seconds, more) = (start.elapsed().as_secs_f64(), peak - before);
+        let each = more as f64 * 1e6 / samples as f64;
+        println!("{samples} samples, {name}: {seconds:.1} s, {more} MB, {each:.0} bytes a sample");
+        // To be held against those of another version of this program.
+        let receipt = serde_json::to_vec(&outline.receipt).expect("counts are JSON");
+        let findings = outline.receipt.total().findings;
+        let findings: u64 = findings.values().map(|tally| tally.records).sum();
+        println!("  plan {}, {findings} findings, receipt {}", outline.digest, sha256(&receipt));
+    }
 }

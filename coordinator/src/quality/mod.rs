@@ -1,13 +1,14 @@
 //! What is wrong with a data set, found before anything is trained.
 //!
 //! ```text
-//! prepared shards' features --> Records --near::Search--> pairs
+//! prepared shards' features --> Records
+//!              signatures, a few places at a time --near::Search--> pairs
 //! Records, pairs, held out, the spec's checks --check--> Verdict: samples to exclude, findings
 //! Verdict --settle--> the receipt
 //! ```
 //!
 //! Pure: a verdict is a function of the data and the spec, in which neither threads nor order of
-//! work occur. The checks come in this order, and each sees what the filters before it left:
+//! work occur; whoever calls knows where signatures lie. The checks come in this order, and each sees what the filters before it left:
 //! flawed answers, duplicates, near duplicates, contradictions, contamination. They look at the
 //! records of training sources; evaluation sources and benchmarks are only compared with.
 
@@ -15,6 +16,8 @@ mod finding;
 mod groups;
 mod near;
 mod records;
+
+use std::ops::Range;
 
 use proto::spec::{Check, Quality};
 use rayon::prelude::*;
@@ -35,24 +38,28 @@ pub(crate) struct Verdict {
 }
 
 /// Looks for all that `checks` asks for. The records of the first `trained` sources are trained on,
-/// but for the samples `held_out`, whose ids ascend.
-pub(crate) fn check<S>(
+/// but for the samples `held_out`, whose ids ascend. `signatures` gives some places of all records'
+/// signatures, place by place; it is asked only where words are compared.
+///
+/// # Errors
+/// Those of `signatures`.
+pub(crate) fn check<S, E>(
     records: &Records,
     trained: u32,
     held_out: &[u32],
     checks: &Quality<S>,
-) -> Verdict {
+    signatures: impl FnMut(Range<usize>) -> Result<Vec<u8>, E>,
+) -> Result<Verdict, E> {
     let mut examination = Examination::new(records, trained, held_out);
     examination.flaws(checks.loops, checks.incomplete);
     examination.duplicates(checks.duplicates);
-    let by_words = [checks.near_duplicates, checks.contamination];
-    if by_words.iter().any(|check| *check != Check::Off) {
-        examination.search(checks.similarity);
+    if checks.compares_words() {
+        examination.search(checks.similarity, signatures)?;
     }
     examination.near_duplicates(checks.near_duplicates);
     examination.contradictions(checks.contradictions);
     examination.contamination(checks.contamination);
-    examination.verdict()
+    Ok(examination.verdict())
 }
 
 /// The checks under way.
@@ -112,14 +119,19 @@ impl<'a> Examination<'a> {
     }
 
     /// Finds the pairs, of records with different content.
-    fn search(&mut self, similarity: f64) {
+    fn search<E>(
+        &mut self,
+        similarity: f64,
+        mut signatures: impl FnMut(Range<usize>) -> Result<Vec<u8>, E>,
+    ) -> Result<(), E> {
         let all = self.records.len();
         let compared = (0..all as u32).filter(|&id| self.first(id) == id).collect();
         let mut search = Search::new(all, compared, similarity);
         while let Some(places) = search.wants() {
-            search.feed(&self.records.signatures(places));
+            search.feed(&signatures(places)?);
         }
         self.pairs = search.finish();
+        Ok(())
     }
 
     fn near_duplicates(&mut self, check: Check) {

@@ -22,7 +22,7 @@ const RECALL: f64 = 0.98;
 /// As many places as fit into a sort key.
 const MAX_ROWS: usize = size_of::<u64>();
 /// About how much of the signatures is asked for at a time, in the second pass.
-const FEED_BYTES: usize = 64 << 20;
+const FEED_BYTES: usize = 16 << 20;
 
 /// Two records, the first one first, and in how many places their signatures agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

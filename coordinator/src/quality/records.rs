@@ -1,9 +1,9 @@
-//! What is known of every record of a prepared data set, without its text: 60 bytes a record beside
-//! the signatures' 128.
+//! What is known of every record of a prepared data set, without its text: 60 bytes a record. The
+//! signatures, 128 more, are read where they lie.
 
 use std::ops::Range;
 
-use proto::prepared::{Exchange, Flaws, Front, Object, SIGNATURE, Unit};
+use proto::prepared::{Exchange, Flaws, Front, Object, Unit};
 use proto::receipt::Place;
 
 /// The records of all shards, in the order of source, object and position; a record's index is its
@@ -19,8 +19,6 @@ pub(crate) struct Records {
     /// By sample.
     targets: Vec<u32>,
     objects: Vec<(u32, Object)>,
-    /// By shard.
-    signatures: Vec<Vec<u8>>,
 }
 
 impl Records {
@@ -46,24 +44,11 @@ impl Records {
             self.exchanges.push(shard.exchange(record));
             self.flaws.extend(shard.flaws(record));
         }
-        self.signatures.push(shard.signatures(0..SIGNATURE).to_vec());
     }
 
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.contents.len()
-    }
-
-    /// Some places of all signatures, place by place.
-    pub(crate) fn signatures(&self, places: Range<usize>) -> Vec<u8> {
-        let mut fed = Vec::with_capacity(places.len() * self.len());
-        for place in places {
-            for shard in &self.signatures {
-                let records = shard.len() / SIGNATURE;
-                fed.extend_from_slice(&shard[place * records..(place + 1) * records]);
-            }
-        }
-        fed
     }
 
     /// The ids of a record's samples.

@@ -1,7 +1,9 @@
 //! Each check on data a person can read, with the lines that it names.
 
+use std::convert::Infallible;
+
 use data::Record;
-use proto::prepared::{Front, Object, Sample, Unit, Writer};
+use proto::prepared::{Front, Object, Sample, Signature, Unit, Writer};
 use proto::receipt::{Counts, Receipt};
 
 use super::*;
@@ -9,9 +11,11 @@ use super::*;
 /// A source: its object, and a question and an answer a line.
 type Lines<'a> = (&'a str, &'a [(&'a str, &'a str)]);
 
-/// Sources in shards of their own, and the receipt of their preparation.
-fn prepared(sources: &[Lines<'_>]) -> (Records, Receipt) {
-    let (mut records, mut receipt) = (Records::default(), Receipt::default());
+/// Sources in shards of their own: what is known of their records, and the receipt of their
+/// preparation.
+fn prepared(sources: &[Lines<'_>]) -> (Records, Vec<Signature>, Receipt) {
+    let (mut records, mut signatures) = (Records::default(), Vec::new());
+    let mut receipt = Receipt::default();
     for (source, (object, lines)) in (0..).zip(sources) {
         let mut writer = Writer::new("");
         writer.object(Object { name: (*object).into(), source, unit: Unit::Line });
@@ -22,7 +26,9 @@ fn prepared(sources: &[Lines<'_>]) -> (Records, Receipt) {
             let hash = record.hash();
             let sample =
                 Sample { tokens: vec![1, 2, 3], weights: vec![0.0, 0.0, 1.0], hash, position };
-            writer.record(data::features(&record, hash));
+            let features = data::features(&record, hash);
+            signatures.push(features.signature);
+            writer.record(features);
             writer.push(&sample);
             counts.read += 1;
             counts.eligible += 1;
@@ -31,7 +37,12 @@ fn prepared(sources: &[Lines<'_>]) -> (Records, Receipt) {
         records.push(&Front::parse(writer.finish().into()).expect("our own bytes"));
         receipt.merge(Receipt::of(*object, counts));
     }
-    (records, receipt)
+    (records, signatures, receipt)
+}
+
+/// Some places of all signatures, place by place.
+fn places(signatures: &[Signature], places: Range<usize>) -> Result<Vec<u8>, Infallible> {
+    Ok(places.flat_map(|place| signatures.iter().map(move |of| of.0[place])).collect())
 }
 
 fn all(check: Check) -> Quality<()> {
@@ -53,8 +64,9 @@ fn examine(
     held_out: &[u32],
     checks: &Quality<()>,
 ) -> (Vec<u32>, Vec<String>) {
-    let (records, mut receipt) = prepared(sources);
-    let verdict = check(&records, trained, held_out, checks);
+    let (records, signatures, mut receipt) = prepared(sources);
+    let read = |range| places(&signatures, range);
+    let Ok(verdict) = check(&records, trained, held_out, checks, read);
     let names: Vec<String> = sources.iter().map(|(name, _)| (*name).to_owned()).collect();
     verdict.settle(&mut receipt, &records, &names, |_| 3);
     let total = receipt.total();
@@ -185,10 +197,14 @@ fn verdict_does_not_depend_on_threads() {
     let questions: Vec<String> = (0..400).map(|n| format!("{LONG} {}", n % 11)).collect();
     let lines: Vec<(&str, &str)> =
         questions.iter().zip(&answers).map(|(q, a)| (q.as_str(), a.as_str())).collect();
-    let (records, _) = prepared(&[("a.jsonl", &lines[..250]), ("b.jsonl", &lines[250..])]);
+    let (records, signatures, _) =
+        prepared(&[("a.jsonl", &lines[..250]), ("b.jsonl", &lines[250..])]);
     let with = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
-        pool.install(|| check(&records, 2, &[3, 9, 27], &all(Check::Report)))
+        let read = |range| places(&signatures, range);
+        let Ok(verdict) =
+            pool.install(|| check(&records, 2, &[3, 9, 27], &all(Check::Report), read));
+        verdict
     };
     let one = with(1);
     assert!(one.findings.len() > 700);

@@ -1,5 +1,5 @@
-//! The small tensors at a shard's front: all that a plan and the quality checks need, read without
-//! the tokens.
+//! The small tensors at a shard's front: all that a plan needs, read without the tokens, and without
+//! the signatures, which are most of the rest.
 
 use std::ops::Range;
 
@@ -12,8 +12,8 @@ use super::{Error, Exchange, Flaws, Header, Meta, Object, SIGNATURE};
 /// Bytes from a shard's start in which its table of contents nearly always lies whole.
 pub const HEAD_BYTES: u64 = 16 << 10;
 
-/// Everything in a shard but tokens and weights. Numbers are decoded when they are asked for, so a
-/// front over a mapped file costs next to no memory.
+/// Everything in a shard but signatures, tokens and weights. Numbers are decoded when they are asked
+/// for, so a front over a mapped file costs next to no memory.
 #[derive(Clone, Debug)]
 pub struct Front {
     bytes: Bytes,
@@ -137,14 +137,14 @@ impl Front {
         Flaws::from_bits(u8::from_le_bytes(self.get(self.layout.flaws, record)?))
     }
 
-    /// Some places of all records' signatures, place by place.
+    /// Where in the file some places of all records' signatures lie, place by place.
     ///
     /// # Panics
     /// If there are no such places.
-    pub fn signatures(&self, places: Range<usize>) -> &[u8] {
+    pub fn signatures(&self, places: Range<usize>) -> Range<u64> {
         assert!(places.start <= places.end && places.end <= SIGNATURE, "{places:?}");
-        let at = |place: usize| self.layout.signatures.start + place * self.records();
-        &self.bytes[at(places.start)..at(places.end)]
+        let at = |place: usize| (self.layout.signatures.start + place * self.records()) as u64;
+        at(places.start)..at(places.end)
     }
 
     /// Which of the shard's tokens are those of a sample that there is.
@@ -155,6 +155,13 @@ impl Front {
     /// Where the tokens and the weights lie in the file.
     pub(super) fn tokens_and_weights(&self) -> [Column; 2] {
         [self.layout.tokens, self.layout.weights]
+    }
+
+    /// The byte behind all tensors.
+    pub(super) fn file_end(&self) -> usize {
+        let Layout { signatures, tokens, weights, .. } = &self.layout;
+        let behind = [signatures, tokens, weights].map(|column| column.end());
+        behind.into_iter().fold(self.layout.front_end(), usize::max)
     }
 
     fn offset(&self, index: usize) -> usize {

@@ -99,12 +99,12 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Where the front ends: all but tokens and weights.
+    /// Where the front ends: all but signatures, tokens and weights.
     pub(super) fn front_end(&self) -> usize {
         let Layout { offsets, hashes, positions, objects, records, sums, targets, .. } = self;
-        let Layout { contents, settings, instructions, answers, flaws, signatures, .. } = self;
+        let Layout { contents, settings, instructions, answers, flaws, .. } = self;
         let of_samples = [offsets, hashes, positions, objects, records, sums, targets];
-        let of_records = [contents, settings, instructions, answers, flaws, signatures];
+        let of_records = [contents, settings, instructions, answers, flaws];
         let ends = of_samples.into_iter().chain(of_records).map(|column| column.end());
         ends.max().unwrap_or(0)
     }

@@ -9,6 +9,11 @@ use super::{
     weights_flaw,
 };
 
+/// What a sample takes in a shard beside its tokens, a record, and a token with its weight.
+const SAMPLE_BYTES: usize = 3 * size_of::<u64>() + 4 * size_of::<u32>();
+const RECORD_BYTES: usize = 4 * size_of::<u64>() + 1 + SIGNATURE;
+const TOKEN_BYTES: usize = size_of::<u32>() + size_of::<f32>();
+
 /// Collects samples and writes them as one shard.
 #[derive(Debug)]
 pub struct Writer {
@@ -94,14 +99,18 @@ impl Writer {
         self.hashes.is_empty()
     }
 
-    /// Tokens so far.
-    pub fn tokens(&self) -> usize {
-        self.tokens.len()
+    /// The bytes of the shard so far, but for the table of contents.
+    pub fn bytes(&self) -> usize {
+        let offsets_end = size_of::<u64>();
+        offsets_end
+            + self.len() * SAMPLE_BYTES
+            + self.features.len() * RECORD_BYTES
+            + self.tokens.len() * TOKEN_BYTES
     }
 
     /// The shard's bytes.
     pub fn finish(self) -> Vec<u8> {
-        // Those of a plan first; `safetensors::serialize` would sort them by type and name.
+        // Those of a plan first: `safetensors::serialize` would sort them by type and name.
         let parts = [
             part("offsets", Dtype::U64, &self.offsets, u64::to_le_bytes),
             part("hashes", Dtype::U64, &self.hashes, u64::to_le_bytes),
@@ -114,8 +123,8 @@ impl Writer {
             part("records", Dtype::U32, &self.records, u32::to_le_bytes),
             part("sums", Dtype::F32, &self.sums, f32::to_le_bytes),
             part("targets", Dtype::U32, &self.targets, u32::to_le_bytes),
-            self.signatures(),
             self.flaws(),
+            self.signatures(),
         ];
         let tokens = self.tokens.len();
         let large = [("tokens", Dtype::U32), ("weights", Dtype::F32)];
@@ -124,7 +133,8 @@ impl Writer {
         let tensors = tensors.map(|(name, dtype, shape)| (name.to_owned(), dtype, shape));
         let header = serde_json::to_string(&self.header).expect("a header is plain JSON");
         let mut bytes = tensors::head([(HEADER_KEY.to_owned(), header)].into(), tensors);
-        bytes.reserve_exact(parts.iter().map(|part| part.data.len()).sum::<usize>() + 8 * tokens);
+        let small: usize = parts.iter().map(|part| part.data.len()).sum();
+        bytes.reserve_exact(small + TOKEN_BYTES * tokens);
         parts.iter().for_each(|part| bytes.extend_from_slice(&part.data));
         // Nearly all of it: written in place, and freed as it is written.
         self.tokens.into_iter().for_each(|token| bytes.extend_from_slice(&token.to_le_bytes()));

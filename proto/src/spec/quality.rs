@@ -62,6 +62,23 @@ impl<S> Default for Quality<S> {
 }
 
 impl<S> Quality<S> {
+    /// Whether anything is looked for.
+    pub fn is_on(&self) -> bool {
+        let of_one = [self.loops, self.incomplete];
+        let of_many = [self.duplicates, self.contradictions];
+        let checks = of_one.into_iter().chain(of_many).chain(self.by_words());
+        checks.into_iter().any(|check| check != Check::Off)
+    }
+
+    /// Whether records are compared by their words: what is most of the work.
+    pub fn compares_words(&self) -> bool {
+        self.by_words().into_iter().any(|check| check != Check::Off)
+    }
+
+    fn by_words(&self) -> [Check; 2] {
+        [self.near_duplicates, self.contamination]
+    }
+
     /// The same checks against other benchmarks.
     pub(super) fn with_benchmarks<T>(&self, benchmarks: Vec<T>) -> Quality<T> {
         Quality {

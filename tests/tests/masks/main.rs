@@ -13,11 +13,10 @@ mod rendering;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use comparison::{Comparison, DAY, Pair, compare, prepare};
-use data::{ChatTemplate, Folder, Marking, Options, Preparer, SourceOptions, Template};
+use data::{ChatTemplate, Folder, Marking, Template};
 use family::Family;
 use peer::{Peer, variable};
 use serde_json::{Value, json};
@@ -148,37 +147,4 @@ fn alpaca(record: &Value) -> Value {
     };
     let answer = json!({"role": "assistant", "content": field("output")});
     json!({"messages": [{"role": "user", "content": question}, answer]})
-}
-
-/// One command for the figure: `cargo test -p muster-tests --release --test masks -- --ignored
-/// --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn preparation_speed() -> Result<()> {
-    const TEST: &str = "preparation_speed";
-    let model = variable("MUSTER_TEST_MODEL", TEST);
-    let (Some(model), Some(data)) = (model, variable("MUSTER_TEST_DATA", TEST)) else {
-        return Ok(());
-    };
-    let records: Vec<Value> =
-        serde_json::from_slice(&fs::read(data.join("data/alpaca_en_demo.json"))?)?;
-    let lines: Vec<String> = records.iter().map(Value::to_string).collect();
-    let bytes = vec![lines.join("\n"); 20].join("\n");
-    let start = Instant::now();
-    let preparer = Preparer::new(&Folder::read(&model)?, Options::default())?;
-    println!("loaded in {:.2?}", start.elapsed());
-    for _ in 0..3 {
-        let start = Instant::now();
-        let prepared = preparer.prepare("d.jsonl", bytes.as_bytes(), &SourceOptions::default())?;
-        let seconds = start.elapsed().as_secs_f64();
-        let tokens = prepared.counts.tokens as f64;
-        println!(
-            "{:.2} s, {:.2} M tokens/s, {:.1} MB/s on {} threads",
-            seconds,
-            tokens / seconds / 1e6,
-            bytes.len() as f64 / seconds / 1e6,
-            std::thread::available_parallelism()?
-        );
-    }
-    Ok(())
 }

@@ -9,8 +9,9 @@ use proto::prepared::{Object, Writer};
 use proto::storage::Storage;
 use tokio::runtime::Handle;
 
-/// Tokens in a part: 32 MiB of tokens and weights, and a few times that in memory while it is written.
-const PART_TOKENS: usize = 4 << 20;
+/// A part, but for its last record: a few times that is in memory while it is written. Short samples take more beside
+/// their tokens than for them, so bytes are counted, not tokens.
+const PART_BYTES: usize = 16 << 20;
 
 /// Where a shard is cut, between two records, is a function of its records alone: whoever prepares it again writes the
 /// same parts.
@@ -46,7 +47,7 @@ impl Parts {
     pub(super) fn push(&mut self, record: PreparedRecord) -> Result<(), Trouble> {
         self.writer.record(record.features);
         record.samples.iter().for_each(|sample| self.writer.push(sample));
-        if self.writer.tokens() >= PART_TOKENS { self.store() } else { Ok(()) }
+        if self.writer.bytes() >= PART_BYTES { self.store() } else { Ok(()) }
     }
 
     /// Stores what is left, and says how many samples each part has.

@@ -7,7 +7,7 @@
 //! All of it runs on a blocking thread, block by block: memory is bounded whatever the object's size.
 
 use super::parts::Parts;
-use super::pinned::PinnedObject;
+use super::pinned::{PinnedObject, blame};
 use super::{base, parse, storage_trouble, template, trouble};
 
 use crate::session::Trouble;
@@ -102,7 +102,7 @@ fn detected(found: &data::Detection, object: &str) -> Detected {
 fn unprepared(spec: &Spec, error: &data::PrepareError) -> Trouble {
     use data::PrepareError as E;
     match error {
-        E::Read(data::ReadError::Source { .. }) => trouble(Cause::Storage)(chain(error)),
+        E::Read(data::ReadError::Source { source, .. }) => trouble(blame(source))(chain(error)),
         E::Read(data::ReadError::Unreadable { .. }) | E::Detect(_) | E::TooLong { .. } => {
             trouble(Cause::Data)(chain(error))
         }

@@ -9,7 +9,7 @@ use proto::receipt::Place;
 use super::block::Block;
 use super::scan::{Scan, Seen};
 use super::unpack::Input;
-use super::{RECORD_BYTES, ReadError, Records, TOO_LARGE};
+use super::{LOST, RECORD_BYTES, ReadError, Records, TOO_LARGE};
 
 /// An array that is being walked.
 pub(super) struct Array {
@@ -153,7 +153,7 @@ impl Records for Array {
         let reason = match byte.and_then(|byte| self.step(byte, block)) {
             Ok(Ok(())) => return Ok(!ended),
             Ok(Err(reason)) => {
-                format!("the array breaks off here, and what follows is lost: {reason}")
+                format!("the array breaks off here; {LOST}: {reason}")
             }
             Err(error) => self.input.explain(error)?,
         };

@@ -6,7 +6,7 @@ use proto::receipt::Place;
 use serde_json::{Map, Value};
 
 /// Records taken into memory at a time: enough to keep every core busy, little beside the tokenizer.
-const BLOCK_BYTES: usize = 8 << 20;
+const BLOCK_BYTES: usize = 2 << 20;
 /// A record costs memory however short it is.
 const BLOCK_RECORDS: usize = 1 << 16;
 /// Records that are looked at for an object's format.

@@ -17,6 +17,7 @@ mod block;
 mod head;
 mod lines;
 mod parquet;
+mod quiet;
 mod scan;
 mod source;
 mod table;
@@ -39,6 +40,8 @@ use unpack::{Input, Packing};
 /// A record at most. What is larger is no instruction, but a file that is not what it seems.
 const RECORD_BYTES: u64 = 64 << 20;
 const TOO_LARGE: &str = "a record of more than 64 MiB";
+/// Said where an object breaks off: nobody can count what is not there.
+const LOST: &str = "what follows is lost, and counts as one record";
 
 /// Why an object cannot be split into records; none of its records is used.
 #[derive(Debug, thiserror::Error)]

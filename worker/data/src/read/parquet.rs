@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, Bytes};
@@ -18,6 +17,7 @@ use proto::receipt::Place;
 use serde_json::{Map, Value};
 
 use super::block::Block;
+use super::quiet::caught;
 use super::source::ReadAt;
 use super::{ReadError, Records};
 
@@ -151,9 +151,9 @@ fn lost(reason: &str) -> String {
 
 /// What the library says, also where it panics over a damaged file.
 fn guarded<T>(read: impl FnOnce() -> Parsed<T>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(read)) {
+    match caught(read) {
         Ok(outcome) => outcome.map_err(|error| error.to_string()),
-        Err(_) => Err("the Parquet reader gave up on it".into()),
+        Err(message) => Err(format!("the Parquet reader gave up on it: {message}")),
     }
 }
 

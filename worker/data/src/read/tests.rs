@@ -118,6 +118,6 @@ fn blocks_stay_small_and_lose_nothing_between_them() {
     let opened = Object::open("a.jsonl", source, false).expect("a readable object");
     let blocks = opened.blocks(0..u64::MAX).expect("readable");
     let sizes: Vec<usize> = blocks.map(|b| b.expect("whole").take_raws().len()).collect();
-    assert_eq!(sizes, [8, 8, 4]);
-    assert_eq!(opened.head().expect("readable").take_raws().len(), 8);
+    assert_eq!(sizes, [2; 10]);
+    assert_eq!(opened.head().expect("readable").take_raws().len(), 2);
 }

@@ -121,3 +121,40 @@ fn records_of_another_format_are_malformed_and_never_guessed() {
     ];
     assert_eq!(examples, expected);
 }
+
+/// Decimals at the ends of a double's range, and next to the middle between two of them, where a
+/// reader that rounds twice goes wrong; with what `json.dumps(json.loads(..))` of CPython 3.11 makes
+/// of them.
+const DECIMALS: [(&str, &str); 16] = [
+    ("2.2250738585072011e-308", "2.225073858507201e-308"),
+    ("2.2250738585072014e-308", "2.2250738585072014e-308"),
+    ("4.9406564584124654e-324", "5e-324"),
+    ("1.7976931348623157e308", "1.7976931348623157e+308"),
+    ("9007199254740991.5", "9007199254740992.0"),
+    ("9007199254740993.0", "9007199254740992.0"),
+    ("7.2057594037927933e16", "7.205759403792794e+16"),
+    ("100000000000000016777215.0", "1.0000000000000001e+23"),
+    ("100000000000000016777216.0", "1.0000000000000003e+23"),
+    ("0.500000000000000166533453693773481063544750213623046875", "0.5000000000000002"),
+    ("3.518437208883201171875e13", "35184372088832.016"),
+    ("62.5364939768271845828", "62.53649397682719"),
+    ("2.638344616030823e-256", "2.638344616030823e-256"),
+    ("8.10109172351e-10", "8.10109172351e-10"),
+    ("123456.7890123456789", "123456.78901234567"),
+    ("-0.0", "-0.0"),
+];
+
+#[test]
+fn numbers_of_tools_are_pythons_to_the_last_digit() {
+    let template = "{{ tools[0].function.parameters.enum | tojson }}{% for m in messages %}\
+                    {% generation %}{{ m.content }}</s>{% endgeneration %}{% endfor %}";
+    let written: Vec<&str> = DECIMALS.iter().map(|(written, _)| *written).collect();
+    let line = format!(
+        r#"{{"messages": [{{"role": "assistant", "content": "a"}}], "tools": [{{"type": "function",
+             "function": {{"name": "f", "parameters": {{"enum": [{}]}}}}}}]}}"#,
+        written.join(", ")
+    );
+    let (samples, _) = shown(&jinja(template), &line.replace('\n', " "));
+    let pythons: Vec<&str> = DECIMALS.iter().map(|(_, pythons)| *pythons).collect();
+    assert_eq!(samples, [format!("[{}]⟦a</s>⟧", pythons.join(", "))]);
+}

@@ -5,7 +5,8 @@ use std::io;
 
 #[test]
 fn broken_array_keeps_what_came_before_and_names_where_it_breaks_off() {
-    const OFF: &str = "broken: the array breaks off here, and what follows is lost: ";
+    const OFF: &str = "broken: the array breaks off here; what follows is lost, and counts as one \
+                       record: ";
     for (text, before, place, reason) in [
         ("[{\"a\":1},\n{\"a\":", 1, "record 2 (line 2)", "it ends in the middle of this record"),
         ("[1, 2", 2, "record 3 (line 1)", "it ends without `]`"),
