@@ -46,10 +46,16 @@ pub(crate) enum Error {
     Live,
     /// Its journal cannot be read.
     #[error(transparent)]
-    Journal(#[from] journal::Error),
+    Journal(Box<journal::Error>),
     /// The store refused or broke.
     #[error(transparent)]
     Storage(#[from] storage::Error),
+}
+
+impl From<journal::Error> for Error {
+    fn from(error: journal::Error) -> Self {
+        Self::Journal(Box::new(error))
+    }
 }
 
 /// A committed checkpoint.

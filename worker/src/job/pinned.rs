@@ -77,7 +77,7 @@ pub(super) fn blame(error: &io::Error) -> Cause {
     use storage::Error as E;
     match error.get_ref().and_then(|error| error.downcast_ref()) {
         Some(E::Changed { .. } | E::NotFound { .. }) => Cause::Data,
-        Some(E::Location { .. } | E::Access { .. }) | None => Cause::Storage,
+        Some(E::Location { .. } | E::Damaged { .. } | E::Access { .. }) | None => Cause::Storage,
     }
 }
 
