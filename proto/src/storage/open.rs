@@ -285,9 +285,12 @@ fn s3(bucket: &str, prefix: Path, limits: &Limits) -> object_store::Result<Opene
     }
     // A list of keys to delete is a body, which not every store verifies; a key in the address is signed.
     let builder = builder.with_disable_bulk_delete(true);
-    let store = builder.with_bucket_name(bucket).with_retry(limits.retry()).build()?;
-    let store = Arc::new(store);
-    Ok((store.clone(), Uploads::Bucket(store, prefix)))
+    // Without a signature uploads are not listed, and credentials would be looked for in vain.
+    let unsigned = builder.get_config_value(&AmazonS3ConfigKey::SkipSignature).unwrap_or_default();
+    let unsigned = ["1", "true", "on", "yes", "y"].contains(&&unsigned.to_ascii_lowercase()[..]);
+    let store = Arc::new(builder.with_bucket_name(bucket).with_retry(limits.retry()).build()?);
+    let uploads = if unsigned { Uploads::Untold } else { Uploads::Bucket(store.clone(), prefix) };
+    Ok((store, uploads))
 }
 
 fn gcs(bucket: &str, _: Path, limits: &Limits) -> object_store::Result<Opened> {

@@ -26,6 +26,8 @@ const PARTS: usize = 4;
 /// Attempts at a part, each with the client's own retries and with a signature of its own.
 const ATTEMPTS: usize = 4;
 const PAUSE: Duration = Duration::from_millis(100);
+/// Parts on their way are waited for so long before their upload is given up.
+const ARRIVES: Duration = Duration::from_secs(5);
 
 /// Whose parts an object is made of.
 const MARK: Attribute = Attribute::Metadata(std::borrow::Cow::Borrowed("musterupload"));
@@ -176,7 +178,12 @@ impl Drop for Upload {
     }
 }
 
-async fn given_up(writer: WriteMultipart, key: String) {
+async fn given_up(mut writer: WriteMultipart, key: String) {
+    // A part that arrives after its upload's end may stay for ever, and bring the upload back.
+    let arrived = async { while writer.wait_for_capacity(1).await.is_err() {} };
+    if tokio::time::timeout(ARRIVES, arrived).await.is_err() {
+        tracing::debug!(key, "parts of a given-up upload are still on their way");
+    }
     if let Err(error) = writer.abort().await {
         // What is left there is swept up some day.
         tracing::debug!(key, error = crate::error::chain(&error), "an upload stays unfinished");

@@ -1,13 +1,13 @@
 //! A store that misbehaves: an HTTP/1.1 proxy between Muster and a real S3 server, with faults drawn from a seed.
 //!
 //! ```text
-//! Muster --> Proxy --> SeaweedFS      fault: instead of passing a request on, in place of its answer, or in a body
+//! Muster --> Proxy --> SeaweedFS    a fault: instead of passing a request on, in place of its answer, in a body
 //! ```
 //!
-//! It knows HTTP and a little of S3, and nothing of Muster. What befalls a request depends on the seed, on what is asked
-//! and on how often it was asked before; not on time, and not on the order of requests that run at once. Requests go on
-//! with their `Host`, which their signature covers; those to one object one after another, in the order in which they
-//! came, so that nothing is late but what is drawn to be.
+//! It knows HTTP and a little of S3, and nothing of Muster. What befalls a request depends on the seed, on what is
+//! asked and on how often it was asked before; not on time, and not on the order of requests that run at once. Requests
+//! go on with their `Host`, which their signature covers; those to one object one after another, in the order in which
+//! they came, so that nothing is late but what is drawn to be.
 
 mod fault;
 

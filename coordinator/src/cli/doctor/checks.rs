@@ -104,7 +104,8 @@ const CREATE: &str = "two coordinators could both believe that a run is theirs, 
     hint: take a store that honours `If-None-Match: *` on writes, as S3, SeaweedFS, MinIO, R2, Google's and Azure do";
 const LISTING: &str = "a restarted coordinator would miss the end of a journal\n\
     hint: take a store whose listings show at once what was written and deleted; switch off a cache before it";
-const RANGES: &str = "data sets and checkpoints are read in ranges\nhint: switch off whatever answers in the store's place";
+const RANGES: &str = "data sets and checkpoints are read in ranges\n\
+    hint: switch off whatever answers in the store's place";
 const PINS: &str = "a data set that is replaced during a run could go unnoticed\n\
     hint: take a store that tells ETags";
 const PARTS: &str =
