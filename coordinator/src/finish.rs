@@ -46,7 +46,7 @@ fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
 ///
 /// # Errors
 /// In words: what is not there, or what the store says.
-pub(crate) async fn seal(
+pub async fn seal(
     storage: &Storage,
     checkpoint: &Checkpoint,
     skipped: Vec<Skipped>,
@@ -168,11 +168,7 @@ fn shard_name(number: usize, count: usize) -> String {
 ///
 /// # Errors
 /// What the store says.
-pub(crate) async fn retain(
-    storage: &Storage,
-    run: &RunId,
-    retained: &Retained,
-) -> Result<(), Error> {
+pub async fn retain(storage: &Storage, run: &RunId, retained: &Retained) -> Result<(), Error> {
     let name = |(lineage, step)| key::checkpoint_name(lineage, step);
     for (hint, place) in [("latest", Some(retained.latest)), ("best", retained.best)] {
         if let Some(place) = place {
@@ -221,7 +217,7 @@ pub(crate) async fn delete(
 ///
 /// # Errors
 /// What the store says.
-pub(crate) async fn uncommitted(
+pub async fn uncommitted(
     storage: &Storage,
     run: &RunId,
     history: &[History],

@@ -20,7 +20,7 @@ pub mod cli;
 mod contents;
 pub mod core;
 pub mod feed;
-mod finish;
+pub mod finish;
 pub mod handle;
 pub mod holder;
 pub mod journal;

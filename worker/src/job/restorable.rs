@@ -29,7 +29,7 @@ impl Restorable {
     ///
     /// # Errors
     /// [`Cause::Checkpoint`] where the manifest is not what was committed, [`Cause::Storage`]. So do the files.
-    pub(super) async fn open(
+    pub async fn open(
         storage: &Storage,
         train: &Train,
         plan_digest: &str,
@@ -103,8 +103,17 @@ async fn verified<F: Future<Output = Result<Bytes, Error>>>(
     sha256: &str,
     read: impl Fn() -> F,
 ) -> Result<Bytes, Unread> {
+    let mut last = Unread::Differs;
     for _ in 0..READS {
-        let body = read().await.map_err(Unread::Store)?;
+        let body = match read().await {
+            Ok(body) => body,
+            // Shorter than it should be: on the wire, perhaps.
+            Err(error @ (Error::Changed { .. } | Error::Damaged { .. })) => {
+                last = Unread::Store(error);
+                continue;
+            }
+            Err(error) => return Err(Unread::Store(error)),
+        };
         let hashed = tokio::task::spawn_blocking({
             let body = body.clone();
             move || manifest::sha256(&body)
@@ -112,6 +121,7 @@ async fn verified<F: Future<Output = Result<Bytes, Error>>>(
         if hashed.await.expect("hashing does not panic") == *sha256 {
             return Ok(body);
         }
+        last = Unread::Differs;
     }
-    Err(Unread::Differs)
+    Err(last)
 }
