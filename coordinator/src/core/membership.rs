@@ -227,6 +227,10 @@ impl Run {
         self.journal(vec![History::Evaluated { step, loss, by_source }], out);
         let notice = Notice::Eval { step, loss, sources };
         out.push(Command::Notify { run: self.id.clone(), notice });
+        // It may be the best so far, and is often measured after it was stored.
+        if self.checkpoints.keys().any(|c| c.step == step) {
+            self.retain(out);
+        }
     }
 
     pub(super) fn member_stopped(&mut self, id: &WorkerId, generation: Generation, step: u64) {

@@ -192,7 +192,7 @@ impl Run {
     }
 
     /// Keeps the newest `keep`, and the one with the best held-out loss.
-    fn retain(&mut self, out: &mut Vec<Command>) {
+    pub(super) fn retain(&mut self, out: &mut Vec<Command>) {
         let Some(latest) = self.newest() else { return };
         let measured = self.checkpoints.keys().filter_map(|c| Some((c, self.evals.get(&c.step)?)));
         let best = measured.min_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(c, _)| *c);

@@ -144,6 +144,14 @@ fn the_newest_and_the_best_are_kept() {
 }
 
 #[test]
+fn what_is_measured_after_its_commit_may_be_the_best() {
+    let mut b = Bench::checkpointed(2);
+    b.report(1, evaluated(1, 2, &[(0, 1.0, 1.0)]));
+    let out = b.report(2, evaluated(1, 2, &[]));
+    assert_eq!(out.last(), Some(&retain(1, &[2], Some(2))));
+}
+
+#[test]
 fn nothing_is_the_best_where_nothing_is_measured() {
     let mut b = Bench::checkpointed(1);
     b.checkpoint(1, 2);
