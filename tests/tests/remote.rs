@@ -192,6 +192,7 @@ fn a_run_on_s3_is_the_run_on_local_files() {
     fixture.respec("./runs", &format!("s3://{BUCKET}/out"));
     let template = format!("max_tokens: 128\n  chat_template: s3://{BUCKET}/templates/mine.jinja");
     fixture.respec("max_tokens: 128", &template);
+    fixture.respec("save_dtype: f32", "save_dtype: f32, max_shard_size: 2MB");
     let cache = ("MUSTER_CACHE", fixture.path("cache").to_string_lossy().into_owned());
     let environment: Vec<_> = server.environment().into_iter().chain([cache]).collect();
     let ended = Process::run_in(&fixture, &["--workers", "2"], &environment).end().with_code(0);

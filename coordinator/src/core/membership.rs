@@ -165,7 +165,8 @@ impl Run {
         out.push(Command::Notify { run: self.id.clone(), notice });
     }
 
-    /// Every rank says so, in the order of the steps, and again on every new stream: the first time counts.
+    /// Every rank says so, in the order of the steps, and again on every new stream: the first time counts. Heard after
+    /// the membership, too: a checkpoint that is still on its way must know of it.
     pub(super) fn step_skipped(
         &mut self,
         worker: &WorkerId,
@@ -174,7 +175,7 @@ impl Run {
         out: &mut Vec<Command>,
     ) {
         let known = self.skipped.last().is_some_and(|last| last.step >= skipped.step);
-        if self.place(worker, place).is_none() || known {
+        if self.saved_at(worker, place).is_none() || known {
             return;
         }
         self.journal(vec![History::Skipped(skipped.clone())], out);

@@ -90,7 +90,11 @@ impl Run {
     }
 
     /// The parts that a report of `worker` from `place` adds to.
-    fn saved_at(&mut self, worker: &WorkerId, place: &Place) -> Option<(&mut Saves, usize)> {
+    pub(super) fn saved_at(
+        &mut self,
+        worker: &WorkerId,
+        place: &Place,
+    ) -> Option<(&mut Saves, usize)> {
         let saves = self.saves.get_mut(&place.generation)?;
         let rank = saves.rank(worker)?;
         (saves.lineage == place.lineage).then_some((saves, rank))

@@ -51,6 +51,15 @@ fn what_is_stored_during_a_regroup_is_where_the_next_generation_begins() {
 }
 
 #[test]
+fn what_is_stored_during_a_regroup_knows_what_was_skipped() {
+    let mut b = Bench::training();
+    b.part(1, 1, 2);
+    b.report(1, trouble(1, Cause::Peer));
+    b.report(2, skipped(1, 2));
+    assert_eq!(b.part(2, 1, 2), [seal_with(1, 2, &[2])]);
+}
+
+#[test]
 fn a_part_outlives_its_rank_once_it_is_stored() {
     let mut b = Bench::training();
     b.part(2, 1, 2);
