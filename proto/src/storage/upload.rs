@@ -53,7 +53,9 @@ impl Storage {
             }
             return Ok(self.put_whole(key, &body.freeze()).await?);
         }
-        let mut upload = Upload::begin(self, key, part_size(bytes)).await?;
+        // A task of its own: dropped before the store has said the upload's name, it ends all the same, and gives up.
+        let begin = Upload::begin(self.clone(), key.to_owned(), part_size(bytes));
+        let mut upload = tokio::spawn(begin).await.expect("nothing in it panics")?;
         match upload.send(self, pieces).await {
             Ok(()) => Ok(upload.finish(self, bytes).await?),
             Err(error) => {
@@ -105,20 +107,20 @@ struct Upload {
 }
 
 impl Upload {
-    async fn begin(storage: &Storage, key: &str, part: u64) -> Result<Self, Error> {
-        let (path, mark, part) = (storage.path(key)?, crate::id::unique(), part as usize);
+    async fn begin(storage: Storage, key: String, part: u64) -> Result<Self, Error> {
+        let (path, mark, part) = (storage.path(&key)?, crate::id::unique(), part as usize);
         let attributes = match storage.kind.keeps_attributes() {
             true => Attributes::from_iter([(MARK, mark.clone())]),
             false => Attributes::new(),
         };
         let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
         let options = options.with_retry_policy(Arc::new(EachPart(storage.patience.limits())));
-        let begun = storage.insist("write", key, || async {
+        let begun = storage.insist("write", &key, || async {
             let begun = storage.store.put_multipart_opts(&path, options.clone()).await;
-            begun.map_err(|e| storage.access("write", key, e))
+            begun.map_err(|e| storage.access("write", &key, e))
         });
         let writer = WriteMultipart::new_with_chunk_size(begun.await?, part);
-        Ok(Self { key: key.to_owned(), path, mark, part, writer: Some(writer) })
+        Ok(Self { key, path, mark, part, writer: Some(writer) })
     }
 
     async fn send<E: From<Error>>(
