@@ -1,5 +1,5 @@
-//! Saves and restores on a real S3 server behind a proxy that misbehaves: what is restored is exactly the newest commit,
-//! or there is a clear error, and the checkpoint before is whole.
+//! Saves and restores on a real S3 server behind a proxy that misbehaves: what is restored is exactly the newest
+//! commit, or there is a clear error, and the checkpoint before is whole.
 //!
 //! For every seed a run saves a few checkpoints, each by two ranks, with the code that workers and coordinators run; a
 //! coordinator that has lost its footing starts again from the journal. Needs SeaweedFS (MUSTER_TEST_WEED);

@@ -82,7 +82,8 @@ mod tests {
 
     #[test]
     fn a_local_base_without_a_held_out_set_has_a_card_too() {
-        let yaml = "name: t\nmodel: {base: ./m}\ndata: {train: [{source: ./e.jsonl}], eval: {holdout: 0}}\noutput: ./r\n";
+        let yaml = "name: t\nmodel: {base: ./m}\n\
+                    data: {train: [{source: ./e.jsonl}], eval: {holdout: 0}}\noutput: ./r\n";
         let spec = proto::spec::parse(yaml, Path::new("/home")).expect("valid");
         let card = card(&spec, &Receipt::default(), 3, &[]).expect("renders");
         assert!(!card.contains("base_model") && !card.contains("Held-out"), "{card}");

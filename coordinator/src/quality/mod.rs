@@ -8,9 +8,10 @@
 //! ```
 //!
 //! Pure: a verdict is a function of the data and the spec, in which neither threads nor order of
-//! work occur; whoever calls knows where signatures lie. The checks come in this order, and each sees what the filters before it left:
-//! flawed answers, duplicates, near duplicates, contradictions, contamination. They look at the
-//! records of training sources; evaluation sources and benchmarks are only compared with.
+//! work occur; whoever calls knows where signatures lie. The checks come in this order, and each
+//! sees what the filters before it left: flawed answers, duplicates, near duplicates,
+//! contradictions, contamination. They look at the records of training sources; evaluation sources
+//! and benchmarks are only compared with.
 
 mod finding;
 mod groups;
