@@ -377,7 +377,7 @@ async fn restored(
     let read = tokio::task::spawn_blocking(move || {
         let mut trainer = trainer();
         let mine = std::iter::from_fn(|| from.mine.blocking_recv());
-        let mine = mine.map(|file| file.map_err(Failed::Trouble));
+        let mine = mine.map(|fetched| fetched.map_err(Failed::Trouble));
         let outcome = restore(&mut trainer, &mut alone(), &from.state, mine);
         outcome.map(|()| state(&trainer))
     });

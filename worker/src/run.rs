@@ -187,7 +187,7 @@ fn restored(
     collective: &mut dyn Collective,
 ) -> Result<u64, Broken> {
     let mine = std::iter::from_fn(|| from.mine.blocking_recv());
-    let mine = mine.map(|file| file.map_err(|trouble| Broken::Failed(0, trouble)));
+    let mine = mine.map(|fetched| fetched.map_err(|trouble| Broken::Failed(0, trouble)));
     restore(trainer, collective, &from.state, mine)?;
     Ok(from.step)
 }

@@ -16,6 +16,6 @@ mod restore;
 mod room;
 mod snapshot;
 
-pub use restore::{Error, restore, share_of};
+pub use restore::{Error, Fetched, restore, share_of};
 pub use room::{Reserved, Room};
 pub use snapshot::{PartFile, Saved, Snapshot, snapshot};

@@ -1,14 +1,19 @@
 //! From a checkpoint's state files back to a training: every file is read and verified by one rank, which then tells
 //! the others what is in it.
+//!
+//! A file comes in pieces, and each is put in its place as it comes: memory does not grow with the size of a file. Only
+//! at a file's end is it known whether it is what was written; until then nothing that it says counts.
 
 use crate::collective::{self, Collective};
 use crate::model::Dtype;
+use crate::ops::ParamId;
 use crate::train::Trainer;
 use bytes::Bytes;
 use proto::manifest::File;
 use proto::plan::share;
-use safetensors::SafeTensors;
-use std::collections::HashMap;
+use safetensors::tensor::{Metadata, TensorInfo};
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use thiserror::Error;
 
 /// Why a checkpoint cannot be restored.
@@ -34,12 +39,27 @@ pub enum Error {
         /// Elements in the model.
         expected: usize,
     },
-    /// Something was not saved.
+    /// Something was not saved, or not read.
     #[error("the checkpoint lacks `{0}`")]
     Missing(String),
     /// A peer was lost meanwhile.
     #[error(transparent)]
     Collective(#[from] collective::Error),
+}
+
+/// What a rank hears of its state files, each named by its place in the manifest.
+pub enum Fetched {
+    /// The next bytes of a file, not proven yet. At 0 it begins: once more, if it had come damaged.
+    Piece {
+        /// Which.
+        file: usize,
+        /// Bytes before these.
+        offset: u64,
+        /// A multiple of four bytes, unless they are the last.
+        body: Bytes,
+    },
+    /// The file whose pieces came last is what was written.
+    Whole(usize),
 }
 
 /// The state files that rank `rank` of `world` reads.
@@ -62,8 +82,8 @@ fn owners(state: &[File], world: usize) -> Vec<usize> {
     owners
 }
 
-/// Brings `trainer` to the state that the manifest's `state` files describe; `mine` gives those of this rank, by their
-/// place among them and verified.
+/// Brings `trainer` to the state that the manifest's `state` files describe; `mine` tells of those of this rank, see
+/// [`share_of`].
 ///
 /// # Errors
 /// If a file is not a state file of this model, or something is missing; whatever `mine` says; `trainer` must then not
@@ -72,20 +92,38 @@ pub fn restore<E: From<Error>>(
     trainer: &mut Trainer,
     collective: &mut dyn Collective,
     state: &[File],
-    mine: impl IntoIterator<Item = Result<(usize, Bytes), E>>,
+    mine: impl IntoIterator<Item = Result<Fetched, E>>,
 ) -> Result<(), E> {
-    let owners = owners(state, collective.world_size());
+    let (rank, world) = (collective.rank(), collective.world_size());
+    let owners = owners(state, world);
     let tensors =
         || state.iter().zip(&owners).flat_map(|(f, r)| f.tensors.iter().map(move |t| (t, r)));
     let roots: HashMap<&str, usize> = tensors().map(|(t, r)| (t.as_str(), *r)).collect();
     let mut updates = 0;
-    for file in mine {
-        let (index, body) = file?;
-        updates = place(trainer, &state[index], &body)?;
+    let mut left: BTreeSet<usize> = share_of(state, rank, world).into_iter().collect();
+    let mut reading = None;
+    for fetched in mine {
+        match fetched? {
+            Fetched::Piece { file, offset, body } => {
+                let begun = reading.take().filter(|_| offset > 0);
+                let mut file = begun.unwrap_or_else(|| Reading::of(&state[file]));
+                file.add(trainer, &body);
+                reading = Some(file);
+            }
+            Fetched::Whole(file) => {
+                let whole =
+                    reading.take().ok_or_else(|| Error::Missing(state[file].key.clone()))?;
+                updates = whole.end()?;
+                left.remove(&file);
+            }
+        }
+    }
+    if let Some(&file) = left.first() {
+        return Err(Error::Missing(state[file].key.clone()).into());
     }
     broadcast(trainer, collective, &roots)?;
     // Of the first file, whose reader is the same for everybody.
-    let reads_first = owners.first() == Some(&collective.rank());
+    let reads_first = owners.first() == Some(&rank);
     let mut first = [if reads_first { updates as f64 } else { 0.0 }];
     collective.control(&mut first).map_err(Error::from)?;
     trainer.updates = first[0] as u64;
@@ -116,39 +154,145 @@ fn broadcast(
     Ok(())
 }
 
-/// Puts one file's tensors in their places, and says how many updates they have seen.
-fn place(trainer: &mut Trainer, file: &File, body: &[u8]) -> Result<u64, Error> {
-    let format = |reason: String| Error::Format { key: file.key.clone(), reason };
-    let (_, header) = SafeTensors::read_metadata(body).map_err(|e| format(e.to_string()))?;
-    let updates = header.metadata().as_ref().and_then(|m| m.get("updates")?.parse().ok());
-    let updates =
-        updates.ok_or_else(|| format("it does not say how many updates it has seen".into()))?;
-    let tensors = SafeTensors::deserialize(body).map_err(|e| format(e.to_string()))?;
-    for name in &file.tensors {
-        let view = tensors.tensor(name).map_err(|e| format(e.to_string()))?;
-        fill(trainer, &file.key, name, view.data())?;
-    }
-    Ok(updates)
+/// A state file, as far as it has come.
+struct Reading<'a> {
+    file: &'a File,
+    /// Bytes that have come.
+    at: u64,
+    /// What is wrong with it, should it be what was written.
+    outcome: Result<Content, Error>,
 }
 
-fn fill(trainer: &mut Trainer, key: &str, tensor: &str, bytes: &[u8]) -> Result<(), Error> {
-    let unknown =
-        || Error::Format { key: key.to_owned(), reason: format!("the model has no `{tensor}`") };
+enum Content {
+    /// The beginning, in which the table of contents is not whole.
+    Begun(Vec<u8>),
+    Known(Table),
+}
+
+/// A state file's table of contents.
+struct Table {
+    updates: u64,
+    /// By their bytes in the file, in order.
+    tensors: Vec<(Range<u64>, Slot)>,
+}
+
+/// Where a tensor belongs.
+#[derive(Clone, Copy)]
+enum Slot {
+    Master(ParamId),
+    M(ParamId),
+    V(ParamId),
+}
+
+impl<'a> Reading<'a> {
+    fn of(file: &'a File) -> Self {
+        Self { file, at: 0, outcome: Ok(Content::Begun(Vec::new())) }
+    }
+
+    fn add(&mut self, trainer: &mut Trainer, body: &Bytes) {
+        let from = self.at;
+        self.at += body.len() as u64;
+        match &mut self.outcome {
+            Ok(Content::Begun(head)) => {
+                head.extend_from_slice(body);
+                match Table::read(self.file, head, trainer) {
+                    Ok(None) => {}
+                    Ok(Some(table)) => {
+                        table.fill(trainer, 0, head);
+                        self.outcome = Ok(Content::Known(table));
+                    }
+                    Err(error) => self.outcome = Err(error),
+                }
+            }
+            Ok(Content::Known(table)) => table.fill(trainer, from, body),
+            Err(_) => {}
+        }
+    }
+
+    /// The updates that it has seen, now that all of it has come.
+    fn end(self) -> Result<u64, Error> {
+        match self.outcome? {
+            Content::Known(table) if self.at == self.file.bytes => Ok(table.updates),
+            Content::Known(_) | Content::Begun(_) => Err(Error::Format {
+                key: self.file.key.clone(),
+                reason: format!("{} of {} bytes came", self.at, self.file.bytes),
+            }),
+        }
+    }
+}
+
+/// Bytes of the length that a safetensors file begins with.
+const LENGTH: usize = size_of::<u64>();
+
+impl Table {
+    /// The table of contents that the bytes begin with; none while it is not whole.
+    fn read(file: &File, bytes: &[u8], trainer: &Trainer) -> Result<Option<Self>, Error> {
+        let format = |reason: String| Error::Format { key: file.key.clone(), reason };
+        let Some((length, rest)) = bytes.split_first_chunk::<LENGTH>() else { return Ok(None) };
+        let length = u64::from_le_bytes(*length);
+        if length > file.bytes {
+            return Err(format(format!("a table of contents of {length} bytes")));
+        }
+        let Some(json) = rest.get(..length as usize) else { return Ok(None) };
+        let table: Metadata = serde_json::from_slice(json).map_err(|e| format(e.to_string()))?;
+        let begins = LENGTH as u64 + length;
+        if begins + table.data_len() as u64 != file.bytes || !begins.is_multiple_of(4) {
+            return Err(format("it is not as long as its table of contents says".into()));
+        }
+        let updates = table.metadata().as_ref().and_then(|m| m.get("updates")?.parse().ok());
+        let updates =
+            updates.ok_or_else(|| format("it does not say how many updates it has seen".into()))?;
+        let infos = table.tensors();
+        let tensors = file.tensors.iter().map(|name| {
+            let info = infos.get(name).ok_or_else(|| format(format!("it lacks `{name}`")))?;
+            let (from, to) = info.data_offsets;
+            Ok((begins + from as u64..begins + to as u64, slot(trainer, &file.key, name, info)?))
+        });
+        let mut tensors = tensors.collect::<Result<Vec<_>, Error>>()?;
+        tensors.sort_unstable_by_key(|(range, _)| range.start);
+        Ok(Some(Self { updates, tensors }))
+    }
+
+    /// Puts bytes of the file, `from` there on, where they belong.
+    fn fill(&self, trainer: &mut Trainer, from: u64, bytes: &[u8]) {
+        let to = from + bytes.len() as u64;
+        let first = self.tensors.partition_point(|(range, _)| range.end <= from);
+        for (range, slot) in &self.tensors[first..] {
+            let (start, end) = (range.start.max(from), range.end.min(to));
+            if start >= end {
+                break;
+            }
+            let bytes = &bytes[(start - from) as usize..(end - from) as usize];
+            let values = (start - range.start) as usize / 4..(end - range.start) as usize / 4;
+            let fill = |all: &mut [f32]| Dtype::F32.decode(bytes, &mut all[values]);
+            match *slot {
+                Slot::Master(p) => trainer.model.parameters_mut().write(p, fill),
+                Slot::M(p) => fill(&mut trainer.m[p.0]),
+                Slot::V(p) => fill(&mut trainer.v[p.0]),
+            }
+        }
+    }
+}
+
+/// Where a tensor of so many elements belongs.
+fn slot(trainer: &Trainer, key: &str, tensor: &str, info: &TensorInfo) -> Result<Slot, Error> {
+    let format = |reason: String| Error::Format { key: key.to_owned(), reason };
+    let unknown = || format(format!("the model has no `{tensor}`"));
+    if info.dtype != Dtype::F32.into() {
+        return Err(format(format!("`{tensor}` is not f32")));
+    }
     let (kind, name) = tensor.split_once('/').ok_or_else(unknown)?;
     let p = trainer.model.parameters().find(name).ok_or_else(unknown)?;
-    let fill = |values: &mut [f32]| {
-        if bytes.len() != values.len() * 4 {
-            let (got, expected) = (bytes.len() / 4, values.len());
-            let (key, tensor) = (key.to_owned(), tensor.to_owned());
-            return Err(Error::Shape { key, tensor, got, expected });
-        }
-        Dtype::F32.decode(bytes, values);
-        Ok(())
+    let (slot, expected) = match kind {
+        "master" => (Slot::Master(p), trainer.model.parameters().elements(p)),
+        "m" => (Slot::M(p), trainer.m[p.0].len()),
+        "v" => (Slot::V(p), trainer.v[p.0].len()),
+        _ => return Err(unknown()),
     };
-    match kind {
-        "master" => trainer.model.parameters_mut().write(p, fill),
-        "m" => fill(&mut trainer.m[p.0]),
-        "v" => fill(&mut trainer.v[p.0]),
-        _ => Err(unknown()),
+    let got = info.shape.iter().product();
+    if got != expected {
+        let (key, tensor) = (key.to_owned(), tensor.to_owned());
+        return Err(Error::Shape { key, tensor, got, expected });
     }
+    Ok(slot)
 }

@@ -1,12 +1,11 @@
 //! A checkpoint to start from: its manifest, and those of its files that this rank reads, every byte verified.
 
 use super::{storage_trouble, trouble};
-use crate::checkpoint::share_of;
+use crate::checkpoint::{Fetched, share_of};
 use crate::session::Trouble;
-use bytes::{Bytes, BytesMut};
-use futures::TryStreamExt;
+use futures::StreamExt;
 use proto::error::chain;
-use proto::manifest::{self, Checkpoint, File};
+use proto::manifest::{self, Checkpoint, File, Hasher};
 use proto::protocol::{Cause, Train};
 use proto::storage::{Error, Storage};
 use tokio::sync::mpsc;
@@ -14,14 +13,17 @@ use tokio::sync::mpsc;
 /// How often a file is read before it counts as damaged: bits flip on the wire, too.
 const READS: usize = 3;
 
+/// Pieces that wait for the training thread.
+const AHEAD: usize = 2;
+
 /// A committed checkpoint, being fetched.
 pub struct Restorable {
     /// Steps committed.
     pub step: u64,
     /// Its state files.
     pub state: Vec<File>,
-    /// Those that this rank reads, by their place among them; one is fetched ahead.
-    pub mine: mpsc::Receiver<Result<(usize, Bytes), Trouble>>,
+    /// Of those that this rank reads, a few pieces ahead.
+    pub mine: mpsc::Receiver<Result<Fetched, Trouble>>,
 }
 
 impl Restorable {
@@ -37,7 +39,12 @@ impl Restorable {
         let Some(start) = &train.checkpoint else { return Ok(None) };
         let key = &start.manifest;
         let damaged = |what: String| trouble(Cause::Checkpoint)(format!("`{key}`: {what}"));
-        let body = verified(&start.sha256, || async { storage.read(key).await }).await;
+        let body = verified(&start.sha256, || async {
+            let body = storage.read(key).await?;
+            let sha256 = manifest::sha256(&body);
+            Ok((body, sha256))
+        });
+        let body = body.await;
         let body = body.map_err(|e| e.trouble(key))?;
         let checkpoint: Checkpoint =
             serde_json::from_slice(&body).map_err(|e| damaged(e.to_string()))?;
@@ -48,32 +55,55 @@ impl Restorable {
         let Checkpoint { step, state, .. } = checkpoint;
         let wanted = share_of(&state, train.rank as usize, train.members.len());
         let wanted: Vec<_> = wanted.into_iter().map(|i| (i, state[i].clone())).collect();
-        let (fetched, mine) = mpsc::channel(1);
+        let (fetched, mine) = mpsc::channel(AHEAD);
         let storage = storage.clone();
         tokio::spawn(async move {
-            for (index, file) in wanted {
-                let outcome = fetch(&storage, &folder, &file).await.map(|body| (index, body));
-                let failed = outcome.is_err();
-                // Whoever waited may have been aborted.
-                if fetched.send(outcome).await.is_err() || failed {
-                    return;
+            let all = async {
+                for (index, file) in &wanted {
+                    let outcome = fetch(&storage, &folder, *index, file, &fetched).await;
+                    let failed = outcome.is_err();
+                    let _ = fetched.send(outcome.map(|()| Fetched::Whole(*index))).await;
+                    if failed {
+                        return;
+                    }
                 }
+            };
+            tokio::select! {
+                () = all => {}
+                // Whoever waited was aborted.
+                () = fetched.closed() => {}
             }
         });
         Ok(Some(Self { step, state, mine }))
     }
 }
 
-async fn fetch(storage: &Storage, folder: &str, file: &File) -> Result<Bytes, Trouble> {
+/// Hands over a file's pieces, from the beginning again if they were not what was written.
+async fn fetch(
+    storage: &Storage,
+    folder: &str,
+    index: usize,
+    file: &File,
+    to: &mpsc::Sender<Result<Fetched, Trouble>>,
+) -> Result<(), Trouble> {
     let key = format!("{folder}/{}", file.key);
     let read = || async {
-        let body = BytesMut::with_capacity(usize::try_from(file.bytes).unwrap_or(0));
-        let pieces = storage.pieces(&key, file.bytes, None);
-        let whole = pieces.try_fold(body, async |mut body, piece| {
-            body.extend_from_slice(&piece);
-            Ok(body)
-        });
-        whole.await.map(BytesMut::freeze)
+        let mut pieces = std::pin::pin!(storage.pieces(&key, file.bytes, None));
+        let mut next = pieces.next().await;
+        let (mut hasher, mut offset) = (Hasher::default(), 0);
+        while let Some(piece) = next {
+            let body = piece?;
+            let piece = Fetched::Piece { file: index, offset, body: body.clone() };
+            offset += body.len() as u64;
+            let hashed = tokio::task::spawn_blocking(move || {
+                hasher.update(&body);
+                hasher
+            });
+            // While one is hashed and put in its place the next ones come.
+            let (hashed, _, following) = tokio::join!(hashed, to.send(Ok(piece)), pieces.next());
+            (hasher, next) = (hashed.expect("hashing does not panic"), following);
+        }
+        Ok(((), hasher.finish()))
     };
     verified(&file.sha256, read).await.map_err(|e| e.trouble(&key))
 }
@@ -99,29 +129,22 @@ impl Unread {
     }
 }
 
-async fn verified<F: Future<Output = Result<Bytes, Error>>>(
+/// What `read` gives with its SHA-256, if that is the one expected.
+async fn verified<T, F: Future<Output = Result<(T, String), Error>>>(
     sha256: &str,
     read: impl Fn() -> F,
-) -> Result<Bytes, Unread> {
+) -> Result<T, Unread> {
     let mut last = Unread::Differs;
     for _ in 0..READS {
-        let body = match read().await {
-            Ok(body) => body,
+        match read().await {
+            Ok((read, found)) if found == sha256 => return Ok(read),
+            Ok(_) => last = Unread::Differs,
             // Shorter than it should be: on the wire, perhaps.
             Err(error @ (Error::Changed { .. } | Error::Damaged { .. })) => {
                 last = Unread::Store(error);
-                continue;
             }
             Err(error) => return Err(Unread::Store(error)),
-        };
-        let hashed = tokio::task::spawn_blocking({
-            let body = body.clone();
-            move || manifest::sha256(&body)
-        });
-        if hashed.await.expect("hashing does not panic") == *sha256 {
-            return Ok(body);
         }
-        last = Unread::Differs;
     }
     Err(last)
 }
