@@ -4,8 +4,10 @@
 //! cargo run --release -p proto --example plan [SAMPLES] [MAX_TOKENS]
 //! ```
 //!
-//! Lengths are log-normal, as those of instruction sets are. Prints seconds, bytes per sample on
-//! top of the samples' own 16, and the density next to that of packing within 1,000 rows at a time.
+//! Lengths are log-normal, as those of instruction sets are. Once as one source, and once as a mixture: three sources
+//! that carry a share of the trained tokens each. Prints seconds, bytes per sample on top of the samples' own 16 (the
+//! peak of either, so the mixture's only where it is the higher), and the density next to that of packing within 1,000
+//! rows at a time.
 
 use std::time::Instant;
 
@@ -17,24 +19,36 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let max_tokens: u32 = args.next().as_deref().unwrap_or("4096").parse()?;
     let samples: Vec<Meta> = (0..count).map(|id| sample(id, max_tokens)).collect();
     let before = peak_bytes();
-    let (start, options) = (Instant::now(), options(max_tokens));
-    let source = Source { samples: count, amount: Amount::Repeat(1.0), holdout: 0.01 };
-    let sources = [source];
-    let plan = Plan::new(&samples, &sources, options)?;
-    println!("plan         {:>6.2} s   {} steps", start.elapsed().as_secs_f64(), plan.steps());
-    let start = Instant::now();
-    let epoch = plan.epoch(0);
-    println!("epoch        {:>6.2} s   {} packs", start.elapsed().as_secs_f64(), epoch.packs.len());
-    let peak = peak_bytes().zip(before).map(|(after, before)| after - before);
-    let start = Instant::now();
-    let bytes: usize = plan.chunks(&epoch).map(|chunk| chunk.encode().len()).sum();
-    println!("chunks       {:>6.2} s   {} MiB", start.elapsed().as_secs_f64(), bytes >> 20);
-    if let Some(peak) = peak {
-        println!("peak memory  {:>6.2} bytes per sample", peak as f64 / f64::from(count));
+    let options = options(max_tokens);
+    let part = |samples, amount| Source { samples, amount, holdout: 0.01 };
+    let (half, third) = (count / 2, count / 3);
+    let mixture = [(half, 0.2), (third, 0.5), (count - half - third, 0.3)];
+    let plans = [
+        ("one source", vec![part(count, Amount::Repeat(1.0))]),
+        ("a mixture", mixture.map(|(samples, share)| part(samples, Amount::Share(share))).into()),
+    ];
+    for (name, sources) in plans {
+        let start = Instant::now();
+        let plan = Plan::new(&samples, &sources, options)?;
+        println!("{name}\n  plan         {:>6.2} s   {} steps", seconds(start), plan.steps());
+        let start = Instant::now();
+        let epoch = plan.epoch(0);
+        println!("  epoch        {:>6.2} s   {} packs", seconds(start), epoch.packs.len());
+        let peak = peak_bytes().zip(before).map(|(after, before)| after - before);
+        let start = Instant::now();
+        let bytes: usize = plan.chunks(&epoch).map(|chunk| chunk.encode().len()).sum();
+        println!("  chunks       {:>6.2} s   {} MiB", seconds(start), bytes >> 20);
+        if let Some(peak) = peak {
+            println!("  peak memory  {:>6.2} bytes per sample", peak as f64 / f64::from(count));
+        }
+        println!("  density      {:>8.4}", plan.summary().density());
     }
-    println!("density      {:>8.4}", plan.summary().density());
-    println!("  in windows {:>8.4}", windowed(&samples, options)?);
+    println!("in windows     {:>8.4}", windowed(&samples, options)?);
     Ok(())
+}
+
+fn seconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64()
 }
 
 fn options(max_tokens: u32) -> Options {
