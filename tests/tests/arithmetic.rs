@@ -90,7 +90,7 @@ fn state(trainer: &Trainer) -> Vec<Vec<u8>> {
     let saved = Saved { dtype: Dtype::F32, file_bytes: u64::MAX };
     let room = Room::default().reserve(&AbortHandle::new()).expect("it is free");
     let snapshot = snapshot(trainer, 0, (0, 1), saved, room);
-    let bodies: Vec<_> = snapshot.files.into_iter().map(|f| f.body.concat()).collect();
+    let bodies: Vec<_> = snapshot.files.into_iter().map(|f| f.body.to_vec()).collect();
     assert_eq!(bodies.len(), 2, "the model, and the optimizer's state");
     bodies
 }

@@ -108,7 +108,7 @@ fn part(trainer: &Trainer, step: u64, rank: usize, world: usize) -> worker::chec
 
 /// Parameters, moments and the count of updates, in one order.
 fn state(trainer: &Trainer) -> Vec<Vec<u8>> {
-    part(trainer, 0, 0, 1).files.into_iter().map(|f| f.body.concat()).collect()
+    part(trainer, 0, 0, 1).files.into_iter().map(|f| f.body.to_vec()).collect()
 }
 
 #[test]

@@ -2,9 +2,9 @@
 //!
 //! A large file goes part by part, so that what is tried again, and bounded in time, is a part.
 
-use crate::checkpoint::Snapshot;
+use crate::checkpoint::{PartFile, Snapshot};
 use bytes::Bytes;
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use proto::manifest::{File, Hasher};
 use proto::protocol::Place;
 use proto::storage::{Error, Patience, Storage};
@@ -15,6 +15,9 @@ const HINT: &str = "\nhint: make room or mend the storage";
 /// What is hashed and handed to the store at once.
 const PIECE: usize = 8 << 20;
 
+/// Files on their way at once: while the store settles one, another is hashed.
+const FILES: usize = 2;
+
 /// Stores every file of the part and says what they are.
 ///
 /// # Errors
@@ -22,31 +25,30 @@ const PIECE: usize = 8 << 20;
 pub async fn store(
     storage: &Storage,
     place: &Place,
-    snapshot: Snapshot,
+    mut snapshot: Snapshot,
 ) -> Result<Vec<File>, String> {
     let folder = proto::key::checkpoint(&place.run, place.lineage, snapshot.step);
     let told = |error: Error| proto::error::chain(&error) + HINT;
     let storage = storage.patient(Patience::Checkpoint).map_err(told)?;
-    let mut files = Vec::new();
-    for part in &snapshot.files {
-        let bytes = part.body.iter().map(|b| b.len() as u64).sum();
-        let hasher = Arc::<Mutex<Hasher>>::default();
-        let key = format!("{folder}/{}", part.key);
-        let body = hashed(part.body.clone(), hasher.clone());
-        storage.put_stream(&key, bytes, body).await.map_err(told)?;
-        let sha256 = std::mem::take(&mut *hasher.lock().expect("held only to hash")).finish();
-        files.push(File { key: part.key.clone(), bytes, sha256, tensors: part.tensors.clone() });
-    }
-    Ok(files)
+    let files = std::mem::take(&mut snapshot.files);
+    let stored = stream::iter(files).map(|part| store_file(&storage, &folder, part));
+    // Dropped at the first error, the other is given up in the store as well.
+    stored.buffered(FILES).map_err(told).try_collect().await
+}
+
+async fn store_file(storage: &Storage, folder: &str, part: PartFile) -> Result<File, Error> {
+    let PartFile { key, body, tensors } = part;
+    let bytes = body.len() as u64;
+    let hasher = Arc::<Mutex<Hasher>>::default();
+    storage.put_stream(&format!("{folder}/{key}"), bytes, hashed(body, hasher.clone())).await?;
+    let sha256 = std::mem::take(&mut *hasher.lock().expect("held only to hash")).finish();
+    Ok(File { key, bytes, sha256, tensors })
 }
 
 /// The pieces of `body`, each added to the hash on its way, and away from the threads that beat.
-fn hashed(
-    body: Vec<Bytes>,
-    hasher: Arc<Mutex<Hasher>>,
-) -> impl Stream<Item = Result<Bytes, Error>> {
-    let pieces = body.into_iter().flat_map(|mut rest| {
-        std::iter::from_fn(move || (!rest.is_empty()).then(|| rest.split_to(rest.len().min(PIECE))))
+fn hashed(mut body: Bytes, hasher: Arc<Mutex<Hasher>>) -> impl Stream<Item = Result<Bytes, Error>> {
+    let pieces = std::iter::from_fn(move || {
+        (!body.is_empty()).then(|| body.split_to(body.len().min(PIECE)))
     });
     stream::iter(pieces).then(move |piece: Bytes| {
         let hasher = hasher.clone();

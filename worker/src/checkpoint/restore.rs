@@ -47,7 +47,7 @@ pub enum Error {
     Collective(#[from] collective::Error),
 }
 
-/// What a rank hears of its state files, each named by its place in the manifest.
+/// What a rank hears of its state files, each named by its place in the manifest; of several in turn.
 pub enum Fetched {
     /// The next bytes of a file, not proven yet. At 0 it begins: once more, if it had come damaged.
     Piece {
@@ -58,7 +58,7 @@ pub enum Fetched {
         /// A multiple of four bytes, unless they are the last.
         body: Bytes,
     },
-    /// The file whose pieces came last is what was written.
+    /// What came of a file is what was written.
     Whole(usize),
 }
 
@@ -101,19 +101,18 @@ pub fn restore<E: From<Error>>(
     let roots: HashMap<&str, usize> = tensors().map(|(t, r)| (t.as_str(), *r)).collect();
     let mut updates = 0;
     let mut left: BTreeSet<usize> = share_of(state, rank, world).into_iter().collect();
-    let mut reading = None;
+    let mut readings: HashMap<usize, Reading<'_>> = HashMap::new();
     for fetched in mine {
         match fetched? {
             Fetched::Piece { file, offset, body } => {
-                let begun = reading.take().filter(|_| offset > 0);
-                let mut file = begun.unwrap_or_else(|| Reading::of(&state[file]));
-                file.add(trainer, &body);
-                reading = Some(file);
+                if offset == 0 {
+                    readings.insert(file, Reading::of(&state[file]));
+                }
+                readings.get_mut(&file).expect("a file begins at 0").add(trainer, &body);
             }
             Fetched::Whole(file) => {
-                let whole =
-                    reading.take().ok_or_else(|| Error::Missing(state[file].key.clone()))?;
-                updates = whole.end()?;
+                let missing = || Error::Missing(state[file].key.clone());
+                updates = readings.remove(&file).ok_or_else(missing)?.end()?;
                 left.remove(&file);
             }
         }

@@ -7,7 +7,7 @@ use crate::ops::ParamId;
 use crate::train::Trainer;
 use bytes::Bytes;
 use proto::manifest::Checkpoint;
-use proto::tensors::{Described, head};
+use proto::tensors::head;
 use std::collections::HashMap;
 
 /// The model's files, as they are to be written.
@@ -23,8 +23,8 @@ pub struct Saved {
 pub struct PartFile {
     /// Relative to the checkpoint's folder.
     pub key: String,
-    /// Its content, in pieces.
-    pub body: Vec<Bytes>,
+    /// Its content.
+    pub body: Bytes,
     /// The tensors in it.
     pub tensors: Vec<String>,
 }
@@ -55,50 +55,86 @@ pub fn snapshot(
         shares(&sizes, saved.dtype, saved.file_bytes, world).swap_remove(rank);
     // A fenced process, or another attempt at the same step, never writes to the same keys.
     let mark = &proto::id::unique()[..12];
-    let model = model.iter().map(|file| model_file(trainer, file, saved.dtype, mark));
+    let copy = Copying { trainer, room: &room };
+    let model = model.iter().map(|file| copy.model_file(file, saved.dtype, mark));
     let state = state.iter().enumerate().map(|(i, file)| {
         let key = format!("{}/state-r{rank}-{i:03}-{mark}.safetensors", Checkpoint::STATE);
-        state_file(trainer, key, file)
+        copy.state_file(key, file)
     });
-    Snapshot { step, files: model.chain(state).collect(), _room: room }
+    let files = model.chain(state).collect();
+    room.tidy();
+    Snapshot { step, files, _room: room }
 }
 
-fn model_file(trainer: &Trainer, file: &ModelFile, save: Dtype, mark: &str) -> PartFile {
-    let parameters = trainer.model.parameters();
-    let ModelFile { number, of, .. } = file;
-    let key = format!("{}/model-{number:05}-of-{of:05}-{mark}.safetensors", Checkpoint::MODEL);
-    let tensors = file.parameters.clone().map(ParamId).map(|p| {
-        let described = (parameters.name(p).to_owned(), save.into(), parameters.shape(p).to_vec());
-        (described, parameters.read(p, |w| save.encode(w)))
-    });
-    part(key, ("format", "pt".into()), tensors)
+/// Where a tensor's values are.
+enum Values<'a> {
+    Parameter(ParamId),
+    Moment(&'a [f32]),
 }
 
-fn state_file(trainer: &Trainer, key: String, file: &[ParamId]) -> PartFile {
-    let parameters = trainer.model.parameters();
-    let tensors = file.iter().flat_map(|&p| {
-        let tensor = move |kind: &str, bytes: Vec<u8>| {
-            let name = format!("{kind}/{}", parameters.name(p));
-            ((name, Dtype::F32.into(), vec![parameters.elements(p)]), bytes)
-        };
-        let master = tensor("master", parameters.read(p, |w| Dtype::F32.encode(w)));
-        let moments = parameters.trainable(p).then(|| {
-            [("m", &trainer.m[p.0]), ("v", &trainer.v[p.0])]
-                .map(|(kind, values)| tensor(kind, Dtype::F32.encode(values)))
+/// A tensor of a file: its name, its shape, its values.
+type Tensor<'a> = (String, Vec<usize>, Values<'a>);
+
+struct Copying<'a> {
+    trainer: &'a Trainer,
+    room: &'a Reserved,
+}
+
+impl Copying<'_> {
+    fn model_file(&self, file: &ModelFile, save: Dtype, mark: &str) -> PartFile {
+        let parameters = self.trainer.model.parameters();
+        let ModelFile { number, of, .. } = file;
+        let key = format!("{}/model-{number:05}-of-{of:05}-{mark}.safetensors", Checkpoint::MODEL);
+        let tensors = file.parameters.clone().map(ParamId).map(|p| {
+            (parameters.name(p).to_owned(), parameters.shape(p).to_vec(), Values::Parameter(p))
         });
-        std::iter::once(master).chain(moments.into_iter().flatten())
-    });
-    part(key, ("updates", trainer.updates.to_string()), tensors)
-}
+        self.part(key, ("format", "pt".into()), save, &tensors.collect::<Vec<_>>())
+    }
 
-fn part(
-    key: String,
-    (name, value): (&str, String),
-    tensors: impl Iterator<Item = (Described, Vec<u8>)>,
-) -> PartFile {
-    let (described, bodies): (Vec<_>, Vec<_>) = tensors.unzip();
-    let names = described.iter().map(|(name, ..)| name.clone()).collect();
-    let head = head(HashMap::from([(name.to_owned(), value)]), described.into_iter());
-    let body = std::iter::once(head).chain(bodies).map(Bytes::from).collect();
-    PartFile { key, body, tensors: names }
+    fn state_file(&self, key: String, file: &[ParamId]) -> PartFile {
+        let parameters = self.trainer.model.parameters();
+        let tensors = file.iter().flat_map(|&p| {
+            let tensor = move |kind: &str, values| {
+                (format!("{kind}/{}", parameters.name(p)), vec![parameters.elements(p)], values)
+            };
+            let moments = parameters.trainable(p).then(|| {
+                [("m", &self.trainer.m[p.0]), ("v", &self.trainer.v[p.0])]
+                    .map(|(kind, values)| tensor(kind, Values::Moment(values)))
+            });
+            let master = tensor("master", Values::Parameter(p));
+            std::iter::once(master).chain(moments.into_iter().flatten())
+        });
+        let metadata = ("updates", self.trainer.updates.to_string());
+        self.part(key, metadata, Dtype::F32, &tensors.collect::<Vec<_>>())
+    }
+
+    fn part(
+        &self,
+        key: String,
+        (name, value): (&str, String),
+        dtype: Dtype,
+        tensors: &[Tensor<'_>],
+    ) -> PartFile {
+        let bytes = |shape: &[usize]| shape.iter().product::<usize>() * dtype.size();
+        let described =
+            tensors.iter().map(|(name, shape, _)| (name.clone(), dtype.into(), shape.clone()));
+        let head = head(HashMap::from([(name.to_owned(), value)]), described);
+        let all: usize = tensors.iter().map(|(_, shape, _)| bytes(shape)).sum();
+        let body = self.room.bytes(head.len() + all, |body| {
+            let (begin, mut rest) = body.split_at_mut(head.len());
+            begin.copy_from_slice(&head);
+            for (_, shape, values) in tensors {
+                let (to, after) = rest.split_at_mut(bytes(shape));
+                match values {
+                    Values::Parameter(p) => {
+                        self.trainer.model.parameters().read(*p, |w| dtype.encode_to(w, to));
+                    }
+                    Values::Moment(values) => dtype.encode_to(values, to),
+                }
+                rest = after;
+            }
+        });
+        let tensors = tensors.iter().map(|(name, ..)| name.clone()).collect();
+        PartFile { key, body, tensors }
+    }
 }

@@ -235,7 +235,7 @@ impl Job {
         if rank == 0 {
             let part = |(name, body): &Companion| PartFile {
                 key: format!("{}/{name}", Checkpoint::MODEL),
-                body: vec![Bytes::from(body.clone())],
+                body: Bytes::from(body.clone()),
                 tensors: Vec::new(),
             };
             snapshot.files.extend(self.companions.iter().map(part));

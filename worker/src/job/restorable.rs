@@ -3,7 +3,7 @@
 use super::{storage_trouble, trouble};
 use crate::checkpoint::{Fetched, share_of};
 use crate::session::Trouble;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use proto::error::chain;
 use proto::manifest::{self, Checkpoint, File, Hasher};
 use proto::protocol::{Cause, Train};
@@ -15,6 +15,8 @@ const READS: usize = 3;
 
 /// Pieces that wait for the training thread.
 const AHEAD: usize = 2;
+/// Files on their way at once: a file is hashed by one thread at a time.
+const FILES: usize = 2;
 
 /// A committed checkpoint, being fetched.
 pub struct Restorable {
@@ -58,27 +60,25 @@ impl Restorable {
         let (fetched, mine) = mpsc::channel(AHEAD);
         let storage = storage.clone();
         tokio::spawn(async move {
-            let all = async {
-                for (index, file) in &wanted {
-                    let outcome = fetch(&storage, &folder, *index, file, &fetched).await;
-                    let failed = outcome.is_err();
-                    let _ = fetched.send(outcome.map(|()| Fetched::Whole(*index))).await;
-                    if failed {
-                        return;
-                    }
-                }
-            };
-            tokio::select! {
-                () = all => {}
+            let all =
+                stream::iter(wanted).map(Ok).try_for_each_concurrent(FILES, |(index, file)| {
+                    let (storage, folder, fetched) = (&storage, &folder, &fetched);
+                    async move { fetch(storage, folder, index, &file, fetched).await }
+                });
+            let ended = tokio::select! {
+                ended = all => ended,
                 // Whoever waited was aborted.
-                () = fetched.closed() => {}
+                () = fetched.closed() => return,
+            };
+            if let Err(trouble) = ended {
+                let _ = fetched.send(Err(trouble)).await;
             }
         });
         Ok(Some(Self { step, state, mine }))
     }
 }
 
-/// Hands over a file's pieces, from the beginning again if they were not what was written.
+/// Hands over a file's pieces, from the beginning again if they were not what was written, and says when they were.
 async fn fetch(
     storage: &Storage,
     folder: &str,
@@ -105,7 +105,9 @@ async fn fetch(
         }
         Ok(((), hasher.finish()))
     };
-    verified(&file.sha256, read).await.map_err(|e| e.trouble(&key))
+    verified(&file.sha256, read).await.map_err(|e| e.trouble(&key))?;
+    let _ = to.send(Ok(Fetched::Whole(index))).await;
+    Ok(())
 }
 
 /// Why an object could not be read as it was written.

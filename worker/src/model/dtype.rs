@@ -63,6 +63,13 @@ impl Dtype {
     /// The stored form of `values`, rounded to nearest even as PyTorch rounds.
     pub fn encode(self, values: &[f32]) -> Vec<u8> {
         let mut bytes = vec![0; values.len() * self.size()];
+        self.encode_to(values, &mut bytes);
+        bytes
+    }
+
+    /// The same into `bytes`, of which there are as many as it takes.
+    pub fn encode_to(self, values: &[f32], bytes: &mut [u8]) {
+        assert_eq!(bytes.len(), values.len() * self.size(), "one stored element per value");
         let pairs = values.par_chunks(CHUNK).zip(bytes.par_chunks_mut(CHUNK * self.size()));
         match self {
             Self::F32 => pairs.for_each(|(from, to)| encode(from, to, f32::to_le_bytes)),
@@ -73,7 +80,6 @@ impl Dtype {
                 pairs.for_each(|(from, to)| encode(from, to, |v| f16::from_f32(v).to_le_bytes()));
             }
         }
-        bytes
     }
 }
 

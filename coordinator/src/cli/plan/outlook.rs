@@ -101,14 +101,16 @@ impl Measured {
         let compute = cost.micro_batch_seconds * tokens / cost.micro_batch_tokens as f64;
         let step_seconds = compute + cost.update_seconds;
         let model_bytes = cost.parameters * save_bytes(spec, &cost);
+        // Masters and both moments, in f32.
+        let checkpoint_bytes = model_bytes + cost.parameters * 12;
         Self {
             workers,
-            memory_bytes_per_worker: cost.peak_bytes,
+            // A worker's share of a checkpoint is copied before it is stored.
+            memory_bytes_per_worker: cost.peak_bytes + checkpoint_bytes.div_ceil(workers.into()),
             tokens_per_second: outlook.tokens_per_step / step_seconds,
             eta_seconds: step_seconds * outlook.steps as f64,
             model_bytes,
-            // Masters and both moments, in f32.
-            checkpoint_bytes: model_bytes + cost.parameters * 12,
+            checkpoint_bytes,
             cost,
         }
     }
@@ -239,6 +241,7 @@ mod tests {
         let measured = Measured::new(cost(), &preview.spec, &outlook, 3);
         assert_eq!(measured.eta_seconds, 65.0);
         assert_eq!((measured.model_bytes, measured.checkpoint_bytes), (20, 140));
+        assert_eq!(measured.memory_bytes_per_worker, 7 + 47);
     }
 
     #[test]
@@ -253,7 +256,7 @@ mod tests {
   in all      10 steps of 1 epoch; 16000 tokens
   time        about 2 min 45 s with 1 worker on this machine, 97 tokens/s
               from the fastest of 3 micro-batches of 100 tokens; all else comes on top
-  memory      7 B for each worker
+  memory      147 B for each worker
   checkpoint  140 B, 20 B of it the model's; 1 checkpoint in the run
 source    samples  trained tokens  repeat  share of an epoch
 /d.jsonl      320            4000   0.500  100.0 %
