@@ -1,0 +1,172 @@
+//! Our save and restore, as a worker does them.
+
+use super::Took;
+use super::plain::Objects;
+use anyhow::{Result, anyhow, bail};
+use proto::id::{Generation, Lineage, RunId};
+use proto::key;
+use proto::manifest::{Checkpoint, sha256};
+use proto::protocol::{Load, Place, Start, Train};
+use proto::storage::Storage;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use worker::checkpoint::{Room, Saved, Snapshot, restore, snapshot};
+use worker::collective::{AbortHandle, InProcess};
+use worker::job::Restorable;
+use worker::model::{Config, Dtype, Model};
+use worker::ops::optimizer::AdamW;
+use worker::ops::{Documents, Target};
+use worker::train::{BUCKET_ELEMENTS, Batch, MicroBatch, Recipe, Trainer};
+use worker::upload;
+
+const SMOLLM2: &str = r#"{
+    "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
+    "num_hidden_layers": LAYERS, "num_attention_heads": 9, "num_key_value_heads": 3,
+    "max_position_embeddings": 8192, "rms_norm_eps": 1e-05, "rope_theta": 100000.0,
+    "tie_word_embeddings": true, "hidden_act": "silu", "initializer_range": 0.04}"#;
+const SAVED: Saved = Saved { dtype: Dtype::Bf16, file_bytes: 5_000_000_000 };
+const STEP: u64 = 1;
+const LINEAGE: Lineage = Lineage(1);
+
+pub(super) struct Ours {
+    /// On a thread of its own while something is restored.
+    trainer: Arc<Mutex<Trainer>>,
+    elements: Vec<usize>,
+    room: Room,
+    storage: Storage,
+}
+
+impl Ours {
+    pub(super) fn new(layers: usize, url: &str) -> Result<Self> {
+        let config = SMOLLM2.replace("LAYERS", &layers.to_string());
+        let config = Config::parse(Path::new("config.json"), &config)?;
+        let recipe = Recipe {
+            adamw: AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 },
+            weight_decay: 0.0,
+            clip_norm: 1.0,
+            recompute: false,
+            bucket_elements: BUCKET_ELEMENTS,
+        };
+        let model = Model::random(config, 1)?;
+        let elements = model.parameters().ids().map(|p| model.parameters().elements(p)).collect();
+        let mut trainer = Trainer::new(model, recipe);
+        // Moments that nobody has written yet are no memory.
+        trainer.step(&mut alone(), &batch(), 1e-3, false)?;
+        let (trainer, storage) = (Arc::new(Mutex::new(trainer)), Storage::open(url)?);
+        Ok(Self { trainer, elements, room: Room::default(), storage })
+    }
+
+    /// Of every parameter.
+    pub(super) fn elements(&self) -> &[usize] {
+        &self.elements
+    }
+
+    /// Of masters and moments, which a restore reads.
+    pub(super) fn state_bytes(&self) -> usize {
+        12 * self.elements.iter().sum::<usize>()
+    }
+
+    /// What a save writes.
+    pub(super) fn objects(&self) -> Objects {
+        let files = self.snapshot().files.into_iter();
+        files.map(|file| (file.key, file.body)).collect()
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let room = self.room.reserve(&AbortHandle::new()).expect("nobody aborts");
+        let trainer = self.trainer.lock().expect("nobody panicked");
+        snapshot(&trainer, STEP, (0, 1), SAVED, room)
+    }
+
+    pub(super) async fn save(&self) -> Result<Took> {
+        let start = Instant::now();
+        let snapshot = self.snapshot();
+        let pause = start.elapsed().as_secs_f64();
+        let place = Place { run: run(), generation: Generation(1), lineage: LINEAGE };
+        let files = upload::store(&self.storage, &place, snapshot).await;
+        let files = files.map_err(|told| anyhow!(told))?;
+        let of_state = |f: &proto::manifest::File| f.key.starts_with(Checkpoint::STATE);
+        let (state, model) = files.into_iter().partition(of_state);
+        let (run, lineage, plan_digest) = (run(), LINEAGE, "d".into());
+        let checkpoint =
+            Checkpoint { run, lineage, step: STEP, plan_digest, model, state, receipt: None };
+        self.storage.put(&manifest(), serde_json::to_vec(&checkpoint)?).await?;
+        Ok(Took { pause, seconds: start.elapsed().as_secs_f64() })
+    }
+
+    /// The seconds that it took.
+    pub(super) async fn restore(&mut self) -> Result<f64> {
+        let start = Instant::now();
+        let manifest = manifest();
+        let sha256 = sha256(&self.storage.read(&manifest).await?);
+        let load = Load {
+            run: run(),
+            spec_yaml: String::new(),
+            fingerprint: String::new(),
+            plan_digest: "d".into(),
+        };
+        let train = Train {
+            load,
+            generation: Generation(2),
+            lineage: Lineage(2),
+            rank: 0,
+            members: vec!["10.0.0.1:1".into()],
+            ring_key: [0; 32],
+            checkpoint: Some(Start { manifest, sha256 }),
+            evaluate_first: false,
+            stop: false,
+        };
+        let opened = Restorable::open(&self.storage, &train, "d").await;
+        let Some(mut from) = opened.map_err(|trouble| anyhow!(trouble.message))? else {
+            bail!("there is somewhere to start from")
+        };
+        let trainer = self.trainer.clone();
+        let restored = tokio::task::spawn_blocking(move || {
+            let mine = std::iter::from_fn(|| from.mine.blocking_recv());
+            let mine = mine.map(|f| f.map_err(|trouble| anyhow!(trouble.message)));
+            let mut trainer = trainer.lock().expect("nobody panicked");
+            restore(&mut trainer, &mut alone(), &from.state, mine)
+        });
+        restored.await??;
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    pub(super) async fn clear(&self) -> Result<()> {
+        for object in self.storage.list(&key::checkpoints(&run())).await? {
+            self.storage.delete(&object.key).await?;
+        }
+        Ok(())
+    }
+}
+
+fn manifest() -> String {
+    key::manifest(&run(), LINEAGE, STEP)
+}
+
+fn run() -> RunId {
+    RunId::new("bench-20261121-000000-0000")
+}
+
+fn alone() -> InProcess {
+    InProcess::world(1, Duration::from_secs(60)).swap_remove(0)
+}
+
+fn batch() -> Batch {
+    let target = |row| Target { row, token: row + 1, weight: 1.0 };
+    let micro_batch = MicroBatch {
+        tokens: (0..16).collect(),
+        documents: Documents::of_lengths([16]),
+        sources: vec![0],
+        targets: (0..15).map(target).collect(),
+    };
+    let weight = micro_batch.weight();
+    Batch {
+        step: 0,
+        weight,
+        planned_weight: weight,
+        samples: 1,
+        samples_digest: 0,
+        micro_batches: vec![micro_batch],
+    }
+}
