@@ -1,6 +1,10 @@
 //! What can go wrong between Muster and a store, and when it does: a pure function of a seed and of what is asked.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Nobody is held back for longer, even one who never gives up.
+const HOLD: Duration = Duration::from_secs(300);
 
 /// One way to misbehave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,11 +90,18 @@ pub(super) struct Asked {
 }
 
 /// Which faults, and how often each befalls a request that it may befall.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Faults {
     seed: u64,
     rates: BTreeMap<Fault, f64>,
     pub(super) ignored: Vec<&'static str>,
+    pub(super) silence: Duration,
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self { seed: 0, rates: BTreeMap::new(), ignored: Vec::new(), silence: HOLD }
+    }
 }
 
 impl Faults {
@@ -110,6 +121,12 @@ impl Faults {
     pub fn with(mut self, fault: Fault, rate: f64) -> Self {
         self.rates.insert(fault, rate);
         assert!(self.rates.values().sum::<f64>() <= 1.0, "one request meets one fault");
+        self
+    }
+
+    /// A store whose connections break after so much silence: a client's own patience with data lasts for minutes.
+    pub fn silent_for(mut self, limit: Duration) -> Self {
+        self.silence = limit;
         self
     }
 

@@ -4,34 +4,33 @@
 //! Muster --> Proxy --> SeaweedFS    a fault: instead of passing a request on, in place of its answer, in a body
 //! ```
 //!
+//! And it can stand still at a request of the caller's choice, so that a process is killed at a known stage of what it
+//! does: [`Proxy::stand_still_at`].
+//!
 //! It knows HTTP and a little of S3, and nothing of Muster. What befalls a request depends on the seed, on what is
 //! asked and on how often it was asked before; not on time, and not on the order of requests that run at once. Requests
 //! go on with their `Host`, which their signature covers; those to one object one after another, in the order in which
 //! they came, so that nothing is late but what is drawn to be.
 
+mod exchange;
 mod fault;
+mod standstill;
 
 pub use fault::{Fault, Faults, Random};
+pub use standstill::{Moment, Stage, Standstill};
 
 use bytes::Bytes;
-use fault::Asked;
-use futures::stream;
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::{Body, Frame, Incoming};
-use hyper::header::{CONNECTION, CONTENT_LENGTH, EXPECT, IF_NONE_MATCH, TRANSFER_ENCODING};
+use exchange::{Exchange, asked};
+use hyper::Response;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use standstill::Gate;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-/// Nobody is held back for longer, even one who never gives up.
-const HOLD: Duration = Duration::from_secs(300);
 /// Answers to one listing that are remembered.
 const EARLIER: usize = 8;
 
@@ -50,6 +49,7 @@ pub struct Befallen {
 pub struct Proxy {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
+    gate: Arc<Gate>,
     runtime: Option<Runtime>,
 }
 
@@ -67,9 +67,9 @@ impl Proxy {
         let listener = std::net::TcpListener::bind(address).expect("a free port");
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("an address");
-        let state = Arc::<Mutex<State>>::default();
-        runtime.spawn(serve(listener, store, state.clone()));
-        Self { address, state, runtime: Some(runtime) }
+        let (state, gate) = (Arc::<Mutex<State>>::default(), Arc::<Gate>::default());
+        runtime.spawn(serve(listener, store, state.clone(), gate.clone()));
+        Self { address, state, gate, runtime: Some(runtime) }
     }
 
     /// Where it listens.
@@ -80,6 +80,18 @@ impl Proxy {
     /// Misbehaves like this from now on, as if nothing had been asked before; what befell is forgotten.
     pub fn misbehave(&self, faults: Faults) {
         *lock(&self.state) = State { faults, ..State::default() };
+    }
+
+    /// Stands still at the first request from now on that is this one: nothing is passed on, and nothing answered,
+    /// until the caller says how it goes on.
+    pub fn stand_still_at(&self, stage: Stage) -> Standstill {
+        Gate::close_at(&self.gate, stage)
+    }
+
+    /// Holds back whatever has `words` in its path or query until this request has come: what processes do beside each
+    /// other happens in an order then.
+    pub fn hold_back(&self, words: &'static str, until: Stage) {
+        self.gate.hold_back(words, until);
     }
 
     /// All that befell since [`Self::misbehave`].
@@ -119,8 +131,6 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 /// An answer with all of its body.
 type Answer = Response<Bytes>;
-/// An answer on its way to the client, perhaps with an early end.
-type Sent = Response<BoxBody<Bytes, HangUp>>;
 
 /// The connection breaks here.
 #[derive(Debug)]
@@ -134,252 +144,23 @@ impl std::fmt::Display for HangUp {
 
 impl std::error::Error for HangUp {}
 
-async fn serve(listener: std::net::TcpListener, store: SocketAddr, state: Arc<Mutex<State>>) {
+async fn serve(
+    listener: std::net::TcpListener,
+    store: SocketAddr,
+    state: Arc<Mutex<State>>,
+    gate: Arc<Gate>,
+) {
     let listener = TcpListener::from_std(listener).expect("it does not block");
-    while let Ok((client, _)) = listener.accept().await {
-        let state = state.clone();
+    while let Ok((stream, _)) = listener.accept().await {
+        let (state, gate) = (state.clone(), gate.clone());
+        let client = gate.next_client();
         let service = service_fn(move |request| {
-            let exchange = Exchange { asked: asked(&request), store, state: state.clone() };
-            exchange.answer(request)
+            let (state, gate) = (state.clone(), gate.clone());
+            Exchange { asked: asked(&request), store, state, gate, client }.answer(request)
         });
         let http = hyper::server::conn::http1::Builder::new();
-        let connection = http.serve_connection(TokioIo::new(client), service);
+        let connection = http.serve_connection(TokioIo::new(stream), service);
         // It ends in an error whenever we hang up, or the client does.
         tokio::spawn(async { drop(connection.await) });
     }
-}
-
-/// One request and what becomes of it.
-struct Exchange {
-    asked: Asked,
-    store: SocketAddr,
-    state: Arc<Mutex<State>>,
-}
-
-impl Exchange {
-    async fn answer(self, request: Request<Incoming>) -> Result<Sent, HangUp> {
-        let drawn = {
-            let mut state = lock(&self.state);
-            let what = format!("{} {}", self.asked.method, self.asked.target);
-            let times = state.times.entry(what).or_default();
-            *times += 1;
-            let times = *times;
-            state.faults.draw(&self.asked, times)
-        };
-        match drawn {
-            Some((Fault::HangUpInRequest, _)) => {
-                self.befell(Fault::HangUpInRequest);
-                half_heard(request).await;
-                Err(HangUp)
-            }
-            Some((fault, random)) => self.with(fault, random, collect(request).await?).await,
-            None => Ok(whole(self.pass_on(collect(request).await?).await?)),
-        }
-    }
-
-    async fn with(
-        &self,
-        fault: Fault,
-        mut random: Random,
-        request: Request<Bytes>,
-    ) -> Result<Sent, HangUp> {
-        match fault {
-            Fault::HangUp | Fault::HangUpInRequest => {
-                self.befell(fault);
-                Err(HangUp)
-            }
-            Fault::Silence => {
-                self.befell(fault);
-                silence().await
-            }
-            Fault::Error => self.refuse(fault, StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
-            Fault::SlowDown => self.refuse(fault, StatusCode::SERVICE_UNAVAILABLE, "SlowDown"),
-            Fault::Conflict => {
-                self.refuse(fault, StatusCode::CONFLICT, "ConditionalRequestConflict")
-            }
-            Fault::FlipRequest => {
-                self.befell(fault);
-                let request = request.map(|body| flipped(&body, &mut random));
-                Ok(whole(self.pass_on(request).await?))
-            }
-            Fault::HangUpInAnswer => {
-                self.befell(fault);
-                Ok(halved(self.pass_on(request).await?))
-            }
-            Fault::SilenceAfter => {
-                self.befell(fault);
-                self.pass_on(request).await?;
-                silence().await
-            }
-            Fault::ErrorAfter => {
-                self.pass_on(request).await?;
-                self.refuse(fault, StatusCode::INTERNAL_SERVER_ERROR, "InternalError")
-            }
-            Fault::LostWin => {
-                let answer = self.pass_on(request).await?;
-                if answer.status().is_success() {
-                    self.refuse(fault, StatusCode::PRECONDITION_FAILED, "PreconditionFailed")
-                } else {
-                    Ok(whole(answer))
-                }
-            }
-            Fault::CutBody => {
-                let answer = self.pass_on(request).await?;
-                let cut = |body: &Bytes| body.slice(..random.below(body.len()));
-                Ok(whole(self.changed(fault, answer, cut)))
-            }
-            Fault::FlipAnswer => {
-                let answer = self.pass_on(request).await?;
-                Ok(whole(self.changed(fault, answer, |body| flipped(body, &mut random))))
-            }
-            Fault::StaleListing => {
-                let mut moments = self.listings();
-                let now = self.pass_on(request).await?;
-                moments.push(now.clone());
-                let answer = moments.swap_remove(random.below(moments.len()));
-                if answer.body() != now.body() {
-                    self.befell(fault);
-                }
-                Ok(whole(answer))
-            }
-        }
-    }
-
-    /// What the store answers.
-    async fn pass_on(&self, mut request: Request<Bytes>) -> Result<Answer, HangUp> {
-        let headers = request.headers_mut();
-        for hop in [CONNECTION, EXPECT, TRANSFER_ENCODING] {
-            headers.remove(hop);
-        }
-        for ignored in &lock(&self.state).faults.ignored {
-            headers.remove(*ignored);
-        }
-        // A client may give up on what is slow, and a store do it nevertheless, after what was asked for next: a fault
-        // of its own, which a busy machine would add to those that are drawn. So each has its turn, and takes it even
-        // if nobody waits any more.
-        let turn = lock(&self.state).turns.entry(self.asked.target.clone()).or_default().clone();
-        let turn = turn.lock_owned();
-        let store = self.store;
-        let asking = tokio::spawn(async move {
-            let _turn = turn.await;
-            ask(store, request).await
-        });
-        let answer = asking.await.map_err(|_| HangUp)?.map_err(|_| HangUp)?;
-        if self.asked.is_listing && answer.status().is_success() {
-            let mut state = lock(&self.state);
-            let known = state.listings.entry(self.asked.target.clone()).or_default();
-            known.push(answer.clone());
-            let surplus = known.len().saturating_sub(EARLIER);
-            known.drain(..surplus);
-        }
-        Ok(answer)
-    }
-
-    /// What was answered to the same listing before.
-    fn listings(&self) -> Vec<Answer> {
-        lock(&self.state).listings.get(&self.asked.target).cloned().unwrap_or_default()
-    }
-
-    fn befell(&self, fault: Fault) {
-        let Asked { method, target, .. } = &self.asked;
-        let (method, target) = (method.clone(), target.clone());
-        lock(&self.state).befallen.push(Befallen { fault, method, target });
-    }
-
-    fn refuse(&self, fault: Fault, status: StatusCode, code: &str) -> Result<Sent, HangUp> {
-        self.befell(fault);
-        let body = format!(
-            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
-             <Error><Code>{code}</Code><Message>the proxy says so</Message></Error>"
-        );
-        let mut answer = Response::new(Bytes::from(body));
-        *answer.status_mut() = status;
-        Ok(whole(answer))
-    }
-
-    /// An answer with another body, where it has one.
-    fn changed(
-        &self,
-        fault: Fault,
-        mut answer: Answer,
-        change: impl FnOnce(&Bytes) -> Bytes,
-    ) -> Answer {
-        if answer.status().is_success() && !answer.body().is_empty() {
-            self.befell(fault);
-            *answer.body_mut() = change(answer.body());
-            let length = answer.body().len().into();
-            answer.headers_mut().insert(CONTENT_LENGTH, length);
-        }
-        answer
-    }
-}
-
-fn asked(request: &Request<Incoming>) -> Asked {
-    let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
-    // What the server has made up, and what depends on the time.
-    let kept: Vec<_> = query
-        .split('&')
-        .filter(|pair| !pair.starts_with("uploadId=") && !pair.starts_with("X-Amz-"))
-        .collect();
-    let lists = |name: &str| kept.iter().any(|pair| pair.split('=').next() == Some(name));
-    Asked {
-        method: request.method().to_string(),
-        target: format!("{path}?{}", kept.join("&")),
-        is_conditional: request.headers().contains_key(IF_NONE_MATCH),
-        has_body: !request.body().is_end_stream(),
-        is_listing: request.method() == Method::GET && (lists("list-type") || lists("uploads")),
-    }
-}
-
-async fn collect(request: Request<Incoming>) -> Result<Request<Bytes>, HangUp> {
-    let (head, body) = request.into_parts();
-    let body = body.collect().await.map_err(|_| HangUp)?.to_bytes();
-    Ok(Request::from_parts(head, body))
-}
-
-async fn half_heard(request: Request<Incoming>) {
-    let mut body = request.into_body();
-    let half = body.size_hint().lower() / 2;
-    let mut heard = 0;
-    while heard < half
-        && let Some(Ok(frame)) = body.frame().await
-    {
-        heard += frame.data_ref().map_or(0, Bytes::len) as u64;
-    }
-}
-
-/// The client gives up first: then this is dropped.
-async fn silence() -> Result<Sent, HangUp> {
-    tokio::time::sleep(HOLD).await;
-    Err(HangUp)
-}
-
-/// One request on a connection of its own.
-async fn ask(store: SocketAddr, request: Request<Bytes>) -> anyhow::Result<Answer> {
-    let stream = TokioIo::new(TcpStream::connect(store).await?);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
-    tokio::spawn(connection);
-    let (head, body) = sender.send_request(request.map(Full::new)).await?.into_parts();
-    Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
-}
-
-fn whole(answer: Answer) -> Sent {
-    answer.map(|body| Full::new(body).map_err(|never| match never {}).boxed())
-}
-
-/// An answer that announces its whole body and breaks off in the middle.
-fn halved(answer: Answer) -> Sent {
-    answer.map(|body| {
-        let half = body.slice(..body.len() / 2);
-        StreamBody::new(stream::iter([Ok(Frame::data(half)), Err(HangUp)])).boxed()
-    })
-}
-
-fn flipped(body: &Bytes, random: &mut Random) -> Bytes {
-    let mut bytes = body.to_vec();
-    if !bytes.is_empty() {
-        let bit = random.below(bytes.len() * 8);
-        bytes[bit / 8] ^= 1 << (bit % 8);
-    }
-    bytes.into()
 }

@@ -1,0 +1,154 @@
+//! A store that stands still at a request of the caller's choice: whoever is killed then is killed at a known stage.
+//!
+//! ```text
+//! stand_still_at(stage) --> reached(): the store stands still --> a process is killed --> it goes on: as if nothing
+//!                                                                 had been, without the request, without its clients
+//! ```
+
+use super::HangUp;
+use super::fault::Asked;
+use crate::process::PATIENCE;
+use std::sync::{Arc, mpsc};
+use tokio::sync::watch;
+
+/// On which side of what the store does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// It has not been asked yet.
+    Asked,
+    /// It has done what was asked, and has not said so yet.
+    Done,
+}
+
+/// The request at which the store stands still.
+#[derive(Clone, Copy, Debug)]
+pub struct Stage {
+    /// Before it or behind it.
+    pub moment: Moment,
+    /// `GET`, `PUT`, ...
+    pub method: &'static str,
+    /// All of these are in its path and query.
+    pub target: &'static [&'static str],
+    /// This is in its body.
+    pub body: &'static str,
+}
+
+impl Stage {
+    fn is(&self, moment: Moment, asked: &Asked, body: &[u8]) -> bool {
+        let words = self.body.as_bytes();
+        self.moment == moment
+            && self.method == asked.method
+            && self.target.iter().all(|words| asked.target.contains(words))
+            && (words.is_empty() || body.windows(words.len()).any(|w| w == words))
+    }
+}
+
+/// A stage that is waited for; once this is dropped, everything goes on.
+#[must_use]
+pub struct Standstill {
+    gate: Arc<Gate>,
+    stage: Stage,
+    reached: mpsc::Receiver<String>,
+}
+
+impl Standstill {
+    /// Path and query of the request at which the store stands still, once it does.
+    pub fn reached(&self) -> String {
+        let target = self.reached.recv_timeout(PATIENCE);
+        target.unwrap_or_else(|_| panic!("no request is {:?}", self.stage))
+    }
+
+    /// Goes on as if nothing had been.
+    pub fn go_on(self) {}
+
+    /// Goes on, but the request itself is not passed on any more, nor answered.
+    pub fn without_request(self) {
+        self.gate.0.send_modify(|state| state.request_is_lost = true);
+    }
+
+    /// Goes on for those who come from now on: nothing that the others ask is passed on any more, nor answered.
+    pub fn without_clients(self) {
+        self.gate.0.send_modify(|state| state.gone = state.clients);
+    }
+}
+
+impl Drop for Standstill {
+    fn drop(&mut self) {
+        self.gate.0.send_modify(|state| (state.awaited, state.is_still) = (None, false));
+    }
+}
+
+/// What every request passes before the store is asked, and every answer behind it.
+#[derive(Debug, Default)]
+pub(super) struct Gate(watch::Sender<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    awaited: Option<(Stage, mpsc::Sender<String>)>,
+    is_still: bool,
+    request_is_lost: bool,
+    /// Connections so far are numbered from 1.
+    clients: u64,
+    /// Up to this one they are dead.
+    gone: u64,
+    held_back: Option<(&'static str, Stage)>,
+}
+
+impl State {
+    fn holds_back(&self, asked: &Asked) -> bool {
+        self.held_back.is_some_and(|(words, _)| asked.target.contains(words))
+    }
+}
+
+impl Gate {
+    pub(super) fn close_at(gate: &Arc<Self>, stage: Stage) -> Standstill {
+        let (tell, reached) = mpsc::channel();
+        gate.0.send_modify(|state| {
+            state.awaited = Some((stage, tell));
+            state.request_is_lost = false;
+        });
+        Standstill { gate: gate.clone(), stage, reached }
+    }
+
+    pub(super) fn hold_back(&self, words: &'static str, until: Stage) {
+        self.0.send_modify(|state| state.held_back = Some((words, until)));
+    }
+
+    /// The number of a new connection.
+    pub(super) fn next_client(&self) -> u64 {
+        self.0.send_modify(|state| state.clients += 1);
+        self.0.borrow().clients
+    }
+
+    /// Waits while the store stands still.
+    pub(super) async fn pass(
+        &self,
+        client: u64,
+        moment: Moment,
+        asked: &Asked,
+        body: &[u8],
+    ) -> Result<(), HangUp> {
+        let mut states = self.0.subscribe();
+        if moment == Moment::Asked {
+            let its_turn = states.wait_for(|state| !state.holds_back(asked)).await;
+            its_turn.map_err(|_| HangUp)?;
+        }
+        let mut awaited = None;
+        self.0.send_if_modified(|state| {
+            let over = state.held_back.take_if(|(_, until)| until.is(moment, asked, body));
+            awaited = state.awaited.take_if(|(stage, _)| stage.is(moment, asked, body));
+            state.is_still |= awaited.is_some();
+            awaited.is_some() || over.is_some()
+        });
+        let is_the_one = awaited.is_some();
+        if let Some((_, tell)) = awaited {
+            // The test may have ended.
+            let _ = tell.send(asked.target.clone());
+        }
+        let state = states.wait_for(|state| !state.is_still).await.map_err(|_| HangUp)?;
+        if client <= state.gone || is_the_one && state.request_is_lost {
+            return Err(HangUp);
+        }
+        Ok(())
+    }
+}
