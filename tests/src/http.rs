@@ -82,18 +82,20 @@ pub fn content(request: &Request, body: &[u8]) -> Answer {
     }
 }
 
-/// Sends a request, and gives the body of an answer that says it went well.
+/// Sends a request, and gives the body of an answer that says it went well: JSON where the server can choose, and in
+/// one piece, as HTTP/1.0 has it.
 pub fn ask(port: u16, method: &str, target: &str, body: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the server listens");
     let length = body.len();
     let head = format!(
-        "{method} {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+        "{method} {target} HTTP/1.0\r\nHost: 127.0.0.1\r\nAccept: application/json\r\n\
+         Content-Length: {length}\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)).expect("it reads");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("it answers");
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("an answer has a head") + 4;
     let head = String::from_utf8_lossy(&answer[..end]).into_owned();
-    assert!(head.starts_with("HTTP/1.1 20"), "{method} {target}: {head}");
+    assert!(head.starts_with("HTTP/1.0 20"), "{method} {target}: {head}");
     answer.split_off(end)
 }

@@ -57,7 +57,11 @@ impl SeaweedFs {
         let log = std::fs::File::create(folder.path().join("log")).expect("a temporary folder");
         let server = Command::new(&weed)
             .args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"])
-            .args(["-volume.max=20", "-master.volumeSizeLimitMB=64", "-s3.autoCreateBucket=false"])
+            .args([
+                "-volume.max=20",
+                "-master.volumeSizeLimitMB=1024",
+                "-s3.autoCreateBucket=false",
+            ])
             // Catalogs listen on ports of their own, which two servers at once would quarrel about.
             .args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"])
             .arg(format!("-dir={}", folder.path().display()))
@@ -102,6 +106,18 @@ impl SeaweedFs {
     /// Reads one likewise.
     pub fn get(&self, key: &str) -> Vec<u8> {
         ask(self.filer, "GET", &format!("/buckets/{BUCKET}/{key}"), b"")
+    }
+
+    /// Copies the objects directly in `folder` to the local folder `to`, likewise.
+    pub fn download(&self, folder: &str, to: &Path) {
+        let listed = self.get(&format!("{folder}/?limit=1000"));
+        let listed: serde_json::Value = serde_json::from_slice(&listed).expect("a listing");
+        for entry in listed["Entries"].as_array().expect("entries") {
+            let path = entry["FullPath"].as_str().expect("an entry has a path");
+            let name = path.rsplit('/').next().expect("a path has a name");
+            std::fs::write(to.join(name), self.get(&format!("{folder}/{name}")))
+                .expect("it can be written");
+        }
     }
 
     /// The user's credentials, as the services of a machine in the cloud tell them.
@@ -180,6 +196,12 @@ pub fn again(name: &str, environment: &[(&str, String)]) -> anyhow::Result<()> {
     anyhow::ensure!(!SeaweedFs::is_betrayed_by(&said), "{said}");
     print!("{}", String::from_utf8_lossy(&ended.stdout));
     Ok(())
+}
+
+/// Where the server is in whose environment a test runs [`again`].
+pub fn here() -> SocketAddr {
+    let url = std::env::var("AWS_ENDPOINT_URL").expect("the server's environment");
+    url.strip_prefix("http://").and_then(|a| a.parse().ok()).expect("the server's address")
 }
 
 /// Ports that nobody listens on, all different.
