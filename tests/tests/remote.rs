@@ -10,7 +10,9 @@ use muster_tests::hub::{self, Access, Repositories, TOKEN, TestHub};
 use muster_tests::model::{Weights, assert_bit_equal, weights};
 use muster_tests::seaweed::{BUCKET, SeaweedFs};
 use muster_tests::{Fixture, Process};
-use std::collections::{BTreeMap, BTreeSet};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 use std::sync::LazyLock;
 
@@ -23,11 +25,17 @@ fn short() -> Fixture {
     fixture
 }
 
-/// The weights of the same run on local files; order and content of the data are what decides.
-static LOCAL: LazyLock<Weights> = LazyLock::new(|| {
+/// The model of the same run on local files; order and content of the data are what decides.
+struct Local {
+    weights: Weights,
+    files: BTreeMap<String, Vec<u8>>,
+}
+
+static LOCAL: LazyLock<Local> = LazyLock::new(|| {
     let fixture = short();
     Process::run(&fixture, &["--workers", "2"]).end().with_code(0);
-    weights(&fixture.run().join("model"))
+    let model = fixture.run().join("model");
+    Local { weights: weights(&model), files: hub::folder(&model) }
 });
 
 fn some_hub(fixture: &Fixture) -> TestHub {
@@ -57,7 +65,7 @@ fn a_run_on_the_hubs_base_and_data_is_the_run_on_local_files() {
     let environment = hub.environment();
     let ended = Process::run_in(&fixture, &["--workers", "2"], &environment).end().with_code(0);
     let run = fixture.run();
-    assert_bit_equal(&weights(&run.join("model")), &LOCAL);
+    assert_bit_equal(&weights(&run.join("model")), &LOCAL.weights);
     assert_eq!(hub.betrayals(), 0, "the token went to another host");
     assert!(hub.downloads() > 0, "no large file was read");
 
@@ -162,7 +170,7 @@ fn a_web_servers_file_is_read_in_place() {
     let url = format!("http://{address}/some%20folder/data.jsonl?version=2");
     fixture.respec("./data.jsonl", &format!("\"{url}\""));
     Process::run(&fixture, &["--workers", "2"]).end().with_code(0);
-    assert_bit_equal(&weights(&fixture.run().join("model")), &LOCAL);
+    assert_bit_equal(&weights(&fixture.run().join("model")), &LOCAL.weights);
 
     let fixture = short();
     fixture.respec("./data.jsonl", &format!("http://{address}/none.jsonl"));
@@ -202,14 +210,10 @@ fn a_run_on_s3_is_the_run_on_local_files() {
     let key = model.strip_prefix(&format!("s3://{BUCKET}/")).expect("the model is in the bucket");
     let here = fixture.path("model");
     std::fs::create_dir(&here).expect("a fresh folder");
-    let index = server.get(&format!("{key}/model.safetensors.index.json"));
-    let index: serde_json::Value = serde_json::from_slice(&index).expect("an index is JSON");
-    let names = index["weight_map"].as_object().expect("by tensor").values();
-    for name in names.filter_map(|name| name.as_str()).collect::<BTreeSet<_>>() {
-        let shard = server.get(&format!("{key}/{name}"));
-        std::fs::write(here.join(name), shard).expect("a temporary folder");
-    }
-    assert_bit_equal(&weights(&here), &LOCAL);
+    server.download(key, &here);
+    assert!(here.join("model.safetensors.index.json").is_file(), "it is in several files");
+    assert_bit_equal(&weights(&here), &LOCAL.weights);
+    assert_loads_as_the_local_one(&here);
     // Two ranks and the preparation before them needed the base; it came once.
     let fetched = files(&fixture.path("cache/models"));
     let base = files(&fixture.path("base"));
@@ -226,4 +230,32 @@ fn a_run_on_s3_is_the_run_on_local_files() {
         refused(&fixture, &environment, &[words, "hint: "]);
         fixture.respec(&new, &old);
     }
+}
+
+/// `transformers` makes the same of a folder as of the local run's: it loads it without a network, stops where the
+/// template stops, and renders a conversation as the template does.
+fn assert_loads_as_the_local_one(folder: &Path) {
+    let Some(python) = std::env::var_os("MUSTER_PEER_PYTHON") else {
+        return println!("not loaded in transformers: MUSTER_PEER_PYTHON is not set");
+    };
+    let local = tempfile::tempdir().expect("a temporary folder");
+    for (name, body) in &LOCAL.files {
+        std::fs::write(local.path().join(name), body).expect("a temporary folder");
+    }
+    let empty = tempfile::tempdir().expect("a temporary folder");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peer/load.py");
+    let mut peer = Command::new(python);
+    peer.arg(script).args([folder, local.path()]).env("HF_HOME", empty.path());
+    let peer = peer.output().expect("MUSTER_PEER_PYTHON starts");
+    assert!(peer.status.success(), "{}", String::from_utf8_lossy(&peer.stderr));
+    let text = String::from_utf8(peer.stdout).expect("JSON");
+    let seen: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    let [remote, local] = &seen[..] else { panic!("one line for each folder: {text}") };
+    assert_eq!(remote, local);
+    assert_eq!(remote["misfits"], json!([]));
+    assert_eq!((&remote["finite"], &remote["dtype"]), (&json!(true), &json!("torch.float32")));
+    assert_eq!(remote["eos"], json!([remote["own_eos"], remote["stop"]]));
+    let prompt = "<|im_start|>user\nSay hello.<|im_end|>\n<|im_start|>assistant\n";
+    assert_eq!(remote["prompt"], prompt);
+    assert_eq!(remote["text"], format!("{prompt}Hello there<|im_end|>\n"));
 }
