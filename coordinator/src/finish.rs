@@ -176,10 +176,19 @@ pub async fn retain(storage: &Storage, run: &RunId, retained: &Retained) -> Resu
             storage.put(&key, name(place) + "\n").await?;
         }
     }
-    for folder in storage.folders(&key::checkpoints(run)).await? {
-        let Some(place) = key::checkpoint_place(&folder) else { continue };
-        if place < retained.latest && !retained.kept.contains(&place) {
-            delete(storage, run, place).await?;
+    let checkpoints = key::checkpoints(run);
+    let goes = |folder: &str| {
+        let place = key::checkpoint_place(folder)?;
+        (place < retained.latest && !retained.kept.contains(&place)).then_some(place)
+    };
+    for place in storage.folders(&checkpoints).await?.iter().filter_map(|f| goes(f)) {
+        delete(storage, run, place).await?;
+    }
+    // Of a checkpoint that died before its first object there is no folder to be seen.
+    for upload in storage.unfinished(&checkpoints).await?.unwrap_or_default() {
+        let below = upload.key.strip_prefix(&checkpoints).and_then(|key| key.split('/').nth(1));
+        if below.and_then(goes).is_some() {
+            storage.abandon(&upload).await?;
         }
     }
     Ok(())

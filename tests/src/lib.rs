@@ -6,6 +6,7 @@
 //! process    a program under way: its events, each with a deadline; signals; what it leaves behind
 //! pool       a standing coordinator and its workers
 //! seaweed    a real S3 server                                proxy      what goes wrong before it
+//! stored     a run in a store, looked at from beside it
 //! hub        a hub of our own            http       as much of HTTP as that takes
 //! model      the weights of a model folder
 //! ```
@@ -21,6 +22,7 @@ pub mod process;
 pub mod programs;
 pub mod proxy;
 pub mod seaweed;
+pub mod stored;
 pub mod undisturbed;
 
 pub use fixture::Fixture;

@@ -18,15 +18,27 @@ pub struct Reference {
 }
 
 /// It runs once a test program, when it is first asked for.
-pub static UNDISTURBED: LazyLock<Reference> = LazyLock::new(|| {
-    let fixture = Fixture::new();
-    let ended = Process::run(&fixture, &["--workers", "2"]).end().with_code(0);
-    Reference {
-        digests: lineage(&[&ended]).into_iter().map(|(step, (digest, _))| (step, digest)).collect(),
-        losses: lineage(&[&ended]).into_iter().map(|(step, (_, loss))| (step, loss)).collect(),
-        weights: weights(&fixture.run().join("model")),
+pub static UNDISTURBED: LazyLock<Reference> = LazyLock::new(|| Reference::of(&Fixture::new()));
+
+impl Reference {
+    /// What the run of `fixture` comes to, which nobody disturbs.
+    pub fn of(fixture: &Fixture) -> Self {
+        let ended = Process::run(fixture, &["--workers", "2"]).end().with_code(0);
+        let steps = lineage(&[&ended]);
+        Self {
+            digests: steps.iter().map(|(step, (digest, _))| (*step, digest.clone())).collect(),
+            losses: steps.iter().map(|(step, (_, loss))| (*step, *loss)).collect(),
+            weights: weights(&fixture.run().join("model")),
+        }
     }
-});
+
+    /// A run and its resumptions have trained on the same samples, step by step.
+    pub fn assert_same_samples(&self, runs: &[&Ended]) {
+        let digests: BTreeMap<_, _> =
+            lineage(runs).into_iter().map(|(step, (digest, _))| (step, digest)).collect();
+        assert_eq!(digests, self.digests);
+    }
+}
 
 /// Digest and loss of every step as it was committed last, over a run and its resumptions.
 pub fn lineage(runs: &[&Ended]) -> BTreeMap<u64, (String, f64)> {
@@ -38,9 +50,7 @@ pub fn lineage(runs: &[&Ended]) -> BTreeMap<u64, (String, f64)> {
 
 /// The run's samples and its model are the undisturbed run's.
 pub fn assert_as_undisturbed(fixture: &Fixture, runs: &[&Ended]) {
-    let digests: BTreeMap<_, _> =
-        lineage(runs).into_iter().map(|(step, (digest, _))| (step, digest)).collect();
-    assert_eq!(digests, UNDISTURBED.digests);
-    assert_eq!(digests.len() as u64, STEPS);
+    assert_eq!(UNDISTURBED.digests.len() as u64, STEPS);
+    UNDISTURBED.assert_same_samples(runs);
     assert_bit_equal(&weights(&fixture.run().join("model")), &UNDISTURBED.weights);
 }

@@ -1,0 +1,243 @@
+//! `kill -9` at every stage of a save, with real processes and a real S3 server: what is restored is what was committed
+//! last, the run ends as if nothing had been, and nothing is left over.
+//!
+//! A proxy before the server stands still at the request that a stage is known by, and then a process dies. Needs
+//! SeaweedFS (MUSTER_TEST_WEED).
+
+use anyhow::{Context, Result, ensure};
+use muster_tests::model::assert_bit_equal;
+use muster_tests::proxy::{Moment, Proxy, Stage, Standstill};
+use muster_tests::seaweed::{BUCKET, SeaweedFs, again, here};
+use muster_tests::stored::{Stored, starts};
+use muster_tests::undisturbed::Reference;
+use muster_tests::{Ended, Fixture, Process};
+use proto::event::Event;
+use proto::id::{Lineage, WorkerId};
+use proto::storage::Storage;
+use rustix::process::Signal;
+use std::sync::Arc;
+
+/// Of the run, each with a checkpoint of which only the newest is kept.
+const STEPS: u64 = 3;
+/// The save that is disturbed: there is one before it to go back to, and a step behind it.
+const SAVE: u64 = 2;
+const FOLDER: &str = "step-00000002-l1";
+const BEFORE: &str = "step-00000001-l1";
+const COMMIT: &str = r#"{"event":"checkpointed","lineage":1,"step":2"#;
+/// The commit before. Left alone, the two saves would overlap: a rank stores its part of the one while another still
+/// stores its part of the other.
+const COMMITTED_BEFORE: Stage = Stage {
+    moment: Moment::Done,
+    method: "PUT",
+    target: &["/journal/"],
+    body: r#"{"event":"checkpointed","lineage":1,"step":1"#,
+};
+
+/// What the store is at, and whether the save is one to go back to then.
+type Scene = (&'static str, Stage, Saved);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Saved {
+    NotYet,
+    Whole,
+}
+
+const fn scene(
+    what: &'static str,
+    moment: Moment,
+    request: (&'static str, &'static [&'static str], &'static str),
+    saved: Saved,
+) -> Scene {
+    let (method, target, body) = request;
+    (what, Stage { moment, method, target, body }, saved)
+}
+
+/// In the order in which they come. The larger files of the state go in two parts.
+const SCENES: [Scene; 11] = {
+    use Moment::{Asked, Done};
+    use Saved::{NotYet, Whole};
+    let upload = ("POST", &[FOLDER, "/state/", "?uploads"] as _, "");
+    let complete = ("POST", &[FOLDER, "/state/"] as _, "<CompleteMultipartUpload");
+    let manifest = ("PUT", &[FOLDER, "/manifest.json"] as _, "");
+    let commit = ("PUT", &["/journal/"] as _, COMMIT);
+    [
+        scene("an upload is to begin", Asked, upload, NotYet),
+        scene("an upload has begun", Done, upload, NotYet),
+        scene("half is uploaded", Asked, ("PUT", &[FOLDER, "partNumber=2"], ""), NotYet),
+        scene("all parts of a file are uploaded", Asked, complete, NotYet),
+        scene("they are one file", Done, complete, NotYet),
+        scene("all files are stored", Asked, manifest, NotYet),
+        scene("the manifest is stored", Done, manifest, Whole),
+        scene("the commit is to be journaled", Asked, commit, Whole),
+        scene("the commit is journaled", Done, commit, Whole),
+        scene("the save before goes", Done, ("DELETE", &[BEFORE, "/manifest.json"], ""), Whole),
+        scene("its files go", Asked, ("DELETE", &[BEFORE, "/state/"], ""), Whole),
+    ]
+};
+
+#[test]
+fn whoever_dies_at_whatever_stage_of_a_save_the_newest_commit_is_restored() -> Result<()> {
+    let name = "whoever_dies_at_whatever_stage_of_a_save_the_newest_commit_is_restored";
+    let Some(server) = SeaweedFs::start(name) else { return Ok(()) };
+    again("at_every_stage", &server.environment())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "run by `whoever_dies_at_whatever_stage_of_a_save_the_newest_commit_is_restored`"]
+async fn at_every_stage() -> Result<()> {
+    let wanted = Arc::new(Reference::of(&fixture()));
+    // Beside each other: much of a death is waiting for what comes of it.
+    let coordinators = tokio::spawn({
+        let wanted = wanted.clone();
+        async move {
+            for (number, scene) in SCENES.iter().enumerate() {
+                let run = OnS3::new(&format!("coordinator/{number}"))?;
+                run.coordinator_dies(scene, &wanted).await.context(scene.0)?;
+            }
+            anyhow::Ok(())
+        }
+    });
+    let workers = tokio::spawn(async move {
+        for (number, scene) in SCENES.iter().enumerate() {
+            let run = OnS3::new(&format!("worker/{number}"))?;
+            run.worker_dies(scene, number % 2, &wanted).await.context(scene.0)?;
+        }
+        anyhow::Ok(())
+    });
+    coordinators.await?.context("the coordinator")?;
+    workers.await?.context("a worker")
+}
+
+fn fixture() -> Fixture {
+    let fixture = Fixture::new();
+    fixture.respec("max_steps: 40", &format!("max_steps: {STEPS}"));
+    fixture.respec("{every: 8, keep: 100}", "{every: 1, keep: 1}");
+    // What is best would be kept as well.
+    fixture.respec("  eval: {holdout: 0.1, every: checkpoint, at_start: true}\n", "");
+    fixture
+}
+
+/// A run whose output is on S3, behind a proxy of its own.
+struct OnS3 {
+    fixture: Fixture,
+    proxy: Proxy,
+    storage: Storage,
+}
+
+impl OnS3 {
+    fn new(output: &str) -> Result<Self> {
+        let (fixture, output) = (fixture(), format!("s3://{BUCKET}/{output}"));
+        fixture.respec("./runs", &output);
+        Ok(Self { fixture, proxy: Proxy::start(here()), storage: Storage::open(&output)? })
+    }
+
+    /// Stands still in the second save, which does not begin before the first is committed.
+    fn stand_still_at(&self, stage: Stage) -> Standstill {
+        self.proxy.hold_back(FOLDER, COMMITTED_BEFORE);
+        self.proxy.stand_still_at(stage)
+    }
+
+    fn start(&self, more: &[&str]) -> Process {
+        let arguments = [&["--workers", "2"], more].concat();
+        let environment = SeaweedFs::environment_at(self.proxy.address());
+        Process::run_in(&self.fixture, &arguments, &environment)
+    }
+
+    async fn stored(&self) -> Result<Stored<'_>> {
+        Stored::find(&self.storage).await?.context("there is a run")
+    }
+
+    async fn coordinator_dies(&self, (_, stage, saved): &Scene, wanted: &Reference) -> Result<()> {
+        let still = self.stand_still_at(*stage);
+        let process = self.start(&[]);
+        still.reached();
+        process.signal(Signal::KILL);
+        let killed = process.end();
+        still.without_clients();
+
+        let goes_on_after = self.stored().await?.goes_on_after().await?;
+        match saved {
+            Saved::NotYet => ensure!(goes_on_after == SAVE - 1, "{goes_on_after}"),
+            // Training goes on while the save before is deleted.
+            Saved::Whole => ensure!(goes_on_after >= SAVE, "{goes_on_after}"),
+        }
+        let resumed = self.start(&["--resume"]).end().with_code(0);
+        let starts = self.ended_well(*saved, &[&killed, &resumed], wanted).await?;
+        ensure!(starts == [0, goes_on_after], "{starts:?}, not {goes_on_after}");
+        Ok(())
+    }
+
+    /// The one whose request it is; `rank` where it is the coordinator's.
+    async fn worker_dies(
+        &self,
+        (_, stage, saved): &Scene,
+        rank: usize,
+        wanted: &Reference,
+    ) -> Result<()> {
+        let still = self.stand_still_at(*stage);
+        let process = self.start(&[]);
+        let own = rank_of(&still.reached());
+        let worker = self.member(own.unwrap_or(rank)).await?;
+        process.kill(&format!("--slot {worker} "));
+        match own {
+            Some(_) => still.without_request(),
+            None => still.go_on(),
+        }
+        let ended = process.end().with_code(0);
+        let starts = self.ended_well(*saved, &[&ended], wanted).await?;
+        match (saved, own) {
+            (Saved::NotYet, Some(_)) => ensure!(starts == [0, SAVE - 1], "{starts:?}"),
+            // The coordinator completes the save; near the end, the dead one may not have been needed any more.
+            (Saved::NotYet | Saved::Whole, _) => {
+                ensure!(starts[0] == 0 && starts[1..].iter().all(|s| *s >= SAVE), "{starts:?}");
+            }
+        }
+        Ok(())
+    }
+
+    async fn member(&self, rank: usize) -> Result<WorkerId> {
+        let history = self.stored().await?.history().await?;
+        let members = history.into_iter().find_map(|event| match event {
+            Event::Generation { members, .. } => Some(members),
+            _ => None,
+        });
+        members.and_then(|mut m| (rank < m.len()).then(|| m.swap_remove(rank))).context("a member")
+    }
+
+    /// Samples and model are the undisturbed run's, the last checkpoint is all that is left, and whatever was given up
+    /// was saved anew; after how many steps its generations began.
+    async fn ended_well(
+        &self,
+        saved: Saved,
+        runs: &[&Ended],
+        wanted: &Reference,
+    ) -> Result<Vec<u64>> {
+        wanted.assert_same_samples(runs);
+        let stored = self.stored().await?;
+        assert_bit_equal(&stored.weights().await?, &wanted.weights);
+        let history = stored.history().await?;
+        let starts = starts(&history);
+        let lineages = u64::try_from(starts.len())?;
+        let commits = history.iter().filter_map(|event| match event {
+            Event::Checkpointed { lineage, step, .. } => Some((*lineage, *step)),
+            _ => None,
+        });
+        let commits: Vec<_> = commits.collect();
+        let committed = |lineage, step| commits.contains(&(Lineage(lineage), step));
+        ensure!(saved == Saved::NotYet || committed(1, SAVE), "{history:#?}");
+        if starts.last() == Some(&(SAVE - 1)) {
+            ensure!(!committed(1, SAVE) && committed(lineages, SAVE));
+        }
+        let (whole, strays) = stored.checkpoints().await?;
+        let steps: Vec<_> = whole.iter().map(|(_, step)| *step).collect();
+        ensure!(steps == [STEPS], "{whole:?}");
+        ensure!(strays.is_empty(), "left over: {strays:#?}");
+        Ok(starts)
+    }
+}
+
+/// Whose part of a checkpoint a request is about.
+fn rank_of(target: &str) -> Option<usize> {
+    let (_, rest) = target.split_once("/state-r")?;
+    rest.split('-').next()?.parse().ok()
+}
