@@ -1,7 +1,7 @@
 //! A coordinator inside this process, on the loopback: what `run`, `plan` and `inspect` work with.
 
 use super::{Blame, Exit, Refusal};
-use crate::handle::Handle;
+use crate::handle::{Handle, Stopped};
 use crate::runtime::{self, Runtime};
 use crate::service;
 use anyhow::{Context, anyhow};
@@ -75,6 +75,22 @@ impl Embedded {
             server,
             _shutdown: shutdown,
         })
+    }
+
+    /// What `work` with it comes to; if it stops by itself meanwhile, why it did. Who waits for its answer learns only
+    /// that there will be none.
+    pub(super) async fn work<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
+        tokio::select! {
+            outcome = work => match outcome {
+                Err(refusal) if refusal.error.is::<Stopped>() => {}
+                outcome => return outcome,
+            },
+            error = self.stopped() => return Err(error).blame(Exit::Infrastructure),
+        }
+        Err(self.stopped().await).blame(Exit::Infrastructure)
     }
 
     /// Done when the coordinator stops by itself, which it never should; says why.

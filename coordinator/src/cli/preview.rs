@@ -6,6 +6,7 @@ use super::mixture::Mixed;
 use super::{Blame, Exit, Refusal, run};
 use crate::core::{Notice, Timing};
 use crate::feed::Watch;
+use crate::handle::{Handle, Stopped};
 use crate::launch::{self, Local};
 use crate::runtime::Runtime;
 use crate::{sources, survey};
@@ -53,26 +54,21 @@ pub(super) async fn preview(path: &Path) -> Result<Preview, Refusal> {
     let scratch = Storage::memory();
     let (runtime, handle) = Runtime::preview(scratch.clone(), storage.clone(), Timing::default());
     let mut coordinator = Embedded::start(runtime, handle.clone(), listener)?;
-    let run = handle.submit(spec.clone(), proto::id::unique()).await.blame(Exit::Infrastructure)?;
-    let run = run.map_err(anyhow::Error::msg).blame(Exit::Infrastructure)?;
-    let watch = handle.watch(run.clone()).await.blame(Exit::Infrastructure)?;
-    let watch = watch.context("the run is unknown").blame(Exit::Infrastructure)?;
+    let (run, watch) = coordinator.work(begin(&handle, spec.clone())).await?;
 
     let mut progress = Progress::new(watch);
-    let first = tokio::select! {
-        first = progress.next() => first,
-        error = coordinator.stopped() => Err(error).blame(Exit::Infrastructure),
-    };
-    let outcome = match first {
+    let outcome = match coordinator.work(progress.next()).await {
         // One process that has every core: a shard's records are prepared in parallel.
         Ok(Milestone::Shards) => {
             let url = coordinator.url.clone();
             let mut local = Local::start(program, url, 1).blame(Exit::Infrastructure)?;
-            let outcome = tokio::select! {
-                outcome = progress.planned() => outcome,
-                ended = local.watch(|line| eprintln!("{line}")) => Err(run::deserted(ended)),
-                error = coordinator.stopped() => Err(error).blame(Exit::Infrastructure),
-            };
+            let planned = coordinator.work(async {
+                tokio::select! {
+                    outcome = progress.planned() => outcome,
+                    ended = local.watch(|line| eprintln!("{line}")) => Err(run::deserted(ended)),
+                }
+            });
+            let outcome = planned.await;
             coordinator.close().await;
             local.end().await;
             outcome
@@ -86,6 +82,13 @@ pub(super) async fn preview(path: &Path) -> Result<Preview, Refusal> {
     progress.bar.finish_and_clear();
     let Planned { fingerprint, receipt, plan, sources } = *outcome?;
     Ok(Preview { spec, run, scratch, storage, fingerprint, receipt, plan, sources })
+}
+
+async fn begin(handle: &Handle, spec: Spec) -> Result<(RunId, Watch), Refusal> {
+    let run = handle.submit(spec, proto::id::unique()).await.blame(Exit::Infrastructure)?;
+    let run = run.map_err(anyhow::Error::msg).blame(Exit::Infrastructure)?;
+    let watch = handle.watch(run.clone()).await.blame(Exit::Infrastructure)?;
+    Ok((run, watch.context("the run is unknown").blame(Exit::Infrastructure)?))
 }
 
 struct Planned {
@@ -135,9 +138,7 @@ impl Progress {
                 None => match self.watch.now.recv().await {
                     Ok(notice) => notice,
                     Err(RecvError::Lagged(_)) => continue,
-                    Err(RecvError::Closed) => {
-                        return Err(anyhow!("the coordinator stopped")).blame(Exit::Infrastructure);
-                    }
+                    Err(RecvError::Closed) => return Err(Stopped).blame(Exit::Infrastructure),
                 },
             };
             self.said += 1;

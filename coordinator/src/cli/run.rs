@@ -5,7 +5,7 @@ use super::show::{Show, Style};
 use super::{Blame, Exit, Outcome, Refusal};
 use crate::core::{Notice, Timing};
 use crate::feed::Watch;
-use crate::handle::Handle;
+use crate::handle::{Handle, Stopped};
 use crate::launch::{self, Local};
 use crate::runtime::Runtime;
 use crate::{holder, resume, sources, survey};
@@ -69,20 +69,22 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
     let mut coordinator = Embedded::start(runtime, handle.clone(), listener)?;
     let run = match resumed {
         Some(run) => run,
-        None => submit(&handle, spec, &arguments.spec, &storage).await?,
+        None => coordinator.work(submit(&handle, spec, &arguments.spec, &storage)).await?,
     };
     let mut local = Local::start(program, coordinator.url.clone(), workers as usize)
         .blame(Exit::Infrastructure)?;
     let style = if arguments.json { Style::Json } else { Style::People };
     let show = Show::new(style, &run, &format!("{}/{run}", storage.url()));
-    let watch = handle.watch(run.clone()).await.blame(Exit::Infrastructure)?;
-    let watch =
-        watch.ok_or_else(|| anyhow!("run `{run}` is unknown")).blame(Exit::Infrastructure)?;
-    let outcome = tokio::select! {
-        outcome = follow(watch, &show, &handle) => outcome,
-        ended = local.watch(|line| show.say(line)) => Err(deserted(ended)),
-        error = coordinator.stopped() => Err(error).blame(Exit::Infrastructure),
-    };
+    let followed = coordinator.work(async {
+        let watch = handle.watch(run.clone()).await.blame(Exit::Infrastructure)?;
+        let unknown = || anyhow!("run `{run}` is unknown");
+        let watch = watch.ok_or_else(unknown).blame(Exit::Infrastructure)?;
+        tokio::select! {
+            outcome = follow(watch, &show, &handle) => outcome,
+            ended = local.watch(|line| show.say(line)) => Err(deserted(ended)),
+        }
+    });
+    let outcome = followed.await;
     coordinator.close().await;
     local.end().await;
     coordinator.end();
@@ -140,9 +142,7 @@ async fn follow(mut watch: Watch, show: &Show, handle: &Handle) -> Outcome {
                     }
                 }
                 Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => {
-                    return Err(anyhow!("the coordinator stopped")).blame(Exit::Infrastructure);
-                }
+                Err(RecvError::Closed) => return Err(Stopped).blame(Exit::Infrastructure),
             }
         }
     }
