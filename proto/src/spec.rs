@@ -6,7 +6,7 @@
 //!
 //! What a key means, its default and its limits stand at the fields of [`draft`] and [`value`]; the
 //! published schema is made from them, and judges what was typed. Whether a file exists, or a model
-//! is implemented, is for those to say who open it: nothing here touches a disk, except [`read`].
+//! is implemented, is for those to say who open it: nothing here touches a disk.
 
 mod bytes;
 mod check;
@@ -166,15 +166,14 @@ pub struct Workers {
     pub max: u32,
 }
 
-/// Reads a spec's file; relative paths start at its folder, and a missing name is made from its
-/// name.
+/// Parses the text of the spec at `place`, a file or an object: relative paths start at its folder,
+/// and a missing name is made from its own.
 ///
 /// # Errors
-/// As [`parse`], and where the file cannot be read.
-pub fn read(path: &Path) -> Result<Spec, Error> {
-    // Workers read the resolved spec elsewhere: every path in it must be absolute.
-    let base = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    Draft::read(path)?.resolve(base.parent().unwrap_or(Path::new("/")))
+/// As [`parse`], and where `place` is no file.
+pub fn parse_at(yaml: &str, place: &Location) -> Result<Spec, Error> {
+    let (folder, name) = place.split().ok_or_else(|| Error::NoFile(place.clone()))?;
+    Draft::parse(yaml)?.named_after(&name).resolve(&folder)
 }
 
 /// Parses a spec; relative paths start at `base`.
@@ -182,7 +181,9 @@ pub fn read(path: &Path) -> Result<Spec, Error> {
 /// # Errors
 /// YAML that is none, or everything that is wrong with the spec, for the user to mend.
 pub fn parse(yaml: &str, base: &Path) -> Result<Spec, Error> {
-    Draft::parse(yaml)?.resolve(base)
+    // Workers read the resolved spec elsewhere: every path in it must be absolute.
+    let base = std::path::absolute(base).unwrap_or_else(|_| base.to_owned());
+    Draft::parse(yaml)?.resolve(&Location::File(base))
 }
 
 impl Spec {

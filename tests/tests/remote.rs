@@ -9,7 +9,7 @@ use muster_tests::http::{content, serve};
 use muster_tests::hub::{self, Access, Repositories, TOKEN, TestHub};
 use muster_tests::model::{Weights, assert_bit_equal, weights};
 use muster_tests::seaweed::{BUCKET, SeaweedFs};
-use muster_tests::{Fixture, Process};
+use muster_tests::{Fixture, Process, programs};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -201,9 +201,17 @@ fn a_run_on_s3_is_the_run_on_local_files() {
     let template = format!("max_tokens: 128\n  chat_template: s3://{BUCKET}/templates/mine.jinja");
     fixture.respec("max_tokens: 128", &template);
     fixture.respec("save_dtype: f32", "save_dtype: f32, max_shard_size: 2MB");
+    // The spec is in the bucket as well, and names everything else from there.
+    let spec = fixture.read("spec.yaml").replace(&format!("s3://{BUCKET}/"), "../");
+    server.put("specs/spec.yaml", spec.as_bytes());
     let cache = ("MUSTER_CACHE", fixture.path("cache").to_string_lossy().into_owned());
     let environment: Vec<_> = server.environment().into_iter().chain([cache]).collect();
-    let ended = Process::run_in(&fixture, &["--workers", "2"], &environment).end().with_code(0);
+    let run = |spec: &str| {
+        let spec = format!("s3://{BUCKET}/specs/{spec}");
+        let arguments = ["run", &spec, "--workers", "2", "--json"];
+        Process::start_in(&programs::coordinator(), &arguments, &environment).end()
+    };
+    let ended = run("spec.yaml").with_code(0);
     assert!(!SeaweedFs::is_betrayed_by(&ended.stderr), "{}", ended.stderr);
 
     let model = ended.only("finished").text("model").to_owned();
@@ -219,7 +227,14 @@ fn a_run_on_s3_is_the_run_on_local_files() {
     let base = files(&fixture.path("base"));
     assert_eq!(fetched.len(), base.len() + 1, "the base and a lock, not {fetched:?}");
 
+    let folder = key.strip_suffix("/model").expect("in the run's folder");
+    assert!(folder.starts_with("out/small-"), "{folder}");
+    assert_eq!(server.get(&format!("{folder}/spec.yaml")), spec.as_bytes(), "as it was typed");
+
     // What is wrong is said before there is a run.
+    let missing = run("none.yaml").with_code(2);
+    assert!(missing.stderr.starts_with("error: run spec: "), "{}", missing.stderr);
+    assert!(missing.stderr.contains("specs/none.yaml"), "{}", missing.stderr);
     let cases = [
         (format!("s3://{BUCKET}/out"), "s3://nowhere/out".to_owned(), "NoSuchBucket"),
         (format!("{BUCKET}/data/*.jsonl"), format!("{BUCKET}/data/*.csv"), "matches no file"),

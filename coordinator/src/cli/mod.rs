@@ -12,17 +12,15 @@ mod remote;
 mod run;
 mod serve;
 mod show;
+mod typed;
 
 use crate::core::Fault;
-use anyhow::Context;
 use clap::{Parser, Subcommand};
 use proto::event::Failure;
-use proto::spec::{self, Spec};
 use proto::storage::Storage;
 use proto::text::visible;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::ExitCode;
 use tokio::net::TcpSocket;
 
@@ -170,30 +168,12 @@ fn reserve(address: SocketAddr) -> std::io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// Reads a run spec; what is wrong in it is told with the file's name.
-fn read_spec(path: &Path) -> Result<Spec, Refusal> {
-    match spec::read(path) {
-        Err(error @ spec::Error::Invalid(_)) => Err(error).context(format!("{}", path.display())),
-        read => read.map_err(Into::into),
-    }
-    .blame(Exit::User)
-}
-
 /// Proves that what is to be written to answers.
 async fn probe(storage: &Storage, what: &'static str) -> Result<(), Refusal> {
     storage.probe().await.map_err(|error| {
         let exit = if error.is_users() { Exit::User } else { Exit::Infrastructure };
         Refusal { exit, error: anyhow::Error::from(error).context(what) }
     })
-}
-
-/// Reads a run spec that this version can run.
-fn runnable_spec(path: &Path) -> Result<Spec, Refusal> {
-    let spec = read_spec(path)?;
-    match spec.unsupported() {
-        Some(refusal) => Err(Refusal { exit: Exit::User, error: refusal.into() }),
-        None => Ok(spec),
-    }
 }
 
 fn block_on(work: impl Future<Output = Outcome>) -> Outcome {

@@ -3,6 +3,7 @@
 
 use super::embedded::{self, Embedded};
 use super::mixture::Mixed;
+use super::typed::Typed;
 use super::{Blame, Exit, Refusal, run};
 use crate::core::{Notice, Timing};
 use crate::feed::Watch;
@@ -44,8 +45,9 @@ pub(super) struct Preview {
 
 /// Prepares and plans the spec at `path`.
 pub(super) async fn preview(path: &Path) -> Result<Preview, Refusal> {
+    let Typed { spec, .. } = Typed::read(path).await?;
     // As if it were submitted today.
-    let spec = super::runnable_spec(path)?.dated(Some(chrono::Local::now().date_naive()));
+    let spec = spec.dated(Some(chrono::Local::now().date_naive()));
     let program = launch::program().blame(Exit::Infrastructure)?;
     let listener = embedded::listen(embedded::reserve(0)?)?;
     let storage = embedded::output(&spec).await?;

@@ -1,6 +1,7 @@
 //! Commands that talk to a standing coordinator.
 
 use super::show::{Show, Style};
+use super::typed::Typed;
 use super::{Blame, Exit, Outcome, Refusal, run};
 use crate::core::{BySource, Notice, SourceFigures};
 use anyhow::{Context, anyhow};
@@ -24,7 +25,7 @@ struct Remote {
 
 #[derive(Args)]
 pub(super) struct Submit {
-    /// The run spec, a YAML file
+    /// The run spec, a YAML file or an object such as s3://bucket/run.yaml
     spec: PathBuf,
     /// Follow the run until it ends
     #[arg(long)]
@@ -95,10 +96,7 @@ fn refused(status: tonic::Status) -> Refusal {
 }
 
 pub(super) async fn submit(arguments: Submit) -> Outcome {
-    let spec = super::read_spec(&arguments.spec)?;
-    if let Some(refusal) = spec.unsupported() {
-        return Err(Refusal { exit: Exit::User, error: refusal.into() });
-    }
+    let Typed { spec, .. } = Typed::read(&arguments.spec).await?;
     let mut client = arguments.remote.connect().await?;
     let request = wire::SubmitRequest {
         spec_yaml: spec.resolved_yaml(),

@@ -2,6 +2,7 @@
 
 use super::embedded::{self, Embedded};
 use super::show::{Show, Style};
+use super::typed::Typed;
 use super::{Blame, Exit, Outcome, Refusal};
 use crate::core::{Notice, Timing};
 use crate::feed::Watch;
@@ -20,7 +21,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// The run spec, a YAML file
+    /// The run spec, a YAML file or an object such as s3://bucket/run.yaml
     spec: PathBuf,
     /// Worker processes; each gets an equal share of the cores [default: the spec's workers.min]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -40,7 +41,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments) -> Outcome {
-    let spec = super::runnable_spec(&arguments.spec)?;
+    let Typed { text, spec } = Typed::read(&arguments.spec).await?;
     let workers = arguments.workers.unwrap_or(spec.workers().min);
     let mut spec = spec.with_workers(workers, workers);
     let program = launch::program().blame(Exit::Infrastructure)?;
@@ -69,7 +70,7 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
     let mut coordinator = Embedded::start(runtime, handle.clone(), listener)?;
     let run = match resumed {
         Some(run) => run,
-        None => coordinator.work(submit(&handle, spec, &arguments.spec, &storage)).await?,
+        None => coordinator.work(submit(&handle, spec, text, &storage)).await?,
     };
     let mut local = Local::start(program, coordinator.url.clone(), workers as usize)
         .blame(Exit::Infrastructure)?;
@@ -103,10 +104,9 @@ pub(super) fn deserted(ended: Result<(), launch::Error>) -> Refusal {
 async fn submit(
     handle: &Handle,
     spec: Spec,
-    path: &std::path::Path,
+    typed: String,
     storage: &Storage,
 ) -> Result<RunId, Refusal> {
-    let typed = std::fs::read(path).blame(Exit::User)?;
     let run = handle.submit(spec, proto::id::unique()).await.blame(Exit::Infrastructure)?;
     let run = run.map_err(anyhow::Error::msg).blame(Exit::Infrastructure)?;
     storage.put(&proto::key::spec(&run), typed).await.blame(Exit::Infrastructure)?;

@@ -1,5 +1,6 @@
 //! What is wrong with a spec, in the words of the person who wrote it.
 
+use super::location::Location;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -15,6 +16,11 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The place names no file.
+    #[error(
+        "`{0}` names no run spec\nhint: name a YAML file, or an object such as `s3://bucket/run.yaml`"
+    )]
+    NoFile(Location),
     /// More text than any spec needs.
     #[error(
         "run spec of {bytes} bytes, more than {}\nhint: a spec names data, it does not contain it",

@@ -92,6 +92,9 @@ pub enum Error {
     /// A signature or token in a web address, which is not shown.
     #[error("there is a credential behind the `?`")]
     Signed,
+    /// A relative path that leaves the bucket or host that it starts in.
+    #[error("`{0}` is outside of where the spec is")]
+    Outside(String),
 }
 
 impl Error {
@@ -117,6 +120,7 @@ impl Error {
             Error::Secret | Error::Signed => {
                 "secrets are never in a spec; credentials come from the environment"
             }
+            Error::Outside(_) => "write the URL out",
         }
     }
 }
@@ -124,6 +128,11 @@ impl Error {
 impl Location {
     /// Reads a path or URL; a relative path starts at `base`, which is absolute.
     pub fn parse(text: &str, base: &Path) -> Result<Location, Error> {
+        Self::parse_in(text, &Location::File(base.to_owned()))
+    }
+
+    /// Reads a path or URL; a relative path starts at `folder`, wherever that is.
+    pub fn parse_in(text: &str, folder: &Location) -> Result<Location, Error> {
         let empty = || Error::Empty(text.to_owned());
         let Some((scheme, path)) = text.split_once("://") else {
             if text.is_empty() {
@@ -132,7 +141,7 @@ impl Location {
             if text == "~" || text.starts_with("~/") {
                 return Err(Error::Home(text.to_owned()));
             }
-            return Ok(Location::File(plain(&base.join(text))));
+            return folder.relative(text);
         };
         if scheme == "file" {
             let absolute = path.starts_with('/');
@@ -164,6 +173,27 @@ impl Location {
         Ok(Location::Url { scheme, path })
     }
 
+    /// The place to which a path leads from here.
+    fn relative(&self, path: &str) -> Result<Location, Error> {
+        if path.starts_with('/') {
+            return Ok(Location::File(plain(Path::new(path))));
+        }
+        let outside = || Error::Outside(path.to_owned());
+        Ok(match self {
+            Location::File(folder) => Location::File(plain(&folder.join(path))),
+            Location::Url { scheme, path: folder } => {
+                let (root, folder) = folder.split_once('/').unwrap_or((folder, ""));
+                let below = walked(folder, path).ok_or_else(outside)?;
+                let path = format!("{root}/{below}").trim_end_matches('/').to_owned();
+                Location::Url { scheme: *scheme, path }
+            }
+            Location::Hub(hub) => {
+                let path = walked(&hub.path, path).ok_or_else(outside)?;
+                Location::Hub(HubName { path, ..hub.clone() })
+            }
+        })
+    }
+
     /// The path, where this is one.
     pub fn as_file(&self) -> Option<&Path> {
         match self {
@@ -177,6 +207,22 @@ impl Location {
         match self {
             Location::Hub(name) => Some(name),
             Location::File(_) | Location::Url { .. } => None,
+        }
+    }
+
+    /// The folder that this file or object is in, and its name there; none for what is no file.
+    pub fn split(&self) -> Option<(Location, String)> {
+        match self {
+            Location::File(path) => {
+                let name = path.file_name()?.to_string_lossy().into_owned();
+                Some((Location::File(path.parent()?.to_owned()), name))
+            }
+            Location::Url { scheme, path } => {
+                let path = path.split('?').next().unwrap_or(path);
+                let (folder, name) = path.rsplit_once('/')?;
+                Some((Location::Url { scheme: *scheme, path: folder.to_owned() }, name.to_owned()))
+            }
+            Location::Hub(_) => None,
         }
     }
 
@@ -231,6 +277,19 @@ fn is_signed(path: &str) -> bool {
     names.any(|name| CREDENTIALS.contains(&name.to_ascii_lowercase().as_str()))
 }
 
+/// Where `path` leads from `folder`; nowhere above the root.
+fn walked(folder: &str, path: &str) -> Option<String> {
+    let mut parts: Vec<_> = folder.split('/').filter(|part| !part.is_empty()).collect();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()?),
+            name => parts.push(name),
+        }
+    }
+    Some(parts.join("/"))
+}
+
 /// The path without `.` and doubled separators; `..` stays, since a link may stand before it.
 fn plain(path: &Path) -> PathBuf {
     path.components().collect()
@@ -250,6 +309,18 @@ mod tests {
         assert_eq!(parse("../a"), Ok("/specs/../a".into()));
         assert_eq!(parse("/a/*.jsonl"), Ok("/a/*.jsonl".into()));
         assert_eq!(parse("file:///a/b"), Ok("/a/b".into()));
+    }
+
+    #[test]
+    fn relative_paths_start_at_a_folder_in_a_store_likewise() {
+        let folder = Location::parse("s3://bucket/specs", Path::new("/")).expect("a URL");
+        let parse = |text| Location::parse_in(text, &folder).map(|location| location.to_string());
+        assert_eq!(parse("./a//b/./c.json").as_deref(), Ok("s3://bucket/specs/a/b/c.json"));
+        assert_eq!(parse("../a/*.jsonl").as_deref(), Ok("s3://bucket/a/*.jsonl"));
+        assert_eq!(parse("..").as_deref(), Ok("s3://bucket"));
+        assert_eq!(parse("../../a"), Err(Error::Outside("../../a".into())));
+        assert_eq!(parse("/a/b").as_deref(), Ok("/a/b"));
+        assert_eq!(parse("hf://owner/name").as_deref(), Ok("hf://owner/name"));
     }
 
     #[test]

@@ -25,17 +25,11 @@ const DEFAULT_MAX_WORKERS: u32 = 8;
 const SHARD_BYTES: RangeInclusive<u64> = 1_000..=5_000_000_000;
 
 impl Draft {
-    /// Reads a spec's file; a missing name is made from the file's.
-    ///
-    /// # Errors
-    /// As [`Draft::parse`], and where the file cannot be read.
-    pub fn read(path: &Path) -> Result<Draft, Error> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        let mut draft = Draft::parse(&text)?;
-        let stem = path.file_stem().map(|stem| slug(&stem.to_string_lossy()));
-        draft.name = draft.name.or(stem.filter(|stem| !stem.is_empty()));
-        Ok(draft)
+    /// The same draft; a missing name is made from the name of its file.
+    pub(super) fn named_after(mut self, file: &str) -> Draft {
+        let stem = Path::new(file).file_stem().map(|stem| slug(&stem.to_string_lossy()));
+        self.name = self.name.or(stem.filter(|stem| !stem.is_empty()));
+        self
     }
 
     /// Reads what was typed, and judges it by the schema.
@@ -56,13 +50,12 @@ impl Draft {
         })
     }
 
-    /// Makes a valid spec; relative paths start at `base`, the folder of the spec's file.
+    /// Makes a valid spec; relative paths start at `folder`, where the spec is.
     ///
     /// # Errors
     /// Everything that is out of its limits or contradicts something else.
-    pub fn resolve(&self, base: &Path) -> Result<Spec, Error> {
-        let base = &std::path::absolute(base).unwrap_or_else(|_| base.to_owned());
-        let mut resolver = Resolver { base, problems: Vec::new() };
+    pub fn resolve(&self, folder: &Location) -> Result<Spec, Error> {
+        let mut resolver = Resolver { folder, problems: Vec::new() };
         // A draft may come from elsewhere than a text.
         let mut value = serde_json::to_value(self).expect("a draft is plain JSON");
         check::check(&mut value, &mut resolver.problems);
@@ -76,7 +69,7 @@ impl Draft {
 
 /// Collects problems on the way; a part that has one is none.
 struct Resolver<'a> {
-    base: &'a Path,
+    folder: &'a Location,
     problems: Vec<Problem>,
 }
 
@@ -389,7 +382,7 @@ impl Resolver<'_> {
     }
 
     fn location(&mut self, field: &str, text: &str) -> Option<Location> {
-        match Location::parse(text, self.base) {
+        match Location::parse_in(text, self.folder) {
             Ok(location) => Some(location),
             Err(error) => {
                 let problem = Problem::new(field, format!("names no place: {error}"));

@@ -72,6 +72,10 @@ checkpoint: {every: 10, keep: 1}
 output: gs://bucket/runs
 "#;
 
+fn folder() -> Location {
+    Location::File(base().to_owned())
+}
+
 fn base() -> &'static Path {
     Path::new("/specs")
 }
@@ -594,21 +598,22 @@ fn a_draft_can_be_altered_before_it_is_resolved() {
     let mut draft = Draft::parse(LEAST).expect("valid");
     draft.workers.max = Some(2);
     draft.train.max_steps = Some(5);
-    let spec = draft.resolve(base()).expect("still valid");
+    let spec = draft.resolve(&folder()).expect("still valid");
     assert_eq!((spec.workers().max, spec.train().max_steps), (2, Some(5)));
     draft.train.epochs = 0;
-    let error = draft.resolve(base()).expect_err("out of its limits").to_string();
+    let error = draft.resolve(&folder()).expect_err("out of its limits").to_string();
     assert!(error.starts_with("`train.epochs` must be"), "{error}");
 }
 
 #[test]
 fn a_spec_without_a_name_is_named_after_its_file() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("My Spec.yaml");
-    std::fs::write(&file, LEAST).expect("written");
-    let spec = read(&file).expect("valid");
-    assert_eq!(spec.name(), "my-spec");
-    assert_eq!(spec.model().base, Location::File(folder.path().join("m")));
-    let missing = read(&folder.path().join("none.yaml")).expect_err("no such file");
-    assert!(matches!(missing, Error::Read { .. }), "{missing}");
+    let spec = |place: &str| {
+        let place = Location::parse(place, Path::new("/home")).expect("a place");
+        parse_at(LEAST, &place).map(|spec| (spec.name().to_owned(), spec.model().base.to_string()))
+    };
+    let named = |base: &str| ("my-spec".to_owned(), base.to_owned());
+    assert_eq!(spec("My Spec.yaml").expect("valid"), named("/home/m"));
+    assert_eq!(spec("s3://b/specs/My Spec.yaml").expect("valid"), named("s3://b/specs/m"));
+    let refused = spec("s3://bucket").expect_err("no file").to_string();
+    assert!(refused.starts_with("`s3://bucket` names no run spec\nhint: "), "{refused}");
 }

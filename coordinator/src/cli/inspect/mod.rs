@@ -24,7 +24,7 @@ use std::path::PathBuf;
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// The run spec, a YAML file
+    /// The run spec, a YAML file or an object such as s3://bucket/run.yaml
     spec: PathBuf,
     /// Samples to show, drawn evenly from the sources
     #[arg(long, default_value_t = 5)]

@@ -17,7 +17,7 @@ use tokio::io::AsyncWriteExt;
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// The run spec, a YAML file
+    /// The run spec, a YAML file or an object such as s3://bucket/run.yaml
     spec: PathBuf,
     /// Worker processes on this machine, for memory and time [default: the spec's workers.min]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]

@@ -1,0 +1,66 @@
+//! The run spec that a user names: a file on this machine, or an object in a store.
+
+use super::{Blame, Exit, Refusal};
+use anyhow::{Context, anyhow};
+use proto::spec::{self, Location, Spec};
+use proto::storage::Storage;
+use std::path::Path;
+
+/// A run spec that this version can run.
+pub(super) struct Typed {
+    /// As a user typed it.
+    pub(super) text: String,
+    /// What it says.
+    pub(super) spec: Spec,
+}
+
+impl Typed {
+    /// Reads the spec at `place`; what is wrong in it is told with its name.
+    pub(super) async fn read(place: &Path) -> Result<Self, Refusal> {
+        let (text, location) = match place.to_str().filter(|place| place.contains("://")) {
+            Some(url) => stored(url).await?,
+            None => local(place).blame(Exit::User)?,
+        };
+        let spec = match spec::parse_at(&text, &location) {
+            Err(error @ spec::Error::Invalid(_)) => Err(error).context(place.display().to_string()),
+            parsed => parsed.map_err(Into::into),
+        };
+        let spec = spec.blame(Exit::User)?;
+        match spec.unsupported() {
+            Some(refusal) => Err(Refusal { exit: Exit::User, error: refusal.into() }),
+            None => Ok(Self { text, spec }),
+        }
+    }
+}
+
+fn local(path: &Path) -> Result<(String, Location), spec::Error> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| spec::Error::Read { path: path.to_owned(), source })?;
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    Ok((text, Location::File(path)))
+}
+
+async fn stored(url: &str) -> Result<(String, Location), Refusal> {
+    let here = std::env::current_dir().blame(Exit::User)?;
+    let location = Location::parse(url, &here);
+    let location = location
+        .map_err(|e| anyhow!("`{url}` names no run spec: {e}\nhint: {}", e.hint()))
+        .blame(Exit::User)?;
+    if let Some(path) = location.as_file() {
+        return local(path).blame(Exit::User);
+    }
+    if location.split().is_none() {
+        return Err(spec::Error::NoFile(location)).blame(Exit::User);
+    }
+    let (storage, key) = Storage::containing(url).blame(Exit::User)?;
+    // What is longer is no spec, and refused as such.
+    let body = storage.read_range(&key, 0..spec::MAX_BYTES as u64 + 1, None).await;
+    let body = body.map_err(|error| {
+        let exit = if error.is_users() { Exit::User } else { Exit::Infrastructure };
+        Refusal { exit, error: anyhow::Error::from(error).context("run spec") }
+    })?;
+    let text = String::from_utf8(body.into());
+    let text =
+        text.with_context(|| format!("the run spec `{url}` is no text")).blame(Exit::User)?;
+    Ok((text, location))
+}
