@@ -1,9 +1,10 @@
 //! What the fault proxy does to requests: held against a server of its own and a client that is not Muster's.
 
 use muster_tests::http::{self, Answer, content};
-use muster_tests::proxy::{Befallen, Fault, Faults, Proxy};
+use muster_tests::proxy::{Befallen, Fault, Faults, Moment, Proxy, Stage};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 static WRITES: AtomicU64 = AtomicU64::new(0);
@@ -24,6 +25,10 @@ fn store() -> SocketAddr {
 
 /// What comes back, head and body, until the other side closes.
 fn ask(proxy: &Proxy, method: &str, target: &str, body: &str) -> String {
+    answer(asked(proxy, method, target, body))
+}
+
+fn asked(proxy: &Proxy, method: &str, target: &str, body: &str) -> TcpStream {
     let mut stream = TcpStream::connect(proxy.address()).expect("it listens");
     let request = format!(
         "{method} {target} HTTP/1.1\r\nhost: muster\r\nif-none-match: *\r\n\
@@ -32,6 +37,10 @@ fn ask(proxy: &Proxy, method: &str, target: &str, body: &str) -> String {
     );
     // It may hang up before all is said.
     let _ = stream.write_all(request.as_bytes());
+    stream
+}
+
+fn answer(mut stream: TcpStream) -> String {
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
     String::from_utf8_lossy(&answer).into_owned()
@@ -122,4 +131,48 @@ fn a_silent_store_has_acted_or_not() {
         assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "{error}");
         assert_eq!(HEARD.load(Ordering::SeqCst), heard, "{fault:?}");
     }
+}
+
+#[test]
+fn a_store_stands_still_at_the_chosen_request_until_it_is_let_go_on() {
+    static HEARD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let heard = || std::mem::take(&mut *HEARD.lock().expect("held only to look"));
+    let proxy = Proxy::start(http::serve(|request| {
+        HEARD.lock().expect("held only to look").push(request.target.clone());
+        Answer { status: 200, ..Answer::default() }
+    }));
+    let stage = |moment| Stage { moment, method: "PUT", target: &["/b", "k"], body: "ell" };
+    let put = || asked(&proxy, "PUT", "/b/k", "hello");
+    let other = || asked(&proxy, "PUT", "/b/other", "hello");
+    let is_fine = |stream| answer(stream).starts_with("HTTP/1.1 200");
+
+    for (moment, before) in [(Moment::Asked, &[][..]), (Moment::Done, &["/b/k"])] {
+        let still = proxy.stand_still_at(stage(moment));
+        assert!(is_fine(asked(&proxy, "PUT", "/b/k", "bye")), "another body");
+        assert_eq!(heard(), ["/b/k"]);
+        let (first, _) = (put(), assert_eq!(still.reached(), "/b/k?"));
+        let second = other();
+        assert_eq!(heard(), before, "{moment:?}");
+        still.go_on();
+        assert!(is_fine(first) && is_fine(second));
+        heard();
+
+        let still = proxy.stand_still_at(stage(moment));
+        let (first, _) = (put(), still.reached());
+        let second = other();
+        still.without_request();
+        assert!(answer(first).is_empty() && is_fine(second));
+        assert_eq!(heard(), [before, &["/b/other"]].concat(), "{moment:?}");
+
+        let still = proxy.stand_still_at(stage(moment));
+        let (first, _) = (put(), still.reached());
+        still.without_clients();
+        assert!(answer(first).is_empty() && is_fine(put()));
+        assert_eq!(heard(), [before, &["/b/k"]].concat(), "{moment:?}");
+    }
+
+    proxy.hold_back("late", stage(Moment::Done));
+    let late = asked(&proxy, "PUT", "/b/late", "");
+    assert!(is_fine(put()) && is_fine(late));
+    assert_eq!(heard(), ["/b/k", "/b/late"]);
 }
