@@ -11,8 +11,8 @@ use worker::collective::Listener;
 use worker::session::{Exit, Identity};
 use worker::supervise::{self, Devices, Node};
 
-// Activations are large, short-lived and the same size every step: an allocator that keeps what it has saves the
-// kernel from zeroing the same pages again.
+// Activations are large, short-lived and the same size every step: an allocator that keeps what it has (see
+// `supervise::KEEP_MEMORY`) saves the kernel from zeroing the same pages again.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

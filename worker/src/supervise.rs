@@ -19,6 +19,10 @@ pub const EXIT_REFUSED: u8 = 2;
 /// It was told to go, and went in order.
 pub const EXIT_DRAINED: u8 = 75;
 
+/// The allocator's variable, and its value for a rank: what it has given back it asks for again a moment later, step
+/// after step, and the kernel zeroes every page of it.
+pub const KEEP_MEMORY: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "-1");
+
 /// A rank that dies so often within [`CRASH_WINDOW`] is given up.
 const CRASHES: usize = 5;
 const CRASH_WINDOW: Duration = Duration::from_secs(60);
@@ -145,6 +149,7 @@ fn start(node: &Node, program: &std::path::Path, slot: &str) -> std::io::Result<
     Command::new(program)
         .args(["rank", "--coordinator", &node.coordinator, "--slot", slot])
         .args(["--threads", &node.threads.to_string()])
+        .envs(std::env::var_os(KEEP_MEMORY.0).is_none().then_some(KEEP_MEMORY))
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .process_group(0)

@@ -21,6 +21,7 @@ mod plain;
 use anyhow::{Context, Result, bail};
 use muster_tests::seaweed::{BUCKET, SeaweedFs};
 use std::process::Command;
+use worker::supervise::KEEP_MEMORY;
 
 /// The worker's allocator.
 #[global_allocator]
@@ -49,16 +50,25 @@ async fn main() -> Result<()> {
         return measure(&options, url).await;
     }
     let folder = tempfile::tempdir()?;
-    measure(&options, &format!("file://{}", folder.path().display())).await?;
-    let Some(server) = SeaweedFs::start("SeaweedFS") else { return Ok(()) };
-    // Credentials come from the environment of a process.
+    apart(&options, &format!("file://{}", folder.path().display()), &[])?;
+    match SeaweedFs::start("SeaweedFS") {
+        Some(server) => {
+            apart(&options, &format!("s3://{BUCKET}/checkpoints"), &server.environment())
+        }
+        None => Ok(()),
+    }
+}
+
+/// In a process of its own, set up as a supervisor sets up a rank: credentials, too, come from the environment.
+fn apart(options: &Options, url: &str, environment: &[(&str, String)]) -> Result<()> {
     let Options { rounds, layers, .. } = options;
     let ended = Command::new(std::env::current_exe()?)
         .args(["--rounds".into(), rounds.to_string(), "--layers".into(), layers.to_string()])
-        .args(["--at".into(), format!("s3://{BUCKET}/checkpoints")])
-        .envs(server.environment())
+        .args(["--at", url])
+        .env(KEEP_MEMORY.0, KEEP_MEMORY.1)
+        .envs(environment.iter().cloned())
         .status()?;
-    anyhow::ensure!(ended.success(), "on SeaweedFS: {ended}");
+    anyhow::ensure!(ended.success(), "at {url}: {ended}");
     Ok(())
 }
 

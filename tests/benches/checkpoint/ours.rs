@@ -10,9 +10,9 @@ use proto::protocol::{Load, Place, Start, Train};
 use proto::storage::Storage;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use worker::checkpoint::{Room, Saved, Snapshot, restore, snapshot};
-use worker::collective::{AbortHandle, InProcess};
+use worker::collective::{self, AbortHandle, Listener, Membership, Ring};
 use worker::job::Restorable;
 use worker::model::{Config, Dtype, Model};
 use worker::ops::optimizer::AdamW;
@@ -52,7 +52,7 @@ impl Ours {
         let elements = model.parameters().ids().map(|p| model.parameters().elements(p)).collect();
         let mut trainer = Trainer::new(model, recipe);
         // Moments that nobody has written yet are no memory.
-        trainer.step(&mut alone(), &batch(), 1e-3, false)?;
+        trainer.step(&mut alone()?, &batch(), 1e-3, false)?;
         let (trainer, storage) = (Arc::new(Mutex::new(trainer)), Storage::open(url)?);
         Ok(Self { trainer, elements, room: Room::default(), storage })
     }
@@ -126,7 +126,7 @@ impl Ours {
             let mine = std::iter::from_fn(|| from.mine.blocking_recv());
             let mine = mine.map(|f| f.map_err(|trouble| anyhow!(trouble.message)));
             let mut trainer = trainer.lock().expect("nobody panicked");
-            restore(&mut trainer, &mut alone(), &from.state, mine)
+            restore(&mut trainer, &mut alone()?, &from.state, mine)
         });
         restored.await??;
         Ok(start.elapsed().as_secs_f64())
@@ -148,8 +148,16 @@ fn run() -> RunId {
     RunId::new("bench-20261121-000000-0000")
 }
 
-fn alone() -> InProcess {
-    InProcess::world(1, Duration::from_secs(60)).swap_remove(0)
+fn alone() -> Result<Ring> {
+    let listener = Listener::bind("127.0.0.1:0")?;
+    let membership = Membership {
+        run: run().to_string(),
+        generation: 1,
+        rank: 0,
+        addresses: vec![listener.local_addr().to_string()],
+        key: [0; 32],
+    };
+    Ok(Ring::connect(&listener, &membership, &collective::Options::default(), AbortHandle::new())?)
 }
 
 fn batch() -> Batch {
