@@ -12,6 +12,7 @@ use proto::manifest::{self, Checkpoint, File, Hasher};
 use proto::storage::{self, Storage};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use thiserror::Error;
 
 /// By lineage and steps committed, which is their order.
@@ -270,17 +271,27 @@ impl Run {
         old.chain(self.others.iter().copied()).collect()
     }
 
-    /// Deletes them.
+    /// Deletes them, and ends every upload that the run has left behind; says to which keys those were.
     ///
     /// # Errors
     /// [`Error::Live`] where a coordinator may need them, or what the store says.
-    pub(crate) async fn delete(&self, places: &[Place]) -> Result<(), Error> {
+    pub(crate) async fn delete(&self, places: &[Place]) -> Result<Vec<String>, Error> {
         if !self.ended {
             return Err(Error::Live);
         }
         for place in places {
             finish::delete(&self.storage, &self.id, *place).await?;
         }
-        Ok(())
+        let swept = self.storage.sweep(self.id.as_str(), Duration::ZERO).await?;
+        Ok(swept.into_iter().map(|upload| upload.key).collect())
+    }
+
+    /// The uploads that were begun for the run and never ended.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(crate) async fn unfinished(&self) -> Result<Vec<String>, Error> {
+        let found = self.storage.unfinished(self.id.as_str()).await?.unwrap_or_default();
+        Ok(found.into_iter().map(|upload| upload.key).collect())
     }
 }

@@ -16,7 +16,11 @@ use proto::spec::hub::{Commit, Kind};
 use proto::spec::{HubName, Location, Spec};
 use proto::storage::{self, Storage};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use thiserror::Error;
+
+/// No upload is at work so long.
+const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
 
 /// Why a model cannot be staged.
 #[derive(Debug, Error)]
@@ -66,6 +70,8 @@ async fn bring(output: &Storage, name: &HubName, commit: &Commit) -> Result<(), 
     }
     let url = Location::Hub(name.at(commit.clone())).to_string();
     let repository = Storage::open_existing(&url)?;
+    // What somebody began to stage, and did not live to.
+    output.sweep(&folder, FORGOTTEN).await?;
     let mut staged = Staged { files: Vec::new() };
     for file in files.into_iter().filter(|f| Staged::takes(&f.path)) {
         tracing::info!(repository = name.repo, file = file.path, bytes = file.bytes, "staging");

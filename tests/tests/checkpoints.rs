@@ -277,10 +277,15 @@ fn checkpoints_are_listed_verified_exported_and_pruned() {
     let name = victim.file_name().and_then(|n| n.to_str()).expect("plain");
     assert!(damaged.events[0].text("damage").contains(name));
 
+    // As an upload lies there whose writer was killed.
+    let begun = run.join("model/model.safetensors#1");
+    std::fs::write(&begun, "half").expect("it can be written");
     let would = checkpoint_text(&["prune", path, "--keep", "1", "--dry-run"]);
-    assert!(would.lines().all(|l| l.starts_with("would delete step-")), "{would}");
+    assert!(would.lines().all(|l| l.starts_with("would delete ")), "{would}");
+    assert!(would.contains("an unfinished upload to ") && begun.exists(), "{would}");
     assert_eq!(checkpoint(&["ls", path, "--json"]).events.len(), steps.len());
     checkpoint_text(&["prune", path, "--keep", "1"]);
+    assert!(!begun.exists());
     let left = checkpoint(&["ls", path, "--json"]).with_code(0);
     assert_eq!(left.events.last().expect("the newest").count("step"), STEPS);
     assert!(left.events.len() <= 2, "{:?}", left.events);

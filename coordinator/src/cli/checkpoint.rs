@@ -194,12 +194,16 @@ async fn export(arguments: Export) -> Outcome {
 async fn prune(arguments: Prune) -> Outcome {
     let run = arguments.run.open().await?;
     let places = run.superfluous(arguments.keep as usize);
-    if !arguments.dry_run {
-        run.delete(&places).await.map_err(refusal)?;
-    }
-    let verb = if arguments.dry_run { "would delete" } else { "deleted" };
+    let (verb, uploads) = match arguments.dry_run {
+        true => ("would delete", run.unfinished().await),
+        false => ("deleted", run.delete(&places).await),
+    };
+    let uploads = uploads.map_err(refusal)?;
     for (lineage, step) in places {
         println!("{verb} {}", key::checkpoint_name(lineage, step));
+    }
+    for key in uploads {
+        println!("{verb} an unfinished upload to {key}");
     }
     Ok(Exit::Done)
 }

@@ -99,6 +99,19 @@ impl Storage {
         }
     }
 
+    /// Abandons the uploads to keys under `folder` that were begun longer than `age` ago, and says which they were.
+    ///
+    /// # Errors
+    /// [`Error::Access`].
+    pub async fn sweep(&self, folder: &str, age: Duration) -> Result<Vec<Unfinished>, Error> {
+        let mut swept = self.unfinished(folder).await?.unwrap_or_default();
+        swept.retain(|upload| upload.age >= age);
+        for upload in &swept {
+            self.abandon(upload).await?;
+        }
+        Ok(swept)
+    }
+
     /// S3's ListMultipartUploads, which object_store does not have: it signs the address, and we ask.
     async fn in_bucket(
         &self,
@@ -268,5 +281,20 @@ mod tests {
         storage.abandon(&found[0]).await.unwrap();
         assert_eq!(storage.unfinished("a").await.unwrap(), Some(Vec::new()));
         assert!(folder.path().join("a/c#1x").exists());
+    }
+
+    #[tokio::test]
+    async fn only_those_of_some_age_are_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = Storage::open(folder.path().to_str().unwrap()).unwrap();
+        let (hour, day) = (Duration::from_secs(3600), Duration::from_secs(24 * 3600));
+        for (name, age) in [("young#1", hour), ("old#1", 2 * day)] {
+            let file = std::fs::File::create(folder.path().join(name)).unwrap();
+            file.set_modified(SystemTime::now() - age).unwrap();
+        }
+        let swept = storage.sweep("", day).await.unwrap();
+        assert_eq!(swept.iter().map(|u| &u.key[..]).collect::<Vec<_>>(), ["old"]);
+        let left = storage.unfinished("").await.unwrap().unwrap();
+        assert_eq!(left.iter().map(|u| &u.key[..]).collect::<Vec<_>>(), ["young"]);
     }
 }
