@@ -152,12 +152,13 @@ impl Storage {
     /// # Errors
     /// [`Error::Access`].
     pub async fn head(&self, key: &str) -> Result<Option<Object>, Error> {
-        match self.store.head(&self.path(key)?).await {
+        let path = self.path(key)?;
+        let look =
+            || async { self.store.head(&path).await.map_err(|e| self.access("look at", key, e)) };
+        match self.insist("look at", key, look).await {
             Ok(meta) => Ok(Some(object(meta))),
-            Err(e) => match self.access("look at", key, e) {
-                Error::NotFound { .. } => Ok(None),
-                error => Err(error),
-            },
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -167,12 +168,11 @@ impl Storage {
     /// [`Error::Access`].
     pub async fn list(&self, folder: &str) -> Result<Vec<Object>, Error> {
         let prefix = self.path(folder)?;
-        let found: Vec<_> = self
-            .store
-            .list(Some(&prefix))
-            .try_collect()
-            .await
-            .map_err(|e| self.access("list", folder, e))?;
+        let list = || async {
+            let found: Result<Vec<_>, _> = self.store.list(Some(&prefix)).try_collect().await;
+            found.map_err(|e| self.access("list", folder, e))
+        };
+        let found = self.insist("list", folder, list).await?;
         let mut objects: Vec<_> = found.into_iter().map(object).collect();
         objects.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(objects)
@@ -183,11 +183,12 @@ impl Storage {
     /// # Errors
     /// [`Error::Access`].
     pub async fn folders(&self, folder: &str) -> Result<Vec<String>, Error> {
-        let found = self
-            .store
-            .list_with_delimiter(Some(&self.path(folder)?))
-            .await
-            .map_err(|e| self.access("list", folder, e))?;
+        let prefix = self.path(folder)?;
+        let list = || async {
+            let found = self.store.list_with_delimiter(Some(&prefix)).await;
+            found.map_err(|e| self.access("list", folder, e))
+        };
+        let found = self.insist("list", folder, list).await?;
         let name = |p: &Path| p.filename().map(str::to_owned);
         let mut names: Vec<_> = found.common_prefixes.iter().filter_map(name).collect();
         names.sort();

@@ -15,6 +15,10 @@ const HINT: &str = "\nhint: make room or mend the storage";
 /// What is hashed and handed to the store at once.
 const PIECE: usize = 8 << 20;
 
+/// How often a file is stored from its beginning, beyond what is tried again of its parts: the request that makes one
+/// object of them can be damaged on its way, too, and the store's answer to that is final.
+const ATTEMPTS: u32 = 2;
+
 /// Files on their way at once: while the store settles one, another is hashed.
 const FILES: usize = 2;
 
@@ -39,10 +43,23 @@ pub async fn store(
 async fn store_file(storage: &Storage, folder: &str, part: PartFile) -> Result<File, Error> {
     let PartFile { key, body, tensors } = part;
     let bytes = body.len() as u64;
-    let hasher = Arc::<Mutex<Hasher>>::default();
-    storage.put_stream(&format!("{folder}/{key}"), bytes, hashed(body, hasher.clone())).await?;
-    let sha256 = std::mem::take(&mut *hasher.lock().expect("held only to hash")).finish();
-    Ok(File { key, bytes, sha256, tensors })
+    let place = format!("{folder}/{key}");
+    let mut attempt = 1;
+    loop {
+        let hasher = Arc::<Mutex<Hasher>>::default();
+        match storage.put_stream(&place, bytes, hashed(body.clone(), hasher.clone())).await {
+            Ok(_) => {
+                let sha256 = std::mem::take(&mut *hasher.lock().expect("held only to hash"));
+                return Ok(File { key, bytes, sha256: sha256.finish(), tensors });
+            }
+            Err(error) if attempt == ATTEMPTS => return Err(error),
+            Err(error) => {
+                let error = proto::error::chain(&error);
+                tracing::warn!(key = place, error, "a checkpoint's file is stored once more");
+                attempt += 1;
+            }
+        }
+    }
 }
 
 /// The pieces of `body`, each added to the hash on its way, and away from the threads that beat.

@@ -86,14 +86,16 @@ impl Error {
                     [409, 412, 429].contains(status) || *status >= 500 || code == "BadDigest"
                 }
                 Cause::Unreachable { .. } => true,
-                Cause::NoCredentials { .. } | Cause::Region | Cause::Hub(_) | Cause::Store(_) => {
-                    false
-                }
+                Cause::Store(error) => error.to_string().contains(GARBLED),
+                Cause::NoCredentials { .. } | Cause::Region | Cause::Hub(_) => false,
             },
             Error::Location { .. } | Error::NotFound { .. } | Error::Changed { .. } => false,
         }
     }
 }
+
+/// What object_store says of an answer that began well and makes no sense: cut short, or damaged on its way.
+const GARBLED: &str = "Got invalid ";
 
 const DAMAGED: &str =
     "try again; what stays damaged is so where it is stored, or what lies between damages it";
