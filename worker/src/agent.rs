@@ -13,14 +13,14 @@ use crate::collective::{AbortHandle, Listener};
 use crate::job::{self, Job, Restorable};
 use crate::run::{self, Broken, Controls, Gauge, Gauges, Said};
 use crate::session::{Command, End, Event, Exit, Identity, Session, Trouble};
-use crate::upload;
+use crate::upload::{self, Leaving};
 use proto::protocol::{Cause, Directive, Report, Train};
 use proto::wire::{self, workers_client::WorkersClient};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Reports that can wait for the network.
@@ -47,6 +47,7 @@ pub struct Agent {
     memory: Arc<Mutex<Option<Arc<Job>>>>,
     training: Option<Controls>,
     room: Room,
+    leaving: watch::Sender<Option<Instant>>,
 }
 
 impl Agent {
@@ -65,15 +66,17 @@ impl Agent {
             memory: Arc::default(),
             training: None,
             room: Room::default(),
+            leaving: watch::Sender::new(None),
         }
     }
 
     /// Works until it is told to go; `terminate` is done when the operating system wants it gone.
     pub async fn work(mut self, terminate: impl Future<Output = ()> + Send + 'static) -> Exit {
         tokio::spawn({
-            let events = self.events.clone();
+            let (events, leaving) = (self.events.clone(), self.leaving.clone());
             async move {
                 terminate.await;
+                leaving.send_replace(Some(Instant::now() + DRAIN));
                 // The agent may have ended meanwhile.
                 let _ = events.send(Event::Terminate { deadline: DRAIN }).await;
             }
@@ -180,7 +183,7 @@ impl Agent {
         };
         self.training = Some(controls.clone());
         let (events, listener) = (self.events.clone(), self.listener.clone());
-        let runtime = tokio::runtime::Handle::current();
+        let (runtime, leaving) = (tokio::runtime::Handle::current(), self.leaving.subscribe());
         let begin = async move {
             let from = match job.restorable(&train).await {
                 Ok(from) => from,
@@ -194,7 +197,8 @@ impl Agent {
                 let events = events.clone();
                 let train = train.clone();
                 move || {
-                    training_thread(&train, &job, from, &listener, &controls, &events, &runtime);
+                    let process = Process { listener: &listener, leaving, events, runtime };
+                    training_thread(&train, &job, from, &controls, &process);
                 }
             });
             if let Err(error) = spawned {
@@ -208,15 +212,22 @@ impl Agent {
     }
 }
 
+/// What a training thread has of its process.
+struct Process<'a> {
+    listener: &'a Listener,
+    leaving: Leaving,
+    events: mpsc::Sender<Event>,
+    runtime: tokio::runtime::Handle,
+}
+
 fn training_thread(
     train: &Train,
     job: &Arc<Job>,
     from: Option<Restorable>,
-    listener: &Listener,
     controls: &Controls,
-    events: &mpsc::Sender<Event>,
-    runtime: &tokio::runtime::Handle,
+    process: &Process<'_>,
 ) {
+    let Process { listener, leaving, events, runtime } = process;
     let place = train.place();
     let mut say = |said| {
         let event = match said {
@@ -225,11 +236,12 @@ fn training_thread(
             Said::Evaluated(step, sums) => Event::Evaluated(place.clone(), step, sums),
             Said::Snapshot(snapshot) => {
                 let (storage, place) = (job.storage().clone(), place.clone());
-                let events = events.clone();
+                let (events, leaving) = (events.clone(), leaving.clone());
                 // It outlives this membership: a checkpoint belongs to its lineage and step.
                 runtime.spawn(async move {
                     let step = snapshot.step;
-                    let outcome = upload::store(&storage, &place, snapshot).await;
+                    let stored = upload::store(&storage, &place, snapshot);
+                    let outcome = upload::in_time(stored, leaving).await;
                     // The agent may have ended meanwhile.
                     let _ = events.send(Event::PartSaved(place, step, outcome)).await;
                 });

@@ -9,6 +9,8 @@ use proto::manifest::{File, Hasher};
 use proto::protocol::Place;
 use proto::storage::{Error, Patience, Storage};
 use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 const HINT: &str = "\nhint: make room or mend the storage";
 
@@ -21,6 +23,30 @@ const ATTEMPTS: u32 = 2;
 
 /// Files on their way at once: while the store settles one, another is hashed.
 const FILES: usize = 2;
+
+/// When this process has to be gone, once that is known.
+pub type Leaving = watch::Receiver<Option<Instant>>;
+
+/// What `stored` comes to, if it does before this process has to go; else it is dropped, and given up in the store as
+/// well, which is better than being killed over it.
+pub async fn in_time<T>(
+    stored: impl Future<Output = Result<T, String>>,
+    mut leaving: Leaving,
+) -> Result<T, String> {
+    let late = async {
+        let deadline = leaving.wait_for(Option::is_some).await.map(|deadline| *deadline);
+        match deadline {
+            Ok(Some(deadline)) => tokio::time::sleep_until(deadline).await,
+            // Nobody is left who would say it.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        outcome = stored => outcome,
+        () = late => Err("it was not stored before the worker had to go".into()),
+    }
+}
 
 /// Stores every file of the part and says what they are.
 ///
@@ -75,4 +101,27 @@ fn hashed(mut body: Bytes, hasher: Arc<Mutex<Hasher>>) -> impl Stream<Item = Res
         };
         async { Ok(tokio::task::spawn_blocking(add).await.expect("hashing does not panic")) }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::pending;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn what_is_not_stored_when_the_worker_has_to_go_is_given_up() {
+        let (goes, leaving) = watch::channel(None);
+        assert_eq!(in_time(async { Ok(7) }, leaving.clone()).await, Ok(7));
+        // It is told in the middle of an upload.
+        let late = tokio::spawn(in_time(pending::<Result<(), String>>(), leaving.clone()));
+        tokio::task::yield_now().await;
+        let (told, left) = (Instant::now(), Duration::from_millis(50));
+        goes.send_replace(Some(told + left));
+        let error = late.await.unwrap().unwrap_err();
+        assert!(error.contains("before the worker had to go"), "{error}");
+        assert!(told.elapsed() >= left);
+        // What can be stored at once still is.
+        assert_eq!(in_time(async { Ok(7) }, leaving).await, Ok(7));
+    }
 }

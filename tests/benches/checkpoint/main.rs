@@ -136,8 +136,11 @@ impl std::fmt::Display for Round {
     }
 }
 
+/// What is told of a round, where it has it.
+type Figure<'a> = &'a dyn Fn(&Round) -> Option<f64>;
+
 fn report(rounds: &[Round], saved: usize, restored: usize) {
-    let of = |value: &dyn Fn(&Round) -> Option<f64>| median(rounds.iter().filter_map(value));
+    let of = |value: Figure<'_>| median(rounds.iter().filter_map(value));
     let speed = |bytes: usize, seconds: Option<f64>| {
         seconds.map_or(0.0, |seconds| bytes as f64 / 1e6 / seconds)
     };
@@ -146,7 +149,7 @@ fn report(rounds: &[Round], saved: usize, restored: usize) {
         speed(saved, of(&|r| Some(r.saved.seconds))),
         speed(restored, of(&|r| Some(r.restored))),
     );
-    let ratios: [(&str, &dyn Fn(&Round) -> Option<f64>); 6] = [
+    let ratios: [(&str, Figure<'_>); 6] = [
         ("pause / whole save", &|r| Some(r.saved.pause / r.saved.seconds)),
         ("save speed / plain", &|r| Some(r.written / r.saved.seconds)),
         ("restore speed / plain", &|r| Some(r.read / r.restored)),
