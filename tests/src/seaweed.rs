@@ -58,7 +58,7 @@ impl SeaweedFs {
         let server = Command::new(&weed)
             .args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"])
             .args([
-                "-volume.max=20",
+                "-volume.max=60",
                 "-master.volumeSizeLimitMB=1024",
                 "-s3.autoCreateBucket=false",
             ])
