@@ -78,7 +78,7 @@ pub async fn seal(
 }
 
 async fn put(storage: &Storage, folder: &str, key: String, body: Vec<u8>) -> Result<File, String> {
-    let (bytes, sha256) = (body.len() as u64, manifest::sha256(&body));
+    let (bytes, digests) = (body.len() as u64, manifest::sha256(&body));
     storage.put(&format!("{folder}/{key}"), body).await.map_err(|e| chain(&e))?;
     Ok(File { key, bytes, sha256, tensors: Vec::new() })
 }
@@ -184,7 +184,7 @@ pub async fn retain(storage: &Storage, run: &RunId, retained: &Retained) -> Resu
     for place in storage.folders(&checkpoints).await?.iter().filter_map(|f| goes(f)) {
         delete(storage, run, place).await?;
     }
-    // Of a checkpoint that died before its first object there is no folder to be seen.
+    // There may be one to a checkpoint that died before its first object, and so has no folder.
     for upload in storage.unfinished(&checkpoints).await?.unwrap_or_default() {
         let below = upload.key.strip_prefix(&checkpoints).and_then(|key| key.split('/').nth(1));
         if below.and_then(goes).is_some() {
@@ -195,6 +195,7 @@ pub async fn retain(storage: &Storage, run: &RunId, retained: &Retained) -> Resu
 }
 
 /// Deletes a checkpoint, its manifest first: what is left of a deletion that was cut short is not a checkpoint.
+/// Uploads to it that never ended are left to whoever deletes, who looks for those of all checkpoints at once.
 ///
 /// # Errors
 /// What the store says.
@@ -207,9 +208,6 @@ pub(crate) async fn delete(
     storage.delete(&key::manifest(run, lineage, step)).await?;
     for object in storage.list(&folder).await? {
         storage.delete(&object.key).await?;
-    }
-    for upload in storage.unfinished(&folder).await?.unwrap_or_default() {
-        storage.abandon(&upload).await?;
     }
     // In an object store there are no folders; on a disk they outlive what was in them.
     if let Some(path) = storage.local_path(&folder)

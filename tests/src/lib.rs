@@ -8,7 +8,7 @@
 //! seaweed    a real S3 server                                proxy      what goes wrong before it
 //! stored     a run in a store, looked at from beside it
 //! hub        a hub of our own            http       as much of HTTP as that takes
-//! model      the weights of a model folder
+//! model      the weights of a model folder                    lone       a run of one worker, without a plan
 //! ```
 //!
 //! Here is no claim: those are in `tests/`.
@@ -16,6 +16,7 @@
 pub mod fixture;
 pub mod http;
 pub mod hub;
+pub mod lone;
 pub mod model;
 pub mod pool;
 pub mod process;

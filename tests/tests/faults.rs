@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, future, stream};
 use muster_tests::proxy::{Befallen, Fault, Faults, Proxy, Random};
-use muster_tests::seaweed::{BUCKET, SeaweedFs, again, free_ports};
+use muster_tests::seaweed::{BUCKET, SeaweedFs, again};
 use proto::storage::{Created, Error, Patience, Storage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -35,26 +35,17 @@ const PATIENCE: Duration = Duration::from_secs(3);
 fn no_fault_loses_or_changes_what_was_acknowledged() -> Result<()> {
     let name = "no_fault_loses_or_changes_what_was_acknowledged";
     let Some(server) = SeaweedFs::start(name) else { return Ok(()) };
-    let [port] = free_ports();
-    let proxy = ([127, 0, 0, 1], port).into();
-    let mut environment = Vec::from(SeaweedFs::environment_at(proxy));
-    environment.push(("MUSTER_TEST_PROXY", proxy.to_string()));
-    environment.push(("MUSTER_TEST_STORE", server.address().to_string()));
+    let mut environment = Proxy::before(server.address());
     again("under_faults", &environment)?;
     // Unsigned: what a proxy takes away would be missed from a signature.
     environment.push(("AWS_SKIP_SIGNATURE", "true".into()));
     again("of_a_store_that_verifies_nothing", &environment)
 }
 
-fn proxy() -> Result<Proxy> {
-    let address = |name| Ok::<_, anyhow::Error>(std::env::var(name).context(name)?.parse()?);
-    Ok(Proxy::start_at(address("MUSTER_TEST_PROXY")?, address("MUSTER_TEST_STORE")?))
-}
-
 #[tokio::test]
 #[ignore = "run by `no_fault_loses_or_changes_what_was_acknowledged` in the server's environment"]
 async fn of_a_store_that_verifies_nothing() -> Result<()> {
-    let proxy = proxy()?;
+    let proxy = Proxy::here();
     let storage = Storage::open(&format!("s3://{BUCKET}/unverified"))?;
     let storage = storage.patient(Patience::Within(PATIENCE))?;
     let faults = Faults::all(1, 0.0).with(Fault::FlipRequest, 0.4);
@@ -81,7 +72,7 @@ async fn of_a_store_that_verifies_nothing() -> Result<()> {
 #[tokio::test]
 #[ignore = "run by `no_fault_loses_or_changes_what_was_acknowledged` in the server's environment"]
 async fn under_faults() -> Result<()> {
-    let proxy = proxy()?;
+    let proxy = Proxy::here();
     let storage = Storage::open(&format!("s3://{BUCKET}"))?.patient(Patience::Within(PATIENCE))?;
     let seeds = std::env::var("MUSTER_SEEDS").map_or(Ok(SEEDS), |n| n.parse())?;
 

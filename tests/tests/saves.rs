@@ -10,13 +10,14 @@ use coordinator::core::Retained;
 use coordinator::finish;
 use coordinator::journal::{self, Journal};
 use futures::{StreamExt, TryStreamExt, stream};
+use muster_tests::lone::{self, PLAN};
 use muster_tests::proxy::{Fault, Faults, Proxy};
-use muster_tests::seaweed::{BUCKET, SeaweedFs, again, free_ports};
+use muster_tests::seaweed::{BUCKET, SeaweedFs, again};
 use proto::event::Event;
 use proto::id::{Generation, Lineage, RunId, WorkerId};
 use proto::key;
-use proto::manifest::{Checkpoint, File};
-use proto::protocol::{Cause, Load, Place, Start, Train};
+use proto::manifest::File;
+use proto::protocol::{Cause, Place, Start};
 use proto::receipt::Receipt;
 use proto::storage::{Patience, Storage};
 use std::path::Path;
@@ -115,19 +116,13 @@ fn state(trainer: &Trainer) -> Vec<Vec<u8>> {
 fn no_fault_loses_a_checkpoint_or_restores_a_wrong_one() -> Result<()> {
     let name = "no_fault_loses_a_checkpoint_or_restores_a_wrong_one";
     let Some(server) = SeaweedFs::start(name) else { return Ok(()) };
-    let [port] = free_ports();
-    let proxy = ([127, 0, 0, 1], port).into();
-    let mut environment = Vec::from(SeaweedFs::environment_at(proxy));
-    environment.push(("MUSTER_TEST_PROXY", proxy.to_string()));
-    environment.push(("MUSTER_TEST_STORE", server.address().to_string()));
-    again("saves_and_restores_under_faults", &environment)
+    again("saves_and_restores_under_faults", &Proxy::before(server.address()))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "run by `no_fault_loses_a_checkpoint_or_restores_a_wrong_one` in the server's environment"]
 async fn saves_and_restores_under_faults() -> Result<()> {
-    let address = |name| Ok::<_, anyhow::Error>(std::env::var(name).context(name)?.parse()?);
-    let proxy = Proxy::start_at(address("MUSTER_TEST_PROXY")?, address("MUSTER_TEST_STORE")?);
+    let proxy = Proxy::here();
     // A server that has just started takes its time for the first object.
     let patient = Storage::open(&format!("s3://{BUCKET}"))?;
     let storage = patient.patient(Patience::Within(PATIENCE))?;
@@ -206,7 +201,10 @@ async fn save_and_restore(storage: &Storage, seed: u64) -> Result<Run> {
         train(&mut trainer, seed, step)?;
         let state = state(&trainer);
         let sealed = match store(storage, &id, &trainer, step).await {
-            Ok(files) => finish::seal(storage, &manifest(&id, step, files), Vec::new()).await,
+            Ok(files) => {
+                let manifest = lone::manifest(&id, LINEAGE, step, files);
+                finish::seal(storage, &manifest, Vec::new()).await
+            }
             Err(error) => Err(error),
         };
         let Ok(manifest_sha256) = sealed else {
@@ -250,13 +248,6 @@ async fn store(
         files.extend(upload::store(storage, &place, part(trainer, step, rank, WORLD)).await?);
     }
     Ok(files)
-}
-
-fn manifest(run: &RunId, step: u64, files: Vec<File>) -> Checkpoint {
-    let of_state = |f: &File| f.key.starts_with(Checkpoint::STATE);
-    let (state, model) = files.into_iter().partition(of_state);
-    let (run, plan_digest) = (run.clone(), "d".into());
-    Checkpoint { run, lineage: LINEAGE, step, plan_digest, model, state, receipt: None }
 }
 
 /// Why nothing was restored.
@@ -355,24 +346,8 @@ async fn restored(
     seed: u64,
     start: Start,
 ) -> Result<Restored, worker::session::Trouble> {
-    let load = Load {
-        run: run(seed),
-        spec_yaml: String::new(),
-        fingerprint: String::new(),
-        plan_digest: "d".into(),
-    };
-    let train = Train {
-        load,
-        generation: Generation(2),
-        lineage: Lineage(2),
-        rank: 0,
-        members: vec!["10.0.0.1:1".into()],
-        ring_key: [0; 32],
-        checkpoint: Some(start),
-        evaluate_first: false,
-        stop: false,
-    };
-    let opened = Restorable::open(storage, &train, "d").await?;
+    let train = lone::duty(&run(seed), start);
+    let opened = Restorable::open(storage, &train, PLAN).await?;
     let mut from = opened.expect("there is somewhere to start from");
     let read = tokio::task::spawn_blocking(move || {
         let mut trainer = trainer();

@@ -3,10 +3,11 @@
 use super::Took;
 use super::plain::Objects;
 use anyhow::{Result, anyhow, bail};
+use muster_tests::lone::{self, PLAN};
 use proto::id::{Generation, Lineage, RunId};
 use proto::key;
-use proto::manifest::{Checkpoint, sha256};
-use proto::protocol::{Load, Place, Start, Train};
+use proto::manifest::sha256;
+use proto::protocol::{Place, Start};
 use proto::storage::Storage;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -86,11 +87,7 @@ impl Ours {
         let place = Place { run: run(), generation: Generation(1), lineage: LINEAGE };
         let files = upload::store(&self.storage, &place, snapshot).await;
         let files = files.map_err(|told| anyhow!(told))?;
-        let of_state = |f: &proto::manifest::File| f.key.starts_with(Checkpoint::STATE);
-        let (state, model) = files.into_iter().partition(of_state);
-        let (run, lineage, plan_digest) = (run(), LINEAGE, "d".into());
-        let checkpoint =
-            Checkpoint { run, lineage, step: STEP, plan_digest, model, state, receipt: None };
+        let checkpoint = lone::manifest(&run(), LINEAGE, STEP, files);
         self.storage.put(&manifest(), serde_json::to_vec(&checkpoint)?).await?;
         Ok(Took { pause, seconds: start.elapsed().as_secs_f64() })
     }
@@ -100,24 +97,8 @@ impl Ours {
         let start = Instant::now();
         let manifest = manifest();
         let sha256 = sha256(&self.storage.read(&manifest).await?);
-        let load = Load {
-            run: run(),
-            spec_yaml: String::new(),
-            fingerprint: String::new(),
-            plan_digest: "d".into(),
-        };
-        let train = Train {
-            load,
-            generation: Generation(2),
-            lineage: Lineage(2),
-            rank: 0,
-            members: vec!["10.0.0.1:1".into()],
-            ring_key: [0; 32],
-            checkpoint: Some(Start { manifest, sha256 }),
-            evaluate_first: false,
-            stop: false,
-        };
-        let opened = Restorable::open(&self.storage, &train, "d").await;
+        let train = lone::duty(&run(), Start { manifest, sha256 });
+        let opened = Restorable::open(&self.storage, &train, PLAN).await;
         let Some(mut from) = opened.map_err(|trouble| anyhow!(trouble.message))? else {
             bail!("there is somewhere to start from")
         };

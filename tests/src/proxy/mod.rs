@@ -19,6 +19,7 @@ mod standstill;
 pub use fault::{Fault, Faults, Random};
 pub use standstill::{Moment, Stage, Standstill};
 
+use crate::seaweed::{self, SeaweedFs, free_ports};
 use bytes::Bytes;
 use exchange::{Exchange, asked};
 use hyper::Response;
@@ -30,6 +31,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+
+/// Where the server is that a proxy [`Proxy::here`] stands before.
+const STORE: &str = "MUSTER_TEST_STORE";
 
 /// Answers to one listing that are remembered.
 const EARLIER: usize = 8;
@@ -59,8 +63,22 @@ impl Proxy {
         Self::start_at(([127, 0, 0, 1], 0).into(), store)
     }
 
-    /// The same at an address of the caller's.
-    pub fn start_at(address: SocketAddr, store: SocketAddr) -> Self {
+    /// The environment of a test, run by [`again`](crate::seaweed::again), whose storage is behind a proxy that it
+    /// starts [`here`](Self::here).
+    pub fn before(store: SocketAddr) -> Vec<(&'static str, String)> {
+        let [port] = free_ports();
+        let mut environment = Vec::from(SeaweedFs::environment_at(([127, 0, 0, 1], port).into()));
+        environment.push((STORE, store.to_string()));
+        environment
+    }
+
+    /// Stands where the environment that [`before`](Self::before) made has it.
+    pub fn here() -> Self {
+        let store = std::env::var(STORE).ok().and_then(|a| a.parse().ok());
+        Self::start_at(seaweed::here(), store.expect("the environment has it"))
+    }
+
+    fn start_at(address: SocketAddr, store: SocketAddr) -> Self {
         // Threads of its own: a test that blocks does not stop the store.
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(2).enable_all().build().expect("threads");
