@@ -237,8 +237,8 @@ impl Run {
         let hasher = Arc::<Mutex<Hasher>>::default();
         let hash = hasher.clone();
         let verdict = futures::stream::once(async move {
-            let sha256 = hash.lock().expect("held only to hash").clone().finish();
-            if sha256 == file.sha256 {
+            let digests = hash.lock().expect("held only to hash").clone().finish();
+            if digests == file.digests {
                 Ok(Bytes::new())
             } else {
                 Err(damaged("is not what was written".into()))

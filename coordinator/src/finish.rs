@@ -8,7 +8,7 @@ use proto::error::chain;
 use proto::event::Event as History;
 use proto::id::{Lineage, RunId};
 use proto::key;
-use proto::manifest::{self, Checkpoint, File};
+use proto::manifest::{self, Checkpoint, Digests, File};
 use proto::receipt::{Receipt, Skipped};
 use proto::spec::Spec;
 use proto::storage::{Created, Error, Storage};
@@ -78,9 +78,9 @@ pub async fn seal(
 }
 
 async fn put(storage: &Storage, folder: &str, key: String, body: Vec<u8>) -> Result<File, String> {
-    let (bytes, digests) = (body.len() as u64, manifest::sha256(&body));
+    let (bytes, digests) = (body.len() as u64, Digests::of(&body));
     storage.put(&format!("{folder}/{key}"), body).await.map_err(|e| chain(&e))?;
-    Ok(File { key, bytes, sha256, tensors: Vec::new() })
+    Ok(File { key, bytes, digests, tensors: Vec::new() })
 }
 
 /// A model to be published: a checkpoint of a run, and what its card says.

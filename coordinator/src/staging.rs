@@ -11,7 +11,7 @@ use proto::error::chain;
 use proto::event::Failure;
 use proto::hub::{self, Hub};
 use proto::key;
-use proto::manifest::{self, Hasher, Staged};
+use proto::manifest::{self, Digests, Hasher, Staged};
 use proto::spec::hub::{Commit, Kind};
 use proto::spec::{HubName, Location, Spec};
 use proto::storage::{self, Storage};
@@ -97,7 +97,7 @@ async fn copy(
         Ok(piece)
     };
     let verdict = futures::stream::once(async {
-        let sha256 = hash.lock().expect("held only to read").clone().finish();
+        let Digests { sha256, .. } = hash.lock().expect("held only to read").clone().finish();
         match &file.sha256 {
             Some(wanted) if *wanted != sha256 => {
                 let what = format!("its SHA-256 is {sha256}, not {wanted}");
@@ -108,6 +108,6 @@ async fn copy(
     });
     let pieces = repository.pieces(&file.path, file.bytes, None).map(add).chain(verdict);
     output.put_stream(&format!("{folder}/{}", file.path), file.bytes, pieces).await?;
-    let sha256 = hash.lock().expect("held only to read").clone().finish();
-    Ok(manifest::File { key: file.path, bytes: file.bytes, sha256, tensors: Vec::new() })
+    let digests = hash.lock().expect("held only to read").clone().finish();
+    Ok(manifest::File { key: file.path, bytes: file.bytes, digests, tensors: Vec::new() })
 }

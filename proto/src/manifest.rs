@@ -35,11 +35,31 @@ pub struct File {
     pub key: String,
     /// Its exact size.
     pub bytes: u64,
-    /// Lower-case hex.
-    pub sha256: String,
+    /// What it is known by.
+    #[serde(flatten)]
+    pub digests: Digests,
     /// The tensors in a file of weights or of optimizer state.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tensors: Vec<String>,
+}
+
+/// What a file's bytes come to, in lower-case hex.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digests {
+    /// For the world: any tool can tell that the file is what was written.
+    pub sha256: String,
+    /// xxh3-128, for whoever reads the file anyway: it costs a tenth of SHA-256, and sees damage as surely. Malice it
+    /// does not see; who can change a file here can change its manifest, too.
+    pub xxh3: String,
+}
+
+impl Digests {
+    /// Those of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut hasher = Hasher::default();
+        hasher.update(bytes);
+        hasher.finish()
+    }
 }
 
 /// What a model that was brought from the hub consists of.
@@ -152,19 +172,40 @@ pub fn sha256(bytes: &[u8]) -> String {
     hex(&sha256_bytes(bytes))
 }
 
-/// The SHA-256 of what comes in pieces.
+/// The digests of what comes in pieces.
 #[derive(Clone, Default)]
-pub struct Hasher(sha2::Sha256);
+pub struct Hasher {
+    sha256: sha2::Sha256,
+    checksum: Checksum,
+}
 
 impl Hasher {
     /// Adds the next piece.
     pub fn update(&mut self, piece: &[u8]) {
-        sha2::Digest::update(&mut self.0, piece);
+        sha2::Digest::update(&mut self.sha256, piece);
+        self.checksum.update(piece);
+    }
+
+    /// Those of all pieces.
+    pub fn finish(self) -> Digests {
+        let sha256 = hex(&sha2::Digest::finalize(self.sha256));
+        Digests { sha256, xxh3: self.checksum.finish() }
+    }
+}
+
+/// [`Digests::xxh3`] alone, of what comes in pieces.
+#[derive(Clone, Default)]
+pub struct Checksum(xxhash_rust::xxh3::Xxh3Default);
+
+impl Checksum {
+    /// Adds the next piece.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
     }
 
     /// Lower-case hex.
     pub fn finish(self) -> String {
-        hex(&sha2::Digest::finalize(self.0))
+        format!("{:032x}", self.0.digest128())
     }
 }
 
@@ -176,4 +217,23 @@ fn hex(digest: &[u8]) -> String {
 pub fn sha256_bytes(bytes: &[u8]) -> [u8; 32] {
     use sha2::Digest;
     sha2::Sha256::digest(bytes).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As Python's `hashlib.sha256` and `xxhash.xxh3_128` have it.
+    #[test]
+    fn digests_are_what_other_tools_say() {
+        assert_eq!(Digests::of(b"").xxh3, "99aa06d3014798d86001c324468d497f");
+        let bytes: Vec<u8> = (0..100_000_u32).map(|i| (i % 251) as u8).collect();
+        let mut hasher = Hasher::default();
+        for piece in bytes.chunks(4096 - 1) {
+            hasher.update(piece);
+        }
+        let Digests { sha256, xxh3 } = hasher.finish();
+        assert_eq!(sha256, "cd2df694e424bc7968cc37f47751019e5ca0cd1bdf2e479ea537c3a1c32ee1aa");
+        assert_eq!(xxh3, "54182c58bbb1337c42c23aeead96750d");
+    }
 }

@@ -95,7 +95,7 @@ fn nothing_of_a_run_is_half_written() {
         for file in manifest.model.iter().chain(&manifest.state).chain(&manifest.receipt) {
             let body =
                 std::fs::read(folder.join(&file.key)).expect("a file that the manifest names");
-            assert_eq!(file.sha256, proto::manifest::sha256(&body), "{}", file.key);
+            assert_eq!(file.digests, proto::manifest::Digests::of(&body), "{}", file.key);
             named.push(file.key.clone());
         }
         named.sort();

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use proto::hub::{self, Hub};
-use proto::manifest::{self, Hasher, Staged};
+use proto::manifest::{self, Checksum, Staged};
 use proto::spec::Location;
 use proto::storage::{self, Object, Storage};
 use std::collections::BTreeMap;
@@ -114,8 +114,8 @@ async fn fetched(model: &Storage, cache: &Path) -> Result<PathBuf, Error> {
     for object in &objects {
         tracing::info!(model = model.url(), file = object.key, bytes = object.bytes, "fetching");
         let pieces = model.pieces(&object.key, object.bytes, object.etag.as_deref());
-        let sha256 = write(&part.join(&object.key), pieces).await?;
-        if digests.get(&object.key).is_some_and(|wanted| *wanted != sha256) {
+        let found = write(&part.join(&object.key), pieces).await?;
+        if digests.get(&object.key).is_some_and(|wanted| *wanted != found) {
             let (url, file) = (model.url().to_owned(), object.key.clone());
             return Err(Error::Damaged { url, file });
         }
@@ -145,17 +145,17 @@ async fn digests(model: &Storage) -> Result<BTreeMap<String, String>, Error> {
         url: model.url().to_owned(),
         file: Staged::MANIFEST.to_owned(),
     })?;
-    Ok(staged.files.into_iter().map(|f| (f.key, f.sha256)).collect())
+    Ok(staged.files.into_iter().map(|f| (f.key, f.digests.xxh3)).collect())
 }
 
-/// Writes a file to the last byte; its SHA-256, in lower-case hex.
+/// Writes a file to the last byte; its checksum.
 async fn write(
     path: &Path,
     pieces: impl Stream<Item = Result<Bytes, storage::Error>>,
 ) -> Result<String, Error> {
     let disk = |source| Error::Disk { path: path.to_owned(), source };
     let mut file = tokio::fs::File::create_new(path).await.map_err(disk)?;
-    let mut hash = Hasher::default();
+    let mut hash = Checksum::default();
     let mut pieces = std::pin::pin!(pieces);
     while let Some(piece) = pieces.next().await {
         let piece = piece?;
@@ -169,6 +169,7 @@ async fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::manifest::Digests;
 
     async fn model() -> Storage {
         let storage = Storage::memory();
@@ -212,7 +213,7 @@ mod tests {
         let file = manifest::File {
             key: "model.safetensors".into(),
             bytes: 7,
-            sha256: manifest::sha256(b"weighty"),
+            digests: Digests::of(b"weighty"),
             tensors: Vec::new(),
         };
         let staged = serde_json::to_vec(&Staged { files: vec![file] }).unwrap();

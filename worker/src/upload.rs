@@ -75,8 +75,8 @@ async fn store_file(storage: &Storage, folder: &str, part: PartFile) -> Result<F
         let hasher = Arc::<Mutex<Hasher>>::default();
         match storage.put_stream(&place, bytes, hashed(body.clone(), hasher.clone())).await {
             Ok(_) => {
-                let sha256 = std::mem::take(&mut *hasher.lock().expect("held only to hash"));
-                return Ok(File { key, bytes, sha256: sha256.finish(), tensors });
+                let hasher = std::mem::take(&mut *hasher.lock().expect("held only to hash"));
+                return Ok(File { key, bytes, digests: hasher.finish(), tensors });
             }
             Err(error) if attempt == ATTEMPTS => return Err(error),
             Err(error) => {

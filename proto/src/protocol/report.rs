@@ -5,7 +5,7 @@ use super::{
     millis, named, refuse,
 };
 use crate::id::{Generation, Incarnation, Lineage, RunId, WorkerId};
-use crate::manifest::File;
+use crate::manifest::{Digests, File};
 use crate::receipt::{NAMES, Skipped};
 use crate::wire;
 use std::time::Duration;
@@ -83,7 +83,8 @@ impl From<Report> for wire::Report {
                     .map(|f| wire::SavedFile {
                         key: f.key,
                         bytes: f.bytes,
-                        sha256: f.sha256,
+                        sha256: f.digests.sha256,
+                        xxh3: f.digests.xxh3,
                         tensors: f.tensors,
                     })
                     .collect(),
@@ -200,7 +201,10 @@ impl TryFrom<wire::Report> for Report {
                         Ok(File {
                             key: named("part_saved.files.key", f.key)?,
                             bytes: f.bytes,
-                            sha256: named("part_saved.files.sha256", f.sha256)?,
+                            digests: Digests {
+                                sha256: named("part_saved.files.sha256", f.sha256)?,
+                                xxh3: named("part_saved.files.xxh3", f.xxh3)?,
+                            },
                             tensors: f.tensors,
                         })
                     })

@@ -5,7 +5,7 @@ use crate::checkpoint::{Fetched, share_of};
 use crate::session::Trouble;
 use futures::{StreamExt, TryStreamExt, stream};
 use proto::error::chain;
-use proto::manifest::{self, Checkpoint, File, Hasher};
+use proto::manifest::{self, Checkpoint, Checksum, File};
 use proto::protocol::{Cause, Train};
 use proto::storage::{Error, Storage};
 use tokio::sync::mpsc;
@@ -15,7 +15,7 @@ const READS: usize = 3;
 
 /// Pieces that wait for the training thread.
 const AHEAD: usize = 2;
-/// Files on their way at once: a file is hashed by one thread at a time.
+/// Files on their way at once.
 const FILES: usize = 2;
 
 /// A committed checkpoint, being fetched.
@@ -90,22 +90,19 @@ async fn fetch(
     let read = || async {
         let mut pieces = std::pin::pin!(storage.pieces(&key, file.bytes, None));
         let mut next = pieces.next().await;
-        let (mut hasher, mut offset) = (Hasher::default(), 0);
+        let (mut checksum, mut offset) = (Checksum::default(), 0);
         while let Some(piece) = next {
             let body = piece?;
-            let piece = Fetched::Piece { file: index, offset, body: body.clone() };
-            offset += body.len() as u64;
-            let hashed = tokio::task::spawn_blocking(move || {
-                hasher.update(&body);
-                hasher
-            });
-            // While one is hashed and put in its place the next ones come.
-            let (hashed, _, following) = tokio::join!(hashed, to.send(Ok(piece)), pieces.next());
-            (hasher, next) = (hashed.expect("hashing does not panic"), following);
+            checksum.update(&body);
+            let bytes = body.len() as u64;
+            let piece = Fetched::Piece { file: index, offset, body };
+            offset += bytes;
+            // While one is put in its place the next ones come.
+            (_, next) = tokio::join!(to.send(Ok(piece)), pieces.next());
         }
-        Ok(((), hasher.finish()))
+        Ok(((), checksum.finish()))
     };
-    verified(&file.sha256, read).await.map_err(|e| e.trouble(&key))?;
+    verified(&file.digests.xxh3, read).await.map_err(|e| e.trouble(&key))?;
     let _ = to.send(Ok(Fetched::Whole(index))).await;
     Ok(())
 }
@@ -131,15 +128,15 @@ impl Unread {
     }
 }
 
-/// What `read` gives with its SHA-256, if that is the one expected.
+/// What `read` gives with its digest, if that is the one expected.
 async fn verified<T, F: Future<Output = Result<(T, String), Error>>>(
-    sha256: &str,
+    digest: &str,
     read: impl Fn() -> F,
 ) -> Result<T, Unread> {
     let mut last = Unread::Differs;
     for _ in 0..READS {
         match read().await {
-            Ok((read, found)) if found == sha256 => return Ok(read),
+            Ok((read, found)) if found == digest => return Ok(read),
             Ok(_) => last = Unread::Differs,
             // Shorter than it should be: on the wire, perhaps.
             Err(error @ (Error::Changed { .. } | Error::Damaged { .. })) => {
