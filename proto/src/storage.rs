@@ -156,7 +156,7 @@ impl Storage {
         let look =
             || async { self.store.head(&path).await.map_err(|e| self.access("look at", key, e)) };
         match self.insist("look at", key, look).await {
-            Ok(meta) => Ok(Some(object(meta))),
+            Ok(meta) => Ok(Some(self.object(meta))),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -173,7 +173,7 @@ impl Storage {
             found.map_err(|e| self.access("list", folder, e))
         };
         let found = self.insist("list", folder, list).await?;
-        let mut objects: Vec<_> = found.into_iter().map(object).collect();
+        let mut objects: Vec<_> = found.into_iter().map(|meta| self.object(meta)).collect();
         objects.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(objects)
     }
@@ -235,6 +235,20 @@ impl Storage {
         })
     }
 
+    fn object(&self, meta: object_store::ObjectMeta) -> Object {
+        // Azure's listings leave out the quotes that its headers have.
+        let quoted = |etag: String| match self.kind {
+            open::Kind::Azure if !etag.starts_with('"') => format!("\"{etag}\""),
+            _ => etag,
+        };
+        Object {
+            key: meta.location.to_string(),
+            bytes: meta.size,
+            etag: meta.e_tag.map(quoted),
+            modified_ms: meta.last_modified.timestamp_millis().try_into().unwrap_or(0),
+        }
+    }
+
     fn changed(&self, key: &str) -> Error {
         Error::Changed { url: self.url.clone(), key: key.to_owned() }
     }
@@ -256,14 +270,5 @@ impl Storage {
 
     fn caused(&self, verb: &'static str, key: &str, source: Cause) -> Error {
         Error::Access { verb, url: self.url.clone(), key: key.to_owned(), source }
-    }
-}
-
-fn object(meta: object_store::ObjectMeta) -> Object {
-    Object {
-        key: meta.location.to_string(),
-        bytes: meta.size,
-        etag: meta.e_tag,
-        modified_ms: meta.last_modified.timestamp_millis().try_into().unwrap_or(0),
     }
 }

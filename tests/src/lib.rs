@@ -6,6 +6,8 @@
 //! process    a program under way: its events, each with a deadline; signals; what it leaves behind
 //! pool       a standing coordinator and its workers
 //! seaweed    a real S3 server                                proxy      what goes wrong before it
+//! azurite    a real Azure server                             server     what they have in common
+//! again      a test once more, in a store's environment
 //! stored     a run in a store, looked at from beside it
 //! hub        a hub of our own            http       as much of HTTP as that takes
 //! model      the weights of a model folder                    lone       a run of one worker, without a plan
@@ -13,6 +15,8 @@
 //!
 //! Here is no claim: those are in `tests/`.
 
+pub mod again;
+pub mod azurite;
 pub mod fixture;
 pub mod http;
 pub mod hub;
@@ -23,6 +27,7 @@ pub mod process;
 pub mod programs;
 pub mod proxy;
 pub mod seaweed;
+pub mod server;
 pub mod stored;
 pub mod undisturbed;
 

@@ -1,35 +1,30 @@
 //! A real S3 server: SeaweedFS, all in one process, with one bucket and one user.
 
 use crate::http::ask;
-use crate::process::PATIENCE;
+use crate::server::{Server, free_ports, program};
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 /// The bucket that is there.
 pub const BUCKET: &str = "muster";
+/// Its hosts are the buckets.
+pub const DOMAIN: &str = "s3.test";
 const ACCESS_KEY: &str = "muster-tests";
 const SECRET_KEY: &str = "not-to-be-shown";
-/// Between two looks at a server that is starting.
-const POLL: Duration = Duration::from_millis(50);
 
 /// A server; it ends with this.
 pub struct SeaweedFs {
-    server: Child,
+    server: Server,
     port: u16,
     filer: u16,
-    folder: tempfile::TempDir,
 }
 
 impl SeaweedFs {
     /// Starts a server with `weed` (MUSTER_TEST_WEED); none, said on standard output, where there is no such program.
     pub fn start(test: &str) -> Option<Self> {
-        let Some(weed) = std::env::var_os("MUSTER_TEST_WEED").map(PathBuf::from) else {
-            println!("{test}: skipped, MUSTER_TEST_WEED is not set");
-            return None;
-        };
+        let weed = program(test, "MUSTER_TEST_WEED")?;
         let folder = tempfile::tempdir().expect("a temporary folder");
         let user = serde_json::json!({"identities": [{
             "name": "muster",
@@ -54,26 +49,24 @@ impl SeaweedFs {
             "filer.port.grpc",
             "s3.port.grpc",
         ];
-        let log = std::fs::File::create(folder.path().join("log")).expect("a temporary folder");
-        let server = Command::new(&weed)
+        let mut command = Command::new(&weed);
+        command
             .args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"])
             .args([
                 "-volume.max=60",
                 "-master.volumeSizeLimitMB=1024",
                 "-s3.autoCreateBucket=false",
+                // A bucket is found by its host name, too.
+                &format!("-s3.domainName={DOMAIN}"),
             ])
             // Catalogs listen on ports of their own, which two servers at once would quarrel about.
             .args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"])
             .arg(format!("-dir={}", folder.path().display()))
             .arg(format!("-s3.config={}", config.display()))
-            .args(names.iter().zip(ports).map(|(name, port)| format!("-{name}={port}")))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap_or_else(|e| panic!("{}: {e}", weed.display()));
-        let mut server = Self { server, port, filer, folder };
-        server.wait("answer", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+            .args(names.iter().zip(ports).map(|(name, port)| format!("-{name}={port}")));
+        let mut server = Server::start("SeaweedFS", &mut command, folder);
+        server.listens(port);
+        let mut server = Self { server, port, filer };
         server.make_bucket(&weed, master, grpc);
         Some(server)
     }
@@ -149,64 +142,20 @@ impl SeaweedFs {
         writeln!(commands, "s3.bucket.create -name {BUCKET}").expect("the shell reads");
         drop(commands);
         let mut ended = None;
-        self.wait("make a bucket", || {
+        self.server.wait("make a bucket", || {
             ended = shell.try_wait().expect("it was started");
             ended.is_some()
         });
-        assert!(ended.is_some_and(|e| e.success()), "no bucket could be made: {}", self.log());
+        assert!(
+            ended.is_some_and(|e| e.success()),
+            "no bucket could be made: {}",
+            self.server.log()
+        );
     }
-
-    /// Waits until something is so, and no longer than the server lives.
-    fn wait(&mut self, what: &str, mut is_so: impl FnMut() -> bool) {
-        let until = Instant::now() + PATIENCE;
-        while !is_so() {
-            let ended = self.server.try_wait().expect("it was started");
-            assert!(ended.is_none(), "SeaweedFS has ended: {}", self.log());
-            assert!(Instant::now() < until, "SeaweedFS does not {what}: {}", self.log());
-            std::thread::park_timeout(POLL);
-        }
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
-    }
-}
-
-impl Drop for SeaweedFs {
-    fn drop(&mut self) {
-        // It may have ended on its own.
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-    }
-}
-
-/// Runs the test `name` of the calling test's file, which is ignored otherwise, with these variables and none of AWS's
-/// beside them: credentials come from the environment of the process. What it says on standard output is passed on.
-pub fn again(name: &str, environment: &[(&str, String)]) -> anyhow::Result<()> {
-    let mut test = Command::new(std::env::current_exe()?);
-    test.args(["--exact", name, "--ignored", "--nocapture"]);
-    let aws = std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("AWS_"));
-    for (key, _) in aws {
-        test.env_remove(key);
-    }
-    let ended = test.envs(environment.iter().cloned()).output()?;
-    let said = String::from_utf8_lossy(&ended.stdout) + String::from_utf8_lossy(&ended.stderr);
-    anyhow::ensure!(ended.status.success(), "{said}");
-    anyhow::ensure!(said.contains("1 passed"), "no such test: {said}");
-    anyhow::ensure!(!SeaweedFs::is_betrayed_by(&said), "{said}");
-    print!("{}", String::from_utf8_lossy(&ended.stdout));
-    Ok(())
 }
 
 /// Where the server is in whose environment a test runs [`again`].
 pub fn here() -> SocketAddr {
     let url = std::env::var("AWS_ENDPOINT_URL").expect("the server's environment");
     url.strip_prefix("http://").and_then(|a| a.parse().ok()).expect("the server's address")
-}
-
-/// Ports that nobody listens on, all different.
-pub fn free_ports<const N: usize>() -> [u16; N] {
-    let taken: [TcpListener; N] =
-        std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a port"));
-    taken.map(|listener| listener.local_addr().expect("an address").port())
 }

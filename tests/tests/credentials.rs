@@ -2,14 +2,15 @@
 //! (MUSTER_TEST_WEED).
 
 use anyhow::{Result, ensure};
-use muster_tests::http::{Answer, Request, content, serve};
-use muster_tests::seaweed::{BUCKET, SeaweedFs, again};
+use muster_tests::again::again;
+use muster_tests::http::{Answer, Request, content, serve, serve_tls};
+use muster_tests::seaweed::{BUCKET, SeaweedFs};
 use proto::storage::{Created, Patience, Storage};
-use std::io::Read;
-use std::net::TcpListener;
+use serde_json::Value;
 use std::time::Duration;
 
 const POD: &str = "token-of-the-pod";
+const ROLE: &str = "arn:aws:iam::123456789012:role/muster";
 const SESSION: &str = "token-of-the-session";
 
 /// The metadata service of a machine, and the agent that pods ask.
@@ -29,6 +30,34 @@ fn cloud(request: &Request) -> Answer {
         }
         _ => Answer { status: 403, ..Answer::default() },
     }
+}
+
+/// The service that makes credentials of a web identity: `AssumeRoleWithWebIdentity`.
+fn sts(request: &Request) -> Answer {
+    let role = ROLE.replace(':', "%3A").replace('/', "%2F");
+    let asked = [
+        "Action=AssumeRoleWithWebIdentity".to_owned(),
+        format!("RoleArn={role}"),
+        format!("WebIdentityToken={POD}"),
+    ];
+    let (_, query) = request.target.split_once('?').unwrap_or_default();
+    if !asked.iter().all(|pair| query.split('&').any(|p| p == pair)) {
+        return Answer { status: 403, ..Answer::default() };
+    }
+    let credentials: Value = serde_json::from_str(&SeaweedFs::credentials()).expect("JSON");
+    let field = |name: &str| credentials[name].as_str().unwrap_or_default();
+    let xml = format!(
+        "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
+         <AssumeRoleWithWebIdentityResult><Credentials><SessionToken>{}</SessionToken>\
+         <SecretAccessKey>{}</SecretAccessKey><Expiration>{}</Expiration>\
+         <AccessKeyId>{}</AccessKeyId></Credentials></AssumeRoleWithWebIdentityResult>\
+         </AssumeRoleWithWebIdentityResponse>",
+        field("Token"),
+        field("SecretAccessKey"),
+        field("Expiration"),
+        field("AccessKeyId"),
+    );
+    content(request, xml.as_bytes())
 }
 
 #[test]
@@ -52,22 +81,18 @@ fn a_machines_and_a_pods_credentials_are_found() -> Result<()> {
     ];
     again("it_can_write", &[&base[..], &pod].concat())?;
 
-    // A web identity is shown over TLS only, and this is no STS: that it is asked is all there is to see.
-    let sts = TcpListener::bind("127.0.0.1:0")?;
-    let web = [
+    // A web identity is shown over TLS only.
+    let (sts, certificate) = serve_tls(sts);
+    let trusted = folder.path().join("trusted.pem");
+    std::fs::write(&trusted, certificate)?;
+    let mut web = vec![
         ("AWS_WEB_IDENTITY_TOKEN_FILE", token),
-        ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/muster".into()),
-        ("AWS_ENDPOINT_URL_STS", format!("https://{}", sts.local_addr()?)),
+        ("AWS_ROLE_ARN", ROLE.into()),
+        ("AWS_ENDPOINT_URL_STS", format!("https://localhost:{}", sts.port())),
     ];
-    let asked = std::thread::spawn(move || -> std::io::Result<u8> {
-        let mut first = [0];
-        sts.accept()?.0.read_exact(&mut first)?;
-        Ok(first[0])
-    });
     again("it_says_that_it_cannot", &[&base[..], &web].concat())?;
-    // RFC 8446, section 5.1: a handshake.
-    ensure!(asked.join().expect("it only listens")? == 22);
-    Ok(())
+    web.push(("SSL_CERT_FILE", trusted.to_string_lossy().into_owned()));
+    again("it_can_write", &[&base[..], &web].concat())
 }
 
 #[tokio::test]

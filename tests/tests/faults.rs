@@ -7,8 +7,9 @@
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, future, stream};
+use muster_tests::again::again;
 use muster_tests::proxy::{Befallen, Fault, Faults, Proxy, Random};
-use muster_tests::seaweed::{BUCKET, SeaweedFs, again};
+use muster_tests::seaweed::{BUCKET, SeaweedFs};
 use proto::storage::{Created, Error, Patience, Storage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

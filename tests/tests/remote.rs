@@ -1,15 +1,21 @@
-//! Runs whose base, data and output are elsewhere: on the hub, on S3, on a web server. They must end where the same run
-//! on local files ends, bit for bit; what is missing or forbidden is refused before there is a run.
+//! Runs whose base, data and output are elsewhere: on the hub, in a bucket, on a web server. They must end where the
+//! same run on local files ends, bit for bit; what is missing or forbidden is refused before there is a run.
 //!
 //! The hub is one of our own, which the hub's Python client reads as well (MUSTER_PEER_PYTHON); S3 is SeaweedFS
-//! (MUSTER_TEST_WEED). What is missing is said, and the test skipped.
+//! (MUSTER_TEST_WEED), Azure's blob storage Azurite (MUSTER_TEST_AZURITE), Google's API a translation of S3's. What is
+//! missing is said, and the test skipped.
 
+use anyhow::Result;
+use muster_tests::again::again;
+use muster_tests::azurite::{Azurite, CONTAINER};
 use muster_tests::fixture::{RECORDS, files, journal};
 use muster_tests::http::{content, serve};
 use muster_tests::hub::{self, Access, Repositories, TOKEN, TestHub};
 use muster_tests::model::{Weights, assert_bit_equal, weights};
+use muster_tests::proxy::{Faults, Proxy};
 use muster_tests::seaweed::{BUCKET, SeaweedFs};
 use muster_tests::{Fixture, Process, programs};
+use proto::storage::Storage;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -245,6 +251,54 @@ fn a_run_on_s3_is_the_run_on_local_files() {
         refused(&fixture, &environment, &[words, "hint: "]);
         fixture.respec(&new, &old);
     }
+}
+
+#[test]
+fn a_run_on_azure_is_the_run_on_local_files() -> Result<()> {
+    let name = "a_run_on_azure_is_the_run_on_local_files";
+    let Some(server) = Azurite::start(name) else { return Ok(()) };
+    let place = (PLACE, format!("az://{CONTAINER}/muster"));
+    again("a_run_elsewhere", &[&server.environment()[..], &[place]].concat())
+}
+
+#[test]
+fn a_run_on_googles_api_is_the_run_on_local_files() -> Result<()> {
+    let name = "a_run_on_googles_api_is_the_run_on_local_files";
+    let Some(server) = SeaweedFs::start(name) else { return Ok(()) };
+    let proxy = Proxy::start(server.address());
+    proxy.misbehave(Faults::none().in_google());
+    let place = (PLACE, format!("gs://{BUCKET}/muster"));
+    again("a_run_elsewhere", &[&proxy.environment_of_google()[..], &[place]].concat())
+}
+
+/// Where [`a_run_elsewhere`] has everything.
+const PLACE: &str = "MUSTER_TEST_PLACE";
+
+#[tokio::test]
+#[ignore = "run by others in a store's environment"]
+async fn a_run_elsewhere() -> Result<()> {
+    let url = std::env::var(PLACE)?;
+    let storage = Storage::open(&url)?;
+    let fixture = short();
+    for (name, body) in hub::folder(&fixture.path("base")) {
+        storage.put(&format!("base/{name}"), body).await?;
+    }
+    storage.put("data.jsonl", fixture.read("data.jsonl")).await?;
+    for name in ["base", "data.jsonl", "runs"] {
+        fixture.respec(&format!("./{name}"), &format!("{url}/{name}"));
+    }
+    let cache = ("MUSTER_CACHE", fixture.path("cache").to_string_lossy().into_owned());
+    let ended = Process::run_in(&fixture, &["--workers", "2"], &[cache]).end().with_code(0);
+    let model = ended.only("finished").text("model").to_owned();
+    let key = model.strip_prefix(&format!("{url}/")).expect("the model is in the store");
+    let here = fixture.path("model");
+    std::fs::create_dir(&here)?;
+    for object in storage.list(key).await? {
+        let name = object.key.rsplit('/').next().unwrap_or_default();
+        std::fs::write(here.join(name), storage.read(&object.key).await?)?;
+    }
+    assert_bit_equal(&weights(&here), &LOCAL.weights);
+    Ok(())
 }
 
 /// `transformers` makes the same of a folder as of the local run's: it loads it without a network, stops where the

@@ -6,10 +6,11 @@
 //! (MUSTER_TEST_WEED); MUSTER_SEEDS asks for more than the usual seeds.
 
 use anyhow::{Context, Result, ensure};
+use muster_tests::again::again;
 use muster_tests::fixture::files;
 use muster_tests::model::assert_bit_equal;
 use muster_tests::proxy::{Befallen, Fault, Faults, Moment, Proxy, Stage};
-use muster_tests::seaweed::{BUCKET, SeaweedFs, again, here};
+use muster_tests::seaweed::{BUCKET, SeaweedFs, here};
 use muster_tests::stored::Stored;
 use muster_tests::undisturbed::Reference;
 use muster_tests::{Ended, Fixture, Process};

@@ -5,9 +5,10 @@
 //! SeaweedFS (MUSTER_TEST_WEED).
 
 use anyhow::{Context, Result, ensure};
+use muster_tests::again::again;
 use muster_tests::model::assert_bit_equal;
 use muster_tests::proxy::{Moment, Proxy, Stage, Standstill};
-use muster_tests::seaweed::{BUCKET, SeaweedFs, again, here};
+use muster_tests::seaweed::{BUCKET, SeaweedFs, here};
 use muster_tests::stored::{Stored, starts};
 use muster_tests::undisturbed::Reference;
 use muster_tests::{Ended, Fixture, Process};

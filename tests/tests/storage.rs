@@ -1,13 +1,16 @@
-//! One conformance suite that every store passes: memory, a local folder, SeaweedFS over S3. And what a store that
-//! refuses comes to.
+//! One conformance suite that every store passes: memory, a local folder, SeaweedFS over S3, Azurite over Azure's API.
+//! Google's over SeaweedFS. And what a store that refuses comes to.
 //!
-//! SeaweedFS needs its program (MUSTER_TEST_WEED). A store's credentials come from the environment of the process, so
-//! the test runs itself once more inside the server's.
+//! The servers need their programs (MUSTER_TEST_WEED, MUSTER_TEST_AZURITE). A store's credentials come from the
+//! environment of the process, so the test runs itself once more inside the server's.
 
 use anyhow::{Result, ensure};
 use futures::{StreamExt, stream};
+use muster_tests::again::again;
+use muster_tests::azurite::{Azurite, CONTAINER};
 use muster_tests::process::PATIENCE;
-use muster_tests::seaweed::{BUCKET, SeaweedFs, again};
+use muster_tests::proxy::{Faults, Proxy};
+use muster_tests::seaweed::{BUCKET, DOMAIN, SeaweedFs};
 use proto::storage::{Created, Error, Storage};
 
 /// What every backend must do.
@@ -96,7 +99,8 @@ async fn streams_are_written_whole_or_not_at_all(storage: &Storage) -> Result<()
         let error = refused(bytes, (0..5).map(piece).collect()).await?;
         ensure!(matches!(error, Error::Damaged { .. }), "{error}");
     }
-    ensure!(storage.unfinished("s").await? == Some(Vec::new()), "given up in the store as well");
+    let left = storage.unfinished("s").await?;
+    ensure!(left.is_none_or(|left| left.is_empty()), "given up in the store as well");
     storage.put_stream("s/empty", 0, stream::iter([] as [Result<_, Error>; 0])).await?;
     ensure!(storage.read("s/empty").await?.is_empty());
     Ok(())
@@ -183,31 +187,106 @@ async fn in_seaweedfs() -> Result<()> {
         names_and_pins_agree(&storage).await?;
         a_dropped_upload_leaves_nothing(&storage).await?;
     }
-    refused("nowhere", "NoSuchBucket", "hint: name a bucket").await
+    refused("s3://nowhere", "NoSuchBucket", "hint: name a bucket").await
+}
+
+/// Its requests go to hosts that only the server knows: it is their proxy.
+#[test]
+fn a_bucket_with_a_host_of_its_own_conforms() -> Result<()> {
+    let name = "a_bucket_with_a_host_of_its_own_conforms";
+    let Some(server) = SeaweedFs::start(name) else { return Ok(()) };
+    let mut environment = Vec::from(server.environment());
+    environment.retain(|(key, _)| *key != "AWS_ENDPOINT_URL");
+    let proxy = format!("http://{}", server.address());
+    environment.extend([
+        ("AWS_ENDPOINT_URL", format!("http://{DOMAIN}")),
+        ("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "true".into()),
+        ("http_proxy", proxy.clone()),
+        ("HTTP_PROXY", proxy),
+        ("no_proxy", String::new()),
+        ("NO_PROXY", String::new()),
+    ]);
+    again("in_seaweedfs", &environment)
+}
+
+#[test]
+fn azurite_conforms() -> Result<()> {
+    let Some(server) = Azurite::start("azurite_conforms") else { return Ok(()) };
+    again("in_azurite", &server.environment())?;
+    let with = |key: &str, value: &str| {
+        let mut environment = server.environment();
+        let pair = environment.iter_mut().find(|(k, _)| *k == key).expect("it is set");
+        pair.1 = value.to_owned();
+        environment
+    };
+    again("with_a_wrong_key", &with("AZURE_STORAGE_ACCOUNT_KEY", "d3Jvbmc="))
+}
+
+#[tokio::test]
+#[ignore = "run by `azurite_conforms` in the server's environment"]
+async fn in_azurite() -> Result<()> {
+    for prefix in ["", "/some/prefix"] {
+        let storage = Storage::open(&format!("az://{CONTAINER}{prefix}"))?;
+        every_claim(&storage).await?;
+        names_and_pins_agree(&storage).await?;
+    }
+    refused("az://nowhere", "ContainerNotFound", "hint: name a bucket or container").await
+}
+
+#[tokio::test]
+#[ignore = "run by `azurite_conforms` in the server's environment"]
+async fn with_a_wrong_key() -> Result<()> {
+    refused(&format!("az://{CONTAINER}"), "403", "hint: these credentials").await
+}
+
+/// Google's API, in front of SeaweedFS.
+#[test]
+fn googles_api_conforms() -> Result<()> {
+    let Some(server) = SeaweedFs::start("googles_api_conforms") else { return Ok(()) };
+    let proxy = Proxy::start(server.address());
+    proxy.misbehave(Faults::none().in_google());
+    again("in_google", &proxy.environment_of_google())
+}
+
+#[tokio::test]
+#[ignore = "run by `googles_api_conforms` in the server's environment"]
+async fn in_google() -> Result<()> {
+    for prefix in ["", "/some/prefix"] {
+        let storage = Storage::open(&format!("gs://{BUCKET}{prefix}"))?;
+        every_claim(&storage).await?;
+        names_and_pins_agree(&storage).await?;
+    }
+    refused("gs://nowhere", "NoSuchBucket", "hint: name a bucket or container").await
 }
 
 #[tokio::test]
 #[ignore = "run by `seaweedfs_conforms` in the server's environment"]
 async fn with_a_wrong_secret() -> Result<()> {
-    refused(BUCKET, "403 SignatureDoesNotMatch", "hint: AWS_ACCESS_KEY_ID").await
+    refused(&format!("s3://{BUCKET}"), "403 SignatureDoesNotMatch", "hint: AWS_ACCESS_KEY_ID").await
 }
 
 #[tokio::test]
 #[ignore = "run by `seaweedfs_conforms` in the server's environment"]
 async fn where_nobody_listens() -> Result<()> {
-    refused(BUCKET, "nobody can be reached there", "hint: look at AWS_ENDPOINT_URL").await
+    refused(
+        &format!("s3://{BUCKET}"),
+        "nobody can be reached there",
+        "hint: look at AWS_ENDPOINT_URL",
+    )
+    .await
 }
 
 #[tokio::test]
 #[ignore = "run by `seaweedfs_conforms` in the server's environment"]
 async fn without_credentials() -> Result<()> {
-    refused(BUCKET, "there are no credentials", "hint: set AWS_ACCESS_KEY_ID").await
+    refused(&format!("s3://{BUCKET}"), "there are no credentials", "hint: set AWS_ACCESS_KEY_ID")
+        .await
 }
 
-async fn refused(bucket: &str, what: &str, hint: &str) -> Result<()> {
-    let error = Storage::open(&format!("s3://{bucket}"))?.probe().await.expect_err("refused");
+async fn refused(url: &str, what: &str, hint: &str) -> Result<()> {
+    let error = Storage::open(url)?.probe().await.expect_err("refused");
     let text = proto::error::chain(&error);
-    ensure!(text.starts_with(&format!("cannot list `s3://{bucket}/`: ")), "{text}");
+    ensure!(text.starts_with(&format!("cannot list `{url}/`: ")), "{text}");
     ensure!(text.contains(what) && text.contains(hint), "{text}");
     ensure!(!text.contains('<') && text.lines().count() == 2, "{text}");
     Ok(())

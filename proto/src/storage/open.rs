@@ -278,7 +278,17 @@ fn s3(bucket: &str, prefix: Path, limits: &Limits) -> object_store::Result<Opene
     let set = |builder: AmazonS3Builder, (key, value)| {
         builder.with_config(AmazonS3ConfigKey::Client(key), value)
     };
-    let mut builder = client_settings(endpoint, limits).into_iter().fold(builder, set);
+    let mut builder = client_settings(endpoint.clone(), limits).into_iter().fold(builder, set);
+    let on = |builder: &AmazonS3Builder, key| {
+        let value = builder.get_config_value(&key).unwrap_or_default().to_ascii_lowercase();
+        ["1", "true", "on", "yes", "y"].contains(&&value[..])
+    };
+    if let Some(endpoint) = endpoint
+        && on(&builder, AmazonS3ConfigKey::VirtualHostedStyleRequest)
+    {
+        let endpoint = with_host(&endpoint, bucket);
+        builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, endpoint);
+    }
     if builder.get_config_value(&AmazonS3ConfigKey::Checksum).is_none() {
         // What a store verifies of a body it gets; it costs nothing: the same digest is signed.
         builder = builder.with_checksum_algorithm(Checksum::SHA256);
@@ -286,19 +296,27 @@ fn s3(bucket: &str, prefix: Path, limits: &Limits) -> object_store::Result<Opene
     // A list of keys to delete is a body, which not every store verifies; a key in the address is signed.
     let builder = builder.with_disable_bulk_delete(true);
     // Without a signature uploads are not listed, and credentials would be looked for in vain.
-    let unsigned = builder.get_config_value(&AmazonS3ConfigKey::SkipSignature).unwrap_or_default();
-    let unsigned = ["1", "true", "on", "yes", "y"].contains(&&unsigned.to_ascii_lowercase()[..]);
+    let unsigned = on(&builder, AmazonS3ConfigKey::SkipSignature);
     let store = Arc::new(builder.with_bucket_name(bucket).with_retry(limits.retry()).build()?);
     let uploads = if unsigned { Uploads::Untold } else { Uploads::Bucket(store.clone(), prefix) };
     Ok((store, uploads))
 }
 
+/// The endpoint with the bucket's own host, as S3's own tools make it, so that one endpoint serves several buckets:
+/// object_store takes it as it finds it.
+fn with_host(endpoint: &str, bucket: &str) -> String {
+    let (scheme, host) = endpoint.split_once("://").unwrap_or(("https", endpoint));
+    let own = format!("{bucket}.");
+    if host.starts_with(&own) { endpoint.to_owned() } else { format!("{scheme}://{own}{host}") }
+}
+
 fn gcs(bucket: &str, _: Path, limits: &Limits) -> object_store::Result<Opened> {
+    let builder = GoogleCloudStorageBuilder::from_env();
+    let endpoint = builder.get_config_value(&GoogleConfigKey::BaseUrl);
     let set = |builder: GoogleCloudStorageBuilder, (key, value)| {
         builder.with_config(GoogleConfigKey::Client(key), value)
     };
-    let settings = client_settings(None, limits);
-    let builder = settings.into_iter().fold(GoogleCloudStorageBuilder::from_env(), set);
+    let builder = client_settings(endpoint, limits).into_iter().fold(builder, set);
     let store = builder.with_bucket_name(bucket).with_retry(limits.retry()).build()?;
     Ok((Arc::new(store), Uploads::Untold))
 }
@@ -352,4 +370,16 @@ pub(super) fn client() -> ClientOptions {
     crate::hub::use_ring();
     let limits = Patience::default().limits();
     ClientOptions::new().with_connect_timeout(limits.connect).with_timeout(limits.request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_is_put_before_the_endpoint_once() {
+        let own = "https://data.s3.example.com:9000";
+        assert_eq!(with_host("https://s3.example.com:9000", "data"), own);
+        assert_eq!(with_host(own, "data"), own);
+    }
 }

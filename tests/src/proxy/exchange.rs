@@ -2,7 +2,7 @@
 
 use super::fault::Asked;
 use super::standstill::{Gate, Moment};
-use super::{Answer, Befallen, EARLIER, Fault, HangUp, Random, State, lock};
+use super::{Answer, Befallen, EARLIER, Fault, HangUp, Random, State, google, lock};
 use bytes::Bytes;
 use futures::stream;
 use http_body_util::combinators::BoxBody;
@@ -128,6 +128,10 @@ impl Exchange {
         for ignored in &lock(&self.state).faults.ignored {
             headers.remove(*ignored);
         }
+        let in_google = lock(&self.state).faults.google;
+        if in_google {
+            google::request(headers);
+        }
         // A client may give up on what is slow, and a store do it nevertheless, after what was asked for next: a fault
         // of its own, which a busy machine would add to those that are drawn. So each has its turn, and takes it even
         // if nobody waits any more.
@@ -138,7 +142,10 @@ impl Exchange {
             let _turn = turn.await;
             ask(store, request).await
         });
-        let answer = asking.await.map_err(|_| HangUp)?.map_err(|_| HangUp)?;
+        let mut answer = asking.await.map_err(|_| HangUp)?.map_err(|_| HangUp)?;
+        if in_google {
+            google::answer(answer.headers_mut());
+        }
         if self.asked.is_listing && answer.status().is_success() {
             let mut state = lock(&self.state);
             let known = state.listings.entry(self.asked.target.clone()).or_default();

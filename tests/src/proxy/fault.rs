@@ -95,12 +95,13 @@ pub struct Faults {
     seed: u64,
     rates: BTreeMap<Fault, f64>,
     pub(super) ignored: Vec<&'static str>,
+    pub(super) google: bool,
     pub(super) silence: Duration,
 }
 
 impl Default for Faults {
     fn default() -> Self {
-        Self { seed: 0, rates: BTreeMap::new(), ignored: Vec::new(), silence: HOLD }
+        Self { seed: 0, rates: BTreeMap::new(), ignored: Vec::new(), google: false, silence: HOLD }
     }
 }
 
@@ -133,6 +134,12 @@ impl Faults {
     /// A store that does not know this header of requests. Only unsigned requests can be changed like that.
     pub fn ignoring(mut self, header: &'static str) -> Self {
         self.ignored.push(header);
+        self
+    }
+
+    /// A store that speaks Google's XML API. Only unsigned requests can be translated.
+    pub fn in_google(mut self) -> Self {
+        self.google = true;
         self
     }
 

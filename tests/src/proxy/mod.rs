@@ -14,12 +14,14 @@
 
 mod exchange;
 mod fault;
+mod google;
 mod standstill;
 
 pub use fault::{Fault, Faults, Random};
 pub use standstill::{Moment, Stage, Standstill};
 
-use crate::seaweed::{self, SeaweedFs, free_ports};
+use crate::seaweed::{self, SeaweedFs};
+use crate::server::free_ports;
 use bytes::Bytes;
 use exchange::{Exchange, asked};
 use hyper::Response;
@@ -63,7 +65,7 @@ impl Proxy {
         Self::start_at(([127, 0, 0, 1], 0).into(), store)
     }
 
-    /// The environment of a test, run by [`again`](crate::seaweed::again), whose storage is behind a proxy that it
+    /// The environment of a test, run by [`again`](crate::again::again), whose storage is behind a proxy that it
     /// starts [`here`](Self::here).
     pub fn before(store: SocketAddr) -> Vec<(&'static str, String)> {
         let [port] = free_ports();
@@ -93,6 +95,12 @@ impl Proxy {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The environment in which Muster takes it for Google's, while it is [`Faults::in_google`].
+    pub fn environment_of_google(&self) -> [(&'static str, String); 2] {
+        let url = format!("http://{}", self.address);
+        [("GOOGLE_BASE_URL", url), ("GOOGLE_BEARER_TOKEN", google::TOKEN.into())]
     }
 
     /// Misbehaves like this from now on, as if nothing had been asked before; what befell is forgotten.

@@ -111,7 +111,7 @@ const PINS: &str = "a data set that is replaced during a run could go unnoticed\
 const PARTS: &str =
     "checkpoints are written in parts\nhint: allow multipart uploads in the bucket's policy";
 const GIVEN_UP: &str = "parts of uploads that died may stay, and cost as much as objects do\n\
-    hint: give the bucket a lifecycle rule that aborts incomplete multipart uploads";
+    hint: give the bucket a lifecycle rule that aborts incomplete multipart uploads; Azure drops them after a week";
 const CLOCK: &str = "signatures are refused by clocks that differ by 15 minutes, and ages are reckoned wrong\n\
     hint: set this machine's clock by NTP";
 const SPEED: &str = "hint: try it again, and nearer to the store";
