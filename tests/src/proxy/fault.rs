@@ -94,6 +94,8 @@ pub(super) struct Asked {
 pub struct Faults {
     seed: u64,
     rates: BTreeMap<Fault, f64>,
+    /// Of requests with this method, and this in their path and query.
+    first: Option<(Fault, &'static str, &'static str)>,
     pub(super) ignored: Vec<&'static str>,
     pub(super) google: bool,
     pub(super) silence: Duration,
@@ -101,7 +103,14 @@ pub struct Faults {
 
 impl Default for Faults {
     fn default() -> Self {
-        Self { seed: 0, rates: BTreeMap::new(), ignored: Vec::new(), google: false, silence: HOLD }
+        Self {
+            seed: 0,
+            rates: BTreeMap::new(),
+            first: None,
+            ignored: Vec::new(),
+            google: false,
+            silence: HOLD,
+        }
     }
 }
 
@@ -122,6 +131,13 @@ impl Faults {
     pub fn with(mut self, fault: Fault, rate: f64) -> Self {
         self.rates.insert(fault, rate);
         assert!(self.rates.values().sum::<f64>() <= 1.0, "one request meets one fault");
+        self
+    }
+
+    /// The same, with this one whenever something is asked for the first time, by this method and with these words in
+    /// path or query.
+    pub fn first(mut self, fault: Fault, method: &'static str, words: &'static str) -> Self {
+        self.first = Some((fault, method, words));
         self
     }
 
@@ -146,6 +162,13 @@ impl Faults {
     /// What befalls a request that was made so many times before, and what more there is to choose for it.
     pub(super) fn draw(&self, asked: &Asked, times: u64) -> Option<(Fault, Random)> {
         let mut random = Random::of(self.seed, &[&asked.method, &asked.target], times);
+        if let Some((fault, method, words)) = self.first
+            && times == 1
+            && asked.method == method
+            && asked.target.contains(words)
+        {
+            return fault.may_befall(asked).then_some((fault, random));
+        }
         let drawn = random.unit();
         let mut below = 0.0;
         for (fault, rate) in &self.rates {
