@@ -14,19 +14,19 @@
 
 mod detected;
 mod histogram;
+mod place;
 mod skipped;
 mod table;
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::prepared::Sample;
-use crate::text::visible;
 
 pub use detected::{Detected, Formats};
 pub use histogram::Histogram;
+pub use place::{Example, Place};
 pub use skipped::{NAMES, Skipped};
 
 /// The examples kept for each reason of each source.
@@ -81,90 +81,6 @@ impl Reason {
             Reason::Contaminated => "contaminated",
             Reason::Quarantined => "quarantined",
         }
-    }
-}
-
-/// Where a record stands in its object, or in the range of it that was read; all count from 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Place {
-    /// An element of a JSON array.
-    Record {
-        /// Its number in the array.
-        record: u64,
-        /// The line on which it starts.
-        line: u64,
-    },
-    /// A row of a table that has no lines.
-    Row {
-        /// Its number in the table.
-        row: u64,
-    },
-    /// What starts on a line.
-    Line {
-        /// The line.
-        line: u64,
-    },
-}
-
-impl Place {
-    /// A record that is a line.
-    pub fn line(line: u64) -> Place {
-        Place::Line { line }
-    }
-
-    /// What a prepared shard keeps of it.
-    pub fn position(self) -> u64 {
-        match self {
-            Place::Record { record, .. } => record,
-            Place::Row { row } => row,
-            Place::Line { line } => line,
-        }
-    }
-
-    /// The same place, counted from `by` lines or rows before. An array is never cut into ranges.
-    #[must_use]
-    pub fn shifted(self, by: u64) -> Place {
-        match self {
-            Place::Record { .. } => self,
-            Place::Row { row } => Place::Row { row: row + by },
-            Place::Line { line } => Place::Line { line: line + by },
-        }
-    }
-
-    /// A record of an array, of which only the number is known.
-    pub fn record(record: u64) -> Place {
-        Place::Record { record, line: 0 }
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            // Where only its number is known.
-            Place::Record { record, line: 0 } => write!(f, "record {record}"),
-            Place::Record { record, line } => write!(f, "record {record} (line {line})"),
-            Place::Row { row } => write!(f, "row {row}"),
-            Place::Line { line } => write!(f, "line {line}"),
-        }
-    }
-}
-
-/// One record that was dropped, cut or found, and why.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Example {
-    /// The object's name as the user would write it: `s3://d/7.jsonl`.
-    pub object: String,
-    /// Where in the object.
-    #[serde(flatten)]
-    pub place: Place,
-    /// What is wrong, in one sentence.
-    pub reason: String,
-}
-
-impl fmt::Display for Example {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, {}: {}", visible(&self.object), self.place, visible(&self.reason))
     }
 }
 

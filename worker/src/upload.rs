@@ -21,8 +21,8 @@ const PIECE: usize = 8 << 20;
 /// object of them can be damaged on its way, too, and the store's answer to that is final.
 const ATTEMPTS: u32 = 2;
 
-/// Files on their way at once: while the store settles one, another is hashed.
-const FILES: usize = 2;
+/// Files on their way at once: while the store settles some, others are hashed. They are all in memory anyway.
+const FILES: usize = 4;
 
 /// When this process has to be gone, once that is known.
 pub type Leaving = watch::Receiver<Option<Instant>>;

@@ -89,14 +89,15 @@ async fn measure(options: &Options, url: &str) -> Result<()> {
     );
     let mut rounds = Vec::new();
     for number in 0..=options.rounds {
+        // Each clears away what it wrote: the next one's pages are as warm, and a disk's cache as empty.
         let written = plain.write(&objects).await?;
-        let saved = ours.save().await?;
-        let peer_saved = peer.as_mut().map(|p| p.ask("save")).transpose()?;
         let read = plain.read(&objects, |key| key.contains("state/")).await?;
-        let restored = ours.restore().await?;
-        let peer_restored = peer.as_mut().map(|p| p.ask("load")).transpose()?;
-        ours.clear().await?;
         plain.clear(&objects).await?;
+        let saved = ours.save().await?;
+        let restored = ours.restore().await?;
+        ours.clear().await?;
+        let peer_saved = peer.as_mut().map(|p| p.ask("save")).transpose()?;
+        let peer_restored = peer.as_mut().map(|p| p.ask("load")).transpose()?;
         if let Some(peer) = &peer {
             peer.clear()?;
         }
