@@ -22,7 +22,7 @@ const PIECE: usize = 8 << 20;
 const ATTEMPTS: u32 = 2;
 
 /// Files on their way at once: while the store settles some, others are hashed. They are all in memory anyway.
-const FILES: usize = 4;
+const FILES: usize = 3;
 
 /// When this process has to be gone, once that is known.
 pub type Leaving = watch::Receiver<Option<Instant>>;

@@ -8,7 +8,8 @@
 //!
 //! The state is that of a model in the shape of SmolLM2-135M: masters and moments in f32, and the weights in bf16, of
 //! one rank. It goes to a folder on disk, and to SeaweedFS where MUSTER_TEST_WEED names one; `--at` measures another
-//! storage instead, with credentials from the environment. Without MUSTER_PEER_PYTHON ours runs alone.
+//! storage instead, with credentials from the environment. Without MUSTER_PEER_PYTHON ours runs alone. SeaweedFS keeps
+//! what was deleted: it takes 4 GB of the temporary folder's disk a round.
 //!
 //! Plain means the same bytes in the same objects, unhashed: on disk written from one thread and synced, on a bucket by
 //! `object_store`, in parts of the same size, twice as many at once. What is read has just been written, so a disk's

@@ -3,12 +3,13 @@
 use super::{storage_trouble, trouble};
 use crate::checkpoint::{Fetched, share_of};
 use crate::session::Trouble;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::StreamExt;
 use proto::error::chain;
 use proto::manifest::{self, Checkpoint, Checksum, File};
 use proto::protocol::{Cause, Train};
 use proto::storage::{Error, Storage};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 /// How often a file is read before it counts as damaged: bits flip on the wire, too.
 const READS: usize = 3;
@@ -56,37 +57,50 @@ impl Restorable {
         let folder = key.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
         let Checkpoint { step, state, .. } = checkpoint;
         let wanted = share_of(&state, train.rank as usize, train.members.len());
-        let wanted: Vec<_> = wanted.into_iter().map(|i| (i, state[i].clone())).collect();
         let (fetched, mine) = mpsc::channel(AHEAD);
-        let storage = storage.clone();
-        tokio::spawn(async move {
-            let all =
-                stream::iter(wanted).map(Ok).try_for_each_concurrent(FILES, |(index, file)| {
-                    let (storage, folder, fetched) = (&storage, &folder, &fetched);
-                    async move { fetch(storage, folder, index, &file, fetched).await }
-                });
-            let ended = tokio::select! {
-                ended = all => ended,
-                // Whoever waited was aborted.
-                () = fetched.closed() => return,
-            };
-            if let Err(trouble) = ended {
-                let _ = fetched.send(Err(trouble)).await;
-            }
-        });
+        let fetch = |file: usize| {
+            let key = format!("{folder}/{}", state[file].key);
+            fetch(storage.clone(), key, file, state[file].clone(), fetched.clone())
+        };
+        tokio::spawn(all(wanted.into_iter().map(fetch).collect(), fetched.clone()));
         Ok(Some(Self { step, state, mine }))
+    }
+}
+
+/// Runs a few of them at once, each on a thread of its own, until all have ended, or one in trouble.
+async fn all(
+    fetches: Vec<impl Future<Output = Result<(), Trouble>> + Send + 'static>,
+    to: mpsc::Sender<Result<Fetched, Trouble>>,
+) {
+    let mut left = fetches.into_iter();
+    let mut running: JoinSet<_> = left.by_ref().take(FILES).collect();
+    let all = async {
+        while let Some(ended) = running.join_next().await {
+            ended.expect("nothing in it panics")?;
+            if let Some(fetch) = left.next() {
+                running.spawn(fetch);
+            }
+        }
+        Ok(())
+    };
+    let ended = tokio::select! {
+        ended = all => ended,
+        // Whoever waited was aborted.
+        () = to.closed() => return,
+    };
+    if let Err(trouble) = ended {
+        let _ = to.send(Err(trouble)).await;
     }
 }
 
 /// Hands over a file's pieces, from the beginning again if they were not what was written, and says when they were.
 async fn fetch(
-    storage: &Storage,
-    folder: &str,
+    storage: Storage,
+    key: String,
     index: usize,
-    file: &File,
-    to: &mpsc::Sender<Result<Fetched, Trouble>>,
+    file: File,
+    to: mpsc::Sender<Result<Fetched, Trouble>>,
 ) -> Result<(), Trouble> {
-    let key = format!("{folder}/{}", file.key);
     let read = || async {
         let mut pieces = std::pin::pin!(storage.pieces(&key, file.bytes, None));
         let mut next = pieces.next().await;
