@@ -1,12 +1,12 @@
 //! A run's checkpoints as they lie in storage, for whoever looks after them: what there is, whether it is whole, copies
 //! of it, and the end of what is needed no more.
 
-use crate::finish::{self, ModelFolder};
+use crate::finish::{self, ModelFolder, Place};
 use crate::journal::{self, Journal};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
 use proto::event::Event;
-use proto::id::{Lineage, RunId};
+use proto::id::RunId;
 use proto::key;
 use proto::manifest::{self, Checkpoint, File, Hasher};
 use proto::storage::{self, Storage};
@@ -14,9 +14,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use thiserror::Error;
-
-/// By lineage and steps committed, which is their order.
-pub(crate) type Place = (Lineage, u64);
 
 /// What can go wrong with checkpoints.
 #[derive(Debug, Error)]
@@ -43,7 +40,10 @@ pub(crate) enum Error {
         what: String,
     },
     /// It is not for others to delete.
-    #[error("the run has not ended: its coordinator keeps what it needs\nhint: stop it first")]
+    #[error(
+        "the run has not ended: its coordinator keeps what it needs\n\
+         hint: stop it first; one that was killed ends when it has been resumed"
+    )]
     Live,
     /// Its journal cannot be read.
     #[error(transparent)]
@@ -85,7 +85,20 @@ pub(crate) struct Run {
     pub(crate) committed: Vec<Committed>,
     /// Whatever else lies among them: replaced, given up, on its way, or damaged.
     pub(crate) others: Vec<Place>,
+    /// The last one that was committed, where it should be in storage and is not.
+    pub(crate) lost: Option<Place>,
     ended: bool,
+}
+
+/// What was found of a checkpoint.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// Every byte is what was written.
+    Whole,
+    /// Something is not.
+    Damaged(Error),
+    /// A newer one took its place while it was read.
+    Replaced,
 }
 
 impl Run {
@@ -94,7 +107,19 @@ impl Run {
     /// # Errors
     /// [`Error::NoRun`], or what its journal or the store says.
     pub(crate) async fn open(storage: Storage, id: RunId) -> Result<Self, Error> {
-        let (_, history) = Journal::open::<Event>(&storage, key::journal(&id)).await?;
+        let mut run = Self::look(&storage, &id).await?;
+        // Perhaps a newer one has replaced it between two looks.
+        while let Some(place) = run.lost {
+            run = Self::look(&storage, &id).await?;
+            if run.lost == Some(place) {
+                break;
+            }
+        }
+        Ok(run)
+    }
+
+    async fn look(storage: &Storage, id: &RunId) -> Result<Self, Error> {
+        let (_, history) = Journal::open::<Event>(storage, key::journal(id)).await?;
         if history.is_empty() {
             return Err(Error::NoRun(format!("{}/{id}", storage.url())));
         }
@@ -117,14 +142,13 @@ impl Run {
                 _ => {}
             }
         }
-        let folders = storage.folders(&key::checkpoints(&id)).await?;
-        let places = folders.iter().filter_map(|name| key::checkpoint_place(name));
+        let stored = finish::stored(storage, id).await?;
+        let last = known.last_key_value().map(|(place, _)| *place);
+        let lost = last.filter(|place| stored.get(place) != Some(&true));
         let (mut committed, mut others) = (Vec::new(), Vec::new());
-        for place in places {
+        for (place, has_manifest) in stored {
             // Without a manifest it is one whose deletion was cut short.
-            let manifest = key::manifest(&id, place.0, place.1);
-            let is_there = storage.head(&manifest).await?.is_some();
-            match known.remove(&place).filter(|_| is_there) {
+            match known.remove(&place).filter(|_| has_manifest) {
                 Some(sha256) => {
                     let loss = losses.get(&place.1).copied();
                     committed.push(Committed { place, sha256, loss });
@@ -132,9 +156,7 @@ impl Run {
                 None => others.push(place),
             }
         }
-        committed.sort_by_key(|c| c.place);
-        others.sort();
-        Ok(Self { storage, id, committed, others, ended })
+        Ok(Self { storage: storage.clone(), id: id.clone(), committed, others, lost, ended })
     }
 
     /// The newest.
@@ -153,13 +175,18 @@ impl Run {
     /// # Errors
     /// [`Error::Unknown`].
     pub(crate) fn find(&self, name: &str) -> Result<&Committed, Error> {
+        if let Some((lineage, step)) = self.lost.filter(|_| name == "latest") {
+            let names = self.names().join(", ");
+            let what = format!("is gone\nhint: name another one of the run's: {names}");
+            return Err(Error::Damaged { key: key::manifest(&self.id, lineage, step), what });
+        }
         let found = match name {
             "latest" => self.latest(),
             "best" => self.best(),
             _ => self.committed.iter().find(|c| c.name() == name),
         };
         found.ok_or_else(|| {
-            let names: Vec<_> = self.committed.iter().map(Committed::name).collect();
+            let names = self.names();
             let hint = match (name, &names[..]) {
                 (_, []) => "it has none yet".to_owned(),
                 ("best", _) => "no held-out loss was measured: ask for `latest`".to_owned(),
@@ -167,6 +194,10 @@ impl Run {
             };
             Error::Unknown { name: name.to_owned(), hint }
         })
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.committed.iter().map(Committed::name).collect()
     }
 
     /// What a checkpoint consists of, as it was committed.
@@ -187,12 +218,28 @@ impl Run {
     /// Reads every byte of a checkpoint; `read` hears how many at a time.
     ///
     /// # Errors
-    /// [`Error::Damaged`] at the first file that is not what was written, or what the store says.
+    /// What the store says.
     pub(crate) async fn verify(
         &self,
         checkpoint: &Committed,
         read: &dyn Fn(u64),
-    ) -> Result<(), Error> {
+    ) -> Result<Found, Error> {
+        match self.read(checkpoint, read).await {
+            Ok(()) => Ok(Found::Whole),
+            Err(_) if self.is_replaced(checkpoint).await? => Ok(Found::Replaced),
+            Err(error @ Error::Damaged { .. }) => Ok(Found::Damaged(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the coordinator of a run under way has deleted it meanwhile: its manifest goes first.
+    async fn is_replaced(&self, checkpoint: &Committed) -> Result<bool, Error> {
+        let (lineage, step) = checkpoint.place;
+        let manifest = self.storage.head(&key::manifest(&self.id, lineage, step)).await?;
+        Ok(!self.ended && manifest.is_none())
+    }
+
+    async fn read(&self, checkpoint: &Committed, read: &dyn Fn(u64)) -> Result<(), Error> {
         let manifest = self.manifest(checkpoint).await?;
         for file in manifest.files() {
             let key = self.key(checkpoint, file);
@@ -207,8 +254,23 @@ impl Run {
     /// Copies a checkpoint's model folder to `to`, under the names that `transformers` gives to its files.
     ///
     /// # Errors
-    /// As [`Self::verify`]; what is not whole is not copied.
+    /// [`Error::Damaged`] at the first file that is not what was written, or what the store says.
     pub(crate) async fn export(
+        &self,
+        checkpoint: &Committed,
+        to: &Storage,
+        copied: &dyn Fn(u64),
+    ) -> Result<(), Error> {
+        match self.copy(checkpoint, to, copied).await {
+            Err(_) if self.is_replaced(checkpoint).await? => {
+                let hint = "a newer one has replaced it meanwhile: ask again".to_owned();
+                Err(Error::Unknown { name: checkpoint.name(), hint })
+            }
+            copied => copied,
+        }
+    }
+
+    async fn copy(
         &self,
         checkpoint: &Committed,
         to: &Storage,
@@ -234,6 +296,14 @@ impl Run {
         file: &'a File,
     ) -> impl Stream<Item = Result<Bytes, Error>> + 'a {
         let damaged = |what: String| Error::Damaged { key: key.to_owned(), what };
+        // Only what was written is read: more would not be seen.
+        let length = futures::stream::once(async move {
+            let found = self.storage.head(key).await?.map(|object| object.bytes);
+            if found.is_some_and(|bytes| bytes > file.bytes) {
+                return Err(damaged("is longer than it was".into()));
+            }
+            Ok(Bytes::new())
+        });
         let hasher = Arc::<Mutex<Hasher>>::default();
         let hash = hasher.clone();
         let verdict = futures::stream::once(async move {
@@ -255,7 +325,7 @@ impl Run {
             hasher.lock().expect("held only to hash").update(&piece);
             Ok(piece)
         };
-        self.storage.pieces(key, file.bytes, None).map(add).chain(verdict)
+        length.chain(self.storage.pieces(key, file.bytes, None).map(add)).chain(verdict)
     }
 
     fn key(&self, checkpoint: &Committed, file: &File) -> String {
@@ -263,22 +333,40 @@ impl Run {
         format!("{}/{}", key::checkpoint(&self.id, lineage, step), file.key)
     }
 
-    /// Which checkpoints would go if only the newest `keep` stayed, and the best.
-    pub(crate) fn superfluous(&self, keep: usize) -> Vec<Place> {
-        let old = self.committed.len().saturating_sub(keep.max(1));
+    /// Which checkpoints would go if only the newest `keep` stayed, and the best. One whose manifest is damaged stays,
+    /// and counts for nothing.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(crate) async fn superfluous(&self, keep: usize) -> Result<Vec<Place>, Error> {
+        let mut whole = Vec::new();
+        for checkpoint in &self.committed {
+            match self.manifest(checkpoint).await {
+                Ok(_) => whole.push(checkpoint.place),
+                Err(Error::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        whole.truncate(whole.len().saturating_sub(keep.max(1)));
         let best = self.best().map(|c| c.place);
-        let old = self.committed[..old].iter().map(|c| c.place).filter(|p| Some(*p) != best);
-        old.chain(self.others.iter().copied()).collect()
+        whole.retain(|place| Some(*place) != best);
+        Ok(whole.into_iter().chain(self.others.iter().copied()).collect())
+    }
+
+    /// That nobody else deletes.
+    ///
+    /// # Errors
+    /// [`Error::Live`] where a coordinator may need what there is.
+    pub(crate) fn has_ended(&self) -> Result<(), Error> {
+        if self.ended { Ok(()) } else { Err(Error::Live) }
     }
 
     /// Deletes them, and ends every upload that the run has left behind; says to which keys those were.
     ///
     /// # Errors
-    /// [`Error::Live`] where a coordinator may need them, or what the store says.
+    /// [`Error::Live`], or what the store says.
     pub(crate) async fn delete(&self, places: &[Place]) -> Result<Vec<String>, Error> {
-        if !self.ended {
-            return Err(Error::Live);
-        }
+        self.has_ended()?;
         for place in places {
             finish::delete(&self.storage, &self.id, *place).await?;
         }

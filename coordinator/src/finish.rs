@@ -12,6 +12,7 @@ use proto::manifest::{self, Checkpoint, Digests, File};
 use proto::receipt::{Receipt, Skipped};
 use proto::spec::Spec;
 use proto::storage::{Created, Error, Storage};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::sync::Arc;
 
@@ -176,22 +177,51 @@ pub async fn retain(storage: &Storage, run: &RunId, retained: &Retained) -> Resu
             storage.put(&key, name(place) + "\n").await?;
         }
     }
-    let checkpoints = key::checkpoints(run);
-    let goes = |folder: &str| {
-        let place = key::checkpoint_place(folder)?;
-        (place < retained.latest && !retained.kept.contains(&place)).then_some(place)
-    };
-    for place in storage.folders(&checkpoints).await?.iter().filter_map(|f| goes(f)) {
+    let goes = |place: &Place| *place < retained.latest && !retained.kept.contains(place);
+    for place in stored(storage, run).await?.into_keys().filter(goes) {
         delete(storage, run, place).await?;
     }
-    // There may be one to a checkpoint that died before its first object, and so has no folder.
-    for upload in storage.unfinished(&checkpoints).await?.unwrap_or_default() {
-        let below = upload.key.strip_prefix(&checkpoints).and_then(|key| key.split('/').nth(1));
-        if below.and_then(goes).is_some() {
+    // There may be one to a checkpoint that died before its first object.
+    for upload in storage.unfinished(&key::checkpoints(run)).await?.unwrap_or_default() {
+        if place_of(run, &upload.key).is_some_and(|place| goes(&place)) {
             storage.abandon(&upload).await?;
         }
     }
     Ok(())
+}
+
+/// By lineage and steps committed, which is their order.
+pub(crate) type Place = (Lineage, u64);
+
+/// The checkpoint that an object belongs to.
+fn place_of(run: &RunId, key: &str) -> Option<Place> {
+    let below = key.strip_prefix(&key::checkpoints(run))?;
+    key::checkpoint_place(below.split('/').nth(1)?)
+}
+
+/// The checkpoints of which there is anything in storage, and whether their manifest is: it is written last, and
+/// deleted first.
+///
+/// # Errors
+/// What the store says.
+pub(crate) async fn stored(storage: &Storage, run: &RunId) -> Result<BTreeMap<Place, bool>, Error> {
+    let folder = key::checkpoints(run);
+    let mut found = BTreeMap::new();
+    for object in storage.list(&folder).await? {
+        if let Some((lineage, step)) = place_of(run, &object.key) {
+            let has_manifest: &mut bool = found.entry((lineage, step)).or_default();
+            *has_manifest |= object.key == key::manifest(run, lineage, step);
+        }
+    }
+    // A disk's empty folders are there to be removed; a store's, where it keeps any, are nothing.
+    if storage.local_path(&folder).is_some() {
+        for name in storage.folders(&folder).await? {
+            if let Some(place) = key::checkpoint_place(&name) {
+                found.entry(place).or_default();
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Deletes a checkpoint, its manifest first: what is left of a deletion that was cut short is not a checkpoint.
@@ -202,7 +232,7 @@ pub async fn retain(storage: &Storage, run: &RunId, retained: &Retained) -> Resu
 pub(crate) async fn delete(
     storage: &Storage,
     run: &RunId,
-    (lineage, step): (Lineage, u64),
+    (lineage, step): Place,
 ) -> Result<(), Error> {
     let folder = key::checkpoint(run, lineage, step);
     storage.delete(&key::manifest(run, lineage, step)).await?;
@@ -217,6 +247,32 @@ pub(crate) async fn delete(
         tracing::warn!(folder = %path.display(), %error, "an empty folder stays behind");
     }
     Ok(())
+}
+
+/// The commits that `history` knows and that nobody can go back to any more, since newer ones have replaced them: as if
+/// they had been found damaged. The last commit of all is taken to be there: that it is not would be news.
+///
+/// # Errors
+/// What the store says.
+pub async fn replaced(
+    storage: &Storage,
+    run: &RunId,
+    history: &[History],
+) -> Result<Vec<History>, Error> {
+    let mut known: BTreeSet<Place> = history
+        .iter()
+        .filter_map(|event| match event {
+            History::Checkpointed { lineage, step, .. } => Some((*lineage, *step)),
+            _ => None,
+        })
+        .collect();
+    known.pop_last();
+    if known.is_empty() {
+        return Ok(Vec::new());
+    }
+    let stored = stored(storage, run).await?;
+    let gone = known.into_iter().filter(|place| stored.get(place) != Some(&true));
+    Ok(gone.map(|(lineage, step)| History::Damaged { lineage, step }).collect())
 }
 
 /// The commits that a coordinator did not live to journal: of manifests, which are written only when all that they

@@ -103,18 +103,24 @@ pub(crate) async fn check(spec: &Spec) -> Result<(), Fault> {
     if spec.model().base.as_hub().is_some() {
         return Ok(());
     }
-    let config = open_base(&spec.model().base)?.head("config.json").await;
-    match config.map_err(|e| storage_fault("model.base", &e))? {
-        Some(_) => Ok(()),
-        None => Err(Fault {
-            kind: Failure::User,
-            message: format!(
-                "model.base: there is no model in {}: it has no `config.json`\n\
-                 hint: name a folder in Hugging Face's format",
-                spec.model().base
-            ),
-        }),
+    let base = open_base(&spec.model().base)?;
+    let told = |e| storage_fault("model.base", &e);
+    if base.head("config.json").await.map_err(told)?.is_some() {
+        return Ok(());
     }
+    // Where there is no bucket, there is no object either.
+    base.probe().await.map_err(told)?;
+    let hint = match base.head("model/config.json").await.map_err(told)? {
+        Some(_) => "name the folder `model` in it",
+        None => "name a folder in Hugging Face's format",
+    };
+    let base = &spec.model().base;
+    Err(Fault {
+        kind: Failure::User,
+        message: format!(
+            "model.base: there is no model in {base}: it has no `config.json`\nhint: {hint}"
+        ),
+    })
 }
 
 /// A fault with the whole chain of causes.

@@ -200,6 +200,12 @@ impl Storage {
     /// # Errors
     /// [`Error::Access`].
     pub async fn copy(&self, from: &str, to: &str) -> Result<(), Error> {
+        if self.local_path(from).is_some() {
+            // object_store makes a second name for the same file: who writes to the one would change the other.
+            let (url, key) = (self.url.clone(), from.to_owned());
+            let bytes = self.head(from).await?.ok_or(Error::NotFound { url, key })?.bytes;
+            return self.put_stream(to, bytes, self.pieces(from, bytes, None)).await.map(drop);
+        }
         self.store
             .copy(&self.path(from)?, &self.path(to)?)
             .await

@@ -277,6 +277,15 @@ fn checkpoints_are_listed_verified_exported_and_pruned() {
     let name = victim.file_name().and_then(|n| n.to_str()).expect("plain");
     assert!(damaged.events[0].text("damage").contains(name));
 
+    // More than was written is damage, too; and the finished model is nobody else's.
+    for longer in ["checkpoints/step-00000016-l1/model/config.json", "model/config.json"] {
+        append(&run.join(longer), "}");
+    }
+    let damaged = checkpoint(&["verify", path, "--json"]).with_code(3);
+    let whole: Vec<_> = damaged.events.iter().map(|e| e.0["whole"] == true).collect();
+    assert_eq!(whole, [false, false, true, true, true]);
+    assert!(damaged.events[1].text("damage").ends_with("is longer than it was"));
+
     // As an upload lies there whose writer was killed.
     let begun = run.join("model/model.safetensors#1");
     std::fs::write(&begun, "half").expect("it can be written");
@@ -292,6 +301,67 @@ fn checkpoints_are_listed_verified_exported_and_pruned() {
 
     let nothing = checkpoint(&["ls", to]).with_code(2);
     assert!(nothing.stderr.contains("there is no run at"), "{}", nothing.stderr);
+}
+
+#[test]
+fn a_lost_checkpoint_is_missed_and_a_damaged_one_is_not_counted() {
+    let fixture = Fixture::new();
+    stopped(&fixture);
+    let run = fixture.run();
+    let path = run.to_str().expect("a temporary path");
+    let listed = checkpoint(&["ls", path, "--json"]).with_code(0);
+    let steps: Vec<_> = listed.events.iter().map(|e| e.count("step")).collect();
+    let [first, last] = steps[..] else { panic!("two checkpoints, not {steps:?}") };
+    let manifest = |step| folder(&run, step, 1).join("manifest.json");
+
+    // The newest is damaged: whoever keeps one keeps the whole one.
+    append(&manifest(last), " ");
+    checkpoint_text(&["prune", path, "--keep", "1"]);
+    assert!(manifest(first).exists() && manifest(last).exists());
+
+    // It is lost: that is no reason to take another one for it.
+    std::fs::remove_file(manifest(last)).expect("it was there");
+    let lost = checkpoint(&["verify", path, "--json"]).with_code(3);
+    assert_eq!(lost.events[0].0["whole"], true);
+    assert_eq!(lost.events[1].text("damage"), "it is gone");
+    let to = fixture.path("exported");
+    let to = to.to_str().expect("a temporary path");
+    let refused = checkpoint(&["export", path, to]).with_code(3);
+    let words = ["manifest.json` is gone", "hint: name another one of the run's: step-00000008-l1"];
+    assert!(words.iter().all(|word| refused.stderr.contains(word)), "{}", refused.stderr);
+    let damaged = state(&folder(&run, last, 1)).exists();
+    assert!(damaged && !Path::new(to).exists(), "nothing was there, and nothing is");
+    checkpoint_text(&["export", path, to, "--checkpoint", "step-00000008-l1"]);
+    // By whatever path; a bucket alone is none.
+    assert_eq!(checkpoint_text(&["ls", &format!("{path}/.")]), checkpoint_text(&["ls", path]));
+    let no_run = checkpoint(&["ls", "s3://bucket"]).with_code(2);
+    assert!(no_run.stderr.contains("there is no run at `s3://bucket`"), "{}", no_run.stderr);
+}
+
+#[test]
+fn what_newer_checkpoints_have_replaced_is_not_gone_back_to() {
+    let fixture = Fixture::new();
+    fixture.respec("checkpoint: {every: 8, keep: 100}", "checkpoint: {every: 1, keep: 1}");
+    fixture.respec("  eval: {holdout: 0.1, every: checkpoint, at_start: true}\n", "");
+    stopped(&fixture);
+    let run = fixture.run();
+    let at = *committed(&run).last().expect("it has some");
+    assert!(at > EVERY, "{at}");
+    std::fs::remove_file(state(&folder(&run, at, 1))).expect("it was found");
+    // There were others once: nobody asks for them one by one.
+    let refused = Process::run(&fixture, &["--workers", "2", "--resume"]).end().with_code(1);
+    let incidents = refused.all("incident");
+    let damaged: Vec<_> =
+        incidents.iter().filter(|e| e.text("message").contains("damaged")).collect();
+    assert_eq!(damaged.len(), 1, "{incidents:?}");
+    assert!(refused.stderr.contains("there is none before it"), "{}", refused.stderr);
+    let anew = resume(&fixture);
+    assert_eq!(anew.only("generation").count("step"), 0);
+}
+
+fn append(path: &Path, more: &str) {
+    let mut file = std::fs::OpenOptions::new().append(true).open(path).expect("it is there");
+    std::io::Write::write_all(&mut file, more.as_bytes()).expect("it can be written");
 }
 
 /// Standard output of a command that prints no JSON.

@@ -1,7 +1,8 @@
 //! `coordinator checkpoint`: what a run has left in storage.
 
 use super::{Blame, Exit, Outcome, Refusal};
-use crate::checkpoints::{Committed, Error, Run};
+use crate::checkpoints::{Committed, Error, Found, Run};
+use crate::journal;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use proto::id::RunId;
@@ -14,11 +15,11 @@ use serde_json::json;
 pub(super) enum Command {
     /// List a run's checkpoints
     Ls(Ls),
-    /// Read every byte of a run's checkpoints, and compare it with what was written
+    /// Read every byte of a run's checkpoints, and compare it with what was written; exit code 3 if anything differs
     Verify(Verify),
     /// Copy a checkpoint's model to a folder that `transformers` loads
     Export(Export),
-    /// Delete checkpoints that are needed no more, and what was never completed
+    /// Delete checkpoints of a run that has ended, and what was never completed
     Prune(Prune),
 }
 
@@ -35,7 +36,7 @@ pub(super) struct Ls {
 pub(super) struct Verify {
     #[command(flatten)]
     run: Where,
-    /// Only this one: its name, `latest` or `best`
+    /// Only this one: its name, `latest`, or `best`, which is the one of the lowest held-out loss
     #[arg(long, value_name = "NAME")]
     checkpoint: Option<String>,
     /// Print one JSON object a line on standard output
@@ -68,17 +69,23 @@ pub(super) struct Prune {
 
 #[derive(Args)]
 struct Where {
-    /// A run's folder, such as ./runs/NAME-20261121-093000-1f2e or s3://bucket/runs/NAME-...
+    /// A run's folder, such as ./runs/NAME-20261121-093000-1f2e or s3://bucket/runs/NAME-...; credentials come from the
+    /// environment
     run: String,
 }
 
 impl Where {
     async fn open(&self) -> Result<Run, Refusal> {
-        let run = self.run.trim_end_matches('/');
+        let here = std::fs::canonicalize(&self.run).ok();
+        let here = here.as_deref().and_then(|path| path.to_str());
+        let run = here.unwrap_or(&self.run).trim_end_matches('/');
         let (output, id) = match run.rsplit_once('/') {
             Some((output, id)) => (output, id),
             None => (".", run),
         };
+        if output.ends_with(":/") {
+            return Err(refusal(Error::NoRun(run.to_owned())));
+        }
         let output = if output.is_empty() { "/" } else { output };
         let storage = Storage::open_existing(output).blame(Exit::User)?;
         Run::open(storage, RunId::new(id)).await.map_err(refusal)
@@ -120,11 +127,15 @@ async fn ls(arguments: Ls) -> Outcome {
             println!("{name}  {size:>10}  held-out loss {loss:<8}  {}", marks.join(", "));
         }
     }
-    if !arguments.json {
-        match &run.others[..] {
-            [] => {}
-            others => println!("and {} that are not committed, or no more", others.len()),
+    if let Some((lineage, step)) = run.lost {
+        let name = key::checkpoint_name(lineage, step);
+        match arguments.json {
+            true => println!("{}", json!({"checkpoint": name, "step": step, "marks": ["gone"]})),
+            false => println!("{name}  gone: it was the last one"),
         }
+    }
+    if !arguments.json && !run.others.is_empty() {
+        println!("and {} that are not committed, or no more", run.others.len());
     }
     Ok(Exit::Done)
 }
@@ -144,10 +155,10 @@ async fn verify(arguments: Verify) -> Outcome {
         };
         let outcome = run.verify(checkpoint, &|read| bar.inc(read)).await;
         bar.finish_and_clear();
-        let damage = match outcome {
-            Ok(()) => None,
-            Err(error @ Error::Damaged { .. }) => Some(proto::error::chain(&error)),
-            Err(error) => return Err(refusal(error)),
+        let damage = match outcome.map_err(refusal)? {
+            Found::Whole => None,
+            Found::Damaged(error) => Some(proto::error::chain(&error)),
+            Found::Replaced => continue,
         };
         match (&damage, arguments.json) {
             (_, true) => println!(
@@ -160,6 +171,14 @@ async fn verify(arguments: Verify) -> Outcome {
         if damage.is_some() {
             exit = Exit::Data;
         }
+    }
+    if let Some((lineage, step)) = run.lost.filter(|_| arguments.checkpoint.is_none()) {
+        let (name, damage) = (key::checkpoint_name(lineage, step), "it is gone");
+        match arguments.json {
+            true => println!("{}", json!({"checkpoint": name, "whole": false, "damage": damage})),
+            false => println!("{name}: damaged: {damage}"),
+        }
+        exit = Exit::Data;
     }
     Ok(exit)
 }
@@ -185,6 +204,10 @@ async fn export(arguments: Export) -> Outcome {
         for object in to.list("").await.blame(Exit::Infrastructure)? {
             to.delete(&object.key).await.blame(Exit::Infrastructure)?;
         }
+        if let Some(folder) = to.local_path("") {
+            // It stays where somebody has put something else into it meanwhile.
+            let _ = std::fs::remove_dir(folder);
+        }
         return Err(refusal(error));
     }
     println!("{}", to.url().strip_prefix("file://").unwrap_or(to.url()));
@@ -193,7 +216,8 @@ async fn export(arguments: Export) -> Outcome {
 
 async fn prune(arguments: Prune) -> Outcome {
     let run = arguments.run.open().await?;
-    let places = run.superfluous(arguments.keep as usize);
+    run.has_ended().map_err(refusal)?;
+    let places = run.superfluous(arguments.keep as usize).await.map_err(refusal)?;
     let (verb, uploads) = match arguments.dry_run {
         true => ("would delete", run.unfinished().await),
         false => ("deleted", run.delete(&places).await),
@@ -223,6 +247,9 @@ fn refusal(error: Error) -> Refusal {
         Error::NoRun(_) | Error::Unknown { .. } | Error::Live => Exit::User,
         Error::Damaged { .. } => Exit::Data,
         Error::Storage(e) if e.is_users() => Exit::User,
+        Error::Journal(e) if matches!(&**e, journal::Error::Storage(e) if e.is_users()) => {
+            Exit::User
+        }
         Error::Journal(_) | Error::Storage(_) => Exit::Infrastructure,
     };
     Refusal { exit, error: error.into() }

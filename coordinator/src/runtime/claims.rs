@@ -163,9 +163,11 @@ impl Runtime {
         journal: Journal,
         spec: Spec,
         idempotency_key: Option<String>,
-        history: Vec<History>,
+        mut history: Vec<History>,
         resume: bool,
     ) -> Result<(), Error> {
+        // What the core is told, and nobody needs to be told again.
+        history.extend(finish::replaced(&self.storage, &id, &history).await?);
         let chunk = self.storage.list(&proto::key::all_metrics(&id)).await?.len();
         let feed = Feed::new(id.clone(), chunk.try_into().unwrap_or(0));
         let settings = settings(&spec, self.goal);

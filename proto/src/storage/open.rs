@@ -42,7 +42,13 @@ impl Kind {
             (Self::Gcs | Self::Azure, 404, _) => {
                 Some("name a bucket or container that is there; Muster makes none")
             }
-            (Self::S3 | Self::Gcs | Self::Azure, 401 | 403, _) => {
+            (Self::Azure, 401 | 403, _) => Some(
+                "look at AZURE_STORAGE_ACCOUNT_KEY, or at what this identity may do in the container",
+            ),
+            (Self::S3, 403, "") => Some(
+                "look at AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or at the bucket's policy",
+            ),
+            (Self::S3 | Self::Gcs, 401 | 403, _) => {
                 Some("these credentials may not do this here: look at the bucket's policy")
             }
             (Self::Hub, 401 | 403, _) => {
@@ -92,7 +98,7 @@ impl Kind {
     /// What decides whom is talked to.
     pub(super) fn address(self) -> &'static str {
         match self {
-            Self::S3 => "look at AWS_ENDPOINT_URL and AWS_REGION",
+            Self::S3 => "look at AWS_ENDPOINT_URL, AWS_REGION and AWS_VIRTUAL_HOSTED_STYLE_REQUEST",
             Self::Azure => "look at AZURE_STORAGE_ACCOUNT_NAME and AZURE_ENDPOINT",
             Self::Hub => "look at HF_ENDPOINT",
             Self::Local | Self::Gcs | Self::Web => "look at the address, and at the network",
@@ -249,8 +255,8 @@ fn local(url: &str, folder: &std::path::Path) -> Result<Storage, Error> {
 
 /// A store, and where its unfinished uploads are found.
 type Opened = (Arc<dyn ObjectStore>, Uploads);
-/// Opens a bucket or container; a storage lies under a prefix of it.
-type Cloud = fn(&str, Path, &Limits) -> object_store::Result<Opened>;
+/// Opens a bucket or container; a storage lies under a prefix of it. What is wrong comes in words.
+type Cloud = fn(&str, Path, &Limits) -> Result<Opened, String>;
 
 /// A bucket or container, and perhaps a prefix in it.
 fn bucket(
@@ -262,17 +268,47 @@ fn bucket(
     let (name, prefix) = path.split_once('/').unwrap_or((path, ""));
     crate::hub::use_ring();
     let prefix = Path::parse(prefix).map_err(|e| refuse(url, e.to_string()))?;
-    let (store, uploads) = open(name, prefix.clone(), &patience.limits()).map_err(|e| {
-        let hint = kind.credentials().map(|hint| format!("\nhint: {hint}"));
-        refuse(url, format!("{e}{}", hint.unwrap_or_default()))
-    })?;
+    // What could be no name at all would be no part of an address either.
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-._$".contains(c);
+    if name.is_empty() || !name.chars().all(fits) {
+        return Err(refuse(url, format!("`{name}` is no name of a bucket or container")));
+    }
+    let opened = open(name, prefix.clone(), &patience.limits());
+    let (store, uploads) = opened.map_err(|reason| refuse(url, reason))?;
     let store: Arc<dyn ObjectStore> =
         if prefix.is_root() { store } else { Arc::new(PrefixStore::new(store, prefix)) };
     Ok(Storage { store, url: self::url(url)?, kind, patience, uploads })
 }
 
-fn s3(bucket: &str, prefix: Path, limits: &Limits) -> object_store::Result<Opened> {
+/// Why a store cannot be configured.
+fn unfit(kind: Kind, error: &object_store::Error) -> String {
+    let hint = kind.credentials().map(|hint| format!("\nhint: {hint}"));
+    format!("{error}{}", hint.unwrap_or_default())
+}
+
+/// Whether an endpoint is an address: object_store takes any text for one.
+fn addressed(variable: &str, endpoint: &str) -> Result<(), String> {
+    let url = reqwest::Url::parse(endpoint).ok();
+    match url.filter(|u| matches!(u.scheme(), "http" | "https") && u.has_host()) {
+        Some(_) => Ok(()),
+        None => Err(format!(
+            "{variable} is `{endpoint}`, which is no address\nhint: write it as `https://host:port`, or unset it"
+        )),
+    }
+}
+
+fn s3(bucket: &str, prefix: Path, limits: &Limits) -> Result<Opened, String> {
     let builder = AmazonS3Builder::from_env();
+    for (key, variable) in [
+        (AmazonS3ConfigKey::AccessKeyId, "AWS_ACCESS_KEY_ID"),
+        (AmazonS3ConfigKey::SecretAccessKey, "AWS_SECRET_ACCESS_KEY"),
+        (AmazonS3ConfigKey::Token, "AWS_SESSION_TOKEN"),
+    ] {
+        let value = builder.get_config_value(&key).unwrap_or_default();
+        if value.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err(format!("{variable} has a space or a line's end in it, which no key has"));
+        }
+    }
     let endpoint = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
     let endpoint = endpoint.iter().find_map(|key| builder.get_config_value(key));
     let set = |builder: AmazonS3Builder, (key, value)| {
@@ -283,11 +319,13 @@ fn s3(bucket: &str, prefix: Path, limits: &Limits) -> object_store::Result<Opene
         let value = builder.get_config_value(&key).unwrap_or_default().to_ascii_lowercase();
         ["1", "true", "on", "yes", "y"].contains(&&value[..])
     };
-    if let Some(endpoint) = endpoint
-        && on(&builder, AmazonS3ConfigKey::VirtualHostedStyleRequest)
-    {
-        let endpoint = with_host(&endpoint, bucket);
-        builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, endpoint);
+    if let Some(endpoint) = endpoint {
+        addressed("AWS_ENDPOINT_URL", &endpoint)?;
+        if on(&builder, AmazonS3ConfigKey::VirtualHostedStyleRequest) {
+            let own = with_host(&endpoint, bucket);
+            addressed("with AWS_VIRTUAL_HOSTED_STYLE_REQUEST the bucket's address", &own)?;
+            builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, own);
+        }
     }
     if builder.get_config_value(&AmazonS3ConfigKey::Checksum).is_none() {
         // What a store verifies of a body it gets; it costs nothing: the same digest is signed.
@@ -297,7 +335,8 @@ fn s3(bucket: &str, prefix: Path, limits: &Limits) -> object_store::Result<Opene
     let builder = builder.with_disable_bulk_delete(true);
     // Without a signature uploads are not listed, and credentials would be looked for in vain.
     let unsigned = on(&builder, AmazonS3ConfigKey::SkipSignature);
-    let store = Arc::new(builder.with_bucket_name(bucket).with_retry(limits.retry()).build()?);
+    let store = builder.with_bucket_name(bucket).with_retry(limits.retry()).build();
+    let store = Arc::new(store.map_err(|e| unfit(Kind::S3, &e))?);
     let uploads = if unsigned { Uploads::Untold } else { Uploads::Bucket(store.clone(), prefix) };
     Ok((store, uploads))
 }
@@ -310,26 +349,33 @@ fn with_host(endpoint: &str, bucket: &str) -> String {
     if host.starts_with(&own) { endpoint.to_owned() } else { format!("{scheme}://{own}{host}") }
 }
 
-fn gcs(bucket: &str, _: Path, limits: &Limits) -> object_store::Result<Opened> {
+fn gcs(bucket: &str, _: Path, limits: &Limits) -> Result<Opened, String> {
     let builder = GoogleCloudStorageBuilder::from_env();
     let endpoint = builder.get_config_value(&GoogleConfigKey::BaseUrl);
+    endpoint.as_deref().map_or(Ok(()), |endpoint| addressed("GOOGLE_BASE_URL", endpoint))?;
     let set = |builder: GoogleCloudStorageBuilder, (key, value)| {
         builder.with_config(GoogleConfigKey::Client(key), value)
     };
     let builder = client_settings(endpoint, limits).into_iter().fold(builder, set);
-    let store = builder.with_bucket_name(bucket).with_retry(limits.retry()).build()?;
-    Ok((Arc::new(store), Uploads::Untold))
+    let store = builder.with_bucket_name(bucket).with_retry(limits.retry()).build();
+    Ok((Arc::new(store.map_err(|e| unfit(Kind::Gcs, &e))?), Uploads::Untold))
 }
 
-fn azure(container: &str, _: Path, limits: &Limits) -> object_store::Result<Opened> {
+fn azure(container: &str, _: Path, limits: &Limits) -> Result<Opened, String> {
     let builder = MicrosoftAzureBuilder::from_env();
     let endpoint = builder.get_config_value(&AzureConfigKey::Endpoint);
+    endpoint.as_deref().map_or(Ok(()), |endpoint| addressed("AZURE_ENDPOINT", endpoint))?;
+    if builder.get_config_value(&AzureConfigKey::AccountName).is_none()
+        && builder.get_config_value(&AzureConfigKey::UseEmulator).as_deref() != Some("true")
+    {
+        return Err("the account is not named\nhint: set AZURE_STORAGE_ACCOUNT_NAME".into());
+    }
     let set = |builder: MicrosoftAzureBuilder, (key, value)| {
         builder.with_config(AzureConfigKey::Client(key), value)
     };
     let builder = client_settings(endpoint, limits).into_iter().fold(builder, set);
-    let store = builder.with_container_name(container).with_retry(limits.retry()).build()?;
-    Ok((Arc::new(store), Uploads::Untold))
+    let store = builder.with_container_name(container).with_retry(limits.retry()).build();
+    Ok((Arc::new(store.map_err(|e| unfit(Kind::Azure, &e))?), Uploads::Untold))
 }
 
 /// What we change of a client that is configured from the environment. An endpoint that says `http://` means it.
@@ -381,5 +427,28 @@ mod tests {
         let own = "https://data.s3.example.com:9000";
         assert_eq!(with_host("https://s3.example.com:9000", "data"), own);
         assert_eq!(with_host(own, "data"), own);
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_by_its_variable() {
+        let refused =
+            ["", "127.0.0.1:9000", "s3.example.com", "http://data.127.0.0.1:9000", "ftp://a"];
+        for endpoint in refused {
+            let reason = addressed("AWS_ENDPOINT_URL", endpoint).unwrap_err();
+            assert!(
+                reason.contains("AWS_ENDPOINT_URL is `") && reason.contains("hint: "),
+                "{reason}"
+            );
+        }
+        assert_eq!(addressed("AWS_ENDPOINT_URL", "http://127.0.0.1:9000"), Ok(()));
+        assert_eq!(addressed("AWS_ENDPOINT_URL", "https://[::1]:9000/path"), Ok(()));
+    }
+
+    #[test]
+    fn what_could_be_no_bucket_is_refused_before_it_is_asked() {
+        for url in ["s3://mus ter/a", "gs://a%b", "az://\u{e4}"] {
+            let error = Storage::open(url).unwrap_err().to_string();
+            assert!(error.contains("is no name of a bucket or container"), "{error}");
+        }
     }
 }

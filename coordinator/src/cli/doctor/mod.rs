@@ -10,7 +10,7 @@ use proto::storage::Storage;
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// The place to try: a folder, s3://bucket/prefix, gs://..., az://...
+    /// The place to try: a folder, s3://bucket/prefix, gs://..., az://...; some 100 MiB are written there, and removed
     #[arg(env = "MUSTER_OUTPUT", default_value = "./runs")]
     url: String,
     /// Print one JSON object instead of lines
