@@ -154,7 +154,7 @@ impl SeaweedFs {
     }
 }
 
-/// Where the server is in whose environment a test runs [`again`].
+/// Where the server is in whose environment a test runs [`again`](crate::again::again).
 pub fn here() -> SocketAddr {
     let url = std::env::var("AWS_ENDPOINT_URL").expect("the server's environment");
     url.strip_prefix("http://").and_then(|a| a.parse().ok()).expect("the server's address")
