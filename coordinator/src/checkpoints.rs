@@ -176,8 +176,12 @@ impl Run {
     /// [`Error::Unknown`].
     pub(crate) fn find(&self, name: &str) -> Result<&Committed, Error> {
         if let Some((lineage, step)) = self.lost.filter(|_| name == "latest") {
-            let names = self.names().join(", ");
-            let what = format!("is gone\nhint: name another one of the run's: {names}");
+            let what = match &self.names()[..] {
+                [] => "is gone, and there is no other".to_owned(),
+                names => {
+                    format!("is gone\nhint: name another one of the run's: {}", names.join(", "))
+                }
+            };
             return Err(Error::Damaged { key: key::manifest(&self.id, lineage, step), what });
         }
         let found = match name {

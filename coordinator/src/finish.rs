@@ -267,12 +267,17 @@ pub async fn replaced(
         })
         .collect();
     known.pop_last();
-    if known.is_empty() {
+    if known.is_empty() || is_over(history) {
         return Ok(Vec::new());
     }
     let stored = stored(storage, run).await?;
     let gone = known.into_iter().filter(|place| stored.get(place) != Some(&true));
     Ok(gone.map(|(lineage, step)| History::Damaged { lineage, step }).collect())
+}
+
+/// Whether nothing can follow.
+fn is_over(history: &[History]) -> bool {
+    history.iter().any(|e| matches!(e, History::Succeeded { .. } | History::Cancelled))
 }
 
 /// The commits that a coordinator did not live to journal: of manifests, which are written only when all that they
@@ -289,8 +294,7 @@ pub async fn uncommitted(
         History::Generation { lineage, .. } => Some(*lineage),
         _ => None,
     });
-    let over = |e: &History| matches!(e, History::Succeeded { .. } | History::Cancelled);
-    let Some(present) = present.filter(|_| !history.iter().any(over)) else {
+    let Some(present) = present.filter(|_| !is_over(history)) else {
         return Ok(Vec::new());
     };
     let known = |place: &(Lineage, u64)| {

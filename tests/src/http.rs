@@ -31,15 +31,7 @@ pub struct Answer {
 
 /// Answers every request on a port of its own for as long as the test's process lives.
 pub fn serve(answer: impl Fn(&Request) -> Answer + Send + Sync + Copy + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("an address");
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            // A client that hangs up has made up its mind.
-            std::thread::spawn(move || drop(converse(stream, answer)));
-        }
-    });
-    address
+    accept(move |stream| converse(stream, answer))
 }
 
 /// As [`serve`], over TLS, and the certificate by which it is known: of its own making.
@@ -53,16 +45,27 @@ pub fn serve_tls(
     let config = config.expect("ring has the defaults").with_no_client_auth();
     let config = config.with_single_cert(vec![made.cert.der().clone()], key.into());
     let config = Arc::new(config.expect("a pair"));
+    let address = accept(move |stream| {
+        let session = ServerConnection::new(config.clone()).expect("a configuration");
+        converse(StreamOwned::new(session, stream), answer)
+    });
+    (address, made.cert.pem())
+}
+
+/// Listens on a port of its own; each connection has a thread of its own.
+fn accept(
+    converse: impl Fn(TcpStream) -> std::io::Result<()> + Clone + Send + 'static,
+) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let session = ServerConnection::new(config.clone()).expect("a configuration");
+            let converse = converse.clone();
             // A client that hangs up has made up its mind.
-            std::thread::spawn(move || drop(converse(StreamOwned::new(session, stream), answer)));
+            std::thread::spawn(move || drop(converse(stream)));
         }
     });
-    (address, made.cert.pem())
+    address
 }
 
 fn converse(

@@ -286,6 +286,12 @@ fn unfit(kind: Kind, error: &object_store::Error) -> String {
     format!("{error}{}", hint.unwrap_or_default())
 }
 
+/// Whether a variable says yes, as object_store reads it.
+fn is_on(value: Option<String>) -> bool {
+    let value = value.unwrap_or_default().to_ascii_lowercase();
+    ["1", "true", "on", "yes", "y"].contains(&&value[..])
+}
+
 /// Whether an endpoint is an address: object_store takes any text for one.
 fn addressed(variable: &str, endpoint: &str) -> Result<(), String> {
     let url = reqwest::Url::parse(endpoint).ok();
@@ -315,13 +321,9 @@ fn s3(bucket: &str, prefix: Path, limits: &Limits) -> Result<Opened, String> {
         builder.with_config(AmazonS3ConfigKey::Client(key), value)
     };
     let mut builder = client_settings(endpoint.clone(), limits).into_iter().fold(builder, set);
-    let on = |builder: &AmazonS3Builder, key| {
-        let value = builder.get_config_value(&key).unwrap_or_default().to_ascii_lowercase();
-        ["1", "true", "on", "yes", "y"].contains(&&value[..])
-    };
     if let Some(endpoint) = endpoint {
         addressed("AWS_ENDPOINT_URL", &endpoint)?;
-        if on(&builder, AmazonS3ConfigKey::VirtualHostedStyleRequest) {
+        if is_on(builder.get_config_value(&AmazonS3ConfigKey::VirtualHostedStyleRequest)) {
             let own = with_host(&endpoint, bucket);
             addressed("with AWS_VIRTUAL_HOSTED_STYLE_REQUEST the bucket's address", &own)?;
             builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, own);
@@ -334,7 +336,7 @@ fn s3(bucket: &str, prefix: Path, limits: &Limits) -> Result<Opened, String> {
     // A list of keys to delete is a body, which not every store verifies; a key in the address is signed.
     let builder = builder.with_disable_bulk_delete(true);
     // Without a signature uploads are not listed, and credentials would be looked for in vain.
-    let unsigned = on(&builder, AmazonS3ConfigKey::SkipSignature);
+    let unsigned = is_on(builder.get_config_value(&AmazonS3ConfigKey::SkipSignature));
     let store = builder.with_bucket_name(bucket).with_retry(limits.retry()).build();
     let store = Arc::new(store.map_err(|e| unfit(Kind::S3, &e))?);
     let uploads = if unsigned { Uploads::Untold } else { Uploads::Bucket(store.clone(), prefix) };
@@ -366,7 +368,7 @@ fn azure(container: &str, _: Path, limits: &Limits) -> Result<Opened, String> {
     let endpoint = builder.get_config_value(&AzureConfigKey::Endpoint);
     endpoint.as_deref().map_or(Ok(()), |endpoint| addressed("AZURE_ENDPOINT", endpoint))?;
     if builder.get_config_value(&AzureConfigKey::AccountName).is_none()
-        && builder.get_config_value(&AzureConfigKey::UseEmulator).as_deref() != Some("true")
+        && !is_on(builder.get_config_value(&AzureConfigKey::UseEmulator))
     {
         return Err("the account is not named\nhint: set AZURE_STORAGE_ACCOUNT_NAME".into());
     }
