@@ -19,6 +19,7 @@ pub(crate) enum Input {
     Watch { run: RunId, answer: oneshot::Sender<Option<Watch>> },
     Status { answer: oneshot::Sender<Vec<Status>> },
     Holds { run: Option<RunId>, answer: oneshot::Sender<Option<String>> },
+    Settled { answer: oneshot::Sender<()> },
 }
 
 /// How everybody else talks to a running coordinator.
@@ -101,6 +102,14 @@ impl Handle {
     /// [`Stopped`].
     pub async fn close(&self) -> Result<(), Stopped> {
         self.event(Event::Close).await
+    }
+
+    /// Answers once what was to be done in storage beside the queue is done.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn settled(&self) -> Result<(), Stopped> {
+        self.ask(|answer| Input::Settled { answer }).await
     }
 
     pub(crate) async fn attach(

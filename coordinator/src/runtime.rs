@@ -190,6 +190,13 @@ impl Runtime {
                 let _ = answer.send(token);
                 return Ok(());
             }
+            Input::Settled { answer } => {
+                self.in_turn(async move {
+                    // Who asked may not have had the patience.
+                    let _ = answer.send(());
+                });
+                return Ok(());
+            }
         };
         self.step(event).await
     }

@@ -354,6 +354,7 @@ fn what_newer_checkpoints_have_replaced_is_not_gone_back_to() {
     let run = fixture.run();
     let at = *committed(&run).last().expect("it has some");
     assert!(at > EVERY, "{at}");
+    assert!(!folder(&run, at - 1, 1).exists(), "a stop takes its time to clear away");
     std::fs::remove_file(state(&folder(&run, at, 1))).expect("it was found");
     // There were others once: nobody asks for them one by one.
     let refused = Process::run(&fixture, &["--workers", "2", "--resume"]).end().with_code(1);

@@ -54,7 +54,7 @@ const fn scene(
 }
 
 /// In the order in which they come. The larger files of the state go in two parts.
-const SCENES: [Scene; 11] = {
+const SCENES: [Scene; 12] = {
     use Moment::{Asked, Done};
     use Saved::{NotYet, Whole};
     let upload = ("POST", &[FOLDER, "/state/", "?uploads"] as _, "");
@@ -73,6 +73,8 @@ const SCENES: [Scene; 11] = {
         scene("the commit is journaled", Done, commit, Whole),
         scene("the save before goes", Done, ("DELETE", &[BEFORE, "/manifest.json"], ""), Whole),
         scene("its files go", Asked, ("DELETE", &[BEFORE, "/state/"], ""), Whole),
+        // The last save is committed: nothing that follows stores another.
+        scene("it goes itself", Asked, ("DELETE", &[FOLDER, "/manifest.json"], ""), Whole),
     ]
 };
 

@@ -7,9 +7,13 @@ use crate::service;
 use anyhow::{Context, anyhow};
 use proto::storage::Storage;
 use std::net::SocketAddr;
+use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
+
+/// For work in storage that a run has left.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 /// A port on the loopback, where nobody is answered yet; 0 is a free one.
 pub(super) fn reserve(port: u16) -> Result<TcpSocket, Refusal> {
@@ -109,8 +113,10 @@ impl Embedded {
         let _ = self.handle.close().await;
     }
 
-    /// Takes the server away.
-    pub(super) fn end(self) {
+    /// Takes the server away. Old checkpoints go before, if their store lets them.
+    pub(super) async fn end(self) {
+        // What stays behind goes with the run's next checkpoint, or with `checkpoint prune`.
+        let _ = tokio::time::timeout(FAREWELL, self.handle.settled()).await;
         self.server.abort();
     }
 }

@@ -88,7 +88,7 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
     let outcome = followed.await;
     coordinator.close().await;
     local.end().await;
-    coordinator.end();
+    coordinator.end().await;
     outcome
 }
 

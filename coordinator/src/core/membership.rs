@@ -359,6 +359,8 @@ impl Run {
         match newest.filter(|c| c.step == at) {
             Some(Committed { lineage, step }) if at >= self.steps => {
                 self.phase = Phase::Publishing;
+                // The coordinator that committed it may not have come to this.
+                self.retain(out);
                 let losses = self.evals.iter().map(|(step, loss)| (*step, *loss)).collect();
                 out.push(Command::Publish { run: self.id.clone(), lineage, step, losses });
             }

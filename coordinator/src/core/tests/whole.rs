@@ -75,6 +75,7 @@ fn a_run_goes_from_submit_to_succeeded() {
         journal([checkpointed(1, 4)]),
         checkpoint_notice(1, 4),
         retain(1, &[4], Some(4)),
+        retain(1, &[4], Some(4)),
         Command::Publish { run: run(), lineage: Lineage(1), step: 4, losses: vec![(4, 7.0 / 3.0)] },
         direct(1, Duty::Idle),
         direct(2, Duty::Idle),
