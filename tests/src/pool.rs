@@ -2,6 +2,7 @@
 
 use crate::fixture::{EVERY, LONG};
 use crate::process::PATIENCE;
+use crate::server::free_ports;
 use crate::{Ended, Event, Fixture, Process, programs};
 use rustix::process::Signal;
 
@@ -23,7 +24,8 @@ impl Pool {
 
     /// Both, over any output.
     pub fn start_in(output: &str, environment: &[(&'static str, String)]) -> Self {
-        let listen = format!("127.0.0.1:{}", lasting_port());
+        let [port] = free_ports();
+        let listen = format!("127.0.0.1:{port}");
         let coordinator = serve(output, &listen, &[], environment);
         let url = address(&coordinator);
         let workers = ["--coordinator", &url, "--devices", "cpu:2", "--name", "hand"];
@@ -66,17 +68,6 @@ impl Pool {
     /// The workers' supervisor.
     pub fn workers(&self) -> &Process {
         self.workers.as_ref().expect("they were not told to go")
-    }
-}
-
-/// A free port that the kernel gives to nobody who asks for just any: a coordinator can come back to it.
-fn lasting_port() -> u16 {
-    loop {
-        let chance = u16::from_str_radix(&proto::id::unique()[..4], 16).expect("it is hexadecimal");
-        let port = 20_000 + chance % 12_000;
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
     }
 }
 

@@ -281,6 +281,8 @@ impl Process {
     /// What still runs of all that the program has started, itself included, after `limit` at most.
     pub fn left_within(&self, limit: Duration) -> Vec<String> {
         let until = Instant::now() + limit;
+        // One that was killed is no longer marked while a thread of it still holds its files and ports.
+        exited(self.pid(), limit);
         for (pid, _) in marked(&self.mark) {
             exited(pid, until.saturating_duration_since(Instant::now()));
         }

@@ -69,9 +69,18 @@ impl Drop for Server {
     }
 }
 
-/// Ports that nobody listens on, all different.
+/// Ports that nobody listens on, all different, and that the kernel gives to nobody who asks for just any: they are
+/// still free when a server comes, or comes back, to them.
 pub fn free_ports<const N: usize>() -> [u16; N] {
-    let taken: [TcpListener; N] =
-        std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let taken: [TcpListener; N] = std::array::from_fn(|_| free_port());
     taken.map(|listener| listener.local_addr().expect("an address").port())
+}
+
+fn free_port() -> TcpListener {
+    loop {
+        let chance = u16::from_str_radix(&proto::id::unique()[..4], 16).expect("it is hexadecimal");
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", 20_000 + chance % 12_000)) {
+            return listener;
+        }
+    }
 }
