@@ -209,7 +209,10 @@ impl Process {
     fn line(&mut self, until: Instant) -> Option<String> {
         match self.lines.recv_timeout(until - Instant::now()) {
             Ok(line) => Some(line),
-            Err(RecvTimeoutError::Timeout) => panic!("nothing in {PATIENCE:?}\n{}", self.stderr()),
+            Err(RecvTimeoutError::Timeout) => {
+                let last = self.events.last();
+                panic!("nothing in {PATIENCE:?} after {last:#?}\n{}", self.stderr())
+            }
             Err(RecvTimeoutError::Disconnected) => None,
         }
     }
@@ -269,6 +272,11 @@ impl Process {
             .collect();
         let [(pid, _)] = &found[..] else { panic!("one `{words}`, not {found:?}") };
         *pid
+    }
+
+    /// Sends a signal to a process that the program has started.
+    pub fn signal_to(&self, words: &str, signal: Signal) {
+        rustix::process::kill_process(self.started(words), signal).expect("it was found");
     }
 
     /// Kills a process that the program has started, as `kill -9` does.

@@ -111,6 +111,32 @@ async fn at_every_stage() -> Result<()> {
     workers.await?.context("a worker")
 }
 
+#[test]
+fn a_checkpoint_outlives_the_worker_that_has_to_go_while_it_stores_its_part() -> Result<()> {
+    let name = "a_checkpoint_outlives_the_worker_that_has_to_go_while_it_stores_its_part";
+    let Some(server) = SeaweedFs::start(name) else { return Ok(()) };
+    again("a_worker_leaves", &server.environment())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "run by `a_checkpoint_outlives_the_worker_that_has_to_go_while_it_stores_its_part`"]
+async fn a_worker_leaves() -> Result<()> {
+    let run = OnS3::new("leaves")?;
+    let (_, begins, _) = SCENES[0];
+    let still = run.stand_still_at(begins);
+    let process = run.start(&[]);
+    let rank = rank_of(&still.reached()).context("it is a rank's request")?;
+    let told = Stage { body: "it was told to leave", ..COMMITTED_BEFORE };
+    run.proxy.hold_back(["/state/state-r0-", "/state/state-r1-"][rank], told);
+    let worker = run.member(rank).await?;
+    process.signal_to(&format!("--slot {worker} "), Signal::TERM);
+    still.go_on();
+    let ended = process.end().with_code(0);
+    let starts = run.ended_well(Saved::Whole, &[&ended], &Reference::of(&fixture())).await?;
+    ensure!(starts == [0, SAVE], "{starts:?}");
+    Ok(())
+}
+
 fn fixture() -> Fixture {
     let fixture = Fixture::new();
     fixture.respec("max_steps: 40", &format!("max_steps: {STEPS}"));

@@ -237,6 +237,9 @@ fn training_thread(
             Said::Snapshot(snapshot) => {
                 let (storage, place) = (job.storage().clone(), place.clone());
                 let (events, leaving) = (events.clone(), leaving.clone());
+                let begun = Event::PartBegun(place.clone(), snapshot.step);
+                // The agent may have ended meanwhile.
+                let _ = events.blocking_send(begun);
                 // It outlives this membership: a checkpoint belongs to its lineage and step.
                 runtime.spawn(async move {
                     let step = snapshot.step;

@@ -92,6 +92,8 @@ pub enum Event {
     Skipped(Place, Skipped),
     /// It measured its share of the held-out set.
     Evaluated(Place, u64, Vec<SourceSum>),
+    /// It has taken a snapshot, which is being stored.
+    PartBegun(Place, u64),
     /// Its part of a checkpoint is stored, or why not.
     PartSaved(Place, u64, Result<Vec<File>, String>),
     /// It is over.
@@ -167,6 +169,8 @@ pub struct Session {
     connected: bool,
     /// It was told to go, and how long it can stay.
     terminating: Option<Duration>,
+    /// Snapshots that are being stored.
+    storing: usize,
     /// The coordinator has spoken on this stream. Before that it may still be waiting for other members to come back,
     /// and would drop what belongs to a membership.
     heard: bool,
@@ -190,6 +194,7 @@ impl Session {
             connected: false,
             heard: false,
             terminating: None,
+            storing: 0,
             backlog: VecDeque::new(),
             facts: Vec::new(),
         }
@@ -218,10 +223,16 @@ impl Session {
             Event::Evaluated(place, step, sums) => {
                 self.state(Report::Evaluated(place, step, sums), &mut out);
             }
+            Event::PartBegun(place, step) => {
+                self.storing += 1;
+                self.state(Report::PartBegun(place, step), &mut out);
+            }
             Event::PartSaved(place, step, Ok(files)) => {
+                self.storing -= 1;
                 self.state(Report::PartSaved(place, step, files), &mut out);
             }
             Event::PartSaved(place, step, Err(message)) => {
+                self.storing -= 1;
                 self.state(Report::PartFailed(place, step, message), &mut out);
             }
             Event::Ended(generation, end) => self.ended(generation, end, &mut out),
@@ -383,10 +394,7 @@ impl Session {
 
     /// Takes the next step from what this process is doing to what it should be doing.
     fn settle(&mut self, out: &mut Vec<Command>) {
-        if self.terminating.is_some()
-            && !self.connected
-            && matches!(self.activity, Activity::Nothing)
-        {
+        if self.may_go() && !self.connected && matches!(self.activity, Activity::Nothing) {
             out.push(Command::Exit(Exit::Drained));
             return;
         }
@@ -410,7 +418,7 @@ impl Session {
     /// Begins the wanted duty.
     fn begin(&mut self, out: &mut Vec<Command>) {
         match self.wanted.clone() {
-            Duty::Idle if self.terminating.is_some() => out.push(Command::Exit(Exit::Drained)),
+            Duty::Idle if self.may_go() => out.push(Command::Exit(Exit::Drained)),
             Duty::Idle => {}
             Duty::Dismissed { reason, refused: true } => {
                 out.push(Command::Exit(Exit::Refused(reason)));
@@ -446,6 +454,11 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// It was told to go, and nobody waits for what only this process has.
+    fn may_go(&self) -> bool {
+        self.terminating.is_some() && self.storing == 0
     }
 
     /// Whether this membership's training thread, or a later one of the run, has ended here.

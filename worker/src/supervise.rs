@@ -1,4 +1,4 @@
-//! One supervisor per node: a rank process for each device, started again when it dies.
+//! One supervisor per node: a rank process for each device, started again when it dies, or goes without the others.
 //!
 //! A rank lives no longer than its supervisor: its standard input is a pipe that only the supervisor holds, and its
 //! end is the sign to go, whatever killed the supervisor. Each rank has a process group of its own, so that Ctrl-C in
@@ -122,7 +122,10 @@ async fn keep_running(
         match code {
             Some(code) if code == i32::from(EXIT_DONE) => return Ok(EXIT_DONE),
             Some(code) if code == i32::from(EXIT_REFUSED) => return Ok(EXIT_REFUSED),
-            Some(code) if code == i32::from(EXIT_DRAINED) => return Ok(EXIT_DRAINED),
+            Some(code) if code == i32::from(EXIT_DRAINED) => {
+                tracing::warn!(slot, "a rank process was told to go by itself, and is replaced");
+                continue;
+            }
             _ => {}
         }
         let now = Instant::now();

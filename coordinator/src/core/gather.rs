@@ -23,11 +23,23 @@ impl Run {
 
     pub(super) fn waiting(&self, workers: &BTreeMap<WorkerId, Worker>) -> String {
         let (ready, loading) = self.candidates(workers);
+        if let Some(step) = self.expected().filter(|_| ready.len() >= self.settings.min_workers) {
+            return format!("waiting: the checkpoint after step {step} is still being stored");
+        }
         let loading = match loading {
             0 => String::new(),
             n => format!(", {n} loading"),
         };
         format!("waiting: {} of {} workers{loading}", ready.len(), self.settings.min_workers)
+    }
+
+    fn say_waiting(&mut self, workers: &BTreeMap<WorkerId, Worker>, out: &mut Vec<Command>) {
+        let detail = self.waiting(workers);
+        if detail != self.last_waiting {
+            self.last_waiting.clone_from(&detail);
+            let notice = Notice::Waiting { detail };
+            out.push(Command::Notify { run: self.id.clone(), notice });
+        }
     }
 
     /// Who is ready, and how many more are on their way.
@@ -57,13 +69,7 @@ impl Run {
         let (min, max) = (self.settings.min_workers, self.settings.max_workers);
         if ready.len() < min {
             self.phase = Phase::Gathering { enough_since: None };
-            let detail = self.waiting(workers);
-            if detail != self.last_waiting {
-                self.last_waiting.clone_from(&detail);
-                let notice = Notice::Waiting { detail };
-                out.push(Command::Notify { run: self.id.clone(), notice });
-            }
-            return;
+            return self.say_waiting(workers, out);
         }
         let since = since.unwrap_or(now);
         self.phase = Phase::Gathering { enough_since: Some(since) };
@@ -71,9 +77,9 @@ impl Run {
         if ready.len() < max && !(called || loading == 0 && min == max) {
             return;
         }
-        // A checkpoint that is nearly there spares its steps.
-        if self.is_sealing() {
-            return;
+        // Its steps need not be done again then, and there are at least as many as it takes.
+        if self.expected().is_some() {
+            return self.say_waiting(workers, out);
         }
         if self.fruitless > timing.fruitless_generations {
             return self.fail_fruitless(out);

@@ -339,8 +339,8 @@ impl Run {
 
     pub(super) fn deadline(&self, timing: &Timing) -> Option<Duration> {
         match &self.phase {
-            // The manifest's end is what is waited for then.
-            Phase::Gathering { .. } if self.is_sealing() => None,
+            // Not for a time.
+            Phase::Gathering { .. } if self.expected().is_some() => None,
             Phase::Gathering { enough_since } => enough_since.map(|t| t + timing.last_call),
             Phase::Reattaching { until, .. } => Some(*until),
             Phase::Queued

@@ -1,8 +1,9 @@
 //! Checkpoints: parts are put together, a manifest is stored, the journal entry that names it is the commit.
 //!
 //! A checkpoint belongs to its lineage and step, not to the membership that took it: uploads run behind, and through
-//! regroups, until a generation goes back to an earlier checkpoint. A part counts if the process that reports it was a
-//! member then and lives now; a part that died with its rank ends the checkpoint, since nobody else has it.
+//! regroups: the next generation waits for one that can still be whole, and begins there. A part counts if the process
+//! that reports it was a member then and lives now; a part that died with its rank ends the checkpoint, since nobody
+//! else has it.
 
 use super::run::{Committed, Run};
 use super::{Command, Fault, Notice, Retained};
@@ -23,7 +24,8 @@ pub(super) struct Saves {
     members: Vec<WorkerId>,
     /// Ranks whose process is gone.
     lost: BTreeSet<usize>,
-    parts: BTreeMap<u64, BTreeMap<usize, Vec<File>>>,
+    /// By step and rank; without files while they are being stored.
+    parts: BTreeMap<u64, BTreeMap<usize, Option<Vec<File>>>>,
     /// Steps whose manifest is being stored.
     sealing: BTreeSet<u64>,
     /// Steps whose checkpoint will not be, and why.
@@ -53,23 +55,40 @@ impl Saves {
 
     /// Whether a rank's part of the checkpoint after `step` is stored.
     pub(super) fn has(&self, rank: usize, step: u64) -> bool {
-        let stored = |ranks: &BTreeMap<usize, Vec<File>>| ranks.contains_key(&rank);
-        self.sealing.contains(&step) || self.parts.get(&step).is_some_and(stored)
+        self.sealing.contains(&step) || self.parts.get(&step).is_some_and(|r| is_stored(r, rank))
+    }
+
+    /// The newest step whose checkpoint is still to come: every rank has stored its part, or is at it.
+    fn coming(&self) -> Option<u64> {
+        let all = |ranks: &BTreeMap<_, _>| ranks.len() == self.members.len();
+        let parts = self.parts.iter().filter(|(_, ranks)| all(ranks)).map(|(step, _)| *step);
+        parts.chain(self.sealing.iter().copied()).max()
+    }
+
+    /// There is nothing more to be heard about that checkpoint.
+    fn is_settled(&self, step: u64) -> bool {
+        self.sealing.contains(&step) || self.given_up.contains_key(&step)
     }
 
     /// A process is gone, and with it the parts that it has not reported.
     fn lose(&mut self, id: &WorkerId) {
         if let Some(rank) = self.rank(id) {
             self.lost.insert(rank);
-            self.parts.retain(|_, ranks| ranks.contains_key(&rank));
+            self.parts.retain(|_, ranks| is_stored(ranks, rank));
         }
     }
 }
 
+fn is_stored(ranks: &BTreeMap<usize, Option<Vec<File>>>, rank: usize) -> bool {
+    matches!(ranks.get(&rank), Some(Some(_)))
+}
+
 impl Run {
-    /// Whether a manifest is being stored.
-    pub(super) fn is_sealing(&self) -> bool {
-        self.saves.values().any(|s| !s.sealing.is_empty())
+    /// The step after which a checkpoint is still to come that is newer than all there are.
+    pub(super) fn expected(&self) -> Option<u64> {
+        let coming = |s: &Saves| Some(Committed { lineage: s.lineage, step: s.coming()? });
+        let newest = self.saves.values().filter_map(coming).max();
+        newest.filter(|c| Some(*c) > self.newest()).map(|c| c.step)
     }
 
     /// Where the next generation starts.
@@ -100,6 +119,26 @@ impl Run {
         (saves.lineage == place.lineage).then_some((saves, rank))
     }
 
+    /// A rank has taken its snapshot.
+    pub(super) fn part_begun(&mut self, worker: &WorkerId, place: &Place, step: u64) {
+        if let Some((saves, rank)) = self.unsettled(worker, place, step) {
+            saves.parts.entry(step).or_default().entry(rank).or_insert(None);
+        }
+    }
+
+    /// The same as [`Run::saved_at`], unless it is known what becomes of that checkpoint: reports are said again on
+    /// every new stream, also of checkpoints that a newer one has made superfluous.
+    fn unsettled(
+        &mut self,
+        worker: &WorkerId,
+        place: &Place,
+        step: u64,
+    ) -> Option<(&mut Saves, usize)> {
+        let superfluous = self.newest() >= Some(Committed { lineage: place.lineage, step });
+        let (saves, rank) = self.saved_at(worker, place).filter(|_| !superfluous)?;
+        (!saves.is_settled(step)).then_some((saves, rank))
+    }
+
     pub(super) fn part_saved(
         &mut self,
         worker: &WorkerId,
@@ -110,22 +149,18 @@ impl Run {
     ) {
         let (run, lineage, plan_digest) =
             (self.id.clone(), place.lineage, self.plan_digest.clone());
-        // Said again on every new stream, also of checkpoints that a newer one has made superfluous.
-        let known = self.newest() >= Some(Committed { lineage, step });
-        let Some((saves, rank)) = self.saved_at(worker, place) else { return };
-        if known || saves.sealing.contains(&step) || saves.given_up.contains_key(&step) {
-            return;
-        }
+        let Some((saves, rank)) = self.unsettled(worker, place, step) else { return };
         let size = saves.members.len();
         let parts = saves.parts.entry(step).or_default();
-        parts.insert(rank, files);
-        if parts.len() < size {
+        parts.insert(rank, Some(files));
+        if parts.values().flatten().count() < size {
             return;
         }
         let parts = saves.parts.remove(&step).expect("just counted");
         saves.sealing.insert(step);
         let of_state = |f: &File| f.key.starts_with(Checkpoint::STATE);
-        let (state, mut model): (_, Vec<_>) = parts.into_values().flatten().partition(of_state);
+        let (state, mut model): (_, Vec<_>) =
+            parts.into_values().flatten().flatten().partition(of_state);
         // By their numbers, whoever has stored them.
         model.sort_by(|a, b| a.key.cmp(&b.key));
         let receipt = None;
@@ -134,10 +169,12 @@ impl Run {
         out.push(Command::Seal { checkpoint, skipped });
     }
 
-    /// A part could not be stored: there will be no such checkpoint, and the next one is tried.
+    /// A part could not be stored: there will be no such checkpoint, and the next one is tried. The store is to blame
+    /// unless the worker had to go before it was done.
     pub(super) fn part_failed(
         &mut self,
         worker: &WorkerId,
+        leaving: bool,
         place: &Place,
         step: u64,
         message: &str,
@@ -150,6 +187,7 @@ impl Run {
         }
         saves.parts.remove(&step);
         let message = format!("worker {worker} (rank {rank}): {message}");
+        self.unsaved += u32::from(!leaving);
         self.give_up(place.generation, step, &message, out);
     }
 
@@ -165,7 +203,10 @@ impl Run {
         let Some(generation) = sealed.filter(|_| !self.phase.ended()) else { return };
         let manifest_sha256 = match outcome {
             Ok(sha256) => sha256,
-            Err(message) => return self.give_up(generation, step, &message, out),
+            Err(message) => {
+                self.unsaved += 1;
+                return self.give_up(generation, step, &message, out);
+            }
         };
         self.unsaved = 0;
         let event =
@@ -183,7 +224,6 @@ impl Run {
         if let Some(saves) = self.saves.get_mut(&generation) {
             saves.given_up.insert(step, message.clone());
         }
-        self.unsaved += 1;
         self.incident(None, message.clone(), out);
         if self.unsaved > GIVEN_UP {
             self.fail(Fault { kind: Failure::Infrastructure, message }, out);

@@ -79,14 +79,18 @@ impl Core {
                     r.evaluated(&id, &place, step, sums, out);
                 });
             }
+            Report::PartBegun(place, step) => {
+                self.with(&place.run.clone(), out, |r, _| r.part_begun(&id, &place, step));
+            }
             Report::PartSaved(place, step, files) => {
                 self.with(&place.run.clone(), out, |r, out| {
                     r.part_saved(&id, &place, step, files, out);
                 });
             }
             Report::PartFailed(place, step, message) => {
+                let leaving = worker.leaving;
                 self.with(&place.run.clone(), out, |r, out| {
-                    r.part_failed(&id, &place, step, &message, out);
+                    r.part_failed(&id, leaving, &place, step, &message, out);
                 });
             }
             Report::Stopped { run, generation, step } => {

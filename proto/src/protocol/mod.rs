@@ -196,6 +196,8 @@ pub enum Report {
     Skipped(Place, Skipped),
     /// Its share of the held-out set is measured.
     Evaluated(Place, u64, Vec<SourceSum>),
+    /// Its part of the checkpoint after so many steps is on its way.
+    PartBegun(Place, u64),
     /// Its part of the checkpoint after so many steps could not be stored, and why.
     PartFailed(Place, u64, String),
     /// Its part of the checkpoint after `step` steps is stored.

@@ -73,6 +73,12 @@ impl From<Report> for wire::Report {
                 step,
                 sums: sums.into_iter().map(Into::into).collect(),
             }),
+            Report::PartBegun(place, step) => What::PartBegun(wire::PartBegun {
+                run: place.run.to_string(),
+                generation: place.generation.0,
+                lineage: place.lineage.0,
+                step,
+            }),
             Report::PartSaved(place, step, files) => What::PartSaved(wire::PartSaved {
                 run: place.run.to_string(),
                 generation: place.generation.0,
@@ -192,6 +198,9 @@ impl TryFrom<wire::Report> for Report {
                 e.step,
                 e.sums.into_iter().map(Into::into).collect(),
             ),
+            What::PartBegun(p) => {
+                Self::PartBegun(place("part_begun.run", p.run, p.generation, p.lineage)?, p.step)
+            }
             What::PartSaved(p) => Self::PartSaved(
                 place("part_saved.run", p.run, p.generation, p.lineage)?,
                 p.step,

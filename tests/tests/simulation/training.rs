@@ -87,6 +87,7 @@ impl World {
             }
             self.tell(*id, session::Event::Stepped(train.place(), done(step)));
             if leave || (step + 1).is_multiple_of(CHECKPOINT_EVERY) {
+                self.tell(*id, session::Event::PartBegun(train.place(), step + 1));
                 self.within(800, Next::Stored(*id, train, step + 1));
             }
         }

@@ -125,6 +125,9 @@ fn a_broken_stream_does_not_stop_training() {
     let mut s = training(1);
     assert_eq!(s.handle(Event::Disconnected), []);
     let place = train(1).place();
+    for step in [5, 6, 7] {
+        assert_eq!(s.handle(Event::PartBegun(place.clone(), step)), []);
+    }
     assert_eq!(s.handle(Event::PartSaved(place.clone(), 5, Ok(vec![]))), []);
     let hello = s.handle(Event::Connected);
     let [Command::Send(Report::Hello(h))] = &hello[..] else { panic!("{hello:?}") };
@@ -132,7 +135,9 @@ fn a_broken_stream_does_not_stop_training() {
     // What the coordinator must not miss waits until it has taken the membership up again.
     let part = |step| Command::Send(Report::PartSaved(place.clone(), step, vec![]));
     assert_eq!(s.handle(Event::PartSaved(place.clone(), 6, Ok(vec![]))), []);
-    assert_eq!(directed(&mut s, Duty::Train(train(1))), [part(5), part(6)]);
+    let begun = |step| Command::Send(Report::PartBegun(place.clone(), step));
+    let again = [begun(5), begun(6), begun(7), part(5), part(6)];
+    assert_eq!(directed(&mut s, Duty::Train(train(1))), again);
     assert_eq!(s.handle(Event::PartSaved(place.clone(), 7, Ok(vec![]))), [part(7)]);
 }
 
@@ -160,6 +165,21 @@ fn a_terminated_worker_leaves_when_it_has_nothing_to_do() {
     assert_eq!(directed(&mut s, Duty::Idle), [Command::Abort]);
     let exit = s.handle(Event::Ended(Generation(1), End::Aborted));
     assert_eq!(exit, [Command::Exit(Exit::Drained)]);
+}
+
+#[test]
+fn a_terminated_worker_stays_until_its_parts_are_stored_or_cannot_be() {
+    let place = train(1).place();
+    for outcome in [Ok(vec![]), Err("late".to_owned())] {
+        let mut s = training(1);
+        s.handle(Event::PartBegun(place.clone(), 5));
+        s.handle(Event::Terminate { deadline: Duration::from_secs(20) });
+        directed(&mut s, Duty::Idle);
+        assert_eq!(s.handle(Event::Ended(Generation(1), End::Aborted)), []);
+        let out = s.handle(Event::PartSaved(place.clone(), 5, outcome));
+        assert_eq!(out.len(), 2, "{out:?}");
+        assert_eq!(out[1], Command::Exit(Exit::Drained));
+    }
 }
 
 #[test]

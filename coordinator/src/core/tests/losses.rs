@@ -82,7 +82,7 @@ fn the_coordinators_own_pause_is_forgiven() {
 #[test]
 fn a_member_that_is_told_to_go_is_gathered_without() {
     let mut b = Bench::training();
-    let out = b.report(2, Report::Leaving { deadline: Duration::from_secs(20) });
+    let out = b.report(2, leaving());
     let then = [
         waiting("waiting: 0 of 2 workers, 1 loading"),
         direct(1, Duty::Load(load())),
@@ -97,7 +97,7 @@ fn whoever_owes_nothing_may_go() {
     let mut b = Bench::training();
     b.part(2, 1, 4);
     b.report(2, stopped(1, 4));
-    b.report(2, Report::Leaving { deadline: Duration::from_secs(20) });
+    b.report(2, leaving());
     b.handle(Event::Hangup { stream: Stream(2) });
     assert_eq!(b.phase(), "training");
     let newcomer = b.report(3, hello_anew(2));

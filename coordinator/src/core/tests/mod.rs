@@ -236,6 +236,18 @@ fn file(folder: &str, worker: u64) -> File {
     File { key, bytes: 1, digests: Digests::of(b"0"), tensors: Vec::new() }
 }
 
+fn begun(lineage: u64, step: u64) -> Report {
+    Report::PartBegun(place(lineage), step)
+}
+
+fn part_failed(lineage: u64, step: u64) -> Report {
+    Report::PartFailed(place(lineage), step, "full".into())
+}
+
+fn leaving() -> Report {
+    Report::Leaving { deadline: Duration::from_secs(20) }
+}
+
 fn part(worker: u64, lineage: u64, step: u64) -> Report {
     let files = vec![file(Checkpoint::MODEL, worker), file(Checkpoint::STATE, worker)];
     Report::PartSaved(place(lineage), step, files)

@@ -39,6 +39,91 @@ fn the_next_generation_waits_for_a_manifest_and_begins_there() {
 }
 
 #[test]
+fn the_next_generation_waits_for_parts_that_can_still_come() {
+    let mut b = Bench::training();
+    b.report(1, begun(1, 2));
+    b.report(2, begun(1, 2));
+    b.report(1, trouble(1, Cause::Peer));
+    b.report(1, loaded());
+    let expected = [waiting("waiting: the checkpoint after step 2 is still being stored")];
+    assert_eq!(b.report(2, loaded()), expected);
+    b.pass(4000, &[1, 2]);
+    assert!(b.core.next_deadline() > Some(b.now), "time alone changes nothing");
+    assert_eq!(b.part(1, 1, 2), []);
+    assert_eq!(b.part(2, 1, 2), [seal(1, 2)]);
+    let (history, _) = generation(2, 2, &[1, 2]);
+    assert_eq!(b.handle(sealed(1, 2))[3], journal([history]));
+}
+
+#[test]
+fn nobody_waits_for_a_part_that_was_not_begun_or_died_or_failed() {
+    let (history, _) = generation(2, 0, &[1, 2]);
+    let formed = |out: Vec<Command>| assert_eq!(out[0], journal([history.clone()]));
+
+    let mut b = Bench::training();
+    b.report(1, begun(1, 2));
+    b.report(1, trouble(1, Cause::Peer));
+    b.report(1, loaded());
+    formed(b.report(2, loaded()));
+
+    let mut b = Bench::training();
+    b.report(1, begun(1, 2));
+    b.report(2, begun(1, 2));
+    b.report(3, hello_anew(2));
+    b.report(1, loaded());
+    formed(b.report(3, loaded()));
+
+    let mut b = Bench::training();
+    b.report(1, begun(1, 2));
+    b.report(2, begun(1, 2));
+    b.report(1, trouble(1, Cause::Peer));
+    b.report(1, loaded());
+    b.report(2, loaded());
+    let out = b.report(2, part_failed(1, 2));
+    formed(out[incident(None, "").len()..].to_vec());
+}
+
+#[test]
+fn what_is_said_again_of_a_settled_checkpoint_is_not_waited_for() {
+    let mut b = Bench::checkpointed(2);
+    b.report(2, part_failed(1, 3));
+    for step in [1, 2, 3] {
+        b.report(1, begun(1, step));
+        b.report(2, begun(1, step));
+    }
+    b.report(1, trouble(1, Cause::Peer));
+    b.report(1, loaded());
+    let (history, _) = generation(2, 2, &[1, 2]);
+    assert_eq!(b.report(2, loaded())[0], journal([history]));
+}
+
+#[test]
+fn the_part_of_a_worker_that_leaves_is_waited_for() {
+    let mut b = Bench::training();
+    b.report(1, begun(1, 2));
+    b.report(2, begun(1, 2));
+    b.part(1, 1, 2);
+    b.report(2, leaving());
+    b.report(1, loaded());
+    b.report(3, hello(3));
+    b.report(3, loaded());
+    assert_eq!(b.phase(), "gathering");
+    assert_eq!(b.part(2, 1, 2), [seal(1, 2)]);
+    let (history, _) = generation(2, 2, &[1, 3]);
+    assert_eq!(b.handle(sealed(1, 2))[3], journal([history]));
+}
+
+#[test]
+fn what_a_worker_cannot_store_before_it_has_to_go_is_not_held_against_the_store() {
+    let mut b = Bench::training();
+    b.report(2, leaving());
+    for step in 1..=4 {
+        b.report(2, part_failed(1, step));
+    }
+    assert_eq!(b.phase(), "gathering");
+}
+
+#[test]
 fn what_is_stored_during_a_regroup_is_where_the_next_generation_begins() {
     let mut b = Bench::training();
     b.part(1, 1, 2);
@@ -83,15 +168,14 @@ fn a_generation_that_went_back_ends_what_was_on_its_way() {
 fn a_part_that_cannot_be_stored_costs_its_checkpoint_and_a_second_one_the_run() {
     let mut b = Bench::training();
     b.part(1, 1, 1);
-    let failed = |step| Report::PartFailed(place(1), step, "full".into());
     let message =
         |step| format!("the checkpoint after step {step} was given up: worker w2 (rank 1): full");
-    assert_eq!(b.report(2, failed(1)), incident(None, &message(1)));
-    assert_eq!(b.report(2, failed(1)), [], "said again");
+    assert_eq!(b.report(2, part_failed(1, 1)), incident(None, &message(1)));
+    assert_eq!(b.report(2, part_failed(1, 1)), [], "said again");
     assert_eq!(b.part(1, 1, 1), []);
     b.checkpoint(1, 2);
-    assert_eq!(b.report(2, failed(3)), incident(None, &message(3)), "not in a row");
-    b.report(2, failed(4));
+    assert_eq!(b.report(2, part_failed(1, 3)), incident(None, &message(3)), "not in a row");
+    b.report(2, part_failed(1, 4));
     assert_eq!(b.phase(), "failed");
 }
 
