@@ -95,6 +95,34 @@ fn a_machines_and_a_pods_credentials_are_found() -> Result<()> {
     again("it_can_write", &[&base[..], &web].concat())
 }
 
+#[test]
+fn a_machine_that_has_no_role_is_said_to_have_no_credentials() -> Result<()> {
+    // Neither does it show its token, nor, where it does, a role.
+    for shown in ["/latest/api/token", ""] {
+        let cloud = serve(move |request| match &request.target[..] {
+            path if path == shown => content(request, SESSION.as_bytes()),
+            _ => Answer { status: 403, ..Answer::default() },
+        });
+        let environment = [
+            ("AWS_ENDPOINT_URL", "http://127.0.0.1:9".to_owned()),
+            ("AWS_METADATA_ENDPOINT", format!("http://{cloud}")),
+        ];
+        again("it_says_that_there_are_none", &environment)?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "run by `a_machine_that_has_no_role_is_said_to_have_no_credentials` without credentials"]
+async fn it_says_that_there_are_none() -> Result<()> {
+    let storage = Storage::open(&format!("s3://{BUCKET}"))?;
+    let storage = storage.patient(Patience::Within(Duration::from_secs(2)))?;
+    let error = proto::error::chain(&storage.probe().await.expect_err("nobody can sign this"));
+    ensure!(error.contains("there are no credentials"), "{error}");
+    ensure!(error.contains("hint: set AWS_ACCESS_KEY_ID"), "{error}");
+    Ok(())
+}
+
 #[tokio::test]
 #[ignore = "run by `a_machines_and_a_pods_credentials_are_found` in the server's environment"]
 async fn it_can_write() -> Result<()> {

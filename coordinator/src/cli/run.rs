@@ -36,7 +36,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     json: bool,
     /// The port to listen on, on the loopback [default: a free one]
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
     port: u16,
 }
 

@@ -148,6 +148,12 @@ pub(super) fn explain(kind: Kind, error: object_store::Error) -> Cause {
         error => error,
     };
     let text = error.to_string();
+    // Who has no credentials is asked by object_store to be a machine in the cloud, whose metadata service has some.
+    if METADATA_SERVICES.iter().any(|path| text.contains(path))
+        && let Some(hint) = kind.credentials()
+    {
+        return Cause::NoCredentials { hint };
+    }
     if let Some((status, body)) = answer(&text) {
         return answered(kind, status, body);
     }
@@ -157,12 +163,6 @@ pub(super) fn explain(kind: Kind, error: object_store::Error) -> Cause {
     let Some(http) = http(&error) else {
         return Cause::Store(Box::new(error));
     };
-    // Who has no credentials is asked by object_store to be a machine in the cloud, whose metadata service has some.
-    if METADATA_SERVICES.iter().any(|path| text.contains(path))
-        && let Some(hint) = kind.credentials()
-    {
-        return Cause::NoCredentials { hint };
-    }
     if text.contains(NOT_SHOWN) {
         let what = format!("credentials could not be asked for{}", deepest(&error));
         return Cause::Unreachable { what, hint: kind.identity() };
@@ -195,8 +195,13 @@ pub(super) fn unreachable(kind: Kind, error: reqwest::Error) -> Cause {
 }
 
 /// What is asked of the metadata services of AWS, of its containers, of Google and of Azure.
-const METADATA_SERVICES: [&str; 4] =
-    ["/latest/api/token", "169.254.170.2", "computeMetadata", "/metadata/identity"];
+const METADATA_SERVICES: [&str; 5] = [
+    "/latest/api/token",
+    "/latest/meta-data/iam/",
+    "169.254.170.2",
+    "/computeMetadata/",
+    "/metadata/identity/",
+];
 
 /// What object_store puts in the place of an address that has a secret in it: that of a service which gives credentials
 /// for an identity.
