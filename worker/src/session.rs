@@ -271,12 +271,7 @@ impl Session {
             (Activity::Nothing, Duty::Train(train)) if self.has_ended(train) => (train, 0),
             _ => return None,
         };
-        Some(Attachment {
-            run: train.load.run.clone(),
-            generation: train.generation,
-            lineage: train.lineage,
-            step,
-        })
+        Some(Attachment { place: train.place(), step })
     }
 
     fn directed(&mut self, directive: Directive, out: &mut Vec<Command>) {

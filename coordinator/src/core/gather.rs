@@ -159,7 +159,7 @@ impl Run {
 
     /// A member of a generation that outlived its coordinator is back.
     pub(super) fn attached(&mut self, id: &WorkerId, hello: &Hello, to: &Attachment) {
-        if to.generation != self.generation || to.run != self.id {
+        if !self.is_at(&to.place) {
             return;
         }
         if matches!(self.phase, Phase::Reattaching { .. }) {
@@ -191,9 +191,8 @@ impl Run {
     ) {
         let Phase::Reattaching { until, membership } = &self.phase else { return };
         let back = |id: &WorkerId| {
-            workers.get(id).and_then(|w| w.attachment.as_ref()).is_some_and(|a| {
-                a.run == self.id && a.generation == self.generation && a.lineage == self.lineage
-            })
+            let attachment = workers.get(id).and_then(|w| w.attachment.as_ref());
+            attachment.is_some_and(|a| self.is_at(&a.place))
         };
         if membership.members().all(back) {
             self.phase = Phase::Training(membership.clone());

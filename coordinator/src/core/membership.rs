@@ -94,13 +94,18 @@ impl Membership {
 }
 
 impl Run {
+    /// Whether that is the present membership.
+    pub(super) fn is_at(&self, place: &Place) -> bool {
+        place.run == self.id && place.generation == self.generation && place.lineage == self.lineage
+    }
+
     /// The membership, if a report of `worker` from `place` belongs to it.
     pub(super) fn place(
         &mut self,
         worker: &WorkerId,
         place: &Place,
     ) -> Option<(&mut Membership, usize)> {
-        if place.generation != self.generation || place.lineage != self.lineage {
+        if !self.is_at(place) {
             return None;
         }
         let m = self.phase.membership_mut()?;

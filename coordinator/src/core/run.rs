@@ -113,37 +113,17 @@ impl Phase {
 
     /// The generation at work, where there is one.
     pub(super) fn membership(&self) -> Option<&Membership> {
-        match self {
-            Self::Reattaching { membership, .. } | Self::Training(membership) => Some(membership),
-            Self::Queued
-            | Self::Surveying
-            | Self::Sharding(_)
-            | Self::Planning
-            | Self::Gathering { .. }
-            | Self::Publishing
-            | Self::Paused
-            | Self::Cancelled
-            | Self::Failed(_)
-            | Self::Succeeded { .. }
-            | Self::Lost(_) => None,
-        }
+        let (Self::Reattaching { membership, .. } | Self::Training(membership)) = self else {
+            return None;
+        };
+        Some(membership)
     }
 
     pub(super) fn membership_mut(&mut self) -> Option<&mut Membership> {
-        match self {
-            Self::Reattaching { membership, .. } | Self::Training(membership) => Some(membership),
-            Self::Queued
-            | Self::Surveying
-            | Self::Sharding(_)
-            | Self::Planning
-            | Self::Gathering { .. }
-            | Self::Publishing
-            | Self::Paused
-            | Self::Cancelled
-            | Self::Failed(_)
-            | Self::Succeeded { .. }
-            | Self::Lost(_) => None,
-        }
+        let (Self::Reattaching { membership, .. } | Self::Training(membership)) = self else {
+            return None;
+        };
+        Some(membership)
     }
 
     fn name(&self) -> &'static str {

@@ -49,12 +49,8 @@ pub struct Hello {
 /// A duty that outlived its stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
-    /// The run.
-    pub run: RunId,
-    /// Its membership.
-    pub generation: Generation,
-    /// Its lineage.
-    pub lineage: Lineage,
+    /// The membership.
+    pub place: Place,
     /// Steps committed.
     pub step: u64,
 }

@@ -10,6 +10,16 @@ use crate::receipt::{NAMES, Skipped};
 use crate::wire;
 use std::time::Duration;
 
+impl From<Place> for wire::Place {
+    fn from(place: Place) -> Self {
+        Self {
+            run: place.run.to_string(),
+            generation: place.generation.0,
+            lineage: place.lineage.0,
+        }
+    }
+}
+
 impl From<Report> for wire::Report {
     fn from(report: Report) -> Self {
         use wire::report::What;
@@ -21,12 +31,9 @@ impl From<Report> for wire::Report {
                 device: h.device,
                 threads: h.threads,
                 ring: h.ring,
-                attachment: h.attachment.map(|a| wire::Attachment {
-                    run: a.run.to_string(),
-                    generation: a.generation.0,
-                    lineage: a.lineage.0,
-                    step: a.step,
-                }),
+                attachment: h
+                    .attachment
+                    .map(|a| wire::Attachment { place: Some(a.place.into()), step: a.step }),
             }),
             Report::Beat { step, phase, collective } => {
                 What::Beat(wire::Beat { step, phase: phase as i32, collective })
@@ -42,9 +49,7 @@ impl From<Report> for wire::Report {
             }
             Report::Loaded { run } => What::Loaded(wire::Loaded { run: run.to_string() }),
             Report::StepDone(place, s) => What::StepDone(wire::StepDone {
-                run: place.run.to_string(),
-                generation: place.generation.0,
-                lineage: place.lineage.0,
+                place: Some(place.into()),
                 step: s.step,
                 loss: s.loss,
                 learning_rate: s.learning_rate,
@@ -59,30 +64,21 @@ impl From<Report> for wire::Report {
                 sources: s.sources.into_iter().map(Into::into).collect(),
             }),
             Report::Skipped(place, s) => What::Skipped(wire::Skipped {
-                run: place.run.to_string(),
-                generation: place.generation.0,
-                lineage: place.lineage.0,
+                place: Some(place.into()),
                 step: s.step,
                 samples: s.samples,
                 unnamed: s.unnamed,
             }),
             Report::Evaluated(place, step, sums) => What::Evaluated(wire::Evaluated {
-                run: place.run.to_string(),
-                generation: place.generation.0,
-                lineage: place.lineage.0,
+                place: Some(place.into()),
                 step,
                 sums: sums.into_iter().map(Into::into).collect(),
             }),
-            Report::PartBegun(place, step) => What::PartBegun(wire::PartBegun {
-                run: place.run.to_string(),
-                generation: place.generation.0,
-                lineage: place.lineage.0,
-                step,
-            }),
+            Report::PartBegun(place, step) => {
+                What::PartBegun(wire::PartBegun { place: Some(place.into()), step })
+            }
             Report::PartSaved(place, step, files) => What::PartSaved(wire::PartSaved {
-                run: place.run.to_string(),
-                generation: place.generation.0,
-                lineage: place.lineage.0,
+                place: Some(place.into()),
                 step,
                 files: files
                     .into_iter()
@@ -95,13 +91,9 @@ impl From<Report> for wire::Report {
                     })
                     .collect(),
             }),
-            Report::PartFailed(place, step, message) => What::PartFailed(wire::PartFailed {
-                run: place.run.to_string(),
-                generation: place.generation.0,
-                lineage: place.lineage.0,
-                step,
-                message,
-            }),
+            Report::PartFailed(place, step, message) => {
+                What::PartFailed(wire::PartFailed { place: Some(place.into()), step, message })
+            }
             Report::Stopped { run, generation, step } => What::Stopped(wire::Stopped {
                 run: run.to_string(),
                 generation: generation.0,
@@ -144,9 +136,7 @@ impl TryFrom<wire::Report> for Report {
                     .attachment
                     .map(|a| {
                         Ok::<_, Error>(Attachment {
-                            run: RunId::new(named("hello.attachment.run", a.run)?),
-                            generation: Generation(a.generation),
-                            lineage: Lineage(a.lineage),
+                            place: place("hello.attachment.place", a.place)?,
                             step: a.step,
                         })
                     })
@@ -169,7 +159,7 @@ impl TryFrom<wire::Report> for Report {
             },
             What::Loaded(l) => Self::Loaded { run: RunId::new(named("loaded.run", l.run)?) },
             What::StepDone(s) => Self::StepDone(
-                place("step_done.run", s.run, s.generation, s.lineage)?,
+                place("step_done.place", s.place)?,
                 StepDone {
                     step: s.step,
                     loss: s.loss,
@@ -190,19 +180,17 @@ impl TryFrom<wire::Report> for Report {
                 return refuse("skipped.samples", reason);
             }
             What::Skipped(s) => Self::Skipped(
-                place("skipped.run", s.run, s.generation, s.lineage)?,
+                place("skipped.place", s.place)?,
                 Skipped { step: s.step, samples: s.samples, unnamed: s.unnamed },
             ),
             What::Evaluated(e) => Self::Evaluated(
-                place("evaluated.run", e.run, e.generation, e.lineage)?,
+                place("evaluated.place", e.place)?,
                 e.step,
                 e.sums.into_iter().map(Into::into).collect(),
             ),
-            What::PartBegun(p) => {
-                Self::PartBegun(place("part_begun.run", p.run, p.generation, p.lineage)?, p.step)
-            }
+            What::PartBegun(p) => Self::PartBegun(place("part_begun.place", p.place)?, p.step),
             What::PartSaved(p) => Self::PartSaved(
-                place("part_saved.run", p.run, p.generation, p.lineage)?,
+                place("part_saved.place", p.place)?,
                 p.step,
                 p.files
                     .into_iter()
@@ -219,11 +207,9 @@ impl TryFrom<wire::Report> for Report {
                     })
                     .collect::<Result<_, Error>>()?,
             ),
-            What::PartFailed(p) => Self::PartFailed(
-                place("part_failed.run", p.run, p.generation, p.lineage)?,
-                p.step,
-                p.message,
-            ),
+            What::PartFailed(p) => {
+                Self::PartFailed(place("part_failed.place", p.place)?, p.step, p.message)
+            }
             What::Stopped(s) => Self::Stopped {
                 run: RunId::new(named("stopped.run", s.run)?),
                 generation: Generation(s.generation),
@@ -265,11 +251,12 @@ impl From<wire::SourceSum> for SourceSum {
     }
 }
 
-fn place(field: &'static str, run: String, generation: u64, lineage: u64) -> Result<Place, Error> {
+fn place(field: &'static str, place: Option<wire::Place>) -> Result<Place, Error> {
+    let Some(place) = place else { return refuse(field, "is missing") };
     Ok(Place {
-        run: RunId::new(named(field, run)?),
-        generation: Generation(generation),
-        lineage: Lineage(lineage),
+        run: RunId::new(named(field, place.run)?),
+        generation: Generation(place.generation),
+        lineage: Lineage(place.lineage),
     })
 }
 

@@ -131,7 +131,7 @@ fn a_broken_stream_does_not_stop_training() {
     assert_eq!(s.handle(Event::PartSaved(place.clone(), 5, Ok(vec![]))), []);
     let hello = s.handle(Event::Connected);
     let [Command::Send(Report::Hello(h))] = &hello[..] else { panic!("{hello:?}") };
-    assert_eq!(h.attachment.as_ref().map(|a| a.generation), Some(Generation(1)));
+    assert_eq!(h.attachment.as_ref().map(|a| a.place.generation), Some(Generation(1)));
     // What the coordinator must not miss waits until it has taken the membership up again.
     let part = |step| Command::Send(Report::PartSaved(place.clone(), step, vec![]));
     assert_eq!(s.handle(Event::PartSaved(place.clone(), 6, Ok(vec![]))), []);
@@ -194,7 +194,7 @@ fn a_failed_training_is_said_again_on_every_new_stream() {
         panic!("{again:?}");
     };
     assert_eq!(directed(&mut s, Duty::Train(train(1))), said, "once it listens");
-    let attached = hello.attachment.as_ref().map(|a| a.generation);
+    let attached = hello.attachment.as_ref().map(|a| a.place.generation);
     assert_eq!(attached, Some(Generation(1)), "so that a restarted coordinator hears it");
 }
 

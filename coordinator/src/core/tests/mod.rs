@@ -163,12 +163,7 @@ fn hello_anew(number: u64) -> Report {
 /// From a process that is training.
 fn hello_from(number: u64, generation: u64, step: u64) -> Report {
     let Report::Hello(hello) = hello(number) else { unreachable!("it is one") };
-    let attachment = Attachment {
-        run: run(),
-        generation: Generation(generation),
-        lineage: Lineage(generation),
-        step,
-    };
+    let attachment = Attachment { place: place(generation), step };
     Report::Hello(Hello { attachment: Some(attachment), ..hello })
 }
 
