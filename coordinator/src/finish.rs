@@ -172,9 +172,10 @@ fn shard_name(number: usize, count: usize) -> String {
 pub async fn retain(storage: &Storage, run: &RunId, retained: &Retained) -> Result<(), Error> {
     let name = |(lineage, step)| key::checkpoint_name(lineage, step);
     for (hint, place) in [("latest", Some(retained.latest)), ("best", retained.best)] {
-        if let Some(place) = place {
-            let key = format!("{}/{hint}", key::checkpoints(run));
-            storage.put(&key, name(place) + "\n").await?;
+        let key = format!("{}/{hint}", key::checkpoints(run));
+        match place {
+            Some(place) => drop(storage.put(&key, name(place) + "\n").await?),
+            None => storage.delete(&key).await?,
         }
     }
     let goes = |place: &Place| *place < retained.latest && !retained.kept.contains(place);
@@ -319,4 +320,26 @@ pub async fn uncommitted(
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_best_checkpoint_that_is_no_more_is_pointed_at_no_more() {
+        let (storage, run) = (Storage::memory(), RunId::new("r"));
+        let key = |hint| format!("{}/{hint}", key::checkpoints(&run));
+        let first = (Lineage(1), 8);
+        let mut retained = Retained { kept: vec![first], latest: first, best: Some(first) };
+        retain(&storage, &run, &retained).await.unwrap();
+        assert_eq!(storage.read(&key("best")).await.unwrap(), "step-00000008-l1\n");
+        let anew = (Lineage(2), 4);
+        for _ in 0..2 {
+            retained = Retained { kept: vec![anew], latest: anew, best: None };
+            retain(&storage, &run, &retained).await.unwrap();
+            assert_eq!(storage.head(&key("best")).await.unwrap(), None);
+            assert_eq!(storage.read(&key("latest")).await.unwrap(), "step-00000004-l2\n");
+        }
+    }
 }

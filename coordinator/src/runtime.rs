@@ -339,6 +339,14 @@ impl Runtime {
                         let _ = handle.event(Event::Published { run, outcome }).await;
                     });
                 }
+                Command::Discard { run, lineage, step } => {
+                    let storage = self.storage.clone();
+                    self.in_turn(async move {
+                        if let Err(error) = finish::delete(&storage, &run, (lineage, step)).await {
+                            tracing::warn!(%run, %error, "a checkpoint that was given up stays behind");
+                        }
+                    });
+                }
                 Command::Retain { run, retained } => {
                     let storage = self.storage.clone();
                     self.in_turn(async move {

@@ -105,6 +105,9 @@ async fn ls(arguments: Ls) -> Outcome {
     let run = arguments.run.open().await?;
     let place = |c: Option<&Committed>| c.map(|c| c.place);
     let (latest, best) = (place(run.latest()), place(run.best()));
+    if !arguments.json && run.committed.is_empty() {
+        eprintln!("no checkpoints");
+    }
     for checkpoint in &run.committed {
         let manifest = run.manifest(checkpoint).await;
         let bytes = manifest.as_ref().map(bytes).ok();

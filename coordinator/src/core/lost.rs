@@ -47,6 +47,7 @@ impl Command {
             | Self::Receipt { run, .. }
             | Self::Publish { run, .. }
             | Self::Retain { run, .. }
+            | Self::Discard { run, .. }
             | Self::Notify { run, .. } => Some(run),
             Self::Seal { checkpoint, .. } => Some(&checkpoint.run),
             Self::Direct { directive, .. } => match &directive.duty {

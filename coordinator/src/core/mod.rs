@@ -267,6 +267,15 @@ pub enum Command {
         /// Which.
         retained: Retained,
     },
+    /// Delete what is there of a checkpoint that will not be.
+    Discard {
+        /// The run.
+        run: RunId,
+        /// The checkpoint's.
+        lineage: Lineage,
+        /// Likewise.
+        step: u64,
+    },
     /// Tell whoever watches the run.
     Notify {
         /// The run.

@@ -189,6 +189,10 @@ impl Run {
         let message = format!("worker {worker} (rank {rank}): {message}");
         self.unsaved += u32::from(!leaving);
         self.give_up(place.generation, step, &message, out);
+        // It has no manifest that another coordinator could find. What other ranks are still storing of it goes with
+        // the next commit.
+        let run = self.id.clone();
+        out.push(Command::Discard { run, lineage: place.lineage, step });
     }
 
     pub(super) fn sealed(

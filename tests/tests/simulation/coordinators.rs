@@ -216,6 +216,7 @@ impl World {
                 self.within(300, Next::Core(life, Event::Published { run, outcome }));
             }
             Command::Retain { retained, .. } => self.ledger.retained(&retained),
+            Command::Discard { lineage, step, .. } => self.ledger.discarded(lineage.0, step),
             // A coordinator that does not know yet that it was replaced shows what it sees.
             Command::Notify { notice: Notice::Step { lineage, .. }, .. } if life == self.life => {
                 let newest = self.ledger.generations.keys().next_back();

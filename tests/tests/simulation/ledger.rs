@@ -124,6 +124,10 @@ impl Ledger {
         self.pruned.extend(self.committed.difference(&kept));
     }
 
+    pub(crate) fn discarded(&mut self, lineage: u64, step: u64) {
+        assert!(!self.committed.contains(&(lineage, step)), "what was committed stays");
+    }
+
     pub(crate) fn published(&mut self, lineage: u64, step: u64) {
         assert!(self.committed.contains(&(lineage, step)), "what is published was committed");
         assert!(!self.pruned.contains(&(lineage, step)), "what is published is there");

@@ -133,8 +133,10 @@ impl Unread {
         let damaged = trouble(Cause::Checkpoint);
         match self {
             Self::Differs => damaged(format!("`{key}` is not what was written")),
-            // Gone, or shorter than it was.
-            Self::Store(e @ (Error::NotFound { .. } | Error::Changed { .. })) => damaged(chain(&e)),
+            Self::Store(Error::Changed { .. }) => {
+                damaged(format!("`{key}` is shorter than what was written"))
+            }
+            Self::Store(e @ Error::NotFound { .. }) => damaged(chain(&e)),
             Self::Store(
                 e @ (Error::Location { .. } | Error::Damaged { .. } | Error::Access { .. }),
             ) => storage_trouble(e),
