@@ -9,6 +9,8 @@ use tokio::process::{Child, ChildStdin, Command};
 
 /// How long dismissed workers have before they are killed.
 const FAREWELL: Duration = Duration::from_secs(10);
+/// How a supervisor ends that was told to go.
+const EXIT_DRAINED: i32 = 75;
 /// Supervisors that may die before the launcher gives up.
 const RESTARTS: u32 = 3;
 
@@ -30,6 +32,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// It was told to go by a signal, and not by this program.
+    #[error("the workers were told to go\nhint: --resume goes on from the newest checkpoint")]
+    Drained,
     /// It ends again and again.
     #[error("the workers ended with {status}; what they said stands above")]
     Ended {
@@ -77,7 +82,7 @@ impl Local {
     /// Keeps the supervisor running; passes on what the workers say, line by line. Returns when they were dismissed.
     ///
     /// # Errors
-    /// [`Error::Ended`] if it will not stay up.
+    /// [`Error::Drained`] if it was told to go, [`Error::Ended`] if it will not stay up.
     pub async fn watch(&mut self, mut say: impl FnMut(&str)) -> Result<(), Error> {
         for restart in 0.. {
             if let Some(stderr) = self.child.stderr.take() {
@@ -92,6 +97,9 @@ impl Local {
                 return Ok(());
             }
             // Killed from outside, it is worth another; a supervisor that gave up is not.
+            if status.code() == Some(EXIT_DRAINED) {
+                return Err(Error::Drained);
+            }
             if status.code().is_some() || restart >= RESTARTS {
                 return Err(Error::Ended { status });
             }

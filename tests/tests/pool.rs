@@ -4,6 +4,7 @@ use muster_tests::fixture::{EVERY, LONG, STEPS};
 use muster_tests::pool::{Pool, assert_each_step_once, for_two};
 use muster_tests::{Fixture, Process, programs};
 use rustix::process::Signal;
+use std::time::Duration;
 
 #[test]
 fn a_pool_runs_what_is_submitted_and_answers_for_it() {
@@ -29,6 +30,29 @@ fn a_pool_runs_what_is_submitted_and_answers_for_it() {
     let workers = pool.workers.take().expect("they work");
     workers.signal(Signal::TERM);
     workers.end().with_code(75);
+}
+
+#[test]
+fn workers_go_when_they_are_told_to_although_no_coordinator_answers() {
+    for twice in [false, true] {
+        let fixture = Fixture::new();
+        for_two(&fixture);
+        fixture.long();
+        let mut pool = Pool::start(&fixture);
+        let run = pool.submit(&fixture, "long");
+        let mut watch = pool.ask(&["watch", &run]);
+        watch.step(2);
+        // Stopped, it keeps its connections; killed, it does not.
+        pool.coordinator.signal(if twice { Signal::STOP } else { Signal::KILL });
+        let workers = pool.workers.take().expect("they work");
+        workers.signal(Signal::TERM);
+        if twice {
+            // Signals of a kind that come together are one.
+            workers.signal(Signal::INT);
+        }
+        assert_eq!(workers.left_within(Duration::from_secs(10)), [""; 0]);
+        workers.end().with_code(75);
+    }
 }
 
 #[test]
@@ -64,6 +88,9 @@ fn questions_about_no_run_and_to_no_coordinator_are_refused() {
         assert!(ended.stderr.contains("there is no run `nobody`"), "{}", ended.stderr);
     }
     let nowhere = ["list", "--coordinator", "http://127.0.0.1:1"];
+    let worker = ["--coordinator", "127.0.0.1:1"];
+    let refused = Process::start(&programs::worker(), &worker).end().with_code(2);
+    assert!(refused.stderr.contains("write http://host:port"), "{}", refused.stderr);
     let ended = Process::start(&programs::coordinator(), &nowhere).end().with_code(1);
     assert!(ended.stderr.contains("no coordinator answers at `http://127.0.0.1:1`"));
     assert!(ended.stderr.contains("hint: start one with `coordinator serve`"), "{}", ended.stderr);

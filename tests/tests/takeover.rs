@@ -103,6 +103,13 @@ fn taken_over(fixture: &Fixture, output: &str, environment: &[(&'static str, Str
     assert_eq!((status.count("generation"), status.count("lineage")), (1, 1));
     let still = ["--slot hand-0 ", "--slot hand-1 "].map(|slot| pool.workers().started(slot));
     assert_eq!(still, ranks, "the processes are the same");
+    // Whoever takes a rank's place looks for the coordinator where the rank has found it.
+    pool.workers().kill("--slot hand-1 ");
+    let after = pool.submit(fixture, "after");
+    let mut watch = pool.ask(&["watch", &after]);
+    watch.step(1);
+    pool.ask(&["cancel", &after]).end().with_code(0);
+    watch.end().with_code(4);
     run
 }
 

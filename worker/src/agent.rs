@@ -48,6 +48,7 @@ pub struct Agent {
     training: Option<Controls>,
     room: Room,
     leaving: watch::Sender<Option<Instant>>,
+    moved: watch::Sender<String>,
 }
 
 impl Agent {
@@ -67,7 +68,13 @@ impl Agent {
             training: None,
             room: Room::default(),
             leaving: watch::Sender::new(None),
+            moved: watch::Sender::new(String::new()),
         }
+    }
+
+    /// Where the coordinator is that has the place of the one that it was told of, once there is one.
+    pub fn moved(&self) -> watch::Receiver<String> {
+        self.moved.subscribe()
     }
 
     /// Works until it is told to go; `terminate` is done when the operating system wants it gone.
@@ -81,8 +88,10 @@ impl Agent {
                 let _ = events.send(Event::Terminate { deadline: DRAIN }).await;
             }
         });
+        let mut overdue = std::pin::pin!(overdue(self.leaving.subscribe()));
         let (connected, mut connections) = mpsc::channel(1);
-        tokio::spawn(connect(self.coordinator.clone(), connected, self.events.clone()));
+        let (coordinator, moved) = (self.coordinator.clone(), self.moved.clone());
+        tokio::spawn(connect(coordinator, connected, self.events.clone(), moved));
         let mut beats = tokio::time::interval(self.beat);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -92,6 +101,7 @@ impl Agent {
                     self.stream = Some(stream);
                     Event::Connected
                 }
+                () = &mut overdue => return Exit::Drained,
                 _ = beats.tick() => {
                     self.send(beat(&self.gauges));
                     continue;
@@ -212,6 +222,16 @@ impl Agent {
     }
 }
 
+/// Done when a worker that was told to go has neither gone nor been let go for as long as it asked for, and what it
+/// gave up storing has had the time to be given up.
+async fn overdue(mut leaving: Leaving) {
+    match leaving.wait_for(Option::is_some).await.map(|deadline| *deadline) {
+        Ok(Some(deadline)) => tokio::time::sleep_until(deadline + FAREWELL).await,
+        // Nobody is left who would say it.
+        Ok(None) | Err(_) => std::future::pending().await,
+    }
+}
+
 /// What a training thread has of its process.
 struct Process<'a> {
     listener: &'a Listener,
@@ -279,6 +299,7 @@ async fn connect(
     coordinator: String,
     connected: mpsc::Sender<mpsc::Sender<wire::Report>>,
     events: mpsc::Sender<Event>,
+    moved: watch::Sender<String>,
 ) {
     let mut said = false;
     let (mut here, mut there) = (coordinator.clone(), coordinator.clone());
@@ -289,6 +310,7 @@ async fn connect(
         };
         if let Some(successor) = successor(&*error) {
             tracing::info!(coordinator = here, successor, "going over to another coordinator");
+            moved.send_replace(successor.clone());
             (here, there) = (successor, coordinator.clone());
         } else {
             if !std::mem::replace(&mut said, true) {

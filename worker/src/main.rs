@@ -29,7 +29,12 @@ struct Cli {
 #[derive(Args)]
 struct NodeArgs {
     /// Where the coordinator is, e.g. http://coordinator:7070
-    #[arg(long, env = "MUSTER_COORDINATOR", default_value = "http://127.0.0.1:7070")]
+    #[arg(
+        long,
+        env = "MUSTER_COORDINATOR",
+        default_value = "http://127.0.0.1:7070",
+        value_parser = address
+    )]
     coordinator: String,
     /// What to compute on: one rank process for each, e.g. cpu:2
     #[arg(long, default_value = "cpu")]
@@ -86,6 +91,12 @@ fn main() -> ExitCode {
     })
 }
 
+fn address(text: &str) -> Result<String, String> {
+    let uri = text.parse::<tonic::transport::Uri>();
+    let named = uri.is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some());
+    named.then(|| text.to_owned()).ok_or_else(|| "write http://host:port".to_owned())
+}
+
 fn node(args: NodeArgs) -> anyhow::Result<ExitCode> {
     let cores = std::thread::available_parallelism().map_or(1, Into::into);
     let threads = args.threads.unwrap_or((cores / args.devices.cpu).max(1));
@@ -95,14 +106,27 @@ fn node(args: NodeArgs) -> anyhow::Result<ExitCode> {
     runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let told = async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+        let (count, counted) = tokio::sync::watch::channel(0);
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                count.send_modify(|count| *count += 1);
+            }
+        });
+        let told = |times| {
+            let mut counted = counted.clone();
+            async move {
+                // The sender counts for as long as this process lives.
+                let _ = counted.wait_for(|count| *count >= times).await;
             }
         };
         Ok(tokio::select! {
-            code = supervise::supervise(&node, args.devices, told) => code?,
+            code = supervise::supervise(&node, args.devices, told(1)) => code?,
+            // Whoever says it twice means at once: ranks end with their supervisor.
+            () = told(2) => supervise::EXIT_DRAINED.into(),
             // A drain would wait for a coordinator that is gone; ranks end with their supervisor.
             () = parent_gone() => supervise::EXIT_DRAINED.into(),
         })
@@ -140,6 +164,13 @@ fn rank(coordinator: String, slot: String, threads: usize) -> anyhow::Result<Exi
             terminate.recv().await;
         };
         let agent = Agent::new(coordinator, identity, listener);
+        let mut moved = agent.moved();
+        tokio::spawn(async move {
+            while moved.changed().await.is_ok() {
+                // Whoever takes this rank's place will look there.
+                println!("{}", *moved.borrow_and_update());
+            }
+        });
         anyhow::Ok(tokio::select! {
             exit = agent.work(told) => exit,
             // Nobody is left to report to, and the coordinator will notice by itself.

@@ -389,11 +389,14 @@ impl Session {
 
     /// Takes the next step from what this process is doing to what it should be doing.
     fn settle(&mut self, out: &mut Vec<Command>) {
-        if self.may_go() && !self.connected && matches!(self.activity, Activity::Nothing) {
-            out.push(Command::Exit(Exit::Drained));
-            return;
-        }
+        // Nobody is there to arrange its leave.
+        let alone = self.may_go() && !self.connected;
         match &mut self.activity {
+            Activity::Nothing if alone => out.push(Command::Exit(Exit::Drained)),
+            Activity::Training { aborting, .. } if alone => {
+                let new = !std::mem::replace(aborting, true);
+                out.extend(new.then_some(Command::Abort));
+            }
             Activity::Preparing { .. } | Activity::Loading => {}
             Activity::Training { train, aborting, .. } => match &self.wanted {
                 Duty::Train(t) if t.place() == train.place() => {

@@ -1,13 +1,15 @@
 //! One supervisor per node: a rank process for each device, started again when it dies, or goes without the others.
 //!
 //! A rank lives no longer than its supervisor: its standard input is a pipe that only the supervisor holds, and its
-//! end is the sign to go, whatever killed the supervisor. Each rank has a process group of its own, so that Ctrl-C in
+//! end is the sign to go, whatever killed the supervisor. Its standard output says where the coordinator has moved to,
+//! which is where the next rank is sent. Each rank has a process group of its own, so that Ctrl-C in
 //! a terminal reaches only whoever is in charge.
 
 use std::collections::VecDeque;
 use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 use thiserror::Error;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -85,10 +87,13 @@ pub async fn supervise(
         terminate.await;
         told.send_replace(true);
     });
+    let coordinator = watch::Sender::new(node.coordinator.clone());
     let mut ranks = JoinSet::new();
     for index in 0..devices.cpu {
         let (node, program, telling) = (node.clone(), program.clone(), telling.clone());
-        ranks.spawn(async move { keep_running(&node, &program, index, telling).await });
+        let coordinator = coordinator.clone();
+        ranks
+            .spawn(async move { keep_running(&node, &program, index, coordinator, telling).await });
     }
     let mut worst = EXIT_DONE;
     while let Some(ended) = ranks.join_next().await {
@@ -107,12 +112,13 @@ async fn keep_running(
     node: &Node,
     program: &std::path::Path,
     index: usize,
+    coordinator: watch::Sender<String>,
     mut told: watch::Receiver<bool>,
 ) -> std::io::Result<u8> {
     let slot = format!("{}-{index}", node.name);
     let mut crashes = VecDeque::new();
     loop {
-        let mut child = start(node, program, &slot)?;
+        let mut child = start(node, program, &slot, &coordinator)?;
         // Held for as long as the rank may live; waiting for a child would close it.
         let _lifeline = child.stdin.take();
         let code = tokio::select! {
@@ -148,16 +154,32 @@ async fn go(told: &mut watch::Receiver<bool>) {
     }
 }
 
-fn start(node: &Node, program: &std::path::Path, slot: &str) -> std::io::Result<Child> {
-    Command::new(program)
-        .args(["rank", "--coordinator", &node.coordinator, "--slot", slot])
+fn start(
+    node: &Node,
+    program: &std::path::Path,
+    slot: &str,
+    coordinator: &watch::Sender<String>,
+) -> std::io::Result<Child> {
+    let address = coordinator.borrow().clone();
+    let mut child = Command::new(program)
+        .args(["rank", "--coordinator", &address, "--slot", slot])
         .args(["--threads", &node.threads.to_string()])
         .envs(std::env::var_os(KEEP_MEMORY.0).is_none().then_some(KEEP_MEMORY))
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true)
-        .spawn()
+        .spawn()?;
+    if let Some(stdout) = child.stdout.take() {
+        let coordinator = coordinator.clone();
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(stdout).lines();
+            while let Ok(Some(moved)) = lines.next_line().await {
+                coordinator.send_replace(moved);
+            }
+        });
+    }
+    Ok(child)
 }
 
 /// Asks a rank to go, and makes sure that it does.

@@ -183,6 +183,17 @@ fn a_terminated_worker_stays_until_its_parts_are_stored_or_cannot_be() {
 }
 
 #[test]
+fn a_terminated_worker_that_nobody_answers_leaves_its_training() {
+    let mut s = training(1);
+    s.handle(Event::Disconnected);
+    let deadline = Duration::from_secs(20);
+    assert_eq!(s.handle(Event::Terminate { deadline }), [Command::Abort]);
+    assert_eq!(s.handle(Event::Terminate { deadline }), [], "once");
+    let exit = s.handle(Event::Ended(Generation(1), End::Aborted));
+    assert_eq!(exit, [Command::Exit(Exit::Drained)]);
+}
+
+#[test]
 fn a_failed_training_is_said_again_on_every_new_stream() {
     let mut s = training(1);
     let trouble = Trouble { cause: Cause::Internal, message: "broken".into() };
