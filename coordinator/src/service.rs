@@ -214,7 +214,7 @@ fn to_wire(status: RunState) -> wire::RunStatus {
         workers: status.workers.iter().map(ToString::to_string).collect(),
         checkpoint_step: status.checkpoint_step.unwrap_or(0),
         model: status.model.unwrap_or_default(),
-        loss: status.loss.unwrap_or(0.0),
+        loss: status.loss,
         sources: status.sources.into_iter().map(source_loss).collect(),
     }
 }

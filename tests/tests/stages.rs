@@ -126,7 +126,7 @@ async fn a_worker_leaves() -> Result<()> {
     let still = run.stand_still_at(begins);
     let process = run.start(&[]);
     let rank = rank_of(&still.reached()).context("it is a rank's request")?;
-    let told = Stage { body: "it was told to leave", ..COMMITTED_BEFORE };
+    let told = Stage { body: "was told to leave", ..COMMITTED_BEFORE };
     run.proxy.hold_back(["/state/state-r0-", "/state/state-r1-"][rank], told);
     let worker = run.member(rank).await?;
     process.signal_to(&format!("--slot {worker} "), Signal::TERM);

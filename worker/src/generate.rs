@@ -70,6 +70,13 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
 fn fetch(model: &str) -> anyhow::Result<PathBuf> {
     let location = Location::parse(model, &std::env::current_dir()?)
         .map_err(|e| anyhow::anyhow!("{e}\nhint: {}", e.hint()))?;
+    if let Some(folder) = location.as_file() {
+        anyhow::ensure!(
+            folder.is_dir(),
+            "there is no folder `{}`\nhint: name a model's folder, or its URL",
+            folder.display()
+        );
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(cache::folder(&location))?)
 }

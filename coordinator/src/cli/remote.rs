@@ -196,11 +196,11 @@ async fn follow(mut client: RunsClient<Channel>, run: String, json: bool) -> Out
 }
 
 fn progress(status: &wire::RunStatus) -> String {
-    match (status.steps, status.step) {
-        (0, _) => status.detail.lines().next().unwrap_or_default().to_owned(),
-        (steps, 0) => format!("0/{steps}"),
-        (steps, step) => format!("{step}/{steps}  loss {:.4}", status.loss),
+    if status.steps == 0 {
+        return status.detail.lines().next().unwrap_or_default().to_owned();
     }
+    let loss = status.loss.map(|loss| format!("  loss {loss:.4}")).unwrap_or_default();
+    format!("{}/{}{loss}", status.step, status.steps)
 }
 
 fn to_json(s: &wire::RunStatus) -> serde_json::Value {

@@ -82,7 +82,8 @@ impl Show {
                 self.say(&format!("data prepared{how}\n{receipt}"));
             }
             Notice::Planned { steps, summary } => self.planned(*steps, summary),
-            Notice::Waiting { detail } => self.bar.set_message(detail.clone()),
+            Notice::Waiting { detail } if self.terminal => self.bar.set_message(detail.clone()),
+            Notice::Waiting { detail } => self.say(detail),
             Notice::Generation { generation, world_size, step, .. } => {
                 self.say(&format!(
                     "generation {generation}: {world_size} workers, from step {step}"

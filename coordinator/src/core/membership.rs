@@ -264,7 +264,8 @@ impl Run {
     pub(super) fn member_leaves(&mut self, id: &WorkerId, out: &mut Vec<Command>) {
         let Some(rank) = self.phase.membership().and_then(|m| m.rank(id)) else { return };
         if !self.stop && !self.owes_nothing(rank) {
-            self.incident(Some(id), "it was told to leave".into(), out);
+            let message = format!("worker {id} (rank {rank}) was told to leave");
+            self.incident(Some(id), message, out);
             self.gather();
         }
     }

@@ -74,6 +74,9 @@ pub enum Error {
         "scheme `{0}://` is not one of `s3://`, `gs://`, `az://`, `https://`, `hf://` and `file://`"
     )]
     Scheme(String),
+    /// A URL that lacks one.
+    #[error("`{0}:/` is neither a URL nor a path")]
+    Slash(String),
     /// Unencrypted, and to another machine.
     #[error("`http://` is unencrypted")]
     Plain,
@@ -101,6 +104,7 @@ impl Error {
     /// What to write instead.
     pub fn hint(&self) -> &'static str {
         match self {
+            Error::Slash(_) => "write two slashes after the colon, or `./` before a path",
             Error::Scheme(scheme) => match scheme.as_str() {
                 "s3a" | "s3n" | "r2" | "minio" => {
                     "write `s3://`, and name the endpoint in the environment"
@@ -137,6 +141,11 @@ impl Location {
         let Some((scheme, path)) = text.split_once("://") else {
             if text.is_empty() {
                 return Err(empty());
+            }
+            let scheme = text.split_once(":/").map_or("", |(scheme, _)| scheme);
+            if ["file", "hf"].contains(&scheme) || Scheme::ALL.iter().any(|s| s.as_str() == scheme)
+            {
+                return Err(Error::Slash(scheme.to_owned()));
             }
             if text == "~" || text.starts_with("~/") {
                 return Err(Error::Home(text.to_owned()));
@@ -334,6 +343,10 @@ mod tests {
     #[test]
     fn what_names_no_place_is_refused() {
         assert_eq!(parse("gcs://b"), Err(Error::Scheme("gcs".into())));
+        for scheme in ["s3", "gs", "az", "https", "hf", "file"] {
+            assert_eq!(parse(&format!("{scheme}:/b/c")), Err(Error::Slash(scheme.into())));
+            assert!(parse(&format!("./{scheme}:/b/c")).is_ok());
+        }
         assert_eq!(parse("s3:///key"), Err(Error::Empty("s3:///key".into())));
         assert_eq!(parse("~/models"), Err(Error::Home("~/models".into())));
         assert_eq!(parse("file://host/a"), Err(Error::Empty("file://host/a".into())));

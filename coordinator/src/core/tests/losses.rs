@@ -88,7 +88,10 @@ fn a_member_that_is_told_to_go_is_gathered_without() {
         direct(1, Duty::Load(load())),
         direct(2, Duty::Idle),
     ];
-    assert_eq!(out, [&incident(Some(2), "it was told to leave")[..], &then].concat());
+    assert_eq!(
+        out,
+        [&incident(Some(2), "worker w2 (rank 1) was told to leave")[..], &then].concat()
+    );
     assert_eq!(b.handle(Event::Hangup { stream: Stream(2) }), []);
 }
 
