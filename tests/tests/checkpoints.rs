@@ -54,7 +54,7 @@ fn a_damaged_checkpoint_is_told_and_the_one_before_it_restored() {
             body[middle] ^= 4;
             std::fs::write(&path, body).expect("it can be written");
         }),
-        ("has changed", |checkpoint| {
+        ("is shorter than what was written", |checkpoint| {
             let path = state(checkpoint);
             let body = std::fs::read(&path).expect("it was found");
             std::fs::write(&path, &body[..body.len() - 1]).expect("it can be written");
