@@ -214,7 +214,7 @@ fn a_leave_is_said_again_on_every_new_stream() {
     let mut s = training(1);
     let deadline = Duration::from_secs(20);
     s.handle(Event::Disconnected);
-    assert_eq!(s.handle(Event::Terminate { deadline }), []);
+    assert_eq!(s.handle(Event::Terminate { deadline }), [Command::Abort]);
     for _ in 0..2 {
         let again = s.handle(Event::Connected);
         assert_eq!(again[1..], [Command::Send(Report::Leaving { deadline })]);
