@@ -108,7 +108,7 @@ impl Handle {
     ///
     /// # Errors
     /// [`Stopped`].
-    pub async fn settled(&self) -> Result<(), Stopped> {
+    pub(crate) async fn settled(&self) -> Result<(), Stopped> {
         self.ask(|answer| Input::Settled { answer }).await
     }
 

@@ -33,7 +33,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// It was told to go by a signal, and not by this program.
-    #[error("the workers were told to go\nhint: --resume goes on from the newest checkpoint")]
+    #[error(
+        "the workers were told to go\nhint: start it again; `run --resume` goes on from the newest checkpoint"
+    )]
     Drained,
     /// It ends again and again.
     #[error("the workers ended with {status}; what they said stands above")]
@@ -96,10 +98,10 @@ impl Local {
             if status.success() {
                 return Ok(());
             }
-            // Killed from outside, it is worth another; a supervisor that gave up is not.
             if status.code() == Some(EXIT_DRAINED) {
                 return Err(Error::Drained);
             }
+            // Killed from outside, it is worth another; a supervisor that gave up is not.
             if status.code().is_some() || restart >= RESTARTS {
                 return Err(Error::Ended { status });
             }

@@ -88,7 +88,8 @@ impl Agent {
                 let _ = events.send(Event::Terminate { deadline: DRAIN }).await;
             }
         });
-        let mut overdue = std::pin::pin!(overdue(self.leaving.subscribe()));
+        // Neither gone nor let go; what it gave up storing has then had the time to be given up.
+        let mut overdue = std::pin::pin!(upload::late(self.leaving.subscribe(), FAREWELL));
         let (connected, mut connections) = mpsc::channel(1);
         let (coordinator, moved) = (self.coordinator.clone(), self.moved.clone());
         tokio::spawn(connect(coordinator, connected, self.events.clone(), moved));
@@ -219,16 +220,6 @@ impl Agent {
             }
         };
         tokio::spawn(begin);
-    }
-}
-
-/// Done when a worker that was told to go has neither gone nor been let go for as long as it asked for, and what it
-/// gave up storing has had the time to be given up.
-async fn overdue(mut leaving: Leaving) {
-    match leaving.wait_for(Option::is_some).await.map(|deadline| *deadline) {
-        Ok(Some(deadline)) => tokio::time::sleep_until(deadline + FAREWELL).await,
-        // Nobody is left who would say it.
-        Ok(None) | Err(_) => std::future::pending().await,
     }
 }
 

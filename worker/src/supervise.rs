@@ -2,8 +2,8 @@
 //!
 //! A rank lives no longer than its supervisor: its standard input is a pipe that only the supervisor holds, and its
 //! end is the sign to go, whatever killed the supervisor. Its standard output says where the coordinator has moved to,
-//! which is where the next rank is sent. Each rank has a process group of its own, so that Ctrl-C in
-//! a terminal reaches only whoever is in charge.
+//! which is where the next rank is sent. Each rank has a process group of its own, so that Ctrl-C in a terminal reaches
+//! only whoever is in charge.
 
 use std::collections::VecDeque;
 use std::process::{ExitCode, Stdio};

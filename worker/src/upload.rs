@@ -9,6 +9,7 @@ use proto::manifest::{File, Hasher};
 use proto::protocol::Place;
 use proto::storage::{Error, Patience, Storage};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -31,20 +32,22 @@ pub type Leaving = watch::Receiver<Option<Instant>>;
 /// well, which is better than being killed over it.
 pub async fn in_time<T>(
     stored: impl Future<Output = Result<T, String>>,
-    mut leaving: Leaving,
+    leaving: Leaving,
 ) -> Result<T, String> {
-    let late = async {
-        let deadline = leaving.wait_for(Option::is_some).await.map(|deadline| *deadline);
-        match deadline {
-            Ok(Some(deadline)) => tokio::time::sleep_until(deadline).await,
-            // Nobody is left who would say it.
-            Ok(None) | Err(_) => std::future::pending().await,
-        }
-    };
     tokio::select! {
         biased;
         outcome = stored => outcome,
-        () = late => Err("it was not stored before the worker had to go".into()),
+        () = late(leaving, Duration::ZERO) => Err("it was not stored before the worker had to go".into()),
+    }
+}
+
+/// Done so long after this process had to be gone.
+pub async fn late(mut leaving: Leaving, by: Duration) {
+    let deadline = leaving.wait_for(Option::is_some).await.map(|deadline| *deadline);
+    match deadline {
+        Ok(Some(deadline)) => tokio::time::sleep_until(deadline + by).await,
+        // Nobody is left who would say it.
+        Ok(None) | Err(_) => std::future::pending().await,
     }
 }
 
@@ -107,7 +110,6 @@ fn hashed(mut body: Bytes, hasher: Arc<Mutex<Hasher>>) -> impl Stream<Item = Res
 mod tests {
     use super::*;
     use std::future::pending;
-    use std::time::Duration;
 
     #[tokio::test]
     async fn what_is_not_stored_when_the_worker_has_to_go_is_given_up() {

@@ -105,7 +105,7 @@ async fn ls(arguments: Ls) -> Outcome {
     let run = arguments.run.open().await?;
     let place = |c: Option<&Committed>| c.map(|c| c.place);
     let (latest, best) = (place(run.latest()), place(run.best()));
-    if !arguments.json && run.committed.is_empty() {
+    if !arguments.json && run.committed.is_empty() && run.lost.is_none() {
         eprintln!("no checkpoints");
     }
     for checkpoint in &run.committed {

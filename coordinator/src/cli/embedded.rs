@@ -113,10 +113,14 @@ impl Embedded {
         let _ = self.handle.close().await;
     }
 
-    /// Takes the server away. Old checkpoints go before, if their store lets them.
-    pub(super) async fn end(self) {
+    /// Waits for what it still has to do in storage: old checkpoints go, if their store lets them.
+    pub(super) async fn settled(&self) {
         // What stays behind goes with the run's next checkpoint, or with `checkpoint prune`.
         let _ = tokio::time::timeout(FAREWELL, self.handle.settled()).await;
+    }
+
+    /// Takes the server away.
+    pub(super) fn end(self) {
         self.server.abort();
     }
 }

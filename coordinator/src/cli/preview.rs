@@ -80,7 +80,7 @@ pub(super) async fn preview(path: &Path) -> Result<Preview, Refusal> {
         Err(refusal) => Err(refusal),
     };
     coordinator.close().await;
-    coordinator.end().await;
+    coordinator.end();
     progress.bar.finish_and_clear();
     let Planned { fingerprint, receipt, plan, sources } = *outcome?;
     Ok(Preview { spec, run, scratch, storage, fingerprint, receipt, plan, sources })

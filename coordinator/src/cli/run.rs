@@ -87,8 +87,8 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
     });
     let outcome = followed.await;
     coordinator.close().await;
-    local.end().await;
-    coordinator.end().await;
+    tokio::join!(local.end(), coordinator.settled());
+    coordinator.end();
     outcome
 }
 
