@@ -117,7 +117,7 @@ pub async fn find(storage: &Storage, spec: Spec, take_over: bool) -> Result<Resu
 async fn pool(storage: &Storage) -> Result<BTreeSet<RunId>, Error> {
     let run = |event| match event {
         PoolEvent::Submitted { run, .. } => Some(run),
-        PoolEvent::Opened { .. } => None,
+        PoolEvent::Opened { .. } | PoolEvent::Resumed { .. } => None,
     };
     let past = journal::read::<PoolEvent>(storage, key::POOL_JOURNAL).await?;
     Ok(past.into_iter().filter_map(run).collect())

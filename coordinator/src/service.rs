@@ -86,12 +86,19 @@ impl Runs for Service {
         })?;
         let run = self.handle.submit(spec, idempotency_key).await.map_err(stopped)?;
         let run = run.map_err(Status::failed_precondition)?.to_string();
-        Ok(Response::new(wire::SubmitReply { run }))
+        Ok(Response::new(wire::SubmitReply { run, attempt: 1 }))
+    }
+
+    async fn resume(&self, _: Request<wire::ResumeRequest>) -> Reply<wire::SubmitReply> {
+        Err(Status::unimplemented("no run can be resumed yet"))
     }
 
     async fn list(&self, _: Request<wire::ListRequest>) -> Reply<wire::ListReply> {
         let runs = self.handle.statuses().await.map_err(stopped)?;
-        Ok(Response::new(wire::ListReply { runs: runs.into_iter().map(to_wire).collect() }))
+        Ok(Response::new(wire::ListReply {
+            runs: runs.into_iter().map(to_wire).collect(),
+            workers: Vec::new(),
+        }))
     }
 
     async fn status(&self, request: Request<wire::StatusRequest>) -> Reply<wire::RunStatus> {
@@ -139,7 +146,7 @@ impl Runs for Service {
         let run = RunId::new(request.into_inner().run);
         let answer = self.handle.cancel(run).await.map_err(stopped)?;
         answer.map_err(Status::not_found)?;
-        Ok(Response::new(wire::CancelReply {}))
+        Ok(Response::new(wire::CancelReply { phase: "cancelled".into() }))
     }
 
     async fn holds(&self, request: Request<wire::HoldsRequest>) -> Reply<wire::HoldsReply> {
@@ -216,5 +223,7 @@ fn to_wire(status: RunState) -> wire::RunStatus {
         model: status.model.unwrap_or_default(),
         loss: status.loss,
         sources: status.sources.into_iter().map(source_loss).collect(),
+        attempt: 1,
+        ..Default::default()
     }
 }

@@ -7,7 +7,7 @@ pub use entry::{Entry, EntryError};
 use crate::id::{Epoch, Generation, Lineage, RunId, WorkerId};
 use crate::receipt::Skipped;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// A coordinator's process, and where it can be asked whether it still holds what it claimed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +43,18 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         holder: Option<Holder>,
     },
+    /// Another attempt of a run that had ended begins, from its newest checkpoint.
+    Resumed {
+        /// 2 for the first that follows an end.
+        attempt: u64,
+        /// The resolved spec that holds from here on.
+        spec_yaml: String,
+    },
+    /// The state that training begins with, as all members of the first generation have read it.
+    Based {
+        /// What every later member's must be.
+        digest: String,
+    },
     /// The data set is prepared.
     Prepared {
         /// Names the prepared data set.
@@ -70,9 +82,10 @@ pub enum Event {
     Evaluated {
         /// Steps committed when it was measured.
         step: u64,
-        /// In all.
+        /// In all; NaN where it was not finite, which JSON writes as `null`.
+        #[serde(deserialize_with = "number")]
         loss: f64,
-        /// By source, null where a source has nothing held out.
+        /// By source, null where a source has nothing held out or its loss was not finite.
         by_source: Vec<Option<f64>>,
     },
     /// A checkpoint is whole: this entry is its commit.
@@ -152,6 +165,19 @@ pub enum PoolEvent {
         /// The user's key.
         idempotency_key: String,
     },
+    /// A user resumed a run that had ended: it goes to the end of the queue.
+    Resumed {
+        /// The run.
+        run: RunId,
+    },
+}
+
+/// Reads a number that JSON may have no notation for: `null` stands for NaN and for the infinities.
+///
+/// # Errors
+/// The deserializer's, for anything but a number or `null`.
+pub fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 impl Fact for Event {
@@ -159,6 +185,8 @@ impl Fact for Event {
         match self {
             Self::Claimed { holder, .. } => holder.as_ref(),
             Self::Submitted { .. }
+            | Self::Resumed { .. }
+            | Self::Based { .. }
             | Self::Prepared { .. }
             | Self::Planned { .. }
             | Self::Generation { .. }
@@ -179,7 +207,7 @@ impl Fact for PoolEvent {
     fn claimed_by(&self) -> Option<&Holder> {
         match self {
             Self::Opened { holder, .. } => holder.as_ref(),
-            Self::Submitted { .. } => None,
+            Self::Submitted { .. } | Self::Resumed { .. } => None,
         }
     }
 }

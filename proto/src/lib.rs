@@ -31,4 +31,4 @@ pub mod text;
 pub mod wire;
 
 /// The version of the wire protocol, of the plan and of the step's arithmetic: equal in all members of a run.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;

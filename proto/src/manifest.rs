@@ -19,6 +19,9 @@ pub struct Checkpoint {
     pub step: u64,
     /// Digest of the plan that the steps belong to.
     pub plan_digest: String,
+    /// Of the whole state, as every rank had it; none in a manifest of an older version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_digest: Option<String>,
     /// Hugging Face model files, keys relative to the checkpoint's folder.
     pub model: Vec<File>,
     /// Optimizer state files, likewise.

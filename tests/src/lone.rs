@@ -12,7 +12,7 @@ pub fn manifest(run: &RunId, lineage: Lineage, step: u64, files: Vec<File>) -> C
     let of_state = |f: &File| f.key.starts_with(Checkpoint::STATE);
     let (state, model) = files.into_iter().partition(of_state);
     let (run, plan_digest) = (run.clone(), PLAN.into());
-    Checkpoint { run, lineage, step, plan_digest, model, state, receipt: None }
+    Checkpoint { run, lineage, step, plan_digest, model, state, receipt: None, state_digest: None }
 }
 
 /// What the worker is told that begins there.
@@ -33,5 +33,6 @@ pub fn duty(run: &RunId, start: Start) -> Train {
         checkpoint: Some(start),
         evaluate_first: false,
         stop: false,
+        base_digest: None,
     }
 }

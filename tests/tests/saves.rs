@@ -136,8 +136,9 @@ async fn a_file_is_stored_once_more() -> Result<()> {
     let place = Place { run: run(u64::MAX), generation: Generation(1), lineage: LINEAGE };
     // The request that makes one object of the parts comes damaged: to that the store says no, for good.
     proxy.misbehave(Faults::none().first(Fault::FlipRequest, "POST", "large"));
-    let files = upload::store(&storage, &place, snapshot).await.map_err(|told| anyhow!(told))?;
-    ensure!(files[0].digests == Digests::of(&body));
+    let stored_part =
+        upload::store(&storage, &place, snapshot).await.map_err(|told| anyhow!(told))?;
+    ensure!(stored_part.files[0].digests == Digests::of(&body));
     let stored = format!("{}/state/large", key::checkpoint(&place.run, LINEAGE, 1));
     ensure!(storage.read(&stored).await? == body);
     // Twice begun, two parts, ended; and the first upload looked after and given up.
@@ -273,7 +274,8 @@ async fn store(
     let place = Place { run: run.clone(), generation: Generation(1), lineage: LINEAGE };
     let mut files = Vec::new();
     for rank in 0..WORLD {
-        files.extend(upload::store(storage, &place, part(trainer, step, rank, WORLD)).await?);
+        let part = part(trainer, step, rank, WORLD);
+        files.extend(upload::store(storage, &place, part).await?.files);
     }
     Ok(files)
 }

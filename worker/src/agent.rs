@@ -143,7 +143,9 @@ impl Agent {
                 *memory.lock().expect("held only to swap") = None;
                 tokio::spawn(async move {
                     let outcome = Job::load(load.clone()).await.map(|job| {
+                        let digest = job.base_digest().to_owned();
                         *memory.lock().expect("held only to swap") = Some(Arc::new(job));
+                        digest
                     });
                     // The agent may have ended meanwhile.
                     let _ = events.send(Event::Loaded { load, outcome }).await;

@@ -100,7 +100,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 fn exit_code(cause: Cause) -> ExitCode {
     ExitCode::from(match cause {
         Cause::Model | Cause::Data => EXIT_USER,
-        Cause::Peer | Cause::Storage | Cause::Internal | Cause::Checkpoint => EXIT_INFRASTRUCTURE,
+        Cause::Peer | Cause::Storage | Cause::Internal | Cause::Checkpoint | Cause::Diverged => {
+            EXIT_INFRASTRUCTURE
+        }
     })
 }
 

@@ -6,10 +6,9 @@
 //! begin.
 
 use proto::id::{Epoch, Generation, Incarnation, RunId, WorkerId};
-use proto::manifest::File;
 use proto::protocol::{
-    Attachment, Cause, Directive, Duty, Hello, Load, Place, RawShard, Report, ShardOutcome,
-    SourceSum, StepDone, Train,
+    Attachment, Cause, Directive, Duty, Hello, Load, Place, RawShard, Report, SavedPart,
+    ShardOutcome, SourceSum, StepDone, Train,
 };
 use proto::receipt::Skipped;
 use std::collections::{BTreeMap, VecDeque};
@@ -83,8 +82,8 @@ pub enum Event {
     Loaded {
         /// What was loaded.
         load: Load,
-        /// Why not.
-        outcome: Result<(), Trouble>,
+        /// The digest of the state that training begins with, or why not.
+        outcome: Result<String, Trouble>,
     },
     /// The training thread committed a step.
     Stepped(Place, StepDone),
@@ -95,7 +94,7 @@ pub enum Event {
     /// It has taken a snapshot, which is being stored.
     PartBegun(Place, u64),
     /// Its part of a checkpoint is stored, or why not.
-    PartSaved(Place, u64, Result<Vec<File>, String>),
+    PartSaved(Place, u64, Result<SavedPart, String>),
     /// It is over.
     Ended(Generation, End),
     /// This process was told to go.
@@ -160,7 +159,7 @@ pub struct Session {
     epoch: Epoch,
     wanted: Duty,
     activity: Activity,
-    memory: Option<Load>,
+    memory: Option<(Load, String)>,
     /// The coordinator was told that `memory` is what it asked for.
     announced: bool,
     /// The membership whose training thread has ended here: it is not started again. Each run counts its own.
@@ -227,9 +226,9 @@ impl Session {
                 self.storing += 1;
                 self.state(Report::PartBegun(place, step), &mut out);
             }
-            Event::PartSaved(place, step, Ok(files)) => {
+            Event::PartSaved(place, step, Ok(part)) => {
                 self.storing -= 1;
-                self.state(Report::PartSaved(place, step, files), &mut out);
+                self.state(Report::PartSaved(place, step, part), &mut out);
             }
             Event::PartSaved(place, step, Err(message)) => {
                 self.storing -= 1;
@@ -257,6 +256,7 @@ impl Session {
             threads: i.threads,
             ring: i.ring,
             attachment: self.attachment(),
+            last_end: None,
         })));
         if let Some(deadline) = self.terminating {
             out.push(Command::Send(Report::Leaving { deadline }));
@@ -323,15 +323,15 @@ impl Session {
         }
     }
 
-    fn loaded(&mut self, load: Load, outcome: Result<(), Trouble>, out: &mut Vec<Command>) {
+    fn loaded(&mut self, load: Load, outcome: Result<String, Trouble>, out: &mut Vec<Command>) {
         self.activity = Activity::Nothing;
         let wanted = match &self.wanted {
             Duty::Load(wanted) => *wanted == load,
             Duty::Train(train) => train.load == load,
-            Duty::Idle | Duty::Prepare(_) | Duty::Dismissed { .. } => false,
+            Duty::Idle | Duty::Prepare(_) | Duty::Dismissed { .. } | Duty::NotNow { .. } => false,
         };
         match outcome {
-            Ok(()) => self.memory = Some(load),
+            Ok(base_digest) => self.memory = Some((load, base_digest)),
             Err(trouble) if wanted => {
                 self.wanted = Duty::Idle;
                 self.trouble(load.run, trouble, out);
@@ -355,7 +355,11 @@ impl Session {
             End::Stopped { step } => self.state(Report::Stopped { run, generation, step }, out),
             End::Aborted => {}
             End::Failed { step, trouble: Trouble { cause, message } } => {
-                self.state(Report::Trouble { run, generation, step, cause, message }, out);
+                let (shard, accusation) = (None, None);
+                self.state(
+                    Report::Trouble { run, generation, step, cause, message, shard, accusation },
+                    out,
+                );
             }
         }
     }
@@ -364,7 +368,8 @@ impl Session {
     fn trouble(&mut self, run: RunId, trouble: Trouble, out: &mut Vec<Command>) {
         let (generation, step) = (Generation::default(), 0);
         let Trouble { cause, message } = trouble;
-        self.say(Report::Trouble { run, generation, step, cause, message }, out);
+        let (shard, accusation) = (None, None);
+        self.say(Report::Trouble { run, generation, step, cause, message, shard, accusation }, out);
     }
 
     /// Says something that the coordinator can do without.
@@ -417,7 +422,8 @@ impl Session {
     fn begin(&mut self, out: &mut Vec<Command>) {
         match self.wanted.clone() {
             Duty::Idle if self.may_go() => out.push(Command::Exit(Exit::Drained)),
-            Duty::Idle => {}
+            // The agent ends the stream by it.
+            Duty::Idle | Duty::NotNow { .. } => {}
             Duty::Dismissed { reason, refused: true } => {
                 out.push(Command::Exit(Exit::Refused(reason)));
             }
@@ -439,7 +445,9 @@ impl Session {
             Duty::Load(load) => {
                 let ready = self.fetch(&load, out) && self.heard;
                 if ready && !std::mem::replace(&mut self.announced, true) {
-                    self.say(Report::Loaded { run: load.run }, out);
+                    let base_digest = self.memory.as_ref().map(|(_, digest)| digest.clone());
+                    let base_digest = base_digest.unwrap_or_default();
+                    self.say(Report::Loaded { run: load.run, base_digest }, out);
                 }
             }
             Duty::Train(train) => {
@@ -469,7 +477,7 @@ impl Session {
 
     /// Whether `load` is in memory; if not, it is being brought there.
     fn fetch(&mut self, load: &Load, out: &mut Vec<Command>) -> bool {
-        if self.memory.as_ref() == Some(load) {
+        if self.memory.as_ref().is_some_and(|(loaded, _)| loaded == load) {
             return true;
         }
         self.memory = None;

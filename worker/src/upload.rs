@@ -6,7 +6,7 @@ use crate::checkpoint::{PartFile, Snapshot};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use proto::manifest::{File, Hasher};
-use proto::protocol::Place;
+use proto::protocol::{Place, SavedPart};
 use proto::storage::{Error, Patience, Storage};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -59,14 +59,15 @@ pub async fn store(
     storage: &Storage,
     place: &Place,
     mut snapshot: Snapshot,
-) -> Result<Vec<File>, String> {
+) -> Result<SavedPart, String> {
     let folder = proto::key::checkpoint(&place.run, place.lineage, snapshot.step);
     let told = |error: Error| proto::error::chain(&error) + HINT;
     let storage = storage.patient(Patience::Checkpoint).map_err(told)?;
     let files = std::mem::take(&mut snapshot.files);
     let stored = stream::iter(files).map(|part| store_file(&storage, &folder, part));
     // Dropped at the first error, the other is given up in the store as well.
-    stored.buffered(FILES).map_err(told).try_collect().await
+    let files = stored.buffered(FILES).map_err(told).try_collect().await?;
+    Ok(SavedPart { files, digest: std::mem::take(&mut snapshot.digest) })
 }
 
 async fn store_file(storage: &Storage, folder: &str, part: PartFile) -> Result<File, Error> {

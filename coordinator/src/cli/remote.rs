@@ -178,7 +178,7 @@ pub(super) async fn cancel(arguments: Cancel) -> Outcome {
 
 async fn follow(mut client: RunsClient<Channel>, run: String, json: bool) -> Outcome {
     let style = if json { Style::Json } else { Style::People };
-    let request = wire::WatchRequest { run: run.clone() };
+    let request = wire::WatchRequest { run: run.clone(), after_ms: 0 };
     let mut notices = client.watch(request).await.map_err(refused)?.into_inner();
     let show = Show::new(style, &RunId::new(run), "the pool's output");
     // The coordinator sends no errors here: one is the connection's end.

@@ -1,6 +1,6 @@
 //! Figures by source, put together from what all ranks measured.
 
-use super::notice::number;
+use proto::event::number;
 use proto::protocol::SourceSum;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -41,7 +41,7 @@ impl Command {
     fn acts_for(&self) -> Option<&RunId> {
         match self {
             Self::Journal { run, .. }
-            | Self::JournalPool(PoolEvent::Submitted { run, .. })
+            | Self::JournalPool(PoolEvent::Submitted { run, .. } | PoolEvent::Resumed { run })
             | Self::Survey { run }
             | Self::Plan { run, .. }
             | Self::Receipt { run, .. }
@@ -54,7 +54,7 @@ impl Command {
                 Duty::Prepare(prepare) => Some(&prepare.run),
                 Duty::Load(load) => Some(&load.run),
                 Duty::Train(train) => Some(&train.load.run),
-                Duty::Idle | Duty::Dismissed { .. } => None,
+                Duty::Idle | Duty::Dismissed { .. } | Duty::NotNow { .. } => None,
             },
             Self::JournalPool(PoolEvent::Opened { .. })
             | Self::Answer { .. }

@@ -83,6 +83,7 @@ impl Membership {
             checkpoint: self.start.clone(),
             evaluate_first: self.evaluate_first,
             stop: run.stop,
+            base_digest: None,
         })
     }
 
@@ -311,7 +312,7 @@ impl Run {
                 self.damaged(id, &message, out);
                 return false;
             }
-            Cause::Peer | Cause::Internal => {
+            Cause::Peer | Cause::Internal | Cause::Diverged => {
                 if !inside {
                     self.incident(Some(id), message, out);
                     self.fruitless += 1;

@@ -460,7 +460,8 @@ impl Core {
             };
             if worker.told.as_ref() != Some(&duty) {
                 worker.told = Some(duty.clone());
-                let directive = Directive { epoch: self.epoch, beat: self.timing.beat, duty };
+                let directive =
+                    Directive { epoch: self.epoch, beat: self.timing.beat, duty, heard: 0 };
                 out.push(Command::Direct { stream, directive });
             }
         }

@@ -1,8 +1,9 @@
 //! What whoever watches a run is told: one object a line, as `--json` prints it.
 
 use super::figures::BySource;
+use proto::event::number;
 use proto::id::WorkerId;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 /// Something that happened to a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -93,6 +94,7 @@ pub enum Notice {
         /// Steps committed.
         step: u64,
         /// In all.
+        #[serde(deserialize_with = "number")]
         loss: f64,
         /// By source, of those that have anything held out.
         #[serde(default, skip_serializing_if = "BySource::is_empty")]
@@ -153,9 +155,4 @@ impl Notice {
                 | Self::Finished { .. }
         )
     }
-}
-
-/// JSON has no number that is not one: `null` stands for it.
-pub(super) fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }

@@ -69,6 +69,11 @@ impl Run {
             // Only a run that goes on is claimed: after its end, that it was resumed.
             History::Claimed { .. } if self.phase.ended() => self.phase = Phase::Queued,
             History::Claimed { .. } | History::Incident { .. } => {}
+            History::Resumed { spec_yaml, .. } => {
+                self.spec_yaml = spec_yaml;
+                self.phase = Phase::Queued;
+            }
+            History::Based { .. } => {}
             History::Prepared { fingerprint } => self.fingerprint = Some(fingerprint),
             History::Planned { digest, steps } => (self.plan_digest, self.steps) = (digest, steps),
             History::Generation { generation, lineage, step, .. } => {

@@ -164,7 +164,16 @@ impl Run {
         // By their numbers, whoever has stored them.
         model.sort_by(|a, b| a.key.cmp(&b.key));
         let receipt = None;
-        let checkpoint = Checkpoint { run, lineage, step, plan_digest, model, state, receipt };
+        let checkpoint = Checkpoint {
+            run,
+            lineage,
+            step,
+            plan_digest,
+            state_digest: None,
+            model,
+            state,
+            receipt,
+        };
         let skipped = self.skipped.iter().filter(|s| s.step <= step).cloned().collect();
         out.push(Command::Seal { checkpoint, skipped });
     }

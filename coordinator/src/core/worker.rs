@@ -54,7 +54,7 @@ impl Core {
         let id = id.clone();
         match report {
             Report::Hello(_) | Report::Beat { .. } => {}
-            Report::Loaded { run } => worker.loaded = Some(run),
+            Report::Loaded { run, .. } => worker.loaded = Some(run),
             Report::Leaving { .. } => {
                 worker.leaving = true;
                 if let Some(run) = self.active().cloned() {
@@ -82,9 +82,9 @@ impl Core {
             Report::PartBegun(place, step) => {
                 self.with(&place.run.clone(), out, |r, _| r.part_begun(&id, &place, step));
             }
-            Report::PartSaved(place, step, files) => {
+            Report::PartSaved(place, step, part) => {
                 self.with(&place.run.clone(), out, |r, out| {
-                    r.part_saved(&id, &place, step, files, out);
+                    r.part_saved(&id, &place, step, part.files, out);
                 });
             }
             Report::PartFailed(place, step, message) => {
@@ -96,7 +96,7 @@ impl Core {
             Report::Stopped { run, generation, step } => {
                 self.with(&run, out, |r, _| r.member_stopped(&id, generation, step));
             }
-            Report::Trouble { run, generation, step, cause, message } => {
+            Report::Trouble { run, generation, step, cause, message, .. } => {
                 let limit = self.timing.fruitless_generations;
                 let Some(r) = self.runs.get_mut(&run) else { return };
                 if r.trouble(limit, &id, (generation, step), cause, message, out) {
@@ -119,6 +119,7 @@ impl Core {
                     epoch: self.epoch,
                     beat: self.timing.beat,
                     duty: Duty::Dismissed { reason, refused: true },
+                    heard: 0,
                 },
             });
             out.push(Command::Close { stream });

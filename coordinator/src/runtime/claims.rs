@@ -319,7 +319,7 @@ fn last_claim<E: Fact>(past: &[E]) -> Option<&Holder> {
 fn next_epoch(past: &[PoolEvent]) -> proto::id::Epoch {
     let opened = |e: &PoolEvent| match e {
         PoolEvent::Opened { epoch, .. } => Some(*epoch),
-        PoolEvent::Submitted { .. } => None,
+        PoolEvent::Submitted { .. } | PoolEvent::Resumed { .. } => None,
     };
     past.iter().filter_map(opened).max().unwrap_or_default().next()
 }

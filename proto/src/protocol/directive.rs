@@ -50,7 +50,9 @@ impl From<Directive> for wire::Directive {
                     .map(|Start { manifest, sha256 }| wire::Start { manifest, sha256 }),
                 evaluate_first: t.evaluate_first,
                 stop: t.stop,
+                base_digest: t.base_digest.unwrap_or_default(),
             }),
+            Duty::NotNow { reason } => Wire::NotNow(wire::NotNow { reason }),
             Duty::Dismissed { reason, refused } => {
                 Wire::Dismissed(wire::Dismissed { reason, refused })
             }
@@ -59,6 +61,7 @@ impl From<Directive> for wire::Directive {
             coordinator_epoch: directive.epoch.0,
             beat_ms: millis(directive.beat),
             duty: Some(duty),
+            heard: directive.heard,
         }
     }
 }
@@ -106,13 +109,16 @@ impl TryFrom<wire::Directive> for Directive {
                     .transpose()?,
                 evaluate_first: t.evaluate_first,
                 stop: t.stop,
+                base_digest: Some(t.base_digest).filter(|digest| !digest.is_empty()),
             }),
+            Wire::NotNow(n) => Duty::NotNow { reason: n.reason },
             Wire::Dismissed(d) => Duty::Dismissed { reason: d.reason, refused: d.refused },
         };
         Ok(Self {
             epoch: Epoch(directive.coordinator_epoch),
             beat: Duration::from_millis(directive.beat_ms.clamp(10, 60_000)),
             duty,
+            heard: directive.heard,
         })
     }
 }

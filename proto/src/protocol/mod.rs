@@ -44,6 +44,8 @@ pub struct Hello {
     pub ring: String,
     /// What it is still training.
     pub attachment: Option<Attachment>,
+    /// How the process before it in its slot ended, in words.
+    pub last_end: Option<String>,
 }
 
 /// A duty that outlived its stream.
@@ -140,6 +142,17 @@ pub struct ShardOutcome {
     pub parts: Vec<u64>,
 }
 
+/// The rank that another one lost, or could not reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accusation {
+    /// The accused rank.
+    pub rank: u32,
+    /// No connection with it was ever made.
+    pub connecting: bool,
+    /// The accuser's other neighbour, if a connection with that one was made.
+    pub met: Option<u32>,
+}
+
 /// Whose fault a trouble is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
@@ -156,6 +169,17 @@ pub enum Cause {
     Internal = 5,
     /// The checkpoint to start from is not what was committed.
     Checkpoint = 6,
+    /// The ranks do not hold the same state.
+    Diverged = 7,
+}
+
+/// A rank's part of a checkpoint, once it is stored.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SavedPart {
+    /// The files.
+    pub files: Vec<File>,
+    /// Of the whole state at that step: parameters, moments and update count. Equal on every rank.
+    pub digest: String,
 }
 
 /// What a worker reports.
@@ -185,6 +209,8 @@ pub enum Report {
     Loaded {
         /// The run.
         run: RunId,
+        /// Of the state that training begins with, as this worker has read it.
+        base_digest: String,
     },
     /// A step was committed.
     StepDone(Place, StepDone),
@@ -197,7 +223,7 @@ pub enum Report {
     /// Its part of the checkpoint after so many steps could not be stored, and why.
     PartFailed(Place, u64, String),
     /// Its part of the checkpoint after `step` steps is stored.
-    PartSaved(Place, u64, Vec<File>),
+    PartSaved(Place, u64, SavedPart),
     /// The computing thread ended its duty in order.
     Stopped {
         /// The run.
@@ -219,6 +245,10 @@ pub enum Report {
         cause: Cause,
         /// In words.
         message: String,
+        /// The raw shard that it failed on.
+        shard: Option<u32>,
+        /// The rank that it lost, or could not reach.
+        accusation: Option<Accusation>,
     },
     /// It was told to go.
     Leaving {
@@ -236,6 +266,8 @@ pub struct Directive {
     pub beat: Duration,
     /// The duty.
     pub duty: Duty,
+    /// Steps of the run that it trains that are recorded: no need to report them again.
+    pub heard: u64,
 }
 
 /// The whole of a worker's duty.
@@ -255,6 +287,11 @@ pub enum Duty {
         reason: String,
         /// It was never welcome and must not come back.
         refused: bool,
+    },
+    /// Close the stream and try again later: another process has this worker's name, and lives.
+    NotNow {
+        /// Which.
+        reason: String,
     },
 }
 
@@ -324,6 +361,8 @@ pub struct Train {
     pub evaluate_first: bool,
     /// Stop after the current step, with a checkpoint.
     pub stop: bool,
+    /// Of the base, once it is recorded.
+    pub base_digest: Option<String>,
 }
 
 /// A committed checkpoint, to start from.
@@ -383,7 +422,9 @@ mod tests {
                 checkpoint: Some(Start { manifest: "c".into(), sha256: "5".into() }),
                 evaluate_first: true,
                 stop: false,
+                base_digest: Some("b".into()),
             }),
+            heard: 9,
         };
         let wire = wire::Directive::from(directive.clone());
         assert_eq!(Directive::try_from(wire), Ok(directive));

@@ -1,8 +1,8 @@
 //! Reports on the wire.
 
 use super::{
-    Attachment, Cause, Error, Hello, Phase, Place, Report, ShardOutcome, SourceSum, StepDone,
-    millis, named, refuse,
+    Accusation, Attachment, Cause, Error, Hello, Phase, Place, Report, SavedPart, ShardOutcome,
+    SourceSum, StepDone, millis, named, refuse,
 };
 use crate::id::{Generation, Incarnation, Lineage, RunId, WorkerId};
 use crate::manifest::{Digests, File};
@@ -34,6 +34,7 @@ impl From<Report> for wire::Report {
                 attachment: h
                     .attachment
                     .map(|a| wire::Attachment { place: Some(a.place.into()), step: a.step }),
+                last_end: h.last_end.unwrap_or_default(),
             }),
             Report::Beat { step, phase, collective } => {
                 What::Beat(wire::Beat { step, phase: phase as i32, collective })
@@ -47,7 +48,9 @@ impl From<Report> for wire::Report {
                     part_samples: outcome.parts,
                 })
             }
-            Report::Loaded { run } => What::Loaded(wire::Loaded { run: run.to_string() }),
+            Report::Loaded { run, base_digest } => {
+                What::Loaded(wire::Loaded { run: run.to_string(), base_digest })
+            }
             Report::StepDone(place, s) => What::StepDone(wire::StepDone {
                 place: Some(place.into()),
                 step: s.step,
@@ -77,10 +80,12 @@ impl From<Report> for wire::Report {
             Report::PartBegun(place, step) => {
                 What::PartBegun(wire::PartBegun { place: Some(place.into()), step })
             }
-            Report::PartSaved(place, step, files) => What::PartSaved(wire::PartSaved {
+            Report::PartSaved(place, step, part) => What::PartSaved(wire::PartSaved {
                 place: Some(place.into()),
                 step,
-                files: files
+                digest: part.digest,
+                files: part
+                    .files
                     .into_iter()
                     .map(|f| wire::SavedFile {
                         key: f.key,
@@ -99,13 +104,17 @@ impl From<Report> for wire::Report {
                 generation: generation.0,
                 step,
             }),
-            Report::Trouble { run, generation, step, cause, message } => {
+            Report::Trouble { run, generation, step, cause, message, shard, accusation } => {
                 What::Trouble(wire::Trouble {
                     run: run.to_string(),
                     generation: generation.0,
                     step,
                     cause: cause as i32,
                     message,
+                    shard,
+                    accusation: accusation.map(|Accusation { rank, connecting, met }| {
+                        wire::Accusation { rank, connecting, met }
+                    }),
                 })
             }
             Report::Leaving { deadline } => {
@@ -141,6 +150,7 @@ impl TryFrom<wire::Report> for Report {
                         })
                     })
                     .transpose()?,
+                last_end: Some(h.last_end).filter(|end| !end.is_empty()),
             }),
             What::Beat(b) => {
                 Self::Beat { step: b.step, phase: phase(b.phase)?, collective: b.collective }
@@ -157,7 +167,10 @@ impl TryFrom<wire::Report> for Report {
                     parts: s.part_samples,
                 },
             },
-            What::Loaded(l) => Self::Loaded { run: RunId::new(named("loaded.run", l.run)?) },
+            What::Loaded(l) => Self::Loaded {
+                run: RunId::new(named("loaded.run", l.run)?),
+                base_digest: named("loaded.base_digest", l.base_digest)?,
+            },
             What::StepDone(s) => Self::StepDone(
                 place("step_done.place", s.place)?,
                 StepDone {
@@ -192,20 +205,24 @@ impl TryFrom<wire::Report> for Report {
             What::PartSaved(p) => Self::PartSaved(
                 place("part_saved.place", p.place)?,
                 p.step,
-                p.files
-                    .into_iter()
-                    .map(|f| {
-                        Ok(File {
-                            key: named("part_saved.files.key", f.key)?,
-                            bytes: f.bytes,
-                            digests: Digests {
-                                sha256: named("part_saved.files.sha256", f.sha256)?,
-                                xxh3: named("part_saved.files.xxh3", f.xxh3)?,
-                            },
-                            tensors: f.tensors,
+                SavedPart {
+                    digest: named("part_saved.digest", p.digest)?,
+                    files: p
+                        .files
+                        .into_iter()
+                        .map(|f| {
+                            Ok(File {
+                                key: named("part_saved.files.key", f.key)?,
+                                bytes: f.bytes,
+                                digests: Digests {
+                                    sha256: named("part_saved.files.sha256", f.sha256)?,
+                                    xxh3: named("part_saved.files.xxh3", f.xxh3)?,
+                                },
+                                tensors: f.tensors,
+                            })
                         })
-                    })
-                    .collect::<Result<_, Error>>()?,
+                        .collect::<Result<_, Error>>()?,
+                },
             ),
             What::PartFailed(p) => {
                 Self::PartFailed(place("part_failed.place", p.place)?, p.step, p.message)
@@ -226,11 +243,16 @@ impl TryFrom<wire::Report> for Report {
                     Ok(wire::Cause::Storage) => Cause::Storage,
                     Ok(wire::Cause::Internal) => Cause::Internal,
                     Ok(wire::Cause::Checkpoint) => Cause::Checkpoint,
+                    Ok(wire::Cause::Diverged) => Cause::Diverged,
                     Ok(wire::Cause::Unspecified) | Err(_) => {
                         return refuse("trouble.cause", format!("{} means nothing", t.cause));
                     }
                 },
                 message: t.message,
+                shard: t.shard,
+                accusation: t.accusation.map(|wire::Accusation { rank, connecting, met }| {
+                    Accusation { rank, connecting, met }
+                }),
             },
             What::Leaving(l) => Self::Leaving { deadline: Duration::from_millis(l.deadline_ms) },
         })

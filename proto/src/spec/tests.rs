@@ -113,7 +113,8 @@ fn the_example_is_valid_and_means_what_it_says() {
     assert_eq!((spec.train().epochs, spec.train().global_batch), (3, 16));
     assert_eq!(spec.train().learning_rate, 2.0e-5);
     assert_eq!(spec.workers(), Workers { min: 1, max: 8 });
-    assert_eq!(*spec.checkpoint(), Checkpoint { every: 50, keep: 3 });
+    let storage_patience = std::time::Duration::from_secs(30 * 60);
+    assert_eq!(*spec.checkpoint(), Checkpoint { every: 50, keep: 3, storage_patience });
     assert_eq!(*spec.output(), Location::File("/specs/runs".into()));
     assert!(spec.unsupported().is_none());
 }

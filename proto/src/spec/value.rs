@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 use crate::plan::schedule;
 
@@ -384,11 +385,15 @@ pub struct Checkpoint {
     /// Checkpoints that stay, newest first; the best and the latest are kept besides.
     #[schemars(range(min = 1))]
     pub keep: u32,
+    /// How long checkpoints may fail before the run does, such as `30m`: until then training goes on without them.
+    #[serde(with = "super::duration")]
+    #[schemars(with = "String")]
+    pub storage_patience: Duration,
 }
 
 impl Default for Checkpoint {
     fn default() -> Checkpoint {
-        Checkpoint { every: 50, keep: 3 }
+        Checkpoint { every: 50, keep: 3, storage_patience: Duration::from_secs(30 * 60) }
     }
 }
 

@@ -85,9 +85,9 @@ impl Ours {
         let snapshot = self.snapshot();
         let pause = start.elapsed().as_secs_f64();
         let place = Place { run: run(), generation: Generation(1), lineage: LINEAGE };
-        let files = upload::store(&self.storage, &place, snapshot).await;
-        let files = files.map_err(|told| anyhow!(told))?;
-        let checkpoint = lone::manifest(&run(), LINEAGE, STEP, files);
+        let stored = upload::store(&self.storage, &place, snapshot).await;
+        let stored = stored.map_err(|told| anyhow!(told))?;
+        let checkpoint = lone::manifest(&run(), LINEAGE, STEP, stored.files);
         self.storage.put(&manifest(), serde_json::to_vec(&checkpoint)?).await?;
         Ok(Took { pause, seconds: start.elapsed().as_secs_f64() })
     }

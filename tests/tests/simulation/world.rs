@@ -319,7 +319,7 @@ impl World {
                 self.within(400, Next::Process(id, event));
             }
             session::Command::Load(load) => {
-                let outcome = if broken { Err(trouble()) } else { Ok(()) };
+                let outcome = if broken { Err(trouble()) } else { Ok("base".to_owned()) };
                 self.within(900, Next::Process(id, session::Event::Loaded { load, outcome }));
             }
             session::Command::Train(train) => {

@@ -33,6 +33,8 @@ pub struct PartFile {
 pub struct Snapshot {
     /// Steps committed.
     pub step: u64,
+    /// Of the whole state.
+    pub digest: String,
     /// In any order.
     pub files: Vec<PartFile>,
     /// Given back when all is stored.
@@ -63,7 +65,7 @@ pub fn snapshot(
     });
     let files = model.chain(state).collect();
     room.tidy();
-    Snapshot { step, files, _room: room }
+    Snapshot { step, digest: trainer.digest(), files, _room: room }
 }
 
 /// Where a tensor's values are.

@@ -16,7 +16,7 @@ use crate::checkpoint::{PartFile, Saved, Snapshot};
 use crate::model::{Config, Dtype, Model};
 use crate::ops::optimizer::AdamW;
 use crate::session::Trouble;
-use crate::train::{BUCKET_ELEMENTS, Batch, MicroBatch, Recipe, Trainer};
+use crate::train::{BUCKET_ELEMENTS, Batch, MicroBatch, Recipe, Trainer, digest};
 use bytes::Bytes;
 use companions::{Companion, Tuned};
 pub use prepare::prepare;
@@ -50,6 +50,7 @@ pub struct Job {
     base: PathBuf,
     /// Token ids that samples may hold: the base's, or more.
     vocabulary: usize,
+    base_digest: String,
     /// Read once while loading, to find what is wrong with it early; the first training takes it.
     model: Mutex<Option<Model>>,
     save_dtype: Dtype,
@@ -78,15 +79,19 @@ impl Job {
         let (base, template) = (base(&spec).await?, template(&spec).await?);
         let read = tokio::task::spawn_blocking({
             let (base, spec) = (base.clone(), spec.clone());
-            move || read_base(&base, &spec, template)
+            move || {
+                let (model, dtype, companions) = read_base(&base, &spec, template)?;
+                Ok((digest::of_base(&model), model, dtype, companions))
+            }
         });
-        let (model, save_dtype, companions) = read.await.map_err(|_| Trouble {
+        let (base_digest, model, save_dtype, companions) = read.await.map_err(|_| Trouble {
             cause: Cause::Internal,
             message: "reading the base model panicked; the log says where".into(),
         })??;
         Ok(Self {
             companions,
             vocabulary: model.config().vocab_size,
+            base_digest,
             model: Mutex::new(Some(model)),
             spec,
             load,
@@ -135,6 +140,11 @@ impl Job {
             MicroBatchSize::Auto => (MICRO_BATCH_TOKENS / spec.data().max_tokens).max(1),
         };
         packs as usize
+    }
+
+    /// The digest of the state that training begins with.
+    pub fn base_digest(&self) -> &str {
+        &self.base_digest
     }
 
     /// The run's output.

@@ -36,6 +36,7 @@ fn train(generation: u64) -> Train {
         checkpoint: None,
         evaluate_first: false,
         stop: false,
+        base_digest: None,
     }
 }
 
@@ -46,7 +47,7 @@ fn directed(session: &mut Session, duty: Duty) -> Vec<Command> {
 fn at_epoch(session: &mut Session, epoch: u64, duty: Duty) -> Vec<Command> {
     let beat = Duration::from_millis(500);
     let mut commands =
-        session.handle(Event::Directed(Directive { epoch: Epoch(epoch), beat, duty }));
+        session.handle(Event::Directed(Directive { epoch: Epoch(epoch), beat, duty, heard: 0 }));
     commands.retain(|c| !matches!(c, Command::Beat(_)));
     commands
 }
@@ -54,7 +55,7 @@ fn at_epoch(session: &mut Session, epoch: u64, duty: Duty) -> Vec<Command> {
 fn training(generation: u64) -> Session {
     let mut session = session();
     directed(&mut session, Duty::Load(load()));
-    session.handle(Event::Loaded { load: load(), outcome: Ok(()) });
+    session.handle(Event::Loaded { load: load(), outcome: Ok("b".into()) });
     directed(&mut session, Duty::Train(train(generation)));
     session
 }
@@ -63,8 +64,8 @@ fn training(generation: u64) -> Session {
 fn a_load_is_announced_once() {
     let mut s = session();
     assert_eq!(directed(&mut s, Duty::Load(load())), [Command::Load(load())]);
-    let loaded = s.handle(Event::Loaded { load: load(), outcome: Ok(()) });
-    let said = Command::Send(Report::Loaded { run: RunId::new("r") });
+    let loaded = s.handle(Event::Loaded { load: load(), outcome: Ok("b".into()) });
+    let said = Command::Send(Report::Loaded { run: RunId::new("r"), base_digest: "b".into() });
     assert_eq!(loaded, std::slice::from_ref(&said));
     assert_eq!(s.handle(Event::Disconnected), []);
     assert_eq!(s.handle(Event::Connected).len(), 1, "the hello");
@@ -114,7 +115,7 @@ fn the_next_run_counts_its_generations_anew() {
     s.handle(Event::Ended(Generation(1), End::Aborted));
     let load = Load { run: RunId::new("next"), ..load() };
     directed(&mut s, Duty::Load(load.clone()));
-    s.handle(Event::Loaded { load: load.clone(), outcome: Ok(()) });
+    s.handle(Event::Loaded { load: load.clone(), outcome: Ok("b".into()) });
     let train = Train { load, ..train(1) };
     let out = directed(&mut s, Duty::Train(train.clone()));
     assert_eq!(out.last(), Some(&Command::Train(train)));
@@ -128,17 +129,17 @@ fn a_broken_stream_does_not_stop_training() {
     for step in [5, 6, 7] {
         assert_eq!(s.handle(Event::PartBegun(place.clone(), step)), []);
     }
-    assert_eq!(s.handle(Event::PartSaved(place.clone(), 5, Ok(vec![]))), []);
+    assert_eq!(s.handle(Event::PartSaved(place.clone(), 5, Ok(SavedPart::default()))), []);
     let hello = s.handle(Event::Connected);
     let [Command::Send(Report::Hello(h))] = &hello[..] else { panic!("{hello:?}") };
     assert_eq!(h.attachment.as_ref().map(|a| a.place.generation), Some(Generation(1)));
     // What the coordinator must not miss waits until it has taken the membership up again.
-    let part = |step| Command::Send(Report::PartSaved(place.clone(), step, vec![]));
-    assert_eq!(s.handle(Event::PartSaved(place.clone(), 6, Ok(vec![]))), []);
+    let part = |step| Command::Send(Report::PartSaved(place.clone(), step, SavedPart::default()));
+    assert_eq!(s.handle(Event::PartSaved(place.clone(), 6, Ok(SavedPart::default()))), []);
     let begun = |step| Command::Send(Report::PartBegun(place.clone(), step));
     let again = [begun(5), begun(6), begun(7), part(5), part(6)];
     assert_eq!(directed(&mut s, Duty::Train(train(1))), again);
-    assert_eq!(s.handle(Event::PartSaved(place.clone(), 7, Ok(vec![]))), [part(7)]);
+    assert_eq!(s.handle(Event::PartSaved(place.clone(), 7, Ok(SavedPart::default()))), [part(7)]);
 }
 
 #[test]
@@ -170,7 +171,7 @@ fn a_terminated_worker_leaves_when_it_has_nothing_to_do() {
 #[test]
 fn a_terminated_worker_stays_until_its_parts_are_stored_or_cannot_be() {
     let place = train(1).place();
-    for outcome in [Ok(vec![]), Err("late".to_owned())] {
+    for outcome in [Ok(SavedPart::default()), Err("late".to_owned())] {
         let mut s = training(1);
         s.handle(Event::PartBegun(place.clone(), 5));
         s.handle(Event::Terminate { deadline: Duration::from_secs(20) });

@@ -2,6 +2,7 @@
 
 mod batch;
 mod buckets;
+pub mod digest;
 mod trainer;
 
 pub use batch::{Batch, MicroBatch};

@@ -14,8 +14,8 @@ use super::*;
 use proto::id::{Generation, Incarnation};
 use proto::manifest::{Checkpoint, Digests, File};
 use proto::protocol::{
-    Attachment, Cause, Duty, Hello, Load, Place, Prepare, RawShard, ShardOutcome, SourceSum, Start,
-    StepDone, Train,
+    Attachment, Cause, Duty, Hello, Load, Place, Prepare, RawShard, SavedPart, ShardOutcome,
+    SourceSum, Start, StepDone, Train,
 };
 use proto::receipt::{Receipt, Skipped};
 
@@ -151,6 +151,7 @@ fn hello(number: u64) -> Report {
         threads: 1,
         ring: ring(number),
         attachment: None,
+        last_end: None,
     })
 }
 
@@ -176,7 +177,7 @@ fn beats() -> Report {
 }
 
 fn loaded() -> Report {
-    Report::Loaded { run: run() }
+    Report::Loaded { run: run(), base_digest: "base".into() }
 }
 
 fn prepared(shard: u32) -> Report {
@@ -245,7 +246,7 @@ fn leaving() -> Report {
 
 fn part(worker: u64, lineage: u64, step: u64) -> Report {
     let files = vec![file(Checkpoint::MODEL, worker), file(Checkpoint::STATE, worker)];
-    Report::PartSaved(place(lineage), step, files)
+    Report::PartSaved(place(lineage), step, SavedPart { files, digest: format!("state {step}") })
 }
 
 fn stopped(generation: u64, step: u64) -> Report {
@@ -254,7 +255,15 @@ fn stopped(generation: u64, step: u64) -> Report {
 
 fn trouble(generation: u64, cause: Cause) -> Report {
     let generation = Generation(generation);
-    Report::Trouble { run: run(), generation, step: 1, cause, message: "broken".into() }
+    Report::Trouble {
+        run: run(),
+        generation,
+        step: 1,
+        cause,
+        message: "broken".into(),
+        shard: None,
+        accusation: None,
+    }
 }
 
 // ------------------------------------------------------------------------------------- what long work says
@@ -300,7 +309,7 @@ fn notify(notice: Notice) -> Command {
 }
 
 fn direct(stream: u64, duty: Duty) -> Command {
-    let directive = Directive { epoch: EPOCH, beat: Timing::default().beat, duty };
+    let directive = Directive { epoch: EPOCH, beat: Timing::default().beat, duty, heard: 0 };
     Command::Direct { stream: Stream(stream), directive }
 }
 
@@ -339,6 +348,7 @@ fn train(generation: u64, workers: &[u64], rank: u32, from: Option<(u64, u64)>) 
         }),
         evaluate_first: false,
         stop: false,
+        base_digest: None,
     }
 }
 
@@ -390,6 +400,7 @@ fn seal_with(lineage: u64, step: u64, skipped: &[u64]) -> Command {
         model: vec![file(Checkpoint::MODEL, 1), file(Checkpoint::MODEL, 2)],
         state: vec![file(Checkpoint::STATE, 1), file(Checkpoint::STATE, 2)],
         receipt: None,
+        state_digest: None,
     };
     Command::Seal { checkpoint, skipped: skipped.iter().copied().map(nothing_learnt).collect() }
 }
