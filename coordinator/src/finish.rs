@@ -11,10 +11,11 @@ use proto::key;
 use proto::manifest::{self, Checkpoint, Digests, File};
 use proto::receipt::{Receipt, Skipped};
 use proto::spec::Spec;
-use proto::storage::{Created, Error, Storage};
+use proto::storage::{self, Created, Storage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::sync::Arc;
+use thiserror::Error;
 
 /// Objects that are copied at once.
 const COPIES: usize = 8;
@@ -29,13 +30,14 @@ pub(crate) async fn receipt(
     skipped: Vec<Skipped>,
 ) -> Result<(), String> {
     let key = key::receipt(run);
-    let receipt = Receipt { skipped, ..read_receipt(storage, &key).await? };
+    let receipt = read_receipt(storage, &key).await.map_err(|e| chain(&e))?;
+    let receipt = Receipt { skipped, ..receipt };
     storage.put(&key, to_json(&receipt)).await.map_err(|e| chain(&e))
 }
 
-async fn read_receipt(storage: &Storage, key: &str) -> Result<Receipt, String> {
-    let body = storage.read(key).await.map_err(|e| chain(&e))?;
-    serde_json::from_slice(&body).map_err(|e| format!("`{key}`: {e}"))
+async fn read_receipt(storage: &Storage, key: &str) -> Result<Receipt, Unpublished> {
+    let body = storage.read(key).await?;
+    serde_json::from_slice(&body).map_err(|e| Unpublished::Broken(format!("`{key}`: {e}")))
 }
 
 fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
@@ -43,23 +45,23 @@ fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
 }
 
 /// Stores the receipt, the index of the model's files and the manifest, after looking that everything else that it
-/// names is there.
+/// names is there. May be done again: the same checkpoint has the same manifest.
 ///
 /// # Errors
-/// In words: what is not there, or what the store says.
+/// [`Unpublished`]: what is not there, or what the store says, which may go better later.
 pub async fn seal(
     storage: &Storage,
     checkpoint: &Checkpoint,
     skipped: Vec<Skipped>,
-) -> Result<String, String> {
-    let told = |e: Error| chain(&e);
+) -> Result<String, Unpublished> {
     let folder = key::checkpoint(&checkpoint.run, checkpoint.lineage, checkpoint.step);
     for file in checkpoint.model.iter().chain(&checkpoint.state) {
         let key = format!("{folder}/{}", file.key);
-        let found = storage.head(&key).await.map_err(told)?;
-        let bytes = found.map(|o| o.bytes);
+        let bytes = storage.head(&key).await?.map(|o| o.bytes);
         if bytes != Some(file.bytes) {
-            return Err(format!("`{key}` should have {} bytes and has {bytes:?}", file.bytes));
+            let wanted = file.bytes;
+            let what = format!("`{key}` should have {wanted} bytes and has {bytes:?}");
+            return Err(Unpublished::Broken(what));
         }
     }
     let mut checkpoint = checkpoint.clone();
@@ -72,15 +74,24 @@ pub async fn seal(
     let body = to_json(&checkpoint);
     let sha256 = manifest::sha256(&body);
     let key = key::manifest(&checkpoint.run, checkpoint.lineage, checkpoint.step);
-    match storage.create(&key, body).await.map_err(told)? {
+    match storage.create(&key, body.clone()).await? {
         Created::Ours => Ok(sha256),
-        Created::Theirs(_) => Err(format!("another coordinator wrote `{key}`")),
+        // An earlier attempt whose answer was lost.
+        Created::Theirs(found) if found == body => Ok(sha256),
+        Created::Theirs(_) => {
+            Err(Unpublished::Broken(format!("another coordinator wrote `{key}`")))
+        }
     }
 }
 
-async fn put(storage: &Storage, folder: &str, key: String, body: Vec<u8>) -> Result<File, String> {
+async fn put(
+    storage: &Storage,
+    folder: &str,
+    key: String,
+    body: Vec<u8>,
+) -> Result<File, storage::Error> {
     let (bytes, digests) = (body.len() as u64, Digests::of(&body));
-    storage.put(&format!("{folder}/{key}"), body).await.map_err(|e| chain(&e))?;
+    storage.put(&format!("{folder}/{key}"), body).await?;
     Ok(File { key, bytes, digests, tensors: Vec::new() })
 }
 
@@ -94,29 +105,42 @@ pub(crate) struct Finished {
     pub(crate) losses: Vec<(u64, f64)>,
 }
 
+/// Why a model is not where users look for it.
+#[derive(Debug, Error)]
+pub enum Unpublished {
+    /// The store refused or broke.
+    #[error(transparent)]
+    Store(#[from] storage::Error),
+    /// Something that it consists of is not what it should be.
+    #[error("{0}")]
+    Broken(String),
+}
+
 /// Copies a checkpoint's model to where users look for it, adds its card, and says where that is.
 ///
 /// # Errors
-/// In words: what the store says.
-pub(crate) async fn publish(storage: &Storage, finished: Finished) -> Result<String, String> {
-    let told = |e: Error| chain(&e);
+/// [`Unpublished`]; of the store's it may go better later.
+pub(crate) async fn publish(storage: &Storage, finished: &Finished) -> Result<String, Unpublished> {
     let Finished { run, spec, lineage, step, losses } = finished;
-    let folder = key::checkpoint(&run, lineage, step);
-    let body = storage.read(&key::manifest(&run, lineage, step)).await.map_err(told)?;
-    let checkpoint: Checkpoint = serde_json::from_slice(&body).map_err(|e| e.to_string())?;
-    let target = key::model(&run);
+    let (lineage, step) = (*lineage, *step);
+    let folder = key::checkpoint(run, lineage, step);
+    let body = storage.read(&key::manifest(run, lineage, step)).await?;
+    let broken = |error: serde_json::Error| Unpublished::Broken(error.to_string());
+    let checkpoint: Checkpoint = serde_json::from_slice(&body).map_err(broken)?;
+    let target = key::model(run);
     let model = ModelFolder::of(checkpoint.model);
     let copy = async |(file, name): &(File, String)| {
         storage.copy(&format!("{folder}/{}", file.key), &format!("{target}/{name}")).await
     };
     let copies = stream::iter(&model.files).map(copy).buffer_unordered(COPIES);
-    copies.try_collect::<()>().await.map_err(told)?;
+    copies.try_collect::<()>().await?;
     if let Some(index) = model.index() {
-        storage.put(&format!("{target}/{}", Checkpoint::INDEX), index).await.map_err(told)?;
+        storage.put(&format!("{target}/{}", Checkpoint::INDEX), index).await?;
     }
-    let receipt = read_receipt(storage, &key::receipt(&run)).await?;
-    let card = card::card(&spec, &receipt, step, &losses).map_err(|e| format!("{e:#}"))?;
-    storage.put(&format!("{target}/{}", card::NAME), card).await.map_err(told)?;
+    let receipt = read_receipt(storage, &key::receipt(run)).await?;
+    let card = card::card(spec, &receipt, step, losses);
+    let card = card.map_err(|e| Unpublished::Broken(format!("{e:#}")))?;
+    storage.put(&format!("{target}/{}", card::NAME), card).await?;
     let url = format!("{}/{target}", storage.url());
     Ok(url.strip_prefix("file://").unwrap_or(&url).to_owned())
 }
@@ -169,7 +193,11 @@ fn shard_name(number: usize, count: usize) -> String {
 ///
 /// # Errors
 /// What the store says.
-pub async fn retain(storage: &Storage, run: &RunId, retained: &Retained) -> Result<(), Error> {
+pub async fn retain(
+    storage: &Storage,
+    run: &RunId,
+    retained: &Retained,
+) -> Result<(), storage::Error> {
     let name = |(lineage, step)| key::checkpoint_name(lineage, step);
     for (hint, place) in [("latest", Some(retained.latest)), ("best", retained.best)] {
         let key = format!("{}/{hint}", key::checkpoints(run));
@@ -205,7 +233,10 @@ fn place_of(run: &RunId, key: &str) -> Option<Place> {
 ///
 /// # Errors
 /// What the store says.
-pub(crate) async fn stored(storage: &Storage, run: &RunId) -> Result<BTreeMap<Place, bool>, Error> {
+pub(crate) async fn stored(
+    storage: &Storage,
+    run: &RunId,
+) -> Result<BTreeMap<Place, bool>, storage::Error> {
     let folder = key::checkpoints(run);
     let mut found = BTreeMap::new();
     for object in storage.list(&folder).await? {
@@ -234,7 +265,7 @@ pub(crate) async fn delete(
     storage: &Storage,
     run: &RunId,
     (lineage, step): Place,
-) -> Result<(), Error> {
+) -> Result<(), storage::Error> {
     let folder = key::checkpoint(run, lineage, step);
     storage.delete(&key::manifest(run, lineage, step)).await?;
     for object in storage.list(&folder).await? {
@@ -259,7 +290,7 @@ pub async fn replaced(
     storage: &Storage,
     run: &RunId,
     history: &[History],
-) -> Result<Vec<History>, Error> {
+) -> Result<Vec<History>, storage::Error> {
     let mut known: BTreeSet<Place> = history
         .iter()
         .filter_map(|event| match event {
@@ -276,9 +307,12 @@ pub async fn replaced(
     Ok(gone.map(|(lineage, step)| History::Damaged { lineage, step }).collect())
 }
 
-/// Whether nothing can follow.
-fn is_over(history: &[History]) -> bool {
-    history.iter().any(|e| matches!(e, History::Succeeded { .. } | History::Cancelled))
+/// Whether nothing can follow but another attempt.
+pub(crate) fn is_over(history: &[History]) -> bool {
+    let end = history.iter().rev().find(|event| {
+        matches!(event, History::Succeeded { .. } | History::Cancelled | History::Resumed { .. })
+    });
+    end.is_some_and(|event| !matches!(event, History::Resumed { .. }))
 }
 
 /// The commits that a coordinator did not live to journal: of manifests, which are written only when all that they
@@ -290,7 +324,7 @@ pub async fn uncommitted(
     storage: &Storage,
     run: &RunId,
     history: &[History],
-) -> Result<Vec<History>, Error> {
+) -> Result<Vec<History>, storage::Error> {
     let present = history.iter().rev().find_map(|event| match event {
         History::Generation { lineage, .. } => Some(*lineage),
         _ => None,
@@ -315,7 +349,7 @@ pub async fn uncommitted(
                 let manifest_sha256 = manifest::sha256(&body);
                 found.push(History::Checkpointed { lineage, step, manifest_sha256 });
             }
-            Err(Error::NotFound { .. }) => {}
+            Err(storage::Error::NotFound { .. }) => {}
             Err(error) => return Err(error),
         }
     }

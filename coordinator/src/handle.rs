@@ -1,25 +1,97 @@
 //! How everybody else talks to a running coordinator: its queue, from outside. And where to find the next one, once
 //! another has its place.
 
-use crate::core::{Event, Status, Stream};
+use crate::core::{Event, Status, Stream, WorkerStatus};
 use crate::feed::Watch;
+use crate::journal::{self, Journal};
+use proto::event::Event as History;
 use proto::id::RunId;
 use proto::protocol::{Directive, Report};
 use proto::spec::Spec;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 /// What comes in from outside the core.
 pub(crate) enum Input {
     Core(Event),
-    Attach { stream: Stream, directives: mpsc::Sender<Directive> },
-    Submit { spec: Box<Spec>, key: String, answer: oneshot::Sender<Result<RunId, String>> },
-    Cancel { run: RunId, answer: oneshot::Sender<Result<RunId, String>> },
-    Watch { run: RunId, answer: oneshot::Sender<Option<Watch>> },
-    Status { answer: oneshot::Sender<Vec<Status>> },
-    Holds { run: Option<RunId>, answer: oneshot::Sender<Option<String>> },
-    Settled { answer: oneshot::Sender<()> },
+    Attach {
+        stream: Stream,
+        directives: mpsc::Sender<Directive>,
+    },
+    Submit {
+        spec: Box<Spec>,
+        key: String,
+        answer: oneshot::Sender<Result<RunId, String>>,
+    },
+    Resume {
+        run: RunId,
+        spec_yaml: Option<String>,
+        answer: oneshot::Sender<Result<(RunId, u64), String>>,
+    },
+    /// What is to be resumed has been read.
+    Found {
+        found: Box<Found>,
+        answer: oneshot::Sender<Result<(RunId, u64), String>>,
+    },
+    Cancel {
+        run: RunId,
+        answer: oneshot::Sender<Result<RunId, String>>,
+    },
+    Watch {
+        run: RunId,
+        after_ms: u64,
+        answer: oneshot::Sender<Result<Option<Watch>, String>>,
+    },
+    Status {
+        answer: oneshot::Sender<Overview>,
+    },
+    Holds {
+        run: Option<RunId>,
+        answer: oneshot::Sender<Option<String>>,
+    },
+    /// The end of the run's journal, or of the pool's, has been looked at.
+    Looked {
+        run: Option<RunId>,
+        found: Option<journal::Found>,
+        answer: Option<oneshot::Sender<Option<String>>>,
+    },
+    Settled {
+        answer: oneshot::Sender<()>,
+    },
+}
+
+/// A run that has ended, read anew, and the spec that it is to go on under.
+pub(crate) struct Found {
+    pub(crate) run: RunId,
+    pub(crate) journal: Journal,
+    pub(crate) history: Vec<History>,
+    pub(crate) spec: Spec,
+    /// The number of its next metrics object.
+    pub(crate) chunk: u64,
+}
+
+/// A run, as it is shown.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Seen {
+    /// How it is doing.
+    pub status: Status,
+    /// When it was submitted, in milliseconds since 1970; 0 if that is unknown.
+    pub submitted_ms: u64,
+}
+
+/// How everything is doing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Overview {
+    /// Every run, oldest first.
+    pub runs: Vec<Seen>,
+    /// Every connected worker, by name.
+    pub workers: Vec<WorkerStatus>,
+    /// The coordinator's time, since it started.
+    pub now: Duration,
+    /// When it started, in milliseconds since 1970.
+    pub began_ms: u64,
 }
 
 /// How everybody else talks to a running coordinator.
@@ -61,19 +133,35 @@ impl Handle {
         self.ask(|answer| Input::Cancel { run, answer }).await
     }
 
-    /// The past and future of a run, if there is such a run.
+    /// Begins another attempt of a run that has ended without success; says which.
     ///
     /// # Errors
-    /// [`Stopped`].
-    pub async fn watch(&self, run: RunId) -> Result<Option<Watch>, Stopped> {
-        self.ask(|answer| Input::Watch { run, answer }).await
+    /// [`Stopped`], or in words why not.
+    pub async fn resume(
+        &self,
+        run: RunId,
+        spec_yaml: Option<String>,
+    ) -> Result<Result<(RunId, u64), String>, Stopped> {
+        self.ask(|answer| Input::Resume { run, spec_yaml, answer }).await
     }
 
-    /// How every run is doing, oldest first.
+    /// What was said about a run after `after_ms`, and what will be, if there is such a run.
+    ///
+    /// # Errors
+    /// [`Stopped`], or in words why nothing can be said about it.
+    pub async fn watch(
+        &self,
+        run: RunId,
+        after_ms: u64,
+    ) -> Result<Result<Option<Watch>, String>, Stopped> {
+        self.ask(|answer| Input::Watch { run, after_ms, answer }).await
+    }
+
+    /// How everything is doing: answered from memory.
     ///
     /// # Errors
     /// [`Stopped`].
-    pub async fn statuses(&self) -> Result<Vec<Status>, Stopped> {
+    pub async fn overview(&self) -> Result<Overview, Stopped> {
         self.ask(|answer| Input::Status { answer }).await
     }
 
@@ -96,7 +184,7 @@ impl Handle {
         let _ = self.successor.set(url);
     }
 
-    /// Stops every run in order, with a checkpoint.
+    /// Stops every run gracefully, with a checkpoint.
     ///
     /// # Errors
     /// [`Stopped`].
@@ -129,6 +217,10 @@ impl Handle {
     }
 
     pub(crate) async fn event(&self, event: Event) -> Result<(), Stopped> {
-        self.inputs.send(Input::Core(event)).await.map_err(|_| Stopped)
+        self.send(Input::Core(event)).await
+    }
+
+    pub(crate) async fn send(&self, input: Input) -> Result<(), Stopped> {
+        self.inputs.send(input).await.map_err(|_| Stopped)
     }
 }

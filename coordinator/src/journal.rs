@@ -15,7 +15,8 @@ use futures::StreamExt;
 use proto::event::{Entry, EntryError, Fact, Holder};
 use proto::id;
 use proto::key;
-use proto::storage::{self, Cause, Created, Patience, Storage};
+use proto::storage::{self, Created, Patience, Storage};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use thiserror::Error;
 use tokio::time::Instant;
@@ -24,11 +25,9 @@ use tokio::time::Instant;
 const AHEAD: usize = 16;
 /// Reads of an entry that comes damaged, before it is called so.
 const READS: usize = 4;
-/// How long a write whose outcome is unknown is repeated, beyond the storage's own patience with each attempt: workers
-/// go on stepping while the store is away, and those of `coordinator run` would end with it.
+/// How long a write whose outcome is unknown is repeated, beyond the storage's own patience with each attempt, unless
+/// the journal is made more [patient](Journal::patient).
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
-/// How long one that was refused is: a signature can break on the wire.
-const ALLOWED_WITHIN: Duration = Duration::from_secs(2);
 /// Pauses between repetitions: the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 
@@ -91,12 +90,30 @@ fn hint(by: &Option<Holder>) -> String {
     by.as_ref().map(hint).unwrap_or_default()
 }
 
+/// What the store has said last to an entry that it has not taken yet. Clones are the same.
+#[derive(Clone, Default)]
+pub struct Trouble(Arc<Mutex<Option<String>>>);
+
+impl Trouble {
+    /// In words.
+    pub fn last(&self) -> Option<String> {
+        self.0.lock().expect("held only to copy").clone()
+    }
+
+    fn set(&self, what: Option<String>) {
+        *self.0.lock().expect("held only to copy") = what;
+    }
+}
+
 /// The writing end of a journal.
 pub struct Journal {
     storage: Storage,
     folder: String,
     next: u64,
+    /// When its first entry was written, in milliseconds since 1970.
+    began_ms: u64,
     settled_within: Duration,
+    trouble: Trouble,
 }
 
 impl Journal {
@@ -106,8 +123,32 @@ impl Journal {
     /// [`Error::Missing`], [`Error::Unusable`], [`Error::Storage`].
     pub async fn open<E: Fact>(storage: &Storage, folder: String) -> Result<(Self, Vec<E>), Error> {
         let storage = storage.patient(Patience::Journal)?;
-        let (next, events) = replay(&storage, &folder).await?;
-        Ok((Self { storage, folder, next, settled_within: SETTLED_WITHIN }, events))
+        let Replayed { next, began_ms, events } = replay(&storage, &folder).await?;
+        let (settled_within, trouble) = (SETTLED_WITHIN, Trouble::default());
+        Ok((Self { storage, folder, next, began_ms, settled_within, trouble }, events))
+    }
+
+    /// A journal that nobody has written to yet: whoever is not the first learns it by the first entry.
+    pub fn fresh(storage: &Storage, folder: String, within: Duration) -> Self {
+        // Of a store whose client cannot be made with another patience its own has to do.
+        let storage = storage.patient(Patience::Journal).unwrap_or_else(|_| storage.clone());
+        let (began_ms, trouble) = (now_ms(), Trouble::default());
+        Self { storage, folder, next: 0, began_ms, settled_within: within, trouble }
+    }
+
+    /// The same, which repeats a write whose outcome is unknown for that long.
+    pub fn patient(self, within: Duration) -> Self {
+        Self { settled_within: within, ..self }
+    }
+
+    /// When its first entry was written, in milliseconds since 1970.
+    pub fn began_ms(&self) -> u64 {
+        self.began_ms
+    }
+
+    /// What keeps it from being written to.
+    pub fn trouble(&self) -> Trouble {
+        self.trouble.clone()
     }
 
     /// Appends a batch; it is durable when this returns.
@@ -116,36 +157,36 @@ impl Journal {
     /// [`Error::Deposed`] if another writer holds the number, [`Error::Unsettled`] if the outcome is unknown: the
     /// journal must not be written to then.
     pub async fn append<E: Fact>(&mut self, events: Vec<E>) -> Result<(), Error> {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let at_ms = since.as_millis().try_into().unwrap_or(0);
+        let at_ms = now_ms();
         // The same bytes whenever it is repeated: what an earlier attempt wrote is known again by its token.
         let body = Bytes::from(Entry { token: id::unique(), at_ms, events }.encode());
         let key = key::journal_entry(&self.folder, self.next);
         let began = Instant::now();
         let (mut pause, longest) = PAUSES;
         loop {
-            let (source, within) = match self.storage.create(&key, body.clone()).await {
-                Ok(Created::Ours) => {
-                    self.next += 1;
-                    return Ok(());
-                }
-                Ok(Created::Theirs(found)) => match claimant::<E>(&found) {
-                    Ok(by) => return Err(self.deposed(key, by)),
-                    // Ours, perhaps, and damaged on the way back.
-                    Err(damage) => (damage.into(), self.settled_within),
-                },
-                Err(error) if is_refusal(&error) => {
-                    let within = self.settled_within.min(ALLOWED_WITHIN);
-                    (Box::from(error), within)
-                }
-                Err(error) => (error.into(), self.settled_within),
-            };
+            let source: Box<dyn std::error::Error + Send + Sync> =
+                match self.storage.create(&key, body.clone()).await {
+                    Ok(Created::Ours) => {
+                        self.next += 1;
+                        self.trouble.set(None);
+                        return Ok(());
+                    }
+                    Ok(Created::Theirs(found)) => match claimant::<E>(&found) {
+                        Ok(by) => return Err(self.deposed(key, by)),
+                        // Ours, perhaps, and damaged on the way back.
+                        Err(damage) => damage.into(),
+                    },
+                    // Also where the store says that this writer may not: credentials are renewed, and clocks are set.
+                    Err(error) => error.into(),
+                };
             let waited = began.elapsed();
-            if waited + pause > within {
+            if waited.saturating_add(pause) > self.settled_within {
                 let url = self.storage.url().to_owned();
                 return Err(Error::Unsettled { url, key, waited, source });
             }
-            tracing::warn!(key, error = proto::error::chain(&*source), "writing it once more");
+            let error = proto::error::chain(&*source);
+            tracing::warn!(key, error, "writing it once more");
+            self.trouble.set(Some(error));
             tokio::time::sleep(pause).await;
             pause = (2 * pause).min(longest);
         }
@@ -155,6 +196,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`Error::Deposed`] if somebody has; [`Error::Unusable`] or [`Error::Storage`] if that cannot be known now.
+    #[cfg(test)]
     pub async fn check<E: Fact>(&self) -> Result<(), Error> {
         let Some(entry) = fetch::<E>(&self.storage, &self.folder, self.next).await? else {
             return Ok(());
@@ -165,8 +207,14 @@ impl Journal {
 
     /// Where the next entry goes, for a look at it beside the writer.
     pub fn end(&self) -> End {
-        let key = key::journal_entry(&self.folder, self.next);
-        End { storage: self.storage.clone(), key }
+        let (storage, folder) = (self.storage.clone(), self.folder.clone());
+        End { storage, folder, number: self.next }
+    }
+
+    /// The loss of this journal, if `found` is where its next entry goes.
+    pub fn is_lost(&self, found: Found) -> Option<Error> {
+        let key = key::journal_entry(&self.folder, found.number);
+        (found.number == self.next).then(|| self.deposed(key, found.by))
     }
 
     fn deposed(&self, key: String, by: Option<Holder>) -> Error {
@@ -177,14 +225,34 @@ impl Journal {
 /// A number that was free when its journal's writer gave it out.
 pub struct End {
     storage: Storage,
-    key: String,
+    folder: String,
+    number: u64,
+}
+
+/// An entry that was found at a journal's end: the writer's own, or another's.
+#[derive(Debug)]
+pub struct Found {
+    number: u64,
+    by: Option<Holder>,
 }
 
 impl End {
-    /// Whether there is an entry now: the writer's own, or another's. What cannot be known is no.
-    pub async fn is_taken(&self) -> bool {
-        matches!(self.storage.head(&self.key).await, Ok(Some(_)))
+    /// The entry that is there now. What cannot be known is none.
+    pub async fn found<E: Fact>(&self) -> Option<Found> {
+        match fetch::<E>(&self.storage, &self.folder, self.number).await {
+            Ok(entry) => entry.map(|entry| Found { number: self.number, by: claim(&entry) }),
+            Err(error) => {
+                let error = proto::error::chain(&error);
+                tracing::debug!(folder = self.folder, error, "the journal cannot be looked at");
+                None
+            }
+        }
     }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_millis().try_into().unwrap_or(0)
 }
 
 /// Everything that a journal says, for whoever does not write to it.
@@ -192,28 +260,39 @@ impl End {
 /// # Errors
 /// As [`Journal::open`].
 pub async fn read<E: Fact>(storage: &Storage, folder: &str) -> Result<Vec<E>, Error> {
-    Ok(replay(&storage.patient(Patience::Journal)?, folder).await?.1)
+    Ok(replay(&storage.patient(Patience::Journal)?, folder).await?.events)
 }
 
-/// The number after the last entry, and the events of all.
-async fn replay<E: Fact>(storage: &Storage, folder: &str) -> Result<(u64, Vec<E>), Error> {
+/// What a journal holds.
+struct Replayed<E> {
+    /// The number after the last entry.
+    next: u64,
+    /// When the first entry was written; 0 if there is none.
+    began_ms: u64,
+    events: Vec<E>,
+}
+
+async fn replay<E: Fact>(storage: &Storage, folder: &str) -> Result<Replayed<E>, Error> {
     let objects = storage.list(folder).await?;
     let numbers = objects.iter().filter_map(|o| key::journal_number(&o.key));
     let mut next = numbers.max().map_or(0, |last| last.saturating_add(1));
     let mut events = Vec::new();
+    let mut began_ms = 0;
     let mut listed = futures::stream::iter(0..next)
         .map(|number| async move { (number, fetch(storage, folder, number).await) })
         .buffered(AHEAD);
     while let Some((number, entry)) = listed.next().await {
         let (url, key) = (storage.url().to_owned(), key::journal_entry(folder, number));
         let entry: Entry<E> = entry?.ok_or(Error::Missing { url, key })?;
+        began_ms = if number == 0 { entry.at_ms } else { began_ms };
         events.extend(entry.events);
     }
     while let Some(entry) = fetch(storage, folder, next).await? {
+        began_ms = if next == 0 { entry.at_ms } else { began_ms };
         events.extend(entry.events);
         next += 1;
     }
-    Ok((next, events))
+    Ok(Replayed { next, began_ms, events })
 }
 
 async fn fetch<E: Fact>(
@@ -250,19 +329,4 @@ fn claimant<E: Fact>(entry: &[u8]) -> Result<Option<Holder>, EntryError> {
 
 fn claim<E: Fact>(entry: &Entry<E>) -> Option<Holder> {
     entry.events.iter().find_map(Fact::claimed_by).cloned()
-}
-
-/// Whether the store says that this writer may not, rather than that it could not.
-fn is_refusal(error: &storage::Error) -> bool {
-    match error {
-        storage::Error::Access { source, .. } => match source {
-            Cause::Answer { status, .. } => matches!(status, 401 | 403),
-            Cause::NoCredentials { .. } | Cause::Region => true,
-            Cause::Unreachable { .. } | Cause::Hub(_) | Cause::Store(_) => false,
-        },
-        storage::Error::Location { .. }
-        | storage::Error::NotFound { .. }
-        | storage::Error::Changed { .. }
-        | storage::Error::Damaged { .. } => false,
-    }
 }

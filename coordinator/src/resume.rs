@@ -1,7 +1,7 @@
 //! Which run `--resume` means: never one of a pool, nor one that another coordinator is at.
 
 use crate::holder::{self, Held};
-use crate::journal;
+use crate::{finish, journal};
 use proto::event::{Event, Fact, Holder, PoolEvent};
 use proto::id::RunId;
 use proto::key;
@@ -83,8 +83,7 @@ pub async fn find(storage: &Storage, spec: Spec, take_over: bool) -> Result<Resu
     for name in folders.into_iter().rev().filter(|n| is_run_of(n, &prefix)) {
         let run = RunId::new(name);
         let history = journal::read::<Event>(storage, &key::journal(&run)).await?;
-        let ended = |e: &Event| matches!(e, Event::Succeeded { .. } | Event::Cancelled);
-        if history.iter().any(ended) {
+        if finish::is_over(&history) && !pool.contains(&run) {
             continue;
         }
         if pool.contains(&run) {
@@ -92,7 +91,9 @@ pub async fn find(storage: &Storage, spec: Spec, take_over: bool) -> Result<Resu
             continue;
         }
         let yaml = history.iter().rev().find_map(|e| match e {
-            Event::Submitted { spec_yaml } => Some(spec_yaml.as_str()),
+            Event::Submitted { spec_yaml } | Event::Resumed { spec_yaml, .. } => {
+                Some(spec_yaml.as_str())
+            }
             _ => None,
         });
         let Some(yaml) = yaml else { continue };

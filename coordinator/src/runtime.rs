@@ -1,32 +1,48 @@
 //! Owns the core, the clock and the queue; executes commands in order.
 //!
-//! Journal entries are awaited: a command behind one is begun only when it is durable. Long work (listing, planning,
-//! storing manifests) runs beside and comes back as an event.
+//! ```text
+//! inputs --> core --> outbox --> executed in order, but never waited for: while a journal entry is being written
+//!              ^                 the commands behind it wait, and inputs are still taken in and answered
+//!              '---- events of long work (listing, planning, storing manifests), which runs beside
+//! ```
+//!
+//! A command behind a journal entry is begun only when the entry is durable. A store that is away holds up these
+//! commands and nobody else: leases go on, questions are answered from memory, and the answers say what is waited for.
 
 mod claims;
+mod dial;
+mod execute;
+mod log;
+mod works;
 
 pub use claims::Vacancy;
 
 use crate::core::{Command, Core, Event, Goal, Notice, Settings, Stream, Ticket, Timing};
-use crate::feed::Feed;
-use crate::handle::{Handle, Input};
+use crate::feed::{self, Feed, Stamped, Watch};
+use crate::handle::{Handle, Input, Overview, Seen};
 use crate::journal::{self, Journal};
-use crate::{finish, holder, naming, planning, survey};
-use futures::FutureExt;
-use futures::future::BoxFuture;
-use proto::event::{Event as History, Holder};
+use crate::{holder, naming, planning};
+use execute::{Done, Writing};
+use proto::event::Holder;
 use proto::id::{self, Epoch, RunId};
 use proto::protocol::Directive;
 use proto::spec::{EvalOn, Source, Spec};
 use proto::storage::{self, Storage};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
+use works::Work;
 
 /// Inputs that can wait for the core.
 const QUEUE: usize = 1024;
+/// Commands that can wait for a journal entry. Of what workers report most follows nothing that has to wait, so that
+/// this many are reached only by an outage of days; then no more is taken in until the store is back.
+const OUTBOX: usize = 100_000;
+/// An entry that takes longer than this to write is told to whoever watches or asks.
+const SLOW: Duration = Duration::from_secs(2);
 
 /// Why a coordinator cannot start, or must stop.
 #[derive(Debug, Error)]
@@ -53,10 +69,20 @@ pub enum Error {
     Replaced(#[source] journal::Error),
 }
 
+/// A run that has not ended, or whose end is not yet said.
 struct Run {
-    journal: Journal,
+    /// Away while an entry of it is being written.
+    journal: Option<Journal>,
     feed: Feed,
     spec: Arc<Spec>,
+    submitted_ms: u64,
+}
+
+/// What stays in memory of a run that has ended.
+struct Ended {
+    submitted_ms: u64,
+    /// The last thing that was said about it; none of a run whose journal cannot be read.
+    last: Option<Arc<Stamped>>,
 }
 
 /// A coordinator that is not yet running, or is.
@@ -66,59 +92,81 @@ pub struct Runtime {
     storage: Storage,
     /// Prepared data sets, which runs share.
     prepared: Storage,
+    /// Away while an entry of it is being written.
     pool: Option<Journal>,
+    is_pool: bool,
     /// Of every run.
     goal: Goal,
     runs: BTreeMap<RunId, Run>,
+    ended: BTreeMap<RunId, Ended>,
     streams: BTreeMap<Stream, mpsc::Sender<Directive>>,
     answers: BTreeMap<u64, oneshot::Sender<Result<RunId, String>>>,
     tickets: u64,
     inputs: mpsc::Receiver<Input>,
     handle: Handle,
-    works: mpsc::UnboundedSender<BoxFuture<'static, ()>>,
+    outbox: VecDeque<Command>,
+    writing: Option<Writing>,
+    works: mpsc::Sender<Work>,
+    /// How long the store may be away before this coordinator gives up.
+    patience: Duration,
     began: Instant,
+    began_ms: u64,
 }
 
 impl Runtime {
-    /// A coordinator of its own runs only, without a pool: what `coordinator run` embeds.
-    pub fn alone(storage: Storage, timing: Timing, holder: Holder) -> (Self, Handle) {
-        let (runtime, handle) = Self::new(storage.clone(), storage, timing, epoch_of_now(), None);
+    /// A coordinator of its own runs only, without a pool: what `coordinator run` embeds. It ends once the store has
+    /// been away for longer than its `patience`.
+    pub fn alone(
+        storage: Storage,
+        timing: Timing,
+        holder: Holder,
+        patience: Duration,
+    ) -> (Self, Handle) {
+        let places = (storage.clone(), storage);
+        let (runtime, handle) = Self::new(places, timing, epoch_of_now(), None, patience);
         (runtime.known_as(holder), handle)
     }
 
     /// A coordinator whose runs end with their plan and leave nothing in `output` but the prepared data set: for
     /// looking before running.
     pub fn preview(scratch: Storage, output: Storage, timing: Timing) -> (Self, Handle) {
-        let (runtime, handle) = Self::new(scratch, output, timing, epoch_of_now(), None);
+        let places = (scratch, output);
+        let (runtime, handle) = Self::new(places, timing, epoch_of_now(), None, Duration::ZERO);
         (Self { goal: Goal::Plan, ..runtime }, handle)
     }
 
     fn new(
-        storage: Storage,
-        prepared: Storage,
+        (storage, prepared): (Storage, Storage),
         timing: Timing,
         epoch: Epoch,
         pool: Option<Journal>,
+        patience: Duration,
     ) -> (Self, Handle) {
         let (sender, inputs) = mpsc::channel(QUEUE);
         let handle = Handle::new(sender);
         let secret = format!("{}{}", id::unique(), id::unique());
-        let (works, in_turn) = mpsc::unbounded_channel();
-        tokio::spawn(one_by_one(in_turn));
+        let (works, inbox) = mpsc::channel(works::QUEUE);
+        tokio::spawn(works::work(storage.clone(), handle.clone(), patience, inbox));
         let runtime = Self {
             core: Core::new(timing, epoch, proto::manifest::sha256_bytes(secret.as_bytes())),
             storage,
             prepared,
+            is_pool: pool.is_some(),
             pool,
             goal: Goal::Model,
             runs: BTreeMap::new(),
+            ended: BTreeMap::new(),
             streams: BTreeMap::new(),
             answers: BTreeMap::new(),
             tickets: 0,
             inputs,
             handle: handle.clone(),
+            outbox: VecDeque::new(),
+            writing: None,
             works,
+            patience,
             began: Instant::now(),
+            began_ms: feed::now_ms(),
         };
         (runtime, handle)
     }
@@ -127,32 +175,37 @@ impl Runtime {
         Self { core: self.core.known_as(holder), ..self }
     }
 
-    fn now(&self) -> std::time::Duration {
+    fn now(&self) -> Duration {
         self.began.elapsed()
     }
 
     /// Runs until every handle is dropped or the pool is lost.
     ///
     /// # Errors
-    /// [`Error::Replaced`] when another coordinator has taken over, [`Error::Journal`] when storage is gone.
+    /// [`Error::Replaced`] when another coordinator has taken over, [`Error::Journal`] when storage has been away for
+    /// longer than this coordinator's patience.
     pub async fn run(mut self) -> Result<(), Error> {
         let mut looks = tokio::time::interval(claims::LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.execute().await;
             let deadline = self.core.next_deadline().map(|d| self.began + d);
-            let tick = async {
-                match deadline {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let slow = self.writing.as_ref().and_then(Writing::slow_at);
             let input = tokio::select! {
                 biased;
-                input = self.inputs.recv() => match input {
+                done = written(&mut self.writing) => {
+                    self.written(done).await?;
+                    continue;
+                }
+                input = self.inputs.recv(), if self.outbox.len() < OUTBOX => match input {
                     Some(input) => input,
                     None => return Ok(()),
                 },
-                () = tick => Input::Core(Event::Tick),
+                () = at(deadline) => Input::Core(Event::Tick),
+                () = at(slow) => {
+                    self.say_waiting();
+                    continue;
+                }
                 _ = looks.tick() => {
                     self.look();
                     continue;
@@ -168,43 +221,68 @@ impl Runtime {
                 if let Event::Hangup { stream } = &event {
                     self.streams.remove(stream);
                 }
+                log::event(&event);
                 event
             }
             Input::Attach { stream, directives } => {
                 self.streams.insert(stream, directives);
                 return Ok(());
             }
-            Input::Submit { spec, key, answer } => return self.submit(*spec, key, answer).await,
+            Input::Submit { spec, key, answer } => {
+                self.submit(*spec, key, answer).await;
+                return Ok(());
+            }
+            Input::Resume { run, spec_yaml, answer } => {
+                self.look_up(run, spec_yaml, answer);
+                return Ok(());
+            }
+            Input::Found { found, answer } => {
+                self.begin_attempt(*found, answer).await;
+                return Ok(());
+            }
             Input::Cancel { run, answer } => Event::Cancel { ticket: self.ticket(answer), run },
-            Input::Watch { run, answer } => {
-                let _ = answer.send(self.runs.get(&run).map(|r| r.feed.watch()));
+            Input::Watch { run, after_ms, answer } => {
+                self.watch(run, after_ms, answer);
                 return Ok(());
             }
             Input::Status { answer } => {
-                let _ = answer.send(self.core.statuses());
+                // Whoever asked may be gone.
+                let _ = answer.send(self.overview());
                 return Ok(());
             }
             Input::Holds { run, answer } => {
-                let holds = self.holds(run).await?;
+                self.ask_journal(run, Some(answer));
+                return Ok(());
+            }
+            Input::Looked { run, found, answer } => {
+                let holds = self.looked(run, found).await?;
                 let token = self.core.holder().filter(|_| holds).map(|h| h.token.clone());
-                let _ = answer.send(token);
+                if let Some(answer) = answer {
+                    // Whoever asked may be gone.
+                    let _ = answer.send(token);
+                }
                 return Ok(());
             }
             Input::Settled { answer } => {
-                self.in_turn(async move {
-                    // Who asked may not have had the patience.
-                    let _ = answer.send(());
-                });
+                self.in_turn(Work::Settled(answer)).await;
                 return Ok(());
             }
         };
-        self.step(event).await
+        self.step(event).await;
+        Ok(())
     }
 
-    async fn step(&mut self, event: Event) -> Result<(), Error> {
+    async fn step(&mut self, event: Event) {
         let now = self.now();
-        let commands = self.core.handle(now, event);
-        self.execute(commands).await
+        for command in self.core.handle(now, event) {
+            match command {
+                // Steps are what training says all the time, and nothing waits for them nor they for anything.
+                Command::Notify { run, notice: notice @ Notice::Step { .. } } => {
+                    self.notify(run, notice).await;
+                }
+                command => self.outbox.push_back(command),
+            }
+        }
     }
 
     fn ticket(&mut self, answer: oneshot::Sender<Result<RunId, String>>) -> Ticket {
@@ -218,34 +296,34 @@ impl Runtime {
         spec: Spec,
         key: String,
         answer: oneshot::Sender<Result<RunId, String>>,
-    ) -> Result<(), Error> {
-        if let Err(refusal) = self.check_output(&spec) {
+    ) {
+        let settings = settings(&spec, self.goal);
+        let known = self.core.known(&key, &settings.identity);
+        if let Err(refusal) = self.check_output(&spec).and(known) {
             // Whoever asked may be gone.
             let _ = answer.send(Err(refusal));
-            return Ok(());
+            return;
         }
         let spec = spec.dated(Some(chrono::Local::now().date_naive()));
         let run = naming::fresh(&spec);
         let spec_yaml = spec.resolved_yaml();
-        let (journal, _) =
-            Journal::open::<History>(&self.storage, proto::key::journal(&run)).await?;
-        let feed = Feed::new(run.clone(), 0);
         let event = Event::Submit {
             ticket: self.ticket(answer),
             run: run.clone(),
             idempotency_key: key,
             spec_yaml: spec_yaml.clone(),
-            settings: settings(&spec, self.goal),
+            settings,
         };
-        self.runs.insert(run.clone(), Run { journal, feed, spec: Arc::new(spec) });
-        self.step(event).await?;
-        // The key was known: the name was not needed.
-        if self.core.status(&run).is_none() {
-            self.runs.remove(&run);
-        } else {
-            self.storage.put(&proto::key::resolved_spec(&run), spec_yaml).await?;
+        self.step(event).await;
+        // If the key was known, the name was not needed.
+        if self.core.holds(&run) {
+            let journal = Journal::fresh(&self.storage, proto::key::journal(&run), self.patience);
+            let (feed, submitted_ms) = (Feed::new(), feed::now_ms());
+            let spec = Arc::new(spec);
+            let begun = Run { journal: Some(journal), feed, spec, submitted_ms };
+            self.runs.insert(run.clone(), begun);
+            self.in_turn(Work::Spec { run, yaml: spec_yaml }).await;
         }
-        Ok(())
     }
 
     /// Workers take the output from the spec: a run whose spec names another would be split between two.
@@ -262,121 +340,82 @@ impl Runtime {
         ))
     }
 
-    async fn execute(&mut self, commands: Vec<Command>) -> Result<(), Error> {
-        let mut commands = VecDeque::from(commands);
-        while let Some(command) = commands.pop_front() {
-            match command {
-                Command::Journal { run: id, events } => {
-                    let run = self.runs.get_mut(&id).expect("the core knows only runs taken in");
-                    if let Err(error) = run.journal.append(events).await {
-                        self.lose(id, error, &mut commands).await?;
-                    }
-                }
-                Command::JournalPool(event) => {
-                    if let Some(pool) = &mut self.pool
-                        && let Err(error) = pool.append(vec![event]).await
-                    {
-                        return Err(self.replaced(error));
-                    }
-                }
-                Command::Answer { ticket, answer } => {
-                    if let Some(waiting) = self.answers.remove(&ticket.0) {
-                        // Whoever asked may be gone.
-                        let _ = waiting.send(answer);
-                    }
-                }
-                Command::Direct { stream, directive } => {
-                    // A stream whose queue is full is not being read: its worker is told again on the next.
-                    if let Some(directives) = self.streams.get(&stream)
-                        && directives.try_send(directive).is_err()
-                    {
-                        self.streams.remove(&stream);
-                    }
-                }
-                Command::Close { stream } => drop(self.streams.remove(&stream)),
-                Command::Notify { run, notice } => self.notify(run, notice).await?,
-                Command::Survey { run } => {
-                    let (storage, spec) = (self.prepared.clone(), self.spec(&run));
-                    self.beside(async move {
-                        let outcome = survey::survey(&storage, &spec).await;
-                        Event::Surveyed { run, outcome }
-                    });
-                }
-                Command::Plan { run, fingerprint, prepared } => {
-                    let storage = planning::Places {
-                        run: self.storage.clone(),
-                        prepared: self.prepared.clone(),
-                    };
-                    let spec = self.spec(&run);
-                    self.beside(async move {
-                        let outcome =
-                            planning::plan(&storage, &run, &spec, &fingerprint, prepared).await;
-                        Event::Planned { run, outcome }
-                    });
-                }
-                Command::Receipt { run, skipped } => {
-                    if let Err(error) = finish::receipt(&self.storage, &run, skipped).await {
-                        // The journal has it, and the next checkpoint's receipt.
-                        tracing::warn!(%run, error, "the receipt lacks what was skipped last");
-                    }
-                }
-                Command::Seal { checkpoint, skipped } => {
-                    let storage = self.storage.clone();
-                    self.beside(async move {
-                        let outcome = finish::seal(&storage, &checkpoint, skipped).await;
-                        let proto::manifest::Checkpoint { run, lineage, step, .. } = checkpoint;
-                        Event::Sealed { run, lineage, step, outcome }
-                    });
-                }
-                Command::Publish { run, lineage, step, losses } => {
-                    let (storage, handle) = (self.storage.clone(), self.handle.clone());
-                    let spec = self.spec(&run);
-                    self.in_turn(async move {
-                        let id = run.clone();
-                        let finished = finish::Finished { run: id, spec, lineage, step, losses };
-                        let outcome = finish::publish(&storage, finished).await;
-                        // The coordinator may have stopped meanwhile.
-                        let _ = handle.event(Event::Published { run, outcome }).await;
-                    });
-                }
-                Command::Discard { run, lineage, step } => {
-                    let storage = self.storage.clone();
-                    self.in_turn(async move {
-                        if let Err(error) = finish::delete(&storage, &run, (lineage, step)).await {
-                            tracing::warn!(%run, %error, "a checkpoint that was given up stays behind");
-                        }
-                    });
-                }
-                Command::Retain { run, retained } => {
-                    let storage = self.storage.clone();
-                    self.in_turn(async move {
-                        if let Err(error) = finish::retain(&storage, &run, &retained).await {
-                            tracing::warn!(%run, %error, "an old checkpoint stays behind");
-                        }
-                    });
-                }
-            }
+    /// Answers with what was said about a run, from memory while it goes on, else from what is stored.
+    fn watch(
+        &self,
+        run: RunId,
+        after_ms: u64,
+        answer: oneshot::Sender<Result<Option<Watch>, String>>,
+    ) {
+        if let Some(live) = self.runs.get(&run) {
+            // Whoever asked may be gone.
+            let _ = answer.send(Ok(Some(live.feed.watch(after_ms))));
+            return;
         }
-        Ok(())
+        let Some(ended) = self.ended.get(&run) else {
+            let unreadable = self.core.status(&run).map(|status| status.detail);
+            let _ = answer.send(unreadable.map_or(Ok(None), Err));
+            return;
+        };
+        let (storage, last) = (self.storage.clone(), ended.last.clone());
+        tokio::spawn(async move {
+            let mut past = feed::stored(&storage, &run).await.unwrap_or_else(|error| {
+                let error = proto::error::chain(&error);
+                tracing::warn!(%run, error, "what was said about a run cannot be read");
+                Vec::new()
+            });
+            if let Some(last) = last
+                && past.last().is_none_or(|stored| stored.notice != last.notice)
+            {
+                past.push(last);
+            }
+            // What an older version has stored has no time.
+            past.retain(|stamped| after_ms == 0 || stamped.at_ms > after_ms);
+            let _ = answer.send(Ok(Some(Watch::over(past))));
+        });
     }
 
-    async fn notify(&mut self, run: RunId, notice: Notice) -> Result<(), Error> {
-        let run = self.runs.get_mut(&run).expect("the core knows only runs taken in");
-        if run.feed.say(notice) {
-            run.feed.store(&self.storage).await?;
+    /// How everything is doing.
+    fn overview(&self) -> Overview {
+        let waiting = self.writing.as_ref().and_then(|writing| writing.waiting(SLOW));
+        let submitted = |run: &RunId| {
+            let live = self.runs.get(run).map(|run| run.submitted_ms);
+            live.or_else(|| self.ended.get(run).map(|run| run.submitted_ms)).unwrap_or(0)
+        };
+        let seen = |mut status: crate::core::Status| {
+            if let Some(waiting) = waiting.as_ref().filter(|_| self.core.holds(&status.run)) {
+                status.detail.clone_from(waiting);
+            }
+            Seen { submitted_ms: submitted(&status.run), status }
+        };
+        Overview {
+            runs: self.core.statuses().into_iter().map(seen).collect(),
+            workers: self.core.worker_statuses(),
+            now: self.now(),
+            began_ms: self.began_ms,
         }
-        Ok(())
+    }
+
+    /// Tells whoever watches that the store does not answer.
+    fn say_waiting(&mut self) {
+        let Some(writing) = &mut self.writing else { return };
+        let Some(detail) = writing.told() else { return };
+        for (id, run) in &mut self.runs {
+            if self.core.holds(id) {
+                // It is stored with what follows.
+                run.feed.say(Notice::Waiting { detail: detail.clone() });
+            }
+        }
     }
 
     fn spec(&self, run: &RunId) -> Arc<Spec> {
         self.runs[run].spec.clone()
     }
 
-    /// Runs work on a run's folder beside the queue, after all such work before it: what was to be kept then says
-    /// nothing of what is to be kept now.
-    fn in_turn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        // The task that takes it ends with this coordinator only.
-        let _ = self.works.send(work.boxed());
+    /// Does work on a run's folder beside the queue, after all such work before it.
+    async fn in_turn(&self, work: Work) {
+        // Whoever does it takes it in at once, and ends with this coordinator only.
+        let _ = self.works.send(work).await;
     }
 
     /// Runs long work beside the queue; its outcome comes back as an event.
@@ -390,17 +429,23 @@ impl Runtime {
     }
 }
 
-/// Does one piece of work after the other.
-async fn one_by_one(mut works: mpsc::UnboundedReceiver<BoxFuture<'static, ()>>) {
-    while let Some(work) = works.recv().await {
-        work.await;
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn written(writing: &mut Option<Writing>) -> Done {
+    match writing {
+        Some(writing) => writing.done().await,
+        None => std::future::pending().await,
     }
 }
 
 /// Rises with time, so that a later claim of the same run stands above an earlier one's.
 fn epoch_of_now() -> Epoch {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    Epoch(since.unwrap_or_default().as_millis().try_into().unwrap_or(1))
+    Epoch(feed::now_ms().max(1))
 }
 
 fn settings(spec: &Spec, goal: Goal) -> Settings {
@@ -408,6 +453,7 @@ fn settings(spec: &Spec, goal: Goal) -> Settings {
     let names = |sources: &[Source]| sources.iter().map(|s| s.location.to_string()).collect();
     Settings {
         name: spec.name().to_owned(),
+        identity: spec.identity(),
         goal,
         min_workers: spec.workers().min as usize,
         max_workers: spec.workers().max as usize,

@@ -1,7 +1,7 @@
 //! The gRPC edge: wire types come in, domain types go on.
 
-use crate::core::{SourceFigures, Status as RunState, Stream};
-use crate::handle::Handle;
+use crate::core::{SourceFigures, Stream, WorkerStatus};
+use crate::handle::{Handle, Overview, Seen};
 use crate::sources;
 use proto::event::Failure;
 use proto::id::RunId;
@@ -89,35 +89,40 @@ impl Runs for Service {
         Ok(Response::new(wire::SubmitReply { run, attempt: 1 }))
     }
 
-    async fn resume(&self, _: Request<wire::ResumeRequest>) -> Reply<wire::SubmitReply> {
-        Err(Status::unimplemented("no run can be resumed yet"))
+    async fn resume(&self, request: Request<wire::ResumeRequest>) -> Reply<wire::SubmitReply> {
+        let wire::ResumeRequest { run, spec_yaml } = request.into_inner();
+        let spec_yaml = (!spec_yaml.is_empty()).then_some(spec_yaml);
+        let resumed = self.handle.resume(RunId::new(run), spec_yaml).await.map_err(stopped)?;
+        let (run, attempt) = resumed.map_err(Status::failed_precondition)?;
+        Ok(Response::new(wire::SubmitReply { run: run.to_string(), attempt }))
     }
 
     async fn list(&self, _: Request<wire::ListRequest>) -> Reply<wire::ListReply> {
-        let runs = self.handle.statuses().await.map_err(stopped)?;
-        Ok(Response::new(wire::ListReply {
-            runs: runs.into_iter().map(to_wire).collect(),
-            workers: Vec::new(),
-        }))
+        let overview = self.handle.overview().await.map_err(stopped)?;
+        let runs = overview.runs.iter().map(|run| to_wire(run, &overview)).collect();
+        let workers = overview.workers.iter().map(|w| worker(w, &overview)).collect();
+        Ok(Response::new(wire::ListReply { runs, workers }))
     }
 
     async fn status(&self, request: Request<wire::StatusRequest>) -> Reply<wire::RunStatus> {
         let run = RunId::new(request.into_inner().run);
-        let runs = self.handle.statuses().await.map_err(stopped)?;
-        let found = runs.into_iter().find(|s| s.run == run);
-        found.map(|s| Response::new(to_wire(s))).ok_or_else(|| unknown(&run))
+        let overview = self.handle.overview().await.map_err(stopped)?;
+        let found = overview.runs.iter().find(|seen| seen.status.run == run);
+        found.map(|seen| Response::new(to_wire(seen, &overview))).ok_or_else(|| unknown(&run))
     }
 
     type WatchStream = Sent<wire::Notice>;
 
     async fn watch(&self, request: Request<wire::WatchRequest>) -> Reply<Self::WatchStream> {
-        let run = RunId::new(request.into_inner().run);
-        let watch = self.handle.watch(run.clone()).await.map_err(stopped)?;
+        let wire::WatchRequest { run, after_ms } = request.into_inner();
+        let run = RunId::new(run);
+        let watch = self.handle.watch(run.clone(), after_ms).await.map_err(stopped)?;
+        let watch = watch.map_err(Status::failed_precondition)?;
         let mut watch = watch.ok_or_else(|| unknown(&run))?;
         let (sender, receiver) = mpsc::channel(NOTICES);
         tokio::spawn(async move {
             for notice in watch.past {
-                let last = notice.last();
+                let last = notice.notice.last();
                 let json = serde_json::to_string(notice.as_ref()).expect("notices are JSON");
                 if sender.send(Ok(wire::Notice { json })).await.is_err() {
                     return;
@@ -134,7 +139,7 @@ impl Runs for Service {
                 };
                 let json = serde_json::to_string(notice.as_ref()).expect("notices are JSON");
                 let sent = sender.send(Ok(wire::Notice { json })).await;
-                if sent.is_err() || notice.last() {
+                if sent.is_err() || notice.notice.last() {
                     return;
                 }
             }
@@ -144,9 +149,12 @@ impl Runs for Service {
 
     async fn cancel(&self, request: Request<wire::CancelRequest>) -> Reply<wire::CancelReply> {
         let run = RunId::new(request.into_inner().run);
-        let answer = self.handle.cancel(run).await.map_err(stopped)?;
+        let answer = self.handle.cancel(run.clone()).await.map_err(stopped)?;
         answer.map_err(Status::not_found)?;
-        Ok(Response::new(wire::CancelReply { phase: "cancelled".into() }))
+        let overview = self.handle.overview().await.map_err(stopped)?;
+        let phase = overview.runs.iter().find(|seen| seen.status.run == run);
+        let phase = phase.map_or("cancelled", |seen| seen.status.phase).to_owned();
+        Ok(Response::new(wire::CancelReply { phase }))
     }
 
     async fn holds(&self, request: Request<wire::HoldsRequest>) -> Reply<wire::HoldsReply> {
@@ -208,7 +216,10 @@ fn source_loss((name, figures): (String, SourceFigures)) -> wire::SourceLoss {
     wire::SourceLoss { name, loss, trained_tokens }
 }
 
-fn to_wire(status: RunState) -> wire::RunStatus {
+fn to_wire(seen: &Seen, overview: &Overview) -> wire::RunStatus {
+    let status = seen.status.clone();
+    let incident = status.last_incident;
+    let since = |at: Duration| overview.began_ms + millis(at);
     wire::RunStatus {
         run: status.run.to_string(),
         name: status.name,
@@ -223,7 +234,29 @@ fn to_wire(status: RunState) -> wire::RunStatus {
         model: status.model.unwrap_or_default(),
         loss: status.loss,
         sources: status.sources.into_iter().map(source_loss).collect(),
-        attempt: 1,
-        ..Default::default()
+        attempt: status.attempt,
+        submitted_ms: seen.submitted_ms,
+        tokens_per_second: status.tokens_per_second.unwrap_or(0.0),
+        eta_ms: status.eta.map_or(0, millis),
+        last_incident_ms: incident.as_ref().and_then(|i| i.at).map_or(0, since),
+        last_incident: incident.map(|i| i.message).unwrap_or_default(),
+        troubled: status.troubled.iter().map(|w| worker(w, overview)).collect(),
     }
+}
+
+fn worker(status: &WorkerStatus, overview: &Overview) -> wire::WorkerStatus {
+    let retry_in = |at: Duration| millis(at.saturating_sub(overview.now)).max(1);
+    wire::WorkerStatus {
+        worker: status.worker.to_string(),
+        state: status.state.into(),
+        run: status.run.as_ref().map(ToString::to_string).unwrap_or_default(),
+        rank: status.rank,
+        trouble: status.trouble.clone().unwrap_or_default(),
+        retry_in_ms: status.retry_at.map_or(0, retry_in),
+        ring: status.ring.clone(),
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    time.as_millis().try_into().unwrap_or(u64::MAX)
 }

@@ -15,6 +15,7 @@ use muster_tests::again::again;
 use muster_tests::lone::{self, PLAN};
 use muster_tests::proxy::{Fault, Faults, Proxy};
 use muster_tests::seaweed::{BUCKET, SeaweedFs};
+use proto::error::chain;
 use proto::event::Event;
 use proto::id::{Generation, Lineage, RunId, WorkerId};
 use proto::key;
@@ -232,7 +233,7 @@ async fn save_and_restore(storage: &Storage, seed: u64) -> Result<Run> {
         let sealed = match store(storage, &id, &trainer, step).await {
             Ok(files) => {
                 let manifest = lone::manifest(&id, LINEAGE, step, files);
-                finish::seal(storage, &manifest, Vec::new()).await
+                finish::seal(storage, &manifest, Vec::new()).await.map_err(|error| chain(&error))
             }
             Err(error) => Err(error),
         };

@@ -89,7 +89,8 @@ pub(super) async fn preview(path: &Path) -> Result<Preview, Refusal> {
 async fn begin(handle: &Handle, spec: Spec) -> Result<(RunId, Watch), Refusal> {
     let run = handle.submit(spec, proto::id::unique()).await.blame(Exit::Infrastructure)?;
     let run = run.map_err(anyhow::Error::msg).blame(Exit::Infrastructure)?;
-    let watch = handle.watch(run.clone()).await.blame(Exit::Infrastructure)?;
+    let watch = handle.watch(run.clone(), 0).await.blame(Exit::Infrastructure)?;
+    let watch = watch.map_err(anyhow::Error::msg).blame(Exit::Infrastructure)?;
     Ok((run, watch.context("the run is unknown").blame(Exit::Infrastructure)?))
 }
 
@@ -144,7 +145,7 @@ impl Progress {
                 },
             };
             self.said += 1;
-            match &*notice {
+            match &notice.notice {
                 Notice::Preparing { done, shards } => {
                     self.bar.set_message(format!("preparing data: {done} of {shards} shards"));
                     return Ok(Milestone::Shards);

@@ -3,7 +3,8 @@
 use super::show::{Show, Style};
 use super::typed::Typed;
 use super::{Blame, Exit, Outcome, Refusal, run};
-use crate::core::{BySource, Notice, SourceFigures};
+use crate::core::{BySource, SourceFigures};
+use crate::feed::Stamped;
 use anyhow::{Context, anyhow};
 use clap::Args;
 use proto::id::RunId;
@@ -183,11 +184,11 @@ async fn follow(mut client: RunsClient<Channel>, run: String, json: bool) -> Out
     let show = Show::new(style, &RunId::new(run), "the pool's output");
     // The coordinator sends no errors here: one is the connection's end.
     while let Ok(Some(notice)) = notices.message().await {
-        let parsed: Notice = serde_json::from_str(&notice.json)
+        let parsed: Stamped = serde_json::from_str(&notice.json)
             .with_context(|| "the coordinator is of another version")
             .blame(Exit::Infrastructure)?;
         show.notice(&parsed);
-        if let Some(outcome) = run::end(&parsed) {
+        if let Some(outcome) = run::end(&parsed.notice) {
             return outcome;
         }
     }

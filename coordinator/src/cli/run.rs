@@ -58,7 +58,10 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
     };
     let listener = embedded::listen(socket)?;
     let own = holder::here(embedded::url(&listener)?);
-    let (mut runtime, handle) = Runtime::alone(storage.clone(), Timing::default(), own);
+    let (mut runtime, handle) = {
+        let patience = spec.checkpoint().storage_patience;
+        Runtime::alone(storage.clone(), Timing::default(), own, patience)
+    };
     let resumed = match resumed {
         Some(found) => {
             let run = found.run.clone();
@@ -77,7 +80,8 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
     let style = if arguments.json { Style::Json } else { Style::People };
     let show = Show::new(style, &run, &format!("{}/{run}", storage.url()));
     let followed = coordinator.work(async {
-        let watch = handle.watch(run.clone()).await.blame(Exit::Infrastructure)?;
+        let watch = handle.watch(run.clone(), 0).await.blame(Exit::Infrastructure)?;
+        let watch = watch.map_err(anyhow::Error::msg).blame(Exit::Infrastructure)?;
         let unknown = || anyhow!("run `{run}` is unknown");
         let watch = watch.ok_or_else(unknown).blame(Exit::Infrastructure)?;
         tokio::select! {
@@ -118,9 +122,9 @@ async fn follow(mut watch: Watch, show: &Show, handle: &Handle) -> Outcome {
     let mut interrupt = signal(SignalKind::interrupt()).blame(Exit::Infrastructure)?;
     let mut terminate = signal(SignalKind::terminate()).blame(Exit::Infrastructure)?;
     let mut asked = false;
-    for notice in &watch.past {
-        show.notice(notice);
-        if let Some(outcome) = end(notice) {
+    for stamped in &watch.past {
+        show.notice(stamped);
+        if let Some(outcome) = end(&stamped.notice) {
             return outcome;
         }
     }
@@ -135,9 +139,9 @@ async fn follow(mut watch: Watch, show: &Show, handle: &Handle) -> Outcome {
             }
             _ = terminate.recv(), if !asked => asked = stop(show, handle).await?,
             notice = watch.now.recv() => match notice {
-                Ok(notice) => {
-                    show.notice(&notice);
-                    if let Some(outcome) = end(&notice) {
+                Ok(stamped) => {
+                    show.notice(&stamped);
+                    if let Some(outcome) = end(&stamped.notice) {
                         return outcome;
                     }
                 }

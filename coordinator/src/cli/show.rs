@@ -3,6 +3,7 @@
 use super::mixture::{self, Mixed};
 use super::plan;
 use crate::core::{BySource, Notice};
+use crate::feed::Stamped;
 use indicatif::{ProgressBar, ProgressStyle};
 use proto::id::RunId;
 use serde::Deserialize;
@@ -53,9 +54,10 @@ impl Show {
         }
     }
 
-    pub(super) fn notice(&self, notice: &Notice) {
+    pub(super) fn notice(&self, stamped: &Stamped) {
+        let notice = &stamped.notice;
         if self.style == Style::Json {
-            let json = serde_json::to_string(notice).expect("notices are JSON");
+            let json = serde_json::to_string(stamped).expect("notices are JSON");
             self.json(&json);
         } else {
             self.people(notice);

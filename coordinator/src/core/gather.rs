@@ -4,114 +4,179 @@
 //! journaled before it is announced: whatever an older generation still writes can be told from the new one's.
 
 use super::membership::{Member, Membership};
+use super::rate::Rate;
 use super::run::{Phase, Run};
 use super::saves::Saves;
-use super::worker::Worker;
-use super::{Command, Notice, Timing};
-use proto::event::Event as History;
+use super::trouble::Accusations;
+use super::workers::{Worker, Workers};
+use super::{Command, Fault, Notice, Turn};
+use proto::event::{Event as History, Failure};
 use proto::id::WorkerId;
-use proto::protocol::{Attachment, Hello, Start};
+use proto::protocol::{Attachment, Cause, Hello, Start};
 use std::collections::BTreeMap;
-use std::time::Duration;
+
+/// Workers in trouble that are named while a run waits.
+const TROUBLES_SHOWN: usize = 3;
 
 impl Run {
     /// Waits for members; whoever trained holds no state any more.
     pub(super) fn gather(&mut self) {
-        self.phase = Phase::Gathering { enough_since: None };
+        self.enter(Phase::Gathering { enough_since: None });
         self.last_waiting.clear();
+        self.starved_since = None;
     }
 
-    pub(super) fn waiting(&self, workers: &BTreeMap<WorkerId, Worker>) -> String {
-        let (ready, loading) = self.candidates(workers);
-        if let Some(step) = self.expected().filter(|_| ready.len() >= self.settings.min_workers) {
+    pub(super) fn waiting(&self, workers: &Workers) -> String {
+        let ready = workers.ready_for(&self.id);
+        let min = self.settings.min_workers;
+        if let Some(step) = self.expected().filter(|_| ready >= min) {
             return format!("waiting: the checkpoint after step {step} is still being stored");
         }
-        let loading = match loading {
+        let usable = workers.usable(&self.id);
+        let loading = match usable.saturating_sub(ready) {
             0 => String::new(),
             n => format!(", {n} loading"),
         };
-        format!("waiting: {} of {} workers{loading}", ready.len(), self.settings.min_workers)
+        let mut detail = if ready < min {
+            format!("waiting: {ready} of {min} workers{loading}")
+        } else {
+            format!("waiting: {ready} workers are ready, {min} needed{loading}")
+        };
+        if ready < min {
+            let here = workers.troubled().filter(|(_, w)| w.is_able() && w.waits(&self.id));
+            for (id, worker) in here.take(TROUBLES_SHOWN) {
+                let trouble = worker.setback.as_ref().map_or("", |s| s.message.as_str());
+                let first = trouble.lines().next().unwrap_or_default();
+                detail += &format!("; {id} cannot work for it: {first}");
+            }
+        }
+        detail
     }
 
-    fn say_waiting(&mut self, workers: &BTreeMap<WorkerId, Worker>, out: &mut Vec<Command>) {
-        let detail = self.waiting(workers);
+    fn say_waiting(&mut self, turn: &mut Turn<'_>) {
+        let detail = self.waiting(turn.workers);
         if detail != self.last_waiting {
             self.last_waiting.clone_from(&detail);
             let notice = Notice::Waiting { detail };
-            out.push(Command::Notify { run: self.id.clone(), notice });
+            turn.out.push(Command::Notify { run: self.id.clone(), notice });
         }
     }
 
-    /// Who is ready, and how many more are on their way.
-    fn candidates(&self, workers: &BTreeMap<WorkerId, Worker>) -> (Vec<WorkerId>, usize) {
-        let able = |w: &&Worker| !w.leaving && w.stream.is_some();
-        let all = workers.values().filter(able).count();
-        let ready: Vec<_> = workers
-            .iter()
-            .filter(|(_, w)| able(w) && w.loaded.as_ref() == Some(&self.id))
-            .map(|(id, _)| id.clone())
-            .collect();
-        let loading = all - ready.len();
-        (ready, loading)
-    }
-
-    pub(super) fn advance_gathering(
-        &mut self,
-        now: Duration,
-        timing: &Timing,
-        secret: &[u8; 32],
-        workers: &mut BTreeMap<WorkerId, Worker>,
-        out: &mut Vec<Command>,
-    ) {
+    pub(super) fn advance_gathering(&mut self, turn: &mut Turn<'_>) {
         let Phase::Gathering { enough_since } = &mut self.phase else { return };
         let since = *enough_since;
-        let (ready, loading) = self.candidates(workers);
+        let ready = turn.workers.ready().len();
         let (min, max) = (self.settings.min_workers, self.settings.max_workers);
-        if ready.len() < min {
+        if ready < min {
             self.phase = Phase::Gathering { enough_since: None };
-            return self.say_waiting(workers, out);
+            return self.say_waiting(turn);
         }
-        let since = since.unwrap_or(now);
+        let since = since.unwrap_or(turn.now);
         self.phase = Phase::Gathering { enough_since: Some(since) };
-        let called = now >= since + timing.last_call;
-        if ready.len() < max && !(called || loading == 0 && min == max) {
+        let loading = turn.workers.usable(&self.id).saturating_sub(ready);
+        let called = turn.now >= since + turn.timing.last_call;
+        if ready < max && !(called || loading == 0 && min == max) {
             return;
         }
         // Its steps need not be done again then, and there are at least as many as it takes.
         if self.expected().is_some() {
-            return self.say_waiting(workers, out);
+            return self.say_waiting(turn);
         }
-        if self.fruitless > timing.fruitless_generations {
-            return self.fail_fruitless(out);
+        if self.fruitless > turn.timing.fruitless_generations {
+            return self.fail_fruitless(turn);
         }
+        let ready: Vec<_> = turn.workers.ready().iter().cloned().collect();
+        let Some(ready) = self.of_one_base(ready, turn) else { return };
         let members: Vec<_> = ready.into_iter().take(max).collect();
-        self.form(members, secret, workers, out);
+        self.form(members, turn);
     }
 
-    fn form(
-        &mut self,
-        members: Vec<WorkerId>,
-        secret: &[u8; 32],
-        workers: &mut BTreeMap<WorkerId, Worker>,
-        out: &mut Vec<Command>,
-    ) {
+    /// Why a worker that has read this base cannot be a member.
+    pub(super) fn differs(&self, base: &str) -> Option<String> {
+        let own = self.base.as_deref().filter(|own| *own != base)?;
+        Some(format!(
+            "it has read another base than the run began with: digest {base} instead of {own}\n\
+             hint: `model.base` must have the same content on every host"
+        ))
+    }
+
+    /// Those of the candidates that have read the base that the run is to begin with; none where too few are left.
+    ///
+    /// Before the first generation that is what most of them have read: one whose copy is another waits. Where there
+    /// are as many of the one as of the other, nobody can say which is right.
+    fn of_one_base(&mut self, ready: Vec<WorkerId>, turn: &mut Turn<'_>) -> Option<Vec<WorkerId>> {
+        if self.base.is_some() {
+            // The others were turned away when they said what they have read.
+            return Some(ready);
+        }
+        let mut readers: BTreeMap<String, Vec<WorkerId>> = BTreeMap::new();
+        for id in ready {
+            let loaded = turn.workers.get(&id).and_then(|worker| worker.loaded.as_ref());
+            let base = loaded.map(|(_, base)| base.clone()).unwrap_or_default();
+            readers.entry(base).or_default().push(id);
+        }
+        let all: usize = readers.values().map(Vec::len).sum();
+        let most = readers.values().map(Vec::len).max().unwrap_or(0);
+        if 2 * most <= all {
+            let who = |(base, ids): (&String, &Vec<WorkerId>)| {
+                let ids: Vec<_> = ids.iter().map(WorkerId::as_str).collect();
+                format!("{} have digest {base}", ids.join(", "))
+            };
+            let who: Vec<_> = readers.iter().map(who).collect();
+            let message = format!(
+                "model.base: the workers have read different models: {}\n\
+                 hint: `model.base` must have the same content on every host",
+                who.join("; ")
+            );
+            self.fail(Fault { kind: Failure::User, message }, turn);
+            return None;
+        }
+        let mut agreed = Vec::new();
+        for (base, ids) in readers {
+            if ids.len() == most {
+                self.base = Some(base);
+                agreed = ids;
+            } else {
+                for id in ids {
+                    let message = format!(
+                        "it has read another base than {most} of {all} workers: digest {base}\n\
+                         hint: `model.base` must have the same content on every host"
+                    );
+                    turn.workers.set_back(&id, turn.now, Some(&self.id), Cause::Model, message);
+                }
+            }
+        }
+        if agreed.len() < self.settings.min_workers {
+            // It is not journaled: what they agree on may be another base once more workers are there.
+            self.base = None;
+            self.say_waiting(turn);
+            return None;
+        }
+        Some(agreed)
+    }
+
+    fn form(&mut self, members: Vec<WorkerId>, turn: &mut Turn<'_>) {
+        let first = self.generation.0 == 0;
         self.generation = self.generation.next();
         self.lineage = self.lineage.next();
         self.fruitless += 1;
+        self.rate = Rate::default();
         let start = self.start();
         self.began_at = self.newest();
+        let before = self.step;
         self.step = self.began_at.map_or(0, |c| c.step);
-        self.last_step_at = None;
-        self.journal(
-            vec![History::Generation {
-                generation: self.generation,
-                lineage: self.lineage,
-                step: self.step,
-                members: members.clone(),
-            }],
-            out,
-        );
-        out.push(Command::Notify {
+        let mut events = Vec::new();
+        if let Some(digest) = self.base.clone().filter(|_| first) {
+            events.push(History::Based { digest });
+        }
+        events.push(History::Generation {
+            generation: self.generation,
+            lineage: self.lineage,
+            step: self.step,
+            members: members.clone(),
+        });
+        self.journal(events, turn.out);
+        turn.out.push(Command::Notify {
             run: self.id.clone(),
             notice: Notice::Generation {
                 generation: self.generation.0,
@@ -119,25 +184,30 @@ impl Run {
                 world_size: members.len(),
                 workers: members.clone(),
                 step: self.step,
+                redone: before.saturating_sub(self.step),
             },
         });
         if self.take_back_skipped() {
-            self.settle_receipt(out);
+            self.settle_receipt(turn.out);
         }
         // What went on after the start belongs to a lineage that ends here.
         self.saves.retain(|_, saves| saves.lineage() == self.lineage);
         self.saves.insert(self.generation, Saves::new(self.lineage, members.clone()));
-        let members = self.members(&members, workers);
-        let evaluate_first = self.owes_evaluation();
-        self.phase =
-            Phase::Training(Membership::new(members, start, evaluate_first, self.ring_key(secret)));
+        let members = Self::members(&members, turn.workers);
+        let named = members.iter().map(|m| (m.id.clone(), m.ring.clone())).collect();
+        self.accusations = Accusations::among(named);
+        let (evaluate_first, key) = (self.owes_evaluation(), self.ring_key(turn.secret));
+        self.enter(Phase::Training(Membership::new(members, start, evaluate_first, key)));
     }
 
-    fn members(&self, ids: &[WorkerId], workers: &mut BTreeMap<WorkerId, Worker>) -> Vec<Member> {
+    fn members(ids: &[WorkerId], workers: &mut Workers) -> Vec<Member> {
         let member = |id: &WorkerId| {
-            let worker = workers.get_mut(id).expect("members are connected");
-            worker.loaded = None;
-            Member { id: id.clone(), ring: worker.ring.clone(), gone: false }
+            let join = |worker: &mut Worker| {
+                worker.loaded = None;
+                worker.ring.clone()
+            };
+            let ring = workers.change(id, join).expect("members are connected");
+            Member { id: id.clone(), ring, gone: false }
         };
         ids.iter().map(member).collect()
     }
@@ -162,11 +232,14 @@ impl Run {
         if !self.is_at(&to.place) {
             return;
         }
-        if matches!(self.phase, Phase::Reattaching { .. }) {
+        if let Phase::Reattaching { back, .. } = &mut self.phase {
+            back.insert(id.clone());
             self.best_step = self.best_step.max(to.step);
         }
-        if let Some(m) = self.phase.membership_mut() {
-            m.moved(id, &hello.ring);
+        if let Some(m) = self.phase.membership_mut()
+            && m.moved(id, &hello.ring)
+        {
+            self.revision += 1;
         }
     }
 
@@ -178,25 +251,20 @@ impl Run {
         secret: &[u8; 32],
     ) -> Membership {
         self.saves.insert(self.generation, Saves::new(self.lineage, members.clone()));
+        let named = members.iter().map(|id| (id.clone(), String::new())).collect();
+        self.accusations = Accusations::among(named);
         let member = |id| Member { id, ring: String::new(), gone: false };
         let members = members.into_iter().map(member).collect();
         Membership::new(members, start, false, self.ring_key(secret))
     }
 
     /// Once every member is back the generation goes on as if nothing had happened; otherwise a new one is formed.
-    pub(super) fn advance_reattaching(
-        &mut self,
-        now: Duration,
-        workers: &BTreeMap<WorkerId, Worker>,
-    ) {
-        let Phase::Reattaching { until, membership } = &self.phase else { return };
-        let back = |id: &WorkerId| {
-            let attachment = workers.get(id).and_then(|w| w.attachment.as_ref());
-            attachment.is_some_and(|a| self.is_at(&a.place))
-        };
-        if membership.members().all(back) {
-            self.phase = Phase::Training(membership.clone());
-        } else if now >= *until {
+    pub(super) fn advance_reattaching(&mut self, turn: &mut Turn<'_>) {
+        let Phase::Reattaching { until, membership, back } = &self.phase else { return };
+        if membership.members().all(|id| back.contains(id)) {
+            let membership = membership.clone();
+            self.enter(Phase::Training(membership));
+        } else if turn.now >= *until {
             self.gather();
         }
     }

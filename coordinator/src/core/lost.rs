@@ -10,14 +10,14 @@ use std::collections::VecDeque;
 impl Core {
     /// Whether it coordinates the run, which has not ended.
     pub fn holds(&self, run: &RunId) -> bool {
-        self.runs.get(run).is_some_and(|run| !run.phase.ended())
+        self.runs.contains_key(run)
     }
 }
 
 impl Run {
     pub(super) fn lost(&mut self, message: String, out: &mut Vec<Command>) {
         if !self.phase.ended() {
-            self.phase = Phase::Lost(message.clone());
+            self.enter(Phase::Lost(message.clone()));
             out.push(Command::Notify { run: self.id.clone(), notice: Notice::Lost { message } });
         }
     }
@@ -58,6 +58,7 @@ impl Command {
             },
             Self::JournalPool(PoolEvent::Opened { .. })
             | Self::Answer { .. }
+            | Self::Dial { .. }
             | Self::Close { .. } => None,
         }
     }

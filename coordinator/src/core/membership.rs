@@ -2,7 +2,7 @@
 
 use super::figures::{self, Total};
 use super::run::{Committed, Phase, Run};
-use super::{Command, Fault, Notice};
+use super::{Command, Fault, Notice, Turn};
 use proto::event::{Event as History, Failure};
 use proto::id::{Generation, WorkerId};
 use proto::protocol::{Cause, Place, SourceSum, Start, StepDone, Train};
@@ -10,9 +10,11 @@ use proto::receipt::Skipped;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Reports of a rank on a step, until all ranks have reported it. Workers can be ahead of one another by one step;
-/// the bound is for one that lies.
-const STEPS_IN_FLIGHT: usize = 64;
+/// Steps that some ranks have reported and others have not. Workers can be ahead of one another by one step, but after
+/// a time without a coordinator each sends the steps of that time in one go; the bound is for one that lies.
+const STEPS_IN_FLIGHT: usize = 100_000;
+/// The same of evaluations.
+const EVALUATIONS_IN_FLIGHT: usize = 64;
 
 #[derive(Clone, Debug)]
 pub(super) struct Member {
@@ -30,8 +32,11 @@ pub struct Membership {
     evaluate_first: bool,
     ring_key: [u8; 32],
     steps: BTreeMap<u64, BTreeMap<usize, StepDone>>,
+    has_stepped: bool,
     evals: BTreeMap<u64, BTreeMap<usize, Vec<SourceSum>>>,
     stopped: BTreeMap<usize, u64>,
+    /// What is wrong with data or model, by the rank that says so.
+    complaints: BTreeMap<usize, (Cause, String)>,
 }
 
 impl Membership {
@@ -47,13 +52,44 @@ impl Membership {
             evaluate_first,
             ring_key,
             steps: BTreeMap::new(),
+            has_stepped: false,
             evals: BTreeMap::new(),
             stopped: BTreeMap::new(),
+            complaints: BTreeMap::new(),
         }
     }
 
     pub(super) fn members(&self) -> impl Iterator<Item = &WorkerId> {
         self.members.iter().map(|m| &m.id)
+    }
+
+    pub(super) fn member(&self, rank: usize) -> &WorkerId {
+        &self.members[rank].id
+    }
+
+    /// Where a member's peers reach it.
+    pub(super) fn ring(&self, rank: usize) -> &str {
+        &self.members[rank].ring
+    }
+
+    /// Takes down what a rank says of data or model; whether every rank says the same.
+    pub(super) fn complain(&mut self, rank: usize, cause: Cause, message: String) -> bool {
+        self.complaints.insert(rank, (cause, message));
+        (0..).zip(&self.members).all(|(rank, member)| {
+            member.gone || self.complaints.get(&rank).is_some_and(|(of, _)| *of == cause)
+        })
+    }
+
+    /// The first rank's complaint, if there is any.
+    pub(super) fn first_complaint(&self) -> Option<(usize, &str)> {
+        self.complaints.first_key_value().map(|(rank, (_, message))| (*rank, message.as_str()))
+    }
+
+    /// Every rank has stopped or complained, and some rank has complained.
+    fn stands_still(&self) -> bool {
+        let over = |rank| self.stopped.contains_key(&rank) || self.complaints.contains_key(&rank);
+        !self.complaints.is_empty()
+            && (0..self.size()).all(|rank| over(rank) || self.members[rank].gone)
     }
 
     pub(super) fn size(&self) -> usize {
@@ -64,11 +100,11 @@ impl Membership {
         self.members.iter().position(|m| m.id == *id && !m.gone)
     }
 
-    /// A member is on a new stream; its ring address is what it was.
-    pub(super) fn moved(&mut self, id: &WorkerId, ring: &str) {
-        if let Some(rank) = self.rank(id) {
-            self.members[rank].ring = ring.to_owned();
-        }
+    /// A member is on a new stream; whether it says where it listens for the first time.
+    pub(super) fn moved(&mut self, id: &WorkerId, ring: &str) -> bool {
+        let Some(rank) = self.rank(id) else { return false };
+        let before = std::mem::replace(&mut self.members[rank].ring, ring.to_owned());
+        before != ring
     }
 
     pub(super) fn train(&self, id: &WorkerId, run: &Run) -> Option<Train> {
@@ -83,7 +119,7 @@ impl Membership {
             checkpoint: self.start.clone(),
             evaluate_first: self.evaluate_first,
             stop: run.stop,
-            base_digest: None,
+            base_digest: run.base.clone(),
         })
     }
 
@@ -116,13 +152,14 @@ impl Run {
 
     pub(super) fn step_done(
         &mut self,
-        now: Duration,
+        turn: &mut Turn<'_>,
         worker: &WorkerId,
         place: &Place,
         done: StepDone,
-        out: &mut Vec<Command>,
     ) {
-        let Some((m, rank)) = self.place(worker, place) else { return };
+        // Workers say again, on every new stream, what may not have been heard.
+        let known = done.step < self.step;
+        let Some((m, rank)) = self.place(worker, place).filter(|_| !known) else { return };
         let step = done.step;
         m.steps.entry(step).or_default().insert(rank, done);
         if m.steps.len() > STEPS_IN_FLIGHT {
@@ -133,7 +170,15 @@ impl Run {
             return;
         }
         let ranks = m.steps.remove(&step).expect("just counted");
-        let since = self.last_step_at.replace(now);
+        if !std::mem::replace(&mut m.has_stepped, true) {
+            self.accusations.refute();
+            self.forgive_members(turn);
+        }
+        self.stepped(step, &ranks, turn);
+    }
+
+    /// A step that every rank has reported.
+    fn stepped(&mut self, step: u64, ranks: &BTreeMap<usize, StepDone>, turn: &mut Turn<'_>) {
         let zeroth = &ranks[&0];
         self.step = step + 1;
         if self.step > self.best_step {
@@ -145,10 +190,8 @@ impl Run {
         let sums = ranks.values().flat_map(|r| &r.sources);
         self.sources = figures::by_name(names, &figures::totals(names.len(), sums));
         let tokens: u64 = ranks.values().map(|r| r.tokens).sum();
-        let elapsed = match since {
-            Some(since) => now.saturating_sub(since),
-            None => ranks.values().map(|r| r.compute + r.reduce_wait).max().unwrap_or_default(),
-        };
+        let slowest = ranks.values().map(|r| r.compute + r.reduce_wait).max().unwrap_or_default();
+        self.rate.add(slowest, tokens);
         let digest = ranks.values().fold(0u64, |d, r| d.wrapping_add(r.samples_digest));
         let notice = Notice::Step {
             step: self.step,
@@ -161,14 +204,24 @@ impl Run {
             samples_digest: format!("{digest:016x}"),
             tokens,
             trained_tokens: ranks.values().map(|r| r.trained_tokens).sum(),
-            tokens_per_second: tokens as f64 / elapsed.as_secs_f64().max(1e-3),
-            world_size: size,
+            tokens_per_second: self.rate.tokens_per_second().unwrap_or_default(),
+            world_size: ranks.len(),
             lineage: self.lineage.0,
             compute_ms: longest(ranks.values().map(|r| r.compute)),
             reduce_wait_ms: longest(ranks.values().map(|r| r.reduce_wait)),
             sources: self.sources.clone(),
         };
-        out.push(Command::Notify { run: self.id.clone(), notice });
+        turn.out.push(Command::Notify { run: self.id.clone(), notice });
+    }
+
+    /// Members that train have reached each other, whatever was said of them before.
+    fn forgive_members(&mut self, turn: &mut Turn<'_>) {
+        let Some(m) = self.phase.membership() else { return };
+        for id in m.members() {
+            if turn.workers.get(id).is_some_and(|worker| worker.setback.is_some()) {
+                turn.workers.change(id, |worker| worker.setback = None);
+            }
+        }
     }
 
     /// Every rank says so, in the order of the steps, and again on every new stream: the first time counts. Heard after
@@ -217,7 +270,7 @@ impl Run {
         }
         let Some((m, rank)) = self.place(worker, place) else { return };
         m.evals.entry(step).or_default().insert(rank, sums);
-        if m.evals.len() > STEPS_IN_FLIGHT {
+        if m.evals.len() > EVALUATIONS_IN_FLIGHT {
             m.evals.pop_first();
         }
         let size = m.size();
@@ -230,7 +283,8 @@ impl Run {
         let Some(loss) = figures::sum(&totals).mean() else { return };
         let sources = figures::by_name(names, &totals);
         self.evals.insert(step, loss);
-        let by_source = totals.into_iter().map(Total::mean).collect();
+        let finite = |total: Total| total.mean().filter(|loss| loss.is_finite());
+        let by_source = totals.into_iter().map(finite).collect();
         self.journal(vec![History::Evaluated { step, loss, by_source }], out);
         let notice = Notice::Eval { step, loss, sources };
         out.push(Command::Notify { run: self.id.clone(), notice });
@@ -262,16 +316,16 @@ impl Run {
     }
 
     /// A member must go: all leave their step and gather anew without it.
-    pub(super) fn member_leaves(&mut self, id: &WorkerId, out: &mut Vec<Command>) {
+    pub(super) fn member_leaves(&mut self, id: &WorkerId, turn: &mut Turn<'_>) {
         let Some(rank) = self.phase.membership().and_then(|m| m.rank(id)) else { return };
         if !self.stop && !self.owes_nothing(rank) {
             let message = format!("worker {id} (rank {rank}) was told to leave");
-            self.incident(Some(id), message, out);
+            self.incident(Some(id), message, turn);
             self.gather();
         }
     }
 
-    pub(super) fn worker_lost(&mut self, id: &WorkerId, why: &str, out: &mut Vec<Command>) {
+    pub(super) fn worker_lost(&mut self, id: &WorkerId, why: &str, turn: &mut Turn<'_>) {
         if let Phase::Sharding(s) = &mut self.phase {
             s.release(id);
         }
@@ -285,93 +339,53 @@ impl Run {
         }
         let step = self.step;
         let message = format!("worker {id} (rank {rank}) was lost after step {step}: {why}");
-        self.incident(Some(id), message, out);
-        self.regroup(out);
-    }
-
-    /// Data and model are the same on every worker: what is wrong with them ends the run. Whatever else happens to a
-    /// worker is tried again; true if it was outside a membership, and this worker must be told its duty again.
-    pub(super) fn trouble(
-        &mut self,
-        limit: u32,
-        id: &WorkerId,
-        (generation, step): (Generation, u64),
-        cause: Cause,
-        message: String,
-        out: &mut Vec<Command>,
-    ) -> bool {
-        let inside = generation != Generation::default();
-        if self.phase.ended() || inside && generation != self.generation {
-            return false;
-        }
-        let kind = match cause {
-            Cause::Data => Failure::Data,
-            Cause::Model => Failure::User,
-            Cause::Storage => Failure::Infrastructure,
-            Cause::Checkpoint => {
-                self.damaged(id, &message, out);
-                return false;
-            }
-            Cause::Peer | Cause::Internal | Cause::Diverged => {
-                if !inside {
-                    self.incident(Some(id), message, out);
-                    self.fruitless += 1;
-                    if self.fruitless > limit {
-                        self.fail_fruitless(out);
-                    }
-                    return true;
-                }
-                // Once the membership is taken apart, what its other ranks say is an echo.
-                let Some(rank) = self.phase.membership().and_then(|m| m.rank(id)) else {
-                    return false;
-                };
-                let message =
-                    format!("worker {id} (rank {rank}) stopped at step {step}: {message}");
-                self.incident(Some(id), message, out);
-                self.regroup(out);
-                return false;
-            }
-        };
-        self.fail(Fault { kind, message }, out);
-        false
+        self.incident(Some(id), message, turn);
+        self.regroup(turn);
     }
 
     /// Too much was tried without a new step.
-    pub(super) fn fail_fruitless(&mut self, out: &mut Vec<Command>) {
+    pub(super) fn fail_fruitless(&mut self, turn: &mut Turn<'_>) {
+        let last = self.last_incident.as_ref();
         let message = format!(
             "{} attempts in a row ended without a new step; the last trouble was: {}",
             self.fruitless,
-            self.last_incident.as_deref().unwrap_or("unknown"),
+            last.map_or("unknown", |incident| &incident.message),
         );
-        self.fail(Fault { kind: Failure::Infrastructure, message }, out);
+        self.fail(Fault { kind: Failure::Infrastructure, message }, turn);
     }
 
     /// The membership is over. A run that was stopping has nothing more to wait for.
-    fn regroup(&mut self, out: &mut Vec<Command>) {
+    pub(super) fn regroup(&mut self, turn: &mut Turn<'_>) {
         if self.stop {
-            self.pause(out);
+            self.pause(turn);
         } else {
             self.gather();
         }
     }
 
     /// All have stopped: after the last step, or because they were asked to. What a rank measured it has said before.
-    pub(super) fn advance_training(&mut self, out: &mut Vec<Command>) {
+    pub(super) fn advance_training(&mut self, turn: &mut Turn<'_>) {
         let Phase::Training(m) = &self.phase else { return };
+        if let Some((rank, message)) = m.first_complaint().filter(|_| m.stands_still()) {
+            let id = m.member(rank).clone();
+            let message = format!("worker {id} (rank {rank}) stopped: {message}");
+            self.incident(Some(&id), message, turn);
+            return self.regroup(turn);
+        }
         let Some(at) = m.all_stopped() else { return };
         let newest = self.newest();
         if let Some(message) = self.given_up(at) {
-            return self.fail(Fault { kind: Failure::Infrastructure, message }, out);
+            return self.fail(Fault { kind: Failure::Infrastructure, message }, turn);
         }
         match newest.filter(|c| c.step == at) {
             Some(Committed { lineage, step }) if at >= self.steps => {
-                self.phase = Phase::Publishing;
+                self.enter(Phase::Publishing);
                 // The coordinator that committed it may not have come to this.
-                self.retain(out);
+                self.retain(turn.out);
                 let losses = self.evals.iter().map(|(step, loss)| (*step, *loss)).collect();
-                out.push(Command::Publish { run: self.id.clone(), lineage, step, losses });
+                turn.out.push(Command::Publish { run: self.id.clone(), lineage, step, losses });
             }
-            Some(_) => self.regroup(out),
+            Some(_) => self.regroup(turn),
             None => {}
         }
     }

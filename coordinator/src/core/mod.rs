@@ -17,27 +17,34 @@ mod lost;
 mod membership;
 mod notice;
 mod prepare;
+mod rate;
 mod replay;
 mod run;
 mod saves;
+mod settle;
+mod status;
 #[cfg(test)]
 mod tests;
+mod trouble;
 mod worker;
+mod workers;
 
 pub use figures::{BySource, SourceFigures};
 pub use notice::Notice;
 pub use prepare::Survey;
-pub use run::{Goal, Phase, Settings, Status};
+pub use replay::attempts;
+pub use run::{Goal, Phase, Settings};
+pub use status::{Incident, Status, WorkerStatus};
 
 use proto::event::{Event as History, Failure, Holder, PoolEvent};
-use proto::id::{Epoch, Lineage, RunId, WorkerId};
+use proto::id::{Epoch, Incarnation, Lineage, RunId, WorkerId};
 use proto::manifest;
 use proto::protocol::{Directive, Report};
 use proto::receipt::Skipped;
 use run::Run;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use worker::Worker;
+use workers::Workers;
 
 /// One gRPC stream: a worker that comes back has another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,6 +69,10 @@ pub struct Timing {
     pub reattach_grace: Duration,
     /// Memberships that may end without a new step before the run fails.
     pub fruitless_generations: u32,
+    /// How long a run that has never trained keeps workers that are too few for it, while another could use them.
+    pub start_hold: Duration,
+    /// The same of a run that has lost some of its workers: they are often back before another run would be done.
+    pub regroup_hold: Duration,
 }
 
 impl Default for Timing {
@@ -73,6 +84,8 @@ impl Default for Timing {
             last_call: Duration::from_secs(1),
             reattach_grace: Duration::from_secs(15),
             fruitless_generations: 5,
+            start_hold: Duration::from_secs(10),
+            regroup_hold: Duration::from_secs(600),
         }
     }
 }
@@ -109,7 +122,7 @@ pub enum Event {
         /// The run.
         run: RunId,
     },
-    /// Stop every run in order, with a checkpoint, and take no new one.
+    /// Stop every run gracefully, with a checkpoint, and take no new one.
     Close,
     /// A worker's stream said something.
     Reported {
@@ -122,6 +135,15 @@ pub enum Event {
     Hangup {
         /// The stream.
         stream: Stream,
+    },
+    /// A worker's ring address was dialled.
+    Dialled {
+        /// The worker.
+        worker: WorkerId,
+        /// The process that named the address.
+        incarnation: Incarnation,
+        /// Why it cannot be reached.
+        outcome: Result<(), String>,
     },
     /// The sources are listed.
     Surveyed {
@@ -221,6 +243,15 @@ pub enum Command {
         /// The stream.
         stream: Stream,
     },
+    /// Connect to a worker's ring address once, to see whether its peers could.
+    Dial {
+        /// The worker.
+        worker: WorkerId,
+        /// Its process.
+        incarnation: Incarnation,
+        /// The address, `host:port`.
+        ring: String,
+    },
     /// List the sources and look for a prepared data set.
     Survey {
         /// The run.
@@ -285,6 +316,29 @@ pub enum Command {
     },
 }
 
+/// What a run is handed to act: the time, the workers, and where its commands go.
+pub(crate) struct Turn<'a> {
+    now: Duration,
+    timing: &'a Timing,
+    /// Seeds ring keys.
+    secret: &'a [u8; 32],
+    workers: &'a mut Workers,
+    out: &'a mut Vec<Command>,
+}
+
+impl Turn<'_> {
+    /// Has a worker's ring address dialled again: until it answers the worker is no candidate.
+    fn dial(&mut self, worker: &WorkerId) {
+        let dialled = self.workers.change(worker, |worker| {
+            worker.reach = workers::Reach::Dialling;
+            (worker.incarnation.clone(), worker.ring.clone())
+        });
+        if let Some((incarnation, ring)) = dialled {
+            self.out.push(Command::Dial { worker: worker.clone(), incarnation, ring });
+        }
+    }
+}
+
 /// The whole state of a coordinator.
 pub struct Core {
     timing: Timing,
@@ -293,11 +347,21 @@ pub struct Core {
     holder: Option<Holder>,
     /// Seeds the ring keys; never leaves this process.
     secret: [u8; 32],
+    /// Runs that have not ended.
     runs: BTreeMap<RunId, Run>,
-    /// Every run, oldest first: a pool runs its queue in order.
+    /// What is left of those that have.
+    ended: BTreeMap<RunId, Status>,
+    /// Every run, oldest first.
+    all: Vec<RunId>,
+    /// Runs that have not ended, in the order of their turns.
     queue: Vec<RunId>,
-    keys: BTreeMap<String, RunId>,
-    workers: BTreeMap<WorkerId, Worker>,
+    /// The run that has the workers.
+    current: Option<RunId>,
+    /// For which run, in which revision, every worker has been told its duty.
+    settled: Option<(RunId, u64)>,
+    /// Runs by the keys of their submissions, and what was submitted.
+    keys: BTreeMap<String, (RunId, String)>,
+    workers: Workers,
     closing: bool,
     last_tick: Duration,
 }
@@ -311,9 +375,13 @@ impl Core {
             holder: None,
             secret,
             runs: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            all: Vec::new(),
             queue: Vec::new(),
+            current: None,
+            settled: None,
             keys: BTreeMap::new(),
-            workers: BTreeMap::new(),
+            workers: Workers::default(),
             closing: false,
             last_tick: Duration::ZERO,
         }
@@ -333,57 +401,79 @@ impl Core {
     pub fn handle(&mut self, now: Duration, event: Event) -> Vec<Command> {
         self.forgive_own_pause(now);
         let mut out = Vec::new();
+        let changed = self.note(now, event, &mut out);
+        let woken = self.wake(now, &mut out);
+        if changed || woken || self.is_due(now) {
+            self.settle(now, &mut out);
+        }
+        out
+    }
+
+    /// Notes what happened; whether anything may follow from it. Of what comes most often nothing does.
+    fn note(&mut self, now: Duration, event: Event, out: &mut Vec<Command>) -> bool {
         match event {
+            Event::Reported { stream, report: Report::Beat { .. } } => {
+                self.beat(now, stream);
+                return false;
+            }
+            Event::Reported { stream, report } => {
+                let follows = !matches!(report, Report::StepDone(..) | Report::Evaluated(..));
+                self.reported(now, stream, report, out);
+                return follows;
+            }
+            Event::Tick => return false,
             Event::Submit { ticket, run, idempotency_key, spec_yaml, settings } => {
-                let known = self.keys.get(&idempotency_key).cloned();
+                let known = self.keys.get(&idempotency_key).map(|(run, _)| run.clone());
                 let answer = match known {
                     Some(run) => Ok(run),
                     None if self.closing => Err("the coordinator is closing".into()),
-                    None => Ok(self.submit(run, idempotency_key, spec_yaml, settings, &mut out)),
+                    None => Ok(self.submit(run, idempotency_key, spec_yaml, settings, out)),
                 };
                 out.push(Command::Answer { ticket, answer });
             }
-            Event::Cancel { ticket, run } => self.cancel(ticket, &run, &mut out),
-            Event::Close => self.closing = true,
-            Event::Reported { stream, report } => self.reported(now, stream, report, &mut out),
-            Event::Hangup { stream } => self.hangup(now, stream, &mut out),
-            Event::Surveyed { run, outcome } => self.with(&run, &mut out, |r, out| {
-                r.surveyed(outcome, out);
-            }),
-            Event::Planned { run, outcome } => self.with(&run, &mut out, |r, out| {
-                r.planned(outcome, out);
-            }),
-            Event::Sealed { run, lineage, step, outcome } => {
-                self.with(&run, &mut out, |r, out| r.sealed(lineage, step, outcome, out));
+            Event::Cancel { ticket, run } => self.cancel(now, ticket, &run, out),
+            Event::Close => self.close(),
+            Event::Hangup { stream } => self.hangup(now, stream, out),
+            Event::Dialled { worker, incarnation, outcome } => {
+                self.dialled(now, &worker, &incarnation, outcome);
             }
-            Event::Published { run, outcome } => self.with(&run, &mut out, |r, out| {
-                r.published(outcome, out);
-            }),
-            Event::RunLost { run, message } => self.with(&run, &mut out, |r, out| {
-                r.lost(message, out);
-            }),
-            Event::Tick => {}
+            Event::Surveyed { run, outcome } => {
+                self.with(now, &run, out, |r, turn| r.surveyed(outcome, turn));
+            }
+            Event::Planned { run, outcome } => {
+                self.with(now, &run, out, |r, turn| r.planned(outcome, turn));
+            }
+            Event::Sealed { run, lineage, step, outcome } => {
+                self.with(now, &run, out, |r, turn| r.sealed(lineage, step, outcome, turn));
+            }
+            Event::Published { run, outcome } => {
+                self.with(now, &run, out, |r, turn| r.published(outcome, turn));
+            }
+            Event::RunLost { run, message } => {
+                self.with(now, &run, out, |r, turn| r.lost(message, turn.out));
+            }
         }
-        self.expire(now, &mut out);
-        self.settle(now, &mut out);
-        out
+        true
     }
 
     /// When to call again with [`Event::Tick`] if nothing else happens.
     pub fn next_deadline(&self) -> Option<Duration> {
-        let leases = self.workers.values().map(|w| w.lease_until);
-        let run = self.active().and_then(|id| self.runs[id].deadline(&self.timing));
-        leases.chain(run).min()
+        let runs = self.runs_deadline();
+        self.workers.deadline().into_iter().chain(runs).min()
     }
 
-    /// How a run is doing.
-    pub fn status(&self, run: &RunId) -> Option<Status> {
-        self.runs.get(run).map(|r| r.status(&self.workers))
-    }
-
-    /// Every run, oldest first.
-    pub fn statuses(&self) -> Vec<Status> {
-        self.queue.iter().filter_map(|id| self.status(id)).collect()
+    /// Whether a submission under this key is a new one, or the same as before.
+    ///
+    /// # Errors
+    /// In words, where another spec was submitted under it.
+    pub fn known(&self, idempotency_key: &str, identity: &str) -> Result<(), String> {
+        match self.keys.get(idempotency_key) {
+            Some((run, of)) if !of.is_empty() && of != identity => Err(format!(
+                "run `{run}` was submitted under the same idempotency key with another spec\n\
+                 hint: use a key of its own for every run"
+            )),
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn submit(
@@ -401,7 +491,8 @@ impl Core {
             run: id.clone(),
             idempotency_key: idempotency_key.clone(),
         }));
-        self.keys.insert(idempotency_key, id.clone());
+        self.keys.insert(idempotency_key, (id.clone(), settings.identity.clone()));
+        self.all.push(id.clone());
         self.queue.push(id.clone());
         self.runs.insert(id.clone(), Run::new(id.clone(), spec_yaml, settings));
         id
@@ -411,59 +502,40 @@ impl Core {
         History::Claimed { epoch: self.epoch, holder: self.holder.clone() }
     }
 
-    fn cancel(&mut self, ticket: Ticket, id: &RunId, out: &mut Vec<Command>) {
-        let answer = match self.runs.get_mut(id) {
+    fn cancel(&mut self, now: Duration, ticket: Ticket, id: &RunId, out: &mut Vec<Command>) {
+        let mut answer = match self.ended.get(id) {
+            Some(status) if status.phase == "lost" => Err(status.detail.clone()),
+            Some(_) => Ok(id.clone()),
             None => Err(format!("there is no run `{id}`")),
-            Some(run) => run.cancel(out).map(|()| id.clone()),
         };
+        self.with(now, id, out, |run, turn| answer = run.cancel(turn).map(|()| id.clone()));
+        if let Some(status) = self.ended.get_mut(id).filter(|status| status.phase == "paused") {
+            status.phase = "cancelled";
+            out.push(Command::Journal { run: id.clone(), events: vec![History::Cancelled] });
+            out.push(Command::Notify { run: id.clone(), notice: Notice::Cancelled });
+        }
         out.push(Command::Answer { ticket, answer });
+    }
+
+    fn close(&mut self) {
+        self.closing = true;
+        for run in self.runs.values_mut() {
+            run.stop = true;
+            run.revision += 1;
+        }
+        self.workers.all_stale();
     }
 
     fn with(
         &mut self,
+        now: Duration,
         run: &RunId,
         out: &mut Vec<Command>,
-        act: impl FnOnce(&mut Run, &mut Vec<Command>),
+        act: impl FnOnce(&mut Run, &mut Turn<'_>),
     ) {
-        if let Some(run) = self.runs.get_mut(run) {
-            act(run, out);
-        }
-    }
-
-    /// The run that has the workers: the oldest that has not ended.
-    fn active(&self) -> Option<&RunId> {
-        self.queue.iter().find(|id| !self.runs[*id].phase.ended())
-    }
-
-    /// Moves the active run on, then tells every worker whose duty has changed.
-    fn settle(&mut self, now: Duration, out: &mut Vec<Command>) {
-        if self.closing {
-            for run in self.runs.values_mut() {
-                run.stop = true;
-            }
-        }
-        while let Some(id) = self.active().cloned() {
-            let run = self.runs.get_mut(&id).expect("queued runs exist");
-            run.advance(now, &self.timing, &self.secret, &mut self.workers, out);
-            if !run.phase.ended() {
-                break;
-            }
-        }
-        let active = self.active().map(|id| &self.runs[id]);
-        let idle = self.closing && active.is_none();
-        for (id, worker) in &mut self.workers {
-            let Some(stream) = worker.stream else {
-                continue;
-            };
-            let Some(duty) = worker.duty(id, active, idle) else {
-                continue;
-            };
-            if worker.told.as_ref() != Some(&duty) {
-                worker.told = Some(duty.clone());
-                let directive =
-                    Directive { epoch: self.epoch, beat: self.timing.beat, duty, heard: 0 };
-                out.push(Command::Direct { stream, directive });
-            }
+        let Self { timing, secret, runs, workers, .. } = self;
+        if let Some(run) = runs.get_mut(run) {
+            act(run, &mut Turn { now, timing, secret, workers, out });
         }
     }
 }

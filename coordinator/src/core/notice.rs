@@ -50,6 +50,9 @@ pub enum Notice {
         workers: Vec<WorkerId>,
         /// Steps committed where it starts.
         step: u64,
+        /// Steps that were committed after that and are done again.
+        #[serde(default)]
+        redone: u64,
     },
     /// A step was committed on every rank.
     Step {

@@ -1,15 +1,15 @@
 //! From sources to a plan: raw shards are leased to workers, and leased anew when one dies.
 
 use super::run::{Goal, Phase, Run};
-use super::worker::Worker;
-use super::{Command, Fault, Notice, PlanOutline};
+use super::workers::{Worker, Workers};
+use super::{Command, Fault, Notice, PlanOutline, Turn};
 use proto::event::Event as History;
-use proto::id::WorkerId;
+use proto::id::{RunId, WorkerId};
 use proto::manifest;
 use proto::manifest::PreparedShard;
 use proto::protocol::{Duty, Prepare, RawShard, ShardOutcome};
 use proto::receipt::Receipt;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Raw shards that a worker holds at a time: enough that it never waits for the next, and few, so that those who are
 /// done early take from the rest and a directive stays small.
@@ -33,6 +33,8 @@ pub struct Sharding {
     shards: Vec<RawShard>,
     leases: BTreeMap<u32, WorkerId>,
     done: BTreeMap<u32, ShardOutcome>,
+    /// Workers that found a shard's data wrong.
+    failed: BTreeMap<u32, BTreeSet<WorkerId>>,
 }
 
 impl Sharding {
@@ -40,11 +42,14 @@ impl Sharding {
         self.shards.iter().filter(|s| !self.done.contains_key(&s.index))
     }
 
-    /// Gives free shards to the worker with the fewest bytes to do, until everybody has enough.
-    pub(super) fn lease(&mut self, workers: &BTreeMap<WorkerId, Worker>) {
+    /// Gives free shards to the worker with the fewest bytes to do, until everybody has enough; whether that changes
+    /// anything.
+    pub(super) fn lease(&mut self, workers: &Workers, run: &RunId) -> bool {
+        let before = self.leases.len();
         // A worker between two streams keeps what it has, and gets nothing new.
         self.leases.retain(|_, w| workers.get(w).is_some_and(|w| !w.leaving));
-        let able = |(_, w): &(&WorkerId, &Worker)| !w.leaving && w.stream.is_some();
+        let mut changed = self.leases.len() < before;
+        let able = |(_, w): &(&WorkerId, &Worker)| w.is_able() && !w.waits(run);
         let mut load: BTreeMap<_, Load> =
             workers.iter().filter(able).map(|(id, _)| (id, Load::default())).collect();
         let mut free: Vec<_> = self.outstanding().cloned().collect();
@@ -56,18 +61,39 @@ impl Sharding {
             holder.is_none()
         });
         for shard in free {
-            let hungry = load.iter_mut().filter(|(_, load)| load.shards < LEASES);
+            let failed = self.failed.get(&shard.index);
+            let may = |worker: &WorkerId| failed.is_none_or(|failed| !failed.contains(worker));
+            let hungry = load.iter_mut().filter(|(w, load)| load.shards < LEASES && may(w));
             let Some((worker, load)) = hungry.min_by_key(|(worker, load)| (load.bytes, **worker))
             else {
-                return;
+                continue;
             };
             load.add(&shard);
             self.leases.insert(shard.index, (*worker).clone());
+            changed = true;
         }
+        changed
     }
 
     pub(super) fn release(&mut self, worker: &WorkerId) {
         self.leases.retain(|_, w| w != worker);
+    }
+
+    /// Notes that a worker found the data of a shard wrong that it holds, and whether it is: once another says the same,
+    /// or no other is there to ask.
+    pub(super) fn fails(
+        &mut self,
+        worker: &WorkerId,
+        shard: u32,
+        able: &BTreeSet<WorkerId>,
+    ) -> Option<bool> {
+        if self.leases.get(&shard) != Some(worker) {
+            return None;
+        }
+        self.leases.remove(&shard);
+        let failed = self.failed.entry(shard).or_default();
+        failed.insert(worker.clone());
+        Some(failed.len() > 1 || able.is_subset(failed))
     }
 
     /// The table of contents once all is done: a function of the outcomes, whoever prepared what and when. A range's
@@ -107,33 +133,50 @@ impl Load {
 }
 
 impl Run {
-    pub(super) fn surveyed(&mut self, outcome: Result<Survey, Fault>, out: &mut Vec<Command>) {
+    pub(super) fn surveyed(&mut self, outcome: Result<Survey, Fault>, turn: &mut Turn<'_>) {
         if !matches!(self.phase, Phase::Surveying) {
             return;
         }
         match outcome {
-            Err(fault) => self.fail(fault, out),
-            Ok(Survey { fingerprint, cached: true, .. }) => {
-                self.plan(fingerprint, None, out);
-            }
-            Ok(Survey { fingerprint, shards, cached: false }) => {
-                self.phase = Phase::Sharding(Sharding {
+            Err(fault) => self.fail(fault, turn),
+            Ok(survey) => self.enter(Phase::Listed(survey)),
+        }
+    }
+
+    /// Its turn has come.
+    pub(super) fn prepare(&mut self, out: &mut Vec<Command>) {
+        let Phase::Listed(survey) = &self.phase else { return };
+        match survey.clone() {
+            Survey { fingerprint, cached: true, .. } => self.plan(fingerprint, None, out),
+            Survey { fingerprint, shards, cached: false } => {
+                self.enter(Phase::Sharding(Sharding {
                     fingerprint,
                     shards,
                     leases: BTreeMap::new(),
                     done: BTreeMap::new(),
-                });
+                    failed: BTreeMap::new(),
+                }));
                 self.unannounced = true;
             }
         }
     }
 
-    pub(super) fn shard_prepared(&mut self, worker: &WorkerId, shard: u32, outcome: ShardOutcome) {
-        if let Phase::Sharding(s) = &mut self.phase
-            && s.leases.get(&shard) == Some(worker)
-        {
-            s.done.insert(shard, outcome);
-            self.unannounced = true;
+    pub(super) fn shard_prepared(
+        &mut self,
+        turn: &mut Turn<'_>,
+        worker: &WorkerId,
+        shard: u32,
+        outcome: ShardOutcome,
+    ) {
+        let Phase::Sharding(s) = &mut self.phase else { return };
+        if s.leases.get(&shard) != Some(worker) {
+            return;
+        }
+        s.done.insert(shard, outcome);
+        self.unannounced = true;
+        self.revision += 1;
+        if turn.workers.get(worker).is_some_and(|worker| worker.setback.is_some()) {
+            turn.workers.change(worker, |worker| worker.setback.take_if(|s| s.run.is_some()));
         }
     }
 
@@ -159,39 +202,40 @@ impl Run {
         prepared: Option<manifest::Prepared>,
         out: &mut Vec<Command>,
     ) {
-        self.phase = Phase::Planning;
+        self.enter(Phase::Planning);
         self.fingerprint = Some(fingerprint.clone());
         self.cached = prepared.is_none();
         out.push(Command::Plan { run: self.id.clone(), fingerprint, prepared });
     }
 
-    pub(super) fn planned(&mut self, outcome: Result<PlanOutline, Fault>, out: &mut Vec<Command>) {
+    pub(super) fn planned(&mut self, outcome: Result<PlanOutline, Fault>, turn: &mut Turn<'_>) {
         if !matches!(self.phase, Phase::Planning) {
             return;
         }
-        match outcome {
-            Err(fault) => self.fail(fault, out),
-            Ok(plan) => {
-                let fingerprint = self.fingerprint.clone().unwrap_or_default();
-                self.journal(
-                    vec![
-                        History::Prepared { fingerprint: fingerprint.clone() },
-                        History::Planned { digest: plan.digest.clone(), steps: plan.steps },
-                    ],
-                    out,
-                );
-                self.plan_digest = plan.digest;
-                self.steps = plan.steps;
-                let (cached, receipt) = (self.cached, plan.receipt);
-                let notice = Notice::Prepared { fingerprint, cached, receipt };
-                out.push(Command::Notify { run: self.id.clone(), notice });
-                let notice = Notice::Planned { steps: plan.steps, summary: plan.summary };
-                out.push(Command::Notify { run: self.id.clone(), notice });
-                match self.settings.goal {
-                    Goal::Plan => self.pause(out),
-                    Goal::Model => self.gather(),
-                }
-            }
+        let plan = match outcome {
+            Err(fault) => return self.fail(fault, turn),
+            Ok(plan) => plan,
+        };
+        let fingerprint = self.fingerprint.clone().unwrap_or_default();
+        self.journal(
+            vec![
+                History::Prepared { fingerprint: fingerprint.clone() },
+                History::Planned { digest: plan.digest.clone(), steps: plan.steps },
+            ],
+            turn.out,
+        );
+        self.plan_digest = plan.digest;
+        self.steps = plan.steps;
+        let (cached, receipt) = (self.cached, plan.receipt);
+        let notices = [
+            Notice::Prepared { fingerprint, cached, receipt },
+            Notice::Planned { steps: plan.steps, summary: plan.summary },
+        ];
+        let run = || self.id.clone();
+        turn.out.extend(notices.map(|notice| Command::Notify { run: run(), notice }));
+        match self.settings.goal {
+            Goal::Plan => self.pause(turn),
+            Goal::Model => self.gather(),
         }
     }
 

@@ -1,14 +1,16 @@
 //! A coordinator's past: state is the fold of journals, so a start is a replay.
 
 use super::run::{Committed, Phase, Run, Settings};
-use super::{Command, Core, Fault};
-use proto::event::Event as History;
-use proto::id::RunId;
+use super::status::{Incident, Status};
+use super::{Command, Core, Fault, Ticket};
+use proto::event::{Event as History, PoolEvent};
+use proto::id::{Lineage, RunId};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 impl Core {
-    /// Takes over a run with a history. A run that was under way waits for its members; one that was stopped in order
-    /// goes on at once when `resume` says so.
+    /// Takes over a run with a history. A run that was under way waits for its members; one that was stopped
+    /// gracefully goes on at once when `resume` says so.
     pub fn adopt(
         &mut self,
         now: Duration,
@@ -18,6 +20,9 @@ impl Core {
         history: Vec<History>,
         resume: bool,
     ) -> Vec<Command> {
+        if let Some(key) = idempotency_key {
+            self.keys.insert(key, (id.clone(), settings.identity.clone()));
+        }
         let mut run = Run::new(id.clone(), String::new(), settings);
         let (mut members, mut start) = (Vec::new(), None);
         let skipped = history.iter().any(|event| matches!(event, History::Skipped(_)));
@@ -45,21 +50,95 @@ impl Core {
                 (false, false, false) => Phase::Reattaching {
                     until: now + self.timing.reattach_grace,
                     membership: run.outlived(members, start, &self.secret),
+                    back: BTreeSet::new(),
                 },
                 (false, _, _) => Phase::Gathering { enough_since: None },
             };
         }
-        if let Some(key) = idempotency_key {
-            self.keys.insert(key, id.clone());
-        }
         // One whose claim came too late is taken over anew.
-        if !self.queue.contains(&id) {
-            self.queue.push(id.clone());
+        if !self.all.contains(&id) {
+            self.all.push(id.clone());
         }
+        self.ended.remove(&id);
+        self.queue.retain(|queued| *queued != id);
+        self.queue.push(id.clone());
         self.runs.insert(id, run);
         self.settle(now, &mut out);
         out
     }
+
+    /// Begins another attempt of a run that has ended without success; it goes on from its newest checkpoint, behind
+    /// the runs that wait.
+    pub fn resume(
+        &mut self,
+        now: Duration,
+        ticket: Ticket,
+        id: RunId,
+        settings: Settings,
+        mut history: Vec<History>,
+        spec_yaml: String,
+    ) -> Vec<Command> {
+        let resumed = History::Resumed { attempt: attempts(&history) + 1, spec_yaml };
+        history.push(resumed.clone());
+        let mut out = self.adopt(now, id.clone(), None, settings, history, true);
+        if let Some(Command::Journal { events, .. }) = out.first_mut() {
+            events.insert(0, resumed);
+        }
+        let answer = Command::Answer { ticket, answer: Ok(id.clone()) };
+        out.splice(1..1, [Command::JournalPool(PoolEvent::Resumed { run: id }), answer]);
+        out
+    }
+
+    /// Whether another attempt of the run may begin, and why not.
+    ///
+    /// # Errors
+    /// In words, with the hint.
+    pub fn may_resume(&self, id: &RunId) -> Result<(), String> {
+        let Some(status) = self.ended.get(id) else {
+            return Err(match self.runs.get(id) {
+                Some(run) => format!("run `{id}` has not ended: it is {}", run.phase.name()),
+                None => format!("there is no run `{id}`"),
+            });
+        };
+        match status.phase {
+            "paused" | "cancelled" | "failed" => Ok(()),
+            phase => Err(format!(
+                "run `{id}` cannot go on: it is {phase}\nhint: `coordinator submit` starts another"
+            )),
+        }
+    }
+
+    /// A run whose journal cannot be read is listed, with the reason; every other run goes on.
+    pub fn unreadable(&mut self, id: RunId, idempotency_key: Option<String>, reason: String) {
+        if let Some(key) = idempotency_key {
+            // What was submitted cannot be read either.
+            self.keys.insert(key, (id.clone(), String::new()));
+        }
+        if !self.all.contains(&id) {
+            self.all.push(id.clone());
+        }
+        let status = Status::unreadable(id.clone(), reason);
+        self.ended.insert(id, status);
+    }
+
+    /// The run's steps up to `step` of `lineage` are recorded: they need not be reported again.
+    pub fn recorded(&mut self, id: &RunId, lineage: Lineage, step: u64) {
+        if let Some(run) = self.runs.get_mut(id)
+            && run.lineage == lineage
+        {
+            run.step = run.step.max(step);
+            run.best_step = run.best_step.max(step);
+        }
+    }
+}
+
+/// Attempts that a history knows of.
+pub fn attempts(history: &[History]) -> u64 {
+    let of = |event: &History| match event {
+        History::Resumed { attempt, .. } => Some(*attempt),
+        _ => None,
+    };
+    history.iter().filter_map(of).max().unwrap_or(1)
 }
 
 impl Run {
@@ -68,12 +147,16 @@ impl Run {
             History::Submitted { spec_yaml } => self.spec_yaml = spec_yaml,
             // Only a run that goes on is claimed: after its end, that it was resumed.
             History::Claimed { .. } if self.phase.ended() => self.phase = Phase::Queued,
-            History::Claimed { .. } | History::Incident { .. } => {}
-            History::Resumed { spec_yaml, .. } => {
+            History::Claimed { .. } => {}
+            History::Incident { message, .. } => {
+                self.last_incident = Some(Incident { at: None, message });
+            }
+            History::Resumed { spec_yaml, attempt } => {
                 self.spec_yaml = spec_yaml;
+                self.attempt = attempt;
                 self.phase = Phase::Queued;
             }
-            History::Based { .. } => {}
+            History::Based { digest } => self.base = Some(digest),
             History::Prepared { fingerprint } => self.fingerprint = Some(fingerprint),
             History::Planned { digest, steps } => (self.plan_digest, self.steps) = (digest, steps),
             History::Generation { generation, lineage, step, .. } => {

@@ -1,20 +1,23 @@
 //! One run: its phase, and how it moves from one to the next.
 //!
 //! ```text
-//! Queued -> Surveying -> Sharding -> Planning -> Gathering <-> Training -> Publishing -> Ended
-//!           (preparing)                          Reattaching (after a coordinator's restart)
+//! Queued -> Surveying -> Listed -> Sharding -> Planning -> Gathering <-> Training -> Publishing -> Ended
+//!           (its sources are listed,        (preparing)                 Reattaching (after a coordinator's restart)
+//!            whosever turn it is)
 //! ```
 
 use super::membership::Membership;
-use super::prepare::Sharding;
+use super::prepare::{Sharding, Survey};
+use super::rate::Rate;
 use super::saves::Saves;
-use super::worker::Worker;
-use super::{BySource, Command, Fault, Notice, Timing};
+use super::trouble::Accusations;
+use super::workers::{Worker, Workers};
+use super::{BySource, Command, Fault, Incident, Notice, Timing, Turn};
 use proto::event::{Event as History, Failure};
 use proto::id::{Generation, Lineage, RunId, WorkerId};
 use proto::protocol::{Duty, Load};
 use proto::receipt::Skipped;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// What a run is for.
@@ -31,6 +34,8 @@ pub enum Goal {
 pub struct Settings {
     /// As the user named it.
     pub name: String,
+    /// Tells one spec from another, whatever day it is submitted on.
+    pub identity: String,
     /// When it has done its work.
     pub goal: Goal,
     /// Members at least.
@@ -56,6 +61,8 @@ pub enum Phase {
     Queued,
     /// Its sources are being listed.
     Surveying,
+    /// They are listed; it waits for its turn.
+    Listed(Survey),
     /// Its raw shards are being tokenized.
     Sharding(Sharding),
     /// Its plan is being made.
@@ -71,6 +78,8 @@ pub enum Phase {
         until: Duration,
         /// As far as it is known again.
         membership: Membership,
+        /// Members that are back.
+        back: BTreeSet<WorkerId>,
     },
     /// A generation is at work.
     Training(Membership),
@@ -102,6 +111,7 @@ impl Phase {
             | Self::Lost(_) => true,
             Self::Queued
             | Self::Surveying
+            | Self::Listed(_)
             | Self::Sharding(_)
             | Self::Planning
             | Self::Gathering { .. }
@@ -126,9 +136,9 @@ impl Phase {
         Some(membership)
     }
 
-    fn name(&self) -> &'static str {
+    pub(super) fn name(&self) -> &'static str {
         match self {
-            Self::Queued => "queued",
+            Self::Queued | Self::Listed(_) => "queued",
             Self::Surveying | Self::Sharding(_) | Self::Planning => "preparing",
             Self::Gathering { .. } | Self::Reattaching { .. } => "gathering",
             Self::Training(_) => "training",
@@ -142,37 +152,6 @@ impl Phase {
     }
 }
 
-/// How a run is doing, for people and programs.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Status {
-    /// The run.
-    pub run: RunId,
-    /// As the user named it.
-    pub name: String,
-    /// One word.
-    pub phase: &'static str,
-    /// Why it is there.
-    pub detail: String,
-    /// The last membership.
-    pub generation: Generation,
-    /// The last lineage.
-    pub lineage: Lineage,
-    /// Steps committed.
-    pub step: u64,
-    /// Steps planned; 0 before there is a plan.
-    pub steps: u64,
-    /// Members by rank.
-    pub workers: Vec<WorkerId>,
-    /// Steps in the newest committed checkpoint.
-    pub checkpoint_step: Option<u64>,
-    /// Where the finished model lies.
-    pub model: Option<String>,
-    /// Of the last committed step.
-    pub loss: Option<f64>,
-    /// Likewise, by source.
-    pub sources: BySource,
-}
-
 /// A committed checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Committed {
@@ -184,7 +163,15 @@ pub(super) struct Run {
     pub(super) id: RunId,
     pub(super) spec_yaml: String,
     pub(super) settings: Settings,
+    /// 1, or more for a run that was resumed after an end.
+    pub(super) attempt: u64,
     pub(super) phase: Phase,
+    /// Rises with everything that may change what all workers should be doing.
+    pub(super) revision: u64,
+    /// It has the workers, and too few are there: since then.
+    pub(super) starved_since: Option<Duration>,
+    /// The digest of the base, once a generation has begun with it.
+    pub(super) base: Option<String>,
     pub(super) fingerprint: Option<String>,
     /// The data set was prepared by an earlier run.
     pub(super) cached: bool,
@@ -210,14 +197,16 @@ pub(super) struct Run {
     pub(super) best_step: u64,
     pub(super) fruitless: u32,
     pub(super) loss: Option<f64>,
-    /// Likewise of the last committed step.
+    /// Of the last committed step, too.
     pub(super) sources: BySource,
-    pub(super) last_step_at: Option<Duration>,
+    pub(super) rate: Rate,
+    /// Who accuses whom among the members of the newest generation.
+    pub(super) accusations: Accusations,
     /// A user wants it to stop in order.
     pub(super) stop: bool,
     pub(super) unannounced: bool,
     pub(super) last_waiting: String,
-    pub(super) last_incident: Option<String>,
+    pub(super) last_incident: Option<Incident>,
 }
 
 impl Run {
@@ -226,7 +215,11 @@ impl Run {
             id,
             spec_yaml,
             settings,
+            attempt: 1,
             phase: Phase::Queued,
+            revision: 0,
+            starved_since: None,
+            base: None,
             fingerprint: None,
             cached: false,
             plan_digest: String::new(),
@@ -244,7 +237,8 @@ impl Run {
             fruitless: 0,
             loss: None,
             sources: BySource::new(),
-            last_step_at: None,
+            rate: Rate::default(),
+            accusations: Accusations::default(),
             stop: false,
             unannounced: false,
             last_waiting: String::new(),
@@ -252,52 +246,76 @@ impl Run {
         }
     }
 
-    /// Moves on as far as the facts allow.
-    pub(super) fn advance(
-        &mut self,
-        now: Duration,
-        timing: &Timing,
-        secret: &[u8; 32],
-        workers: &mut BTreeMap<WorkerId, Worker>,
-        out: &mut Vec<Command>,
-    ) {
+    pub(super) fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.revision += 1;
+    }
+
+    /// Moves on as far as the facts allow, with the workers.
+    pub(super) fn advance(&mut self, turn: &mut Turn<'_>) {
         if self.stop && !matches!(self.phase, Phase::Training(_) | Phase::Publishing) {
-            self.pause(out);
-            return;
+            return self.pause(turn);
         }
-        if matches!(self.phase, Phase::Queued) {
-            self.phase = Phase::Surveying;
-            out.push(Command::Survey { run: self.id.clone() });
+        if matches!(self.phase, Phase::Listed(_)) {
+            self.prepare(turn.out);
         }
         if let Phase::Sharding(sharding) = &mut self.phase {
-            sharding.lease(workers);
-            self.advance_sharding(out);
-        }
-        if matches!(self.phase, Phase::Reattaching { .. }) {
-            self.advance_reattaching(now, workers);
+            if sharding.lease(turn.workers, &self.id) {
+                self.revision += 1;
+            }
+            self.advance_sharding(turn.out);
         }
         if matches!(self.phase, Phase::Gathering { .. }) {
-            self.advance_gathering(now, timing, secret, workers, out);
+            self.advance_gathering(turn);
         }
         if matches!(self.phase, Phase::Training(_)) {
-            self.advance_training(out);
+            self.advance_training(turn);
+        }
+    }
+
+    /// Whether it could do something with the workers that are there.
+    pub(super) fn can_start(&self, workers: &Workers) -> bool {
+        match &self.phase {
+            Phase::Listed(survey) => survey.cached || workers.usable(&self.id) > 0,
+            Phase::Sharding(_) => workers.usable(&self.id) > 0,
+            Phase::Gathering { .. } => workers.usable(&self.id) >= self.settings.min_workers,
+            Phase::Planning | Phase::Training(_) | Phase::Publishing => true,
+            Phase::Queued
+            | Phase::Surveying
+            | Phase::Reattaching { .. }
+            | Phase::Paused
+            | Phase::Cancelled
+            | Phase::Failed(_)
+            | Phase::Succeeded { .. }
+            | Phase::Lost(_) => false,
+        }
+    }
+
+    /// How long it keeps the workers while there are too few of them and another run could go on.
+    pub(super) fn hold(&self, timing: &Timing) -> Duration {
+        if self.generation == Generation::default() {
+            timing.start_hold
+        } else {
+            timing.regroup_hold
         }
     }
 
     /// What a worker should be doing for this run; nothing is said to members on their way back, who keep training.
-    pub(super) fn duty(&self, worker: &WorkerId, leaving: bool) -> Option<Duty> {
+    pub(super) fn duty(&self, id: &WorkerId, worker: &Worker) -> Option<Duty> {
+        let away = worker.leaving || worker.waits(&self.id);
         Some(match &self.phase {
             Phase::Reattaching { .. } => return None,
-            Phase::Training(m) => match m.train(worker, self) {
+            Phase::Training(m) => match m.train(id, self) {
                 Some(train) => Duty::Train(train),
-                None if leaving => Duty::Idle,
+                None if away => Duty::Idle,
                 None => Duty::Load(self.load()),
             },
-            _ if leaving => Duty::Idle,
-            Phase::Sharding(_) => self.prepare_duty(worker),
+            _ if away => Duty::Idle,
+            Phase::Sharding(_) => self.prepare_duty(id),
             Phase::Gathering { .. } => Duty::Load(self.load()),
             Phase::Queued
             | Phase::Surveying
+            | Phase::Listed(_)
             | Phase::Planning
             | Phase::Publishing
             | Phase::Paused
@@ -325,6 +343,7 @@ impl Run {
             Phase::Reattaching { until, .. } => Some(*until),
             Phase::Queued
             | Phase::Surveying
+            | Phase::Listed(_)
             | Phase::Sharding(_)
             | Phase::Planning
             | Phase::Training(_)
@@ -346,12 +365,13 @@ impl Run {
 
     /// Ends it at once, wherever it stands, and whether or not its turn has come; an error where that is no longer up
     /// to this coordinator.
-    pub(super) fn cancel(&mut self, out: &mut Vec<Command>) -> Result<(), String> {
+    pub(super) fn cancel(&mut self, turn: &mut Turn<'_>) -> Result<(), String> {
         match &self.phase {
             Phase::Lost(message) => return Err(message.clone()),
             Phase::Cancelled | Phase::Failed(_) | Phase::Succeeded { .. } => {}
             Phase::Queued
             | Phase::Surveying
+            | Phase::Listed(_)
             | Phase::Sharding(_)
             | Phase::Planning
             | Phase::Gathering { .. }
@@ -359,13 +379,13 @@ impl Run {
             | Phase::Training(_)
             | Phase::Publishing
             | Phase::Paused => {
-                self.end(Phase::Cancelled, History::Cancelled, Notice::Cancelled, out);
+                self.end(Phase::Cancelled, History::Cancelled, Notice::Cancelled, turn);
             }
         }
         Ok(())
     }
 
-    pub(super) fn published(&mut self, outcome: Result<String, String>, out: &mut Vec<Command>) {
+    pub(super) fn published(&mut self, outcome: Result<String, String>, turn: &mut Turn<'_>) {
         if !matches!(self.phase, Phase::Publishing) {
             return;
         }
@@ -373,27 +393,27 @@ impl Run {
             Ok(model) => {
                 let notice = Notice::Finished { model: model.clone(), steps: self.steps };
                 let history = History::Succeeded { model: model.clone() };
-                self.end(Phase::Succeeded { model }, history, notice, out);
+                self.end(Phase::Succeeded { model }, history, notice, turn);
             }
-            Err(message) => self.fail(Fault { kind: Failure::Infrastructure, message }, out),
+            Err(message) => self.fail(Fault { kind: Failure::Infrastructure, message }, turn),
         }
     }
 
-    pub(super) fn fail(&mut self, fault: Fault, out: &mut Vec<Command>) {
+    pub(super) fn fail(&mut self, fault: Fault, turn: &mut Turn<'_>) {
         let history = History::Failed { kind: fault.kind, message: fault.message.clone() };
         let notice = Notice::Failed { kind: fault.kind, message: fault.message.clone() };
-        self.end(Phase::Failed(fault), history, notice, out);
+        self.end(Phase::Failed(fault), history, notice, turn);
     }
 
-    pub(super) fn pause(&mut self, out: &mut Vec<Command>) {
+    pub(super) fn pause(&mut self, turn: &mut Turn<'_>) {
         let step = self.newest().map_or(0, |c| c.step);
-        self.end(Phase::Paused, History::Paused { step }, Notice::Paused { step }, out);
+        self.end(Phase::Paused, History::Paused { step }, Notice::Paused { step }, turn);
     }
 
-    fn end(&mut self, phase: Phase, event: History, notice: Notice, out: &mut Vec<Command>) {
-        self.journal(vec![event], out);
-        self.phase = phase;
-        out.push(Command::Notify { run: self.id.clone(), notice });
+    fn end(&mut self, phase: Phase, event: History, notice: Notice, turn: &mut Turn<'_>) {
+        self.journal(vec![event], turn.out);
+        self.enter(phase);
+        turn.out.push(Command::Notify { run: self.id.clone(), notice });
     }
 
     pub(super) fn journal(&self, events: Vec<History>, out: &mut Vec<Command>) {
@@ -404,56 +424,14 @@ impl Run {
         &mut self,
         worker: Option<&WorkerId>,
         message: String,
-        out: &mut Vec<Command>,
+        turn: &mut Turn<'_>,
     ) {
         self.journal(
             vec![History::Incident { worker: worker.cloned(), message: message.clone() }],
-            out,
+            turn.out,
         );
-        self.last_incident = Some(message.clone());
+        self.last_incident = Some(Incident { at: Some(turn.now), message: message.clone() });
         let notice = Notice::Incident { worker: worker.cloned(), message };
-        out.push(Command::Notify { run: self.id.clone(), notice });
-    }
-
-    pub(super) fn status(&self, workers: &BTreeMap<WorkerId, Worker>) -> Status {
-        let detail = match &self.phase {
-            Phase::Surveying => "listing the sources".into(),
-            Phase::Sharding(s) if workers.is_empty() => {
-                format!("{}; waiting for a worker", s.progress())
-            }
-            Phase::Sharding(s) => s.progress(),
-            Phase::Planning => "planning".into(),
-            Phase::Gathering { .. } => self.waiting(workers),
-            Phase::Reattaching { .. } => "waiting for the members to come back".into(),
-            Phase::Failed(Fault { message, .. }) | Phase::Lost(message) => message.clone(),
-            Phase::Training(_) if self.stop => "stopping after the current step".into(),
-            Phase::Queued
-            | Phase::Training(_)
-            | Phase::Publishing
-            | Phase::Paused
-            | Phase::Cancelled
-            | Phase::Succeeded { .. } => String::new(),
-        };
-        Status {
-            run: self.id.clone(),
-            name: self.settings.name.clone(),
-            phase: self.phase.name(),
-            detail,
-            generation: self.generation,
-            lineage: self.lineage,
-            step: self.step,
-            steps: self.steps,
-            workers: match &self.phase {
-                Phase::Training(m) => m.members().cloned().collect(),
-                _ => Vec::new(),
-            },
-            checkpoint_step: self.newest().map(|c| c.step),
-            model: match &self.phase {
-                Phase::Succeeded { model } => Some(model.clone()),
-                _ => None,
-            },
-            loss: self.loss,
-            sources: self.sources.clone(),
-        }
+        turn.out.push(Command::Notify { run: self.id.clone(), notice });
     }
 }

@@ -6,11 +6,11 @@
 //! else has it.
 
 use super::run::{Committed, Run};
-use super::{Command, Fault, Notice, Retained};
+use super::{Command, Fault, Notice, Retained, Turn};
 use proto::event::{Event as History, Failure};
 use proto::id::{Generation, Lineage, WorkerId};
 use proto::manifest::{Checkpoint, File};
-use proto::protocol::{Place, Start};
+use proto::protocol::{Place, SavedPart, Start};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Checkpoints in a row that may be given up.
@@ -24,8 +24,8 @@ pub(super) struct Saves {
     members: Vec<WorkerId>,
     /// Ranks whose process is gone.
     lost: BTreeSet<usize>,
-    /// By step and rank; without files while they are being stored.
-    parts: BTreeMap<u64, BTreeMap<usize, Option<Vec<File>>>>,
+    /// By step and rank; none while a part is being stored.
+    parts: BTreeMap<u64, BTreeMap<usize, Option<SavedPart>>>,
     /// Steps whose manifest is being stored.
     sealing: BTreeSet<u64>,
     /// Steps whose checkpoint will not be, and why.
@@ -79,7 +79,7 @@ impl Saves {
     }
 }
 
-fn is_stored(ranks: &BTreeMap<usize, Option<Vec<File>>>, rank: usize) -> bool {
+fn is_stored(ranks: &BTreeMap<usize, Option<SavedPart>>, rank: usize) -> bool {
     matches!(ranks.get(&rank), Some(Some(_)))
 }
 
@@ -144,38 +144,52 @@ impl Run {
         worker: &WorkerId,
         place: &Place,
         step: u64,
-        files: Vec<File>,
-        out: &mut Vec<Command>,
+        part: SavedPart,
+        turn: &mut Turn<'_>,
     ) {
-        let (run, lineage, plan_digest) =
-            (self.id.clone(), place.lineage, self.plan_digest.clone());
         let Some((saves, rank)) = self.unsettled(worker, place, step) else { return };
         let size = saves.members.len();
         let parts = saves.parts.entry(step).or_default();
-        parts.insert(rank, Some(files));
+        parts.insert(rank, Some(part));
         if parts.values().flatten().count() < size {
             return;
         }
         let parts = saves.parts.remove(&step).expect("just counted");
+        let parts: Vec<_> = parts.into_values().flatten().collect();
+        let digests: Vec<_> = parts.iter().map(|part| part.digest.as_str()).collect();
+        if let Some(diverged) = diverged(&saves.members, &digests) {
+            return self.part_ways(place, step, &diverged, turn);
+        }
+        let state_digest = digests.first().map(|digest| (*digest).to_owned());
         saves.sealing.insert(step);
         let of_state = |f: &File| f.key.starts_with(Checkpoint::STATE);
-        let (state, mut model): (_, Vec<_>) =
-            parts.into_values().flatten().flatten().partition(of_state);
+        let files = parts.into_iter().flat_map(|part| part.files);
+        let (state, mut model): (_, Vec<_>) = files.partition(of_state);
         // By their numbers, whoever has stored them.
         model.sort_by(|a, b| a.key.cmp(&b.key));
-        let receipt = None;
         let checkpoint = Checkpoint {
-            run,
-            lineage,
+            run: self.id.clone(),
+            lineage: place.lineage,
             step,
-            plan_digest,
-            state_digest: None,
+            plan_digest: self.plan_digest.clone(),
+            state_digest,
             model,
             state,
-            receipt,
+            receipt: None,
         };
         let skipped = self.skipped.iter().filter(|s| s.step <= step).cloned().collect();
-        out.push(Command::Seal { checkpoint, skipped });
+        turn.out.push(Command::Seal { checkpoint, skipped });
+    }
+
+    /// The ranks do not hold the same state any more: what they have stored is no checkpoint, and all go back to the
+    /// last one that they agreed on.
+    fn part_ways(&mut self, place: &Place, step: u64, diverged: &str, turn: &mut Turn<'_>) {
+        self.give_up(place.generation, step, diverged, turn);
+        let run = self.id.clone();
+        turn.out.push(Command::Discard { run, lineage: place.lineage, step });
+        if self.is_at(place) && self.phase.membership().is_some() {
+            self.regroup(turn);
+        }
     }
 
     /// A part could not be stored: there will be no such checkpoint, and the next one is tried. The store is to blame
@@ -187,7 +201,7 @@ impl Run {
         place: &Place,
         step: u64,
         message: &str,
-        out: &mut Vec<Command>,
+        turn: &mut Turn<'_>,
     ) {
         let ended = self.phase.ended();
         let Some((saves, rank)) = self.saved_at(worker, place) else { return };
@@ -197,11 +211,11 @@ impl Run {
         saves.parts.remove(&step);
         let message = format!("worker {worker} (rank {rank}): {message}");
         self.unsaved += u32::from(!leaving);
-        self.give_up(place.generation, step, &message, out);
+        self.give_up(place.generation, step, &message, turn);
         // It has no manifest that another coordinator could find. What other ranks are still storing of it goes with
         // the next commit.
         let run = self.id.clone();
-        out.push(Command::Discard { run, lineage: place.lineage, step });
+        turn.out.push(Command::Discard { run, lineage: place.lineage, step });
     }
 
     pub(super) fn sealed(
@@ -209,7 +223,7 @@ impl Run {
         lineage: Lineage,
         step: u64,
         outcome: Result<String, String>,
-        out: &mut Vec<Command>,
+        turn: &mut Turn<'_>,
     ) {
         let mut of_it = self.saves.iter_mut().filter(|(_, saves)| saves.lineage == lineage);
         let sealed = of_it.find_map(|(g, saves)| saves.sealing.remove(&step).then_some(*g));
@@ -218,28 +232,28 @@ impl Run {
             Ok(sha256) => sha256,
             Err(message) => {
                 self.unsaved += 1;
-                return self.give_up(generation, step, &message, out);
+                return self.give_up(generation, step, &message, turn);
             }
         };
         self.unsaved = 0;
         let event =
             History::Checkpointed { lineage, step, manifest_sha256: manifest_sha256.clone() };
-        self.journal(vec![event], out);
+        self.journal(vec![event], turn.out);
         self.checkpoints.insert(Committed { lineage, step }, manifest_sha256);
         let path = proto::key::checkpoint(&self.id, lineage, step);
         let notice = Notice::Checkpoint { step, path };
-        out.push(Command::Notify { run: self.id.clone(), notice });
-        self.retain(out);
+        turn.out.push(Command::Notify { run: self.id.clone(), notice });
+        self.retain(turn.out);
     }
 
-    fn give_up(&mut self, generation: Generation, step: u64, why: &str, out: &mut Vec<Command>) {
+    fn give_up(&mut self, generation: Generation, step: u64, why: &str, turn: &mut Turn<'_>) {
         let message = format!("the checkpoint after step {step} was given up: {why}");
         if let Some(saves) = self.saves.get_mut(&generation) {
             saves.given_up.insert(step, message.clone());
         }
-        self.incident(None, message.clone(), out);
+        self.incident(None, message.clone(), turn);
         if self.unsaved > GIVEN_UP {
-            self.fail(Fault { kind: Failure::Infrastructure, message }, out);
+            self.fail(Fault { kind: Failure::Infrastructure, message }, turn);
         }
     }
 
@@ -252,6 +266,8 @@ impl Run {
     pub(super) fn retain(&mut self, out: &mut Vec<Command>) {
         let Some(latest) = self.newest() else { return };
         let measured = self.checkpoints.keys().filter_map(|c| Some((c, self.evals.get(&c.step)?)));
+        // A loss that is not a number is less than any other on some processors and more on others.
+        let measured = measured.filter(|(_, loss)| loss.is_finite());
         let best = measured.min_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(c, _)| *c);
         let old = self.checkpoints.len().saturating_sub(self.settings.keep.max(1));
         let old: BTreeSet<_> = self.checkpoints.keys().take(old).copied().collect();
@@ -268,23 +284,64 @@ impl Run {
     /// The checkpoint that the present generation began at is not what was committed: the one before it has to do.
     ///
     /// The ranks that only lost a peer by it may have said so first.
-    pub(super) fn damaged(&mut self, worker: &WorkerId, what: &str, out: &mut Vec<Command>) {
+    pub(super) fn damaged(&mut self, worker: &WorkerId, what: &str, turn: &mut Turn<'_>) {
         let newest = self.newest();
         let Some(Committed { lineage, step }) = newest.filter(|c| Some(*c) == self.began_at) else {
             return;
         };
         self.checkpoints.pop_last();
-        self.journal(vec![History::Damaged { lineage, step }], out);
+        self.journal(vec![History::Damaged { lineage, step }], turn.out);
         let instead = match self.newest() {
             Some(before) => format!("the one after step {} is used instead", before.step),
             None => "there is none before it".into(),
         };
         let message = format!("the checkpoint after step {step} is damaged: {what}; {instead}");
-        self.incident(Some(worker), message.clone(), out);
+        self.incident(Some(worker), message.clone(), turn);
         if self.checkpoints.is_empty() {
             let message = message + "\nhint: --resume begins anew, from the base";
-            return self.fail(Fault { kind: Failure::Infrastructure, message }, out);
+            return self.fail(Fault { kind: Failure::Infrastructure, message }, turn);
         }
         self.gather();
+    }
+}
+
+/// Which ranks hold another state than the others, in words; none if all hold the same. Of three or more a minority is
+/// named. Of two, or where no state has most of the ranks, nobody can say who is right.
+fn diverged(members: &[WorkerId], digests: &[&str]) -> Option<String> {
+    let mut holders: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (rank, digest) in digests.iter().enumerate() {
+        holders.entry(digest).or_default().push(rank);
+    }
+    if holders.len() < 2 {
+        return None;
+    }
+    let most = holders.values().map(Vec::len).max().unwrap_or(0);
+    let agreed = 2 * most > digests.len();
+    let named = holders.values().filter(|ranks| !(agreed && ranks.len() == most)).flatten();
+    let named: Vec<_> =
+        named.map(|rank| format!("worker {} (rank {rank})", members[*rank])).collect();
+    let others = if agreed { format!(" than the other {most} ranks") } else { String::new() };
+    Some(format!(
+        "the ranks do not hold the same state: {} {} another one{others}",
+        named.join(" and "),
+        if named.len() == 1 { "holds" } else { "hold each" },
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_three_the_minority_is_named_and_of_two_both() {
+        let members: Vec<_> = (0..4).map(|i| WorkerId::new(format!("w{i}"))).collect();
+        let named = |digests: &[&str]| diverged(&members[..digests.len()], digests);
+        assert_eq!(named(&["a", "a", "a"]), None);
+        let one = named(&["a", "b", "a"]).expect("one differs");
+        assert!(one.contains("worker w1 (rank 1) holds another one than the other 2"), "{one}");
+        let both = named(&["a", "b"]).expect("they differ");
+        assert!(both.contains("w0 (rank 0) and worker w1 (rank 1) hold each"), "{both}");
+        let tie = named(&["a", "a", "b", "b"]).expect("they differ");
+        assert!((0..4).all(|rank| tie.contains(&format!("(rank {rank})"))), "{tie}");
     }
 }

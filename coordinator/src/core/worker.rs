@@ -1,40 +1,20 @@
-//! The workers that are connected: their leases, and what each should be doing.
+//! What workers say, and the ends of their streams and leases.
 
-use super::run::Run;
+use super::trouble::Complaint;
+use super::workers::{Reach, Woken, Worker};
 use super::{Command, Core, Stream};
 use proto::id::{Incarnation, RunId, WorkerId};
-use proto::protocol::{Attachment, Duty, Hello, Report};
+use proto::protocol::{Cause, Directive, Duty, Hello, Report};
 use std::time::Duration;
 
-/// A worker whose lease runs.
-pub(super) struct Worker {
-    pub(super) incarnation: Incarnation,
-    /// None between two streams.
-    pub(super) stream: Option<Stream>,
-    pub(super) ring: String,
-    pub(super) lease_until: Duration,
-    /// Has base and data of this run in memory, and no training state.
-    pub(super) loaded: Option<RunId>,
-    /// It was told to go and takes no further duty.
-    pub(super) leaving: bool,
-    /// What it was training when it connected.
-    pub(super) attachment: Option<Attachment>,
-    /// What it was told last.
-    pub(super) told: Option<Duty>,
-}
-
-impl Worker {
-    /// What this worker should be doing, from the whole state.
-    pub(super) fn duty(&self, id: &WorkerId, active: Option<&Run>, closed: bool) -> Option<Duty> {
-        if closed {
-            let reason = "the coordinator is closing".into();
-            return Some(Duty::Dismissed { reason, refused: false });
-        }
-        active.map_or(Some(Duty::Idle), |run| run.duty(id, self.leaving))
-    }
-}
-
 impl Core {
+    /// A beat says only that its worker lives.
+    pub(super) fn beat(&mut self, now: Duration, stream: Stream) {
+        if let Some(id) = self.workers.on(stream).cloned() {
+            self.workers.renew(&id, now + self.timing.lease);
+        }
+    }
+
     pub(super) fn reported(
         &mut self,
         now: Duration,
@@ -46,146 +26,234 @@ impl Core {
             return self.hello(now, stream, hello, out);
         }
         // Only a live stream may speak, and only for itself.
-        let Some((id, worker)) = self.workers.iter_mut().find(|(_, w)| w.stream == Some(stream))
-        else {
-            return;
-        };
-        worker.lease_until = now + self.timing.lease;
-        let id = id.clone();
+        let Some(id) = self.workers.on(stream).cloned() else { return };
+        self.workers.renew(&id, now + self.timing.lease);
         match report {
             Report::Hello(_) | Report::Beat { .. } => {}
-            Report::Loaded { run, .. } => worker.loaded = Some(run),
+            Report::Loaded { run, base_digest } => self.loaded(now, &id, run, base_digest, out),
             Report::Leaving { .. } => {
-                worker.leaving = true;
-                if let Some(run) = self.active().cloned() {
-                    self.with(&run, out, |r, out| r.member_leaves(&id, out));
+                self.workers.change(&id, |worker| worker.leaving = true);
+                if let Some(run) = self.current().cloned() {
+                    self.with(now, &run, out, |r, turn| r.member_leaves(&id, turn));
                 }
             }
             Report::ShardPrepared { run, shard, outcome } => {
-                self.with(&run, out, |r, _| r.shard_prepared(&id, shard, outcome));
+                self.with(now, &run, out, |r, turn| r.shard_prepared(turn, &id, shard, outcome));
             }
             Report::StepDone(place, done) => {
-                self.with(&place.run.clone(), out, |r, out| {
-                    r.step_done(now, &id, &place, done, out);
+                self.with(now, &place.run.clone(), out, |r, turn| {
+                    r.step_done(turn, &id, &place, done);
                 });
             }
             Report::Skipped(place, skipped) => {
-                self.with(&place.run.clone(), out, |r, out| {
-                    r.step_skipped(&id, &place, skipped, out);
+                self.with(now, &place.run.clone(), out, |r, turn| {
+                    r.step_skipped(&id, &place, skipped, turn.out);
                 });
             }
             Report::Evaluated(place, step, sums) => {
-                self.with(&place.run.clone(), out, |r, out| {
-                    r.evaluated(&id, &place, step, sums, out);
+                self.with(now, &place.run.clone(), out, |r, turn| {
+                    r.evaluated(&id, &place, step, sums, turn.out);
                 });
             }
             Report::PartBegun(place, step) => {
-                self.with(&place.run.clone(), out, |r, _| r.part_begun(&id, &place, step));
+                self.with(now, &place.run.clone(), out, |r, _| r.part_begun(&id, &place, step));
             }
             Report::PartSaved(place, step, part) => {
-                self.with(&place.run.clone(), out, |r, out| {
-                    r.part_saved(&id, &place, step, part.files, out);
+                self.with(now, &place.run.clone(), out, |r, turn| {
+                    r.part_saved(&id, &place, step, part, turn);
                 });
             }
             Report::PartFailed(place, step, message) => {
-                let leaving = worker.leaving;
-                self.with(&place.run.clone(), out, |r, out| {
-                    r.part_failed(&id, leaving, &place, step, &message, out);
+                let leaving = self.workers.get(&id).is_some_and(|worker| worker.leaving);
+                self.with(now, &place.run.clone(), out, |r, turn| {
+                    r.part_failed(&id, leaving, &place, step, &message, turn);
                 });
             }
             Report::Stopped { run, generation, step } => {
-                self.with(&run, out, |r, _| r.member_stopped(&id, generation, step));
+                self.with(now, &run, out, |r, _| r.member_stopped(&id, generation, step));
             }
-            Report::Trouble { run, generation, step, cause, message, .. } => {
-                let limit = self.timing.fruitless_generations;
-                let Some(r) = self.runs.get_mut(&run) else { return };
-                if r.trouble(limit, &id, (generation, step), cause, message, out) {
-                    self.workers.get_mut(&id).expect("it has just spoken").told = None;
-                }
+            Report::Trouble { run, generation, step, cause, message, shard, accusation } => {
+                let complaint = Complaint { generation, step, cause, message, shard, accusation };
+                self.with(now, &run, out, |r, turn| r.trouble(turn, &id, complaint));
             }
         }
+    }
+
+    /// A worker has base and data of the run in memory. One whose base is another cannot be a member: replicas of
+    /// different models would be averaged.
+    fn loaded(
+        &mut self,
+        now: Duration,
+        id: &WorkerId,
+        run: RunId,
+        base: String,
+        out: &mut Vec<Command>,
+    ) {
+        let mut differs = None;
+        self.with(now, &run, out, |r, _| differs = r.differs(&base));
+        if let Some(message) = differs {
+            return self.workers.set_back(id, now, Some(&run), Cause::Model, message);
+        }
+        self.workers.change(id, |worker| {
+            // Whom its peers could not reach has to be seen to train first.
+            let mended = |s: &mut super::workers::Setback| {
+                s.run.as_ref() == Some(&run) && s.cause != Cause::Peer
+            };
+            worker.setback.take_if(mended);
+            worker.loaded = Some((run, base));
+        });
     }
 
     fn hello(&mut self, now: Duration, stream: Stream, hello: Hello, out: &mut Vec<Command>) {
         if hello.protocol != proto::PROTOCOL {
             let reason = format!(
-                "this worker speaks protocol {}, the coordinator {}\nhint: run the same version of both",
+                "this worker speaks protocol {}, the coordinator {}\n\
+                 hint: run the same version of both",
                 hello.protocol,
                 proto::PROTOCOL,
             );
-            out.push(Command::Direct {
-                stream,
-                directive: proto::protocol::Directive {
-                    epoch: self.epoch,
-                    beat: self.timing.beat,
-                    duty: Duty::Dismissed { reason, refused: true },
-                    heard: 0,
-                },
-            });
-            out.push(Command::Close { stream });
-            return;
+            return self.turn_away(stream, Duty::Dismissed { reason, refused: true }, out);
         }
-        // Another process in the same slot: the one before is dead. The same process on a new stream goes on.
         if let Some(before) = self.workers.get(&hello.worker) {
-            if let Some(stream) = before.stream {
-                out.push(Command::Close { stream });
+            match before.stream {
+                // Two processes with one name would end each other for ever. One that has died without a word loses
+                // its lease, and the other one gets in then.
+                Some(_) if before.incarnation != hello.incarnation => {
+                    let reason = format!(
+                        "another process is connected as worker `{}`\n\
+                         hint: give every node a name of its own with --name",
+                        hello.worker
+                    );
+                    return self.turn_away(stream, Duty::NotNow { reason }, out);
+                }
+                Some(stream) => out.push(Command::Close { stream }),
+                None => {}
             }
             if before.incarnation != hello.incarnation {
-                self.lost(&hello.worker, "another process took its place", out);
+                self.lost(now, &hello.worker, "another process took its place", out);
             }
         }
-        if let (Some(attachment), Some(run)) = (&hello.attachment, self.active().cloned()) {
-            self.with(&run, out, |r, _| r.attached(&hello.worker, &hello, attachment));
+        if let Some(attachment) = &hello.attachment {
+            let run = attachment.place.run.clone();
+            self.with(now, &run, out, |r, _| r.attached(&hello.worker, &hello, attachment));
         }
-        self.workers.insert(
-            hello.worker,
-            Worker {
-                incarnation: hello.incarnation,
-                stream: Some(stream),
-                ring: hello.ring,
-                lease_until: now + self.timing.lease,
-                loaded: None,
-                leaving: false,
-                attachment: hello.attachment,
-                told: None,
-            },
-        );
+        if let (Some(end), Some(run)) = (&hello.last_end, self.current().cloned()) {
+            self.with(now, &run, out, |r, turn| r.came_back(turn, &hello.worker, end));
+        }
+        let before = self.workers.remove(&hello.worker);
+        let before = before.filter(|w| w.incarnation == hello.incarnation && w.ring == hello.ring);
+        let (reach, setback) = match before {
+            Some(before) => (before.reach, before.setback),
+            None => (Reach::Dialling, None),
+        };
+        if reach == Reach::Dialling {
+            out.push(Command::Dial {
+                worker: hello.worker.clone(),
+                incarnation: hello.incarnation.clone(),
+                ring: hello.ring.clone(),
+            });
+        }
+        let worker = Worker {
+            incarnation: hello.incarnation,
+            stream: Some(stream),
+            ring: hello.ring,
+            reach,
+            lease_until: now + self.timing.lease,
+            loaded: None,
+            leaving: false,
+            setback,
+            told: None,
+        };
+        self.workers.insert(hello.worker, worker);
+    }
+
+    /// Tells a process that it cannot be a worker now, or ever.
+    fn turn_away(&self, stream: Stream, duty: Duty, out: &mut Vec<Command>) {
+        let directive = Directive { epoch: self.epoch, beat: self.timing.beat, duty, heard: 0 };
+        out.push(Command::Direct { stream, directive });
+        out.push(Command::Close { stream });
+    }
+
+    /// Somebody has tried to connect to a worker's ring address.
+    pub(super) fn dialled(
+        &mut self,
+        now: Duration,
+        id: &WorkerId,
+        incarnation: &Incarnation,
+        outcome: Result<(), String>,
+    ) {
+        let Some(worker) = self.workers.get(id).filter(|w| w.incarnation == *incarnation) else {
+            return;
+        };
+        match outcome {
+            Ok(()) => {
+                self.workers.change(id, |worker| {
+                    worker.reach = Reach::Reached;
+                    worker.setback.take_if(|s| s.run.is_none());
+                });
+            }
+            Err(error) => {
+                let message = format!(
+                    "its peers cannot connect to it: {} does not answer: {error}\n\
+                     hint: open that port between the nodes, or name an address that they reach \
+                     with `worker --ring-address HOST:PORT`",
+                    worker.ring
+                );
+                let loaded = worker.loaded.clone();
+                self.workers.set_back(id, now, None, Cause::Peer, message);
+                // What it has in memory is as good as before.
+                self.workers.change(id, |worker| worker.loaded = loaded);
+            }
+        }
     }
 
     /// A stream ended: its process is dead, or it is back within a second.
     pub(super) fn hangup(&mut self, now: Duration, stream: Stream, out: &mut Vec<Command>) {
-        let Some((id, worker)) = self.workers.iter_mut().find(|(_, w)| w.stream == Some(stream))
-        else {
-            return;
-        };
-        worker.stream = None;
-        worker.lease_until = worker.lease_until.min(now + self.timing.hangup_grace);
-        if worker.leaving {
-            let id = id.clone();
-            self.lost(&id, "it left", out);
+        let Some(id) = self.workers.on(stream).cloned() else { return };
+        let grace = now + self.timing.hangup_grace;
+        let leaving = self.workers.change(&id, |worker| {
+            worker.stream = None;
+            worker.lease_until = worker.lease_until.min(grace);
+            worker.leaving
+        });
+        if leaving == Some(true) {
+            self.lost(now, &id, "it left", out);
         }
     }
 
-    /// Ends what workers that have been silent for a whole lease were part of.
-    pub(super) fn expire(&mut self, now: Duration, out: &mut Vec<Command>) {
-        let silent =
-            |(id, w): (&WorkerId, &Worker)| (w.lease_until <= now).then(|| (id.clone(), w.stream));
-        for (id, stream) in self.workers.iter().filter_map(silent).collect::<Vec<_>>() {
-            let why = match stream {
+    /// Ends what workers that have been silent for a whole lease were part of, and tries those again that have waited
+    /// long enough; whether there were any.
+    pub(super) fn wake(&mut self, now: Duration, out: &mut Vec<Command>) -> bool {
+        let Woken { silent, retried } = self.workers.wake(now);
+        let any = !silent.is_empty() || !retried.is_empty();
+        for id in silent {
+            let why = match self.workers.get(&id).and_then(|worker| worker.stream) {
                 Some(stream) => {
                     out.push(Command::Close { stream });
                     "it was silent for a whole lease"
                 }
                 None => "its connection closed",
             };
-            self.lost(&id, why, out);
+            self.lost(now, &id, why, out);
         }
+        for id in retried {
+            let Some(worker) = self.workers.get(&id) else { continue };
+            if worker.reach == Reach::Dialling {
+                out.push(Command::Dial {
+                    worker: id.clone(),
+                    incarnation: worker.incarnation.clone(),
+                    ring: worker.ring.clone(),
+                });
+            }
+        }
+        any
     }
 
-    fn lost(&mut self, id: &WorkerId, why: &str, out: &mut Vec<Command>) {
+    fn lost(&mut self, now: Duration, id: &WorkerId, why: &str, out: &mut Vec<Command>) {
         self.workers.remove(id);
-        if let Some(run) = self.active().cloned() {
-            self.with(&run, out, |r, out| r.worker_lost(id, why, out));
+        let runs: Vec<_> = self.runs.keys().cloned().collect();
+        for run in runs {
+            self.with(now, &run, out, |r, turn| r.worker_lost(id, why, turn));
         }
     }
 
@@ -197,9 +265,7 @@ impl Core {
         if late >= self.timing.beat {
             // For all that is known here, the clock stood still since the last event.
             let pause = now - self.last_tick;
-            for worker in self.workers.values_mut() {
-                worker.lease_until += pause;
-            }
+            self.workers.forgive(pause);
             for run in self.runs.values_mut() {
                 run.forgive(pause);
             }

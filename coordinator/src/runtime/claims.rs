@@ -4,20 +4,21 @@
 //! first, the journal has grown by an entry that claims nothing, and the claim is tried again behind it. Where another
 //! claim got it, there is another heir.
 
-use super::{Error, Run, Runtime, settings};
+use super::works::Work;
+use super::{Ended, Error, Run, Runtime, settings};
 use crate::core::{Command, Event, Timing};
-use crate::feed::Feed;
-use crate::handle::Handle;
+use crate::feed::{self, Feed};
+use crate::handle::{Found, Handle, Input};
 use crate::journal::{self, Journal};
 use crate::resume::Resumable;
 use crate::{finish, holder};
 use proto::event::{Event as History, Fact, Holder, PoolEvent};
-use proto::id::RunId;
-use proto::spec::Spec;
+use proto::id::{Lineage, RunId};
+use proto::spec::{Spec, compatible_for_resume};
 use proto::storage::Storage;
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// Claims of a journal that grows meanwhile. Whoever held it writes seldom, and ends once it loses a number itself.
 const CLAIMS: u32 = 8;
@@ -77,17 +78,18 @@ impl Runtime {
             // It looks at its journal before it answers: that ends it.
             holder::ask(&before, None).await;
         }
-        let (runtime, handle) = Self::new(storage.clone(), storage, timing, epoch, Some(pool));
+        // A pool outlives its store's outages.
+        let pool = pool.patient(Duration::MAX);
+        let places = (storage.clone(), storage);
+        let (runtime, handle) = Self::new(places, timing, epoch, Some(pool), Duration::MAX);
         let mut runtime = runtime.known_as(holder);
-        for event in past {
-            if let PoolEvent::Submitted { run, idempotency_key } = event {
-                runtime.adopt(run, idempotency_key).await?;
-            }
+        for (run, idempotency_key) in in_turn(past) {
+            runtime.adopt(run, idempotency_key).await?;
         }
         Ok((runtime, handle))
     }
 
-    /// Takes over a run of the pool.
+    /// Takes over a run of the pool. One whose journal cannot be read is listed as such; the others go on.
     async fn adopt(&mut self, run: RunId, idempotency_key: String) -> Result<(), Error> {
         let claimed = behind_the_last(async || {
             let folder = proto::key::journal(&run);
@@ -95,18 +97,26 @@ impl Runtime {
                 Journal::open::<History>(&self.storage, folder).await?;
             self.commit_stored(&run, &mut journal, &mut history).await?;
             let unreadable = |reason: String| Error::Spec { run: run.clone(), reason };
-            let Some(History::Submitted { spec_yaml }) = history.first() else {
-                return Err(unreadable("the journal does not begin with one".into()));
-            };
-            let spec = Spec::from_resolved(spec_yaml).map_err(|e| unreadable(e.to_string()))?;
+            let spec = last_spec(&history)
+                .ok_or_else(|| unreadable("the journal does not begin with one".into()))?;
+            let spec = Spec::from_resolved(spec).map_err(|e| unreadable(e.to_string()))?;
             let key = Some(idempotency_key.clone());
             self.take(run.clone(), journal, spec, key, history, false).await
         });
         match claimed.await {
             Err(Error::Journal(error @ journal::Error::Deposed { .. })) => {
-                let mut lost = VecDeque::new();
-                self.lose(run, error, &mut lost).await?;
-                self.execute(lost.into()).await
+                self.lose(run, error).await
+            }
+            Err(
+                error @ (Error::Spec { .. }
+                | Error::Journal(
+                    journal::Error::Unusable { .. } | journal::Error::Missing { .. },
+                )),
+            ) => {
+                let error = proto::error::chain(&error);
+                tracing::error!(%run, error, "the run cannot be read and is left out");
+                self.core.unreadable(run, Some(idempotency_key), error);
+                Ok(())
             }
             claimed => claimed,
         }
@@ -125,10 +135,17 @@ impl Runtime {
                 Journal::open::<History>(&self.storage, folder.clone()).await?;
             expect_claim(before.as_ref(), &history, &self.storage, folder)?;
             self.commit_stored(&run, &mut journal, &mut history).await?;
-            let submitted = History::Submitted { spec_yaml: spec.resolved_yaml() };
-            if history.first() != Some(&submitted) {
-                journal.append(vec![submitted.clone()]).await?;
-                history.push(submitted);
+            let spec_yaml = spec.resolved_yaml();
+            let began = if ends(&history) {
+                let attempt = crate::core::attempts(&history) + 1;
+                Some(History::Resumed { attempt, spec_yaml })
+            } else {
+                let changed = last_spec(&history) != Some(spec_yaml.as_str());
+                changed.then_some(History::Submitted { spec_yaml })
+            };
+            if let Some(began) = began {
+                journal.append(vec![began.clone()]).await?;
+                history.push(began);
             }
             self.take(run.clone(), journal, spec.clone(), None, history, true).await
         })
@@ -166,110 +183,173 @@ impl Runtime {
         mut history: Vec<History>,
         resume: bool,
     ) -> Result<(), Error> {
-        // What the core is told, and nobody needs to be told again.
+        // For the core only: the journal does not need it.
         history.extend(finish::replaced(&self.storage, &id, &history).await?);
-        let chunk = self.storage.list(&proto::key::all_metrics(&id)).await?.len();
-        let feed = Feed::new(id.clone(), chunk.try_into().unwrap_or(0));
+        let lineage = last_lineage(&history);
         let settings = settings(&spec, self.goal);
-        let mut run = Run { journal, feed, spec: Arc::new(spec) };
         let now = self.now();
         let commands = self.core.adopt(now, id.clone(), idempotency_key, settings, history, resume);
-        let mut commands = VecDeque::from(commands);
-        let mut claimed = Ok(());
-        // The claim comes first, where there is one; one that comes too late is made anew.
-        if let Some(Command::Journal { run: of, events }) = commands.front()
-            && *of == id
-        {
-            claimed = run.journal.append(events.clone()).await;
-            commands.pop_front();
+        let (submitted_ms, journal) = (journal.began_ms(), journal.patient(self.patience));
+        if !self.core.holds(&id) {
+            self.outbox.extend(commands);
+            self.ended.insert(id, Ended { submitted_ms, last: None });
+            return Ok(());
         }
+        let (chunk, recorded) = feed::recorded(&self.storage, &id, lineage).await?;
+        self.core.recorded(&id, lineage, recorded);
+        self.in_turn(Work::Begin { run: id.clone(), chunk }).await;
+        let (feed, spec) = (Feed::new(), Arc::new(spec));
+        let mut run = Run { journal: None, feed, spec, submitted_ms };
+        let (journal, claimed, rest) = claim(journal, commands, &id).await;
+        run.journal = Some(journal);
         self.runs.insert(id, run);
         claimed?;
-        self.execute(commands.into()).await
+        self.outbox.extend(rest);
+        Ok(())
     }
 
-    /// Looks, beside the queue, whether another has written to what this coordinator holds; where it seems so, it asks
-    /// itself the question in order. Without it a deposed coordinator that has nothing to write would never know, and
-    /// hold on to workers that no longer listen to it.
-    pub(super) fn look(&self) {
-        let ends: Vec<_> = match &self.pool {
-            // Who takes a pool's runs takes the pool first.
-            Some(pool) => vec![(None, pool.end())],
-            None => {
-                let held = self.runs.iter().filter(|(id, _)| self.core.holds(id));
-                held.map(|(id, run)| (Some(id.clone()), run.journal.end())).collect()
-            }
-        };
-        let handle = self.handle.clone();
+    // ---------------------------------------------------------------------------------- another attempt
+
+    /// Reads, beside the queue, what a user wants to go on with.
+    pub(super) fn look_up(
+        &self,
+        run: RunId,
+        spec_yaml: Option<String>,
+        answer: oneshot::Sender<Result<(RunId, u64), String>>,
+    ) {
+        if let Err(refusal) = self.core.may_resume(&run) {
+            // Whoever asked may be gone.
+            let _ = answer.send(Err(refusal));
+            return;
+        }
+        let (storage, handle) = (self.storage.clone(), self.handle.clone());
         tokio::spawn(async move {
-            for (run, end) in ends {
-                // What takes longer than until the next look is left to that.
-                if tokio::time::timeout(LOOK, end.is_taken()).await.unwrap_or(false) {
+            match find(&storage, run, spec_yaml).await {
+                Ok(found) => {
                     // The coordinator may have stopped meanwhile.
-                    let _ = handle.holds(run).await;
+                    let _ = handle.send(Input::Found { found: Box::new(found), answer }).await;
                 }
+                Err(refusal) => drop(answer.send(Err(refusal))),
             }
         });
     }
 
-    /// Whether nobody has taken the run, or the pool, from this coordinator: it looks before it says so.
-    pub(super) async fn holds(&mut self, run: Option<RunId>) -> Result<bool, Error> {
-        let Some(id) = run else {
-            self.check_pool().await?;
-            return Ok(self.pool.is_some());
-        };
-        if !self.core.holds(&id) {
-            return Ok(false);
+    /// Begins another attempt of a run.
+    pub(super) async fn begin_attempt(
+        &mut self,
+        found: Found,
+        answer: oneshot::Sender<Result<(RunId, u64), String>>,
+    ) {
+        let Found { run, journal, history, spec, chunk } = found;
+        let output = self.check_output(&spec);
+        if let Err(refusal) = self.core.may_resume(&run).and(output) {
+            // Whoever asked may be gone.
+            let _ = answer.send(Err(refusal));
+            return;
         }
-        match self.runs[&id].journal.check::<History>().await {
-            Err(error @ journal::Error::Deposed { .. }) => {
-                let mut lost = VecDeque::new();
-                self.lose(id, error, &mut lost).await?;
-                self.execute(lost.into()).await?;
-                Ok(false)
+        let (sender, answered) = oneshot::channel();
+        let ticket = self.ticket(sender);
+        let attempt = crate::core::attempts(&history) + 1;
+        tokio::spawn(async move {
+            if let Ok(outcome) = answered.await {
+                let _ = answer.send(outcome.map(|run| (run, attempt)));
             }
-            Ok(()) => Ok(true),
-            Err(error) => {
-                let error = proto::error::chain(&error);
-                tracing::warn!(run = %id, error, "the run's journal cannot be looked at");
-                Ok(true)
-            }
+        });
+        let settings = settings(&spec, self.goal);
+        let (now, yaml) = (self.now(), spec.resolved_yaml());
+        let commands = self.core.resume(now, ticket, run.clone(), settings, history, yaml.clone());
+        let submitted_ms = self.ended.remove(&run).map_or(0, |ended| ended.submitted_ms);
+        let journal = Some(journal.patient(self.patience));
+        let begun = Run { journal, feed: Feed::new(), spec: Arc::new(spec), submitted_ms };
+        self.runs.insert(run.clone(), begun);
+        self.in_turn(Work::Begin { run: run.clone(), chunk }).await;
+        self.in_turn(Work::Spec { run, yaml }).await;
+        self.outbox.extend(commands);
+    }
+
+    // ------------------------------------------------------------------------------- is it still ours?
+
+    /// Looks, beside the queue, whether another has written to what this coordinator holds. Without it a deposed
+    /// coordinator that has nothing to write would never know, and hold on to workers that no longer listen to it.
+    pub(super) fn look(&self) {
+        if self.is_pool {
+            // Who takes a pool's runs takes the pool first.
+            return self.ask_journal(None, None);
+        }
+        for id in self.runs.keys().filter(|id| self.core.holds(id)) {
+            self.ask_journal(Some(id.clone()), None);
         }
     }
 
-    /// Drops a run whose journal another has. `commands`, which were to follow, lose what acts for it, and gain what
-    /// becomes of its workers and watchers.
+    /// Looks at the end of the run's journal, or of the pool's; what is found there comes back as an input.
+    pub(super) fn ask_journal(
+        &self,
+        run: Option<RunId>,
+        answer: Option<oneshot::Sender<Option<String>>>,
+    ) {
+        let journal = match &run {
+            None => self.pool.as_ref(),
+            Some(id) => self.runs.get(id).and_then(|run| run.journal.as_ref()),
+        };
+        let handle = self.handle.clone();
+        let end = journal.map(Journal::end);
+        tokio::spawn(async move {
+            let found = match end {
+                Some(end) => match &run {
+                    None => end.found::<PoolEvent>().await,
+                    Some(_) => end.found::<History>().await,
+                },
+                // It is being written to: that will tell.
+                None => None,
+            };
+            // The coordinator may have stopped meanwhile.
+            let _ = handle.send(Input::Looked { run, found, answer }).await;
+        });
+    }
+
+    /// What a look at the end of a journal comes to: whether the run, or the pool, is still this coordinator's.
+    ///
+    /// # Errors
+    /// [`Error::Replaced`] if the pool is not.
+    pub(super) async fn looked(
+        &mut self,
+        run: Option<RunId>,
+        found: Option<journal::Found>,
+    ) -> Result<bool, Error> {
+        let journal = match &run {
+            None => self.pool.as_ref(),
+            Some(id) => self.runs.get(id).and_then(|run| run.journal.as_ref()),
+        };
+        // An entry that this coordinator has written meanwhile, or is writing, says nothing.
+        let deposed = journal.zip(found).and_then(|(journal, found)| journal.is_lost(found));
+        match (run, deposed) {
+            (None, Some(error)) => Err(self.replaced(error)),
+            (Some(id), Some(error)) => {
+                self.lose(id, error).await?;
+                Ok(false)
+            }
+            (None, None) => Ok(self.is_pool),
+            (Some(id), None) => Ok(self.core.holds(&id)),
+        }
+    }
+
+    /// Drops a run whose journal another has. What was to be done for it is not; its workers and watchers are told.
     ///
     /// # Errors
     /// [`Error::Replaced`] if the whole pool is lost, which says nothing to its workers: they go over as they are.
     /// [`Error::Journal`] if the journal is not another's, but broken.
-    pub(super) async fn lose(
-        &mut self,
-        run: RunId,
-        error: journal::Error,
-        commands: &mut VecDeque<Command>,
-    ) -> Result<(), Error> {
+    pub(super) async fn lose(&mut self, run: RunId, error: journal::Error) -> Result<(), Error> {
         let journal::Error::Deposed { .. } = &error else { return Err(error.into()) };
-        self.check_pool().await?;
-        let message = proto::error::chain(&error);
-        Command::take_back(commands, &run, &message);
-        let now = self.now();
-        commands.extend(self.core.handle(now, Event::RunLost { run, message }));
-        Ok(())
-    }
-
-    /// Ends this coordinator if another has its pool.
-    async fn check_pool(&self) -> Result<(), Error> {
-        let Some(pool) = &self.pool else { return Ok(()) };
-        match pool.check::<PoolEvent>().await {
-            Err(error @ journal::Error::Deposed { .. }) => Err(self.replaced(error)),
-            Ok(()) => Ok(()),
-            Err(error) => {
-                let error = proto::error::chain(&error);
-                tracing::warn!(error, "the pool's journal cannot be looked at");
-                Ok(())
-            }
+        if let Some(pool) = &self.pool
+            && let Some(found) = pool.end().found::<PoolEvent>().await
+            && let Some(error) = pool.is_lost(found)
+        {
+            return Err(self.replaced(error));
         }
+        let message = proto::error::chain(&error);
+        Command::take_back(&mut self.outbox, &run, &message);
+        self.step(Event::RunLost { run, message }).await;
+        Ok(())
     }
 
     /// What an error of the pool's journal comes to. Workers are told where to go.
@@ -280,6 +360,96 @@ impl Runtime {
         }
         Error::Replaced(error)
     }
+}
+
+/// Writes the claim, which comes first where there is one; one that comes too late is made anew.
+async fn claim(
+    mut journal: Journal,
+    mut commands: Vec<Command>,
+    id: &RunId,
+) -> (Journal, Result<(), journal::Error>, Vec<Command>) {
+    let mut claimed = Ok(());
+    if let Some(Command::Journal { run: of, events }) = commands.first()
+        && of == id
+    {
+        claimed = journal.append(events.clone()).await;
+        commands.remove(0);
+    }
+    (journal, claimed, commands)
+}
+
+/// The runs of a pool in the order of their turns: one that was resumed goes to the end.
+fn in_turn(past: Vec<PoolEvent>) -> Vec<(RunId, String)> {
+    let mut runs: Vec<(RunId, String)> = Vec::new();
+    for event in past {
+        match event {
+            PoolEvent::Opened { .. } => {}
+            PoolEvent::Submitted { run, idempotency_key } => runs.push((run, idempotency_key)),
+            PoolEvent::Resumed { run } => {
+                if let Some(at) = runs.iter().position(|(id, _)| *id == run) {
+                    let resumed = runs.remove(at);
+                    runs.push(resumed);
+                }
+            }
+        }
+    }
+    runs
+}
+
+/// The spec that holds at the end of a history.
+fn last_spec(history: &[History]) -> Option<&str> {
+    history.iter().rev().find_map(|event| match event {
+        History::Submitted { spec_yaml } | History::Resumed { spec_yaml, .. } => {
+            Some(spec_yaml.as_str())
+        }
+        _ => None,
+    })
+}
+
+fn last_lineage(history: &[History]) -> Lineage {
+    let of = |event: &History| match event {
+        History::Generation { lineage, .. } => Some(*lineage),
+        _ => None,
+    };
+    history.iter().rev().find_map(of).unwrap_or_default()
+}
+
+/// Whether a history ends, however that was.
+fn ends(history: &[History]) -> bool {
+    let of = |event: &History| match event {
+        History::Paused { .. }
+        | History::Cancelled
+        | History::Failed { .. }
+        | History::Succeeded { .. } => Some(true),
+        History::Resumed { .. } | History::Claimed { .. } => Some(false),
+        _ => None,
+    };
+    history.iter().rev().find_map(of).unwrap_or(false)
+}
+
+/// A run that has ended, under the spec that it is to go on with.
+async fn find(storage: &Storage, run: RunId, spec_yaml: Option<String>) -> Result<Found, String> {
+    fn told(error: &(dyn std::error::Error + 'static)) -> String {
+        proto::error::chain(error)
+    }
+    let folder = proto::key::journal(&run);
+    let (journal, mut history) =
+        Journal::open::<History>(storage, folder).await.map_err(|e| told(&e))?;
+    let yaml = last_spec(&history).ok_or("its journal has no spec")?;
+    let old = Spec::from_resolved(yaml).map_err(|e| told(&e))?;
+    let spec = match spec_yaml {
+        None => old,
+        Some(yaml) => {
+            let new = Spec::from_resolved(&yaml).map_err(|e| told(&e))?;
+            let new = new.dated(old.data().date).pinned_as(&old);
+            compatible_for_resume(&old, &new).map_err(|e| told(&e))?;
+            new
+        }
+    };
+    history.extend(finish::replaced(storage, &run, &history).await.map_err(|e| told(&e))?);
+    let lineage = last_lineage(&history);
+    let (chunk, _) = feed::recorded(storage, &run, lineage).await.map_err(|e| told(&e))?;
+    Ok(Found { run, journal, history, spec, chunk })
 }
 
 /// Claims again where the one before has written meanwhile.

@@ -21,6 +21,13 @@ impl Spec {
         self
     }
 
+    /// Tells this spec from any other, whatever day it is submitted on: the SHA-256 of the spec without its date.
+    pub fn identity(&self) -> String {
+        let mut undated = self.clone();
+        undated.data.date = None;
+        crate::manifest::sha256(undated.resolved_yaml().as_bytes())
+    }
+
     /// The same run with between `min` and `max` workers.
     pub fn with_workers(mut self, min: u32, max: u32) -> Spec {
         self.workers = Workers { min, max };

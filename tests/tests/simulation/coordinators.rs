@@ -181,6 +181,12 @@ impl World {
                 }
             }
             Command::Close { stream } => self.end(stream),
+            Command::Dial { worker, incarnation, .. } => {
+                let lost = self.faulty() && self.chance(20);
+                let outcome = if lost { Err("chance".into()) } else { Ok(()) };
+                let dialled = Event::Dialled { worker, incarnation, outcome };
+                self.within(100, Next::Core(life, dialled));
+            }
             Command::Survey { run } => {
                 let shards = (0..SHARDS).map(data::raw_shard).collect();
                 let outcome = Ok(Survey { fingerprint: "f".into(), shards, cached: false });

@@ -98,6 +98,7 @@ impl World {
             arrivals: BTreeMap::new(),
             settings: Settings {
                 name: "r".into(),
+                identity: "spec".into(),
                 goal: Goal::Model,
                 min_workers: 1,
                 max_workers: 1,

@@ -39,7 +39,7 @@ fn a_stop_in_the_last_step_still_ends_well() {
 fn a_death_while_stopping_pauses_at_the_last_checkpoint() {
     let mut b = Bench::checkpointed(2);
     b.handle(Event::Close);
-    b.report(3, hello_anew(2));
+    b.replace(2, 3);
     assert_eq!(b.phase(), "paused");
 }
 
@@ -52,9 +52,13 @@ fn a_stop_outside_training_pauses_at_once() {
 
 /// A bench in each phase that a run can be in, by name.
 fn every_phase() -> Vec<(&'static str, Bench)> {
-    let mut queued = Bench::new();
-    queued.handle(submission(8, "first", "another key"));
-    queued.submit();
+    let mut listed = Bench::new();
+    listed.handle(submission(8, "first", "another key"));
+    listed.submit();
+    listed.report(1, hello(1));
+    let survey = Survey { fingerprint: "f".into(), shards: vec![shard(0)], cached: false };
+    listed.handle(Event::Surveyed { run: RunId::new("first"), outcome: Ok(survey) });
+    listed.handle(surveyed(1));
     let mut surveying = Bench::new();
     surveying.submit();
     let mut sharding = Bench::new();
@@ -72,7 +76,7 @@ fn every_phase() -> Vec<(&'static str, Bench)> {
     paused.handle(Event::Close);
     let (reattaching, _) = Bench::adopted(super::replay::history(&[]), false);
     vec![
-        ("queued", queued),
+        ("queued", listed),
         ("preparing", surveying),
         ("preparing", sharding),
         ("preparing", planning),
@@ -103,6 +107,7 @@ fn a_cancellation_is_honoured_in_every_phase_and_durable_before_it_is_answered()
 fn a_run_that_has_ended_for_good_is_not_cancelled() {
     let mut b = Bench::training();
     b.report(1, trouble(1, Cause::Data));
+    b.report(2, trouble(1, Cause::Data));
     let out = b.handle(Event::Cancel { ticket: Ticket(9), run: run() });
     assert_eq!(out, [answer(9, "r")]);
     assert_eq!(b.phase(), "failed");
@@ -113,27 +118,6 @@ fn a_cancellation_of_an_unknown_run_is_an_error() {
     let answer = Err("there is no run `r`".into());
     let out = Bench::new().handle(Event::Cancel { ticket: Ticket(9), run: run() });
     assert_eq!(out, [Command::Answer { ticket: Ticket(9), answer }]);
-}
-
-#[test]
-fn trouble_with_data_or_model_fails_the_run_at_once_with_its_kind() {
-    let kinds = [
-        (Cause::Data, Failure::Data),
-        (Cause::Model, Failure::User),
-        (Cause::Storage, Failure::Infrastructure),
-    ];
-    for (cause, kind) in kinds {
-        for (generation, mut b) in [(0, Bench::planned()), (1, Bench::training())] {
-            let message = "broken".to_owned();
-            let expected = [
-                journal([History::Failed { kind, message: message.clone() }]),
-                notify(Notice::Failed { kind, message }),
-                direct(1, Duty::Idle),
-                direct(2, Duty::Idle),
-            ];
-            assert_eq!(b.report(1, trouble(generation, cause)), expected, "{cause:?}");
-        }
-    }
 }
 
 #[test]

@@ -49,9 +49,9 @@ fn a_silent_worker_is_lost_with_its_lease() {
 #[test]
 fn another_process_in_the_slot_is_the_death_of_the_first() {
     let mut b = Bench::training();
-    let out = b.report(3, hello_anew(2));
+    let out = b.replace(2, 3);
     let why = "worker w2 (rank 1) was lost after step 0: another process took its place";
-    assert_eq!(out[..3], [&[close(2)][..], &incident(Some(2), why)].concat());
+    assert_eq!(out[..2], incident(Some(2), why));
     assert!(out.contains(&direct(3, Duty::Load(load()))), "{out:?}");
 }
 
@@ -103,7 +103,7 @@ fn whoever_owes_nothing_may_go() {
     b.report(2, leaving());
     b.handle(Event::Hangup { stream: Stream(2) });
     assert_eq!(b.phase(), "training");
-    let newcomer = b.report(3, hello_anew(2));
+    let newcomer = b.replace(2, 3);
     assert_eq!(newcomer, [direct(3, Duty::Load(load()))], "the slot's next process is no member");
     b.report(1, stopped(1, 4));
     assert_eq!(b.part(1, 1, 4), [seal(1, 4)]);
@@ -143,18 +143,6 @@ fn a_reconnect_within_the_grace_keeps_its_shards() {
     b.handle(surveyed(2));
     assert_eq!(b.handle(Event::Hangup { stream: Stream(2) }), []);
     assert_eq!(b.report(3, hello(2)), [direct(3, prepare(&[1]))]);
-}
-
-#[test]
-fn what_breaks_outside_training_is_tried_again_until_the_budget_is_spent() {
-    let mut b = Bench::planned();
-    let tries = Timing::default().fruitless_generations;
-    for _ in 0..tries {
-        let out = b.report(1, trouble(0, Cause::Internal));
-        assert_eq!(out.last(), Some(&direct(1, Duty::Load(load()))));
-    }
-    b.report(1, trouble(0, Cause::Internal));
-    assert_eq!(b.phase(), "failed");
 }
 
 /// One membership that ends by itself after `steps` steps from where it began.

@@ -8,6 +8,8 @@ mod ranges;
 mod replay;
 mod saves;
 mod skipped;
+mod trouble;
+mod turns;
 mod whole;
 
 use super::*;
@@ -32,8 +34,26 @@ impl Bench {
         Self { core: Core::new(Timing::default(), EPOCH, [0; 32]), now: Duration::ZERO }
     }
 
+    /// What is commanded, but for dialling, since every ring address answers at once, and for which steps are said to
+    /// be recorded, which has a test of its own.
     fn handle(&mut self, event: Event) -> Vec<Command> {
-        self.core.handle(self.now, event)
+        let mut out = self.handle_all(event);
+        for command in &mut out {
+            if let Command::Direct { directive, .. } = command {
+                directive.heard = 0;
+            }
+        }
+        out
+    }
+
+    fn handle_all(&mut self, event: Event) -> Vec<Command> {
+        let mut out = self.core.handle(self.now, event);
+        while let Some(at) = out.iter().position(|c| matches!(c, Command::Dial { .. })) {
+            let Command::Dial { worker, incarnation, .. } = out.remove(at) else { unreachable!() };
+            let dialled = Event::Dialled { worker, incarnation, outcome: Ok(()) };
+            out.extend(self.core.handle(self.now, dialled));
+        }
+        out
     }
 
     fn report(&mut self, stream: u64, report: Report) -> Vec<Command> {
@@ -52,6 +72,12 @@ impl Bench {
             out.extend(self.handle(Event::Tick));
         }
         out
+    }
+
+    /// The process of a worker, on the stream of the same number, dies, and another takes its slot.
+    fn replace(&mut self, number: u64, stream: u64) -> Vec<Command> {
+        self.handle(Event::Hangup { stream: Stream(number) });
+        self.report(stream, hello_anew(number))
     }
 
     fn submit(&mut self) -> Vec<Command> {
@@ -119,6 +145,7 @@ fn worker(number: u64) -> WorkerId {
 fn settings() -> Settings {
     Settings {
         name: "r".into(),
+        identity: "spec".into(),
         goal: Goal::Model,
         min_workers: 2,
         max_workers: 2,
@@ -348,7 +375,7 @@ fn train(generation: u64, workers: &[u64], rank: u32, from: Option<(u64, u64)>) 
         }),
         evaluate_first: false,
         stop: false,
-        base_digest: None,
+        base_digest: Some("base".into()),
     }
 }
 
@@ -366,8 +393,14 @@ fn generation(number: u64, step: u64, members: &[u64]) -> (History, Notice) {
         world_size: members.len(),
         workers: members,
         step,
+        redone: 0,
     };
     (history, notice)
+}
+
+/// What is journaled with the first generation.
+fn based() -> History {
+    History::Based { digest: "base".into() }
 }
 
 fn checkpointed(lineage: u64, step: u64) -> History {
@@ -400,7 +433,7 @@ fn seal_with(lineage: u64, step: u64, skipped: &[u64]) -> Command {
         model: vec![file(Checkpoint::MODEL, 1), file(Checkpoint::MODEL, 2)],
         state: vec![file(Checkpoint::STATE, 1), file(Checkpoint::STATE, 2)],
         receipt: None,
-        state_digest: None,
+        state_digest: Some(format!("state {step}")),
     };
     Command::Seal { checkpoint, skipped: skipped.iter().copied().map(nothing_learnt).collect() }
 }

@@ -9,6 +9,7 @@ pub(super) fn history(then: &[History]) -> Vec<History> {
         History::Claimed { epoch: Epoch(6), holder: None },
         History::Prepared { fingerprint: "f".into() },
         History::Planned { digest: "d".into(), steps: 4 },
+        based(),
         generation(1, 0, &[1, 2]).0,
         checkpointed(1, 2),
     ];

@@ -10,7 +10,7 @@ fn commit(step: u64, retain: Command) -> Vec<Command> {
 fn parts_of_a_fenced_member_never_reach_a_manifest() {
     let mut b = Bench::training();
     b.part(1, 1, 2);
-    b.report(3, hello_anew(2));
+    b.replace(2, 3);
     assert_eq!(b.part(2, 1, 2), [], "its stream is no longer its own");
     assert_eq!(b.report(3, part(2, 1, 2)), [], "the membership is over");
     b.report(1, loaded());
@@ -69,7 +69,7 @@ fn nobody_waits_for_a_part_that_was_not_begun_or_died_or_failed() {
     let mut b = Bench::training();
     b.report(1, begun(1, 2));
     b.report(2, begun(1, 2));
-    b.report(3, hello_anew(2));
+    b.replace(2, 3);
     b.report(1, loaded());
     formed(b.report(3, loaded()));
 
@@ -149,7 +149,7 @@ fn what_is_stored_during_a_regroup_knows_what_was_skipped() {
 fn a_part_outlives_its_rank_once_it_is_stored() {
     let mut b = Bench::training();
     b.part(2, 1, 2);
-    b.report(3, hello_anew(2));
+    b.replace(2, 3);
     assert_eq!(b.phase(), "gathering");
     assert_eq!(b.part(1, 1, 2), [seal(1, 2)]);
 }

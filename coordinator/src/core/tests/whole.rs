@@ -54,7 +54,7 @@ fn a_run_goes_from_submit_to_succeeded() {
     assert_eq!(b.report(1, loaded()), [waiting("waiting: 1 of 2 workers, 1 loading")]);
     let (history, notice) = generation(1, 0, &[1, 2]);
     let expected = [
-        journal([history]),
+        journal([based(), history]),
         notify(notice),
         direct(1, Duty::Train(train(1, &[1, 2], 0, None))),
         direct(2, Duty::Train(train(1, &[1, 2], 1, None))),
@@ -150,16 +150,6 @@ fn a_closing_coordinator_takes_no_new_run() {
 }
 
 #[test]
-fn runs_take_turns_in_the_order_of_their_submission() {
-    let mut b = Bench::new();
-    b.submit();
-    let second = b.handle(submission(2, "second", "another key"));
-    assert!(!second.contains(&Command::Survey { run: RunId::new("second") }), "{second:?}");
-    let ended = b.handle(Event::Cancel { ticket: Ticket(3), run: run() });
-    assert_eq!(ended.last(), Some(&Command::Survey { run: RunId::new("second") }));
-}
-
-#[test]
 fn a_wrong_protocol_is_refused() {
     let mut b = Bench::new();
     let Report::Hello(right) = hello(1) else { unreachable!("it is one") };
@@ -192,7 +182,7 @@ fn a_last_call_lets_more_than_the_least_in() {
     let formed = b.pass(500, &[1, 2, 3]);
     let (history, notice) = generation(1, 0, &[1, 2]);
     let expected = [
-        journal([history]),
+        journal([based(), history]),
         notify(notice),
         direct(1, Duty::Train(train(1, &[1, 2], 0, None))),
         direct(2, Duty::Train(train(1, &[1, 2], 1, None))),

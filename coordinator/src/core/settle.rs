@@ -1,0 +1,206 @@
+//! What follows from the facts: which run has the workers, how it moves on, what every worker should be doing.
+//!
+//! One run has the workers at a time: the first in the queue that could do something with those that are there. It
+//! keeps them until it ends, or until it has had too few of them for a time while another run could go on. Listing
+//! sources needs no worker and happens whosever turn it is.
+
+use super::run::{Phase, Run};
+use super::{Command, Core};
+use proto::id::RunId;
+use proto::protocol::{Directive, Duty};
+use std::time::Duration;
+
+/// Runs whose sources are listed at a time.
+const SURVEYS: usize = 4;
+
+impl Core {
+    /// The run that has the workers.
+    pub(super) fn current(&self) -> Option<&RunId> {
+        self.current.as_ref()
+    }
+
+    /// Whether a run has something to do now that time alone has brought.
+    pub(super) fn is_due(&self, now: Duration) -> bool {
+        self.runs_deadline().is_some_and(|at| at <= now)
+    }
+
+    pub(super) fn runs_deadline(&self) -> Option<Duration> {
+        let current = self.current.as_ref().and_then(|id| self.runs.get(id));
+        let own = current.and_then(|run| run.deadline(&self.timing));
+        let reattaching = |run: &Run| match &run.phase {
+            Phase::Reattaching { until, .. } => Some(*until),
+            _ => None,
+        };
+        let back = self.runs.values().filter_map(reattaching).min();
+        let hold = current
+            .filter(|run| self.could_yield(run))
+            .and_then(|run| Some(run.starved_since? + run.hold(&self.timing)));
+        [own, back, hold].into_iter().flatten().min()
+    }
+
+    /// Moves runs on, then tells every worker whose duty has changed.
+    pub(super) fn settle(&mut self, now: Duration, out: &mut Vec<Command>) {
+        self.survey(out);
+        self.reattach(now, out);
+        if self.closing {
+            self.stop_waiting(now, out);
+        }
+        loop {
+            self.choose(now);
+            let Some(id) = self.current.clone() else { break };
+            self.with(now, &id, out, |run, turn| run.advance(turn));
+            self.note_starving(now, &id);
+            if self.runs.get(&id).is_some_and(|run| !run.phase.ended()) {
+                if self.could_be_passed(now, &id) {
+                    continue;
+                }
+                break;
+            }
+        }
+        self.retire();
+        self.direct(out);
+    }
+
+    /// Has the sources of the first runs in the queue listed.
+    fn survey(&mut self, out: &mut Vec<Command>) {
+        let listing = |run: &&Run| matches!(run.phase, Phase::Surveying);
+        let mut free = SURVEYS.saturating_sub(self.runs.values().filter(listing).count());
+        for id in &self.queue {
+            let Some(run) = self.runs.get_mut(id) else { continue };
+            if free == 0 {
+                return;
+            }
+            if matches!(run.phase, Phase::Queued) && !run.stop {
+                run.enter(Phase::Surveying);
+                out.push(Command::Survey { run: id.clone() });
+                free -= 1;
+            }
+        }
+    }
+
+    /// Generations that outlived a coordinator go on, or are given up, whosever turn it is.
+    fn reattach(&mut self, now: Duration, out: &mut Vec<Command>) {
+        let reattaching =
+            |(_, run): &(&RunId, &Run)| matches!(run.phase, Phase::Reattaching { .. });
+        let ids: Vec<_> = self.runs.iter().filter(reattaching).map(|(id, _)| id.clone()).collect();
+        for id in ids {
+            self.with(now, &id, out, |run, turn| run.advance_reattaching(turn));
+        }
+    }
+
+    /// A coordinator that closes lets no run wait for its turn.
+    fn stop_waiting(&mut self, now: Duration, out: &mut Vec<Command>) {
+        for id in self.queue.clone() {
+            if self.current.as_ref() != Some(&id) {
+                self.with(now, &id, out, |run, turn| run.advance(turn));
+            }
+        }
+    }
+
+    /// Chooses the run that has the workers.
+    fn choose(&mut self, now: Duration) {
+        let stays = |run: &Run| !run.phase.ended() && !self.must_yield(now, run);
+        let current = self.current.as_ref().and_then(|id| self.runs.get(id));
+        let current = current.filter(|run| stays(run));
+        let mut queued = self.queue.iter().filter_map(|id| self.runs.get(id));
+        let working = |run: &&Run| matches!(run.phase, Phase::Training(_) | Phase::Publishing);
+        let reattaching = |run: &&Run| matches!(run.phase, Phase::Reattaching { .. });
+        let chosen = match current {
+            // A generation that has outlived a coordinator has its members already.
+            Some(run) if !reattaching(&run) => Some(run),
+            Some(_) | None => {
+                let first = |wanted: &dyn Fn(&&Run) -> bool| {
+                    self.queue.iter().filter_map(|id| self.runs.get(id)).find(|run| wanted(run))
+                };
+                first(&working)
+                    .or_else(|| first(&reattaching))
+                    .or_else(|| queued.find(|run| run.can_start(&self.workers)))
+                    .or_else(|| first(&|run: &&Run| run.wants_workers()))
+            }
+        };
+        let chosen = chosen.map(|run| run.id.clone());
+        if chosen != self.current {
+            if let Some(run) = chosen.as_ref().and_then(|id| self.runs.get_mut(id)) {
+                run.starved_since = None;
+            }
+            self.current = chosen;
+        }
+        self.workers.work_for(self.current.as_ref());
+    }
+
+    /// Whether another run could go on with the workers that are too few for this one.
+    fn could_yield(&self, run: &Run) -> bool {
+        let others = self.queue.iter().filter(|id| **id != run.id);
+        run.starved_since.is_some()
+            && others.filter_map(|id| self.runs.get(id)).any(|other| other.can_start(&self.workers))
+    }
+
+    fn must_yield(&self, now: Duration, run: &Run) -> bool {
+        let held = |since| now >= since + run.hold(&self.timing);
+        run.starved_since.is_some_and(held) && self.could_yield(run)
+    }
+
+    fn could_be_passed(&self, now: Duration, id: &RunId) -> bool {
+        self.runs.get(id).is_some_and(|run| self.must_yield(now, run))
+    }
+
+    /// Notes since when the run has had too few workers.
+    fn note_starving(&mut self, now: Duration, id: &RunId) {
+        let Some(run) = self.runs.get_mut(id) else { return };
+        let starves = run.wants_workers() && !run.can_start(&self.workers);
+        run.starved_since = match (starves, run.starved_since) {
+            (false, _) => None,
+            (true, since) => since.or(Some(now)),
+        };
+    }
+
+    /// Of a run that has ended only its status stays in memory.
+    fn retire(&mut self) {
+        let ended = |id: &&RunId| self.runs.get(*id).is_some_and(|run| run.phase.ended());
+        let ended: Vec<_> = self.queue.iter().filter(ended).cloned().collect();
+        for id in ended {
+            if let Some(run) = self.runs.remove(&id) {
+                let status = run.status(&self.workers);
+                self.ended.insert(id, status);
+            }
+        }
+        self.queue.retain(|id| self.runs.contains_key(id));
+    }
+
+    /// Tells every worker whose duty has changed.
+    fn direct(&mut self, out: &mut Vec<Command>) {
+        let current = self.current.as_ref().and_then(|id| self.runs.get(id));
+        let revision = current.map(|run| (run.id.clone(), run.revision));
+        if revision != self.settled {
+            self.settled = revision;
+            self.workers.all_stale();
+        }
+        let idle = self.closing && current.is_none();
+        for id in std::mem::take(&mut self.workers.stale) {
+            let Some(worker) = self.workers.get(&id) else { continue };
+            let Some(stream) = worker.stream else { continue };
+            let duty = match current {
+                None if idle => {
+                    let reason = "the coordinator is closing".into();
+                    Some(Duty::Dismissed { reason, refused: false })
+                }
+                None => Some(Duty::Idle),
+                Some(run) => run.duty(&id, worker),
+            };
+            let Some(duty) = duty.filter(|duty| worker.told.as_ref() != Some(duty)) else {
+                continue;
+            };
+            self.workers.tell(&id, duty.clone());
+            let heard = current.map_or(0, |run| run.step);
+            let directive = Directive { epoch: self.epoch, beat: self.timing.beat, duty, heard };
+            out.push(Command::Direct { stream, directive });
+        }
+    }
+}
+
+impl Run {
+    /// It would take workers now, if there were enough.
+    fn wants_workers(&self) -> bool {
+        matches!(self.phase, Phase::Listed(_) | Phase::Sharding(_) | Phase::Gathering { .. })
+    }
+}

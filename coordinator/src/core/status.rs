@@ -1,0 +1,232 @@
+//! How runs and workers are doing, for people and programs.
+
+use super::membership::Membership;
+use super::run::{Phase, Run};
+use super::workers::{Worker, Workers};
+use super::{BySource, Core, Fault};
+use proto::id::{Generation, Lineage, RunId, WorkerId};
+use proto::protocol::Duty;
+use std::time::Duration;
+
+/// Something that went wrong and was dealt with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incident {
+    /// Since the coordinator started; none for one of before.
+    pub at: Option<Duration>,
+    /// What happened.
+    pub message: String,
+}
+
+/// How a run is doing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Status {
+    /// The run.
+    pub run: RunId,
+    /// As the user named it.
+    pub name: String,
+    /// 1, or more for a run that was resumed after an end.
+    pub attempt: u64,
+    /// One word.
+    pub phase: &'static str,
+    /// Why it is there.
+    pub detail: String,
+    /// The last membership.
+    pub generation: Generation,
+    /// The last lineage.
+    pub lineage: Lineage,
+    /// Steps committed.
+    pub step: u64,
+    /// Steps planned; 0 before there is a plan.
+    pub steps: u64,
+    /// Members by rank.
+    pub workers: Vec<WorkerId>,
+    /// Steps in the newest committed checkpoint.
+    pub checkpoint_step: Option<u64>,
+    /// Where the finished model lies.
+    pub model: Option<String>,
+    /// Of the last committed step.
+    pub loss: Option<f64>,
+    /// Of the last committed step, by source.
+    pub sources: BySource,
+    /// Smoothed, without stalls; of a run that is training.
+    pub tokens_per_second: Option<f64>,
+    /// Until the last step, at that rate.
+    pub eta: Option<Duration>,
+    /// The last one.
+    pub last_incident: Option<Incident>,
+    /// Workers that cannot work for this run, and why.
+    pub troubled: Vec<WorkerStatus>,
+}
+
+impl Status {
+    /// Of a run of which nothing else is known.
+    pub(super) fn unreadable(run: RunId, reason: String) -> Self {
+        Self {
+            name: run.to_string(),
+            run,
+            attempt: 1,
+            phase: "unreadable",
+            detail: reason,
+            generation: Generation::default(),
+            lineage: Lineage::default(),
+            step: 0,
+            steps: 0,
+            workers: Vec::new(),
+            checkpoint_step: None,
+            model: None,
+            loss: None,
+            sources: BySource::new(),
+            tokens_per_second: None,
+            eta: None,
+            last_incident: None,
+            troubled: Vec::new(),
+        }
+    }
+}
+
+/// How a worker is doing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkerStatus {
+    /// The worker.
+    pub worker: WorkerId,
+    /// One word.
+    pub state: &'static str,
+    /// The run that it works for.
+    pub run: Option<RunId>,
+    /// Its rank in that run's generation.
+    pub rank: Option<u32>,
+    /// Why it is not used for now.
+    pub trouble: Option<String>,
+    /// When it is tried again, since the coordinator started.
+    pub retry_at: Option<Duration>,
+    /// Where its peers reach it.
+    pub ring: String,
+}
+
+impl Core {
+    /// How a run is doing.
+    pub fn status(&self, run: &RunId) -> Option<Status> {
+        if let Some(status) = self.ended.get(run) {
+            return Some(status.clone());
+        }
+        let mut status = self.runs.get(run)?.status(&self.workers);
+        if let Some(current) = self.current().filter(|current| *current != run) {
+            let waits = status.phase == "queued" || status.phase == "gathering";
+            if waits && status.detail.is_empty() {
+                status.detail = format!("waiting for its turn: `{current}` has the workers");
+            }
+        }
+        Some(status)
+    }
+
+    /// Every run, oldest first.
+    pub fn statuses(&self) -> Vec<Status> {
+        self.all.iter().filter_map(|id| self.status(id)).collect()
+    }
+
+    /// Every connected worker, by name.
+    pub fn worker_statuses(&self) -> Vec<WorkerStatus> {
+        self.workers.iter().map(|(id, worker)| worker_status(id, worker)).collect()
+    }
+}
+
+fn worker_status(id: &WorkerId, worker: &Worker) -> WorkerStatus {
+    let setback = worker.setback.as_ref();
+    let (mut run, mut rank) = (None, None);
+    let doing = match worker.told.as_ref() {
+        None | Some(Duty::Idle) => "idle",
+        Some(Duty::Prepare(prepare)) => {
+            run = Some(prepare.run.clone());
+            "preparing"
+        }
+        Some(Duty::Load(load)) => {
+            run = Some(load.run.clone());
+            if worker.loaded.is_some() { "ready" } else { "loading" }
+        }
+        Some(Duty::Train(train)) => {
+            run = Some(train.load.run.clone());
+            rank = Some(train.rank);
+            "training"
+        }
+        Some(Duty::Dismissed { .. } | Duty::NotNow { .. }) => "leaving",
+    };
+    let state = match (worker.stream, worker.leaving, setback) {
+        (None, _, _) => "disconnected",
+        (Some(_), true, _) => "leaving",
+        (Some(_), false, Some(setback)) if !setback.retrying => "waiting",
+        (Some(_), false, Some(_) | None) => doing,
+    };
+    WorkerStatus {
+        worker: id.clone(),
+        state,
+        run,
+        rank,
+        trouble: setback.map(|s| s.message.clone()),
+        retry_at: setback.filter(|s| !s.retrying).map(|s| s.until),
+        ring: worker.ring.clone(),
+    }
+}
+
+impl Run {
+    pub(super) fn status(&self, workers: &Workers) -> Status {
+        let detail = match &self.phase {
+            Phase::Surveying => "listing the sources".into(),
+            Phase::Sharding(s) if workers.usable(&self.id) == 0 => {
+                format!("{}; waiting for a worker", s.progress())
+            }
+            Phase::Sharding(s) => s.progress(),
+            Phase::Planning => "planning".into(),
+            Phase::Gathering { .. } => self.waiting(workers),
+            Phase::Reattaching { .. } => "waiting for the members to come back".into(),
+            Phase::Failed(Fault { message, .. }) | Phase::Lost(message) => message.clone(),
+            Phase::Training(_) if self.stop => "stopping after the current step".into(),
+            Phase::Queued
+            | Phase::Listed(_)
+            | Phase::Training(_)
+            | Phase::Publishing
+            | Phase::Paused
+            | Phase::Cancelled
+            | Phase::Succeeded { .. } => String::new(),
+        };
+        let training = matches!(self.phase, Phase::Training(_));
+        let rate = Some(&self.rate).filter(|_| training);
+        let left = u32::try_from(self.steps.saturating_sub(self.step)).unwrap_or(u32::MAX);
+        Status {
+            run: self.id.clone(),
+            name: self.settings.name.clone(),
+            attempt: self.attempt,
+            phase: self.phase.name(),
+            detail,
+            generation: self.generation,
+            lineage: self.lineage,
+            step: self.step,
+            steps: self.steps,
+            workers: match &self.phase {
+                Phase::Training(m) => Membership::members(m).cloned().collect(),
+                _ => Vec::new(),
+            },
+            checkpoint_step: self.newest().map(|c| c.step),
+            model: match &self.phase {
+                Phase::Succeeded { model } => Some(model.clone()),
+                _ => None,
+            },
+            loss: self.loss,
+            sources: self.sources.clone(),
+            tokens_per_second: rate.and_then(|rate| rate.tokens_per_second()),
+            eta: rate.and_then(|rate| rate.step()).map(|step| step.saturating_mul(left)),
+            last_incident: self.last_incident.clone(),
+            troubled: self.troubled(workers),
+        }
+    }
+
+    fn troubled(&self, workers: &Workers) -> Vec<WorkerStatus> {
+        if self.phase.ended() {
+            return Vec::new();
+        }
+        let concerns = |worker: &Worker| {
+            worker.setback.as_ref().is_some_and(|s| s.run.as_ref().is_none_or(|r| *r == self.id))
+        };
+        let troubled = workers.troubled().filter(|(_, worker)| concerns(worker));
+        troubled.map(|(id, worker)| worker_status(id, worker)).collect()
+    }
+}

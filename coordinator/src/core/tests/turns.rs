@@ -1,0 +1,211 @@
+//! Several runs: who has the workers, and who waits for what.
+
+use super::*;
+
+fn named(name: &str) -> RunId {
+    RunId::new(name)
+}
+
+fn submit(b: &mut Bench, name: &str, min: usize) -> Vec<Command> {
+    let Event::Submit { ticket, run, idempotency_key, spec_yaml, settings } =
+        submission(1, name, name)
+    else {
+        unreachable!("it is one")
+    };
+    let settings = Settings { min_workers: min, max_workers: min.max(2), ..settings };
+    b.handle(Event::Submit { ticket, run, idempotency_key, spec_yaml, settings })
+}
+
+fn listed(name: &str, cached: bool) -> Event {
+    let survey = Survey { fingerprint: "f".into(), shards: vec![shard(0)], cached };
+    Event::Surveyed { run: named(name), outcome: Ok(survey) }
+}
+
+fn planned_as(name: &str) -> Event {
+    let Event::Planned { outcome, .. } = planned() else { unreachable!("it is one") };
+    Event::Planned { run: named(name), outcome }
+}
+
+fn phase(b: &Bench, name: &str) -> (&'static str, String) {
+    let status = b.core.status(&named(name)).expect("it is known");
+    (status.phase, status.detail)
+}
+
+/// Loads for whom each worker was told to, in these commands.
+fn loads(commands: &[Command]) -> Vec<RunId> {
+    let load = |command: &Command| match command {
+        Command::Direct { directive, .. } => match &directive.duty {
+            Duty::Load(load) => Some(load.run.clone()),
+            _ => None,
+        },
+        _ => None,
+    };
+    commands.iter().filter_map(load).collect()
+}
+
+#[test]
+fn sources_are_listed_whosever_turn_it_is_and_runs_go_in_the_order_of_submission() {
+    let mut b = Bench::new();
+    b.report(1, hello(1));
+    b.report(2, hello(2));
+    assert!(submit(&mut b, "first", 1).contains(&Command::Survey { run: named("first") }));
+    assert!(submit(&mut b, "second", 1).contains(&Command::Survey { run: named("second") }));
+    // The second is listed first: nothing holds it up.
+    let out = b.handle(listed("second", true));
+    assert_eq!(out.len(), 1, "its plan: {out:?}");
+    assert_eq!(b.handle(listed("first", true)), []);
+    let (first, why) = phase(&b, "first");
+    assert_eq!((first, why.as_str()), ("queued", "waiting for its turn: `second` has the workers"));
+    assert_eq!(loads(&b.handle(planned_as("second"))).len(), 2);
+    let ended = b.handle(Event::Cancel { ticket: Ticket(3), run: named("second") });
+    assert!(matches!(ended.last(), Some(Command::Direct { .. })), "{ended:?}");
+    assert_eq!(phase(&b, "first").0, "preparing");
+}
+
+#[test]
+fn a_source_that_hangs_keeps_nobody_waiting() {
+    let mut b = Bench::new();
+    b.report(1, hello(1));
+    submit(&mut b, "hangs", 1);
+    submit(&mut b, "next", 1);
+    b.handle(listed("next", true));
+    assert_eq!(loads(&b.handle(planned_as("next"))), [named("next")]);
+    assert_eq!(phase(&b, "hangs"), ("preparing", "listing the sources".to_owned()));
+}
+
+#[test]
+fn a_run_that_wants_more_workers_than_there_are_lets_the_next_one_pass() {
+    let mut b = Bench::new();
+    b.report(1, hello(1));
+    submit(&mut b, "greedy", 9);
+    submit(&mut b, "modest", 1);
+    b.handle(listed("greedy", true));
+    b.handle(planned_as("greedy"));
+    b.report(1, Report::Loaded { run: named("greedy"), base_digest: "base".into() });
+    assert_eq!(phase(&b, "greedy").1, "waiting: 1 of 9 workers");
+    // It keeps them for a while: more may be on their way.
+    b.handle(listed("modest", true));
+    assert_eq!(phase(&b, "modest").0, "queued");
+    b.pass(9500, &[1]);
+    assert_eq!(phase(&b, "modest").0, "queued");
+    let out = b.pass(1000, &[1]);
+    assert!(out.iter().any(|c| matches!(c, Command::Plan { run, .. } if *run == named("modest"))));
+    b.handle(planned_as("modest"));
+    b.report(1, Report::Loaded { run: named("modest"), base_digest: "base".into() });
+    b.pass(1000, &[1]);
+    assert_eq!(phase(&b, "modest").0, "training");
+    assert_eq!(phase(&b, "greedy"), ("gathering", "waiting: 0 of 9 workers, 1 loading".to_owned()));
+    // Nobody takes them from a run that trains, and the greedy one is tried again after it.
+    b.handle(Event::Cancel { ticket: Ticket(3), run: named("modest") });
+    assert_eq!(b.core.current(), Some(&named("greedy")));
+}
+
+#[test]
+fn a_run_that_has_lost_a_worker_keeps_the_others_for_longer() {
+    let mut b = Bench::training();
+    submit(&mut b, "next", 1);
+    b.handle(listed("next", true));
+    b.replace(2, 3);
+    b.handle(Event::Hangup { stream: Stream(3) });
+    b.report(1, loaded());
+    b.pass(60_000, &[1]);
+    assert_eq!(phase(&b, "next").0, "queued");
+    b.pass(600_000, &[1]);
+    assert_eq!(phase(&b, "next").0, "preparing");
+}
+
+#[test]
+fn of_runs_that_have_ended_only_a_summary_stays() {
+    let mut b = Bench::training();
+    b.handle(Event::Cancel { ticket: Ticket(3), run: run() });
+    assert!(!b.core.holds(&run()));
+    assert_eq!(b.core.statuses().len(), 1);
+    assert!(b.core.runs.is_empty() && b.core.queue.is_empty());
+}
+
+#[test]
+fn a_beat_moves_nobody() {
+    let mut b = Bench::training();
+    let before = b.core.next_deadline();
+    for _ in 0..100 {
+        assert_eq!(b.report(1, beats()), []);
+    }
+    assert_eq!(b.core.next_deadline(), before);
+}
+
+#[test]
+fn another_attempt_begins_at_the_newest_checkpoint_behind_the_runs_that_wait() {
+    let mut b = Bench::checkpointed(2);
+    b.handle(Event::Cancel { ticket: Ticket(3), run: run() });
+    assert!(b.core.may_resume(&run()).is_ok());
+    let history = super::replay::history(&[History::Cancelled]);
+    let out = b.core.resume(b.now, Ticket(4), run(), settings(), history, "spec".into());
+    let resumed = History::Resumed { attempt: 2, spec_yaml: "spec".into() };
+    let claimed = History::Claimed { epoch: EPOCH, holder: None };
+    let expected = [
+        journal([resumed, claimed]),
+        Command::JournalPool(PoolEvent::Resumed { run: run() }),
+        answer(4, "r"),
+    ];
+    assert_eq!(out[..3], expected, "durable before it is answered");
+    let status = b.core.status(&run()).expect("it is known");
+    assert_eq!((status.phase, status.attempt), ("gathering", 2));
+    assert!(b.core.may_resume(&run()).unwrap_err().contains("has not ended"));
+    b.report(1, loaded());
+    let formed = b.report(2, loaded());
+    assert_eq!(formed[0], journal([generation(2, 2, &[1, 2]).0]));
+    // The next end is this attempt's.
+    b.handle(Event::Cancel { ticket: Ticket(5), run: run() });
+    assert_eq!(b.phase(), "cancelled");
+}
+
+#[test]
+fn a_run_that_has_succeeded_has_no_other_attempt() {
+    let mut b = Bench::checkpointed(4);
+    b.report(1, stopped(1, 4));
+    b.report(2, stopped(1, 4));
+    b.handle(published());
+    let refused = b.core.may_resume(&run()).unwrap_err();
+    assert!(refused.contains("it is succeeded"), "{refused}");
+    assert!(b.core.may_resume(&named("x")).unwrap_err().contains("no run `x`"));
+}
+
+#[test]
+fn a_run_whose_journal_cannot_be_read_is_listed_with_the_reason() {
+    let mut b = Bench::new();
+    b.core.unreadable(run(), Some("key".into()), "the entry 3 is damaged".into());
+    assert_eq!(phase(&b, "r"), ("unreadable", "the entry 3 is damaged".to_owned()));
+    submit(&mut b, "next", 1);
+    assert_eq!(b.core.statuses().len(), 2);
+}
+
+#[test]
+fn steps_that_are_recorded_are_named_and_not_counted_twice() {
+    let mut b = Bench::training();
+    for step in 0..3 {
+        b.report(1, step_done(1, 1, step));
+        b.report(2, step_done(2, 1, step));
+    }
+    let Report::Hello(again) = hello_from(2, 1, 3) else { unreachable!("it is one") };
+    let out = b.handle_all(Event::Reported { stream: Stream(3), report: Report::Hello(again) });
+    let heard = out.iter().find_map(|c| match c {
+        Command::Direct { stream: Stream(3), directive } => Some(directive.heard),
+        _ => None,
+    });
+    assert_eq!(heard, Some(3));
+    assert_eq!(b.report(1, step_done(1, 1, 1)), []);
+    assert_eq!(b.report(3, step_done(2, 1, 1)), [], "it is known");
+}
+
+#[test]
+fn a_restarted_coordinator_hears_hundreds_of_steps_of_one_rank_before_the_others() {
+    let (mut b, _) = Bench::adopted(super::replay::history(&[]), false);
+    b.core.recorded(&run(), Lineage(1), 3);
+    b.report(1, hello_from(1, 1, 500));
+    b.report(2, hello_from(2, 1, 500));
+    for step in 0..500 {
+        assert_eq!(b.report(1, step_done(1, 1, step)), []);
+    }
+    let noticed = (0..500).filter(|step| !b.report(2, step_done(2, 1, *step)).is_empty());
+    assert_eq!(noticed.collect::<Vec<_>>(), (3..500).collect::<Vec<_>>());
+}

@@ -1,0 +1,311 @@
+//! The workers that are connected: their leases, whether their peers reach them, and what keeps them from working.
+//!
+//! Everything that is asked at every event is answered without walking through all workers: which one speaks on a
+//! stream, how many can work, who is ready, when the next lease or the next wait may be over.
+
+use super::Stream;
+use proto::id::{Incarnation, RunId, WorkerId};
+use proto::protocol::{Cause, Duty};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// The wait after a worker's first trouble; it doubles with each one that follows.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// The longest wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// Whether a worker's peers can connect to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Its ring address is being dialled.
+    Dialling,
+    /// Somebody has reached it.
+    Reached,
+}
+
+/// Why a worker is not used for now.
+#[derive(Clone, Debug)]
+pub(super) struct Setback {
+    /// The run that it could not work for; none where it concerns every run.
+    pub(super) run: Option<RunId>,
+    pub(super) cause: Cause,
+    pub(super) message: String,
+    /// Troubles in a row.
+    pub(super) count: u32,
+    /// It is tried again then.
+    pub(super) until: Duration,
+    /// Its time has come: it is being tried again.
+    pub(super) retrying: bool,
+}
+
+/// A worker whose lease runs.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) incarnation: Incarnation,
+    /// None between two streams.
+    pub(super) stream: Option<Stream>,
+    pub(super) ring: String,
+    pub(super) reach: Reach,
+    pub(super) lease_until: Duration,
+    /// The run whose base and data it has in memory, without training state, and the digest of that base.
+    pub(super) loaded: Option<(RunId, String)>,
+    /// It was told to go and takes no further duty.
+    pub(super) leaving: bool,
+    /// What keeps it from working, or did until it is seen to work again.
+    pub(super) setback: Option<Setback>,
+    /// What it was told last.
+    pub(super) told: Option<Duty>,
+}
+
+impl Worker {
+    /// It is connected and wants to work.
+    pub(super) fn is_able(&self) -> bool {
+        !self.leaving && self.stream.is_some()
+    }
+
+    /// It waits before it is tried again, with the run or with any.
+    pub(super) fn waits(&self, run: &RunId) -> bool {
+        let of = |s: &Setback| !s.retrying && s.run.as_ref().is_none_or(|of| of == run);
+        self.setback.as_ref().is_some_and(of)
+    }
+
+    /// Whether it can be a member of the run now.
+    fn is_ready(&self, run: &RunId) -> bool {
+        let loaded = self.loaded.as_ref().is_some_and(|(loaded, _)| loaded == run);
+        loaded && self.is_able() && self.reach == Reach::Reached && !self.waits(run)
+    }
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Workers {
+    list: BTreeMap<WorkerId, Worker>,
+    streams: BTreeMap<Stream, WorkerId>,
+    /// Before this no lease is over and no wait.
+    quiet_until: Option<Duration>,
+    able: usize,
+    /// The run that has the workers, for which `ready` holds.
+    run: Option<RunId>,
+    ready: BTreeSet<WorkerId>,
+    /// Workers with a setback.
+    troubled: BTreeSet<WorkerId>,
+    /// Workers whose duty may have changed.
+    pub(super) stale: BTreeSet<WorkerId>,
+}
+
+impl Workers {
+    pub(super) fn get(&self, id: &WorkerId) -> Option<&Worker> {
+        self.list.get(id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&WorkerId, &Worker)> {
+        self.list.iter()
+    }
+
+    pub(super) fn on(&self, stream: Stream) -> Option<&WorkerId> {
+        self.streams.get(&stream)
+    }
+
+    /// Workers that are connected and want to work.
+    pub(super) fn able(&self) -> usize {
+        self.able
+    }
+
+    /// Workers that are connected, want to work and need not wait before they try the run.
+    pub(super) fn usable(&self, run: &RunId) -> usize {
+        let waiting = self.troubled().filter(|(_, w)| w.is_able() && w.waits(run));
+        self.able - waiting.count()
+    }
+
+    /// Workers that something keeps from working, or did until it is seen to work again.
+    pub(super) fn troubled(&self) -> impl Iterator<Item = (&WorkerId, &Worker)> {
+        self.troubled.iter().filter_map(|id| self.list.get_key_value(id))
+    }
+
+    /// Workers that can be members of the run that has them.
+    pub(super) fn ready(&self) -> &BTreeSet<WorkerId> {
+        &self.ready
+    }
+
+    /// How many of them can be members of `run`.
+    pub(super) fn ready_for(&self, run: &RunId) -> usize {
+        if self.run.as_ref() == Some(run) { self.ready.len() } else { 0 }
+    }
+
+    /// Prolongs a lease: what every message does.
+    pub(super) fn renew(&mut self, id: &WorkerId, until: Duration) {
+        if let Some(worker) = self.list.get_mut(id) {
+            worker.lease_until = until;
+        }
+    }
+
+    /// Adds a worker, or replaces it.
+    pub(super) fn insert(&mut self, id: WorkerId, worker: Worker) {
+        self.remove(&id);
+        if let Some(stream) = worker.stream {
+            self.streams.insert(stream, id.clone());
+        }
+        self.wake_by(worker.lease_until);
+        self.list.insert(id.clone(), worker);
+        self.count(&id);
+    }
+
+    pub(super) fn remove(&mut self, id: &WorkerId) -> Option<Worker> {
+        self.discount(id);
+        self.stale.remove(id);
+        let worker = self.list.remove(id)?;
+        if let Some(stream) = worker.stream {
+            self.streams.remove(&stream);
+        }
+        Some(worker)
+    }
+
+    /// Changes a worker; its duty may change by it.
+    pub(super) fn change<R>(
+        &mut self,
+        id: &WorkerId,
+        change: impl FnOnce(&mut Worker) -> R,
+    ) -> Option<R> {
+        self.discount(id);
+        let worker = self.list.get_mut(id)?;
+        let before = worker.stream;
+        let result = change(worker);
+        let wake = worker.setback.as_ref().map_or(worker.lease_until, |s| s.until);
+        let wake = wake.min(worker.lease_until);
+        let after = worker.stream;
+        if before != after {
+            before.map(|stream| self.streams.remove(&stream));
+            after.map(|stream| self.streams.insert(stream, id.clone()));
+        }
+        self.wake_by(wake);
+        self.count(id);
+        Some(result)
+    }
+
+    /// Notes what a worker was told; nothing follows from it.
+    pub(super) fn tell(&mut self, id: &WorkerId, duty: Duty) {
+        if let Some(worker) = self.list.get_mut(id) {
+            worker.told = Some(duty);
+        }
+    }
+
+    /// Something keeps a worker from working for `run`, or for any. It waits, longer each time.
+    pub(super) fn set_back(
+        &mut self,
+        id: &WorkerId,
+        now: Duration,
+        run: Option<&RunId>,
+        cause: Cause,
+        message: String,
+    ) {
+        self.change(id, |worker| {
+            let before = worker.setback.as_ref().filter(|s| s.run.as_ref() == run);
+            let count = before.map_or(0, |s| s.count) + 1;
+            let wait = FIRST_WAIT.saturating_mul(1 << (count - 1).min(16)).min(LONGEST_WAIT);
+            worker.loaded = None;
+            worker.setback = Some(Setback {
+                run: run.cloned(),
+                cause,
+                message,
+                count,
+                until: now + wait,
+                retrying: false,
+            });
+        });
+    }
+
+    /// Whose lease is over. Also ends the waits whose time has come, and says who may be dialled again.
+    pub(super) fn wake(&mut self, now: Duration) -> Woken {
+        let mut woken = Woken::default();
+        if self.quiet_until.is_none_or(|until| now < until) {
+            return woken;
+        }
+        for (id, worker) in &self.list {
+            if worker.lease_until <= now {
+                woken.silent.push(id.clone());
+            } else if worker.setback.as_ref().is_some_and(|s| !s.retrying && s.until <= now) {
+                woken.retried.push(id.clone());
+            }
+        }
+        for id in &woken.retried {
+            self.change(id, |worker| {
+                if let Some(setback) = &mut worker.setback {
+                    setback.retrying = true;
+                }
+                // The same duty is given again.
+                worker.told = None;
+            });
+        }
+        let waits = |w: &Worker| w.setback.as_ref().filter(|s| !s.retrying).map(|s| s.until);
+        let next = |w: &Worker| waits(w).map_or(w.lease_until, |until| until.min(w.lease_until));
+        self.quiet_until = self.list.values().map(next).min();
+        woken
+    }
+
+    /// When to look again.
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        self.quiet_until
+    }
+
+    /// Time that this process spent paused does not count against anybody.
+    pub(super) fn forgive(&mut self, pause: Duration) {
+        for worker in self.list.values_mut() {
+            worker.lease_until += pause;
+        }
+        self.quiet_until = self.quiet_until.map(|until| until + pause);
+    }
+
+    /// Another run has the workers now, or none.
+    pub(super) fn work_for(&mut self, run: Option<&RunId>) {
+        if self.run.as_ref() == run {
+            return;
+        }
+        self.run = run.cloned();
+        self.ready = match run {
+            None => BTreeSet::new(),
+            Some(run) => {
+                let ready = self.list.iter().filter(|(_, w)| w.is_ready(run));
+                ready.map(|(id, _)| id.clone()).collect()
+            }
+        };
+        self.all_stale();
+    }
+
+    /// Every worker's duty may have changed.
+    pub(super) fn all_stale(&mut self) {
+        self.stale = self.list.keys().cloned().collect();
+    }
+
+    fn wake_by(&mut self, at: Duration) {
+        self.quiet_until = Some(self.quiet_until.map_or(at, |until| until.min(at)));
+    }
+
+    fn discount(&mut self, id: &WorkerId) {
+        if let Some(worker) = self.list.get(id) {
+            self.able -= usize::from(worker.is_able());
+            self.ready.remove(id);
+            self.troubled.remove(id);
+        }
+    }
+
+    fn count(&mut self, id: &WorkerId) {
+        let Some(worker) = self.list.get(id) else { return };
+        self.able += usize::from(worker.is_able());
+        if self.run.as_ref().is_some_and(|run| worker.is_ready(run)) {
+            self.ready.insert(id.clone());
+        }
+        if worker.setback.is_some() {
+            self.troubled.insert(id.clone());
+        }
+        self.stale.insert(id.clone());
+    }
+}
+
+/// What time has brought.
+#[derive(Debug, Default)]
+pub(super) struct Woken {
+    /// Workers whose lease is over.
+    pub(super) silent: Vec<WorkerId>,
+    /// Workers that have waited long enough after a trouble.
+    pub(super) retried: Vec<WorkerId>,
+}

@@ -1,0 +1,253 @@
+//! Commands, executed in order up to the next journal entry, which is written beside the queue.
+
+use super::works::Work;
+use super::{Ended, Error, Runtime, dial, log};
+use crate::core::{Command, Event};
+use crate::finish::{self, Unpublished};
+use crate::journal::{self, Journal, Trouble};
+use crate::{planning, survey};
+use proto::error::chain;
+use proto::event::{Event as History, Failure, PoolEvent};
+use proto::id::RunId;
+use proto::manifest::Checkpoint;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// Between two attempts at what the store would not do.
+const PAUSE: Duration = Duration::from_secs(3);
+
+/// A journal entry that is being written.
+pub(super) struct Writing {
+    writing: JoinHandle<Done>,
+    since: Instant,
+    trouble: Trouble,
+    told: bool,
+}
+
+/// What came of an entry.
+pub(super) struct Done {
+    /// The run whose entry it is; none for the pool's.
+    of: Option<RunId>,
+    journal: Option<Journal>,
+    outcome: Result<(), journal::Error>,
+}
+
+impl Writing {
+    pub(super) async fn done(&mut self) -> Done {
+        (&mut self.writing).await.expect("writing an entry panics on nothing")
+    }
+
+    /// When whoever watches is to be told that it takes long.
+    pub(super) fn slow_at(&self) -> Option<Instant> {
+        (!self.told).then(|| self.since + super::SLOW)
+    }
+
+    /// What to tell them, once.
+    pub(super) fn told(&mut self) -> Option<String> {
+        self.told = true;
+        self.waiting(Duration::ZERO)
+    }
+
+    /// What is waited for, if that has taken longer than `slow`.
+    pub(super) fn waiting(&self, slow: Duration) -> Option<String> {
+        let waited = self.since.elapsed();
+        let why = self.trouble.last().map(|why| format!(": {why}")).unwrap_or_default();
+        let seconds = waited.as_secs();
+        (waited >= slow).then(|| {
+            format!("waiting for the storage to take a journal entry, for {seconds} s now{why}")
+        })
+    }
+}
+
+impl Runtime {
+    /// Executes commands until one of them has to be durable before the next is begun.
+    pub(super) async fn execute(&mut self) {
+        while self.writing.is_none()
+            && let Some(command) = self.outbox.pop_front()
+        {
+            self.command(command).await;
+        }
+    }
+
+    async fn command(&mut self, command: Command) {
+        match command {
+            Command::Journal { run, events } => self.write(run, events),
+            Command::JournalPool(event) => self.write_pool(event),
+            Command::Answer { ticket, answer } => {
+                if let Some(waiting) = self.answers.remove(&ticket.0) {
+                    // Whoever asked may be gone.
+                    let _ = waiting.send(answer);
+                }
+            }
+            Command::Direct { stream, directive } => {
+                // A stream whose queue is full is not being read: its worker is told again on the next.
+                if let Some(directives) = self.streams.get(&stream)
+                    && directives.try_send(directive).is_err()
+                {
+                    self.streams.remove(&stream);
+                }
+            }
+            Command::Close { stream } => drop(self.streams.remove(&stream)),
+            Command::Notify { run, notice } => self.notify(run, notice).await,
+            Command::Dial { worker, incarnation, ring } => {
+                self.beside(async move {
+                    let outcome = dial::dial(&ring).await;
+                    Event::Dialled { worker, incarnation, outcome }
+                });
+            }
+            Command::Survey { run } => {
+                let (storage, spec) = (self.prepared.clone(), self.spec(&run));
+                self.beside(async move {
+                    let outcome = survey::survey(&storage, &spec).await;
+                    Event::Surveyed { run, outcome }
+                });
+            }
+            Command::Plan { run, fingerprint, prepared } => {
+                let places =
+                    planning::Places { run: self.storage.clone(), prepared: self.prepared.clone() };
+                let (spec, patience) = (self.spec(&run), self.patience);
+                self.beside(async move {
+                    let began = Instant::now();
+                    let outcome = loop {
+                        let prepared = prepared.clone();
+                        match planning::plan(&places, &run, &spec, &fingerprint, prepared).await {
+                            Err(fault)
+                                if fault.kind == Failure::Infrastructure
+                                    && began.elapsed() < patience =>
+                            {
+                                tracing::warn!(%run, error = fault.message, "planning again");
+                                tokio::time::sleep(PAUSE).await;
+                            }
+                            outcome => break outcome,
+                        }
+                    };
+                    Event::Planned { run, outcome }
+                });
+            }
+            Command::Seal { checkpoint, skipped } => {
+                let storage = self.storage.clone();
+                let patience = self.spec(&checkpoint.run).checkpoint().storage_patience;
+                self.beside(async move {
+                    let began = Instant::now();
+                    let outcome = loop {
+                        match finish::seal(&storage, &checkpoint, skipped.clone()).await {
+                            Err(Unpublished::Store(error)) if began.elapsed() < patience => {
+                                let (error, step) = (chain(&error), checkpoint.step);
+                                tracing::warn!(step, error, "a manifest waits for the store");
+                                tokio::time::sleep(PAUSE).await;
+                            }
+                            outcome => break outcome.map_err(|error| chain(&error)),
+                        }
+                    };
+                    let Checkpoint { run, lineage, step, .. } = checkpoint;
+                    Event::Sealed { run, lineage, step, outcome }
+                });
+            }
+            Command::Receipt { run, skipped } => {
+                self.in_turn(Work::Receipt { run, skipped }).await;
+            }
+            Command::Publish { run, lineage, step, losses } => {
+                let spec = self.spec(&run);
+                let finished = finish::Finished { run, spec, lineage, step, losses };
+                self.in_turn(Work::Publish(Box::new(finished))).await;
+            }
+            Command::Discard { run, lineage, step } => {
+                self.in_turn(Work::Discard { run, lineage, step }).await;
+            }
+            Command::Retain { run, retained } => {
+                self.in_turn(Work::Retain { run, retained }).await;
+            }
+        }
+    }
+
+    /// Begins to write an entry of a run's journal.
+    fn write(&mut self, id: RunId, events: Vec<History>) {
+        let journal = self.runs.get_mut(&id).and_then(|run| run.journal.take());
+        let trouble = journal.as_ref().map(Journal::trouble).unwrap_or_default();
+        let (storage, patience) = (self.storage.clone(), self.patience);
+        let writing = async move {
+            let opened = match journal {
+                Some(journal) => Ok(journal),
+                // Of a run that has ended.
+                None => {
+                    let folder = proto::key::journal(&id);
+                    let opened = Journal::open::<History>(&storage, folder).await;
+                    opened.map(|(journal, _)| journal.patient(patience))
+                }
+            };
+            match opened {
+                Ok(mut journal) => {
+                    let outcome = journal.append(events).await;
+                    Done { of: Some(id), journal: Some(journal), outcome }
+                }
+                Err(error) => Done { of: Some(id), journal: None, outcome: Err(error) },
+            }
+        };
+        self.begin(trouble, tokio::spawn(writing));
+    }
+
+    /// Begins to write an entry of the pool's journal, where there is a pool.
+    fn write_pool(&mut self, event: PoolEvent) {
+        let Some(mut journal) = self.pool.take() else { return };
+        let trouble = journal.trouble();
+        let writing = async move {
+            let outcome = journal.append(vec![event]).await;
+            Done { of: None, journal: Some(journal), outcome }
+        };
+        self.begin(trouble, tokio::spawn(writing));
+    }
+
+    fn begin(&mut self, trouble: Trouble, writing: JoinHandle<Done>) {
+        let since = Instant::now();
+        self.writing = Some(Writing { writing, since, trouble, told: false });
+    }
+
+    /// An entry is durable, or will never be.
+    ///
+    /// # Errors
+    /// If that ends this coordinator.
+    pub(super) async fn written(&mut self, done: Done) -> Result<(), Error> {
+        if let Some(writing) = self.writing.take()
+            && writing.told
+        {
+            let seconds = writing.since.elapsed().as_secs();
+            tracing::warn!(seconds, "the storage answers again");
+        }
+        let Done { of, journal, outcome } = done;
+        let Some(id) = of else {
+            self.pool = journal;
+            return outcome.map_err(|error| self.replaced(error));
+        };
+        match self.runs.get_mut(&id) {
+            Some(run) => run.journal = journal,
+            // It had ended before.
+            None => drop(journal),
+        }
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(error) => self.lose(id, error).await,
+        }
+    }
+
+    pub(super) async fn notify(&mut self, id: RunId, notice: crate::core::Notice) {
+        let ends = notice.last();
+        log::notice(&id, &notice);
+        let Some(run) = self.runs.get_mut(&id) else {
+            // Of a run that had ended before: whoever asks next is told.
+            if let Some(ended) = self.ended.get_mut(&id) {
+                let at_ms = crate::feed::now_ms();
+                ended.last = Some(std::sync::Arc::new(crate::feed::Stamped { at_ms, notice }));
+            }
+            return;
+        };
+        if run.feed.say(notice) {
+            let lines = run.feed.take_unstored();
+            self.in_turn(Work::Metrics { run: id.clone(), lines }).await;
+        }
+        if ends && let Some(run) = self.runs.remove(&id) {
+            let (submitted_ms, last) = (run.submitted_ms, run.feed.last());
+            self.ended.insert(id, Ended { submitted_ms, last });
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What a coordinator's log says: transitions of runs and workers, one line each. Those of runs are said to whoever
+//! watches as well, so that `run`, which shows them, need not log them twice.
+
+use crate::core::{Event, Notice};
+use proto::id::RunId;
+use proto::protocol::Report;
+
+/// Logs what a worker has done, where that is a transition.
+pub(super) fn event(event: &Event) {
+    match event {
+        Event::Reported { report: Report::Hello(hello), .. } => {
+            tracing::info!(worker = %hello.worker, ring = hello.ring, "a worker has connected");
+        }
+        Event::Reported { stream, report: Report::Leaving { .. } } => {
+            tracing::info!(stream = stream.0, "a worker was told to go");
+        }
+        Event::Dialled { worker, outcome: Err(error), .. } => {
+            tracing::warn!(%worker, error, "a worker's ring address does not answer");
+        }
+        Event::Hangup { stream } => {
+            tracing::info!(stream = stream.0, "a worker's stream has ended");
+        }
+        Event::Submit { .. }
+        | Event::Cancel { .. }
+        | Event::Close
+        | Event::Reported { .. }
+        | Event::Dialled { .. }
+        | Event::Surveyed { .. }
+        | Event::Planned { .. }
+        | Event::Sealed { .. }
+        | Event::Published { .. }
+        | Event::RunLost { .. }
+        | Event::Tick => {}
+    }
+}
+
+/// Logs what has happened to a run, but for its steps.
+pub(super) fn notice(run: &RunId, notice: &Notice) {
+    match notice {
+        Notice::Step { .. } | Notice::Preparing { .. } => {}
+        Notice::Prepared { cached, .. } => tracing::info!(%run, cached, "the data is prepared"),
+        Notice::Planned { steps, .. } => tracing::info!(%run, steps, "the plan is made"),
+        Notice::Waiting { detail } => tracing::info!(%run, detail, "the run waits"),
+        Notice::Generation { generation, world_size, step, redone, .. } => {
+            tracing::info!(%run, generation, world_size, step, redone, "a generation begins");
+        }
+        Notice::Eval { step, loss, .. } => tracing::info!(%run, step, loss, "held-out loss"),
+        Notice::Checkpoint { step, .. } => tracing::info!(%run, step, "a checkpoint is whole"),
+        Notice::Incident { message, .. } => tracing::info!(%run, message, "an incident"),
+        Notice::Paused { step } => tracing::info!(%run, step, "the run has stopped"),
+        Notice::Cancelled => tracing::info!(%run, "the run is cancelled"),
+        Notice::Failed { message, .. } => tracing::info!(%run, message, "the run has failed"),
+        Notice::Lost { message } => tracing::info!(%run, message, "the run is lost"),
+        Notice::Finished { model, .. } => tracing::info!(%run, model, "the run is finished"),
+    }
+}
