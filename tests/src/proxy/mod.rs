@@ -30,6 +30,7 @@ use hyper_util::rt::TokioIo;
 use standstill::Gate;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -56,6 +57,8 @@ pub struct Proxy {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
     gate: Arc<Gate>,
+    /// Nobody gets through.
+    away: Arc<AtomicBool>,
     runtime: Option<Runtime>,
 }
 
@@ -88,8 +91,9 @@ impl Proxy {
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("an address");
         let (state, gate) = (Arc::<Mutex<State>>::default(), Arc::<Gate>::default());
-        runtime.spawn(serve(listener, store, state.clone(), gate.clone()));
-        Self { address, state, gate, runtime: Some(runtime) }
+        let away = Arc::<AtomicBool>::default();
+        runtime.spawn(serve(listener, store, state.clone(), gate.clone(), away.clone()));
+        Self { address, state, gate, away, runtime: Some(runtime) }
     }
 
     /// Where it listens.
@@ -106,6 +110,11 @@ impl Proxy {
     /// Misbehaves like this from now on, as if nothing had been asked before; what befell is forgotten.
     pub fn misbehave(&self, faults: Faults) {
         *lock(&self.state) = State { faults, ..State::default() };
+    }
+
+    /// Takes the store away, or brings it back: while it is away every connection breaks, old and new.
+    pub fn take_away(&self, away: bool) {
+        self.away.store(away, Ordering::SeqCst);
     }
 
     /// Stands still at the first request from now on that is this one: nothing is passed on, and nothing answered,
@@ -175,14 +184,26 @@ async fn serve(
     store: SocketAddr,
     state: Arc<Mutex<State>>,
     gate: Arc<Gate>,
+    away: Arc<AtomicBool>,
 ) {
     let listener = TcpListener::from_std(listener).expect("it does not block");
     while let Ok((stream, _)) = listener.accept().await {
-        let (state, gate) = (state.clone(), gate.clone());
+        if away.load(Ordering::SeqCst) {
+            continue;
+        }
+        let (state, gate, away) = (state.clone(), gate.clone(), away.clone());
         let client = gate.next_client();
         let service = service_fn(move |request| {
             let (state, gate) = (state.clone(), gate.clone());
-            Exchange { asked: asked(&request), store, state, gate, client }.answer(request)
+            let is_away = away.load(Ordering::SeqCst);
+            async move {
+                if is_away {
+                    return Err(HangUp);
+                }
+                Exchange { asked: asked(&request), store, state, gate, client }
+                    .answer(request)
+                    .await
+            }
         });
         let http = hyper::server::conn::http1::Builder::new();
         let connection = http.serve_connection(TokioIo::new(stream), service);

@@ -1,0 +1,161 @@
+//! What idle workers and ended runs cost a standing coordinator: `cargo bench -p muster-tests --bench idle`.
+//!
+//! Simulated worker streams, 50 to a connection, that beat once a second and have nothing to do. For each number of
+//! them the coordinator's processor time is taken over a window, without and with 500 runs that have ended.
+
+use anyhow::{Context, Result, ensure};
+use muster_tests::{Fixture, Process, pool};
+use proto::id::{Incarnation, WorkerId};
+use proto::protocol::{Hello, Phase, Report};
+use proto::wire;
+use proto::wire::runs_client::RunsClient;
+use proto::wire::workers_client::WorkersClient;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+
+/// Workers that are tried.
+const WORKERS: [usize; 4] = [500, 1000, 2000, 4000];
+/// Runs that have ended, in the second half.
+const ENDED: usize = 500;
+/// Streams that share a connection.
+const SHARED: usize = 50;
+const BEAT: Duration = Duration::from_secs(1);
+/// How long the coordinator is given to come to rest, and how long it is then measured.
+const SETTLE: Duration = Duration::from_secs(5);
+const WINDOW: Duration = Duration::from_secs(20);
+
+fn main() -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    println!("workers  ended runs  % of a core  us a beat  per worker against half as many   MiB");
+    for ended in [0, ENDED] {
+        let mut before = None;
+        for workers in WORKERS {
+            let (share, mib) = runtime.block_on(measure(workers, ended))?;
+            let each = share / workers as f64;
+            let ratio = before.map(|before| each / before);
+            let ratio = ratio.map_or("-".to_owned(), |ratio: f64| format!("{ratio:.2}"));
+            println!(
+                "{workers:>7}  {ended:>10}  {:>11.2}  {:>9.1}  {ratio:>32}  {mib:>4}",
+                100.0 * share,
+                1e6 * each * BEAT.as_secs_f64(),
+            );
+            before = Some(each);
+        }
+    }
+    Ok(())
+}
+
+/// The share of a core that the coordinator takes, and its memory in MiB.
+async fn measure(workers: usize, ended: usize) -> Result<(f64, u64)> {
+    let fixture = Fixture::new();
+    let coordinator = pool::serve(&pool::folder(&fixture), "127.0.0.1:0", &[], &[]);
+    let url = pool::address(&coordinator);
+    end_runs(&fixture, &url, ended).await?;
+    // Where they say that their peers reach them: the coordinator looks.
+    let ring = TcpListener::bind("127.0.0.1:0").await?;
+    let address = ring.local_addr()?.to_string();
+    let listening = tokio::spawn(async move { while ring.accept().await.is_ok() {} });
+    let mut streams = Vec::new();
+    for first in (0..workers).step_by(SHARED) {
+        let channel = Endpoint::from_shared(url.clone())?.connect().await?;
+        for number in first..workers.min(first + SHARED) {
+            streams.push(connect(channel.clone(), number, &address).await?);
+        }
+    }
+    tokio::time::sleep(SETTLE).await;
+    let (began, before) = (Instant::now(), processor_time(&coordinator)?);
+    tokio::time::sleep(WINDOW).await;
+    let share = (processor_time(&coordinator)? - before) / began.elapsed().as_secs_f64();
+    let listed = RunsClient::connect(url).await?.list(wire::ListRequest {}).await?.into_inner();
+    ensure!(listed.workers.len() == workers, "{} of {workers} are there", listed.workers.len());
+    ensure!(listed.runs.len() == ended, "{} of {ended} runs are listed", listed.runs.len());
+    streams.iter().for_each(tokio::task::JoinHandle::abort);
+    listening.abort();
+    Ok((share, memory(&coordinator)?))
+}
+
+/// A worker that beats, and reads what it is told.
+async fn connect(
+    channel: Channel,
+    number: usize,
+    ring: &str,
+) -> Result<tokio::task::JoinHandle<()>> {
+    let (reports, outgoing) = mpsc::channel::<wire::Report>(4);
+    let hello = Report::Hello(Hello {
+        protocol: proto::PROTOCOL,
+        worker: WorkerId::new(format!("w{number}")),
+        incarnation: Incarnation::new(proto::id::unique()),
+        device: "cpu".into(),
+        threads: 1,
+        ring: ring.to_owned(),
+        attachment: None,
+        last_end: None,
+    });
+    reports.send(hello.into()).await?;
+    let mut client = WorkersClient::new(channel);
+    let session = client.session(ReceiverStream::new(outgoing)).await;
+    let mut directives = session.context("a stream")?.into_inner();
+    Ok(tokio::spawn(async move {
+        // Spread over the second, as those of real workers are.
+        tokio::time::sleep(BEAT.mul_f64(number as f64 % 97.0 / 97.0)).await;
+        let mut beats = tokio::time::interval(BEAT);
+        loop {
+            tokio::select! {
+                _ = beats.tick() => {
+                    let beat = Report::Beat { step: 0, phase: Phase::Idle, collective: 0 };
+                    if reports.send(beat.into()).await.is_err() {
+                        return;
+                    }
+                }
+                directive = directives.message() => match directive {
+                    Ok(Some(_)) => {}
+                    Ok(None) | Err(_) => return,
+                },
+            }
+        }
+    }))
+}
+
+/// Submits runs whose data does not exist, and waits until all have failed.
+async fn end_runs(fixture: &Fixture, url: &str, count: usize) -> Result<()> {
+    fixture.respec("./data.jsonl", "./missing.jsonl");
+    let yaml = fixture.read("spec.yaml");
+    let spec = proto::spec::parse(&yaml, &fixture.path("")).context("the spec")?;
+    let mut client = RunsClient::connect(url.to_owned()).await?;
+    for _ in 0..count {
+        let (spec_yaml, idempotency_key) = (spec.resolved_yaml(), proto::id::unique());
+        client.submit(wire::SubmitRequest { spec_yaml, idempotency_key }).await?;
+    }
+    let until = Instant::now() + Duration::from_secs(300);
+    loop {
+        let runs = client.list(wire::ListRequest {}).await?.into_inner().runs;
+        if runs.iter().filter(|run| run.phase == "failed").count() == count {
+            return Ok(());
+        }
+        ensure!(Instant::now() < until, "the runs do not end");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Seconds of processor time that a process has taken.
+fn processor_time(process: &Process) -> Result<f64> {
+    let pid = process.pid().as_raw_nonzero();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name, in brackets, may hold anything; user and system time are the 14th and 15th field.
+    let (_, rest) = stat.rsplit_once(") ").context("a name")?;
+    let fields: Vec<&str> = rest.split(' ').collect();
+    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// MiB of memory that a process holds.
+fn memory(process: &Process) -> Result<u64> {
+    let pid = process.pid().as_raw_nonzero();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()).context("its memory")?;
+    Ok(kib.parse::<u64>()? / 1024)
+}

@@ -1,0 +1,291 @@
+//! Nodes that are set up wrong, and runs that wait: neither ends nor holds up a healthy run.
+
+use muster_tests::fixture::STEPS;
+use muster_tests::pool::{Pool, for_two};
+use muster_tests::undisturbed::{UNDISTURBED, assert_as_undisturbed};
+use muster_tests::{Ended, Event, Fixture, Process, programs};
+use proto::id::{Incarnation, RunId, WorkerId};
+use proto::protocol::{Hello, Phase, Report};
+use proto::wire;
+use proto::wire::workers_client::WorkersClient;
+use rustix::process::Signal;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+/// How long a pool may take to show what is wrong with a worker.
+const PATIENCE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(200);
+
+/// What `list` says of a worker, once `wanted` holds of it.
+fn listed(pool: &Pool, worker: &str, wanted: impl Fn(&Event) -> bool) -> Event {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let all = pool.ask(&["list"]).end().with_code(0).events;
+        let found = all.iter().find(|e| e.0["worker"] == worker);
+        if let Some(found) = found.filter(|found| wanted(found)) {
+            return found.clone();
+        }
+        assert!(Instant::now() < until, "{worker} is not so: {all:#?}");
+        std::thread::sleep(POLL);
+    }
+}
+
+/// A worker of the pool to which a folder looks empty; none, said on standard output, where this user may not do that.
+fn blind_worker(pool: &Pool, folder: &str, name: &str) -> Option<Process> {
+    let may = std::process::Command::new("unshare").args(["-m", "true"]).output();
+    if !may.is_ok_and(|tried| tried.status.success()) {
+        println!("skipped, this user may not make a mount namespace");
+        return None;
+    }
+    let worker = programs::worker();
+    let worker = worker.to_str().expect("a path");
+    let script = format!(
+        "mount -t tmpfs tmpfs '{folder}' && \
+         exec '{worker}' --coordinator '{}' --devices cpu --threads 1 --name {name}",
+        pool.url
+    );
+    Some(Process::start(std::path::Path::new("unshare"), &["-m", "sh", "-c", &script]))
+}
+
+#[test]
+fn a_node_that_does_not_see_the_base_or_the_pool_waits_and_the_run_goes_on() {
+    for hidden in ["base", "runs"] {
+        let fixture = Fixture::new();
+        for_two(&fixture);
+        fixture.respec("max: 2}", "max: 3}");
+        fixture.long();
+        let pool = Pool::start(&fixture);
+        let run = pool.submit(&fixture, "key");
+        let mut watch = pool.ask(&["watch", &run]);
+        watch.step(2);
+        let folder = fixture.path(hidden);
+        let folder = folder.to_str().expect("a path");
+        let Some(blind) = blind_worker(&pool, folder, "blind") else { return };
+        let listed = listed(&pool, "blind-0", |w| w.0["trouble"].as_str() > Some(""));
+        assert!(listed.text("trouble").contains(folder), "{hidden}: {listed:?}");
+        assert_eq!(listed.text("state"), "waiting");
+        let status = pool.status(&run);
+        assert_eq!(status.text("phase"), "training", "{hidden}");
+        assert_eq!(status.0["troubled"][0]["worker"], "blind-0");
+        // It is tried again, and then again.
+        let before = watch.step(2).count("step");
+        watch.step(before + 20);
+        pool.ask(&["cancel", &run]).end().with_code(0);
+        let watched = watch.end().with_code(4);
+        assert_eq!(watched.all("generation").len(), 1, "{hidden}: {:?}", watched.all("incident"));
+        drop(blind);
+    }
+}
+
+#[test]
+fn two_workers_of_one_name_do_not_evict_each_other() {
+    let fixture = Fixture::new();
+    fixture.respec("name: small", "name: small\nworkers: {min: 1, max: 1}");
+    let mut pool = Pool::start(&fixture);
+    pool.workers.take().expect("they work").signal(Signal::KILL);
+    let twin = |devices| {
+        let arguments =
+            ["--coordinator", &pool.url, "--devices", devices, "--threads", "1", "--name", "twin"];
+        Process::start(&programs::worker(), &arguments)
+    };
+    let first = twin("cpu");
+    listed(&pool, "twin-0", |_| true);
+    let second = twin("cpu");
+    let run = pool.submit(&fixture, "first");
+    let watched = pool.ask(&["watch", &run]).end().with_code(0);
+    assert_eq!(watched.only("generation").count("world_size"), 1);
+    assert_eq!(watched.all("incident").len(), 0);
+    let until = Instant::now() + PATIENCE;
+    while !second.stderr().contains("another process is connected as worker `twin-0`") {
+        assert!(Instant::now() < until, "it does not say why it waits:\n{}", second.stderr());
+        std::thread::sleep(POLL);
+    }
+    // The first dies; the other gets in.
+    drop(first);
+    let run = pool.submit(&fixture, "second");
+    pool.ask(&["watch", &run]).end().with_code(0);
+    second.signal(Signal::TERM);
+    second.end().with_code(75);
+}
+
+/// A worker that only speaks, and says that its peers reach it where nobody listens.
+async fn unreachable(url: &str, run: &str) -> tokio::task::JoinHandle<()> {
+    let (reports, outgoing) = mpsc::channel::<wire::Report>(16);
+    let hello = Hello {
+        protocol: proto::PROTOCOL,
+        worker: WorkerId::new("far"),
+        incarnation: Incarnation::new(proto::id::unique()),
+        device: "cpu".into(),
+        threads: 1,
+        // The discard port.
+        ring: "127.0.0.1:9".into(),
+        attachment: None,
+        last_end: None,
+    };
+    let run = RunId::new(run);
+    let loaded = Report::Loaded { run, base_digest: "whatever".into() };
+    for report in [Report::Hello(hello), loaded] {
+        reports.send(report.into()).await.expect("there is room");
+    }
+    let mut client = WorkersClient::connect(url.to_owned()).await.expect("it listens");
+    let stream = client.session(ReceiverStream::new(outgoing)).await.expect("a stream");
+    tokio::spawn(async move {
+        let mut directives = stream.into_inner();
+        let mut beats = tokio::time::interval(Duration::from_millis(500));
+        loop {
+            tokio::select! {
+                _ = beats.tick() => {
+                    let beat = Report::Beat { step: 0, phase: Phase::Idle, collective: 0 };
+                    if reports.send(beat.into()).await.is_err() {
+                        return;
+                    }
+                }
+                directive = directives.message() => if !matches!(directive, Ok(Some(_))) {
+                    return;
+                },
+            }
+        }
+    })
+}
+
+#[test]
+fn a_worker_that_its_peers_cannot_reach_is_never_a_member() {
+    let fixture = Fixture::new();
+    for_two(&fixture);
+    fixture.respec("max: 2}", "max: 3}");
+    fixture.long();
+    let pool = Pool::start(&fixture);
+    let run = pool.submit(&fixture, "key");
+    let mut watch = pool.ask(&["watch", &run]);
+    watch.step(2);
+    let runtime = tokio::runtime::Runtime::new().expect("threads");
+    let far = runtime.block_on(unreachable(&pool.url, &run));
+    let reason = |w: &Event| w.0["trouble"].as_str().is_some_and(|t| t.contains("127.0.0.1:9"));
+    let listed = listed(&pool, "far", reason);
+    assert!(listed.text("trouble").contains("--ring-address"), "{listed:?}");
+    // A regroup does without it, and is not held up by it.
+    let killed = Instant::now();
+    pool.workers().kill("--slot hand-1 ");
+    let again = watch.event("generation", |e| e.kind() == "generation");
+    let took = killed.elapsed();
+    assert!(took < Duration::from_secs(20), "the regroup took {took:?}");
+    assert_eq!(again.count("world_size"), 2);
+    assert!(!again.0["workers"].to_string().contains("far"), "{again:?}");
+    pool.ask(&["cancel", &run]).end().with_code(0);
+    let watched = watch.end().with_code(4);
+    let incidents: Vec<_> = watched.all("incident").iter().map(|e| e.text("message")).collect();
+    // The dead is named, and how it died.
+    assert!(
+        incidents[0].starts_with("worker hand-1 ") || incidents[0].contains("hand-1-"),
+        "{incidents:?}"
+    );
+    assert_eq!(watched.all("incident")[0].text("worker"), "hand-1");
+    assert!(incidents.iter().any(|i| i.contains("signal 9 (SIGKILL)")), "{incidents:?}");
+    far.abort();
+}
+
+#[test]
+fn a_cancelled_run_goes_on_as_another_attempt() {
+    let reference = &*UNDISTURBED;
+    let fixture = Fixture::new();
+    for_two(&fixture);
+    let mut pool = Pool::start(&fixture);
+    let run = pool.submit(&fixture, "key");
+    let mut watch = pool.ask(&["watch", &run]);
+    watch.step(18);
+    pool.ask(&["cancel", &run]).end().with_code(0);
+    let first = watch.end().with_code(4);
+    let cancelled = pool.status(&run);
+    assert_eq!((cancelled.text("phase"), cancelled.count("attempt")), ("cancelled", 1));
+
+    let resumed = pool.ask(&["submit", "--resume", &run]).end().with_code(0);
+    assert_eq!(resumed.events[0].text("run"), run);
+    assert_eq!(resumed.events[0].count("attempt"), 2);
+    let second = pool.ask(&["watch", &run]).end().with_code(0);
+    assert_eq!(second.only("finished").count("steps"), STEPS);
+    assert!(second.all("generation").last().expect("one").count("step") >= 16);
+    assert_eq!(pool.status(&run).count("attempt"), 2);
+    assert_as_undisturbed(&fixture, &[&first, &second]);
+    assert_eq!(reference.digests.len() as u64, STEPS);
+
+    // What has succeeded has no other attempt, and a restarted coordinator knows of both.
+    let refused = pool.ask(&["submit", "--resume", &run]).end().with_code(2);
+    assert!(refused.stderr.contains("it is succeeded"), "{}", refused.stderr);
+    pool.restart_coordinator(&fixture);
+    let status = pool.status(&run);
+    assert_eq!((status.text("phase"), status.count("attempt")), ("succeeded", 2));
+}
+
+#[test]
+fn another_attempt_may_change_the_workers_and_not_the_data() {
+    let fixture = Fixture::new();
+    for_two(&fixture);
+    let pool = Pool::start(&fixture);
+    let run = pool.submit(&fixture, "key");
+    let mut watch = pool.ask(&["watch", &run]);
+    watch.step(10);
+    pool.ask(&["cancel", &run]).end().with_code(0);
+    watch.end().with_code(4);
+    let spec = fixture.path("spec.yaml");
+    let resume = |pool: &Pool| -> Ended {
+        pool.ask(&["submit", "--resume", &run, spec.to_str().expect("a path")]).end()
+    };
+    fixture.respec("seed: 20", "seed: 21");
+    let refused = resume(&pool).with_code(2);
+    assert!(refused.stderr.contains("train.seed"), "{}", refused.stderr);
+    fixture.respec("seed: 21", "seed: 20");
+    fixture.respec("workers: {min: 2, max: 2}", "workers: {min: 1, max: 1}");
+    resume(&pool).with_code(0);
+    let watched = pool.ask(&["watch", &run]).end().with_code(0);
+    let generation = watched.all("generation");
+    assert_eq!(generation.last().expect("one").count("world_size"), 1);
+}
+
+#[test]
+fn a_run_that_cannot_start_lets_the_next_one_pass_and_says_why_it_waits() {
+    let greedy = Fixture::new();
+    greedy.respec("name: small", "name: greedy\nworkers: {min: 9, max: 9}");
+    let pool = Pool::start(&greedy);
+    let waiting = pool.submit(&greedy, "greedy");
+    greedy.respec("name: greedy\nworkers: {min: 9, max: 9}", "name: modest");
+    let modest = pool.submit(&greedy, "modest");
+    let watched = pool.ask(&["watch", &modest]).end().with_code(0);
+    assert_eq!(watched.only("finished").count("steps"), STEPS);
+    let status = pool.status(&waiting);
+    assert_eq!(status.text("phase"), "gathering");
+    assert!(status.text("detail").contains("of 9 workers"), "{status:?}");
+    pool.ask(&["cancel", &waiting]).end().with_code(0);
+}
+
+#[test]
+fn a_run_whose_journal_cannot_be_read_is_listed_and_the_others_go_on() {
+    let fixture = Fixture::new();
+    for_two(&fixture);
+    let mut pool = Pool::start(&fixture);
+    let broken = pool.submit(&fixture, "broken");
+    pool.ask(&["watch", &broken]).end().with_code(0);
+    let entry = fixture.path("runs").join(&broken).join("journal/0000000001.json");
+    std::fs::write(&entry, "{").expect("it is there");
+    pool.restart_coordinator(&fixture);
+    let status = pool.status(&broken);
+    assert_eq!(status.text("phase"), "unreadable");
+    assert!(status.text("detail").contains("0000000001.json"), "{status:?}");
+    let run = pool.submit(&fixture, "another");
+    pool.ask(&["watch", &run]).end().with_code(0);
+}
+
+#[test]
+fn one_key_is_one_spec() {
+    let fixture = Fixture::new();
+    for_two(&fixture);
+    let pool = Pool::start(&fixture);
+    let run = pool.submit(&fixture, "key");
+    fixture.respec("seed: 20", "seed: 21");
+    let spec = fixture.path("spec.yaml");
+    let submit = ["submit", spec.to_str().expect("a path"), "--idempotency-key", "key"];
+    let refused = pool.ask(&submit).end().with_code(2);
+    assert!(refused.stderr.contains("the same idempotency key with another spec"));
+    fixture.respec("seed: 21", "seed: 20");
+    assert_eq!(pool.submit(&fixture, "key"), run);
+}
