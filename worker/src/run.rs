@@ -3,6 +3,7 @@
 //! ```text
 //! join      the ring of this generation
 //! restore   the checkpoint that the coordinator names, or the base
+//! agree     all ranks prove that they hold the same state
 //! steps     each the same on every rank; its control reduction is the commit
 //! at every checkpoint: a snapshot, whose upload runs behind; the held-out loss
 //! leave     after the last step, or after the step in which somebody asked for a stop
@@ -15,7 +16,7 @@ use crate::checkpoint::{self, Room, Snapshot, restore};
 use crate::collective::{self, AbortHandle, Collective, Listener, Ring};
 use crate::job::{Job, Restorable};
 use crate::session::Trouble;
-use crate::train::{self, Trainer};
+use crate::train::{self, Digest, Origin, Trainer};
 use proto::protocol::{Cause, Phase, SourceSum, StepDone, Train};
 use proto::receipt::Skipped;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -104,13 +105,17 @@ pub fn run(
 
     gauges.at(0, Phase::Loading, &collective);
     let mut trainer = job.start().map_err(|t| Broken::Failed(0, t))?;
-    let mut step = match from {
-        Some(from) => restored(from, &mut trainer, &mut collective)?,
-        None => 0,
+    let (mut step, origin, recorded) = match from {
+        Some(from) => {
+            let recorded = from.digest;
+            (restored(from, &mut trainer, &mut collective)?, Origin::Checkpoint, recorded)
+        }
+        None => (0, Origin::Base, recorded(duty)?),
     };
     let steps = job.steps();
-    // One rank's base may take longer to read than another's: nobody's first reduction waits for it.
-    collective.barrier().map_err(|e| broken(step, e.into()))?;
+    // It also waits for the rank that takes longest to read its base.
+    train::agree(&mut collective, trainer.digest(), origin, recorded)
+        .map_err(|e| broken(step, e))?;
 
     if duty.evaluate_first {
         gauges.at(step, Phase::Evaluating, &collective);
@@ -180,6 +185,15 @@ fn join(duty: &Train, listener: &Listener, controls: &Controls) -> Result<Ring, 
         .map_err(|e| broken(0, e.into()))
 }
 
+/// The digest of the run's base, once the coordinator has recorded it.
+fn recorded(duty: &Train) -> Result<Option<Digest>, Broken> {
+    let recorded = duty.base_digest.as_ref().map(|digest| digest.parse()).transpose();
+    recorded.map_err(|e| {
+        let message = format!("the recorded digest of the base: {e}");
+        Broken::Failed(0, Trouble { cause: Cause::Internal, message })
+    })
+}
+
 /// The trainer in the state of a checkpoint; the steps committed there.
 fn restored(
     mut from: Restorable,
@@ -235,6 +249,7 @@ fn broken(step: u64, error: train::Error) -> Broken {
             Cause::Internal
         }
         train::Error::NonFinite(_) => Cause::Data,
+        train::Error::Diverged(_) => Cause::Diverged,
     };
     Broken::Failed(step, Trouble { cause, message: proto::error::chain(&error) })
 }

@@ -67,7 +67,7 @@ pub async fn store(
     let stored = stream::iter(files).map(|part| store_file(&storage, &folder, part));
     // Dropped at the first error, the other is given up in the store as well.
     let files = stored.buffered(FILES).map_err(told).try_collect().await?;
-    Ok(SavedPart { files, digest: std::mem::take(&mut snapshot.digest) })
+    Ok(SavedPart { files, digest: snapshot.digest.to_string() })
 }
 
 async fn store_file(storage: &Storage, folder: &str, part: PartFile) -> Result<File, Error> {

@@ -4,7 +4,7 @@ use super::layout::{ModelFile, Share, Size, shares};
 use super::room::Reserved;
 use crate::model::Dtype;
 use crate::ops::ParamId;
-use crate::train::Trainer;
+use crate::train::{Digest, Trainer};
 use bytes::Bytes;
 use proto::manifest::Checkpoint;
 use proto::tensors::head;
@@ -33,8 +33,8 @@ pub struct PartFile {
 pub struct Snapshot {
     /// Steps committed.
     pub step: u64,
-    /// Of the whole state.
-    pub digest: String,
+    /// The digest of the whole state, equal on every rank.
+    pub digest: Digest,
     /// In any order.
     pub files: Vec<PartFile>,
     /// Given back when all is stored.

@@ -81,7 +81,7 @@ impl Job {
             let (base, spec) = (base.clone(), spec.clone());
             move || {
                 let (model, dtype, companions) = read_base(&base, &spec, template)?;
-                Ok((digest::of_base(&model), model, dtype, companions))
+                Ok((digest::of_base(&model).to_string(), model, dtype, companions))
             }
         });
         let (base_digest, model, save_dtype, companions) = read.await.map_err(|_| Trouble {

@@ -3,6 +3,7 @@
 use super::{storage_trouble, trouble};
 use crate::checkpoint::{Fetched, share_of};
 use crate::session::Trouble;
+use crate::train::Digest;
 use futures::StreamExt;
 use proto::error::chain;
 use proto::manifest::{self, Checkpoint, Checksum, File};
@@ -23,6 +24,8 @@ const FILES: usize = 2;
 pub struct Restorable {
     /// Steps committed.
     pub step: u64,
+    /// The digest of the state that was saved; none in a checkpoint of an older version.
+    pub digest: Option<Digest>,
     /// Its state files.
     pub state: Vec<File>,
     /// Of those that this rank reads, a few pieces ahead.
@@ -55,7 +58,9 @@ impl Restorable {
             return Err(damaged("it belongs to another plan".into()));
         }
         let folder = key.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
-        let Checkpoint { step, state, .. } = checkpoint;
+        let Checkpoint { step, state, state_digest, .. } = checkpoint;
+        let digest = state_digest.map(|digest| digest.parse()).transpose();
+        let digest = digest.map_err(|e| damaged(format!("its state's digest: {e}")))?;
         let wanted = share_of(&state, train.rank as usize, train.members.len());
         let (fetched, mine) = mpsc::channel(AHEAD);
         let fetch = |file: usize| {
@@ -63,7 +68,7 @@ impl Restorable {
             fetch(storage.clone(), key, file, state[file].clone(), fetched.clone())
         };
         tokio::spawn(all(wanted.into_iter().map(fetch).collect(), fetched.clone()));
-        Ok(Some(Self { step, state, mine }))
+        Ok(Some(Self { step, digest, state, mine }))
     }
 }
 

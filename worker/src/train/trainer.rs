@@ -7,6 +7,7 @@
 //!   -> / W(s), global norm, clip, AdamW          nothing of this can fail, and all of it is bit-equal on every rank
 //! ```
 
+use super::Divergence;
 use super::batch::{Batch, MicroBatch, Sums};
 use super::buckets::{Buckets, Layout, Piece};
 use crate::collective::{self, Collective};
@@ -17,9 +18,12 @@ use proto::protocol::SourceSum;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
-/// Why a step was not committed.
+/// Why a training does not begin, or a step was not committed.
 #[derive(Debug, Error)]
 pub enum Error {
+    /// The ranks do not begin with the same state, or not with the one that was recorded.
+    #[error(transparent)]
+    Diverged(#[from] Divergence),
     /// A peer was lost, or the collective was aborted.
     #[error(transparent)]
     Collective(#[from] collective::Error),

@@ -1,0 +1,264 @@
+//! Proof that all ranks hold the same state, before they take a step together.
+//!
+//! Each rank reads its own base, and a folder need not hold the same files on every host; a checkpoint comes in parts,
+//! each read by one rank and sent to the others. Were the ranks' states not equal, they would average the gradients of
+//! different models, and a checkpoint would be a patchwork. Every rank hears every digest and comes to the same verdict.
+
+use super::Error;
+use super::digest::Digest;
+use crate::collective::Collective;
+use std::fmt;
+
+/// What a training begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The base model.
+    Base,
+    /// A checkpoint.
+    Checkpoint,
+}
+
+/// The digest that states are compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expected {
+    /// That of the base or of the checkpoint, as it was recorded.
+    Recorded(Digest),
+    /// That of more than half of the ranks.
+    Majority(Digest),
+    /// None: no rank has a better claim than another.
+    Unknown,
+}
+
+/// The ranks do not hold the state that they should; equal on every rank.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Divergence {
+    origin: Origin,
+    expected: Expected,
+    /// The ranks that differ from what is expected, or all of them, with their digests.
+    ranks: Vec<(usize, Digest)>,
+}
+
+impl std::error::Error for Divergence {}
+
+impl fmt::Display for Divergence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.expected, self.origin) {
+            (Expected::Recorded(_), Origin::Base) => {
+                "the base is not the one that this run began with"
+            }
+            (Expected::Recorded(_), Origin::Checkpoint) => {
+                "the restored state is not the one that was saved"
+            }
+            (Expected::Majority(_) | Expected::Unknown, _) => {
+                "the ranks do not hold the same state"
+            }
+        })?;
+        let mut separator = ": ";
+        for (rank, digest) in &self.ranks {
+            write!(f, "{separator}rank {rank} has digest {digest}")?;
+            separator = ", ";
+        }
+        match self.expected {
+            Expected::Recorded(digest) => write!(f, ", expected {digest}")?,
+            Expected::Majority(digest) => write!(f, ", most ranks have {digest}")?,
+            Expected::Unknown => {}
+        }
+        match self.origin {
+            Origin::Base => f.write_str(
+                "\nhint: `model.base` must name the same files on every host, and they must not change",
+            ),
+            Origin::Checkpoint => Ok(()),
+        }
+    }
+}
+
+/// Tells every rank's digest to every rank, and returns once they are equal, and equal to the one that is `recorded`
+/// for `origin`, if any rank knows it.
+///
+/// # Errors
+/// [`Error::Diverged`] on every rank alike, or [`Error::Collective`].
+pub fn agree(
+    collective: &mut dyn Collective,
+    mine: Digest,
+    origin: Origin,
+    recorded: Option<Digest>,
+) -> Result<(), Error> {
+    let (rank, world) = (collective.rank(), collective.world_size());
+    // A sum in which all terms but one are zero is exact.
+    let mut all = vec![[0.0; TOLD]; world];
+    all[rank] = told(mine, recorded);
+    collective.control(all.as_flattened_mut())?;
+    let digests: Vec<Digest> = all.iter().map(|told| decoded(&told[1..=WORDS])).collect();
+    // Whether it was recorded already may differ between ranks that were told at different times.
+    let knows = all.iter().find(|told| told[0] > 0.0);
+    let recorded = knows.map(|told| decoded(&told[1 + WORDS..]));
+    verdict(&digests, origin, recorded).map_or(Ok(()), |divergence| Err(divergence.into()))
+}
+
+/// Who differs, if anybody does; by rank.
+fn verdict(digests: &[Digest], origin: Origin, recorded: Option<Digest>) -> Option<Divergence> {
+    let holders = |digest: &Digest| digests.iter().filter(|d| *d == digest).count();
+    let majority = digests.iter().find(|digest| 2 * holders(digest) > digests.len());
+    let expected = match (recorded, majority) {
+        (Some(recorded), _) => Expected::Recorded(recorded),
+        (None, Some(majority)) => Expected::Majority(*majority),
+        (None, None) => Expected::Unknown,
+    };
+    let differs = |digest: &Digest| match expected {
+        Expected::Recorded(expected) | Expected::Majority(expected) => *digest != expected,
+        Expected::Unknown => true,
+    };
+    let all = digests.iter().copied().enumerate();
+    let ranks: Vec<_> = all.filter(|(_, digest)| differs(digest)).collect();
+    (!ranks.is_empty()).then_some(Divergence { origin, expected, ranks })
+}
+
+/// Numbers of 32 bits that a digest is sent as: an f64 holds each of them exactly.
+const WORDS: usize = 4;
+/// What one rank tells: whether it knows the recorded digest, its own digest, and the recorded one.
+const TOLD: usize = 1 + 2 * WORDS;
+
+fn told(mine: Digest, recorded: Option<Digest>) -> [f64; TOLD] {
+    let mut told = [0.0; TOLD];
+    told[0] = f64::from(u8::from(recorded.is_some()));
+    told[1..=WORDS].copy_from_slice(&encoded(mine));
+    told[1 + WORDS..].copy_from_slice(&encoded(recorded.unwrap_or(Digest(0))));
+    told
+}
+
+fn encoded(digest: Digest) -> [f64; WORDS] {
+    std::array::from_fn(|i| f64::from((digest.0 >> (32 * i)) as u32))
+}
+
+fn decoded(words: &[f64]) -> Digest {
+    Digest(words.iter().rev().fold(0, |digest, word| digest << 32 | *word as u128))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collective::InProcess;
+    use crate::ops::ParamId;
+    use crate::train::Trainer;
+    use crate::train::fixture::{flip, trainer};
+    use std::time::Duration;
+
+    fn digests(numbers: &[u128]) -> Vec<Digest> {
+        numbers.iter().map(|n| Digest(*n)).collect()
+    }
+
+    fn named(numbers: &[u128], recorded: Option<u128>) -> Option<Vec<usize>> {
+        let divergence = verdict(&digests(numbers), Origin::Base, recorded.map(Digest))?;
+        Some(divergence.ranks.into_iter().map(|(rank, _)| rank).collect())
+    }
+
+    #[test]
+    fn equal_digests_are_no_divergence() {
+        assert_eq!(named(&[7], None), None);
+        assert_eq!(named(&[7, 7, 7], None), None);
+        assert_eq!(named(&[7, 7], Some(7)), None);
+    }
+
+    #[test]
+    fn ranks_that_differ_from_what_was_recorded_are_named() {
+        assert_eq!(named(&[8], Some(7)), Some(vec![0]));
+        assert_eq!(named(&[8, 7, 8], Some(7)), Some(vec![0, 2]));
+        assert_eq!(named(&[8, 8], Some(7)), Some(vec![0, 1]));
+    }
+
+    #[test]
+    fn without_a_record_a_minority_is_named_and_else_everybody() {
+        assert_eq!(named(&[7, 8], None), Some(vec![0, 1]));
+        assert_eq!(named(&[7, 8, 7], None), Some(vec![1]));
+        assert_eq!(named(&[7, 8, 9], None), Some(vec![0, 1, 2]));
+        assert_eq!(named(&[7, 8, 8, 7], None), Some(vec![0, 1, 2, 3]));
+        assert_eq!(named(&[9, 8, 8, 8, 7], None), Some(vec![0, 4]));
+    }
+
+    #[test]
+    fn a_divergence_is_told_with_its_digests() {
+        let told = |numbers: &[u128], origin, recorded: Option<u128>| {
+            let divergence = verdict(&digests(numbers), origin, recorded.map(Digest));
+            divergence.expect("they differ").to_string().replace(&"0".repeat(31), "")
+        };
+        assert_eq!(
+            told(&[1, 2, 1], Origin::Base, None),
+            "the ranks do not hold the same state: rank 1 has digest 2, most ranks have 1\n\
+             hint: `model.base` must name the same files on every host, and they must not change"
+        );
+        assert_eq!(
+            told(&[1, 2], Origin::Checkpoint, None),
+            "the ranks do not hold the same state: rank 0 has digest 1, rank 1 has digest 2"
+        );
+        assert_eq!(
+            told(&[1, 2], Origin::Checkpoint, Some(1)),
+            "the restored state is not the one that was saved: rank 1 has digest 2, expected 1"
+        );
+    }
+
+    #[test]
+    fn digests_arrive_as_they_were_sent() {
+        for digest in [0, 1, u128::MAX, 0x0123_4567_89ab_cdef_fedc_ba98_7654_3210] {
+            assert_eq!(decoded(&encoded(Digest(digest))), Digest(digest));
+        }
+    }
+
+    /// What each of `world` ranks says, of which `odd` was changed.
+    fn ask(world: usize, odd: usize, change: fn(&mut Trainer)) -> Vec<Result<(), Error>> {
+        std::thread::scope(|scope| {
+            let ranks = InProcess::world(world, Duration::from_secs(60)).into_iter();
+            let ask = |mut collective: InProcess| {
+                let mut trainer = trainer();
+                trainer.updates = 3;
+                if collective.rank() == odd {
+                    change(&mut trainer);
+                }
+                agree(&mut collective, trainer.digest(), Origin::Checkpoint, None)
+            };
+            let threads: Vec<_> = ranks.map(|c| scope.spawn(move || ask(c))).collect();
+            threads.into_iter().map(|t| t.join().expect("a rank")).collect()
+        })
+    }
+
+    #[test]
+    fn one_flipped_bit_on_one_rank_is_told_by_all_ranks_alike() {
+        let changes: [fn(&mut Trainer); 3] = [
+            |t| t.model.parameters_mut().write(ParamId(1), |w| flip(&mut w[0])),
+            |t| flip(&mut t.v[0][2]),
+            |t| t.updates += 1,
+        ];
+        for (world, named) in [(2, vec![0, 1]), (3, vec![1]), (4, vec![1])] {
+            for change in changes {
+                let told: Vec<Divergence> = ask(world, 1, change)
+                    .into_iter()
+                    .map(|said| match said {
+                        Err(Error::Diverged(divergence)) => divergence,
+                        other => panic!("{other:?}"),
+                    })
+                    .collect();
+                assert!(told.iter().all(|divergence| *divergence == told[0]), "{told:?}");
+                let ranks: Vec<_> = told[0].ranks.iter().map(|(rank, _)| *rank).collect();
+                assert_eq!(ranks, named, "{world} ranks");
+            }
+            let equal = ask(world, 1, |_| {});
+            assert!(equal.iter().all(Result::is_ok), "{equal:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_that_one_rank_knows_counts_for_all() {
+        let said: Vec<_> = std::thread::scope(|scope| {
+            let ranks = InProcess::world(2, Duration::from_secs(60)).into_iter();
+            let ask = |mut collective: InProcess| {
+                let recorded = (collective.rank() == 1).then_some(Digest(1 << 100));
+                agree(&mut collective, Digest(5), Origin::Base, recorded)
+            };
+            let threads: Vec<_> = ranks.map(|c| scope.spawn(move || ask(c))).collect();
+            threads.into_iter().map(|t| t.join().expect("a rank")).collect()
+        });
+        let told: Vec<_> =
+            said.into_iter().map(|s| s.expect_err("5 is wrong").to_string()).collect();
+        assert_eq!(told[0], told[1]);
+        assert!(told[0].contains("rank 0 has digest") && told[0].contains("rank 1 has digest"));
+    }
+}
