@@ -15,7 +15,7 @@ mod error;
 mod holdout;
 mod mixture;
 mod pack;
-mod random;
+pub mod random;
 pub mod schedule;
 mod share;
 mod summary;

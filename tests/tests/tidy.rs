@@ -189,6 +189,32 @@ fn wire_types_are_named_only_at_the_edges() {
 }
 
 #[test]
+fn nothing_that_ranks_must_agree_on_asks_the_hosts_mathematical_library() {
+    // A square root is exact everywhere; these are not.
+    let inexact =
+        ["powf", "powi", "exp", "exp2", "ln", "log", "log2", "log10", "sin", "cos", "tan"];
+    let calls = |line: &str| {
+        let called = |name: &&str| {
+            line.contains(&format!(".{name}(")) || line.contains(&format!("f64::{name}("))
+        };
+        inexact.iter().any(|name| called(&name))
+    };
+    for module in [
+        "proto/src/plan",
+        "worker/src/ops/optimizer.rs",
+        "worker/src/model/random.rs",
+        "worker/src/model/vocabulary.rs",
+        "worker/src/train/",
+        "worker/src/checkpoint/",
+    ] {
+        assert_none(
+            offenders(module, calls),
+            "ranks on different hosts would drift apart; use `libm`",
+        );
+    }
+}
+
+#[test]
 fn unsafe_code_is_named_and_explained() {
     let allowed = [
         "worker/src/ops/kernel/gemm.rs",

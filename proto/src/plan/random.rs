@@ -1,10 +1,17 @@
-//! SplitMix64, written out: a plan must come out the same on any machine and with any version of
-//! any crate.
+//! SplitMix64, written out: a plan and fresh weights must be the same on every machine and with
+//! every version of every crate.
 //!
 //! Source: Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators (2014), the variant
 //! `mix64` by Stafford that the Java library and xoshiro's authors use. No cryptography.
 
+/// The odd constant of SplitMix64: its multiples visit every 64-bit number.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The output at `place`, from 0, of the generator that begins at `state`: what it gives in turn,
+/// but anyone can ask for any of them.
+pub fn at(state: u64, place: u64) -> u64 {
+    mix(state.wrapping_add(GOLDEN.wrapping_mul(place.wrapping_add(1))))
+}
 
 /// A stream of numbers; equal keys give equal streams.
 pub(super) struct Random(u64);
@@ -38,7 +45,7 @@ impl Random {
 }
 
 /// A bijection of 64 bits in which every input bit moves every output bit.
-pub(super) fn mix(mut z: u64) -> u64 {
+pub fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
@@ -61,6 +68,7 @@ mod tests {
             16_408_922_859_458_223_821,
         ];
         assert_eq!([(); 5].map(|()| random.next()), expected);
+        assert_eq!([0, 1, 2, 3, 4].map(|place| at(1_234_567, place)), expected);
     }
 
     #[test]

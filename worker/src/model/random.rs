@@ -4,18 +4,16 @@
 //! So fresh weights are the same whatever the threads, and a parameter keeps its values when
 //! another one is added.
 
-/// The odd constant of SplitMix64: its multiples visit every 64-bit number.
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+use proto::plan::random;
 
-/// A stream of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
-/// 2014).
+/// A stream of SplitMix64's numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Stream(u64);
 
 impl Stream {
     /// The stream that `seed` and `name` stand for.
     pub(super) fn new(seed: u64, name: &str) -> Self {
-        Self(mix(seed ^ xxhash_rust::xxh3::xxh3_64(name.as_bytes())))
+        Self(random::mix(seed ^ xxhash_rust::xxh3::xxh3_64(name.as_bytes())))
     }
 
     /// The number at `place`, uniform in [0, 1).
@@ -27,19 +25,14 @@ impl Stream {
     /// The number at `place`, normal with mean 0 and deviation 1 (Box and Muller, one of the pair).
     pub(super) fn normal(self, place: u64) -> f64 {
         // One minus a number below 1 is never 0, whose logarithm is no number.
-        let radius = (-2.0 * (1.0 - self.uniform(2 * place)).ln()).sqrt();
-        radius * (std::f64::consts::TAU * self.uniform(2 * place + 1)).cos()
+        // Computed in software: the host's mathematical library may round differently.
+        let radius = (-2.0 * libm::log(1.0 - self.uniform(2 * place))).sqrt();
+        radius * libm::cos(std::f64::consts::TAU * self.uniform(2 * place + 1))
     }
 
     fn bits(self, place: u64) -> u64 {
-        mix(self.0.wrapping_add(GOLDEN.wrapping_mul(place.wrapping_add(1))))
+        random::at(self.0, place)
     }
-}
-
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]
@@ -47,12 +40,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_stream_is_splitmix64() {
-        // The first outputs for state 1234567 in the reference implementation,
-        // prng.di.unimi.it/splitmix64.c.
-        let stream = Stream(1234567);
-        let outputs = [6457827717110365317, 3203168211198807973, 9817491932198370423];
-        assert_eq!([0, 1, 2].map(|place| stream.bits(place)), outputs);
+    fn numbers_have_the_same_bits_on_every_host() {
+        let stream = Stream::new(7, "golden");
+        let bits: Vec<_> = (0..4).map(|place| stream.normal(place).to_bits()).collect();
+        let golden: [u64; 4] = [
+            0xbfef_eebf_7b0b_614c,
+            0x4000_e654_5bc0_2597,
+            0xc001_3abe_def8_1baa,
+            0xbfe6_06e4_df43_b766,
+        ];
+        assert_eq!(bits, golden);
     }
 
     #[test]

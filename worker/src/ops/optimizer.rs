@@ -1,7 +1,8 @@
 //! AdamW (Loshchilov and Hutter 2019), and the norm that gradients are clipped by.
 //!
-//! Both are the same bits on every rank, whatever its threads: AdamW treats each element by itself,
-//! the norm sums chunks of a fixed size in their order.
+//! Both are the same bits on every rank, whatever its host and its threads: AdamW treats each
+//! element by itself, the norm sums chunks of a fixed size in their order, and powers are computed
+//! in software.
 
 use rayon::prelude::*;
 
@@ -42,7 +43,8 @@ impl AdamW {
     /// If the lengths differ.
     pub fn update(&self, u: &Update, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
         assert_eq!([g.len(), m.len(), v.len()], [p.len(); 3], "one moment pair per element");
-        let correction = |beta: f64| 1. - beta.powf(u.count as f64);
+        // Computed in software: the host's mathematical library may round differently.
+        let correction = |beta: f64| 1. - libm::pow(beta, u.count as f64);
         let keep = (1. - u.lr * u.weight_decay) as f32;
         let step = (u.lr / correction(self.beta1)) as f32;
         let root = (1. / correction(self.beta2).sqrt()) as f32;
