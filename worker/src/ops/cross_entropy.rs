@@ -14,9 +14,28 @@ use super::{
     tape::{Backward, Onto, Tape, Value},
 };
 
-/// Logits that exist at one time: enough rows to make up for reading and writing the weight's
-/// gradient once per chunk. Few under test, so that small cases have several chunks.
-const LOGITS_MAX: usize = if cfg!(test) { 1 << 10 } else { 26 << 20 };
+/// How many logits exist at one time.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// About so many, in all rows of a chunk.
+    elements: usize,
+    /// Rows that a chunk may have whatever the vocabulary: each chunk reads and writes the whole
+    /// gradient of the weight, which is worth it for many rows only.
+    rows: usize,
+}
+
+/// 104 MiB of logits, or 512 rows: half a gigabyte for a vocabulary of 262,144.
+const LIMITS: Limits = Limits { elements: 26 << 20, rows: 512 };
+/// Few, so that the small cases of the tests have several chunks.
+const LIMITS_OF_TESTS: Limits = Limits { elements: 1 << 10, rows: 1 };
+
+impl Limits {
+    /// Chunks of about equal length.
+    fn chunks(self, targets: usize, vocabulary: usize) -> usize {
+        let by_elements = (targets * vocabulary).div_ceil(self.elements);
+        by_elements.min(targets.div_ceil(self.rows)).max(1)
+    }
+}
 
 /// A token to predict.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -133,8 +152,8 @@ impl LossSum<'_> {
             return;
         };
         let (w, rows) = (self.params.elements_of(self.w), self.x.array.read());
-        // Chunks of about equal length.
-        let chunks = (self.targets.len() * vocabulary).div_ceil(LOGITS_MAX).max(1);
+        let limits = if cfg!(test) { LIMITS_OF_TESTS } else { LIMITS };
+        let chunks = limits.chunks(self.targets.len(), vocabulary);
         let most = self.targets.len().div_ceil(chunks).max(1);
         let (mut x, mut logits) = (pool::take(most * width), pool::take(most * vocabulary));
         for targets in self.targets.chunks(most) {
@@ -193,4 +212,23 @@ fn weighted(logits: &mut [f32], target: &Target) -> (f64, f32) {
     let (largest, sum) = kernel::exponentials(logits, all);
     let nll = f64::from(sum).ln() + f64::from(largest) - f64::from(own);
     (f64::from(target.weight) * nll, sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_may_have_512_rows_whatever_the_vocabulary() {
+        let rows =
+            |targets: usize, vocabulary| targets.div_ceil(LIMITS.chunks(targets, vocabulary));
+        assert_eq!(rows(2048, 262_144), 512);
+        assert_eq!(rows(2048, 151_936), 512);
+        assert_eq!(rows(100, 262_144), 100);
+        // Of a smaller vocabulary there are more.
+        assert_eq!(rows(2048, 49_152), 512);
+        assert_eq!(rows(2216, 49_152), 554);
+        assert_eq!(rows(2048, 32_000), 683);
+        assert_eq!(LIMITS.chunks(0, 49_152), 1);
+    }
 }
