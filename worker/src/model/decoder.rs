@@ -15,7 +15,7 @@
 
 #![allow(non_snake_case, reason = "tensors carry their shape in their name")]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::error::Error;
 use super::layout::{Layer, Linear};
@@ -64,7 +64,7 @@ impl Model {
     ) -> Result<Value, Error> {
         let longest = documents.iter().map(|rows| rows.len()).max().unwrap_or(0);
         // A closure that is run again in the backward owns what it reads.
-        let rotary = Arc::new(self.config.rotary(longest)?);
+        let rotary = self.rotary.covering(&self.config, longest)?;
         let documents = Arc::new(documents.clone());
         let mut x_TE = tape.embed(tokens, self.layout.embedding)?;
         for layer in &self.layout.layers {
@@ -123,10 +123,46 @@ impl Linear {
 }
 
 impl Config {
-    /// The tables that rotate positions `0..positions`: made for each pass, in a thousandth of its
-    /// time.
+    /// The tables that rotate positions `0..positions`.
     pub(super) fn rotary(&self, positions: usize) -> ops::Result<Rotary> {
         let tables = self.rope.tables(self.head_dim, positions);
         Rotary::new(tables.cos, tables.sin, self.head_dim / 2)
+    }
+}
+
+/// Rotary tables that last longer than a pass: for 32,768 positions they take a tenth of a second.
+#[derive(Default)]
+pub(super) struct KeptRotary(Mutex<Option<Arc<Rotary>>>);
+
+impl KeptRotary {
+    /// Tables for at least `positions` positions; made anew only where the last ones are too short.
+    fn covering(&self, config: &Config, positions: usize) -> ops::Result<Arc<Rotary>> {
+        let mut kept = self.0.lock().expect("held only to look and to make tables");
+        if let Some(tables) = kept.as_ref().filter(|tables| tables.positions() >= positions) {
+            return Ok(tables.clone());
+        }
+        // Twice as long as the last ones at least: documents that grow slowly cost little.
+        let tables = Arc::new(config.rotary(positions.next_power_of_two())?);
+        Ok(kept.insert(tables).clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_made_once_and_anew_only_for_longer_documents() {
+        let text = r#"{"model_type": "llama", "vocab_size": 8, "hidden_size": 8,
+            "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}"#;
+        let config = Config::parse("config.json".as_ref(), text).expect("a sound configuration");
+        let kept = KeptRotary::default();
+        let covering = |positions| kept.covering(&config, positions).expect("tables");
+        let first = covering(100);
+        assert_eq!(first.positions(), 128);
+        assert!(Arc::ptr_eq(&first, &covering(3)) && Arc::ptr_eq(&first, &covering(128)));
+        let longer = covering(129);
+        assert_eq!(longer.positions(), 256);
+        assert!(Arc::ptr_eq(&longer, &covering(100)));
     }
 }

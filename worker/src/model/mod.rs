@@ -39,6 +39,7 @@ pub struct Model {
     layout: Layout,
     parameters: Parameters,
     dtype: Dtype,
+    rotary: decoder::KeptRotary,
 }
 
 impl Model {
@@ -55,7 +56,7 @@ impl Model {
         let config = Config::read(folder)?;
         let (layout, slots) = Layout::new(&config);
         let (parameters, dtype) = weights::read(folder, &slots)?;
-        Ok(Self { config, layout, parameters, dtype })
+        Ok(Self { config, layout, parameters, dtype, rotary: Default::default() })
     }
 
     /// A model that knows nothing yet: norms at one, biases at zero, matrices normal with the
@@ -67,7 +68,7 @@ impl Model {
         let (layout, slots) = Layout::new(&config);
         let parameters = weights::draw(&slots, config.initializer_range, seed)?;
         let dtype = config.dtype.unwrap_or(Dtype::F32);
-        Ok(Self { config, layout, parameters, dtype })
+        Ok(Self { config, layout, parameters, dtype, rotary: Default::default() })
     }
 
     /// What `config.json` said.

@@ -23,7 +23,7 @@ impl Model {
         if tokens <= self.config.vocab_size {
             return Ok(self);
         }
-        let Self { config, parameters: old, dtype, .. } = self;
+        let Self { config, parameters: old, dtype, rotary, .. } = self;
         let config = Config { vocab_size: tokens, ..config };
         let (layout, slots) = Layout::new(&config);
         let mut parameters = Parameters::default();
@@ -39,7 +39,7 @@ impl Model {
             };
             parameters.push(&slot.name, tensor, old.trainable(p))?;
         }
-        Ok(Self { config, layout, parameters, dtype })
+        Ok(Self { config, layout, parameters, dtype, rotary })
     }
 }
 
