@@ -19,9 +19,9 @@ pub(super) struct Size {
 }
 
 impl Size {
-    /// The master, and both moments of a trained parameter.
+    /// The master and both moments of a trained parameter; a frozen one is what it is in the base.
     fn of_state(self) -> u64 {
-        self.elements * if self.trainable { 12 } else { 4 }
+        if self.trainable { 12 * self.elements } else { 0 }
     }
 }
 
@@ -54,7 +54,8 @@ pub(super) fn shares(sizes: &[Size], save: Dtype, file_bytes: u64, world: usize)
     let of_rank = |mut mine: Vec<usize>| {
         mine.sort_unstable();
         let (model, state): (Vec<_>, Vec<_>) = mine.into_iter().partition(|i| *i < files.len());
-        let state: Vec<_> = state.into_iter().map(|i| ParamId(i - files.len())).collect();
+        let state = state.into_iter().map(|i| ParamId(i - files.len()));
+        let state: Vec<_> = state.filter(|p| sizes[p.0].trainable).collect();
         Share {
             model: model.into_iter().map(|i| files[i].clone()).collect(),
             state: in_files(state, |p| sizes[p.0].of_state()),
@@ -134,6 +135,21 @@ mod tests {
             let (least, most) = (loads.iter().min().unwrap(), loads.iter().max().unwrap());
             // No more apart than the largest thing that cannot be divided.
             assert!(most - least <= 12_000, "{loads:?}");
+        }
+    }
+
+    #[test]
+    fn a_frozen_parameter_has_a_place_in_the_model_and_none_in_the_state() {
+        let mut sizes = sizes(&[1000, 10, 900]);
+        sizes[0].trainable = false;
+        for world in 1..4 {
+            let shares = shares(&sizes, Dtype::Bf16, 4000, world);
+            let mut state: Vec<_> = shares.iter().flat_map(|s| s.state.concat()).collect();
+            state.sort_unstable();
+            assert_eq!(state, [ParamId(1), ParamId(2)]);
+            let model: usize =
+                shares.iter().flat_map(|s| &s.model).map(|f| f.parameters.len()).sum();
+            assert_eq!(model, 3);
         }
     }
 

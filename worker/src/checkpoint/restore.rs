@@ -129,7 +129,7 @@ pub fn restore<E: From<Error>>(
     Ok(())
 }
 
-/// Every rank receives what others have read.
+/// Every rank receives what others have read, of all that is trained.
 fn broadcast(
     trainer: &mut Trainer,
     collective: &mut dyn Collective,
@@ -137,7 +137,9 @@ fn broadcast(
 ) -> Result<(), Error> {
     for p in trainer.ids() {
         let parameters = trainer.model.parameters();
-        let trainable = parameters.trainable(p);
+        if !parameters.trainable(p) {
+            continue;
+        }
         let name = parameters.name(p).to_owned();
         let root = |kind: &str| {
             let tensor = format!("{kind}/{name}");
@@ -145,10 +147,8 @@ fn broadcast(
         };
         let from = root("master")?;
         trainer.model.parameters_mut().write(p, |w| collective.broadcast(from, w))?;
-        if trainable {
-            collective.broadcast(root("m")?, &mut trainer.m[p.0])?;
-            collective.broadcast(root("v")?, &mut trainer.v[p.0])?;
-        }
+        collective.broadcast(root("m")?, &mut trainer.m[p.0])?;
+        collective.broadcast(root("v")?, &mut trainer.v[p.0])?;
     }
     Ok(())
 }
@@ -181,6 +181,8 @@ enum Slot {
     Master(ParamId),
     M(ParamId),
     V(ParamId),
+    /// Nowhere: older versions stored what is frozen, too.
+    Frozen,
 }
 
 impl<'a> Reading<'a> {
@@ -268,6 +270,7 @@ impl Table {
                 Slot::Master(p) => trainer.model.parameters_mut().write(p, fill),
                 Slot::M(p) => fill(&mut trainer.m[p.0]),
                 Slot::V(p) => fill(&mut trainer.v[p.0]),
+                Slot::Frozen => {}
             }
         }
     }
@@ -282,8 +285,10 @@ fn slot(trainer: &Trainer, key: &str, tensor: &str, info: &TensorInfo) -> Result
     }
     let (kind, name) = tensor.split_once('/').ok_or_else(unknown)?;
     let p = trainer.model.parameters().find(name).ok_or_else(unknown)?;
+    let parameters = trainer.model.parameters();
     let (slot, expected) = match kind {
-        "master" => (Slot::Master(p), trainer.model.parameters().elements(p)),
+        "master" if parameters.trainable(p) => (Slot::Master(p), parameters.elements(p)),
+        "master" => (Slot::Frozen, parameters.elements(p)),
         "m" => (Slot::M(p), trainer.m[p.0].len()),
         "v" => (Slot::V(p), trainer.v[p.0].len()),
         _ => return Err(unknown()),
@@ -294,4 +299,103 @@ fn slot(trainer: &Trainer, key: &str, tensor: &str, info: &TensorInfo) -> Result
         return Err(Error::Shape { key, tensor, got, expected });
     }
     Ok(slot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{PartFile, Room, Saved, snapshot};
+    use crate::collective::{AbortHandle, InProcess};
+    use crate::train::fixture;
+    use proto::manifest::{Checkpoint, Digests};
+    use proto::tensors::head;
+    use std::time::Duration;
+
+    /// Parameters that are frozen: the embedding, and one of a layer.
+    const FROZEN: [usize; 2] = [0, 3];
+
+    /// A training of which some parameters are frozen, and everything else is `shift` from where it began.
+    fn trainer(shift: f32) -> Trainer {
+        let mut trainer = fixture::trainer_with(&FROZEN.map(ParamId));
+        trainer.updates = 5 * shift as u64;
+        for p in trainer.ids() {
+            if trainer.model.parameters().trainable(p) {
+                let moved = |w: &mut [f32]| w.iter_mut().for_each(|w| *w += shift);
+                trainer.model.parameters_mut().write(p, moved);
+            }
+            trainer.m[p.0].fill(0.25 * shift);
+            trainer.v[p.0].fill(0.5 * shift);
+        }
+        trainer
+    }
+
+    fn saved(trainer: &Trainer) -> Vec<PartFile> {
+        let room = Room::default().reserve(&AbortHandle::new()).expect("it is free");
+        let saved = Saved { dtype: Dtype::F32, file_bytes: u64::MAX };
+        let files = snapshot(trainer, 1, (0, 1), saved, room).files;
+        files.into_iter().filter(|file| file.key.starts_with(Checkpoint::STATE)).collect()
+    }
+
+    /// What each of `world` ranks has that begins as the base and restores `parts`.
+    fn restored(parts: &[PartFile], world: usize) -> Vec<Trainer> {
+        let state: Vec<File> = parts
+            .iter()
+            .map(|part| File {
+                key: part.key.clone(),
+                bytes: part.body.len() as u64,
+                digests: Digests::of(&part.body),
+                tensors: part.tensors.clone(),
+            })
+            .collect();
+        let rank = |mut collective: InProcess| {
+            let mut trainer = trainer(0.0);
+            let mine = share_of(&state, collective.rank(), world).into_iter().flat_map(|file| {
+                let piece = Fetched::Piece { file, offset: 0, body: parts[file].body.clone() };
+                [Ok::<_, Error>(piece), Ok(Fetched::Whole(file))]
+            });
+            restore(&mut trainer, &mut collective, &state, mine).expect("it is sound");
+            trainer
+        };
+        std::thread::scope(|scope| {
+            let ranks = InProcess::world(world, Duration::from_secs(60)).into_iter();
+            let threads: Vec<_> = ranks.map(|c| scope.spawn(|| rank(c))).collect();
+            threads.into_iter().map(|t| t.join().expect("a rank")).collect()
+        })
+    }
+
+    #[test]
+    fn only_what_is_trained_is_stored_and_a_restore_gives_the_same_bits() {
+        let before = trainer(1.0);
+        let parts = saved(&before);
+        let parameters = before.model.parameters();
+        let frozen = FROZEN.map(|p| format!("master/{}", parameters.name(ParamId(p))));
+        let stored: Vec<_> = parts.iter().flat_map(|part| &part.tensors).collect();
+        assert_eq!(stored.len(), 3 * (parameters.len() - FROZEN.len()));
+        assert!(frozen.iter().all(|name| !stored.contains(&name)), "{stored:?}");
+        for world in 1..4 {
+            for after in restored(&parts, world) {
+                assert_eq!(after.digest(), before.digest(), "{world} ranks");
+            }
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_with_frozen_masters_is_read_and_they_stay_as_the_base_has_them() {
+        let before = trainer(1.0);
+        let mut parts = saved(&before);
+        let parameters = before.model.parameters();
+        for p in FROZEN.map(ParamId) {
+            let name = format!("master/{}", parameters.name(p));
+            let elements = parameters.elements(p);
+            let metadata = HashMap::from([("updates".to_owned(), before.updates.to_string())]);
+            let described = (name.clone(), Dtype::F32.into(), vec![elements]);
+            let mut body = head(metadata, std::iter::once(described));
+            body.extend(std::iter::repeat_n(7.0f32.to_le_bytes(), elements).flatten());
+            let key = format!("{}/older-{}", Checkpoint::STATE, p.0);
+            parts.push(PartFile { key, body: body.into(), tensors: vec![name] });
+        }
+        for after in restored(&parts, 2) {
+            assert_eq!(after.digest(), before.digest());
+        }
+    }
 }

@@ -99,12 +99,11 @@ impl Copying<'_> {
             let tensor = move |kind: &str, values| {
                 (format!("{kind}/{}", parameters.name(p)), vec![parameters.elements(p)], values)
             };
-            let moments = parameters.trainable(p).then(|| {
-                [("m", &self.trainer.m[p.0]), ("v", &self.trainer.v[p.0])]
-                    .map(|(kind, values)| tensor(kind, Values::Moment(values)))
-            });
-            let master = tensor("master", Values::Parameter(p));
-            std::iter::once(master).chain(moments.into_iter().flatten())
+            [
+                tensor("master", Values::Parameter(p)),
+                tensor("m", Values::Moment(&self.trainer.m[p.0])),
+                tensor("v", Values::Moment(&self.trainer.v[p.0])),
+            ]
         });
         let metadata = ("updates", self.trainer.updates.to_string());
         self.part(key, metadata, Dtype::F32, &tensors.collect::<Vec<_>>())

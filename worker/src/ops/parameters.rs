@@ -96,6 +96,12 @@ impl Parameters {
         self.list[p.0].trainable
     }
 
+    /// Trains it no longer.
+    #[cfg(test)]
+    pub(crate) fn freeze(&mut self, p: ParamId) {
+        self.list[p.0].trainable = false;
+    }
+
     /// Reads its elements.
     pub fn read<R>(&self, p: ParamId, f: impl FnOnce(&[f32]) -> R) -> R {
         f(&self.elements_of(p))

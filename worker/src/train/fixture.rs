@@ -2,11 +2,17 @@
 
 use super::{Recipe, Trainer};
 use crate::model::{Config, Model};
+use crate::ops::ParamId;
 use crate::ops::optimizer::AdamW;
 use std::path::Path;
 
 /// A model of one layer that has taken no step; the same at every call.
 pub(crate) fn trainer() -> Trainer {
+    trainer_with(&[])
+}
+
+/// The same, of which some parameters are frozen.
+pub(crate) fn trainer_with(frozen: &[ParamId]) -> Trainer {
     let text = serde_json::json!({
         "model_type": "llama", "vocab_size": 16, "hidden_size": 8, "intermediate_size": 8,
         "num_hidden_layers": 1, "num_attention_heads": 2, "tie_word_embeddings": true,
@@ -19,7 +25,9 @@ pub(crate) fn trainer() -> Trainer {
         recompute: false,
         bucket_elements: 64,
     };
-    Trainer::new(Model::random(config, 7).expect("drawn"), recipe)
+    let mut model = Model::random(config, 7).expect("drawn");
+    frozen.iter().for_each(|p| model.parameters_mut().freeze(*p));
+    Trainer::new(model, recipe)
 }
 
 /// Flips the last bit of the mantissa.
