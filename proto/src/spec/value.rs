@@ -25,7 +25,7 @@ pub enum Dtype {
     /// 32 bits throughout.
     #[default]
     F32,
-    /// bfloat16 with f32 masters; on an accelerator.
+    /// bfloat16 with f32 masters, on an accelerator.
     Bf16,
 }
 
@@ -47,7 +47,7 @@ pub enum SaveDtype {
 pub struct Adapter {
     /// The only kind: low-rank adaptation.
     pub kind: AdapterKind,
-    /// Rows of A, columns of B.
+    /// The rank of the update: rows of A, and columns of B.
     #[serde(default = "default_rank")]
     #[schemars(range(min = 1, max = 4096))]
     pub rank: u32,
@@ -84,18 +84,18 @@ pub enum AdapterTargets {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// Detected from the first records.
+    /// The format is detected from the first records.
     #[default]
     Auto,
-    /// `instruction`, `input`, `output`.
+    /// Records of `instruction`, `input` and `output`.
     Alpaca,
-    /// `conversations` of `from` and `value`.
+    /// Records with `conversations`, whose messages have `from` and `value`.
     Sharegpt,
-    /// OpenAI's `messages` of `role` and `content`.
+    /// Records with OpenAI's `messages`, which have `role` and `content`.
     Messages,
-    /// `prompt` and `completion`.
+    /// Records of `prompt` and `completion`.
     Completion,
-    /// Plain `text`, every token of it trained.
+    /// Records of plain `text`, every token of which is trained.
     Text,
 }
 
@@ -135,20 +135,20 @@ impl Format {
     }
 }
 
-/// What a source calls those who speak in its conversations, besides the format's own names.
+/// Names of the speakers in a source's conversations, besides the format's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Roles {
-    /// Who sets the scene.
+    /// Names of the speaker who gives the instructions for the whole conversation.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub system: Vec<String>,
-    /// Who asks.
+    /// Names of the speaker who asks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub user: Vec<String>,
-    /// Who answers: what is trained.
+    /// Names of the speaker who answers, and whose messages are trained.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub assistant: Vec<String>,
-    /// What a tool gave back.
+    /// Names under which a tool's results stand.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tool: Vec<String>,
 }
@@ -175,10 +175,10 @@ impl Roles {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TooLong {
-    /// It is left out.
+    /// The sample is left out.
     #[default]
     Drop,
-    /// Its end is cut off.
+    /// The sample's end is cut off.
     Truncate,
     /// The run is refused.
     Fail,
@@ -201,10 +201,10 @@ pub enum TrainOn {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Turns {
-    /// One, rendered as a whole.
+    /// One sample, rendered as a whole.
     #[default]
     Whole,
-    /// One for every answer that is trained, ending with it.
+    /// One sample for every answer that is trained, ending with it.
     Each,
 }
 
@@ -212,9 +212,9 @@ pub enum Turns {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EvalEvery {
-    /// With every checkpoint.
+    /// After every checkpoint.
     Checkpoint,
-    /// Every so many steps.
+    /// Each time this number of further steps is taken, and after the last step.
     #[serde(untagged)]
     Steps(#[schemars(range(min = 1))] u64),
 }
@@ -223,7 +223,7 @@ pub enum EvalEvery {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Train {
-    /// How often the data is seen.
+    /// How often every sample is seen.
     #[schemars(range(min = 1, max = 1000))]
     pub epochs: u32,
     /// Stop after this many steps, where the epochs would have more.
@@ -232,8 +232,9 @@ pub struct Train {
     /// Packs per optimizer step, whatever the world size.
     #[schemars(range(min = 1, max = 65536))]
     pub global_batch: u32,
-    /// Packs per forward and backward on one worker: `auto`, or a number. Changes speed and memory,
-    /// not the result.
+    /// Packs per forward and backward pass on one worker: `auto`, or a number. It changes speed and
+    /// memory, not the result. `auto` is 2048 / `data.max_tokens` packs and at least 1, whatever
+    /// memory there is: lower it where a worker runs out of memory.
     pub micro_batch: MicroBatch,
     /// The highest learning rate, at the end of the warmup.
     #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0))]
@@ -245,10 +246,11 @@ pub struct Train {
     /// A gradient with a larger norm is scaled down to it.
     #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub clip_norm: f64,
-    /// Whether activations are computed again in the backward pass instead of kept: memory for
-    /// time.
+    /// Whether activations are computed again in the backward pass instead of kept, which saves
+    /// memory and costs time. `auto` is `off` for now: choose `on` where a worker runs out of
+    /// memory.
     pub recompute: Recompute,
-    /// Of the packs' order, and of new parameters.
+    /// Seed of everything random: the order of the packs, and the values of new parameters.
     pub seed: u64,
 }
 
@@ -289,13 +291,14 @@ impl Train {
     }
 }
 
-/// Packs per forward and backward on one worker.
+/// Packs per forward and backward pass on one worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MicroBatch {
-    /// As many as fit.
+    /// 2048 / `data.max_tokens` packs, and at least 1: about 2048 tokens, enough for the matrix
+    /// products to be efficient. It does not depend on the memory at hand.
     Auto,
-    /// So many.
+    /// This number of packs.
     #[serde(untagged)]
     Packs(#[schemars(range(min = 1, max = 65536))] u32),
 }
@@ -306,7 +309,7 @@ pub enum MicroBatch {
 pub struct Schedule {
     /// The course after the warmup.
     pub kind: ScheduleKind,
-    /// Below 1 a share of all steps, else a number of steps.
+    /// How long the learning rate rises: below 1 a share of all steps, else a number of steps.
     #[schemars(range(min = 0.0))]
     pub warmup: f64,
     /// What the learning rate falls to.
@@ -328,7 +331,7 @@ pub enum ScheduleKind {
     Cosine,
     /// A straight line.
     Linear,
-    /// It stays.
+    /// No fall: the learning rate stays at its highest.
     Constant,
 }
 
@@ -341,10 +344,10 @@ pub struct Optimizer {
     /// How slowly the means of the gradient and of its square forget.
     #[schemars(inner(range(min = 0.0, max = 0.999999)))]
     pub betas: [f64; 2],
-    /// Keeps the division finite.
+    /// A small number that keeps the division by the gradient's size finite.
     #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0))]
     pub eps: f64,
-    /// Of tensors with two or more dimensions; never of norms or biases.
+    /// Weight decay of tensors of two or more dimensions; norms and biases never decay.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub weight_decay: f64,
 }
@@ -367,11 +370,11 @@ pub enum OptimizerKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Recompute {
-    /// Never.
+    /// Activations are kept.
     Off,
-    /// Where memory is short.
+    /// As `off`, for now; it is to depend on the memory at hand.
     Auto,
-    /// Always.
+    /// Activations are computed again.
     On,
 }
 
@@ -382,10 +385,11 @@ pub struct Checkpoint {
     /// Steps between two checkpoints; the last step always has one.
     #[schemars(range(min = 1))]
     pub every: u64,
-    /// Checkpoints that stay, newest first; the best and the latest are kept besides.
+    /// Number of checkpoints that are kept, counted from the newest; the best one is kept as well.
     #[schemars(range(min = 1))]
     pub keep: u32,
-    /// How long checkpoints may fail before the run does, such as `30m`: until then training goes on without them.
+    /// How long the storage may fail before the run does, such as `30m`, `90s` or `2h`. Until then training goes on,
+    /// and checkpoints that fall due meanwhile are left out.
     #[serde(with = "super::duration")]
     #[schemars(with = "String")]
     pub storage_patience: Duration,
