@@ -138,7 +138,7 @@ async fn a_file_is_stored_once_more() -> Result<()> {
     // The request that makes one object of the parts comes damaged: to that the store says no, for good.
     proxy.misbehave(Faults::none().first(Fault::FlipRequest, "POST", "large"));
     let stored_part =
-        upload::store(&storage, &place, snapshot).await.map_err(|told| anyhow!(told))?;
+        upload::store(&storage, &place, snapshot, PATIENCE).await.map_err(|told| anyhow!(told))?;
     ensure!(stored_part.files[0].digests == Digests::of(&body));
     let stored = format!("{}/state/large", key::checkpoint(&place.run, LINEAGE, 1));
     ensure!(storage.read(&stored).await? == body);
@@ -276,7 +276,7 @@ async fn store(
     let mut files = Vec::new();
     for rank in 0..WORLD {
         let part = part(trainer, step, rank, WORLD);
-        files.extend(upload::store(storage, &place, part).await?.files);
+        files.extend(upload::store(storage, &place, part, PATIENCE).await?.files);
     }
     Ok(files)
 }

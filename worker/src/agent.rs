@@ -250,13 +250,14 @@ fn training_thread(
             Said::Snapshot(snapshot) => {
                 let (storage, place) = (job.storage().clone(), place.clone());
                 let (events, leaving) = (events.clone(), leaving.clone());
+                let patience = job.storage_patience();
                 let begun = Event::PartBegun(place.clone(), snapshot.step);
                 // The agent may have ended meanwhile.
                 let _ = events.blocking_send(begun);
                 // It outlives this membership: a checkpoint belongs to its lineage and step.
                 runtime.spawn(async move {
                     let step = snapshot.step;
-                    let stored = upload::store(&storage, &place, snapshot);
+                    let stored = upload::store(&storage, &place, snapshot, patience);
                     let outcome = upload::in_time(stored, leaving).await;
                     // The agent may have ended meanwhile.
                     let _ = events.send(Event::PartSaved(place, step, outcome)).await;

@@ -5,14 +5,14 @@
 //! restore   the checkpoint that the coordinator names, or the base
 //! agree     all ranks prove that they hold the same state
 //! steps     each the same on every rank; its control reduction is the commit
-//! at every checkpoint: a snapshot, whose upload runs behind; the held-out loss
+//! at every checkpoint: a snapshot, whose upload runs behind, unless the storage fails; the held-out loss
 //! leave     after the last step, or after the step in which somebody asked for a stop
 //! ```
 //!
 //! This thread computes and never awaits. What it has to say goes through one bounded channel to the agent; what it is
 //! told comes through [`Controls`]. Whatever breaks before a commit leaves the state as it was before the step.
 
-use crate::checkpoint::{self, Room, Snapshot, restore};
+use crate::checkpoint::{self, Room, Snapshot, Vacancy, restore};
 use crate::collective::{self, AbortHandle, Collective, Listener, Ring};
 use crate::job::{Job, Restorable};
 use crate::session::Trouble;
@@ -152,7 +152,16 @@ pub fn run(
         step += 1;
         let leave = step == steps || done.stop;
         let due = job.checkpoint_due(step);
-        if leave || due {
+        if due && !leave {
+            gauges.at(step, Phase::Saving, &collective);
+        }
+        // What a run ends with, or goes on from, is waited for.
+        let save = leave || due && all_have_room(controls, &mut collective, step)?;
+        if due && !save && rank == 0 {
+            let run = duty.load.run.to_string();
+            tracing::warn!(run, step, "the storage fails: this step's checkpoint is left out");
+        }
+        if save {
             gauges.at(step, Phase::Saving, &collective);
             let room = controls.room.reserve(&controls.abort).ok_or(Broken::Aborted)?;
             let snapshot = checkpoint::snapshot(&trainer, step, (rank, world), job.saved(), room);
@@ -168,6 +177,20 @@ pub fn run(
     }
     gauges.at(step, Phase::Idle, &collective);
     Ok(step)
+}
+
+/// Whether a snapshot can be taken on every rank, which then are told the same: a checkpoint is of all ranks or of none.
+///
+/// A slow upload is waited for. One that fails is not, so that training goes on while the storage is away.
+fn all_have_room(
+    controls: &Controls,
+    collective: &mut dyn Collective,
+    step: u64,
+) -> Result<bool, Broken> {
+    let vacancy = controls.room.vacancy(&controls.abort).ok_or(Broken::Aborted)?;
+    let mut in_trouble = [f64::from(u8::from(vacancy == Vacancy::InTrouble))];
+    collective.control(&mut in_trouble).map_err(|e| broken(step, e.into()))?;
+    Ok(in_trouble == [0.0])
 }
 
 fn join(duty: &Train, listener: &Listener, controls: &Controls) -> Result<Ring, Broken> {
@@ -252,4 +275,62 @@ fn broken(step: u64, error: train::Error) -> Broken {
         train::Error::Diverged(_) => Cause::Diverged,
     };
     Broken::Failed(step, Trouble { cause, message: proto::error::chain(&error) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collective::InProcess;
+
+    /// What each rank is told, whose rooms `occupy` prepares; what it returns lives as long as the question.
+    fn ask<T>(world: usize, occupy: impl Fn(usize, &Room) -> T + Sync) -> Vec<bool> {
+        let rank = |mut collective: InProcess| {
+            let controls = Controls {
+                abort: collective.abort_handle(),
+                stop: Arc::default(),
+                room: Room::default(),
+                gauges: Arc::default(),
+            };
+            let _occupied = occupy(collective.rank(), &controls.room);
+            all_have_room(&controls, &mut collective, 1).expect("nobody leaves")
+        };
+        std::thread::scope(|scope| {
+            let ranks = InProcess::world(world, Duration::from_secs(60)).into_iter();
+            let threads: Vec<_> = ranks.map(|c| scope.spawn(|| rank(c))).collect();
+            threads.into_iter().map(|t| t.join().expect("a rank")).collect()
+        })
+    }
+
+    #[test]
+    fn a_checkpoint_is_left_out_by_all_ranks_if_one_cannot_store_the_last_one() {
+        for world in 1..4 {
+            assert_eq!(ask(world, |_, _| ()), vec![true; world]);
+            let told = ask(world, |rank, room| {
+                let reserved = room.reserve(&AbortHandle::new()).filter(|_| rank + 1 == world);
+                if let Some(reserved) = &reserved {
+                    reserved.file_failing(true);
+                }
+                reserved
+            });
+            assert_eq!(told, vec![false; world]);
+        }
+    }
+
+    #[test]
+    fn a_slow_upload_is_waited_for_by_all_ranks() {
+        let (waits, waited) = std::sync::mpsc::channel();
+        let told = ask(3, |rank, room| {
+            let reserved = room.reserve(&AbortHandle::new()).expect("it is free");
+            if rank != 1 {
+                return;
+            }
+            let waits = waits.clone();
+            std::thread::spawn(move || {
+                waits.send(()).expect("the test waits");
+                drop(reserved);
+            });
+        });
+        assert_eq!(told, [true; 3]);
+        assert!(waited.try_recv().is_ok(), "before they were told");
+    }
 }

@@ -77,6 +77,30 @@ impl Error {
         }
     }
 
+    /// Whether somebody can mend what is wrong while the same request is tried again: an outage, a full disk, a right
+    /// that is missing.
+    pub fn can_be_mended(&self) -> bool {
+        match self {
+            Error::Access { source, .. } => match source {
+                Cause::Answer { status, .. } => {
+                    [401, 403, 404, 408, 409, 412, 429].contains(status) || *status >= 500
+                }
+                Cause::Unreachable { .. } => true,
+                Cause::Store(error) => !matches!(
+                    **error,
+                    object_store::Error::InvalidPath { .. }
+                        | object_store::Error::NotSupported { .. }
+                        | object_store::Error::NotImplemented { .. }
+                ),
+                Cause::NoCredentials { .. } | Cause::Region | Cause::Hub(_) => false,
+            },
+            Error::Location { .. }
+            | Error::NotFound { .. }
+            | Error::Changed { .. }
+            | Error::Damaged { .. } => false,
+        }
+    }
+
     /// Whether the same request may go better a moment later, though a client does not try it again by itself.
     pub(super) fn may_pass(&self) -> bool {
         match self {

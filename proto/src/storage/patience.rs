@@ -18,8 +18,9 @@ pub enum Patience {
     /// Data sets, plans and models, which only their reader waits for: a store that is away for a minute costs no run.
     #[default]
     Data,
-    /// Large files that are written and read while a run goes on. What is bounded is the time of a part; how long all
-    /// of them take is a matter of their number.
+    /// Checkpoints, which are written while a run goes on. Their writer tries again for as long as the run's spec says,
+    /// and wants to know within seconds that there is trouble: an attempt is given up soon. What is bounded is the time
+    /// of a part; how long all of them take is a matter of their number.
     Checkpoint,
     /// Whatever must be over by a deadline, as a drain must: no operation lasts longer, and no part of a large object.
     Within(Duration),
@@ -71,11 +72,10 @@ impl Patience {
                 connect: seconds(5),
                 // A part: 8 MiB at 140 kB/s.
                 request: seconds(60),
-                // The clients do not sign a request anew for its retries, and a signature is good for minutes.
-                retry_for: seconds(180),
+                retry_for: seconds(5),
                 in_all: None,
                 first_pause: millis(100),
-                longest_pause: seconds(15),
+                longest_pause: seconds(2),
             },
             Self::Within(limit) => Limits {
                 connect: limit / 2,

@@ -11,7 +11,7 @@ use proto::protocol::{Place, Start};
 use proto::storage::Storage;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use worker::checkpoint::{Room, Saved, Snapshot, restore, snapshot};
 use worker::collective::{self, AbortHandle, Listener, Membership, Ring};
 use worker::job::Restorable;
@@ -85,7 +85,7 @@ impl Ours {
         let snapshot = self.snapshot();
         let pause = start.elapsed().as_secs_f64();
         let place = Place { run: run(), generation: Generation(1), lineage: LINEAGE };
-        let stored = upload::store(&self.storage, &place, snapshot).await;
+        let stored = upload::store(&self.storage, &place, snapshot, Duration::from_secs(60)).await;
         let stored = stored.map_err(|told| anyhow!(told))?;
         let checkpoint = lone::manifest(&run(), LINEAGE, STEP, stored.files);
         self.storage.put(&manifest(), serde_json::to_vec(&checkpoint)?).await?;

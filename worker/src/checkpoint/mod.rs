@@ -19,5 +19,5 @@ mod room;
 mod snapshot;
 
 pub use restore::{Error, Fetched, restore, share_of};
-pub use room::{Reserved, Room};
+pub use room::{Reserved, Room, Vacancy};
 pub use snapshot::{PartFile, Saved, Snapshot, snapshot};

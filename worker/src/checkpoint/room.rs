@@ -1,4 +1,5 @@
 //! Room for one snapshot: the next waits until it is stored, so that memory is bounded whatever the store's speed.
+//! Where the store is not slow but fails, the room says so, and the next snapshot need not wait.
 //!
 //! Its memory stays: a system that has to find as much again at every checkpoint takes longer than the copying, and
 //! longest when the store is on the same machine.
@@ -15,43 +16,79 @@ const GRAIN: usize = 1 << 16;
 #[derive(Clone, Default)]
 pub struct Room(Arc<Shared>);
 
+/// Whether a snapshot can be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vacancy {
+    /// It can.
+    Free,
+    /// The last one cannot be stored for now.
+    InTrouble,
+}
+
 #[derive(Default)]
 struct Shared {
-    taken: Mutex<bool>,
-    freed: Condvar,
+    occupied: Mutex<Option<Occupied>>,
+    changed: Condvar,
     /// Memory of the last snapshot.
     unused: Mutex<Vec<MmapMut>>,
+}
+
+/// A snapshot is being stored.
+#[derive(Default)]
+struct Occupied {
+    /// Files of it that the store has refused and not yet taken.
+    failing: usize,
 }
 
 impl Room {
     /// Takes the room once it is free; none if `abort` comes first.
     pub fn reserve(&self, abort: &AbortHandle) -> Option<Reserved> {
-        abort.on_abort({
-            let room = self.0.clone();
-            move || {
-                // Under the lock: whoever is about to wait is told.
-                let _taken = room.lock();
-                room.freed.notify_all();
-            }
-        });
-        let wait = |taken: &mut bool| *taken && !abort.is_aborted();
-        let mut taken = self.0.freed.wait_while(self.0.lock(), wait).expect("held only to look");
-        if abort.is_aborted() {
-            return None;
-        }
-        *taken = true;
+        let mut occupied = self.0.wait_while(abort, |occupied| occupied.is_some())?;
+        *occupied = Some(Occupied::default());
         Some(Reserved(self.0.clone()))
+    }
+
+    /// Waits until the room is free or known to stay occupied for a while; none if `abort` comes first.
+    pub fn vacancy(&self, abort: &AbortHandle) -> Option<Vacancy> {
+        let is_being_stored =
+            |occupied: &Option<Occupied>| occupied.as_ref().is_some_and(|o| o.failing == 0);
+        let occupied = self.0.wait_while(abort, is_being_stored)?;
+        Some(if occupied.is_some() { Vacancy::InTrouble } else { Vacancy::Free })
     }
 
     /// Whether a snapshot is being stored.
     pub fn is_taken(&self) -> bool {
-        *self.0.lock()
+        self.0.lock().is_some()
     }
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, bool> {
-        self.taken.lock().expect("held only to look")
+    fn lock(&self) -> MutexGuard<'_, Option<Occupied>> {
+        self.occupied.lock().expect("held only to look")
+    }
+
+    /// Waits for as long as `wait` holds; none if `abort` comes first.
+    fn wait_while(
+        self: &Arc<Self>,
+        abort: &AbortHandle,
+        wait: impl Fn(&Option<Occupied>) -> bool,
+    ) -> Option<MutexGuard<'_, Option<Occupied>>> {
+        if wait(&self.lock()) {
+            let room = self.clone();
+            abort.on_abort(move || {
+                // Under the lock: a thread that is about to wait hears of it.
+                let _occupied = room.lock();
+                room.changed.notify_all();
+            });
+        }
+        let wait = |occupied: &mut Option<Occupied>| wait(occupied) && !abort.is_aborted();
+        let occupied = self.changed.wait_while(self.lock(), wait).expect("held only to look");
+        (!abort.is_aborted()).then_some(occupied)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Option<Occupied>)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
     }
 }
 
@@ -59,6 +96,17 @@ impl Shared {
 pub struct Reserved(Arc<Shared>);
 
 impl Reserved {
+    /// One more file, or one fewer, is refused by the store for now.
+    pub(crate) fn file_failing(&self, failing: bool) {
+        self.0.change(|occupied| {
+            let occupied = occupied.as_mut().expect("it is taken until this is dropped");
+            occupied.failing = match failing {
+                true => occupied.failing + 1,
+                false => occupied.failing - 1,
+            };
+        });
+    }
+
     /// So many bytes, written by `fill`, which finds anything there. Once they are dropped their memory is used again.
     pub(super) fn bytes(&self, count: usize, fill: impl FnOnce(&mut [u8])) -> Bytes {
         // A file's head may grow by a digit.
@@ -100,8 +148,7 @@ impl Drop for Memory {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        *self.0.lock() = false;
-        self.0.freed.notify_all();
+        self.0.change(|occupied| *occupied = None);
     }
 }
 
@@ -121,6 +168,29 @@ mod tests {
         drop(first);
         assert!(waiting.join().expect("it only waits"));
         assert!(!room.is_taken());
+    }
+
+    #[test]
+    fn the_next_need_not_wait_for_one_that_cannot_be_stored() {
+        let (room, abort) = (Room::default(), AbortHandle::new());
+        assert_eq!(room.vacancy(&abort), Some(Vacancy::Free));
+        let first = room.reserve(&abort).expect("it is free");
+        let waiting = std::thread::spawn({
+            let (room, abort) = (room.clone(), abort.clone());
+            move || room.vacancy(&abort)
+        });
+        first.file_failing(true);
+        first.file_failing(true);
+        assert_eq!(waiting.join().expect("it only waits"), Some(Vacancy::InTrouble));
+        first.file_failing(false);
+        assert_eq!(room.vacancy(&abort), Some(Vacancy::InTrouble), "another one is failing");
+        first.file_failing(false);
+        let waiting = std::thread::spawn({
+            let (room, abort) = (room.clone(), abort.clone());
+            move || room.vacancy(&abort)
+        });
+        drop(first);
+        assert_eq!(waiting.join().expect("it only waits"), Some(Vacancy::Free));
     }
 
     #[test]
@@ -155,5 +225,6 @@ mod tests {
         abort.abort();
         assert!(waiting.join().expect("it only waits"));
         assert!(room.reserve(&abort).is_none(), "and every later one");
+        assert_eq!(room.vacancy(&abort), None);
     }
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use proto::manifest::Checkpoint;
 use proto::tensors::head;
 use std::collections::HashMap;
+use std::time::Instant;
 
 /// The model's files, as they are to be written.
 #[derive(Clone, Copy, Debug)]
@@ -37,8 +38,10 @@ pub struct Snapshot {
     pub digest: Digest,
     /// In any order.
     pub files: Vec<PartFile>,
+    /// When it was taken.
+    pub taken: Instant,
     /// Given back when all is stored.
-    _room: Reserved,
+    pub(crate) room: Reserved,
 }
 
 /// Copies rank `rank`'s share of the parameters and of the optimizer's state into `room`.
@@ -49,6 +52,7 @@ pub fn snapshot(
     saved: Saved,
     room: Reserved,
 ) -> Snapshot {
+    let taken = Instant::now();
     let parameters = trainer.model.parameters();
     let size =
         |p| Size { elements: parameters.elements(p) as u64, trainable: parameters.trainable(p) };
@@ -65,7 +69,7 @@ pub fn snapshot(
     });
     let files = model.chain(state).collect();
     room.tidy();
-    Snapshot { step, digest: trainer.digest(), files, _room: room }
+    Snapshot { step, digest: trainer.digest(), files, taken, room }
 }
 
 /// Where a tensor's values are.

@@ -32,6 +32,7 @@ use proto::storage::Storage;
 pub use restorable::Restorable;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 use stored::{Plan, Samples};
 
 /// Tokens in a micro-batch where the spec leaves it to us: enough for the matrix products to be efficient.
@@ -170,6 +171,11 @@ impl Job {
     /// Whether a checkpoint belongs after `step` steps.
     pub fn checkpoint_due(&self, step: u64) -> bool {
         step.is_multiple_of(self.spec.checkpoint().every)
+    }
+
+    /// How long a checkpoint may wait for the storage.
+    pub fn storage_patience(&self) -> Duration {
+        self.spec.checkpoint().storage_patience
     }
 
     /// Whether the held-out loss is measured after `step` steps.
