@@ -116,6 +116,9 @@ pub fn run(
     // It also waits for the rank that takes longest to read its base.
     train::agree(&mut collective, trainer.digest(), origin, recorded)
         .map_err(|e| broken(step, e))?;
+    let configuration = train::digest::of_configuration(trainer.model());
+    train::agree(&mut collective, configuration, Origin::Configuration, None)
+        .map_err(|e| broken(step, e))?;
 
     if duty.evaluate_first {
         gauges.at(step, Phase::Evaluating, &collective);
@@ -152,20 +155,18 @@ pub fn run(
         step += 1;
         let leave = step == steps || done.stop;
         let due = job.checkpoint_due(step);
-        if due && !leave {
+        if leave || due {
             gauges.at(step, Phase::Saving, &collective);
-        }
-        // What a run ends with, or goes on from, is waited for.
-        let save = leave || due && all_have_room(controls, &mut collective, step)?;
-        if due && !save && rank == 0 {
-            let run = duty.load.run.to_string();
-            tracing::warn!(run, step, "the storage fails: this step's checkpoint is left out");
-        }
-        if save {
-            gauges.at(step, Phase::Saving, &collective);
-            let room = controls.room.reserve(&controls.abort).ok_or(Broken::Aborted)?;
-            let snapshot = checkpoint::snapshot(&trainer, step, (rank, world), job.saved(), room);
-            say(Said::Snapshot(job.with_companions(snapshot, rank)));
+            // What a run ends with, or goes on from, is waited for.
+            if leave || all_have_room(controls, &mut collective, step)? {
+                let room = controls.room.reserve(&controls.abort).ok_or(Broken::Aborted)?;
+                let place = (rank, world);
+                let snapshot = checkpoint::snapshot(&trainer, step, place, job.saved(), room);
+                say(Said::Snapshot(job.with_companions(snapshot, rank)));
+            } else if rank == 0 {
+                let run = duty.load.run.to_string();
+                tracing::warn!(run, step, "a checkpoint is left out, since the storage fails");
+            }
         }
         if job.evaluation_due(step, step == steps || due) {
             gauges.at(step, Phase::Evaluating, &collective);
@@ -179,7 +180,7 @@ pub fn run(
     Ok(step)
 }
 
-/// Whether a snapshot can be taken on every rank, which then are told the same: a checkpoint is of all ranks or of none.
+/// Whether a snapshot can be taken on every rank; equal on every rank, since a checkpoint is of all of them or of none.
 ///
 /// A slow upload is waited for. One that fails is not, so that training goes on while the storage is away.
 fn all_have_room(

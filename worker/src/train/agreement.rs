@@ -2,20 +2,23 @@
 //!
 //! Each rank reads its own base, and a folder need not hold the same files on every host; a checkpoint comes in parts,
 //! each read by one rank and sent to the others. Were the ranks' states not equal, they would average the gradients of
-//! different models, and a checkpoint would be a patchwork. Every rank hears every digest and comes to the same verdict.
+//! different models, and a checkpoint would be a patchwork. Every rank hears every digest and comes to the same
+//! verdict.
 
 use super::Error;
 use super::digest::Digest;
 use crate::collective::Collective;
 use std::fmt;
 
-/// What a training begins with.
+/// What is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// The base model.
+    /// The state of a training that begins with the base model.
     Base,
-    /// A checkpoint.
+    /// The state of a training that begins with a checkpoint.
     Checkpoint,
+    /// The base's configuration: equal states are no equal models if, say, their rotary embeddings differ.
+    Configuration,
 }
 
 /// The digest that states are compared with.
@@ -43,6 +46,7 @@ impl std::error::Error for Divergence {}
 impl fmt::Display for Divergence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match (self.expected, self.origin) {
+            (_, Origin::Configuration) => "the ranks do not read the same `config.json`",
             (Expected::Recorded(_), Origin::Base) => {
                 "the base is not the one that this run began with"
             }
@@ -64,13 +68,14 @@ impl fmt::Display for Divergence {
             Expected::Unknown => {}
         }
         match self.origin {
-            Origin::Base => f.write_str(
-                "\nhint: `model.base` must name the same files on every host, and they must not change",
-            ),
+            Origin::Base | Origin::Configuration => f.write_str(HINT),
             Origin::Checkpoint => Ok(()),
         }
     }
 }
+
+const HINT: &str =
+    "\nhint: `model.base` must name the same files on every host, and they must not change";
 
 /// Tells every rank's digest to every rank, and returns once they are equal, and equal to the one that is `recorded`
 /// for `origin`, if any rank knows it.
@@ -189,6 +194,11 @@ mod tests {
         assert_eq!(
             told(&[1, 2], Origin::Checkpoint, None),
             "the ranks do not hold the same state: rank 0 has digest 1, rank 1 has digest 2"
+        );
+        assert_eq!(
+            told(&[1, 1, 2], Origin::Configuration, None),
+            "the ranks do not read the same `config.json`: rank 2 has digest 2, most ranks have 1\n\
+             hint: `model.base` must name the same files on every host, and they must not change"
         );
         assert_eq!(
             told(&[1, 2], Origin::Checkpoint, Some(1)),

@@ -42,6 +42,11 @@ pub fn of_base(model: &Model) -> Digest {
     of(model, 0, |_| [&[], &[]])
 }
 
+/// The digest of a model's configuration, to compare between programs of one version.
+pub fn of_configuration(model: &Model) -> Digest {
+    Digest(xxh3_128(format!("{:?}", model.config()).as_bytes()))
+}
+
 impl Trainer {
     /// The digest of the whole state.
     pub fn digest(&self) -> Digest {
