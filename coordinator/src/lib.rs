@@ -5,7 +5,8 @@
 //! runtime      owns core, clock and queue; executes commands in order          handle    its queue, from outside
 //! journal      history on object storage          feed      what watchers are told, kept as metrics
 //! holder       whether the one before is still there
-//! sources      what a spec's words come to           staging   a base model, brought from the hub
+//! sources      which objects a source names             base      what is read in a base model's folder
+//! staging      a base model, brought from the hub
 //! survey       cuts raw shards, fingerprints them     planning  from prepared samples to a stored plan
 //! quality/     PURE: what is wrong with a data set, and which samples that excludes
 //! finish       manifests, the finished model       resume    which run `--resume` means
@@ -15,6 +16,7 @@
 //!
 //! It never knows a tensor, and a tokenizer only to show samples: whatever computes is a worker's work.
 
+mod base;
 mod checkpoints;
 pub mod cli;
 mod contents;

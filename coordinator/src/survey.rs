@@ -1,33 +1,19 @@
-//! What there is to prepare: lists every source, pins each object's identity, and looks for a prepared data set.
+//! What is to be prepared: lists every source, pins each object's identity, and looks for a prepared data set.
 //!
-//! The fingerprint names a prepared data set by everything that changes a token: the objects' identities, the
-//! tokenizer's files, the template and its arguments, the mask policy, the formats' versions. Two runs that agree in
-//! it share the shards.
+//! [`data::Recipe`] names a prepared data set. Two runs that agree in its fingerprint share the shards.
 
 use crate::core::{Fault, Survey};
-use crate::{sources, staging};
+use crate::{base, sources, staging};
 use bytes::Bytes;
+use data::{Recipe, SourceOptions};
 use proto::error::chain;
 use proto::event::Failure;
 use proto::key;
-use proto::prepared::FORMAT_VERSION;
 use proto::protocol::RawShard;
-use proto::spec::{ChatTemplate, Format, Location, Source, Spec};
+use proto::spec::{ChatTemplate, Spec};
 use proto::storage::{self, Object, Storage};
-use sha2::{Digest, Sha256};
 use std::error::Error;
 use std::ops::Range;
-
-/// Rises when the same records and options come to other tokens.
-const RECIPE_VERSION: u32 = 2;
-/// The files of a tokenizer, as far as they decide about tokens.
-const TOKENIZER_FILES: [&str; 5] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "generation_config.json",
-];
 
 /// Raw shards are at most so large: some seconds of work, so that a lease lost with its worker costs little and nobody
 /// waits long for the last one; and large beside what each costs in itself, a tokenizer loaded and a look at the head.
@@ -96,31 +82,8 @@ pub(crate) async fn check(spec: &Spec) -> Result<(), Fault> {
     for source in spec.data().sources() {
         sources::list(source).await?;
     }
-    if let ChatTemplate::File(location) = &spec.data().chat_template {
-        let found = read(&location.to_string()).await;
-        found.map_err(|e| storage_fault("data.chat_template", &e))?;
-    }
-    if spec.model().base.as_hub().is_some() {
-        return Ok(());
-    }
-    let base = open_base(&spec.model().base)?;
-    let told = |e| storage_fault("model.base", &e);
-    if base.head("config.json").await.map_err(told)?.is_some() {
-        return Ok(());
-    }
-    // Where there is no bucket, there is no object either.
-    base.probe().await.map_err(told)?;
-    let hint = match base.head("model/config.json").await.map_err(told)? {
-        Some(_) => "name the folder `model` in it",
-        None => "name a folder in Hugging Face's format",
-    };
-    let base = &spec.model().base;
-    Err(Fault {
-        kind: Failure::User,
-        message: format!(
-            "model.base: there is no model in {base}: it has no `config.json`\nhint: {hint}"
-        ),
-    })
+    template(spec).await?;
+    if spec.model().base.as_hub().is_some() { Ok(()) } else { base::check(&spec.model().base).await }
 }
 
 /// A fault with the whole chain of causes.
@@ -129,80 +92,27 @@ pub(crate) fn fault(kind: Failure, error: &(dyn Error + 'static)) -> Fault {
 }
 
 async fn fingerprint(spec: &Spec, shards: &[RawShard]) -> Result<String, Fault> {
-    let mut hash = Sha256::new();
-    let mut add = |part: &[u8]| {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
+    let undated = || Fault {
+        kind: Failure::Infrastructure,
+        message: "the run's spec has no `data.date`, which submitting it sets".into(),
     };
-    for version in [RECIPE_VERSION, FORMAT_VERSION, proto::PROTOCOL] {
-        add(&version.to_le_bytes());
-    }
-    for s in shards {
-        let etag = s.etag.as_deref().unwrap_or_default();
-        let RawShard { source, url, bytes, modified_ms, range, .. } = s;
-        add(format!("{source} {url} {bytes} {etag} {modified_ms} {range:?}").as_bytes());
-    }
-    let data = spec.data();
-    let mut asks_for_date = false;
-    for body in tokenizer(spec).await? {
-        asks_for_date |= data.chat_template == ChatTemplate::Tokenizer && asks(&body);
-        add(&body);
-    }
-    add(format!("{:?}", spec.model().add_tokens).as_bytes());
-    add(format!("{} {:?} {:?} {:?}", data.max_tokens, data.too_long, data.train_on, data.turns)
-        .as_bytes());
-    match &data.chat_template {
-        ChatTemplate::Tokenizer => add(b"tokenizer"),
-        ChatTemplate::Chatml => add(b"chatml"),
-        ChatTemplate::Alpaca => add(b"alpaca"),
-        ChatTemplate::File(location) => {
-            let body = read(&location.to_string()).await;
-            let body = body.map_err(|e| storage_fault("data.chat_template", &e))?;
-            asks_for_date = asks(&body);
-            add(&body);
-        }
-    }
-    if asks_for_date {
-        add(format!("{:?}", data.date).as_bytes());
-    }
-    add(serde_json::Value::from(data.chat_template_kwargs.clone()).to_string().as_bytes());
-    for source in data.sources() {
-        let format: Format = source.format;
-        let Source { fields, roles, system, .. } = source;
-        add(format!("{format:?} {fields:?} {roles:?} {system:?}").as_bytes());
-    }
-    Ok(hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect())
+    let options = data::Options::of(spec, template(spec).await?).ok_or_else(undated)?;
+    let sources: Vec<_> = spec.data().sources().into_iter().map(SourceOptions::of).collect();
+    let tokenizer = base::tokenizer(&spec.base()).await?;
+    let recipe = Recipe { shards, tokenizer: &tokenizer, options: &options, sources: &sources };
+    Ok(recipe.fingerprint())
 }
 
-/// Whether a chat template, or a file that holds one, asks for the day: where none does, the day
-/// must not make the cache stale.
-fn asks(body: &[u8]) -> bool {
-    const FUNCTION: &[u8] = b"strftime_now";
-    body.windows(FUNCTION.len()).any(|window| window == FUNCTION)
-}
-
-/// The files of the base's tokenizer, empty where there is none.
-async fn tokenizer(spec: &Spec) -> Result<Vec<Bytes>, Fault> {
-    let told = |e: storage::Error| storage_fault("model.base", &e);
-    let base = open_base(&spec.base())?;
-    let mut files = Vec::new();
-    for name in TOKENIZER_FILES {
-        match base.read(name).await {
-            Ok(body) => files.push(body),
-            Err(storage::Error::NotFound { .. }) => files.push(Bytes::new()),
-            Err(e) => return Err(told(e)),
-        }
-    }
-    Ok(files)
-}
-
-fn open_base(base: &Location) -> Result<Storage, Fault> {
-    if let Some(folder) = base.as_file().filter(|folder| !folder.is_dir()) {
-        let hint = "hint: relative paths start at the spec's folder";
-        let message = format!("model.base: there is no folder {}\n{hint}", folder.display());
-        return Err(Fault { kind: Failure::User, message });
-    }
-    Storage::open_existing(&base.to_string()).map_err(|e| storage_fault("model.base", &e))
+/// The text of the chat template, where the spec names a file.
+async fn template(spec: &Spec) -> Result<Option<String>, Fault> {
+    let ChatTemplate::File(location) = &spec.data().chat_template else { return Ok(None) };
+    let body = read(&location.to_string()).await;
+    let body = body.map_err(|e| storage_fault("data.chat_template", &e))?;
+    let text = String::from_utf8(body.into()).map_err(|e| Fault {
+        kind: Failure::User,
+        message: format!("data.chat_template: `{location}` is not UTF-8: {e}"),
+    })?;
+    Ok(Some(text))
 }
 
 async fn read(url: &str) -> Result<Bytes, storage::Error> {
@@ -210,8 +120,8 @@ async fn read(url: &str) -> Result<Bytes, storage::Error> {
     storage.read(&key).await
 }
 
-/// Whoever's fault it is that something named in the spec cannot be read.
-fn storage_fault(field: &str, error: &storage::Error) -> Fault {
+/// Something named in the spec that cannot be read: by a mistake of the user's, or because storage fails.
+pub(crate) fn storage_fault(field: &str, error: &storage::Error) -> Fault {
     let kind = if error.is_users() { Failure::User } else { Failure::Infrastructure };
     Fault { kind, message: format!("{field}: {}", chain(error)) }
 }
@@ -219,8 +129,6 @@ fn storage_fault(field: &str, error: &storage::Error) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const DATED: &str = r#"{"chat_template": "{{ strftime_now('%Y') }}"}"#;
 
     /// The fingerprint of a run on a base with this `tokenizer_config.json`.
     async fn of(config: &str, data: &str) -> String {
@@ -235,15 +143,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_day_counts_where_the_template_asks_for_it() {
-        let differ = async |config, template| {
-            let today = of(config, &format!("{template}, date: 2026-11-21")).await;
-            today != of(config, &format!("{template}, date: 2026-11-22")).await
-        };
-        assert!(differ(DATED, "tokenizer").await);
-        assert!(differ("{}", "./t.jinja").await);
-        assert!(!differ("{}", "tokenizer").await);
-        assert!(!differ(DATED, "chatml").await);
+    async fn the_fingerprint_covers_the_tokenizer_and_the_template() {
+        let plain = of("{}", "tokenizer, date: 2026-11-21").await;
+        assert_eq!(of("{}", "tokenizer, date: 2026-11-22").await, plain);
+        assert_ne!(of("{ }", "tokenizer, date: 2026-11-21").await, plain);
+        let dated = of("{}", "./t.jinja, date: 2026-11-21").await;
+        assert_ne!(of("{}", "./t.jinja, date: 2026-11-22").await, dated);
     }
 
     const MIB: u64 = 1 << 20;

@@ -100,6 +100,18 @@ pub enum Format {
 }
 
 impl Format {
+    /// As a spec names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Auto => "auto",
+            Format::Alpaca => "alpaca",
+            Format::Sharegpt => "sharegpt",
+            Format::Messages => "messages",
+            Format::Completion => "completion",
+            Format::Text => "text",
+        }
+    }
+
     /// The names that a source's `fields` may rename: those of a record, and those of the messages
     /// in its lists.
     pub fn fields(self) -> Vec<&'static str> {

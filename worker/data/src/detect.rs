@@ -8,9 +8,10 @@ mod pair;
 use std::collections::BTreeMap;
 
 use proto::receipt::Place;
+use proto::spec::Format;
 use serde_json::{Map, Value};
 
-use super::options::{Format, SourceOptions};
+use super::options::SourceOptions;
 use super::read::{Body, Container, Raw};
 use super::record::Shape;
 use pair::Pair;

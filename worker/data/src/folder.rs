@@ -38,6 +38,12 @@ pub enum FolderError {
     },
 }
 
+const TOKENIZER: &str = "tokenizer.json";
+const CONFIG: &str = "tokenizer_config.json";
+const SPECIAL_TOKENS: &str = "special_tokens_map.json";
+const TEMPLATE: &str = "chat_template.jinja";
+const GENERATION: &str = "generation_config.json";
+
 /// The files that say how text becomes tokens; plain data, not yet understood.
 #[derive(Clone, Debug, Default)]
 pub struct Folder {
@@ -52,21 +58,24 @@ pub struct Folder {
 }
 
 impl Folder {
+    /// Every file that is read: together they decide about tokens.
+    pub const FILES: [&str; 5] = [TOKENIZER, CONFIG, SPECIAL_TOKENS, TEMPLATE, GENERATION];
+
     /// Reads the files that are there.
     ///
     /// # Errors
     /// No `tokenizer.json`, a file that cannot be read, a configuration that is no JSON object.
     pub fn read(path: &Path) -> Result<Folder, FolderError> {
         let missing = || FolderError::NoTokenizer { path: path.to_owned() };
-        let tokenizer = read(&path.join("tokenizer.json"))?.ok_or_else(missing)?;
-        let mut config = read_object(&path.join("special_tokens_map.json"))?;
-        config.extend(read_object(&path.join("tokenizer_config.json"))?);
-        let template = read(&path.join("chat_template.jinja"))?;
+        let tokenizer = read(&path.join(TOKENIZER))?.ok_or_else(missing)?;
+        let mut config = read_object(&path.join(SPECIAL_TOKENS))?;
+        config.extend(read_object(&path.join(CONFIG))?);
+        let template = read(&path.join(TEMPLATE))?;
         Ok(Folder {
             tokenizer,
             config,
             template: template.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
-            generation: read_object(&path.join("generation_config.json"))?,
+            generation: read_object(&path.join(GENERATION))?,
         })
     }
 

@@ -9,7 +9,8 @@
 //!
 //! Every record that is read becomes samples or stands in the receipt with its place and the
 //! reason; a record never makes us panic, and never stops the others. Knows no object storage
-//! (objects come as a name and bytes by range), no run spec (its own [`Options`]), and no tensor.
+//! (objects come as a name and bytes by range), of the run spec what [`Options`] takes from it, and
+//! no tensor.
 
 mod batch;
 mod calls;
@@ -26,6 +27,7 @@ mod prepare;
 mod python;
 mod quality;
 mod read;
+mod recipe;
 mod record;
 mod show;
 mod spans;
@@ -40,11 +42,13 @@ pub use batch::{Batch, Target, assemble};
 pub use conversation::{Conversation, Message, Role};
 pub use detect::{DetectError, Detection, detect};
 pub use folder::{Folder, FolderError};
-pub use options::{ChatTemplate, Format, Options, SourceOptions, TooLong, TrainOn, Turns};
+pub use options::{ChatTemplate, Options, SourceOptions};
 pub use preparation::Preparation;
 pub use prepare::{PrepareError, Prepared, PreparedRecord, Preparer};
+pub use proto::spec::{Format, TooLong, TrainOn, Turns};
 pub use quality::features;
 pub use read::{Block, Blocks, Body, Container, Object, Raw, ReadAt, ReadError};
+pub use recipe::Recipe;
 pub use record::{Record, Reject, Shape};
 pub use show::{Decoder, Piece, bracketed};
 pub use spans::Marked;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::NaiveDate;
+use proto::spec::{self, Format, Spec, TooLong, TrainOn, Turns};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -49,40 +50,6 @@ fn as_text<S: serde::Serializer>(date: &NaiveDate, out: S) -> Result<S::Ok, S::E
     out.collect_str(date)
 }
 
-/// What happens to a sample of more than `max_tokens`; counted in any case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TooLong {
-    /// It is left out.
-    Drop,
-    /// Its end is cut off.
-    Truncate,
-    /// The preparation stops.
-    Fail,
-}
-
-/// Which parts of a conversation are trained; a message's own `train` goes before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TrainOn {
-    /// What the assistant says.
-    Assistant,
-    /// What the assistant says last.
-    Last,
-    /// Every token.
-    All,
-}
-
-/// How many samples a conversation makes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Turns {
-    /// One, rendered as a whole.
-    Whole,
-    /// One for every answer that is trained, ending with it; `TrainOn::All` knows only wholes.
-    Each,
-}
-
 /// Where the chat template comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -98,6 +65,27 @@ pub enum ChatTemplate {
 }
 
 impl Options {
+    /// What `spec` says about tokens; `template` is the text of the file that it names. None where
+    /// the spec has no date yet.
+    pub fn of(spec: &Spec, template: Option<String>) -> Option<Options> {
+        let data = spec.data();
+        Some(Options {
+            max_tokens: data.max_tokens as usize,
+            too_long: data.too_long,
+            train_on: data.train_on,
+            turns: data.turns,
+            chat_template: match &data.chat_template {
+                spec::ChatTemplate::Tokenizer => ChatTemplate::Tokenizer,
+                spec::ChatTemplate::Chatml => ChatTemplate::Chatml,
+                spec::ChatTemplate::Alpaca => ChatTemplate::Alpaca,
+                spec::ChatTemplate::File(_) => ChatTemplate::Jinja(template.unwrap_or_default()),
+            },
+            add_tokens: spec.model().add_tokens.clone(),
+            template_kwargs: data.chat_template_kwargs.clone(),
+            date: data.date?,
+        })
+    }
+
     /// The special tokens that samples are made with: those of a template that is ours, and those
     /// that are asked for.
     pub(super) fn special_tokens(&self) -> Vec<&str> {
@@ -122,35 +110,23 @@ pub struct SourceOptions {
     pub system: Option<String>,
 }
 
-/// The shape of a source's records.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Format {
-    /// Found out from the first records.
-    #[default]
-    Auto,
-    /// `instruction`, `input`, `output`; `system` and `history` where they are there.
-    Alpaca,
-    /// `messages` with `role` and `content`, as OpenAI has them.
-    Messages,
-    /// `conversations` with `from` and `value`.
-    Sharegpt,
-    /// `prompt` and `completion`, as texts or as lists of messages.
-    Completion,
-    /// A text without roles.
-    Text,
-}
-
-impl Format {
-    /// The name in a run spec.
-    pub fn name(self) -> &'static str {
-        match self {
-            Format::Auto => "auto",
-            Format::Alpaca => "alpaca",
-            Format::Messages => "messages",
-            Format::Sharegpt => "sharegpt",
-            Format::Completion => "completion",
-            Format::Text => "text",
+impl SourceOptions {
+    /// What the spec says about this source.
+    pub fn of(source: &spec::Source) -> SourceOptions {
+        let spec::Roles { system, user, assistant, tool } = &source.roles;
+        let named = [
+            (Role::System, system),
+            (Role::User, user),
+            (Role::Assistant, assistant),
+            (Role::Tool, tool),
+        ];
+        let roles =
+            named.into_iter().flat_map(|(role, names)| names.iter().map(move |n| (n, role)));
+        SourceOptions {
+            format: source.format,
+            fields: source.fields.clone(),
+            roles: roles.map(|(name, role)| (name.clone(), role)).collect(),
+            system: source.system.clone(),
         }
     }
 }

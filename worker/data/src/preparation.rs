@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use proto::prepared::Unit;
 use proto::receipt::{Counts, Example, Reason};
+use proto::spec::Format;
 use rayon::prelude::*;
 
 use super::detect::{Detection, detect};
 use super::document::{Document, Piece};
 use super::encode::Encoder;
-use super::options::{Format, SourceOptions};
+use super::options::SourceOptions;
 use super::prepare::{PrepareError, PreparedRecord, Preparer};
 use super::quality::features;
 use super::read::{self, Block, Blocks, Body, Container, Raw, ReadAt};

@@ -1,14 +1,13 @@
 //! Records -> samples and counts: the whole way, in parallel over records.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use proto::prepared::{Features, Sample, Unit};
 use proto::receipt::{Counts, Example, Place, Reason};
+use proto::spec::{TooLong, TrainOn, Turns};
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 
 use super::calls::Calls;
 use super::conversation::{Conversation, Message, Role};
@@ -16,17 +15,14 @@ use super::detect::{DetectError, Detection};
 use super::document::chunks;
 use super::encode::Encoder;
 use super::folder::Folder;
-use super::options::{ChatTemplate, Options, SourceOptions, TooLong, TrainOn, Turns};
+use super::options::{ChatTemplate, Options, SourceOptions};
 use super::quality::features;
 use super::read::{Raw, ReadError};
 use super::record::{Record, Reject, Shape};
 use super::spans::trained;
-use super::template::{ALPACA, CHATML, Template, TemplateError, hex};
+use super::template::{ALPACA, CHATML, Template, TemplateError};
 use super::turns;
 use super::vocabulary::{Grown, NewToken};
-
-/// Rises when equal input and options give other tokens or weights than before.
-const RECIPE_VERSION: u32 = 2;
 
 /// Why nothing of an object, or of a run, can be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -114,7 +110,6 @@ pub struct Preparer {
     calls: Calls,
     options: Options,
     stop_ids: Vec<u32>,
-    recipe: String,
 }
 
 impl Prepared {
@@ -165,7 +160,6 @@ impl Preparer {
             encoder,
             grown,
             template,
-            recipe: recipe(folder, source, &options),
             options,
             stop_ids: folder.stop_ids(),
         };
@@ -210,13 +204,6 @@ impl Preparer {
     /// template.
     pub fn stop_ids(&self) -> &[u32] {
         &self.stop_ids
-    }
-
-    /// Names everything that decides about a source's tokens, but not its objects: part of a
-    /// cache's key.
-    pub fn digest(&self, source: &SourceOptions) -> String {
-        let source = serde_json::to_vec(source).expect("options are plain data");
-        digest_of(&[self.recipe.as_bytes(), &source])
     }
 
     /// Prepares an object that is in memory, as a whole.
@@ -418,28 +405,4 @@ impl Preparer {
         let longest = ends.max_by_key(|stop| stop.len())?;
         self.encoder.tokenizer().token_to_id(longest)
     }
-}
-
-/// Everything that decides about tokens and holds for all sources.
-fn recipe(folder: &Folder, template: Option<&str>, options: &Options) -> String {
-    let mut options = options.clone();
-    // The date counts only where it is asked for: else the cache would be stale every day.
-    if !template.is_some_and(|source| source.contains("strftime_now")) {
-        options.date = Default::default();
-    }
-    let special: BTreeMap<_, _> = folder.special_tokens().into_iter().collect();
-    let settings = serde_json::to_vec(&(special, &options)).expect("options are plain data");
-    let version = RECIPE_VERSION.to_le_bytes();
-    let template = template.unwrap_or_default().as_bytes();
-    digest_of(&[&version, &folder.tokenizer, template, &settings])
-}
-
-fn digest_of(parts: &[&[u8]]) -> String {
-    let mut hash = Sha256::new();
-    for part in parts {
-        // The length goes first, so that no two lists of parts read the same.
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    hex(&hash.finalize())
 }

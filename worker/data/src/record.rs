@@ -14,11 +14,12 @@ mod tools;
 use std::collections::BTreeMap;
 
 use proto::receipt::Reason;
+use proto::spec::Format;
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::conversation::{Conversation, Message, Role};
-use super::options::{Format, SourceOptions};
+use super::options::SourceOptions;
 use super::read::{Body, json_error};
 use fields::Fields;
 use message::{Dialect, messages};

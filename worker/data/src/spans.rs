@@ -9,9 +9,9 @@
 use std::ops::Range;
 
 use proto::receipt::Reason;
+use proto::spec::TrainOn;
 
 use super::conversation::{Conversation, Message, Role};
-use super::options::TrainOn;
 use super::record::Reject;
 use super::template::{Marking, Template};
 

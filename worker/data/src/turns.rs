@@ -5,8 +5,9 @@
 //! old thinking. In the whole conversation the answer is then trained as it is remembered; turn by
 //! turn, as it was given.
 
+use proto::spec::TrainOn;
+
 use super::conversation::{Conversation, Role};
-use super::options::TrainOn;
 
 /// One conversation for every answer that is trained; what comes before the answer is not.
 pub(super) fn each(conversation: &Conversation, train_on: TrainOn) -> Vec<Conversation> {

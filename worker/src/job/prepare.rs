@@ -15,9 +15,8 @@ use proto::error::chain;
 use proto::prepared::Object;
 use proto::protocol::{Cause, RawShard, ShardOutcome};
 use proto::receipt::{Counts, Detected, Receipt};
-use proto::spec::{self, Spec};
+use proto::spec::Spec;
 use proto::storage::Storage;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Tokenizes a raw shard and stores what comes of it, part by part.
@@ -65,7 +64,7 @@ fn prepare_range(
     let name = if name.starts_with("http") { name.split('?').next().unwrap_or(name) } else { name };
     let unprepared = |e: data::PrepareError| unprepared(spec, &e);
     let mut preparation = preparer
-        .open(name, bytes, shard.range.clone(), &source_options(source))
+        .open(name, bytes, shard.range.clone(), &data::SourceOptions::of(source))
         .map_err(unprepared)?;
     let object = Object { name: name.to_owned(), source: shard.source, unit: preparation.unit() };
     let mut parts = Parts::new(storage, fingerprint, shard.index, object);
@@ -117,63 +116,8 @@ fn unprepared(spec: &Spec, error: &data::PrepareError) -> Trouble {
     }
 }
 
-/// What the spec says of tokens; `template` is the text of the file that it names.
+/// What the spec says about tokens; `template` is the text of the file that it names.
 pub(super) fn options(spec: &Spec, template: Option<String>) -> Result<data::Options, Trouble> {
-    let d = spec.data();
     let undated = || trouble(Cause::Internal)("the resolved spec has no `data.date`".into());
-    Ok(data::Options {
-        max_tokens: d.max_tokens as usize,
-        too_long: match d.too_long {
-            spec::TooLong::Drop => data::TooLong::Drop,
-            spec::TooLong::Truncate => data::TooLong::Truncate,
-            spec::TooLong::Fail => data::TooLong::Fail,
-        },
-        train_on: match d.train_on {
-            spec::TrainOn::Assistant => data::TrainOn::Assistant,
-            spec::TrainOn::Last => data::TrainOn::Last,
-            spec::TrainOn::All => data::TrainOn::All,
-        },
-        turns: match d.turns {
-            spec::Turns::Whole => data::Turns::Whole,
-            spec::Turns::Each => data::Turns::Each,
-        },
-        chat_template: match &d.chat_template {
-            spec::ChatTemplate::Tokenizer => data::ChatTemplate::Tokenizer,
-            spec::ChatTemplate::Chatml => data::ChatTemplate::Chatml,
-            spec::ChatTemplate::Alpaca => data::ChatTemplate::Alpaca,
-            spec::ChatTemplate::File(_) => data::ChatTemplate::Jinja(template.unwrap_or_default()),
-        },
-        add_tokens: spec.model().add_tokens.clone(),
-        template_kwargs: d.chat_template_kwargs.clone(),
-        date: d.date.ok_or_else(undated)?,
-    })
-}
-
-fn source_options(source: &spec::Source) -> data::SourceOptions {
-    data::SourceOptions {
-        format: match source.format {
-            spec::Format::Auto => data::Format::Auto,
-            spec::Format::Alpaca => data::Format::Alpaca,
-            spec::Format::Messages => data::Format::Messages,
-            spec::Format::Completion => data::Format::Completion,
-            spec::Format::Text => data::Format::Text,
-            spec::Format::Sharegpt => data::Format::Sharegpt,
-        },
-        fields: source.fields.clone(),
-        roles: roles(&source.roles),
-        system: source.system.clone(),
-    }
-}
-
-/// Whose part each of a source's own names is.
-fn roles(roles: &spec::Roles) -> BTreeMap<String, data::Role> {
-    let spec::Roles { system, user, assistant, tool } = roles;
-    let named = [
-        (data::Role::System, system),
-        (data::Role::User, user),
-        (data::Role::Assistant, assistant),
-        (data::Role::Tool, tool),
-    ];
-    let names = named.into_iter().flat_map(|(role, names)| names.iter().map(move |n| (n, role)));
-    names.map(|(name, role)| (name.clone(), role)).collect()
+    data::Options::of(spec, template).ok_or_else(undated)
 }

@@ -35,8 +35,6 @@ fn tokens_that_the_tokenizer_lacks_are_added_and_nothing_else_changes() {
 
     let same = Preparer::new(&base, with(&["</s>"])).expect("has it");
     assert_eq!((same.new_tokens(), same.grown_tokenizer()), (&[][..], None));
-    let source = SourceOptions::default();
-    assert_ne!(grown.digest(&source), same.digest(&source));
 }
 
 #[test]

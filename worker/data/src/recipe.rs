@@ -1,0 +1,194 @@
+//! The name of a prepared data set: one digest of everything that decides about its tokens.
+//!
+//! Two runs with equal fingerprints share the prepared shards. What is digested is what a
+//! [`Preparer`](super::Preparer) is given, as JSON: an option that it learns to obey is part of the
+//! name without further ado, and the name of a Rust variant is not.
+
+use bytes::Bytes;
+use proto::prepared::FORMAT_VERSION;
+use proto::protocol::RawShard;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::options::{ChatTemplate, Options, SourceOptions};
+use super::template::hex;
+
+/// To be raised by whoever makes equal input and options give other tokens or weights than before:
+/// every data set is then prepared anew.
+const RECIPE_VERSION: u32 = 2;
+
+/// Bytes of a fingerprint; as text it has twice as many characters.
+const FINGERPRINT: usize = 16;
+
+/// Everything that decides about the tokens of a data set.
+#[derive(Clone, Copy, Debug)]
+pub struct Recipe<'a> {
+    /// All raw shards, in their order.
+    pub shards: &'a [RawShard],
+    /// What the base's [`Folder::FILES`](super::Folder::FILES) hold; a missing one is empty.
+    pub tokenizer: &'a [Bytes],
+    /// Of the run.
+    pub options: &'a Options,
+    /// Of each source, in the order that the shards name them by.
+    pub sources: &'a [SourceOptions],
+}
+
+impl Recipe<'_> {
+    /// Names the data set: 32 characters of lower-case hex.
+    pub fn fingerprint(&self) -> String {
+        let mut options = self.options.clone();
+        if !self.asks_for_the_date() {
+            // Else a data set would be prepared anew every day.
+            options.date = Default::default();
+        }
+        let shard = |s: &RawShard| {
+            let RawShard { index: _, source, url, bytes, etag, modified_ms, range } = s;
+            serde_json::json!([source, url, bytes, etag, modified_ms, range.start, range.end])
+        };
+        let shards: Vec<_> = self.shards.iter().map(shard).collect();
+        let mut digest = Sha256::new();
+        let mut add = |part: &[u8]| {
+            // The length goes first, so that no two lists of parts read the same.
+            digest.update((part.len() as u64).to_le_bytes());
+            digest.update(part);
+        };
+        add(&json(&(RECIPE_VERSION, FORMAT_VERSION)));
+        add(&json(&shards));
+        self.tokenizer.iter().for_each(|file| add(file));
+        add(&json(&options));
+        add(&json(&self.sources));
+        hex(&digest.finalize()[..FINGERPRINT])
+    }
+
+    /// Whether the chat template that is used asks for the day.
+    fn asks_for_the_date(&self) -> bool {
+        match &self.options.chat_template {
+            ChatTemplate::Tokenizer => self.tokenizer.iter().any(|file| asks(file)),
+            ChatTemplate::Jinja(template) => asks(template.as_bytes()),
+            ChatTemplate::Chatml | ChatTemplate::Alpaca => false,
+        }
+    }
+}
+
+fn asks(text: &[u8]) -> bool {
+    memchr::memmem::find(text, b"strftime_now").is_some()
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("plain data is JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::NaiveDate;
+    use proto::spec::{Format, TooLong, TrainOn, Turns};
+    use serde_json::json;
+
+    use super::*;
+    use crate::Role;
+
+    const DATED: &[u8] = br#"{"chat_template": "{{ strftime_now('%Y') }}"}"#;
+
+    fn day(day: u32) -> NaiveDate {
+        NaiveDate::from_ymd_opt(2026, 11, day).expect("a day of November")
+    }
+
+    fn shard() -> RawShard {
+        RawShard {
+            index: 0,
+            source: 0,
+            url: "s3://bucket/a.jsonl".into(),
+            bytes: 9,
+            etag: Some("\"e\"".into()),
+            modified_ms: 7,
+            range: 0..9,
+        }
+    }
+
+    fn name(shard: RawShard, tokenizer: &[u8], options: &Options, source: SourceOptions) -> String {
+        let tokenizer = [Bytes::copy_from_slice(tokenizer)];
+        let recipe =
+            Recipe { shards: &[shard], tokenizer: &tokenizer, options, sources: &[source] };
+        recipe.fingerprint()
+    }
+
+    /// Whoever changes this value makes everyone prepare their data sets anew. It may change with
+    /// [`RECIPE_VERSION`] or [`FORMAT_VERSION`], or because options were added. If nothing of that
+    /// was intended, a field was renamed or moved by mistake.
+    #[test]
+    fn the_fingerprint_of_a_known_data_set_stays() {
+        let serde_json::Value::Object(template_kwargs) = json!({"enable_thinking": false}) else {
+            unreachable!("an object is written above");
+        };
+        let options = Options {
+            max_tokens: 2048,
+            too_long: TooLong::Truncate,
+            train_on: TrainOn::Last,
+            turns: Turns::Each,
+            chat_template: ChatTemplate::Jinja("{{ strftime_now('%d') }}".into()),
+            add_tokens: vec!["<|user|>".into()],
+            template_kwargs,
+            date: day(21),
+        };
+        let source = SourceOptions {
+            format: Format::Sharegpt,
+            fields: [("from".to_owned(), "speaker".to_owned())].into(),
+            roles: [("bot".to_owned(), Role::Assistant)].into(),
+            system: Some("Be brief.".into()),
+        };
+        let name = name(shard(), b"{}", &options, source);
+        assert_eq!(name, "8c0551db2e2a34f2aab4a2b75466a3ff");
+    }
+
+    #[test]
+    fn everything_that_changes_tokens_changes_the_fingerprint() {
+        let options = Options::default();
+        let plain = |options: &Options| name(shard(), b"{}", options, SourceOptions::default());
+        let of_shard = |shard| name(shard, b"{}", &options, SourceOptions::default());
+        let of_source = |source| name(shard(), b"{}", &options, source);
+        let names = [
+            plain(&options),
+            plain(&Options { max_tokens: 7, ..options.clone() }),
+            plain(&Options { too_long: TooLong::Fail, ..options.clone() }),
+            plain(&Options { train_on: TrainOn::All, ..options.clone() }),
+            plain(&Options { turns: Turns::Each, ..options.clone() }),
+            plain(&Options { chat_template: ChatTemplate::Chatml, ..options.clone() }),
+            plain(&Options { chat_template: ChatTemplate::Jinja("a".into()), ..options.clone() }),
+            plain(&Options { chat_template: ChatTemplate::Jinja("b".into()), ..options.clone() }),
+            plain(&Options { add_tokens: vec!["<a>".into()], ..options.clone() }),
+            name(shard(), b"{ }", &options, SourceOptions::default()),
+            of_shard(RawShard { source: 1, ..shard() }),
+            of_shard(RawShard { url: "s3://bucket/b.jsonl".into(), ..shard() }),
+            of_shard(RawShard { bytes: 10, ..shard() }),
+            of_shard(RawShard { etag: None, ..shard() }),
+            of_shard(RawShard { modified_ms: 8, ..shard() }),
+            of_shard(RawShard { range: 0..8, ..shard() }),
+            of_source(SourceOptions { format: Format::Text, ..SourceOptions::default() }),
+            of_source(SourceOptions { system: Some("S".into()), ..SourceOptions::default() }),
+        ];
+        for (i, name) in names.iter().enumerate() {
+            assert!(!names[i + 1..].contains(name), "{i}");
+        }
+        assert_eq!(plain(&options), names[0]);
+    }
+
+    #[test]
+    fn the_day_counts_where_the_template_asks_for_it() {
+        let changes = |tokenizer: &[u8], chat_template: ChatTemplate| {
+            let on = |day| {
+                let options = Options {
+                    chat_template: chat_template.clone(),
+                    date: day,
+                    ..Options::default()
+                };
+                name(shard(), tokenizer, &options, SourceOptions::default())
+            };
+            on(day(21)) != on(day(22))
+        };
+        assert!(changes(DATED, ChatTemplate::Tokenizer));
+        assert!(changes(b"{}", ChatTemplate::Jinja("{{ strftime_now('%d') }}".into())));
+        assert!(!changes(b"{}", ChatTemplate::Tokenizer));
+        assert!(!changes(DATED, ChatTemplate::Chatml));
+        assert!(!changes(DATED, ChatTemplate::Jinja("{{ messages }}".into())));
+    }
+}
