@@ -29,8 +29,8 @@ pub use error::Error;
 pub use holdout::held_out;
 pub use mixture::{Amount, SourceSummary};
 pub use pack::Packs;
-pub use share::{micro_batches, share};
-pub use summary::{Epoch as EpochSummary, Place, Summary};
+pub use share::share;
+pub use summary::{Epoch as EpochSummary, Summary};
 
 use mixture::Mixed;
 use random::Random;

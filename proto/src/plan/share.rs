@@ -1,4 +1,4 @@
-//! Who computes what: a step's packs over the ranks, and a rank's packs over its micro-batches.
+//! Who computes what: a step's packs over the ranks.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -31,11 +31,6 @@ pub fn share(costs: &[u64], world_size: usize) -> Vec<Vec<usize>> {
     shares
 }
 
-/// Cuts a rank's packs into micro-batches of at most `packs`, in order.
-pub fn micro_batches(share: &[usize], packs: usize) -> impl ExactSizeIterator<Item = &[usize]> {
-    share.chunks(packs.max(1))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,12 +57,5 @@ mod tests {
             all.sort_unstable();
             assert_eq!(all, (0..97).collect::<Vec<_>>());
         }
-    }
-
-    #[test]
-    fn micro_batches_keep_the_order() {
-        let batches: Vec<&[usize]> = micro_batches(&[4, 2, 9], 2).collect();
-        assert_eq!(batches, vec![&[4, 2][..], &[9]]);
-        assert_eq!(micro_batches(&[], 2).len(), 0);
     }
 }

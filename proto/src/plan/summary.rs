@@ -1,4 +1,4 @@
-//! What there is to say of a plan without its packs, and where to find them.
+//! A plan without its packs, in numbers.
 
 use serde::{Deserialize, Serialize};
 
@@ -44,35 +44,11 @@ pub struct Epoch {
     pub weight: f64,
 }
 
-/// Where a step's packs stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The epoch, from 0.
-    pub epoch: u32,
-    /// The chunk of the epoch, from 0.
-    pub chunk: u32,
-    /// The step's index in the chunk.
-    pub index: usize,
-}
-
 impl Summary {
     /// Tokens per token of room in the packs of all epochs, 0 to 1.
     pub fn density(&self) -> f64 {
         let tokens: u64 = self.epochs.iter().map(|epoch| epoch.tokens).sum();
         let packs = self.packs_per_epoch * self.epochs.len() as u64;
         tokens as f64 / (packs * u64::from(self.max_tokens)) as f64
-    }
-
-    /// Where to find a step; none from T on.
-    pub fn locate(&self, step: u64) -> Option<Place> {
-        if step >= self.steps {
-            return None;
-        }
-        let in_epoch = step % self.steps_per_epoch;
-        Some(Place {
-            epoch: (step / self.steps_per_epoch) as u32,
-            chunk: (in_epoch / self.steps_per_chunk) as u32,
-            index: (in_epoch % self.steps_per_chunk) as usize,
-        })
     }
 }
