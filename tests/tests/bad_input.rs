@@ -5,6 +5,7 @@
 //! trained; nothing lives on, neither a process nor a run that looks alive.
 
 use muster_tests::fixture::{RECORDS, files, journal};
+use muster_tests::pool::Pool;
 use muster_tests::{Ended, Fixture, Process, programs};
 use std::net::TcpListener;
 
@@ -88,6 +89,30 @@ fn a_missing_base_is_named() {
     let fixture = Fixture::new();
     fixture.respec("./base", "./bse");
     refused_at_once(&fixture, &["bse", "there is no folder", "hint: "]);
+}
+
+#[test]
+fn an_output_is_the_pools_by_whatever_name() {
+    let fixture = Fixture::new();
+    std::fs::create_dir(fixture.path("specs")).expect("a temporary folder");
+    let link = std::os::unix::fs::symlink(fixture.path("runs"), fixture.path("link"));
+    link.expect("a temporary folder");
+    let pool = Pool::start(&fixture);
+    let spec = fixture.read("spec.yaml").replace("./base", "../base").replace("./data", "../data");
+    for output in ["../runs", "../specs/./../runs", "../link", "../link/../runs"] {
+        fixture.write(
+            "specs/spec.yaml",
+            &spec.replace("output: ./runs", &format!("output: {output}")),
+        );
+        let path = fixture.path("specs/spec.yaml").display().to_string();
+        let submitted = pool.ask(&["submit", &path, "--idempotency-key", "one"]).end();
+        assert_eq!(submitted.code, Some(0), "{output}: {}", submitted.stderr);
+    }
+    assert_eq!(fixture.runs().len(), 1);
+    fixture.write("specs/spec.yaml", &spec.replace("output: ./runs", "output: ../other"));
+    let path = fixture.path("specs/spec.yaml").display().to_string();
+    let ended = pool.ask(&["submit", &path]).end().with_code(USER);
+    assert!(ended.stderr.contains("hint: write `output: "), "{}", ended.stderr);
 }
 
 #[test]

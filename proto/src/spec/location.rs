@@ -1,10 +1,11 @@
 //! Where a model, a source or a run's output is: a path, or a URL of a store.
 //!
-//! Whether anything is there is for others to find out; nothing here touches a disk.
+//! Whether anything is there is for others to find out. The disk is asked one thing only: whether a `..` follows a
+//! folder, where it can be folded as text, or a link, where it leads to the folder that holds the link's target.
 
 use super::hub::HubName;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// A file, folder or glob on this machine, or an object, prefix or name in a store.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -299,9 +300,32 @@ fn walked(folder: &str, path: &str) -> Option<String> {
     Some(parts.join("/"))
 }
 
-/// The path without `.` and doubled separators; `..` stays, since a link may stand before it.
+/// The path without `.`, doubled separators and `..`: a worker elsewhere may see the place, and not the folder that the
+/// user's path goes through. A `..` behind what is not there stays.
 fn plain(path: &Path) -> PathBuf {
-    path.components().collect()
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        let above = match component {
+            Component::ParentDir => above(&plain),
+            Component::CurDir => continue,
+            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => None,
+        };
+        match above {
+            Some(above) => plain = above,
+            None => plain.push(component),
+        }
+    }
+    plain
+}
+
+/// The folder above `path`, if that is a folder or a link to one.
+fn above(path: &Path) -> Option<PathBuf> {
+    let found = path.symlink_metadata().ok()?;
+    let real = if found.is_symlink() { path.canonicalize().ok()? } else { path.to_owned() };
+    if !real.is_dir() || real.ends_with("..") {
+        return None;
+    }
+    Some(real.parent().unwrap_or(&real).to_owned())
 }
 
 #[cfg(test)]
@@ -318,6 +342,26 @@ mod tests {
         assert_eq!(parse("../a"), Ok("/specs/../a".into()));
         assert_eq!(parse("/a/*.jsonl"), Ok("/a/*.jsonl".into()));
         assert_eq!(parse("file:///a/b"), Ok("/a/b".into()));
+    }
+
+    #[test]
+    fn dots_are_folded_as_the_disk_reads_them() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = folder.path().canonicalize().expect("it is there");
+        std::fs::create_dir_all(at.join("far/specs")).expect("written");
+        std::os::unix::fs::symlink(at.join("far/specs"), at.join("link")).expect("written");
+        let parse = |text: &str, base: &str| {
+            let location = Location::parse(text, &at.join(base)).expect("a path");
+            let path = location.as_file().expect("a path").to_owned();
+            path.strip_prefix(&at).map_or(path.clone(), Path::to_owned)
+        };
+        assert_eq!(parse("../pool", "far/specs"), Path::new("far/pool"));
+        assert_eq!(parse("../../a/../*.jsonl", "far/specs"), Path::new("a/../*.jsonl"));
+        assert_eq!(parse("./../specs/./x", "far/specs"), Path::new("far/specs/x"));
+        assert_eq!(parse("../pool", "link"), Path::new("far/pool"), "as `ls ../pool` does there");
+        assert_eq!(parse("x", "link"), Path::new("link/x"), "a link alone stays");
+        assert_eq!(parse("/../etc", "link"), Path::new("/etc"));
+        assert_eq!(parse("../../y", "missing"), Path::new("missing/../../y"));
     }
 
     #[test]

@@ -108,15 +108,14 @@ impl Kind {
 
 impl Storage {
     /// Opens `url` for reading and writing: a path, `file://`, `s3://bucket/prefix`, `gs://`, `az://container/prefix`.
-    /// A local folder is made.
+    /// A local folder is made, and called by its real path: two names of one folder, by links or dots, are one storage.
     ///
     /// # Errors
     /// [`Error::Location`] if the folder cannot be made or written to, or the store cannot be configured.
     pub fn open(url: &str) -> Result<Self, Error> {
-        if let Location::File(folder) = location(url)? {
-            make(url, &folder)?;
-        }
-        Self::open_existing(url)
+        let Location::File(folder) = location(url)? else { return Self::open_existing(url) };
+        make(url, &folder)?;
+        Ok(Self { url: url_of(&real(&folder)), ..local(url, &folder)? })
     }
 
     /// Opens `url` for reading, and any of those that [`Self::open`] does not write to: `https://host/folder`,
@@ -199,15 +198,24 @@ pub fn split(url: &str) -> Result<(String, String), Error> {
     }
 }
 
-/// The URL by which a storage opened at `url` would call itself.
+/// The URL by which a storage calls itself that was opened at `url` for writing.
 ///
 /// # Errors
 /// [`Error::Location`] for what names no place.
 pub fn url(url: &str) -> Result<String, Error> {
     Ok(match location(url)? {
-        Location::File(folder) => url_of(&folder),
+        Location::File(folder) => url_of(&real(&folder)),
         location @ (Location::Url { .. } | Location::Hub(_)) => location.to_string(),
     })
+}
+
+/// The path without links and dots; that of the folder above with the rest, where there is nothing yet.
+fn real(path: &std::path::Path) -> std::path::PathBuf {
+    match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Ok(real), _, _) => real,
+        (Err(_), Some(parent), Some(name)) => real(parent).join(name),
+        (Err(_), _, _) => path.to_owned(),
+    }
 }
 
 fn url_of(folder: &std::path::Path) -> String {
@@ -429,6 +437,20 @@ mod tests {
         let own = "https://data.s3.example.com:9000";
         assert_eq!(with_host("https://s3.example.com:9000", "data"), own);
         assert_eq!(with_host(own, "data"), own);
+    }
+
+    #[test]
+    fn a_folder_of_several_names_is_one_storage() {
+        let at = tempfile::tempdir().unwrap();
+        let path = |name: &str| at.path().join(name).display().to_string();
+        std::os::unix::fs::symlink(at.path(), at.path().join("link")).unwrap();
+        let pool = Storage::open(&path("pool")).unwrap();
+        for name in ["pool", "link/pool", "./pool/../link/pool", "link/pool/../pool/"] {
+            assert_eq!(url(&path(name)).unwrap(), pool.url(), "{name}");
+            assert_eq!(Storage::open(&path(name)).unwrap().url(), pool.url(), "{name}");
+        }
+        assert_ne!(url(&path("other")).unwrap(), pool.url());
+        assert_eq!(url(&path("link/new/one")).unwrap(), url(&path("new/one")).unwrap());
     }
 
     #[test]
