@@ -8,12 +8,13 @@
 //! A folder, a prefix and a repository mean the data files in them, known by their endings.
 
 use crate::core::Fault;
+use crate::progress::Progress;
 use proto::error::chain;
 use proto::event::Failure;
 use proto::hub::{self, Hub};
 use proto::spec::hub::{Commit, Kind};
 use proto::spec::{HubName, Location, Scheme, Source, Spec};
-use proto::storage::{self, Object, Storage};
+use proto::storage::{self, Object, Patience, Storage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -82,28 +83,56 @@ async fn resolve(hub: &Hub, name: &HubName) -> Result<Commit, hub::Error> {
 /// # Errors
 /// A fault of the user's where there is nothing, or nothing that they may read; of the infrastructure's where nobody
 /// answers.
-pub(crate) async fn list(source: &Source) -> Result<Vec<(String, Object)>, Fault> {
+pub(crate) async fn list(
+    source: &Source,
+    progress: &Progress,
+) -> Result<Vec<(String, Object)>, Fault> {
+    list_within(source, Patience::Listing, progress).await
+}
+
+async fn list_within(
+    source: &Source,
+    patience: Patience,
+    progress: &Progress,
+) -> Result<Vec<(String, Object)>, Fault> {
     let location = &source.location;
+    progress.begin(format!("data source `{location}`"));
     let unread = |e: storage::Error| Fault {
         kind: if e.is_users() { Failure::User } else { Failure::Infrastructure },
         message: format!("data source `{location}`: {}", chain(&e)),
     };
-    let place = Place::of(location).map_err(|what| missing(location, &what))?;
-    let storage = Storage::open_existing(&place.root).map_err(unread)?;
-    let found = match &place.pattern {
+    let opened = tokio::task::spawn_blocking({
+        // A network file system whose server is gone blocks whoever asks.
+        let location = location.clone();
+        move || Place::of(&location).map(|p| (Storage::open_with_patience(&p.root, patience), p))
+    });
+    let opened = opened.await.expect("looking at a path does not panic");
+    let (storage, place) = opened.map_err(|what| missing(location, &what))?;
+    let storage = storage.map_err(unread)?;
+    let listed = async |folder: &str| {
+        let mut found = storage.list_noting(folder, || progress.note()).await?;
+        // A listing passes over them; whoever put one there would miss its records.
+        let irregular = storage.irregular(folder).await?.into_iter();
+        found.extend(irregular.map(|key| Object { key, bytes: 0, etag: None, modified_ms: 0 }));
+        Ok(found)
+    };
+    let found: Vec<_> = match &place.pattern {
         Pattern::File(key) => storage.head(key).await.map_err(unread)?.into_iter().collect(),
         Pattern::FileOrFolder(key) => match storage.head(key).await.map_err(unread)? {
             Some(object) => vec![object],
-            None => data_files(storage.list(key).await.map_err(unread)?),
+            None => data_files(listed(key).await.map_err(unread)?),
         },
         Pattern::Glob { folder, glob } => {
-            let listed = storage.list(folder).await.map_err(unread)?;
-            listed.into_iter().filter(|o| glob.matches_with(&o.key, GLOB)).collect()
+            let found = listed(folder).await.map_err(unread)?;
+            found.into_iter().filter(|o| glob.matches_with(&o.key, GLOB)).collect()
         }
-        Pattern::Folder => data_files(storage.list("").await.map_err(unread)?),
+        Pattern::Folder => data_files(listed("").await.map_err(unread)?),
     };
     if found.is_empty() {
         return Err(missing(location, &place.pattern.nothing()));
+    }
+    for object in &found {
+        storage.regular("read", &object.key).await.map_err(unread)?;
     }
     if let (Location::Hub(name), Pattern::Folder | Pattern::FileOrFolder(_)) =
         (location, &place.pattern)
@@ -308,6 +337,64 @@ mod tests {
         ] {
             assert!(!is_data(other), "{other}");
         }
+    }
+
+    /// Lists a source, with two seconds for what does not answer.
+    async fn listed(source: &str) -> Result<Vec<(String, Object)>, Fault> {
+        let yaml = format!("model: {{base: b}}\ndata: {{train: [{{source: \"{source}\"}}]}}\n");
+        let spec = proto::spec::parse(&yaml, Path::new("/")).unwrap();
+        let patience = Patience::Within(std::time::Duration::from_secs(2));
+        list_within(spec.data().sources()[0], patience, &Progress::new()).await
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_not_regular_is_refused_by_name_and_not_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("a.jsonl"), "{}\n").unwrap();
+        assert!(
+            std::process::Command::new("mkfifo").arg(at("b.jsonl")).status().unwrap().success()
+        );
+        let _socket = std::os::unix::net::UnixListener::bind(at("c.jsonl")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", at("d.jsonl")).unwrap();
+        std::os::unix::fs::symlink(at("b.jsonl"), at("e.jsonl")).unwrap();
+        let path = folder.path().display();
+        for (source, name, what) in [
+            (format!("{path}/b.jsonl"), "b.jsonl", "a fifo"),
+            (format!("{path}/c.jsonl"), "c.jsonl", "a socket"),
+            (format!("{path}/d.jsonl"), "d.jsonl", "a device"),
+            (format!("{path}/e.jsonl"), "e.jsonl", "a fifo"),
+            (format!("{path}/[ab].jsonl"), "b.jsonl", "a fifo"),
+            (format!("{path}/*.jsonl"), "b.jsonl", "a fifo"),
+            (path.to_string(), "b.jsonl", "a fifo"),
+        ] {
+            let fault = tokio::time::timeout(std::time::Duration::from_secs(10), listed(&source));
+            let fault = fault.await.expect("nothing is opened").unwrap_err();
+            let wanted = format!("{name}`: it is {what}, not a regular file\nhint: ");
+            assert!(fault.message.contains(&wanted), "{source}: {}", fault.message);
+            assert_eq!(fault.kind, Failure::User, "{source}");
+        }
+        assert_eq!(listed(&format!("{path}/a.jsonl")).await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_never_answers_is_given_up() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/a.jsonl", listener.local_addr().unwrap());
+        let silent = tokio::spawn(async move {
+            let mut taken = Vec::new();
+            while let Ok((connection, _)) = listener.accept().await {
+                taken.push(connection);
+            }
+        });
+        let fault = tokio::time::timeout(std::time::Duration::from_secs(20), listed(&url));
+        let fault = fault.await.expect("within its patience").unwrap_err();
+        silent.abort();
+        assert_eq!(fault.kind, Failure::Infrastructure);
+        let message = fault.message;
+        assert!(message.starts_with(&format!("data source `{url}`: ")), "{message}");
+        assert!(message.contains("there was no answer"), "{message}");
+        assert!(message.contains("hint: look at the address, and at the network"), "{message}");
     }
 
     #[test]

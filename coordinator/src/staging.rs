@@ -5,6 +5,7 @@
 //! two that stage the same commit write the same bytes.
 
 use crate::core::Fault;
+use crate::progress::Progress;
 use bytes::Bytes;
 use futures::StreamExt;
 use proto::error::chain;
@@ -41,10 +42,11 @@ enum Error {
 ///
 /// # Errors
 /// A fault of the user's for a repository without a model, of the infrastructure's for hub and storage.
-pub(crate) async fn stage(output: &Storage, spec: &Spec) -> Result<(), Fault> {
+pub(crate) async fn stage(output: &Storage, spec: &Spec, progress: &Progress) -> Result<(), Fault> {
     let Location::Hub(name) = &spec.model().base else { return Ok(()) };
     let Some(commit) = name.pinned() else { return Ok(()) };
-    bring(output, name, &commit).await.map_err(|e| {
+    progress.begin(format!("model.base `{name}`"));
+    bring(output, name, &commit, progress).await.map_err(|e| {
         let users = match &e {
             Error::Hub(e) => e.is_users(),
             Error::Storage(e) => e.is_users(),
@@ -58,7 +60,12 @@ pub(crate) async fn stage(output: &Storage, spec: &Spec) -> Result<(), Fault> {
     })
 }
 
-async fn bring(output: &Storage, name: &HubName, commit: &Commit) -> Result<(), Error> {
+async fn bring(
+    output: &Storage,
+    name: &HubName,
+    commit: &Commit,
+    progress: &Progress,
+) -> Result<(), Error> {
     let folder = key::staged(&name.repo, commit.as_str());
     let contents = format!("{folder}/{}", Staged::MANIFEST);
     if output.head(&contents).await?.is_some() {
@@ -75,7 +82,7 @@ async fn bring(output: &Storage, name: &HubName, commit: &Commit) -> Result<(), 
     let mut staged = Staged { files: Vec::new() };
     for file in files.into_iter().filter(|f| Staged::takes(&f.path)) {
         tracing::info!(repository = name.repo, file = file.path, bytes = file.bytes, "staging");
-        staged.files.push(copy(&repository, output, &folder, file).await?);
+        staged.files.push(copy((&repository, output), &folder, file, progress).await?);
     }
     let body = serde_json::to_vec_pretty(&staged).expect("a table of contents is JSON");
     // Another may have come first: with the same files, a commit's.
@@ -85,15 +92,16 @@ async fn bring(output: &Storage, name: &HubName, commit: &Commit) -> Result<(), 
 
 /// Copies a file, and verifies it before it exists under its name.
 async fn copy(
-    repository: &Storage,
-    output: &Storage,
+    (repository, output): (&Storage, &Storage),
     folder: &str,
     file: hub::File,
+    progress: &Progress,
 ) -> Result<manifest::File, Error> {
     let hash = Arc::<Mutex<Hasher>>::default();
     let add = |piece: Result<Bytes, storage::Error>| {
         let piece = piece?;
         hash.lock().expect("held only to add").update(&piece);
+        progress.note();
         Ok(piece)
     };
     let verdict = futures::stream::once(async {

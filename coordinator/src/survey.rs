@@ -3,6 +3,7 @@
 //! [`data::Recipe`] names a prepared data set. Two runs that agree in its fingerprint share the shards.
 
 use crate::core::{Fault, Survey};
+use crate::progress::Progress;
 use crate::{base, sources, staging};
 use bytes::Bytes;
 use data::{Recipe, SourceOptions};
@@ -10,7 +11,7 @@ use proto::error::chain;
 use proto::event::Failure;
 use proto::key;
 use proto::protocol::RawShard;
-use proto::spec::{ChatTemplate, Spec};
+use proto::spec::{ChatTemplate, Location, Spec};
 use proto::storage::{self, Object, Storage};
 use std::error::Error;
 use std::ops::Range;
@@ -28,16 +29,23 @@ const SPLITTABLE: [&str; 3] = [".jsonl", ".ndjson", ".parquet"];
 /// Lists the sources of `spec`.
 ///
 /// # Errors
-/// A fault of the user's for a source that is not there, of the infrastructure's for storage.
+/// A fault of the user's for a source that is not there, of the infrastructure's for storage and for what gives no
+/// answer.
 pub(crate) async fn survey(storage: &Storage, spec: &Spec) -> Result<Survey, Fault> {
+    let progress = Progress::new();
+    progress.watch(find(storage, spec, &progress)).await
+}
+
+async fn find(storage: &Storage, spec: &Spec, progress: &Progress) -> Result<Survey, Fault> {
     let mut found = Vec::new();
     for (source, index) in spec.data().sources().into_iter().zip(0..) {
-        let listed = sources::list(source).await?.into_iter();
+        let listed = sources::list(source, progress).await?.into_iter();
         found.extend(listed.map(|(url, object)| (index, url, object)));
     }
     let shards = raw_shards(found);
-    staging::stage(storage, spec).await?;
-    let fingerprint = fingerprint(spec, &shards).await?;
+    staging::stage(storage, spec, progress).await?;
+    let fingerprint = fingerprint(spec, &shards, progress).await?;
+    progress.begin(format!("output `{}`", spec.output()));
     let found = storage.head(&key::prepared_manifest(&fingerprint)).await;
     let cached = found.map_err(|e| fault(Failure::Infrastructure, &e))?.is_some();
     Ok(Survey { fingerprint, shards, cached })
@@ -74,16 +82,46 @@ fn ranges(url: &str, bytes: u64, most: u64) -> impl Iterator<Item = Range<u64>> 
     (0..pieces).map(move |piece| cut(piece)..cut(piece + 1))
 }
 
-/// Whether everything that the run reads is there, before there is a run; what is staged is looked at later.
+/// What [`check`] looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Looked {
+    /// Everything that the run reads, but for what is staged.
+    Everywhere,
+    /// What the spec names by a path.
+    OnThisHost,
+}
+
+impl Looked {
+    fn covers(self, location: &Location) -> bool {
+        match self {
+            Self::Everywhere => true,
+            Self::OnThisHost => location.as_file().is_some(),
+        }
+    }
+}
+
+/// Whether what the run reads is there, before there is a run.
 ///
 /// # Errors
 /// As [`survey`].
-pub(crate) async fn check(spec: &Spec) -> Result<(), Fault> {
-    for source in spec.data().sources() {
-        sources::list(source).await?;
-    }
-    template(spec).await?;
-    if spec.model().base.as_hub().is_some() { Ok(()) } else { base::check(&spec.model().base).await }
+pub(crate) async fn check(spec: &Spec, looked: Looked) -> Result<(), Fault> {
+    let progress = Progress::new();
+    let look = async {
+        for source in spec.data().sources().into_iter().filter(|s| looked.covers(&s.location)) {
+            sources::list(source, &progress).await?;
+        }
+        if let ChatTemplate::File(location) = &spec.data().chat_template
+            && looked.covers(location)
+        {
+            template(spec, &progress).await?;
+        }
+        match &spec.model().base {
+            Location::Hub(_) => Ok(()),
+            base if looked.covers(base) => base::check(base, &progress).await,
+            Location::File(_) | Location::Url { .. } => Ok(()),
+        }
+    };
+    progress.watch(look).await
 }
 
 /// A fault with the whole chain of causes.
@@ -91,21 +129,26 @@ pub(crate) fn fault(kind: Failure, error: &(dyn Error + 'static)) -> Fault {
     Fault { kind, message: chain(error) }
 }
 
-async fn fingerprint(spec: &Spec, shards: &[RawShard]) -> Result<String, Fault> {
+async fn fingerprint(
+    spec: &Spec,
+    shards: &[RawShard],
+    progress: &Progress,
+) -> Result<String, Fault> {
     let undated = || Fault {
         kind: Failure::Infrastructure,
         message: "the run's spec has no `data.date`, which submitting it sets".into(),
     };
-    let options = data::Options::of(spec, template(spec).await?).ok_or_else(undated)?;
+    let options = data::Options::of(spec, template(spec, progress).await?).ok_or_else(undated)?;
     let sources: Vec<_> = spec.data().sources().into_iter().map(SourceOptions::of).collect();
-    let tokenizer = base::tokenizer(&spec.base()).await?;
+    let tokenizer = base::tokenizer(&spec.base(), progress).await?;
     let recipe = Recipe { shards, tokenizer: &tokenizer, options: &options, sources: &sources };
     Ok(recipe.fingerprint())
 }
 
 /// The text of the chat template, where the spec names a file.
-async fn template(spec: &Spec) -> Result<Option<String>, Fault> {
+async fn template(spec: &Spec, progress: &Progress) -> Result<Option<String>, Fault> {
     let ChatTemplate::File(location) = &spec.data().chat_template else { return Ok(None) };
+    progress.begin(format!("data.chat_template `{location}`"));
     let body = read(&location.to_string()).await;
     let body = body.map_err(|e| storage_fault("data.chat_template", &e))?;
     let text = String::from_utf8(body.into()).map_err(|e| Fault {
@@ -139,7 +182,7 @@ mod tests {
             "model: {{base: .}}\ndata: {{train: [{{source: a}}], chat_template: {data}}}\n"
         );
         let spec = proto::spec::parse(&yaml, base.path()).expect("valid");
-        fingerprint(&spec, &[]).await.expect("readable")
+        fingerprint(&spec, &[], &Progress::new()).await.expect("readable")
     }
 
     #[tokio::test]

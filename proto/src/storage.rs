@@ -114,6 +114,7 @@ impl Storage {
         options: GetOptions,
         etag: Option<&str>,
     ) -> Result<Bytes, Error> {
+        self.regular("read", key).await?;
         let access = |e| self.access("read", key, e);
         let found = self.store.get_opts(&self.path(key)?, options).await.map_err(access)?;
         if etag.zip(found.meta.e_tag.as_deref()).is_some_and(|(a, b)| a != b) {
@@ -152,6 +153,7 @@ impl Storage {
     /// # Errors
     /// [`Error::Access`].
     pub async fn head(&self, key: &str) -> Result<Option<Object>, Error> {
+        self.regular("look at", key).await?;
         let path = self.path(key)?;
         let look =
             || async { self.store.head(&path).await.map_err(|e| self.access("look at", key, e)) };
@@ -167,9 +169,19 @@ impl Storage {
     /// # Errors
     /// [`Error::Access`].
     pub async fn list(&self, folder: &str) -> Result<Vec<Object>, Error> {
+        self.list_noting(folder, || {}).await
+    }
+
+    /// As [`Self::list`]; `note` is called for every object as it comes, by which a caller sees that the store still
+    /// answers.
+    ///
+    /// # Errors
+    /// [`Error::Access`].
+    pub async fn list_noting(&self, folder: &str, note: impl Fn()) -> Result<Vec<Object>, Error> {
         let prefix = self.path(folder)?;
         let list = || async {
-            let found: Result<Vec<_>, _> = self.store.list(Some(&prefix)).try_collect().await;
+            let found = self.store.list(Some(&prefix)).inspect_ok(|_| note());
+            let found: Result<Vec<_>, _> = found.try_collect().await;
             found.map_err(|e| self.access("list", folder, e))
         };
         let found = self.insist("list", folder, list).await?;
@@ -232,6 +244,43 @@ impl Storage {
         first.map(drop).map_err(|e| self.access("list", "", e))
     }
 
+    /// Whether `key` can be read as an object. On a disk it may be something else, which is not opened: a fifo that
+    /// nobody writes to would block for ever. A missing file is no error here.
+    ///
+    /// # Errors
+    /// [`Error::Access`] for a fifo, a device or a socket.
+    pub async fn regular(&self, verb: &'static str, key: &str) -> Result<(), Error> {
+        let Some(path) = self.local_path(key) else { return Ok(()) };
+        let Ok(found) = tokio::fs::metadata(path).await else { return Ok(()) };
+        match special(found.file_type()) {
+            None => Ok(()),
+            Some(kind) => Err(self.caused(verb, key, Cause::Special(kind))),
+        }
+    }
+
+    /// The keys under `folder` that [`Self::list`] passes over, as they cannot be read as objects: fifos, devices and
+    /// sockets on a disk.
+    ///
+    /// # Errors
+    /// [`Error::Access`].
+    pub async fn irregular(&self, folder: &str) -> Result<Vec<String>, Error> {
+        let Some(root) = self.local_path("") else { return Ok(Vec::new()) };
+        let at = root.join(folder);
+        let walk = tokio::task::spawn_blocking(move || {
+            let mut found = Vec::new();
+            irregular(&at, &mut found)?;
+            found.sort();
+            Ok::<_, std::io::Error>((root, found))
+        });
+        let (root, found) = walk.await.expect("walking does not panic").map_err(|e| {
+            let source = Box::new(e);
+            let cause = object_store::Error::Generic { store: "LocalFileSystem", source };
+            self.caused("list", folder, Cause::Store(Box::new(cause)))
+        })?;
+        let key = |path: &PathBuf| Some(path.strip_prefix(&root).ok()?.to_str()?.to_owned());
+        Ok(found.iter().filter_map(key).collect())
+    }
+
     /// Keys are plain text: what a listing gives names the same object.
     fn path(&self, key: &str) -> Result<Path, Error> {
         Path::parse(key).map_err(|e| Error::Location {
@@ -276,5 +325,30 @@ impl Storage {
 
     fn caused(&self, verb: &'static str, key: &str, source: Cause) -> Error {
         Error::Access { verb, url: self.url.clone(), key: key.to_owned(), source }
+    }
+}
+
+/// Adds the files under `folder` that are not regular. Links to folders are not followed: they might go in circles.
+fn irregular(folder: &std::path::Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            irregular(&entry.path(), found)?;
+        } else if entry.path().metadata().is_ok_and(|file| special(file.file_type()).is_some()) {
+            found.push(entry.path());
+        }
+    }
+    Ok(())
+}
+
+/// What a local file is that is neither a regular file nor a folder.
+fn special(file: std::fs::FileType) -> Option<&'static str> {
+    use std::os::unix::fs::FileTypeExt;
+    match file {
+        file if file.is_fifo() => Some("a fifo"),
+        file if file.is_socket() => Some("a socket"),
+        file if file.is_char_device() || file.is_block_device() => Some("a device"),
+        _ => None,
     }
 }

@@ -92,6 +92,16 @@ fn a_missing_base_is_named() {
 }
 
 #[test]
+fn a_fifo_for_a_data_file_is_refused_and_not_waited_for() {
+    let fixture = Fixture::new();
+    let made = std::process::Command::new("mkfifo").arg(fixture.path("pipe.jsonl")).status();
+    assert!(made.expect("it can be started").success());
+    fixture.respec("./data.jsonl", "./pipe.jsonl");
+    let words = ["pipe.jsonl", "it is a fifo, not a regular file", "hint: write its content"];
+    refused_at_once(&fixture, &words);
+}
+
+#[test]
 fn an_output_is_the_pools_by_whatever_name() {
     let fixture = Fixture::new();
     std::fs::create_dir(fixture.path("specs")).expect("a temporary folder");

@@ -52,7 +52,7 @@ pub(super) async fn preview(path: &Path) -> Result<Preview, Refusal> {
     let listener = embedded::listen(embedded::reserve(0)?)?;
     let storage = embedded::output(&spec).await?;
     let spec = sources::pin(spec).await?;
-    survey::check(&spec).await?;
+    survey::check(&spec, survey::Looked::Everywhere).await?;
     let scratch = Storage::memory();
     let (runtime, handle) = Runtime::preview(scratch.clone(), storage.clone(), Timing::default());
     let mut coordinator = Embedded::start(runtime, handle.clone(), listener)?;

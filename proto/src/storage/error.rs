@@ -69,9 +69,10 @@ impl Error {
             Error::Location { .. } | Error::NotFound { .. } => true,
             Error::Access { source, .. } => match source {
                 Cause::Answer { status, .. } => (400..500).contains(status),
-                Cause::NoCredentials { .. } | Cause::Region => true,
+                Cause::NoCredentials { .. } | Cause::Region | Cause::Special(_) => true,
                 Cause::Hub(source) => source.is_users(),
-                Cause::Unreachable { .. } | Cause::Store(_) => false,
+                Cause::Store(error) => is_denied(&**error),
+                Cause::Unreachable { .. } => false,
             },
             Error::Changed { .. } | Error::Damaged { .. } => false,
         }
@@ -111,7 +112,9 @@ impl Error {
                 }
                 Cause::Unreachable { .. } => true,
                 Cause::Store(error) => error.to_string().contains(GARBLED),
-                Cause::NoCredentials { .. } | Cause::Region | Cause::Hub(_) => false,
+                Cause::NoCredentials { .. } | Cause::Region | Cause::Special(_) | Cause::Hub(_) => {
+                    false
+                }
             },
             Error::Location { .. } | Error::NotFound { .. } | Error::Changed { .. } => false,
         }
@@ -146,6 +149,9 @@ pub enum Cause {
     /// The bucket lies in another region.
     #[error("the bucket is in another region\nhint: set AWS_REGION to the bucket's")]
     Region,
+    /// On a disk, something that has no content of its own.
+    #[error("it is {0}, not a regular file\nhint: write its content to a file, and name that")]
+    Special(&'static str),
     /// Nobody answered.
     #[error("{what}\nhint: {hint}")]
     Unreachable {
@@ -259,6 +265,12 @@ fn is_elsewhere(code: &str) -> bool {
 
 fn http(error: &(dyn std::error::Error + 'static)) -> Option<HttpErrorKind> {
     causes(error).find_map(|e| e.downcast_ref::<HttpError>()).map(HttpError::kind)
+}
+
+/// Whether the operating system lets this user not read it.
+fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
+    let denied = |e: &std::io::Error| e.kind() == std::io::ErrorKind::PermissionDenied;
+    causes(error).filter_map(|e| e.downcast_ref()).any(denied)
 }
 
 /// The operating system's word, where it comes to one.

@@ -29,12 +29,19 @@ pub(super) struct HubStore {
 }
 
 impl HubStore {
-    pub(super) fn new(hub: Hub, kind: Kind, repo: &str, commit: &Commit) -> Result<Self> {
-        let options = client().with_default_headers(hub.headers().clone()).with_allow_http(true);
+    pub(super) fn new(
+        hub: Hub,
+        kind: Kind,
+        repo: &str,
+        commit: &Commit,
+        patience: Patience,
+    ) -> Result<Self> {
+        let options =
+            client(patience).with_default_headers(hub.headers().clone()).with_allow_http(true);
         let files = HttpBuilder::new()
             .with_url(hub.resolve_url(kind, repo, commit))
             .with_client_options(options)
-            .with_retry(Patience::default().limits().retry())
+            .with_retry(patience.limits().retry())
             .build()?;
         Ok(Self { hub, kind, repo: repo.to_owned(), commit: commit.clone(), files })
     }

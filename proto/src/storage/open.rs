@@ -127,6 +127,14 @@ impl Storage {
         existing(url, Patience::default())
     }
 
+    /// As [`Self::open_existing`], with another patience than that for data.
+    ///
+    /// # Errors
+    /// As [`Self::open_existing`].
+    pub fn open_with_patience(url: &str, patience: Patience) -> Result<Self, Error> {
+        existing(url, patience)
+    }
+
     /// The storage that holds the object at `url`, and the object's key in it.
     ///
     /// # Errors
@@ -152,9 +160,9 @@ impl Storage {
 pub(super) fn existing(url: &str, patience: Patience) -> Result<Storage, Error> {
     match location(url)? {
         Location::File(folder) => local(url, &folder),
-        Location::Hub(name) => in_hub(url, &name),
+        Location::Hub(name) => in_hub(url, &name, patience),
         Location::Url { scheme: scheme @ (Scheme::Https | Scheme::Http), path } => {
-            web(&format!("{}://{path}", scheme.as_str()))
+            web(&format!("{}://{path}", scheme.as_str()), patience)
         }
         Location::Url { scheme: Scheme::S3, path } => bucket(url, &path, patience, (Kind::S3, s3)),
         Location::Url { scheme: Scheme::Gs, path } => {
@@ -397,34 +405,34 @@ fn client_settings(endpoint: Option<String>, limits: &Limits) -> Vec<(ClientConf
 }
 
 /// A folder of a web server; a query goes with every request, and is not shown.
-fn web(url: &str) -> Result<Storage, Error> {
+fn web(url: &str, patience: Patience) -> Result<Storage, Error> {
     let folder = url.split('?').next().unwrap_or(url).to_owned();
-    let options = client().with_allow_http(true);
-    let retry = Patience::default().limits().retry();
+    let options = client(patience).with_allow_http(true);
+    let retry = patience.limits().retry();
     let store = HttpBuilder::new().with_url(url).with_client_options(options).with_retry(retry);
     let store = store.build().map_err(|e| refuse(&folder, e.to_string()))?;
-    Ok(read_only(store, folder, Kind::Web))
+    Ok(read_only(store, folder, Kind::Web, patience))
 }
 
-fn in_hub(url: &str, name: &HubName) -> Result<Storage, Error> {
+fn in_hub(url: &str, name: &HubName, patience: Patience) -> Result<Storage, Error> {
     let commit = name.pinned().ok_or_else(|| refuse(url, "its revision is not resolved"))?;
     let hub = Hub::from_env().map_err(|e| refuse(url, crate::error::chain(&e)))?;
-    let store = HubStore::new(hub, name.kind, &name.repo, &commit);
+    let store = HubStore::new(hub, name.kind, &name.repo, &commit, patience);
     let store = store.map_err(|e| refuse(url, e.to_string()))?;
     let prefix = Path::parse(&name.path).map_err(|e| refuse(url, e.to_string()))?;
     let root = HubName { revision: Some(commit.as_str().to_owned()), commit: None, ..name.clone() };
-    Ok(read_only(PrefixStore::new(store, prefix), Location::Hub(root).to_string(), Kind::Hub))
+    let url = Location::Hub(root).to_string();
+    Ok(read_only(PrefixStore::new(store, prefix), url, Kind::Hub, patience))
 }
 
-fn read_only(store: impl ObjectStore, url: String, kind: Kind) -> Storage {
-    let patience = Patience::default();
+fn read_only(store: impl ObjectStore, url: String, kind: Kind, patience: Patience) -> Storage {
     Storage { store: Arc::new(store), url, kind, patience, uploads: Uploads::None }
 }
 
 /// The client of a store that is not configured from the environment.
-pub(super) fn client() -> ClientOptions {
+pub(super) fn client(patience: Patience) -> ClientOptions {
     crate::hub::use_ring();
-    let limits = Patience::default().limits();
+    let limits = patience.limits();
     ClientOptions::new().with_connect_timeout(limits.connect).with_timeout(limits.request)
 }
 

@@ -18,6 +18,9 @@ pub enum Patience {
     /// Data sets, plans and models, which only their reader waits for: a store that is away for a minute costs no run.
     #[default]
     Data,
+    /// Looking for data sets and models: one small answer for every thousand objects. A store that is away for a minute
+    /// costs no run; one that takes connections and never answers is given up after eighty seconds.
+    Listing,
     /// Checkpoints, which are written while a run goes on. Their writer tries again for as long as the run's spec says,
     /// and wants to know within seconds that there is trouble: an attempt is given up soon. What is bounded is the time
     /// of a part; how long all of them take is a matter of their number.
@@ -63,6 +66,15 @@ impl Patience {
                 connect: seconds(5),
                 // The largest object that is written at once must fit: a gigabyte at 6 MB/s.
                 request: seconds(180),
+                retry_for: seconds(60),
+                in_all: None,
+                first_pause: millis(100),
+                longest_pause: seconds(15),
+            },
+            Self::Listing => Limits {
+                connect: seconds(5),
+                // A page of a listing, or what is known of one object.
+                request: seconds(20),
                 retry_for: seconds(60),
                 in_all: None,
                 first_pause: millis(100),
@@ -121,7 +133,8 @@ impl Storage {
         let same = patience == self.patience;
         match self.kind {
             Kind::S3 | Kind::Gcs | Kind::Azure if !same => open::existing(&self.url, patience),
-            // A disk does not wait, and what is only read has one use.
+            // A disk does not wait. What is only read was opened with the patience of its one use, and the URL of a
+            // web server's folder lacks the query that it was opened with.
             Kind::S3 | Kind::Gcs | Kind::Azure | Kind::Local | Kind::Web | Kind::Hub => {
                 Ok(Self { patience, ..self.clone() })
             }

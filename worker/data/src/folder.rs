@@ -27,6 +27,12 @@ pub enum FolderError {
         #[source]
         source: std::io::Error,
     },
+    /// A fifo, a device, a socket: opening one may block for ever.
+    #[error("{}: not a regular file", path.display())]
+    NotRegular {
+        /// What was to be read.
+        path: PathBuf,
+    },
     /// A file is no JSON object.
     #[error("{}: not a JSON object", path.display())]
     NotJson {
@@ -130,6 +136,9 @@ fn token_text(value: &Value) -> Option<&str> {
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, FolderError> {
+    if path.metadata().is_ok_and(|found| !found.is_file()) {
+        return Err(FolderError::NotRegular { path: path.to_owned() });
+    }
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -178,5 +187,9 @@ mod tests {
         write("tokenizer_config.json", "[").expect("writes");
         let error = Folder::read(at.path()).expect_err("no JSON").to_string();
         assert!(error.ends_with("tokenizer_config.json: not a JSON object"), "{error}");
+        std::fs::remove_file(at.path().join("tokenizer.json")).expect("it was written");
+        let _socket = std::os::unix::net::UnixListener::bind(at.path().join("tokenizer.json"));
+        let error = Folder::read(at.path()).expect_err("a socket").to_string();
+        assert!(error.ends_with("tokenizer.json: not a regular file"), "{error}");
     }
 }
