@@ -1,6 +1,8 @@
 //! The run spec that a user names: a file on this machine, or an object in a store.
 
 use super::{Blame, Exit, Refusal};
+use crate::core::Fault;
+use crate::survey::{self, Looked};
 use anyhow::{Context, anyhow};
 use proto::spec::{self, Location, Spec};
 use proto::storage::Storage;
@@ -31,6 +33,17 @@ impl Typed {
             None => Ok(Self { text, spec }),
         }
     }
+}
+
+/// Whether what the spec names by a path is there, before a coordinator elsewhere is given the run.
+///
+/// # Errors
+/// What is missing, and cannot be read, on this host. Workers may see other paths: the caller offers a way around.
+pub(super) async fn check_local(spec: &Spec) -> Result<(), Refusal> {
+    survey::check(spec, Looked::OnThisHost).await.map_err(|fault| {
+        let hint = "hint: this host was asked; if only the workers can see it, add --no-check";
+        Fault { message: format!("{}\n{hint}", fault.message), ..fault }.into()
+    })
 }
 
 fn local(path: &Path) -> Result<(String, Location), spec::Error> {
