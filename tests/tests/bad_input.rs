@@ -99,6 +99,39 @@ fn a_fifo_for_a_data_file_is_refused_and_not_waited_for() {
     fixture.respec("./data.jsonl", "./pipe.jsonl");
     let words = ["pipe.jsonl", "it is a fifo, not a regular file", "hint: write its content"];
     refused_at_once(&fixture, &words);
+    let submitted = submit(&fixture, &[]).with_code(USER);
+    assert_refused(&fixture, &submitted, &words);
+}
+
+/// Submits what the fixture holds to a coordinator that is not there.
+fn submit(fixture: &Fixture, more: &[&str]) -> Ended {
+    let spec = fixture.path("spec.yaml").display().to_string();
+    let nowhere = ["submit", &spec, "--coordinator", "http://127.0.0.1:1"];
+    Process::start(&programs::coordinator(), &[&nowhere[..], more].concat()).end()
+}
+
+#[test]
+fn a_missing_local_file_is_named_before_a_coordinator_is_asked() {
+    for (old, new, words) in [
+        ("./data.jsonl", "./dta.jsonl", ["dta.jsonl", "there is no such file"]),
+        ("./base", "./bse", ["bse", "there is no folder"]),
+        ("./base", ".", ["model.base", "it has no `config.json`"]),
+        (
+            "  max_tokens: 128",
+            "  max_tokens: 128\n  chat_template: ./none.jinja",
+            ["data.chat_template", "none.jinja` does not exist"],
+        ),
+    ] {
+        let fixture = Fixture::new();
+        fixture.respec(old, new);
+        let hint = "hint: this host was asked; if only the workers can see it, add --no-check";
+        let ended = submit(&fixture, &[]).with_code(USER);
+        assert_refused(&fixture, &ended, &[words[0], words[1], hint]);
+        let unchecked = submit(&fixture, &["--no-check"]).with_code(INFRASTRUCTURE);
+        assert_refused(&fixture, &unchecked, &["no coordinator answers"]);
+    }
+    let sound = submit(&Fixture::new(), &[]).with_code(INFRASTRUCTURE);
+    assert!(sound.stderr.contains("no coordinator answers"), "{}", sound.stderr);
 }
 
 #[test]

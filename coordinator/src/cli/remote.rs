@@ -1,7 +1,7 @@
 //! Commands that talk to a standing coordinator.
 
 use super::show::{Show, Style};
-use super::typed::Typed;
+use super::typed::{self, Typed};
 use super::{Blame, Exit, Outcome, Refusal, run};
 use crate::core::{BySource, SourceFigures};
 use crate::feed::Stamped;
@@ -28,6 +28,9 @@ struct Remote {
 pub(super) struct Submit {
     /// The run spec, a YAML file or an object such as s3://bucket/run.yaml
     spec: PathBuf,
+    /// Submit it although paths in the spec do not exist on this host
+    #[arg(long)]
+    no_check: bool,
     /// Follow the run until it ends
     #[arg(long)]
     follow: bool,
@@ -98,6 +101,9 @@ fn refused(status: tonic::Status) -> Refusal {
 
 pub(super) async fn submit(arguments: Submit) -> Outcome {
     let Typed { spec, .. } = Typed::read(&arguments.spec).await?;
+    if !arguments.no_check {
+        typed::check_local(&spec).await?;
+    }
     let mut client = arguments.remote.connect().await?;
     let request = wire::SubmitRequest {
         spec_yaml: spec.resolved_yaml(),
