@@ -2,6 +2,7 @@
 //! are made, then their outline. A plan's chunks are never in memory together: a run of many epochs has many times the
 //! samples' own bytes of them.
 
+use crate::base;
 use crate::contents::{self, Checked, Contents};
 use crate::core::{Fault, PlanOutline};
 use crate::quality::{self, Verdict};
@@ -50,6 +51,9 @@ pub(crate) async fn plan(
 
     let contents = Contents::read(storage, fingerprint, &prepared, spec.data()).await;
     let contents = contents.map_err(|e| unreadable(fingerprint, e))?;
+    let positions = base::positions(&spec.base()).await;
+    let warnings: Vec<_> =
+        positions.and_then(|seen| unseen_positions(&contents.metas, seen)).into_iter().collect();
     let made = tokio::task::spawn_blocking({
         let (spec, fingerprint) = (spec.clone(), fingerprint.to_owned());
         let chunks = Chunks { storage: places.run.clone(), folder: key::plan(run) };
@@ -75,7 +79,21 @@ pub(crate) async fn plan(
         kind: Failure::Infrastructure,
         message: "planning panicked; the log says where".into(),
     })??;
-    store(&places.run, run, spec, made, receipt).await.map_err(infrastructure)
+    store(&places.run, run, spec, made, (receipt, warnings)).await.map_err(infrastructure)
+}
+
+/// What to say where samples are longer than what the base has seen.
+fn unseen_positions(metas: &[Meta], seen: u64) -> Option<String> {
+    let longer = metas.iter().filter(|meta| u64::from(meta.length) > seen).count();
+    let longest = metas.iter().map(|meta| meta.length).max()?;
+    (longer > 0).then(|| {
+        format!(
+            "{longer} of {} samples are longer than the {seen} positions that the base was trained \
+             on (`max_position_embeddings`), the longest has {longest} tokens; set `rope_scaling` in \
+             the base's config.json, or a smaller `data.max_tokens`",
+            metas.len()
+        )
+    })
 }
 
 fn infrastructure(error: storage::Error) -> Fault {
@@ -241,7 +259,7 @@ async fn store(
     run: &RunId,
     spec: &Spec,
     made: Made,
-    mut receipt: Receipt,
+    (mut receipt, warnings): (Receipt, Vec<String>),
 ) -> Result<PlanOutline, proto::storage::Error> {
     for (source, held_out) in held_out_sources(spec).iter().zip(&made.held_out_by_source) {
         if let Some(counts) = receipt.sources.get_mut(&source.location.to_string()) {
@@ -256,6 +274,9 @@ async fn store(
         let sources = summary.get_mut("sources").and_then(serde_json::Value::as_array_mut);
         for (figures, source) in sources.into_iter().flatten().zip(&spec.data().train) {
             figures["name"] = source.location.to_string().into();
+        }
+        if !warnings.is_empty() {
+            summary.insert("warnings".into(), warnings.into());
         }
     }
     let Made { summary: planned, chunks, held_out, .. } = made;

@@ -159,6 +159,27 @@ fn an_output_is_the_pools_by_whatever_name() {
 }
 
 #[test]
+fn samples_beyond_what_the_base_has_seen_are_warned_of() {
+    let fixture = Fixture::new();
+    fixture.respec("max_steps: 40", "max_steps: 1");
+    let positions = "\"max_position_embeddings\": ";
+    let config = fixture.read("base/config.json");
+    let (before, after) = config.split_once(positions).expect("the base says how many");
+    let (_, after) = after.split_once(',').expect("and more");
+    fixture.write("base/config.json", &format!("{before}{positions}16,{after}"));
+    let ended = Process::run(&fixture, &["--workers", "1"]).end().with_code(0);
+    let warnings = ended.only("planned").0["warnings"].clone();
+    let [warning] = &warnings.as_array().expect("a list")[..] else { panic!("one: {warnings}") };
+    let warning = warning.as_str().expect("a text");
+    assert!(warning.contains("are longer than the 16 positions that the base was"), "{warning}");
+    let spec = fixture.path("spec.yaml").display().to_string();
+    let plan = Process::start(&programs::coordinator(), &["plan", &spec, "--json", "--no-measure"]);
+    let plan = plan.end().with_code(0);
+    let said = plan.events[0].0["warnings"].as_array().expect("a list").clone();
+    assert!(said.contains(&warning.into()), "{said:?}");
+}
+
+#[test]
 fn broken_lines_are_counted_and_the_rest_is_trained() {
     let fixture = Fixture::new();
     fixture.respec("max_steps: 40", "max_steps: 2");

@@ -1,4 +1,4 @@
-//! How a plan mixes the sources: what each gives to an epoch, and what of it is never seen.
+//! How a plan mixes the sources: what each gives to an epoch, what of it is never seen, and what the plan warns of.
 
 use proto::plan::SourceSummary;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,11 @@ pub(super) fn unseen(sources: &[Mixed], epochs: usize) -> Vec<String> {
         })
     };
     sources.iter().filter_map(warning).collect()
+}
+
+/// The warnings that the coordinator made with the plan; none in a summary of an older version.
+pub(super) fn warnings(summary: &serde_json::Value) -> Vec<String> {
+    Vec::deserialize(&summary["warnings"]).unwrap_or_default()
 }
 
 #[cfg(test)]

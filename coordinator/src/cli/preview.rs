@@ -2,7 +2,7 @@
 //! stays but the prepared data set, which the run then finds.
 
 use super::embedded::{self, Embedded};
-use super::mixture::Mixed;
+use super::mixture::{self, Mixed};
 use super::typed::Typed;
 use super::{Blame, Exit, Refusal, run};
 use crate::core::{Notice, Timing};
@@ -41,6 +41,8 @@ pub(super) struct Preview {
     pub(super) plan: Summary,
     /// With what of each source, in the spec's order.
     pub(super) sources: Vec<Mixed>,
+    /// What the plan warns of.
+    pub(super) warnings: Vec<String>,
 }
 
 /// Prepares and plans the spec at `path`.
@@ -82,8 +84,8 @@ pub(super) async fn preview(path: &Path) -> Result<Preview, Refusal> {
     coordinator.close().await;
     coordinator.end();
     progress.bar.finish_and_clear();
-    let Planned { fingerprint, receipt, plan, sources } = *outcome?;
-    Ok(Preview { spec, run, scratch, storage, fingerprint, receipt, plan, sources })
+    let Planned { fingerprint, receipt, plan, sources, warnings } = *outcome?;
+    Ok(Preview { spec, run, scratch, storage, fingerprint, receipt, plan, sources, warnings })
 }
 
 async fn begin(handle: &Handle, spec: Spec) -> Result<(RunId, Watch), Refusal> {
@@ -99,6 +101,7 @@ struct Planned {
     receipt: Receipt,
     plan: Summary,
     sources: Vec<Mixed>,
+    warnings: Vec<String>,
 }
 
 /// What the preview waits for.
@@ -173,8 +176,9 @@ impl Progress {
         let (fingerprint, receipt) = prepared.context("the plan came without its data")?;
         summary["steps"] = steps.into();
         let sources = Vec::deserialize(&summary["sources"]).context("the plan's sources")?;
+        let warnings = mixture::warnings(&summary);
         let plan = serde_json::from_value(summary).context("the plan's summary")?;
-        let planned = Planned { fingerprint, receipt, plan, sources };
+        let planned = Planned { fingerprint, receipt, plan, sources, warnings };
         Ok(Milestone::Planned(Box::new(planned)))
     }
 }
@@ -204,6 +208,7 @@ impl Preview {
                 ..Summary::default()
             },
             sources: vec![Mixed { name: "/d.jsonl".into(), figures }],
+            warnings: Vec::new(),
         }
     }
 }

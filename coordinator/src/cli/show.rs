@@ -143,6 +143,9 @@ impl Show {
             let epochs = summary.get("epochs").and_then(serde_json::Value::as_array);
             self.mixture(sources, epochs.map_or(1, Vec::len));
         }
+        for warning in mixture::warnings(summary) {
+            self.say(&format!("warning: {warning}"));
+        }
         if steps < plan::FEW_STEPS {
             self.say(&format!("warning: {}", plan::few_steps()));
         }

@@ -187,3 +187,13 @@ async fn memory_of_planning() {
         println!("  plan {}, {findings} findings, receipt {}", outline.digest, sha256(&receipt));
     }
 }
+
+#[test]
+fn samples_beyond_what_the_base_has_seen_are_counted() {
+    let meta = |length| Meta { length, weight: 1.0, hash: 0 };
+    let metas = [3, 9, 8, 10].map(meta);
+    assert_eq!(unseen_positions(&metas, 10), None);
+    let warning = unseen_positions(&metas, 8).expect("two are longer");
+    assert!(warning.starts_with("2 of 4 samples are longer than the 8 positions"), "{warning}");
+    assert!(warning.contains("the longest has 10 tokens; set `rope_scaling`"), "{warning}");
+}

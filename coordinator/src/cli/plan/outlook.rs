@@ -56,14 +56,15 @@ pub(super) struct Measured {
 impl Outlook {
     /// What is known without a measurement.
     pub(in crate::cli) fn new(preview: &Preview) -> Self {
-        let Preview { spec, receipt, plan, sources, .. } = preview;
+        let Preview { spec, receipt, plan, sources, warnings, .. } = preview;
         let planned_steps = (plan.steps_per_epoch * plan.epochs.len() as u64).max(1);
         let per_step = |of: fn(&EpochSummary) -> f64| -> f64 {
             plan.epochs.iter().map(of).sum::<f64>() / planned_steps as f64
         };
         let tokens_per_step = per_step(|epoch| epoch.tokens as f64);
         let total = receipt.total();
-        let mut warnings = mixture::unseen(sources, plan.epochs.len());
+        let mut warnings = warnings.clone();
+        warnings.extend(mixture::unseen(sources, plan.epochs.len()));
         if plan.steps < FEW_STEPS {
             warnings.push(few_steps());
         }
