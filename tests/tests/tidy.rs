@@ -10,6 +10,9 @@ const LINES: usize = 500;
 /// Columns; a little over for what the formatter cannot break.
 const COLUMNS: usize = 120;
 
+/// The packages of the workspace, by folder.
+const PACKAGES: [&str; 5] = ["proto", "coordinator", "worker", "worker/data", "tests"];
+
 struct Source {
     path: String,
     text: String,
@@ -45,7 +48,7 @@ fn sources() -> Vec<Source> {
     }
     let root = root();
     let mut paths = Vec::new();
-    for folder in ["proto", "coordinator", "worker", "worker/data", "tests"] {
+    for folder in PACKAGES {
         for part in ["src", "tests", "benches", "examples"] {
             let folder = root.join(folder).join(part);
             if folder.is_dir() {
@@ -137,6 +140,75 @@ fn the_coordinator_and_the_data_know_no_tensor() {
             assert!(!manifest.contains(stranger), "{package} must not compile `{stranger}`");
         }
     }
+}
+
+/// Dependencies that no source names, each with its reason.
+const UNNAMED: [(&str, &str); 2] = [
+    ("prost", "the code that `proto/build.rs` generates names it"),
+    ("tonic-prost", "the code that `proto/build.rs` generates names it"),
+];
+/// Crates whose library has another name than their package.
+const RENAMED: [(&str, &str); 1] = [("md-5", "md5")];
+
+#[test]
+fn every_dependency_is_named_by_a_source() {
+    let mut named_somewhere = Vec::new();
+    for package in PACKAGES {
+        let sources = package_text(package);
+        let build = fs::read_to_string(root().join(package).join("build.rs")).unwrap_or_default();
+        for (section, dependency) in dependencies(&root().join(package)) {
+            let text = if section == "build-dependencies" { &build } else { &sources };
+            let renamed = RENAMED.iter().find(|(package, _)| *package == dependency);
+            let library = renamed.map_or(dependency.replace('-', "_"), |(_, name)| (*name).into());
+            let known = UNNAMED.iter().any(|(name, _)| *name == dependency);
+            assert!(
+                known || names(text, &library),
+                "{package}: no source names `{dependency}` of [{section}], which everyone compiles"
+            );
+            named_somewhere.push(dependency);
+        }
+    }
+    assert!(named_somewhere.len() > 50, "{named_somewhere:?}");
+    for (section, dependency) in dependencies(&root()) {
+        assert!(
+            named_somewhere.contains(&dependency),
+            "[{section}] has `{dependency}`, which no package depends on"
+        );
+    }
+}
+
+/// Every source of a package, in one text.
+fn package_text(package: &str) -> String {
+    let parts = ["src", "tests", "benches", "examples"].map(|part| format!("{package}/{part}/"));
+    let own = |s: &Source| parts.iter().any(|part| s.path.starts_with(part));
+    sources().into_iter().filter(own).map(|s| s.text).collect()
+}
+
+/// The dependencies that the manifest in `folder` lists, each with its section.
+fn dependencies(folder: &Path) -> Vec<(String, String)> {
+    let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+    let (mut section, mut found) = (String::new(), Vec::new());
+    for line in manifest.lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']').to_owned();
+        } else if section.ends_with("dependencies") && !line.starts_with('#') {
+            let name = line.split(['.', ' ', '=']).next().unwrap_or_default();
+            if !name.is_empty() {
+                found.push((section.clone(), name.to_owned()));
+            }
+        }
+    }
+    found
+}
+
+/// Whether Rust code names a library: in a path, a `use`, or an attribute.
+fn names(text: &str, library: &str) -> bool {
+    text.match_indices(library).any(|(at, _)| {
+        let part_of_a_word = |c: char| c.is_alphanumeric() || c == '_';
+        let (before, after) = (&text[..at], &text[at + library.len()..]);
+        !before.ends_with(part_of_a_word)
+            && ["::", ";", " as "].iter().any(|behind| after.starts_with(behind))
+    })
 }
 
 #[test]
