@@ -105,8 +105,10 @@ impl TestHub {
 /// The files of a folder, by name.
 pub fn folder(path: &Path) -> BTreeMap<String, Vec<u8>> {
     let read = |name: &String| std::fs::read(path.join(name)).expect("it was listed");
-    let names = crate::fixture::files(path).into_iter();
+    let names = crate::fixture::files(path);
+    assert!(!names.is_empty(), "{} is empty", path.display());
     names
+        .into_iter()
         .map(|name| {
             let body = read(&name);
             (name, body)

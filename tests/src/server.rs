@@ -76,11 +76,13 @@ pub fn free_ports<const N: usize>() -> [u16; N] {
     taken.map(|listener| listener.local_addr().expect("an address").port())
 }
 
+/// Most ports of the range are free.
+const PORTS_TRIED: u32 = 1000;
+
 fn free_port() -> TcpListener {
-    loop {
+    let bind = |_| {
         let chance = u16::from_str_radix(&proto::id::unique()[..4], 16).expect("it is hexadecimal");
-        if let Ok(listener) = TcpListener::bind(("127.0.0.1", 20_000 + chance % 12_000)) {
-            return listener;
-        }
-    }
+        TcpListener::bind(("127.0.0.1", 20_000 + chance % 12_000)).ok()
+    };
+    (0..PORTS_TRIED).find_map(bind).expect("one of so many ports is free")
 }

@@ -13,8 +13,14 @@ const INFRASTRUCTURE: i32 = 1;
 const USER: i32 = 2;
 const DATA: i32 = 3;
 
-/// Runs what the fixture holds, and sees it refused with all these words in its one error.
+/// Runs what the fixture holds, and sees the run fail with all these words in its one error.
 fn refused(fixture: &Fixture, code: i32, words: &[&str]) -> Ended {
+    let ended = ended(fixture, code, words);
+    assert!(!fixture.runs().is_empty(), "a run has a history of its failure");
+    ended
+}
+
+fn ended(fixture: &Fixture, code: i32, words: &[&str]) -> Ended {
     // `end` itself fails the test if a process is left behind.
     let ended = Process::run(fixture, &["--workers", "2"]).end().with_code(code);
     assert_refused(fixture, &ended, words);
@@ -41,7 +47,7 @@ fn assert_refused(fixture: &Fixture, ended: &Ended, words: &[&str]) {
 
 /// The same, refused before there was anything to keep a history of.
 fn refused_at_once(fixture: &Fixture, words: &[&str]) {
-    let ended = refused(fixture, USER, words);
+    let ended = ended(fixture, USER, words);
     assert!(ended.events.is_empty(), "{:?}", ended.events);
     assert_eq!(files(&fixture.path("runs")), [""; 0]);
 }

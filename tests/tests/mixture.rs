@@ -71,6 +71,7 @@ fn shares_become_repeats_and_every_source_has_its_loss() {
     let wanted = (many + few) * SHARES[0] / asked;
     assert!((many - wanted).abs() <= 2.0 * sample, "{many} of {}, not {wanted}", many + few);
 
+    assert_eq!(ended.all("step").len() as u64, planned.count("steps"));
     for step in ended.all("step") {
         let sources = sources(step);
         let tokens: f64 = sources.values().map(|(_, tokens)| tokens).sum();
@@ -80,6 +81,7 @@ fn shares_become_repeats_and_every_source_has_its_loss() {
         let reduced = step.number("loss");
         assert!((loss - reduced).abs() <= 1e-6 * reduced, "{loss} for {reduced}: {}", step.0);
     }
+    assert!(!ended.all("eval").is_empty());
     for eval in ended.all("eval") {
         assert_eq!(sources(eval).into_keys().collect::<Vec<_>>(), ["few.jsonl", "many.jsonl"]);
     }
@@ -87,7 +89,9 @@ fn shares_become_repeats_and_every_source_has_its_loss() {
     // What is held out of a source stands at that source.
     let receipt = std::fs::read(fixture.run().join("receipt.json")).expect("a receipt");
     let receipt: Value = serde_json::from_slice(&receipt).expect("JSON");
-    for (name, counts) in receipt["sources"].as_object().expect("by name") {
+    let receipts = receipt["sources"].as_object().expect("by name");
+    assert_eq!(receipts.len(), SHARES.len());
+    for (name, counts) in receipts {
         let (read, held_out) = (counts["read"].as_u64(), counts["held_out"].as_u64());
         let tenth = read.expect("a count").div_ceil(10);
         assert!(held_out.is_some_and(|n| n.abs_diff(tenth) <= 1), "{name}: {counts}");
@@ -98,9 +102,12 @@ fn shares_become_repeats_and_every_source_has_its_loss() {
 fn losses_by_source_are_the_same_at_any_world_size() {
     let ((_, alone), (_, together)) = (run("1"), run("2"));
     let (alone, together) = (alone.all("step"), together.all("step"));
+    assert!(!alone.is_empty());
     assert_eq!(alone.len(), together.len());
     for (one, two) in alone.into_iter().zip(together) {
-        let pairs = sources(one).into_iter().zip(sources(two));
+        let (one_by, two_by) = (sources(one), sources(two));
+        assert!(!one_by.is_empty() && one_by.len() == two_by.len(), "{one_by:?} and {two_by:?}");
+        let pairs = one_by.into_iter().zip(two_by);
         for ((name, (loss, tokens)), (twin, (other, tokens_two))) in pairs {
             assert_eq!((&name, tokens), (&twin, tokens_two));
             assert!((loss - other).abs() <= 1e-4 * loss, "{name}: {loss} and {other}: {}", one.0);

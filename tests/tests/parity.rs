@@ -151,6 +151,7 @@ fn disagreements(name: &str, model: &Path, reference: &Path) -> Vec<String> {
     }
     let mut worst = 0.0f64;
     let parameters = model.parameters();
+    assert!(!parameters.is_empty(), "{name} has no parameters");
     for p in parameters.ids() {
         let tensor = parameters.name(p);
         let got = &gradients.slots[p.0];
@@ -258,7 +259,9 @@ fn smollm2_says_what_transformers_says() {
         list.iter().map(|id| id.as_u64().expect("an id") as u32).collect()
     };
     let stop = said["stop"].as_u64().expect("an id") as u32;
-    for one in said["continuations"].as_array().expect("a list") {
+    let continuations = said["continuations"].as_array().expect("a list");
+    assert!(!continuations.is_empty());
+    for one in continuations {
         let mut want = ids(&one["greedy"]);
         let generation = Generation {
             sampling: Sampling::greedy(),

@@ -49,6 +49,8 @@ const AT_ONCE: usize = 30;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// A coordinator that finds no answer is started again so often.
 const STARTS: usize = 20;
+/// A journal under faults takes an entry at one of so many attempts.
+const RESTARTS: u64 = 20;
 
 const CONFIG: &str = r#"{
     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 32,
@@ -221,6 +223,7 @@ async fn save_and_restore(storage: &Storage, seed: u64) -> Result<Run> {
     let members = ["w-0", "w-1"].map(WorkerId::new).into();
     let first = Event::Generation { generation: Generation(1), lineage: LINEAGE, step: 0, members };
     while let Err(error) = journal.append(vec![first.clone()]).await {
+        ensure!(run.restarts < RESTARTS, "the first generation cannot be journalled: {error}");
         let (restarted, history) = run.restart(storage, error).await?;
         journal = restarted;
         if history.contains(&first) {

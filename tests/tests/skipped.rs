@@ -90,6 +90,7 @@ fn a_skipped_step_stands_in_the_receipt_by_file_and_line() {
     let incident = ended.only("incident").text("message");
     assert!(incident.starts_with(&format!("step {step} was skipped")), "{incident}");
 
+    assert_eq!(ended.all("checkpoint").len() as u64, STEPS / EVERY);
     for checkpoint in ended.all("checkpoint") {
         let at = checkpoint.count("step");
         let path = format!("checkpoints/step-{at:08}-l1/receipt.json");

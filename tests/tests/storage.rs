@@ -4,7 +4,7 @@
 //! The servers need their programs (MUSTER_TEST_WEED, MUSTER_TEST_AZURITE). A store's credentials come from the
 //! environment of the process, so the test runs itself once more inside the server's.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, stream};
 use muster_tests::again::again;
 use muster_tests::azurite::{Azurite, CONTAINER};
@@ -117,7 +117,7 @@ async fn a_dropped_upload_leaves_nothing(storage: &Storage) -> Result<()> {
     };
     tokio::select! {
         ended = &mut upload => panic!("it never ends: {ended:?}"),
-        begun = begun => begun?,
+        begun = tokio::time::timeout(PATIENCE, begun) => begun.context("it does not begin")??,
     }
     let found = storage.unfinished("").await?.expect("this store tells");
     ensure!(found[0].key == "dropped" && found[0].age < PATIENCE, "{found:?}");
@@ -126,7 +126,7 @@ async fn a_dropped_upload_leaves_nothing(storage: &Storage) -> Result<()> {
         while storage.unfinished("").await? != Some(Vec::new()) {}
         Ok::<_, Error>(())
     };
-    Ok(tokio::time::timeout(PATIENCE, gone).await??)
+    Ok(tokio::time::timeout(PATIENCE, gone).await.context("it does not go")??)
 }
 
 async fn every_claim(storage: &Storage) -> Result<()> {

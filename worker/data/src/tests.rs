@@ -184,6 +184,7 @@ fn samples_go_through_a_shard_into_a_batch() {
     assert_eq!(samples[0].hash, samples[1].hash);
     let batch = assemble(&samples);
     assert_eq!(batch.targets.len() as u64, prepared.counts.trained_tokens);
+    assert!(!batch.targets.is_empty());
     let planned: f32 = shard.front().metas().map(|meta| meta.weight).sum();
     assert_eq!(batch.weight(), f64::from(planned));
     for target in &batch.targets {
