@@ -1,13 +1,16 @@
-//! A step whose gradient is not finite: it changes nothing, and the receipt names its samples.
+//! A step whose gradient is not finite: it changes nothing, and the receipt names its samples. And a held-out loss that
+//! is not finite: everything that reads the run's history later still can.
 //!
 //! The base reads one word as infinity, and one conversation has that word.
 
-use muster_tests::fixture::{EVERY, RECORDS};
+use muster_tests::fixture::{EVERY, RECORDS, journal};
 use muster_tests::model::weights;
-use muster_tests::{Ended, Fixture, Process};
+use muster_tests::pool::{Pool, for_two};
+use muster_tests::{Ended, Fixture, Process, programs};
 use rustix::process::Signal;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::Value;
+use std::path::Path;
 
 const WORD: &str = "Trumpet";
 /// Less than an epoch: no sample is seen twice.
@@ -20,14 +23,43 @@ fn fixture() -> Fixture {
     let fixture = Fixture::new();
     fixture.respec("  eval: {holdout: 0.1, every: checkpoint, at_start: true}\n", "");
     fixture.respec("max_steps: 40", &format!("max_steps: {STEPS}"));
-    let message = |role, content| serde_json::json!({"role": role, "content": content});
-    let messages = [message("user", WORD), message("assistant", "A horn.")];
-    let conversation = serde_json::json!({ "messages": messages }).to_string();
+    let conversation = conversation(WORD);
     let mut lines: Vec<_> = fixture.read("data.jsonl").lines().map(str::to_owned).collect();
     lines.insert(RECORDS / 2, conversation);
     fixture.write("data.jsonl", &(lines.join("\n") + "\n"));
     poison(&fixture);
     fixture
+}
+
+/// A conversation about an instrument, on a line.
+fn conversation(instrument: &str) -> String {
+    let message = |role, content| serde_json::json!({"role": role, "content": content});
+    let messages = [message("user", instrument), message("assistant", "A horn.")];
+    serde_json::json!({ "messages": messages }).to_string()
+}
+
+/// A run whose first held-out source has the word, and whose second has not.
+fn held_out() -> Fixture {
+    let fixture = Fixture::new();
+    let sources = "[{source: ./poisoned.jsonl}, {source: ./sound.jsonl}]";
+    fixture.respec("eval: {holdout: 0.1,", &format!("eval: {{sources: {sources},"));
+    fixture.respec("max_steps: 40", &format!("max_steps: {STEPS}"));
+    fixture.write("poisoned.jsonl", &(conversation(WORD) + "\n"));
+    fixture.write("sound.jsonl", &(conversation("Tuba") + "\n"));
+    poison(&fixture);
+    fixture
+}
+
+/// Sees that the losses of `run` were measured at these steps and are not finite, by the first source.
+fn assert_unfinite(run: &Path, steps: &[u64]) {
+    let facts = journal(run);
+    let evaluated: Vec<_> = facts.iter().filter(|f| f["event"] == "evaluated").collect();
+    let at: Vec<_> = evaluated.iter().map(|f| f["step"].as_u64().expect("a count")).collect();
+    assert_eq!(at, steps);
+    for fact in evaluated {
+        assert!(fact["loss"].is_null() && fact["by_source"][0].is_null(), "{fact}");
+        assert!(fact["by_source"][1].is_f64(), "{fact}");
+    }
 }
 
 /// Where the conversation with the word stands.
@@ -115,4 +147,46 @@ fn a_step_that_is_skipped_again_after_a_restore_stands_there_once() {
     let from = resumed.only("generation").count("step");
     assert_eq!(unapplied(&resumed).len(), usize::from(from < step), "done again, or not");
     assert!(from.is_multiple_of(EVERY));
+}
+
+#[test]
+fn a_run_whose_held_out_loss_is_not_finite_goes_on_and_can_be_read() {
+    let fixture = held_out();
+    let mut process = Process::run(&fixture, &["--workers", "2"]);
+    process.step(EVERY + 2);
+    process.signal(Signal::INT);
+    process.end().with_code(75);
+    let resumed = Process::run(&fixture, &["--workers", "2", "--resume"]).end().with_code(0);
+    let last = resumed.all("eval").into_iter().last().expect("it was evaluated at the end");
+    assert!(last.count("step") == STEPS && last.0["loss"].is_null(), "{last:?}");
+
+    let run = fixture.run();
+    assert_eq!(journal(&run).last().expect("a history")["event"], "succeeded");
+    let path = run.to_str().expect("a temporary path");
+    let ask = |command| {
+        let arguments = ["checkpoint", command, path, "--json"];
+        Process::start(&programs::coordinator(), &arguments).end().with_code(0)
+    };
+    let marks: Vec<_> = ask("ls").events.iter().map(|e| e.0["marks"].to_string()).collect();
+    assert!(marks.len() as u64 >= STEPS / EVERY, "{marks:?}");
+    assert!(marks[marks.len() - 1].contains("latest"), "{marks:?}");
+    assert!(!marks.concat().contains("best"), "none is the best: {marks:?}");
+    let verified = ask("verify").events;
+    assert!(verified.len() == marks.len() && verified.iter().all(|e| e.0["whole"] == true));
+    assert!(run.join("checkpoints/latest").exists() && !run.join("checkpoints/best").exists());
+}
+
+#[test]
+fn a_pool_starts_again_over_a_held_out_loss_that_is_not_finite() {
+    let fixture = held_out();
+    for_two(&fixture);
+    let mut pool = Pool::start(&fixture);
+    let run = pool.submit(&fixture, "poisoned");
+    let watched = pool.ask(&["watch", &run]).end().with_code(0);
+    assert_eq!(watched.only("finished").count("steps"), STEPS);
+    assert_unfinite(&fixture.run(), &[0, EVERY, STEPS]);
+    pool.restart_coordinator(&fixture);
+    assert_eq!(pool.status(&run).text("phase"), "succeeded");
+    let listed = pool.ask(&["list"]).end().with_code(0);
+    assert_eq!(listed.events.iter().map(|e| e.text("run")).collect::<Vec<_>>(), [&*run]);
 }

@@ -135,6 +135,41 @@ mod tests {
     }
 
     #[test]
+    fn a_loss_that_json_has_no_number_for_is_read_as_what_it_was() {
+        let old = br#"{"token":"t","at_ms":5,"events":[
+            {"event":"evaluated","step":8,"loss":null,"by_source":[null,1.5]},
+            {"event":"evaluated","step":16,"loss":0.5,"by_source":[0.5,null]}]}"#;
+        let of = |event: &Event| match event {
+            Event::Evaluated { step, loss, by_source } => (*step, *loss, by_source.clone()),
+            other => panic!("{other:?}"),
+        };
+        let read = Entry::<Event>::decode(old).expect("of the first format");
+        let (step, loss, by_source) = of(&read.events[0]);
+        assert!(step == 8 && loss.is_nan() && by_source == [None, Some(1.5)], "{read:?}");
+        assert_eq!(of(&read.events[1]), (16, 0.5, vec![Some(0.5), None]));
+
+        for loss in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let evaluated = Event::Evaluated { step: 8, loss, by_source: vec![Some(loss)] };
+            let written = Entry { token: "t".into(), at_ms: 5, events: vec![evaluated] }.encode();
+            let text = String::from_utf8_lossy(&written).into_owned();
+            assert!(text.contains(r#""loss":null,"by_source":[null]"#), "{text}");
+            let (_, read, by_source) =
+                of(&Entry::<Event>::decode(&written).expect("our own bytes").events[0]);
+            assert!(read.is_nan() && by_source == [None], "{read} {by_source:?}");
+        }
+    }
+
+    #[test]
+    fn a_loss_that_is_missing_or_no_number_is_refused() {
+        for loss in ["", r#""loss":"NaN","#, r#""loss":true,"#] {
+            let event = format!(r#"{{"event":"evaluated","step":8,{loss}"by_source":[]}}"#);
+            let entry = format!(r#"{{"token":"t","at_ms":5,"events":[{event}]}}"#);
+            let read = Entry::<Event>::decode(entry.as_bytes());
+            assert!(matches!(read, Err(EntryError::Foreign(_))), "{loss}: {read:?}");
+        }
+    }
+
+    #[test]
     fn what_a_newer_version_says_is_no_damage() {
         let newer = Entry { token: "t".into(), at_ms: 5, events: vec!["something new"] }.encode();
         let read = Entry::<Event>::decode(&newer);
