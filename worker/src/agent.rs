@@ -216,7 +216,7 @@ impl Agent {
             });
             if let Err(error) = spawned {
                 let message = format!("the training thread cannot be started: {error}");
-                let trouble = Trouble { cause: Cause::Internal, message };
+                let trouble = Trouble::new(Cause::Internal, message);
                 let end = End::Failed { step: 0, trouble };
                 let _ = events.send(Event::Ended(train.generation, end)).await;
             }
@@ -275,8 +275,8 @@ fn training_thread(
         Ok(Err(Broken::Aborted)) => End::Aborted,
         Ok(Err(Broken::Failed(step, trouble))) => End::Failed { step, trouble },
         Err(_) => {
-            let message = "the training thread panicked; its log says where".into();
-            End::Failed { step: 0, trouble: Trouble { cause: Cause::Internal, message } }
+            let message = "the training thread panicked; its log says where";
+            End::Failed { step: 0, trouble: Trouble::new(Cause::Internal, message) }
         }
     };
     let _ = events.blocking_send(Event::Ended(train.generation, end));

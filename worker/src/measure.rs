@@ -51,7 +51,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (model, recipe) = match runtime.block_on(Job::blueprint(&spec)) {
         Ok(blueprint) => blueprint,
-        Err(Trouble { cause, message }) => {
+        Err(Trouble { cause, message, .. }) => {
             eprintln!("error: {message}");
             return Ok(exit_code(cause));
         }

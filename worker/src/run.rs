@@ -237,8 +237,7 @@ impl From<checkpoint::Error> for Broken {
             checkpoint::Error::Format { .. }
             | checkpoint::Error::Shape { .. }
             | checkpoint::Error::Missing(_) => {
-                let message = proto::error::chain(&error);
-                Self::Failed(0, Trouble { cause: Cause::Checkpoint, message })
+                Self::Failed(0, Trouble::new(Cause::Checkpoint, proto::error::chain(&error)))
             }
         }
     }
@@ -275,7 +274,15 @@ fn broken(step: u64, error: train::Error) -> Broken {
         train::Error::NonFinite(_) => Cause::Data,
         train::Error::Diverged(_) => Cause::Diverged,
     };
-    Broken::Failed(step, Trouble { cause, message: proto::error::chain(&error) })
+    let accusation = match &error {
+        train::Error::Collective(error) => error.accusation(),
+        train::Error::Model(_)
+        | train::Error::Ops(_)
+        | train::Error::Plan { .. }
+        | train::Error::NonFinite(_) => None,
+    };
+    let message = proto::error::chain(&error);
+    Broken::Failed(step, Trouble { accusation, ..Trouble::new(cause, message) })
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@
 
 use proto::id::{Epoch, Generation, Incarnation, RunId, WorkerId};
 use proto::protocol::{
-    Attachment, Cause, Directive, Duty, Hello, Load, Place, RawShard, Report, SavedPart,
-    ShardOutcome, SourceSum, StepDone, Train,
+    Accusation, Attachment, Cause, Directive, Duty, Hello, Load, Place, RawShard, Report,
+    SavedPart, ShardOutcome, SourceSum, StepDone, Train,
 };
 use proto::receipt::Skipped;
 use std::collections::{BTreeMap, VecDeque};
@@ -39,6 +39,28 @@ pub struct Trouble {
     pub cause: Cause,
     /// In words, with the hint.
     pub message: String,
+    /// The raw shard that it happened on.
+    pub shard: Option<u32>,
+    /// The rank that was lost, or could not be reached.
+    pub accusation: Option<Accusation>,
+}
+
+impl Trouble {
+    /// A failure that is about no shard and accuses no rank.
+    pub fn new(cause: Cause, message: impl Into<String>) -> Self {
+        Self { cause, message: message.into(), shard: None, accusation: None }
+    }
+
+    /// The same on a raw shard.
+    pub fn on_shard(self, shard: u32) -> Self {
+        Self { shard: Some(shard), ..self }
+    }
+
+    /// As the coordinator hears of it.
+    fn report(self, run: RunId, generation: Generation, step: u64) -> Report {
+        let Self { cause, message, shard, accusation } = self;
+        Report::Trouble { run, generation, step, cause, message, shard, accusation }
+    }
 }
 
 /// How a training thread ended.
@@ -354,22 +376,15 @@ impl Session {
         match end {
             End::Stopped { step } => self.state(Report::Stopped { run, generation, step }, out),
             End::Aborted => {}
-            End::Failed { step, trouble: Trouble { cause, message } } => {
-                let (shard, accusation) = (None, None);
-                self.state(
-                    Report::Trouble { run, generation, step, cause, message, shard, accusation },
-                    out,
-                );
+            End::Failed { step, trouble } => {
+                self.state(trouble.report(run, generation, step), out);
             }
         }
     }
 
     /// A failure outside training. Whoever has not heard of it asks for the same again.
     fn trouble(&mut self, run: RunId, trouble: Trouble, out: &mut Vec<Command>) {
-        let (generation, step) = (Generation::default(), 0);
-        let Trouble { cause, message } = trouble;
-        let (shard, accusation) = (None, None);
-        self.say(Report::Trouble { run, generation, step, cause, message, shard, accusation }, out);
+        self.say(trouble.report(run, Generation::default(), 0), out);
     }
 
     /// Says something that the coordinator can do without.

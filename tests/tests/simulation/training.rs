@@ -27,7 +27,7 @@ impl Thread {
 }
 
 pub(crate) fn failed(step: u64, cause: Cause) -> End {
-    End::Failed { step, trouble: Trouble { cause, message: "chance".into() } }
+    End::Failed { step, trouble: Trouble::new(cause, "chance") }
 }
 
 impl World {

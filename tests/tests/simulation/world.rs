@@ -353,5 +353,5 @@ impl World {
 }
 
 fn trouble() -> Trouble {
-    Trouble { cause: Cause::Internal, message: "chance".into() }
+    Trouble::new(Cause::Internal, "chance")
 }

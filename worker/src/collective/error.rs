@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Refusal;
+use proto::protocol::Accusation;
 
 /// Why a collective could not be formed or has ended. Cheap to clone: every pending call gets it.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -19,6 +20,8 @@ pub enum Error {
     Broken {
         /// The rank that went first, as far as this one can tell.
         rank: usize,
+        /// A neighbour to which this rank was linked, other than the lost one.
+        met: Option<usize>,
         /// What this rank was in.
         call: Call,
         /// How it showed.
@@ -31,6 +34,8 @@ pub enum Error {
     Timeout {
         /// The rank waited for.
         rank: usize,
+        /// A neighbour to which this rank was linked, other than the silent one.
+        met: Option<usize>,
         /// What this rank was in.
         call: Call,
         /// The budget without progress.
@@ -42,6 +47,8 @@ pub enum Error {
     Mismatch {
         /// The rank that disagrees.
         rank: usize,
+        /// A neighbour to which this rank was linked, other than the one that disagrees.
+        met: Option<usize>,
         /// What it is in.
         theirs: Call,
         /// What this rank is in.
@@ -53,6 +60,8 @@ pub enum Error {
     Refused {
         /// The rank that refused.
         rank: usize,
+        /// The previous rank, if it had connected by then.
+        met: Option<usize>,
         /// Where it was reached.
         address: String,
         /// What it objected to.
@@ -64,6 +73,8 @@ pub enum Error {
     Unreachable {
         /// The rank that should answer.
         rank: usize,
+        /// The previous rank, if it had connected by then.
+        met: Option<usize>,
         /// Where it should.
         address: String,
         /// The time it was given.
@@ -78,6 +89,8 @@ pub enum Error {
     Absent {
         /// The rank that should connect.
         rank: usize,
+        /// The next rank, if it had answered by then.
+        met: Option<usize>,
         /// The time it was given.
         within: Duration,
         /// The last stranger's flaw, if strangers came.
@@ -105,6 +118,38 @@ pub enum Error {
 }
 
 impl Error {
+    /// The rank that this error is about, as far as this rank can tell. It may have only heard of a rank that was lost
+    /// in a call; a rank to which no connection could be made, it has tried to connect to itself.
+    pub fn accusation(&self) -> Option<Accusation> {
+        let (rank, connecting, met) = match self {
+            Self::Broken { rank, met, .. }
+            | Self::Timeout { rank, met, .. }
+            | Self::Mismatch { rank, met, .. }
+            | Self::Refused { rank, met, .. } => (*rank, false, *met),
+            Self::Unreachable { rank, met, .. } | Self::Absent { rank, met, .. } => {
+                (*rank, true, *met)
+            }
+            Self::Aborted | Self::NoSuchRank { .. } | Self::Host { .. } => return None,
+        };
+        let on_the_wire = |rank: usize| u32::try_from(rank).unwrap_or(u32::MAX);
+        let (rank, met) = (on_the_wire(rank), met.map(on_the_wire));
+        Some(Accusation { rank, connecting, met })
+    }
+
+    /// The same error of a rank whose other neighbour, `neighbour`, was met.
+    pub(super) fn having_met(mut self, neighbour: usize) -> Self {
+        match &mut self {
+            Self::Broken { met, .. }
+            | Self::Timeout { met, .. }
+            | Self::Mismatch { met, .. }
+            | Self::Refused { met, .. }
+            | Self::Unreachable { met, .. }
+            | Self::Absent { met, .. } => *met = Some(neighbour),
+            Self::Aborted | Self::NoSuchRank { .. } | Self::Host { .. } => {}
+        }
+        self
+    }
+
     pub(super) fn host(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let action = action.into();
         move |source| Self::Host { action, source: Arc::new(source) }

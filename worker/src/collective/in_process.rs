@@ -167,7 +167,7 @@ impl Hall {
             let (rank_before, theirs) = (round.opened_by, round.call);
             state.stand(rank, Standing::Left);
             self.changed.notify_all();
-            return Err(Error::Mismatch { rank: rank_before, theirs, ours: call });
+            return Err(Error::Mismatch { rank: rank_before, met: None, theirs, ours: call });
         }
         round.given[rank] = Some(values);
         if round.given.iter().all(Option::is_some) {
@@ -200,13 +200,13 @@ impl Hall {
             // Whoever leaves a round unfinished breaks it, even after putting its values down.
             if let Some(rank) = *lost {
                 let source = Arc::new(io::ErrorKind::ConnectionAborted.into());
-                return Err(Error::Broken { rank, call, source });
+                return Err(Error::Broken { rank, met: None, call, source });
             }
             let patience = until.saturating_duration_since(Instant::now());
             if patience.is_zero() {
                 let missing = round.given.iter().position(Option::is_none);
                 let rank = missing.expect("a round without a result misses a rank");
-                return Err(Error::Timeout { rank, call, stall: self.stall });
+                return Err(Error::Timeout { rank, met: None, call, stall: self.stall });
             }
             let woken = self.changed.wait_timeout(state, patience);
             state = woken.unwrap_or_else(PoisonError::into_inner).0;

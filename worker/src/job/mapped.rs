@@ -49,7 +49,7 @@ fn fetched(path: &Path, body: &[u8]) -> io::Result<()> {
 }
 
 fn unreadable(path: &Path, error: &io::Error, cause: Cause) -> Trouble {
-    Trouble { cause, message: format!("{}: {error}", path.display()) }
+    Trouble::new(cause, format!("{}: {error}", path.display()))
 }
 
 #[allow(unsafe_code)]

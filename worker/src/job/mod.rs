@@ -59,11 +59,11 @@ pub struct Job {
 }
 
 fn trouble(cause: Cause) -> impl Fn(String) -> Trouble {
-    move |message| Trouble { cause, message }
+    move |message| Trouble::new(cause, message)
 }
 
 fn storage_trouble(error: proto::storage::Error) -> Trouble {
-    Trouble { cause: Cause::Storage, message: chain(&error) }
+    Trouble::new(Cause::Storage, chain(&error))
 }
 
 impl Job {
@@ -85,9 +85,8 @@ impl Job {
                 Ok((digest::of_base(&model).to_string(), model, dtype, companions))
             }
         });
-        let (base_digest, model, save_dtype, companions) = read.await.map_err(|_| Trouble {
-            cause: Cause::Internal,
-            message: "reading the base model panicked; the log says where".into(),
+        let (base_digest, model, save_dtype, companions) = read.await.map_err(|_| {
+            Trouble::new(Cause::Internal, "reading the base model panicked; the log says where")
         })??;
         Ok(Self {
             companions,
@@ -273,8 +272,7 @@ fn recipe(spec: &Spec) -> Recipe {
 }
 
 fn parse(spec_yaml: &str) -> Result<Spec, Trouble> {
-    Spec::from_resolved(spec_yaml)
-        .map_err(|e| Trouble { cause: Cause::Internal, message: chain(&e) })
+    Spec::from_resolved(spec_yaml).map_err(|e| Trouble::new(Cause::Internal, chain(&e)))
 }
 
 /// The base's folder on this host; a remote one is fetched first.

@@ -41,10 +41,8 @@ pub async fn prepare(
         let preparer = preparer.map_err(|e| trouble(Cause::Model)(chain(&e)))?;
         prepare_range(&spec, &preparer, &shard, source, writing)
     });
-    made.await.map_err(|_| Trouble {
-        cause: Cause::Internal,
-        message: "preparing data panicked; the log says where".into(),
-    })?
+    made.await
+        .map_err(|_| Trouble::new(Cause::Internal, "preparing data panicked; the log says where"))?
 }
 
 fn prepare_range(

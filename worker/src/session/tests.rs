@@ -88,7 +88,7 @@ fn a_load_that_fails_does_not_undo_what_was_said_meanwhile() {
     directed(&mut s, Duty::Load(load()));
     let dismissed = Duty::Dismissed { reason: "closing".into(), refused: false };
     assert_eq!(directed(&mut s, dismissed), []);
-    let trouble = Trouble { cause: Cause::Storage, message: "gone".into() };
+    let trouble = Trouble::new(Cause::Storage, "gone");
     let exit = s.handle(Event::Loaded { load: load(), outcome: Err(trouble) });
     assert_eq!(exit, [Command::Exit(Exit::Dismissed)]);
 }
@@ -197,7 +197,7 @@ fn a_terminated_worker_that_nobody_answers_leaves_its_training() {
 #[test]
 fn a_failed_training_is_said_again_on_every_new_stream() {
     let mut s = training(1);
-    let trouble = Trouble { cause: Cause::Internal, message: "broken".into() };
+    let trouble = Trouble::new(Cause::Internal, "broken");
     let said = s.handle(Event::Ended(Generation(1), End::Failed { step: 3, trouble }));
     assert!(matches!(&said[..], [Command::Send(Report::Trouble { .. })]), "{said:?}");
     s.handle(Event::Disconnected);

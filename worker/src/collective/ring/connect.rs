@@ -79,8 +79,10 @@ pub(super) fn neighbours(
     });
     match (next, previous) {
         (Ok(next), Ok(previous)) => Ok((next, previous)),
+        (Ok(_), Err(error)) => Err(error.having_met(side.next_rank())),
+        (Err(error), Ok(_)) => Err(error.having_met(side.previous_rank())),
         // The side that fails stops the other, whose error is then only that.
-        (Err(Error::Aborted), Err(error)) | (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+        (Err(Error::Aborted), Err(error)) | (Err(error), Err(_)) => Err(error),
     }
 }
 
@@ -108,9 +110,17 @@ impl Side<'_> {
         self.membership.addresses.len()
     }
 
+    fn next_rank(&self) -> usize {
+        (self.membership.rank + 1) % self.world_size()
+    }
+
+    fn previous_rank(&self) -> usize {
+        (self.membership.rank + self.world_size() - 1) % self.world_size()
+    }
+
     /// Connects to the next rank, as often as it takes.
     fn reach(&self) -> Result<Stream, Error> {
-        let rank = (self.membership.rank + 1) % self.world_size();
+        let (rank, met) = (self.next_rank(), None);
         let address = self.membership.addresses[rank].clone();
         loop {
             let source = match self.attempt(&address) {
@@ -122,7 +132,7 @@ impl Side<'_> {
                     io::Error::other(format!("it is still in generation {expected}"))
                 }
                 Err(Failure::Refused(refusal)) => {
-                    return Err(Error::Refused { rank, address, refusal });
+                    return Err(Error::Refused { rank, met, address, refusal });
                 }
                 Err(Failure::Io(error)) => error,
             };
@@ -131,8 +141,8 @@ impl Side<'_> {
                 return Err(Error::Aborted);
             }
             if self.patience.has_ended() {
-                let within = self.options.connect_within;
-                return Err(Error::Unreachable { rank, address, within, source: Arc::new(source) });
+                let (within, source) = (self.options.connect_within, Arc::new(source));
+                return Err(Error::Unreachable { rank, met, address, within, source });
             }
         }
     }
@@ -181,8 +191,9 @@ impl Side<'_> {
                 return Err(Error::Aborted);
             }
             if self.patience.has_ended() {
-                let rank = (self.membership.rank + self.world_size() - 1) % self.world_size();
-                return Err(Error::Absent { rank, within: self.options.connect_within, refused });
+                let (rank, met) = (self.previous_rank(), None);
+                let within = self.options.connect_within;
+                return Err(Error::Absent { rank, met, within, refused });
             }
             while let Some(stream) = accept(listener).map_err(Error::host("accept"))? {
                 visitors.extend(Visitor::greet(stream));

@@ -156,7 +156,8 @@ impl Links {
             match header::decode(&header) {
                 Some(theirs) if theirs == call => {}
                 Some(theirs) => {
-                    return Err(Error::Mismatch { rank, theirs, ours: call });
+                    let met = self.other_than(rank);
+                    return Err(Error::Mismatch { rank, met, theirs, ours: call });
                 }
                 None => return Err(self.lost(call, rank, io::ErrorKind::InvalidData.into())),
             }
@@ -180,7 +181,8 @@ impl Links {
         }
         if !patient {
             let rank = if receiving { self.previous_rank() } else { self.next_rank() };
-            return Err(Error::Timeout { rank, call, stall: self.stall });
+            let met = self.other_than(rank);
+            return Err(Error::Timeout { rank, met, call, stall: self.stall });
         }
         let last_words = PollFlags::IN | PollFlags::HUP | PollFlags::ERR;
         if watch_next && sockets[2].revents().intersects(last_words) {
@@ -243,7 +245,12 @@ impl Links {
         if self.stop.is_stopped() {
             return Error::Aborted;
         }
-        Error::Broken { rank, call, source: Arc::new(source) }
+        Error::Broken { rank, met: self.other_than(rank), call, source: Arc::new(source) }
+    }
+
+    /// A neighbour other than `rank`; none in a world of two.
+    fn other_than(&self, rank: usize) -> Option<usize> {
+        [self.next_rank(), self.previous_rank()].into_iter().find(|neighbour| *neighbour != rank)
     }
 
     fn next_rank(&self) -> usize {

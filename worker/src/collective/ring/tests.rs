@@ -4,6 +4,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use proto::protocol::Accusation;
+
 use super::connect::neighbours;
 use super::stop::Stop;
 use super::stream::Stream;
@@ -241,6 +243,89 @@ fn rank_outside_the_world_is_refused() {
 fn membership_does_not_print_its_key() {
     let (_, member) = members(1).remove(0);
     assert!(!format!("{member:?}").contains("7, 7"));
+}
+
+/// What each rank of a world of three says of the others, where rank 1 is `missing` from the ring.
+fn accusations_without_rank_1(missing: impl FnOnce(Listener)) -> [Option<Accusation>; 2] {
+    let mut members = members(3);
+    let (listener, _) = members.remove(1);
+    missing(listener);
+    let soon = options(Duration::from_secs(1));
+    std::thread::scope(|scope| {
+        let connect = |(listener, member): &(Listener, Membership)| {
+            Ring::connect(listener, member, &soon, AbortHandle::new())
+                .expect_err("rank 1 is missing")
+                .accusation()
+        };
+        let threads = [&members[0], &members[1]].map(|m| scope.spawn(move || connect(m)));
+        threads.map(|thread| thread.join().expect("no panic"))
+    })
+}
+
+#[test]
+fn a_rank_that_never_comes_is_accused_by_both_neighbours_who_have_met() {
+    let accused = |met| Some(Accusation { rank: 1, connecting: true, met: Some(met) });
+    let mut silent = None;
+    assert_eq!(accusations_without_rank_1(|l| silent = Some(l)), [accused(2), accused(0)]);
+    let refuses_connections = accusations_without_rank_1(drop);
+    assert_eq!(refuses_connections, [accused(2), accused(0)]);
+}
+
+#[test]
+fn a_rank_that_can_be_reached_one_way_only_is_said_to_have_been_met() {
+    let mut members = members(2);
+    // Rank 1 listens where it says; rank 0 says that it is somewhere else.
+    let elsewhere = Listener::bind("127.0.0.1:0").expect("loopback has free ports");
+    for (_, member) in &mut members {
+        member.addresses[0] = elsewhere.local_addr().to_string();
+    }
+    let soon = options(Duration::from_secs(1));
+    let accusations = std::thread::scope(|scope| {
+        let connect = |(listener, member): &(Listener, Membership)| {
+            Ring::connect(listener, member, &soon, AbortHandle::new())
+                .expect_err("rank 0 cannot be reached")
+                .accusation()
+        };
+        let threads = [&members[0], &members[1]].map(|m| scope.spawn(move || connect(m)));
+        threads.map(|thread| thread.join().expect("no panic"))
+    });
+    let accused = |rank| Some(Accusation { rank, connecting: true, met: Some(rank) });
+    assert_eq!(accusations, [accused(1), accused(0)]);
+}
+
+#[test]
+fn a_rank_that_refuses_was_reached() {
+    let error = told_to_a_stranger(|stranger| stranger.run = "daisy".to_owned());
+    let accusation = error.accusation().expect("rank 1 refused");
+    assert_eq!((accusation.rank, accusation.connecting), (1, false));
+}
+
+#[test]
+fn a_rank_that_dies_in_the_middle_is_accused_by_all_others() {
+    for world_size in 2..=5 {
+        let mut world = ring_world(world_size, Duration::from_secs(60), SameHost::UnixSocket);
+        let dead = 1;
+        let corpse = world.remove(dead);
+        let accusations: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = world
+                .into_iter()
+                .map(|mut rank| {
+                    scope.spawn(move || {
+                        let error = rank.control(&mut [1.0]).expect_err("rank 1 is dead");
+                        (rank.rank(), error.accusation().expect("rank 1 is accused"))
+                    })
+                })
+                .collect();
+            drop(corpse);
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        for (rank, accusation) in accusations {
+            let neighbours = [(rank + 1) % world_size, (rank + world_size - 1) % world_size];
+            let met = neighbours.into_iter().find(|n| *n != dead).map(|n| n as u32);
+            let right = Accusation { rank: dead as u32, connecting: false, met };
+            assert_eq!(accusation, right, "by rank {rank} of {world_size}");
+        }
+    }
 }
 
 /// What an impostor does once it has said its lie.
