@@ -25,6 +25,9 @@ use tokio_stream::wrappers::ReceiverStream;
 
 /// Reports that can wait for the network.
 const REPORTS: usize = 1024;
+/// Of them, those about the membership that are handed over at once. As much room stays free beside them for the others,
+/// which the session does not keep.
+const BATCH: usize = 256;
 /// Events that can wait for the session. A training thread that is so far ahead waits.
 const EVENTS: usize = 64;
 /// The longest wait between two attempts to reach the coordinator.
@@ -102,6 +105,10 @@ impl Agent {
                     self.stream = Some(stream);
                     Event::Connected
                 }
+                () = room(self.stream.as_ref()), if self.session.has_more() => {
+                    self.fill();
+                    continue;
+                }
                 () = &mut overdue => return Exit::Drained,
                 _ = beats.tick() => {
                     self.send(beat(&self.gauges));
@@ -112,7 +119,9 @@ impl Agent {
                 self.stream = None;
             }
             let before = self.beat;
-            for command in self.session.handle(event) {
+            let commands = self.session.handle(event);
+            self.fill();
+            for command in commands {
                 if let Some(exit) = self.execute(command).await {
                     return exit;
                 }
@@ -163,11 +172,8 @@ impl Agent {
                 }
             }
             Command::Exit(exit) => {
-                // What was said last is still on its way.
-                if let Some(stream) = self.stream.take() {
-                    let empty = stream.reserve_many(stream.max_capacity());
-                    let _ = tokio::time::timeout(FAREWELL, empty).await;
-                }
+                // Without an answer in time nobody is there to be told.
+                let _ = tokio::time::timeout(FAREWELL, self.finish()).await;
                 return Some(exit);
             }
         }
@@ -176,8 +182,30 @@ impl Agent {
 
     fn send(&self, report: Report) {
         if let Some(stream) = &self.stream {
-            // A full queue means a network that stands still: the stream will break, and facts are said again.
+            // A full queue means a network that stands still: the stream will break.
             let _ = stream.try_send(report.into());
+        }
+    }
+
+    /// Hands a batch of what the session has to say over to the stream, if it has room.
+    fn fill(&mut self) {
+        let Some(stream) = &self.stream else { return };
+        let Ok(batch) = stream.try_reserve_many(2 * BATCH) else { return };
+        for permit in batch.take(BATCH) {
+            let Some(report) = self.session.next_report() else { return };
+            permit.send(report.into());
+        }
+    }
+
+    /// Says the last of what there is to say, and waits until it is on its way.
+    async fn finish(&mut self) {
+        while self.session.has_more() {
+            room(self.stream.as_ref()).await;
+            self.fill();
+        }
+        if let Some(stream) = self.stream.take() {
+            // A stream that has broken is as empty as it will be.
+            let _ = stream.reserve_many(stream.max_capacity()).await;
         }
     }
 
@@ -280,6 +308,17 @@ fn training_thread(
         }
     };
     let _ = events.blocking_send(Event::Ended(train.generation, end));
+}
+
+/// Done when the stream takes a batch; never, where it is broken or there is none.
+async fn room(stream: Option<&mpsc::Sender<wire::Report>>) {
+    let reserved = match stream {
+        Some(stream) => stream.reserve_many(2 * BATCH).await.is_ok(),
+        None => false,
+    };
+    if !reserved {
+        std::future::pending().await
+    }
 }
 
 fn beat(gauges: &Gauges) -> Report {

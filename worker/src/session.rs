@@ -11,11 +11,11 @@ use proto::protocol::{
     SavedPart, ShardOutcome, SourceSum, StepDone, Train,
 };
 use proto::receipt::Skipped;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Reports that wait for a connection; the oldest step figures are forgotten first.
-const BACKLOG: usize = 1024;
+mod log;
+use log::Log;
 
 /// What this process is, for its hello.
 #[derive(Clone, Debug)]
@@ -129,7 +129,7 @@ pub enum Event {
 /// What the agent is to do, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
-    /// Tell the coordinator.
+    /// Tell the coordinator, after what [`Session::next_report`] has to say.
     Send(Report),
     /// Beat so often.
     Beat(Duration),
@@ -195,9 +195,8 @@ pub struct Session {
     /// The coordinator has spoken on this stream. Before that it may still be waiting for other members to come back,
     /// and would drop what belongs to a membership.
     heard: bool,
-    backlog: VecDeque<Report>,
-    /// What the coordinator must not miss of the present membership: said again on every new stream.
-    facts: Vec<Report>,
+    /// What there is to say of the present membership: said again on every new stream.
+    log: Log,
 }
 
 impl Session {
@@ -216,8 +215,7 @@ impl Session {
             heard: false,
             terminating: None,
             storing: 0,
-            backlog: VecDeque::new(),
-            facts: Vec::new(),
+            log: Log::default(),
         }
     }
 
@@ -236,27 +234,27 @@ impl Session {
                 if let Activity::Training { step, .. } = &mut self.activity {
                     *step = done.step + 1;
                 }
-                self.say(Report::StepDone(place, done), &mut out);
+                self.log.record(place, done);
             }
             Event::Skipped(place, skipped) => {
-                self.state(Report::Skipped(place, skipped), &mut out);
+                self.log.fact(Report::Skipped(place, skipped));
             }
             Event::Evaluated(place, step, sums) => {
-                self.state(Report::Evaluated(place, step, sums), &mut out);
+                self.log.fact(Report::Evaluated(place, step, sums));
             }
             Event::PartBegun(place, step) => {
                 self.storing += 1;
-                self.state(Report::PartBegun(place, step), &mut out);
+                self.log.fact(Report::PartBegun(place, step));
             }
             Event::PartSaved(place, step, Ok(part)) => {
                 self.storing -= 1;
-                self.state(Report::PartSaved(place, step, part), &mut out);
+                self.log.fact(Report::PartSaved(place, step, part));
             }
             Event::PartSaved(place, step, Err(message)) => {
                 self.storing -= 1;
-                self.state(Report::PartFailed(place, step, message), &mut out);
+                self.log.fact(Report::PartFailed(place, step, message));
             }
-            Event::Ended(generation, end) => self.ended(generation, end, &mut out),
+            Event::Ended(generation, end) => self.ended(generation, end),
             Event::Terminate { deadline } => {
                 if self.terminating.replace(deadline).is_none() && self.connected {
                     out.push(Command::Send(Report::Leaving { deadline }));
@@ -265,6 +263,17 @@ impl Session {
         }
         self.settle(&mut out);
         out
+    }
+
+    /// Whether the present stream has not yet had everything that there is to say of the membership.
+    pub fn has_more(&self) -> bool {
+        self.heard && self.log.has_more()
+    }
+
+    /// The next thing to say of the membership: reports that are no commands, since there can be more of them than a
+    /// stream takes at once. None before the coordinator has spoken on the present stream.
+    pub fn next_report(&mut self) -> Option<Report> {
+        self.heard.then(|| self.log.next()).flatten()
     }
 
     fn connected(&mut self, out: &mut Vec<Command>) {
@@ -304,8 +313,7 @@ impl Session {
         self.epoch = directive.epoch;
         out.push(Command::Beat(directive.beat));
         if !std::mem::replace(&mut self.heard, true) {
-            let again = self.facts.iter().cloned().chain(self.backlog.drain(..));
-            out.extend(again.map(Command::Send));
+            self.log.rewind(directive.heard);
         }
         if let Duty::Prepare(p) = &directive.duty {
             for shard in &p.shards {
@@ -338,7 +346,7 @@ impl Session {
                 self.say(Report::ShardPrepared { run, shard, outcome }, out);
             }
             Err(trouble) => {
-                // The run fails by it; until the coordinator has said so there is nothing to do.
+                // Until the coordinator directs it again, if it does.
                 self.wanted = Duty::Idle;
                 self.trouble(run, trouble, out);
             }
@@ -363,7 +371,7 @@ impl Session {
         }
     }
 
-    fn ended(&mut self, generation: Generation, end: End, out: &mut Vec<Command>) {
+    fn ended(&mut self, generation: Generation, end: End) {
         let Activity::Training { train, .. } = &self.activity else {
             return;
         };
@@ -374,37 +382,22 @@ impl Session {
         self.activity = Activity::Nothing;
         self.ended = Some((run.clone(), generation));
         match end {
-            End::Stopped { step } => self.state(Report::Stopped { run, generation, step }, out),
+            End::Stopped { step } => self.log.fact(Report::Stopped { run, generation, step }),
             End::Aborted => {}
             End::Failed { step, trouble } => {
-                self.state(trouble.report(run, generation, step), out);
+                self.log.fact(trouble.report(run, generation, step));
             }
         }
     }
 
-    /// A failure outside training. Whoever has not heard of it asks for the same again.
+    /// A failure outside training. A coordinator that has not heard of it asks for the same again.
     fn trouble(&mut self, run: RunId, trouble: Trouble, out: &mut Vec<Command>) {
         self.say(trouble.report(run, Generation::default(), 0), out);
     }
 
-    /// Says something that the coordinator can do without.
-    fn say(&mut self, report: Report, out: &mut Vec<Command>) {
-        if self.heard {
-            out.push(Command::Send(report));
-            return;
-        }
-        self.backlog.push_back(report);
-        if self.backlog.len() > BACKLOG {
-            self.backlog.pop_front();
-        }
-    }
-
-    /// Says something that the coordinator must not miss, now and on every new stream.
-    fn state(&mut self, report: Report, out: &mut Vec<Command>) {
-        self.facts.push(report.clone());
-        if self.heard {
-            out.push(Command::Send(report));
-        }
+    /// Says something that the coordinator will ask for again if it misses it.
+    fn say(&self, report: Report, out: &mut Vec<Command>) {
+        out.extend(self.heard.then_some(Command::Send(report)));
     }
 
     /// Takes the next step from what this process is doing to what it should be doing.
@@ -467,7 +460,7 @@ impl Session {
             }
             Duty::Train(train) => {
                 if !self.has_ended(&train) && self.fetch(&train.load, out) {
-                    self.facts.clear();
+                    self.log.renew();
                     let step = 0;
                     let boxed = Box::new(train.clone());
                     self.activity = Activity::Training { train: boxed, step, aborting: false };

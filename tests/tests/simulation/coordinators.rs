@@ -10,6 +10,7 @@ use coordinator::core::{
 use proto::event::Event as History;
 use proto::id::Epoch;
 use proto::manifest::Checkpoint;
+use proto::protocol::Report;
 use proto::receipt::Receipt;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -104,6 +105,11 @@ impl World {
 
     pub(crate) fn tell_core(&mut self, life: u64, event: Event) {
         let Some(c) = self.coordinators.get_mut(&life) else { return };
+        if let Event::Reported { stream, report: Report::StepDone(place, done) } = &event
+            && let Some(worker) = self.spoke.get(stream)
+        {
+            self.ledger.reported(worker, place.lineage, done.step);
+        }
         let commands = c.core.handle(self.now - c.began, event);
         self.execute(life, commands);
     }

@@ -31,6 +31,8 @@ pub(crate) struct Ledger {
     pruned: BTreeSet<(u64, u64)>,
     /// The model that the user gets.
     published: Option<(u64, u64)>,
+    /// Lineage, step and rank of every step record that reached a coordinator which lived.
+    reported: BTreeSet<(u64, u64, usize)>,
     /// Steps that the run's receipt names as skipped.
     pub(crate) receipt: Vec<u64>,
 }
@@ -102,6 +104,13 @@ impl Ledger {
         skipped
     }
 
+    /// A step record of `worker` reaches a coordinator.
+    pub(crate) fn reported(&mut self, worker: &WorkerId, lineage: Lineage, step: u64) {
+        let generation = self.generations.get(&lineage.0).expect("announced after journaled");
+        let rank = generation.members.iter().position(|member| member == worker);
+        self.reported.insert((lineage.0, step, rank.expect("only members train")));
+    }
+
     pub(crate) fn stored(&mut self, lineage: u64, step: u64, rank: u32) {
         self.parts.insert((lineage, step, rank));
     }
@@ -134,8 +143,8 @@ impl Ledger {
         self.published = Some((lineage, step));
     }
 
-    /// From the published model back to the base, every step was committed exactly once, and the receipt names
-    /// those that taught nothing.
+    /// From the published model back to the base, every step was committed exactly once and reported by every rank, and
+    /// the receipt names the steps that taught nothing.
     pub(crate) fn assert_every_step_once(&self, seed: u64) {
         let skipped = self.published.map(|(lineage, step)| self.skipped_until(lineage, step));
         assert_eq!(Some(&self.receipt), skipped.as_ref(), "seed {seed}: skipped");
@@ -145,6 +154,12 @@ impl Ledger {
             let generation = &self.generations[&lineage];
             let from = generation.start.map_or(0, |c| c.1);
             assert!(generation.next >= until, "seed {seed}: lineage {lineage} got that far");
+            for (step, rank) in
+                (from..until).flat_map(|s| (0..generation.members.len()).map(move |rank| (s, rank)))
+            {
+                let reported = self.reported.contains(&(lineage, step, rank));
+                assert!(reported, "seed {seed}: step {step} of lineage {lineage} by rank {rank}");
+            }
             steps.splice(0..0, from..until);
             at = generation.start;
         }

@@ -66,6 +66,8 @@ pub(crate) struct World {
     pub(crate) processes: BTreeMap<u64, Process>,
     /// To which life each leads, and from which process.
     pub(crate) streams: BTreeMap<Stream, (u64, u64)>,
+    /// Which worker has, or had, a stream: what it said arrives after its end, too.
+    pub(crate) spoke: BTreeMap<Stream, WorkerId>,
     /// Steps committed by the generations at work.
     pub(crate) rings: BTreeMap<Generation, u64>,
     /// When the last message on a stream arrives: they keep their order.
@@ -94,6 +96,7 @@ impl World {
             asleep_until: Duration::ZERO,
             processes: BTreeMap::new(),
             streams: BTreeMap::new(),
+            spoke: BTreeMap::new(),
             rings: BTreeMap::new(),
             arrivals: BTreeMap::new(),
             settings: Settings {
@@ -235,6 +238,7 @@ impl World {
         self.sequence += 1;
         let stream = Stream(self.sequence);
         p.stream = Some(stream);
+        self.spoke.insert(stream, WorkerId::new(format!("w{}", p.slot)));
         self.streams.insert(stream, (life, id));
         self.tell(id, session::Event::Connected);
     }
@@ -304,8 +308,17 @@ impl World {
 
     pub(crate) fn tell(&mut self, id: u64, event: session::Event) {
         let Some(p) = self.processes.get_mut(&id) else { return };
-        for command in p.session.handle(event) {
+        let commands = p.session.handle(event);
+        self.say(id);
+        for command in commands {
             self.obey(id, command);
+        }
+    }
+
+    /// Its stream takes what there is to say of the membership.
+    fn say(&mut self, id: u64) {
+        while let Some(report) = self.processes.get_mut(&id).and_then(|p| p.session.next_report()) {
+            self.send(id, report);
         }
     }
 

@@ -3,14 +3,30 @@
 use super::*;
 use proto::id::Lineage;
 
-fn session() -> Session {
-    let mut session = Session::new(Identity {
+/// A session whose stream takes at once what there is to say of the membership.
+struct Heard(Session);
+
+impl Heard {
+    fn handle(&mut self, event: Event) -> Vec<Command> {
+        let commands = self.0.handle(event);
+        let mut all: Vec<_> = self.said().into_iter().map(Command::Send).collect();
+        all.extend(commands);
+        all
+    }
+
+    fn said(&mut self) -> Vec<Report> {
+        std::iter::from_fn(|| self.0.next_report()).collect()
+    }
+}
+
+fn session() -> Heard {
+    let mut session = Heard(Session::new(Identity {
         worker: WorkerId::new("w"),
         incarnation: Incarnation::new("i"),
         device: "cpu".into(),
         threads: 1,
         ring: "127.0.0.1:1".into(),
-    });
+    }));
     let hello = session.handle(Event::Connected);
     assert!(matches!(&hello[..], [Command::Send(Report::Hello(_))]), "{hello:?}");
     session
@@ -40,11 +56,29 @@ fn train(generation: u64) -> Train {
     }
 }
 
-fn directed(session: &mut Session, duty: Duty) -> Vec<Command> {
+fn prepare(shards: &[u32]) -> Duty {
+    let shard = |index: &u32| RawShard {
+        index: *index,
+        source: 0,
+        url: "u".into(),
+        bytes: 1,
+        etag: None,
+        modified_ms: 0,
+        range: 0..1,
+    };
+    Duty::Prepare(proto::protocol::Prepare {
+        run: RunId::new("r"),
+        spec_yaml: "s".into(),
+        fingerprint: "f".into(),
+        shards: shards.iter().map(shard).collect(),
+    })
+}
+
+fn directed(session: &mut Heard, duty: Duty) -> Vec<Command> {
     at_epoch(session, 1, duty)
 }
 
-fn at_epoch(session: &mut Session, epoch: u64, duty: Duty) -> Vec<Command> {
+fn at_epoch(session: &mut Heard, epoch: u64, duty: Duty) -> Vec<Command> {
     let beat = Duration::from_millis(500);
     let mut commands =
         session.handle(Event::Directed(Directive { epoch: Epoch(epoch), beat, duty, heard: 0 }));
@@ -52,7 +86,7 @@ fn at_epoch(session: &mut Session, epoch: u64, duty: Duty) -> Vec<Command> {
     commands
 }
 
-fn training(generation: u64) -> Session {
+fn training(generation: u64) -> Heard {
     let mut session = session();
     directed(&mut session, Duty::Load(load()));
     session.handle(Event::Loaded { load: load(), outcome: Ok("b".into()) });
@@ -142,6 +176,126 @@ fn a_broken_stream_does_not_stop_training() {
     assert_eq!(s.handle(Event::PartSaved(place.clone(), 7, Ok(SavedPart::default()))), [part(7)]);
 }
 
+fn done(step: u64) -> StepDone {
+    StepDone {
+        step,
+        loss: 1.0,
+        learning_rate: 1.0,
+        grad_norm: 1.0,
+        applied: true,
+        samples: 1,
+        samples_digest: 1,
+        tokens: 1,
+        trained_tokens: 1,
+        compute: Duration::ZERO,
+        reduce_wait: Duration::ZERO,
+        sources: Vec::new(),
+    }
+}
+
+/// The steps whose records are among these commands.
+fn steps(commands: &[Command]) -> Vec<u64> {
+    let step = |command: &Command| match command {
+        Command::Send(Report::StepDone(_, done)) => Some(done.step),
+        _ => None,
+    };
+    commands.iter().filter_map(step).collect()
+}
+
+fn reconnected(s: &mut Heard, heard: u64, duty: Duty) -> Vec<Command> {
+    s.handle(Event::Disconnected);
+    s.handle(Event::Connected);
+    let beat = Duration::from_millis(500);
+    s.handle(Event::Directed(Directive { epoch: Epoch(1), beat, duty, heard }))
+}
+
+#[test]
+fn every_step_is_said_again_on_a_new_stream_but_those_that_are_recorded() {
+    let mut s = training(1);
+    let place = train(1).place();
+    assert_eq!(steps(&s.handle(Event::Stepped(place.clone(), done(0)))), [0]);
+    s.handle(Event::Disconnected);
+    for step in 1..3000 {
+        assert_eq!(s.handle(Event::Stepped(place.clone(), done(step))), []);
+    }
+    let duty = || Duty::Train(train(1));
+    let again = reconnected(&mut s, 0, duty());
+    assert_eq!(steps(&again), (0..3000).collect::<Vec<_>>());
+    assert_eq!(steps(&reconnected(&mut s, 2998, duty())), [2998, 2999]);
+    assert!(steps(&reconnected(&mut s, 3000, duty())).is_empty());
+    assert_eq!(steps(&s.handle(Event::Stepped(place, done(3000)))), [3000]);
+    // A coordinator that has lost what the one before it was told.
+    assert_eq!(steps(&reconnected(&mut s, 0, duty())).len(), 3001);
+}
+
+#[test]
+fn records_and_facts_are_said_in_the_order_in_which_they_happened() {
+    let mut s = training(1);
+    s.handle(Event::Disconnected);
+    let place = train(1).place();
+    s.handle(Event::Stepped(place.clone(), done(0)));
+    s.handle(Event::PartBegun(place.clone(), 1));
+    s.handle(Event::Stepped(place.clone(), done(1)));
+    let trouble = Trouble::new(Cause::Peer, "lost rank 1");
+    s.handle(Event::Ended(Generation(1), End::Failed { step: 2, trouble: trouble.clone() }));
+    let again = reconnected(&mut s, 0, Duty::Train(train(1)));
+    let said = [
+        Report::StepDone(place.clone(), done(0)),
+        Report::PartBegun(place.clone(), 1),
+        Report::StepDone(place, done(1)),
+        trouble.report(RunId::new("r"), Generation(1), 2),
+    ];
+    assert_eq!(again[..4], said.map(Command::Send));
+}
+
+#[test]
+fn the_oldest_records_are_dropped_and_no_fact_is() {
+    let mut s = training(1);
+    s.handle(Event::Disconnected);
+    let place = train(1).place();
+    s.handle(Event::PartBegun(place.clone(), 1));
+    for step in 0..200_000 {
+        s.0.handle(Event::Stepped(place.clone(), done(step)));
+    }
+    let again = reconnected(&mut s, 0, Duty::Train(train(1)));
+    assert_eq!(again[0], Command::Send(Report::PartBegun(place, 1)));
+    let steps = steps(&again);
+    assert_eq!(steps.last(), Some(&199_999));
+    assert!((50_000..150_000).contains(&steps.len()), "{}", steps.len());
+}
+
+#[test]
+fn records_are_kept_until_the_next_membership_begins() {
+    let mut s = training(1);
+    s.handle(Event::Stepped(train(1).place(), done(0)));
+    s.handle(Event::Ended(Generation(1), End::Aborted));
+    for duty in [Duty::Idle, Duty::Load(load())] {
+        assert_eq!(steps(&reconnected(&mut s, 0, duty)), [0]);
+    }
+    let again = reconnected(&mut s, 0, Duty::Train(train(2)));
+    assert!(steps(&again).is_empty(), "they belong to a lineage that is fenced");
+}
+
+#[test]
+fn what_failed_outside_training_is_tried_again_when_it_is_directed_again() {
+    let mut s = session();
+    let trouble = || Trouble::new(Cause::Data, "this host does not see it");
+    let said =
+        |trouble: Trouble| Command::Send(trouble.report(RunId::new("r"), Generation::default(), 0));
+    for _ in 0..2 {
+        assert_eq!(directed(&mut s, Duty::Load(load())), [Command::Load(load())]);
+        let failed = s.handle(Event::Loaded { load: load(), outcome: Err(trouble()) });
+        assert_eq!(failed, [said(trouble())]);
+    }
+    for _ in 0..2 {
+        let begun = directed(&mut s, prepare(&[0]));
+        assert!(matches!(&begun[..], [Command::Prepare { shard, .. }] if shard.index == 0));
+        let outcome = Err(trouble().on_shard(0));
+        let failed = s.handle(Event::Prepared { run: RunId::new("r"), shard: 0, outcome });
+        assert_eq!(failed, [said(trouble().on_shard(0))]);
+    }
+}
+
 #[test]
 fn a_deposed_coordinator_is_not_obeyed() {
     let mut s = training(1);
@@ -225,25 +379,8 @@ fn a_leave_is_said_again_on_every_new_stream() {
 
 #[test]
 fn shards_are_prepared_one_by_one_and_reported_again_when_asked_again() {
-    let shard = |index| RawShard {
-        index,
-        source: 0,
-        url: "u".into(),
-        bytes: 1,
-        etag: None,
-        modified_ms: 0,
-        range: 0..1,
-    };
-    let duty = |shards: &[u32]| {
-        Duty::Prepare(proto::protocol::Prepare {
-            run: RunId::new("r"),
-            spec_yaml: "s".into(),
-            fingerprint: "f".into(),
-            shards: shards.iter().map(|i| shard(*i)).collect(),
-        })
-    };
     let mut s = session();
-    let begun = directed(&mut s, duty(&[0, 1]));
+    let begun = directed(&mut s, prepare(&[0, 1]));
     assert!(matches!(&begun[..], [Command::Prepare { shard, .. }] if shard.index == 0));
     let done = Event::Prepared {
         run: RunId::new("r"),
@@ -258,6 +395,6 @@ fn shards_are_prepared_one_by_one_and_reported_again_when_asked_again() {
         ] if shard.index == 1 && outcome.parts == [3]),
         "{next:?}"
     );
-    let again = directed(&mut s, duty(&[0, 1]));
+    let again = directed(&mut s, prepare(&[0, 1]));
     assert!(matches!(&again[..], [Command::Send(Report::ShardPrepared { shard: 0, .. })]));
 }

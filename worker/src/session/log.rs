@@ -1,0 +1,107 @@
+//! PURE: what a worker has to say of its present membership, in order, and how far the present stream has had it.
+//!
+//! Facts are few, and the coordinator must not miss one. Step records are many: beyond [`RECORDS_BYTES`] the oldest are
+//! dropped. Nothing else is: that a stream has taken a record does not say that the coordinator has stored it.
+
+use proto::protocol::{Place, Report, SourceSum, StepDone};
+use std::collections::VecDeque;
+
+/// Step records that are kept: those of some sixty thousand steps.
+const RECORDS_BYTES: usize = 16 << 20;
+
+/// Reports of the present membership, each under its number, which rises with every report.
+#[derive(Default)]
+pub(super) struct Log {
+    facts: VecDeque<(u64, Report)>,
+    records: VecDeque<(u64, Place, StepDone)>,
+    /// Taken by `records`.
+    bytes: usize,
+    /// The number of the next report.
+    next: u64,
+    /// The present stream has had all facts below this number, and all records below that one.
+    facts_from: u64,
+    records_from: u64,
+    /// A record was dropped that no stream has had, and this was said.
+    incomplete: bool,
+}
+
+impl Log {
+    /// Adds something that the coordinator must not miss.
+    pub(super) fn fact(&mut self, report: Report) {
+        self.facts.push_back((self.next, report));
+        self.next += 1;
+    }
+
+    /// Adds the record of a step.
+    pub(super) fn record(&mut self, place: Place, done: StepDone) {
+        self.bytes += bytes(&place, &done);
+        self.records.push_back((self.next, place, done));
+        self.next += 1;
+        while self.bytes > RECORDS_BYTES {
+            let Some((number, place, done)) = self.records.pop_front() else { return };
+            self.bytes -= bytes(&place, &done);
+            if number >= self.records_from && !std::mem::replace(&mut self.incomplete, true) {
+                tracing::warn!(
+                    run = %place.run,
+                    step = done.step,
+                    "no coordinator takes the step records; the oldest are dropped"
+                );
+            }
+        }
+    }
+
+    /// Begins anew with another membership: records of the one before mean nothing any more, and facts only if nobody
+    /// has had them.
+    pub(super) fn renew(&mut self) {
+        self.records.clear();
+        (self.bytes, self.incomplete) = (0, false);
+        let had = self.facts.partition_point(|(number, _)| *number < self.facts_from);
+        self.facts.drain(..had);
+    }
+
+    /// Says everything again, but for records of steps before `recorded`: none of them where that is the highest number.
+    pub(super) fn rewind(&mut self, recorded: u64) {
+        let known = self.records.partition_point(|(_, _, done)| done.step < recorded);
+        self.facts_from = 0;
+        self.records_from = self.records.get(known).map_or(self.next, |(number, ..)| *number);
+    }
+
+    pub(super) fn has_more(&self) -> bool {
+        self.next_fact().is_some() || self.next_record().is_some()
+    }
+
+    /// The next report that the present stream has not had.
+    pub(super) fn next(&mut self) -> Option<Report> {
+        let (fact, record) = (self.next_fact(), self.next_record());
+        match (fact, record) {
+            (Some((number, report)), record) if record.is_none_or(|(n, ..)| number < n) => {
+                let (number, report) = (*number, report.clone());
+                self.facts_from = number + 1;
+                Some(report)
+            }
+            (_, Some((number, place, done))) => {
+                let (number, report) = (*number, Report::StepDone(place.clone(), done.clone()));
+                self.records_from = number + 1;
+                Some(report)
+            }
+            (_, None) => None,
+        }
+    }
+
+    fn next_fact(&self) -> Option<&(u64, Report)> {
+        let had = self.facts.partition_point(|(number, _)| *number < self.facts_from);
+        self.facts.get(had)
+    }
+
+    fn next_record(&self) -> Option<&(u64, Place, StepDone)> {
+        let had = self.records.partition_point(|(number, ..)| *number < self.records_from);
+        self.records.get(had)
+    }
+}
+
+/// What a record takes in memory.
+fn bytes(place: &Place, done: &StepDone) -> usize {
+    size_of::<(u64, Place, StepDone)>()
+        + place.run.as_str().len()
+        + done.sources.len() * size_of::<SourceSum>()
+}
