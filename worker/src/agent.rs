@@ -14,14 +14,17 @@ use crate::job::{self, Job, Restorable};
 use crate::run::{self, Broken, Controls, Gauge, Gauges, Said};
 use crate::session::{Command, End, Event, Exit, Identity, Session, Trouble};
 use crate::upload::{self, Leaving};
-use proto::protocol::{Cause, Directive, Report, Train};
+use proto::id::WorkerId;
+use proto::protocol::{Cause, Directive, Duty, Report, Train};
 use proto::wire::{self, workers_client::WorkersClient};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
 
 /// Reports that can wait for the network.
 const REPORTS: usize = 1024;
@@ -32,6 +35,8 @@ const BATCH: usize = 256;
 const EVENTS: usize = 64;
 /// The longest wait between two attempts to reach the coordinator.
 const RECONNECT: Duration = Duration::from_secs(1);
+/// Reasons for being without a coordinator that are remembered, so that each is said once.
+const DISTINCT: usize = 16;
 /// How long the last reports may take to leave.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long a worker that was told to go asks for.
@@ -39,6 +44,7 @@ const DRAIN: Duration = Duration::from_secs(20);
 
 /// A worker process.
 pub struct Agent {
+    slot: WorkerId,
     coordinator: String,
     session: Session,
     listener: Arc<Listener>,
@@ -59,6 +65,7 @@ impl Agent {
     pub fn new(coordinator: String, identity: Identity, listener: Listener) -> Self {
         let (events, inbox) = mpsc::channel(EVENTS);
         Self {
+            slot: identity.worker.clone(),
             coordinator,
             session: Session::new(identity),
             listener: Arc::new(listener),
@@ -94,8 +101,13 @@ impl Agent {
         // Neither gone nor let go; what it gave up storing has then had the time to be given up.
         let mut overdue = std::pin::pin!(upload::late(self.leaving.subscribe(), FAREWELL));
         let (connected, mut connections) = mpsc::channel(1);
-        let (coordinator, moved) = (self.coordinator.clone(), self.moved.clone());
-        tokio::spawn(connect(coordinator, connected, self.events.clone(), moved));
+        tokio::spawn(connect(
+            self.slot.clone(),
+            self.coordinator.clone(),
+            connected,
+            self.events.clone(),
+            self.moved.clone(),
+        ));
         let mut beats = tokio::time::interval(self.beat);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -329,28 +341,34 @@ fn beat(gauges: &Gauges) -> Report {
 /// Keeps a stream to the coordinator open: each new one is handed over, its directives become events. Where another
 /// coordinator has its place, the stream goes there; if nobody answers at the one, the other is tried in turn.
 async fn connect(
+    slot: WorkerId,
     coordinator: String,
     connected: mpsc::Sender<mpsc::Sender<wire::Report>>,
     events: mpsc::Sender<Event>,
     moved: watch::Sender<String>,
 ) {
-    let mut said = false;
+    let mut said = BTreeSet::new();
     let (mut here, mut there) = (coordinator.clone(), coordinator.clone());
     loop {
-        let error = match session(&here, &connected, &events).await {
-            Ok(()) => return,
-            Err(error) => error,
-        };
-        if let Some(successor) = successor(&*error) {
-            tracing::info!(coordinator = here, successor, "going over to another coordinator");
-            moved.send_replace(successor.clone());
-            (here, there) = (successor, coordinator.clone());
-        } else {
-            if !std::mem::replace(&mut said, true) {
-                let error = proto::error::chain(&*error);
-                tracing::warn!(coordinator = here, error, "no connection; trying again");
+        match session(&here, &connected, &events).await {
+            Ending::AgentGone => return,
+            Ending::NotNow(reason) => {
+                if is_new(&mut said, &reason) {
+                    tracing::warn!(%slot, coordinator = here, reason, "not now; trying again");
+                }
             }
-            std::mem::swap(&mut here, &mut there);
+            Ending::Moved(successor) => {
+                tracing::info!(%slot, coordinator = here, successor, "going over to another coordinator");
+                moved.send_replace(successor.clone());
+                (here, there) = (successor, coordinator.clone());
+            }
+            Ending::Broken { error } => {
+                let error = proto::error::chain(&*error);
+                if is_new(&mut said, &error) {
+                    tracing::warn!(%slot, coordinator = here, error, "no connection; trying again");
+                }
+                std::mem::swap(&mut here, &mut there);
+            }
         }
         // Jittered, so that a whole pool does not come back in one moment.
         let jitter = u64::from_str_radix(&proto::id::unique()[..4], 16).unwrap_or(0) % 512;
@@ -358,43 +376,84 @@ async fn connect(
     }
 }
 
-/// Where the coordinator is that has the place of the one that ended the stream with this error.
-fn successor(error: &(dyn std::error::Error + 'static)) -> Option<String> {
-    let status = error.downcast_ref::<tonic::Status>()?;
-    let url = status.metadata().get(proto::protocol::SUCCESSOR)?.to_str().ok()?;
-    Some(url.to_owned())
+/// Whether something is to be said: it has not been, of late.
+fn is_new(said: &mut BTreeSet<String>, text: &str) -> bool {
+    if said.len() >= DISTINCT {
+        said.clear();
+    }
+    said.insert(text.to_owned())
 }
 
-/// One stream, from its opening to its end. `Ok` when the agent has ended.
+/// How a stream ended.
+enum Ending {
+    /// Nobody here needs another.
+    AgentGone,
+    /// The coordinator does not want this worker yet, for this reason.
+    NotNow(String),
+    /// Another coordinator has its place: this one.
+    Moved(String),
+    /// By itself.
+    Broken { error: Error },
+}
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+impl From<Error> for Ending {
+    fn from(error: Error) -> Self {
+        let status = error.downcast_ref::<tonic::Status>();
+        let successor = status.and_then(|s| s.metadata().get(proto::protocol::SUCCESSOR));
+        match successor.and_then(|url| url.to_str().ok()) {
+            Some(url) => Self::Moved(url.to_owned()),
+            None => Self::Broken { error },
+        }
+    }
+}
+
+/// One stream, from its opening to its end.
 async fn session(
     coordinator: &str,
     connected: &mpsc::Sender<mpsc::Sender<wire::Report>>,
     events: &mpsc::Sender<Event>,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let channel = tonic::transport::Endpoint::from_shared(coordinator.to_owned())?
+) -> Ending {
+    let channel = match dial(coordinator).await {
+        Ok(channel) => channel,
+        Err(error) => return error.into(),
+    };
+    let (reports, outgoing) = mpsc::channel(REPORTS);
+    if connected.send(reports).await.is_err() {
+        return Ending::AgentGone;
+    }
+    let ending = follow(channel, outgoing, events).await.unwrap_or_else(Ending::from);
+    // The agent may have ended meanwhile.
+    let _ = events.send(Event::Disconnected).await;
+    ending
+}
+
+async fn dial(coordinator: &str) -> Result<Channel, Error> {
+    let endpoint = Endpoint::from_shared(coordinator.to_owned())?
         .connect_timeout(Duration::from_secs(5))
         .http2_keep_alive_interval(Duration::from_secs(5))
         .keep_alive_timeout(Duration::from_secs(5))
-        .tcp_nodelay(true)
-        .connect()
-        .await?;
-    let (reports, outgoing) = mpsc::channel(REPORTS);
-    if connected.send(reports).await.is_err() {
-        return Ok(());
-    }
+        .tcp_nodelay(true);
+    Ok(endpoint.connect().await?)
+}
+
+/// Passes on what the coordinator directs, until the stream ends.
+async fn follow(
+    channel: Channel,
+    outgoing: mpsc::Receiver<wire::Report>,
+    events: &mpsc::Sender<Event>,
+) -> Result<Ending, Error> {
     let mut client = WorkersClient::new(channel);
-    let outcome = async {
-        let mut directives = client.session(ReceiverStream::new(outgoing)).await?.into_inner();
-        while let Some(directive) = directives.message().await? {
-            let directive = Directive::try_from(directive)?;
-            if events.send(Event::Directed(directive)).await.is_err() {
-                return Ok(());
-            }
+    let mut directives = client.session(ReceiverStream::new(outgoing)).await?.into_inner();
+    while let Some(directive) = directives.message().await? {
+        let directive = Directive::try_from(directive)?;
+        if let Duty::NotNow { reason } = directive.duty {
+            return Ok(Ending::NotNow(reason));
         }
-        Err("the coordinator closed the stream".into())
-    };
-    let outcome = outcome.await;
-    // The agent may have ended meanwhile.
-    let _ = events.send(Event::Disconnected).await;
-    outcome
+        if events.send(Event::Directed(directive)).await.is_err() {
+            return Ok(Ending::AgentGone);
+        }
+    }
+    Err("the coordinator ended the stream".into())
 }

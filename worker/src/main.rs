@@ -42,8 +42,8 @@ struct NodeArgs {
     /// Computing threads of each rank [default: an equal share of the cores]
     #[arg(long)]
     threads: Option<usize>,
-    /// Names this node's slots [default: the host's name and this process's number]
-    #[arg(long)]
+    /// Names this node's slots, in the whole pool [default: POD_NAME, else the host's name and a random part]
+    #[arg(long, env = "MUSTER_NAME")]
     name: Option<String>,
 }
 
@@ -58,6 +58,9 @@ enum Command {
         slot: String,
         #[arg(long)]
         threads: usize,
+        /// How the process before it in this slot ended.
+        #[arg(long)]
+        last_end: Option<String>,
     },
     /// Times a few steps of the run whose resolved spec comes on standard input: what `coordinator plan` asks.
     #[command(hide = true)]
@@ -79,7 +82,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         None => node(cli.node),
-        Some(Command::Rank { coordinator, slot, threads }) => rank(coordinator, slot, threads),
+        Some(Command::Rank { coordinator, slot, threads, last_end }) => {
+            rank(coordinator, slot, threads, last_end)
+        }
         Some(Command::Measure(arguments)) => worker::measure::run(&arguments),
         Some(Command::Generate(arguments)) => {
             worker::generate::run(&arguments).map(|()| ExitCode::SUCCESS)
@@ -100,8 +105,7 @@ fn address(text: &str) -> Result<String, String> {
 fn node(args: NodeArgs) -> anyhow::Result<ExitCode> {
     let cores = std::thread::available_parallelism().map_or(1, Into::into);
     let threads = args.threads.unwrap_or((cores / args.devices.cpu).max(1));
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let name = args.name.unwrap_or_else(|| format!("{host}.{}", std::process::id()));
+    let name = args.name.filter(|name| !name.is_empty()).unwrap_or_else(default_name);
     let node = Node { coordinator: args.coordinator, name, threads };
     runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
@@ -133,6 +137,16 @@ fn node(args: NodeArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// A name that no other node has. Two containers can share a host's name and a process number; the random part is drawn
+/// once, so that ranks which are started again keep their slots.
+fn default_name() -> String {
+    let pod = std::env::var("POD_NAME").ok().filter(|pod| !pod.is_empty());
+    pod.unwrap_or_else(|| {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        format!("{host}-{}", &proto::id::unique()[..6])
+    })
+}
+
 /// Done when the process that launched this one is gone, where that process said that it matters.
 async fn parent_gone() {
     if std::env::var_os("MUSTER_LIVES_WITH_PARENT").is_some() {
@@ -142,7 +156,12 @@ async fn parent_gone() {
     }
 }
 
-fn rank(coordinator: String, slot: String, threads: usize) -> anyhow::Result<ExitCode> {
+fn rank(
+    coordinator: String,
+    slot: String,
+    threads: usize,
+    last_end: Option<String>,
+) -> anyhow::Result<ExitCode> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|i| format!("compute-{i}"))
@@ -157,6 +176,7 @@ fn rank(coordinator: String, slot: String, threads: usize) -> anyhow::Result<Exi
         device: "cpu".into(),
         threads: threads.try_into().unwrap_or(u32::MAX),
         ring: listener.local_addr().to_string(),
+        last_end,
     };
     let exit = runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;

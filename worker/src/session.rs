@@ -30,6 +30,8 @@ pub struct Identity {
     pub threads: u32,
     /// Where peers reach its collective listener.
     pub ring: String,
+    /// How the process before it in its slot ended: said until a coordinator has heard it.
+    pub last_end: Option<String>,
 }
 
 /// A failure, and whose fault it is.
@@ -287,7 +289,7 @@ impl Session {
             threads: i.threads,
             ring: i.ring,
             attachment: self.attachment(),
-            last_end: None,
+            last_end: i.last_end,
         })));
         if let Some(deadline) = self.terminating {
             out.push(Command::Send(Report::Leaving { deadline }));
@@ -314,6 +316,7 @@ impl Session {
         out.push(Command::Beat(directive.beat));
         if !std::mem::replace(&mut self.heard, true) {
             self.log.rewind(directive.heard);
+            self.identity.last_end = None;
         }
         if let Duty::Prepare(p) = &directive.duty {
             for shard in &p.shards {
@@ -430,7 +433,7 @@ impl Session {
     fn begin(&mut self, out: &mut Vec<Command>) {
         match self.wanted.clone() {
             Duty::Idle if self.may_go() => out.push(Command::Exit(Exit::Drained)),
-            // The agent ends the stream by it.
+            // For the agent, which tries again later: it is not passed on.
             Duty::Idle | Duty::NotNow { .. } => {}
             Duty::Dismissed { reason, refused: true } => {
                 out.push(Command::Exit(Exit::Refused(reason)));

@@ -6,7 +6,8 @@
 //! only whoever is in charge.
 
 use std::collections::VecDeque;
-use std::process::{ExitCode, Stdio};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -117,19 +118,22 @@ async fn keep_running(
 ) -> std::io::Result<u8> {
     let slot = format!("{}-{index}", node.name);
     let mut crashes = VecDeque::new();
+    let mut last_end = None;
     loop {
-        let mut child = start(node, program, &slot, &coordinator)?;
+        let mut child = start(node, program, &slot, &coordinator, last_end.as_deref())?;
         // Held for as long as the rank may live; waiting for a child would close it.
         let _lifeline = child.stdin.take();
-        let code = tokio::select! {
-            status = child.wait() => status?.code(),
+        let status = tokio::select! {
+            status = child.wait() => status?,
             () = go(&mut told) => return stop(child).await,
         };
-        match code {
+        let end = describe(status);
+        match status.code() {
             Some(code) if code == i32::from(EXIT_DONE) => return Ok(EXIT_DONE),
             Some(code) if code == i32::from(EXIT_REFUSED) => return Ok(EXIT_REFUSED),
             Some(code) if code == i32::from(EXIT_DRAINED) => {
                 tracing::warn!(slot, "a rank process was told to go by itself, and is replaced");
+                last_end = Some("told to go by itself".to_owned());
                 continue;
             }
             _ => {}
@@ -137,7 +141,8 @@ async fn keep_running(
         let now = Instant::now();
         crashes.push_back(now);
         crashes.retain(|t| now.duration_since(*t) < CRASH_WINDOW);
-        tracing::warn!(slot, ?code, "a rank process died");
+        tracing::warn!(slot, end, "a rank process died");
+        last_end = Some(end);
         if crashes.len() >= CRASHES {
             tracing::error!(slot, "it died {CRASHES} times within a minute and is given up");
             return Ok(1);
@@ -159,11 +164,13 @@ fn start(
     program: &std::path::Path,
     slot: &str,
     coordinator: &watch::Sender<String>,
+    last_end: Option<&str>,
 ) -> std::io::Result<Child> {
     let address = coordinator.borrow().clone();
     let mut child = Command::new(program)
         .args(["rank", "--coordinator", &address, "--slot", slot])
         .args(["--threads", &node.threads.to_string()])
+        .args(last_end.into_iter().flat_map(|end| ["--last-end", end]))
         .envs(std::env::var_os(KEEP_MEMORY.0).is_none().then_some(KEEP_MEMORY))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -181,6 +188,37 @@ fn start(
     }
     Ok(child)
 }
+
+/// How a process ended, for people.
+fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => match SIGNALS.iter().find(|(number, _)| *number == signal) {
+            Some((_, name)) => format!("killed by signal {signal} ({name})"),
+            None => format!("killed by signal {signal}"),
+        },
+        // Neither: it was only stopped or continued, which nobody waits for.
+        (None, None) => status.to_string(),
+    }
+}
+
+/// The signals that end processes, as Linux numbers them on the usual architectures.
+const SIGNALS: [(i32, &str); 14] = [
+    (1, "SIGHUP"),
+    (2, "SIGINT"),
+    (3, "SIGQUIT"),
+    (4, "SIGILL"),
+    (5, "SIGTRAP"),
+    (6, "SIGABRT"),
+    (7, "SIGBUS"),
+    (8, "SIGFPE"),
+    (9, "SIGKILL"),
+    (11, "SIGSEGV"),
+    (13, "SIGPIPE"),
+    (15, "SIGTERM"),
+    (24, "SIGXCPU"),
+    (25, "SIGXFSZ"),
+];
 
 /// Asks a rank to go, and makes sure that it does.
 async fn stop(mut child: Child) -> std::io::Result<u8> {
@@ -211,6 +249,15 @@ pub async fn orphaned() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_end_is_told_with_its_signal() {
+        let raw = ExitStatus::from_raw;
+        assert_eq!(describe(raw(9)), "killed by signal 9 (SIGKILL)");
+        assert_eq!(describe(raw(11 | 0x80)), "killed by signal 11 (SIGSEGV)", "with a core dump");
+        assert_eq!(describe(raw(40)), "killed by signal 40");
+        assert_eq!(describe(raw(101 << 8)), "exit code 101");
+    }
 
     #[test]
     fn devices_are_cpu_and_a_count() {

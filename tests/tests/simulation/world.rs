@@ -285,6 +285,7 @@ impl World {
             device: "cpu".into(),
             threads: 1,
             ring: ring.clone(),
+            last_end: None,
         });
         self.processes.insert(id, Process { slot, session, stream: None, ring, thread: None });
         self.within(100, Next::Connect(id));

@@ -26,6 +26,7 @@ fn session() -> Heard {
         device: "cpu".into(),
         threads: 1,
         ring: "127.0.0.1:1".into(),
+        last_end: Some("killed by signal 9 (SIGKILL)".into()),
     }));
     let hello = session.handle(Event::Connected);
     assert!(matches!(&hello[..], [Command::Send(Report::Hello(_))]), "{hello:?}");
@@ -104,6 +105,21 @@ fn a_load_is_announced_once() {
     assert_eq!(s.handle(Event::Disconnected), []);
     assert_eq!(s.handle(Event::Connected).len(), 1, "the hello");
     assert_eq!(directed(&mut s, Duty::Load(load())), [said], "a new stream is told again");
+}
+
+#[test]
+fn how_the_process_before_it_ended_is_said_until_a_coordinator_has_heard_it() {
+    let mut s = session();
+    let said_again = |s: &mut Heard| {
+        s.handle(Event::Disconnected);
+        match &s.handle(Event::Connected)[..] {
+            [Command::Send(Report::Hello(hello))] => hello.last_end.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(said_again(&mut s).as_deref(), Some("killed by signal 9 (SIGKILL)"));
+    directed(&mut s, Duty::Idle);
+    assert_eq!(said_again(&mut s), None);
 }
 
 #[test]
