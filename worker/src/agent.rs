@@ -8,23 +8,23 @@
 //! Nothing here decides: the session does. Beats come from here, never from the computing thread, so a long step is
 //! not taken for a death.
 
+mod connection;
+
 use crate::checkpoint::Room;
 use crate::collective::{AbortHandle, Listener};
 use crate::job::{self, Job, Restorable};
 use crate::run::{self, Broken, Controls, Gauge, Gauges, Said};
 use crate::session::{Command, End, Event, Exit, Identity, Session, Trouble};
 use crate::upload::{self, Leaving};
-use proto::id::WorkerId;
-use proto::protocol::{Cause, Directive, Duty, Report, Train};
-use proto::wire::{self, workers_client::WorkersClient};
-use std::collections::BTreeSet;
+use connection::Connection;
+use proto::id::{RunId, WorkerId};
+use proto::protocol::{Cause, Directive, Duty, Place, Report, Train};
+use proto::wire;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
 
 /// Reports that can wait for the network.
 const REPORTS: usize = 1024;
@@ -33,10 +33,6 @@ const REPORTS: usize = 1024;
 const BATCH: usize = 256;
 /// Events that can wait for the session. A training thread that is so far ahead waits.
 const EVENTS: usize = 64;
-/// The longest wait between two attempts to reach the coordinator.
-const RECONNECT: Duration = Duration::from_secs(1);
-/// Reasons for being without a coordinator that are remembered, so that each is said once.
-const DISTINCT: usize = 16;
 /// How long the last reports may take to leave.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long a worker that was told to go asks for.
@@ -54,7 +50,9 @@ pub struct Agent {
     stream: Option<mpsc::Sender<wire::Report>>,
     beat: Duration,
     memory: Arc<Mutex<Option<Arc<Job>>>>,
-    training: Option<Controls>,
+    training: Option<(Place, Controls)>,
+    /// The run whose data it prepares, once this was said.
+    preparing: Option<RunId>,
     room: Room,
     leaving: watch::Sender<Option<Instant>>,
     moved: watch::Sender<String>,
@@ -76,6 +74,7 @@ impl Agent {
             beat: Duration::from_millis(500),
             memory: Arc::default(),
             training: None,
+            preparing: None,
             room: Room::default(),
             leaving: watch::Sender::new(None),
             moved: watch::Sender::new(String::new()),
@@ -101,13 +100,14 @@ impl Agent {
         // Neither gone nor let go; what it gave up storing has then had the time to be given up.
         let mut overdue = std::pin::pin!(upload::late(self.leaving.subscribe(), FAREWELL));
         let (connected, mut connections) = mpsc::channel(1);
-        tokio::spawn(connect(
-            self.slot.clone(),
-            self.coordinator.clone(),
+        let connection = Connection {
+            slot: self.slot.clone(),
+            coordinator: self.coordinator.clone(),
             connected,
-            self.events.clone(),
-            self.moved.clone(),
-        ));
+            events: self.events.clone(),
+            moved: self.moved.clone(),
+        };
+        tokio::spawn(connection.keep_open());
         let mut beats = tokio::time::interval(self.beat);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -130,6 +130,7 @@ impl Agent {
             if matches!(event, Event::Disconnected) {
                 self.stream = None;
             }
+            self.tell(&event);
             let before = self.beat;
             let commands = self.session.handle(event);
             self.fill();
@@ -150,6 +151,9 @@ impl Agent {
             Command::Send(report) => self.send(report),
             Command::Beat(interval) => self.beat = interval,
             Command::Prepare { run, spec_yaml, fingerprint, shard } => {
+                if self.preparing.replace(run.clone()).as_ref() != Some(&run) {
+                    tracing::info!(slot = %self.slot, %run, "preparing data");
+                }
                 let events = self.events.clone();
                 tokio::spawn(async move {
                     let index = shard.index;
@@ -159,6 +163,8 @@ impl Agent {
                 });
             }
             Command::Load(load) => {
+                tracing::info!(slot = %self.slot, run = %load.run, "loading the base and the data");
+                self.preparing = None;
                 let (memory, events) = (self.memory.clone(), self.events.clone());
                 // What is no longer needed makes room first.
                 *memory.lock().expect("held only to swap") = None;
@@ -174,12 +180,12 @@ impl Agent {
             }
             Command::Train(train) => self.train(train),
             Command::Stop => {
-                if let Some(training) = &self.training {
+                if let Some((_, training)) = &self.training {
                     training.stop.store(true, Ordering::Relaxed);
                 }
             }
             Command::Abort => {
-                if let Some(training) = &self.training {
+                if let Some((_, training)) = &self.training {
                     training.abort.abort();
                 }
             }
@@ -221,7 +227,57 @@ impl Agent {
         }
     }
 
+    /// Says what happens to this worker.
+    fn tell(&self, event: &Event) {
+        let slot = &self.slot;
+        match event {
+            Event::Terminate { deadline } => {
+                tracing::info!(%slot, ?deadline, "told to go");
+            }
+            Event::Directed(Directive { duty: Duty::Dismissed { reason, .. }, .. }) => {
+                tracing::info!(%slot, reason, "dismissed");
+            }
+            Event::Prepared { run, shard, outcome: Err(trouble) } => {
+                let why = &trouble.message;
+                tracing::warn!(%slot, %run, shard, why, "cannot prepare data");
+            }
+            Event::Loaded { load, outcome: Err(trouble) } => {
+                let (run, why) = (&load.run, &trouble.message);
+                tracing::warn!(%slot, %run, why, "cannot load the base and the data");
+            }
+            Event::Ended(generation, end) => {
+                let why = match end {
+                    End::Stopped { step } => format!("it stopped after step {step}"),
+                    End::Aborted => "it was told to".to_owned(),
+                    End::Failed { step, trouble } => {
+                        format!("it failed after step {step}: {}", trouble.message)
+                    }
+                };
+                let run = self.training.as_ref().map(|(place, _)| place.run.as_str());
+                tracing::info!(%slot, run, %generation, why, "left the membership");
+            }
+            Event::Connected
+            | Event::Disconnected
+            | Event::Directed(_)
+            | Event::Prepared { .. }
+            | Event::Loaded { .. }
+            | Event::Stepped(..)
+            | Event::Skipped(..)
+            | Event::Evaluated(..)
+            | Event::PartBegun(..)
+            | Event::PartSaved(..) => {}
+        }
+    }
+
     fn train(&mut self, train: Train) {
+        tracing::info!(
+            slot = %self.slot,
+            run = %train.load.run,
+            generation = %train.generation,
+            rank = train.rank,
+            of = train.members.len(),
+            "training"
+        );
         let job = self
             .memory
             .lock()
@@ -234,7 +290,7 @@ impl Agent {
             gauges: self.gauges.clone(),
             room: self.room.clone(),
         };
-        self.training = Some(controls.clone());
+        self.training = Some((train.place(), controls.clone()));
         let (events, listener) = (self.events.clone(), self.listener.clone());
         let (runtime, leaving) = (tokio::runtime::Handle::current(), self.leaving.subscribe());
         let begin = async move {
@@ -336,124 +392,4 @@ async fn room(stream: Option<&mpsc::Sender<wire::Report>>) {
 fn beat(gauges: &Gauges) -> Report {
     let Gauge { step, phase, collective } = gauges.read();
     Report::Beat { step, phase, collective }
-}
-
-/// Keeps a stream to the coordinator open: each new one is handed over, its directives become events. Where another
-/// coordinator has its place, the stream goes there; if nobody answers at the one, the other is tried in turn.
-async fn connect(
-    slot: WorkerId,
-    coordinator: String,
-    connected: mpsc::Sender<mpsc::Sender<wire::Report>>,
-    events: mpsc::Sender<Event>,
-    moved: watch::Sender<String>,
-) {
-    let mut said = BTreeSet::new();
-    let (mut here, mut there) = (coordinator.clone(), coordinator.clone());
-    loop {
-        match session(&here, &connected, &events).await {
-            Ending::AgentGone => return,
-            Ending::NotNow(reason) => {
-                if is_new(&mut said, &reason) {
-                    tracing::warn!(%slot, coordinator = here, reason, "not now; trying again");
-                }
-            }
-            Ending::Moved(successor) => {
-                tracing::info!(%slot, coordinator = here, successor, "going over to another coordinator");
-                moved.send_replace(successor.clone());
-                (here, there) = (successor, coordinator.clone());
-            }
-            Ending::Broken { error } => {
-                let error = proto::error::chain(&*error);
-                if is_new(&mut said, &error) {
-                    tracing::warn!(%slot, coordinator = here, error, "no connection; trying again");
-                }
-                std::mem::swap(&mut here, &mut there);
-            }
-        }
-        // Jittered, so that a whole pool does not come back in one moment.
-        let jitter = u64::from_str_radix(&proto::id::unique()[..4], 16).unwrap_or(0) % 512;
-        tokio::time::sleep(RECONNECT / 2 + Duration::from_millis(jitter)).await;
-    }
-}
-
-/// Whether something is to be said: it has not been, of late.
-fn is_new(said: &mut BTreeSet<String>, text: &str) -> bool {
-    if said.len() >= DISTINCT {
-        said.clear();
-    }
-    said.insert(text.to_owned())
-}
-
-/// How a stream ended.
-enum Ending {
-    /// Nobody here needs another.
-    AgentGone,
-    /// The coordinator does not want this worker yet, for this reason.
-    NotNow(String),
-    /// Another coordinator has its place: this one.
-    Moved(String),
-    /// By itself.
-    Broken { error: Error },
-}
-
-type Error = Box<dyn std::error::Error + Send + Sync>;
-
-impl From<Error> for Ending {
-    fn from(error: Error) -> Self {
-        let status = error.downcast_ref::<tonic::Status>();
-        let successor = status.and_then(|s| s.metadata().get(proto::protocol::SUCCESSOR));
-        match successor.and_then(|url| url.to_str().ok()) {
-            Some(url) => Self::Moved(url.to_owned()),
-            None => Self::Broken { error },
-        }
-    }
-}
-
-/// One stream, from its opening to its end.
-async fn session(
-    coordinator: &str,
-    connected: &mpsc::Sender<mpsc::Sender<wire::Report>>,
-    events: &mpsc::Sender<Event>,
-) -> Ending {
-    let channel = match dial(coordinator).await {
-        Ok(channel) => channel,
-        Err(error) => return error.into(),
-    };
-    let (reports, outgoing) = mpsc::channel(REPORTS);
-    if connected.send(reports).await.is_err() {
-        return Ending::AgentGone;
-    }
-    let ending = follow(channel, outgoing, events).await.unwrap_or_else(Ending::from);
-    // The agent may have ended meanwhile.
-    let _ = events.send(Event::Disconnected).await;
-    ending
-}
-
-async fn dial(coordinator: &str) -> Result<Channel, Error> {
-    let endpoint = Endpoint::from_shared(coordinator.to_owned())?
-        .connect_timeout(Duration::from_secs(5))
-        .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(5))
-        .tcp_nodelay(true);
-    Ok(endpoint.connect().await?)
-}
-
-/// Passes on what the coordinator directs, until the stream ends.
-async fn follow(
-    channel: Channel,
-    outgoing: mpsc::Receiver<wire::Report>,
-    events: &mpsc::Sender<Event>,
-) -> Result<Ending, Error> {
-    let mut client = WorkersClient::new(channel);
-    let mut directives = client.session(ReceiverStream::new(outgoing)).await?.into_inner();
-    while let Some(directive) = directives.message().await? {
-        let directive = Directive::try_from(directive)?;
-        if let Duty::NotNow { reason } = directive.duty {
-            return Ok(Ending::NotNow(reason));
-        }
-        if events.send(Event::Directed(directive)).await.is_err() {
-            return Ok(Ending::AgentGone);
-        }
-    }
-    Err("the coordinator ended the stream".into())
 }

@@ -16,9 +16,25 @@ use worker::supervise::{self, Devices, Node};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// What a node and its ranks say: what happens to them, and of other crates warnings only.
+const LOG_OF_A_NODE: &str = "warn,worker=info,proto=info,data=info";
+
+const ENVIRONMENT: &str = "\
+Environment:
+  MUSTER_LOG     What is logged, as in `debug` or `warn,worker=debug` [default: info of Muster's own,
+                 warnings of others]
+  MUSTER_CACHE   The folder for remote models that were fetched [default: muster in XDG_CACHE_HOME,
+                 else .cache/muster in HOME]
+  POD_NAME       Names the node's slots where --name does not
+  HF_TOKEN, HF_ENDPOINT, AWS_*, AZURE_*, GOOGLE_*
+                 Credentials and addresses of the stores that a run names
+
+Exit code: 0 dismissed, 1 given up after crashes, 2 wrong options or refused, 75 told to go.";
+
 /// Prepares data and trains, one process per device, under a coordinator.
 #[derive(Parser)]
 #[command(name = "worker", version, args_conflicts_with_subcommands = true)]
+#[command(after_help = ENVIRONMENT)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -70,16 +86,20 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let usual = match cli.command {
+        None | Some(Command::Rank { .. }) => LOG_OF_A_NODE,
+        Some(Command::Measure(_) | Command::Generate(_)) => "warn",
+    };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("MUSTER_LOG")
-                .unwrap_or_else(|_| "warn".into()),
+                .unwrap_or_else(|_| usual.into()),
         )
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    let cli = Cli::parse();
     let outcome = match cli.command {
         None => node(cli.node),
         Some(Command::Rank { coordinator, slot, threads, last_end }) => {
