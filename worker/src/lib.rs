@@ -11,6 +11,7 @@
 //! train/          the step: accumulate, reduce, clip, AdamW
 //! checkpoint/     snapshot and restore         upload.rs   stores a snapshot while training goes on
 //! cache.rs        a remote model's files, on this host
+//! address.rs      where peers reach a rank
 //! supervise.rs    one process per device       generate.rs a model answers a prompt
 //! measure.rs      what a step costs, for `coordinator plan`
 //! ```
@@ -19,6 +20,7 @@
 //! tested in seconds. `model`, `ops` and `collective` do not know each other (the model is written in `ops`, and that
 //! is all); `train` joins them. Async code never touches a tensor, and the training thread never awaits.
 
+pub mod address;
 pub mod agent;
 pub mod cache;
 pub mod checkpoint;

@@ -3,11 +3,10 @@
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use std::io::IsTerminal;
-use std::net::{IpAddr, ToSocketAddrs, UdpSocket};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
+use worker::address::{self, RingAddress};
 use worker::agent::Agent;
-use worker::collective::Listener;
 use worker::session::{Exit, Identity};
 use worker::supervise::{self, Devices, Node};
 
@@ -15,6 +14,9 @@ use worker::supervise::{self, Devices, Node};
 // `supervise::KEEP_MEMORY`) saves the kernel from zeroing the same pages again.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The options make no sense here: clap's own code.
+const EXIT_OPTIONS: u8 = 2;
 
 /// What a node and its ranks say: what happens to them, and of other crates warnings only.
 const LOG_OF_A_NODE: &str = "warn,worker=info,proto=info,data=info";
@@ -49,7 +51,7 @@ struct NodeArgs {
         long,
         env = "MUSTER_COORDINATOR",
         default_value = "http://127.0.0.1:7070",
-        value_parser = address
+        value_parser = url
     )]
     coordinator: String,
     /// What to compute on: one rank process for each, e.g. cpu:2
@@ -61,6 +63,10 @@ struct NodeArgs {
     /// Names this node's slots, in the whole pool [default: POD_NAME, else the host's name and a random part]
     #[arg(long, env = "MUSTER_NAME")]
     name: Option<String>,
+    /// Where other nodes reach this one's ranks: HOST[:PORT[-PORT]], each rank taking the first free port, e.g.
+    /// 10.0.0.7:7100-7110 or [2001:db8::1]:7100-7110 [default: the address that leads to the coordinator, any port]
+    #[arg(long, env = "MUSTER_RING_ADDRESS")]
+    ring_address: Option<RingAddress>,
 }
 
 #[derive(Subcommand)]
@@ -77,6 +83,9 @@ enum Command {
         /// How the process before it in this slot ended.
         #[arg(long)]
         last_end: Option<String>,
+        /// Where its peers reach it.
+        #[arg(long)]
+        ring_address: Option<RingAddress>,
     },
     /// Times a few steps of the run whose resolved spec comes on standard input: what `coordinator plan` asks.
     #[command(hide = true)]
@@ -102,8 +111,8 @@ fn main() -> ExitCode {
         .init();
     let outcome = match cli.command {
         None => node(cli.node),
-        Some(Command::Rank { coordinator, slot, threads, last_end }) => {
-            rank(coordinator, slot, threads, last_end)
+        Some(Command::Rank { coordinator, slot, threads, last_end, ring_address }) => {
+            rank(coordinator, slot, threads, last_end, ring_address)
         }
         Some(Command::Measure(arguments)) => worker::measure::run(&arguments),
         Some(Command::Generate(arguments)) => {
@@ -116,7 +125,7 @@ fn main() -> ExitCode {
     })
 }
 
-fn address(text: &str) -> Result<String, String> {
+fn url(text: &str) -> Result<String, String> {
     let uri = text.parse::<tonic::transport::Uri>();
     let named = uri.is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some());
     named.then(|| text.to_owned()).ok_or_else(|| "write http://host:port".to_owned())
@@ -126,7 +135,14 @@ fn node(args: NodeArgs) -> anyhow::Result<ExitCode> {
     let cores = std::thread::available_parallelism().map_or(1, Into::into);
     let threads = args.threads.unwrap_or((cores / args.devices.cpu).max(1));
     let name = args.name.filter(|name| !name.is_empty()).unwrap_or_else(default_name);
-    let node = Node { coordinator: args.coordinator, name, threads };
+    if let Some(address) = &args.ring_address
+        && let Err(error) = address.check(args.devices.cpu)
+    {
+        eprintln!("error: {}", proto::error::chain(&error));
+        return Ok(EXIT_OPTIONS.into());
+    }
+    let node =
+        Node { coordinator: args.coordinator, name, threads, ring_address: args.ring_address };
     runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -181,21 +197,24 @@ fn rank(
     slot: String,
     threads: usize,
     last_end: Option<String>,
+    ring_address: Option<RingAddress>,
 ) -> anyhow::Result<ExitCode> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|i| format!("compute-{i}"))
         .build_global()
         .context("the computing threads cannot be started")?;
-    let address = format!("{}:0", own_address(&coordinator)?);
-    let listener =
-        Listener::bind(&address).with_context(|| format!("no listener for peers on {address}"))?;
+    let (listener, ring) = match ring_address {
+        Some(address) => address.listen(),
+        None => address::beside(&coordinator),
+    }
+    .context("peers cannot reach this rank")?;
     let identity = Identity {
         worker: proto::id::WorkerId::new(slot),
         incarnation: proto::id::Incarnation::new(proto::id::unique()),
         device: "cpu".into(),
         threads: threads.try_into().unwrap_or(u32::MAX),
-        ring: listener.local_addr().to_string(),
+        ring,
         last_end,
     };
     let exit = runtime()?.block_on(async {
@@ -229,20 +248,4 @@ fn rank(
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
-}
-
-/// The address by which this host reaches the coordinator: where its peers reach it, too.
-fn own_address(coordinator: &str) -> anyhow::Result<IpAddr> {
-    let authority = coordinator.split_once("://").map_or(coordinator, |(_, rest)| rest);
-    let authority = authority.trim_end_matches('/');
-    let target = authority
-        .to_socket_addrs()
-        .with_context(|| format!("`{coordinator}` is not http://host:port of a known host"))?
-        .next()
-        .with_context(|| format!("`{coordinator}` has no address"))?;
-    let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    // Connecting a datagram socket sends nothing: it only asks which way packets would leave.
-    let socket = UdpSocket::bind(any)?;
-    socket.connect(target).with_context(|| format!("no way to `{coordinator}`"))?;
-    Ok(socket.local_addr()?.ip())
 }

@@ -5,6 +5,7 @@
 //! which is where the next rank is sent. Each rank has a process group of its own, so that Ctrl-C in a terminal reaches
 //! only whoever is in charge.
 
+use crate::address::RingAddress;
 use std::collections::VecDeque;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitCode, ExitStatus, Stdio};
@@ -71,6 +72,8 @@ pub struct Node {
     pub name: String,
     /// Computing threads of a rank.
     pub threads: usize,
+    /// Where peers reach its ranks, if that was said.
+    pub ring_address: Option<RingAddress>,
 }
 
 /// Runs a rank process per device until all are done, or `terminate` is.
@@ -167,9 +170,11 @@ fn start(
     last_end: Option<&str>,
 ) -> std::io::Result<Child> {
     let address = coordinator.borrow().clone();
+    let ring_address = node.ring_address.as_ref().map(ToString::to_string);
     let mut child = Command::new(program)
         .args(["rank", "--coordinator", &address, "--slot", slot])
         .args(["--threads", &node.threads.to_string()])
+        .args(ring_address.iter().flat_map(|address| ["--ring-address", address]))
         .args(last_end.into_iter().flat_map(|end| ["--last-end", end]))
         .envs(std::env::var_os(KEEP_MEMORY.0).is_none().then_some(KEEP_MEMORY))
         .stdin(Stdio::piped())

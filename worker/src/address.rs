@@ -1,0 +1,313 @@
+//! Where the peers of a node's ranks reach them: what `--ring-address` says, else where the coordinator reaches this
+//! host.
+
+use crate::collective::{self, Listener};
+use std::fmt;
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use thiserror::Error;
+
+/// A host, and the ports of which each rank of a node takes the first free one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RingAddress {
+    /// A name or an address; an IPv6 address without brackets.
+    host: String,
+    /// `0..=0`: any free port.
+    ports: RangeInclusive<u16>,
+}
+
+/// Why ranks cannot listen where they should.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// It is no address.
+    #[error(
+        "`{0}` is not HOST, HOST:PORT or HOST:PORT-PORT\nhint: an IPv6 address has brackets: [2001:db8::1]:7100-7110"
+    )]
+    Form(String),
+    /// There are more ranks than ports.
+    #[error(
+        "`{address}` has {ports} ports for {ranks} ranks\nhint: name as many ports as ranks, or leave them out"
+    )]
+    TooFew {
+        /// What was asked for.
+        address: RingAddress,
+        /// Ports in it.
+        ports: usize,
+        /// Ranks of the node.
+        ranks: usize,
+    },
+    /// Others listen there.
+    #[error(
+        "of the ports of `{address}` {free} are free, and {ranks} are needed\nhint: name others, or end what listens there"
+    )]
+    InUse {
+        /// What was asked for.
+        address: RingAddress,
+        /// Ports that nobody uses.
+        free: usize,
+        /// Ranks that need one.
+        ranks: usize,
+    },
+    /// The name has no address.
+    #[error("`{host}` has no address\nhint: name a host that its peers know too, or an address")]
+    Unknown {
+        /// The host.
+        host: String,
+        /// The resolver's word.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The coordinator cannot be reached from here.
+    #[error("there is no way to `{coordinator}`")]
+    NoRoute {
+        /// Where the coordinator should be.
+        coordinator: String,
+        /// The operating system's word.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The operating system refuses it.
+    #[error(transparent)]
+    Listen(#[from] collective::Error),
+}
+
+impl FromStr for RingAddress {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let bad = || Error::Form(text.to_owned());
+        let (host, ports) = match text.strip_prefix('[') {
+            Some(rest) => {
+                let (host, ports) = rest.split_once(']').ok_or_else(bad)?;
+                host.parse::<Ipv6Addr>().map_err(|_| bad())?;
+                let ports = match ports {
+                    "" => None,
+                    ports => Some(ports.strip_prefix(':').ok_or_else(bad)?),
+                };
+                (host, ports)
+            }
+            None => match text.split_once(':') {
+                Some((host, ports)) => (host, Some(ports)),
+                None => (text, None),
+            },
+        };
+        if host.is_empty() || host.contains(['/', ' ']) {
+            return Err(bad());
+        }
+        let port = |text: &str| text.parse().ok().filter(|port| *port > 0);
+        let ports = match ports.map(|ports| ports.split_once('-').unwrap_or((ports, ports))) {
+            None => 0..=0,
+            Some((first, last)) => port(first).ok_or_else(bad)?..=port(last).ok_or_else(bad)?,
+        };
+        if ports.is_empty() {
+            return Err(bad());
+        }
+        Ok(Self { host: host.to_owned(), ports })
+    }
+}
+
+impl fmt::Display for RingAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.bracketed())?;
+        match (self.ports.start(), self.ports.end()) {
+            (0, _) => Ok(()),
+            (first, last) if first == last => write!(f, ":{first}"),
+            (first, last) => write!(f, ":{first}-{last}"),
+        }
+    }
+}
+
+impl RingAddress {
+    /// Makes sure that so many ranks find a port now.
+    ///
+    /// # Errors
+    /// [`enum@Error`], before any rank was started.
+    pub fn check(&self, ranks: usize) -> Result<(), Error> {
+        let ip = self.listening_ip()?;
+        if *self.ports.start() == 0 {
+            return Ok(());
+        }
+        if self.ports.len() < ranks {
+            let (address, ports) = (self.clone(), self.ports.len());
+            return Err(Error::TooFew { address, ports, ranks });
+        }
+        // Held until all are found.
+        let mut found = Vec::new();
+        for port in self.ports.clone() {
+            if found.len() < ranks {
+                found.extend(bind(ip, port)?);
+            }
+        }
+        match found.len() {
+            free if free < ranks => Err(Error::InUse { address: self.clone(), free, ranks }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Listens on the first free port; with the address at which peers find it.
+    ///
+    /// # Errors
+    /// [`enum@Error`].
+    pub fn listen(&self) -> Result<(Listener, String), Error> {
+        let ip = self.listening_ip()?;
+        for port in self.ports.clone() {
+            if let Some(listener) = bind(ip, port)? {
+                let published = format!("{}:{}", self.bracketed(), listener.local_addr().port());
+                return Ok((listener, published));
+            }
+        }
+        Err(Error::InUse { address: self.clone(), free: 0, ranks: 1 })
+    }
+
+    /// The host itself where that is this machine's, so that no other network is listened on; else every address of
+    /// its family: what is in front passes connections on.
+    fn listening_ip(&self) -> Result<IpAddr, Error> {
+        let unknown = |source| Error::Unknown { host: self.host.clone(), source };
+        let found = (self.host.as_str(), 0).to_socket_addrs().map_err(unknown)?;
+        let found: Vec<_> = found.map(|address| address.ip()).collect();
+        let first = found.first().ok_or_else(|| unknown(ErrorKind::NotFound.into()))?;
+        // Debian gives a host's own name the address 127.0.1.1, at which no peer finds it.
+        let loopback_is_meant = self.host == "localhost" || self.host.parse::<IpAddr>().is_ok();
+        let is_local = |ip: &&IpAddr| {
+            (loopback_is_meant || !ip.is_loopback()) && UdpSocket::bind((**ip, 0)).is_ok()
+        };
+        Ok(found.iter().find(is_local).copied().unwrap_or(match first {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        }))
+    }
+
+    fn bracketed(&self) -> String {
+        if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
+    }
+}
+
+/// None where the port is in use.
+fn bind(ip: IpAddr, port: u16) -> Result<Option<Listener>, Error> {
+    match Listener::bind(&SocketAddr::new(ip, port).to_string()) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(collective::Error::Host { source, .. }) if source.kind() == ErrorKind::AddrInUse => {
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Listens on any free port of the address by which this host reaches the coordinator: peers reach it there, too.
+///
+/// # Errors
+/// [`Error::Unknown`], [`Error::NoRoute`], [`Error::Listen`].
+pub fn beside(coordinator: &str) -> Result<(Listener, String), Error> {
+    let ip = own_ip(coordinator)?;
+    let listener = Listener::bind(&SocketAddr::new(ip, 0).to_string())?;
+    let published = listener.local_addr().to_string();
+    Ok((listener, published))
+}
+
+fn own_ip(coordinator: &str) -> Result<IpAddr, Error> {
+    let authority = coordinator.split_once("://").map_or(coordinator, |(_, rest)| rest);
+    let authority = authority.trim_end_matches('/');
+    let unknown = |source| Error::Unknown { host: authority.to_owned(), source };
+    let mut found = authority.to_socket_addrs().map_err(unknown)?;
+    let target = found.next().ok_or_else(|| unknown(ErrorKind::NotFound.into()))?;
+    let any: IpAddr = match target {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let ask = || {
+        // Connecting a datagram socket sends nothing: it only asks which way packets would leave.
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect(target)?;
+        Ok(socket.local_addr()?.ip())
+    };
+    ask().map_err(|source| Error::NoRoute { coordinator: coordinator.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> RingAddress {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn hosts_ports_and_ranges_are_understood_and_written_alike() {
+        for text in [
+            "node1",
+            "node1:7100",
+            "node1:7100-7110",
+            "10.0.0.7:7100-7110",
+            "[2001:db8::1]",
+            "[2001:db8::1]:7100",
+            "[2001:db8::1]:7100-7110",
+        ] {
+            assert_eq!(address(text).to_string(), text);
+        }
+        for bad in [
+            "",
+            ":7100",
+            "node1:",
+            "node1:0",
+            "node1:x",
+            "node1:7110-7100",
+            "node1:7100-",
+            "node1:70000",
+            "2001:db8::1",
+            "[2001:db8::1",
+            "[node1]:7100",
+            "[::1]7100",
+            "http://node1:7100",
+        ] {
+            assert!(bad.parse::<RingAddress>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn each_rank_takes_the_first_free_port_of_the_range() {
+        let (taken, _) = address("127.0.0.1").listen().unwrap();
+        let port = taken.local_addr().port();
+        let range = address(&format!("127.0.0.1:{port}-{}", port.saturating_add(50)));
+        range.check(2).unwrap();
+        let (first, published) = range.listen().unwrap();
+        assert_eq!(published, first.local_addr().to_string());
+        let (second, _) = range.listen().unwrap();
+        assert!(port < first.local_addr().port());
+        assert!(first.local_addr().port() < second.local_addr().port());
+    }
+
+    #[test]
+    fn what_cannot_be_is_said_before_a_rank_is_started() {
+        let (taken, _) = address("127.0.0.1").listen().unwrap();
+        let port = taken.local_addr().port();
+        let said = |text: &str, ranks| {
+            let error = address(text).check(ranks).unwrap_err();
+            proto::error::chain(&error)
+        };
+        let one = format!("127.0.0.1:{port}");
+        assert!(said(&one, 1).starts_with(&format!("of the ports of `{one}` 0 are free")));
+        assert!(said(&one, 2).starts_with(&format!("`{one}` has 1 ports for 2 ranks")));
+        assert!(said("no.such.host.invalid:7100", 1).starts_with("`no.such.host.invalid` has no"));
+    }
+
+    #[test]
+    fn a_host_that_is_in_front_of_this_one_is_published_and_not_bound() {
+        // An address of documentation (RFC 5737): no machine's own.
+        let (listener, published) = address("203.0.113.7").listen().unwrap();
+        assert!(listener.local_addr().ip().is_unspecified());
+        assert_eq!(published, format!("203.0.113.7:{}", listener.local_addr().port()));
+    }
+
+    #[test]
+    fn addresses_of_ipv6_are_published_in_brackets() {
+        if UdpSocket::bind("[::1]:0").is_err() {
+            return println!("skipped: this host has no IPv6");
+        }
+        let (listener, published) = beside("http://[::1]:7070").unwrap();
+        assert_eq!(published, format!("[::1]:{}", listener.local_addr().port()));
+        let (listener, published) = address("[::1]").listen().unwrap();
+        assert_eq!(published, format!("[::1]:{}", listener.local_addr().port()));
+    }
+}

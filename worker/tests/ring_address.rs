@@ -1,0 +1,32 @@
+//! `worker --ring-address` where no rank could listen: one error, at once, from the supervisor.
+
+#![allow(clippy::unwrap_used)]
+
+use std::net::TcpListener;
+use std::process::Command;
+
+/// What a node says that is told to listen there.
+fn refused(address: &str, devices: &str) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_worker"))
+        .args(["--ring-address", address, "--devices", devices])
+        .args(["--coordinator", "http://127.0.0.1:1"])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    stderr
+}
+
+#[test]
+fn an_address_at_which_no_rank_could_listen_is_exit_code_2() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let in_use = taken.local_addr().unwrap().to_string();
+    let said = refused(&in_use, "cpu");
+    assert!(said.starts_with(&format!("error: of the ports of `{in_use}` 0 are free")), "{said}");
+    let said = refused("127.0.0.1:7100-7101", "cpu:3");
+    assert!(said.starts_with("error: `127.0.0.1:7100-7101` has 2 ports for 3 ranks"), "{said}");
+    let said = refused("no.such.host.invalid", "cpu");
+    assert!(said.starts_with("error: `no.such.host.invalid` has no address"), "{said}");
+    let said = refused("2001:db8::1", "cpu");
+    assert!(said.contains("an IPv6 address has brackets"), "{said}");
+}
