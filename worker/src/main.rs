@@ -23,10 +23,10 @@ const LOG_OF_A_NODE: &str = "warn,worker=info,proto=info,data=info";
 
 const ENVIRONMENT: &str = "\
 Environment:
-  MUSTER_LOG     What is logged, as in `debug` or `warn,worker=debug` [default: info of Muster's own,
-                 warnings of others]
-  MUSTER_CACHE   The folder for remote models that were fetched [default: muster in XDG_CACHE_HOME,
-                 else .cache/muster in HOME]
+  MUSTER_LOG     What is logged, e.g. `debug` or `warn,worker=debug`
+                 [default: `info` for Muster, `warn` for everything else]
+  MUSTER_CACHE   The folder for remote models that were fetched
+                 [default: muster in XDG_CACHE_HOME, else .cache/muster in HOME]
   POD_NAME       Names the node's slots where --name does not
   HF_TOKEN, HF_ENDPOINT, AWS_*, AZURE_*, GOOGLE_*
                  Credentials and addresses of the stores that a run names
@@ -60,7 +60,7 @@ struct NodeArgs {
     /// Computing threads of each rank [default: an equal share of the cores]
     #[arg(long)]
     threads: Option<usize>,
-    /// Names this node's slots, in the whole pool [default: POD_NAME, else the host's name and a random part]
+    /// Names this node's slots; no other node has it [default: POD_NAME, else the host's name and a random part]
     #[arg(long, env = "MUSTER_NAME")]
     name: Option<String>,
     /// Where other nodes reach this one's ranks: HOST[:PORT[-PORT]], each rank taking the first free port, e.g.
