@@ -190,6 +190,19 @@ impl Storage {
         Ok(objects)
     }
 
+    /// Whether anything lies under `folder`: a listing of its first entries.
+    ///
+    /// # Errors
+    /// [`Error::Access`].
+    pub async fn holds(&self, folder: &str) -> Result<bool, Error> {
+        let prefix = self.path(folder)?;
+        let look = || async {
+            let first = self.store.list(Some(&prefix)).next().await.transpose();
+            first.map_err(|e| self.access("list", folder, e))
+        };
+        Ok(self.insist("list", folder, look).await?.is_some())
+    }
+
     /// The names of the folders directly under `folder`, sorted.
     ///
     /// # Errors

@@ -51,7 +51,7 @@ pub struct Agent {
     beat: Duration,
     memory: Arc<Mutex<Option<Arc<Job>>>>,
     training: Option<(Place, Controls)>,
-    /// The run whose data it prepares, once this was said.
+    /// The run whose data it prepares, and whose sources it has seen.
     preparing: Option<RunId>,
     room: Room,
     leaving: watch::Sender<Option<Instant>>,
@@ -151,13 +151,18 @@ impl Agent {
             Command::Send(report) => self.send(report),
             Command::Beat(interval) => self.beat = interval,
             Command::Prepare { run, spec_yaml, fingerprint, shard } => {
-                if self.preparing.replace(run.clone()).as_ref() != Some(&run) {
+                let first = self.preparing.replace(run.clone()).as_ref() != Some(&run);
+                if first {
                     tracing::info!(slot = %self.slot, %run, "preparing data");
                 }
                 let events = self.events.clone();
                 tokio::spawn(async move {
                     let index = shard.index;
-                    let outcome = job::prepare(&spec_yaml, &fingerprint, shard).await;
+                    let seen = if first { job::see_sources(&spec_yaml).await } else { Ok(()) };
+                    let outcome = match seen {
+                        Ok(()) => job::prepare(&spec_yaml, &fingerprint, shard).await,
+                        Err(trouble) => Err(trouble),
+                    };
                     // The agent may have ended meanwhile.
                     let _ = events.send(Event::Prepared { run, shard: index, outcome }).await;
                 });
@@ -228,7 +233,7 @@ impl Agent {
     }
 
     /// Says what happens to this worker.
-    fn tell(&self, event: &Event) {
+    fn tell(&mut self, event: &Event) {
         let slot = &self.slot;
         match event {
             Event::Terminate { deadline } => {
@@ -240,6 +245,7 @@ impl Agent {
             Event::Prepared { run, shard, outcome: Err(trouble) } => {
                 let why = &trouble.message;
                 tracing::warn!(%slot, %run, shard, why, "cannot prepare data");
+                self.preparing = None;
             }
             Event::Loaded { load, outcome: Err(trouble) } => {
                 let (run, why) = (&load.run, &trouble.message);

@@ -9,6 +9,7 @@ mod parts;
 mod pinned;
 mod prepare;
 mod restorable;
+mod sight;
 mod stored;
 
 use crate::cache;
@@ -77,6 +78,7 @@ impl Job {
         let storage = Storage::open_existing(&output).map_err(storage_trouble)?;
         let plan = Plan::fetch(&storage, &load).await?;
         let samples = Samples::fetch(&storage, &load.fingerprint).await?;
+        sight::of_sources(&spec).await?;
         let (base, template) = (base(&spec).await?, template(&spec).await?);
         let read = tokio::task::spawn_blocking({
             let (base, spec) = (base.clone(), spec.clone());
@@ -269,6 +271,14 @@ fn recipe(spec: &Spec) -> Recipe {
         recompute: train.recompute == Recompute::On,
         bucket_elements: BUCKET_ELEMENTS,
     }
+}
+
+/// Proves that this host sees every source of a run, before it prepares the first of their shards.
+///
+/// # Errors
+/// [`Cause::Data`] for a source that is not there, or not for this host; [`Cause::Storage`] where nobody answers.
+pub async fn see_sources(spec_yaml: &str) -> Result<(), Trouble> {
+    sight::of_sources(&parse(spec_yaml)?).await
 }
 
 fn parse(spec_yaml: &str) -> Result<Spec, Trouble> {

@@ -26,11 +26,14 @@ impl PinnedObject {
     /// outside of it.
     ///
     /// # Errors
-    /// [`Cause::Data`] for one that is gone or has changed.
+    /// [`Cause::Data`] for one that is gone or has changed, [`Cause::Storage`] where nobody answers.
     pub(super) async fn find(shard: &RawShard) -> Result<Self, Trouble> {
-        let data = trouble(Cause::Data);
-        let (storage, key) = Storage::containing(&shard.url).map_err(|e| data(chain(&e)))?;
-        let found = storage.head(&key).await.map_err(|e| data(chain(&e)))?;
+        let unread = |e: storage::Error| {
+            let cause = if e.is_users() { Cause::Data } else { Cause::Storage };
+            trouble(cause)(chain(&e))
+        };
+        let (storage, key) = Storage::containing(&shard.url).map_err(unread)?;
+        let found = storage.head(&key).await.map_err(unread)?;
         // Where a store tells no identity, time has to do.
         let as_old = |o: &Object| o.etag.is_some() || o.modified_ms == shard.modified_ms;
         let same = |o: &Object| o.bytes == shard.bytes && o.etag == shard.etag && as_old(o);
@@ -39,7 +42,7 @@ impl PinnedObject {
             let what = if found.is_some() { "has changed" } else { "is gone" };
             let url = &shard.url;
             let message = format!("`{url}` {what} since the run began\nhint: start the run again");
-            return Err(data(message));
+            return Err(trouble(Cause::Data)(message));
         }
         Ok(Self {
             storage,

@@ -22,9 +22,19 @@ use std::sync::Arc;
 /// Tokenizes a raw shard and stores what comes of it, part by part.
 ///
 /// # Errors
-/// [`Cause::Data`] for an object that is gone, changed or unreadable, [`Cause::Model`] for the tokenizer,
+/// All name the shard. [`Cause::Data`] for an object that is gone, changed or unreadable, [`Cause::Model`] for the tokenizer,
 /// [`Cause::Storage`] for what cannot be read or written now.
 pub async fn prepare(
+    spec_yaml: &str,
+    fingerprint: &str,
+    shard: RawShard,
+) -> Result<ShardOutcome, Trouble> {
+    let index = shard.index;
+    let prepared = tokenize(spec_yaml, fingerprint, shard).await;
+    prepared.map_err(|trouble| trouble.on_shard(index))
+}
+
+async fn tokenize(
     spec_yaml: &str,
     fingerprint: &str,
     shard: RawShard,
