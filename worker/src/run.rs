@@ -214,7 +214,7 @@ fn recorded(duty: &Train) -> Result<Option<Digest>, Broken> {
     let recorded = duty.base_digest.as_ref().map(|digest| digest.parse()).transpose();
     recorded.map_err(|e| {
         let message = format!("the recorded digest of the base: {e}");
-        Broken::Failed(0, Trouble { cause: Cause::Internal, message })
+        Broken::Failed(0, Trouble::new(Cause::Internal, message))
     })
 }
 
@@ -279,7 +279,8 @@ fn broken(step: u64, error: train::Error) -> Broken {
         train::Error::Model(_)
         | train::Error::Ops(_)
         | train::Error::Plan { .. }
-        | train::Error::NonFinite(_) => None,
+        | train::Error::NonFinite(_)
+        | train::Error::Diverged(_) => None,
     };
     let message = proto::error::chain(&error);
     Broken::Failed(step, Trouble { accusation, ..Trouble::new(cause, message) })

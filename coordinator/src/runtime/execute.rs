@@ -132,7 +132,9 @@ impl Runtime {
                     let began = Instant::now();
                     let outcome = loop {
                         match finish::seal(&storage, &checkpoint, skipped.clone()).await {
-                            Err(Unpublished::Store(error)) if began.elapsed() < patience => {
+                            Err(Unpublished::Store(error))
+                                if error.can_be_mended() && began.elapsed() < patience =>
+                            {
                                 let (error, step) = (chain(&error), checkpoint.step);
                                 tracing::warn!(step, error, "a manifest waits for the store");
                                 tokio::time::sleep(PAUSE).await;

@@ -177,7 +177,9 @@ async fn perform(
             let began = Instant::now();
             let outcome = loop {
                 match finish::publish(storage, &finished).await {
-                    Err(finish::Unpublished::Store(error)) if began.elapsed() < patience => {
+                    Err(finish::Unpublished::Store(error))
+                        if error.can_be_mended() && began.elapsed() < patience =>
+                    {
                         let error = chain(&error);
                         tracing::warn!(%run, error, "the model waits for the store");
                         tokio::time::sleep(PAUSE).await;

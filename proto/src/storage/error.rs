@@ -93,7 +93,9 @@ impl Error {
                         | object_store::Error::NotSupported { .. }
                         | object_store::Error::NotImplemented { .. }
                 ),
-                Cause::NoCredentials { .. } | Cause::Region | Cause::Hub(_) => false,
+                Cause::NoCredentials { .. } | Cause::Region | Cause::Special(_) | Cause::Hub(_) => {
+                    false
+                }
             },
             Error::Location { .. }
             | Error::NotFound { .. }
