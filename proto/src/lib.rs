@@ -9,6 +9,7 @@
 //! storage     the few operations on an object store that everything relies on
 //! hub         what the Hugging Face hub is asked   cost      what a step takes
 //! text        what a data set says, safe to show   tensors   heads of safetensors files
+//! print       standard output, whose reader may go
 //! ```
 //!
 //! Knows no tensor and no tokenizer.
@@ -22,6 +23,7 @@ pub mod key;
 pub mod manifest;
 pub mod plan;
 pub mod prepared;
+pub mod print;
 pub mod protocol;
 pub mod receipt;
 pub mod spec;

@@ -180,12 +180,22 @@ fn wire_types_are_named_only_at_the_edges() {
         "proto/src/wire.rs",
         "coordinator/src/service.rs",
         "coordinator/src/holder.rs",
-        "coordinator/src/cli/remote.rs",
+        "coordinator/src/cli/remote/",
         "worker/src/agent.rs",
     ];
     let found = offenders("", |line| line.contains("wire::"));
     let inside = found.into_iter().filter(|f| !edges.iter().any(|e| f.starts_with(e)));
     assert_none(inside.collect(), "what a peer sends is checked once, where it comes in");
+}
+
+#[test]
+fn nothing_is_printed_that_could_panic() {
+    // Found in `eprintln!` and `eprint!` too.
+    let macros = ["println!(", "print!("];
+    for package in ["coordinator/src/", "worker/src/"] {
+        let found = offenders(package, |line| macros.iter().any(|word| line.contains(word)));
+        assert_none(found, "`println!` panics once its reader has gone: `proto::print` does not");
+    }
 }
 
 #[test]

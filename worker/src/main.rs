@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use proto::print;
 use std::io::IsTerminal;
 use std::net::{IpAddr, ToSocketAddrs, UdpSocket};
 use std::process::ExitCode;
@@ -74,6 +75,8 @@ fn main() -> ExitCode {
                 .unwrap_or_else(|_| "warn".into()),
         )
         .with_target(false)
+        // It would panic where nobody reads standard error any more.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     let cli = Cli::parse();
@@ -86,7 +89,10 @@ fn main() -> ExitCode {
         }
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("error: {}", proto::error::chain(error.as_ref()));
+        if let Some(print::Error::Unread) = error.downcast_ref() {
+            return ExitCode::from(print::EXIT_UNREAD);
+        }
+        print::note(format_args!("error: {}", proto::error::chain(error.as_ref())));
         ExitCode::from(1)
     })
 }
@@ -167,8 +173,9 @@ fn rank(coordinator: String, slot: String, threads: usize) -> anyhow::Result<Exi
         let mut moved = agent.moved();
         tokio::spawn(async move {
             while moved.changed().await.is_ok() {
-                // Whoever takes this rank's place will look there.
-                println!("{}", *moved.borrow_and_update());
+                let coordinator = moved.borrow_and_update().clone();
+                // The next process in this slot will look there. A supervisor that has gone starts none.
+                let _ = print::line(coordinator);
             }
         });
         anyhow::Ok(tokio::select! {
@@ -181,7 +188,7 @@ fn rank(coordinator: String, slot: String, threads: usize) -> anyhow::Result<Exi
         Exit::Dismissed => supervise::EXIT_DONE.into(),
         Exit::Drained => supervise::EXIT_DRAINED.into(),
         Exit::Refused(reason) => {
-            eprintln!("error: the coordinator refused this worker: {reason}");
+            print::note(format_args!("error: the coordinator refused this worker: {reason}"));
             supervise::EXIT_REFUSED.into()
         }
     })

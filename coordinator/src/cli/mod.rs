@@ -17,6 +17,7 @@ mod typed;
 use crate::core::Fault;
 use clap::{Parser, Subcommand};
 use proto::event::Failure;
+use proto::print;
 use proto::storage::Storage;
 use proto::text::visible;
 use std::io::IsTerminal;
@@ -37,8 +38,10 @@ enum Exit {
     Data = 3,
     /// Cancelled by a user.
     Cancelled = 4,
-    /// Stopped in order; goes on with `--resume`.
+    /// Stopped gracefully; goes on with `--resume`.
     Paused = 75,
+    /// The reader of standard output has gone.
+    Unread = print::EXIT_UNREAD,
 }
 
 impl From<Failure> for Exit {
@@ -60,6 +63,16 @@ struct Refusal {
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
         Self { exit: fault.kind.into(), error: anyhow::Error::msg(fault.message) }
+    }
+}
+
+impl From<print::Error> for Refusal {
+    fn from(error: print::Error) -> Self {
+        let exit = match error {
+            print::Error::Unread => Exit::Unread,
+            print::Error::Refused(_) => Exit::Infrastructure,
+        };
+        Self { exit, error: error.into() }
     }
 }
 
@@ -127,6 +140,8 @@ pub fn main() -> ExitCode {
                 .unwrap_or_else(|_| "warn".into()),
         )
         .with_target(false)
+        // It would panic where nobody reads standard error any more.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     let outcome = match Cli::parse().command {
@@ -144,12 +159,15 @@ pub fn main() -> ExitCode {
         Command::Generate(arguments) => generate::generate(arguments),
         Command::Schema => {
             let schema = serde_json::to_string_pretty(&proto::spec::schema());
-            println!("{}", schema.expect("a schema is JSON"));
-            Ok(Exit::Done)
+            let printed = print::line(schema.expect("a schema is JSON"));
+            printed.map(|()| Exit::Done).map_err(Into::into)
         }
     };
     let exit = outcome.unwrap_or_else(|Refusal { exit, error }| {
-        eprintln!("error: {}", visible(&proto::error::chain(error.as_ref())));
+        // As of a program that SIGPIPE ends, nobody hears of it.
+        if exit != Exit::Unread {
+            print::note(format_args!("error: {}", visible(&proto::error::chain(error.as_ref()))));
+        }
         exit
     });
     ExitCode::from(exit as u8)

@@ -13,6 +13,7 @@ use crate::{holder, resume, sources, survey};
 use anyhow::anyhow;
 use clap::Args;
 use proto::id::RunId;
+use proto::print;
 use proto::spec::Spec;
 use proto::storage::Storage;
 use std::path::PathBuf;
@@ -113,38 +114,57 @@ async fn submit(
     Ok(run)
 }
 
-/// Shows what happens until nothing more will; the first Ctrl-C stops the run in order, the second at once.
+/// Shows what happens until nothing more will. The first Ctrl-C stops the run gracefully, the second at once; so does
+/// the first notice that standard output does not take, since a program that follows the run no longer does.
 async fn follow(mut watch: Watch, show: &Show, handle: &Handle) -> Outcome {
     let mut interrupt = signal(SignalKind::interrupt()).blame(Exit::Infrastructure)?;
     let mut terminate = signal(SignalKind::terminate()).blame(Exit::Infrastructure)?;
+    let mut past = std::mem::take(&mut watch.past).into_iter();
     let mut asked = false;
-    for notice in &watch.past {
-        show.notice(notice);
-        if let Some(outcome) = end(notice) {
-            return outcome;
+    let mut printed = Ok(());
+    loop {
+        let notice = match past.next() {
+            Some(notice) => notice,
+            None => tokio::select! {
+                _ = interrupt.recv() => {
+                    if asked {
+                        show.say("stopped at once; `--resume` goes on from the last checkpoint");
+                        return Ok(Exit::Paused);
+                    }
+                    asked = stop(show, handle).await?;
+                    continue;
+                }
+                _ = terminate.recv(), if !asked => {
+                    asked = stop(show, handle).await?;
+                    continue;
+                }
+                notice = watch.now.recv() => match notice {
+                    Ok(notice) => notice,
+                    Err(RecvError::Lagged(_)) => continue,
+                    Err(RecvError::Closed) => return Err(Stopped).blame(Exit::Infrastructure),
+                },
+            },
+        };
+        if printed.is_ok() {
+            printed = show.notice(&notice);
+        }
+        if let Some(outcome) = end(&notice) {
+            return outcome.and_then(|exit| unprinted(exit, printed));
+        }
+        if let Err(error) = &printed
+            && !asked
+        {
+            show.say(&error.to_string());
+            asked = stop(show, handle).await?;
         }
     }
-    loop {
-        tokio::select! {
-            _ = interrupt.recv() => {
-                if asked {
-                    show.say("stopped at once; `--resume` goes on from the last checkpoint");
-                    return Ok(Exit::Paused);
-                }
-                asked = stop(show, handle).await?;
-            }
-            _ = terminate.recv(), if !asked => asked = stop(show, handle).await?,
-            notice = watch.now.recv() => match notice {
-                Ok(notice) => {
-                    show.notice(&notice);
-                    if let Some(outcome) = end(&notice) {
-                        return outcome;
-                    }
-                }
-                Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return Err(Stopped).blame(Exit::Infrastructure),
-            }
-        }
+}
+
+/// How a run ends of which not everything could be printed: as it did, if it is only that its reader has gone.
+fn unprinted(exit: Exit, printed: Result<(), print::Error>) -> Outcome {
+    match printed {
+        Ok(()) | Err(print::Error::Unread) => Ok(exit),
+        Err(error @ print::Error::Refused(_)) => Err(error.into()),
     }
 }
 

@@ -7,6 +7,7 @@ use crate::runtime::{self, Runtime, Vacancy};
 use crate::service;
 use anyhow::Context;
 use clap::Args;
+use proto::print;
 use proto::storage::Storage;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -52,7 +53,10 @@ pub(super) async fn serve(arguments: Arguments) -> Outcome {
     let own = holder::here(arguments.advertise.unwrap_or_else(|| advertised(address)));
     let opened = Runtime::of_pool(vacancy, Timing::default(), own).await;
     let (runtime, handle) = opened.map_err(refused)?;
-    eprintln!("coordinator at http://{address}, everything under {}", storage.url());
+    print::note(format_args!(
+        "coordinator at http://{address}, everything under {}",
+        storage.url()
+    ));
     let mut interrupt = signal(SignalKind::interrupt()).blame(Exit::Infrastructure)?;
     let mut terminate = signal(SignalKind::terminate()).blame(Exit::Infrastructure)?;
     let (shutdown, shut) = oneshot::channel::<()>();

@@ -5,8 +5,9 @@ use super::plan;
 use crate::core::{BySource, Notice};
 use indicatif::{ProgressBar, ProgressStyle};
 use proto::id::RunId;
+use proto::print;
 use serde::Deserialize;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 /// For whom.
@@ -49,30 +50,27 @@ impl Show {
         if self.style == Style::People && self.terminal {
             self.bar.println(line);
         } else {
-            eprintln!("{line}");
+            print::note(line);
         }
     }
 
-    pub(super) fn notice(&self, notice: &Notice) {
+    /// Something that happened.
+    ///
+    /// # Errors
+    /// If standard output takes it no more.
+    pub(super) fn notice(&self, notice: &Notice) -> Result<(), print::Error> {
         if self.style == Style::Json {
-            let json = serde_json::to_string(notice).expect("notices are JSON");
-            self.json(&json);
+            print::line(serde_json::to_string(notice).expect("notices are JSON"))?;
         } else {
-            self.people(notice);
+            self.people(notice)?;
         }
         if notice.last() {
             self.bar.finish_and_clear();
         }
+        Ok(())
     }
 
-    /// A line that is JSON already.
-    pub(super) fn json(&self, json: &str) {
-        let mut out = std::io::stdout().lock();
-        // Whoever read it may have gone; the run goes on.
-        let _ = writeln!(out, "{json}").and_then(|()| out.flush());
-    }
-
-    fn people(&self, notice: &Notice) {
+    fn people(&self, notice: &Notice) -> Result<(), print::Error> {
         match notice {
             Notice::Preparing { done, shards } => {
                 self.bar.set_message(format!("preparing data: {done} of {shards} shards"));
@@ -123,9 +121,10 @@ impl Show {
             Notice::Finished { model, steps } => {
                 self.bar.finish_and_clear();
                 self.say(&format!("finished after {steps} steps"));
-                println!("{model}");
+                print::line(model)?;
             }
         }
+        Ok(())
     }
 
     fn planned(&self, steps: u64, summary: &serde_json::Value) {

@@ -17,6 +17,7 @@ use super::preview::preview;
 use super::{Blame, Exit, Outcome};
 use anyhow::Context;
 use clap::Args;
+use proto::print;
 use proto::receipt::Receipt;
 use samples::{Choice, Shown};
 use std::io::IsTerminal;
@@ -64,17 +65,17 @@ pub(super) async fn inspect(arguments: Arguments) -> Outcome {
     let (plan, name) = (Outlook::new(&preview), preview.spec.name().to_owned());
     let inspection = Inspection { name, receipt: preview.receipt, plan, of, samples };
     if arguments.json {
-        print!("{}", text::lines(&inspection));
+        print::text(text::lines(&inspection))?;
     } else {
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        print!("{}", text::text(&inspection, colour));
+        print::text(text::text(&inspection, colour))?;
     }
     if let Some(path) = &arguments.html {
         let page = page::render(&inspection).blame(Exit::Infrastructure)?;
         std::fs::write(path, page)
             .with_context(|| format!("--html: {} cannot be written", path.display()))
             .blame(Exit::User)?;
-        eprintln!("wrote {}", path.display());
+        print::note(format_args!("wrote {}", path.display()));
     }
     Ok(Exit::Done)
 }

@@ -7,6 +7,7 @@ use crate::core::{BySource, Notice, SourceFigures};
 use anyhow::{Context, anyhow};
 use clap::Args;
 use proto::id::RunId;
+use proto::print;
 use proto::wire::runs_client::RunsClient;
 use proto::wire::{self};
 use std::path::PathBuf;
@@ -107,9 +108,9 @@ pub(super) async fn submit(arguments: Submit) -> Outcome {
         return follow(client, run, arguments.remote.json).await;
     }
     if arguments.remote.json {
-        println!("{}", serde_json::json!({ "run": run }));
+        print::line(serde_json::json!({ "run": run }))?;
     } else {
-        println!("{run}");
+        print::line(run)?;
     }
     Ok(Exit::Done)
 }
@@ -118,13 +119,18 @@ pub(super) async fn list(arguments: List) -> Outcome {
     let mut client = arguments.remote.connect().await?;
     let runs = client.list(wire::ListRequest {}).await.map_err(refused)?.into_inner().runs;
     if !arguments.remote.json && runs.is_empty() {
-        eprintln!("no runs");
+        print::note("no runs");
     }
     for status in runs {
         if arguments.remote.json {
-            println!("{}", to_json(&status));
+            print::line(to_json(&status))?;
         } else {
-            println!("{:<48} {:<10} {}", status.run, status.phase, progress(&status));
+            print::line(format_args!(
+                "{:<48} {:<10} {}",
+                status.run,
+                status.phase,
+                progress(&status)
+            ))?;
         }
     }
     Ok(Exit::Done)
@@ -135,28 +141,31 @@ pub(super) async fn status(arguments: Status) -> Outcome {
     let request = wire::StatusRequest { run: arguments.run };
     let status = client.status(request).await.map_err(refused)?.into_inner();
     if arguments.remote.json {
-        println!("{}", to_json(&status));
+        print::line(to_json(&status))?;
         return Ok(Exit::Done);
     }
-    println!("run         {}", status.run);
-    println!("phase       {}", status.phase);
+    print::line(format_args!("run         {}", status.run))?;
+    print::line(format_args!("phase       {}", status.phase))?;
     if !status.detail.is_empty() {
-        println!("            {}", status.detail);
+        print::line(format_args!("            {}", status.detail))?;
     }
-    println!("progress    {}", progress(&status));
+    print::line(format_args!("progress    {}", progress(&status)))?;
     for source in &status.sources {
         let (loss, tokens) = (source.loss, source.trained_tokens);
-        println!("            loss {loss:.4} on {tokens} trained tokens of {}", source.name);
+        print::line(format_args!(
+            "            loss {loss:.4} on {tokens} trained tokens of {}",
+            source.name
+        ))?;
     }
-    println!("generation  {} (lineage {})", status.generation, status.lineage);
+    print::line(format_args!("generation  {} (lineage {})", status.generation, status.lineage))?;
     for (rank, worker) in status.workers.iter().enumerate() {
-        println!("rank {rank:<6} {worker}");
+        print::line(format_args!("rank {rank:<6} {worker}"))?;
     }
     if status.checkpoint_step > 0 {
-        println!("checkpoint  step {}", status.checkpoint_step);
+        print::line(format_args!("checkpoint  step {}", status.checkpoint_step))?;
     }
     if !status.model.is_empty() {
-        println!("model       {}", status.model);
+        print::line(format_args!("model       {}", status.model))?;
     }
     Ok(Exit::Done)
 }
@@ -171,7 +180,7 @@ pub(super) async fn cancel(arguments: Cancel) -> Outcome {
     let run = arguments.run.clone();
     client.cancel(wire::CancelRequest { run: arguments.run }).await.map_err(refused)?;
     if !arguments.remote.json {
-        eprintln!("run {run} will end");
+        print::note(format_args!("run {run} will end"));
     }
     Ok(Exit::Done)
 }
@@ -186,7 +195,7 @@ async fn follow(mut client: RunsClient<Channel>, run: String, json: bool) -> Out
         let parsed: Notice = serde_json::from_str(&notice.json)
             .with_context(|| "the coordinator is of another version")
             .blame(Exit::Infrastructure)?;
-        show.notice(&parsed);
+        show.notice(&parsed)?;
         if let Some(outcome) = run::end(&parsed) {
             return outcome;
         }
