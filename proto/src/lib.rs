@@ -9,11 +9,12 @@
 //! storage     the few operations on an object store that everything relies on
 //! hub         what the Hugging Face hub is asked   cost      what a step takes
 //! text        what a data set says, safe to show   tensors   heads of safetensors files
-//! print       standard output, whose reader may go
+//! print       standard output, whose reader may go   address   where a coordinator is
 //! ```
 //!
 //! Knows no tensor and no tokenizer.
 
+pub mod address;
 pub mod cost;
 pub mod error;
 pub mod event;

@@ -34,7 +34,7 @@ struct NodeArgs {
         long,
         env = "MUSTER_COORDINATOR",
         default_value = "http://127.0.0.1:7070",
-        value_parser = address
+        value_parser = proto::address::parse
     )]
     coordinator: String,
     /// What to compute on: one rank process for each, e.g. cpu:2
@@ -95,12 +95,6 @@ fn main() -> ExitCode {
         print::note(format_args!("error: {}", proto::error::chain(error.as_ref())));
         ExitCode::from(1)
     })
-}
-
-fn address(text: &str) -> Result<String, String> {
-    let uri = text.parse::<tonic::transport::Uri>();
-    let named = uri.is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some());
-    named.then(|| text.to_owned()).ok_or_else(|| "write http://host:port".to_owned())
 }
 
 fn node(args: NodeArgs) -> anyhow::Result<ExitCode> {

@@ -25,7 +25,7 @@ pub(super) struct Arguments {
     listen: SocketAddr,
     /// Where others reach this coordinator, http://host:port [default: where it listens, by this host's name if that
     /// is every address]
-    #[arg(long, env = "MUSTER_ADVERTISE")]
+    #[arg(long, env = "MUSTER_ADVERTISE", value_parser = proto::address::parse)]
     advertise: Option<String>,
     /// The prefix under which this pool keeps everything, e.g. /shared/muster
     #[arg(long, env = "MUSTER_OUTPUT")]

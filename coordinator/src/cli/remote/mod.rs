@@ -17,7 +17,12 @@ use tonic::transport::{Channel, Endpoint};
 #[derive(Args)]
 struct Remote {
     /// Where the coordinator is
-    #[arg(long, env = "MUSTER_COORDINATOR", default_value = "http://127.0.0.1:7070")]
+    #[arg(
+        long,
+        env = "MUSTER_COORDINATOR",
+        default_value = "http://127.0.0.1:7070",
+        value_parser = proto::address::parse
+    )]
     coordinator: String,
     /// Print JSON, one object a line
     #[arg(long)]
