@@ -23,6 +23,7 @@ use proto::text::visible;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::net::TcpSocket;
 
 /// How a command ends.
@@ -192,6 +193,12 @@ async fn probe(storage: &Storage, what: &'static str) -> Result<(), Refusal> {
         let exit = if error.is_users() { Exit::User } else { Exit::Infrastructure };
         Refusal { exit, error: anyhow::Error::from(error).context(what) }
     })
+}
+
+/// Milliseconds since 1970.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_millis().try_into().unwrap_or(u64::MAX)
 }
 
 fn block_on(work: impl Future<Output = Outcome>) -> Outcome {

@@ -3,7 +3,7 @@
 use super::embedded::{self, Embedded};
 use super::show::{Show, Style};
 use super::typed::Typed;
-use super::{Blame, Exit, Outcome, Refusal};
+use super::{Blame, Exit, Outcome, Refusal, now_ms};
 use crate::core::{Notice, Timing};
 use crate::feed::Watch;
 use crate::handle::{Handle, Stopped};
@@ -76,7 +76,8 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
     let mut local = Local::start(program, coordinator.url.clone(), workers as usize)
         .blame(Exit::Infrastructure)?;
     let style = if arguments.json { Style::Json } else { Style::People };
-    let show = Show::new(style, &run, &format!("{}/{run}", storage.url()));
+    let folder = storage.url().strip_prefix("file://").unwrap_or(storage.url());
+    let show = Show::new(style, &format!("run {run} in {folder}/{run}"));
     let followed = coordinator.work(async {
         let watch = handle.watch(run.clone()).await.blame(Exit::Infrastructure)?;
         let unknown = || anyhow!("run `{run}` is unknown");
@@ -128,7 +129,7 @@ async fn follow(mut watch: Watch, show: &Show, handle: &Handle) -> Outcome {
             None => tokio::select! {
                 _ = interrupt.recv() => {
                     if asked {
-                        show.say("stopped at once; `--resume` goes on from the last checkpoint");
+                        show.tell("stopped at once; `--resume` goes on from the last checkpoint");
                         return Ok(Exit::Paused);
                     }
                     asked = stop(show, handle).await?;
@@ -146,7 +147,7 @@ async fn follow(mut watch: Watch, show: &Show, handle: &Handle) -> Outcome {
             },
         };
         if printed.is_ok() {
-            printed = show.notice(&notice);
+            printed = show.notice(&notice, now_ms(), 0);
         }
         if let Some(outcome) = end(&notice) {
             return outcome.and_then(|exit| unprinted(exit, printed));
@@ -154,7 +155,7 @@ async fn follow(mut watch: Watch, show: &Show, handle: &Handle) -> Outcome {
         if let Err(error) = &printed
             && !asked
         {
-            show.say(&error.to_string());
+            show.tell(&proto::error::chain(error));
             asked = stop(show, handle).await?;
         }
     }
@@ -169,7 +170,7 @@ fn unprinted(exit: Exit, printed: Result<(), print::Error>) -> Outcome {
 }
 
 async fn stop(show: &Show, handle: &Handle) -> Result<bool, Refusal> {
-    show.say("stopping after the current step, with a checkpoint; Ctrl-C again stops at once");
+    show.tell("stopping after the current step, with a checkpoint; Ctrl-C again stops at once");
     handle.close().await.blame(Exit::Infrastructure)?;
     Ok(true)
 }

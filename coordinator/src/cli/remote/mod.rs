@@ -6,7 +6,6 @@ use super::{Blame, Exit, Outcome, Refusal, run};
 use crate::core::{BySource, Notice, SourceFigures};
 use anyhow::{Context, anyhow};
 use clap::Args;
-use proto::id::RunId;
 use proto::print;
 use proto::wire::runs_client::RunsClient;
 use proto::wire::{self};
@@ -110,7 +109,7 @@ pub(super) async fn submit(arguments: Submit) -> Outcome {
     };
     let run = client.submit(request).await.map_err(refused)?.into_inner().run;
     if arguments.follow {
-        return follow(client, run, arguments.remote.json).await;
+        return follow(client, run, &arguments.remote).await;
     }
     if arguments.remote.json {
         print::line(serde_json::json!({ "run": run }))?;
@@ -177,7 +176,7 @@ pub(super) async fn status(arguments: Status) -> Outcome {
 
 pub(super) async fn watch(arguments: Watch) -> Outcome {
     let client = arguments.remote.connect().await?;
-    follow(client, arguments.run, arguments.remote.json).await
+    follow(client, arguments.run, &arguments.remote).await
 }
 
 pub(super) async fn cancel(arguments: Cancel) -> Outcome {
@@ -190,17 +189,18 @@ pub(super) async fn cancel(arguments: Cancel) -> Outcome {
     Ok(Exit::Done)
 }
 
-async fn follow(mut client: RunsClient<Channel>, run: String, json: bool) -> Outcome {
-    let style = if json { Style::Json } else { Style::People };
+async fn follow(mut client: RunsClient<Channel>, run: String, remote: &Remote) -> Outcome {
+    let Remote { coordinator, json } = remote;
+    let style = if *json { Style::Json } else { Style::People };
     let request = wire::WatchRequest { run: run.clone(), after_ms: 0 };
     let mut notices = client.watch(request).await.map_err(refused)?.into_inner();
-    let show = Show::new(style, &RunId::new(run), "the pool's output");
+    let show = Show::new(style, &format!("run {run} at {coordinator}"));
     // The coordinator sends no errors here: one is the connection's end.
     while let Ok(Some(notice)) = notices.message().await {
         let parsed: Notice = serde_json::from_str(&notice.json)
             .with_context(|| "the coordinator is of another version")
             .blame(Exit::Infrastructure)?;
-        show.notice(&parsed)?;
+        show.notice(&parsed, 0, 0)?;
         if let Some(outcome) = run::end(&parsed) {
             return outcome;
         }
