@@ -1,32 +1,25 @@
 //! Commands that talk to a standing coordinator.
+//!
+//! ```text
+//! connect   where it is, its timeouts, what its errors mean
+//! follow    a run's notices until it ends, across restarts and moves
+//! ```
 
-use super::show::{Show, Style};
+mod connect;
+mod follow;
+
 use super::typed::Typed;
-use super::{Blame, Exit, Outcome, Refusal, run};
-use crate::core::{BySource, Notice, SourceFigures};
-use anyhow::{Context, anyhow};
+use super::{Exit, Outcome, Refusal};
+use crate::core::{BySource, SourceFigures};
 use clap::Args;
+use connect::{Remote, Unanswered};
+use follow::Following;
 use proto::print;
-use proto::wire::runs_client::RunsClient;
-use proto::wire::{self};
+use proto::spec::duration;
+use proto::text::visible;
+use proto::wire;
 use std::path::PathBuf;
 use std::time::Duration;
-use tonic::transport::{Channel, Endpoint};
-
-#[derive(Args)]
-struct Remote {
-    /// Where the coordinator is
-    #[arg(
-        long,
-        env = "MUSTER_COORDINATOR",
-        default_value = "http://127.0.0.1:7070",
-        value_parser = proto::address::parse
-    )]
-    coordinator: String,
-    /// Print JSON, one object a line
-    #[arg(long)]
-    json: bool,
-}
 
 #[derive(Args)]
 pub(super) struct Submit {
@@ -35,8 +28,11 @@ pub(super) struct Submit {
     /// Follow the run until it ends
     #[arg(long)]
     follow: bool,
-    /// The same key always gives the same run [default: a fresh one]
-    #[arg(long)]
+    /// End with an error once the coordinator has been away this long, such as 30s or 10m [default: wait for ever]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "follow")]
+    give_up_after: Option<Duration>,
+    /// Queue the run once, however often this key is used with its spec [default: a new key]
+    #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
     #[command(flatten)]
     remote: Remote,
@@ -50,7 +46,7 @@ pub(super) struct List {
 
 #[derive(Args)]
 pub(super) struct Status {
-    /// The run
+    /// The run's name, as `list` shows it
     run: String,
     #[command(flatten)]
     remote: Remote,
@@ -58,70 +54,62 @@ pub(super) struct Status {
 
 #[derive(Args)]
 pub(super) struct Watch {
-    /// The run
+    /// The run's name, as `list` shows it
     run: String,
+    /// End with an error once the coordinator has been away this long, such as 30s or 10m [default: wait for ever]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    give_up_after: Option<Duration>,
     #[command(flatten)]
     remote: Remote,
 }
 
 #[derive(Args)]
 pub(super) struct Cancel {
-    /// The run
+    /// The run's name, as `list` shows it
     run: String,
     #[command(flatten)]
     remote: Remote,
 }
 
-impl Remote {
-    async fn connect(&self) -> Result<RunsClient<Channel>, Refusal> {
-        let endpoint = Endpoint::from_shared(self.coordinator.clone())
-            .with_context(|| format!("`{}` is not http://host:port", self.coordinator))
-            .blame(Exit::User)?;
-        let channel = endpoint.connect_timeout(Duration::from_secs(5)).connect().await;
-        let channel = channel
-            .with_context(|| {
-                let hint =
-                    "hint: start one with `coordinator serve`, or name it with --coordinator";
-                format!("no coordinator answers at `{}`\n{hint}", self.coordinator)
-            })
-            .blame(Exit::Infrastructure)?;
-        Ok(RunsClient::new(channel))
-    }
-}
-
-/// What a coordinator answered, as an error of whoever's fault it is.
-fn refused(status: tonic::Status) -> Refusal {
-    let exit = match status.code() {
-        tonic::Code::InvalidArgument | tonic::Code::NotFound | tonic::Code::FailedPrecondition => {
-            Exit::User
-        }
-        _ => Exit::Infrastructure,
-    };
-    Refusal { exit, error: anyhow!(status.message().to_owned()) }
-}
-
 pub(super) async fn submit(arguments: Submit) -> Outcome {
-    let Typed { spec, .. } = Typed::read(&arguments.spec).await?;
-    let mut client = arguments.remote.connect().await?;
-    let request = wire::SubmitRequest {
-        spec_yaml: spec.resolved_yaml(),
-        idempotency_key: arguments.idempotency_key.unwrap_or_else(proto::id::unique),
-    };
-    let run = client.submit(request).await.map_err(refused)?.into_inner().run;
-    if arguments.follow {
-        return follow(client, run, &arguments.remote).await;
+    let Submit { spec, follow, give_up_after, idempotency_key, remote } = arguments;
+    let spec = Typed::read(&spec).await?.spec.resolved_yaml();
+    let submitted = queued(&remote, spec, idempotency_key).await?;
+    let run = submitted.run;
+    if follow {
+        return Following::new(&remote, &run, give_up_after).submitted().until_the_end().await;
     }
-    if arguments.remote.json {
+    if remote.json {
         print::line(serde_json::json!({ "run": run }))?;
     } else {
-        print::line(run)?;
+        print::line(visible(&run))?;
     }
     Ok(Exit::Done)
 }
 
+async fn queued(
+    remote: &Remote,
+    spec_yaml: String,
+    key: Option<String>,
+) -> Result<wire::SubmitReply, Refusal> {
+    let idempotency_key = key.unwrap_or_else(proto::id::unique);
+    let request = wire::SubmitRequest { spec_yaml, idempotency_key: idempotency_key.clone() };
+    let queued = remote.ask(async |client| client.submit(request.clone()).await).await;
+    queued.map_err(|Refusal { exit, error }| {
+        if !error.is::<Unanswered>() {
+            return Refusal { exit, error };
+        }
+        let context = format!(
+            "it is unknown whether the run was queued\n\
+             hint: the same command with `--idempotency-key {idempotency_key}` queues it once at most"
+        );
+        Refusal { exit, error: error.context(context) }
+    })
+}
+
 pub(super) async fn list(arguments: List) -> Outcome {
-    let mut client = arguments.remote.connect().await?;
-    let runs = client.list(wire::ListRequest {}).await.map_err(refused)?.into_inner().runs;
+    let answer = arguments.remote.ask(async |client| client.list(wire::ListRequest {}).await);
+    let runs = answer.await?.runs;
     if !arguments.remote.json && runs.is_empty() {
         print::note("no runs");
     }
@@ -141,10 +129,10 @@ pub(super) async fn list(arguments: List) -> Outcome {
 }
 
 pub(super) async fn status(arguments: Status) -> Outcome {
-    let mut client = arguments.remote.connect().await?;
-    let request = wire::StatusRequest { run: arguments.run };
-    let status = client.status(request).await.map_err(refused)?.into_inner();
-    if arguments.remote.json {
+    let Status { run, remote } = arguments;
+    let request = wire::StatusRequest { run };
+    let status = remote.ask(async |client| client.status(request.clone()).await).await?;
+    if remote.json {
         print::line(to_json(&status))?;
         return Ok(Exit::Done);
     }
@@ -175,38 +163,18 @@ pub(super) async fn status(arguments: Status) -> Outcome {
 }
 
 pub(super) async fn watch(arguments: Watch) -> Outcome {
-    let client = arguments.remote.connect().await?;
-    follow(client, arguments.run, &arguments.remote).await
+    let Watch { run, give_up_after, remote } = arguments;
+    Following::new(&remote, &run, give_up_after).until_the_end().await
 }
 
 pub(super) async fn cancel(arguments: Cancel) -> Outcome {
-    let mut client = arguments.remote.connect().await?;
-    let run = arguments.run.clone();
-    client.cancel(wire::CancelRequest { run: arguments.run }).await.map_err(refused)?;
-    if !arguments.remote.json {
+    let Cancel { run, remote } = arguments;
+    let request = wire::CancelRequest { run: run.clone() };
+    remote.ask(async |client| client.cancel(request.clone()).await).await?;
+    if !remote.json {
         print::note(format_args!("run {run} will end"));
     }
     Ok(Exit::Done)
-}
-
-async fn follow(mut client: RunsClient<Channel>, run: String, remote: &Remote) -> Outcome {
-    let Remote { coordinator, json } = remote;
-    let style = if *json { Style::Json } else { Style::People };
-    let request = wire::WatchRequest { run: run.clone(), after_ms: 0 };
-    let mut notices = client.watch(request).await.map_err(refused)?.into_inner();
-    let show = Show::new(style, &format!("run {run} at {coordinator}"));
-    // The coordinator sends no errors here: one is the connection's end.
-    while let Ok(Some(notice)) = notices.message().await {
-        let parsed: Notice = serde_json::from_str(&notice.json)
-            .with_context(|| "the coordinator is of another version")
-            .blame(Exit::Infrastructure)?;
-        show.notice(&parsed, 0, 0)?;
-        if let Some(outcome) = run::end(&parsed) {
-            return outcome;
-        }
-    }
-    Err(anyhow!("the coordinator went away\nhint: the run goes on; `watch` it again"))
-        .blame(Exit::Infrastructure)
 }
 
 fn progress(status: &wire::RunStatus) -> String {
