@@ -3,14 +3,16 @@
 //! ```text
 //! connect   where it is, its timeouts, what its errors mean
 //! follow    a run's notices until it ends, across restarts and moves
+//! tables    what people see of runs and workers        json   what programs do
 //! ```
 
 mod connect;
 mod follow;
+mod json;
+mod tables;
 
 use super::typed::Typed;
-use super::{Exit, Outcome, Refusal};
-use crate::core::{BySource, SourceFigures};
+use super::{Exit, Outcome, Refusal, now_ms};
 use clap::Args;
 use connect::{Remote, Unanswered};
 use follow::Following;
@@ -40,6 +42,12 @@ pub(super) struct Submit {
 
 #[derive(Args)]
 pub(super) struct List {
+    /// Show only the runs
+    #[arg(long, conflicts_with = "workers")]
+    runs: bool,
+    /// Show only the workers
+    #[arg(long)]
+    workers: bool,
     #[command(flatten)]
     remote: Remote,
 }
@@ -108,23 +116,32 @@ async fn queued(
 }
 
 pub(super) async fn list(arguments: List) -> Outcome {
-    let answer = arguments.remote.ask(async |client| client.list(wire::ListRequest {}).await);
-    let runs = answer.await?.runs;
-    if !arguments.remote.json && runs.is_empty() {
+    let List { runs: only_runs, workers: only_workers, remote } = arguments;
+    let answer = remote.ask(async |client| client.list(wire::ListRequest {}).await).await?;
+    let wire::ListReply { mut runs, mut workers } = answer;
+    if only_workers {
+        runs.clear();
+    } else if only_runs {
+        workers.clear();
+    }
+    if remote.json {
+        for object in runs.iter().map(json::run).chain(workers.iter().map(json::worker)) {
+            print::line(object)?;
+        }
+        return Ok(Exit::Done);
+    }
+    if runs.is_empty() && !only_workers {
         print::note("no runs");
     }
-    for status in runs {
-        if arguments.remote.json {
-            print::line(to_json(&status))?;
-        } else {
-            print::line(format_args!(
-                "{:<48} {:<10} {}",
-                status.run,
-                status.phase,
-                progress(&status)
-            ))?;
-        }
+    if workers.is_empty() && only_workers {
+        print::note("no workers");
     }
+    let now = now_ms();
+    let tables = [
+        (!runs.is_empty()).then(|| tables::runs(&runs, now, width())),
+        (!workers.is_empty()).then(|| tables::workers(&workers, width())),
+    ];
+    print::text(tables.into_iter().flatten().collect::<Vec<_>>().join("\n"))?;
     Ok(Exit::Done)
 }
 
@@ -133,31 +150,9 @@ pub(super) async fn status(arguments: Status) -> Outcome {
     let request = wire::StatusRequest { run };
     let status = remote.ask(async |client| client.status(request.clone()).await).await?;
     if remote.json {
-        print::line(to_json(&status))?;
-        return Ok(Exit::Done);
-    }
-    print::line(format_args!("run         {}", status.run))?;
-    print::line(format_args!("phase       {}", status.phase))?;
-    if !status.detail.is_empty() {
-        print::line(format_args!("            {}", status.detail))?;
-    }
-    print::line(format_args!("progress    {}", progress(&status)))?;
-    for source in &status.sources {
-        let (loss, tokens) = (source.loss, source.trained_tokens);
-        print::line(format_args!(
-            "            loss {loss:.4} on {tokens} trained tokens of {}",
-            source.name
-        ))?;
-    }
-    print::line(format_args!("generation  {} (lineage {})", status.generation, status.lineage))?;
-    for (rank, worker) in status.workers.iter().enumerate() {
-        print::line(format_args!("rank {rank:<6} {worker}"))?;
-    }
-    if status.checkpoint_step > 0 {
-        print::line(format_args!("checkpoint  step {}", status.checkpoint_step))?;
-    }
-    if !status.model.is_empty() {
-        print::line(format_args!("model       {}", status.model))?;
+        print::line(json::run(&status))?;
+    } else {
+        print::text(visible(&tables::status(&status, now_ms())))?;
     }
     Ok(Exit::Done)
 }
@@ -177,33 +172,8 @@ pub(super) async fn cancel(arguments: Cancel) -> Outcome {
     Ok(Exit::Done)
 }
 
-fn progress(status: &wire::RunStatus) -> String {
-    if status.steps == 0 {
-        return status.detail.lines().next().unwrap_or_default().to_owned();
-    }
-    let loss = status.loss.map(|loss| format!("  loss {loss:.4}")).unwrap_or_default();
-    format!("{}/{}{loss}", status.step, status.steps)
-}
-
-fn to_json(s: &wire::RunStatus) -> serde_json::Value {
-    let figures = |s: &wire::SourceLoss| {
-        let figures = SourceFigures { loss: s.loss, trained_tokens: s.trained_tokens };
-        (s.name.clone(), figures)
-    };
-    let sources: BySource = s.sources.iter().map(figures).collect();
-    serde_json::json!({
-        "run": s.run,
-        "name": s.name,
-        "phase": s.phase,
-        "detail": s.detail,
-        "generation": s.generation,
-        "lineage": s.lineage,
-        "step": s.step,
-        "steps": s.steps,
-        "workers": s.workers,
-        "checkpoint_step": s.checkpoint_step,
-        "model": s.model,
-        "loss": s.loss,
-        "sources": sources,
-    })
+/// The columns of the terminal that standard output is; none where it is none, and nothing is cut.
+fn width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
