@@ -26,7 +26,12 @@ use std::time::Duration;
 #[derive(Args)]
 pub(super) struct Submit {
     /// The run spec, a YAML file or an object such as s3://bucket/run.yaml
-    spec: PathBuf,
+    #[arg(required_unless_present = "resume")]
+    spec: Option<PathBuf>,
+    /// Start another attempt of a run that ended without success, from its newest checkpoint; SPEC may change its
+    /// `workers` and `checkpoint`
+    #[arg(long, value_name = "RUN", conflicts_with = "idempotency_key")]
+    resume: Option<String>,
     /// Follow the run until it ends
     #[arg(long)]
     follow: bool,
@@ -80,17 +85,26 @@ pub(super) struct Cancel {
 }
 
 pub(super) async fn submit(arguments: Submit) -> Outcome {
-    let Submit { spec, follow, give_up_after, idempotency_key, remote } = arguments;
-    let spec = Typed::read(&spec).await?.spec.resolved_yaml();
-    let submitted = queued(&remote, spec, idempotency_key).await?;
-    let run = submitted.run;
+    let Submit { spec, resume, follow, give_up_after, idempotency_key, remote } = arguments;
+    let spec = match spec {
+        Some(place) => Typed::read(&place).await?.spec.resolved_yaml(),
+        None => String::new(),
+    };
+    let submitted = match resume {
+        Some(run) => resumed(&remote, run, spec).await?,
+        None => queued(&remote, spec, idempotency_key).await?,
+    };
+    let wire::SubmitReply { run, attempt } = submitted;
     if follow {
         return Following::new(&remote, &run, give_up_after).submitted().until_the_end().await;
     }
     if remote.json {
-        print::line(serde_json::json!({ "run": run }))?;
+        print::line(serde_json::json!({ "run": run, "attempt": json::known(attempt) }))?;
     } else {
         print::line(visible(&run))?;
+        if attempt > 1 {
+            print::note(format_args!("attempt {attempt}"));
+        }
     }
     Ok(Exit::Done)
 }
@@ -113,6 +127,15 @@ async fn queued(
         );
         Refusal { exit, error: error.context(context) }
     })
+}
+
+async fn resumed(
+    remote: &Remote,
+    run: String,
+    spec_yaml: String,
+) -> Result<wire::SubmitReply, Refusal> {
+    let request = wire::ResumeRequest { run, spec_yaml };
+    remote.ask(async |client| client.resume(request.clone()).await).await
 }
 
 pub(super) async fn list(arguments: List) -> Outcome {
@@ -165,9 +188,14 @@ pub(super) async fn watch(arguments: Watch) -> Outcome {
 pub(super) async fn cancel(arguments: Cancel) -> Outcome {
     let Cancel { run, remote } = arguments;
     let request = wire::CancelRequest { run: run.clone() };
-    remote.ask(async |client| client.cancel(request.clone()).await).await?;
-    if !remote.json {
-        print::note(format_args!("run {run} will end"));
+    let answer = remote.ask(async |client| client.cancel(request.clone()).await).await?;
+    let wire::CancelReply { phase } = answer;
+    if remote.json {
+        print::line(serde_json::json!({ "run": run, "phase": phase }))?;
+    } else if phase.is_empty() || phase == "cancelled" {
+        print::note(format_args!("run {run} was cancelled"));
+    } else {
+        print::note(format_args!("run {run} had already ended: {}", visible(&phase)));
     }
     Ok(Exit::Done)
 }
