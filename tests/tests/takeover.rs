@@ -214,7 +214,7 @@ fn a_pool_and_a_run_beside_it_leave_each_others_runs_alone() {
     if status.text("phase") != "succeeded" {
         assert_said(
             &refused.with_code(2),
-            &[&format!("run `{pools}` is one of the pool"), "hint: "],
+            &[&format!("run `{pools}` belongs to the pool"), "hint: ", "submit --resume"],
         );
     }
     let watched = watch.end().with_code(0);
