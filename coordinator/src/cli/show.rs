@@ -157,6 +157,8 @@ impl Show {
         let template = "{bar:30} {pos}/{len}  {msg}  eta {eta}";
         let style = ProgressStyle::with_template(template).expect("the template is ours");
         self.bar.set_style(style);
+        // Nothing spins any more, only the time left counts down.
+        self.bar.enable_steady_tick(Duration::from_secs(1));
         self.bar.set_length(steps);
         self.bar.set_message("gathering workers");
     }
