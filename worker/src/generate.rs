@@ -15,22 +15,22 @@ use std::path::PathBuf;
 pub struct Arguments {
     /// A model: a folder, `s3://bucket/prefix`, `hf://owner/name[@revision]`
     model: String,
-    /// What the user says; several are answered one after another
+    /// What the user says; several prompts are answered one after another
     #[arg(required = true)]
     prompts: Vec<String>,
-    /// What the system says before
+    /// System message that comes before each prompt
     #[arg(long)]
     system: Option<String>,
-    /// The most tokens to add
+    /// Largest number of tokens to add
     #[arg(long, default_value_t = 256)]
     max_new_tokens: usize,
-    /// 0 takes the likeliest token every time
+    /// Randomness of the choice among tokens; 0 always takes the likeliest
     #[arg(long, default_value_t = 0.0)]
     temperature: f32,
-    /// Choose among the likeliest tokens that have this probability together
+    /// Choose only among the likeliest tokens whose probabilities add up to this
     #[arg(long, default_value_t = 1.0)]
     top_p: f32,
-    /// Of the choice, where the temperature is above 0
+    /// Seed of the choice, where the temperature is above 0
     #[arg(long, default_value_t = 42)]
     seed: u64,
     /// Continue the prompt as plain text, without the chat template

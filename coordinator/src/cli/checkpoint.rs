@@ -16,11 +16,11 @@ use serde_json::json;
 pub(super) enum Command {
     /// List a run's checkpoints
     Ls(Ls),
-    /// Read every byte of a run's checkpoints, and compare it with what was written; exit code 3 if anything differs
+    /// Compare every byte of a run's checkpoints with what was written; exit code 3 if anything differs
     Verify(Verify),
     /// Copy a checkpoint's model to a folder that `transformers` loads
     Export(Export),
-    /// Delete checkpoints of a run that has ended, and what was never completed
+    /// Delete old checkpoints of a run that has ended, and unfinished ones
     Prune(Prune),
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Ls {
 pub(super) struct Verify {
     #[command(flatten)]
     run: Where,
-    /// Only this one: its name, `latest`, or `best`, which is the one of the lowest held-out loss
+    /// Verify only this one: a name, `latest`, or `best`, which has the lowest held-out loss
     #[arg(long, value_name = "NAME")]
     checkpoint: Option<String>,
     /// Print one JSON object a line on standard output
@@ -49,9 +49,9 @@ pub(super) struct Verify {
 pub(super) struct Export {
     #[command(flatten)]
     run: Where,
-    /// A folder that is not there yet, or a prefix of a store
+    /// Where to: a new folder, or an empty prefix of a store
     to: String,
-    /// Which one: its name, `latest` or `best`
+    /// Checkpoint to export: a name, `latest` or `best`
     #[arg(long, value_name = "NAME", default_value = "latest")]
     checkpoint: String,
 }
@@ -60,10 +60,10 @@ pub(super) struct Export {
 pub(super) struct Prune {
     #[command(flatten)]
     run: Where,
-    /// How many of the newest stay; the best stays besides
+    /// Number of the newest checkpoints to keep; the best is kept besides
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     keep: u32,
-    /// Say what would go, and let it stay
+    /// Only print what would be deleted
     #[arg(long)]
     dry_run: bool,
 }

@@ -27,16 +27,16 @@ pub(super) struct Arguments {
     /// Worker processes; each gets an equal share of the cores [default: the spec's workers.min]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     workers: Option<u32>,
-    /// Go on with the newest run of this spec that was stopped or broken off
+    /// Resume the newest run of this spec that was stopped or interrupted
     #[arg(long)]
     resume: bool,
-    /// Take the run from a coordinator that still answers
+    /// Take the run over from a coordinator that still answers
     #[arg(long, requires = "resume")]
     take_over: bool,
-    /// Print one JSON object a line on standard output as things happen
+    /// Print what happens as JSON, one object a line; the run stops gracefully once nobody reads it
     #[arg(long)]
     json: bool,
-    /// The port to listen on, on the loopback [default: a free one]
+    /// Port to listen on, on the loopback interface [default: any free port]
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     port: u16,
 }

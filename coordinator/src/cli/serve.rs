@@ -20,17 +20,22 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// Where to listen
+    /// Address and port to listen on
     #[arg(long, env = "MUSTER_LISTEN", default_value = "127.0.0.1:7070")]
     listen: SocketAddr,
-    /// Where others reach this coordinator, http://host:port [default: where it listens, by this host's name if that
-    /// is every address]
-    #[arg(long, env = "MUSTER_ADVERTISE", value_parser = proto::address::parse)]
+    /// Where others reach this coordinator [default: the address that it listens on, or this host's name if that is
+    /// every address]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "MUSTER_ADVERTISE",
+        value_parser = proto::address::parse
+    )]
     advertise: Option<String>,
-    /// The prefix under which this pool keeps everything, e.g. /shared/muster
+    /// Folder or prefix under which the pool keeps everything, such as /shared/muster or s3://bucket/muster
     #[arg(long, env = "MUSTER_OUTPUT")]
     output: String,
-    /// Take the place of a coordinator that still answers; its runs go on, its workers come over
+    /// Take the place of a coordinator that still answers; its runs go on, and its workers come here
     #[arg(long)]
     take_over: bool,
 }

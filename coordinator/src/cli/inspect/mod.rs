@@ -27,19 +27,19 @@ use std::path::PathBuf;
 pub(super) struct Arguments {
     /// The run spec, a YAML file or an object such as s3://bucket/run.yaml
     spec: PathBuf,
-    /// Samples to show, drawn evenly from the sources
+    /// Number of samples to show, drawn evenly from the sources
     #[arg(long, default_value_t = 5)]
     samples: usize,
     /// Show these records instead: FILE:LINE, the file's name or the end of its path
     #[arg(long, value_name = "FILE:LINE")]
     record: Vec<samples::Record>,
-    /// Of the drawing
+    /// Seed by which the samples are drawn
     #[arg(long, default_value_t = 42)]
     seed: u64,
     /// Print one JSON object a line on standard output
     #[arg(long)]
     json: bool,
-    /// Write it all to FILE, one self-contained page
+    /// Write everything to FILE as one self-contained page
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }
