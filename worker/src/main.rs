@@ -17,9 +17,25 @@ use worker::supervise::{self, Devices, Node};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+const AFTER_HELP: &str = "\
+Environment:
+  MUSTER_LOG          what is logged to standard error: error, warn, info, debug or trace,
+                      for one module too (warn,worker::session=debug)
+                      [default: info; warn for `generate`]
+  MUSTER_COORDINATOR  default of --coordinator
+  MUSTER_CACHE        where models from a store or a hub are kept [default: ~/.cache/muster]
+
+Credentials of stores come from the variables of their own tools:
+  AWS_*, GOOGLE_*, AZURE_*, HF_TOKEN, HF_ENDPOINT";
+
 /// Prepares data and trains, one process per device, under a coordinator.
 #[derive(Parser)]
-#[command(name = "worker", version, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "worker",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = AFTER_HELP
+)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -29,18 +45,19 @@ struct Cli {
 
 #[derive(Args)]
 struct NodeArgs {
-    /// Where the coordinator is, e.g. http://coordinator:7070
+    /// Where the coordinator is, such as http://coordinator:7070
     #[arg(
         long,
+        value_name = "URL",
         env = "MUSTER_COORDINATOR",
         default_value = "http://127.0.0.1:7070",
         value_parser = proto::address::parse
     )]
     coordinator: String,
-    /// What to compute on: one rank process for each, e.g. cpu:2
+    /// Devices to compute on, such as cpu:2: each has a rank process of its own
     #[arg(long, default_value = "cpu")]
     devices: Devices,
-    /// Computing threads of each rank [default: an equal share of the cores]
+    /// Number of computing threads of each rank [default: an equal share of the cores]
     #[arg(long)]
     threads: Option<usize>,
     /// Names this node's slots [default: the host's name and this process's number]
@@ -63,23 +80,19 @@ enum Command {
     /// Times a few steps of the run whose resolved spec comes on standard input: what `coordinator plan` asks.
     #[command(hide = true)]
     Measure(worker::measure::Arguments),
-    /// Lets a model folder answer a prompt.
+    /// Answers prompts with a model.
     Generate(worker::generate::Arguments),
 }
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("MUSTER_LOG")
-                .unwrap_or_else(|_| "warn".into()),
-        )
-        .with_target(false)
-        // It would panic where nobody reads standard error any more.
-        .log_internal_errors(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(said) => return told(&said),
+    };
+    log(match cli.command {
+        None | Some(Command::Rank { .. }) => "info",
+        Some(Command::Measure(_) | Command::Generate(_)) => "warn",
+    });
     let outcome = match cli.command {
         None => node(cli.node),
         Some(Command::Rank { coordinator, slot, threads }) => rank(coordinator, slot, threads),
@@ -88,13 +101,36 @@ fn main() -> ExitCode {
             worker::generate::run(&arguments).map(|()| ExitCode::SUCCESS)
         }
     };
-    outcome.unwrap_or_else(|error| {
-        if let Some(print::Error::Unread) = error.downcast_ref() {
-            return ExitCode::from(print::EXIT_UNREAD);
-        }
-        print::note(format_args!("error: {}", proto::error::chain(error.as_ref())));
-        ExitCode::from(1)
-    })
+    outcome.unwrap_or_else(|error| failed(&error))
+}
+
+/// Logs on standard error what `MUSTER_LOG` asks for.
+fn log(default: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MUSTER_LOG");
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(filter.unwrap_or_else(|_| default.into()))
+        .with_target(false)
+        // It would panic where nobody reads standard error any more.
+        .log_internal_errors(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}
+
+/// Prints help, a version, or what is wrong with the arguments.
+fn told(said: &clap::Error) -> ExitCode {
+    match said.print() {
+        Ok(()) => ExitCode::from(u8::try_from(said.exit_code()).unwrap_or(1)),
+        Err(error) => failed(&print::Error::from(error).into()),
+    }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    if let Some(print::Error::Unread) = error.downcast_ref() {
+        return ExitCode::from(print::EXIT_UNREAD);
+    }
+    print::note(format_args!("error: {}", proto::error::chain(error.as_ref())));
+    ExitCode::from(1)
 }
 
 fn node(args: NodeArgs) -> anyhow::Result<ExitCode> {
