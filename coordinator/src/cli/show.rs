@@ -87,6 +87,10 @@ impl Show {
 
     fn people(&self, notice: &Notice, at_ms: u64, redone: u64) -> Result<(), print::Error> {
         let say = |line: &str| self.say(&format!("{}{line}", clock(at_ms)));
+        // Another attempt.
+        if self.bar.is_finished() {
+            self.bar.reset();
+        }
         match notice {
             Notice::Preparing { done, shards } => {
                 self.bar.set_message(format!("preparing data: {done} of {shards} shards"));

@@ -16,6 +16,8 @@ use tonic::{Code, Response, Status};
 const CONNECT: Duration = Duration::from_secs(5);
 /// Between two signs of life on a connection that waits for what happens, and how long one may take.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// The longest answer that is read: the list of some ten thousand runs, or a long receipt.
+const ANSWER_BYTES: usize = 64 << 20;
 /// Coordinators that a question goes on to, one after another.
 const MOVES: usize = 3;
 
@@ -112,7 +114,8 @@ async fn reach(endpoint: Endpoint, url: &str) -> Result<Client, Refusal> {
         let hint = "hint: start one with `coordinator serve`, or name it with --coordinator";
         format!("no coordinator answers at `{url}`\n{hint}")
     });
-    Ok(RunsClient::new(channel.blame(Exit::Infrastructure)?))
+    let client = RunsClient::new(channel.blame(Exit::Infrastructure)?);
+    Ok(client.max_decoding_message_size(ANSWER_BYTES))
 }
 
 /// Where the coordinator is that has the place of the one that answers so.
@@ -130,6 +133,8 @@ pub(super) fn is_final(status: &Status) -> bool {
             | Code::PermissionDenied
             | Code::Unauthenticated
             | Code::Unimplemented
+            // Of an answer that is longer than `ANSWER_BYTES`.
+            | Code::OutOfRange
     )
 }
 

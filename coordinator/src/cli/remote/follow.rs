@@ -10,6 +10,7 @@ use proto::wire;
 use serde::Deserialize;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
+use tonic::Status;
 
 /// Before the first attempt to come back to a coordinator, and at most before a later one.
 const RETRY: Duration = Duration::from_millis(100);
@@ -126,22 +127,37 @@ impl<'a> Following<'a> {
         if away.take().is_some() {
             self.show().tell("the coordinator is back");
         }
+        // An end is the run's own once the coordinator has no more to say: another attempt may follow it.
+        let mut ended: Option<Outcome> = None;
         loop {
-            let notice = match notices.message().await {
-                Ok(Some(notice)) => notice,
-                Ok(None) => return self.broken(&tonic::Status::unavailable("the stream ended")),
-                Err(status) => return self.broken(&status),
+            let message = notices.message().await;
+            let notice = match (message, ended.take()) {
+                (Ok(Some(notice)), None) => notice,
+                (Ok(Some(notice)), Some(outcome)) => {
+                    self.attempt_ended(outcome);
+                    notice
+                }
+                (Ok(None) | Err(_), Some(outcome)) => return End::Final(outcome),
+                (Ok(None), None) => return self.broken(&Status::unavailable("the stream ended")),
+                (Err(status), None) => return self.broken(&status),
             };
             *tries = 0;
-            match self.notice(&notice.json) {
-                Ok(None) => {}
-                Ok(Some(outcome)) => return End::Final(outcome),
+            ended = match self.notice(&notice.json) {
+                Ok(ended) => ended,
                 Err(refusal) => return End::Final(Err(refusal)),
-            }
+            };
         }
     }
 
-    fn broken(&self, status: &tonic::Status) -> End {
+    /// Says why an attempt failed that is not the last one; other ends have been shown.
+    fn attempt_ended(&mut self, outcome: Outcome) {
+        if let Err(Refusal { error, .. }) = outcome {
+            let why = proto::error::chain(error.as_ref());
+            self.show().say(&format!("an attempt failed: {why}"));
+        }
+    }
+
+    fn broken(&self, status: &Status) -> End {
         if let Some(url) = successor(status) {
             End::Moved(url)
         } else if is_final(status) {
