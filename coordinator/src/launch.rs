@@ -128,11 +128,14 @@ impl Local {
 }
 
 fn spawn(program: &PathBuf, coordinator: &str, ranks: usize) -> Result<Child, Error> {
+    let quiet = std::env::var_os("MUSTER_LOG").is_none().then_some(("MUSTER_LOG", "warn"));
     Command::new(program)
         .args(["--coordinator", coordinator])
         .args(["--devices", &format!("cpu:{ranks}")])
         .args(["--name", "local"])
         .env("MUSTER_LIVES_WITH_PARENT", "1")
+        // This program shows already what a standing worker would log.
+        .envs(quiet)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -25,9 +25,9 @@ pub enum Error {
     },
     /// The only runs of that name are a pool's.
     #[error(
-        "run `{run}` is one of the pool under `{url}`, and goes on there\n\
-         hint: `coordinator watch {run}` follows it; `coordinator submit` starts another; \
-         leave --resume out to start one here"
+        "run `{run}` belongs to the pool under `{url}`, and only the pool's coordinator goes on with it\n\
+         hint: `coordinator watch {run}` follows it while it is going on; if it ended without success, \
+         `coordinator submit --resume {run}` starts another attempt; leave --resume out to start a new run here"
     )]
     OfPool {
         /// The newest of them.

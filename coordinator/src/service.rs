@@ -1,7 +1,8 @@
 //! The gRPC edge: wire types come in, domain types go on.
 
 use crate::core::{SourceFigures, Stream, WorkerStatus};
-use crate::handle::{Handle, Overview, Seen};
+use crate::feed::Stamped;
+use crate::handle::{Handle, Overview, Seen, Stopped};
 use crate::sources;
 use proto::event::Failure;
 use proto::id::RunId;
@@ -55,8 +56,11 @@ pub async fn serve(
         .await
 }
 
-fn stopped<E: std::fmt::Display>(error: E) -> Status {
-    Status::unavailable(error.to_string())
+impl Service {
+    /// What is answered once this coordinator has stopped: where the one is that has its place, if there is one.
+    fn gone(&self, error: Stopped) -> Status {
+        replaced(&self.handle).unwrap_or_else(|| Status::unavailable(error.to_string()))
+    }
 }
 
 /// What a worker is told whose coordinator has been replaced.
@@ -84,7 +88,7 @@ impl Runs for Service {
             Failure::User | Failure::Data => Status::invalid_argument(fault.message),
             Failure::Infrastructure => Status::unavailable(fault.message),
         })?;
-        let run = self.handle.submit(spec, idempotency_key).await.map_err(stopped)?;
+        let run = self.handle.submit(spec, idempotency_key).await.map_err(|e| self.gone(e))?;
         let run = run.map_err(Status::failed_precondition)?.to_string();
         Ok(Response::new(wire::SubmitReply { run, attempt: 1 }))
     }
@@ -92,13 +96,14 @@ impl Runs for Service {
     async fn resume(&self, request: Request<wire::ResumeRequest>) -> Reply<wire::SubmitReply> {
         let wire::ResumeRequest { run, spec_yaml } = request.into_inner();
         let spec_yaml = (!spec_yaml.is_empty()).then_some(spec_yaml);
-        let resumed = self.handle.resume(RunId::new(run), spec_yaml).await.map_err(stopped)?;
+        let resumed =
+            self.handle.resume(RunId::new(run), spec_yaml).await.map_err(|e| self.gone(e))?;
         let (run, attempt) = resumed.map_err(Status::failed_precondition)?;
         Ok(Response::new(wire::SubmitReply { run: run.to_string(), attempt }))
     }
 
     async fn list(&self, _: Request<wire::ListRequest>) -> Reply<wire::ListReply> {
-        let overview = self.handle.overview().await.map_err(stopped)?;
+        let overview = self.handle.overview().await.map_err(|e| self.gone(e))?;
         let runs = overview.runs.iter().map(|run| to_wire(run, &overview)).collect();
         let workers = overview.workers.iter().map(|w| worker(w, &overview)).collect();
         Ok(Response::new(wire::ListReply { runs, workers }))
@@ -106,7 +111,7 @@ impl Runs for Service {
 
     async fn status(&self, request: Request<wire::StatusRequest>) -> Reply<wire::RunStatus> {
         let run = RunId::new(request.into_inner().run);
-        let overview = self.handle.overview().await.map_err(stopped)?;
+        let overview = self.handle.overview().await.map_err(|e| self.gone(e))?;
         let found = overview.runs.iter().find(|seen| seen.status.run == run);
         found.map(|seen| Response::new(to_wire(seen, &overview))).ok_or_else(|| unknown(&run))
     }
@@ -116,32 +121,36 @@ impl Runs for Service {
     async fn watch(&self, request: Request<wire::WatchRequest>) -> Reply<Self::WatchStream> {
         let wire::WatchRequest { run, after_ms } = request.into_inner();
         let run = RunId::new(run);
-        let watch = self.handle.watch(run.clone(), after_ms).await.map_err(stopped)?;
+        let watch = self.handle.watch(run.clone(), after_ms).await.map_err(|e| self.gone(e))?;
         let watch = watch.map_err(Status::failed_precondition)?;
         let mut watch = watch.ok_or_else(|| unknown(&run))?;
         let (sender, receiver) = mpsc::channel(NOTICES);
+        let handle = self.handle.clone();
         tokio::spawn(async move {
+            // What was said before an end is followed by more where the run was resumed.
+            let over = watch.past.last().is_some_and(|last| last.notice.last());
             for notice in watch.past {
-                let last = notice.notice.last();
-                let json = serde_json::to_string(notice.as_ref()).expect("notices are JSON");
-                if sender.send(Ok(wire::Notice { json })).await.is_err() {
+                if sender.send(Ok(to_json(&notice))).await.is_err() {
                     return;
                 }
-                if last && watch.now.is_empty() {
-                    return;
-                }
+            }
+            if over && watch.now.is_empty() {
+                return;
             }
             loop {
                 let notice = match watch.now.recv().await {
                     Ok(notice) => notice,
                     Err(broadcast::error::RecvError::Lagged(_)) => continue,
-                    Err(broadcast::error::RecvError::Closed) => return,
+                    Err(broadcast::error::RecvError::Closed) => break,
                 };
-                let json = serde_json::to_string(notice.as_ref()).expect("notices are JSON");
-                let sent = sender.send(Ok(wire::Notice { json })).await;
+                let sent = sender.send(Ok(to_json(&notice))).await;
                 if sent.is_err() || notice.notice.last() {
                     return;
                 }
+            }
+            if let Some(status) = replaced(&handle) {
+                // Whoever watched may be gone.
+                let _ = sender.send(Err(status)).await;
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
@@ -149,9 +158,9 @@ impl Runs for Service {
 
     async fn cancel(&self, request: Request<wire::CancelRequest>) -> Reply<wire::CancelReply> {
         let run = RunId::new(request.into_inner().run);
-        let answer = self.handle.cancel(run.clone()).await.map_err(stopped)?;
+        let answer = self.handle.cancel(run.clone()).await.map_err(|e| self.gone(e))?;
         answer.map_err(Status::not_found)?;
-        let overview = self.handle.overview().await.map_err(stopped)?;
+        let overview = self.handle.overview().await.map_err(|e| self.gone(e))?;
         let phase = overview.runs.iter().find(|seen| seen.status.run == run);
         let phase = phase.map_or("cancelled", |seen| seen.status.phase).to_owned();
         Ok(Response::new(wire::CancelReply { phase }))
@@ -160,7 +169,7 @@ impl Runs for Service {
     async fn holds(&self, request: Request<wire::HoldsRequest>) -> Reply<wire::HoldsReply> {
         let run = request.into_inner().run;
         let run = (!run.is_empty()).then(|| RunId::new(run));
-        let token = self.handle.holds(run).await.map_err(stopped)?.unwrap_or_default();
+        let token = self.handle.holds(run).await.map_err(|e| self.gone(e))?.unwrap_or_default();
         Ok(Response::new(wire::HoldsReply { token }))
     }
 }
@@ -176,7 +185,7 @@ impl Workers for Service {
         let stream = Stream(self.streams.fetch_add(1, Ordering::Relaxed));
         let (sender, receiver) = mpsc::channel(DIRECTIVES);
         let attached = self.handle.attach(stream, sender).await;
-        attached.map_err(|e| replaced(&self.handle).unwrap_or_else(|| stopped(e)))?;
+        attached.map_err(|e| self.gone(e))?;
         let handle = self.handle.clone();
         let mut reports = request.into_inner();
         tokio::spawn(async move {
@@ -205,6 +214,10 @@ impl Workers for Service {
         let farewell = tokio_stream::once(()).filter_map(move |()| replaced(&handle).map(Err));
         Ok(Response::new(Box::pin(directives.chain(farewell))))
     }
+}
+
+fn to_json(notice: &Stamped) -> wire::Notice {
+    wire::Notice { json: serde_json::to_string(notice).expect("notices are JSON") }
 }
 
 fn unknown(run: &RunId) -> Status {

@@ -9,10 +9,12 @@
 //! storage     the few operations on an object store that everything relies on
 //! hub         what the Hugging Face hub is asked   cost      what a step takes
 //! text        what a data set says, safe to show   tensors   heads of safetensors files
+//! print       standard output, whose reader may go   address   where a coordinator is
 //! ```
 //!
 //! Knows no tensor and no tokenizer.
 
+pub mod address;
 pub mod cost;
 pub mod error;
 pub mod event;
@@ -22,6 +24,7 @@ pub mod key;
 pub mod manifest;
 pub mod plan;
 pub mod prepared;
+pub mod print;
 pub mod protocol;
 pub mod receipt;
 pub mod spec;

@@ -12,7 +12,7 @@ mod bytes;
 mod check;
 mod derived;
 pub mod draft;
-mod duration;
+pub mod duration;
 mod error;
 pub mod hub;
 mod keys;

@@ -101,6 +101,16 @@ impl Process {
         arguments: &[A],
         environment: &[(&'static str, String)],
     ) -> Self {
+        Self::start_to(Stdio::piped(), program, arguments, environment)
+    }
+
+    /// The same with standard output somewhere else: nothing of it is heard here.
+    pub fn start_to<A: AsRef<std::ffi::OsStr>>(
+        stdout: Stdio,
+        program: &Path,
+        arguments: &[A],
+        environment: &[(&'static str, String)],
+    ) -> Self {
         let mark = proto::id::unique();
         let mut child = Command::new(program)
             .args(arguments)
@@ -109,18 +119,19 @@ impl Process {
             .env("MUSTER_WORKER", crate::programs::worker())
             .env("MUSTER_LOG", "warn")
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
+            .stdout(stdout)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|e| panic!("{}: {e}", program.display()));
         let (said, lines) = channel();
-        let stdout = BufReader::new(child.stdout.take().expect("piped"));
-        std::thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                // Whoever listened may have gone.
-                let _ = said.send(line);
-            }
-        });
+        if let Some(stdout) = child.stdout.take() {
+            std::thread::spawn(move || {
+                for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                    // Whoever listened may have gone.
+                    let _ = said.send(line);
+                }
+            });
+        }
         let stderr = Arc::<(Mutex<String>, Condvar)>::default();
         let (mut pipe, text) = (child.stderr.take().expect("piped"), stderr.clone());
         let listening = std::thread::spawn(move || {

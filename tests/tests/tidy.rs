@@ -252,7 +252,7 @@ fn wire_types_are_named_only_at_the_edges() {
         "proto/src/wire.rs",
         "coordinator/src/service.rs",
         "coordinator/src/holder.rs",
-        "coordinator/src/cli/remote.rs",
+        "coordinator/src/cli/remote/",
         "worker/src/agent",
     ];
     let found = offenders("", |line| line.contains("wire::"));
@@ -283,6 +283,16 @@ fn nothing_that_ranks_must_agree_on_asks_the_hosts_mathematical_library() {
             offenders(module, calls),
             "ranks on different hosts would drift apart; use `libm`",
         );
+    }
+}
+
+#[test]
+fn nothing_is_printed_that_could_panic() {
+    // Found in `eprintln!` and `eprint!` too.
+    let macros = ["println!(", "print!("];
+    for package in ["coordinator/src/", "worker/src/"] {
+        let found = offenders(package, |line| macros.iter().any(|word| line.contains(word)));
+        assert_none(found, "`println!` panics once its reader has gone: `proto::print` does not");
     }
 }
 

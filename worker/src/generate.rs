@@ -5,8 +5,8 @@ use crate::model::{Generation, Model, Sampling};
 use anyhow::Context;
 use clap::Args;
 use data::{Conversation, Folder, Message, Options, Preparer, Role};
+use proto::print;
 use proto::spec::Location;
-use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -15,22 +15,22 @@ use std::path::PathBuf;
 pub struct Arguments {
     /// A model: a folder, `s3://bucket/prefix`, `hf://owner/name[@revision]`
     model: String,
-    /// What the user says; several are answered one after another
+    /// What the user says; several prompts are answered one after another
     #[arg(required = true)]
     prompts: Vec<String>,
-    /// What the system says before
+    /// System message that comes before each prompt
     #[arg(long)]
     system: Option<String>,
-    /// The most tokens to add
+    /// Largest number of tokens to add
     #[arg(long, default_value_t = 256)]
     max_new_tokens: usize,
-    /// 0 takes the likeliest token every time
+    /// Randomness of the choice among tokens; 0 always takes the likeliest
     #[arg(long, default_value_t = 0.0)]
     temperature: f32,
-    /// Choose among the likeliest tokens that have this probability together
+    /// Choose only among the likeliest tokens whose probabilities add up to this
     #[arg(long, default_value_t = 1.0)]
     top_p: f32,
-    /// Of the choice, where the temperature is above 0
+    /// Seed of the choice, where the temperature is above 0
     #[arg(long, default_value_t = 42)]
     seed: u64,
     /// Continue the prompt as plain text, without the chat template
@@ -59,7 +59,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     };
     for prompt in &arguments.prompts {
         if arguments.prompts.len() > 1 {
-            println!("> {prompt}");
+            print::line(format_args!("> {prompt}"))?;
         }
         answer(&model, &preparer, &generation, arguments, prompt)?;
     }
@@ -103,7 +103,6 @@ fn answer(
         preparer.tokenizer().encode(text, arguments.raw).map_err(anyhow::Error::from_boxed)?;
     let mut tokens = Vec::new();
     let mut shown = 0;
-    let mut out = std::io::stdout().lock();
     let mut failed = None;
     model.generate(encoding.get_ids(), generation, |token| {
         tokens.push(token);
@@ -111,22 +110,21 @@ fn answer(
         let text = match preparer.tokenizer().decode(&tokens, true) {
             Ok(text) => text,
             Err(error) => {
-                failed = Some(error);
+                failed = Some(anyhow::Error::from_boxed(error));
                 return ControlFlow::Break(());
             }
         };
         if !text.ends_with('\u{fffd}') && text.is_char_boundary(shown) && text.len() > shown {
-            let written = out.write_all(&text.as_bytes()[shown..]).and_then(|()| out.flush());
-            shown = text.len();
-            if written.is_err() {
+            if let Err(error) = print::text(&text[shown..]) {
+                failed = Some(error.into());
                 return ControlFlow::Break(());
             }
+            shown = text.len();
         }
         ControlFlow::Continue(())
     })?;
     if let Some(error) = failed {
-        return Err(anyhow::Error::from_boxed(error));
+        return Err(error);
     }
-    writeln!(out)?;
-    Ok(())
+    Ok(print::line("")?)
 }

@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use proto::print;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -46,18 +47,19 @@ struct Cli {
 
 #[derive(Args)]
 struct NodeArgs {
-    /// Where the coordinator is, e.g. http://coordinator:7070
+    /// Where the coordinator is, such as http://coordinator:7070
     #[arg(
         long,
+        value_name = "URL",
         env = "MUSTER_COORDINATOR",
         default_value = "http://127.0.0.1:7070",
-        value_parser = url
+        value_parser = proto::address::parse
     )]
     coordinator: String,
-    /// What to compute on: one rank process for each, e.g. cpu:2
+    /// Devices to compute on, such as cpu:2: each has a rank process of its own
     #[arg(long, default_value = "cpu")]
     devices: Devices,
-    /// Computing threads of each rank [default: an equal share of the cores]
+    /// Number of computing threads of each rank [default: an equal share of the cores]
     #[arg(long)]
     threads: Option<usize>,
     /// Names this node's slots; no other node has it [default: POD_NAME, else the host's name and a random part]
@@ -90,25 +92,19 @@ enum Command {
     /// Times a few steps of the run whose resolved spec comes on standard input: what `coordinator plan` asks.
     #[command(hide = true)]
     Measure(worker::measure::Arguments),
-    /// Lets a model folder answer a prompt.
+    /// Answers prompts with a model.
     Generate(worker::generate::Arguments),
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let usual = match cli.command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(said) => return told(&said),
+    };
+    log(match cli.command {
         None | Some(Command::Rank { .. }) => LOG_OF_A_NODE,
         Some(Command::Measure(_) | Command::Generate(_)) => "warn",
-    };
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("MUSTER_LOG")
-                .unwrap_or_else(|_| usual.into()),
-        )
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    });
     let outcome = match cli.command {
         None => node(cli.node),
         Some(Command::Rank { coordinator, slot, threads, last_end, ring_address }) => {
@@ -119,16 +115,36 @@ fn main() -> ExitCode {
             worker::generate::run(&arguments).map(|()| ExitCode::SUCCESS)
         }
     };
-    outcome.unwrap_or_else(|error| {
-        eprintln!("error: {}", proto::error::chain(error.as_ref()));
-        ExitCode::from(1)
-    })
+    outcome.unwrap_or_else(|error| failed(&error))
 }
 
-fn url(text: &str) -> Result<String, String> {
-    let uri = text.parse::<tonic::transport::Uri>();
-    let named = uri.is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some());
-    named.then(|| text.to_owned()).ok_or_else(|| "write http://host:port".to_owned())
+/// Logs on standard error what `MUSTER_LOG` asks for.
+fn log(default: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MUSTER_LOG");
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(filter.unwrap_or_else(|_| default.into()))
+        .with_target(false)
+        // It would panic where nobody reads standard error any more.
+        .log_internal_errors(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}
+
+/// Prints help, a version, or what is wrong with the arguments.
+fn told(said: &clap::Error) -> ExitCode {
+    match said.print() {
+        Ok(()) => ExitCode::from(u8::try_from(said.exit_code()).unwrap_or(1)),
+        Err(error) => failed(&print::Error::from(error).into()),
+    }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    if let Some(print::Error::Unread) = error.downcast_ref() {
+        return ExitCode::from(print::EXIT_UNREAD);
+    }
+    print::note(format_args!("error: {}", proto::error::chain(error.as_ref())));
+    ExitCode::from(1)
 }
 
 fn node(args: NodeArgs) -> anyhow::Result<ExitCode> {
@@ -138,7 +154,7 @@ fn node(args: NodeArgs) -> anyhow::Result<ExitCode> {
     if let Some(address) = &args.ring_address
         && let Err(error) = address.check(args.devices.cpu)
     {
-        eprintln!("error: {}", proto::error::chain(&error));
+        print::note(format_args!("error: {}", proto::error::chain(&error)));
         return Ok(EXIT_OPTIONS.into());
     }
     let node =
@@ -226,8 +242,9 @@ fn rank(
         let mut moved = agent.moved();
         tokio::spawn(async move {
             while moved.changed().await.is_ok() {
-                // Whoever takes this rank's place will look there.
-                println!("{}", *moved.borrow_and_update());
+                let coordinator = moved.borrow_and_update().clone();
+                // The next process in this slot will look there. A supervisor that has gone starts none.
+                let _ = print::line(coordinator);
             }
         });
         anyhow::Ok(tokio::select! {
@@ -240,7 +257,7 @@ fn rank(
         Exit::Dismissed => supervise::EXIT_DONE.into(),
         Exit::Drained => supervise::EXIT_DRAINED.into(),
         Exit::Refused(reason) => {
-            eprintln!("error: the coordinator refused this worker: {reason}");
+            print::note(format_args!("error: the coordinator refused this worker: {reason}"));
             supervise::EXIT_REFUSED.into()
         }
     })

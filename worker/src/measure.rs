@@ -11,6 +11,7 @@ use crate::train::{Batch, MicroBatch, Trainer};
 use anyhow::Context;
 use clap::Args;
 use proto::cost::Cost;
+use proto::print;
 use proto::protocol::Cause;
 use proto::spec::Spec;
 use std::io::Read;
@@ -52,7 +53,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let (model, recipe) = match runtime.block_on(Job::blueprint(&spec)) {
         Ok(blueprint) => blueprint,
         Err(Trouble { cause, message, .. }) => {
-            eprintln!("error: {message}");
+            print::note(format_args!("error: {message}"));
             return Ok(exit_code(cause));
         }
     };
@@ -93,7 +94,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
     }
     cost.peak_bytes = peak_bytes()?;
-    println!("{}", serde_json::to_string(&cost)?);
+    print::line(serde_json::to_string(&cost)?)?;
     Ok(ExitCode::SUCCESS)
 }
 

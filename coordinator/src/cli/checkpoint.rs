@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use proto::id::RunId;
 use proto::key;
 use proto::manifest::Checkpoint;
+use proto::print;
 use proto::storage::Storage;
 use serde_json::json;
 
@@ -15,11 +16,11 @@ use serde_json::json;
 pub(super) enum Command {
     /// List a run's checkpoints
     Ls(Ls),
-    /// Read every byte of a run's checkpoints, and compare it with what was written; exit code 3 if anything differs
+    /// Compare every byte of a run's checkpoints with what was written; exit code 3 if anything differs
     Verify(Verify),
     /// Copy a checkpoint's model to a folder that `transformers` loads
     Export(Export),
-    /// Delete checkpoints of a run that has ended, and what was never completed
+    /// Delete old checkpoints of a run that has ended, and unfinished ones
     Prune(Prune),
 }
 
@@ -36,7 +37,7 @@ pub(super) struct Ls {
 pub(super) struct Verify {
     #[command(flatten)]
     run: Where,
-    /// Only this one: its name, `latest`, or `best`, which is the one of the lowest held-out loss
+    /// Verify only this one: a name, `latest`, or `best`, which has the lowest held-out loss
     #[arg(long, value_name = "NAME")]
     checkpoint: Option<String>,
     /// Print one JSON object a line on standard output
@@ -48,9 +49,9 @@ pub(super) struct Verify {
 pub(super) struct Export {
     #[command(flatten)]
     run: Where,
-    /// A folder that is not there yet, or a prefix of a store
+    /// Where to: a new folder, or an empty prefix of a store
     to: String,
-    /// Which one: its name, `latest` or `best`
+    /// Checkpoint to export: a name, `latest` or `best`
     #[arg(long, value_name = "NAME", default_value = "latest")]
     checkpoint: String,
 }
@@ -59,10 +60,10 @@ pub(super) struct Export {
 pub(super) struct Prune {
     #[command(flatten)]
     run: Where,
-    /// How many of the newest stay; the best stays besides
+    /// Number of the newest checkpoints to keep; the best is kept besides
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     keep: u32,
-    /// Say what would go, and let it stay
+    /// Only print what would be deleted
     #[arg(long)]
     dry_run: bool,
 }
@@ -106,7 +107,7 @@ async fn ls(arguments: Ls) -> Outcome {
     let place = |c: Option<&Committed>| c.map(|c| c.place);
     let (latest, best) = (place(run.latest()), place(run.best()));
     if !arguments.json && run.committed.is_empty() && run.lost.is_none() {
-        eprintln!("no checkpoints");
+        print::note("no checkpoints");
     }
     for checkpoint in &run.committed {
         let manifest = run.manifest(checkpoint).await;
@@ -119,26 +120,26 @@ async fn ls(arguments: Ls) -> Outcome {
             .collect();
         let (name, step, loss) = (checkpoint.name(), checkpoint.place.1, checkpoint.loss);
         if arguments.json {
-            println!(
-                "{}",
-                json!({"checkpoint": name, "lineage": checkpoint.place.0.0, "step": step,
-                       "bytes": bytes, "held_out_loss": loss, "marks": marks})
-            );
+            print::line(json!({"checkpoint": name, "lineage": checkpoint.place.0.0, "step": step,
+                               "bytes": bytes, "held_out_loss": loss, "marks": marks}))?;
         } else {
             let loss = loss.map_or("-".into(), |loss| format!("{loss:.4}"));
             let size = bytes.map_or("-".into(), |b| indicatif::DecimalBytes(b).to_string());
-            println!("{name}  {size:>10}  held-out loss {loss:<8}  {}", marks.join(", "));
+            let marks = marks.join(", ");
+            print::line(format_args!("{name}  {size:>10}  held-out loss {loss:<8}  {marks}"))?;
         }
     }
     if let Some((lineage, step)) = run.lost {
         let name = key::checkpoint_name(lineage, step);
-        match arguments.json {
-            true => println!("{}", json!({"checkpoint": name, "step": step, "marks": ["gone"]})),
-            false => println!("{name}  gone: it was the last one"),
+        if arguments.json {
+            print::line(json!({"checkpoint": name, "step": step, "marks": ["gone"]}))?;
+        } else {
+            print::line(format_args!("{name}  gone: it was the last one"))?;
         }
     }
     if !arguments.json && !run.others.is_empty() {
-        println!("and {} that are not committed, or no more", run.others.len());
+        let others = run.others.len();
+        print::line(format_args!("and {others} that are not committed, or no more"))?;
     }
     Ok(Exit::Done)
 }
@@ -163,27 +164,26 @@ async fn verify(arguments: Verify) -> Outcome {
             Found::Damaged(error) => Some(proto::error::chain(&error)),
             Found::Replaced => continue,
         };
-        match (&damage, arguments.json) {
-            (_, true) => println!(
-                "{}",
-                json!({"checkpoint": name, "whole": damage.is_none(), "damage": damage})
-            ),
-            (None, false) => println!("{name}: whole"),
-            (Some(damage), false) => println!("{name}: damaged: {damage}"),
-        }
+        verified(&name, damage.as_deref(), arguments.json)?;
         if damage.is_some() {
             exit = Exit::Data;
         }
     }
     if let Some((lineage, step)) = run.lost.filter(|_| arguments.checkpoint.is_none()) {
-        let (name, damage) = (key::checkpoint_name(lineage, step), "it is gone");
-        match arguments.json {
-            true => println!("{}", json!({"checkpoint": name, "whole": false, "damage": damage})),
-            false => println!("{name}: damaged: {damage}"),
-        }
+        verified(&key::checkpoint_name(lineage, step), Some("it is gone"), arguments.json)?;
         exit = Exit::Data;
     }
     Ok(exit)
+}
+
+fn verified(name: &str, damage: Option<&str>, json: bool) -> Result<(), print::Error> {
+    if json {
+        print::line(json!({"checkpoint": name, "whole": damage.is_none(), "damage": damage}))
+    } else if let Some(damage) = damage {
+        print::line(format_args!("{name}: damaged: {damage}"))
+    } else {
+        print::line(format_args!("{name}: whole"))
+    }
 }
 
 async fn export(arguments: Export) -> Outcome {
@@ -213,7 +213,7 @@ async fn export(arguments: Export) -> Outcome {
         }
         return Err(refusal(error));
     }
-    println!("{}", to.url().strip_prefix("file://").unwrap_or(to.url()));
+    print::line(to.url().strip_prefix("file://").unwrap_or(to.url()))?;
     Ok(Exit::Done)
 }
 
@@ -227,10 +227,10 @@ async fn prune(arguments: Prune) -> Outcome {
     };
     let uploads = uploads.map_err(refusal)?;
     for (lineage, step) in places {
-        println!("{verb} {}", key::checkpoint_name(lineage, step));
+        print::line(format_args!("{verb} {}", key::checkpoint_name(lineage, step)))?;
     }
     for key in uploads {
-        println!("{verb} an unfinished upload to {key}");
+        print::line(format_args!("{verb} an unfinished upload to {key}"))?;
     }
     Ok(Exit::Done)
 }

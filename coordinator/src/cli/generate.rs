@@ -4,6 +4,7 @@ use super::{Blame, Exit, Outcome};
 use crate::launch;
 use anyhow::Context;
 use clap::Args;
+use proto::print;
 use std::process::Command;
 
 #[derive(Args)]
@@ -24,6 +25,7 @@ pub(super) fn generate(arguments: Arguments) -> Outcome {
     Ok(match status.code() {
         Some(0) => Exit::Done,
         Some(2) => Exit::User,
+        Some(code) if code == i32::from(print::EXIT_UNREAD) => Exit::Unread,
         _ => Exit::Infrastructure,
     })
 }

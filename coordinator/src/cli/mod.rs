@@ -17,11 +17,13 @@ mod typed;
 use crate::core::Fault;
 use clap::{Parser, Subcommand};
 use proto::event::Failure;
+use proto::print;
 use proto::storage::Storage;
 use proto::text::visible;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::net::TcpSocket;
 
 /// How a command ends.
@@ -37,8 +39,10 @@ enum Exit {
     Data = 3,
     /// Cancelled by a user.
     Cancelled = 4,
-    /// Stopped in order; goes on with `--resume`.
+    /// Stopped gracefully; goes on with `--resume`.
     Paused = 75,
+    /// The reader of standard output has gone.
+    Unread = print::EXIT_UNREAD,
 }
 
 impl From<Failure> for Exit {
@@ -63,6 +67,16 @@ impl From<Fault> for Refusal {
     }
 }
 
+impl From<print::Error> for Refusal {
+    fn from(error: print::Error) -> Self {
+        let exit = match error {
+            print::Error::Unread => Exit::Unread,
+            print::Error::Refused(_) => Exit::Infrastructure,
+        };
+        Self { exit, error: error.into() }
+    }
+}
+
 type Outcome = Result<Exit, Refusal>;
 
 /// Says whose fault an error is.
@@ -76,12 +90,36 @@ impl<T, E: Into<anyhow::Error>> Blame<T> for Result<T, E> {
     }
 }
 
+/// The end of `coordinator --help`.
+const AFTER_HELP: &str = "\
+Exit codes:
+  0    done
+  1    infrastructure: machines, processes, storage, a coordinator that does not answer
+  2    user error: the spec, the base model, the arguments
+  3    data error: the data set, a damaged checkpoint
+  4    cancelled by a user
+  75   stopped gracefully; `run --resume` goes on
+  141  the reader of standard output has gone
+
+Environment:
+  MUSTER_LOG          what is logged to standard error: error, warn, info, debug or trace,
+                      for one module too (warn,coordinator::journal=debug)
+                      [default: info for `serve`, otherwise warn]
+  MUSTER_COORDINATOR  default of --coordinator
+  MUSTER_TIMEOUT      default of --timeout
+  MUSTER_OUTPUT       default of `serve --output`, and the place that `doctor` checks
+  MUSTER_LISTEN       default of `serve --listen`
+  MUSTER_ADVERTISE    default of `serve --advertise`
+  MUSTER_CACHE        where models from a store or a hub are kept [default: ~/.cache/muster]
+  MUSTER_WORKER       the `worker` program [default: beside this one, otherwise in the PATH]
+  NO_COLOR            if set, `inspect` prints no colours
+
+Credentials of stores come from the variables of their own tools:
+  AWS_*, GOOGLE_*, AZURE_*, HF_TOKEN, HF_ENDPOINT";
+
 /// Tunes language models to follow instructions, on many workers at once.
-///
-/// Exit codes: 0 done, 1 infrastructure, 2 user error, 3 data error, 4 cancelled, 75 stopped in order
-/// (--resume goes on).
 #[derive(Parser)]
-#[command(name = "coordinator", version)]
+#[command(name = "coordinator", version, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -89,19 +127,19 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Do it all here: prepare the data, train on local worker processes, leave a model folder
+    /// Prepare the data, train on local worker processes and leave a model folder, all in one command
     Run(run::Arguments),
-    /// Coordinate a pool of workers and take runs from `submit`
+    /// Coordinate a pool of workers and the runs that are submitted to it
     Serve(serve::Arguments),
-    /// Queue a run at a standing coordinator
+    /// Queue a run at a standing coordinator, or resume one that ended without success
     Submit(remote::Submit),
-    /// Show every run of a standing coordinator
+    /// List the runs and the workers of a standing coordinator
     List(remote::List),
     /// Show how a run is doing
     Status(remote::Status),
     /// Follow a run until it ends
     Watch(remote::Watch),
-    /// End a run
+    /// Cancel a run
     Cancel(remote::Cancel),
     /// Show a run's data before it runs: what becomes of every record, lengths, findings, samples with their mask
     Inspect(inspect::Arguments),
@@ -110,9 +148,9 @@ enum Command {
     /// List, verify, export and prune a run's checkpoints
     #[command(subcommand)]
     Checkpoint(checkpoint::Command),
-    /// Try whether a place can hold runs: what Muster relies on, how fast it is
+    /// Check whether a place can hold runs, and how fast it is
     Doctor(doctor::Arguments),
-    /// Let a model folder answer a prompt
+    /// Answer prompts with a model folder
     Generate(generate::Arguments),
     /// Print the JSON Schema of run specs
     Schema,
@@ -120,16 +158,12 @@ enum Command {
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("MUSTER_LOG")
-                .unwrap_or_else(|_| "warn".into()),
-        )
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
-    let outcome = match Cli::parse().command {
+    let command = match Cli::try_parse() {
+        Ok(Cli { command }) => command,
+        Err(said) => return told(&said),
+    };
+    log(if matches!(command, Command::Serve(_)) { "info" } else { "warn" });
+    let outcome = match command {
         Command::Run(arguments) => block_on(run::run(arguments)),
         Command::Serve(arguments) => block_on(serve::serve(arguments)),
         Command::Submit(arguments) => block_on(remote::submit(arguments)),
@@ -144,12 +178,40 @@ pub fn main() -> ExitCode {
         Command::Generate(arguments) => generate::generate(arguments),
         Command::Schema => {
             let schema = serde_json::to_string_pretty(&proto::spec::schema());
-            println!("{}", schema.expect("a schema is JSON"));
-            Ok(Exit::Done)
+            let printed = print::line(schema.expect("a schema is JSON"));
+            printed.map(|()| Exit::Done).map_err(Into::into)
         }
     };
+    ended(outcome)
+}
+
+/// Logs on standard error what `MUSTER_LOG` asks for.
+fn log(default: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MUSTER_LOG");
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(filter.unwrap_or_else(|_| default.into()))
+        .with_target(false)
+        // It would panic where nobody reads standard error any more.
+        .log_internal_errors(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}
+
+/// Prints help, a version, or what is wrong with the arguments.
+fn told(said: &clap::Error) -> ExitCode {
+    match said.print() {
+        Ok(()) => ExitCode::from(u8::try_from(said.exit_code()).unwrap_or(Exit::User as u8)),
+        Err(error) => ended(Err(print::Error::from(error).into())),
+    }
+}
+
+fn ended(outcome: Outcome) -> ExitCode {
     let exit = outcome.unwrap_or_else(|Refusal { exit, error }| {
-        eprintln!("error: {}", visible(&proto::error::chain(error.as_ref())));
+        // As of a program that SIGPIPE ends, nobody hears of it.
+        if exit != Exit::Unread {
+            print::note(format_args!("error: {}", visible(&proto::error::chain(error.as_ref()))));
+        }
         exit
     });
     ExitCode::from(exit as u8)
@@ -174,6 +236,12 @@ async fn probe(storage: &Storage, what: &'static str) -> Result<(), Refusal> {
         let exit = if error.is_users() { Exit::User } else { Exit::Infrastructure };
         Refusal { exit, error: anyhow::Error::from(error).context(what) }
     })
+}
+
+/// Milliseconds since 1970.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_millis().try_into().unwrap_or(u64::MAX)
 }
 
 fn block_on(work: impl Future<Output = Outcome>) -> Outcome {

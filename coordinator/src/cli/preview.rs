@@ -15,6 +15,7 @@ use anyhow::{Context, anyhow};
 use indicatif::ProgressBar;
 use proto::id::RunId;
 use proto::plan::Summary;
+use proto::print;
 use proto::receipt::Receipt;
 use proto::spec::Spec;
 use proto::storage::Storage;
@@ -69,7 +70,7 @@ pub(super) async fn preview(path: &Path) -> Result<Preview, Refusal> {
             let planned = coordinator.work(async {
                 tokio::select! {
                     outcome = progress.planned() => outcome,
-                    ended = local.watch(|line| eprintln!("{line}")) => Err(run::deserted(ended)),
+                    ended = local.watch(|line| print::note(line)) => Err(run::deserted(ended)),
                 }
             });
             let outcome = planned.await;

@@ -13,6 +13,7 @@ use crate::{holder, resume, sources, survey};
 use anyhow::anyhow;
 use clap::Args;
 use proto::id::RunId;
+use proto::print;
 use proto::spec::Spec;
 use proto::storage::Storage;
 use std::path::PathBuf;
@@ -26,16 +27,16 @@ pub(super) struct Arguments {
     /// Worker processes; each gets an equal share of the cores [default: the spec's workers.min]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     workers: Option<u32>,
-    /// Go on with the newest run of this spec that was stopped or broken off
+    /// Resume the newest run of this spec that was stopped or interrupted
     #[arg(long)]
     resume: bool,
-    /// Take the run from a coordinator that still answers
+    /// Take the run over from a coordinator that still answers
     #[arg(long, requires = "resume")]
     take_over: bool,
-    /// Print one JSON object a line on standard output as things happen
+    /// Print what happens as JSON, one object a line; the run stops gracefully once nobody reads it
     #[arg(long)]
     json: bool,
-    /// The port to listen on, on the loopback [default: a free one]
+    /// Port to listen on, on the loopback interface [default: any free port]
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     port: u16,
 }
@@ -58,10 +59,8 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
     };
     let listener = embedded::listen(socket)?;
     let own = holder::here(embedded::url(&listener)?);
-    let (mut runtime, handle) = {
-        let patience = spec.checkpoint().storage_patience;
-        Runtime::alone(storage.clone(), Timing::default(), own, patience)
-    };
+    let patience = spec.checkpoint().storage_patience;
+    let (mut runtime, handle) = Runtime::alone(storage.clone(), Timing::default(), own, patience);
     let resumed = match resumed {
         Some(found) => {
             let run = found.run.clone();
@@ -78,7 +77,8 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
     let mut local = Local::start(program, coordinator.url.clone(), workers as usize)
         .blame(Exit::Infrastructure)?;
     let style = if arguments.json { Style::Json } else { Style::People };
-    let show = Show::new(style, &run, &format!("{}/{run}", storage.url()));
+    let folder = storage.url().strip_prefix("file://").unwrap_or(storage.url());
+    let show = Show::new(style, &format!("run {run} in {folder}/{run}"));
     let followed = coordinator.work(async {
         let watch = handle.watch(run.clone(), 0).await.blame(Exit::Infrastructure)?;
         let watch = watch.map_err(anyhow::Error::msg).blame(Exit::Infrastructure)?;
@@ -117,43 +117,62 @@ async fn submit(
     Ok(run)
 }
 
-/// Shows what happens until nothing more will; the first Ctrl-C stops the run in order, the second at once.
+/// Shows what happens until nothing more will. The first Ctrl-C stops the run gracefully, the second at once; so does
+/// the first notice that standard output does not take, since a program that follows the run no longer does.
 async fn follow(mut watch: Watch, show: &Show, handle: &Handle) -> Outcome {
     let mut interrupt = signal(SignalKind::interrupt()).blame(Exit::Infrastructure)?;
     let mut terminate = signal(SignalKind::terminate()).blame(Exit::Infrastructure)?;
+    let mut past = std::mem::take(&mut watch.past).into_iter();
     let mut asked = false;
-    for stamped in &watch.past {
-        show.notice(stamped);
-        if let Some(outcome) = end(&stamped.notice) {
-            return outcome;
-        }
-    }
+    let mut printed = Ok(());
     loop {
-        tokio::select! {
-            _ = interrupt.recv() => {
-                if asked {
-                    show.say("stopped at once; `--resume` goes on from the last checkpoint");
-                    return Ok(Exit::Paused);
-                }
-                asked = stop(show, handle).await?;
-            }
-            _ = terminate.recv(), if !asked => asked = stop(show, handle).await?,
-            notice = watch.now.recv() => match notice {
-                Ok(stamped) => {
-                    show.notice(&stamped);
-                    if let Some(outcome) = end(&stamped.notice) {
-                        return outcome;
+        let notice = match past.next() {
+            Some(notice) => notice,
+            None => tokio::select! {
+                _ = interrupt.recv() => {
+                    if asked {
+                        show.tell("stopped at once; `--resume` goes on from the last checkpoint");
+                        return Ok(Exit::Paused);
                     }
+                    asked = stop(show, handle).await?;
+                    continue;
                 }
-                Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return Err(Stopped).blame(Exit::Infrastructure),
-            }
+                _ = terminate.recv(), if !asked => {
+                    asked = stop(show, handle).await?;
+                    continue;
+                }
+                notice = watch.now.recv() => match notice {
+                    Ok(notice) => notice,
+                    Err(RecvError::Lagged(_)) => continue,
+                    Err(RecvError::Closed) => return Err(Stopped).blame(Exit::Infrastructure),
+                },
+            },
+        };
+        if printed.is_ok() {
+            printed = show.notice(&notice);
+        }
+        if let Some(outcome) = end(&notice.notice) {
+            return outcome.and_then(|exit| unprinted(exit, printed));
+        }
+        if let Err(error) = &printed
+            && !asked
+        {
+            show.tell(&proto::error::chain(error));
+            asked = stop(show, handle).await?;
         }
     }
 }
 
+/// How a run ends of which not everything could be printed: as it did, if it is only that its reader has gone.
+fn unprinted(exit: Exit, printed: Result<(), print::Error>) -> Outcome {
+    match printed {
+        Ok(()) | Err(print::Error::Unread) => Ok(exit),
+        Err(error @ print::Error::Refused(_)) => Err(error.into()),
+    }
+}
+
 async fn stop(show: &Show, handle: &Handle) -> Result<bool, Refusal> {
-    show.say("stopping after the current step, with a checkpoint; Ctrl-C again stops at once");
+    show.tell("stopping after the current step, with a checkpoint; Ctrl-C again stops at once");
     handle.close().await.blame(Exit::Infrastructure)?;
     Ok(true)
 }

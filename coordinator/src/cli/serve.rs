@@ -7,6 +7,7 @@ use crate::runtime::{self, Runtime, Vacancy};
 use crate::service;
 use anyhow::Context;
 use clap::Args;
+use proto::print;
 use proto::storage::Storage;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -19,17 +20,22 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// Where to listen
+    /// Address and port to listen on
     #[arg(long, env = "MUSTER_LISTEN", default_value = "127.0.0.1:7070")]
     listen: SocketAddr,
-    /// Where others reach this coordinator, http://host:port [default: where it listens, by this host's name if that
-    /// is every address]
-    #[arg(long, env = "MUSTER_ADVERTISE")]
+    /// Where others reach this coordinator [default: the address that it listens on, or this host's name if that is
+    /// every address]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "MUSTER_ADVERTISE",
+        value_parser = proto::address::parse
+    )]
     advertise: Option<String>,
-    /// The prefix under which this pool keeps everything, e.g. /shared/muster
+    /// Folder or prefix under which the pool keeps everything, such as /shared/muster or s3://bucket/muster
     #[arg(long, env = "MUSTER_OUTPUT")]
     output: String,
-    /// Take the place of a coordinator that still answers; its runs go on, its workers come over
+    /// Take the place of a coordinator that still answers; its runs go on, and its workers come here
     #[arg(long)]
     take_over: bool,
 }
@@ -52,7 +58,10 @@ pub(super) async fn serve(arguments: Arguments) -> Outcome {
     let own = holder::here(arguments.advertise.unwrap_or_else(|| advertised(address)));
     let opened = Runtime::of_pool(vacancy, Timing::default(), own).await;
     let (runtime, handle) = opened.map_err(refused)?;
-    eprintln!("coordinator at http://{address}, everything under {}", storage.url());
+    print::note(format_args!(
+        "coordinator at http://{address}, everything under {}",
+        storage.url()
+    ));
     let mut interrupt = signal(SignalKind::interrupt()).blame(Exit::Infrastructure)?;
     let mut terminate = signal(SignalKind::terminate()).blame(Exit::Infrastructure)?;
     let (shutdown, shut) = oneshot::channel::<()>();

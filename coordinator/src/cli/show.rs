@@ -4,10 +4,12 @@ use super::mixture::{self, Mixed};
 use super::plan;
 use crate::core::{BySource, Notice};
 use crate::feed::Stamped;
+use chrono::{DateTime, Local};
 use indicatif::{ProgressBar, ProgressStyle};
-use proto::id::RunId;
+use proto::print;
+use proto::text::visible;
 use serde::Deserialize;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 /// For whom.
@@ -26,11 +28,14 @@ pub(super) struct Show {
     terminal: bool,
 }
 
-/// Lines that a whole run's steps come to where there is no terminal, about.
+/// Lines about steps that a whole run prints where there is no terminal, roughly.
 const STEP_LINES: u64 = 50;
+/// How the time of day is written.
+const CLOCK: &str = "%H:%M:%S";
 
 impl Show {
-    pub(super) fn new(style: Style, run: &RunId, folder: &str) -> Self {
+    /// Says first what is shown: `run NAME in FOLDER`.
+    pub(super) fn new(style: Style, heading: &str) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let bar = match (style, terminal) {
             (Style::People, true) => ProgressBar::new_spinner(),
@@ -39,106 +44,109 @@ impl Show {
         bar.enable_steady_tick(Duration::from_millis(200));
         let show = Self { style, bar, terminal };
         if style == Style::People {
-            let folder = folder.strip_prefix("file://").unwrap_or(folder);
-            show.say(&format!("run {run} in {folder}"));
+            show.say(heading);
         }
         show
     }
 
     /// A line beside the bar.
     pub(super) fn say(&self, line: &str) {
+        let line = visible(line);
         if self.style == Style::People && self.terminal {
             self.bar.println(line);
         } else {
-            eprintln!("{line}");
+            print::note(line);
         }
     }
 
-    pub(super) fn notice(&self, stamped: &Stamped) {
-        let notice = &stamped.notice;
+    /// What this command does or sees itself, with the time.
+    pub(super) fn tell(&self, line: &str) {
+        self.say(&format!("{} {line}", Local::now().format(CLOCK)));
+    }
+
+    /// Something that happened.
+    ///
+    /// # Errors
+    /// If standard output takes it no more.
+    pub(super) fn notice(&self, stamped: &Stamped) -> Result<(), print::Error> {
         if self.style == Style::Json {
-            let json = serde_json::to_string(stamped).expect("notices are JSON");
-            self.json(&json);
+            print::line(serde_json::to_string(stamped).expect("notices are JSON"))?;
         } else {
-            self.people(notice);
+            self.people(stamped)?;
         }
-        if notice.last() {
+        if stamped.notice.last() {
             self.bar.finish_and_clear();
         }
+        Ok(())
     }
 
-    /// A line that is JSON already.
-    pub(super) fn json(&self, json: &str) {
-        let mut out = std::io::stdout().lock();
-        // Whoever read it may have gone; the run goes on.
-        let _ = writeln!(out, "{json}").and_then(|()| out.flush());
-    }
-
-    fn people(&self, notice: &Notice) {
+    fn people(&self, stamped: &Stamped) -> Result<(), print::Error> {
+        let Stamped { at_ms, notice } = stamped;
+        let say = |line: &str| self.say(&format!("{}{line}", clock(*at_ms)));
+        // Another attempt.
+        if self.bar.is_finished() {
+            self.bar.reset();
+        }
         match notice {
             Notice::Preparing { done, shards } => {
                 self.bar.set_message(format!("preparing data: {done} of {shards} shards"));
             }
             Notice::Prepared { cached, receipt, .. } => {
                 let how = if *cached { " (from an earlier run)" } else { "" };
-                self.say(&format!("data prepared{how}\n{receipt}"));
+                say(&format!("data prepared{how}\n{receipt}"));
             }
-            Notice::Planned { steps, summary } => self.planned(*steps, summary),
+            Notice::Planned { steps, summary } => {
+                say(&planned(*steps, summary));
+                self.plan(*steps, summary);
+            }
             Notice::Waiting { detail } if self.terminal => self.bar.set_message(detail.clone()),
-            Notice::Waiting { detail } => self.say(detail),
-            Notice::Generation { generation, world_size, step, .. } => {
-                self.say(&format!(
-                    "generation {generation}: {world_size} workers, from step {step}"
-                ));
+            Notice::Waiting { detail } => say(detail),
+            Notice::Generation { generation, world_size, step, redone, .. } => {
+                say(&began(*generation, *world_size, *step, *redone));
                 self.bar.set_position(*step);
             }
             Notice::Step { step, steps, loss, tokens_per_second, lr, sources, .. } => {
                 let by_source = short(sources);
-                self.bar.set_length(*steps);
+                // Every one of these may draw the bar, but for the position while it ticks.
+                if self.bar.length() != Some(*steps) {
+                    self.bar.set_length(*steps);
+                }
                 self.bar.set_position(*step);
                 self.bar.set_message(format!(
                     "loss {loss:.4}{by_source}  {tokens_per_second:.0} tokens/s"
                 ));
                 let every = steps.div_ceil(STEP_LINES).max(1);
                 if !self.terminal && (step.is_multiple_of(every) || step == steps) {
-                    self.say(&format!(
+                    say(&format!(
                         "step {step}/{steps}  loss {loss:.4}{by_source}  lr {lr:.2e}  {tokens_per_second:.0} tokens/s"
                     ));
                 }
             }
             Notice::Eval { step, loss, sources } => {
                 let by_source = short(sources);
-                self.say(&format!("step {step}: held-out loss {loss:.4}{by_source}"));
+                say(&format!("step {step}: held-out loss {loss:.4}{by_source}"));
             }
             Notice::Checkpoint { step, path } => {
-                self.say(&format!("step {step}: checkpoint {path}"));
+                say(&format!("step {step}: checkpoint {path}"));
             }
-            Notice::Incident { message, .. } => self.say(&format!("incident: {message}")),
+            Notice::Incident { message, .. } => say(&format!("incident: {message}")),
             Notice::Paused { step } => {
-                self.say(&format!(
-                    "stopped after step {step}; the same command with --resume goes on"
-                ));
+                say(&format!("stopped after step {step}; the same command with --resume goes on"));
             }
-            Notice::Cancelled => self.say("cancelled"),
+            Notice::Cancelled => say("cancelled"),
             // The command's own error says it.
             Notice::Failed { .. } | Notice::Lost { .. } => {}
             Notice::Finished { model, steps } => {
                 self.bar.finish_and_clear();
-                self.say(&format!("finished after {steps} steps"));
-                println!("{model}");
+                say(&format!("finished after {steps} steps"));
+                print::line(model)?;
             }
         }
+        Ok(())
     }
 
-    fn planned(&self, steps: u64, summary: &serde_json::Value) {
-        let number = |key: &str| summary.get(key).and_then(serde_json::Value::as_u64).unwrap_or(0);
-        self.say(&format!(
-            "planned: {steps} steps of {} packs of up to {} tokens; {} packs an epoch, {} samples held out",
-            number("global_batch"),
-            number("max_tokens"),
-            number("packs_per_epoch"),
-            number("held_out"),
-        ));
+    /// The rest of the plan, and a bar as long as it.
+    fn plan(&self, steps: u64, summary: &serde_json::Value) {
         if let Some(sources) = summary.get("sources") {
             let epochs = summary.get("epochs").and_then(serde_json::Value::as_array);
             self.mixture(sources, epochs.map_or(1, Vec::len));
@@ -152,6 +160,8 @@ impl Show {
         let template = "{bar:30} {pos}/{len}  {msg}  eta {eta}";
         let style = ProgressStyle::with_template(template).expect("the template is ours");
         self.bar.set_style(style);
+        // Nothing spins any more, only the time left counts down.
+        self.bar.enable_steady_tick(Duration::from_secs(1));
         self.bar.set_length(steps);
         self.bar.set_message("gathering workers");
     }
@@ -163,6 +173,36 @@ impl Show {
         mixture::table(&sources).iter().for_each(|line| self.say(line));
         let warnings = mixture::unseen(&sources, epochs);
         warnings.iter().for_each(|warning| self.say(&format!("warning: {warning}")));
+    }
+}
+
+/// `15:04:05 `, on this machine's clock; nothing where the time is unknown.
+fn clock(at_ms: u64) -> String {
+    let at = i64::try_from(at_ms).ok().filter(|ms| *ms > 0);
+    let at = at.and_then(DateTime::from_timestamp_millis);
+    at.map_or_else(String::new, |at| format!("{} ", at.with_timezone(&Local).format(CLOCK)))
+}
+
+/// The plan in one line.
+fn planned(steps: u64, summary: &serde_json::Value) -> String {
+    let number = |key: &str| summary.get(key).and_then(serde_json::Value::as_u64).unwrap_or(0);
+    format!(
+        "planned: {steps} steps of {} packs of up to {} tokens; {} packs an epoch, {} samples held out",
+        number("global_batch"),
+        number("max_tokens"),
+        number("packs_per_epoch"),
+        number("held_out"),
+    )
+}
+
+/// A generation in one line, and what it costs.
+fn began(generation: u64, world_size: usize, step: u64, redone: u64) -> String {
+    let workers = if world_size == 1 { "worker" } else { "workers" };
+    let began = format!("generation {generation}: {world_size} {workers}, from step {step}");
+    match redone {
+        0 => began,
+        1 => format!("{began} (1 step is done again)"),
+        steps => format!("{began} ({steps} steps are done again)"),
     }
 }
 
@@ -186,6 +226,22 @@ fn short(sources: &BySource) -> String {
 mod tests {
     use super::*;
     use crate::core::SourceFigures;
+
+    #[test]
+    fn a_generation_says_what_it_costs() {
+        let wanted = "generation 3: 2 workers, from step 50";
+        assert_eq!(began(3, 2, 50, 0), wanted);
+        assert_eq!(began(3, 2, 50, 1), format!("{wanted} (1 step is done again)"));
+        assert_eq!(began(3, 2, 50, 29), format!("{wanted} (29 steps are done again)"));
+    }
+
+    #[test]
+    fn lines_begin_with_the_time_where_it_is_known() {
+        assert_eq!(clock(0), "");
+        let said = clock(1_800_000_000_000);
+        // The minutes and seconds are the same almost everywhere on earth.
+        assert!(said.ends_with(":00 ") && said.len() == "15:04:05 ".len(), "{said}");
+    }
 
     #[test]
     fn a_few_sources_have_room_and_many_have_not() {

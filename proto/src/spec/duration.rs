@@ -2,14 +2,26 @@
 
 use serde::{Deserialize, Deserializer, Serializer, de};
 use std::time::Duration;
+use thiserror::Error;
 
 const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)];
 
+/// A text that names no span of time.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("expected a time such as `30m`, `90s` or `2h`, got `{0}`")]
+pub struct Malformed(String);
+
 /// The span that `text` names: a whole number and a unit.
-fn parse(text: &str) -> Option<Duration> {
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
-    let (_, seconds) = UNITS.iter().find(|(name, _)| *name == unit.trim_start())?;
-    Some(Duration::from_secs(number.parse::<u64>().ok()?.checked_mul(*seconds)?))
+///
+/// # Errors
+/// [`Malformed`].
+pub fn parse(text: &str) -> Result<Duration, Malformed> {
+    let span = || {
+        let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+        let (_, seconds) = UNITS.iter().find(|(name, _)| *name == unit.trim_start())?;
+        Some(Duration::from_secs(number.parse::<u64>().ok()?.checked_mul(*seconds)?))
+    };
+    span().ok_or_else(|| Malformed(text.to_owned()))
 }
 
 /// How a span of whole seconds is written: in the largest unit that divides it.
@@ -30,9 +42,7 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
-    parse(&text).ok_or_else(|| {
-        de::Error::custom(format!("expected a time such as `30m`, `90s` or `2h`, got `{text}`"))
-    })
+    parse(&text).map_err(de::Error::custom)
 }
 
 #[cfg(test)]
@@ -53,7 +63,7 @@ mod tests {
         for text in
             ["", "5", "m", "-5m", "5min", "1.5h", "99999999999999999999s", "999999999999999999d"]
         {
-            assert_eq!(parse(text), None, "{text}");
+            assert_eq!(parse(text), Err(Malformed(text.to_owned())));
         }
     }
 }

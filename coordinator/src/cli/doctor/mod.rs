@@ -6,6 +6,7 @@ mod checks;
 use super::{Blame, Exit, Outcome};
 use checks::{Finding, Verdict, examine};
 use clap::Args;
+use proto::print;
 use proto::storage::Storage;
 
 #[derive(Args)]
@@ -21,20 +22,22 @@ pub(super) struct Arguments {
 pub(super) async fn doctor(arguments: Arguments) -> Outcome {
     let storage = Storage::open(&arguments.url).blame(Exit::User)?;
     super::probe(&storage, "it cannot hold runs").await?;
+    let mut printed = Ok(());
     let tell = |finding: &Finding| {
-        if !arguments.json {
-            println!("{finding}");
+        if !arguments.json && printed.is_ok() {
+            printed = print::line(finding);
         }
     };
     let findings = examine(&storage, tell).await;
+    printed?;
     let fit = findings.iter().all(|f| f.verdict != Verdict::No || !f.needed);
     if arguments.json {
         let report = serde_json::json!({"url": storage.url(), "fit": fit, "checks": findings});
-        println!("{report}");
+        print::line(report)?;
     } else if fit {
-        println!("{} can hold runs", storage.url());
+        print::line(format_args!("{} can hold runs", storage.url()))?;
     } else {
-        println!("{} cannot hold runs", storage.url());
+        print::line(format_args!("{} cannot hold runs", storage.url()))?;
     }
     Ok(if fit { Exit::Done } else { Exit::Infrastructure })
 }

@@ -17,6 +17,7 @@ use super::preview::preview;
 use super::{Blame, Exit, Outcome};
 use anyhow::Context;
 use clap::Args;
+use proto::print;
 use proto::receipt::Receipt;
 use samples::{Choice, Shown};
 use std::io::IsTerminal;
@@ -26,19 +27,19 @@ use std::path::PathBuf;
 pub(super) struct Arguments {
     /// The run spec, a YAML file or an object such as s3://bucket/run.yaml
     spec: PathBuf,
-    /// Samples to show, drawn evenly from the sources
+    /// Number of samples to show, drawn evenly from the sources
     #[arg(long, default_value_t = 5)]
     samples: usize,
     /// Show these records instead: FILE:LINE, the file's name or the end of its path
     #[arg(long, value_name = "FILE:LINE")]
     record: Vec<samples::Record>,
-    /// Of the drawing
+    /// Seed by which the samples are drawn
     #[arg(long, default_value_t = 42)]
     seed: u64,
     /// Print one JSON object a line on standard output
     #[arg(long)]
     json: bool,
-    /// Write it all to FILE, one self-contained page
+    /// Write everything to FILE as one self-contained page
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }
@@ -64,17 +65,17 @@ pub(super) async fn inspect(arguments: Arguments) -> Outcome {
     let (plan, name) = (Outlook::new(&preview), preview.spec.name().to_owned());
     let inspection = Inspection { name, receipt: preview.receipt, plan, of, samples };
     if arguments.json {
-        print!("{}", text::lines(&inspection));
+        print::text(text::lines(&inspection))?;
     } else {
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        print!("{}", text::text(&inspection, colour));
+        print::text(text::text(&inspection, colour))?;
     }
     if let Some(path) = &arguments.html {
         let page = page::render(&inspection).blame(Exit::Infrastructure)?;
         std::fs::write(path, page)
             .with_context(|| format!("--html: {} cannot be written", path.display()))
             .blame(Exit::User)?;
-        eprintln!("wrote {}", path.display());
+        print::note(format_args!("wrote {}", path.display()));
     }
     Ok(Exit::Done)
 }

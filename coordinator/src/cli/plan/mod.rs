@@ -7,9 +7,10 @@ use super::{Blame, Exit, Outcome, Refusal};
 use crate::launch;
 use anyhow::{Context, anyhow};
 use clap::Args;
-pub(super) use outlook::Outlook;
 use outlook::{Measured, ratio};
+pub(super) use outlook::{Outlook, duration};
 use proto::cost::Cost;
+use proto::print;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
@@ -39,9 +40,9 @@ pub(super) async fn plan(arguments: Arguments) -> Outcome {
         outlook.measured = Some(Measured::new(cost, &preview.spec, &outlook, workers));
     }
     if arguments.json {
-        println!("{}", serde_json::to_string(&outlook).expect("numbers are JSON"));
+        print::line(serde_json::to_string(&outlook).expect("numbers are JSON"))?;
     } else {
-        print!("{}\n{outlook}", preview.spec.name());
+        print::text(format_args!("{}\n{outlook}", preview.spec.name()))?;
     }
     Ok(Exit::Done)
 }
@@ -58,14 +59,14 @@ pub(super) fn few_steps() -> String {
 /// Lets a worker train a few micro-batches as the run would, and time them.
 async fn measure(preview: &Preview, workers: u32) -> Result<Cost, Refusal> {
     if std::io::stderr().is_terminal() {
-        eprintln!("measuring a few micro-batches (--no-measure leaves it out) ...");
+        print::note("measuring a few micro-batches (--no-measure leaves it out) ...");
     }
     let output = ask(preview, workers).await.blame(Exit::Infrastructure)?;
     let said = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         return Err(refusal(&output, &said));
     }
-    eprint!("{said}");
+    print::note_text(&said);
     serde_json::from_slice(&output.stdout)
         .context("what the worker measured")
         .blame(Exit::Infrastructure)
@@ -99,7 +100,7 @@ fn refusal(output: &Output, said: &str) -> Refusal {
     let exit = if users { Exit::User } else { Exit::Infrastructure };
     let error = match said.split_once("error: ") {
         Some((before, error)) => {
-            eprint!("{before}");
+            print::note_text(before);
             anyhow!(error.trim_end().to_owned())
         }
         None => anyhow!(

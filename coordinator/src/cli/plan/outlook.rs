@@ -200,7 +200,7 @@ fn bytes(n: u64) -> String {
 }
 
 /// `2 h 5 min`, to two parts.
-fn duration(seconds: f64) -> String {
+pub(in crate::cli) fn duration(seconds: f64) -> String {
     let all = Duration::from_secs_f64(seconds.clamp(0.0, 1e9)).as_secs();
     match (all / 86400, all / 3600 % 24, all / 60 % 60, all % 60) {
         (0, 0, 0, s) => format!("{s} s"),
