@@ -40,7 +40,8 @@ pub enum Error {
     },
     /// Others listen there.
     #[error(
-        "of the ports of `{address}` {free} are free, and {ranks} are needed\nhint: name others, or end what listens there"
+        "of the ports of `{address}` {free} are free, and {ranks} are needed\n\
+         hint: name others, or end what listens there"
     )]
     InUse {
         /// What was asked for.

@@ -28,8 +28,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 /// Reports that can wait for the network.
 const REPORTS: usize = 1024;
-/// Of them, those about the membership that are handed over at once. As much room stays free beside them for the others,
-/// which the session does not keep.
+/// Of them, those about the membership that are handed over at once. As much room stays free beside them for the
+/// others, which the session does not keep.
 const BATCH: usize = 256;
 /// Events that can wait for the session. A training thread that is so far ahead waits.
 const EVENTS: usize = 64;

@@ -44,8 +44,8 @@ enum Ending {
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 impl Connection {
-    /// Hands over one stream after the other. Where another coordinator has the place of the one, the stream goes there;
-    /// if nobody answers at the one, the other is tried in turn.
+    /// Hands over one stream after the other. Where another coordinator has the place of the one, the stream goes
+    /// there; if nobody answers at the one, the other is tried in turn.
     pub(super) async fn keep_open(self) {
         let slot = &self.slot;
         let mut said = BTreeSet::new();
@@ -55,7 +55,12 @@ impl Connection {
                 Ending::AgentGone => return,
                 Ending::NotNow(reason) => {
                     if is_new(&mut said, &reason) {
-                        tracing::warn!(%slot, coordinator = here, reason, "not now; trying again");
+                        tracing::warn!(
+                            %slot,
+                            coordinator = here,
+                            reason,
+                            "the coordinator does not take this worker yet; trying again"
+                        );
                     }
                 }
                 Ending::Moved(successor) => {

@@ -22,8 +22,8 @@ use std::sync::Arc;
 /// Tokenizes a raw shard and stores what comes of it, part by part.
 ///
 /// # Errors
-/// All name the shard. [`Cause::Data`] for an object that is gone, changed or unreadable, [`Cause::Model`] for the tokenizer,
-/// [`Cause::Storage`] for what cannot be read or written now.
+/// All name the shard. [`Cause::Data`] for an object that is gone, changed or unreadable, [`Cause::Model`] for the
+/// tokenizer, [`Cause::Storage`] for what cannot be read or written now.
 pub async fn prepare(
     spec_yaml: &str,
     fingerprint: &str,

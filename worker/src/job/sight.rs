@@ -1,5 +1,5 @@
-//! Proof that this host sees every source of a run, before anybody relies on it: a node on which a folder is not mounted
-//! is found out while others can still do its work.
+//! Proof that this host sees every source of a run, before anybody relies on it: a node on which a folder is not
+//! mounted is found out while others can still do its work.
 
 use super::trouble;
 

@@ -59,7 +59,7 @@ impl Log {
         self.facts.drain(..had);
     }
 
-    /// Says everything again, but for records of steps before `recorded`: none of them where that is the highest number.
+    /// Says everything again, but for records of steps before `recorded`.
     pub(super) fn rewind(&mut self, recorded: u64) {
         let known = self.records.partition_point(|(_, _, done)| done.step < recorded);
         self.facts_from = 0;
