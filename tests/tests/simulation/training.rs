@@ -5,7 +5,7 @@ use crate::world::{Next, Process, World};
 use coordinator::core::{Event, Ticket};
 use proto::id::{Generation, RunId};
 use proto::manifest::{Checkpoint, Digests, File};
-use proto::protocol::{Cause, SavedPart, SourceSum, StepDone, Train};
+use proto::protocol::{Accusation, Cause, SavedPart, SourceSum, StepDone, Train};
 use proto::receipt::Skipped;
 use std::time::Duration;
 use worker::session::{self, End, Trouble};
@@ -26,8 +26,16 @@ impl Thread {
     }
 }
 
-pub(crate) fn failed(step: u64, cause: Cause) -> End {
-    End::Failed { step, trouble: Trouble::new(cause, "chance") }
+/// A rank gives its membership up because of another one.
+fn gave_up(step: u64, accusation: Accusation) -> End {
+    let trouble = Trouble { accusation: Some(accusation), ..Trouble::new(Cause::Peer, "chance") };
+    End::Failed { step, trouble }
+}
+
+/// The ranks after and before a member's.
+fn neighbours(train: &Train) -> [u32; 2] {
+    let world = u32::try_from(train.members.len()).expect("few");
+    [(train.rank + 1) % world, (train.rank + world - 1) % world]
 }
 
 impl World {
@@ -130,31 +138,57 @@ impl World {
     /// A training thread ends.
     pub(crate) fn ended(&mut self, id: u64, generation: Generation, end: End) {
         let Some(p) = self.processes.get_mut(&id) else { return };
-        if p.thread.take_if(|t| t.train.generation == generation).is_none() {
-            return;
-        }
+        let Some(thread) = p.thread.take_if(|t| t.train.generation == generation) else { return };
         let in_order = matches!(end, End::Stopped { .. });
         self.tell(id, session::Event::Ended(generation, end));
         if !in_order {
-            self.break_ring(generation);
+            self.break_ring(generation, thread.train.rank);
         }
     }
 
     /// Nobody came: whoever still waits for the others gives up.
     pub(crate) fn give_up(&mut self, id: u64, generation: Generation) {
+        let thread = self.processes.get(&id).and_then(|p| p.thread.as_ref());
+        let Some(thread) = thread.filter(|t| t.train.generation == generation) else { return };
         if !self.rings.contains_key(&generation) {
-            self.ended(id, generation, failed(0, Cause::Peer));
+            let accusation = self.missed(&thread.train);
+            self.ended(id, generation, gave_up(0, accusation));
         }
     }
 
-    /// The others notice.
-    pub(crate) fn break_ring(&mut self, generation: Generation) {
+    /// Whom a rank accuses that has waited for a ring in vain.
+    fn missed(&self, train: &Train) -> Accusation {
+        let came = |rank: &u32| {
+            self.processes.values().any(|p| {
+                let thread = p.thread.as_ref().filter(|t| t.train.generation == train.generation);
+                p.ring == train.members[*rank as usize] && thread.is_some_and(|t| t.joined)
+            })
+        };
+        let [next, previous] = neighbours(train);
+        match [next, previous].map(|rank| came(&rank)) {
+            [false, _] => {
+                let met = Some(previous).filter(came);
+                Accusation { rank: next, connecting: true, met }
+            }
+            [true, false] => Accusation { rank: previous, connecting: true, met: Some(next) },
+            // Another one is missing, and the next rank has given up because of it.
+            [true, true] => {
+                let met = Some(previous).filter(|rank| *rank != next);
+                Accusation { rank: next, connecting: false, met }
+            }
+        }
+    }
+
+    /// The others notice that they have lost a rank.
+    pub(crate) fn break_ring(&mut self, generation: Generation, lost: u32) {
         let Some(step) = self.rings.remove(&generation) else { return };
         let of = |p: &Process| p.thread.as_ref().is_some_and(|t| t.train.generation == generation);
         let left: Vec<_> =
             self.processes.iter().filter(|(_, p)| of(p)).map(|(id, _)| *id).collect();
         for id in left {
-            self.within(500, Next::Ended(id, generation, failed(step, Cause::Peer)));
+            let met = neighbours(&self.thread(id).train).into_iter().find(|rank| *rank != lost);
+            let accusation = Accusation { rank: lost, connecting: false, met };
+            self.within(500, Next::Ended(id, generation, gave_up(step, accusation)));
         }
     }
 
@@ -185,7 +219,8 @@ impl World {
                 if let Some(generation) =
                     self.processes[&id].thread.as_ref().map(|t| t.train.generation)
                 {
-                    self.ended(id, generation, failed(0, Cause::Internal));
+                    let trouble = Trouble::new(Cause::Internal, "chance");
+                    self.ended(id, generation, End::Failed { step: 0, trouble });
                 }
             }
             11..13 => self.crash(self.life),

@@ -296,7 +296,7 @@ impl World {
     pub(crate) fn kill(&mut self, id: u64, heard: bool) {
         let Some(p) = self.processes.remove(&id) else { return };
         if let Some(thread) = &p.thread {
-            self.break_ring(thread.train.generation);
+            self.break_ring(thread.train.generation, thread.train.rank);
         }
         if let Some(stream) = p.stream {
             if heard {
@@ -329,7 +329,10 @@ impl World {
             session::Command::Send(report) => self.send(id, report),
             session::Command::Beat(_) => {}
             session::Command::Prepare { run, shard, .. } => {
-                let outcome = if broken { Err(trouble()) } else { Ok(data::outcome(shard.index)) };
+                let outcome = match broken {
+                    true => Err(trouble().on_shard(shard.index)),
+                    false => Ok(data::outcome(shard.index)),
+                };
                 let event = session::Event::Prepared { run, shard: shard.index, outcome };
                 self.within(400, Next::Process(id, event));
             }
@@ -354,9 +357,9 @@ impl World {
                 let thread = self.processes.get_mut(&id).and_then(|p| p.thread.as_mut());
                 let thread = thread.expect("it trains");
                 thread.aborting = true;
-                let generation = thread.train.generation;
+                let (generation, rank) = (thread.train.generation, thread.train.rank);
                 self.within(100, Next::Ended(id, generation, End::Aborted));
-                self.break_ring(generation);
+                self.break_ring(generation, rank);
             }
             session::Command::Exit(Exit::Refused(reason)) => panic!("refused: {reason}"),
             session::Command::Exit(Exit::Dismissed | Exit::Drained) => {
