@@ -5,17 +5,19 @@
 //! progress is never forgotten: a training thread that should not run is aborted, and only its end lets the next duty
 //! begin.
 
+mod log;
+mod trouble;
+
+use log::Log;
 use proto::id::{Epoch, Generation, Incarnation, RunId, WorkerId};
 use proto::protocol::{
-    Accusation, Attachment, Cause, Directive, Duty, Hello, Load, Place, RawShard, Report,
-    SavedPart, ShardOutcome, SourceSum, StepDone, Train,
+    Attachment, Directive, Duty, Hello, Load, Place, RawShard, Report, SavedPart, ShardOutcome,
+    SourceSum, StepDone, Train,
 };
 use proto::receipt::Skipped;
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-mod log;
-use log::Log;
+pub use trouble::Trouble;
 
 /// What this process is, for its hello.
 #[derive(Clone, Debug)]
@@ -32,37 +34,6 @@ pub struct Identity {
     pub ring: String,
     /// How the process before it in its slot ended: said until a coordinator has heard it.
     pub last_end: Option<String>,
-}
-
-/// A failure, and whose fault it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
-    /// Whose fault.
-    pub cause: Cause,
-    /// In words, with the hint.
-    pub message: String,
-    /// The raw shard that it happened on.
-    pub shard: Option<u32>,
-    /// The rank that was lost, or could not be reached.
-    pub accusation: Option<Accusation>,
-}
-
-impl Trouble {
-    /// A failure that is about no shard and accuses no rank.
-    pub fn new(cause: Cause, message: impl Into<String>) -> Self {
-        Self { cause, message: message.into(), shard: None, accusation: None }
-    }
-
-    /// The same on a raw shard.
-    pub fn on_shard(self, shard: u32) -> Self {
-        Self { shard: Some(shard), ..self }
-    }
-
-    /// As the coordinator hears of it.
-    fn report(self, run: RunId, generation: Generation, step: u64) -> Report {
-        let Self { cause, message, shard, accusation } = self;
-        Report::Trouble { run, generation, step, cause, message, shard, accusation }
-    }
 }
 
 /// How a training thread ended.

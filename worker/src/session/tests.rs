@@ -2,6 +2,7 @@
 
 use super::*;
 use proto::id::Lineage;
+use proto::protocol::Cause;
 
 /// A session whose stream takes at once what there is to say of the membership.
 struct Heard(Session);
