@@ -1,4 +1,4 @@
-//! What the coordinator reads in a base model's folder. It never reads the weights.
+//! The files of a base model's folder that the coordinator reads: configuration and tokenizer, never weights.
 
 use crate::core::Fault;
 use crate::progress::Progress;
@@ -9,10 +9,10 @@ use proto::spec::Location;
 use proto::storage::{self, Patience, Storage};
 use serde_json::Value;
 
-/// Whether there is a model in the folder.
+/// Checks that the folder holds a model.
 ///
 /// # Errors
-/// A fault of the user's for a folder that is missing or holds no model, of the infrastructure's for storage.
+/// A user fault if the folder is missing or holds no model, an infrastructure fault if storage fails.
 pub(crate) async fn check(location: &Location, progress: &Progress) -> Result<(), Fault> {
     progress.begin(format!("model.base `{location}`"));
     let base = open(location, Patience::Listing)?;
@@ -33,7 +33,7 @@ pub(crate) async fn check(location: &Location, progress: &Progress) -> Result<()
     })
 }
 
-/// The contents of [`data::Folder::FILES`], empty where there is none.
+/// The contents of [`data::Folder::FILES`]; a missing file is empty.
 ///
 /// # Errors
 /// As [`check`].
@@ -54,17 +54,17 @@ pub(crate) async fn tokenizer(
     Ok(files)
 }
 
-/// How many positions of a sequence the base has been trained on, where its `config.json` says so and can be read: it
-/// decides about nothing but a warning.
+/// The longest sequence that the base was trained on, in tokens, if its `config.json` names one. It is only needed for
+/// a warning, so a file that cannot be read counts as one that names none.
 pub(crate) async fn positions(location: &Location) -> Option<u64> {
     let base = open(location, Patience::Listing).ok()?;
     let config = base.read("config.json").await.ok()?;
     positions_in(&serde_json::from_slice(&config).ok()?)
 }
 
-/// As transformers reads it: scaled rotations (`rope_scaling`, since version 5 `rope_parameters`) reach `factor` times
-/// as far as those that the model was trained with before. Configurations differ in whether `max_position_embeddings`
-/// is the one or the other; the longer counts, so that nobody is warned without need.
+/// Reads `rope_scaling` of transformers 4 and `rope_parameters` of transformers 5: a scaled rotary embedding reaches
+/// `factor` times the original length. In some configurations `max_position_embeddings` is the length before scaling,
+/// in others the length after it. The longer of the two counts, which avoids false warnings.
 fn positions_in(config: &Value) -> Option<u64> {
     let trained = config["max_position_embeddings"].as_u64()?;
     let rope = ["rope_scaling", "rope_parameters"].map(|key| &config[key]);

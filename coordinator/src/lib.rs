@@ -6,7 +6,7 @@
 //! journal      history on object storage          feed      what watchers are told, kept as metrics
 //! holder       whether the one before is still there
 //! sources      which objects a source names             base      what is read in a base model's folder
-//! staging      a base model, brought from the hub       progress  whether listing still gets anywhere
+//! staging      a base model, brought from the hub       progress  a deadline for work without answers
 //! survey       cuts raw shards, fingerprints them     planning  from prepared samples to a stored plan
 //! quality/     PURE: what is wrong with a data set, and which samples that excludes
 //! finish       manifests, the finished model       resume    which run `--resume` means

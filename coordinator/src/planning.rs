@@ -82,7 +82,7 @@ pub(crate) async fn plan(
     store(&places.run, run, spec, made, (receipt, warnings)).await.map_err(infrastructure)
 }
 
-/// What to say where samples are longer than what the base has seen.
+/// A warning, if samples are longer than what the base was trained on.
 fn unseen_positions(metas: &[Meta], seen: u64) -> Option<String> {
     let longer = metas.iter().filter(|meta| u64::from(meta.length) > seen).count();
     let longest = metas.iter().map(|meta| meta.length).max()?;

@@ -1,7 +1,7 @@
-//! Whether listing still gets anywhere: a deadline that starts anew with every answer.
+//! A deadline that starts again with every answer, for listing sources.
 //!
-//! No deadline for the whole would do. A bucket of a million objects takes minutes and is healthy; a server that takes
-//! the connection and never answers is not, and neither is a network file system whose server is gone.
+//! A fixed deadline does not work here. Listing a million objects takes minutes although the store is healthy; a server
+//! that accepts a connection and never answers has to be given up, and so has a network file system without a server.
 
 use crate::core::Fault;
 use proto::event::Failure;
@@ -9,11 +9,11 @@ use std::pin::pin;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Work without an answer for this long is given up. Stores give up by themselves after eighty seconds
-/// ([`Patience::Listing`](proto::storage::Patience)) and say more about it, so they come first.
+/// Work is given up after this long without an answer. A store's own limit is shorter, about eighty seconds
+/// ([`Patience::Listing`](proto::storage::Patience)), because its error says more.
 const STALLED: Duration = Duration::from_secs(120);
 
-/// What the work is at. Every change is progress.
+/// The current task, as the user would name it. Every update counts as progress.
 #[derive(Debug)]
 pub(crate) struct Progress {
     at: watch::Sender<String>,
@@ -25,20 +25,20 @@ impl Progress {
         Self { at: watch::Sender::new(String::new()), patience: STALLED }
     }
 
-    /// The work begins with `what`, as the user calls it.
+    /// Starts a task; `what` names it in the error.
     pub(crate) fn begin(&self, what: impl Into<String>) {
         self.at.send_replace(what.into());
     }
 
-    /// Something came.
+    /// Records that an answer arrived.
     pub(crate) fn note(&self) {
         self.at.send_modify(|_| {});
     }
 
-    /// Does the work, for as long as it gets anywhere.
+    /// Runs the work until it ends or makes no progress.
     ///
     /// # Errors
-    /// The work's own; a fault of the infrastructure's that names what it was at.
+    /// The work's own, and an infrastructure fault that names the task without progress.
     pub(crate) async fn watch<T>(
         &self,
         work: impl Future<Output = Result<T, Fault>>,
@@ -60,7 +60,7 @@ impl Progress {
     fn stalled(&self) -> Fault {
         let message = format!(
             "{}: there was no answer for {} s\n\
-             hint: look at the address, at the network, and at network file systems below a path",
+             hint: check the address, the network, and network file systems that the path leads to",
             *self.at.borrow(),
             self.patience.as_secs()
         );

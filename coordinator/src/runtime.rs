@@ -369,8 +369,11 @@ impl Runtime {
             {
                 past.push(last);
             }
+            // The end is always told: nobody who has seen it asks again.
+            let end = past.pop();
             // What an older version has stored has no time.
             past.retain(|stamped| after_ms == 0 || stamped.at_ms > after_ms);
+            past.extend(end);
             let _ = answer.send(Ok(Some(Watch::over(past))));
         });
     }

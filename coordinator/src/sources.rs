@@ -102,7 +102,7 @@ async fn list_within(
         message: format!("data source `{location}`: {}", chain(&e)),
     };
     let opened = tokio::task::spawn_blocking({
-        // A network file system whose server is gone blocks whoever asks.
+        // A network file system whose server is gone blocks the calling thread.
         let location = location.clone();
         move || Place::of(&location).map(|p| (Storage::open_with_patience(&p.root, patience), p))
     });
@@ -111,7 +111,7 @@ async fn list_within(
     let storage = storage.map_err(unread)?;
     let listed = async |folder: &str| {
         let mut found = storage.list_noting(folder, || progress.note()).await?;
-        // A listing passes over them; whoever put one there would miss its records.
+        // A listing leaves these out, and the user would not learn that their records are missing.
         let irregular = storage.irregular(folder).await?.into_iter();
         found.extend(irregular.map(|key| Object { key, bytes: 0, etag: None, modified_ms: 0 }));
         Ok(found)

@@ -29,8 +29,7 @@ const SPLITTABLE: [&str; 3] = [".jsonl", ".ndjson", ".parquet"];
 /// Lists the sources of `spec`.
 ///
 /// # Errors
-/// A fault of the user's for a source that is not there, of the infrastructure's for storage and for what gives no
-/// answer.
+/// A user fault for a missing source; an infrastructure fault if storage fails, or if nothing answers in time.
 pub(crate) async fn survey(storage: &Storage, spec: &Spec) -> Result<Survey, Fault> {
     let progress = Progress::new();
     progress.watch(find(storage, spec, &progress)).await
@@ -82,16 +81,16 @@ fn ranges(url: &str, bytes: u64, most: u64) -> impl Iterator<Item = Range<u64>> 
     (0..pieces).map(move |piece| cut(piece)..cut(piece + 1))
 }
 
-/// What [`check`] looks for.
+/// Which of the places that a spec names [`check`] looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Looked {
-    /// Everything that the run reads, but for what is staged.
+pub(crate) enum Scope {
+    /// All of them, except a base on the hub, which is checked when it is staged.
     Everywhere,
-    /// What the spec names by a path.
+    /// Only paths.
     OnThisHost,
 }
 
-impl Looked {
+impl Scope {
     fn covers(self, location: &Location) -> bool {
         match self {
             Self::Everywhere => true,
@@ -100,24 +99,24 @@ impl Looked {
     }
 }
 
-/// Whether what the run reads is there, before there is a run.
+/// Checks that everything the run reads exists, before the run is created.
 ///
 /// # Errors
 /// As [`survey`].
-pub(crate) async fn check(spec: &Spec, looked: Looked) -> Result<(), Fault> {
+pub(crate) async fn check(spec: &Spec, scope: Scope) -> Result<(), Fault> {
     let progress = Progress::new();
     let look = async {
-        for source in spec.data().sources().into_iter().filter(|s| looked.covers(&s.location)) {
+        for source in spec.data().sources().into_iter().filter(|s| scope.covers(&s.location)) {
             sources::list(source, &progress).await?;
         }
         if let ChatTemplate::File(location) = &spec.data().chat_template
-            && looked.covers(location)
+            && scope.covers(location)
         {
             template(spec, &progress).await?;
         }
         match &spec.model().base {
             Location::Hub(_) => Ok(()),
-            base if looked.covers(base) => base::check(base, &progress).await,
+            base if scope.covers(base) => base::check(base, &progress).await,
             Location::File(_) | Location::Url { .. } => Ok(()),
         }
     };
@@ -145,7 +144,7 @@ async fn fingerprint(
     Ok(recipe.fingerprint())
 }
 
-/// The text of the chat template, where the spec names a file.
+/// The text of the chat template, if the spec names a file.
 async fn template(spec: &Spec, progress: &Progress) -> Result<Option<String>, Fault> {
     let ChatTemplate::File(location) = &spec.data().chat_template else { return Ok(None) };
     progress.begin(format!("data.chat_template `{location}`"));
@@ -163,7 +162,7 @@ async fn read(url: &str) -> Result<Bytes, storage::Error> {
     storage.read(&key).await
 }
 
-/// Something named in the spec that cannot be read: by a mistake of the user's, or because storage fails.
+/// The fault for something that the spec names and that cannot be read: the user's if it is missing or forbidden.
 pub(crate) fn storage_fault(field: &str, error: &storage::Error) -> Fault {
     let kind = if error.is_users() { Failure::User } else { Failure::Infrastructure };
     Fault { kind, message: format!("{field}: {}", chain(error)) }

@@ -172,8 +172,7 @@ impl Storage {
         self.list_noting(folder, || {}).await
     }
 
-    /// As [`Self::list`]; `note` is called for every object as it comes, by which a caller sees that the store still
-    /// answers.
+    /// Lists like [`Self::list`] and calls `note` for each object as it arrives, so that the caller can see progress.
     ///
     /// # Errors
     /// [`Error::Access`].
@@ -257,8 +256,8 @@ impl Storage {
         first.map(drop).map_err(|e| self.access("list", "", e))
     }
 
-    /// Whether `key` can be read as an object. On a disk it may be something else, which is not opened: a fifo that
-    /// nobody writes to would block for ever. A missing file is no error here.
+    /// Checks that `key` is not a special file on a disk, without opening it: opening a fifo that has no writer blocks
+    /// for ever. A missing file passes.
     ///
     /// # Errors
     /// [`Error::Access`] for a fifo, a device or a socket.
@@ -271,8 +270,7 @@ impl Storage {
         }
     }
 
-    /// The keys under `folder` that [`Self::list`] passes over, as they cannot be read as objects: fifos, devices and
-    /// sockets on a disk.
+    /// The special files under `folder`, which [`Self::list`] leaves out: fifos, devices and sockets on a disk.
     ///
     /// # Errors
     /// [`Error::Access`].
@@ -341,7 +339,7 @@ impl Storage {
     }
 }
 
-/// Adds the files under `folder` that are not regular. Links to folders are not followed: they might go in circles.
+/// Collects the special files under `folder`. Links to folders are not followed, since they may form a circle.
 fn irregular(folder: &std::path::Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
@@ -355,7 +353,7 @@ fn irregular(folder: &std::path::Path, found: &mut Vec<PathBuf>) -> std::io::Res
     Ok(())
 }
 
-/// What a local file is that is neither a regular file nor a folder.
+/// The kind of a special file; none for a regular file or a folder.
 fn special(file: std::fs::FileType) -> Option<&'static str> {
     use std::os::unix::fs::FileTypeExt;
     match file {

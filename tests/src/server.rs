@@ -76,7 +76,7 @@ pub fn free_ports<const N: usize>() -> [u16; N] {
     taken.map(|listener| listener.local_addr().expect("an address").port())
 }
 
-/// Most ports of the range are free.
+/// Attempts at finding a free port; most ports of the range are free.
 const PORTS_TRIED: u32 = 1000;
 
 fn free_port() -> TcpListener {
@@ -84,5 +84,5 @@ fn free_port() -> TcpListener {
         let chance = u16::from_str_radix(&proto::id::unique()[..4], 16).expect("it is hexadecimal");
         TcpListener::bind(("127.0.0.1", 20_000 + chance % 12_000)).ok()
     };
-    (0..PORTS_TRIED).find_map(bind).expect("one of so many ports is free")
+    (0..PORTS_TRIED).find_map(bind).expect("most ports are free")
 }

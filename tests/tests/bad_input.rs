@@ -130,7 +130,7 @@ fn a_missing_local_file_is_named_before_a_coordinator_is_asked() {
     ] {
         let fixture = Fixture::new();
         fixture.respec(old, new);
-        let hint = "hint: this host was asked; if only the workers can see it, add --no-check";
+        let hint = "hint: paths are looked up on this host; add --no-check if only the workers can see them";
         let ended = submit(&fixture, &[]).with_code(USER);
         assert_refused(&fixture, &ended, &[words[0], words[1], hint]);
         let unchecked = submit(&fixture, &["--no-check"]).with_code(INFRASTRUCTURE);

@@ -49,7 +49,7 @@ const AT_ONCE: usize = 30;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// A coordinator that finds no answer is started again so often.
 const STARTS: usize = 20;
-/// A journal under faults takes an entry at one of so many attempts.
+/// Attempts at journalling one entry under faults.
 const RESTARTS: u64 = 20;
 
 const CONFIG: &str = r#"{

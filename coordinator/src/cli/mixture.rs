@@ -1,4 +1,4 @@
-//! How a plan mixes the sources: what each gives to an epoch, what of it is never seen, and what the plan warns of.
+//! How a plan mixes the sources: what each gives to an epoch, what of it is never seen, and the plan's warnings.
 
 use proto::plan::SourceSummary;
 use serde::{Deserialize, Serialize};
@@ -41,7 +41,7 @@ pub(super) fn unseen(sources: &[Mixed], epochs: usize) -> Vec<String> {
     sources.iter().filter_map(warning).collect()
 }
 
-/// The warnings that the coordinator made with the plan; none in a summary of an older version.
+/// The coordinator's warnings about the plan; older versions wrote none.
 pub(super) fn warnings(summary: &serde_json::Value) -> Vec<String> {
     Vec::deserialize(&summary["warnings"]).unwrap_or_default()
 }

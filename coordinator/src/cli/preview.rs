@@ -42,7 +42,7 @@ pub(super) struct Preview {
     pub(super) plan: Summary,
     /// With what of each source, in the spec's order.
     pub(super) sources: Vec<Mixed>,
-    /// What the plan warns of.
+    /// Warnings about the plan.
     pub(super) warnings: Vec<String>,
 }
 
@@ -55,7 +55,7 @@ pub(super) async fn preview(path: &Path) -> Result<Preview, Refusal> {
     let listener = embedded::listen(embedded::reserve(0)?)?;
     let storage = embedded::output(&spec).await?;
     let spec = sources::pin(spec).await?;
-    survey::check(&spec, survey::Looked::Everywhere).await?;
+    survey::check(&spec, survey::Scope::Everywhere).await?;
     let scratch = Storage::memory();
     let (runtime, handle) = Runtime::preview(scratch.clone(), storage.clone(), Timing::default());
     let mut coordinator = Embedded::start(runtime, handle.clone(), listener)?;

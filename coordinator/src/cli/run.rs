@@ -54,7 +54,7 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
     } else {
         // Nothing of a run that cannot begin is left behind.
         spec = sources::pin(spec).await?;
-        survey::check(&spec, survey::Looked::Everywhere).await?;
+        survey::check(&spec, survey::Scope::Everywhere).await?;
         None
     };
     let listener = embedded::listen(socket)?;

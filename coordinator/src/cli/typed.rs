@@ -2,7 +2,7 @@
 
 use super::{Blame, Exit, Refusal};
 use crate::core::Fault;
-use crate::survey::{self, Looked};
+use crate::survey::{self, Scope};
 use anyhow::{Context, anyhow};
 use proto::spec::{self, Location, Spec};
 use proto::storage::Storage;
@@ -35,13 +35,13 @@ impl Typed {
     }
 }
 
-/// Whether what the spec names by a path is there, before a coordinator elsewhere is given the run.
+/// Checks that the paths in the spec exist on this host, before the run is submitted to a coordinator elsewhere.
 ///
 /// # Errors
-/// What is missing, and cannot be read, on this host. Workers may see other paths: the caller offers a way around.
+/// The first path that is missing or cannot be read. Workers may see other paths, so the caller offers `--no-check`.
 pub(super) async fn check_local(spec: &Spec) -> Result<(), Refusal> {
-    survey::check(spec, Looked::OnThisHost).await.map_err(|fault| {
-        let hint = "hint: this host was asked; if only the workers can see it, add --no-check";
+    survey::check(spec, Scope::OnThisHost).await.map_err(|fault| {
+        let hint = "hint: paths are looked up on this host; add --no-check if only the workers can see them";
         Fault { message: format!("{}\n{hint}", fault.message), ..fault }.into()
     })
 }

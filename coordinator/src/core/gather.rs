@@ -196,6 +196,7 @@ impl Run {
         let members = Self::members(&members, turn.workers);
         let named = members.iter().map(|m| (m.id.clone(), m.ring.clone())).collect();
         self.accusations = Accusations::among(named);
+        self.reported.clear();
         let (evaluate_first, key) = (self.owes_evaluation(), self.ring_key(turn.secret));
         self.enter(Phase::Training(Membership::new(members, start, evaluate_first, key)));
     }

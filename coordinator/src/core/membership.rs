@@ -31,8 +31,6 @@ pub struct Membership {
     start: Option<Start>,
     evaluate_first: bool,
     ring_key: [u8; 32],
-    steps: BTreeMap<u64, BTreeMap<usize, StepDone>>,
-    has_stepped: bool,
     evals: BTreeMap<u64, BTreeMap<usize, Vec<SourceSum>>>,
     stopped: BTreeMap<usize, u64>,
     /// What is wrong with data or model, by the rank that says so.
@@ -51,8 +49,6 @@ impl Membership {
             start,
             evaluate_first,
             ring_key,
-            steps: BTreeMap::new(),
-            has_stepped: false,
             evals: BTreeMap::new(),
             stopped: BTreeMap::new(),
             complaints: BTreeMap::new(),
@@ -157,21 +153,23 @@ impl Run {
         place: &Place,
         done: StepDone,
     ) {
-        // Workers say again, on every new stream, what may not have been heard.
-        let known = done.step < self.step;
-        let Some((m, rank)) = self.place(worker, place).filter(|_| !known) else { return };
-        let step = done.step;
-        m.steps.entry(step).or_default().insert(rank, done);
-        if m.steps.len() > STEPS_IN_FLIGHT {
-            m.steps.pop_first();
-        }
-        let size = m.size();
-        if m.steps.get(&step).is_none_or(|ranks| ranks.len() < size) {
+        // Workers say again, on every new stream, what may not have been heard; and of the last steps of a generation
+        // some hear only when it is over.
+        if !self.is_at(place) || done.step < self.step {
             return;
         }
-        let ranks = m.steps.remove(&step).expect("just counted");
-        if !std::mem::replace(&mut m.has_stepped, true) {
-            self.accusations.refute();
+        let Some(rank) = self.accusations.rank(worker) else { return };
+        let step = done.step;
+        self.reported.entry(step).or_default().insert(rank, done);
+        if self.reported.len() > STEPS_IN_FLIGHT {
+            self.reported.pop_first();
+        }
+        let size = self.accusations.size();
+        if self.reported.get(&step).is_none_or(|ranks| ranks.len() < size) {
+            return;
+        }
+        let ranks = self.reported.remove(&step).expect("just counted");
+        if self.accusations.refute() {
             self.forgive_members(turn);
         }
         self.stepped(step, &ranks, turn);

@@ -15,7 +15,7 @@ use super::workers::{Worker, Workers};
 use super::{BySource, Command, Fault, Incident, Notice, Timing, Turn};
 use proto::event::{Event as History, Failure};
 use proto::id::{Generation, Lineage, RunId, WorkerId};
-use proto::protocol::{Duty, Load};
+use proto::protocol::{Duty, Load, StepDone};
 use proto::receipt::Skipped;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -202,6 +202,8 @@ pub(super) struct Run {
     pub(super) rate: Rate,
     /// Who accuses whom among the members of the newest generation.
     pub(super) accusations: Accusations,
+    /// Steps of that generation by rank, until every rank has reported them.
+    pub(super) reported: BTreeMap<u64, BTreeMap<usize, StepDone>>,
     /// A user wants it to stop in order.
     pub(super) stop: bool,
     pub(super) unannounced: bool,
@@ -239,6 +241,7 @@ impl Run {
             sources: BySource::new(),
             rate: Rate::default(),
             accusations: Accusations::default(),
+            reported: BTreeMap::new(),
             stop: false,
             unannounced: false,
             last_waiting: String::new(),

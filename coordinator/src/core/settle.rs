@@ -191,7 +191,8 @@ impl Core {
                 continue;
             };
             self.workers.tell(&id, duty.clone());
-            let heard = current.map_or(0, |run| run.step);
+            // Where no run goes on, nobody needs what its workers remember.
+            let heard = current.map_or(u64::MAX, |run| run.step);
             let directive = Directive { epoch: self.epoch, beat: self.timing.beat, duty, heard };
             out.push(Command::Direct { stream, directive });
         }

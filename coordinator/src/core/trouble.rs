@@ -52,15 +52,21 @@ impl Accusations {
         Self { members, ..Self::default() }
     }
 
-    pub(super) fn refute(&mut self) {
-        self.refuted = true;
+    /// A step was committed: all have reached each other. Whether that is new.
+    pub(super) fn refute(&mut self) -> bool {
+        !std::mem::replace(&mut self.refuted, true)
     }
 
     pub(super) fn includes(&self, id: &WorkerId) -> bool {
         self.members.iter().any(|(member, _)| member == id)
     }
 
-    fn rank(&self, id: &WorkerId) -> Option<usize> {
+    /// How many there are.
+    pub(super) fn size(&self) -> usize {
+        self.members.len()
+    }
+
+    pub(super) fn rank(&self, id: &WorkerId) -> Option<usize> {
         self.members.iter().position(|(member, _)| member == id)
     }
 
@@ -322,7 +328,7 @@ mod tests {
         assert_eq!(a.hear(0, accuse(1, Some(2))), None);
         assert_eq!(a.hear(0, accuse(2, None)), Some(2), "it says otherwise now");
         let mut a = three();
-        a.refute();
+        assert!(a.refute() && !a.refute());
         a.hear(1, accuse(2, None));
         assert_eq!(a.hear(0, accuse(2, None)), None, "they have trained together");
     }

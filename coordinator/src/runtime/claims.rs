@@ -6,8 +6,8 @@
 
 use super::works::Work;
 use super::{Ended, Error, Run, Runtime, settings};
-use crate::core::{Command, Event, Timing};
-use crate::feed::{self, Feed};
+use crate::core::{Command, Event, Notice, Timing};
+use crate::feed::{self, Feed, Stamped};
 use crate::handle::{Found, Handle, Input};
 use crate::journal::{self, Journal};
 use crate::resume::Resumable;
@@ -185,14 +185,15 @@ impl Runtime {
     ) -> Result<(), Error> {
         // For the core only: the journal does not need it.
         history.extend(finish::replaced(&self.storage, &id, &history).await?);
-        let lineage = last_lineage(&history);
+        let (lineage, last) = (last_lineage(&history), last_notice(&history));
         let settings = settings(&spec, self.goal);
         let now = self.now();
         let commands = self.core.adopt(now, id.clone(), idempotency_key, settings, history, resume);
         let (submitted_ms, journal) = (journal.began_ms(), journal.patient(self.patience));
         if !self.core.holds(&id) {
             self.outbox.extend(commands);
-            self.ended.insert(id, Ended { submitted_ms, last: None });
+            let last = last.map(|notice| Arc::new(Stamped { at_ms: 0, notice }));
+            self.ended.insert(id, Ended { submitted_ms, last });
             return Ok(());
         }
         let (chunk, recorded) = feed::recorded(&self.storage, &id, lineage).await?;
@@ -401,6 +402,25 @@ fn last_spec(history: &[History]) -> Option<&str> {
     history.iter().rev().find_map(|event| match event {
         History::Submitted { spec_yaml } | History::Resumed { spec_yaml, .. } => {
             Some(spec_yaml.as_str())
+        }
+        _ => None,
+    })
+}
+
+/// What was said last about a run that has ended.
+fn last_notice(history: &[History]) -> Option<Notice> {
+    let planned = history.iter().rev().find_map(|event| match event {
+        History::Planned { steps, .. } => Some(*steps),
+        _ => None,
+    });
+    history.iter().rev().find_map(|event| match event {
+        History::Paused { step } => Some(Notice::Paused { step: *step }),
+        History::Cancelled => Some(Notice::Cancelled),
+        History::Failed { kind, message } => {
+            Some(Notice::Failed { kind: *kind, message: message.clone() })
+        }
+        History::Succeeded { model } => {
+            Some(Notice::Finished { model: model.clone(), steps: planned.unwrap_or(0) })
         }
         _ => None,
     })

@@ -1,7 +1,7 @@
 //! Where a model, a source or a run's output is: a path, or a URL of a store.
 //!
-//! Whether anything is there is for others to find out. The disk is asked one thing only: whether a `..` follows a
-//! folder, where it can be folded as text, or a link, where it leads to the folder that holds the link's target.
+//! Nothing here checks whether the place exists. The disk is only consulted for `..`: after a folder it is removed as
+//! text, after a link it leads to the folder that holds the link's target.
 
 use super::hub::HubName;
 use std::fmt;
@@ -300,8 +300,8 @@ fn walked(folder: &str, path: &str) -> Option<String> {
     Some(parts.join("/"))
 }
 
-/// The path without `.`, doubled separators and `..`: a worker elsewhere may see the place, and not the folder that the
-/// user's path goes through. A `..` behind what is not there stays.
+/// The path without `.`, doubled separators and `..`: a worker elsewhere may see the place but not the folder that the
+/// user's path goes through. A `..` after something that does not exist stays.
 fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for component in path.components() {
@@ -318,7 +318,7 @@ fn plain(path: &Path) -> PathBuf {
     plain
 }
 
-/// The folder above `path`, if that is a folder or a link to one.
+/// The parent of `path`, if `path` is a folder or a link to one.
 fn above(path: &Path) -> Option<PathBuf> {
     let found = path.symlink_metadata().ok()?;
     let real = if found.is_symlink() { path.canonicalize().ok()? } else { path.to_owned() };

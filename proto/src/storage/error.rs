@@ -151,7 +151,7 @@ pub enum Cause {
     /// The bucket lies in another region.
     #[error("the bucket is in another region\nhint: set AWS_REGION to the bucket's")]
     Region,
-    /// On a disk, something that has no content of its own.
+    /// A fifo, a device or a socket on a disk.
     #[error("it is {0}, not a regular file\nhint: write its content to a file, and name that")]
     Special(&'static str),
     /// Nobody answered.
@@ -269,7 +269,7 @@ fn http(error: &(dyn std::error::Error + 'static)) -> Option<HttpErrorKind> {
     causes(error).find_map(|e| e.downcast_ref::<HttpError>()).map(HttpError::kind)
 }
 
-/// Whether the operating system lets this user not read it.
+/// Whether the operating system denied this user access.
 fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
     let denied = |e: &std::io::Error| e.kind() == std::io::ErrorKind::PermissionDenied;
     causes(error).filter_map(|e| e.downcast_ref()).any(denied)

@@ -108,7 +108,7 @@ impl Kind {
 
 impl Storage {
     /// Opens `url` for reading and writing: a path, `file://`, `s3://bucket/prefix`, `gs://`, `az://container/prefix`.
-    /// A local folder is made, and called by its real path: two names of one folder, by links or dots, are one storage.
+    /// A local folder is made. Its URL is its real path, so that two paths to one folder give the same URL.
     ///
     /// # Errors
     /// [`Error::Location`] if the folder cannot be made or written to, or the store cannot be configured.
@@ -206,7 +206,7 @@ pub fn split(url: &str) -> Result<(String, String), Error> {
     }
 }
 
-/// The URL by which a storage calls itself that was opened at `url` for writing.
+/// The URL that a storage has after it was opened for writing at `url`.
 ///
 /// # Errors
 /// [`Error::Location`] for what names no place.
@@ -217,7 +217,7 @@ pub fn url(url: &str) -> Result<String, Error> {
     })
 }
 
-/// The path without links and dots; that of the folder above with the rest, where there is nothing yet.
+/// The path without links and dots. If nothing exists there yet, this holds for the part that does exist.
 fn real(path: &std::path::Path) -> std::path::PathBuf {
     match (path.canonicalize(), path.parent(), path.file_name()) {
         (Ok(real), _, _) => real,

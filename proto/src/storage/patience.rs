@@ -18,8 +18,8 @@ pub enum Patience {
     /// Data sets, plans and models, which only their reader waits for: a store that is away for a minute costs no run.
     #[default]
     Data,
-    /// Looking for data sets and models: one small answer for every thousand objects. A store that is away for a minute
-    /// costs no run; one that takes connections and never answers is given up after eighty seconds.
+    /// Listing data sets and looking for models, with one small answer for every thousand objects. A store that is away
+    /// for a minute costs no run. One that accepts connections and never answers is given up after eighty seconds.
     Listing,
     /// Checkpoints, which are written while a run goes on. Their writer tries again for as long as the run's spec says,
     /// and wants to know within seconds that there is trouble: an attempt is given up soon. What is bounded is the time

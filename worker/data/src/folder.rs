@@ -64,7 +64,7 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Every file that is read: together they decide about tokens.
+    /// Every file that is read; together they decide the tokens.
     pub const FILES: [&str; 5] = [TOKENIZER, CONFIG, SPECIAL_TOKENS, TEMPLATE, GENERATION];
 
     /// Reads the files that are there.

@@ -9,8 +9,8 @@
 //!
 //! Every record that is read becomes samples or stands in the receipt with its place and the
 //! reason; a record never makes us panic, and never stops the others. Knows no object storage
-//! (objects come as a name and bytes by range), of the run spec what [`Options`] takes from it, and
-//! no tensor.
+//! (objects come as a name and bytes by range) and no tensor. Only [`Options`] and [`SourceOptions`]
+//! read the run spec.
 
 mod batch;
 mod calls;

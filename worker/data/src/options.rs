@@ -65,7 +65,7 @@ pub enum ChatTemplate {
 }
 
 impl Options {
-    /// What `spec` says about tokens; `template` is the text of the file that it names. None where
+    /// The options that `spec` asks for. `template` is the text of the file that it names. None if
     /// the spec has no date yet.
     pub fn of(spec: &Spec, template: Option<String>) -> Option<Options> {
         let data = spec.data();
@@ -111,7 +111,7 @@ pub struct SourceOptions {
 }
 
 impl SourceOptions {
-    /// What the spec says about this source.
+    /// The options that the spec gives this source.
     pub fn of(source: &spec::Source) -> SourceOptions {
         let spec::Roles { system, user, assistant, tool } = &source.roles;
         let named = [

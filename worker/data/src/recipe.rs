@@ -1,8 +1,8 @@
-//! The name of a prepared data set: one digest of everything that decides about its tokens.
+//! The fingerprint of a prepared data set: one digest of everything that decides its tokens.
 //!
-//! Two runs with equal fingerprints share the prepared shards. What is digested is what a
-//! [`Preparer`](super::Preparer) is given, as JSON: an option that it learns to obey is part of the
-//! name without further ado, and the name of a Rust variant is not.
+//! Two runs with equal fingerprints share the prepared shards. The digest covers all that a
+//! [`Preparer`](super::Preparer) is given, as JSON. So a new option is covered as soon as it exists,
+//! and renaming a Rust variant changes nothing as long as its serde name stays.
 
 use bytes::Bytes;
 use proto::prepared::FORMAT_VERSION;
@@ -13,32 +13,32 @@ use sha2::{Digest, Sha256};
 use super::options::{ChatTemplate, Options, SourceOptions};
 use super::template::hex;
 
-/// To be raised by whoever makes equal input and options give other tokens or weights than before:
-/// every data set is then prepared anew.
+/// Raise it with every change that makes equal input and options give different tokens or weights.
+/// All data sets are then prepared again.
 const RECIPE_VERSION: u32 = 2;
 
 /// Bytes of a fingerprint; as text it has twice as many characters.
 const FINGERPRINT: usize = 16;
 
-/// Everything that decides about the tokens of a data set.
+/// Everything that decides the tokens of a data set.
 #[derive(Clone, Copy, Debug)]
 pub struct Recipe<'a> {
     /// All raw shards, in their order.
     pub shards: &'a [RawShard],
-    /// What the base's [`Folder::FILES`](super::Folder::FILES) hold; a missing one is empty.
+    /// Contents of the base's [`Folder::FILES`](super::Folder::FILES); a missing file is empty.
     pub tokenizer: &'a [Bytes],
-    /// Of the run.
+    /// The run's options.
     pub options: &'a Options,
-    /// Of each source, in the order that the shards name them by.
+    /// Each source's options; a shard's `source` is an index into them.
     pub sources: &'a [SourceOptions],
 }
 
 impl Recipe<'_> {
-    /// Names the data set: 32 characters of lower-case hex.
+    /// The data set's name: 32 characters of lower-case hex.
     pub fn fingerprint(&self) -> String {
         let mut options = self.options.clone();
         if !self.asks_for_the_date() {
-            // Else a data set would be prepared anew every day.
+            // Otherwise every data set would be prepared again every day.
             options.date = Default::default();
         }
         let shard = |s: &RawShard| {
@@ -60,7 +60,7 @@ impl Recipe<'_> {
         hex(&digest.finalize()[..FINGERPRINT])
     }
 
-    /// Whether the chat template that is used asks for the day.
+    /// Whether the chat template calls `strftime_now`.
     fn asks_for_the_date(&self) -> bool {
         match &self.options.chat_template {
             ChatTemplate::Tokenizer => self.tokenizer.iter().any(|file| asks(file)),
@@ -112,9 +112,9 @@ mod tests {
         recipe.fingerprint()
     }
 
-    /// Whoever changes this value makes everyone prepare their data sets anew. It may change with
-    /// [`RECIPE_VERSION`] or [`FORMAT_VERSION`], or because options were added. If nothing of that
-    /// was intended, a field was renamed or moved by mistake.
+    /// A new value here makes every user prepare their data sets again. It may change with
+    /// [`RECIPE_VERSION`] or [`FORMAT_VERSION`], or when an option is added. If none of these was
+    /// intended, a field was renamed or moved by mistake.
     #[test]
     fn the_fingerprint_of_a_known_data_set_stays() {
         let serde_json::Value::Object(template_kwargs) = json!({"enable_thinking": false}) else {

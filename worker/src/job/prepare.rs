@@ -124,7 +124,7 @@ fn unprepared(spec: &Spec, error: &data::PrepareError) -> Trouble {
     }
 }
 
-/// What the spec says about tokens; `template` is the text of the file that it names.
+/// The options that the spec asks for; `template` is the text of the file that it names.
 pub(super) fn options(spec: &Spec, template: Option<String>) -> Result<data::Options, Trouble> {
     let undated = || trouble(Cause::Internal)("the resolved spec has no `data.date`".into());
     data::Options::of(spec, template).ok_or_else(undated)

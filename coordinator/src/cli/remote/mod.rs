@@ -32,7 +32,7 @@ pub(super) struct Submit {
     /// `workers` and `checkpoint`
     #[arg(long, value_name = "RUN", conflicts_with = "idempotency_key")]
     resume: Option<String>,
-    /// Submit it although paths in the spec do not exist on this host
+    /// Do not check that the spec's paths exist on this host
     #[arg(long)]
     no_check: bool,
     /// Follow the run until it ends
