@@ -130,7 +130,7 @@ impl Run {
                 | Event::Cancelled
                 | Event::Failed { .. }
                 | Event::Succeeded { .. } => true,
-                Event::Claimed { .. } | Event::Submitted { .. } => false,
+                Event::Claimed { .. } | Event::Submitted { .. } | Event::Resumed { .. } => false,
                 _ => ended,
             };
             match event {
@@ -167,6 +167,7 @@ impl Run {
     /// The one with the best held-out loss.
     pub(crate) fn best(&self) -> Option<&Committed> {
         let measured = self.committed.iter().filter_map(|c| Some((c, c.loss?)));
+        let measured = measured.filter(|(_, loss)| loss.is_finite());
         measured.min_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(c, _)| c)
     }
 

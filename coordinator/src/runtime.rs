@@ -9,6 +9,7 @@
 //! A command behind a journal entry is begun only when the entry is durable. A store that is away holds up these
 //! commands and nobody else: leases go on, questions are answered from memory, and the answers say what is waited for.
 
+mod attempts;
 mod claims;
 mod dial;
 mod execute;

@@ -324,6 +324,7 @@ fn a_full_output_ends_the_run_with_the_systems_word() {
         println!("skipped: this user can mount no tmpfs");
         return;
     };
+    fixture.respec("keep: 100}", "keep: 100, storage_patience: 1s}");
     // Room for the data set and a journal; none for a checkpoint of eight megabytes.
     let ended = Process::run(&fixture, &["--workers", "2"]).end().with_code(INFRASTRUCTURE);
     let words = ["checkpoints/step-", "No space left on device", "hint: "];

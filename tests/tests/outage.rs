@@ -32,7 +32,9 @@ fn scene(test: &str) -> Option<(SeaweedFs, Proxy, Fixture)> {
     let fixture = Fixture::new();
     let steps = 100 + STEPS_PER_SECOND * outage().as_secs();
     fixture.respec("max_steps: 40", &format!("max_steps: {steps}"));
-    fixture.respec("epochs: 20", &format!("epochs: {steps}"));
+    fixture.respec("epochs: 20", "epochs: 1000");
+    // So that a thousand epochs have that many steps.
+    fixture.respec("global_batch: 4", "global_batch: 2");
     fixture.respec("checkpoint: {every: 8, keep: 100}", "checkpoint: {every: 20, keep: 2}");
     fixture.respec("output: ./runs", &format!("output: s3://{BUCKET}/runs"));
     Some((store, proxy, fixture))

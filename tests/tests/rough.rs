@@ -83,17 +83,17 @@ fn a_coordinator_that_cannot_go_on_says_why() {
     let Some(server) = SeaweedFs::start("a_coordinator_that_cannot_go_on_says_why") else { return };
     let (fixture, proxy) = (fixture(), Proxy::start(server.address()));
     fixture.respec("./runs", &format!("s3://{BUCKET}/out"));
-    // The first look at the journal of a run that is being submitted, and whatever follows it.
-    let target = &["list-type", "journal"];
-    let (moment, method, body) = (Moment::Asked, "GET", "");
-    let still = proxy.stand_still_at(Stage { moment, method, target, body });
+    fixture.respec("keep: 100}", "keep: 100, storage_patience: 1s}");
+    // The first entry of the run's journal, and whatever follows it.
+    let (moment, method, body) = (Moment::Asked, "PUT", "");
+    let still = proxy.stand_still_at(Stage { moment, method, target: &["/journal/"], body });
     let process = start(&fixture, &proxy, &[]);
     still.reached();
-    proxy.misbehave(Faults::none().with(Fault::CutBody, 1.0));
+    proxy.take_away(true);
     still.without_request();
     let ended = process.end().with_code(1);
     let error = error(&ended).expect("it says why");
-    assert!(error.contains("cannot list `s3://muster/out/small-"), "{error}");
+    assert!(error.contains("was written is unknown after"), "{error}");
 }
 
 /// A run, and what became of it under faults.

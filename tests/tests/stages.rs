@@ -124,8 +124,10 @@ async fn a_worker_leaves() -> Result<()> {
     let run = OnS3::new("leaves")?;
     let (_, begins, _) = SCENES[0];
     let still = run.stand_still_at(begins);
-    let process = run.start(&[]);
+    let mut process = run.start(&[]);
     let rank = rank_of(&still.reached()).context("it is a rank's request")?;
+    // Every rank has begun to store its part before it commits the next step.
+    process.step(SAVE + 1);
     let told = Stage { body: "was told to leave", ..COMMITTED_BEFORE };
     run.proxy.hold_back(["/state/state-r0-", "/state/state-r1-"][rank], told);
     let worker = run.member(rank).await?;

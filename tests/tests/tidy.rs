@@ -253,6 +253,8 @@ fn wire_types_are_named_only_at_the_edges() {
         "coordinator/src/service.rs",
         "coordinator/src/holder.rs",
         "coordinator/src/cli/remote/",
+        // It plays workers, and a user.
+        "tests/benches/idle.rs",
         "worker/src/agent",
     ];
     let found = offenders("", |line| line.contains("wire::"));

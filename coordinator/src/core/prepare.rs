@@ -79,8 +79,8 @@ impl Sharding {
         self.leases.retain(|_, w| w != worker);
     }
 
-    /// Notes that a worker found the data of a shard wrong that it holds, and whether it is: once another says the same,
-    /// or no other is there to ask.
+    /// Notes that a worker found the data of its shard wrong, and whether that counts: once another one says the same, or
+    /// no other is there to ask.
     pub(super) fn fails(
         &mut self,
         worker: &WorkerId,

@@ -8,13 +8,13 @@ use super::works::Work;
 use super::{Ended, Error, Run, Runtime, settings};
 use crate::core::{Command, Event, Notice, Timing};
 use crate::feed::{self, Feed, Stamped};
-use crate::handle::{Found, Handle, Input};
+use crate::handle::{Handle, Input};
 use crate::journal::{self, Journal};
 use crate::resume::Resumable;
 use crate::{finish, holder};
 use proto::event::{Event as History, Fact, Holder, PoolEvent};
 use proto::id::{Lineage, RunId};
-use proto::spec::{Spec, compatible_for_resume};
+use proto::spec::Spec;
 use proto::storage::Storage;
 use std::sync::Arc;
 use std::time::Duration;
@@ -209,67 +209,6 @@ impl Runtime {
         Ok(())
     }
 
-    // ---------------------------------------------------------------------------------- another attempt
-
-    /// Reads, beside the queue, what a user wants to go on with.
-    pub(super) fn look_up(
-        &self,
-        run: RunId,
-        spec_yaml: Option<String>,
-        answer: oneshot::Sender<Result<(RunId, u64), String>>,
-    ) {
-        if let Err(refusal) = self.core.may_resume(&run) {
-            // Whoever asked may be gone.
-            let _ = answer.send(Err(refusal));
-            return;
-        }
-        let (storage, handle) = (self.storage.clone(), self.handle.clone());
-        tokio::spawn(async move {
-            match find(&storage, run, spec_yaml).await {
-                Ok(found) => {
-                    // The coordinator may have stopped meanwhile.
-                    let _ = handle.send(Input::Found { found: Box::new(found), answer }).await;
-                }
-                Err(refusal) => drop(answer.send(Err(refusal))),
-            }
-        });
-    }
-
-    /// Begins another attempt of a run.
-    pub(super) async fn begin_attempt(
-        &mut self,
-        found: Found,
-        answer: oneshot::Sender<Result<(RunId, u64), String>>,
-    ) {
-        let Found { run, journal, history, spec, chunk } = found;
-        let output = self.check_output(&spec);
-        if let Err(refusal) = self.core.may_resume(&run).and(output) {
-            // Whoever asked may be gone.
-            let _ = answer.send(Err(refusal));
-            return;
-        }
-        let (sender, answered) = oneshot::channel();
-        let ticket = self.ticket(sender);
-        let attempt = crate::core::attempts(&history) + 1;
-        tokio::spawn(async move {
-            if let Ok(outcome) = answered.await {
-                let _ = answer.send(outcome.map(|run| (run, attempt)));
-            }
-        });
-        let settings = settings(&spec, self.goal);
-        let (now, yaml) = (self.now(), spec.resolved_yaml());
-        let commands = self.core.resume(now, ticket, run.clone(), settings, history, yaml.clone());
-        let submitted_ms = self.ended.remove(&run).map_or(0, |ended| ended.submitted_ms);
-        let journal = Some(journal.patient(self.patience));
-        let begun = Run { journal, feed: Feed::new(), spec: Arc::new(spec), submitted_ms };
-        self.runs.insert(run.clone(), begun);
-        self.in_turn(Work::Begin { run: run.clone(), chunk }).await;
-        self.in_turn(Work::Spec { run, yaml }).await;
-        self.outbox.extend(commands);
-    }
-
-    // ------------------------------------------------------------------------------- is it still ours?
-
     /// Looks, beside the queue, whether another has written to what this coordinator holds. Without it a deposed
     /// coordinator that has nothing to write would never know, and hold on to workers that no longer listen to it.
     pub(super) fn look(&self) {
@@ -398,7 +337,7 @@ fn in_turn(past: Vec<PoolEvent>) -> Vec<(RunId, String)> {
 }
 
 /// The spec that holds at the end of a history.
-fn last_spec(history: &[History]) -> Option<&str> {
+pub(super) fn last_spec(history: &[History]) -> Option<&str> {
     history.iter().rev().find_map(|event| match event {
         History::Submitted { spec_yaml } | History::Resumed { spec_yaml, .. } => {
             Some(spec_yaml.as_str())
@@ -426,7 +365,7 @@ fn last_notice(history: &[History]) -> Option<Notice> {
     })
 }
 
-fn last_lineage(history: &[History]) -> Lineage {
+pub(super) fn last_lineage(history: &[History]) -> Lineage {
     let of = |event: &History| match event {
         History::Generation { lineage, .. } => Some(*lineage),
         _ => None,
@@ -445,31 +384,6 @@ fn ends(history: &[History]) -> bool {
         _ => None,
     };
     history.iter().rev().find_map(of).unwrap_or(false)
-}
-
-/// A run that has ended, under the spec that it is to go on with.
-async fn find(storage: &Storage, run: RunId, spec_yaml: Option<String>) -> Result<Found, String> {
-    fn told(error: &(dyn std::error::Error + 'static)) -> String {
-        proto::error::chain(error)
-    }
-    let folder = proto::key::journal(&run);
-    let (journal, mut history) =
-        Journal::open::<History>(storage, folder).await.map_err(|e| told(&e))?;
-    let yaml = last_spec(&history).ok_or("its journal has no spec")?;
-    let old = Spec::from_resolved(yaml).map_err(|e| told(&e))?;
-    let spec = match spec_yaml {
-        None => old,
-        Some(yaml) => {
-            let new = Spec::from_resolved(&yaml).map_err(|e| told(&e))?;
-            let new = new.dated(old.data().date).pinned_as(&old);
-            compatible_for_resume(&old, &new).map_err(|e| told(&e))?;
-            new
-        }
-    };
-    history.extend(finish::replaced(storage, &run, &history).await.map_err(|e| told(&e))?);
-    let lineage = last_lineage(&history);
-    let (chunk, _) = feed::recorded(storage, &run, lineage).await.map_err(|e| told(&e))?;
-    Ok(Found { run, journal, history, spec, chunk })
 }
 
 /// Claims again where the one before has written meanwhile.

@@ -21,11 +21,13 @@ impl Spec {
         self
     }
 
-    /// Tells this spec from any other, whatever day it is submitted on: the SHA-256 of the spec without its date.
+    /// Tells this spec from any other, whatever day it is submitted on and by whatever name it calls its output: the
+    /// SHA-256 of everything else.
     pub fn identity(&self) -> String {
-        let mut undated = self.clone();
-        undated.data.date = None;
-        crate::manifest::sha256(undated.resolved_yaml().as_bytes())
+        let mut rest = self.clone();
+        rest.data.date = None;
+        rest.output = Location::File("/".into());
+        crate::manifest::sha256(rest.resolved_yaml().as_bytes())
     }
 
     /// The same run with between `min` and `max` workers.

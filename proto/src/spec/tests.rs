@@ -233,7 +233,7 @@ fn schema_has_every_key_with_its_description_and_agrees_with_the_defaults() {
     }
     let node = &schema()["$defs"]["Train"]["properties"]["epochs"];
     assert_eq!(node["default"], 3);
-    assert_eq!(node["description"], "How often the data is seen.");
+    assert_eq!(node["description"], "How often every sample is seen.");
     assert_eq!((&node["minimum"], &node["maximum"]), (&1.into(), &1000.into()));
     assert_eq!(schema()["additionalProperties"], false);
     assert!(!schema().to_string().contains(r"\n"), "a description of several lines");
