@@ -45,9 +45,20 @@ async fn find(storage: &Storage, spec: &Spec, progress: &Progress) -> Result<Sur
     staging::stage(storage, spec, progress).await?;
     let fingerprint = fingerprint(spec, &shards, progress).await?;
     progress.begin(format!("output `{}`", spec.output()));
-    let found = storage.head(&key::prepared_manifest(&fingerprint)).await;
-    let cached = found.map_err(|e| fault(Failure::Infrastructure, &e))?.is_some();
+    let cached = is_prepared(storage, &fingerprint).await;
+    let cached = cached.map_err(|e| fault(Failure::Infrastructure, &e))?;
     Ok(Survey { fingerprint, shards, cached })
+}
+
+/// Whether a data set is prepared.
+///
+/// # Errors
+/// What the store says.
+pub(crate) async fn is_prepared(
+    storage: &Storage,
+    fingerprint: &str,
+) -> Result<bool, storage::Error> {
+    Ok(storage.head(&key::prepared_manifest(fingerprint)).await?.is_some())
 }
 
 /// Cuts objects, each with its source, into raw shards. A function of the objects alone: whoever prepares the same

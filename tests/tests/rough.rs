@@ -83,7 +83,7 @@ fn a_coordinator_that_cannot_go_on_says_why() {
     let Some(server) = SeaweedFs::start("a_coordinator_that_cannot_go_on_says_why") else { return };
     let (fixture, proxy) = (fixture(), Proxy::start(server.address()));
     fixture.respec("./runs", &format!("s3://{BUCKET}/out"));
-    fixture.respec("keep: 100}", "keep: 100, storage_patience: 1s}");
+    fixture.respec("keep: 1}", "keep: 1, storage_patience: 1s}");
     // The first entry of the run's journal, and whatever follows it.
     let (moment, method, body) = (Moment::Asked, "PUT", "");
     let still = proxy.stand_still_at(Stage { moment, method, target: &["/journal/"], body });

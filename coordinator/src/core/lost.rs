@@ -43,6 +43,7 @@ impl Command {
             Self::Journal { run, .. }
             | Self::JournalPool(PoolEvent::Submitted { run, .. } | PoolEvent::Resumed { run })
             | Self::Survey { run }
+            | Self::FindPrepared { run, .. }
             | Self::Plan { run, .. }
             | Self::Receipt { run, .. }
             | Self::Publish { run, .. }

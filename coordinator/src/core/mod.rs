@@ -152,6 +152,13 @@ pub enum Event {
         /// What there is.
         outcome: Result<Survey, Fault>,
     },
+    /// It was looked for prepared data.
+    FoundPrepared {
+        /// The run.
+        run: RunId,
+        /// It is there.
+        found: bool,
+    },
     /// The plan is stored.
     Planned {
         /// The run.
@@ -256,6 +263,13 @@ pub enum Command {
     Survey {
         /// The run.
         run: RunId,
+    },
+    /// Look once more whether a data set is prepared.
+    FindPrepared {
+        /// The run.
+        run: RunId,
+        /// Names the prepared data set.
+        fingerprint: String,
     },
     /// Store the table of contents of the prepared data set, then the plan.
     Plan {
@@ -439,6 +453,9 @@ impl Core {
             }
             Event::Surveyed { run, outcome } => {
                 self.with(now, &run, out, |r, turn| r.surveyed(outcome, turn));
+            }
+            Event::FoundPrepared { run, found } => {
+                self.with(now, &run, out, |r, _| r.found_prepared(found));
             }
             Event::Planned { run, outcome } => {
                 self.with(now, &run, out, |r, turn| r.planned(outcome, turn));

@@ -1,6 +1,6 @@
 //! From sources to a plan: raw shards are leased to workers, and leased anew when one dies.
 
-use super::run::{Goal, Phase, Run};
+use super::run::{Cache, Goal, Phase, Run};
 use super::workers::{Worker, Workers};
 use super::{Command, Fault, Notice, PlanOutline, Turn};
 use proto::event::Event as History;
@@ -79,8 +79,8 @@ impl Sharding {
         self.leases.retain(|_, w| w != worker);
     }
 
-    /// Notes that a worker found the data of its shard wrong, and whether that counts: once another one says the same, or
-    /// no other is there to ask.
+    /// Notes that a worker found the data of its shard wrong, and whether that counts: once another one says the same,
+    /// or no other is there to ask.
     pub(super) fn fails(
         &mut self,
         worker: &WorkerId,
@@ -139,13 +139,29 @@ impl Run {
         }
         match outcome {
             Err(fault) => self.fail(fault, turn),
-            Ok(survey) => self.enter(Phase::Listed(survey)),
+            Ok(survey) => self.enter(Phase::Listed { survey, cache: Cache::Known }),
+        }
+    }
+
+    /// It was looked again whether the data set is prepared.
+    pub(super) fn found_prepared(&mut self, found: bool) {
+        if let Phase::Listed { survey, cache: cache @ Cache::Asked } = &mut self.phase {
+            survey.cached = found;
+            *cache = Cache::Known;
         }
     }
 
     /// Its turn has come.
     pub(super) fn prepare(&mut self, out: &mut Vec<Command>) {
-        let Phase::Listed(survey) = &self.phase else { return };
+        let Phase::Listed { survey, cache } = &mut self.phase else { return };
+        if !survey.cached && *cache != Cache::Known {
+            if *cache == Cache::Stale {
+                *cache = Cache::Asked;
+                let fingerprint = survey.fingerprint.clone();
+                out.push(Command::FindPrepared { run: self.id.clone(), fingerprint });
+            }
+            return;
+        }
         match survey.clone() {
             Survey { fingerprint, cached: true, .. } => self.plan(fingerprint, None, out),
             Survey { fingerprint, shards, cached: false } => {

@@ -54,6 +54,17 @@ pub struct Settings {
     pub evaluated: Vec<String>,
 }
 
+/// What a survey says of prepared data, in the course of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cache {
+    /// What it found holds.
+    Known,
+    /// Another run has had the workers since, and may have prepared the same.
+    Stale,
+    /// It is being looked for again.
+    Asked,
+}
+
 /// Where a run stands.
 #[derive(Clone, Debug)]
 pub enum Phase {
@@ -62,7 +73,12 @@ pub enum Phase {
     /// Its sources are being listed.
     Surveying,
     /// They are listed; it waits for its turn.
-    Listed(Survey),
+    Listed {
+        /// What they hold.
+        survey: Survey,
+        /// Whether the survey can still tell if the data set is prepared.
+        cache: Cache,
+    },
     /// Its raw shards are being tokenized.
     Sharding(Sharding),
     /// Its plan is being made.
@@ -111,7 +127,7 @@ impl Phase {
             | Self::Lost(_) => true,
             Self::Queued
             | Self::Surveying
-            | Self::Listed(_)
+            | Self::Listed { .. }
             | Self::Sharding(_)
             | Self::Planning
             | Self::Gathering { .. }
@@ -138,7 +154,7 @@ impl Phase {
 
     pub(super) fn name(&self) -> &'static str {
         match self {
-            Self::Queued | Self::Listed(_) => "queued",
+            Self::Queued | Self::Listed { .. } => "queued",
             Self::Surveying | Self::Sharding(_) | Self::Planning => "preparing",
             Self::Gathering { .. } | Self::Reattaching { .. } => "gathering",
             Self::Training(_) => "training",
@@ -259,7 +275,7 @@ impl Run {
         if self.stop && !matches!(self.phase, Phase::Training(_) | Phase::Publishing) {
             return self.pause(turn);
         }
-        if matches!(self.phase, Phase::Listed(_)) {
+        if matches!(self.phase, Phase::Listed { .. }) {
             self.prepare(turn.out);
         }
         if let Phase::Sharding(sharding) = &mut self.phase {
@@ -279,7 +295,7 @@ impl Run {
     /// Whether it could do something with the workers that are there.
     pub(super) fn can_start(&self, workers: &Workers) -> bool {
         match &self.phase {
-            Phase::Listed(survey) => survey.cached || workers.usable(&self.id) > 0,
+            Phase::Listed { survey, .. } => survey.cached || workers.usable(&self.id) > 0,
             Phase::Sharding(_) => workers.usable(&self.id) > 0,
             Phase::Gathering { .. } => workers.usable(&self.id) >= self.settings.min_workers,
             Phase::Planning | Phase::Training(_) | Phase::Publishing => true,
@@ -318,7 +334,7 @@ impl Run {
             Phase::Gathering { .. } => Duty::Load(self.load()),
             Phase::Queued
             | Phase::Surveying
-            | Phase::Listed(_)
+            | Phase::Listed { .. }
             | Phase::Planning
             | Phase::Publishing
             | Phase::Paused
@@ -346,7 +362,7 @@ impl Run {
             Phase::Reattaching { until, .. } => Some(*until),
             Phase::Queued
             | Phase::Surveying
-            | Phase::Listed(_)
+            | Phase::Listed { .. }
             | Phase::Sharding(_)
             | Phase::Planning
             | Phase::Training(_)
@@ -374,7 +390,7 @@ impl Run {
             Phase::Cancelled | Phase::Failed(_) | Phase::Succeeded { .. } => {}
             Phase::Queued
             | Phase::Surveying
-            | Phase::Listed(_)
+            | Phase::Listed { .. }
             | Phase::Sharding(_)
             | Phase::Planning
             | Phase::Gathering { .. }

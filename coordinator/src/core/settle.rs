@@ -4,7 +4,7 @@
 //! keeps them until it ends, or until it has had too few of them for a time while another run could go on. Listing
 //! sources needs no worker and happens whosever turn it is.
 
-use super::run::{Phase, Run};
+use super::run::{Cache, Phase, Run};
 use super::{Command, Core};
 use proto::id::RunId;
 use proto::protocol::{Directive, Duty};
@@ -58,7 +58,19 @@ impl Core {
             }
         }
         self.retire();
+        self.note_waiting();
         self.direct(out);
+    }
+
+    /// Notes whose survey may be out of date by the time that its turn comes.
+    fn note_waiting(&mut self) {
+        for (id, run) in &mut self.runs {
+            if let Phase::Listed { cache, .. } = &mut run.phase
+                && self.current.as_ref() != Some(id)
+            {
+                *cache = Cache::Stale;
+            }
+        }
     }
 
     /// Has the sources of the first runs in the queue listed.
@@ -202,6 +214,6 @@ impl Core {
 impl Run {
     /// It would take workers now, if there were enough.
     fn wants_workers(&self) -> bool {
-        matches!(self.phase, Phase::Listed(_) | Phase::Sharding(_) | Phase::Gathering { .. })
+        matches!(self.phase, Phase::Listed { .. } | Phase::Sharding(_) | Phase::Gathering { .. })
     }
 }

@@ -181,7 +181,7 @@ impl Run {
             Phase::Failed(Fault { message, .. }) | Phase::Lost(message) => message.clone(),
             Phase::Training(_) if self.stop => "stopping after the current step".into(),
             Phase::Queued
-            | Phase::Listed(_)
+            | Phase::Listed { .. }
             | Phase::Training(_)
             | Phase::Publishing
             | Phase::Paused

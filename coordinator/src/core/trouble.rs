@@ -209,7 +209,7 @@ impl Run {
             // It had no duty of this run.
             Phase::Queued
             | Phase::Surveying
-            | Phase::Listed(_)
+            | Phase::Listed { .. }
             | Phase::Planning
             | Phase::Publishing
             | Phase::Paused

@@ -103,6 +103,18 @@ impl Runtime {
                     Event::Surveyed { run, outcome }
                 });
             }
+            Command::FindPrepared { run, fingerprint } => {
+                let storage = self.prepared.clone();
+                self.beside(async move {
+                    let found = survey::is_prepared(&storage, &fingerprint).await;
+                    let found = found.unwrap_or_else(|error| {
+                        let error = chain(&error);
+                        tracing::warn!(%run, error, "whether the data is prepared is unknown");
+                        false
+                    });
+                    Event::FoundPrepared { run, found }
+                });
+            }
             Command::Plan { run, fingerprint, prepared } => {
                 let places =
                     planning::Places { run: self.storage.clone(), prepared: self.prepared.clone() };

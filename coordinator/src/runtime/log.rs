@@ -26,6 +26,7 @@ pub(super) fn event(event: &Event) {
         | Event::Reported { .. }
         | Event::Dialled { .. }
         | Event::Surveyed { .. }
+        | Event::FoundPrepared { .. }
         | Event::Planned { .. }
         | Event::Sealed { .. }
         | Event::Published { .. }

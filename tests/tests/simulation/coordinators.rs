@@ -198,6 +198,9 @@ impl World {
                 let outcome = Ok(Survey { fingerprint: "f".into(), shards, cached: false });
                 self.within(300, Next::Core(life, Event::Surveyed { run, outcome }));
             }
+            Command::FindPrepared { run, .. } => {
+                self.within(100, Next::Core(life, Event::FoundPrepared { run, found: false }));
+            }
             Command::Plan { run, prepared, .. } => {
                 data::assert_whole(&prepared.expect("nothing is cached"));
                 let summary = serde_json::Value::Null;

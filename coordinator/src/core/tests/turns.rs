@@ -63,6 +63,20 @@ fn sources_are_listed_whosever_turn_it_is_and_runs_go_in_the_order_of_submission
 }
 
 #[test]
+fn data_that_another_run_has_prepared_meanwhile_is_not_prepared_again() {
+    let mut b = Bench::training();
+    submit(&mut b, "next", 1);
+    b.handle(listed("next", false));
+    assert_eq!(phase(&b, "next").0, "queued");
+    let look = Command::FindPrepared { run: named("next"), fingerprint: "f".into() };
+    let out = b.handle(Event::Cancel { ticket: Ticket(3), run: run() });
+    assert!(out.contains(&look), "{out:?}");
+    let found = Event::FoundPrepared { run: named("next"), found: true };
+    let plan = Command::Plan { run: named("next"), fingerprint: "f".into(), prepared: None };
+    assert_eq!(b.handle(found), [plan]);
+}
+
+#[test]
 fn a_source_that_hangs_keeps_nobody_waiting() {
     let mut b = Bench::new();
     b.report(1, hello(1));
