@@ -33,7 +33,7 @@ impl From<std::io::Error> for Error {
 /// Prints text on standard output, at once.
 ///
 /// # Errors
-/// [`Error`], and the text is lost.
+/// [`enum@Error`], and the text is lost.
 pub fn text(text: impl Display) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
     write!(out, "{text}")?;
@@ -43,7 +43,7 @@ pub fn text(text: impl Display) -> Result<(), Error> {
 /// Prints a line on standard output, at once.
 ///
 /// # Errors
-/// [`Error`], and the line is lost.
+/// [`enum@Error`], and the line is lost.
 pub fn line(line: impl Display) -> Result<(), Error> {
     text(format_args!("{line}\n"))
 }

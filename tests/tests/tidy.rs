@@ -271,7 +271,7 @@ fn nothing_that_ranks_must_agree_on_asks_the_hosts_mathematical_library() {
         let called = |name: &&str| {
             line.contains(&format!(".{name}(")) || line.contains(&format!("f64::{name}("))
         };
-        inexact.iter().any(|name| called(name))
+        inexact.iter().any(called)
     };
     for module in [
         "proto/src/plan",
