@@ -15,7 +15,7 @@ use serde_json::Value;
 /// A user fault if the folder is missing or holds no model, an infrastructure fault if storage fails.
 pub(crate) async fn check(location: &Location, progress: &Progress) -> Result<(), Fault> {
     progress.begin(format!("model.base `{location}`"));
-    let base = open(location, Patience::Listing)?;
+    let base = open(location, Patience::Listing).await?;
     if base.head("config.json").await.map_err(unread)?.is_some() {
         return Ok(());
     }
@@ -41,7 +41,7 @@ pub(crate) async fn tokenizer(
     location: &Location,
     progress: &Progress,
 ) -> Result<Vec<Bytes>, Fault> {
-    let base = open(location, Patience::Data)?;
+    let base = open(location, Patience::Data).await?;
     let mut files = Vec::with_capacity(data::Folder::FILES.len());
     for name in data::Folder::FILES {
         progress.begin(format!("model.base `{location}`, `{name}`"));
@@ -57,7 +57,7 @@ pub(crate) async fn tokenizer(
 /// The longest sequence that the base was trained on, in tokens, if its `config.json` names one. It is only needed for
 /// a warning, so a file that cannot be read counts as one that names none.
 pub(crate) async fn positions(location: &Location) -> Option<u64> {
-    let base = open(location, Patience::Listing).ok()?;
+    let base = open(location, Patience::Listing).await.ok()?;
     let config = base.read("config.json").await.ok()?;
     positions_in(&serde_json::from_slice(&config).ok()?)
 }
@@ -75,13 +75,18 @@ fn positions_in(config: &Value) -> Option<u64> {
     Some(trained.max(scaled as u64))
 }
 
-fn open(location: &Location, patience: Patience) -> Result<Storage, Fault> {
-    if let Some(folder) = location.as_file().filter(|folder| !folder.is_dir()) {
-        let hint = "hint: relative paths start at the spec's folder";
-        let message = format!("model.base: there is no folder {}\n{hint}", folder.display());
-        return Err(Fault { kind: Failure::User, message });
-    }
-    Storage::open_with_patience(&location.to_string(), patience).map_err(unread)
+/// Opens the base's folder. On a thread of its own: a file system that never answers must not hold up the rest.
+async fn open(location: &Location, patience: Patience) -> Result<Storage, Fault> {
+    let location = location.clone();
+    let opened = tokio::task::spawn_blocking(move || {
+        if let Some(folder) = location.as_file().filter(|folder| !folder.is_dir()) {
+            let hint = "hint: relative paths start at the spec's folder";
+            let message = format!("model.base: there is no folder {}\n{hint}", folder.display());
+            return Err(Fault { kind: Failure::User, message });
+        }
+        Storage::open_with_patience(&location.to_string(), patience).map_err(unread)
+    });
+    opened.await.expect("opening a folder panics on nothing")
 }
 
 fn unread(error: storage::Error) -> Fault {

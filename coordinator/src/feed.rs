@@ -63,9 +63,10 @@ pub(crate) fn now_ms() -> u64 {
 }
 
 impl Feed {
-    pub(crate) fn new() -> Self {
+    /// Of a run of which something was said up to `last_ms`, by this coordinator's clock or another's.
+    pub(crate) fn new(last_ms: u64) -> Self {
         let (now, _) = broadcast::channel(WATCHER_LAG);
-        Self { past: VecDeque::new(), now, unstored: Vec::new(), last_ms: 0 }
+        Self { past: VecDeque::new(), now, unstored: Vec::new(), last_ms }
     }
 
     pub(crate) fn watch(&self, after_ms: u64) -> Watch {
@@ -147,7 +148,18 @@ pub(crate) async fn stored(
     Ok(bodies.iter().flat_map(|body| parse(body)).map(Arc::new).collect())
 }
 
-/// How many metrics objects there are, and how many steps of `lineage` they hold.
+/// What a run's metrics objects say of how far they reach.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Recorded {
+    /// How many there are.
+    pub(crate) chunks: u64,
+    /// Steps of the lineage that was asked for.
+    pub(crate) steps: u64,
+    /// When the last notice in them was said; 0 if none was.
+    pub(crate) last_ms: u64,
+}
+
+/// How far a run's metrics reach, with the steps of `lineage`.
 ///
 /// # Errors
 /// What the store says.
@@ -155,14 +167,16 @@ pub(crate) async fn recorded(
     storage: &Storage,
     run: &RunId,
     lineage: Lineage,
-) -> Result<(u64, u64), storage::Error> {
+) -> Result<Recorded, storage::Error> {
     let keys = chunks(storage, run).await?;
-    let count = keys.len().try_into().unwrap_or(0);
+    let chunks = keys.len().try_into().unwrap_or(0);
+    let mut recorded = Recorded { chunks, ..Recorded::default() };
     for key in keys.into_iter().rev() {
         let body = storage.read(&key).await?;
         let mut older = false;
         let mut newest = None;
         for stamped in parse(&body) {
+            recorded.last_ms = recorded.last_ms.max(stamped.at_ms);
             match stamped.notice {
                 Notice::Step { lineage: of, step, .. } if of == lineage.0 => newest = Some(step),
                 Notice::Step { .. } | Notice::Generation { .. } => older = true,
@@ -170,10 +184,11 @@ pub(crate) async fn recorded(
             }
         }
         if newest.is_some() || older {
-            return Ok((count, newest.unwrap_or(0)));
+            recorded.steps = newest.unwrap_or(0);
+            break;
         }
     }
-    Ok((count, 0))
+    Ok(recorded)
 }
 
 /// The notices of a metrics object; lines of another version are left out.
@@ -209,8 +224,9 @@ mod tests {
     #[tokio::test]
     async fn what_is_stored_is_read_back_and_tells_which_steps_are_recorded() {
         let (storage, run) = (Storage::memory(), RunId::new("r"));
-        assert_eq!(recorded(&storage, &run, Lineage(1)).await.unwrap(), (0, 0));
-        let mut feed = Feed::new();
+        let none = recorded(&storage, &run, Lineage(1)).await.unwrap();
+        assert_eq!(none, Recorded::default());
+        let mut feed = Feed::new(0);
         let mut chunk = 0;
         for (lineage, steps) in [(1, 1..4), (2, 3..6)] {
             for number in steps {
@@ -220,13 +236,20 @@ mod tests {
             store(&storage, &run, &mut chunk, lines).await.unwrap();
         }
         assert!(feed.take_unstored().is_empty());
-        assert_eq!(recorded(&storage, &run, Lineage(2)).await.unwrap(), (2, 5));
-        assert_eq!(recorded(&storage, &run, Lineage(3)).await.unwrap(), (2, 0));
+        let last = recorded(&storage, &run, Lineage(2)).await.unwrap();
+        assert_eq!((last.chunks, last.steps), (2, 5));
+        let other = recorded(&storage, &run, Lineage(3)).await.unwrap();
+        assert_eq!((other.chunks, other.steps, other.last_ms), (2, 0, last.last_ms));
         let all = stored(&storage, &run).await.unwrap();
         assert_eq!(all.len(), 6);
         assert!(all.windows(2).all(|pair| pair[0].at_ms < pair[1].at_ms), "times rise");
         let after = all[3].at_ms;
         assert_eq!(feed.watch(after).past.len(), 2);
+        // A coordinator whose clock is behind goes on where the one before ended.
+        let ahead = last.last_ms + 60_000;
+        let mut next = Feed::new(ahead);
+        next.say(step(6, 2));
+        assert_eq!(next.watch(ahead).past.len(), 1);
     }
 
     #[test]

@@ -2,16 +2,20 @@
 //! another has its place.
 
 use crate::core::{Event, Status, Stream, WorkerStatus};
-use crate::feed::Watch;
+use crate::feed::{Recorded, Watch};
 use crate::journal::{self, Journal};
 use proto::event::Event as History;
 use proto::id::RunId;
 use proto::protocol::{Directive, Report};
 use proto::spec::Spec;
+use proto::storage;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
+
+/// How long a file system may take to say what a path is.
+const LOOK_UP: Duration = Duration::from_secs(5);
 
 /// What comes in from outside the core.
 pub(crate) enum Input {
@@ -68,8 +72,8 @@ pub(crate) struct Found {
     pub(crate) journal: Journal,
     pub(crate) history: Vec<History>,
     pub(crate) spec: Spec,
-    /// The number of its next metrics object.
-    pub(crate) chunk: u64,
+    /// How far its metrics reach.
+    pub(crate) recorded: Recorded,
 }
 
 /// A run, as it is shown.
@@ -98,6 +102,8 @@ pub struct Overview {
 #[derive(Clone)]
 pub struct Handle {
     inputs: mpsc::Sender<Input>,
+    /// The URL under which the coordinator keeps everything.
+    output: Arc<str>,
     successor: Arc<OnceLock<String>>,
 }
 
@@ -107,8 +113,33 @@ pub struct Handle {
 pub struct Stopped;
 
 impl Handle {
-    pub(crate) fn new(inputs: mpsc::Sender<Input>) -> Self {
-        Self { inputs, successor: Arc::default() }
+    pub(crate) fn new(inputs: mpsc::Sender<Input>, output: String) -> Self {
+        Self { inputs, output: output.into(), successor: Arc::default() }
+    }
+
+    /// Workers take the output from the spec: a run whose spec names another would be split between two. It may be
+    /// another name of the same folder, which only the file system knows, and that may never answer: so it is not asked
+    /// in the queue.
+    ///
+    /// # Errors
+    /// In words, with the hint.
+    pub(crate) async fn check_output(&self, spec: &Spec) -> Result<(), String> {
+        let (own, wanted) = (&*self.output, spec.output().to_string());
+        let looked_up = tokio::task::spawn_blocking({
+            let wanted = wanted.clone();
+            move || storage::url(&wanted).ok()
+        });
+        let looked_up = tokio::time::timeout(LOOK_UP, looked_up).await;
+        if let Ok(Ok(Some(url))) = &looked_up
+            && url == own
+        {
+            return Ok(());
+        }
+        let path = own.strip_prefix("file://").unwrap_or(own);
+        Err(format!(
+            "output: this coordinator keeps everything under `{path}`, not `{wanted}`\n\
+             hint: write `output: {path}`"
+        ))
     }
 
     async fn ask<T>(&self, input: impl FnOnce(oneshot::Sender<T>) -> Input) -> Result<T, Stopped> {
@@ -122,6 +153,9 @@ impl Handle {
     /// # Errors
     /// [`Stopped`], or in words why not.
     pub async fn submit(&self, spec: Spec, key: String) -> Result<Result<RunId, String>, Stopped> {
+        if let Err(refusal) = self.check_output(&spec).await {
+            return Ok(Err(refusal));
+        }
         self.ask(|answer| Input::Submit { spec: Box::new(spec), key, answer }).await
     }
 

@@ -144,7 +144,7 @@ impl Runtime {
         patience: Duration,
     ) -> (Self, Handle) {
         let (sender, inputs) = mpsc::channel(QUEUE);
-        let handle = Handle::new(sender);
+        let handle = Handle::new(sender, prepared.url().to_owned());
         let secret = format!("{}{}", id::unique(), id::unique());
         let (works, inbox) = mpsc::channel(works::QUEUE);
         tokio::spawn(works::work(storage.clone(), handle.clone(), patience, inbox));
@@ -300,7 +300,7 @@ impl Runtime {
     ) {
         let settings = settings(&spec, self.goal);
         let known = self.core.known(&key, &settings.identity);
-        if let Err(refusal) = self.check_output(&spec).and(known) {
+        if let Err(refusal) = known {
             // Whoever asked may be gone.
             let _ = answer.send(Err(refusal));
             return;
@@ -319,26 +319,12 @@ impl Runtime {
         // If the key was known, the name was not needed.
         if self.core.holds(&run) {
             let journal = Journal::fresh(&self.storage, proto::key::journal(&run), self.patience);
-            let (feed, submitted_ms) = (Feed::new(), feed::now_ms());
+            let (feed, submitted_ms) = (Feed::new(0), feed::now_ms());
             let spec = Arc::new(spec);
             let begun = Run { journal: Some(journal), feed, spec, submitted_ms };
             self.runs.insert(run.clone(), begun);
             self.in_turn(Work::Spec { run, yaml: spec_yaml }).await;
         }
-    }
-
-    /// Workers take the output from the spec: a run whose spec names another would be split between two.
-    fn check_output(&self, spec: &Spec) -> Result<(), String> {
-        let own = self.prepared.url();
-        let wanted = spec.output().to_string();
-        if storage::url(&wanted).is_ok_and(|wanted| wanted == own) {
-            return Ok(());
-        }
-        let path = own.strip_prefix("file://").unwrap_or(own);
-        Err(format!(
-            "output: this coordinator keeps everything under `{path}`, not `{wanted}`\n\
-             hint: write `output: {path}`"
-        ))
     }
 
     /// Answers with what was said about a run, from memory while it goes on, else from what is stored.

@@ -169,7 +169,10 @@ async fn template(spec: &Spec, progress: &Progress) -> Result<Option<String>, Fa
 }
 
 async fn read(url: &str) -> Result<Bytes, storage::Error> {
-    let (storage, key) = Storage::containing(url)?;
+    let url = url.to_owned();
+    // A file system that never answers must not hold up the rest.
+    let opened = tokio::task::spawn_blocking(move || Storage::containing(&url)).await;
+    let (storage, key) = opened.expect("opening a folder panics on nothing")?;
     storage.read(&key).await
 }
 

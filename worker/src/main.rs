@@ -16,6 +16,9 @@ use worker::supervise::{self, Devices, Node};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// How long what still blocks a thread may take when a rank ends.
+const FAREWELL: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// The options make no sense here: clap's own code.
 const EXIT_OPTIONS: u8 = 2;
 
@@ -233,7 +236,8 @@ fn rank(
         ring,
         last_end,
     };
-    let exit = runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let exit = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let told = async move {
             terminate.recv().await;
@@ -253,6 +257,8 @@ fn rank(
             () = supervise::orphaned() => std::process::exit(1),
         })
     })?;
+    // A look at a file system that never answers would hold the process up for ever.
+    runtime.shutdown_timeout(FAREWELL);
     Ok(match exit {
         Exit::Dismissed => supervise::EXIT_DONE.into(),
         Exit::Drained => supervise::EXIT_DRAINED.into(),

@@ -28,6 +28,9 @@ const ATTEMPTS: u32 = 2;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
+/// More patience is as good as any.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Files on their way at once: while the store settles some, others are hashed. They are all in memory anyway.
 const FILES: usize = 3;
 
@@ -72,7 +75,7 @@ pub async fn store(
     let told = |error: Error| proto::error::chain(&error) + HINT;
     let storage = storage.patient(Patience::Checkpoint).map_err(told)?;
     let files = std::mem::take(&mut snapshot.files);
-    let until = Instant::from_std(snapshot.taken) + patience;
+    let until = Instant::from_std(snapshot.taken) + patience.min(LONGEST_PATIENCE);
     let upload = Upload { storage: &storage, folder: &folder, room: &snapshot.room, until };
     let stored = stream::iter(files).map(|part| upload.store(part));
     // Dropped at the first error, the other is given up in the store as well.

@@ -247,7 +247,8 @@ impl Run {
     /// A slot of the newest generation has another process.
     pub(super) fn came_back(&mut self, turn: &mut Turn<'_>, id: &WorkerId, last_end: &str) {
         if self.accusations.includes(id) && !self.phase.ended() {
-            let message = format!("worker {id} has a new process; the one before it {last_end}");
+            let message =
+                format!("worker {id} has a new process; the one before it ended so: {last_end}");
             self.incident(Some(id), message, turn);
         }
     }

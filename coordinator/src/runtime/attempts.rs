@@ -30,7 +30,11 @@ impl Runtime {
         }
         let (storage, handle) = (self.storage.clone(), self.handle.clone());
         tokio::spawn(async move {
-            match find(&storage, run, spec_yaml).await {
+            let found = match find(&storage, run, spec_yaml).await {
+                Ok(found) => handle.check_output(&found.spec).await.map(|()| found),
+                Err(refusal) => Err(refusal),
+            };
+            match found {
                 Ok(found) => {
                     // The coordinator may have stopped meanwhile.
                     let _ = handle.send(Input::Found { found: Box::new(found), answer }).await;
@@ -46,9 +50,8 @@ impl Runtime {
         found: Found,
         answer: oneshot::Sender<Result<(RunId, u64), String>>,
     ) {
-        let Found { run, journal, history, spec, chunk } = found;
-        let output = self.check_output(&spec);
-        if let Err(refusal) = self.core.may_resume(&run).and(output) {
+        let Found { run, journal, history, spec, recorded } = found;
+        if let Err(refusal) = self.core.may_resume(&run) {
             // Whoever asked may be gone.
             let _ = answer.send(Err(refusal));
             return;
@@ -66,9 +69,10 @@ impl Runtime {
         let commands = self.core.resume(now, ticket, run.clone(), settings, history, yaml.clone());
         let submitted_ms = self.ended.remove(&run).map_or(0, |ended| ended.submitted_ms);
         let journal = Some(journal.patient(self.patience));
-        let begun = Run { journal, feed: Feed::new(), spec: Arc::new(spec), submitted_ms };
+        let begun =
+            Run { journal, feed: Feed::new(recorded.last_ms), spec: Arc::new(spec), submitted_ms };
         self.runs.insert(run.clone(), begun);
-        self.in_turn(Work::Begin { run: run.clone(), chunk }).await;
+        self.in_turn(Work::Begin { run: run.clone(), chunk: recorded.chunks }).await;
         self.in_turn(Work::Spec { run, yaml }).await;
         self.outbox.extend(commands);
     }
@@ -95,6 +99,6 @@ async fn find(storage: &Storage, run: RunId, spec_yaml: Option<String>) -> Resul
     };
     history.extend(finish::replaced(storage, &run, &history).await.map_err(|e| told(&e))?);
     let lineage = last_lineage(&history);
-    let (chunk, _) = feed::recorded(storage, &run, lineage).await.map_err(|e| told(&e))?;
-    Ok(Found { run, journal, history, spec, chunk })
+    let recorded = feed::recorded(storage, &run, lineage).await.map_err(|e| told(&e))?;
+    Ok(Found { run, journal, history, spec, recorded })
 }

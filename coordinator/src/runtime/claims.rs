@@ -196,10 +196,10 @@ impl Runtime {
             self.ended.insert(id, Ended { submitted_ms, last });
             return Ok(());
         }
-        let (chunk, recorded) = feed::recorded(&self.storage, &id, lineage).await?;
-        self.core.recorded(&id, lineage, recorded);
-        self.in_turn(Work::Begin { run: id.clone(), chunk }).await;
-        let (feed, spec) = (Feed::new(), Arc::new(spec));
+        let recorded = feed::recorded(&self.storage, &id, lineage).await?;
+        self.core.recorded(&id, lineage, recorded.steps);
+        self.in_turn(Work::Begin { run: id.clone(), chunk: recorded.chunks }).await;
+        let (feed, spec) = (Feed::new(recorded.last_ms), Arc::new(spec));
         let mut run = Run { journal: None, feed, spec, submitted_ms };
         let (journal, claimed, rest) = claim(journal, commands, &id).await;
         run.journal = Some(journal);

@@ -8,9 +8,13 @@ use crate::collective::AbortHandle;
 use bytes::Bytes;
 use memmap2::MmapMut;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 /// Memory is taken in multiples of so many bytes.
 const GRAIN: usize = 1 << 16;
+
+/// A snapshot that takes longer than this to store does not keep training waiting for the next one.
+const SLOW: Duration = Duration::from_secs(60);
 
 /// One process's room. Clones are the same.
 #[derive(Clone, Default)]
@@ -21,7 +25,7 @@ pub struct Room(Arc<Shared>);
 pub enum Vacancy {
     /// It can.
     Free,
-    /// The last one cannot be stored for now.
+    /// The last one cannot be stored for now, or takes long.
     InTrouble,
 }
 
@@ -43,7 +47,8 @@ struct Occupied {
 impl Room {
     /// Takes the room once it is free; none if `abort` comes first.
     pub fn reserve(&self, abort: &AbortHandle) -> Option<Reserved> {
-        let mut occupied = self.0.wait_while(abort, |occupied| occupied.is_some())?;
+        let mut occupied =
+            self.0.wait_while(abort, Duration::MAX, |occupied| occupied.is_some())?;
         *occupied = Some(Occupied::default());
         Some(Reserved(self.0.clone()))
     }
@@ -52,7 +57,7 @@ impl Room {
     pub fn vacancy(&self, abort: &AbortHandle) -> Option<Vacancy> {
         let is_being_stored =
             |occupied: &Option<Occupied>| occupied.as_ref().is_some_and(|o| o.failing == 0);
-        let occupied = self.0.wait_while(abort, is_being_stored)?;
+        let occupied = self.0.wait_while(abort, SLOW, is_being_stored)?;
         Some(if occupied.is_some() { Vacancy::InTrouble } else { Vacancy::Free })
     }
 
@@ -67,10 +72,11 @@ impl Shared {
         self.occupied.lock().expect("held only to look")
     }
 
-    /// Waits for as long as `wait` holds; none if `abort` comes first.
+    /// Waits for as long as `wait` holds, and no longer than `limit`; none if `abort` comes first.
     fn wait_while(
         self: &Arc<Self>,
         abort: &AbortHandle,
+        limit: Duration,
         wait: impl Fn(&Option<Occupied>) -> bool,
     ) -> Option<MutexGuard<'_, Option<Occupied>>> {
         if wait(&self.lock()) {
@@ -82,7 +88,8 @@ impl Shared {
             });
         }
         let wait = |occupied: &mut Option<Occupied>| wait(occupied) && !abort.is_aborted();
-        let occupied = self.changed.wait_while(self.lock(), wait).expect("held only to look");
+        let waited = self.changed.wait_timeout_while(self.lock(), limit, wait);
+        let (occupied, _) = waited.expect("held only to look");
         (!abort.is_aborted()).then_some(occupied)
     }
 

@@ -70,7 +70,8 @@ impl Remote {
     ) -> Result<T, Refusal> {
         let mut url = self.coordinator.clone();
         for _ in 0..=MOVES {
-            let mut client = connect(&url).await?;
+            let connecting = tokio::time::timeout(self.timeout, connect(&url)).await;
+            let mut client = connecting.map_err(|_| self.silent(&url))??;
             match tokio::time::timeout(self.timeout, question(&mut client)).await {
                 Err(_) => return Err(self.silent(&url)),
                 Ok(Ok(answer)) => return Ok(answer.into_inner()),

@@ -28,8 +28,8 @@ pub(super) struct Submit {
     /// The run spec, a YAML file or an object such as s3://bucket/run.yaml
     #[arg(required_unless_present = "resume")]
     spec: Option<PathBuf>,
-    /// Start another attempt of a run that ended without success, from its newest checkpoint; SPEC may change its
-    /// `workers` and `checkpoint`
+    /// Start another attempt of a run that ended without success, from its newest checkpoint; SPEC may be left out, and
+    /// may differ from the run's only in `workers` and `checkpoint`
     #[arg(long, value_name = "RUN", conflicts_with = "idempotency_key")]
     resume: Option<String>,
     /// Do not check that the spec's paths exist on this host
@@ -145,7 +145,15 @@ async fn resumed(
     spec_yaml: String,
 ) -> Result<wire::SubmitReply, Refusal> {
     let request = wire::ResumeRequest { run, spec_yaml };
-    remote.ask(async |client| client.resume(request.clone()).await).await
+    let resumed = remote.ask(async |client| client.resume(request.clone()).await).await;
+    resumed.map_err(|Refusal { exit, error }| {
+        if !error.is::<Unanswered>() {
+            return Refusal { exit, error };
+        }
+        let context = "it is unknown whether the run was resumed\n\
+                       hint: `coordinator status RUN` shows its attempt";
+        Refusal { exit, error: error.context(context) }
+    })
 }
 
 pub(super) async fn list(arguments: List) -> Outcome {

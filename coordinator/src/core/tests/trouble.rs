@@ -247,10 +247,11 @@ fn how_a_process_ended_is_told_once_the_next_one_is_there() {
     let mut b = Bench::training();
     b.handle(Event::Hangup { stream: Stream(2) });
     let Report::Hello(next) = hello_anew(2) else { unreachable!("it is one") };
-    let last_end = Some("was killed by signal 9 (SIGKILL)".to_owned());
+    let last_end = Some("killed by signal 9 (SIGKILL)".to_owned());
     let out = b.report(3, Report::Hello(Hello { last_end, ..next }));
     let lost = "worker w2 (rank 1) was lost after step 0: another process took its place";
-    let back = "worker w2 has a new process; the one before it was killed by signal 9 (SIGKILL)";
+    let back =
+        "worker w2 has a new process; the one before it ended so: killed by signal 9 (SIGKILL)";
     assert_eq!(out[..4], [incident(Some(2), lost), incident(Some(2), back)].concat());
 }
 
