@@ -47,7 +47,7 @@ impl Sharding {
     pub(super) fn lease(&mut self, workers: &Workers, run: &RunId) -> bool {
         let before = self.leases.len();
         // A worker between two streams keeps what it has, and gets nothing new.
-        self.leases.retain(|_, w| workers.get(w).is_some_and(|w| !w.leaving));
+        self.leases.retain(|_, w| workers.get(w).is_some_and(|w| !w.leaving && !w.waits(run)));
         let mut changed = self.leases.len() < before;
         let able = |(_, w): &(&WorkerId, &Worker)| w.is_able() && !w.waits(run);
         let mut load: BTreeMap<_, Load> =
@@ -61,8 +61,13 @@ impl Sharding {
             holder.is_none()
         });
         for shard in free {
+            if load.values().all(|load| load.shards >= LEASES) {
+                break;
+            }
             let failed = self.failed.get(&shard.index);
-            let may = |worker: &WorkerId| failed.is_none_or(|failed| !failed.contains(worker));
+            // Where all that are left have failed on it, they try once more: the last of them is believed.
+            let all_failed = failed.is_some_and(|f| load.keys().all(|worker| f.contains(*worker)));
+            let may = |w: &WorkerId| all_failed || failed.is_none_or(|failed| !failed.contains(w));
             let hungry = load.iter_mut().filter(|(w, load)| load.shards < LEASES && may(w));
             let Some((worker, load)) = hungry.min_by_key(|(worker, load)| (load.bytes, **worker))
             else {

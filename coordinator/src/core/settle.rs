@@ -118,8 +118,9 @@ impl Core {
         let working = |run: &&Run| matches!(run.phase, Phase::Training(_) | Phase::Publishing);
         let reattaching = |run: &&Run| matches!(run.phase, Phase::Reattaching { .. });
         let chosen = match current {
-            // A generation that has outlived a coordinator has its members already.
-            Some(run) if !reattaching(&run) => Some(run),
+            Some(run) if !reattaching(&run) && !run.wants_workers() => Some(run),
+            // A generation that has outlived a coordinator has its members already: nobody takes them from it.
+            Some(run) if !self.runs.values().any(|r| working(&r) || reattaching(&r)) => Some(run),
             Some(_) | None => {
                 let first = |wanted: &dyn Fn(&&Run) -> bool| {
                     self.queue.iter().filter_map(|id| self.runs.get(id)).find(|run| wanted(run))
@@ -159,8 +160,10 @@ impl Core {
     /// Notes since when the run has had too few workers.
     fn note_starving(&mut self, now: Duration, id: &RunId) {
         let Some(run) = self.runs.get_mut(id) else { return };
-        let starves = run.wants_workers() && !run.can_start(&self.workers);
-        run.starved_since = match (starves, run.starved_since) {
+        // Workers that are tried again count once they have been seen to work: else a run that none of them can work for
+        // would keep them for ever.
+        let too_few = self.workers.sound(&run.id) < run.needs();
+        run.starved_since = match (run.wants_workers() && too_few, run.starved_since) {
             (false, _) => None,
             (true, since) => since.or(Some(now)),
         };
@@ -173,6 +176,7 @@ impl Core {
         for id in ended {
             if let Some(run) = self.runs.remove(&id) {
                 let status = run.status(&self.workers);
+                self.workers.forget_setbacks_of(&id);
                 self.ended.insert(id, status);
             }
         }
@@ -212,6 +216,14 @@ impl Core {
 }
 
 impl Run {
+    /// How many workers it takes to go on from where it stands.
+    fn needs(&self) -> usize {
+        match &self.phase {
+            Phase::Gathering { .. } => self.settings.min_workers,
+            _ => 1,
+        }
+    }
+
     /// It would take workers now, if there were enough.
     fn wants_workers(&self) -> bool {
         matches!(self.phase, Phase::Listed { .. } | Phase::Sharding(_) | Phase::Gathering { .. })

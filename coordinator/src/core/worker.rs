@@ -95,9 +95,9 @@ impl Core {
             return self.workers.set_back(id, now, Some(&run), Cause::Model, message);
         }
         self.workers.change(id, |worker| {
-            // Whom its peers could not reach has to be seen to train first.
+            // Whom its peers could not reach, or whose base is not the others', has to be seen to train first.
             let mended = |s: &mut super::workers::Setback| {
-                s.run.as_ref() == Some(&run) && s.cause != Cause::Peer
+                s.run.as_ref() == Some(&run) && !matches!(s.cause, Cause::Peer | Cause::Model)
             };
             worker.setback.take_if(mended);
             worker.loaded = Some((run, base));

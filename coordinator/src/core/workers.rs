@@ -117,6 +117,25 @@ impl Workers {
         self.able - waiting.count()
     }
 
+    /// Workers that are connected, want to work and have no trouble with the run.
+    pub(super) fn sound(&self, run: &RunId) -> usize {
+        let of = |s: &Setback| s.run.as_ref().is_none_or(|of| of == run);
+        let concerned = |w: &Worker| w.setback.as_ref().is_some_and(of);
+        self.able - self.troubled().filter(|(_, w)| w.is_able() && concerned(w)).count()
+    }
+
+    /// The run has ended: what kept workers from working for it does not concern them any more.
+    pub(super) fn forget_setbacks_of(&mut self, run: &RunId) {
+        let of = |(id, w): (&WorkerId, &Worker)| {
+            let concerned = w.setback.as_ref().is_some_and(|s| s.run.as_ref() == Some(run));
+            concerned.then(|| id.clone())
+        };
+        let concerned: Vec<_> = self.troubled().filter_map(of).collect();
+        for id in concerned {
+            self.change(&id, |worker| worker.setback = None);
+        }
+    }
+
     /// Workers that something keeps from working, or did until it is seen to work again.
     pub(super) fn troubled(&self) -> impl Iterator<Item = (&WorkerId, &Worker)> {
         self.troubled.iter().filter_map(|id| self.list.get_key_value(id))
@@ -170,8 +189,8 @@ impl Workers {
         let worker = self.list.get_mut(id)?;
         let before = worker.stream;
         let result = change(worker);
-        let wake = worker.setback.as_ref().map_or(worker.lease_until, |s| s.until);
-        let wake = wake.min(worker.lease_until);
+        let waits = worker.setback.as_ref().filter(|s| !s.retrying).map(|s| s.until);
+        let wake = waits.map_or(worker.lease_until, |until| until.min(worker.lease_until));
         let after = worker.stream;
         if before != after {
             before.map(|stream| self.streams.remove(&stream));

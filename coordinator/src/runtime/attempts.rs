@@ -4,6 +4,7 @@
 use super::claims::{last_lineage, last_spec};
 use super::works::Work;
 use super::{Run, Runtime, settings};
+use crate::core::attempts;
 use crate::feed::{self, Feed};
 use crate::finish;
 use crate::handle::{Found, Input};
@@ -16,6 +17,15 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 impl Runtime {
+    /// Whether another attempt of the run may begin: not before the end of the last one is durable.
+    fn may_resume(&self, run: &RunId) -> Result<(), String> {
+        self.core.may_resume(run)?;
+        if self.runs.contains_key(run) {
+            return Err(format!("the end of run `{run}` is still being written; try again later"));
+        }
+        Ok(())
+    }
+
     /// Reads, beside the queue, what a user wants to go on with.
     pub(super) fn look_up(
         &self,
@@ -23,7 +33,7 @@ impl Runtime {
         spec_yaml: Option<String>,
         answer: oneshot::Sender<Result<(RunId, u64), String>>,
     ) {
-        if let Err(refusal) = self.core.may_resume(&run) {
+        if let Err(refusal) = self.may_resume(&run) {
             // Whoever asked may be gone.
             let _ = answer.send(Err(refusal));
             return;
@@ -51,14 +61,14 @@ impl Runtime {
         answer: oneshot::Sender<Result<(RunId, u64), String>>,
     ) {
         let Found { run, journal, history, spec, recorded } = found;
-        if let Err(refusal) = self.core.may_resume(&run) {
+        if let Err(refusal) = self.may_resume(&run) {
             // Whoever asked may be gone.
             let _ = answer.send(Err(refusal));
             return;
         }
         let (sender, answered) = oneshot::channel();
         let ticket = self.ticket(sender);
-        let attempt = crate::core::attempts(&history) + 1;
+        let attempt = attempts(&history) + 1;
         tokio::spawn(async move {
             if let Ok(outcome) = answered.await {
                 let _ = answer.send(outcome.map(|run| (run, attempt)));
@@ -97,7 +107,11 @@ async fn find(storage: &Storage, run: RunId, spec_yaml: Option<String>) -> Resul
             new
         }
     };
-    history.extend(finish::replaced(storage, &run, &history).await.map_err(|e| told(&e))?);
+    // Of a run that is over nothing would be looked for.
+    let yaml = spec.resolved_yaml();
+    let resumed = History::Resumed { attempt: attempts(&history) + 1, spec_yaml: yaml };
+    let going_on = [&history[..], &[resumed]].concat();
+    history.extend(finish::replaced(storage, &run, &going_on).await.map_err(|e| told(&e))?);
     let lineage = last_lineage(&history);
     let recorded = feed::recorded(storage, &run, lineage).await.map_err(|e| told(&e))?;
     Ok(Found { run, journal, history, spec, recorded })

@@ -358,3 +358,43 @@ fn a_loss_that_is_not_finite_is_never_the_best() {
         assert_eq!(b.checkpoint(1, 2).last(), Some(&retain(1, &[1, 2], Some(1))), "{loss}");
     }
 }
+
+#[test]
+fn a_worker_that_cannot_be_reached_gives_its_shards_back() {
+    let mut b = Bench::new();
+    b.report(1, hello(1));
+    b.submit();
+    b.handle(surveyed(2));
+    let hello = Event::Reported { stream: Stream(2), report: hello(2) };
+    b.core.handle(b.now, hello);
+    b.report(1, prepared(0));
+    let outcome = Err("connection refused".into());
+    let incarnation = Incarnation::new("process 2");
+    b.handle(Event::Dialled { worker: worker(2), incarnation, outcome });
+    b.report(1, prepared(1));
+    b.handle(planned());
+    assert_eq!(b.phase(), "gathering");
+}
+
+#[test]
+fn a_shard_that_one_has_failed_on_is_tried_again_once_the_others_are_gone() {
+    let mut b = Bench::new();
+    b.report(1, hello(1));
+    b.report(2, hello(2));
+    b.submit();
+    b.handle(surveyed(2));
+    b.report(1, bad_shard(0));
+    b.handle(Event::Hangup { stream: Stream(2) });
+    let out = b.pass(1500, &[1]);
+    assert_eq!(out.last(), Some(&direct(1, prepare(&[0, 1]))));
+    assert_eq!(b.report(1, bad_shard(0))[..2], failed(Failure::Data));
+}
+
+#[test]
+fn the_trouble_of_a_run_that_has_ended_is_forgotten() {
+    let mut b = Bench::planned();
+    b.report(1, trouble(0, Cause::Model));
+    b.report(2, trouble(0, Cause::Model));
+    assert_eq!(b.phase(), "failed");
+    assert_eq!((reason(&b, 1), reason(&b, 2)), (None, None));
+}

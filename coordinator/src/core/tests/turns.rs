@@ -223,3 +223,44 @@ fn a_restarted_coordinator_hears_hundreds_of_steps_of_one_rank_before_the_others
     let noticed = (0..500).filter(|step| !b.report(2, step_done(2, 1, *step)).is_empty());
     assert_eq!(noticed.collect::<Vec<_>>(), (3..500).collect::<Vec<_>>());
 }
+
+#[test]
+fn a_restart_takes_no_member_from_a_run_that_trains_for_one_that_cannot_start() {
+    let mut b = Bench::new();
+    let greedy = Settings { min_workers: 9, max_workers: 9, ..settings() };
+    let planned_only = super::replay::history(&[])[..4].to_vec();
+    b.core.adopt(b.now, named("greedy"), None, greedy, planned_only, false);
+    b.core.adopt(b.now, run(), None, settings(), super::replay::history(&[]), false);
+    assert_eq!(b.report(1, hello_from(1, 1, 3)), [], "it is left alone");
+    let out = b.report(2, hello_from(2, 1, 3));
+    assert!(loads(&out).is_empty(), "{out:?}");
+    assert_eq!(phase(&b, "r").0, "training");
+    b.pass(60_000, &[1, 2]);
+    assert_eq!(phase(&b, "r").0, "training");
+}
+
+#[test]
+fn a_run_that_no_worker_can_work_for_does_not_keep_them_by_trying_again() {
+    let mut b = Bench::new();
+    b.report(1, hello(1));
+    b.report(2, hello(2));
+    submit(&mut b, "blind", 2);
+    submit(&mut b, "next", 1);
+    b.handle(listed("blind", true));
+    b.handle(planned_as("blind"));
+    b.handle(listed("next", true));
+    let trouble = || {
+        let Report::Trouble { generation, step, cause, message, shard, accusation, .. } =
+            trouble(0, Cause::Internal)
+        else {
+            unreachable!("it is one")
+        };
+        let run = named("blind");
+        Report::Trouble { run, generation, step, cause, message, shard, accusation }
+    };
+    for _ in 0..4 {
+        b.report(1, trouble());
+        b.pass(4_000, &[1, 2]);
+    }
+    assert_eq!(phase(&b, "next").0, "preparing");
+}
