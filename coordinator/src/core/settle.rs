@@ -160,8 +160,8 @@ impl Core {
     /// Notes since when the run has had too few workers.
     fn note_starving(&mut self, now: Duration, id: &RunId) {
         let Some(run) = self.runs.get_mut(id) else { return };
-        // Workers that are tried again count once they have been seen to work: else a run that none of them can work for
-        // would keep them for ever.
+        // Workers that are tried again count once they have been seen to work: else a run that none of them can work
+        // for would keep them for ever.
         let too_few = self.workers.sound(&run.id) < run.needs();
         run.starved_since = match (run.wants_workers() && too_few, run.starved_since) {
             (false, _) => None,
