@@ -306,7 +306,7 @@ impl Runtime {
             return;
         }
         let spec = spec.dated(Some(chrono::Local::now().date_naive()));
-        let run = naming::fresh(&spec);
+        let run = self.fresh_name(&spec);
         let spec_yaml = spec.resolved_yaml();
         let event = Event::Submit {
             ticket: self.ticket(answer),
@@ -324,6 +324,16 @@ impl Runtime {
             let begun = Run { journal: Some(journal), feed, spec, submitted_ms };
             self.runs.insert(run.clone(), begun);
             self.in_turn(Work::Spec { run, yaml: spec_yaml }).await;
+        }
+    }
+
+    /// A name that no run of this coordinator has: of many that are submitted within a second two can draw the same.
+    fn fresh_name(&self, spec: &Spec) -> RunId {
+        loop {
+            let run = naming::fresh(spec);
+            if self.core.status(&run).is_none() {
+                return run;
+            }
         }
     }
 
