@@ -298,7 +298,11 @@ impl Session {
                 }
             }
         }
-        self.announced = false;
+        // What was announced is not taken as it is. Somebody may mend it before it is asked for again.
+        let announced = std::mem::replace(&mut self.announced, false);
+        if announced && matches!(directive.duty, Duty::Idle) {
+            self.memory = None;
+        }
         self.wanted = directive.duty;
     }
 

@@ -109,6 +109,26 @@ fn a_load_is_announced_once() {
 }
 
 #[test]
+fn what_was_announced_and_not_taken_is_read_anew() {
+    let mut s = session();
+    let load = || Duty::Load(self::load());
+    directed(&mut s, load());
+    s.handle(Event::Loaded { load: self::load(), outcome: Ok("wrong".into()) });
+    assert_eq!(directed(&mut s, Duty::Idle), []);
+    assert_eq!(directed(&mut s, load()), [Command::Load(self::load())]);
+    let mended = s.handle(Event::Loaded { load: self::load(), outcome: Ok("b".into()) });
+    let said = |base: &str| {
+        Command::Send(Report::Loaded { run: RunId::new("r"), base_digest: base.into() })
+    };
+    assert_eq!(mended, [said("b")]);
+    // A member whose generation has ended keeps it.
+    directed(&mut s, Duty::Train(train(1)));
+    directed(&mut s, Duty::Idle);
+    s.handle(Event::Ended(Generation(1), End::Aborted));
+    assert_eq!(directed(&mut s, load()), [said("b")]);
+}
+
+#[test]
 fn how_the_process_before_it_ended_is_said_until_a_coordinator_has_heard_it() {
     let mut s = session();
     let said_again = |s: &mut Heard| {
