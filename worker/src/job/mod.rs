@@ -74,11 +74,11 @@ impl Job {
     /// [`Cause::Model`] for the base, [`Cause::Data`] for what was prepared, [`Cause::Storage`].
     pub async fn load(load: Load) -> Result<Self, Trouble> {
         let spec = parse(&load.spec_yaml)?;
-        let output = spec.output().to_string();
-        let storage = Storage::open_existing(&output).map_err(storage_trouble)?;
+        let storage = sight::of_output(&spec).await?;
         let plan = Plan::fetch(&storage, &load).await?;
         let samples = Samples::fetch(&storage, &load.fingerprint).await?;
         sight::of_sources(&spec).await?;
+        sight::of_base(&spec).await?;
         let (base, template) = (base(&spec).await?, template(&spec).await?);
         let read = tokio::task::spawn_blocking({
             let (base, spec) = (base.clone(), spec.clone());

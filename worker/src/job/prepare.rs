@@ -8,7 +8,7 @@
 
 use super::parts::Parts;
 use super::pinned::{PinnedObject, blame};
-use super::{base, parse, storage_trouble, template, trouble};
+use super::{base, parse, sight, template, trouble};
 
 use crate::session::Trouble;
 use proto::error::chain;
@@ -40,7 +40,8 @@ async fn tokenize(
     shard: RawShard,
 ) -> Result<ShardOutcome, Trouble> {
     let spec = parse(spec_yaml)?;
-    let storage = Storage::open_existing(&spec.output().to_string()).map_err(storage_trouble)?;
+    let storage = sight::of_output(&spec).await?;
+    sight::of_base(&spec).await?;
     let (base, template) = (base(&spec).await?, template(&spec).await?);
     let source = Arc::new(PinnedObject::find(&shard).await?);
     let writing = (storage, fingerprint.to_owned());

@@ -1,20 +1,20 @@
-//! Proof that this host sees every source of a run, before anybody relies on it: a node on which a folder is not
-//! mounted is found out while others can still do its work.
+//! Proof that this host sees what a run lies in and reads, before anybody relies on it: a node on which a folder is not
+//! mounted, or hangs, is found out while others can still do its work.
 
-use super::trouble;
+use super::{storage_trouble, trouble};
 
 use crate::session::Trouble;
 use futures::{StreamExt, TryStreamExt};
 use proto::error::chain;
 use proto::protocol::Cause;
-use proto::spec::{HubName, Location, Scheme, Spec};
+use proto::spec::{ChatTemplate, HubName, Location, Scheme, Spec};
 use proto::storage::{self, Patience, Storage};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How long one source may take to answer. A mount whose server is gone never does.
+/// How long one place may take to answer. A mount whose server is gone never does.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Sources that are looked at together.
 const AT_ONCE: usize = 8;
@@ -33,22 +33,69 @@ pub(super) async fn of_sources(spec: &Spec) -> Result<(), Trouble> {
         .await
 }
 
+/// Opens the output of the spec.
+///
+/// # Errors
+/// [`Cause::Storage`].
+pub(super) async fn of_output(spec: &Spec) -> Result<Storage, Trouble> {
+    let output = spec.output().to_string();
+    let opened = on_disk(PATIENCE, {
+        let output = output.clone();
+        move || Storage::open_existing(&output)
+    });
+    match opened.await {
+        Ok(opened) => opened.map_err(storage_trouble),
+        Err((cause, what)) => Err(trouble(cause)(format!("output `{output}`: {what}"))),
+    }
+}
+
+/// Looks at a local base and a local chat template. Those that lie elsewhere are fetched, which has deadlines.
+///
+/// # Errors
+/// [`Cause::Model`] for one that is not there, or not for this host; [`Cause::Storage`] where it does not answer.
+pub(super) async fn of_base(spec: &Spec) -> Result<(), Trouble> {
+    let base = spec.base();
+    let template = match &spec.data().chat_template {
+        ChatTemplate::File(location) => Some(("data.chat_template", location)),
+        _ => None,
+    };
+    for (field, location) in [("model.base", &base)].into_iter().chain(template) {
+        let Location::File(path) = location else { continue };
+        seen(path.clone(), PATIENCE).await.map_err(|(cause, what)| {
+            let cause = if cause == Cause::Data { Cause::Model } else { cause };
+            trouble(cause)(format!("{field} `{location}`: {what}"))
+        })?;
+    }
+    Ok(())
+}
+
 async fn see(location: Location, patience: Duration) -> Result<(), Trouble> {
-    let looked = async {
-        match &location {
-            Location::File(path) => on_disk(path.clone()).await,
-            Location::Url { .. } | Location::Hub(_) => remote(&location, patience).await,
+    let looked = match &location {
+        Location::File(path) => seen(path.clone(), patience).await,
+        Location::Url { .. } | Location::Hub(_) => {
+            let answer = tokio::time::timeout(patience, remote(&location, patience)).await;
+            answer.unwrap_or_else(|_| Err(silent(patience)))
         }
     };
-    let late =
-        |_| Err((Cause::Storage, format!("nothing answers within {} s", patience.as_secs_f64())));
-    let looked = tokio::time::timeout(patience, looked).await.unwrap_or_else(late);
     looked.map_err(|(cause, what)| trouble(cause)(format!("data source `{location}`: {what}")))
 }
 
-async fn on_disk(path: std::path::PathBuf) -> Result<(), (Cause, String)> {
-    let looked = tokio::task::spawn_blocking(move || look(&path)).await;
-    let found = looked.map_err(|e| (Cause::Internal, e.to_string()))?;
+fn silent(patience: Duration) -> (Cause, String) {
+    (Cause::Storage, format!("nothing answers within {} s", patience.as_secs_f64()))
+}
+
+/// What the host's file system answers. A thread that waits for it in vain is left behind.
+async fn on_disk<T: Send + 'static>(
+    patience: Duration,
+    ask: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, (Cause, String)> {
+    let asked = tokio::task::spawn_blocking(ask);
+    let answer = tokio::time::timeout(patience, asked).await.map_err(|_| silent(patience))?;
+    answer.map_err(|e| (Cause::Internal, e.to_string()))
+}
+
+async fn seen(path: PathBuf, patience: Duration) -> Result<(), (Cause, String)> {
+    let found = on_disk(patience, move || look(&path)).await?;
     found.map_err(|error| {
         let why = match error.kind() {
             ErrorKind::NotFound => "this host does not see it".to_owned(),
@@ -118,7 +165,7 @@ async fn is_there(location: &Location, patience: Duration) -> Result<bool, stora
 mod tests {
     use super::*;
 
-    async fn seen(url: &str, patience: Duration) -> Result<(), Trouble> {
+    async fn sees(url: &str, patience: Duration) -> Result<(), Trouble> {
         see(Location::parse(url, Path::new("/")).unwrap(), patience).await
     }
 
@@ -130,10 +177,10 @@ mod tests {
         fs::write(folder.path().join("x/a.jsonl"), "{}").unwrap();
         fs::write(folder.path().join("[b].jsonl"), "{}").unwrap();
         for there in ["", "x", "x/a.jsonl", "x/*.jsonl", "**/a.*", "[b].jsonl"] {
-            seen(&at(there), PATIENCE).await.unwrap();
+            sees(&at(there), PATIENCE).await.unwrap();
         }
         for missing in ["y", "x/b.jsonl", "x/*.csv", "y/*.jsonl", "x/[.jsonl"] {
-            let trouble = seen(&at(missing), PATIENCE).await.unwrap_err();
+            let trouble = sees(&at(missing), PATIENCE).await.unwrap_err();
             assert_eq!(trouble.cause, Cause::Data);
             let said = format!("data source `{}`: this host does not see it\nhint: ", at(missing));
             assert!(trouble.message.starts_with(&said), "{}", trouble.message);
@@ -145,8 +192,17 @@ mod tests {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/a.jsonl", socket.local_addr().unwrap());
         drop(socket);
-        let trouble = seen(&url, Duration::from_secs(1)).await.unwrap_err();
+        let trouble = sees(&url, Duration::from_secs(1)).await.unwrap_err();
         assert_eq!(trouble.cause, Cause::Storage, "{}", trouble.message);
         assert!(trouble.message.starts_with(&format!("data source `{url}`: ")));
+    }
+
+    #[tokio::test]
+    async fn a_file_system_that_never_answers_is_told_and_not_waited_for() {
+        let (answer, never) = std::sync::mpsc::channel::<()>();
+        let patience = Duration::from_millis(50);
+        let (cause, what) = on_disk(patience, move || never.recv()).await.unwrap_err();
+        assert_eq!((cause, what.as_str()), (Cause::Storage, "nothing answers within 0.05 s"));
+        drop(answer);
     }
 }
