@@ -180,7 +180,16 @@ impl Process {
         find(&text).unwrap_or_else(|| panic!("no `{words}` in:\n{text}"))
     }
 
-    /// The same, or none where the program ends without having said so.
+    /// Waits until standard error has `words` somewhere.
+    pub fn mentions(&self, words: &str) {
+        let text = self.stderr.0.lock().expect("held only to copy");
+        let unsaid = |text: &mut String| !text.contains(words);
+        let waited = self.stderr.1.wait_timeout_while(text, PATIENCE, unsaid);
+        let (text, _) = waited.expect("held only to copy");
+        assert!(text.contains(words), "no `{words}` in:\n{text}");
+    }
+
+    /// As [`Self::says`], or none where the program ends without having said so.
     pub fn says_or_ends(&self, words: &str) -> Option<String> {
         let until = Instant::now() + PATIENCE;
         let said =

@@ -31,8 +31,9 @@ fn listed(pool: &Pool, worker: &str, wanted: impl Fn(&Event) -> bool) -> Event {
     }
 }
 
-/// A worker of the pool to which a folder looks empty; none, said on standard output, where this user may not do that.
-fn blind_worker(pool: &Pool, folder: &str, name: &str) -> Option<Process> {
+/// A worker of the coordinator at `url` that has mounted something of its own; none, said on standard output, where
+/// this user may not do that.
+fn worker_with_mount(mount: &str, url: &str, name: &str) -> Option<Process> {
     let may = std::process::Command::new("unshare").args(["-m", "true"]).output();
     if !may.is_ok_and(|tried| tried.status.success()) {
         println!("skipped, this user may not make a mount namespace");
@@ -41,9 +42,8 @@ fn blind_worker(pool: &Pool, folder: &str, name: &str) -> Option<Process> {
     let worker = programs::worker();
     let worker = worker.to_str().expect("a path");
     let script = format!(
-        "mount -t tmpfs tmpfs '{folder}' && \
-         exec '{worker}' --coordinator '{}' --devices cpu --threads 1 --name {name}",
-        pool.url
+        "mount {mount} && \
+         exec '{worker}' --coordinator '{url}' --devices cpu --threads 1 --name {name}"
     );
     Some(Process::start(std::path::Path::new("unshare"), &["-m", "sh", "-c", &script]))
 }
@@ -61,7 +61,8 @@ fn a_node_that_does_not_see_the_base_or_the_pool_waits_and_the_run_goes_on() {
         watch.step(2);
         let folder = fixture.path(hidden);
         let folder = folder.to_str().expect("a path");
-        let Some(blind) = blind_worker(&pool, folder, "blind") else { return };
+        let hide = format!("-t tmpfs tmpfs '{folder}'");
+        let Some(blind) = worker_with_mount(&hide, &pool.url, "blind") else { return };
         let listed = listed(&pool, "blind-0", |w| w.0["trouble"].as_str() > Some(""));
         assert!(listed.text("trouble").contains(folder), "{hidden}: {listed:?}");
         assert_eq!(listed.text("state"), "waiting");
@@ -76,6 +77,26 @@ fn a_node_that_does_not_see_the_base_or_the_pool_waits_and_the_run_goes_on() {
         assert_eq!(watched.all("generation").len(), 1, "{hidden}: {:?}", watched.all("incident"));
         drop(blind);
     }
+}
+
+#[test]
+fn a_node_waits_for_the_name_of_its_coordinator() {
+    let fixture = Fixture::new();
+    fixture.respec("name: small", "name: small\nworkers: {min: 1, max: 1}");
+    let mut pool = Pool::start(&fixture);
+    pool.workers.take().expect("they work").signal(Signal::KILL);
+    let hosts = fixture.path("hosts");
+    let name = "coordinator.muster.test";
+    std::fs::write(&hosts, "127.0.0.1 localhost\n").expect("the fixture's folder can be written");
+    let mount = format!("--bind '{}' /etc/hosts", hosts.display());
+    let url = pool.url.replace("127.0.0.1", name);
+    let Some(worker) = worker_with_mount(&mount, &url, "early") else { return };
+    worker.mentions(&format!("`{name}:"));
+    std::fs::write(&hosts, format!("127.0.0.1 localhost {name}\n")).expect("it can be written");
+    listed(&pool, "early-0", |_| true);
+    assert!(!worker.stderr().contains("died"), "{}", worker.stderr());
+    worker.signal(Signal::TERM);
+    worker.end().with_code(75);
 }
 
 #[test]
@@ -96,11 +117,7 @@ fn two_workers_of_one_name_do_not_evict_each_other() {
     let watched = pool.ask(&["watch", &run]).end().with_code(0);
     assert_eq!(watched.only("generation").count("world_size"), 1);
     assert_eq!(watched.all("incident").len(), 0);
-    let until = Instant::now() + PATIENCE;
-    while !second.stderr().contains("another process is connected as worker `twin-0`") {
-        assert!(Instant::now() < until, "it does not say why it waits:\n{}", second.stderr());
-        std::thread::sleep(POLL);
-    }
+    second.mentions("another process is connected as worker `twin-0`");
     // The first dies; the other gets in.
     drop(first);
     let run = pool.submit(&fixture, "second");

@@ -1,12 +1,15 @@
 //! Where the peers of a node's ranks reach them: what `--ring-address` says, else where the coordinator reaches this
 //! host.
 
+use crate::agent::pause;
 use crate::collective::{self, Listener};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
+use std::sync::Arc;
 use thiserror::Error;
 
 /// A host, and the ports of which each rank of a node takes the first free one.
@@ -28,7 +31,7 @@ pub enum Error {
     Form(String),
     /// There are more ranks than ports.
     #[error(
-        "`{address}` has {ports} ports for {ranks} ranks\nhint: name as many ports as ranks, or leave them out"
+        "`{address}` has too few ports: {ports}, and this node needs {ranks}\nhint: name as many ports as ranks, or leave them out"
     )]
     TooFew {
         /// What was asked for.
@@ -40,8 +43,8 @@ pub enum Error {
     },
     /// Others listen there.
     #[error(
-        "of the ports of `{address}` {free} are free, and {ranks} are needed\n\
-         hint: name others, or end what listens there"
+        "`{address}` has too few free ports: {free}, and this node needs {ranks}\n\
+         hint: name other ports, or end what listens there"
     )]
     InUse {
         /// What was asked for.
@@ -51,8 +54,8 @@ pub enum Error {
         /// Ranks that need one.
         ranks: usize,
     },
-    /// The name has no address.
-    #[error("`{host}` has no address\nhint: name a host that its peers know too, or an address")]
+    /// The name cannot be resolved.
+    #[error("`{host}` cannot be resolved")]
     Unknown {
         /// The host.
         host: String,
@@ -61,7 +64,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The coordinator cannot be reached from here.
-    #[error("there is no way to `{coordinator}`")]
+    #[error("this host has no route to `{coordinator}`")]
     NoRoute {
         /// Where the coordinator should be.
         coordinator: String,
@@ -72,6 +75,14 @@ pub enum Error {
     /// The operating system refuses it.
     #[error(transparent)]
     Listen(#[from] collective::Error),
+}
+
+impl Error {
+    /// Whether it may go better in a moment, with nothing changed here: a name server that was restarted, an interface
+    /// that comes up.
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Unknown { .. } | Self::NoRoute { .. })
+    }
 }
 
 impl FromStr for RingAddress {
@@ -196,11 +207,40 @@ fn bind(ip: IpAddr, port: u16) -> Result<Option<Listener>, Error> {
     }
 }
 
-/// Listens on any free port of the address by which this host reaches the coordinator: peers reach it there, too.
+/// Listens for the peers of the rank in this slot: at `ring_address`, else where this host reaches the coordinator. A
+/// name that cannot be resolved yet is tried until it can be, as the coordinator is.
 ///
 /// # Errors
-/// [`Error::Unknown`], [`Error::NoRoute`], [`Error::Listen`].
-pub fn beside(coordinator: &str) -> Result<(Listener, String), Error> {
+/// [`Error::InUse`], [`Error::Listen`].
+pub async fn listen(
+    slot: &str,
+    ring_address: Option<RingAddress>,
+    coordinator: String,
+) -> Result<(Listener, String), Error> {
+    let attempt = Arc::new(move || match &ring_address {
+        Some(address) => address.listen(),
+        None => beside(&coordinator),
+    });
+    let mut said = BTreeSet::new();
+    loop {
+        let attempt = attempt.clone();
+        // Resolving a name blocks.
+        let listening = tokio::task::spawn_blocking(move || attempt()).await;
+        match listening.expect("listening panics on nothing") {
+            Err(error) if error.may_pass() => {
+                let why = proto::error::chain(&error);
+                if said.insert(why.clone()) {
+                    tracing::warn!(slot, why, "no address for the peers; trying again");
+                }
+                pause().await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Listens on any free port of the address by which this host reaches the coordinator: peers reach it there, too.
+fn beside(coordinator: &str) -> Result<(Listener, String), Error> {
     let ip = own_ip(coordinator)?;
     let listener = Listener::bind(&SocketAddr::new(ip, 0).to_string())?;
     let published = listener.local_addr().to_string();
@@ -288,9 +328,18 @@ mod tests {
             proto::error::chain(&error)
         };
         let one = format!("127.0.0.1:{port}");
-        assert!(said(&one, 1).starts_with(&format!("of the ports of `{one}` 0 are free")));
-        assert!(said(&one, 2).starts_with(&format!("`{one}` has 1 ports for 2 ranks")));
-        assert!(said("no.such.host.invalid:7100", 1).starts_with("`no.such.host.invalid` has no"));
+        assert!(
+            said(&one, 1)
+                .starts_with(&format!("`{one}` has too few free ports: 0, and this node needs 1"))
+        );
+        assert!(
+            said(&one, 2)
+                .starts_with(&format!("`{one}` has too few ports: 1, and this node needs 2"))
+        );
+        assert!(
+            said("no.such.host.invalid:7100", 1)
+                .starts_with("`no.such.host.invalid` cannot be resolved")
+        );
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::run::{self, Broken, Controls, Gauge, Gauges, Said};
 use crate::session::{Command, End, Event, Exit, Identity, Session, Trouble};
 use crate::upload::{self, Leaving};
 use connection::Connection;
+pub(crate) use connection::pause;
 use proto::id::{RunId, WorkerId};
 use proto::protocol::{Cause, Directive, Duty, Place, Report, Train};
 use proto::wire;

@@ -31,7 +31,7 @@ Environment:
                  [default: `info` for Muster, `warn` for everything else]
   MUSTER_CACHE   The folder for remote models that were fetched
                  [default: muster in XDG_CACHE_HOME, else .cache/muster in HOME]
-  POD_NAME       Names the node's slots where --name does not
+  POD_NAME       Default of --name
   HF_TOKEN, HF_ENDPOINT, AWS_*, AZURE_*, GOOGLE_*
                  Credentials and addresses of the stores that a run names
 
@@ -65,7 +65,8 @@ struct NodeArgs {
     /// Number of computing threads of each rank [default: an equal share of the cores]
     #[arg(long)]
     threads: Option<usize>,
-    /// Names this node's slots; no other node has it [default: POD_NAME, else the host's name and a random part]
+    /// Name of this node, unique in the pool; its ranks are NAME-0, NAME-1, ... [default: POD_NAME, else the host's
+    /// name and a random part]
     #[arg(long, env = "MUSTER_NAME")]
     name: Option<String>,
     /// Where other nodes reach this one's ranks: HOST[:PORT[-PORT]], each rank taking the first free port, e.g.
@@ -223,22 +224,24 @@ fn rank(
         .thread_name(|i| format!("compute-{i}"))
         .build_global()
         .context("the computing threads cannot be started")?;
-    let (listener, ring) = match ring_address {
-        Some(address) => address.listen(),
-        None => address::beside(&coordinator),
-    }
-    .context("peers cannot reach this rank")?;
-    let identity = Identity {
-        worker: proto::id::WorkerId::new(slot),
-        incarnation: proto::id::Incarnation::new(proto::id::unique()),
-        device: "cpu".into(),
-        threads: threads.try_into().unwrap_or(u32::MAX),
-        ring,
-        last_end,
-    };
     let runtime = runtime()?;
     let exit = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
+        let mut orphaned = std::pin::pin!(supervise::orphaned());
+        let listening = tokio::select! {
+            listening = address::listen(&slot, ring_address, coordinator.clone()) => listening,
+            _ = terminate.recv() => return Ok(Exit::Drained),
+            () = &mut orphaned => std::process::exit(1),
+        };
+        let (listener, ring) = listening.context("peers cannot reach this rank")?;
+        let identity = Identity {
+            worker: proto::id::WorkerId::new(slot),
+            incarnation: proto::id::Incarnation::new(proto::id::unique()),
+            device: "cpu".into(),
+            threads: threads.try_into().unwrap_or(u32::MAX),
+            ring,
+            last_end,
+        };
         let told = async move {
             terminate.recv().await;
         };
@@ -254,7 +257,7 @@ fn rank(
         anyhow::Ok(tokio::select! {
             exit = agent.work(told) => exit,
             // Nobody is left to report to, and the coordinator will notice by itself.
-            () = supervise::orphaned() => std::process::exit(1),
+            () = orphaned => std::process::exit(1),
         })
     })?;
     // A look at a file system that never answers would hold the process up for ever.

@@ -22,11 +22,16 @@ fn an_address_at_which_no_rank_could_listen_is_exit_code_2() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let in_use = taken.local_addr().unwrap().to_string();
     let said = refused(&in_use, "cpu");
-    assert!(said.starts_with(&format!("error: of the ports of `{in_use}` 0 are free")), "{said}");
+    assert!(said.starts_with(&format!("error: `{in_use}` has too few free ports: 0")), "{said}");
     let said = refused("127.0.0.1:7100-7101", "cpu:3");
-    assert!(said.starts_with("error: `127.0.0.1:7100-7101` has 2 ports for 3 ranks"), "{said}");
+    assert!(
+        said.starts_with(
+            "error: `127.0.0.1:7100-7101` has too few ports: 2, and this node needs 3"
+        ),
+        "{said}"
+    );
     let said = refused("no.such.host.invalid", "cpu");
-    assert!(said.starts_with("error: `no.such.host.invalid` has no address"), "{said}");
+    assert!(said.starts_with("error: `no.such.host.invalid` cannot be resolved"), "{said}");
     let said = refused("2001:db8::1", "cpu");
     assert!(said.contains("an IPv6 address has brackets"), "{said}");
 }

@@ -88,9 +88,7 @@ impl Connection {
                     std::mem::swap(&mut here, &mut there);
                 }
             }
-            // Jittered, so that a whole pool does not come back in one moment.
-            let jitter = u64::from_str_radix(&proto::id::unique()[..4], 16).unwrap_or(0) % 512;
-            tokio::time::sleep(RECONNECT / 2 + Duration::from_millis(jitter)).await;
+            pause().await;
         }
     }
 
@@ -146,6 +144,12 @@ impl Ending {
             None => Self::Broken { heard, error },
         }
     }
+}
+
+/// Between two attempts. Jittered, so that a whole pool does not come back in one moment.
+pub(crate) async fn pause() {
+    let jitter = u64::from_str_radix(&proto::id::unique()[..4], 16).unwrap_or(0) % 512;
+    tokio::time::sleep(RECONNECT / 2 + Duration::from_millis(jitter)).await;
 }
 
 /// Whether something is to be said: it has not been, of late.
