@@ -4,7 +4,6 @@ mod card;
 
 use crate::core::Retained;
 use futures::{StreamExt, TryStreamExt, stream};
-use proto::error::chain;
 use proto::event::Event as History;
 use proto::id::{Lineage, RunId};
 use proto::key;
@@ -23,16 +22,16 @@ const COPIES: usize = 8;
 /// Brings the run's receipt to what its lineage has skipped.
 ///
 /// # Errors
-/// In words: what the store says, or that there is no receipt.
+/// [`Unpublished`]; of the store's it may go better later.
 pub(crate) async fn receipt(
     storage: &Storage,
     run: &RunId,
     skipped: Vec<Skipped>,
-) -> Result<(), String> {
+) -> Result<(), Unpublished> {
     let key = key::receipt(run);
-    let receipt = read_receipt(storage, &key).await.map_err(|e| chain(&e))?;
-    let receipt = Receipt { skipped, ..receipt };
-    storage.put(&key, to_json(&receipt)).await.map_err(|e| chain(&e))
+    let receipt = read_receipt(storage, &key).await?;
+    storage.put(&key, to_json(&Receipt { skipped, ..receipt })).await?;
+    Ok(())
 }
 
 async fn read_receipt(storage: &Storage, key: &str) -> Result<Receipt, Unpublished> {

@@ -71,6 +71,8 @@ pub(crate) struct Found {
     pub(crate) run: RunId,
     pub(crate) journal: Journal,
     pub(crate) history: Vec<History>,
+    /// What another attempt begins with.
+    pub(crate) beginning: Vec<History>,
     pub(crate) spec: Spec,
     /// How far its metrics reach.
     pub(crate) recorded: Recorded,

@@ -141,6 +141,35 @@ impl Journal {
         Self { settled_within: within, ..self }
     }
 
+    /// Opens a journal to append to it once more, however long the storage is away up to `within`; what it says
+    /// meanwhile goes to `trouble`.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn reopen<E: Fact>(
+        storage: &Storage,
+        folder: String,
+        within: Duration,
+        trouble: &Trouble,
+    ) -> Result<Self, Error> {
+        let began = Instant::now();
+        let (mut pause, longest) = PAUSES;
+        loop {
+            match Self::open::<E>(storage, folder.clone()).await {
+                Ok((journal, _)) => {
+                    let trouble = trouble.clone();
+                    return Ok(Self { settled_within: within, trouble, ..journal });
+                }
+                Err(Error::Storage(error)) if began.elapsed() < within => {
+                    trouble.set(Some(proto::error::chain(&error)));
+                }
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (2 * pause).min(longest);
+        }
+    }
+
     /// When its first entry was written, in milliseconds since 1970.
     pub fn began_ms(&self) -> u64 {
         self.began_ms

@@ -35,7 +35,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
-use works::Work;
+use works::{Task, Work};
 
 /// Inputs that can wait for the core.
 const QUEUE: usize = 1024;
@@ -110,7 +110,8 @@ pub struct Runtime {
     works: mpsc::Sender<Work>,
     /// How long the store may be away before this coordinator gives up.
     patience: Duration,
-    began: Instant,
+    /// None before it runs: however long it takes to read what it takes over, that is no time that passes for workers.
+    began: Option<Instant>,
     began_ms: u64,
 }
 
@@ -147,7 +148,8 @@ impl Runtime {
         let handle = Handle::new(sender, prepared.url().to_owned());
         let secret = format!("{}{}", id::unique(), id::unique());
         let (works, inbox) = mpsc::channel(works::QUEUE);
-        tokio::spawn(works::work(storage.clone(), handle.clone(), patience, inbox));
+        let (place, told) = (storage.clone(), handle.clone());
+        tokio::spawn(works::work(works::Worker { storage: place, handle: told, patience }, inbox));
         let runtime = Self {
             core: Core::new(timing, epoch, proto::manifest::sha256_bytes(secret.as_bytes())),
             storage,
@@ -166,7 +168,7 @@ impl Runtime {
             writing: None,
             works,
             patience,
-            began: Instant::now(),
+            began: None,
             began_ms: feed::now_ms(),
         };
         (runtime, handle)
@@ -177,7 +179,7 @@ impl Runtime {
     }
 
     fn now(&self) -> Duration {
-        self.began.elapsed()
+        self.began.map_or(Duration::ZERO, |began| began.elapsed())
     }
 
     /// Runs until every handle is dropped or the pool is lost.
@@ -186,11 +188,12 @@ impl Runtime {
     /// [`Error::Replaced`] when another coordinator has taken over, [`Error::Journal`] when storage has been away for
     /// longer than this coordinator's patience.
     pub async fn run(mut self) -> Result<(), Error> {
+        let began = *self.began.insert(Instant::now());
         let mut looks = tokio::time::interval(claims::LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.execute().await;
-            let deadline = self.core.next_deadline().map(|d| self.began + d);
+            let deadline = self.core.next_deadline().map(|d| began + d);
             let slow = self.writing.as_ref().and_then(Writing::slow_at);
             let input = tokio::select! {
                 biased;
@@ -323,7 +326,7 @@ impl Runtime {
             let spec = Arc::new(spec);
             let begun = Run { journal: Some(journal), feed, spec, submitted_ms };
             self.runs.insert(run.clone(), begun);
-            self.in_turn(Work::Spec { run, yaml: spec_yaml }).await;
+            self.in_turn(Work::Of(run, Task::Spec(spec_yaml))).await;
         }
     }
 
@@ -408,8 +411,9 @@ impl Runtime {
         }
     }
 
-    fn spec(&self, run: &RunId) -> Arc<Spec> {
-        self.runs[run].spec.clone()
+    /// None where the run is gone by now: its commands then mean nothing any more.
+    fn spec(&self, run: &RunId) -> Option<Arc<Spec>> {
+        self.runs.get(run).map(|run| run.spec.clone())
     }
 
     /// Does work on a run's folder beside the queue, after all such work before it.

@@ -68,21 +68,21 @@ impl Core {
     }
 
     /// Begins another attempt of a run that has ended without success; it goes on from its newest checkpoint, behind
-    /// the runs that wait.
+    /// the runs that wait. `beginning` is journaled first: [`History::Resumed`], and the checkpoints that the last
+    /// attempt did not live to commit.
     pub fn resume(
         &mut self,
         now: Duration,
         ticket: Ticket,
         id: RunId,
         settings: Settings,
-        mut history: Vec<History>,
-        spec_yaml: String,
+        history: Vec<History>,
+        beginning: Vec<History>,
     ) -> Vec<Command> {
-        let resumed = History::Resumed { attempt: attempts(&history) + 1, spec_yaml };
-        history.push(resumed.clone());
+        let history = [&history[..], &beginning].concat();
         let mut out = self.adopt(now, id.clone(), None, settings, history, true);
         if let Some(Command::Journal { events, .. }) = out.first_mut() {
-            events.insert(0, resumed);
+            events.splice(0..0, beginning);
         }
         let answer = Command::Answer { ticket, answer: Ok(id.clone()) };
         out.splice(1..1, [Command::JournalPool(PoolEvent::Resumed { run: id }), answer]);

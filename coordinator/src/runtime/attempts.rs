@@ -2,7 +2,7 @@
 //! from its newest checkpoint.
 
 use super::claims::{last_lineage, last_spec};
-use super::works::Work;
+use super::works::{Task, Work};
 use super::{Run, Runtime, settings};
 use crate::core::attempts;
 use crate::feed::{self, Feed};
@@ -60,15 +60,23 @@ impl Runtime {
         found: Found,
         answer: oneshot::Sender<Result<(RunId, u64), String>>,
     ) {
-        let Found { run, journal, history, spec, recorded } = found;
-        if let Err(refusal) = self.may_resume(&run) {
+        let Found { run, journal, history, beginning, spec, recorded } = found;
+        let attempt = attempts(&beginning);
+        let is_next = self.core.status(&run).is_some_and(|status| status.attempt + 1 == attempt);
+        let refusal = match self.may_resume(&run) {
+            Err(refusal) => Some(refusal),
+            Ok(()) if is_next => None,
+            Ok(()) => {
+                Some(format!("another attempt of run `{run}` has ended meanwhile; try again"))
+            }
+        };
+        if let Some(refusal) = refusal {
             // Whoever asked may be gone.
             let _ = answer.send(Err(refusal));
             return;
         }
         let (sender, answered) = oneshot::channel();
         let ticket = self.ticket(sender);
-        let attempt = attempts(&history) + 1;
         tokio::spawn(async move {
             if let Ok(outcome) = answered.await {
                 let _ = answer.send(outcome.map(|run| (run, attempt)));
@@ -76,14 +84,14 @@ impl Runtime {
         });
         let settings = settings(&spec, self.goal);
         let (now, yaml) = (self.now(), spec.resolved_yaml());
-        let commands = self.core.resume(now, ticket, run.clone(), settings, history, yaml.clone());
+        let commands = self.core.resume(now, ticket, run.clone(), settings, history, beginning);
         let submitted_ms = self.ended.remove(&run).map_or(0, |ended| ended.submitted_ms);
         let journal = Some(journal.patient(self.patience));
         let begun =
             Run { journal, feed: Feed::new(recorded.last_ms), spec: Arc::new(spec), submitted_ms };
         self.runs.insert(run.clone(), begun);
         self.in_turn(Work::Begin { run: run.clone(), chunk: recorded.chunks }).await;
-        self.in_turn(Work::Spec { run, yaml }).await;
+        self.in_turn(Work::Of(run, Task::Spec(yaml))).await;
         self.outbox.extend(commands);
     }
 }
@@ -107,12 +115,48 @@ async fn find(storage: &Storage, run: RunId, spec_yaml: Option<String>) -> Resul
             new
         }
     };
+    let attempt = attempts(&history) + 1;
+    let mut beginning = vec![History::Resumed { attempt, spec_yaml: spec.resolved_yaml() }];
     // Of a run that is over nothing would be looked for.
-    let yaml = spec.resolved_yaml();
-    let resumed = History::Resumed { attempt: attempts(&history) + 1, spec_yaml: yaml };
-    let going_on = [&history[..], &[resumed]].concat();
+    let going_on = [&history[..], &beginning].concat();
+    beginning.extend(finish::uncommitted(storage, &run, &going_on).await.map_err(|e| told(&e))?);
     history.extend(finish::replaced(storage, &run, &going_on).await.map_err(|e| told(&e))?);
     let lineage = last_lineage(&history);
     let recorded = feed::recorded(storage, &run, lineage).await.map_err(|e| told(&e))?;
-    Ok(Found { run, journal, history, spec, recorded })
+    Ok(Found { run, journal, history, beginning, spec, recorded })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::id::{Generation, Lineage};
+    use proto::key;
+
+    #[tokio::test]
+    async fn another_attempt_begins_with_the_checkpoint_that_the_last_one_did_not_live_to_commit() {
+        let output = tempfile::tempdir().unwrap();
+        let storage = Storage::open(&output.path().to_string_lossy()).unwrap();
+        let yaml = format!(
+            "name: a\nmodel: {{base: m}}\ndata: {{train: [{{source: d}}]}}\noutput: {}\n",
+            output.path().display()
+        );
+        let spec = proto::spec::parse(&yaml, output.path()).unwrap();
+        let spec_yaml = spec.resolved_yaml();
+        let run = RunId::new("a-20261120-034500-1f2e");
+        let lineage = Lineage(1);
+        let (mut journal, _) =
+            Journal::open::<History>(&storage, key::journal(&run)).await.unwrap();
+        let generation =
+            History::Generation { generation: Generation(1), lineage, step: 0, members: vec![] };
+        let submitted = History::Submitted { spec_yaml: spec_yaml.clone() };
+        journal.append(vec![submitted, generation, History::Cancelled]).await.unwrap();
+        storage.put(&key::manifest(&run, lineage, 8), "a manifest").await.unwrap();
+        let found = find(&storage, run, None).await.unwrap();
+        let manifest_sha256 = proto::manifest::sha256(b"a manifest");
+        let beginning = [
+            History::Resumed { attempt: 2, spec_yaml },
+            History::Checkpointed { lineage, step: 8, manifest_sha256 },
+        ];
+        assert_eq!(found.beginning, beginning);
+    }
 }

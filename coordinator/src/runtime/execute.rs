@@ -1,6 +1,6 @@
 //! Commands, executed in order up to the next journal entry, which is written beside the queue.
 
-use super::works::Work;
+use super::works::{Task, Work};
 use super::{Ended, Error, Runtime, dial, log};
 use crate::core::{Command, Event};
 use crate::finish::{self, Unpublished};
@@ -97,7 +97,8 @@ impl Runtime {
                 });
             }
             Command::Survey { run } => {
-                let (storage, spec) = (self.prepared.clone(), self.spec(&run));
+                let Some(spec) = self.spec(&run) else { return };
+                let storage = self.prepared.clone();
                 self.beside(async move {
                     let outcome = survey::survey(&storage, &spec).await;
                     Event::Surveyed { run, outcome }
@@ -118,7 +119,8 @@ impl Runtime {
             Command::Plan { run, fingerprint, prepared } => {
                 let places =
                     planning::Places { run: self.storage.clone(), prepared: self.prepared.clone() };
-                let (spec, patience) = (self.spec(&run), self.patience);
+                let Some(spec) = self.spec(&run) else { return };
+                let patience = self.patience;
                 self.beside(async move {
                     let began = Instant::now();
                     let outcome = loop {
@@ -138,8 +140,9 @@ impl Runtime {
                 });
             }
             Command::Seal { checkpoint, skipped } => {
+                let Some(spec) = self.spec(&checkpoint.run) else { return };
                 let storage = self.storage.clone();
-                let patience = self.spec(&checkpoint.run).checkpoint().storage_patience;
+                let patience = spec.checkpoint().storage_patience;
                 self.beside(async move {
                     let began = Instant::now();
                     let outcome = loop {
@@ -159,18 +162,18 @@ impl Runtime {
                 });
             }
             Command::Receipt { run, skipped } => {
-                self.in_turn(Work::Receipt { run, skipped }).await;
+                self.in_turn(Work::Of(run, Task::Receipt(skipped))).await;
             }
             Command::Publish { run, lineage, step, losses } => {
-                let spec = self.spec(&run);
-                let finished = finish::Finished { run, spec, lineage, step, losses };
-                self.in_turn(Work::Publish(Box::new(finished))).await;
+                let Some(spec) = self.spec(&run) else { return };
+                let finished = finish::Finished { run: run.clone(), spec, lineage, step, losses };
+                self.in_turn(Work::Of(run, Task::Publish(Box::new(finished)))).await;
             }
             Command::Discard { run, lineage, step } => {
-                self.in_turn(Work::Discard { run, lineage, step }).await;
+                self.in_turn(Work::Of(run, Task::Discard(lineage, step))).await;
             }
             Command::Retain { run, retained } => {
-                self.in_turn(Work::Retain { run, retained }).await;
+                self.in_turn(Work::Of(run, Task::Retain(retained))).await;
             }
         }
     }
@@ -179,6 +182,7 @@ impl Runtime {
     fn write(&mut self, id: RunId, events: Vec<History>) {
         let journal = self.runs.get_mut(&id).and_then(|run| run.journal.take());
         let trouble = journal.as_ref().map(Journal::trouble).unwrap_or_default();
+        let noted = trouble.clone();
         let (storage, patience) = (self.storage.clone(), self.patience);
         let writing = async move {
             let opened = match journal {
@@ -186,8 +190,7 @@ impl Runtime {
                 // Of a run that has ended.
                 None => {
                     let folder = proto::key::journal(&id);
-                    let opened = Journal::open::<History>(&storage, folder).await;
-                    opened.map(|(journal, _)| journal.patient(patience))
+                    Journal::reopen::<History>(&storage, folder, patience, &noted).await
                 }
             };
             match opened {
@@ -233,11 +236,19 @@ impl Runtime {
             self.pool = journal;
             return outcome.map_err(|error| self.replaced(error));
         };
-        match self.runs.get_mut(&id) {
-            Some(run) => run.journal = journal,
-            // It had ended before.
-            None => drop(journal),
-        }
+        let Some(run) = self.runs.get_mut(&id) else {
+            // It had ended before: what was to be added to its end is no reason to end this coordinator.
+            return match outcome {
+                Err(error @ journal::Error::Deposed { .. }) => self.lose(id, error).await,
+                Err(error) => {
+                    let error = chain(&error);
+                    tracing::error!(run = %id, error, "the journal of an ended run lacks its last entry");
+                    Ok(())
+                }
+                Ok(()) => Ok(()),
+            };
+        };
+        run.journal = journal;
         match outcome {
             Ok(()) => Ok(()),
             Err(error) => self.lose(id, error).await,
@@ -257,7 +268,7 @@ impl Runtime {
         };
         if run.feed.say(notice) {
             let lines = run.feed.take_unstored();
-            self.in_turn(Work::Metrics { run: id.clone(), lines }).await;
+            self.in_turn(Work::Of(id.clone(), Task::Metrics(lines))).await;
         }
         if ends && let Some(run) = self.runs.remove(&id) {
             let (submitted_ms, last) = (run.submitted_ms, run.feed.last());

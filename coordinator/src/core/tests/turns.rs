@@ -153,11 +153,13 @@ fn another_attempt_begins_at_the_newest_checkpoint_behind_the_runs_that_wait() {
     b.handle(Event::Cancel { ticket: Ticket(3), run: run() });
     assert!(b.core.may_resume(&run()).is_ok());
     let history = super::replay::history(&[History::Cancelled]);
-    let out = b.core.resume(b.now, Ticket(4), run(), settings(), history, "spec".into());
+    // One checkpoint was stored, and its run ended before it was journaled.
     let resumed = History::Resumed { attempt: 2, spec_yaml: "spec".into() };
+    let beginning = vec![resumed.clone(), checkpointed(1, 3)];
+    let out = b.core.resume(b.now, Ticket(4), run(), settings(), history, beginning);
     let claimed = History::Claimed { epoch: EPOCH, holder: None };
     let expected = [
-        journal([resumed, claimed]),
+        journal([resumed, checkpointed(1, 3), claimed]),
         Command::JournalPool(PoolEvent::Resumed { run: run() }),
         answer(4, "r"),
     ];
@@ -167,7 +169,7 @@ fn another_attempt_begins_at_the_newest_checkpoint_behind_the_runs_that_wait() {
     assert!(b.core.may_resume(&run()).unwrap_err().contains("has not ended"));
     b.report(1, loaded());
     let formed = b.report(2, loaded());
-    assert_eq!(formed[0], journal([generation(2, 2, &[1, 2]).0]));
+    assert_eq!(formed[0], journal([generation(2, 3, &[1, 2]).0]));
     // The next end is this attempt's.
     b.handle(Event::Cancel { ticket: Ticket(5), run: run() });
     assert_eq!(b.phase(), "cancelled");
