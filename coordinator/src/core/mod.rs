@@ -22,6 +22,7 @@ mod replay;
 mod run;
 mod saves;
 mod settle;
+mod sharding;
 mod status;
 #[cfg(test)]
 mod tests;

@@ -7,9 +7,10 @@
 //! ```
 
 use super::membership::Membership;
-use super::prepare::{Sharding, Survey};
+use super::prepare::Survey;
 use super::rate::Rate;
 use super::saves::Saves;
+use super::sharding::Sharding;
 use super::trouble::Accusations;
 use super::workers::{Worker, Workers};
 use super::{BySource, Command, Fault, Incident, Notice, Timing, Turn};
@@ -278,11 +279,8 @@ impl Run {
         if matches!(self.phase, Phase::Listed { .. }) {
             self.prepare(turn.out);
         }
-        if let Phase::Sharding(sharding) = &mut self.phase {
-            if sharding.lease(turn.workers, &self.id) {
-                self.revision += 1;
-            }
-            self.advance_sharding(turn.out);
+        if matches!(self.phase, Phase::Sharding(_)) {
+            self.advance_sharding(turn);
         }
         if matches!(self.phase, Phase::Gathering { .. }) {
             self.advance_gathering(turn);

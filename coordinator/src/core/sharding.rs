@@ -1,0 +1,168 @@
+//! The raw shards of a run that is preparing: leased to workers, and leased anew when one dies.
+//!
+//! What an event costs here grows with the workers or with what it changes, never with the shards.
+
+use super::workers::{Worker, Workers};
+use proto::id::{RunId, WorkerId};
+use proto::manifest::{self, PreparedShard};
+use proto::protocol::{RawShard, ShardOutcome};
+use proto::receipt::Receipt;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Raw shards that a worker holds at a time: enough that it never waits for the next, and few, so that those who are
+/// done early take from the rest and a directive stays small.
+const LEASES: usize = 4;
+
+/// Who prepares what. Every shard is free, held by one worker, or done.
+#[derive(Clone, Debug)]
+pub struct Sharding {
+    fingerprint: String,
+    /// A shard's index is its place here.
+    shards: Vec<RawShard>,
+    free: BTreeSet<u32>,
+    held: BTreeMap<WorkerId, BTreeSet<u32>>,
+    done: BTreeMap<u32, ShardOutcome>,
+    /// Workers that found a shard's data wrong.
+    failed: BTreeMap<u32, BTreeSet<WorkerId>>,
+}
+
+impl Sharding {
+    pub(super) fn new(fingerprint: String, shards: Vec<RawShard>) -> Self {
+        let free = shards.iter().map(|shard| shard.index).collect();
+        let (held, done, failed) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { fingerprint, shards, free, held, done, failed }
+    }
+
+    pub(super) fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Shards that are done, and all of them.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.done.len(), self.shards.len())
+    }
+
+    pub(super) fn progress(&self) -> String {
+        let (done, shards) = self.counts();
+        format!("{done} of {shards} shards prepared")
+    }
+
+    /// Gives free shards to the worker with the fewest bytes to do, until everybody has enough; whose leases that
+    /// changes.
+    pub(super) fn lease(&mut self, workers: &Workers, run: &RunId) -> BTreeSet<WorkerId> {
+        // A worker between two streams keeps what it has, and gets nothing new.
+        let keeps = |w: &Worker| !w.leaving && !w.waits(run);
+        let gone = self.held.keys().filter(|w| !workers.get(w).is_some_and(keeps));
+        let mut changed: BTreeSet<_> = gone.cloned().collect();
+        for worker in &changed {
+            self.release(worker);
+        }
+        if self.free.is_empty() {
+            return changed;
+        }
+        let able = |(_, w): &(&WorkerId, &Worker)| w.is_able() && !w.waits(run);
+        // Those that have not enough, by what they have.
+        let mut hungry: BTreeSet<(u64, WorkerId)> = workers
+            .iter()
+            .filter(able)
+            .filter(|(id, _)| self.held.get(id).is_none_or(|held| held.len() < LEASES))
+            .map(|(id, _)| (self.bytes_of(id), id.clone()))
+            .collect();
+        let mut taken = Vec::new();
+        for shard in &self.free {
+            if hungry.is_empty() {
+                break;
+            }
+            let failed = self.failed.get(shard);
+            // Where all that are left have failed on it, they try once more: the last of them is believed.
+            let failed =
+                failed.filter(|f| !workers.iter().filter(able).all(|(w, _)| f.contains(w)));
+            let may = |w: &WorkerId| failed.is_none_or(|failed| !failed.contains(w));
+            let Some(next) = hungry.iter().find(|(_, worker)| may(worker)).cloned() else {
+                continue;
+            };
+            hungry.remove(&next);
+            let (bytes, worker) = next;
+            let held = self.held.entry(worker.clone()).or_default();
+            held.insert(*shard);
+            if held.len() < LEASES {
+                hungry.insert((
+                    bytes + self.shards.get(*shard as usize).map_or(0, bytes_in),
+                    worker.clone(),
+                ));
+            }
+            taken.push(*shard);
+            changed.insert(worker);
+        }
+        for shard in taken {
+            self.free.remove(&shard);
+        }
+        changed
+    }
+
+    /// Takes back what a worker holds.
+    pub(super) fn release(&mut self, worker: &WorkerId) {
+        self.free.extend(self.held.remove(worker).unwrap_or_default());
+    }
+
+    /// Notes that a worker has prepared a shard; false where it does not hold it.
+    pub(super) fn complete(
+        &mut self,
+        worker: &WorkerId,
+        shard: u32,
+        outcome: ShardOutcome,
+    ) -> bool {
+        let held = self.held.get_mut(worker).is_some_and(|held| held.remove(&shard));
+        if held {
+            self.done.insert(shard, outcome);
+        }
+        held
+    }
+
+    /// Notes that a worker found the data of its shard wrong, and whether that counts: once another one says the same,
+    /// or no other is there to ask.
+    pub(super) fn fails(
+        &mut self,
+        worker: &WorkerId,
+        shard: u32,
+        able: &BTreeSet<WorkerId>,
+    ) -> Option<bool> {
+        self.held.get_mut(worker)?.remove(&shard).then_some(())?;
+        self.free.insert(shard);
+        let failed = self.failed.entry(shard).or_default();
+        failed.insert(worker.clone());
+        Some(failed.len() > 1 || able.is_subset(failed))
+    }
+
+    /// What a worker is to prepare.
+    pub(super) fn held_by(&self, worker: &WorkerId) -> Vec<RawShard> {
+        let held = self.held.get(worker).into_iter().flatten();
+        held.filter_map(|shard| self.shards.get(*shard as usize)).cloned().collect()
+    }
+
+    fn bytes_of(&self, worker: &WorkerId) -> u64 {
+        let held = self.held.get(worker).into_iter().flatten();
+        held.filter_map(|shard| self.shards.get(*shard as usize)).map(bytes_in).sum()
+    }
+
+    /// The table of contents once all is done: a function of the outcomes, whoever prepared what and when. A range's
+    /// lines are counted on from those of the ranges before it.
+    pub(super) fn contents(&self) -> manifest::Prepared {
+        let mut receipt = Receipt::default();
+        let mut shards = Vec::new();
+        let mut starts_after = 0;
+        for (shard, outcome) in self.shards.iter().zip(self.done.values()) {
+            if shard.range.start == 0 {
+                starts_after = 0;
+            }
+            receipt.merge(outcome.receipt.clone().shifted(starts_after));
+            shards.push(PreparedShard { starts_after, parts: outcome.parts.clone() });
+            starts_after += outcome.positions;
+        }
+        manifest::Prepared { shards, receipt }
+    }
+}
+
+fn bytes_in(shard: &RawShard) -> u64 {
+    shard.range.end - shard.range.start
+}
