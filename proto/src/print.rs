@@ -4,8 +4,9 @@
 //! a program ends quietly. Standard error is only for people: where nobody reads it, the work goes on.
 
 use std::fmt::Display;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use thiserror::Error;
+use tracing_subscriber::EnvFilter;
 
 /// How a program ends whose reader has gone: what a shell reports of one that SIGPIPE has ended.
 pub const EXIT_UNREAD: u8 = 141;
@@ -46,6 +47,32 @@ pub fn text(text: impl Display) -> Result<(), Error> {
 /// [`enum@Error`], and the line is lost.
 pub fn line(line: impl Display) -> Result<(), Error> {
     text(format_args!("{line}\n"))
+}
+
+/// Logs on standard error what the variable `MUSTER_LOG` asks for, else `default`.
+///
+/// # Panics
+/// If it is called twice.
+pub fn log(default: &str) {
+    let wanted = std::env::var("MUSTER_LOG").unwrap_or_default();
+    let (filter, malformed) = match wanted.parse::<EnvFilter>() {
+        Ok(filter) if !wanted.trim().is_empty() => (filter, None),
+        Ok(_) => (default.into(), None),
+        Err(error) => (default.into(), Some(error)),
+    };
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(filter)
+        .with_target(false)
+        // It would panic where nobody reads standard error any more.
+        .log_internal_errors(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    if let Some(error) = malformed {
+        note(format_args!(
+            "warning: MUSTER_LOG is `{wanted}`, which is no filter: {error}; logging `{default}`"
+        ));
+    }
 }
 
 /// Prints a line on standard error, if anybody reads it.

@@ -4,17 +4,13 @@
 //! them the coordinator's processor time is taken over a window, without and with 500 runs that have ended.
 
 use anyhow::{Context, Result, ensure};
+use muster_tests::simulated::Simulated;
 use muster_tests::{Fixture, Process, pool};
-use proto::id::{Incarnation, WorkerId};
-use proto::protocol::{Hello, Phase, Report};
 use proto::wire;
 use proto::wire::runs_client::RunsClient;
-use proto::wire::workers_client::WorkersClient;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 /// Workers that are tried.
 const WORKERS: [usize; 4] = [500, 1000, 2000, 4000];
@@ -62,7 +58,15 @@ async fn measure(workers: usize, ended: usize) -> Result<(f64, u64)> {
     for first in (0..workers).step_by(SHARED) {
         let channel = Endpoint::from_shared(url.clone())?.connect().await?;
         for number in first..workers.min(first + SHARED) {
-            streams.push(connect(channel.clone(), number, &address).await?);
+            let worker = Simulated {
+                name: format!("w{number}"),
+                ring: address.clone(),
+                reports: Vec::new(),
+                beat: BEAT,
+                // Spread over the second, as those of real workers are.
+                delay: BEAT.mul_f64(number as f64 % 97.0 / 97.0),
+            };
+            streams.push(worker.connect(channel.clone()).await?);
         }
     }
     tokio::time::sleep(SETTLE).await;
@@ -75,48 +79,6 @@ async fn measure(workers: usize, ended: usize) -> Result<(f64, u64)> {
     streams.iter().for_each(tokio::task::JoinHandle::abort);
     listening.abort();
     Ok((share, memory(&coordinator)?))
-}
-
-/// A worker that beats, and reads what it is told.
-async fn connect(
-    channel: Channel,
-    number: usize,
-    ring: &str,
-) -> Result<tokio::task::JoinHandle<()>> {
-    let (reports, outgoing) = mpsc::channel::<wire::Report>(4);
-    let hello = Report::Hello(Hello {
-        protocol: proto::PROTOCOL,
-        worker: WorkerId::new(format!("w{number}")),
-        incarnation: Incarnation::new(proto::id::unique()),
-        device: "cpu".into(),
-        threads: 1,
-        ring: ring.to_owned(),
-        attachment: None,
-        last_end: None,
-    });
-    reports.send(hello.into()).await?;
-    let mut client = WorkersClient::new(channel);
-    let session = client.session(ReceiverStream::new(outgoing)).await;
-    let mut directives = session.context("a stream")?.into_inner();
-    Ok(tokio::spawn(async move {
-        // Spread over the second, as those of real workers are.
-        tokio::time::sleep(BEAT.mul_f64(number as f64 % 97.0 / 97.0)).await;
-        let mut beats = tokio::time::interval(BEAT);
-        loop {
-            tokio::select! {
-                _ = beats.tick() => {
-                    let beat = Report::Beat { step: 0, phase: Phase::Idle, collective: 0 };
-                    if reports.send(beat.into()).await.is_err() {
-                        return;
-                    }
-                }
-                directive = directives.message() => match directive {
-                    Ok(Some(_)) => {}
-                    Ok(None) | Err(_) => return,
-                },
-            }
-        }
-    }))
 }
 
 /// Submits runs whose data does not exist, and waits until all have failed.

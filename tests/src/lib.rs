@@ -11,6 +11,7 @@
 //! stored     a run in a store, looked at from beside it
 //! hub        a hub of our own            http       as much of HTTP as that takes
 //! model      the weights of a model folder                    lone       a run of one worker, without a plan
+//! simulated  a worker that only speaks
 //! ```
 //!
 //! Here is no claim: those are in `tests/`.
@@ -28,6 +29,7 @@ pub mod programs;
 pub mod proxy;
 pub mod seaweed;
 pub mod server;
+pub mod simulated;
 pub mod stored;
 pub mod undisturbed;
 

@@ -261,3 +261,11 @@ fn a_submission_names_a_spec_or_a_run_to_resume() {
         Process::start(&programs::coordinator(), arguments).end().with_code(2);
     }
 }
+
+#[test]
+fn a_log_filter_that_is_none_is_told() {
+    let environment = [("MUSTER_LOG", "a=b=c".to_owned())];
+    let list = ["list", "--json", "--coordinator", "http://127.0.0.1:1"];
+    let ended = Process::start_in(&programs::coordinator(), &list, &environment).end();
+    assert!(ended.stderr.starts_with("warning: MUSTER_LOG is `a=b=c`"), "{}", ended.stderr);
+}

@@ -1,17 +1,16 @@
 //! Nodes that are set up wrong, and runs that wait: neither ends nor holds up a healthy run.
 
+use anyhow::Result;
 use muster_tests::fixture::STEPS;
 use muster_tests::pool::{Pool, for_two};
+use muster_tests::simulated::Simulated;
 use muster_tests::undisturbed::{UNDISTURBED, assert_as_undisturbed};
 use muster_tests::{Ended, Event, Fixture, Process, programs};
-use proto::id::{Incarnation, RunId, WorkerId};
-use proto::protocol::{Hello, Phase, Report};
-use proto::wire;
-use proto::wire::workers_client::WorkersClient;
+use proto::id::RunId;
+use proto::protocol::Report;
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Endpoint;
 
 /// How long a pool may take to show what is wrong with a worker.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -126,44 +125,18 @@ fn two_workers_of_one_name_do_not_evict_each_other() {
     second.end().with_code(75);
 }
 
-/// A worker that only speaks, and says that its peers reach it where nobody listens.
-async fn unreachable(url: &str, run: &str) -> tokio::task::JoinHandle<()> {
-    let (reports, outgoing) = mpsc::channel::<wire::Report>(16);
-    let hello = Hello {
-        protocol: proto::PROTOCOL,
-        worker: WorkerId::new("far"),
-        incarnation: Incarnation::new(proto::id::unique()),
-        device: "cpu".into(),
-        threads: 1,
+/// A worker that says that its peers reach it where nobody listens.
+async fn unreachable(url: &str, run: &str) -> Result<tokio::task::JoinHandle<()>> {
+    let loaded = Report::Loaded { run: RunId::new(run), base_digest: "whatever".into() };
+    let worker = Simulated {
+        name: "far".into(),
         // The discard port.
         ring: "127.0.0.1:9".into(),
-        attachment: None,
-        last_end: None,
+        reports: vec![loaded],
+        beat: Duration::from_millis(500),
+        delay: Duration::ZERO,
     };
-    let run = RunId::new(run);
-    let loaded = Report::Loaded { run, base_digest: "whatever".into() };
-    for report in [Report::Hello(hello), loaded] {
-        reports.send(report.into()).await.expect("there is room");
-    }
-    let mut client = WorkersClient::connect(url.to_owned()).await.expect("it listens");
-    let stream = client.session(ReceiverStream::new(outgoing)).await.expect("a stream");
-    tokio::spawn(async move {
-        let mut directives = stream.into_inner();
-        let mut beats = tokio::time::interval(Duration::from_millis(500));
-        loop {
-            tokio::select! {
-                _ = beats.tick() => {
-                    let beat = Report::Beat { step: 0, phase: Phase::Idle, collective: 0 };
-                    if reports.send(beat.into()).await.is_err() {
-                        return;
-                    }
-                }
-                directive = directives.message() => if !matches!(directive, Ok(Some(_))) {
-                    return;
-                },
-            }
-        }
-    })
+    worker.connect(Endpoint::from_shared(url.to_owned())?.connect().await?).await
 }
 
 #[test]
@@ -177,7 +150,7 @@ fn a_worker_that_its_peers_cannot_reach_is_never_a_member() {
     let mut watch = pool.ask(&["watch", &run]);
     watch.step(2);
     let runtime = tokio::runtime::Runtime::new().expect("threads");
-    let far = runtime.block_on(unreachable(&pool.url, &run));
+    let far = runtime.block_on(unreachable(&pool.url, &run)).expect("a stream");
     let reason = |w: &Event| w.0["trouble"].as_str().is_some_and(|t| t.contains("127.0.0.1:9"));
     let listed = listed(&pool, "far", reason);
     assert!(listed.text("trouble").contains("--ring-address"), "{listed:?}");

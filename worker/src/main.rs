@@ -3,7 +3,6 @@
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use proto::print;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use worker::address::{self, RingAddress};
@@ -105,7 +104,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(said) => return told(&said),
     };
-    log(match cli.command {
+    print::log(match cli.command {
         None | Some(Command::Rank { .. }) => LOG_OF_A_NODE,
         Some(Command::Measure(_) | Command::Generate(_)) => "warn",
     });
@@ -120,19 +119,6 @@ fn main() -> ExitCode {
         }
     };
     outcome.unwrap_or_else(|error| failed(&error))
-}
-
-/// Logs on standard error what `MUSTER_LOG` asks for.
-fn log(default: &str) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("MUSTER_LOG");
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(filter.unwrap_or_else(|_| default.into()))
-        .with_target(false)
-        // It would panic where nobody reads standard error any more.
-        .log_internal_errors(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
 }
 
 /// Prints help, a version, or what is wrong with the arguments.

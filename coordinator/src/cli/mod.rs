@@ -20,7 +20,6 @@ use proto::event::Failure;
 use proto::print;
 use proto::storage::Storage;
 use proto::text::visible;
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -162,7 +161,7 @@ pub fn main() -> ExitCode {
         Ok(Cli { command }) => command,
         Err(said) => return told(&said),
     };
-    log(if matches!(command, Command::Serve(_)) { "info" } else { "warn" });
+    print::log(if matches!(command, Command::Serve(_)) { "info" } else { "warn" });
     let outcome = match command {
         Command::Run(arguments) => block_on(run::run(arguments)),
         Command::Serve(arguments) => block_on(serve::serve(arguments)),
@@ -183,19 +182,6 @@ pub fn main() -> ExitCode {
         }
     };
     ended(outcome)
-}
-
-/// Logs on standard error what `MUSTER_LOG` asks for.
-fn log(default: &str) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("MUSTER_LOG");
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(filter.unwrap_or_else(|_| default.into()))
-        .with_target(false)
-        // It would panic where nobody reads standard error any more.
-        .log_internal_errors(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
 }
 
 /// Prints help, a version, or what is wrong with the arguments.

@@ -78,7 +78,8 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
         .blame(Exit::Infrastructure)?;
     let style = if arguments.json { Style::Json } else { Style::People };
     let folder = storage.url().strip_prefix("file://").unwrap_or(storage.url());
-    let show = Show::new(style, &format!("run {run} in {folder}/{run}"));
+    let heading = format!("run {run} in {folder}/{run}");
+    let show = Show::new(style, &heading, "the same command with --resume".into());
     let followed = coordinator.work(async {
         let watch = handle.watch(run.clone(), 0).await.blame(Exit::Infrastructure)?;
         let watch = watch.map_err(anyhow::Error::msg).blame(Exit::Infrastructure)?;

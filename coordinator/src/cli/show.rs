@@ -26,6 +26,7 @@ pub(super) struct Show {
     style: Style,
     bar: ProgressBar,
     terminal: bool,
+    go_on: String,
 }
 
 /// Lines about steps that a whole run prints where there is no terminal, roughly.
@@ -34,15 +35,15 @@ const STEP_LINES: u64 = 50;
 const CLOCK: &str = "%H:%M:%S";
 
 impl Show {
-    /// Says first what is shown: `run NAME in FOLDER`.
-    pub(super) fn new(style: Style, heading: &str) -> Self {
+    /// Says first what is shown: `run NAME in FOLDER`. `go_on` is what goes on with the run after a stop.
+    pub(super) fn new(style: Style, heading: &str, go_on: String) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let bar = match (style, terminal) {
             (Style::People, true) => ProgressBar::new_spinner(),
             (Style::People, false) | (Style::Json, _) => ProgressBar::hidden(),
         };
         bar.enable_steady_tick(Duration::from_millis(200));
-        let show = Self { style, bar, terminal };
+        let show = Self { style, bar, terminal, go_on };
         if style == Style::People {
             show.say(heading);
         }
@@ -131,7 +132,7 @@ impl Show {
             }
             Notice::Incident { message, .. } => say(&format!("incident: {message}")),
             Notice::Paused { step } => {
-                say(&format!("stopped after step {step}; the same command with --resume goes on"));
+                say(&format!("stopped after step {step}; {} goes on", self.go_on));
             }
             Notice::Cancelled => say("cancelled"),
             // The command's own error says it.

@@ -11,6 +11,8 @@
 //! durable before the next one is begun: that is what "persisted, then announced" rests on.
 //! Time is an argument: a duration since the coordinator started.
 
+mod command;
+mod event;
 mod figures;
 mod gather;
 mod lost;
@@ -30,6 +32,8 @@ mod trouble;
 mod worker;
 mod workers;
 
+pub use command::{Command, Retained};
+pub use event::{Event, Fault, PlanOutline, Stream, Ticket};
 pub use figures::{BySource, SourceFigures};
 pub use notice::Notice;
 pub use prepare::Survey;
@@ -37,23 +41,13 @@ pub use replay::attempts;
 pub use run::{Goal, Phase, Settings};
 pub use status::{Incident, Status, WorkerStatus};
 
-use proto::event::{Event as History, Failure, Holder, PoolEvent};
-use proto::id::{Epoch, Incarnation, Lineage, RunId, WorkerId};
-use proto::manifest;
-use proto::protocol::{Directive, Report};
-use proto::receipt::Skipped;
+use proto::event::{Event as History, Holder, PoolEvent};
+use proto::id::{Epoch, RunId, WorkerId};
+use proto::protocol::Report;
 use run::Run;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use workers::Workers;
-
-/// One gRPC stream: a worker that comes back has another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Stream(pub u64);
-
-/// A caller that waits for an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket(pub u64);
 
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]
@@ -89,246 +83,6 @@ impl Default for Timing {
             regroup_hold: Duration::from_secs(600),
         }
     }
-}
-
-/// Why a run ends badly.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// Whose fault it is.
-    pub kind: Failure,
-    /// What, where, and the hint.
-    pub message: String,
-}
-
-/// What happened.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// A user submits a run.
-    Submit {
-        /// Who waits for the answer.
-        ticket: Ticket,
-        /// A fresh name; not used if the key is known.
-        run: RunId,
-        /// The user's key.
-        idempotency_key: String,
-        /// The resolved spec.
-        spec_yaml: String,
-        /// What this core needs of it.
-        settings: Settings,
-    },
-    /// A user wants a run to end.
-    Cancel {
-        /// Who waits for the answer.
-        ticket: Ticket,
-        /// The run.
-        run: RunId,
-    },
-    /// Stop every run gracefully, with a checkpoint, and take no new one.
-    Close,
-    /// A worker's stream said something.
-    Reported {
-        /// The stream.
-        stream: Stream,
-        /// What it said.
-        report: Report,
-    },
-    /// A worker's stream ended.
-    Hangup {
-        /// The stream.
-        stream: Stream,
-    },
-    /// A worker's ring address was dialled.
-    Dialled {
-        /// The worker.
-        worker: WorkerId,
-        /// The process that named the address.
-        incarnation: Incarnation,
-        /// Why it cannot be reached.
-        outcome: Result<(), String>,
-    },
-    /// The sources are listed.
-    Surveyed {
-        /// The run.
-        run: RunId,
-        /// What there is.
-        outcome: Result<Survey, Fault>,
-    },
-    /// It was looked for prepared data.
-    FoundPrepared {
-        /// The run.
-        run: RunId,
-        /// It is there.
-        found: bool,
-    },
-    /// The plan is stored.
-    Planned {
-        /// The run.
-        run: RunId,
-        /// Digest and number of steps.
-        outcome: Result<PlanOutline, Fault>,
-    },
-    /// A checkpoint's manifest is stored, or is not.
-    Sealed {
-        /// The run.
-        run: RunId,
-        /// Its lineage.
-        lineage: Lineage,
-        /// Steps committed.
-        step: u64,
-        /// The manifest's SHA-256.
-        outcome: Result<String, String>,
-    },
-    /// The finished model lies where users look for it.
-    Published {
-        /// The run.
-        run: RunId,
-        /// Where.
-        outcome: Result<String, String>,
-    },
-    /// Another coordinator has the run now: its journal could not be appended to.
-    RunLost {
-        /// The run.
-        run: RunId,
-        /// Who, and the hint.
-        message: String,
-    },
-    /// Time has passed.
-    Tick,
-}
-
-/// What the core needs to know of a stored plan.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PlanOutline {
-    /// What workers must find.
-    pub digest: String,
-    /// Optimizer steps in all.
-    pub steps: u64,
-    /// What became of every record, held-out ones told apart.
-    pub receipt: proto::receipt::Receipt,
-    /// For people: what the `planned` notice carries.
-    pub summary: serde_json::Value,
-}
-
-/// The checkpoints of a run that stay, by lineage and steps committed.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Retained {
-    /// All of them.
-    pub kept: Vec<(Lineage, u64)>,
-    /// The newest.
-    pub latest: (Lineage, u64),
-    /// The one with the best held-out loss, where that was measured.
-    pub best: Option<(Lineage, u64)>,
-}
-
-/// What the runtime is to do, in order.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Command {
-    /// Append to a run's journal; durable before the next command.
-    Journal {
-        /// The run.
-        run: RunId,
-        /// In order.
-        events: Vec<History>,
-    },
-    /// Append to the pool's journal, where there is one; durable before the next command.
-    JournalPool(PoolEvent),
-    /// Tell a caller.
-    Answer {
-        /// The caller.
-        ticket: Ticket,
-        /// The run, or why not.
-        answer: Result<RunId, String>,
-    },
-    /// Tell a worker.
-    Direct {
-        /// Its stream.
-        stream: Stream,
-        /// Its whole duty.
-        directive: Directive,
-    },
-    /// End a stream.
-    Close {
-        /// The stream.
-        stream: Stream,
-    },
-    /// Connect to a worker's ring address once, to see whether its peers could.
-    Dial {
-        /// The worker.
-        worker: WorkerId,
-        /// Its process.
-        incarnation: Incarnation,
-        /// The address, `host:port`.
-        ring: String,
-    },
-    /// List the sources and look for a prepared data set.
-    Survey {
-        /// The run.
-        run: RunId,
-    },
-    /// Look once more whether a data set is prepared.
-    FindPrepared {
-        /// The run.
-        run: RunId,
-        /// Names the prepared data set.
-        fingerprint: String,
-    },
-    /// Store the table of contents of the prepared data set, then the plan.
-    Plan {
-        /// The run.
-        run: RunId,
-        /// Names the prepared data set.
-        fingerprint: String,
-        /// Its contents, where this run prepared it.
-        prepared: Option<manifest::Prepared>,
-    },
-    /// Store a manifest and the receipt that it names, after checking that everything else it names is there.
-    Seal {
-        /// The manifest, without the receipt.
-        checkpoint: manifest::Checkpoint,
-        /// Steps before it that taught nothing, for the receipt.
-        skipped: Vec<Skipped>,
-    },
-    /// Say in the run's receipt that these steps taught nothing, in place of those that it names.
-    Receipt {
-        /// The run.
-        run: RunId,
-        /// In order.
-        skipped: Vec<Skipped>,
-    },
-    /// Copy a checkpoint's model to where users look for it.
-    Publish {
-        /// The run.
-        run: RunId,
-        /// Its lineage.
-        lineage: Lineage,
-        /// Steps committed.
-        step: u64,
-        /// Held-out losses by steps committed, for its card.
-        losses: Vec<(u64, f64)>,
-    },
-    /// Bring the run's checkpoints in storage to what is kept of them.
-    Retain {
-        /// The run.
-        run: RunId,
-        /// Which.
-        retained: Retained,
-    },
-    /// Delete what is there of a checkpoint that will not be.
-    Discard {
-        /// The run.
-        run: RunId,
-        /// The checkpoint's.
-        lineage: Lineage,
-        /// Likewise.
-        step: u64,
-    },
-    /// Tell whoever watches the run.
-    Notify {
-        /// The run.
-        run: RunId,
-        /// What.
-        notice: Notice,
-    },
 }
 
 /// What a run is handed to act: the time, the workers, and where its commands go.

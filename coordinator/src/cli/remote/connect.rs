@@ -156,6 +156,6 @@ pub(super) fn refused(url: &str, status: &Status) -> Refusal {
 /// A span of time that is not empty.
 fn positive(text: &str) -> anyhow::Result<Duration> {
     let span = duration::parse(text)?;
-    anyhow::ensure!(!span.is_zero(), "nothing is answered in no time");
+    anyhow::ensure!(!span.is_zero(), "it must be longer than 0s");
     Ok(span)
 }

@@ -185,7 +185,8 @@ impl<'a> Following<'a> {
     fn show(&mut self) -> &Show {
         let style = if self.remote.json { Style::Json } else { Style::People };
         self.show.get_or_insert_with(|| {
-            Show::new(style, &format!("run {} at {}", self.run, self.remote.coordinator))
+            let heading = format!("run {} at {}", self.run, self.remote.coordinator);
+            Show::new(style, &heading, format!("`coordinator submit --resume {}`", self.run))
         })
     }
 

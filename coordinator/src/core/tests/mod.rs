@@ -13,11 +13,12 @@ mod turns;
 mod whole;
 
 use super::*;
-use proto::id::{Generation, Incarnation};
-use proto::manifest::{Checkpoint, Digests, File};
+use proto::event::Failure;
+use proto::id::{Generation, Incarnation, Lineage};
+use proto::manifest::{self, Checkpoint, Digests, File};
 use proto::protocol::{
-    Attachment, Cause, Duty, Hello, Load, Place, Prepare, RawShard, SavedPart, ShardOutcome,
-    SourceSum, Start, StepDone, Train,
+    Attachment, Cause, Directive, Duty, Hello, Load, Place, Prepare, RawShard, SavedPart,
+    ShardOutcome, SourceSum, Start, StepDone, Train,
 };
 use proto::receipt::{Receipt, Skipped};
 

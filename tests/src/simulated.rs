@@ -1,0 +1,70 @@
+//! A worker that only speaks: it says hello and beats, and does nothing of what it is told.
+
+use anyhow::{Context, Result};
+use proto::id::{Incarnation, WorkerId};
+use proto::protocol::{Hello, Phase, Report};
+use proto::wire;
+use proto::wire::workers_client::WorkersClient;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, interval_at};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+/// What it says.
+pub struct Simulated {
+    /// Its name.
+    pub name: String,
+    /// Where it says that its peers reach it.
+    pub ring: String,
+    /// What follows the hello.
+    pub reports: Vec<Report>,
+    /// Between two beats.
+    pub beat: Duration,
+    /// Before the first one.
+    pub delay: Duration,
+}
+
+impl Simulated {
+    /// Opens its stream; it beats until the task is aborted or the stream ends.
+    ///
+    /// # Errors
+    /// If the coordinator takes no stream.
+    pub async fn connect(self, channel: Channel) -> Result<JoinHandle<()>> {
+        let Self { name, ring, reports: then, beat, delay } = self;
+        let (reports, outgoing) = mpsc::channel::<wire::Report>(1 + then.len());
+        let hello = Report::Hello(Hello {
+            protocol: proto::PROTOCOL,
+            worker: WorkerId::new(name),
+            incarnation: Incarnation::new(proto::id::unique()),
+            device: "cpu".into(),
+            threads: 1,
+            ring,
+            attachment: None,
+            last_end: None,
+        });
+        for report in std::iter::once(hello).chain(then) {
+            reports.send(report.into()).await?;
+        }
+        let session = WorkersClient::new(channel).session(ReceiverStream::new(outgoing)).await;
+        let mut directives = session.context("a stream")?.into_inner();
+        Ok(tokio::spawn(async move {
+            let mut beats = interval_at(Instant::now() + delay, beat);
+            loop {
+                tokio::select! {
+                    _ = beats.tick() => {
+                        let beat = Report::Beat { step: 0, phase: Phase::Idle, collective: 0 };
+                        if reports.send(beat.into()).await.is_err() {
+                            return;
+                        }
+                    }
+                    directive = directives.message() => match directive {
+                        Ok(Some(_)) => {}
+                        Ok(None) | Err(_) => return,
+                    },
+                }
+            }
+        }))
+    }
+}
