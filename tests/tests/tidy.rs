@@ -253,7 +253,8 @@ fn wire_types_are_named_only_at_the_edges() {
         "coordinator/src/service.rs",
         "coordinator/src/holder.rs",
         "coordinator/src/cli/remote/",
-        // It plays workers, and a user.
+        // They play workers, and a user.
+        "tests/src/simulated.rs",
         "tests/benches/idle.rs",
         "worker/src/agent",
     ];

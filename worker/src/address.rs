@@ -31,7 +31,8 @@ pub enum Error {
     Form(String),
     /// There are more ranks than ports.
     #[error(
-        "`{address}` has too few ports: {ports}, and this node needs {ranks}\nhint: name as many ports as ranks, or leave them out"
+        "`{address}` has too few ports: {ports}, and this node needs {ranks}\n\
+         hint: name as many ports as ranks, or leave them out"
     )]
     TooFew {
         /// What was asked for.
