@@ -9,7 +9,8 @@ use proto::id::RunId;
 use proto::protocol::{Directive, Report};
 use proto::spec::Spec;
 use proto::storage;
-use std::sync::{Arc, OnceLock};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
@@ -107,6 +108,23 @@ pub struct Handle {
     /// The URL under which the coordinator keeps everything.
     output: Arc<str>,
     successor: Arc<OnceLock<String>>,
+    beats: Beats,
+}
+
+/// The streams that have beaten since it was looked last. Nothing follows from a beat but that its worker lives: so many
+/// of them are taken in together, and one by itself costs the coordinator nothing.
+#[derive(Clone, Default)]
+pub(crate) struct Beats(Arc<Mutex<BTreeSet<Stream>>>);
+
+impl Beats {
+    fn add(&self, stream: Stream) {
+        self.0.lock().expect("held only to add").insert(stream);
+    }
+
+    /// Those streams, once.
+    pub(crate) fn take(&self) -> BTreeSet<Stream> {
+        std::mem::take(&mut *self.0.lock().expect("held only to add"))
+    }
 }
 
 /// The coordinator has stopped.
@@ -116,7 +134,7 @@ pub struct Stopped;
 
 impl Handle {
     pub(crate) fn new(inputs: mpsc::Sender<Input>, output: String) -> Self {
-        Self { inputs, output: output.into(), successor: Arc::default() }
+        Self { inputs, output: output.into(), successor: Arc::default(), beats: Beats::default() }
     }
 
     /// Workers take the output from the spec: a run whose spec names another would be split between two. It may be
@@ -244,7 +262,15 @@ impl Handle {
         self.inputs.send(Input::Attach { stream, directives }).await.map_err(|_| Stopped)
     }
 
+    pub(crate) fn beats(&self) -> Beats {
+        self.beats.clone()
+    }
+
     pub(crate) async fn reported(&self, stream: Stream, report: Report) -> Result<(), Stopped> {
+        if let Report::Beat { .. } = report {
+            self.beats.add(stream);
+            return if self.inputs.is_closed() { Err(Stopped) } else { Ok(()) };
+        }
         self.event(Event::Reported { stream, report }).await
     }
 

@@ -20,7 +20,7 @@ pub use claims::Vacancy;
 
 use crate::core::{Command, Core, Event, Goal, Notice, Settings, Stream, Ticket, Timing};
 use crate::feed::{self, Feed, Stamped, Watch};
-use crate::handle::{Handle, Input, Overview, Seen};
+use crate::handle::{Beats, Handle, Input, Overview, Seen};
 use crate::journal::{self, Journal};
 use crate::{holder, naming, planning};
 use execute::{Done, Writing};
@@ -108,6 +108,9 @@ pub struct Runtime {
     outbox: VecDeque<Command>,
     writing: Option<Writing>,
     works: mpsc::Sender<Work>,
+    /// How often a worker beats, and who has.
+    beat: Duration,
+    beats: Beats,
     /// How long the store may be away before this coordinator gives up.
     patience: Duration,
     /// None before it runs: however long it takes to read what it takes over, that is no time that passes for workers.
@@ -167,6 +170,8 @@ impl Runtime {
             outbox: VecDeque::new(),
             writing: None,
             works,
+            beat: timing.beat,
+            beats: handle.beats(),
             patience,
             began: None,
             began_ms: feed::now_ms(),
@@ -191,6 +196,8 @@ impl Runtime {
         let began = *self.began.insert(Instant::now());
         let mut looks = tokio::time::interval(claims::LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beats = tokio::time::interval(self.beat / 2);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.execute().await;
             let deadline = self.core.next_deadline().map(|d| began + d);
@@ -201,6 +208,7 @@ impl Runtime {
                     self.written(done).await?;
                     continue;
                 }
+                _ = beats.tick() => Input::Core(Event::Beats { streams: self.beats.take() }),
                 input = self.inputs.recv(), if self.outbox.len() < OUTBOX => match input {
                     Some(input) => input,
                     None => return Ok(()),

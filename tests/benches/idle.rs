@@ -2,6 +2,7 @@
 //!
 //! Simulated worker streams, 50 to a connection, that beat once a second and have nothing to do. For each number of
 //! them the coordinator's processor time is taken over a window, without and with 500 runs that have ended.
+//! `cargo bench -p muster-tests --bench idle -- 2000` tries this number only.
 
 use anyhow::{Context, Result, ensure};
 use muster_tests::simulated::Simulated;
@@ -25,10 +26,13 @@ const WINDOW: Duration = Duration::from_secs(20);
 
 fn main() -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
+    // `cargo bench` adds an argument of its own.
+    let only: Vec<usize> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
+    let numbers = if only.is_empty() { WORKERS.to_vec() } else { only };
     println!("workers  ended runs  % of a core  us a beat  per worker against half as many   MiB");
     for ended in [0, ENDED] {
         let mut before = None;
-        for workers in WORKERS {
+        for &workers in &numbers {
             let (share, mib) = runtime.block_on(measure(workers, ended))?;
             let each = share / workers as f64;
             let ratio = before.map(|before| each / before);

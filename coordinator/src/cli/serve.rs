@@ -69,11 +69,13 @@ pub(super) async fn serve(arguments: Arguments) -> Outcome {
         // Dropped or sent, it is time.
         let _ = shut.await;
     }));
+    // Beside the connections that it answers, so that what one of them brings wakes no other thread.
+    let mut running = tokio::spawn(runtime.run());
     // Workers go on without a coordinator and come back to the next one: leaving needs no ceremony.
     let error = tokio::select! {
         _ = interrupt.recv() => return Ok(Exit::Done),
         _ = terminate.recv() => return Ok(Exit::Done),
-        outcome = runtime.run() => match outcome {
+        outcome = &mut running => match outcome.blame(Exit::Infrastructure)? {
             Ok(()) => return Ok(Exit::Done),
             Err(error) => error,
         },

@@ -4,6 +4,7 @@ use super::{Settings, Survey};
 use proto::event::Failure;
 use proto::id::{Incarnation, Lineage, RunId, WorkerId};
 use proto::protocol::Report;
+use std::collections::BTreeSet;
 
 /// One gRPC stream: a worker that comes back has another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +54,11 @@ pub enum Event {
         stream: Stream,
         /// What it said.
         report: Report,
+    },
+    /// The workers on these streams live.
+    Beats {
+        /// The streams.
+        streams: BTreeSet<Stream>,
     },
     /// A worker's stream ended.
     Hangup {

@@ -185,6 +185,10 @@ impl Core {
                 self.beat(now, stream);
                 return false;
             }
+            Event::Beats { streams } => {
+                streams.into_iter().for_each(|stream| self.beat(now, stream));
+                return false;
+            }
             Event::Reported { stream, report } => {
                 let follows = !matches!(report, Report::StepDone(..) | Report::Evaluated(..));
                 self.reported(now, stream, report, out);

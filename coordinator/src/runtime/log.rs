@@ -24,6 +24,7 @@ pub(super) fn event(event: &Event) {
         | Event::Cancel { .. }
         | Event::Close
         | Event::Reported { .. }
+        | Event::Beats { .. }
         | Event::Dialled { .. }
         | Event::Surveyed { .. }
         | Event::FoundPrepared { .. }
