@@ -12,8 +12,8 @@ use proto::id::RunId;
 use proto::key;
 use proto::manifest::{self, Prepared};
 use proto::plan::{self, Chunk, Meta, Pack, Packs, Plan, Step};
-use proto::receipt::Receipt;
-use proto::spec::{Amount, EvalOn, Source, Spec};
+use proto::receipt::{Reason, Receipt};
+use proto::spec::{Amount, EvalOn, Media, Source, Spec};
 use proto::storage::{self, Storage};
 use std::sync::Arc;
 use tokio::runtime::Handle;
@@ -47,7 +47,9 @@ pub(crate) async fn plan(
     let bytes = storage.read(&manifest_key).await.map_err(infrastructure)?;
     let prepared: Prepared = serde_json::from_slice(&bytes)
         .map_err(|e| damaged(fingerprint, &format!("`{manifest_key}`: {e}")))?;
-    check_losses(spec, &prepared.receipt)?;
+    if let Some(message) = too_many_lost(spec, &prepared.receipt) {
+        return Err(refused(&places.run, run, &prepared.receipt, message).await);
+    }
 
     let contents = Contents::read(storage, fingerprint, &prepared, spec.data()).await;
     let contents = contents.map_err(|e| unreadable(fingerprint, e))?;
@@ -71,7 +73,7 @@ pub(crate) async fn plan(
                 excluded = verdict.excluded;
             }
             let Contents { metas, by_source, checked: _ } = contents;
-            let made = make(&spec, &Input { metas, by_source, sources, excluded }, chunks)?;
+            let made = make(&spec, &Input { metas, by_source, sources, excluded }, chunks);
             Ok((made, receipt))
         }
     });
@@ -79,6 +81,15 @@ pub(crate) async fn plan(
         kind: Failure::Infrastructure,
         message: "planning panicked; the log says where".into(),
     })??;
+    let made = match made {
+        Ok(made) => made,
+        Err(Unmade::Plan(plan::Error::Nothing { .. })) => {
+            let message = nothing_left(spec, &receipt);
+            return Err(refused(&places.run, run, &receipt, message).await);
+        }
+        Err(Unmade::Plan(error)) => return Err(fault(Failure::Data, &error)),
+        Err(Unmade::Stored(fault)) => return Err(fault),
+    };
     store(&places.run, run, spec, made, (receipt, warnings)).await.map_err(infrastructure)
 }
 
@@ -162,8 +173,27 @@ struct Made {
     held_out_by_source: Vec<u64>,
 }
 
-fn make(spec: &Spec, input: &Input, store: Chunks) -> Result<Made, Fault> {
-    let data_fault = |e: plan::Error| fault(Failure::Data, &e);
+/// Why there is no plan.
+enum Unmade {
+    /// None can be made.
+    Plan(plan::Error),
+    /// It cannot be stored.
+    Stored(Fault),
+}
+
+impl From<plan::Error> for Unmade {
+    fn from(error: plan::Error) -> Self {
+        Self::Plan(error)
+    }
+}
+
+impl From<Fault> for Unmade {
+    fn from(fault: Fault) -> Self {
+        Self::Stored(fault)
+    }
+}
+
+fn make(spec: &Spec, input: &Input, store: Chunks) -> Result<Made, Unmade> {
     let data = spec.data();
     let Input { metas, by_source, sources, excluded } = input;
     let trained: usize = sources.iter().map(|s| s.samples as usize).sum();
@@ -174,7 +204,7 @@ fn make(spec: &Spec, input: &Input, store: Chunks) -> Result<Made, Fault> {
         max_steps: spec.train().max_steps,
         seed: spec.train().seed,
     };
-    let plan = Plan::without(excluded, &metas[..trained], sources, options).map_err(data_fault)?;
+    let plan = Plan::without(excluded, &metas[..trained], sources, options)?;
     let mut chunks = Vec::new();
     for epoch in 0..plan.epochs() {
         for (number, chunk) in (0..).zip(plan.chunks(&plan.epoch(epoch))) {
@@ -202,8 +232,7 @@ fn make(spec: &Spec, input: &Input, store: Chunks) -> Result<Made, Fault> {
                 let source =
                     plan::Source { samples: *samples, amount: Amount::Repeat(1.0), holdout: 0.0 };
                 let only = [source];
-                let of_source =
-                    Plan::new(&metas[start..end], &only, options).map_err(data_fault)?;
+                let of_source = Plan::new(&metas[start..end], &only, options)?;
                 let packs = of_source.pack_all((0..*samples).collect());
                 steps.push(step(metas, &packs, start.try_into().unwrap_or(u32::MAX)));
                 start = end;
@@ -298,32 +327,67 @@ pub(crate) fn held_out_sources(spec: &Spec) -> &[Source] {
     }
 }
 
-fn check_losses(spec: &Spec, receipt: &Receipt) -> Result<(), Fault> {
-    let (lost, most) = (receipt.dropped_share(), spec.data().max_dropped);
+/// Refuses the run for what became of its records, and leaves the receipt where it would have been.
+async fn refused(storage: &Storage, run: &RunId, receipt: &Receipt, message: String) -> Fault {
+    let key = key::receipt(run);
+    let body = serde_json::to_vec_pretty(receipt).expect("counts are JSON");
+    let place = match storage.put(&key, body).await {
+        // Of a preview nothing stays.
+        Ok(()) if storage.is_memory() => String::new(),
+        Ok(()) => format!("\nhint: the receipt is {}/{key}", storage.url()),
+        Err(error) => {
+            let error = proto::error::chain(&error);
+            tracing::warn!(%run, error, "the receipt is not stored");
+            String::new()
+        }
+    };
+    Fault { kind: Failure::Data, message: message + &place }
+}
+
+/// What to say, if more is lost than the spec allows.
+fn too_many_lost(spec: &Spec, receipt: &Receipt) -> Option<String> {
+    let data = spec.data();
+    // Where the spec allows neither, they have failed the run, or count.
+    let mut allowed = vec![Reason::BrokenEnd];
+    allowed.extend((data.media == Media::Drop).then_some(Reason::Media));
+    let (lost, most) = (receipt.dropped_share(&allowed), data.max_dropped);
     if lost <= most {
-        return Ok(());
+        return None;
     }
     let total = receipt.total();
-    let examples: String = total
-        .dropped
-        .iter()
-        .flat_map(|(reason, tally)| tally.examples.iter().map(move |e| (reason.label(), e)))
-        .map(|(label, example)| format!("\n  {label}: {example}"))
-        .collect();
     let fitting = match receipt.fitting_max_tokens(most) {
         Some(tokens) => format!("write `max_tokens: {tokens}`, with which few enough are too long"),
         None => "mend these records".into(),
     };
-    let message = format!(
+    Some(format!(
         "{} of {} records are lost ({:.1} %), more than the {:.1} % that `data.max_dropped` allows\
-         {examples}\n\
+         {}\n\
          hint: {fitting}, or raise `data.max_dropped`",
         total.dropped_records(),
         total.read,
         lost * 100.0,
         most * 100.0,
-    );
-    Err(Fault { kind: Failure::Data, message })
+        receipt.losses(proto::receipt::EXAMPLES),
+    ))
+}
+
+/// What to say where nothing can be trained.
+fn nothing_left(spec: &Spec, receipt: &Receipt) -> String {
+    let total = receipt.total();
+    if total.read == 0 {
+        let sources = spec.data().train.iter().map(|source| format!("`{}`", source.location));
+        let sources = sources.collect::<Vec<_>>().join(", ");
+        return format!(
+            "no sample is left to train on: no record was found in {sources}\n\
+             hint: look whether these are the files that you mean, and whether they are empty"
+        );
+    }
+    format!(
+        "no sample is left to train on: of {} records that were read, {} were dropped{}",
+        total.read,
+        total.dropped_records(),
+        receipt.losses(1)
+    )
 }
 
 #[cfg(test)]

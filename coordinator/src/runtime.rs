@@ -42,6 +42,8 @@ const QUEUE: usize = 1024;
 /// Commands that can wait for a journal entry. Of what workers report most follows nothing that has to wait, so that
 /// this many are reached only by an outage of days; then no more is taken in until the store is back.
 const OUTBOX: usize = 100_000;
+/// How long whoever watches a run that has ended waits for the last of what was said to be stored.
+const STORED_WITHIN: Duration = Duration::from_secs(6);
 /// An entry that takes longer than this to write is told to whoever watches or asks.
 const SLOW: Duration = Duration::from_secs(2);
 
@@ -276,7 +278,7 @@ impl Runtime {
                 return Ok(());
             }
             Input::Settled { answer } => {
-                self.in_turn(Work::Settled(answer)).await;
+                self.in_turn(Work::Settled(None, answer)).await;
                 return Ok(());
             }
         };
@@ -365,8 +367,15 @@ impl Runtime {
             let _ = answer.send(unreadable.map_or(Ok(None), Err));
             return;
         };
-        let (storage, last) = (self.storage.clone(), ended.last.clone());
+        let (storage, last, works) = (self.storage.clone(), ended.last.clone(), self.works.clone());
         tokio::spawn(async move {
+            // What was said last may still be on its way into the store.
+            let (told, settled) = oneshot::channel();
+            let asked = works.send(Work::Settled(Some(run.clone()), told)).await;
+            if asked.is_ok() {
+                // What is there by then has to do.
+                let _ = tokio::time::timeout(STORED_WITHIN, settled).await;
+            }
             let mut past = feed::stored(&storage, &run).await.unwrap_or_else(|error| {
                 let error = proto::error::chain(&error);
                 tracing::warn!(%run, error, "what was said about a run cannot be read");

@@ -134,15 +134,22 @@ async fn list_within(
     for object in &found {
         storage.regular("read", &object.key).await.map_err(unread)?;
     }
-    if let (Location::Hub(name), Pattern::Folder | Pattern::FileOrFolder(_)) =
-        (location, &place.pattern)
-    {
-        one_split(name, &found).map_err(|what| missing(location, &what))?;
-    }
     let url = |key: &str| match &place.url {
         Some(url) => url.clone(),
         None => format!("{}/{key}", storage.url()),
     };
+    if let Pattern::Folder | Pattern::FileOrFolder(_) = &place.pattern {
+        let named = |key: &str| match location {
+            Location::Hub(name) => {
+                Location::Hub(HubName { path: key.to_owned(), ..name.unpinned() }).to_string()
+            }
+            Location::File(_) | Location::Url { .. } => {
+                let url = url(key);
+                url.strip_prefix("file://").unwrap_or(&url).to_owned()
+            }
+        };
+        one_split(&found, named).map_err(|what| missing(location, &what))?;
+    }
     Ok(found.into_iter().map(|o| (url(&o.key), o)).collect())
 }
 
@@ -289,16 +296,18 @@ fn is_data(path: &str) -> bool {
     !hidden && !NO_DATA.contains(&name) && DATA_FILES.contains(&ending)
 }
 
-/// A data set whose test split would be trained on is refused: nobody who names it as a whole means that.
-fn one_split(name: &HubName, objects: &[Object]) -> Result<(), String> {
-    let splits: BTreeSet<_> = objects.iter().filter_map(|o| split(&o.key)).collect();
-    if splits.len() < 2 {
+/// A data set whose test split would be trained on is refused: nobody who names it as a whole means that. `named` is how
+/// the user would name one of its files.
+fn one_split(objects: &[Object], named: impl Fn(&str) -> String) -> Result<(), String> {
+    let splits: BTreeSet<_> = objects.iter().map(|object| split(&object.key)).collect();
+    let is_trained = |split: &Option<&str>| split.is_none_or(|split| split == SPLITS[0].0);
+    if splits.len() < 2 || splits.iter().all(is_trained) {
         return Ok(());
     }
-    let of_split = |wanted| objects.iter().find(|o| split(&o.key) == Some(wanted));
-    let example = of_split("train").unwrap_or(&objects[0]);
-    let splits: Vec<_> = splits.into_iter().collect();
-    let example = Location::Hub(HubName { path: example.key.clone(), ..name.unpinned() });
+    let example = objects.iter().find(|object| is_trained(&split(&object.key)));
+    let example = named(&example.unwrap_or(&objects[0]).key);
+    let others = splits.contains(&None).then_some("files of none");
+    let splits: Vec<_> = splits.iter().flatten().copied().chain(others).collect();
     Err(format!(
         "it has several splits: {}\nhint: name the files of one, with `*` for what differs: {example}",
         splits.join(", ")
@@ -375,6 +384,40 @@ mod tests {
             assert_eq!(fault.kind, Failure::User, "{source}");
         }
         assert_eq!(listed(&format!("{path}/a.jsonl")).await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_folder_of_several_splits_is_refused_and_a_pattern_takes_what_it_says() {
+        for (files, splits) in [
+            (&["data/train-0.jsonl", "data/test-0.jsonl"][..], Some("test, train")),
+            (&["train.jsonl", "dev.jsonl", "test.jsonl"], Some("test, train, validation")),
+            (&["a.jsonl", "b.jsonl", "test.jsonl"], Some("test, files of none")),
+            (&["train.jsonl", "a.jsonl"], None),
+            (&["train-0.jsonl", "train-1.jsonl"], None),
+            (&["test-0.jsonl", "test-1.jsonl"], None),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            for file in files {
+                let path = folder.path().join(file);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, "{}\n").unwrap();
+            }
+            let path = folder.path().display().to_string();
+            let found = listed(&path).await;
+            match splits {
+                None => assert_eq!(found.unwrap().len(), files.len(), "{files:?}"),
+                Some(splits) => {
+                    let fault = found.unwrap_err();
+                    let wanted =
+                        format!("it has several splits: {splits}\nhint: name the files of one");
+                    assert!(fault.message.contains(&wanted), "{}", fault.message);
+                    let example = format!("{path}/{}", files[0]);
+                    assert!(fault.message.ends_with(&example), "{}", fault.message);
+                    assert_eq!(fault.kind, Failure::User);
+                }
+            }
+            assert_eq!(listed(&format!("{path}/**/*.jsonl")).await.unwrap().len(), files.len());
+        }
     }
 
     #[tokio::test]

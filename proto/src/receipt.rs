@@ -17,6 +17,7 @@ mod histogram;
 mod place;
 mod skipped;
 mod table;
+mod unread;
 
 use std::collections::BTreeMap;
 
@@ -28,6 +29,7 @@ pub use detected::{Detected, Formats};
 pub use histogram::Histogram;
 pub use place::{Example, Place};
 pub use skipped::{NAMES, Skipped};
+pub use unread::{OF_MESSAGES, Unread};
 
 /// The examples kept for each reason of each source.
 pub const EXAMPLES: usize = 5;
@@ -62,6 +64,12 @@ pub enum Reason {
     Contaminated,
     /// It was set aside by hand or by policy.
     Quarantined,
+    /// Its object breaks off there: what follows is lost, and counts as one record.
+    BrokenEnd,
+    /// A quoted cell of it holds what look like rows of their own.
+    SwallowedRows,
+    /// It has images, videos or sounds, which a text model does not see.
+    Media,
 }
 
 impl Reason {
@@ -80,6 +88,9 @@ impl Reason {
             Reason::Incomplete => "incomplete",
             Reason::Contaminated => "contaminated",
             Reason::Quarantined => "quarantined",
+            Reason::BrokenEnd => "broken end",
+            Reason::SwallowedRows => "swallowed rows",
+            Reason::Media => "media",
         }
     }
 }
@@ -176,6 +187,10 @@ pub struct Counts {
     /// a record may be in several.
     #[serde(default)]
     pub findings: BTreeMap<Reason, Tally>,
+    /// Fields that nothing is read from, by name, and in how many eligible records they say
+    /// something.
+    #[serde(default, skip_serializing_if = "Unread::is_empty")]
+    pub unread: Unread,
 }
 
 impl Counts {
@@ -187,6 +202,11 @@ impl Counts {
         if reason == Reason::TooLong {
             tally.lengths.add(tokens_lost);
         }
+    }
+
+    /// Notes what was found in an eligible record.
+    pub fn find(&mut self, reason: Reason, example: Example) {
+        self.findings.entry(reason).or_default().count(example, 0);
     }
 
     /// Counts the samples of an eligible record.
@@ -244,6 +264,7 @@ impl Counts {
         for (reason, tally) in other.findings {
             self.findings.entry(reason).or_default().merge(tally);
         }
+        self.unread.merge(other.unread);
     }
 }
 
@@ -294,13 +315,16 @@ impl Receipt {
         total
     }
 
-    /// The share of read records that were dropped, 0 where nothing was read.
-    pub fn dropped_share(&self) -> f64 {
+    /// The share of read records that were dropped for other reasons than those that are allowed, 0
+    /// where nothing was read.
+    pub fn dropped_share(&self, allowed: &[Reason]) -> f64 {
         let total = self.total();
-        if total.read == 0 {
-            return 0.0;
+        let dropped = |reason: &Reason| total.dropped.get(reason).map_or(0, |tally| tally.records);
+        let allowed: u64 = allowed.iter().map(dropped).sum();
+        match total.read {
+            0 => 0.0,
+            read => (total.dropped_records() - allowed) as f64 / read as f64,
         }
-        total.dropped_records() as f64 / total.read as f64
     }
 
     /// A `max_tokens` with which no more than this share of the records would be dropped, at most a

@@ -40,9 +40,9 @@ pub use location::{Location, Scheme};
 pub use quality::{Check, Quality};
 pub use resume::compatible_for_resume;
 pub use value::{
-    Adapter, AdapterKind, AdapterTargets, Checkpoint, Dtype, EvalEvery, Format, Init, MicroBatch,
-    Optimizer, OptimizerKind, Recompute, Roles, SaveDtype, Schedule, ScheduleKind, TooLong, Train,
-    TrainOn, Turns,
+    Adapter, AdapterKind, AdapterTargets, BrokenEnd, Checkpoint, Dtype, EvalEvery, Format, Init,
+    Media, MicroBatch, Optimizer, OptimizerKind, Recompute, Roles, SaveDtype, Schedule,
+    ScheduleKind, TooLong, Train, TrainOn, Turns,
 };
 
 /// The longest text that is read as a spec.
@@ -92,6 +92,10 @@ pub struct Data {
     pub max_tokens: u32,
     /// What happens to a longer one.
     pub too_long: TooLong,
+    /// What happens to an object that ends before its records do.
+    pub broken_end: BrokenEnd,
+    /// What happens to records with images, videos or sounds.
+    pub media: Media,
     /// The share of records that may be lost, 0 to 1.
     pub max_dropped: f64,
     /// Which messages are trained.

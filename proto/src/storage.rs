@@ -77,6 +77,11 @@ impl Storage {
         &self.url
     }
 
+    /// Whether it ends with this process.
+    pub fn is_memory(&self) -> bool {
+        self.url == open::MEMORY
+    }
+
     /// Reads an object.
     ///
     /// # Errors

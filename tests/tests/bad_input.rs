@@ -222,9 +222,21 @@ fn an_array_that_breaks_off_loses_what_follows_and_says_where() {
     let broken = format!("[\n{},\n{},\n{}", lines[0], lines[1], &lines[2][..30]);
     fixture.write("data.json", &broken);
     fixture.respec("./data.jsonl", "./data.json");
-    let words =
-        ["1 of 3 records", "data.json, record 3 (line 4): the array breaks off here", "hint: "];
+    let words = [
+        "data.json, record 3 (line 4): the file is cut off or damaged",
+        "the array breaks off here",
+        "hint: get the whole file; `data.broken_end: keep` trains on what comes before",
+    ];
     refused(&fixture, DATA, &words);
+    // Whatever else may be lost.
+    fixture.respec("data:", "data:\n  max_dropped: 1.0");
+    refused(&fixture, DATA, &words);
+    fixture.respec("max_dropped: 1.0", "broken_end: keep");
+    fixture.write("data.json", &format!("[{}", lines.join(",\n")));
+    let ended = Process::run(&fixture, &["--workers", "1"]).end().with_code(0);
+    let receipt = &ended.only("prepared").0["receipt"];
+    let counts = receipt["sources"].as_object().and_then(|s| s.values().next());
+    assert_eq!(counts.expect("one source")["dropped"]["broken_end"]["records"], 1);
 }
 
 #[test]
@@ -241,7 +253,9 @@ fn an_unknown_role_is_refused_by_line() {
 fn data_without_a_record_is_refused() {
     let fixture = Fixture::new();
     fixture.write("data.jsonl", "");
-    refused(&fixture, DATA, &["no sample is left to train on, of 0", "hint: "]);
+    let words =
+        ["no sample is left to train on: no record was found in `", "data.jsonl`", "hint: "];
+    refused(&fixture, DATA, &words);
     assert_eq!(RECORDS, 240, "what the other tests count on");
 }
 

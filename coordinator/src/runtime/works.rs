@@ -24,8 +24,8 @@ use tokio::time::Instant;
 pub(super) const QUEUE: usize = 1024;
 /// Lines of a run's metrics that wait for a store that is away: of more than that the oldest are lost.
 const METRICS_BYTES: usize = 64 << 20;
-/// Between two attempts at what the store would not do: at first, and at most.
-const PAUSES: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(60));
+/// Between two attempts at what the store would not do.
+const PAUSE: Duration = Duration::from_secs(3);
 /// How long it is tried to tidy up: the next checkpoint asks for it anew.
 const TIDYING: Duration = Duration::from_secs(3600);
 
@@ -35,8 +35,8 @@ pub(super) enum Work {
     Of(RunId, Task),
     /// Metrics of the run begin with this chunk.
     Begin { run: RunId, chunk: u64 },
-    /// Say when everything is done.
-    Settled(oneshot::Sender<()>),
+    /// Say when everything is done, of this run or of all.
+    Settled(Option<RunId>, oneshot::Sender<()>),
 }
 
 /// What is to be done for a run.
@@ -105,8 +105,8 @@ impl Kind {
 /// A task, and how it went so far.
 struct Job {
     task: Task,
-    /// When it failed first, and the pause after the last failure.
-    failed: Option<(Instant, Duration)>,
+    /// When it failed first.
+    failed: Option<Instant>,
 }
 
 impl Task {
@@ -226,8 +226,8 @@ pub(super) async fn work(worker: Worker, mut inbox: mpsc::Receiver<Work>) {
                     chunks.insert(run, chunk);
                     continue;
                 }
-                Some(Work::Settled(answer)) => {
-                    asked.push(answer);
+                Some(Work::Settled(run, answer)) => {
+                    asked.push((run, answer));
                     say_settled(&lines, &mut asked);
                     continue;
                 }
@@ -255,13 +255,18 @@ pub(super) async fn work(worker: Worker, mut inbox: mpsc::Receiver<Work>) {
     }
 }
 
-/// Tells those who asked, once nothing is left to do.
-fn say_settled(lines: &BTreeMap<RunId, Line>, asked: &mut Vec<oneshot::Sender<()>>) {
-    if lines.is_empty() {
-        for answer in asked.drain(..) {
-            // Whoever asked may not have had the patience.
-            let _ = answer.send(());
-        }
+/// Who wants to know when nothing is left to do, of a run or of all.
+type Asked = (Option<RunId>, oneshot::Sender<()>);
+
+/// Tells those for whom nothing is left to do.
+fn say_settled(lines: &BTreeMap<RunId, Line>, asked: &mut Vec<Asked>) {
+    let is_busy = |run: &Option<RunId>| match run {
+        Some(run) => lines.contains_key(run),
+        None => !lines.is_empty(),
+    };
+    for (_, answer) in asked.extract_if(.., |(run, _)| !is_busy(run)) {
+        // Whoever asked may not have had the patience.
+        let _ = answer.send(());
     }
 }
 
@@ -270,7 +275,7 @@ impl Worker {
     async fn attempt(&self, run: RunId, mut job: Job, mut chunk: u64) -> Done {
         let kind = job.task.kind();
         let failure = self.perform(&run, &job.task, &mut chunk).await.err();
-        let (began, pause) = job.failed.unwrap_or((Instant::now(), Duration::ZERO));
+        let began = job.failed.unwrap_or_else(Instant::now);
         let again = match failure {
             None => None,
             Some(Unpublished::Store(error))
@@ -279,9 +284,8 @@ impl Worker {
                 if job.failed.is_none() {
                     tracing::warn!(%run, error = chain(&error), "{}", kind.waits());
                 }
-                let pause = (2 * pause).clamp(PAUSES.0, PAUSES.1);
-                tokio::time::sleep(pause).await;
-                job.failed = Some((began, pause));
+                tokio::time::sleep(PAUSE).await;
+                job.failed = Some(began);
                 Some(job)
             }
             Some(error) => {
@@ -358,7 +362,7 @@ mod tests {
         let mut line = Line::default();
         line.add(&run(), Task::Metrics("old\n".into()));
         let mut job = line.next().unwrap();
-        job.failed = Some((Instant::now(), PAUSES.0));
+        job.failed = Some(Instant::now());
         line.add(&run(), Task::Discard(Lineage(1), 8));
         line.add(&run(), Task::Metrics("new\n".into()));
         line.again(job);
@@ -402,7 +406,7 @@ mod tests {
         assert_eq!(stored("free").unwrap(), "free's");
         std::fs::remove_file(&in_the_way).unwrap();
         let (answer, settled) = oneshot::channel();
-        works.send(Work::Settled(answer)).await.unwrap();
+        works.send(Work::Settled(None, answer)).await.unwrap();
         settled.await.unwrap();
         assert_eq!(stored("stuck").unwrap(), "stuck's");
     }

@@ -1,5 +1,6 @@
 //! The receipt as a person reads it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::{Counts, Histogram, Reason, Receipt, Tally};
@@ -30,6 +31,9 @@ impl fmt::Display for Receipt {
             write_examples(f, "cut", &counts.truncated)?;
             for (reason, tally) in &counts.findings {
                 write_examples(f, &format!("{}, kept", reason.label()), tally)?;
+            }
+            if !counts.unread.is_empty() {
+                writeln!(f, "  not read: {}", counts.unread)?;
             }
         }
         self.skipped.iter().try_for_each(|skipped| writeln!(f, "  {skipped}"))
@@ -78,13 +82,38 @@ fn write_lengths(f: &mut fmt::Formatter<'_>, label: &str, lengths: &Histogram) -
 }
 
 fn write_examples(f: &mut fmt::Formatter<'_>, label: &str, tally: &Tally) -> fmt::Result {
+    let mut said = BTreeSet::new();
     for example in &tally.examples {
-        // A hint on a line of its own belongs to its example.
-        writeln!(f, "  {label}: {}", example.to_string().replace('\n', "\n    "))?;
+        writeln!(f, "  {label}: {}", once(&mut said, &example.to_string()))?;
     }
     let more = tally.records.saturating_sub(tally.examples.len() as u64);
     if more > 0 {
         writeln!(f, "  {label}: {more} more")?;
     }
     Ok(())
+}
+
+/// A text of several lines with its hints, but for those that were said before. A hint on a line of
+/// its own belongs to its text.
+fn once(said: &mut BTreeSet<String>, text: &str) -> String {
+    let is_new = |line: &&str| !line.starts_with("hint: ") || said.insert((*line).to_owned());
+    let lines: Vec<_> = text.lines().filter(is_new).collect();
+    lines.join("\n    ")
+}
+
+impl Receipt {
+    /// The reasons why records were dropped, a line each, with so many places of each.
+    pub fn losses(&self, each: usize) -> String {
+        let mut said = BTreeSet::new();
+        let mut lines = String::new();
+        for (reason, tally) in &self.total().dropped {
+            let records = tally.records;
+            let plural = if records == 1 { "record" } else { "records" };
+            lines += &format!("\n  {}: {records} {plural}", reason.label());
+            for example in tally.examples.iter().take(each) {
+                lines += &format!("\n    {}", once(&mut said, &example.to_string()));
+            }
+        }
+        lines
+    }
 }

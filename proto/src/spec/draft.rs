@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::quality::Quality;
 use super::value::{
-    Adapter, Checkpoint, Dtype, EvalEvery, Format, Init, Roles, SaveDtype, TooLong, Train, TrainOn,
-    Turns,
+    Adapter, BrokenEnd, Checkpoint, Dtype, EvalEvery, Format, Init, Media, Roles, SaveDtype,
+    TooLong, Train, TrainOn, Turns,
 };
 
 /// The longest sample that a run may ask for.
@@ -99,6 +99,12 @@ pub struct Data {
     /// What happens to a sample that is longer than `max_tokens`; always counted in the receipt.
     #[serde(default)]
     pub too_long: TooLong,
+    /// What happens to a data file that ends before its records do.
+    #[serde(default)]
+    pub broken_end: BrokenEnd,
+    /// What happens to records with images, videos or sounds.
+    #[serde(default)]
+    pub media: Media,
     /// If more than this share of the records is lost, the run is refused, naming the `max_tokens`
     /// that fits.
     #[serde(default = "default_max_dropped")]

@@ -193,6 +193,8 @@ impl Resolver<'_> {
             quality: quality?,
             max_tokens: draft.max_tokens,
             too_long: draft.too_long,
+            broken_end: draft.broken_end,
+            media: draft.media,
             max_dropped: draft.max_dropped,
             train_on: draft.train_on,
             turns: draft.turns,

@@ -196,6 +196,31 @@ pub enum TooLong {
     Fail,
 }
 
+/// What happens to a data file that ends before its records do: one that is cut off, an archive that
+/// breaks off, a quote that never closes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BrokenEnd {
+    /// The run is refused, with the place.
+    #[default]
+    Fail,
+    /// What comes before the place is trained; what follows is lost.
+    Keep,
+}
+
+/// What happens to records with images, videos or sounds, which a text model does not see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Media {
+    /// They are lost, and count against `max_dropped`.
+    #[default]
+    Refuse,
+    /// They are left out, and counted.
+    Drop,
+    /// Their text is trained alone, and what it speaks of is never seen.
+    Text,
+}
+
 /// Which messages of a conversation are trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

@@ -35,6 +35,8 @@ impl From<&Spec> for Draft {
                     .with_benchmarks(data.quality.benchmarks.iter().map(source).collect()),
                 max_tokens: data.max_tokens,
                 too_long: data.too_long,
+                broken_end: data.broken_end,
+                media: data.media,
                 max_dropped: data.max_dropped,
                 train_on: data.train_on,
                 turns: data.turns,

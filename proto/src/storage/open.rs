@@ -19,6 +19,9 @@ use object_store::prefix::PrefixStore;
 use object_store::{ClientConfigKey, ClientOptions, ObjectStore};
 use std::sync::Arc;
 
+/// The URL of a store that lives in memory.
+pub(super) const MEMORY: &str = "memory:";
+
 /// What kind of store a storage is in: what its errors mean differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -151,7 +154,7 @@ impl Storage {
 
     /// A store of the caller's own making, for tests.
     pub fn over(store: Arc<dyn ObjectStore>) -> Self {
-        let (url, patience) = ("memory:".into(), Patience::default());
+        let (url, patience) = (MEMORY.into(), Patience::default());
         Self { store, url, kind: Kind::Local, patience, uploads: Uploads::None }
     }
 }

@@ -138,7 +138,7 @@ pub fn detect(
     if source.format != Format::Auto {
         return found(source.format, "as the run spec says");
     }
-    if raws.is_empty() {
+    if raws.iter().all(|raw| matches!(raw.body, Body::CutOff(_))) {
         return Ok(None);
     }
     if container == Container::Document {
@@ -148,7 +148,7 @@ pub fn detect(
         let record: Map<String, Value> = match &raw.body {
             Body::Json(json) => serde_json::from_slice(json).ok()?,
             Body::Value(row) => row.clone(),
-            Body::Text(_) | Body::Broken(_) => return None,
+            Body::Text(_) | Body::Broken(_) | Body::CutOff(_) => return None,
         };
         Some((raw.place, record))
     });

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::NaiveDate;
-use proto::spec::{self, Format, Spec, TooLong, TrainOn, Turns};
+use proto::spec::{self, BrokenEnd, Format, Media, Spec, TooLong, TrainOn, Turns};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -16,6 +16,10 @@ pub struct Options {
     pub max_tokens: usize,
     /// What happens to a conversation that is longer.
     pub too_long: TooLong,
+    /// What happens to an object that ends before its records do.
+    pub broken_end: BrokenEnd,
+    /// What happens to records with images, videos or sounds.
+    pub media: Media,
     /// Which parts of a conversation are trained.
     pub train_on: TrainOn,
     /// Whether a conversation is one sample, or one for every answer that is trained.
@@ -36,6 +40,8 @@ impl Default for Options {
         Options {
             max_tokens: 1024,
             too_long: TooLong::Drop,
+            broken_end: BrokenEnd::Fail,
+            media: Media::Refuse,
             train_on: TrainOn::Assistant,
             turns: Turns::Whole,
             chat_template: ChatTemplate::Tokenizer,
@@ -72,6 +78,8 @@ impl Options {
         Some(Options {
             max_tokens: data.max_tokens as usize,
             too_long: data.too_long,
+            broken_end: data.broken_end,
+            media: data.media,
             train_on: data.train_on,
             turns: data.turns,
             chat_template: match &data.chat_template {

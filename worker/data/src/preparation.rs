@@ -48,9 +48,19 @@ impl Preparer {
     ) -> Result<Preparation<'a>, PrepareError> {
         let opened = read::Object::open(object, bytes, source.format == Format::Text)?;
         let container = opened.container();
-        let detection = detect(object, container, &opened.head()?.take_raws(), source)?;
+        let mut head = opened.head()?;
+        let raws = head.take_raws();
+        for raw in &raws {
+            // Of a short object nothing else may be there to find a format by.
+            if let Body::CutOff(reason) = &raw.body {
+                let reject = Reject::new(Reason::BrokenEnd, reason.clone());
+                self.may_drop(&reject, object, raw.place)?;
+            }
+        }
+        let detection = detect(object, container, &raws, source)?;
         let settled = || Shape::new(source, source.format);
         let shape = detection.as_ref().map_or_else(settled, |found| found.shape(source));
+        let shape = shape.with_media(self.media());
         let document = || Document::new(self.max_tokens());
         Ok(Preparation {
             preparer: self,
@@ -81,7 +91,7 @@ impl Preparation<'_> {
     }
 
     /// The pieces of a text, tokenized each and joined.
-    fn pieces(&self, document: &mut Document, block: &mut Block) -> Made {
+    fn pieces(&self, document: &mut Document, block: &mut Block) -> Result<Made, PrepareError> {
         let (shape, encoder) = (&self.shape, self.preparer.encoder());
         let encode = |raw: Raw<'_>| (raw.place, piece(raw.body, shape, encoder));
         let encoded: Vec<_> = block.take_raws().into_par_iter().map(encode).collect();
@@ -95,6 +105,7 @@ impl Preparation<'_> {
                     records.extend(before);
                 }
                 Err(reject) => {
+                    self.preparer.may_drop(&reject, &self.object, place)?;
                     // What follows the gap is a text of its own.
                     records.extend(document.close(&[]));
                     let object = self.object.clone();
@@ -104,7 +115,7 @@ impl Preparation<'_> {
             }
         }
         records.iter().for_each(|record| counts.add_samples(&record.samples));
-        (records, counts)
+        Ok((records, counts))
     }
 }
 
@@ -127,13 +138,13 @@ impl Iterator for Preparation<'_> {
         };
         let made = self.pieces(&mut document, &mut block);
         self.document = Some(document);
-        Some(Ok(made))
+        Some(made)
     }
 }
 
 /// One piece of a text.
 fn piece(body: Body<'_>, shape: &Shape, encoder: &Encoder) -> Result<Piece, Reject> {
-    let record = shape.parse(body)?;
+    let record = shape.parse(body)?.record;
     let features = features(&record, record.hash());
     match (record, encoder.eos()) {
         (Record::Text(text), Some(_)) => Ok(Piece { features, tokens: encoder.piece(&text)? }),

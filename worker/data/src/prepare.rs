@@ -1,12 +1,13 @@
 //! Records -> samples and counts: the whole way, in parallel over records.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use proto::prepared::{Features, Sample, Unit};
-use proto::receipt::{Counts, Example, Place, Reason};
-use proto::spec::{TooLong, TrainOn, Turns};
+use proto::receipt::{Counts, Example, OF_MESSAGES, Place, Reason};
+use proto::spec::{BrokenEnd, Media, TooLong, TrainOn, Turns};
 use rayon::prelude::*;
 
 use super::calls::Calls;
@@ -18,7 +19,7 @@ use super::folder::Folder;
 use super::options::{ChatTemplate, Options, SourceOptions};
 use super::quality::features;
 use super::read::{Raw, ReadError};
-use super::record::{Record, Reject, Shape};
+use super::record::{Parsed, Record, Reject, Shape, says_something};
 use super::spans::trained;
 use super::template::{ALPACA, CHATML, Template, TemplateError};
 use super::turns;
@@ -62,6 +63,19 @@ pub enum PrepareError {
     /// Its records' format is unknown.
     #[error(transparent)]
     Detect(#[from] DetectError),
+    /// `broken_end: fail`, and the object ends before its records do.
+    #[error(
+        "{object}, {place}: the file is cut off or damaged, and what follows is lost: {reason}\n\
+         hint: get the whole file; `data.broken_end: keep` trains on what comes before this place"
+    )]
+    BrokenEnd {
+        /// The object's name.
+        object: String,
+        /// Where its last record begins.
+        place: Place,
+        /// Why nothing can be read from there on.
+        reason: String,
+    },
     /// `too_long: fail`, and a record is.
     #[error(
         "{object}, {place}: {tokens} tokens, more than the {max_tokens} that max_tokens allows\n\
@@ -119,10 +133,12 @@ impl Prepared {
     }
 }
 
-/// A record, and how many tokens were cut off it.
+/// A record, how many tokens were cut off it, and what was seen of it.
 struct Made {
     record: PreparedRecord,
     tokens_cut: u64,
+    unread: Vec<String>,
+    notes: Vec<(Reason, String)>,
 }
 
 impl Preparer {
@@ -234,6 +250,10 @@ impl Preparer {
         &self.encoder
     }
 
+    pub(super) fn media(&self) -> Media {
+        self.options.media
+    }
+
     pub(super) fn max_tokens(&self) -> usize {
         self.options.max_tokens
     }
@@ -255,28 +275,24 @@ impl Preparer {
             return Err(PrepareError::NoTemplate);
         }
         let make = |raw: Raw<'_>| {
-            let made = shape.parse(raw.body);
-            (raw.place, made.and_then(|record| self.sample(record, raw.place.position())))
+            let Raw { place, body, swallowed } = raw;
+            let made = shape.parse(body);
+            let made = made.and_then(|parsed| self.sample(parsed, place.position()));
+            (place, swallowed, made)
         };
-        let made: Vec<(Place, Result<Made, Reject>)> = raws.into_par_iter().map(make).collect();
+        let made: Vec<(Place, u64, Result<Made, Reject>)> =
+            raws.into_par_iter().map(make).collect();
         let mut records = Vec::with_capacity(made.len());
         let mut counts = Counts::default();
-        for (place, made) in made {
+        for (place, swallowed, made) in made {
             let example = |reason: &str| Example {
                 object: object.to_owned(),
                 place,
                 reason: reason.to_owned(),
             };
             match made {
-                Err(reject) if self.must_fail(&reject) => {
-                    return Err(PrepareError::TooLong {
-                        object: object.to_owned(),
-                        place,
-                        tokens: reject.tokens_lost,
-                        max_tokens: self.options.max_tokens,
-                    });
-                }
                 Err(reject) => {
+                    self.may_drop(&reject, object, place)?;
                     counts.drop_record(reject.reason, example(&reject.detail), reject.tokens_lost);
                 }
                 Ok(made) => {
@@ -286,6 +302,17 @@ impl Preparer {
                         let cut = format!("{} tokens cut off", made.tokens_cut);
                         counts.truncated.count(example(&cut), made.tokens_cut);
                     }
+                    if swallowed > 0 {
+                        let found = format!(
+                            "a quoted cell holds {swallowed} lines that look like rows: is a quote \
+                             missing, or one too many?"
+                        );
+                        counts.find(Reason::SwallowedRows, example(&found));
+                    }
+                    for (reason, note) in &made.notes {
+                        counts.find(*reason, example(note));
+                    }
+                    made.unread.iter().for_each(|name| counts.unread.add(name));
                     counts.add_samples(&made.record.samples);
                     records.push(made.record);
                 }
@@ -295,18 +322,52 @@ impl Preparer {
     }
 
     fn must_fail(&self, reject: &Reject) -> bool {
-        reject.reason == Reason::TooLong && self.options.too_long == TooLong::Fail
+        match reject.reason {
+            Reason::TooLong => self.options.too_long == TooLong::Fail,
+            Reason::BrokenEnd => self.options.broken_end == BrokenEnd::Fail,
+            _ => false,
+        }
     }
 
-    fn sample(&self, record: Record, position: u64) -> Result<Made, Reject> {
+    /// Whether the run goes on without a record.
+    ///
+    /// # Errors
+    /// Where the spec says that it must not.
+    pub(super) fn may_drop(
+        &self,
+        reject: &Reject,
+        object: &str,
+        place: Place,
+    ) -> Result<(), PrepareError> {
+        if !self.must_fail(reject) {
+            return Ok(());
+        }
+        let object = object.to_owned();
+        Err(match reject.reason {
+            Reason::BrokenEnd => {
+                PrepareError::BrokenEnd { object, place, reason: reject.detail.clone() }
+            }
+            _ => PrepareError::TooLong {
+                object,
+                place,
+                tokens: reject.tokens_lost,
+                max_tokens: self.options.max_tokens,
+            },
+        })
+    }
+
+    fn sample(&self, parsed: Parsed, position: u64) -> Result<Made, Reject> {
+        let Parsed { record, mut unread, notes } = parsed;
         let missing = |error: PrepareError| Reject::new(Reason::Malformed, error.to_string());
         let hash = record.hash();
         let features = features(&record, hash);
         let (tokens, weights) = match record {
             Record::Conversation(conversation) => {
                 // Its turns have the hash of the whole: they are held out, or trained, together.
+                unread.extend(self.unread(&conversation));
                 let (samples, tokens_cut) = self.conversation(conversation, hash, position)?;
-                return Ok(Made { record: PreparedRecord { features, samples }, tokens_cut });
+                let record = PreparedRecord { features, samples };
+                return Ok(Made { record, tokens_cut, unread, notes });
             }
             Record::Completion { prompt, completion } => {
                 self.encoder.eos().ok_or_else(|| missing(PrepareError::NoEndToken))?;
@@ -316,11 +377,21 @@ impl Preparer {
                 self.encoder.eos().ok_or_else(|| missing(PrepareError::NoEndToken))?;
                 let tokens = self.encoder.text(&text)?;
                 let samples = chunks(&tokens, self.options.max_tokens, position);
-                return Ok(Made { record: PreparedRecord { features, samples }, tokens_cut: 0 });
+                let record = PreparedRecord { features, samples };
+                return Ok(Made { record, tokens_cut: 0, unread, notes });
             }
         };
         let (sample, tokens_cut) = self.limit(Sample { tokens, weights, hash, position })?;
-        Ok(Made { record: PreparedRecord { features, samples: vec![sample] }, tokens_cut })
+        let record = PreparedRecord { features, samples: vec![sample] };
+        Ok(Made { record, tokens_cut, unread, notes })
+    }
+
+    /// The fields of its messages that the chat template does not ask for.
+    fn unread(&self, conversation: &Conversation) -> BTreeSet<String> {
+        let asks = |name: &str| self.template.as_ref().is_some_and(|t| t.asks_for(name));
+        let fields = conversation.messages.iter().flat_map(|message| &message.fields);
+        let unread = fields.filter(|(name, value)| says_something(value) && !asks(name));
+        unread.map(|(name, _)| format!("{OF_MESSAGES}{name}")).collect()
     }
 
     /// A conversation's samples, and how many tokens were cut off them.

@@ -15,7 +15,7 @@ use super::template::hex;
 
 /// Raise it with every change that makes equal input and options give different tokens or weights.
 /// All data sets are then prepared again.
-const RECIPE_VERSION: u32 = 2;
+const RECIPE_VERSION: u32 = 3;
 
 /// Bytes of a fingerprint; as text it has twice as many characters.
 const FINGERPRINT: usize = 16;
@@ -81,7 +81,7 @@ fn json(value: &impl Serialize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use chrono::NaiveDate;
-    use proto::spec::{Format, TooLong, TrainOn, Turns};
+    use proto::spec::{BrokenEnd, Format, Media, TooLong, TrainOn, Turns};
     use serde_json::json;
 
     use super::*;
@@ -123,6 +123,8 @@ mod tests {
         let options = Options {
             max_tokens: 2048,
             too_long: TooLong::Truncate,
+            broken_end: BrokenEnd::Keep,
+            media: Media::Text,
             train_on: TrainOn::Last,
             turns: Turns::Each,
             chat_template: ChatTemplate::Jinja("{{ strftime_now('%d') }}".into()),
@@ -137,7 +139,7 @@ mod tests {
             system: Some("Be brief.".into()),
         };
         let name = name(shard(), b"{}", &options, source);
-        assert_eq!(name, "8c0551db2e2a34f2aab4a2b75466a3ff");
+        assert_eq!(name, "6dcfca5297964889fc91c0cf438c1f59");
     }
 
     #[test]
@@ -150,6 +152,8 @@ mod tests {
             plain(&options),
             plain(&Options { max_tokens: 7, ..options.clone() }),
             plain(&Options { too_long: TooLong::Fail, ..options.clone() }),
+            plain(&Options { broken_end: BrokenEnd::Keep, ..options.clone() }),
+            plain(&Options { media: Media::Text, ..options.clone() }),
             plain(&Options { train_on: TrainOn::All, ..options.clone() }),
             plain(&Options { turns: Turns::Each, ..options.clone() }),
             plain(&Options { chat_template: ChatTemplate::Chatml, ..options.clone() }),

@@ -8,13 +8,15 @@
 //! it is refused with the reason, never read as another format.
 
 mod fields;
+mod media;
 mod message;
+mod parts;
 mod tools;
 
 use std::collections::BTreeMap;
 
 use proto::receipt::Reason;
-use proto::spec::Format;
+use proto::spec::{Format, Media};
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -22,6 +24,7 @@ use super::conversation::{Conversation, Message, Role};
 use super::options::SourceOptions;
 use super::read::{Body, json_error};
 use fields::Fields;
+pub(crate) use fields::says_something;
 use message::{Dialect, messages};
 
 /// Why a record is not trained on: a class for counting, and a sentence for people.
@@ -77,10 +80,22 @@ impl Record {
     }
 }
 
+/// A record, and what was seen beside its meaning.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parsed {
+    /// Its meaning.
+    pub record: Record,
+    /// Its fields that nothing was read from.
+    pub unread: Vec<String>,
+    /// What its author should know: the class, and a sentence.
+    pub notes: Vec<(Reason, String)>,
+}
+
 /// How to read a source's records: its options with the format settled.
 #[derive(Clone, Debug)]
 pub struct Shape {
     format: Format,
+    media: Media,
     fields: BTreeMap<String, String>,
     roles: BTreeMap<String, Role>,
     system: Option<String>,
@@ -91,10 +106,17 @@ impl Shape {
     pub fn new(source: &SourceOptions, format: Format) -> Shape {
         Shape {
             format,
+            media: Media::default(),
             fields: source.fields.clone(),
             roles: source.roles.clone(),
             system: source.system.clone(),
         }
+    }
+
+    /// The same, with what happens to images, videos and sounds.
+    #[must_use]
+    pub fn with_media(self, media: Media) -> Shape {
+        Shape { media, ..self }
     }
 
     /// Whether its records need a chat template.
@@ -113,25 +135,35 @@ impl Shape {
     /// # Errors
     /// What the receipt counts: broken JSON, missing fields, unknown roles, empty questions or
     /// answers.
-    pub fn parse(&self, body: Body<'_>) -> Result<Record, Reject> {
+    pub fn parse(&self, body: Body<'_>) -> Result<Parsed, Reject> {
+        let plain = |record| Parsed { record, unread: Vec::new(), notes: Vec::new() };
         let record = match body {
             Body::Json(json) => object(json)?,
             Body::Value(row) => without_nulls(row),
-            Body::Text(text) => return Ok(Record::Text(utf8(text)?.to_owned())),
+            Body::Text(text) => return Ok(plain(Record::Text(utf8(text)?.to_owned()))),
             Body::Broken(reason) => return Err(malformed(reason)),
+            Body::CutOff(reason) => return Err(Reject::new(Reason::BrokenEnd, reason)),
         };
-        let fields = Fields::new(&self.fields, record);
-        match self.format {
-            Format::Alpaca => self.alpaca(fields),
-            Format::Messages => self.messages(fields),
-            Format::Sharegpt => self.sharegpt(fields),
-            Format::Completion => self.completion(fields),
-            Format::Text => text(fields),
-            Format::Auto => Err(malformed("its format was not settled")),
+        let mut fields = Fields::new(&self.fields, record);
+        if self.media != Media::Text {
+            media::refuse_beside(&fields)?;
         }
+        let record = match self.format {
+            Format::Alpaca => self.alpaca(&mut fields),
+            Format::Messages => self.messages(&mut fields),
+            Format::Sharegpt => self.sharegpt(&mut fields),
+            Format::Completion => self.completion(&mut fields),
+            Format::Text => text(&mut fields),
+            Format::Auto => Err(malformed("its format was not settled")),
+        };
+        let mut parsed = Parsed { unread: fields.unread(), ..plain(record?) };
+        if let Record::Conversation(conversation) = &mut parsed.record {
+            parsed.notes.extend(leave_empty_answers_out(&mut conversation.messages));
+        }
+        Ok(parsed)
     }
 
-    fn alpaca(&self, mut fields: Fields<'_>) -> Result<Record, Reject> {
+    fn alpaca(&self, fields: &mut Fields<'_>) -> Result<Record, Reject> {
         let instruction = fields.text("instruction")?;
         let input = fields.optional_text("input")?.unwrap_or_default();
         let output = fields.text("output")?;
@@ -144,20 +176,27 @@ impl Shape {
             return empty(&format!("`{}` is empty", fields.own("output")));
         }
         let mut messages: Vec<Message> = Vec::new();
-        for (question, answer) in history(&mut fields)? {
+        for (question, answer) in history(fields)? {
             messages.push(Message::new(Role::User, question));
             messages.push(Message::new(Role::Assistant, answer));
         }
         messages.push(question(instruction, input));
-        messages.push(Message::new(Role::Assistant, output));
+        let mut answer = Message::new(Role::Assistant, output);
+        // A column of what was thought before the answer.
+        if let Some(name) = fields.first_of(&["reasoning_content", "reasoning", "thinking", "cot"])
+            && let Some(reasoning) = fields.optional_text(name)?
+        {
+            answer.fields.insert("reasoning_content".into(), Value::from(reasoning));
+        }
+        messages.push(answer);
         let tools = tools::listed(fields.list("tools")?)?;
         self.conversation(messages, tools, fields)
     }
 
-    fn messages(&self, mut fields: Fields<'_>) -> Result<Record, Reject> {
+    fn messages(&self, fields: &mut Fields<'_>) -> Result<Record, Reject> {
         let name = fields.own("messages").to_owned();
         let list = fields.list("messages")?.ok_or_else(|| fields.missing("messages"))?;
-        let messages = messages(list, &name, &Dialect::openai(&self.fields, &self.roles))?;
+        let messages = messages(list, &name, &self.openai())?;
         refuse_unanswered(&messages, &name)?;
         let tools = match fields.list("functions")? {
             // What the interface called its tools before they had a type.
@@ -167,11 +206,15 @@ impl Shape {
         self.conversation(messages, tools, fields)
     }
 
-    fn sharegpt(&self, mut fields: Fields<'_>) -> Result<Record, Reject> {
+    fn openai(&self) -> Dialect<'_> {
+        Dialect::openai(&self.fields, &self.roles, self.media)
+    }
+
+    fn sharegpt(&self, fields: &mut Fields<'_>) -> Result<Record, Reject> {
         const LISTS: [&str; 3] = ["conversations", "conversation", "messages"];
         let name = LISTS.into_iter().find(|name| fields.has(name)).unwrap_or(LISTS[0]);
         let list = fields.list(name)?.ok_or_else(|| fields.missing(name))?;
-        let dialect = Dialect::sharegpt(&self.fields, &self.roles);
+        let dialect = Dialect::sharegpt(&self.fields, &self.roles, self.media);
         let messages = messages(list, fields.own(name), &dialect)?;
         refuse_unanswered(&messages, fields.own(name))?;
         // The format's tools are often bare functions; templates are given typed ones.
@@ -179,9 +222,9 @@ impl Shape {
         self.conversation(messages, tools, fields)
     }
 
-    fn completion(&self, mut fields: Fields<'_>) -> Result<Record, Reject> {
+    fn completion(&self, fields: &mut Fields<'_>) -> Result<Record, Reject> {
         if fields.is_list("prompt") {
-            let dialect = Dialect::openai(&self.fields, &self.roles);
+            let dialect = self.openai();
             let mut part = |name: &str| {
                 let list = fields.list(name)?.ok_or_else(|| fields.missing(name))?;
                 messages(list, fields.own(name), &dialect)
@@ -209,9 +252,10 @@ impl Shape {
         &self,
         messages: Vec<Message>,
         tools: Option<Value>,
-        mut fields: Fields<'_>,
+        fields: &mut Fields<'_>,
     ) -> Result<Record, Reject> {
-        let system = fields.optional_text("system")?.filter(|text| !text.is_empty());
+        let name = fields.first_of(&["system", "system_prompt"]).unwrap_or("system");
+        let system = fields.optional_text(name)?.filter(|text| !text.is_empty());
         let kwargs = fields.object("chat_template_kwargs")?.unwrap_or_default();
         let conversation = Conversation { messages, tools, kwargs };
         let conversation = conversation.with_system(system.as_deref());
@@ -259,7 +303,7 @@ fn history(fields: &mut Fields<'_>) -> Result<Vec<(String, String)>, Reject> {
     }
 }
 
-fn text(mut fields: Fields<'_>) -> Result<Record, Reject> {
+fn text(fields: &mut Fields<'_>) -> Result<Record, Reject> {
     let text = fields.text("text")?;
     if text.trim().is_empty() {
         return Err(Reject::new(Reason::Empty, format!("`{}` is empty", fields.own("text"))));
@@ -281,6 +325,20 @@ fn refuse_unanswered(messages: &[Message], name: &str) -> Result<(), Reject> {
         return Err(Reject::new(Reason::Empty, "every answer is empty"));
     }
     Ok(())
+}
+
+/// Answers that say and call nothing teach to stop at once: they are shown and not trained, unless their author says
+/// otherwise. What was found.
+fn leave_empty_answers_out(messages: &mut [Message]) -> Vec<(Reason, String)> {
+    let mut notes = Vec::new();
+    for (message, number) in messages.iter_mut().zip(1..) {
+        if message.role == Role::Assistant && message.train.is_none() && message.is_blank() {
+            message.train = Some(false);
+            let found = format!("message {number} is an empty answer, which is not trained");
+            notes.push((Reason::Empty, found));
+        }
+    }
+    notes
 }
 
 fn without_nulls(map: Map<String, Value>) -> Map<String, Value> {

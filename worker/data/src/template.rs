@@ -1,5 +1,6 @@
 //! A chat template, ready to render: conversation -> text, and where the model speaks in it.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use chrono::NaiveDate;
@@ -62,7 +63,12 @@ pub struct Template {
     marking: Marking,
     content: Content,
     globals: Value,
+    /// The words that stand in it.
+    words: HashSet<String>,
 }
+
+/// What reasoning is called.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// How a template wants what a message says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,8 +103,10 @@ impl Template {
         let text = rewritten.unwrap_or_else(|| source.clone());
         env.add_template_owned(NAME, text).map_err(syntax)?;
         let globals = Value::from_serialize(globals);
+        let is_word = |c: char| c.is_alphanumeric() || c == '_';
+        let words = source.split(|c| !is_word(c)).map(str::to_owned).collect();
         let mut template =
-            Template { env, source, known, marking, content: Content::Text, globals };
+            Template { env, source, known, marking, content: Content::Text, globals, words };
         template.content = template.wanted_content();
         Ok(template)
     }
@@ -125,6 +133,19 @@ impl Template {
         match !shows(PROBE.into()) && shows(parts(PROBE)) {
             true => Content::Parts,
             false => Content::Text,
+        }
+    }
+
+    /// Whether it reads a field of messages: its name stands in it. What makes a text of whole messages reads all.
+    pub fn asks_for(&self, field: &str) -> bool {
+        match field {
+            // A question's parts, which Alpaca's own template puts together by itself, are in its content.
+            "role" | "content" | "tool_calls" | "instruction" | "input" => true,
+            // One goes by the names of all.
+            "reasoning_content" | "thinking" | "reasoning" => {
+                REASONING.iter().any(|name| self.words.contains(*name))
+            }
+            field => self.words.contains(field),
         }
     }
 
@@ -187,10 +208,9 @@ impl Template {
 
 /// A message as `transformers` shows it to a template: reasoning goes by all of its names.
 fn seen(message: &Message, content: Content) -> serde_json::Map<String, serde_json::Value> {
-    const NAMES: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
     let fields = &message.fields;
     let reasoning =
-        NAMES.iter().filter_map(|name| fields.get(*name)).find(|value| !value.is_null());
+        REASONING.iter().filter_map(|name| fields.get(*name)).find(|value| !value.is_null());
     let mut seen = match reasoning {
         None => fields.clone(),
         Some(reasoning) => {

@@ -111,9 +111,10 @@ fn unprepared(spec: &Spec, error: &data::PrepareError) -> Trouble {
     use data::PrepareError as E;
     match error {
         E::Read(data::ReadError::Source { source, .. }) => trouble(blame(source))(chain(error)),
-        E::Read(data::ReadError::Unreadable { .. }) | E::Detect(_) | E::TooLong { .. } => {
-            trouble(Cause::Data)(chain(error))
-        }
+        E::Read(data::ReadError::Unreadable { .. })
+        | E::Detect(_)
+        | E::BrokenEnd { .. }
+        | E::TooLong { .. } => trouble(Cause::Data)(chain(error)),
         E::Tokenizer(_)
         | E::NoTemplate
         | E::Template(_)

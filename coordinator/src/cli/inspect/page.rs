@@ -43,6 +43,8 @@ struct Source<'a> {
     /// By reason, as the page's columns.
     dropped: Vec<u64>,
     formats: Vec<String>,
+    /// Fields that nothing is read from.
+    unread: String,
     charts: Vec<Chart>,
 }
 
@@ -59,6 +61,7 @@ impl<'a> Page<'a> {
                 .map(|reason| counts.dropped.get(reason).map_or(0, |tally| tally.records))
                 .collect(),
             formats: counts.formats.iter().map(ToString::to_string).collect(),
+            unread: counts.unread.to_string(),
             charts: charts(counts),
         };
         Self {

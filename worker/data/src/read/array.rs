@@ -9,7 +9,7 @@ use proto::receipt::Place;
 use super::block::Block;
 use super::scan::{Scan, Seen};
 use super::unpack::Input;
-use super::{LOST, RECORD_BYTES, ReadError, Records, TOO_LARGE};
+use super::{RECORD_BYTES, ReadError, Records, TOO_LARGE};
 
 /// An array that is being walked.
 pub(super) struct Array {
@@ -152,13 +152,11 @@ impl Records for Array {
         let place = self.place();
         let reason = match byte.and_then(|byte| self.step(byte, block)) {
             Ok(Ok(())) => return Ok(!ended),
-            Ok(Err(reason)) => {
-                format!("the array breaks off here; {LOST}: {reason}")
-            }
+            Ok(Err(reason)) => format!("the array breaks off here: {reason}"),
             Err(error) => self.input.explain(error)?,
         };
         block.forget(mark);
-        block.push_broken(place, reason);
+        block.push_cut_off(place, reason);
         Ok(false)
     }
 

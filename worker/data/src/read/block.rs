@@ -29,6 +29,8 @@ pub struct Raw<'a> {
     pub place: Place,
     /// What it is.
     pub body: Body<'a>,
+    /// Lines within its cells that look like rows of their own.
+    pub swallowed: u64,
 }
 
 /// A record's content, as far as its container settles it.
@@ -42,15 +44,18 @@ pub enum Body<'a> {
     Text(&'a [u8]),
     /// Nothing that can be read, and why.
     Broken(String),
+    /// The object breaks off here, and why: nobody can count what is not there. Nothing follows.
+    CutOff(String),
 }
 
 /// A [`Body`], with its bytes by their place in the block.
 #[derive(Debug)]
 enum Held {
     Json(Range<usize>),
-    Value(Map<String, Value>),
+    Value { row: Map<String, Value>, swallowed: u64 },
     Text(Range<usize>),
     Broken(String),
+    CutOff(String),
 }
 
 impl Block {
@@ -68,13 +73,18 @@ impl Block {
     pub fn take_raws(&mut self) -> Vec<Raw<'_>> {
         let bytes = &self.bytes;
         let raw = |(place, held)| {
+            let mut swallowed = 0;
             let body = match held {
                 Held::Json(range) => Body::Json(&bytes[range]),
-                Held::Value(row) => Body::Value(row),
+                Held::Value { row, swallowed: lines } => {
+                    swallowed = lines;
+                    Body::Value(row)
+                }
                 Held::Text(range) => Body::Text(&bytes[range]),
                 Held::Broken(reason) => Body::Broken(reason),
+                Held::CutOff(reason) => Body::CutOff(reason),
             };
-            Raw { place, body }
+            Raw { place, body, swallowed }
         };
         self.entries.drain(..).map(raw).collect()
     }
@@ -119,14 +129,25 @@ impl Block {
         self.entries.push((place, Held::Text(range)));
     }
 
-    /// A row of about `size` bytes.
-    pub(super) fn push_row(&mut self, place: Place, row: Map<String, Value>, size: usize) {
+    /// A row of about `size` bytes, with `swallowed` lines in its cells that look like rows.
+    pub(super) fn push_row(
+        &mut self,
+        place: Place,
+        row: Map<String, Value>,
+        size: usize,
+        swallowed: u64,
+    ) {
         self.size += size;
-        self.entries.push((place, Held::Value(row)));
+        self.entries.push((place, Held::Value { row, swallowed }));
     }
 
     /// A record that cannot be read.
     pub(super) fn push_broken(&mut self, place: Place, reason: impl Into<String>) {
         self.entries.push((place, Held::Broken(reason.into())));
+    }
+
+    /// The object breaks off: nothing follows.
+    pub(super) fn push_cut_off(&mut self, place: Place, reason: impl Into<String>) {
+        self.entries.push((place, Held::CutOff(reason.into())));
     }
 }

@@ -5,10 +5,11 @@ use std::ops::Range;
 
 use memchr::memchr;
 use proto::receipt::Place;
+use serde::de::IgnoredAny;
 
 use super::block::Block;
 use super::unpack::Input;
-use super::{RECORD_BYTES, ReadError, Records, TOO_LARGE};
+use super::{RECORD_BYTES, ReadError, Records, TOO_LARGE, json_error};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -28,6 +29,8 @@ pub(super) struct Lines {
 struct Line {
     bytes: u64,
     is_whole: bool,
+    /// Whether a newline ends it, and not the object.
+    is_ended: bool,
 }
 
 impl Lines {
@@ -69,7 +72,7 @@ impl Lines {
 
     /// Takes the next line into the block, as far as a record may be long; none at the input's end.
     fn take_line(&mut self, block: &mut Block) -> io::Result<Option<Line>> {
-        let mut line = Line { bytes: 0, is_whole: true };
+        let mut line = Line { bytes: 0, is_whole: true, is_ended: false };
         loop {
             let chunk = self.input.fill_buf()?;
             if chunk.is_empty() {
@@ -86,6 +89,7 @@ impl Lines {
             self.input.consume(step);
             self.at += step as u64;
             // The rest of what is too large is nobody's: the next line begins in a later range.
+            line.is_ended = newline.is_some();
             if newline.is_some() || (!line.is_whole && self.at >= self.end) {
                 return Ok(Some(line));
             }
@@ -106,7 +110,7 @@ impl Records for Lines {
             Ok(Some(line)) => line,
             Err(error) => {
                 block.forget(mark);
-                block.push_broken(place, self.input.explain(error)?);
+                block.push_cut_off(place, self.input.explain(error)?);
                 self.end = self.at;
                 return Ok(true);
             }
@@ -122,6 +126,13 @@ impl Records for Lines {
         let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).filter(|_| first).unwrap_or(bytes);
         let skipped = block.since(mark).len() - bytes.trim_ascii_start().len();
         let length = bytes.trim_ascii().len();
+        if !line.is_ended
+            && let Some(reason) = cut_off(bytes.trim_ascii())
+        {
+            block.forget(mark);
+            block.push_cut_off(place, reason);
+            return Ok(true);
+        }
         match length {
             0 => block.forget(mark),
             _ => block.push_json(place, mark + skipped..mark + skipped + length),
@@ -132,4 +143,14 @@ impl Records for Lines {
     fn positions(&self) -> u64 {
         self.lines
     }
+}
+
+/// Why an object's last line, which no newline ends, is the beginning of one only.
+fn cut_off(line: &[u8]) -> Option<String> {
+    if line.is_empty() {
+        return None;
+    }
+    let parsed: Result<IgnoredAny, _> = serde_json::from_slice(line);
+    let error = parsed.err().filter(serde_json::Error::is_eof)?;
+    Some(format!("the last line breaks off: {}", json_error(&error, 1)))
 }

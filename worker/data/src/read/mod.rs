@@ -10,7 +10,8 @@
 //! ```
 //!
 //! Memory is bounded whatever an object holds. What is broken costs as little as can be told apart,
-//! and stands among the records as [`Body::Broken`]: nothing is lost without its place.
+//! and stands among the records as [`Body::Broken`]: nothing is lost without its place. An object
+//! that ends before its records do ends in [`Body::CutOff`]: how much is lost with it nobody knows.
 
 mod array;
 mod block;
@@ -40,8 +41,6 @@ use unpack::{Input, Packing};
 /// A record at most. What is larger is no instruction, but a file that is not what it seems.
 const RECORD_BYTES: u64 = 64 << 20;
 const TOO_LARGE: &str = "a record of more than 64 MiB";
-/// Said where an object breaks off: nobody can count what is not there.
-const LOST: &str = "what follows is lost, and counts as one record";
 
 /// Why an object cannot be split into records; none of its records is used.
 #[derive(Debug, thiserror::Error)]

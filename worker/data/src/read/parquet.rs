@@ -101,7 +101,7 @@ impl Records for Rows {
         match self.group.take() {
             Ok(row) => {
                 let size = row.values().map(size_of).sum();
-                block.push_row(place, row, size);
+                block.push_row(place, row, size, 0);
             }
             Err(reason) => {
                 self.pieces.check(&self.object)?;

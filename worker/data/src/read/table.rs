@@ -13,10 +13,13 @@ use super::{RECORD_BYTES, ReadError, Records, TOO_LARGE};
 
 /// Columns at most: more are a separator that repeats without end.
 const MOST_CELLS: usize = 1 << 16;
+/// Lines that look like rows in one cell, from which on it is suspect.
+const FEWEST_ROWS: usize = 3;
 
 /// A table that is being read.
 pub(super) struct Table {
     input: Input,
+    delimiter: u8,
     parser: Reader,
     columns: Vec<String>,
     row: Row,
@@ -48,6 +51,8 @@ impl Row {
 enum Read {
     /// All of it.
     Whole,
+    /// All that there is: the object ends without a line end, or within quotes.
+    Last { in_quotes: bool },
     /// As much as a row may be long: a quote that does not close takes all that follows into one
     /// cell.
     TooLarge,
@@ -63,10 +68,13 @@ impl Table {
     pub(super) fn new(input: Input, delimiter: u8) -> Result<Table, ReadError> {
         let parser = ReaderBuilder::new().delimiter(delimiter).build();
         let (columns, row) = (Vec::new(), Row::new());
-        let mut table = Table { input, parser, columns, row, line: 1 };
+        let mut table = Table { input, delimiter, parser, columns, row, line: 1 };
         let found = match table.read_row() {
             Ok(Read::End) => return Ok(table),
-            Ok(Read::Whole) => table.name_columns().err(),
+            Ok(Read::Whole | Read::Last { in_quotes: false }) => table.name_columns().err(),
+            Ok(Read::Last { in_quotes: true }) => {
+                Some("a header whose quote does not close".into())
+            }
             Ok(Read::TooLarge) => Some(format!("a header of {TOO_LARGE}")),
             Err(error) => Some(table.input.explain(error)?),
         };
@@ -104,16 +112,29 @@ impl Table {
     fn read_row(&mut self) -> io::Result<Read> {
         let Row { bytes, ends, cells } = &mut self.row;
         let mut filled = 0;
+        let mut begun = false;
         *cells = 0;
         loop {
             let chunk = self.input.fill_buf()?;
+            let is_end = chunk.is_empty();
+            if is_end && !begun {
+                return Ok(Read::End);
+            }
+            begun = true;
+            // A line end ends the last row too, unless it is within quotes.
+            let input = if is_end { b"\n" } else { chunk };
             let (result, read, written, ended) =
-                self.parser.read_record(chunk, &mut bytes[filled..], &mut ends[*cells..]);
-            self.line += newlines(&chunk[..read]);
-            self.input.consume(read);
+                self.parser.read_record(input, &mut bytes[filled..], &mut ends[*cells..]);
+            if !is_end {
+                self.line += newlines(&chunk[..read]);
+                self.input.consume(read);
+            }
             filled += written;
             *cells += ended;
             match result {
+                ReadRecordResult::InputEmpty if is_end => {
+                    return Ok(Read::Last { in_quotes: true });
+                }
                 ReadRecordResult::InputEmpty => {}
                 ReadRecordResult::OutputFull if bytes.len() as u64 >= RECORD_BYTES => {
                     return Ok(Read::TooLarge);
@@ -123,10 +144,35 @@ impl Table {
                 }
                 ReadRecordResult::OutputFull => bytes.resize(bytes.len() * 2, 0),
                 ReadRecordResult::OutputEndsFull => ends.resize(ends.len() * 2, 0),
+                ReadRecordResult::Record if is_end => {
+                    return Ok(Read::Last { in_quotes: false });
+                }
                 ReadRecordResult::Record => return Ok(Read::Whole),
                 ReadRecordResult::End => return Ok(Read::End),
             }
         }
+    }
+
+    /// Lines within a cell that are rows of as many cells as the table has columns: what a quote
+    /// that is missing, or one too many, makes of rows. Text in which that is so by chance has other
+    /// lines too.
+    fn swallowed(&self) -> u64 {
+        let is_row = |line: &&[u8]| cells_in(line, self.delimiter) == self.columns.len();
+        let in_cell = |cell: &[u8]| {
+            if memchr_iter(b'\n', cell).nth(FEWEST_ROWS).is_none() {
+                return 0;
+            }
+            let inner = cell.split(|byte| *byte == b'\n').skip(1);
+            let lines: Vec<&[u8]> = inner.filter(|line| !line.trim_ascii().is_empty()).collect();
+            let rows = lines.iter().filter(|line| is_row(line)).count();
+            // The last line is what stands before the closing quote.
+            let all = lines.len().saturating_sub(1);
+            if rows >= FEWEST_ROWS && rows >= all { rows as u64 } else { 0 }
+        };
+        if self.columns.len() < 2 {
+            return 0;
+        }
+        self.row.cells().map(in_cell).sum()
     }
 
     /// The row as fields, and its size.
@@ -150,30 +196,49 @@ impl Table {
 impl Records for Table {
     fn next(&mut self, block: &mut Block) -> Result<bool, ReadError> {
         let begun = self.skip_blank();
-        let place = Place::line(self.line);
+        let first = self.line;
+        let place = Place::line(first);
+        let (found, wanted) = (|table: &Self| table.row.cells, self.columns.len());
         let reason = match begun.and_then(|()| self.read_row()) {
             Ok(Read::End) => return Ok(false),
-            Ok(Read::Whole) => {
+            Ok(Read::Last { in_quotes: true }) => {
+                let last = self.line;
+                format!(
+                    "a quote opens here and does not close: lines {first} to {last} are one cell"
+                )
+            }
+            Ok(Read::Last { in_quotes: false }) if found(self) < wanted => {
+                format!("the last row breaks off after {} of {wanted} cells", found(self))
+            }
+            Ok(Read::Whole | Read::Last { in_quotes: false }) => {
                 match self.fields() {
-                    Ok((fields, size)) => block.push_row(place, fields, size),
+                    Ok((fields, size)) => {
+                        block.push_row(place, fields, size, self.swallowed());
+                    }
                     Err(reason) => block.push_broken(place, reason),
                 }
                 return Ok(true);
             }
-            Ok(Read::TooLarge) => {
-                format!(
-                    "{TOO_LARGE}, and what follows is lost: does a quote that opens here close?"
-                )
-            }
+            Ok(Read::TooLarge) => format!("{TOO_LARGE}: does a quote that opens here close?"),
             Err(error) => self.input.explain(error)?,
         };
-        block.push_broken(place, reason);
+        block.push_cut_off(place, reason);
         Ok(false)
     }
 
     fn positions(&self) -> u64 {
         self.line
     }
+}
+
+/// Cells that a line would have as a row.
+fn cells_in(line: &[u8], delimiter: u8) -> usize {
+    let mut in_quotes = false;
+    let parts = line.iter().filter(|byte| {
+        in_quotes ^= **byte == b'"';
+        **byte == delimiter && !in_quotes
+    });
+    1 + parts.count()
 }
 
 fn newlines(bytes: &[u8]) -> u64 {

@@ -31,6 +31,7 @@ fn shown(raw: Raw<'_>) -> (String, String) {
         Body::Value(row) => serde_json::to_string(&row).expect("a row is plain JSON"),
         Body::Text(bytes) => text(bytes),
         Body::Broken(reason) => format!("broken: {reason}"),
+        Body::CutOff(reason) => format!("cut off: {reason}"),
     };
     (raw.place.to_string(), body)
 }

@@ -54,7 +54,7 @@ impl Records for Text {
         self.line += memchr_iter(b'\n', piece).count() as u64;
         self.ahead.drain(..cut);
         if let Some(reason) = broken {
-            block.push_broken(Place::line(self.line), reason);
+            block.push_cut_off(Place::line(self.line), reason);
         }
         Ok(!self.ended)
     }

@@ -5,8 +5,8 @@ use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::bufread::MultiGzDecoder;
 
+use super::ReadError;
 use super::source::Window;
-use super::{LOST, ReadError};
 
 /// What is unpacked at a time.
 const BUFFER_BYTES: usize = 128 << 10;
@@ -103,7 +103,7 @@ impl Input {
             Stream::Gzip(_) => "gzip ",
             Stream::Zstd(_) => "zstd ",
         };
-        Ok(format!("the {packed}data break off here; {LOST}: {error}"))
+        Ok(format!("the {packed}data break off here: {error}"))
     }
 
     fn window(&self) -> &Window {

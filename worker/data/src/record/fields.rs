@@ -13,12 +13,14 @@ const NAMES_SHOWN: usize = 8;
 pub(super) struct Fields<'a> {
     names: &'a BTreeMap<String, String>,
     record: Map<String, Value>,
+    /// The names of those that were taken.
+    taken: Vec<String>,
 }
 
 impl<'a> Fields<'a> {
     /// `names` has the record's own names, by the format's.
     pub(super) fn new(names: &'a BTreeMap<String, String>, record: Map<String, Value>) -> Self {
-        Fields { names, record }
+        Fields { names, record, taken: Vec::new() }
     }
 
     /// The record's name for a field.
@@ -38,9 +40,10 @@ impl<'a> Fields<'a> {
     /// That a field is not there, and which are.
     pub(super) fn missing(&self, name: &str) -> Reject {
         let own = self.own(name);
+        let all = self.taken.iter().chain(self.record.keys());
         let mut found: Vec<String> =
-            self.record.keys().take(NAMES_SHOWN).map(|key| format!("`{key}`")).collect();
-        if self.record.len() > NAMES_SHOWN {
+            all.clone().take(NAMES_SHOWN).map(|k| format!("`{k}`")).collect();
+        if all.count() > NAMES_SHOWN {
             found.push("more".into());
         }
         match found.is_empty() {
@@ -89,13 +92,39 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Leaves the name behind, for [`missing`](Self::missing).
     fn take(&mut self, name: &str) -> Value {
         let own = self.names.get(name).map_or(name, String::as_str);
-        self.record.get_mut(own).map(Value::take).unwrap_or_default()
+        let Some((name, value)) = self.record.shift_remove_entry(own) else {
+            return Value::Null;
+        };
+        self.taken.push(name);
+        value
+    }
+
+    /// Of several names that mean the same, the first under which something is said.
+    pub(super) fn first_of<'n>(&self, names: &[&'n str]) -> Option<&'n str> {
+        let is_said = |name: &&&str| self.record.get(self.own(name)).is_some_and(says_something);
+        names.iter().find(is_said).copied()
+    }
+
+    /// The names of the fields that say something and that nobody has asked for.
+    pub(super) fn unread(&self) -> Vec<String> {
+        let said = self.record.iter().filter(|(_, value)| says_something(value));
+        said.map(|(name, _)| name.clone()).collect()
     }
 
     fn mismatch(&self, name: &str, wanted: &str, found: &Value) -> Reject {
         malformed(format!("`{}` must be {wanted}, got {}", self.own(name), kind(found)))
+    }
+}
+
+/// Whether a value is more than a place for one.
+pub(crate) fn says_something(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(_) | Value::Number(_) => true,
+        Value::String(text) => !text.trim().is_empty(),
+        Value::Array(items) => items.iter().any(says_something),
+        Value::Object(fields) => fields.values().any(says_something),
     }
 }

@@ -8,8 +8,10 @@
 
 use std::collections::BTreeMap;
 
+use proto::spec::Media;
 use serde_json::{Map, Value};
 
+use super::parts::{self, Marks};
 use super::{Reject, kind, malformed, tools};
 use crate::conversation::{Message, Role};
 
@@ -58,6 +60,7 @@ pub(super) struct Dialect<'a> {
     speakers: &'static [&'static [(&'static str, Speaker)]],
     /// The known speakers, for people.
     wanted: &'static str,
+    media: Media,
 }
 
 impl<'a> Dialect<'a> {
@@ -65,6 +68,7 @@ impl<'a> Dialect<'a> {
     pub(super) fn openai(
         names: &'a BTreeMap<String, String>,
         roles: &'a BTreeMap<String, Role>,
+        media: Media,
     ) -> Self {
         Dialect {
             names,
@@ -73,6 +77,7 @@ impl<'a> Dialect<'a> {
             content: &["content"],
             speakers: &[OPENAI],
             wanted: "`system`, `user`, `assistant` or `tool`",
+            media,
         }
     }
 
@@ -80,6 +85,7 @@ impl<'a> Dialect<'a> {
     pub(super) fn sharegpt(
         names: &'a BTreeMap<String, String>,
         roles: &'a BTreeMap<String, Role>,
+        media: Media,
     ) -> Self {
         Dialect {
             names,
@@ -88,6 +94,7 @@ impl<'a> Dialect<'a> {
             content: &["value", "content", "text", "message"],
             speakers: &[SHAREGPT, OPENAI],
             wanted: "`human`, `gpt`, `system`, `function_call` or `observation`",
+            media,
         }
     }
 
@@ -131,7 +138,7 @@ fn message(value: Value, at: &str, dialect: &Dialect<'_>) -> Result<Message, Rej
     let speaker = settle_role(&mut fields, at, dialect)?;
     let own = said_under(&fields, at, &dialect.keys(dialect.content))?;
     rename(&mut fields, &own, "content");
-    let (train, weight) = (train(&mut fields, at)?, weight(&mut fields, at)?);
+    let marks = Marks::take(&mut fields, at)?;
     let role = match speaker {
         Speaker::Role(role) => role,
         Speaker::Call => {
@@ -139,9 +146,11 @@ fn message(value: Value, at: &str, dialect: &Dialect<'_>) -> Result<Message, Rej
             Role::Assistant
         }
     };
+    let of_parts = parts::settle(&mut fields, &format!("{at}.{own}"), dialect.media)?;
     tools::settle_calls(&mut fields, at)?;
-    settle_content(&mut fields, &format!("{at}.{own}"))?;
+    parts::require_content(&fields, at, &own)?;
     fields["role"] = Value::from(role.name());
+    let Marks { train, weight } = marks.or(of_parts);
     Ok(Message { role, fields, train, weight })
 }
 
@@ -205,61 +214,4 @@ fn said_under(fields: &Map<String, Value>, at: &str, keys: &[&str]) -> Result<St
             Ok((*null.unwrap_or(&keys[0])).to_owned())
         }
     }
-}
-
-fn train(fields: &mut Map<String, Value>, at: &str) -> Result<Option<bool>, Reject> {
-    match fields.shift_remove("train") {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::Bool(train)) => Ok(Some(train)),
-        Some(other) => {
-            let found = kind(&other);
-            Err(malformed(format!("{at}.train must be true or false, got {found}")))
-        }
-    }
-}
-
-fn weight(fields: &mut Map<String, Value>, at: &str) -> Result<Option<f32>, Reject> {
-    match fields.shift_remove("weight") {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => {
-            let weight = value.as_f64().map(|w| w as f32);
-            let valid = weight.filter(|w| w.is_finite() && *w >= 0.0);
-            let bad = || malformed(format!("{at}.weight must be a number from 0 up, got {value}"));
-            valid.ok_or_else(bad).map(Some)
-        }
-    }
-}
-
-/// Content must be text; a list of text parts is joined, since plain templates cannot read lists.
-fn settle_content(fields: &mut Map<String, Value>, at: &str) -> Result<(), Reject> {
-    let has_calls = fields.get("tool_calls").is_some_and(|calls| !calls.is_null());
-    let joined = match fields.get("content") {
-        Some(Value::String(_)) => return Ok(()),
-        None | Some(Value::Null) if has_calls => return Ok(()),
-        Some(Value::Array(parts)) => joined(parts, at)?,
-        None => {
-            let (at, own) = at.rsplit_once('.').unwrap_or(("", at));
-            return Err(malformed(format!("{at} has no `{own}`")));
-        }
-        Some(other) => {
-            return Err(malformed(format!("{at} must be a text, got {}", kind(other))));
-        }
-    };
-    fields.insert("content".into(), Value::from(joined));
-    Ok(())
-}
-
-fn joined(parts: &[Value], at: &str) -> Result<String, Reject> {
-    let text = |(i, part): (usize, &Value)| {
-        let kind = part.get("type").and_then(Value::as_str);
-        let text = part.get("text").and_then(Value::as_str);
-        match (kind, text) {
-            (None | Some("text" | "input_text" | "output_text"), Some(text)) => Ok(text.to_owned()),
-            (Some(kind), _) => {
-                Err(malformed(format!("{at}[{i}] is of the type `{kind}`, no text")))
-            }
-            (None, None) => Err(malformed(format!("{at} has a part that is no text"))),
-        }
-    };
-    parts.iter().enumerate().map(text).collect()
 }

@@ -1,5 +1,6 @@
 //! The formats, record by record.
 
+use proto::spec::Media;
 use serde_json::json;
 
 use super::*;
@@ -7,7 +8,8 @@ use super::*;
 mod sharegpt;
 
 fn parse(format: Format, json: &str) -> Result<Record, Reject> {
-    Shape::new(&SourceOptions::default(), format).parse(Body::Json(json.as_bytes()))
+    let shape = Shape::new(&SourceOptions::default(), format);
+    shape.parse(Body::Json(json.as_bytes())).map(|parsed| parsed.record)
 }
 
 fn said(record: Record) -> Vec<String> {
@@ -20,7 +22,8 @@ fn said(record: Record) -> Vec<String> {
 
 fn conversation(source: &SourceOptions, format: Format, record: Value) -> Conversation {
     let json = record.to_string();
-    match Shape::new(source, format).parse(Body::Json(json.as_bytes())) {
+    let parsed = Shape::new(source, format).parse(Body::Json(json.as_bytes()));
+    match parsed.map(|parsed| parsed.record) {
         Ok(Record::Conversation(conversation)) => conversation,
         other => panic!("{json}: {other:?}"),
     }
@@ -58,7 +61,7 @@ fn fields_and_system_of_the_source_are_used() {
         ..SourceOptions::default()
     };
     let record = Shape::new(&source, Format::Alpaca).parse(Body::Json(br#"{"q": "1", "a": "2"}"#));
-    assert_eq!(said(record.expect("valid")), ["system: S", "user: 1", "assistant: 2"]);
+    assert_eq!(said(record.expect("valid").record), ["system: S", "user: 1", "assistant: 2"]);
 }
 
 #[test]
@@ -118,8 +121,10 @@ fn bad_records_say_what_is_wrong() {
         (r#"{"messages": [{"role": "user"}]}"#, Malformed, "messages[0] has no `content`"),
         (
             r#"{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}"#,
-            Malformed,
-            "messages[0].content[0] is of the type `image_url`, no text",
+            Reason::Media,
+            "messages[0].content[0] is of the type `image_url`, which a text model does not see\n\
+             hint: `data.media: drop` leaves such records out, `data.media: text` trains on their \
+             text alone",
         ),
         (
             r#"{"messages": [{"role": "assistant", "content": "x", "weight": -1}]}"#,
@@ -300,7 +305,8 @@ fn rows_of_tables_have_no_nulls_and_lists_as_json() {
         unreachable!("an object is written above");
     };
     let shape = Shape::new(&SourceOptions::default(), Format::Messages);
-    let Ok(Record::Conversation(read)) = shape.parse(Body::Value(row)) else {
+    let parse = |row| shape.parse(Body::Value(row)).map(|parsed| parsed.record);
+    let Ok(Record::Conversation(read)) = parse(row) else {
         panic!("not a conversation");
     };
     let names: Vec<Vec<&String>> =
@@ -308,5 +314,149 @@ fn rows_of_tables_have_no_nulls_and_lists_as_json() {
     assert_eq!(names, [["role", "content"], ["role", "content"]]);
     let cell = r#"[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]"#;
     let row = Map::from_iter([("messages".to_owned(), Value::from(cell))]);
-    assert_eq!(shape.parse(Body::Value(row)), Ok(Record::Conversation(read)));
+    assert_eq!(parse(row), Ok(Record::Conversation(read)));
+}
+
+#[test]
+fn marks_of_other_tools_mean_what_ours_mean_or_are_refused() {
+    let answer = |marks: Value| {
+        let mut answer = json!({"role": "assistant", "content": "A"});
+        answer.as_object_mut().expect("it is one").extend(marks.as_object().expect("one").clone());
+        json!({"messages": [{"role": "user", "content": "U"}, answer]})
+    };
+    for (marks, train, weight) in [
+        (json!({"train": false}), Some(false), None),
+        (json!({"loss": false}), Some(false), None),
+        (json!({"loss": true}), Some(true), None),
+        (json!({"masked": true}), Some(false), None),
+        (json!({"masked": false, "train": true}), Some(true), None),
+        (json!({"loss_weight": 0.0}), None, Some(0.0)),
+        (json!({"weight": 0.5, "loss_weight": 0.5}), None, Some(0.5)),
+        (json!({"loss": null, "masked": null}), None, None),
+        (json!({"content": [{"type": "text", "text": "A", "train": false}]}), Some(false), None),
+        (json!({"content": [{"type": "text", "value": "A", "weight": 0}]}), None, Some(0.0)),
+    ] {
+        let source = SourceOptions::default();
+        let read = conversation(&source, Format::Messages, answer(marks.clone()));
+        let message = &read.messages[1];
+        assert_eq!((message.train, message.weight), (train, weight), "{marks}");
+        assert_eq!(message.fields.keys().collect::<Vec<_>>(), ["role", "content"], "{marks}");
+        assert_eq!(message.content(), "A");
+    }
+    let parts = json!([{"type": "text", "text": "wrong ", "train": false},
+                       {"type": "text", "text": "right"}]);
+    let wants = "hint: `train: false` or `weight: 0.5` on a message says it of the whole";
+    details(
+        Format::Messages,
+        &[
+            (
+                answer(json!({"content": parts})),
+                "messages[1].content trains some of its parts and not others; a message is trained \
+                 whole\nhint: make messages of them, or give `train` to the message",
+            ),
+            (
+                answer(json!({"train_detail": [{"begin": 0, "end": 1, "train": false}]})),
+                &format!(
+                    "messages[1] has `train_detail`, which says what of it is trained in a way \
+                          that is not known here\n{wants}"
+                ),
+            ),
+            (
+                answer(json!({"loss": true, "masked": true})),
+                "messages[1] is to be trained and is not: see its `masked`",
+            ),
+            (answer(json!({"loss": 1})), "messages[1].loss must be true or false, got a number"),
+        ],
+    );
+}
+
+#[test]
+fn parts_that_are_thoughts_or_calls_become_the_messages_own() {
+    let call = r#"{"name": "f", "arguments": {"a": 1}}"#;
+    let record = json!({"messages": [
+        {"role": "user", "content": [{"type": "text", "value": "U"}]},
+        {"role": "assistant", "content": [
+            {"type": "reasoning", "value": "Think."}, {"type": "text", "value": "A"},
+            {"type": "tool_call", "value": call}]}]});
+    let (messages, _) = seen(Format::Messages, record);
+    let answer = json!({"role": "assistant", "content": "A", "reasoning_content": "Think.",
+        "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]});
+    assert_eq!(messages, json!([{"role": "user", "content": "U"}, answer]));
+}
+
+#[test]
+fn media_are_refused_by_name_wherever_they_stand_unless_their_text_is_asked_for() {
+    let said =
+        json!([{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "A"}]);
+    let parts = json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}},
+                        {"type": "text", "text": "What?"}]}, {"role": "assistant", "content": "A"}]);
+    for (record, named) in [
+        (json!({"messages": said, "images": ["1.jpg"]}), "it has `images`"),
+        (json!({"messages": said, "videos": ["1.mp4"]}), "it has `videos`"),
+        (json!({"messages": said, "audio": {"path": "1.wav"}}), "it has `audio`"),
+        (json!({"messages": parts}), "messages[0].content[0] is of the type `image_url`"),
+    ] {
+        let json = record.to_string();
+        let parse = |media| {
+            let shape = Shape::new(&SourceOptions::default(), Format::Messages).with_media(media);
+            shape.parse(Body::Json(json.as_bytes()))
+        };
+        for media in [Media::Refuse, Media::Drop] {
+            let reject = parse(media).expect_err(named);
+            assert_eq!(reject.reason, Reason::Media);
+            assert!(reject.detail.starts_with(named), "{}", reject.detail);
+        }
+        let parsed = parse(Media::Text).expect("its text");
+        assert_eq!(parsed.unread.len(), usize::from(record.get("messages") == Some(&said)));
+    }
+    let json = json!({"messages": said, "images": [], "audio": null}).to_string();
+    assert!(parse(Format::Messages, &json).is_ok());
+}
+
+#[test]
+fn what_is_not_read_is_named_and_what_has_a_plain_meaning_is_read() {
+    for (format, record, unread) in [
+        (
+            Format::Alpaca,
+            json!({"instruction": "I", "input": "i", "context": "c", "output": "O", "id": 7,
+                   "tags": [], "note": null}),
+            &["context", "id"][..],
+        ),
+        (
+            Format::Sharegpt,
+            json!({"system_prompt": "Be kind.", "source": "s", "conversations": [
+                {"from": "human", "value": "U"}, {"from": "gpt", "value": "A"}]}),
+            &["source"],
+        ),
+        (Format::Completion, json!({"system": "S", "prompt": "P", "completion": "C"}), &["system"]),
+        (Format::Text, json!({"text": "T", "url": "u"}), &["url"]),
+    ] {
+        let shape = Shape::new(&SourceOptions::default(), format);
+        let parsed = shape.parse(Body::Json(record.to_string().as_bytes())).expect("valid");
+        assert_eq!(parsed.unread, unread, "{record}");
+    }
+    let record = json!({"system_prompt": "Be kind.", "conversations": [
+        {"from": "human", "value": "U"}, {"from": "gpt", "value": "A"}]});
+    let read = parse(Format::Sharegpt, &record.to_string()).expect("valid");
+    assert_eq!(said(read), ["system: Be kind.", "user: U", "assistant: A"]);
+    for name in ["reasoning_content", "reasoning", "thinking", "cot"] {
+        let record = json!({"instruction": "Q", name: "Because.", "output": "R"});
+        let read = conversation(&SourceOptions::default(), Format::Alpaca, record);
+        assert_eq!(read.messages[1].fields["reasoning_content"], "Because.", "{name}");
+    }
+}
+
+#[test]
+fn an_empty_answer_among_others_is_noted_and_not_trained() {
+    let record = json!({"messages": [
+        {"role": "user", "content": "U1"}, {"role": "assistant", "content": ""},
+        {"role": "user", "content": "U2"}, {"role": "assistant", "content": "A2"},
+        {"role": "user", "content": "U3"}, {"role": "assistant", "content": " ", "train": true}]});
+    let shape = Shape::new(&SourceOptions::default(), Format::Messages);
+    let parsed = shape.parse(Body::Json(record.to_string().as_bytes())).expect("valid");
+    let note = (Reason::Empty, "message 2 is an empty answer, which is not trained".to_owned());
+    assert_eq!(parsed.notes, [note]);
+    let Record::Conversation(read) = parsed.record else { panic!("a conversation") };
+    let marks: Vec<_> = read.messages.iter().map(|m| m.train).collect();
+    assert_eq!(marks, [None, Some(false), None, None, None, Some(true)]);
 }

@@ -97,3 +97,97 @@ fn every_cut_and_flip_of_a_file_is_accounted_for() {
         }
     }
 }
+
+#[test]
+fn an_object_that_breaks_off_fails_the_run_unless_it_may() {
+    let record = r#"{"instruction": "Say a.", "output": "a"}"#;
+    let table = "instruction,output\n1,2\n\"3,4\n5,6\n";
+    let gzipped = {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+        let lines: String = (0..400).map(|i| record.replace("a.", &i.to_string()) + "\n").collect();
+        std::io::Write::write_all(&mut encoder, lines.as_bytes()).expect("memory");
+        let mut bytes = encoder.finish().expect("memory");
+        bytes.truncate(bytes.len() / 2);
+        bytes
+    };
+    for (name, bytes, place, reason) in [
+        ("a.csv", table.as_bytes(), "line 3", "a quote opens here and does not close"),
+        ("a.json", &format!("[{record}, {record}").into_bytes(), "record 3 (line 1)", "the array"),
+        ("a.jsonl", &format!("{record}\n{}", &record[..9]).into_bytes(), "line 2", "the last line"),
+        ("a.json", &record.as_bytes()[..9], "line 1", "the last line breaks off"),
+        ("a.jsonl.gz", &gzipped, "line ", "the gzip data break off here"),
+    ] {
+        let prepare = |broken_end| {
+            let preparer = chatml(Options { broken_end, ..Options::default() });
+            preparer.prepare(name, bytes, &SourceOptions::default())
+        };
+        let error = prepare(BrokenEnd::Fail).expect_err(name).to_string();
+        assert!(error.starts_with(&format!("{name}, {place}")), "{error}");
+        assert!(error.contains(&format!("what follows is lost: {reason}")), "{error}");
+        assert!(error.contains("`data.broken_end: keep` trains on what comes before"), "{error}");
+        let counts = prepare(BrokenEnd::Keep).expect(name).counts;
+        assert!(counts.is_balanced());
+        let ends = &counts.dropped[&Reason::BrokenEnd];
+        assert_eq!((ends.records, counts.dropped_records()), (1, 1), "{name}");
+        assert!(ends.examples[0].reason.starts_with(reason), "{}", ends.examples[0]);
+    }
+}
+
+#[test]
+fn a_row_that_has_swallowed_others_is_a_finding() {
+    let csv = "instruction,output\n\"Q0?,A0.\nQ1?,A1.\nQ2?,A2.\nQ3?,A3.\nQ4?\",A4.\n";
+    let prepared = chatml(Options::default()).prepare("a.csv", csv.as_bytes(), &Default::default());
+    let counts = prepared.expect("readable").counts;
+    assert_eq!((counts.read, counts.eligible), (1, 1));
+    let found = counts.findings[&Reason::SwallowedRows].examples[0].to_string();
+    assert!(
+        found.starts_with("a.csv, line 2: a quoted cell holds 3 lines that look like"),
+        "{found}"
+    );
+}
+
+#[test]
+fn fields_that_neither_format_nor_template_reads_are_named_in_the_receipt() {
+    let line = r#"{"id": 7, "tags": [], "messages": [
+        {"role": "user", "content": "U", "name": "Ann", "lang": "en"},
+        {"role": "assistant", "content": "A", "reasoning": "R", "name": null}]}"#;
+    let line = line.replace('\n', "");
+    let unread = |preparer: &Preparer| {
+        let (_, counts) = shown(preparer, &format!("{line}\n{line}"));
+        counts.unread.to_string()
+    };
+    let expected =
+        "`id` (2), `lang` of messages (2), `name` of messages (2), `reasoning` of messages (2)";
+    assert_eq!(unread(&chatml(Options::default())), expected);
+    let reads = UNMARKED.replace("| trim }}", "| trim }}{{ m.name }}{{ m.thinking }}");
+    assert_eq!(unread(&jinja(&reads)), "`id` (2), `lang` of messages (2)");
+}
+
+#[test]
+fn media_are_counted_by_their_name() {
+    let line = r#"{"images": ["1.jpg"], "messages": [{"role": "user", "content": "<image>?"},
+        {"role": "assistant", "content": "A"}]}"#;
+    let line = line.replace('\n', "");
+    let (reason, said) = rejected(&chatml(Options::default()), &line);
+    assert_eq!(reason, Reason::Media);
+    assert!(
+        said.starts_with("d.jsonl, line 1: it has `images`, which a text model does"),
+        "{said}"
+    );
+    let text = chatml(Options { media: Media::Text, ..Options::default() });
+    let (samples, counts) = shown(&text, &line);
+    assert_eq!((samples.len(), counts.unread.to_string().as_str()), (1, "`images` (1)"));
+}
+
+#[test]
+fn an_empty_answer_among_others_is_a_finding_and_not_trained() {
+    let line = r#"{"messages": [{"role": "user", "content": "1"}, {"role": "assistant", "content": ""},
+        {"role": "user", "content": "2"}, {"role": "assistant", "content": "B"}]}"#;
+    for preparer in [chatml(Options::default()), jinja(UNMARKED)] {
+        let (samples, counts) = shown(&preparer, &line.replace('\n', ""));
+        assert!(samples[0].contains("⟦B<|im_end|>⟧"), "{}", samples[0]);
+        assert_eq!(samples[0].matches('⟦').count(), 1, "{}", samples[0]);
+        let found = counts.findings[&Reason::Empty].examples[0].to_string();
+        assert_eq!(found, "d.jsonl, line 1: message 2 is an empty answer, which is not trained");
+    }
+}

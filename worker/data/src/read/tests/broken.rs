@@ -5,8 +5,7 @@ use std::io;
 
 #[test]
 fn broken_array_keeps_what_came_before_and_names_where_it_breaks_off() {
-    const OFF: &str = "broken: the array breaks off here; what follows is lost, and counts as one \
-                       record: ";
+    const OFF: &str = "cut off: the array breaks off here: ";
     for (text, before, place, reason) in [
         ("[{\"a\":1},\n{\"a\":", 1, "record 2 (line 2)", "it ends in the middle of this record"),
         ("[1, 2", 2, "record 3 (line 1)", "it ends without `]`"),
@@ -48,6 +47,62 @@ fn table_rows_of_another_length_and_in_other_encodings_cost_themselves_only() {
         let error = opened.and_then(|o| o.blocks(0..9)).err().expect(found).to_string();
         assert!(error.starts_with("a.csv: ") && error.contains(found), "{error}");
     }
+}
+
+#[test]
+fn a_table_whose_quote_does_not_close_is_cut_off_where_it_opens() {
+    let rows = |n: std::ops::Range<usize>| -> String {
+        n.map(|i| format!("Question {i}?,Answer {i}.\n")).collect()
+    };
+    let table = format!("instruction,output\n{}\"{}", rows(0..3), rows(3..9));
+    let records = read("a.csv", table.as_bytes());
+    let said = "cut off: a quote opens here and does not close: lines 5 to 11 are one cell";
+    assert_eq!((records.len(), &records[3]), (4, &("line 5".into(), said.into())));
+    for (rest, said) in [
+        ("a", "the last row breaks off after 1 of 3 cells"),
+        ("a,b", "the last row breaks off after 2 of 3 cells"),
+        ("a,\"b\"", "the last row breaks off after 2 of 3 cells"),
+        ("a,\"b,c", "a quote opens here and does not close: lines 3 to 3 are one cell"),
+    ] {
+        let records = read("a.csv", format!("x,y,z\n1,2,3\n{rest}").as_bytes());
+        assert_eq!(records.len(), 2, "{rest}");
+        assert_eq!(records[1], ("line 3".into(), format!("cut off: {said}")), "{rest}");
+    }
+    // Nothing says that this is not all.
+    assert_eq!(read("a.csv", b"x,y\n1,2")[0].1, r#"{"x":"1","y":"2"}"#);
+}
+
+#[test]
+fn a_last_line_that_only_begins_is_cut_off() {
+    let whole = "{\"a\": \"b\"}";
+    for cut in 1..whole.len() {
+        let records = read("a.jsonl", format!("{whole}\n{}", &whole[..cut]).as_bytes());
+        let (place, said) = &records[1];
+        assert_eq!(place, "line 2");
+        assert!(
+            said.starts_with("cut off: the last line breaks off: not valid JSON: EOF"),
+            "{said}"
+        );
+    }
+    for (text, said) in [("{a", "{a"), ("{} {", "{} {"), ("1", "1")] {
+        assert_eq!(read("a.jsonl", format!("{whole}\n{text}").as_bytes())[1].1, said);
+    }
+    // One with a newline behind it was written so.
+    assert_eq!(read("a.jsonl", b"{\"a\":\n{}\n")[0].1, "{\"a\":");
+}
+
+#[test]
+fn a_cell_that_holds_rows_is_told_from_one_that_holds_text() {
+    let swallowed = |csv: &str| {
+        let opened = Object::open("a.csv", Arc::new(Bytes::copy_from_slice(csv.as_bytes())), false);
+        let mut head = opened.and_then(|o| o.head()).expect("readable");
+        head.take_raws().iter().map(|raw| raw.swallowed).collect::<Vec<_>>()
+    };
+    let rows = "Q1?,A1.\nQ2?,A2.\nQ3?,A3.\nQ4?,A4.\n";
+    assert_eq!(swallowed(&format!("q,a\n\"Q0?,A0.\n{rows}Q5?\",A5.\n1,2\n")), [4, 0]);
+    let text = "\"One, two.\n\nThree, four, five.\nSix.\nSeven, eight.\nNine, ten.\n\"";
+    assert_eq!(swallowed(&format!("q,a\nQ,{text}\n")), [0]);
+    assert_eq!(swallowed("q,a\nQ,\"a, b\nc, d\n\"\n"), [0], "too few to tell");
 }
 
 /// 70 MiB of one letter between two texts, made as they are read.
@@ -103,8 +158,7 @@ fn a_gigantic_record_is_skipped_and_named_and_the_next_is_read() {
                 ("line 2", "{\"a\":\"1\"}"),
                 (
                     "line 3",
-                    "broken: a record of more than 64 MiB, and what follows is lost: does a quote \
-                     that opens here close?",
+                    "cut off: a record of more than 64 MiB: does a quote that opens here close?",
                 ),
             ],
         ),

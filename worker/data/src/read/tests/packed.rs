@@ -51,7 +51,7 @@ fn every_cut_of_an_archive_leaves_what_was_before_it_and_says_that_it_breaks_off
         for cut in 20..packed.len() {
             let mut records = read("a.jsonl", &packed[..cut]);
             let (_, last) = records.pop().expect("at least where it breaks off");
-            assert!(last.starts_with("broken: the ") && last.contains("break off"), "{last}");
+            assert!(last.starts_with("cut off: the ") && last.contains("break off"), "{last}");
             assert_eq!(records, plain[..records.len()], "cut at {cut}");
         }
     }

@@ -1,0 +1,193 @@
+//! What a message says in parts, and what its author says of training on it.
+//!
+//! Plain templates cannot read lists, so the parts of a text are joined; parts that are thoughts or calls become the
+//! message's own. Loss is by message: marks that would train some words of one and not others are refused.
+
+use proto::spec::Media;
+use serde_json::{Map, Value};
+
+use super::{Reject, kind, malformed, media, tools};
+
+/// Whether a message is trained, and how much, where its author says so.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Marks {
+    pub(super) train: Option<bool>,
+    pub(super) weight: Option<f32>,
+}
+
+/// What says whether a message is trained: ours, ms-swift's and torchtune's, which says the opposite.
+const TRAIN: [(&str, bool); 3] = [("train", true), ("loss", true), ("masked", false)];
+/// What says how much: ours, and LLaMA-Factory's.
+const WEIGHT: [&str; 2] = ["weight", "loss_weight"];
+/// What says it of single words, or means something else.
+const UNKNOWN: [&str; 3] = ["train_detail", "loss_scale", "loss_mask"];
+
+impl Marks {
+    /// Takes the marks out of a message's fields, or a part's.
+    ///
+    /// # Errors
+    /// Marks that say nothing, that contradict each other, or that nothing here reads.
+    pub(super) fn take(fields: &mut Map<String, Value>, at: &str) -> Result<Marks, Reject> {
+        let mut marks = Marks::default();
+        for (name, means) in TRAIN {
+            let train = match fields.shift_remove(name) {
+                None | Some(Value::Null) => continue,
+                Some(Value::Bool(said)) => said == means,
+                Some(other) => {
+                    let found = kind(&other);
+                    return Err(malformed(format!(
+                        "{at}.{name} must be true or false, got {found}"
+                    )));
+                }
+            };
+            if marks.train.replace(train).is_some_and(|before| before != train) {
+                return Err(malformed(format!(
+                    "{at} is to be trained and is not: see its `{name}`"
+                )));
+            }
+        }
+        for name in WEIGHT {
+            let weight = match fields.shift_remove(name) {
+                None | Some(Value::Null) => continue,
+                Some(value) => {
+                    let weight = value.as_f64().map(|w| w as f32);
+                    let valid = weight.filter(|w| w.is_finite() && *w >= 0.0);
+                    let bad = || format!("{at}.{name} must be a number from 0 up, got {value}");
+                    valid.ok_or_else(|| malformed(bad()))?
+                }
+            };
+            if marks.weight.replace(weight).is_some_and(|before| before != weight) {
+                return Err(malformed(format!("{at} has two weights: see its `{name}`")));
+            }
+        }
+        let says = |name: &&&str| fields.get(**name).is_some_and(|value| !value.is_null());
+        match UNKNOWN.iter().find(says) {
+            None => Ok(marks),
+            Some(name) => {
+                let detail = format!(
+                    "{at} has `{name}`, which says what of it is trained in a way that is not known \
+                     here\nhint: `train: false` or `weight: 0.5` on a message says it of the whole"
+                );
+                Err(malformed(detail))
+            }
+        }
+    }
+
+    /// These, or those where these say nothing.
+    pub(super) fn or(self, other: Marks) -> Marks {
+        Marks { train: self.train.or(other.train), weight: self.weight.or(other.weight) }
+    }
+}
+
+/// Joins a content of parts into a text; the marks that all of them agree on.
+///
+/// # Errors
+/// A part that is no text, and none of what a message may have beside it.
+pub(super) fn settle(
+    fields: &mut Map<String, Value>,
+    at: &str,
+    media: Media,
+) -> Result<Marks, Reject> {
+    let Some(Value::Array(parts)) = fields.get_mut("content") else {
+        return Ok(Marks::default());
+    };
+    let mut said = Said::default();
+    for (i, part) in std::mem::take(parts).into_iter().enumerate() {
+        said.add(part, &format!("{at}[{i}]"), at, media)?;
+    }
+    let Said { text, reasoning, calls, marks } = said;
+    fields.insert("content".into(), Value::from(text));
+    for (name, value) in [
+        ("reasoning_content", (!reasoning.is_empty()).then(|| Value::from(reasoning))),
+        ("tool_calls", (!calls.is_empty()).then(|| Value::Array(tools::typed(calls)))),
+    ] {
+        let Some(value) = value else { continue };
+        if fields.get(name).is_some_and(|value| !value.is_null()) {
+            return Err(malformed(format!(
+                "{at} has parts that are its `{name}`, which it has too"
+            )));
+        }
+        fields.insert(name.into(), value);
+    }
+    Ok(marks.unwrap_or_default())
+}
+
+/// What parts say together.
+#[derive(Default)]
+struct Said {
+    text: String,
+    reasoning: String,
+    calls: Vec<Value>,
+    marks: Option<Marks>,
+}
+
+impl Said {
+    fn add(&mut self, part: Value, at: &str, list: &str, media: Media) -> Result<(), Reject> {
+        let Value::Object(mut part) = part else {
+            return Err(malformed(format!("{list} has a part that is no text")));
+        };
+        let marks = Marks::take(&mut part, at)?;
+        let kind = part.get("type").and_then(Value::as_str).map(str::to_owned);
+        let under = |name: &str| part.get(name).and_then(Value::as_str);
+        let text = under("text").or_else(|| under("value"));
+        match kind.as_deref() {
+            None | Some("text" | "input_text" | "output_text") if text.is_some() => {
+                self.text += text.unwrap_or_default();
+            }
+            Some(name @ ("reasoning" | "thinking"))
+                if let Some(text) = text.or_else(|| under(name)) =>
+            {
+                self.reasoning += text;
+            }
+            Some("tool_call" | "function_call") => self.calls.push(call(&part, at)?),
+            Some(kind) if media::is_media(kind) => {
+                return match media {
+                    Media::Text => Ok(()),
+                    Media::Refuse | Media::Drop => Err(media::refused(at, kind)),
+                };
+            }
+            Some(kind) => {
+                return Err(malformed(format!("{at} is of the type `{kind}`, no text")));
+            }
+            None => return Err(malformed(format!("{list} has a part that is no text"))),
+        }
+        if self.marks.replace(marks).is_some_and(|before| before != marks) {
+            let detail = format!(
+                "{list} trains some of its parts and not others; a message is trained whole\n\
+                 hint: make messages of them, or give `train` to the message"
+            );
+            return Err(malformed(detail));
+        }
+        Ok(())
+    }
+}
+
+/// A part that is a call: an object, or a text that holds one as JSON.
+fn call(part: &Map<String, Value>, at: &str) -> Result<Value, Reject> {
+    let value = ["value", "tool_call", "function_call", "text"];
+    let value = value.iter().find_map(|name| part.get(*name));
+    match value {
+        Some(Value::String(text)) => serde_json::from_str(text)
+            .map_err(|error| malformed(format!("{at} is no call as JSON: {error}"))),
+        Some(call @ Value::Object(_)) => Ok(call.clone()),
+        _ => Err(malformed(format!("{at} must be a call, as an object or as a JSON text"))),
+    }
+}
+
+/// Refuses a message that says nothing and calls nothing, and one whose content is no text.
+///
+/// # Errors
+/// Which.
+pub(super) fn require_content(
+    fields: &Map<String, Value>,
+    at: &str,
+    own: &str,
+) -> Result<(), Reject> {
+    let has_calls = fields.get("tool_calls").is_some_and(|calls| !calls.is_null());
+    match fields.get("content") {
+        Some(Value::String(_)) => Ok(()),
+        None | Some(Value::Null) if has_calls => Ok(()),
+        None => Err(malformed(format!("{at} has no `{own}`"))),
+        Some(other) => Err(malformed(format!("{at}.{own} must be a text, got {}", kind(other)))),
+    }
+}
