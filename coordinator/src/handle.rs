@@ -111,8 +111,8 @@ pub struct Handle {
     beats: Beats,
 }
 
-/// The streams that have beaten since it was looked last. Nothing follows from a beat but that its worker lives: so many
-/// of them are taken in together, and one by itself costs the coordinator nothing.
+/// The streams that have beaten since it was looked last. Nothing follows from a beat but that its worker lives: so
+/// many of them are taken in together, and one by itself costs the coordinator nothing.
 #[derive(Clone, Default)]
 pub(crate) struct Beats(Arc<Mutex<BTreeSet<Stream>>>);
 

@@ -296,8 +296,8 @@ fn is_data(path: &str) -> bool {
     !hidden && !NO_DATA.contains(&name) && DATA_FILES.contains(&ending)
 }
 
-/// A data set whose test split would be trained on is refused: nobody who names it as a whole means that. `named` is how
-/// the user would name one of its files.
+/// A data set whose test split would be trained on is refused: nobody who names it as a whole means that. `named` is
+/// how the user would name one of its files.
 fn one_split(objects: &[Object], named: impl Fn(&str) -> String) -> Result<(), String> {
     let splits: BTreeSet<_> = objects.iter().map(|object| split(&object.key)).collect();
     let is_trained = |split: &Option<&str>| split.is_none_or(|split| split == SPLITS[0].0);

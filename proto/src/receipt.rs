@@ -70,6 +70,8 @@ pub enum Reason {
     SwallowedRows,
     /// It has images, videos or sounds, which a text model does not see.
     Media,
+    /// Its answers begin with an empty thinking block, which the prompt writes.
+    EmptyThinking,
 }
 
 impl Reason {
@@ -91,6 +93,7 @@ impl Reason {
             Reason::BrokenEnd => "broken end",
             Reason::SwallowedRows => "swallowed rows",
             Reason::Media => "media",
+            Reason::EmptyThinking => "empty thinking",
         }
     }
 }

@@ -42,7 +42,7 @@ pub use resume::compatible_for_resume;
 pub use value::{
     Adapter, AdapterKind, AdapterTargets, BrokenEnd, Checkpoint, Dtype, EvalEvery, Format, Init,
     Media, MicroBatch, Optimizer, OptimizerKind, Recompute, Roles, SaveDtype, Schedule,
-    ScheduleKind, TooLong, Train, TrainOn, Turns,
+    ScheduleKind, Think, TooLong, Train, TrainOn, Turns,
 };
 
 /// The longest text that is read as a spec.
@@ -98,6 +98,8 @@ pub struct Data {
     pub media: Media,
     /// The share of records that may be lost, 0 to 1.
     pub max_dropped: f64,
+    /// What happens to empty thinking blocks that the prompt would write.
+    pub think: Think,
     /// Which messages are trained.
     pub train_on: TrainOn,
     /// How many samples a conversation makes.

@@ -2,8 +2,9 @@
 
 Reads one JSON object on standard input: {"models": [FOLDER], "cases": [{"model": INDEX, "template":
 TEXT or null, "messages": [...], "tools": [...] or null, "kwargs": {...} or null,
-"add_generation_prompt": bool, "mask": bool}]}. Writes one JSON line per case: {"text": ...} or {"error": ...}, and with `mask` also {"tokens": [...],
-"mask": [...]}, tokenized with add_special_tokens off.
+"add_generation_prompt": bool, "mask": bool, "without_prompts": bool}]}. Writes one JSON line per case: {"text": ...} or {"error": ...}, and with `mask` also {"tokens": [...],
+"mask": [...]}, tokenized with add_special_tokens off; `without_prompts` takes out of the mask what generation prompts
+write.
 """
 
 import datetime
@@ -25,6 +26,28 @@ class PinnedDate(datetime.datetime):
 chat_template_utils.datetime = PinnedDate
 
 
+def clear_prompts(tokenizer, messages, result, shared):
+    """Takes out of the mask what a prompt would write after the messages before an answer."""
+    text = result["text"]
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    if encoded["input_ids"] != result["tokens"]:
+        raise ValueError("the text has other tokens by itself")
+    for i, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        try:
+            before = tokenizer.apply_chat_template(messages[:i], tokenize=False, **shared)
+        except Exception:  # some templates take no conversation that ends like this
+            continue
+        for thinking in ({}, {"enable_thinking": False}, {"thinking": False}):
+            asked = shared | {"add_generation_prompt": True} | thinking
+            prompt = tokenizer.apply_chat_template(messages[:i], tokenize=False, **asked)
+            if text.startswith(before) and text.startswith(prompt):
+                for at, (start, _) in enumerate(encoded["offset_mapping"]):
+                    if len(before) <= start < len(prompt):
+                        result["mask"][at] = 0
+
+
 def answer(tokenizer, case):
     shared = {
         "tools": case.get("tools"),
@@ -40,6 +63,8 @@ def answer(tokenizer, case):
                 case["messages"], return_dict=True, return_assistant_tokens_mask=True, **shared
             )
             result |= {"tokens": encoded["input_ids"], "mask": encoded["assistant_masks"]}
+            if case.get("without_prompts"):
+                clear_prompts(tokenizer, case["messages"], result, shared)
         return result
     except Exception as error:  # what a template raises is part of the answer
         return {"error": f"{type(error).__name__}: {error}"}

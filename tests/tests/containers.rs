@@ -24,7 +24,7 @@ fn records(path: &Path, ranges: u64) -> Result<Vec<Value>> {
                 records.push(match raw.body {
                     Body::Json(json) => serde_json::from_slice(json)?,
                     Body::Value(row) => Value::Object(row),
-                    other @ (Body::Text(_) | Body::Broken(_)) => {
+                    other @ (Body::Text(_) | Body::Broken(_) | Body::CutOff(_)) => {
                         anyhow::bail!("{}: {other:?}", raw.place)
                     }
                 });

@@ -47,7 +47,7 @@ fn conversations(file: &Path) -> Result<Vec<Conversation>> {
     let mut conversations = Vec::new();
     for block in object.blocks(0..u64::MAX)? {
         for raw in block?.take_raws() {
-            match shape.parse(raw.body)? {
+            match shape.parse(raw.body)?.record {
                 Record::Conversation(conversation) => conversations.push(conversation),
                 other => anyhow::bail!("{other:?}"),
             }

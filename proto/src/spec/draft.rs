@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::quality::Quality;
 use super::value::{
-    Adapter, BrokenEnd, Checkpoint, Dtype, EvalEvery, Format, Init, Media, Roles, SaveDtype,
+    Adapter, BrokenEnd, Checkpoint, Dtype, EvalEvery, Format, Init, Media, Roles, SaveDtype, Think,
     TooLong, Train, TrainOn, Turns,
 };
 
@@ -110,6 +110,9 @@ pub struct Data {
     #[serde(default = "default_max_dropped")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub max_dropped: f64,
+    /// What happens to empty thinking blocks that the prompt would write.
+    #[serde(default)]
+    pub think: Think,
     /// Which messages of a conversation are trained.
     #[serde(default)]
     pub train_on: TrainOn,

@@ -221,6 +221,18 @@ pub enum Media {
     Text,
 }
 
+/// What happens to the thinking block that a chat template writes, empty, into an answer without
+/// thoughts, and into the prompt when thinking is switched off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Think {
+    /// It is part of the prompt, as when the model answers.
+    #[default]
+    Prompt,
+    /// It is trained: the model learns not to think.
+    Train,
+}
+
 /// Which messages of a conversation are trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

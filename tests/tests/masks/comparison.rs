@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use chrono::NaiveDate;
-use data::{ChatTemplate, Folder, Options, Preparer, SourceOptions};
+use data::{ChatTemplate, Folder, Options, Preparer, SourceOptions, Think};
 use proto::prepared::Sample;
 use serde_json::{Value, json};
 
@@ -15,6 +15,7 @@ use crate::peer::Peer;
 pub(crate) const DAY: Option<NaiveDate> = NaiveDate::from_ymd_opt(2024, 7, 26);
 
 /// A template as our pipeline gets it, and the marked one that the peer renders.
+#[derive(Clone)]
 pub(crate) struct Pair {
     /// For the reader.
     pub(crate) name: String,
@@ -26,6 +27,8 @@ pub(crate) struct Pair {
     pub(crate) marked: String,
     /// A record as their template wants it.
     pub(crate) wanted: fn(&Value) -> Value,
+    /// Whether what prompts write is trained, here and there.
+    pub(crate) think: Think,
 }
 
 /// What became of the records.
@@ -83,6 +86,7 @@ pub(crate) fn compare(peer: &Peer, pairs: &[Pair], records: &[Value]) -> Result<
             // A record says what it says in one way; what the template wants is found out by us.
             let record = (pair.wanted)(record);
             cases.push(json!({"model": model, "template": pair.marked, "mask": true,
+                              "without_prompts": pair.think == Think::Prompt,
                               "messages": record["messages"], "tools": record["tools"]}));
         }
     }
@@ -97,6 +101,7 @@ pub(crate) fn prepare(pair: &Pair, records: &[Value]) -> Result<(Preparer, Vec<O
     let options = Options {
         chat_template: pair.ours.clone(),
         max_tokens: 1 << 20,
+        think: pair.think,
         date: DAY.context("a day")?,
         ..Options::default()
     };

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use data::{ChatTemplate, Folder, Template};
+use data::{ChatTemplate, Folder, Template, Think};
 use serde_json::{Value, json};
 
 use crate::comparison::{DAY, Pair};
@@ -110,6 +110,7 @@ impl Family {
                 "deepseekv3" if !self.is_marked() => conversations::calls_as_texts,
                 _ => conversations::as_it_is,
             },
+            think: Think::Train,
         }
     }
 

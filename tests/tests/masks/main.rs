@@ -16,7 +16,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use comparison::{Comparison, DAY, Pair, compare, prepare};
-use data::{ChatTemplate, Folder, Marking, Template};
+use data::{ChatTemplate, Folder, Marking, Template, Think};
 use family::Family;
 use peer::{Peer, variable};
 use serde_json::{Value, json};
@@ -80,6 +80,39 @@ fn marks_that_we_ship_change_no_byte_and_mean_what_they_mean_to_transformers() -
     Ok(())
 }
 
+/// An empty thinking block, or what opens one, is the prompt's where a prompt writes it: beside the
+/// prompts that `transformers` writes, with thinking as it is and switched off.
+#[test]
+fn what_prompts_write_is_not_trained() -> Result<()> {
+    let Some(peer) = Peer::find("what_prompts_write_is_not_trained") else {
+        return Ok(());
+    };
+    let at = tempfile::tempdir()?;
+    let (mut pairs, mut supplied) = (Vec::new(), Vec::new());
+    for family in &Family::all(at.path())? {
+        let marked = match family.parse()?.with_known_marks() {
+            Some(marked) => marked.to_owned(),
+            None if family.is_marked() => family.source.clone(),
+            None => continue,
+        };
+        pairs.push(Pair { think: Think::Prompt, ..family.against(&marked) });
+    }
+    let records = conversations::all();
+    for (pair, found) in pairs.iter().zip(print(&pairs, compare(&peer, &pairs, &records)?)?) {
+        ensure!(found.equal == found.trained() && found.other_text == 0, "{}", pair.name);
+        let trained = |think| -> Result<Vec<_>> {
+            let (_, outcomes) = prepare(&Pair { think, ..pair.clone() }, &records)?;
+            Ok(outcomes.into_iter().map(|o| o.ok().map(|sample| sample.weights)).collect())
+        };
+        let changed = trained(Think::Prompt)? != trained(Think::Train)?;
+        supplied.extend(changed.then(|| pair.name.clone()));
+    }
+    for name in ["thinking", "thoughtful"] {
+        ensure!(supplied.iter().any(|found| found == name), "{name} is not among {supplied:?}");
+    }
+    Ok(())
+}
+
 /// Which of the four ways each template takes, and how far it comes.
 #[test]
 fn every_template_is_marked_known_proven_or_refused() -> Result<()> {
@@ -133,6 +166,7 @@ fn masks_are_those_of_transformers_on_real_data() -> Result<()> {
         ours: ChatTemplate::Tokenizer,
         marked: template.with_known_marks().context("SmolLM2 is known")?.to_owned(),
         wanted: conversations::as_it_is,
+        think: Think::Prompt,
     };
     let pairs = [pair];
     for found in print(&pairs, compare(&peer, &pairs, &records)?)? {

@@ -45,7 +45,7 @@ pub use folder::{Folder, FolderError};
 pub use options::{ChatTemplate, Options, SourceOptions};
 pub use preparation::Preparation;
 pub use prepare::{PrepareError, Prepared, PreparedRecord, Preparer};
-pub use proto::spec::{BrokenEnd, Format, Media, TooLong, TrainOn, Turns};
+pub use proto::spec::{BrokenEnd, Format, Media, Think, TooLong, TrainOn, Turns};
 pub use quality::features;
 pub use read::{Block, Blocks, Body, Container, Object, Raw, ReadAt, ReadError};
 pub use recipe::Recipe;

@@ -73,6 +73,23 @@ pub(super) fn rewrite(source: &str) -> Result<Option<String>, Error> {
     Ok(Some(out))
 }
 
+/// The template with its markers taken out, for engines that do not know the tag.
+///
+/// # Errors
+/// What the lexer does not accept.
+pub(super) fn without(source: &str) -> Result<String, Error> {
+    let mut out = String::with_capacity(source.len());
+    let mut copied = 0;
+    for range in markers(source)? {
+        out.push_str(&source[copied..range.start]);
+        // In their place, so that white-space control does what it did.
+        out.push_str(if &source[range.clone()] == "generation" { "if true" } else { "endif" });
+        copied = range.end;
+    }
+    out.push_str(&source[copied..]);
+    Ok(out)
+}
+
 /// The byte ranges of the words `generation` and `endgeneration` where they are tags of their own.
 fn markers(source: &str) -> Result<Vec<Range<usize>>, Error> {
     let syntax = SyntaxConfig;
@@ -132,6 +149,15 @@ mod tests {
                         {%- endwith %}{% endfilter +%}{% endif %}";
         assert_eq!(rewrite(source).expect("valid").as_deref(), Some(expected));
         assert_eq!(rewrite("{{ generation }}").expect("valid"), None);
+    }
+
+    #[test]
+    fn a_template_without_its_marks_is_plain_jinja() {
+        let source =
+            "{% raw %}{% generation %}{% endraw %}{%- generation -%} a {%- endgeneration +%}";
+        let expected = "{% raw %}{% generation %}{% endraw %}{%- if true -%} a {%- endif +%}";
+        assert_eq!(without(source).expect("valid"), expected);
+        assert_eq!(without("{{ generation }}").expect("valid"), "{{ generation }}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::NaiveDate;
-use proto::spec::{self, BrokenEnd, Format, Media, Spec, TooLong, TrainOn, Turns};
+use proto::spec::{self, BrokenEnd, Format, Media, Spec, Think, TooLong, TrainOn, Turns};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -20,6 +20,8 @@ pub struct Options {
     pub broken_end: BrokenEnd,
     /// What happens to records with images, videos or sounds.
     pub media: Media,
+    /// What happens to empty thinking blocks that the prompt would write.
+    pub think: Think,
     /// Which parts of a conversation are trained.
     pub train_on: TrainOn,
     /// Whether a conversation is one sample, or one for every answer that is trained.
@@ -42,6 +44,7 @@ impl Default for Options {
             too_long: TooLong::Drop,
             broken_end: BrokenEnd::Fail,
             media: Media::Refuse,
+            think: Think::Prompt,
             train_on: TrainOn::Assistant,
             turns: Turns::Whole,
             chat_template: ChatTemplate::Tokenizer,
@@ -80,6 +83,7 @@ impl Options {
             too_long: data.too_long,
             broken_end: data.broken_end,
             media: data.media,
+            think: data.think,
             train_on: data.train_on,
             turns: data.turns,
             chat_template: match &data.chat_template {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proto::prepared::{Features, Sample, Unit};
 use proto::receipt::{Counts, Example, OF_MESSAGES, Place, Reason};
-use proto::spec::{BrokenEnd, Media, TooLong, TrainOn, Turns};
+use proto::spec::{BrokenEnd, Media, Think, TooLong, TrainOn, Turns};
 use rayon::prelude::*;
 
 use super::calls::Calls;
@@ -206,7 +206,7 @@ impl Preparer {
         match self.options.chat_template {
             ChatTemplate::Tokenizer => None,
             ChatTemplate::Chatml | ChatTemplate::Alpaca | ChatTemplate::Jinja(_) => {
-                self.template.as_ref().map(Template::source)
+                self.template.as_ref().map(Template::plain)
             }
         }
     }
@@ -357,7 +357,7 @@ impl Preparer {
     }
 
     fn sample(&self, parsed: Parsed, position: u64) -> Result<Made, Reject> {
-        let Parsed { record, mut unread, notes } = parsed;
+        let Parsed { record, mut unread, mut notes } = parsed;
         let missing = |error: PrepareError| Reject::new(Reason::Malformed, error.to_string());
         let hash = record.hash();
         let features = features(&record, hash);
@@ -365,7 +365,8 @@ impl Preparer {
             Record::Conversation(conversation) => {
                 // Its turns have the hash of the whole: they are held out, or trained, together.
                 unread.extend(self.unread(&conversation));
-                let (samples, tokens_cut) = self.conversation(conversation, hash, position)?;
+                let place = (hash, position);
+                let (samples, tokens_cut) = self.conversation(conversation, place, &mut notes)?;
                 let record = PreparedRecord { features, samples };
                 return Ok(Made { record, tokens_cut, unread, notes });
             }
@@ -398,8 +399,8 @@ impl Preparer {
     fn conversation(
         &self,
         conversation: Conversation,
-        hash: u64,
-        position: u64,
+        (hash, position): (u64, u64),
+        notes: &mut Vec<(Reason, String)>,
     ) -> Result<(Vec<Sample>, u64), Reject> {
         let missing = || Reject::new(Reason::Malformed, PrepareError::NoTemplate.to_string());
         let template = self.template.as_ref().ok_or_else(missing)?;
@@ -414,8 +415,11 @@ impl Preparer {
         };
         let (mut samples, mut tokens_cut) = (Vec::with_capacity(turns.len()), 0);
         let mut left_out: Option<Reject> = None;
+        let mut supplied = false;
         for turn in &turns {
-            let marked = trained(template, turn, train_on, self.encoder.stops())?;
+            let think = self.options.think;
+            let marked = trained(template, turn, train_on, think, self.encoder.stops())?;
+            supplied |= marked.supplied;
             let (tokens, weights) = self.encoder.conversation(&marked)?;
             match self.limit(Sample { tokens, weights, hash, position }) {
                 Ok((sample, cut)) => {
@@ -429,6 +433,11 @@ impl Preparer {
                 }
                 Err(reject) => return Err(reject),
             }
+        }
+        if supplied {
+            let found = "an answer begins with what the prompt writes, which is not trained\n\
+                         hint: `data.think: train` trains it";
+            notes.push((Reason::EmptyThinking, found.to_owned()));
         }
         match (samples.is_empty(), left_out) {
             (true, Some(reject)) => Err(reject),
@@ -469,7 +478,9 @@ impl Preparer {
         let probe =
             Conversation::of([Message::new(Role::User, "a"), Message::new(Role::Assistant, "b")]);
         let stops = self.encoder.stops();
-        let marked = trained(self.template.as_ref()?, &probe, TrainOn::Assistant, stops).ok()?;
+        let marked =
+            trained(self.template.as_ref()?, &probe, TrainOn::Assistant, Think::Train, stops)
+                .ok()?;
         let (span, _) = marked.spans.last()?;
         let answer = marked.text[span.clone()].trim_end();
         let ends = stops.iter().filter(|stop| answer.ends_with(stop.trim_end()));

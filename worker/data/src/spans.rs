@@ -9,7 +9,7 @@
 use std::ops::Range;
 
 use proto::receipt::Reason;
-use proto::spec::TrainOn;
+use proto::spec::{Think, TrainOn};
 
 use super::conversation::{Conversation, Message, Role};
 use super::record::Reject;
@@ -22,6 +22,8 @@ pub struct Marked {
     pub text: String,
     /// Bytes and their weight; what no span covers has weight 0.
     pub spans: Vec<(Range<usize>, f32)>,
+    /// Whether answers began with what the prompt writes, which is left out of their spans.
+    pub supplied: bool,
 }
 
 /// Renders a conversation and finds what is trained of it; `stops` are the texts that can end an
@@ -34,6 +36,7 @@ pub(super) fn trained(
     template: &Template,
     conversation: &Conversation,
     train_on: TrainOn,
+    think: Think,
     stops: &[String],
 ) -> Result<Marked, Reject> {
     let messages = &conversation.messages;
@@ -60,10 +63,18 @@ pub(super) fn trained(
             changed.map(prove).collect::<Result<Vec<_>, Reject>>()?
         }
     };
+    let mut supplied = false;
     if train_on == TrainOn::All {
         spans.insert(0, (0..rendered.text.len(), 1.0));
+    } else if think == Think::Prompt {
+        for (span, _) in spans.iter_mut().filter(|(_, weight)| *weight > 0.0) {
+            let said = &rendered.text[span.clone()];
+            let tail = template.supplied().iter().find(|tail| said.starts_with(tail.as_str()));
+            supplied |= tail.is_some();
+            span.start += tail.map_or(0, String::len);
+        }
     }
-    let marked = Marked { text: rendered.text, spans };
+    let marked = Marked { text: rendered.text, spans, supplied };
     refuse_untrained(&marked, stops)?;
     Ok(marked)
 }

@@ -65,6 +65,10 @@ pub struct Template {
     globals: Value,
     /// The words that stand in it.
     words: HashSet<String>,
+    /// The same for engines that know no marks, which a tuned model brings along.
+    plain: String,
+    /// What prompts write where answers begin, the longest first.
+    supplied: Vec<String>,
 }
 
 /// What reasoning is called.
@@ -105,15 +109,59 @@ impl Template {
         let globals = Value::from_serialize(globals);
         let is_word = |c: char| c.is_alphanumeric() || c == '_';
         let words = source.split(|c| !is_word(c)).map(str::to_owned).collect();
+        let plain = marks::without(&source).map_err(syntax)?;
+        let (content, supplied) = (Content::Text, Vec::new());
         let mut template =
-            Template { env, source, known, marking, content: Content::Text, globals, words };
+            Template { env, source, known, marking, content, globals, words, plain, supplied };
         template.content = template.wanted_content();
+        template.supplied = template.found_supplied();
         Ok(template)
     }
 
     /// The text as the user or the tokenizer gave it.
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// The same without marks, which some engines do not know: what is rendered with it is the same.
+    pub fn plain(&self) -> &str {
+        &self.plain
+    }
+
+    /// What prompts write where the trained part of an answer begins, the longest first: an empty
+    /// thinking block, where thinking can be switched off.
+    pub(super) fn supplied(&self) -> &[String] {
+        &self.supplied
+    }
+
+    /// Found out by asking, with thinking as it is and switched off by either of its names.
+    fn found_supplied(&self) -> Vec<String> {
+        let asked = Conversation::of([Message::new(Role::User, "a")]);
+        let off = |name: &str| {
+            let mut asked = asked.clone();
+            asked.kwargs.insert(name.into(), false.into());
+            asked
+        };
+        let prompts = [asked.clone(), off("enable_thinking"), off("thinking")];
+        let prompts: Vec<String> =
+            prompts.iter().filter_map(|asked| self.prompt(asked).ok()).collect();
+        let mut thought = Message::new(Role::Assistant, "b");
+        thought.fields.insert("reasoning_content".into(), "r".into());
+        let mut supplied = Vec::new();
+        for answer in [Message::new(Role::Assistant, "b"), thought] {
+            let answered = Conversation::of(asked.messages.iter().cloned().chain([answer]));
+            let Ok(Rendered { text, spans }) = self.render(&answered, 2, false) else { continue };
+            let start = match (self.marking, spans.first(), prompts.first()) {
+                (Marking::Own | Marking::Known, Some(span), _) => span.start,
+                (Marking::Proof, _, Some(prompt)) if text.starts_with(prompt) => prompt.len(),
+                _ => continue,
+            };
+            let tails = prompts.iter().filter_map(|prompt| prompt.strip_prefix(&text[..start]));
+            supplied.extend(tails.filter(|tail| !tail.is_empty()).map(str::to_owned));
+        }
+        supplied.sort_by_key(|tail| std::cmp::Reverse(tail.len()));
+        supplied.dedup();
+        supplied
     }
 
     /// The text with the marks that we have for it, where they are what is rendered.

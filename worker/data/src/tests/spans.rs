@@ -186,3 +186,52 @@ fn completion_trains_what_follows_the_prompt() {
     let (samples, _) = shown(&preparer, r#"{"prompt": "1+1=", "completion": "2"}"#);
     assert_eq!(samples, ["<s>1+1=⟦2</s>⟧"]);
 }
+
+#[test]
+fn an_empty_thinking_block_that_the_prompt_writes_is_not_trained() {
+    let template = include_str!("../../../../tests/templates/thinking.jinja");
+    let with = |think| {
+        let chat_template = ChatTemplate::Jinja(template.into());
+        preparer(Options { chat_template, think, ..Options::default() })
+    };
+    let line = |thoughts: &str| {
+        format!(
+            r#"{{"messages": [{{"role": "user", "content": "1"}}, {{"role": "assistant", "content": "2"{thoughts}}}]}}"#
+        )
+    };
+    let asked = "<|im_start|>user\n1<|im_end|>\n<|im_start|>assistant\n";
+    let (samples, counts) = shown(&with(Think::Prompt), &line(""));
+    assert_eq!(samples, [format!("{asked}<think>\n\n</think>\n\n⟦2<|im_end|>⟧\n")]);
+    let found = counts.findings[&Reason::EmptyThinking].examples[0].to_string();
+    assert!(found.contains("hint: `data.think: train` trains it"), "{found}");
+    let (samples, counts) = shown(&with(Think::Train), &line(""));
+    assert_eq!(samples, [format!("{asked}⟦<think>\n\n</think>\n\n2<|im_end|>⟧\n")]);
+    assert!(counts.findings.is_empty());
+    let (samples, counts) = shown(&with(Think::Prompt), &line(r#", "reasoning_content": "t""#));
+    assert_eq!(samples, [format!("{asked}⟦<think>\nt\n</think>\n\n2<|im_end|>⟧\n")]);
+    assert!(counts.findings.is_empty());
+}
+
+#[test]
+fn a_templates_marks_are_not_brought_along() {
+    for chat_template in [
+        ChatTemplate::Chatml,
+        ChatTemplate::Alpaca,
+        ChatTemplate::Jinja(include_str!("../../../../tests/templates/marked.jinja").into()),
+    ] {
+        let marked = preparer(Options { chat_template, ..Options::default() });
+        let plain = marked.own_template().expect("it is not the tokenizer's");
+        assert!(!plain.contains("generation %}"), "{plain}");
+        let conversation = Conversation::of([
+            Message::new(Role::User, "a"),
+            Message::new(Role::Assistant, "b"),
+            Message::new(Role::Assistant, "c"),
+        ]);
+        let text =
+            |template: &Template| template.render(&conversation, 3, false).expect("renders").text;
+        let special = folder(None).special_tokens();
+        let plain = Template::new(plain, &special, Default::default()).expect("Jinja");
+        assert_eq!(plain.marking(), Marking::Proof);
+        assert_eq!(text(&plain), text(marked.template().expect("there is one")));
+    }
+}
