@@ -72,6 +72,8 @@ pub enum Reason {
     Media,
     /// Its answers begin with an empty thinking block, which the prompt writes.
     EmptyThinking,
+    /// The chat template leaves something of it out.
+    LeftOut,
 }
 
 impl Reason {
@@ -94,6 +96,7 @@ impl Reason {
             Reason::SwallowedRows => "swallowed rows",
             Reason::Media => "media",
             Reason::EmptyThinking => "empty thinking",
+            Reason::LeftOut => "left out",
         }
     }
 }

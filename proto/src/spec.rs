@@ -41,7 +41,7 @@ pub use quality::{Check, Quality};
 pub use resume::compatible_for_resume;
 pub use value::{
     Adapter, AdapterKind, AdapterTargets, BrokenEnd, Checkpoint, Dtype, EvalEvery, Format, Init,
-    Media, MicroBatch, Optimizer, OptimizerKind, Recompute, Roles, SaveDtype, Schedule,
+    LeftOut, Media, MicroBatch, Optimizer, OptimizerKind, Recompute, Roles, SaveDtype, Schedule,
     ScheduleKind, Think, TooLong, Train, TrainOn, Turns,
 };
 
@@ -98,6 +98,8 @@ pub struct Data {
     pub media: Media,
     /// The share of records that may be lost, 0 to 1.
     pub max_dropped: f64,
+    /// What happens to records of which the chat template leaves something out.
+    pub left_out: LeftOut,
     /// What happens to empty thinking blocks that the prompt would write.
     pub think: Think,
     /// Which messages are trained.

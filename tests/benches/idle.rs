@@ -1,7 +1,8 @@
 //! What idle workers and ended runs cost a standing coordinator: `cargo bench -p muster-tests --bench idle`.
 //!
 //! Simulated worker streams, 50 to a connection, that beat once a second and have nothing to do. For each number of
-//! them the coordinator's processor time is taken over a window, without and with 500 runs that have ended.
+//! them the coordinator's processor time is taken over a window, without and with 500 runs that have ended; and once
+//! more where they beat as they are directed, as real ones do.
 //! `cargo bench -p muster-tests --bench idle -- 2000` tries this number only.
 
 use anyhow::{Context, Result, ensure};
@@ -29,18 +30,18 @@ fn main() -> Result<()> {
     // `cargo bench` adds an argument of its own.
     let only: Vec<usize> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
     let numbers = if only.is_empty() { WORKERS.to_vec() } else { only };
-    println!("workers  ended runs  % of a core  us a beat  per worker against half as many   MiB");
-    for ended in [0, ENDED] {
+    println!("workers  ended runs     beats  % of a core  per worker against half as many   MiB");
+    for (ended, beat) in [(0, Some(BEAT)), (ENDED, Some(BEAT)), (0, None)] {
         let mut before = None;
         for &workers in &numbers {
-            let (share, mib) = runtime.block_on(measure(workers, ended))?;
+            let (share, mib) = runtime.block_on(measure(workers, ended, beat))?;
             let each = share / workers as f64;
             let ratio = before.map(|before| each / before);
             let ratio = ratio.map_or("-".to_owned(), |ratio: f64| format!("{ratio:.2}"));
+            let beats = if beat.is_some() { "1 a second" } else { "directed" };
             println!(
-                "{workers:>7}  {ended:>10}  {:>11.2}  {:>9.1}  {ratio:>32}  {mib:>4}",
+                "{workers:>7}  {ended:>10}  {beats:>10}  {:>9.2}  {ratio:>32}  {mib:>4}",
                 100.0 * share,
-                1e6 * each * BEAT.as_secs_f64(),
             );
             before = Some(each);
         }
@@ -49,7 +50,7 @@ fn main() -> Result<()> {
 }
 
 /// The share of a core that the coordinator takes, and its memory in MiB.
-async fn measure(workers: usize, ended: usize) -> Result<(f64, u64)> {
+async fn measure(workers: usize, ended: usize, beat: Option<Duration>) -> Result<(f64, u64)> {
     let fixture = Fixture::new();
     let coordinator = pool::serve(&pool::folder(&fixture), "127.0.0.1:0", &[], &[]);
     let url = pool::address(&coordinator);
@@ -66,7 +67,7 @@ async fn measure(workers: usize, ended: usize) -> Result<(f64, u64)> {
                 name: format!("w{number}"),
                 ring: address.clone(),
                 reports: Vec::new(),
-                beat: BEAT,
+                beat,
                 // Spread over the second, as those of real workers are.
                 delay: BEAT.mul_f64(number as f64 % 97.0 / 97.0),
             };

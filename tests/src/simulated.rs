@@ -20,8 +20,8 @@ pub struct Simulated {
     pub ring: String,
     /// What follows the hello.
     pub reports: Vec<Report>,
-    /// Between two beats.
-    pub beat: Duration,
+    /// Between two beats; none: as it is directed.
+    pub beat: Option<Duration>,
     /// Before the first one.
     pub delay: Duration,
 }
@@ -50,7 +50,8 @@ impl Simulated {
         let session = WorkersClient::new(channel).session(ReceiverStream::new(outgoing)).await;
         let mut directives = session.context("a stream")?.into_inner();
         Ok(tokio::spawn(async move {
-            let mut beats = interval_at(Instant::now() + delay, beat);
+            let mut interval = beat.unwrap_or(Duration::from_millis(500));
+            let mut beats = interval_at(Instant::now() + delay, interval);
             loop {
                 tokio::select! {
                     _ = beats.tick() => {
@@ -60,6 +61,12 @@ impl Simulated {
                         }
                     }
                     directive = directives.message() => match directive {
+                        Ok(Some(directive)) if beat.is_none() => {
+                            let directed = Duration::from_millis(directive.beat_ms);
+                            if std::mem::replace(&mut interval, directed) != directed {
+                                beats = interval_at(Instant::now() + directed, directed);
+                            }
+                        }
                         Ok(Some(_)) => {}
                         Ok(None) | Err(_) => return,
                     },

@@ -229,7 +229,7 @@ fn an_array_that_breaks_off_loses_what_follows_and_says_where() {
     ];
     refused(&fixture, DATA, &words);
     // Whatever else may be lost.
-    fixture.respec("data:", "data:\n  max_dropped: 1.0");
+    fixture.respec("max_dropped: 0.01", "max_dropped: 1.0");
     refused(&fixture, DATA, &words);
     fixture.respec("max_dropped: 1.0", "broken_end: keep");
     fixture.write("data.json", &format!("[{}", lines.join(",\n")));

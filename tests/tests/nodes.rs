@@ -133,7 +133,7 @@ async fn unreachable(url: &str, run: &str) -> Result<tokio::task::JoinHandle<()>
         // The discard port.
         ring: "127.0.0.1:9".into(),
         reports: vec![loaded],
-        beat: Duration::from_millis(500),
+        beat: None,
         delay: Duration::ZERO,
     };
     worker.connect(Endpoint::from_shared(url.to_owned())?.connect().await?).await

@@ -43,7 +43,7 @@ pub use status::{Incident, Status, WorkerStatus};
 
 use proto::event::{Event as History, Holder, PoolEvent};
 use proto::id::{Epoch, RunId, WorkerId};
-use proto::protocol::Report;
+use proto::protocol::{Duty, Report};
 use run::Run;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -52,8 +52,10 @@ use workers::Workers;
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// How often a worker beats.
+    /// How often a worker beats that has something to do.
     pub beat: Duration,
+    /// How often one beats that has not: so much of its lease that one beat may be lost.
+    pub idle_beat: Duration,
     /// A worker that has been silent for so long is dead.
     pub lease: Duration,
     /// How long a worker whose connection closed has to be back on another.
@@ -70,10 +72,18 @@ pub struct Timing {
     pub regroup_hold: Duration,
 }
 
+impl Timing {
+    /// How often a worker with this duty beats.
+    fn beat_with(&self, duty: &Duty) -> Duration {
+        if *duty == Duty::Idle { self.idle_beat } else { self.beat }
+    }
+}
+
 impl Default for Timing {
     fn default() -> Self {
         Self {
             beat: Duration::from_millis(500),
+            idle_beat: Duration::from_secs(2),
             lease: Duration::from_secs(5),
             hangup_grace: Duration::from_millis(1500),
             last_call: Duration::from_secs(1),

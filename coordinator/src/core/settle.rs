@@ -209,7 +209,8 @@ impl Core {
             self.workers.tell(&id, duty.clone());
             // Where no run goes on, nobody needs what its workers remember.
             let heard = current.map_or(u64::MAX, |run| run.step);
-            let directive = Directive { epoch: self.epoch, beat: self.timing.beat, duty, heard };
+            let beat = self.timing.beat_with(&duty);
+            let directive = Directive { epoch: self.epoch, beat, duty, heard };
             out.push(Command::Direct { stream, directive });
         }
     }

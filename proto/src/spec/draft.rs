@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::quality::Quality;
 use super::value::{
-    Adapter, BrokenEnd, Checkpoint, Dtype, EvalEvery, Format, Init, Media, Roles, SaveDtype, Think,
-    TooLong, Train, TrainOn, Turns,
+    Adapter, BrokenEnd, Checkpoint, Dtype, EvalEvery, Format, Init, LeftOut, Media, Roles,
+    SaveDtype, Think, TooLong, Train, TrainOn, Turns,
 };
 
 /// The longest sample that a run may ask for.
@@ -110,6 +110,10 @@ pub struct Data {
     #[serde(default = "default_max_dropped")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub max_dropped: f64,
+    /// What happens to records of which the chat template leaves something out, such as earlier
+    /// thoughts or tools.
+    #[serde(default)]
+    pub left_out: LeftOut,
     /// What happens to empty thinking blocks that the prompt would write.
     #[serde(default)]
     pub think: Think,

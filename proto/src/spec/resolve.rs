@@ -195,6 +195,7 @@ impl Resolver<'_> {
             too_long: draft.too_long,
             broken_end: draft.broken_end,
             media: draft.media,
+            left_out: draft.left_out,
             think: draft.think,
             max_dropped: draft.max_dropped,
             train_on: draft.train_on,

@@ -233,6 +233,19 @@ pub enum Think {
     Train,
 }
 
+/// What happens to records of which the chat template leaves something out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LeftOut {
+    /// What the template shows is trained, and the receipt says what is missing.
+    #[default]
+    Report,
+    /// The record is left out, and counted.
+    Drop,
+    /// The run is refused.
+    Fail,
+}
+
 /// Which messages of a conversation are trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

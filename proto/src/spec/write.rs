@@ -37,6 +37,7 @@ impl From<&Spec> for Draft {
                 too_long: data.too_long,
                 broken_end: data.broken_end,
                 media: data.media,
+                left_out: data.left_out,
                 think: data.think,
                 max_dropped: data.max_dropped,
                 train_on: data.train_on,

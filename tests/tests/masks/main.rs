@@ -10,6 +10,7 @@ mod conversations;
 mod family;
 mod peer;
 mod rendering;
+mod vocabulary;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,8 +1,10 @@
 //! The tokenizer's part of a Hugging Face model folder, of `transformers` 4 and 5.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+use tokenizers::AddedToken;
 
 /// Why a folder gives no tokenizer.
 #[derive(Debug, thiserror::Error)]
@@ -101,17 +103,58 @@ impl Folder {
         }
     }
 
+    /// The same of files' contents, in the order of [`FILES`](Self::FILES); what is empty is not there.
+    ///
+    /// # Errors
+    /// A configuration that is no JSON object.
+    pub fn of<B: AsRef<[u8]>>(contents: &[B]) -> Result<Folder, FolderError> {
+        let content = |name: &str| {
+            let at = Self::FILES.iter().position(|file| *file == name);
+            let content = at.and_then(|at| contents.get(at)).map_or(&[][..], AsRef::as_ref);
+            (!content.is_empty()).then_some(content)
+        };
+        let object = |name: &str| match content(name) {
+            None => Ok(Map::new()),
+            Some(bytes) => serde_json::from_slice(bytes)
+                .map_err(|source| FolderError::NotJson { path: name.into(), source }),
+        };
+        let mut config = object(SPECIAL_TOKENS)?;
+        config.extend(object(CONFIG)?);
+        let template = content(TEMPLATE);
+        Ok(Folder {
+            tokenizer: content(TOKENIZER).unwrap_or_default().to_vec(),
+            config,
+            template: template.map(|bytes| String::from_utf8_lossy(bytes).into_owned()),
+            generation: object(GENERATION)?,
+        })
+    }
+
+    /// The tokens that the configuration names, in the order in which `transformers` adds those that
+    /// `tokenizer.json` lacks.
+    pub(super) fn added_tokens(&self) -> Vec<AddedToken> {
+        let mut tokens = Vec::new();
+        if let Some(Value::Object(decoder)) = self.config.get("added_tokens_decoder") {
+            let numbered = decoder.iter().filter_map(|(id, token)| {
+                Some((id.parse::<u32>().ok()?, added_token(token, false)?))
+            });
+            let numbered: BTreeMap<u32, AddedToken> = numbered.collect();
+            tokens.extend(numbered.into_values());
+        }
+        let named = NAMES.iter().filter_map(|name| self.config.get(*name));
+        tokens.extend(named.filter_map(|token| added_token(token, true)));
+        for name in ["additional_special_tokens", "extra_special_tokens"] {
+            let more: Vec<&Value> = match self.config.get(name) {
+                Some(Value::Array(tokens)) => tokens.iter().collect(),
+                Some(Value::Object(tokens)) => tokens.values().collect(),
+                _ => Vec::new(),
+            };
+            tokens.extend(more.into_iter().filter_map(|token| added_token(token, true)));
+        }
+        tokens
+    }
+
     /// The special tokens that templates use by name: `bos_token`, `eos_token` and their kind.
     pub fn special_tokens(&self) -> Map<String, Value> {
-        const NAMES: [&str; 7] = [
-            "bos_token",
-            "eos_token",
-            "unk_token",
-            "sep_token",
-            "pad_token",
-            "cls_token",
-            "mask_token",
-        ];
         let named = NAMES.iter().filter_map(|name| {
             let content = token_text(self.config.get(*name)?)?;
             Some(((*name).to_owned(), Value::from(content)))
@@ -128,6 +171,22 @@ impl Folder {
             None => Vec::new(),
         }
     }
+}
+
+/// The special tokens that have a name.
+const NAMES: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// A token with its flags, as the configuration writes it.
+fn added_token(value: &Value, is_special: bool) -> Option<AddedToken> {
+    let content = token_text(value).filter(|content| !content.is_empty())?;
+    let flag = |name: &str| value.get(name).and_then(Value::as_bool);
+    let special = is_special || flag("special").unwrap_or(false);
+    let token = AddedToken::from(content, special)
+        .single_word(flag("single_word").unwrap_or(false))
+        .lstrip(flag("lstrip").unwrap_or(false))
+        .rstrip(flag("rstrip").unwrap_or(false));
+    Some(token.normalized(flag("normalized").unwrap_or(!special)))
 }
 
 /// A token is written as its text, or as an object that holds it.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::NaiveDate;
-use proto::spec::{self, BrokenEnd, Format, Media, Spec, Think, TooLong, TrainOn, Turns};
+use proto::spec::{self, BrokenEnd, Format, LeftOut, Media, Spec, Think, TooLong, TrainOn, Turns};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -20,6 +20,8 @@ pub struct Options {
     pub broken_end: BrokenEnd,
     /// What happens to records with images, videos or sounds.
     pub media: Media,
+    /// What happens to records of which the chat template leaves something out.
+    pub left_out: LeftOut,
     /// What happens to empty thinking blocks that the prompt would write.
     pub think: Think,
     /// Which parts of a conversation are trained.
@@ -44,6 +46,7 @@ impl Default for Options {
             too_long: TooLong::Drop,
             broken_end: BrokenEnd::Fail,
             media: Media::Refuse,
+            left_out: LeftOut::Report,
             think: Think::Prompt,
             train_on: TrainOn::Assistant,
             turns: Turns::Whole,
@@ -83,6 +86,7 @@ impl Options {
             too_long: data.too_long,
             broken_end: data.broken_end,
             media: data.media,
+            left_out: data.left_out,
             think: data.think,
             train_on: data.train_on,
             turns: data.turns,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proto::prepared::{Features, Sample, Unit};
 use proto::receipt::{Counts, Example, OF_MESSAGES, Place, Reason};
-use proto::spec::{BrokenEnd, Media, Think, TooLong, TrainOn, Turns};
+use proto::spec::{BrokenEnd, LeftOut, Media, Think, TooLong, TrainOn, Turns};
 use rayon::prelude::*;
 
 use super::calls::Calls;
@@ -16,6 +16,7 @@ use super::detect::{DetectError, Detection};
 use super::document::chunks;
 use super::encode::Encoder;
 use super::folder::Folder;
+use super::left_out::left_out;
 use super::options::{ChatTemplate, Options, SourceOptions};
 use super::quality::features;
 use super::read::{Raw, ReadError};
@@ -74,6 +75,16 @@ pub enum PrepareError {
         /// Where its last record begins.
         place: Place,
         /// Why nothing can be read from there on.
+        reason: String,
+    },
+    /// `left_out: fail`, and the chat template leaves out something of a record.
+    #[error("{object}, {place}: {reason}\nhint: set data.left_out to report or drop")]
+    LeftOut {
+        /// The object's name.
+        object: String,
+        /// The record.
+        place: Place,
+        /// What is left out, with the way out.
         reason: String,
     },
     /// `too_long: fail`, and a record is.
@@ -153,7 +164,8 @@ impl Preparer {
         }
         let mut encoder = Encoder::new(folder).map_err(PrepareError::Tokenizer)?;
         let wanted = options.special_tokens();
-        let grown = Grown::new(&folder.tokenizer, encoder.tokenizer(), &wanted);
+        let own = folder.added_tokens();
+        let grown = Grown::new(&folder.tokenizer, encoder.tokenizer(), own, &wanted);
         let grown = grown.map_err(PrepareError::AddTokens)?;
         let mut folder = Cow::Borrowed(folder);
         if let Some(grown) = &grown {
@@ -325,6 +337,7 @@ impl Preparer {
         match reject.reason {
             Reason::TooLong => self.options.too_long == TooLong::Fail,
             Reason::BrokenEnd => self.options.broken_end == BrokenEnd::Fail,
+            Reason::LeftOut => self.options.left_out == LeftOut::Fail,
             _ => false,
         }
     }
@@ -346,6 +359,9 @@ impl Preparer {
         Err(match reject.reason {
             Reason::BrokenEnd => {
                 PrepareError::BrokenEnd { object, place, reason: reject.detail.clone() }
+            }
+            Reason::LeftOut => {
+                PrepareError::LeftOut { object, place, reason: reject.detail.clone() }
             }
             _ => PrepareError::TooLong {
                 object,
@@ -407,31 +423,38 @@ impl Preparer {
         let conversation = self.calls.fit(conversation)?;
         let (train_on, turns) = match (self.options.turns, self.options.train_on) {
             (Turns::Each, on @ (TrainOn::Assistant | TrainOn::Last)) => {
-                (TrainOn::Assistant, turns::each(&conversation, on))
+                (TrainOn::Assistant, Some(turns::each(&conversation, on)))
             }
-            (Turns::Each, TrainOn::All) | (Turns::Whole, _) => {
-                (self.options.train_on, vec![conversation])
-            }
+            (Turns::Each, TrainOn::All) | (Turns::Whole, _) => (self.options.train_on, None),
         };
+        let turns = turns.as_deref().unwrap_or(std::slice::from_ref(&conversation));
         let (mut samples, mut tokens_cut) = (Vec::with_capacity(turns.len()), 0);
-        let mut left_out: Option<Reject> = None;
+        let mut too_long: Option<Reject> = None;
         let mut supplied = false;
-        for turn in &turns {
+        let mut texts = Vec::with_capacity(turns.len());
+        for turn in turns {
             let think = self.options.think;
             let marked = trained(template, turn, train_on, think, self.encoder.stops())?;
             supplied |= marked.supplied;
             let (tokens, weights) = self.encoder.conversation(&marked)?;
+            texts.push(marked.text);
             match self.limit(Sample { tokens, weights, hash, position }) {
                 Ok((sample, cut)) => {
                     samples.push(sample);
                     tokens_cut += cut;
                 }
                 Err(reject) if reject.reason == Reason::TooLong && !self.must_fail(&reject) => {
-                    let lost = left_out.as_ref().map_or(0, |before| before.tokens_lost);
+                    let lost = too_long.as_ref().map_or(0, |before| before.tokens_lost);
                     let tokens_lost = lost + reject.tokens_lost;
-                    left_out = Some(Reject { tokens_lost, ..reject });
+                    too_long = Some(Reject { tokens_lost, ..reject });
                 }
                 Err(reject) => return Err(reject),
+            }
+        }
+        if let Some(found) = left_out(&conversation, &texts) {
+            match self.options.left_out {
+                LeftOut::Report => notes.push((Reason::LeftOut, found)),
+                LeftOut::Drop | LeftOut::Fail => return Err(Reject::new(Reason::LeftOut, found)),
             }
         }
         if supplied {
@@ -439,11 +462,11 @@ impl Preparer {
                          hint: `data.think: train` trains it";
             notes.push((Reason::EmptyThinking, found.to_owned()));
         }
-        match (samples.is_empty(), left_out) {
+        match (samples.is_empty(), too_long) {
             (true, Some(reject)) => Err(reject),
             (true, None) => Err(Reject::new(Reason::Untrained, "no answer would be trained")),
-            (false, left_out) => {
-                tokens_cut += left_out.map_or(0, |reject| reject.tokens_lost);
+            (false, too_long) => {
+                tokens_cut += too_long.map_or(0, |reject| reject.tokens_lost);
                 Ok((samples, tokens_cut))
             }
         }

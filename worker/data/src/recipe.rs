@@ -81,7 +81,7 @@ fn json(value: &impl Serialize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use chrono::NaiveDate;
-    use proto::spec::{BrokenEnd, Format, Media, Think, TooLong, TrainOn, Turns};
+    use proto::spec::{BrokenEnd, Format, LeftOut, Media, Think, TooLong, TrainOn, Turns};
     use serde_json::json;
 
     use super::*;
@@ -125,6 +125,7 @@ mod tests {
             too_long: TooLong::Truncate,
             broken_end: BrokenEnd::Keep,
             media: Media::Text,
+            left_out: LeftOut::Drop,
             think: Think::Train,
             train_on: TrainOn::Last,
             turns: Turns::Each,
@@ -140,7 +141,7 @@ mod tests {
             system: Some("Be brief.".into()),
         };
         let name = name(shard(), b"{}", &options, source);
-        assert_eq!(name, "e0cefd06ac7b88d70fbb44a7b57b14bd");
+        assert_eq!(name, "d7375402a3328ef81c234206d6f49764");
     }
 
     #[test]
@@ -156,6 +157,7 @@ mod tests {
             plain(&Options { broken_end: BrokenEnd::Keep, ..options.clone() }),
             plain(&Options { media: Media::Text, ..options.clone() }),
             plain(&Options { think: Think::Train, ..options.clone() }),
+            plain(&Options { left_out: LeftOut::Drop, ..options.clone() }),
             plain(&Options { train_on: TrainOn::All, ..options.clone() }),
             plain(&Options { turns: Turns::Each, ..options.clone() }),
             plain(&Options { chat_template: ChatTemplate::Chatml, ..options.clone() }),

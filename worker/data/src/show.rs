@@ -4,6 +4,7 @@ use proto::prepared::Sample;
 use serde::Serialize;
 use tokenizers::Tokenizer;
 
+use super::folder::Folder;
 use super::options::Options;
 use super::prepare::PrepareError;
 use super::vocabulary::Grown;
@@ -22,14 +23,15 @@ pub struct Piece {
 pub struct Decoder(Tokenizer);
 
 impl Decoder {
-    /// With a `tokenizer.json`, and the tokens that `options` add to it.
+    /// With a base's tokenizer, and the tokens that `options` add to it.
     ///
     /// # Errors
     /// [`PrepareError::Tokenizer`], [`PrepareError::AddTokens`].
-    pub fn new(file: &[u8], options: &Options) -> Result<Decoder, PrepareError> {
+    pub fn new(folder: &Folder, options: &Options) -> Result<Decoder, PrepareError> {
         let read = |file: &[u8]| Tokenizer::from_bytes(file).map_err(PrepareError::Tokenizer);
+        let (file, own) = (&folder.tokenizer, folder.added_tokens());
         let tokenizer = read(file)?;
-        let grown = Grown::new(file, &tokenizer, &options.special_tokens());
+        let grown = Grown::new(file, &tokenizer, own, &options.special_tokens());
         match grown.map_err(PrepareError::AddTokens)? {
             Some(grown) => read(&grown.file).map(Decoder),
             None => Ok(Decoder(tokenizer)),

@@ -72,7 +72,7 @@ pub struct Template {
 }
 
 /// What reasoning is called.
-const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+pub(super) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// How a template wants what a message says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,7 @@
-//! Special tokens that a chat template needs and a base's tokenizer lacks: added to its
-//! `tokenizer.json`, of which every other byte stays as it is.
+//! Tokens that a base's `tokenizer.json` lacks: those that only its configuration names, and those
+//! that a chat template needs. They are added to the file, of which every other byte stays as it is.
+
+use std::collections::HashSet;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -13,14 +15,33 @@ pub struct NewToken {
     pub id: u32,
     /// Its text.
     pub content: String,
+    flags: Flags,
+}
+
+/// How a token is found in a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Flags {
+    single_word: bool,
+    lstrip: bool,
+    rstrip: bool,
+    normalized: bool,
+    special: bool,
+}
+
+impl From<&AddedToken> for Flags {
+    fn from(token: &AddedToken) -> Flags {
+        let AddedToken { content: _, single_word, lstrip, rstrip, normalized, special } = *token;
+        Flags { single_word, lstrip, rstrip, normalized, special }
+    }
 }
 
 impl NewToken {
     /// As `tokenizer_config.json` describes it under its id.
     pub fn described(&self) -> Value {
+        let Flags { single_word, lstrip, rstrip, normalized, special } = self.flags;
         json!({
-            "content": self.content, "single_word": false, "lstrip": false, "rstrip": false,
-            "normalized": false, "special": true,
+            "content": self.content, "single_word": single_word, "lstrip": lstrip,
+            "rstrip": rstrip, "normalized": normalized, "special": special,
         })
     }
 }
@@ -35,16 +56,19 @@ pub(super) struct Grown {
 }
 
 impl Grown {
-    /// Adds those of `wanted` that `tokenizer`, read from `file`, lacks; none if it has them all.
+    /// Adds those of its `own` tokens, and of the special ones that are `wanted`, that `tokenizer`,
+    /// read from `file`, lacks; none if it has them all.
     ///
     /// # Errors
     /// What the `tokenizers` crate says, and a vocabulary with holes, in which the next id is taken.
     pub(super) fn new(
         file: &[u8],
         tokenizer: &Tokenizer,
+        own: Vec<AddedToken>,
         wanted: &[&str],
     ) -> Result<Option<Grown>, tokenizers::Error> {
-        let tokens = missing(tokenizer, wanted)?;
+        let wanted = wanted.iter().map(|token| AddedToken::from(*token, true));
+        let tokens = missing(tokenizer, own.into_iter().chain(wanted))?;
         if tokens.is_empty() {
             return Ok(None);
         }
@@ -58,22 +82,28 @@ impl Grown {
 ///
 /// A text that is only in the model's vocabulary is among them, with its old id: without an entry
 /// of its own it would be cut into pieces.
-fn missing(tokenizer: &Tokenizer, wanted: &[&str]) -> Result<Vec<NewToken>, tokenizers::Error> {
+fn missing(
+    tokenizer: &Tokenizer,
+    wanted: impl Iterator<Item = AddedToken>,
+) -> Result<Vec<NewToken>, tokenizers::Error> {
     let known = tokenizer.get_added_tokens_decoder();
-    let lacks = |token: &&&str| !known.values().any(|known| known.content == ***token);
-    let lacking: Vec<&str> = wanted.iter().filter(lacks).copied().collect();
+    let mut named: HashSet<String> = known.into_values().map(|known| known.content).collect();
+    let lacking: Vec<AddedToken> =
+        wanted.filter(|token| named.insert(token.content.clone())).collect();
     if lacking.is_empty() {
         return Ok(Vec::new());
     }
     let mut grown = tokenizer.clone();
-    grown.add_special_tokens(lacking.iter().map(|token| AddedToken::from(*token, true)))?;
+    grown.add_tokens(lacking.iter().cloned())?;
     let new = lacking.into_iter().map(|token| {
-        let id = grown.token_to_id(token).ok_or_else(|| format!("`{token}` cannot be added"))?;
+        let (flags, content) = (Flags::from(&token), token.content);
+        let id =
+            grown.token_to_id(&content).ok_or_else(|| format!("`{content}` cannot be added"))?;
         match tokenizer.id_to_token(id) {
-            Some(taken) if taken != token => {
-                Err(format!("`{token}` would get the id {id}, which `{taken}` has").into())
+            Some(taken) if taken != content => {
+                Err(format!("`{content}` would get the id {id}, which `{taken}` has").into())
             }
-            Some(_) | None => Ok(NewToken { id, content: token.to_owned() }),
+            Some(_) | None => Ok(NewToken { id, content, flags }),
         }
     });
     new.collect()

@@ -325,7 +325,7 @@ fn read_base(
     let vocab_size = model.config().vocab_size;
     let tokens = preparer.new_tokens().len();
     if tokens > 0 {
-        tracing::info!(tokens, vocab_size, "the template's tokens were added to the tokenizer");
+        tracing::info!(tokens, vocab_size, "tokens that tokenizer.json lacked were added to it");
     }
     let tuned = Tuned { dtype, vocab_size, preparer: &preparer };
     let companions = companions::of(base, &tuned)?;

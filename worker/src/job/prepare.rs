@@ -114,6 +114,7 @@ fn unprepared(spec: &Spec, error: &data::PrepareError) -> Trouble {
         E::Read(data::ReadError::Unreadable { .. })
         | E::Detect(_)
         | E::BrokenEnd { .. }
+        | E::LeftOut { .. }
         | E::TooLong { .. } => trouble(Cause::Data)(chain(error)),
         E::Tokenizer(_)
         | E::NoTemplate

@@ -1,10 +1,12 @@
 //! Which samples are shown, and their text.
 
 use super::fate::{Fate, Fates};
+use crate::base;
 use crate::cli::preview::Preview;
 use crate::cli::{Blame, Exit, Refusal};
+use crate::progress::Progress;
 use anyhow::{Context, bail};
-use data::{ChatTemplate, Decoder, Options, Piece};
+use data::{ChatTemplate, Decoder, Folder, Options, Piece};
 use proto::key;
 use proto::manifest::{Prepared, PreparedPart};
 use proto::prepared::Shard;
@@ -67,9 +69,9 @@ pub(super) async fn choose(
     preview: &Preview,
     choice: &Choice,
 ) -> Result<(Vec<Shown>, u64), Refusal> {
-    let base = Storage::open_existing(&preview.spec.base().to_string()).blame(Exit::User)?;
-    let tokenizer = base.read("tokenizer.json").await.blame(Exit::User)?;
-    let decoder = Decoder::new(&tokenizer, &added(preview)).blame(Exit::User)?;
+    let base = base::tokenizer(&preview.spec.base(), &Progress::new()).await?;
+    let base = Folder::of(&base).blame(Exit::User)?;
+    let decoder = Decoder::new(&base, &added(preview)).blame(Exit::User)?;
     let set = Set::open(preview, decoder).await.blame(Exit::Infrastructure)?;
     match choice {
         Choice::Drawn { count, seed } => {

@@ -337,7 +337,11 @@ fn notify(notice: Notice) -> Command {
 }
 
 fn direct(stream: u64, duty: Duty) -> Command {
-    let directive = Directive { epoch: EPOCH, beat: Timing::default().beat, duty, heard: 0 };
+    let beat = match duty {
+        Duty::Idle => Duration::from_secs(2),
+        _ => Timing::default().beat,
+    };
+    let directive = Directive { epoch: EPOCH, beat, duty, heard: 0 };
     Command::Direct { stream: Stream(stream), directive }
 }
 

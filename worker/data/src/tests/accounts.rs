@@ -191,3 +191,42 @@ fn an_empty_answer_among_others_is_a_finding_and_not_trained() {
         assert_eq!(found, "d.jsonl, line 1: message 2 is an empty answer, which is not trained");
     }
 }
+
+#[test]
+fn what_the_template_leaves_out_is_told_with_the_way_out() {
+    let thinking = include_str!("../../../../tests/templates/thinking.jinja");
+    let with = |options| {
+        let chat_template = ChatTemplate::Jinja(thinking.into());
+        preparer(Options { chat_template, ..options })
+    };
+    let line = r#"{"messages": [
+        {"role": "user", "content": "1"},
+        {"role": "assistant", "content": "A1", "reasoning_content": "First thoughts."},
+        {"role": "user", "content": "2"},
+        {"role": "assistant", "content": "A2", "reasoning_content": "Second thoughts."}]}"#;
+    let line = line.replace('\n', "");
+    let (_, counts) = shown(&with(Options::default()), &line);
+    let found = counts.findings[&Reason::LeftOut].examples[0].to_string();
+    let expected = "d.jsonl, line 1: the chat template leaves out the thoughts of message 2: 15 bytes\n\
+                    hint: `data.turns: each` makes a sample of every answer with its thoughts";
+    assert!(found.starts_with(expected), "{found}");
+    let (samples, counts) =
+        shown(&with(Options { turns: Turns::Each, ..Options::default() }), &line);
+    assert_eq!((samples.len(), counts.findings.len()), (2, 0));
+    assert!(samples[0].contains("First thoughts."), "{}", samples[0]);
+    let drops = with(Options { left_out: LeftOut::Drop, ..Options::default() });
+    assert_eq!(rejected(&drops, &line).0, Reason::LeftOut);
+    let fails = with(Options { left_out: LeftOut::Fail, ..Options::default() });
+    let error = fails.prepare("d.jsonl", line.as_bytes(), &SourceOptions::default());
+    let error = error.expect_err("it fails").to_string();
+    assert!(error.starts_with("d.jsonl, line 1: the chat template leaves out"), "{error}");
+    // A template that knows neither thoughts nor tools.
+    let tools = r#"{"tools": [{"type": "function", "function": {"name": "f"}}], "messages": [
+        {"role": "user", "content": "1"}, {"role": "assistant", "content": "<think>t</think> A"}]}"#;
+    let (_, counts) = shown(&chatml(Options::default()), &tools.replace('\n', ""));
+    let found = counts.findings[&Reason::LeftOut].examples[0].to_string();
+    assert!(
+        found.contains("leaves out the tool `f`: 1 bytes\nhint: set data.chat_template"),
+        "{found}"
+    );
+}

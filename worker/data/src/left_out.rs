@@ -1,0 +1,155 @@
+//! What a chat template leaves out of a record: thoughts of earlier answers, tools, whole messages.
+//! A sample is what the template writes, so that nothing here changes one; but its author is told.
+
+use memchr::memmem;
+use serde_json::Value;
+
+use super::conversation::{Conversation, Message};
+
+/// How a template's thoughts begin and end within a content.
+const THOUGHTS: (&str, &str) = ("<think>", "</think>");
+
+/// Something that is said in a record.
+struct Said<'a> {
+    /// Whose, for people.
+    whose: String,
+    text: &'a str,
+    is_thought: bool,
+}
+
+/// What no text of the conversation's samples holds, in a sentence with the way out; none where all is there.
+pub(super) fn left_out(conversation: &Conversation, texts: &[String]) -> Option<String> {
+    let mut cursors = vec![0; texts.len()];
+    let mut missing = Vec::new();
+    for (message, number) in conversation.messages.iter().zip(1..) {
+        let said = of_message(message, number);
+        missing.extend(said.into_iter().filter(|said| !is_there(said.text, texts, &mut cursors)));
+    }
+    let tools = conversation.tools.as_ref().and_then(Value::as_array).into_iter().flatten();
+    missing
+        .extend(tools.filter_map(of_tool).filter(|said| !is_there(said.text, texts, &mut cursors)));
+    let first = missing.first()?;
+    let bytes: usize = missing.iter().map(|said| said.text.len()).sum();
+    let more = match missing.len() {
+        1 => String::new(),
+        all => format!(", and {} more", all - 1),
+    };
+    let hint = if missing.iter().all(|said| said.is_thought) && texts.len() == 1 {
+        "`data.turns: each` makes a sample of every answer with its thoughts, or set \
+         data.chat_template to one that shows them"
+    } else {
+        "set data.chat_template to one that shows it"
+    };
+    let whose = &first.whose;
+    Some(format!("the chat template leaves out {whose}{more}: {bytes} bytes\nhint: {hint}"))
+}
+
+fn of_message(message: &Message, number: usize) -> Vec<Said<'_>> {
+    let mut all = Vec::new();
+    let mut add = |what: &str, text, is_thought| {
+        let whose = format!("{what} of message {number}");
+        all.push(Said { whose, text, is_thought });
+    };
+    let field = |name: &str| message.fields.get(name).and_then(Value::as_str);
+    for name in super::template::REASONING {
+        if let Some(text) = field(name) {
+            add("the thoughts", text, true);
+        }
+    }
+    // A question whose parts a template may put together by itself.
+    match (field("instruction"), field("input")) {
+        (Some(instruction), Some(input)) => {
+            add("the instruction", instruction, false);
+            add("the input", input, false);
+        }
+        _ => match parted(message.content()) {
+            Some((before, thoughts, after)) => {
+                add("the content", before, false);
+                add("the thoughts", thoughts, true);
+                add("the content", after, false);
+            }
+            None => add("the content", message.content(), false),
+        },
+    }
+    all
+}
+
+/// A content with thoughts in it: what stands before, in and behind them.
+fn parted(content: &str) -> Option<(&str, &str, &str)> {
+    let (before, rest) = content.split_once(THOUGHTS.0)?;
+    let (thoughts, after) = rest.split_once(THOUGHTS.1)?;
+    Some((before, thoughts, after))
+}
+
+fn of_tool(tool: &Value) -> Option<Said<'_>> {
+    let text = tool.get("function").unwrap_or(tool).get("name")?.as_str()?;
+    Some(Said { whose: format!("the tool `{text}`"), text, is_thought: false })
+}
+
+/// Whether one of the texts holds it, but for white space around it. What is said stands mostly in
+/// the order in which it is said: `cursors` has where the last was found.
+fn is_there(said: &str, texts: &[String], cursors: &mut [usize]) -> bool {
+    let said = said.trim();
+    if said.is_empty() {
+        return true;
+    }
+    let finder = memmem::Finder::new(said);
+    for (text, cursor) in texts.iter().zip(cursors) {
+        let text = text.as_bytes();
+        let found = finder.find(&text[*cursor..]).map(|at| *cursor + at);
+        if let Some(at) = found.or_else(|| finder.find(text)) {
+            *cursor = at;
+            return true;
+        }
+    }
+    // Written otherwise: with other white space, or as JSON.
+    let json = Value::from(said).to_string();
+    let quoted = &json[1..json.len() - 1];
+    let squashed = squash(said);
+    texts.iter().any(|text| text.contains(quoted) || squash(text).contains(&squashed))
+}
+
+fn squash(text: &str) -> String {
+    text.split_whitespace().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Role;
+
+    fn found(messages: &[(&str, &str)], tools: Option<Value>, text: &str) -> Option<String> {
+        let message = |(name, content): &(&str, &str)| {
+            let mut message = Message::new(Role::Assistant, "A");
+            message.fields.insert((*name).to_owned(), Value::from(*content));
+            message
+        };
+        let conversation = Conversation { tools, ..Conversation::of(messages.iter().map(message)) };
+        let found = left_out(&conversation, &[text.to_owned()])?;
+        Some(found.lines().next().unwrap_or_default().to_owned())
+    }
+
+    #[test]
+    fn what_is_missing_is_named_by_whose_it_is() {
+        let said = |what: &str| Some(format!("the chat template leaves out {what} bytes"));
+        assert_eq!(found(&[("content", " a\n")], None, "<a>"), None);
+        assert_eq!(found(&[("content", "a b")], None, "a\n  b"), None, "other white space");
+        assert_eq!(found(&[("content", "a\"b")], None, r#"a\"b"#), None, "as JSON");
+        assert_eq!(
+            found(&[("content", "a"), ("content", "b")], None, "a"),
+            said("the content of message 2: 1")
+        );
+        let thoughts = [("thinking", "Five twice.")];
+        assert_eq!(found(&thoughts, None, "A"), said("the thoughts of message 1: 11"));
+        let within = [("content", "<think>\nFive.\n</think>\n\n10")];
+        assert_eq!(found(&within, None, "10"), said("the thoughts of message 1: 7"));
+        assert_eq!(found(&within, None, "Five. 10"), None);
+        let tools = serde_json::json!([{"function": {"name": "f1"}}, {"name": "f2"}]);
+        assert_eq!(
+            found(&[("content", "a")], Some(tools.clone()), "a f2"),
+            said("the tool `f1`: 2")
+        );
+        let both = said("the tool `f1`, and 1 more: 4");
+        assert_eq!(found(&[("content", "a")], Some(tools), "a"), both);
+    }
+}
