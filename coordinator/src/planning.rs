@@ -334,7 +334,11 @@ async fn refused(storage: &Storage, run: &RunId, receipt: &Receipt, message: Str
     let place = match storage.put(&key, body).await {
         // Of a preview nothing stays.
         Ok(()) if storage.is_memory() => String::new(),
-        Ok(()) => format!("\nhint: the receipt is {}/{key}", storage.url()),
+        Ok(()) => {
+            let url = storage.url();
+            let place = url.strip_prefix("file://").unwrap_or(url);
+            format!("\nhint: the receipt is {place}/{key}")
+        }
         Err(error) => {
             let error = proto::error::chain(&error);
             tracing::warn!(%run, error, "the receipt is not stored");

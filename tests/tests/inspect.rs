@@ -282,7 +282,13 @@ fn what_fails_a_run_fails_a_look_at_it_with_the_same_words() {
     assert_only_prepared(&fixture);
     assert_eq!(dropped, error(&fixture, "plan", &["--json"], DATA), "from the cache");
     assert_only_prepared(&fixture);
-    assert_eq!(dropped, error(&fixture, "run", &["--json"], DATA));
+    // And a run says where its receipt is.
+    let run = error(&fixture, "run", &["--json"], DATA);
+    let place =
+        run.strip_prefix(&dropped).and_then(|rest| rest.strip_prefix("hint: the receipt is "));
+    let place = place.unwrap_or_else(|| panic!("{run}")).trim_end();
+    let receipt = std::fs::read_to_string(place).expect("it is there");
+    assert!(receipt.contains(r#""read": 240"#), "{receipt}");
 }
 
 #[test]

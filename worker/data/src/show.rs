@@ -4,9 +4,9 @@ use proto::prepared::Sample;
 use serde::Serialize;
 use tokenizers::Tokenizer;
 
+use super::error::PrepareError;
 use super::folder::Folder;
 use super::options::Options;
-use super::prepare::PrepareError;
 use super::vocabulary::Grown;
 
 /// A run of tokens of one weight.
