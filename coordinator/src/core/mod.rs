@@ -54,7 +54,7 @@ use workers::Workers;
 pub struct Timing {
     /// How often a worker beats that has something to do.
     pub beat: Duration,
-    /// How often one beats that has not: so much of its lease that one beat may be lost.
+    /// How often a worker with nothing to do beats: at least twice within its lease.
     pub idle_beat: Duration,
     /// A worker that has been silent for so long is dead.
     pub lease: Duration,

@@ -1,5 +1,6 @@
 //! What a chat template leaves out of a record: thoughts of earlier answers, tools, whole messages.
-//! A sample is what the template writes, so that nothing here changes one; but its author is told.
+//! Nothing here changes a sample; its author is told. What stands anywhere in the sample counts as
+//! there, also where another part says the same.
 
 use memchr::memmem;
 use serde_json::Value;
@@ -11,10 +12,27 @@ const THOUGHTS: (&str, &str) = ("<think>", "</think>");
 
 /// Something that is said in a record.
 struct Said<'a> {
-    /// Whose, for people.
-    whose: String,
+    part: Part,
     text: &'a str,
-    is_thought: bool,
+}
+
+/// Where it is said; messages count from 1.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Content(usize),
+    Thoughts(usize),
+    Tool,
+}
+
+impl Said<'_> {
+    /// For people.
+    fn name(&self) -> String {
+        match self.part {
+            Part::Content(message) => format!("the content of message {message}"),
+            Part::Thoughts(message) => format!("the thoughts of message {message}"),
+            Part::Tool => format!("the tool `{}`", self.text),
+        }
+    }
 }
 
 /// What no text of the conversation's samples holds, in a sentence with the way out; none where all is there.
@@ -34,41 +52,40 @@ pub(super) fn left_out(conversation: &Conversation, texts: &[String]) -> Option<
         1 => String::new(),
         all => format!(", and {} more", all - 1),
     };
-    let hint = if missing.iter().all(|said| said.is_thought) && texts.len() == 1 {
-        "`data.turns: each` makes a sample of every answer with its thoughts, or set \
+    let hint =
+        if missing.iter().all(|said| matches!(said.part, Part::Thoughts(_))) && texts.len() == 1 {
+            "`data.turns: each` makes a sample of every answer with its thoughts, or set \
          data.chat_template to one that shows them"
-    } else {
-        "set data.chat_template to one that shows it"
-    };
-    let whose = &first.whose;
-    Some(format!("the chat template leaves out {whose}{more}: {bytes} bytes\nhint: {hint}"))
+        } else {
+            "set data.chat_template to one that shows it"
+        };
+    let name = first.name();
+    Some(format!("the chat template leaves out {name}{more}: {bytes} bytes\nhint: {hint}"))
 }
 
 fn of_message(message: &Message, number: usize) -> Vec<Said<'_>> {
     let mut all = Vec::new();
-    let mut add = |what: &str, text, is_thought| {
-        let whose = format!("{what} of message {number}");
-        all.push(Said { whose, text, is_thought });
-    };
+    let (content, thoughts) = (Part::Content(number), Part::Thoughts(number));
+    let mut add = |part, text| all.push(Said { part, text });
     let field = |name: &str| message.fields.get(name).and_then(Value::as_str);
     for name in super::template::REASONING {
         if let Some(text) = field(name) {
-            add("the thoughts", text, true);
+            add(thoughts, text);
         }
     }
     // A question whose parts a template may put together by itself.
     match (field("instruction"), field("input")) {
         (Some(instruction), Some(input)) => {
-            add("the instruction", instruction, false);
-            add("the input", input, false);
+            add(content, instruction);
+            add(content, input);
         }
         _ => match parted(message.content()) {
-            Some((before, thoughts, after)) => {
-                add("the content", before, false);
-                add("the thoughts", thoughts, true);
-                add("the content", after, false);
+            Some((before, within, after)) => {
+                add(content, before);
+                add(thoughts, within);
+                add(content, after);
             }
-            None => add("the content", message.content(), false),
+            None => add(content, message.content()),
         },
     }
     all
@@ -83,7 +100,7 @@ fn parted(content: &str) -> Option<(&str, &str, &str)> {
 
 fn of_tool(tool: &Value) -> Option<Said<'_>> {
     let text = tool.get("function").unwrap_or(tool).get("name")?.as_str()?;
-    Some(Said { whose: format!("the tool `{text}`"), text, is_thought: false })
+    Some(Said { part: Part::Tool, text })
 }
 
 /// Whether one of the texts holds it, but for white space around it. What is said stands mostly in

@@ -374,7 +374,9 @@ impl Preparer {
                 Err(reject) => return Err(reject),
             }
         }
-        if let Some(found) = left_out(&conversation, &texts) {
+        if !samples.is_empty()
+            && let Some(found) = left_out(&conversation, &texts)
+        {
             match self.options.left_out {
                 LeftOut::Report => notes.push((Reason::LeftOut, found)),
                 LeftOut::Drop | LeftOut::Fail => return Err(Reject::new(Reason::LeftOut, found)),
