@@ -1,8 +1,9 @@
 //! What idle workers and ended runs cost a standing coordinator: `cargo bench -p muster-tests --bench idle`.
 //!
 //! Simulated worker streams, 50 to a connection, that beat once a second and have nothing to do. For each number of
-//! them the coordinator's processor time is taken over a window, without and with 500 runs that have ended; and once
-//! more where they beat as they are directed, as real ones do.
+//! them the coordinator's processor time is taken over a window, without and with 500 runs that have ended; once more
+//! where they beat as they are directed, as real ones do; and once more against a bare server that reads the same
+//! beats over the same gRPC library and does nothing else, which is the floor.
 //! `cargo bench -p muster-tests --bench idle -- 2000` tries this number only.
 
 use anyhow::{Context, Result, ensure};
@@ -10,9 +11,14 @@ use muster_tests::simulated::Simulated;
 use muster_tests::{Fixture, Process, pool};
 use proto::wire;
 use proto::wire::runs_client::RunsClient;
+use proto::wire::workers_server::{Workers, WorkersServer};
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Endpoint;
+use tonic::{Request, Response, Status, Streaming};
 
 /// Workers that are tried.
 const WORKERS: [usize; 4] = [500, 1000, 2000, 4000];
@@ -25,10 +31,18 @@ const BEAT: Duration = Duration::from_secs(1);
 const SETTLE: Duration = Duration::from_secs(5);
 const WINDOW: Duration = Duration::from_secs(20);
 
+/// The argument that makes this program the bare server.
+const BARE: &str = "bare";
+
 fn main() -> Result<()> {
-    let runtime = tokio::runtime::Runtime::new()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     // `cargo bench` adds an argument of its own.
-    let only: Vec<usize> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == BARE) {
+        return runtime.block_on(Bare::serve());
+    }
+    let only: Vec<usize> = arguments.iter().filter_map(|a| a.parse().ok()).collect();
     let numbers = if only.is_empty() { WORKERS.to_vec() } else { only };
     println!("workers  ended runs     beats  % of a core  per worker against half as many   MiB");
     for (ended, beat) in [(0, Some(BEAT)), (ENDED, Some(BEAT)), (0, None)] {
@@ -46,6 +60,10 @@ fn main() -> Result<()> {
             before = Some(each);
         }
     }
+    for &workers in &numbers {
+        let share = 100.0 * runtime.block_on(floor(workers))?;
+        println!("{workers:>7}  {BARE:>10}  {:>10}  {share:>9.2}", "1 a second");
+    }
     Ok(())
 }
 
@@ -59,13 +77,39 @@ async fn measure(workers: usize, ended: usize, beat: Option<Duration>) -> Result
     let ring = TcpListener::bind("127.0.0.1:0").await?;
     let address = ring.local_addr()?.to_string();
     let listening = tokio::spawn(async move { while ring.accept().await.is_ok() {} });
+    let streams = connect(&url, workers, &address, beat).await?;
+    let share = share(&coordinator).await?;
+    let listed = RunsClient::connect(url).await?.list(wire::ListRequest {}).await?.into_inner();
+    ensure!(listed.workers.len() == workers, "{} of {workers} are there", listed.workers.len());
+    ensure!(listed.runs.len() == ended, "{} of {ended} runs are listed", listed.runs.len());
+    streams.iter().for_each(JoinHandle::abort);
+    listening.abort();
+    Ok((share, memory(&coordinator)?))
+}
+
+/// The share of a core that the bare server takes.
+async fn floor(workers: usize) -> Result<f64> {
+    let server = Process::start(&std::env::current_exe()?, &[BARE]);
+    let streams = connect(&server.says(BARE_AT), workers, "127.0.0.1:1", Some(BEAT)).await?;
+    let share = share(&server).await?;
+    streams.iter().for_each(JoinHandle::abort);
+    Ok(share)
+}
+
+/// Opens the streams of `workers`, which say that their peers reach them at `ring`.
+async fn connect(
+    url: &str,
+    workers: usize,
+    ring: &str,
+    beat: Option<Duration>,
+) -> Result<Vec<JoinHandle<()>>> {
     let mut streams = Vec::new();
     for first in (0..workers).step_by(SHARED) {
-        let channel = Endpoint::from_shared(url.clone())?.connect().await?;
+        let channel = Endpoint::from_shared(url.to_owned())?.connect().await?;
         for number in first..workers.min(first + SHARED) {
             let worker = Simulated {
                 name: format!("w{number}"),
-                ring: address.clone(),
+                ring: ring.to_owned(),
                 reports: Vec::new(),
                 beat,
                 // Spread over the second, as those of real workers are.
@@ -74,16 +118,50 @@ async fn measure(workers: usize, ended: usize, beat: Option<Duration>) -> Result
             streams.push(worker.connect(channel.clone()).await?);
         }
     }
+    Ok(streams)
+}
+
+/// The share of a core that a process takes, once it has come to rest.
+async fn share(process: &Process) -> Result<f64> {
     tokio::time::sleep(SETTLE).await;
-    let (began, before) = (Instant::now(), processor_time(&coordinator)?);
+    let (began, before) = (Instant::now(), processor_time(process)?);
     tokio::time::sleep(WINDOW).await;
-    let share = (processor_time(&coordinator)? - before) / began.elapsed().as_secs_f64();
-    let listed = RunsClient::connect(url).await?.list(wire::ListRequest {}).await?.into_inner();
-    ensure!(listed.workers.len() == workers, "{} of {workers} are there", listed.workers.len());
-    ensure!(listed.runs.len() == ended, "{} of {ended} runs are listed", listed.runs.len());
-    streams.iter().for_each(tokio::task::JoinHandle::abort);
-    listening.abort();
-    Ok((share, memory(&coordinator)?))
+    Ok((processor_time(process)? - before) / began.elapsed().as_secs_f64())
+}
+
+/// A server of workers that reads what they say, and no more.
+struct Bare;
+
+/// What comes before its address.
+const BARE_AT: &str = "bare server at ";
+
+impl Bare {
+    /// Serves as a coordinator does, until it is killed.
+    async fn serve() -> Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        eprintln!("{BARE_AT}http://{}", listener.local_addr()?);
+        let server = tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(5)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+            .tcp_nodelay(true)
+            .add_service(WorkersServer::new(Self));
+        Ok(server.serve_with_incoming(TcpListenerStream::new(listener)).await?)
+    }
+}
+
+#[tonic::async_trait]
+impl Workers for Bare {
+    type SessionStream =
+        Pin<Box<dyn futures::Stream<Item = Result<wire::Directive, Status>> + Send>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<wire::Report>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let mut reports = request.into_inner();
+        tokio::spawn(async move { while let Ok(Some(_)) = reports.message().await {} });
+        Ok(Response::new(Box::pin(futures::stream::pending())))
+    }
 }
 
 /// Submits runs whose data does not exist, and waits until all have failed.
