@@ -156,9 +156,9 @@ impl ModelFolder {
         let count = model.iter().filter(|f| !f.tensors.is_empty()).count();
         let mut number = 0;
         let named = |file: File| {
-            let own = file.key.rsplit('/').next().unwrap_or(&file.key);
+            let below = file.key.strip_prefix(Checkpoint::MODEL).and_then(|k| k.strip_prefix('/'));
             let name = if file.tensors.is_empty() {
-                own.to_owned()
+                below.unwrap_or(&file.key).to_owned()
             } else {
                 number += 1;
                 shard_name(number, count)

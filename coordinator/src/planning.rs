@@ -13,7 +13,7 @@ use proto::key;
 use proto::manifest::{self, Prepared};
 use proto::plan::{self, Chunk, Meta, Pack, Packs, Plan, Step};
 use proto::receipt::{Reason, Receipt};
-use proto::spec::{Amount, EvalOn, LeftOut, Media, Source, Spec};
+use proto::spec::{Amount, ControlTokens, EvalOn, LeftOut, Media, Source, Spec};
 use proto::storage::{self, Storage};
 use std::sync::Arc;
 use tokio::runtime::Handle;
@@ -355,6 +355,8 @@ fn too_many_lost(spec: &Spec, receipt: &Receipt) -> Option<String> {
     let mut allowed = vec![Reason::BrokenEnd];
     allowed.extend((data.media == Media::Drop).then_some(Reason::Media));
     allowed.extend((data.left_out == LeftOut::Drop).then_some(Reason::LeftOut));
+    let is_filtered = data.control_tokens == ControlTokens::Filter;
+    allowed.extend(is_filtered.then_some(Reason::ControlTokens));
     let (lost, most) = (receipt.dropped_share(&allowed), data.max_dropped);
     if lost <= most {
         return None;

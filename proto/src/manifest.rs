@@ -75,6 +75,8 @@ pub struct Staged {
 impl Staged {
     /// The table of contents, relative to the model's folder; written last.
     pub const MANIFEST: &'static str = "staged.json";
+    /// The folder of a model's further chat templates, likewise.
+    pub const TEMPLATES: &'static str = "additional_chat_templates/";
 
     /// Whether a file at `path` belongs to a model folder: weights, configuration, tokenizer and template, and nothing
     /// of the same in another format.
@@ -82,6 +84,9 @@ impl Staged {
         let tokenizer = ["merges.txt", "vocab.txt", "tokenizer.model"];
         let weights = path.starts_with("model") && path.ends_with(".safetensors");
         let described = path.ends_with(".json") || path.ends_with(".jinja");
+        if let Some(template) = path.strip_prefix(Self::TEMPLATES) {
+            return template.ends_with(".jinja") && !template.contains('/');
+        }
         !path.contains('/')
             && path != Self::MANIFEST
             && (weights || described || tokenizer.contains(&path))

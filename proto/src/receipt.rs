@@ -74,6 +74,8 @@ pub enum Reason {
     EmptyThinking,
     /// The chat template leaves something of it out.
     LeftOut,
+    /// A message holds the text of a special token.
+    ControlTokens,
 }
 
 impl Reason {
@@ -97,6 +99,7 @@ impl Reason {
             Reason::Media => "media",
             Reason::EmptyThinking => "empty thinking",
             Reason::LeftOut => "left out",
+            Reason::ControlTokens => "control tokens",
         }
     }
 }

@@ -40,9 +40,9 @@ pub use location::{Location, Scheme};
 pub use quality::{Check, Quality};
 pub use resume::compatible_for_resume;
 pub use value::{
-    Adapter, AdapterKind, AdapterTargets, BrokenEnd, Checkpoint, Dtype, EvalEvery, Format, Init,
-    LeftOut, Media, MicroBatch, Optimizer, OptimizerKind, Recompute, Roles, SaveDtype, Schedule,
-    ScheduleKind, Think, TooLong, Train, TrainOn, Turns,
+    Adapter, AdapterKind, AdapterTargets, BrokenEnd, Checkpoint, ControlTokens, Dtype, EvalEvery,
+    Format, Init, LeftOut, Media, MicroBatch, Optimizer, OptimizerKind, Recompute, Roles,
+    SaveDtype, Schedule, ScheduleKind, Think, TooLong, Train, TrainOn, Turns,
 };
 
 /// The longest text that is read as a spec.
@@ -100,6 +100,8 @@ pub struct Data {
     pub max_dropped: f64,
     /// What happens to records of which the chat template leaves something out.
     pub left_out: LeftOut,
+    /// What happens to conversations whose messages hold the text of a special token.
+    pub control_tokens: ControlTokens,
     /// What happens to empty thinking blocks that the prompt would write.
     pub think: Think,
     /// Which messages are trained.

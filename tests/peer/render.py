@@ -2,13 +2,14 @@
 
 Reads one JSON object on standard input: {"models": [FOLDER], "cases": [{"model": INDEX, "template":
 TEXT or null, "messages": [...], "tools": [...] or null, "kwargs": {...} or null,
-"add_generation_prompt": bool, "mask": bool, "without_prompts": bool}]}. Writes one JSON line per case: {"text": ...} or {"error": ...}, and with `mask` also {"tokens": [...],
+"add_generation_prompt": bool, "mask": bool, "without_prompts": bool, "literal": [TOKEN] or null}]}. Writes one JSON line per case: {"text": ...} or {"error": ...}, and with `mask` also {"tokens": [...],
 "mask": [...]}, tokenized with add_special_tokens off; `without_prompts` takes out of the mask what generation prompts
-write.
+write. With `literal` the texts of these special tokens in messages are cut as texts.
 """
 
 import datetime
 import json
+import re
 import sys
 
 from transformers import AutoTokenizer
@@ -48,6 +49,29 @@ def clear_prompts(tokenizer, messages, result, shared):
                         result["mask"][at] = 0
 
 
+def literal(tokenizer, case, shared):
+    """Tokens of a conversation in which the texts of special tokens stay texts."""
+    tokens = case["literal"]
+    hidden = {token: f"\u2063{i}\u2063" for i, token in enumerate(tokens)}
+
+    def hide(text):
+        for token, name in hidden.items():
+            text = text.replace(token, name)
+        return text
+
+    messages = [m | {"content": hide(m["content"])} for m in case["messages"]]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, **shared)
+    ids = []
+    for piece in re.split("(" + "|".join(map(re.escape, tokens)) + ")", text):
+        if piece in tokens:
+            ids.append(tokenizer.convert_tokens_to_ids(piece))
+            continue
+        for token, name in hidden.items():
+            piece = piece.replace(name, token)
+        ids += tokenizer(piece, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return ids
+
+
 def answer(tokenizer, case):
     shared = {
         "tools": case.get("tools"),
@@ -56,6 +80,8 @@ def answer(tokenizer, case):
         **(case.get("kwargs") or {}),
     }
     try:
+        if case.get("literal"):
+            return {"tokens": literal(tokenizer, case, shared)}
         text = tokenizer.apply_chat_template(case["messages"], tokenize=False, **shared)
         result = {"text": text}
         if case.get("mask"):

@@ -26,13 +26,19 @@ fn a_run_leaves_a_model_and_accounts_for_every_record() {
     // One record more than can be trained on: a question without an answer.
     let unanswered = r#"{"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": ""}]}"#;
     fixture.write("data.jsonl", &(fixture.read("data.jsonl") + unanswered + "\n"));
+    let template = "additional_chat_templates/tool_use.jinja";
+    let folder = fixture.path("base/additional_chat_templates");
+    std::fs::create_dir(folder).expect("the base has none");
+    fixture.write(&format!("base/{template}"), "{{ messages }}");
     let ended = Process::run(&fixture, &["--workers", "2"]).end().with_code(0);
     let run = fixture.run();
 
     let finished = ended.only("finished");
     assert_eq!(Path::new(finished.text("model")), run.join("model"));
     assert_eq!(finished.count("steps"), STEPS);
-    for name in ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+    for name in
+        ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", template]
+    {
         assert!(run.join("model").join(name).is_file(), "{name}");
     }
     let base = weights(&fixture.path("base"));

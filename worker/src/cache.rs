@@ -114,7 +114,9 @@ async fn fetched(model: &Storage, cache: &Path) -> Result<PathBuf, Error> {
     for object in &objects {
         tracing::info!(model = model.url(), file = object.key, bytes = object.bytes, "fetching");
         let pieces = model.pieces(&object.key, object.bytes, object.etag.as_deref());
-        let found = write(&part.join(&object.key), pieces).await?;
+        let path = part.join(&object.key);
+        path.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(disk)?;
+        let found = write(&path, pieces).await?;
         if digests.get(&object.key).is_some_and(|wanted| *wanted != found) {
             let (url, file) = (model.url().to_owned(), object.key.clone());
             return Err(Error::Damaged { url, file });
@@ -177,6 +179,8 @@ mod tests {
             storage.put(key, body).await.unwrap();
         }
         storage.put("pytorch_model.bin", "the same, in another format").await.unwrap();
+        storage.put("additional_chat_templates/tool_use.jinja", "tools").await.unwrap();
+        storage.put("original/params.json", "{}").await.unwrap();
         storage
     }
 
@@ -187,7 +191,10 @@ mod tests {
         let folders = futures::future::try_join_all(ranks).await.unwrap();
         assert!(folders.iter().all(|f| *f == folders[0]));
         assert_eq!(std::fs::read(folders[0].join("model.safetensors")).unwrap(), b"weights");
+        let template = folders[0].join("additional_chat_templates/tool_use.jinja");
+        assert_eq!(std::fs::read(template).unwrap(), b"tools");
         assert!(!folders[0].join("pytorch_model.bin").exists());
+        assert!(!folders[0].join("original").exists());
         let entries = cache.path().join("models").read_dir().unwrap().count();
         assert_eq!(entries, 2, "the model and its lock");
     }

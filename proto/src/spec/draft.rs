@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::quality::Quality;
 use super::value::{
-    Adapter, BrokenEnd, Checkpoint, Dtype, EvalEvery, Format, Init, LeftOut, Media, Roles,
-    SaveDtype, Think, TooLong, Train, TrainOn, Turns,
+    Adapter, BrokenEnd, Checkpoint, ControlTokens, Dtype, EvalEvery, Format, Init, LeftOut, Media,
+    Roles, SaveDtype, Think, TooLong, Train, TrainOn, Turns,
 };
 
 /// The longest sample that a run may ask for.
@@ -114,6 +114,9 @@ pub struct Data {
     /// thoughts or tools.
     #[serde(default)]
     pub left_out: LeftOut,
+    /// What happens to conversations whose messages hold the text of a special token.
+    #[serde(default)]
+    pub control_tokens: ControlTokens,
     /// What happens to empty thinking blocks that the prompt would write.
     #[serde(default)]
     pub think: Think,

@@ -196,6 +196,7 @@ impl Resolver<'_> {
             broken_end: draft.broken_end,
             media: draft.media,
             left_out: draft.left_out,
+            control_tokens: draft.control_tokens,
             think: draft.think,
             max_dropped: draft.max_dropped,
             train_on: draft.train_on,

@@ -246,6 +246,22 @@ pub enum LeftOut {
     Fail,
 }
 
+/// What happens to conversations whose messages hold the text of a special token, such as
+/// `<|im_end|>`: the tokenizer reads it as the token itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ControlTokens {
+    /// Nothing is looked for.
+    Off,
+    /// They are trained as they are, and the receipt names them.
+    #[default]
+    Report,
+    /// The record is left out, and counted.
+    Filter,
+    /// Within messages it stays text: it is cut into pieces as every other text.
+    Escape,
+}
+
 /// Which messages of a conversation are trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

@@ -38,6 +38,7 @@ impl From<&Spec> for Draft {
                 broken_end: data.broken_end,
                 media: data.media,
                 left_out: data.left_out,
+                control_tokens: data.control_tokens,
                 think: data.think,
                 max_dropped: data.max_dropped,
                 train_on: data.train_on,

@@ -6,8 +6,10 @@
 //! `_training`, it is the marked twin of the one without.
 
 mod comparison;
+mod control;
 mod conversations;
 mod family;
+mod named;
 mod peer;
 mod rendering;
 mod vocabulary;
@@ -159,7 +161,8 @@ fn masks_are_those_of_transformers_on_real_data() -> Result<()> {
     let records: Vec<Value> = serde_json::from_str(&text)?;
     let records: Vec<Value> = records.iter().map(alpaca).collect();
     let folder = Folder::read(&model)?;
-    let source = folder.chat_template().context("SmolLM2 has a template")?;
+    let templates = folder.chat_templates();
+    let source = *templates.get("default").context("SmolLM2 has a template")?;
     let template = Template::new(source, &folder.special_tokens(), DAY.context("a day")?)?;
     let pair = Pair {
         name: "SmolLM2, alpaca_en_demo".into(),

@@ -1,5 +1,6 @@
 //! Text and spans -> token ids and weights.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use proto::receipt::Reason;
@@ -68,6 +69,13 @@ impl Encoder {
         &self.stops
     }
 
+    /// The special tokens that a text may hold: each is found in it as one token.
+    pub(super) fn special_texts(&self) -> impl Iterator<Item = String> {
+        let added = self.tokenizer().get_added_tokens_decoder().into_values();
+        let added: HashSet<String> = added.map(|token| token.content).collect();
+        self.stops.iter().filter(move |stop| added.contains(*stop)).cloned()
+    }
+
     /// Encodes a rendered conversation; its template has written the special tokens already.
     ///
     /// A token is trained if any of its bytes lies in a span, as `transformers` has it: one that
@@ -76,7 +84,19 @@ impl Encoder {
     /// # Errors
     /// A doubled first token.
     pub(super) fn conversation(&self, marked: &Marked) -> Result<Encoded, Reject> {
-        let Tokens { ids, offsets } = self.encode(&marked.text, false)?;
+        self.conversation_by(&self.tokenizer, marked)
+    }
+
+    /// The same by another tokenizer, of the same ids.
+    ///
+    /// # Errors
+    /// A doubled first token.
+    pub(super) fn conversation_by(
+        &self,
+        tokenizer: &Tokenizer,
+        marked: &Marked,
+    ) -> Result<Encoded, Reject> {
+        let Tokens { ids, offsets } = encode(tokenizer, &marked.text, false)?;
         self.refuse_doubled_bos(&ids)?;
         let places = Places::new(&offsets);
         let mut weights = vec![0.0; ids.len()];
@@ -137,8 +157,7 @@ impl Encoder {
     }
 
     fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Tokens, Reject> {
-        let encoded = self.tokenizer.encode(text, add_special_tokens);
-        encoded.map_err(|error| Reject::new(Reason::Malformed, format!("tokenizer: {error}")))
+        encode(&self.tokenizer, text, add_special_tokens)
     }
 
     /// # Errors
@@ -153,6 +172,11 @@ impl Encoder {
             _ => Ok(()),
         }
     }
+}
+
+fn encode(tokenizer: &Tokenizer, text: &str, add_special_tokens: bool) -> Result<Tokens, Reject> {
+    let encoded = tokenizer.encode(text, add_special_tokens);
+    encoded.map_err(|error| Reject::new(Reason::Malformed, format!("tokenizer: {error}")))
 }
 
 /// The tokens that a tokenizer puts before and behind a text.

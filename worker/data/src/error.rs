@@ -18,6 +18,12 @@ pub enum PrepareError {
          hint: set data.chat_template to chatml, alpaca or a .jinja file"
     )]
     NoTemplate,
+    /// Several, and none for records without tools.
+    #[error(
+        "the tokenizer has the chat templates {0}, and none of them is named default\n\
+         hint: set data.chat_template to one of them in a .jinja file, or to chatml or alpaca"
+    )]
+    NoDefaultTemplate(String),
     /// The template is no Jinja.
     #[error(transparent)]
     Template(#[from] TemplateError),

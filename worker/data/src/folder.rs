@@ -50,7 +50,16 @@ const TOKENIZER: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS: &str = "special_tokens_map.json";
 const TEMPLATE: &str = "chat_template.jinja";
+const TOOL_TEMPLATE: &str = "additional_chat_templates/tool_use.jinja";
 const GENERATION: &str = "generation_config.json";
+
+/// Chat templates by name.
+pub(super) type Templates<'a> = BTreeMap<&'a str, &'a str>;
+
+/// The name of the one for all conversations.
+pub(super) const DEFAULT: &str = "default";
+/// The name of the one for those with tools.
+pub(super) const TOOL_USE: &str = "tool_use";
 
 /// The files that say how text becomes tokens; plain data, not yet understood.
 #[derive(Clone, Debug, Default)]
@@ -61,13 +70,16 @@ pub struct Folder {
     pub config: Map<String, Value>,
     /// `chat_template.jinja`, which goes before the configuration's.
     pub template: Option<String>,
+    /// `additional_chat_templates/tool_use.jinja`, likewise.
+    pub tool_template: Option<String>,
     /// `generation_config.json`.
     pub generation: Map<String, Value>,
 }
 
 impl Folder {
     /// Every file that is read; together they decide the tokens.
-    pub const FILES: [&str; 5] = [TOKENIZER, CONFIG, SPECIAL_TOKENS, TEMPLATE, GENERATION];
+    pub const FILES: [&str; 6] =
+        [TOKENIZER, CONFIG, SPECIAL_TOKENS, TEMPLATE, TOOL_TEMPLATE, GENERATION];
 
     /// Reads the files that are there.
     ///
@@ -78,28 +90,33 @@ impl Folder {
         let tokenizer = read(&path.join(TOKENIZER))?.ok_or_else(missing)?;
         let mut config = read_object(&path.join(SPECIAL_TOKENS))?;
         config.extend(read_object(&path.join(CONFIG))?);
-        let template = read(&path.join(TEMPLATE))?;
+        let text = |name: &str| -> Result<Option<String>, FolderError> {
+            let bytes = read(&path.join(name))?;
+            Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+        };
         Ok(Folder {
             tokenizer,
             config,
-            template: template.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+            template: text(TEMPLATE)?,
+            tool_template: text(TOOL_TEMPLATE)?,
             generation: read_object(&path.join(GENERATION))?,
         })
     }
 
-    /// The tokenizer's own chat template: the file's, else the configuration's text, else its
-    /// list's `default`.
-    pub fn chat_template(&self) -> Option<&str> {
-        if let Some(template) = &self.template {
-            return Some(template);
-        }
-        match self.config.get("chat_template")? {
-            Value::String(template) => Some(template),
-            Value::Array(named) => {
-                let is_default = |entry: &&Value| entry.get("name").is_some_and(|n| n == "default");
-                named.iter().find(is_default)?.get("template")?.as_str()
+    /// The tokenizer's own chat templates by name: those of files, else the configuration's.
+    pub fn chat_templates(&self) -> Templates<'_> {
+        let files = [(DEFAULT, &self.template), (TOOL_USE, &self.tool_template)];
+        let files = files.into_iter().filter_map(|(name, file)| Some((name, file.as_deref()?)));
+        let files = Templates::from_iter(files);
+        match self.config.get("chat_template") {
+            Some(Value::String(template)) if files.is_empty() => [(DEFAULT, &**template)].into(),
+            Some(Value::Array(named)) if files.is_empty() => {
+                let named = named.iter().filter_map(|entry| {
+                    Some((entry.get("name")?.as_str()?, entry.get("template")?.as_str()?))
+                });
+                named.collect()
             }
-            _ => None,
+            _ => files,
         }
     }
 
@@ -120,11 +137,12 @@ impl Folder {
         };
         let mut config = object(SPECIAL_TOKENS)?;
         config.extend(object(CONFIG)?);
-        let template = content(TEMPLATE);
+        let text = |name| content(name).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
         Ok(Folder {
             tokenizer: content(TOKENIZER).unwrap_or_default().to_vec(),
             config,
-            template: template.map(|bytes| String::from_utf8_lossy(bytes).into_owned()),
+            template: text(TEMPLATE),
+            tool_template: text(TOOL_TEMPLATE),
             generation: object(GENERATION)?,
         })
     }
@@ -236,13 +254,18 @@ mod tests {
             write(name, text).expect("writes");
         }
         let folder = Folder::read(at.path()).expect("whole");
-        assert_eq!(folder.chat_template(), Some("d"));
+        assert_eq!(folder.chat_templates(), [("default", "d"), ("tool_use", "t")].into());
         let special = json!({"bos_token": "<s>", "eos_token": "</s>"});
         assert_eq!(Value::Object(folder.special_tokens()), special);
         assert_eq!(folder.stop_ids(), [2, 7]);
         write("chat_template.jinja", "file").expect("writes");
         let folder = Folder::read(at.path()).expect("whole");
-        assert_eq!(folder.chat_template(), Some("file"));
+        assert_eq!(folder.chat_templates(), [("default", "file")].into(), "without the list");
+        std::fs::create_dir(at.path().join("additional_chat_templates")).expect("a folder");
+        write("additional_chat_templates/tool_use.jinja", "tools").expect("writes");
+        let folder = Folder::read(at.path()).expect("whole");
+        let both = [("default", "file"), ("tool_use", "tools")].into();
+        assert_eq!(folder.chat_templates(), both);
         write("tokenizer_config.json", "[").expect("writes");
         let error = Folder::read(at.path()).expect_err("no JSON").to_string();
         assert!(error.ends_with("tokenizer_config.json: not a JSON object"), "{error}");

@@ -14,6 +14,8 @@
 
 mod batch;
 mod calls;
+mod chats;
+mod control;
 mod conversation;
 mod detect;
 mod document;
@@ -48,7 +50,9 @@ pub use folder::{Folder, FolderError};
 pub use options::{ChatTemplate, Options, SourceOptions};
 pub use preparation::Preparation;
 pub use prepare::{Prepared, PreparedRecord, Preparer};
-pub use proto::spec::{BrokenEnd, Format, LeftOut, Media, Think, TooLong, TrainOn, Turns};
+pub use proto::spec::{
+    BrokenEnd, ControlTokens, Format, LeftOut, Media, Think, TooLong, TrainOn, Turns,
+};
 pub use quality::features;
 pub use read::{Block, Blocks, Body, Container, Object, Raw, ReadAt, ReadError};
 pub use recipe::Recipe;

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use chrono::NaiveDate;
-use proto::spec::{self, BrokenEnd, Format, LeftOut, Media, Spec, Think, TooLong, TrainOn, Turns};
+use proto::spec::{
+    self, BrokenEnd, ControlTokens, Format, LeftOut, Media, Spec, Think, TooLong, TrainOn, Turns,
+};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -22,6 +24,8 @@ pub struct Options {
     pub media: Media,
     /// What happens to records of which the chat template leaves something out.
     pub left_out: LeftOut,
+    /// What happens to conversations whose messages hold the text of a special token.
+    pub control_tokens: ControlTokens,
     /// What happens to empty thinking blocks that the prompt would write.
     pub think: Think,
     /// Which parts of a conversation are trained.
@@ -47,6 +51,7 @@ impl Default for Options {
             broken_end: BrokenEnd::Fail,
             media: Media::Refuse,
             left_out: LeftOut::Report,
+            control_tokens: ControlTokens::Report,
             think: Think::Prompt,
             train_on: TrainOn::Assistant,
             turns: Turns::Whole,
@@ -87,6 +92,7 @@ impl Options {
             broken_end: data.broken_end,
             media: data.media,
             left_out: data.left_out,
+            control_tokens: data.control_tokens,
             think: data.think,
             train_on: data.train_on,
             turns: data.turns,

@@ -1,30 +1,28 @@
 //! Records -> samples and counts: the whole way, in parallel over records.
 
+mod sample;
+
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use proto::prepared::{Features, Sample, Unit};
-use proto::receipt::{Counts, Example, OF_MESSAGES, Place, Reason};
-use proto::spec::{BrokenEnd, LeftOut, Media, Think, TooLong, TrainOn, Turns};
+use proto::receipt::{Counts, Example, Place, Reason};
+use proto::spec::{BrokenEnd, ControlTokens, LeftOut, Media, TooLong};
 use rayon::prelude::*;
 
-use super::calls::Calls;
-use super::conversation::{Conversation, Message, Role};
+use self::sample::Made;
+use super::chats::Chats;
+use super::control::Controls;
 use super::detect::Detection;
-use super::document::chunks;
 use super::encode::Encoder;
 use super::error::PrepareError;
-use super::folder::Folder;
-use super::left_out::left_out;
+use super::folder::{DEFAULT, Folder};
 use super::options::{ChatTemplate, Options, SourceOptions};
-use super::quality::features;
 use super::read::Raw;
-use super::record::{Parsed, Record, Reject, Shape, says_something};
-use super::spans::trained;
+use super::record::{Reject, Shape};
 use super::template::{ALPACA, CHATML, Template};
-use super::turns;
+use super::tokenize::Tokenizer;
 use super::vocabulary::{Grown, NewToken};
 
 /// An eligible record, prepared.
@@ -54,8 +52,10 @@ pub struct Prepared {
 pub struct Preparer {
     encoder: Encoder,
     grown: Option<Grown>,
-    template: Option<Template>,
-    calls: Calls,
+    chats: Chats,
+    controls: Controls,
+    /// Where texts of special tokens stay texts: a tokenizer that does not know them as such.
+    plain: Option<Tokenizer>,
     options: Options,
     stop_ids: Vec<u32>,
 }
@@ -65,14 +65,6 @@ impl Prepared {
     pub fn samples(&self) -> impl Iterator<Item = &Sample> {
         self.records.iter().flat_map(|record| &record.samples)
     }
-}
-
-/// A record, how many tokens were cut off it, and what was seen of it.
-struct Made {
-    record: PreparedRecord,
-    tokens_cut: u64,
-    unread: Vec<String>,
-    notes: Vec<(Reason, String)>,
 }
 
 impl Preparer {
@@ -96,21 +88,28 @@ impl Preparer {
             encoder = Encoder::new(&folder).map_err(PrepareError::Tokenizer)?;
         }
         let folder = folder.as_ref();
-        let source = match &options.chat_template {
-            ChatTemplate::Tokenizer => folder.chat_template(),
-            ChatTemplate::Chatml => Some(CHATML),
-            ChatTemplate::Alpaca => Some(ALPACA),
-            ChatTemplate::Jinja(source) => Some(source.as_str()),
+        let templates = match &options.chat_template {
+            ChatTemplate::Tokenizer => folder.chat_templates(),
+            ChatTemplate::Chatml => [(DEFAULT, CHATML)].into(),
+            ChatTemplate::Alpaca => [(DEFAULT, ALPACA)].into(),
+            ChatTemplate::Jinja(source) => [(DEFAULT, source.as_str())].into(),
         };
         let mut globals = folder.special_tokens();
         globals.extend(options.template_kwargs.clone());
-        let template = source.map(|source| Template::new(source, &globals, options.date));
-        let template = template.transpose()?;
+        let chats = Chats::new(&templates, &globals, options.date)?;
+        let controls = Controls::new(encoder.special_texts());
+        let controls = controls.map_err(|error| PrepareError::Tokenizer(error.into()))?;
+        let plain = (options.control_tokens == ControlTokens::Escape).then(|| {
+            let renamed = controls.renamed(&folder.tokenizer)?;
+            Tokenizer::new(&renamed)
+        });
+        let plain = plain.transpose().map_err(PrepareError::Tokenizer)?;
         let mut preparer = Preparer {
-            calls: template.as_ref().map_or(Calls::Objects, Calls::of),
             encoder,
             grown,
-            template,
+            chats,
+            controls,
+            plain,
             options,
             stop_ids: folder.stop_ids(),
         };
@@ -141,14 +140,14 @@ impl Preparer {
         match self.options.chat_template {
             ChatTemplate::Tokenizer => None,
             ChatTemplate::Chatml | ChatTemplate::Alpaca | ChatTemplate::Jinja(_) => {
-                self.template.as_ref().map(Template::plain)
+                self.chats.default().map(Template::plain)
             }
         }
     }
 
-    /// The chat template, if there is one.
+    /// The chat template of conversations without tools, if there is one.
     pub fn template(&self) -> Option<&Template> {
-        self.template.as_ref()
+        self.chats.default()
     }
 
     /// Where generation should stop: the base's stop ids, and the token that ends an answer in this
@@ -206,8 +205,8 @@ impl Preparer {
         if raws.is_empty() {
             return Ok(Default::default());
         }
-        if shape.needs_template() && self.template.is_none() {
-            return Err(PrepareError::NoTemplate);
+        if shape.needs_template() && self.chats.any().is_none() {
+            return Err(self.chats.missing());
         }
         let make = |raw: Raw<'_>| {
             let Raw { place, body, swallowed } = raw;
@@ -293,146 +292,5 @@ impl Preparer {
                 max_tokens: self.options.max_tokens,
             },
         })
-    }
-
-    fn sample(&self, parsed: Parsed, position: u64) -> Result<Made, Reject> {
-        let Parsed { record, mut unread, mut notes } = parsed;
-        let missing = |error: PrepareError| Reject::new(Reason::Malformed, error.to_string());
-        let hash = record.hash();
-        let features = features(&record, hash);
-        let (tokens, weights) = match record {
-            Record::Conversation(conversation) => {
-                // Its turns have the hash of the whole: they are held out, or trained, together.
-                unread.extend(self.unread(&conversation));
-                let place = (hash, position);
-                let (samples, tokens_cut) = self.conversation(conversation, place, &mut notes)?;
-                let record = PreparedRecord { features, samples };
-                return Ok(Made { record, tokens_cut, unread, notes });
-            }
-            Record::Completion { prompt, completion } => {
-                self.encoder.eos().ok_or_else(|| missing(PrepareError::NoEndToken))?;
-                self.encoder.completion(&prompt, &completion)?
-            }
-            Record::Text(text) => {
-                self.encoder.eos().ok_or_else(|| missing(PrepareError::NoEndToken))?;
-                let tokens = self.encoder.text(&text)?;
-                let samples = chunks(&tokens, self.options.max_tokens, position);
-                let record = PreparedRecord { features, samples };
-                return Ok(Made { record, tokens_cut: 0, unread, notes });
-            }
-        };
-        let (sample, tokens_cut) = self.limit(Sample { tokens, weights, hash, position })?;
-        let record = PreparedRecord { features, samples: vec![sample] };
-        Ok(Made { record, tokens_cut, unread, notes })
-    }
-
-    /// The fields of its messages that the chat template does not ask for.
-    fn unread(&self, conversation: &Conversation) -> BTreeSet<String> {
-        let asks = |name: &str| self.template.as_ref().is_some_and(|t| t.asks_for(name));
-        let fields = conversation.messages.iter().flat_map(|message| &message.fields);
-        let unread = fields.filter(|(name, value)| says_something(value) && !asks(name));
-        unread.map(|(name, _)| format!("{OF_MESSAGES}{name}")).collect()
-    }
-
-    /// A conversation's samples, and how many tokens were cut off them.
-    fn conversation(
-        &self,
-        conversation: Conversation,
-        (hash, position): (u64, u64),
-        notes: &mut Vec<(Reason, String)>,
-    ) -> Result<(Vec<Sample>, u64), Reject> {
-        let missing = || Reject::new(Reason::Malformed, PrepareError::NoTemplate.to_string());
-        let template = self.template.as_ref().ok_or_else(missing)?;
-        let conversation = self.calls.fit(conversation)?;
-        let (train_on, turns) = match (self.options.turns, self.options.train_on) {
-            (Turns::Each, on @ (TrainOn::Assistant | TrainOn::Last)) => {
-                (TrainOn::Assistant, Some(turns::each(&conversation, on)))
-            }
-            (Turns::Each, TrainOn::All) | (Turns::Whole, _) => (self.options.train_on, None),
-        };
-        let turns = turns.as_deref().unwrap_or(std::slice::from_ref(&conversation));
-        let (mut samples, mut tokens_cut) = (Vec::with_capacity(turns.len()), 0);
-        let mut too_long: Option<Reject> = None;
-        let mut supplied = false;
-        let mut texts = Vec::with_capacity(turns.len());
-        for turn in turns {
-            let think = self.options.think;
-            let marked = trained(template, turn, train_on, think, self.encoder.stops())?;
-            supplied |= marked.supplied;
-            let (tokens, weights) = self.encoder.conversation(&marked)?;
-            texts.push(marked.text);
-            match self.limit(Sample { tokens, weights, hash, position }) {
-                Ok((sample, cut)) => {
-                    samples.push(sample);
-                    tokens_cut += cut;
-                }
-                Err(reject) if reject.reason == Reason::TooLong && !self.must_fail(&reject) => {
-                    let lost = too_long.as_ref().map_or(0, |before| before.tokens_lost);
-                    let tokens_lost = lost + reject.tokens_lost;
-                    too_long = Some(Reject { tokens_lost, ..reject });
-                }
-                Err(reject) => return Err(reject),
-            }
-        }
-        if !samples.is_empty()
-            && let Some(found) = left_out(&conversation, &texts)
-        {
-            match self.options.left_out {
-                LeftOut::Report => notes.push((Reason::LeftOut, found)),
-                LeftOut::Drop | LeftOut::Fail => return Err(Reject::new(Reason::LeftOut, found)),
-            }
-        }
-        if supplied {
-            let found = "an answer begins with what the prompt writes, which is not trained\n\
-                         hint: `data.think: train` trains it";
-            notes.push((Reason::EmptyThinking, found.to_owned()));
-        }
-        match (samples.is_empty(), too_long) {
-            (true, Some(reject)) => Err(reject),
-            (true, None) => Err(Reject::new(Reason::Untrained, "no answer would be trained")),
-            (false, too_long) => {
-                tokens_cut += too_long.map_or(0, |reject| reject.tokens_lost);
-                Ok((samples, tokens_cut))
-            }
-        }
-    }
-
-    /// Applies `max_tokens`, and tells how many tokens were cut off.
-    fn limit(&self, mut sample: Sample) -> Result<(Sample, u64), Reject> {
-        let (length, max_tokens) = (sample.tokens.len(), self.options.max_tokens);
-        if length > max_tokens {
-            let too_long =
-                |detail| Reject { reason: Reason::TooLong, detail, tokens_lost: length as u64 };
-            if self.options.too_long != TooLong::Truncate {
-                let detail = format!("{length} tokens, max_tokens is {max_tokens}");
-                return Err(too_long(detail));
-            }
-            sample.tokens.truncate(max_tokens);
-            sample.weights.truncate(max_tokens);
-            if sample.weights.iter().all(|&weight| weight == 0.0) {
-                let detail = format!("{length} tokens, none of the first {max_tokens} is trained");
-                return Err(too_long(detail));
-            }
-        }
-        if sample.weights.iter().all(|&weight| weight == 0.0) {
-            return Err(Reject::new(Reason::Untrained, "no token would be trained"));
-        }
-        let tokens_cut = (length - sample.tokens.len()) as u64;
-        Ok((sample, tokens_cut))
-    }
-
-    /// The last token of an answer, found by rendering one.
-    fn template_stop(&self) -> Option<u32> {
-        let probe =
-            Conversation::of([Message::new(Role::User, "a"), Message::new(Role::Assistant, "b")]);
-        let stops = self.encoder.stops();
-        let marked =
-            trained(self.template.as_ref()?, &probe, TrainOn::Assistant, Think::Train, stops)
-                .ok()?;
-        let (span, _) = marked.spans.last()?;
-        let answer = marked.text[span.clone()].trim_end();
-        let ends = stops.iter().filter(|stop| answer.ends_with(stop.trim_end()));
-        let longest = ends.max_by_key(|stop| stop.len())?;
-        self.encoder.tokenizer().token_to_id(longest)
     }
 }

@@ -81,7 +81,9 @@ fn json(value: &impl Serialize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use chrono::NaiveDate;
-    use proto::spec::{BrokenEnd, Format, LeftOut, Media, Think, TooLong, TrainOn, Turns};
+    use proto::spec::{
+        BrokenEnd, ControlTokens, Format, LeftOut, Media, Think, TooLong, TrainOn, Turns,
+    };
     use serde_json::json;
 
     use super::*;
@@ -126,6 +128,7 @@ mod tests {
             broken_end: BrokenEnd::Keep,
             media: Media::Text,
             left_out: LeftOut::Drop,
+            control_tokens: ControlTokens::Escape,
             think: Think::Train,
             train_on: TrainOn::Last,
             turns: Turns::Each,
@@ -141,7 +144,7 @@ mod tests {
             system: Some("Be brief.".into()),
         };
         let name = name(shard(), b"{}", &options, source);
-        assert_eq!(name, "d7375402a3328ef81c234206d6f49764");
+        assert_eq!(name, "3b81e2667cba8a45667008d310c44da9");
     }
 
     #[test]
@@ -158,6 +161,7 @@ mod tests {
             plain(&Options { media: Media::Text, ..options.clone() }),
             plain(&Options { think: Think::Train, ..options.clone() }),
             plain(&Options { left_out: LeftOut::Drop, ..options.clone() }),
+            plain(&Options { control_tokens: ControlTokens::Escape, ..options.clone() }),
             plain(&Options { train_on: TrainOn::All, ..options.clone() }),
             plain(&Options { turns: Turns::Each, ..options.clone() }),
             plain(&Options { chat_template: ChatTemplate::Chatml, ..options.clone() }),

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 
 mod accounts;
+mod control;
 mod formats;
 mod spans;
 
@@ -51,6 +52,7 @@ fn folder(chat_template: Option<&str>) -> Folder {
         tokenizer: tokenizer.to_string().into_bytes(),
         config,
         template: None,
+        tool_template: None,
         generation: serde_json::Map::new(),
     }
 }

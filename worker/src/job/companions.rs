@@ -4,8 +4,11 @@ use super::trouble;
 use crate::model::Dtype;
 use crate::session::Trouble;
 use data::{NewToken, Preparer};
+use proto::manifest::Staged;
 use proto::protocol::Cause;
 use serde_json::{Map, Value};
+use std::fs::DirEntry;
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// Name and content.
@@ -26,17 +29,35 @@ fn read(base: &Path) -> Result<Vec<Companion>, Trouble> {
         "tokenizer.model",
     ];
     let mut files = Vec::new();
-    for name in NAMES {
-        match std::fs::read(base.join(name)) {
-            Ok(body) => files.push((name.to_owned(), body)),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => {
-                let path = base.join(name);
-                return Err(trouble(Cause::Model)(format!("{}: {e}", path.display())));
-            }
+    for name in NAMES.map(str::to_owned).into_iter().chain(templates(base)?) {
+        match std::fs::read(base.join(&name)) {
+            Ok(body) => files.push((name, body)),
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(unread(&base.join(name), &e)),
         }
     }
     Ok(files)
+}
+
+/// The names of its further chat templates.
+fn templates(base: &Path) -> Result<Vec<String>, Trouble> {
+    let folder = base.join(Staged::TEMPLATES);
+    let found = match folder.read_dir() {
+        Ok(found) => found.collect::<std::io::Result<Vec<_>>>(),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(e),
+    };
+    let found = found.map_err(|e| unread(&folder, &e))?;
+    let name =
+        |entry: &DirEntry| Some(format!("{}{}", Staged::TEMPLATES, entry.file_name().to_str()?));
+    let mut names: Vec<String> = found.iter().filter_map(name).collect();
+    names.retain(|name| Staged::takes(name));
+    names.sort();
+    Ok(names)
+}
+
+fn unread(path: &Path, error: &std::io::Error) -> Trouble {
+    trouble(Cause::Model)(format!("{}: {error}", path.display()))
 }
 
 /// What sets the files of a tuned model apart from its base's.
@@ -76,6 +97,7 @@ pub(super) fn of(base: &Path, tuned: &Tuned<'_>) -> Result<Vec<Companion>, Troub
     });
     if let Some(template) = tuned.preparer.own_template() {
         put(&mut files, TEMPLATE, template.as_bytes());
+        files.retain(|(name, _)| !name.starts_with(Staged::TEMPLATES));
         // The older place, which programs that know both would otherwise choose from.
         edit(&mut files, TOKENIZER_CONFIG, |config| drop(config.shift_remove("chat_template")));
     }
@@ -136,6 +158,14 @@ mod tests {
 
     /// A base with two tokens, and the files of a model tuned on it with `chatml`.
     fn tuned_with_chatml(config: &Value, tokenizer_config: &Value) -> Vec<Companion> {
+        tuned(config, tokenizer_config, ChatTemplate::Chatml)
+    }
+
+    fn tuned(
+        config: &Value,
+        tokenizer_config: &Value,
+        chat_template: ChatTemplate,
+    ) -> Vec<Companion> {
         let base = tempfile::tempdir().unwrap();
         let tokenizer = json!({
             "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
@@ -152,11 +182,28 @@ mod tests {
         ] {
             std::fs::write(base.path().join(name), content.to_string()).unwrap();
         }
+        std::fs::create_dir(base.path().join(Staged::TEMPLATES)).unwrap();
+        for name in ["rag.jinja", "tool_use.jinja", "notes.txt"] {
+            std::fs::write(base.path().join(Staged::TEMPLATES).join(name), name).unwrap();
+        }
         let folder = Folder::read(base.path()).unwrap();
-        let options = Options { chat_template: ChatTemplate::Chatml, ..Options::default() };
+        let options = Options { chat_template, ..Options::default() };
         let preparer = Preparer::new(&folder, options).unwrap();
         let tuned = Tuned { dtype: Dtype::Bf16, vocab_size: 4, preparer: &preparer };
         of(base.path(), &tuned).unwrap()
+    }
+
+    #[test]
+    fn further_templates_come_along_with_the_bases_own() {
+        let templates = |chat_template| {
+            let files = tuned(&json!({}), &json!({"eos_token": "</s>"}), chat_template);
+            let names = files.into_iter().map(|(name, _)| name);
+            names.filter(|name| name.ends_with(".jinja")).collect::<Vec<_>>()
+        };
+        let own =
+            ["additional_chat_templates/rag.jinja", "additional_chat_templates/tool_use.jinja"];
+        assert_eq!(templates(ChatTemplate::Tokenizer), own);
+        assert_eq!(templates(ChatTemplate::Chatml), [TEMPLATE]);
     }
 
     fn json_of(files: &[Companion], name: &str) -> Value {

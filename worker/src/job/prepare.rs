@@ -118,6 +118,7 @@ fn unprepared(spec: &Spec, error: &data::PrepareError) -> Trouble {
         | E::TooLong { .. } => trouble(Cause::Data)(chain(error)),
         E::Tokenizer(_)
         | E::NoTemplate
+        | E::NoDefaultTemplate(_)
         | E::Template(_)
         | E::AddTokens(_)
         | E::NoEndToken
