@@ -158,7 +158,6 @@ mod tests {
     use super::*;
     use proto::manifest::PreparedShard;
     use proto::prepared::{Features, Flaws, Object, Sample, Signature, Unit, Writer};
-    use proto::receipt::Receipt;
     use std::path::Path;
 
     const TWO_SOURCES: &str = "train: [{source: a}, {source: b}]";
@@ -193,7 +192,7 @@ mod tests {
         }
         let shard = |parts: &[u64]| PreparedShard { starts_after: 0, parts: parts.to_vec() };
         let shards = vec![shard(&[2, 1]), shard(&[]), shard(&[MANY as u64])];
-        Prepared { shards, receipt: Receipt::default() }
+        Prepared { shards, ..Prepared::default() }
     }
 
     async fn read(storage: &Storage, prepared: &Prepared, data: &str) -> Result<Contents, Error> {

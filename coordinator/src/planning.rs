@@ -11,6 +11,7 @@ use proto::event::Failure;
 use proto::id::RunId;
 use proto::key;
 use proto::manifest::{self, Prepared};
+use proto::plan::schedule::Warmup;
 use proto::plan::{self, Chunk, Meta, Pack, Packs, Plan, Step};
 use proto::receipt::{Reason, Receipt};
 use proto::spec::{Amount, ControlTokens, EvalOn, LeftOut, Media, Source, Spec};
@@ -54,7 +55,7 @@ pub(crate) async fn plan(
     let contents = Contents::read(storage, fingerprint, &prepared, spec.data()).await;
     let contents = contents.map_err(|e| unreadable(fingerprint, e))?;
     let positions = base::positions(&spec.base()).await;
-    let warnings: Vec<_> =
+    let mut warnings: Vec<_> =
         positions.and_then(|seen| unseen_positions(&contents.metas, seen)).into_iter().collect();
     let made = tokio::task::spawn_blocking({
         let (spec, fingerprint) = (spec.clone(), fingerprint.to_owned());
@@ -90,7 +91,20 @@ pub(crate) async fn plan(
         Err(Unmade::Plan(error)) => return Err(fault(Failure::Data, &error)),
         Err(Unmade::Stored(fault)) => return Err(fault),
     };
+    warnings.extend(endless_warmup(spec, made.summary.steps));
     store(&places.run, run, spec, made, (receipt, warnings)).await.map_err(infrastructure)
+}
+
+/// A warning, if the learning rate never reaches its peak.
+fn endless_warmup(spec: &Spec, steps: u64) -> Option<String> {
+    // A share of a run of a few steps may well be all of them.
+    let Warmup::Steps(warmup) = spec.train().schedule().warmup else { return None };
+    (warmup >= steps).then(|| {
+        format!(
+            "the learning rate rises for {warmup} steps, and the run has {steps}: it never falls; set \
+             a smaller `train.schedule.warmup`, for example 0.03"
+        )
+    })
 }
 
 /// A warning, if samples are longer than what the base was trained on.

@@ -10,9 +10,11 @@ use data::{Recipe, SourceOptions};
 use proto::error::chain;
 use proto::event::Failure;
 use proto::key;
+use proto::manifest::{Origin, Prepared};
 use proto::protocol::RawShard;
 use proto::spec::{ChatTemplate, Location, Spec};
 use proto::storage::{self, Object, Storage};
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::ops::Range;
 
@@ -59,6 +61,61 @@ pub(crate) async fn is_prepared(
     fingerprint: &str,
 ) -> Result<bool, storage::Error> {
     Ok(storage.head(&key::prepared_manifest(fingerprint)).await?.is_some())
+}
+
+/// How the sources of a run differ from what its data was prepared from, in a sentence; none where they do not, or
+/// where nobody knows.
+pub(crate) async fn difference(
+    storage: &Storage,
+    spec: &Spec,
+    fingerprint: &str,
+) -> Option<String> {
+    let prepared = storage.read(&key::prepared_manifest(fingerprint)).await.ok()?;
+    let Prepared { objects: before, .. } = serde_json::from_slice(&prepared).ok()?;
+    if before.is_empty() {
+        return None;
+    }
+    let progress = Progress::new();
+    let listed = async {
+        let mut now = Vec::new();
+        for source in spec.data().sources() {
+            let listed = sources::list(source, &progress).await?.into_iter();
+            now.extend(listed.map(|(url, Object { bytes, etag, modified_ms, .. })| Origin {
+                url,
+                bytes,
+                etag,
+                modified_ms,
+            }));
+        }
+        Ok(now)
+    };
+    const GOES_ON: &str = "the run goes on with the data that it prepared when it began";
+    let now = match progress.watch(listed).await {
+        Ok(now) => now,
+        Err(Fault { message, .. }) => return Some(format!("{GOES_ON}: {message}")),
+    };
+    let changed = changes(&before, &now);
+    let first = changed.first()?;
+    let more = match changed.len() {
+        1 => String::new(),
+        all => format!(", and {} more objects have changed", all - 1),
+    };
+    Some(format!("{first} since{more}; {GOES_ON}; a new run trains on what is there now"))
+}
+
+/// What became of objects, each in a sentence.
+fn changes(before: &[Origin], now: &[Origin]) -> Vec<String> {
+    let by_url = |all: &[Origin]| -> BTreeMap<String, Origin> {
+        all.iter().map(|origin| (origin.url.clone(), origin.clone())).collect()
+    };
+    let (before, now) = (by_url(before), by_url(now));
+    let changed = before.iter().filter_map(|(url, origin)| match now.get(url) {
+        None => Some(format!("`{url}` has gone")),
+        Some(found) if found != origin => Some(format!("`{url}` has changed")),
+        Some(_) => None,
+    });
+    let new = now.keys().filter(|url| !before.contains_key(*url));
+    changed.chain(new.map(|url| format!("`{url}` has come"))).collect()
 }
 
 /// Cuts objects, each with its source, into raw shards. A function of the objects alone: whoever prepares the same
@@ -185,6 +242,16 @@ pub(crate) fn storage_fault(field: &str, error: &storage::Error) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_became_of_objects_is_told() {
+        let origin =
+            |url: &str, modified_ms| Origin { url: url.into(), bytes: 1, etag: None, modified_ms };
+        let before = [origin("a", 1), origin("b", 1), origin("c", 1)];
+        assert_eq!(changes(&before, &before), Vec::<String>::new());
+        let now = [origin("c", 2), origin("d", 1), origin("a", 1)];
+        assert_eq!(changes(&before, &now), ["`b` has gone", "`c` has changed", "`d` has come"]);
+    }
 
     /// The fingerprint of a run on a base with this `tokenizer_config.json`.
     async fn of(config: &str, data: &str) -> String {

@@ -123,12 +123,28 @@ impl Checkpoint {
 }
 
 /// A prepared data set's table of contents.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Prepared {
+    /// What it was made of; nothing where an older version made it.
+    #[serde(default)]
+    pub objects: Vec<Origin>,
     /// The prepared shards, in the order of their indices.
     pub shards: Vec<PreparedShard>,
     /// What became of every record.
     pub receipt: Receipt,
+}
+
+/// An object of a source, as it was listed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Origin {
+    /// Its place.
+    pub url: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its identity, where the store has one.
+    pub etag: Option<String>,
+    /// When it was last changed.
+    pub modified_ms: u64,
 }
 
 /// A prepared shard, in the order of its object's records.

@@ -76,6 +76,10 @@ pub enum Reason {
     LeftOut,
     /// A message holds the text of a special token.
     ControlTokens,
+    /// Its tools or calls hold nulls where its author wrote nothing.
+    Nulls,
+    /// Its prompt and its completion share a token.
+    SharedToken,
 }
 
 impl Reason {
@@ -100,6 +104,8 @@ impl Reason {
             Reason::EmptyThinking => "empty thinking",
             Reason::LeftOut => "left out",
             Reason::ControlTokens => "control tokens",
+            Reason::Nulls => "nulls",
+            Reason::SharedToken => "shared token",
         }
     }
 }

@@ -107,6 +107,17 @@ fn a_run_without_a_whole_checkpoint_says_so_and_does_not_begin_anew_by_itself() 
 }
 
 #[test]
+fn a_run_goes_on_with_its_data_and_says_that_it_has_changed_since() {
+    let fixture = Fixture::new();
+    let first = stopped(&fixture);
+    fixture.write("data.jsonl", &fixture.read("data.jsonl").replacen('a', "e", 9));
+    let resumed = resume(&fixture);
+    let incident = resumed.only("incident").text("message");
+    assert!(incident.contains("/data.jsonl` has changed since; the run goes on"), "{incident}");
+    assert_as_undisturbed(&fixture, &[&first, &resumed]);
+}
+
+#[test]
 fn a_manifest_that_nobody_lived_to_journal_is_committed_by_the_next_coordinator() {
     let fixture = Fixture::new();
     let mut process = Process::run(&fixture, &["--workers", "2"]);

@@ -88,6 +88,13 @@ pub enum Event {
         /// It is there.
         found: bool,
     },
+    /// The sources of a run that goes on were held against what its data was prepared from.
+    Compared {
+        /// The run.
+        run: RunId,
+        /// How they differ, in a sentence.
+        difference: Option<String>,
+    },
     /// The plan is stored.
     Planned {
         /// The run.

@@ -226,6 +226,13 @@ impl Core {
             Event::FoundPrepared { run, found } => {
                 self.with(now, &run, out, |r, _| r.found_prepared(found));
             }
+            Event::Compared { run, difference } => {
+                self.with(now, &run, out, |r, turn| {
+                    if let Some(difference) = difference {
+                        r.incident(None, difference, turn);
+                    }
+                });
+            }
             Event::Planned { run, outcome } => {
                 self.with(now, &run, out, |r, turn| r.planned(outcome, turn));
             }

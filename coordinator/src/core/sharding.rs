@@ -4,7 +4,7 @@
 
 use super::workers::{Worker, Workers};
 use proto::id::{RunId, WorkerId};
-use proto::manifest::{self, PreparedShard};
+use proto::manifest::{self, Origin, PreparedShard};
 use proto::protocol::{RawShard, ShardOutcome};
 use proto::receipt::Receipt;
 use std::collections::{BTreeMap, BTreeSet};
@@ -149,17 +149,19 @@ impl Sharding {
     /// lines are counted on from those of the ranges before it.
     pub(super) fn contents(&self) -> manifest::Prepared {
         let mut receipt = Receipt::default();
-        let mut shards = Vec::new();
+        let (mut objects, mut shards) = (Vec::new(), Vec::new());
         let mut starts_after = 0;
         for (shard, outcome) in self.shards.iter().zip(self.done.values()) {
             if shard.range.start == 0 {
                 starts_after = 0;
+                let RawShard { url, bytes, etag, modified_ms, .. } = shard.clone();
+                objects.push(Origin { url, bytes, etag, modified_ms });
             }
             receipt.merge(outcome.receipt.clone().shifted(starts_after));
             shards.push(PreparedShard { starts_after, parts: outcome.parts.clone() });
             starts_after += outcome.positions;
         }
-        manifest::Prepared { shards, receipt }
+        manifest::Prepared { objects, shards, receipt }
     }
 }
 

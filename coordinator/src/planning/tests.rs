@@ -56,7 +56,7 @@ async fn planned(quality: &str) -> (Receipt, BTreeSet<u32>) {
     );
     let spec = Arc::new(proto::spec::parse(&yaml, Path::new("/")).expect("a spec"));
     let run = RunId::new("r");
-    let prepared = Prepared { shards, receipt };
+    let prepared = Prepared { shards, receipt, ..Prepared::default() };
     let places = Places { run: storage.clone(), prepared: storage.clone() };
     let outline = plan(&places, &run, &spec, FINGERPRINT, Some(prepared)).await.expect("a plan");
     let chunk = storage.read(&format!("{}/{}", key::plan(&run), key::plan_chunk(0, 0))).await;
@@ -135,7 +135,8 @@ async fn synthetic(storage: &Storage, samples: u64) -> Prepared {
         storage.put(&key, body).await.expect("room on the disk");
     }
     let receipt = Receipt::of("/a.jsonl", Counts::default());
-    Prepared { shards: vec![PreparedShard { starts_after: 0, parts }], receipt }
+    let shards = vec![PreparedShard { starts_after: 0, parts }];
+    Prepared { shards, receipt, ..Prepared::default() }
 }
 
 /// What is in memory now, and the most since the last time that this was asked, in MB.
@@ -186,6 +187,24 @@ async fn memory_of_planning() {
         let findings: u64 = findings.values().map(|tally| tally.records).sum();
         println!("  plan {}, {findings} findings, receipt {}", outline.digest, sha256(&receipt));
     }
+}
+
+#[test]
+fn a_warmup_that_never_ends_is_told() {
+    let warning = |warmup: &str, steps| {
+        let yaml = format!(
+            "model: {{base: m}}\ndata: {{train: [{{source: d}}]}}\n\
+             train: {{schedule: {{warmup: {warmup}}}}}\n"
+        );
+        endless_warmup(&proto::spec::parse(&yaml, Path::new("/")).expect("a spec"), steps)
+    };
+    assert_eq!(warning("100", 101), None);
+    assert_eq!(warning("0.03", 1), None, "a share is meant for longer runs");
+    let told = warning("100", 100).expect("it never falls");
+    assert!(
+        told.starts_with("the learning rate rises for 100 steps, and the run has 100"),
+        "{told}"
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Another attempt of a run that has ended without success: its history is read anew beside the queue, and it goes on
 //! from its newest checkpoint.
 
-use super::claims::{last_lineage, last_spec};
+use super::claims::{last_lineage, last_prepared, last_spec};
 use super::works::{Task, Work};
 use super::{Run, Runtime, settings};
 use crate::core::attempts;
@@ -83,12 +83,15 @@ impl Runtime {
             }
         });
         let settings = settings(&spec, self.goal);
+        let spec = Arc::new(spec);
+        if let Some(fingerprint) = last_prepared(&history) {
+            self.compare(&run, spec.clone(), fingerprint.to_owned());
+        }
         let (now, yaml) = (self.now(), spec.resolved_yaml());
         let commands = self.core.resume(now, ticket, run.clone(), settings, history, beginning);
         let submitted_ms = self.ended.remove(&run).map_or(0, |ended| ended.submitted_ms);
         let journal = Some(journal.patient(self.patience));
-        let begun =
-            Run { journal, feed: Feed::new(recorded.last_ms), spec: Arc::new(spec), submitted_ms };
+        let begun = Run { journal, feed: Feed::new(recorded.last_ms), spec, submitted_ms };
         self.runs.insert(run.clone(), begun);
         self.in_turn(Work::Begin { run: run.clone(), chunk: recorded.chunks }).await;
         self.in_turn(Work::Of(run, Task::Spec(yaml))).await;

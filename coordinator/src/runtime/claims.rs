@@ -11,7 +11,7 @@ use crate::feed::{self, Feed, Stamped};
 use crate::handle::{Handle, Input};
 use crate::journal::{self, Journal};
 use crate::resume::Resumable;
-use crate::{finish, holder};
+use crate::{finish, holder, survey};
 use proto::event::{Event as History, Fact, Holder, PoolEvent};
 use proto::id::{Lineage, RunId};
 use proto::spec::Spec;
@@ -147,7 +147,12 @@ impl Runtime {
                 journal.append(vec![began.clone()]).await?;
                 history.push(began);
             }
-            self.take(run.clone(), journal, spec.clone(), None, history, true).await
+            let prepared = last_prepared(&history).map(str::to_owned);
+            self.take(run.clone(), journal, spec.clone(), None, history, true).await?;
+            if let Some(fingerprint) = prepared {
+                self.compare(&run, Arc::new(spec.clone()), fingerprint);
+            }
+            Ok(())
         })
         .await?;
         let own = self.core.holder().map(|own| own.url.clone());
@@ -157,6 +162,15 @@ impl Runtime {
             holder::ask(&before, Some(&run)).await;
         }
         Ok(())
+    }
+
+    /// Looks, beside the queue, whether a run's data has changed since it was prepared: it is not read again.
+    pub(super) fn compare(&self, run: &RunId, spec: Arc<Spec>, fingerprint: String) {
+        let (run, storage) = (run.clone(), self.prepared.clone());
+        self.beside(async move {
+            let difference = survey::difference(&storage, &spec, &fingerprint).await;
+            Event::Compared { run, difference }
+        });
     }
 
     /// Commits the checkpoints that were stored and not journaled.
@@ -342,6 +356,14 @@ pub(super) fn last_spec(history: &[History]) -> Option<&str> {
         History::Submitted { spec_yaml } | History::Resumed { spec_yaml, .. } => {
             Some(spec_yaml.as_str())
         }
+        _ => None,
+    })
+}
+
+/// The data set that a run was planned on.
+pub(super) fn last_prepared(history: &[History]) -> Option<&str> {
+    history.iter().rev().find_map(|event| match event {
+        History::Prepared { fingerprint } => Some(fingerprint.as_str()),
         _ => None,
     })
 }

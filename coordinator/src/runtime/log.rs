@@ -28,6 +28,7 @@ pub(super) fn event(event: &Event) {
         | Event::Dialled { .. }
         | Event::Surveyed { .. }
         | Event::FoundPrepared { .. }
+        | Event::Compared { .. }
         | Event::Planned { .. }
         | Event::Sealed { .. }
         | Event::Published { .. }

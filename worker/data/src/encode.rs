@@ -107,18 +107,25 @@ impl Encoder {
     }
 
     /// Encodes a prompt and its completion as one text between the tokenizer's own first and last
-    /// token.
+    /// token; and the token that has bytes of both, if there is one.
     ///
     /// # Errors
     /// A doubled first token.
-    pub(super) fn completion(&self, prompt: &str, completion: &str) -> Result<Encoded, Reject> {
+    pub(super) fn completion(
+        &self,
+        prompt: &str,
+        completion: &str,
+    ) -> Result<(Encoded, Option<String>), Reject> {
         let text = [prompt, completion].concat();
         let Tokens { ids, offsets } = self.encode(&text, true)?;
         let first = Places::new(&offsets).tokens_of(&(prompt.len()..text.len())).start;
+        let shared =
+            offsets.get(first).filter(|(start, end)| (start + 1..*end).contains(&prompt.len()));
+        let shared = shared.and_then(|(start, end)| text.get(*start..*end)).map(str::to_owned);
         let tokens = self.closed(ids)?;
         let mut weights = vec![0.0; tokens.len()];
         weights[first..].fill(1.0);
-        Ok((tokens, without_first(weights)))
+        Ok(((tokens, without_first(weights)), shared))
     }
 
     /// Encodes a text between the tokenizer's own first and last token.

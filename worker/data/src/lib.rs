@@ -25,6 +25,7 @@ mod folder;
 mod jinja;
 mod left_out;
 mod marks;
+mod nulls;
 mod options;
 mod preparation;
 mod prepare;

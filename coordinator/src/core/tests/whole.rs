@@ -27,7 +27,13 @@ fn a_run_goes_from_submit_to_succeeded() {
     assert_eq!(b.report(1, prepared(0)), [preparing(1), direct(1, prepare(&[2]))]);
     assert_eq!(b.report(2, prepared(1)), [preparing(2), direct(2, Duty::Idle)]);
     let shard = manifest::PreparedShard { starts_after: 0, parts: vec![3] };
-    let contents = manifest::Prepared { shards: vec![shard; 3], receipt: Receipt::default() };
+    let origin = |i| {
+        let RawShard { url, bytes, etag, modified_ms, .. } = super::shard(i);
+        manifest::Origin { url, bytes, etag, modified_ms }
+    };
+    let objects = [0, 1, 2].map(origin).to_vec();
+    let shards = vec![shard; 3];
+    let contents = manifest::Prepared { objects, shards, ..manifest::Prepared::default() };
     let expected = [
         preparing(3),
         Command::Plan { run: run(), fingerprint: "f".into(), prepared: Some(contents) },

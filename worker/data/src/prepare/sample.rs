@@ -11,6 +11,7 @@ use super::super::document::chunks;
 use super::super::encode::Encoded;
 use super::super::error::PrepareError;
 use super::super::left_out::left_out;
+use super::super::nulls;
 use super::super::quality::features;
 use super::super::record::{Parsed, Record, Reject, says_something};
 use super::super::spans::{Marked, trained};
@@ -37,6 +38,7 @@ impl Preparer {
                 // Its turns have the hash of the whole: they are held out, or trained, together.
                 let chat = self.chats.of(&conversation)?;
                 unread.extend(unread_fields(&conversation, &chat.template));
+                notes.extend(nulls::found(&conversation).map(|found| (Reason::Nulls, found)));
                 let conversation = self.control_tokens(conversation, &mut notes)?;
                 let conversation = chat.calls.fit(conversation)?;
                 let place = (hash, position);
@@ -47,7 +49,16 @@ impl Preparer {
             }
             Record::Completion { prompt, completion } => {
                 self.encoder.eos().ok_or_else(|| missing(PrepareError::NoEndToken))?;
-                self.encoder.completion(&prompt, &completion)?
+                let (encoded, shared) = self.encoder.completion(&prompt, &completion)?;
+                if let Some(token) = shared.filter(|_| !prompt.is_empty()) {
+                    let found = format!(
+                        "prompt and completion share the token `{token}`, which is trained whole: a \
+                         prompt alone ends otherwise\nhint: begin the completion, not end the prompt, \
+                         with white space"
+                    );
+                    notes.push((Reason::SharedToken, found));
+                }
+                encoded
             }
             Record::Text(text) => {
                 self.encoder.eos().ok_or_else(|| missing(PrepareError::NoEndToken))?;

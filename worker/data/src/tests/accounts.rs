@@ -1,5 +1,7 @@
 //! What becomes of each record: cut, dropped or refused, and always counted.
 
+use proto::receipt::Tally;
+
 use super::*;
 
 #[test]
@@ -190,6 +192,62 @@ fn an_empty_answer_among_others_is_a_finding_and_not_trained() {
         let found = counts.findings[&Reason::Empty].examples[0].to_string();
         assert_eq!(found, "d.jsonl, line 1: message 2 is an empty answer, which is not trained");
     }
+}
+
+/// What the one sample of a line has in it, by reason.
+fn found_in(preparer: &Preparer, line: &str) -> Vec<(Reason, String)> {
+    let (samples, counts) = shown(preparer, line);
+    assert_eq!(samples.len(), 1);
+    let example = |tally: &Tally| tally.examples[0].reason.clone();
+    counts.findings.iter().map(|(reason, tally)| (*reason, example(tally))).collect()
+}
+
+#[test]
+fn nulls_that_a_table_wrote_are_told() {
+    let line = |tools: Value, arguments: Value| {
+        let calls = json!([{"type": "function",
+                            "function": {"name": "f", "arguments": arguments}}]);
+        let messages = json!([{"role": "user", "content": "1"},
+            {"role": "assistant", "content": "", "tool_calls": calls},
+            {"role": "tool", "content": "2"}, {"role": "assistant", "content": "A"}]);
+        json!({"messages": messages, "tools": tools}).to_string()
+    };
+    let preparer = jinja(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% generation %}{{ m.content }}\
+         {% if m.tool_calls %}{{ m.tool_calls | tojson }}{% endif %}<|im_end|>{% endgeneration %}\
+         {% endfor %}{{ tools | tojson }}",
+    );
+    let tools = json!([{"name": "f", "parameters": {"a": {"default": null, "enum": [1, null]}}}]);
+    assert_eq!(found_in(&preparer, &line(tools, json!({"a": 1}))), []);
+    let null = json!([{"name": "f", "parameters": {"a": {"enum": null}}}]);
+    let [(Reason::Nulls, found)] = &found_in(&preparer, &line(null, json!({"a": 1})))[..] else {
+        panic!("one finding");
+    };
+    let expected = "`tools[0].parameters.a.enum` is null, as a table writes what a row lacks";
+    assert!(found.starts_with(expected), "{found}");
+    let [(Reason::Nulls, found)] = &found_in(&preparer, &line(json!([]), json!({"z": null})))[..]
+    else {
+        panic!("one finding");
+    };
+    assert!(
+        found.starts_with("`messages[1].tool_calls[0].function.arguments.z` is null"),
+        "{found}"
+    );
+}
+
+#[test]
+fn a_token_of_both_prompt_and_completion_is_told() {
+    let base = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/quickstart/base");
+    let folder = Folder::read(base.as_ref()).expect("the quick start's base");
+    let preparer = Preparer::new(&folder, Options::default()).expect("a tokenizer");
+    let line = |prompt: &str, completion: &str| {
+        json!({"prompt": prompt, "completion": completion}).to_string()
+    };
+    // Its tokens begin with the space before a word.
+    assert_eq!(found_in(&preparer, &line("The answer is", " the one.")), []);
+    let told = found_in(&preparer, &line("The answer is ", "the one."));
+    let [(Reason::SharedToken, found)] = &told[..] else { panic!("{told:?}") };
+    assert!(found.starts_with("prompt and completion share the token ` the`"), "{found}");
 }
 
 #[test]
