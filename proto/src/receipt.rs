@@ -80,6 +80,8 @@ pub enum Reason {
     Nulls,
     /// Its prompt and its completion share a token.
     SharedToken,
+    /// It is a tree of messages, of which one conversation is read.
+    OtherReplies,
 }
 
 impl Reason {
@@ -106,6 +108,7 @@ impl Reason {
             Reason::ControlTokens => "control tokens",
             Reason::Nulls => "nulls",
             Reason::SharedToken => "shared token",
+            Reason::OtherReplies => "other replies",
         }
     }
 }

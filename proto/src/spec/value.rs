@@ -95,6 +95,9 @@ pub enum Format {
     Messages,
     /// Records of `prompt` and `completion`.
     Completion,
+    /// OpenAssistant's trees of messages, or one record for each message of a tree. Each tree gives the conversation
+    /// that goes to the best-ranked reply each time.
+    Oasst,
     /// Records of plain `text`, every token of which is trained.
     Text,
 }
@@ -108,6 +111,7 @@ impl Format {
             Format::Sharegpt => "sharegpt",
             Format::Messages => "messages",
             Format::Completion => "completion",
+            Format::Oasst => "oasst",
             Format::Text => "text",
         }
     }
@@ -133,6 +137,7 @@ impl Format {
             Format::Sharegpt => &[&["conversations"], SHAREGPT, BESIDE],
             Format::Messages => &[&["messages"], MESSAGE, BESIDE],
             Format::Completion => &[COMPLETION, MESSAGE, BESIDE],
+            Format::Oasst => &[BESIDE],
             Format::Text => &[&["text"]],
         };
         lists.concat()
@@ -141,7 +146,11 @@ impl Format {
     /// Whether its records hold messages, whose speakers a source's `roles` may name.
     pub fn has_roles(self) -> bool {
         match self {
-            Format::Auto | Format::Sharegpt | Format::Messages | Format::Completion => true,
+            Format::Auto
+            | Format::Sharegpt
+            | Format::Messages
+            | Format::Completion
+            | Format::Oasst => true,
             Format::Alpaca | Format::Text => false,
         }
     }

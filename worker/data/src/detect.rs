@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use super::options::SourceOptions;
 use super::read::{Body, Container, Raw};
 use super::record::Shape;
+use super::trees;
 use pair::Pair;
 
 /// Records looked at before giving up.
@@ -96,7 +97,7 @@ pub enum DetectError {
     /// Other fields.
     #[error(
         "{object}, {place}: no known format has the fields {fields}\n\
-         hint: set `format` to alpaca, sharegpt, messages, completion or text, and name odd fields \
+         hint: set `format` to alpaca, sharegpt, messages, completion, oasst or text, and name odd fields \
          under `fields`, as in `fields: {{instruction: question, output: answer}}`"
     )]
     Unknown {
@@ -106,6 +107,23 @@ pub enum DetectError {
         place: Place,
         /// Its fields.
         fields: String,
+    },
+    /// One message of a conversation in each record.
+    #[error(
+        "{object}, {place}: `{text}` stands beside `{sign}`, as if each record were one message of a \
+         conversation\n\
+         hint: make records of whole conversations, as `messages`; `format: text` trains each \
+         record as a text by itself, questions too"
+    )]
+    Message {
+        /// The object's name.
+        object: String,
+        /// The record that shows it.
+        place: Place,
+        /// The field with what is said.
+        text: String,
+        /// The field that shows it.
+        sign: &'static str,
     },
     /// Nothing to look at.
     #[error(
@@ -180,8 +198,13 @@ type Settled = (Format, BTreeMap<String, String>, String);
 /// Why one record does not settle the format.
 enum Doubt {
     Preference(&'static str, &'static str),
-    Ambiguous { questions: Vec<String>, answers: Vec<String> },
+    Ambiguous {
+        questions: Vec<String>,
+        answers: Vec<String>,
+    },
     Unknown(String),
+    /// What is said, and a sign that it is a message.
+    Message(String, &'static str),
 }
 
 impl Doubt {
@@ -194,6 +217,7 @@ impl Doubt {
                 DetectError::Ambiguous { object, place, questions, answers }
             }
             Doubt::Unknown(fields) => DetectError::Unknown { object, place, fields },
+            Doubt::Message(text, sign) => DetectError::Message { object, place, text, sign },
         }
     }
 }
@@ -214,13 +238,40 @@ impl Looks<'_> {
         if let Some(why) = self.all(["prompt", "completion"]) {
             return plain(Format::Completion, why);
         }
+        if trees::is_tree(self.record) {
+            return plain(Format::Oasst, "a `prompt` with `replies`".to_owned());
+        }
+        if trees::is_row(self.record) {
+            let why = "`text`, `role` and `parent_id`, so that rows of a tree are put together";
+            return plain(Format::Oasst, why.to_owned());
+        }
         match Pair::find(self)? {
             Some(pair) => Ok((Format::Alpaca, pair.fields(), pair.why())),
-            None => match self.own("text") {
-                Some(own) => plain(Format::Text, format!("`{own}`")),
-                None => Err(self.unknown()),
+            None => match (self.own("text"), self.sign_of_conversation()) {
+                (Some(own), None) => plain(Format::Text, format!("`{own}`")),
+                (Some(own), Some(sign)) => Err(Doubt::Message(own.to_owned(), sign)),
+                (None, _) => Err(self.unknown()),
             },
         }
+    }
+
+    /// A field that a text by itself would not have.
+    fn sign_of_conversation(&self) -> Option<&'static str> {
+        const SIGNS: [&str; 12] = [
+            "role",
+            "from",
+            "speaker",
+            "author_role",
+            "parent_id",
+            "parent",
+            "message_id",
+            "message_tree_id",
+            "conversation_id",
+            "dialog_id",
+            "turn",
+            "turn_id",
+        ];
+        SIGNS.into_iter().find(|sign| self.record.contains_key(*sign))
     }
 
     fn refuse_preferences(&self) -> Result<(), Doubt> {

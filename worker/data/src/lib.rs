@@ -40,6 +40,7 @@ mod template;
 #[cfg(test)]
 mod tests;
 mod tokenize;
+mod trees;
 mod turns;
 mod vocabulary;
 

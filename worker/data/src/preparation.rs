@@ -18,6 +18,7 @@ use super::prepare::{PreparedRecord, Preparer};
 use super::quality::features;
 use super::read::{self, Block, Blocks, Body, Container, Raw, ReadAt};
 use super::record::{Record, Reject, Shape};
+use super::trees::Trees;
 
 /// The records of a range, becoming samples: an iterator of what each block gives.
 pub struct Preparation<'a> {
@@ -26,7 +27,10 @@ pub struct Preparation<'a> {
     container: Container,
     detection: Option<Detection>,
     shape: Shape,
+    opened: read::Object,
     blocks: Blocks,
+    /// The trees that the rows make, where they do.
+    trees: Option<Trees>,
     /// The text that the pieces make, where the object is one.
     document: Option<Document>,
 }
@@ -68,8 +72,10 @@ impl Preparer {
             object: object.to_owned(),
             container,
             detection,
+            trees: shape.is_of_trees().then(|| Trees::new(range.clone())),
             shape,
             blocks: opened.blocks(range)?,
+            opened,
             document: (container == Container::Document).then(document),
         })
     }
@@ -89,6 +95,10 @@ impl Preparation<'_> {
     /// Lines or rows in the range, once the iterator has ended.
     pub fn positions(&self) -> u64 {
         self.blocks.positions()
+    }
+
+    fn records(&self, raws: Vec<Raw<'_>>) -> Result<Made, PrepareError> {
+        self.preparer.records(&self.object, raws, &self.shape)
     }
 
     /// The pieces of a text, tokenized each and joined.
@@ -128,6 +138,10 @@ impl Iterator for Preparation<'_> {
             Some(Ok(block)) => block,
             Some(Err(error)) => return Some(Err(error.into())),
             None => {
+                if let Some(mut trees) = self.trees.take() {
+                    let last = trees.finish(&self.opened).map_err(PrepareError::from);
+                    return Some(last.and_then(|last| self.records(last)));
+                }
                 let record = self.document.take()?.close(self.preparer.encoder().closing())?;
                 let mut counts = Counts::default();
                 counts.add_samples(&record.samples);
@@ -135,7 +149,14 @@ impl Iterator for Preparation<'_> {
             }
         };
         let Some(mut document) = self.document.take() else {
-            return Some(self.preparer.records(&self.object, block.take_raws(), &self.shape));
+            let raws = block.take_raws();
+            return Some(match &mut self.trees {
+                None => self.records(raws),
+                Some(trees) => {
+                    let whole = trees.take(raws);
+                    self.records(whole)
+                }
+            });
         };
         let made = self.pieces(&mut document, &mut block);
         self.document = Some(document);

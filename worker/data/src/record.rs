@@ -10,6 +10,7 @@
 mod fields;
 mod media;
 mod message;
+mod oasst;
 mod parts;
 mod tools;
 
@@ -23,6 +24,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::conversation::{Conversation, Message, Role};
 use super::options::SourceOptions;
 use super::read::{Body, json_error};
+use super::trees;
 use fields::Fields;
 pub(crate) use fields::says_something;
 use message::{Dialect, messages};
@@ -119,10 +121,15 @@ impl Shape {
         Shape { media, ..self }
     }
 
+    /// Whether a record may stand in several rows, to be put together first.
+    pub(super) fn is_of_trees(&self) -> bool {
+        self.format == Format::Oasst
+    }
+
     /// Whether its records need a chat template.
     pub fn needs_template(&self) -> bool {
         match self.format {
-            Format::Alpaca | Format::Messages | Format::Sharegpt => true,
+            Format::Alpaca | Format::Messages | Format::Sharegpt | Format::Oasst => true,
             Format::Auto | Format::Completion | Format::Text => false,
         }
     }
@@ -148,15 +155,25 @@ impl Shape {
         if self.media != Media::Text {
             media::refuse_beside(&fields)?;
         }
+        let (mut unread, mut notes) = (Vec::new(), Vec::new());
         let record = match self.format {
             Format::Alpaca => self.alpaca(&mut fields),
             Format::Messages => self.messages(&mut fields),
             Format::Sharegpt => self.sharegpt(&mut fields),
             Format::Completion => self.completion(&mut fields),
+            Format::Oasst => {
+                let path = oasst::Path::of(&mut fields, &self.sharegpt_dialect());
+                path.and_then(|path| {
+                    (unread, notes) = (path.unread, path.note.into_iter().collect());
+                    refuse_unanswered(&path.messages, trees::PROMPT)?;
+                    self.conversation(path.messages, None, &mut fields)
+                })
+            }
             Format::Text => text(&mut fields),
             Format::Auto => Err(malformed("its format was not settled")),
         };
-        let mut parsed = Parsed { unread: fields.unread(), ..plain(record?) };
+        unread.extend(fields.unread());
+        let mut parsed = Parsed { record: record?, unread, notes };
         if let Record::Conversation(conversation) = &mut parsed.record {
             parsed.notes.extend(leave_empty_answers_out(&mut conversation.messages));
         }
@@ -210,12 +227,15 @@ impl Shape {
         Dialect::openai(&self.fields, &self.roles, self.media)
     }
 
+    fn sharegpt_dialect(&self) -> Dialect<'_> {
+        Dialect::sharegpt(&self.fields, &self.roles, self.media)
+    }
+
     fn sharegpt(&self, fields: &mut Fields<'_>) -> Result<Record, Reject> {
         const LISTS: [&str; 3] = ["conversations", "conversation", "messages"];
         let name = LISTS.into_iter().find(|name| fields.has(name)).unwrap_or(LISTS[0]);
         let list = fields.list(name)?.ok_or_else(|| fields.missing(name))?;
-        let dialect = Dialect::sharegpt(&self.fields, &self.roles, self.media);
-        let messages = messages(list, fields.own(name), &dialect)?;
+        let messages = messages(list, fields.own(name), &self.sharegpt_dialect())?;
         refuse_unanswered(&messages, fields.own(name))?;
         // The format's tools are often bare functions; templates are given typed ones.
         let tools = tools::listed(fields.list("tools")?.map(tools::typed))?;
@@ -263,7 +283,7 @@ impl Shape {
     }
 }
 
-fn object(json: &[u8]) -> Result<Map<String, Value>, Reject> {
+pub(super) fn object(json: &[u8]) -> Result<Map<String, Value>, Reject> {
     match serde_json::from_slice(json).map_err(|e| malformed(json_error(&e, 1)))? {
         Value::Object(record) => Ok(record),
         other => Err(malformed(format!("a record must be an object, got {}", kind(&other)))),

@@ -11,6 +11,7 @@ mod accounts;
 mod control;
 mod formats;
 mod spans;
+mod trees;
 
 fn folder(chat_template: Option<&str>) -> Folder {
     let special = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"];

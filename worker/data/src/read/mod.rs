@@ -155,6 +155,11 @@ impl Object {
         self.container
     }
 
+    /// Its bytes.
+    pub fn size(&self) -> u64 {
+        self.source.size()
+    }
+
     /// Its first records: the same for whoever reads whichever range.
     ///
     /// # Errors

@@ -101,6 +101,11 @@ impl<'a> Fields<'a> {
         value
     }
 
+    /// Takes a field that says nothing new.
+    pub(super) fn forget(&mut self, name: &str) {
+        self.take(name);
+    }
+
     /// Of several names that mean the same, the first under which something is said.
     pub(super) fn first_of<'n>(&self, names: &[&'n str]) -> Option<&'n str> {
         let is_said = |name: &&&str| self.record.get(self.own(name)).is_some_and(says_something);
