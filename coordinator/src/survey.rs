@@ -217,7 +217,16 @@ async fn template(spec: &Spec, progress: &Progress) -> Result<Option<String>, Fa
     let ChatTemplate::File(location) = &spec.data().chat_template else { return Ok(None) };
     progress.begin(format!("data.chat_template `{location}`"));
     let body = read(&location.to_string()).await;
-    let body = body.map_err(|e| storage_fault("data.chat_template", &e))?;
+    let body = body.map_err(|error| match location.as_file() {
+        // The folder may be missing, of which a store would say less.
+        Some(path) if error.is_users() && !path.exists() => {
+            let path = path.display();
+            let hint = "hint: relative paths start at the spec's folder";
+            let message = format!("data.chat_template: there is no file {path}\n{hint}");
+            Fault { kind: Failure::User, message }
+        }
+        Some(_) | None => storage_fault("data.chat_template", &error),
+    })?;
     let text = String::from_utf8(body.into()).map_err(|e| Fault {
         kind: Failure::User,
         message: format!("data.chat_template: `{location}` is not UTF-8: {e}"),
@@ -272,6 +281,24 @@ mod tests {
         assert_ne!(of("{ }", "tokenizer, date: 2026-11-21").await, plain);
         let dated = of("{}", "./t.jinja, date: 2026-11-21").await;
         assert_ne!(of("{}", "./t.jinja, date: 2026-11-22").await, dated);
+    }
+
+    #[tokio::test]
+    async fn a_template_that_is_not_there_is_named_whether_or_not_its_folder_is() {
+        let at = tempfile::tempdir().expect("a folder");
+        for path in ["t.jinja", "nowhere/t.jinja"] {
+            let yaml = format!(
+                "model: {{base: .}}\ndata: {{train: [{{source: a}}], chat_template: ./{path}}}\n"
+            );
+            let spec = proto::spec::parse(&yaml, at.path()).expect("valid");
+            let fault = template(&spec, &Progress::new()).await.expect_err("it is not there");
+            let path = at.path().join(path);
+            let expected = format!(
+                "data.chat_template: there is no file {}\nhint: relative paths start at the spec's folder",
+                path.display()
+            );
+            assert_eq!((fault.kind, fault.message), (Failure::User, expected));
+        }
     }
 
     const MIB: u64 = 1 << 20;

@@ -15,7 +15,7 @@ use serde_json::Value;
 fn records(path: &Path, ranges: u64) -> Result<Vec<Value>> {
     let bytes = Arc::new(File::open(path)?);
     let size = bytes.metadata()?.len();
-    let object = Object::open(&path.display().to_string(), bytes, false)?;
+    let object = Object::open(&path.display().to_string(), bytes, data::Given::default())?;
     let mut records = Vec::new();
     for range in 0..ranges {
         let range = size * range / ranges..size * (range + 1) / ranges;

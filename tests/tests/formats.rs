@@ -40,7 +40,7 @@ fn template(name: &str) -> PathBuf {
 }
 
 fn conversations(file: &Path) -> Result<Vec<Conversation>> {
-    let object = Object::open("glaive.json", Arc::new(File::open(file)?), false)?;
+    let object = Object::open("glaive.json", Arc::new(File::open(file)?), data::Given::default())?;
     let source = SourceOptions::default();
     let detection = detect("glaive.json", object.container(), &object.head()?.take_raws(), &source);
     let shape = detection?.context("records")?.shape(&source);
@@ -118,7 +118,7 @@ fn a_real_preference_set_is_refused() -> Result<()> {
     let Some(file) = demo("dpo_en_demo.json") else {
         return Ok(());
     };
-    let object = Object::open("dpo.json", Arc::new(File::open(file)?), false)?;
+    let object = Object::open("dpo.json", Arc::new(File::open(file)?), data::Given::default())?;
     let (mut head, source) = (object.head()?, SourceOptions::default());
     let refused = detect("dpo.json", object.container(), &head.take_raws(), &source);
     let error = refused.expect_err("better and worse answers").to_string();

@@ -8,6 +8,7 @@ use proto::receipt::Reason;
 use serde_json::{Value, json};
 
 use super::conversation::{Conversation, Message, Role};
+use super::json as exact;
 use super::record::Reject;
 use super::template::Template;
 
@@ -91,7 +92,7 @@ fn with_texts(mut conversation: Conversation) -> Conversation {
             if let Some(arguments) = function.and_then(|f| f.get_mut("arguments"))
                 && arguments.is_object()
             {
-                *arguments = arguments.to_string().into();
+                *arguments = exact::text(arguments).into();
             }
         }
     }

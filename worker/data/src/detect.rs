@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::options::SourceOptions;
 use super::read::{Body, Container, Raw};
-use super::record::Shape;
+use super::record::{self, Shape};
 use super::trees;
 use pair::Pair;
 
@@ -72,7 +72,7 @@ pub enum DetectError {
         /// The record that shows it.
         place: Place,
         /// What shows it.
-        fields: &'static str,
+        fields: String,
         /// "DPO" or "KTO".
         kind: &'static str,
     },
@@ -163,11 +163,12 @@ pub fn detect(
         return found(Format::Text, "its name says that it is no JSON");
     }
     let first = raws.iter().take(LOOKED_AT).find_map(|raw| {
-        let record: Map<String, Value> = match &raw.body {
-            Body::Json(json) => serde_json::from_slice(json).ok()?,
+        let mut record: Map<String, Value> = match &raw.body {
+            Body::Json(json) => record::object(json).ok()?,
             Body::Value(row) => row.clone(),
             Body::Text(_) | Body::Broken(_) | Body::CutOff(_) => return None,
         };
+        record::lift(&mut record, &source.fields);
         Some((raw.place, record))
     });
     let Some((place, record)) = first else {
@@ -197,7 +198,7 @@ type Settled = (Format, BTreeMap<String, String>, String);
 
 /// Why one record does not settle the format.
 enum Doubt {
-    Preference(&'static str, &'static str),
+    Preference(String, &'static str),
     Ambiguous {
         questions: Vec<String>,
         answers: Vec<String>,
@@ -275,13 +276,14 @@ impl Looks<'_> {
     }
 
     fn refuse_preferences(&self) -> Result<(), Doubt> {
-        if self.all(["chosen", "rejected"]).is_some() {
-            return Err(Doubt::Preference("`chosen` and `rejected`", "DPO"));
+        let begins = |word: &str| self.record.keys().find(|name| name.starts_with(word)).cloned();
+        if let (Some(chosen), Some(rejected)) = (begins("chosen"), begins("rejected")) {
+            return Err(Doubt::Preference(quoted(&[chosen, rejected], " and "), "DPO"));
         }
         let answers = ["completion", "messages", "conversations"];
         let judged = self.record.get("label").is_some_and(Value::is_boolean);
         if judged && answers.iter().any(|name| self.own(name).is_some()) {
-            return Err(Doubt::Preference("a `label` that is true or false", "KTO"));
+            return Err(Doubt::Preference("a `label` that is true or false".into(), "KTO"));
         }
         Ok(())
     }
@@ -305,7 +307,11 @@ impl Looks<'_> {
     }
 
     fn first_message_has(&self, list: &str, field: &str) -> bool {
-        let first = self.record.get(list).and_then(|list| list.get(0));
+        let list = self.record.get(list);
+        let first = match list {
+            Some(Value::Object(columns)) if record::is_of_columns(columns) => list,
+            list => list.and_then(|list| list.get(0)),
+        };
         first.is_some_and(|message| message.get(field).is_some() && message.get("role").is_none())
     }
 }

@@ -35,6 +35,15 @@ pub enum FolderError {
         /// What was to be read.
         path: PathBuf,
     },
+    /// What stands for a file that is elsewhere.
+    #[error(
+        "{}: a Git LFS pointer, not the file itself\nhint: `git lfs pull` in its folder fetches the file",
+        path.display()
+    )]
+    GitLfs {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file is no JSON object.
     #[error("{}: not a JSON object", path.display())]
     NotJson {
@@ -88,6 +97,7 @@ impl Folder {
     pub fn read(path: &Path) -> Result<Folder, FolderError> {
         let missing = || FolderError::NoTokenizer { path: path.to_owned() };
         let tokenizer = read(&path.join(TOKENIZER))?.ok_or_else(missing)?;
+        refuse_pointer(&path.join(TOKENIZER), &tokenizer)?;
         let mut config = read_object(&path.join(SPECIAL_TOKENS))?;
         config.extend(read_object(&path.join(CONFIG))?);
         let text = |name: &str| -> Result<Option<String>, FolderError> {
@@ -135,6 +145,7 @@ impl Folder {
             Some(bytes) => serde_json::from_slice(bytes)
                 .map_err(|source| FolderError::NotJson { path: name.into(), source }),
         };
+        refuse_pointer(TOKENIZER.as_ref(), content(TOKENIZER).unwrap_or_default())?;
         let mut config = object(SPECIAL_TOKENS)?;
         config.extend(object(CONFIG)?);
         let text = |name| content(name).map(|bytes| String::from_utf8_lossy(bytes).into_owned());
@@ -220,6 +231,13 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, FolderError> {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(FolderError::Io { path: path.to_owned(), source }),
+    }
+}
+
+fn refuse_pointer(path: &Path, content: &[u8]) -> Result<(), FolderError> {
+    match content.starts_with(b"version https://git-lfs") {
+        true => Err(FolderError::GitLfs { path: path.to_owned() }),
+        false => Ok(()),
     }
 }
 

@@ -11,7 +11,8 @@ use minijinja::value::{Kwargs, Rest, Value, ValueKind, from_args};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State};
 use minijinja_contrib::pycompat;
 
-use super::python::{self, JsonStyle};
+use super::json as exact;
+use super::python::{self, BigInteger, JsonStyle};
 
 /// What a template says when it calls `raise_exception`.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,34 @@ pub(super) fn environment(date: NaiveDate) -> Environment<'static> {
     env.add_function("raise_exception", raise_exception);
     env.add_function("strftime_now", move |format: &str| strftime(date, format));
     env
+}
+
+/// A record's value as templates see it.
+pub(super) fn value(json: &serde_json::Value) -> Value {
+    use serde_json::Value as Json;
+    match json {
+        Json::Null => Value::from(()),
+        Json::Bool(it) => (*it).into(),
+        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(it), _) => it.into(),
+            (None, Some(it)) => it.into(),
+            (None, None) => number.as_f64().unwrap_or(f64::NAN).into(),
+        },
+        Json::String(text) => text.as_str().into(),
+        Json::Array(items) => items.iter().map(value).collect::<Vec<_>>().into(),
+        Json::Object(fields) => match exact::digits(json) {
+            Some(digits) => match digits.parse::<i128>() {
+                Ok(it) => it.into(),
+                Err(_) => Value::from_object(BigInteger(digits.to_owned())),
+            },
+            None => value_of_fields(fields),
+        },
+    }
+}
+
+/// A record's object as templates see it.
+pub(super) fn value_of_fields(fields: &serde_json::Map<String, serde_json::Value>) -> Value {
+    fields.iter().map(|(name, field)| (name.as_str(), value(field))).collect()
 }
 
 /// In Jinja strings and mappings are sequences and iterable too.

@@ -23,6 +23,7 @@ mod encode;
 mod error;
 mod folder;
 mod jinja;
+mod json;
 mod left_out;
 mod marks;
 mod nulls;
@@ -56,7 +57,7 @@ pub use proto::spec::{
     BrokenEnd, ControlTokens, Format, LeftOut, Media, Think, TooLong, TrainOn, Turns,
 };
 pub use quality::features;
-pub use read::{Block, Blocks, Body, Container, Object, Raw, ReadAt, ReadError};
+pub use read::{Block, Blocks, Body, Container, Given, Object, Raw, ReadAt, ReadError};
 pub use recipe::Recipe;
 pub use record::{Parsed, Record, Reject, Shape};
 pub use show::{Decoder, Piece, bracketed};

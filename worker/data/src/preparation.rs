@@ -16,7 +16,7 @@ use super::error::PrepareError;
 use super::options::SourceOptions;
 use super::prepare::{PreparedRecord, Preparer};
 use super::quality::features;
-use super::read::{self, Block, Blocks, Body, Container, Raw, ReadAt};
+use super::read::{self, Block, Blocks, Body, Container, Given, Raw, ReadAt};
 use super::record::{Record, Reject, Shape};
 use super::trees::Trees;
 
@@ -51,7 +51,9 @@ impl Preparer {
         range: Range<u64>,
         source: &SourceOptions,
     ) -> Result<Preparation<'a>, PrepareError> {
-        let opened = read::Object::open(object, bytes, source.format == Format::Text)?;
+        let fields: Vec<&str> = source.fields.values().map(String::as_str).collect();
+        let given = Given { is_text: source.format == Format::Text, fields: &fields };
+        let opened = read::Object::open(object, bytes, given)?;
         let container = opened.container();
         let mut head = opened.head()?;
         let raws = head.take_raws();

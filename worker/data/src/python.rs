@@ -2,9 +2,24 @@
 //! against these.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
-use minijinja::value::{Value, ValueKind};
+use minijinja::value::{Object, ObjectRepr, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
+
+/// An integer beyond 128 bits: its digits.
+#[derive(Debug)]
+pub(super) struct BigInteger(pub(super) String);
+
+impl Object for BigInteger {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn render(self: &Arc<Self>, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(&self.0)
+    }
+}
 
 /// What Python's `str.strip()` strips: Unicode white space and four separators that Unicode does
 /// not count.
@@ -162,6 +177,9 @@ fn write_json(
                 out.push_str(&style.key_separator);
                 write_json(out, &value.get_item(&keys[i])?, style, depth + 1)
             })?;
+        }
+        _ if value.downcast_object_ref::<BigInteger>().is_some() => {
+            out.push_str(&value.to_string())
         }
         kind => {
             let text = format!("tojson: a value of the kind {kind} is not JSON serializable");

@@ -22,11 +22,12 @@ use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::conversation::{Conversation, Message, Role};
+use super::json;
 use super::options::SourceOptions;
 use super::read::{Body, json_error};
 use super::trees;
 use fields::Fields;
-pub(crate) use fields::says_something;
+pub(crate) use fields::{is_of_columns, lift, says_something};
 use message::{Dialect, messages};
 
 /// Why a record is not trained on: a class for counting, and a sentence for people.
@@ -284,7 +285,7 @@ impl Shape {
 }
 
 pub(super) fn object(json: &[u8]) -> Result<Map<String, Value>, Reject> {
-    match serde_json::from_slice(json).map_err(|e| malformed(json_error(&e, 1)))? {
+    match json::parse(json).map_err(|e| malformed(json_error(&e, 1)))? {
         Value::Object(record) => Ok(record),
         other => Err(malformed(format!("a record must be an object, got {}", kind(&other)))),
     }
@@ -380,6 +381,7 @@ fn kind(value: &Value) -> &'static str {
         Value::Number(_) => "a number",
         Value::String(_) => "a text",
         Value::Array(_) => "a list",
+        Value::Object(_) if json::digits(value).is_some() => "a number",
         Value::Object(_) => "an object",
     }
 }

@@ -221,13 +221,13 @@ impl Template {
             return Err(Reject::new(Reason::Malformed, detail));
         }
         let own = context! {
-            messages => Value::from_serialize(&seen),
-            tools => Value::from_serialize(&conversation.tools),
+            messages => seen.iter().map(jinja::value_of_fields).collect::<Vec<_>>(),
+            tools => conversation.tools.as_ref().map(jinja::value),
             documents => (),
             add_generation_prompt,
         };
         // Later ones go before earlier ones; a record's arguments go before the run's.
-        let kwargs = Value::from_serialize(&conversation.kwargs);
+        let kwargs = jinja::value_of_fields(&conversation.kwargs);
         let context = context! { ..kwargs, ..own, ..self.globals.clone() };
         let template = self.env.get_template(NAME).map_err(|e| refused(&e))?;
         let text = template.render(context).map_err(|e| refused(&e))?;

@@ -10,6 +10,7 @@ use super::*;
 mod accounts;
 mod control;
 mod formats;
+mod shapes;
 mod spans;
 mod trees;
 

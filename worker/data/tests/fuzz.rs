@@ -107,7 +107,7 @@ fn mutate(valid: &[u8], test: impl Fn(&[u8])) {
 /// Reads an object to its end, in two ranges, and counts what came.
 fn read(name: &str, bytes: &[u8]) -> usize {
     let source = Arc::new(Bytes::copy_from_slice(bytes));
-    let Ok(object) = Object::open(name, source, false) else {
+    let Ok(object) = Object::open(name, source, data::Given::default()) else {
         return 0;
     };
     let size = bytes.len() as u64;

@@ -13,7 +13,7 @@ fn detect_with(
     text: &str,
 ) -> Result<Option<Detection>, DetectError> {
     let bytes = Arc::new(Bytes::copy_from_slice(text.as_bytes()));
-    let opened = Object::open(object, bytes, false).expect("a readable object");
+    let opened = Object::open(object, bytes, crate::Given::default()).expect("a readable object");
     let mut head = opened.head().expect("records");
     detect(object, opened.container(), &head.take_raws(), source)
 }

@@ -16,6 +16,8 @@ pub(super) struct Array {
     input: Input,
     line: u64,
     records: u64,
+    /// Whether it stands in an object.
+    is_field: bool,
     next: Expected,
 }
 
@@ -30,13 +32,15 @@ enum Expected {
     Element,
     /// `,` or `]`.
     Separator,
+    /// The end of the object in which the array is the only field.
+    Closing,
     /// Nothing.
     End,
 }
 
 impl Array {
     pub(super) fn new(input: Input) -> Array {
-        Array { input, line: 1, records: 0, next: Expected::Opening }
+        Array { input, line: 1, records: 0, is_field: false, next: Expected::Opening }
     }
 
     fn place(&self) -> Place {
@@ -108,12 +112,23 @@ impl Array {
         self.next = match (self.next, byte) {
             (Expected::Opening, Some(byte)) => {
                 self.input.consume(1);
-                // Before the bracket stands nothing but a byte order mark.
+                // Before the bracket stands a byte order mark, or an object's first name.
+                self.is_field |= byte == b'{';
                 if byte == b'[' { Expected::First } else { Expected::Opening }
             }
             (Expected::First | Expected::Separator, Some(b']')) => {
                 self.input.consume(1);
+                if self.is_field { Expected::Closing } else { Expected::End }
+            }
+            (Expected::Closing, Some(b'}')) => {
+                self.input.consume(1);
                 Expected::End
+            }
+            (Expected::Closing, Some(other)) => {
+                let other = char::from(other);
+                return broken(format!(
+                    "`{other}` after the array's end, and an object is read whose only field is an array"
+                ));
             }
             (Expected::First | Expected::Element, Some(_)) => {
                 if let Err(reason) = self.take_value(block)? {
@@ -138,6 +153,7 @@ impl Array {
             ) => {
                 return broken("it ends without `]`".into());
             }
+            (Expected::Closing, None) => return broken("it ends without `}`".into()),
             (Expected::End, None) => Expected::End,
         };
         Ok(Ok(()))

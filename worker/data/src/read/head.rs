@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::source::{ReadAt, Window};
 use super::unpack::{Input, Packing};
-use super::{Container, ReadError};
+use super::{Container, Given, ReadError};
 
 /// Bytes that are looked at.
 const HEAD_BYTES: u64 = 64 << 10;
@@ -19,7 +19,7 @@ const HEAD_BYTES: u64 = 64 << 10;
 pub(super) fn look(
     object: &str,
     source: &Arc<dyn ReadAt>,
-    is_text: bool,
+    given: Given<'_>,
 ) -> Result<(Packing, Container), ReadError> {
     let size = source.size();
     let read = |packing, most: u64| {
@@ -43,23 +43,24 @@ pub(super) fn look(
     }
     let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&head);
     let name = object.to_ascii_lowercase();
-    let container = container_of(packing.strip(&name), head, is_text);
+    let container = container_of(packing.strip(&name), head, given);
     let is_whole = (head.len() as u64) < HEAD_BYTES - 3;
     if container == Container::Lines && is_one_object(head, is_whole) {
-        let hint = "records are the elements of a JSON array, or one object per line (`jq -c .`)";
+        let hint = "records are the elements of a JSON array, or one object per line: `jq -c .` writes \
+                    the object so, `jq -c '.data[]'` the elements of its list `data`";
         return Err(unreadable(("one JSON object over many lines", hint)));
     }
     Ok((packing, container))
 }
 
 /// `name` in lower case, without an ending that says how it is packed.
-fn container_of(name: &str, head: &[u8], is_text: bool) -> Container {
+fn container_of(name: &str, head: &[u8], given: Given<'_>) -> Container {
     let ends_with = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
     if ends_with(&[".txt", ".md", ".text"]) {
         return Container::Document;
     }
     if ends_with(&[".csv"]) {
-        return Container::Table { delimiter: b',' };
+        return Container::Table { delimiter: delimiter(head) };
     }
     if ends_with(&[".tsv", ".tab"]) {
         return Container::Table { delimiter: b'\t' };
@@ -67,17 +68,53 @@ fn container_of(name: &str, head: &[u8], is_text: bool) -> Container {
     let first = head.iter().find(|byte| !byte.is_ascii_whitespace());
     match first {
         Some(b'[') if !ends_with(&[".jsonl", ".ndjson"]) => Container::Array,
+        Some(b'{')
+            if !ends_with(&[".jsonl", ".ndjson"]) && is_list_in_object(head, given.fields) =>
+        {
+            Container::Array
+        }
         Some(b'{') => Container::Lines,
-        _ if is_text && !ends_with(&[".jsonl", ".ndjson", ".json"]) => Container::Document,
+        _ if given.is_text && !ends_with(&[".jsonl", ".ndjson", ".json"]) => Container::Document,
         _ => Container::Lines,
     }
+}
+
+/// What parts the cells of a table whose name does not say it: what stands in its first line.
+fn delimiter(head: &[u8]) -> u8 {
+    let line = head.split(|byte| b"\r\n".contains(byte)).next().unwrap_or_default();
+    let mut in_quotes = false;
+    let bare = line.iter().filter(|byte| {
+        in_quotes ^= **byte == b'"';
+        !in_quotes
+    });
+    let bare: Vec<u8> = bare.copied().collect();
+    [b',', b';', b'\t'].into_iter().find(|delimiter| bare.contains(delimiter)).unwrap_or(b',')
+}
+
+/// Whether an object begins that has a list of objects for its first field, of a name that says so: `{"data": [{`. Not
+/// where the user gives the field a meaning of its own.
+fn is_list_in_object(head: &[u8], fields: &[&str]) -> bool {
+    const LISTS: [&str; 8] =
+        ["data", "rows", "train", "examples", "instances", "records", "items", "samples"];
+    let begins = |list: &str| {
+        let name = format!("\"{list}\"");
+        let mut rest = head;
+        [b"{", name.as_bytes(), b":", b"[", b"{"].into_iter().all(|piece| {
+            let found = rest.trim_ascii_start().strip_prefix(piece);
+            rest = found.unwrap_or_default();
+            found.is_some()
+        })
+    };
+    LISTS.into_iter().any(|list| !fields.contains(&list) && begins(list))
 }
 
 /// Files whose first bytes say that they are none that is read.
 fn foreign(head: &[u8]) -> Option<(&'static str, &'static str)> {
     const PLAIN: &str = "unpack it first";
     const SAVE: &str = "save it as UTF-8";
-    const MAGIC: [(&[u8], &str, &str); 9] = [
+    const LFS: &str = "a Git LFS pointer, not the file itself";
+    const MAGIC: [(&[u8], &str, &str); 10] = [
+        (b"version https://git-lfs.github.com", LFS, "`git lfs pull` fetches the file"),
         (b"\x1f\x8b", "an archive within an archive", PLAIN),
         (b"\x28\xb5\x2f\xfd", "an archive within an archive", PLAIN),
         (b"PAR1", "a packed Parquet file", "unpack it first; Parquet packs its own columns"),

@@ -109,11 +109,21 @@ impl Container {
             Container::Array => "a JSON array",
             Container::Lines => "JSON lines",
             Container::Table { delimiter: b'\t' } => "TSV",
+            Container::Table { delimiter: b';' } => "CSV with semicolons",
             Container::Table { .. } => "CSV",
             Container::Parquet => "Parquet",
             Container::Document => "a text",
         }
     }
+}
+
+/// What the user says of an object that decides how its records are found.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Given<'a> {
+    /// `format: text`.
+    pub is_text: bool,
+    /// The names of its records' fields that have a meaning.
+    pub fields: &'a [&'a str],
 }
 
 /// An object whose kind is known.
@@ -141,12 +151,16 @@ pub struct Blocks {
 }
 
 impl Object {
-    /// Looks at an object's first bytes; `is_text` where the user said `format: text`.
+    /// Looks at an object's first bytes.
     ///
     /// # Errors
     /// The source's; files of other kinds, UTF-16, and one JSON object over many lines.
-    pub fn open(name: &str, source: Arc<dyn ReadAt>, is_text: bool) -> Result<Object, ReadError> {
-        let (packing, container) = head::look(name, &source, is_text)?;
+    pub fn open(
+        name: &str,
+        source: Arc<dyn ReadAt>,
+        given: Given<'_>,
+    ) -> Result<Object, ReadError> {
+        let (packing, container) = head::look(name, &source, given)?;
         Ok(Object { name: name.to_owned(), source, packing, container })
     }
 
@@ -244,10 +258,17 @@ impl Iterator for Blocks {
     }
 }
 
+const HALF: &str = "half of a character, such as `\\ud83d` alone, which programs leave that cut texts \
+                    by UTF-16 units,";
+
 /// serde_json's message, with the line in the object in place of the line in the slice.
 pub(super) fn json_error(error: &serde_json::Error, first_line: u64) -> String {
     let text = error.to_string();
     let what = text.split(" at line ").next().unwrap_or(&text);
+    let what = match what {
+        "lone leading surrogate in hex escape" | "unexpected end of hex escape" => HALF,
+        what => what,
+    };
     let line = first_line + (error.line() as u64).saturating_sub(1);
     let column = error.column();
     if line == first_line {

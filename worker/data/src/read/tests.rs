@@ -10,7 +10,7 @@ use bytes::Bytes;
 /// The records of a range as texts, each with its place, and the positions passed.
 fn read_range(object: &str, bytes: &[u8], range: Range<u64>) -> (Vec<(String, String)>, u64) {
     let source = Arc::new(Bytes::copy_from_slice(bytes));
-    let opened = Object::open(object, source, false).expect("a readable object");
+    let opened = Object::open(object, source, Given::default()).expect("a readable object");
     let mut blocks = opened.blocks(range).expect("readable records");
     let mut records = Vec::new();
     for block in &mut blocks {
@@ -98,7 +98,7 @@ fn what_no_reader_knows_is_refused_by_its_kind() {
     ] {
         let source = Arc::new(Bytes::from_static(bytes));
         let size = bytes.len() as u64;
-        let opened = Object::open("f", source, false).and_then(|o| o.blocks(0..size));
+        let opened = Object::open("f", source, Given::default()).and_then(|o| o.blocks(0..size));
         let error = opened.err().expect(kind).to_string();
         assert!(error.starts_with(&format!("f: {kind}")), "{error}");
         assert!(error.contains("\nhint: "), "{error}");
@@ -116,7 +116,7 @@ fn blocks_stay_small_and_lose_nothing_between_them() {
     let line = format!("{{\"a\": \"{}\"}}\n", "x".repeat(1 << 20));
     let text = line.repeat(20);
     let source = Arc::new(Bytes::from(text));
-    let opened = Object::open("a.jsonl", source, false).expect("a readable object");
+    let opened = Object::open("a.jsonl", source, Given::default()).expect("a readable object");
     let blocks = opened.blocks(0..u64::MAX).expect("readable");
     let sizes: Vec<usize> = blocks.map(|b| b.expect("whole").take_raws().len()).collect();
     assert_eq!(sizes, [2; 10]);

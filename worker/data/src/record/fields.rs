@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::{Reject, kind, malformed};
+use super::{Reject, json, kind, malformed};
 
 /// How many names an error lists.
 const NAMES_SHOWN: usize = 8;
@@ -19,7 +19,8 @@ pub(super) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// `names` has the record's own names, by the format's.
-    pub(super) fn new(names: &'a BTreeMap<String, String>, record: Map<String, Value>) -> Self {
+    pub(super) fn new(names: &'a BTreeMap<String, String>, mut record: Map<String, Value>) -> Self {
+        lift(&mut record, names);
         Fields { names, record, taken: Vec::new() }
     }
 
@@ -34,7 +35,11 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn is_list(&self, name: &str) -> bool {
-        self.record.get(self.own(name)).is_some_and(Value::is_array)
+        self.record.get(self.own(name)).is_some_and(|value| match value {
+            Value::Array(_) => true,
+            Value::Object(columns) => is_of_columns(columns),
+            _ => false,
+        })
     }
 
     /// That a field is not there, and which are.
@@ -65,10 +70,12 @@ impl<'a> Fields<'a> {
     }
 
     /// A list, or a text that holds one as JSON: so tables store what has no type of its own.
+    /// A list of objects may come as an object of lists: so `datasets` stores a `Sequence`.
     pub(super) fn list(&mut self, name: &str) -> Result<Option<Vec<Value>>, Reject> {
         match self.decoded(name)? {
             Value::Null => Ok(None),
             Value::Array(list) => Ok(Some(list)),
+            Value::Object(columns) if is_of_columns(&columns) => Ok(Some(rows(columns))),
             other => Err(self.mismatch(name, "a list", &other)),
         }
     }
@@ -85,7 +92,7 @@ impl<'a> Fields<'a> {
     fn decoded(&mut self, name: &str) -> Result<Value, Reject> {
         match self.take(name) {
             Value::String(text) if text.trim().is_empty() => Ok(Value::Null),
-            Value::String(text) => serde_json::from_str(&text).map_err(|error| {
+            Value::String(text) => json::parse(text.as_bytes()).map_err(|error| {
                 malformed(format!("`{}` is a text that is no JSON: {error}", self.own(name)))
             }),
             other => Ok(other),
@@ -121,6 +128,45 @@ impl<'a> Fields<'a> {
     fn mismatch(&self, name: &str, wanted: &str, found: &Value) -> Reject {
         malformed(format!("`{}` must be {wanted}, got {}", self.own(name), kind(found)))
     }
+}
+
+/// Brings what is named by a path, as in `{messages: data.messages}`, to the top under this name.
+pub(crate) fn lift(record: &mut Map<String, Value>, names: &BTreeMap<String, String>) {
+    for path in names.values().filter(|path| path.contains('.')) {
+        if record.contains_key(path) {
+            continue;
+        }
+        let mut parts: Vec<&str> = path.split('.').collect();
+        let last = parts.pop().unwrap_or_default();
+        let mut above = Some(&mut *record);
+        for part in parts {
+            above = above.and_then(|fields| fields.get_mut(part)?.as_object_mut());
+        }
+        if let Some(value) = above.and_then(|fields| fields.shift_remove(last)) {
+            record.insert(path.clone(), value);
+        }
+    }
+}
+
+/// Whether all fields are lists of one length, of what messages have.
+pub(crate) fn is_of_columns(columns: &Map<String, Value>) -> bool {
+    let mut lengths = columns.values().map(|column| column.as_array().map(Vec::len));
+    let first = lengths.next().flatten();
+    let speaks = ["role", "from"].iter().any(|name| columns.contains_key(*name));
+    speaks && first.is_some() && lengths.all(|length| length == first)
+}
+
+/// Objects from lists of their fields; a null is a field that one lacks.
+fn rows(columns: Map<String, Value>) -> Vec<Value> {
+    let mut rows: Vec<Map<String, Value>> = Vec::new();
+    for (name, column) in columns {
+        let Value::Array(column) = column else { continue };
+        rows.resize_with(column.len(), Map::new);
+        for (row, value) in rows.iter_mut().zip(column).filter(|(_, value)| !value.is_null()) {
+            row.insert(name.clone(), value);
+        }
+    }
+    rows.into_iter().map(Value::Object).collect()
 }
 
 /// Whether a value is more than a place for one.

@@ -12,7 +12,7 @@ use proto::spec::Media;
 use serde_json::{Map, Value};
 
 use super::parts::{self, Marks};
-use super::{Reject, kind, malformed, tools};
+use super::{Reject, kind, lift, malformed, tools};
 use crate::conversation::{Message, Role};
 
 /// Whose message it is.
@@ -134,6 +134,7 @@ fn message(value: Value, at: &str, dialect: &Dialect<'_>) -> Result<Message, Rej
     let Value::Object(mut fields) = value else {
         return Err(malformed(format!("{at} must be an object, got {}", kind(&value))));
     };
+    lift(&mut fields, dialect.names);
     rename_others(&mut fields, dialect);
     let speaker = settle_role(&mut fields, at, dialect)?;
     let own = said_under(&fields, at, &dialect.keys(dialect.content))?;

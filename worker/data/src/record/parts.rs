@@ -6,7 +6,7 @@
 use proto::spec::Media;
 use serde_json::{Map, Value};
 
-use super::{Reject, kind, malformed, media, tools};
+use super::{Reject, json, kind, malformed, media, tools};
 
 /// Whether a message is trained, and how much, where its author says so.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -167,7 +167,7 @@ fn call(part: &Map<String, Value>, at: &str) -> Result<Value, Reject> {
     let value = ["value", "tool_call", "function_call", "text"];
     let value = value.iter().find_map(|name| part.get(*name));
     match value {
-        Some(Value::String(text)) => serde_json::from_str(text)
+        Some(Value::String(text)) => json::parse(text.as_bytes())
             .map_err(|error| malformed(format!("{at} is no call as JSON: {error}"))),
         Some(call @ Value::Object(_)) => Ok(call.clone()),
         _ => Err(malformed(format!("{at} must be a call, as an object or as a JSON text"))),

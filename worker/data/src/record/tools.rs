@@ -7,7 +7,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Reject, kind, malformed};
+use super::{Reject, json as exact, kind, malformed};
 
 /// A record's tools, as templates get them: none where the list is empty.
 pub(super) fn listed(tools: Option<Vec<Value>>) -> Result<Option<Value>, Reject> {
@@ -36,7 +36,7 @@ pub(super) fn call_from_content(fields: &mut Map<String, Value>, at: &str) -> Re
         let found = fields.get("content").map_or("nothing", kind);
         return Err(malformed(format!("{at} must be a call as a text, got {found}")));
     };
-    let calls = match serde_json::from_str(text) {
+    let calls = match exact::parse(text.as_bytes()) {
         Ok(Value::Array(calls)) => calls,
         Ok(call @ Value::Object(_)) => vec![call],
         Ok(other) => return Err(malformed(format!("{at} must be a call, got {}", kind(&other)))),
@@ -94,7 +94,7 @@ fn settle_call(call: &mut Value, at: &str) -> Result<(), Reject> {
 /// Replaces a text by the JSON in it.
 fn parse_text(value: &mut Value, at: &str) -> Result<(), Reject> {
     if let Value::String(text) = value {
-        let parsed = serde_json::from_str(text);
+        let parsed = exact::parse(text.as_bytes());
         *value = parsed
             .map_err(|error| malformed(format!("{at} is a text that is no JSON: {error}")))?;
     }

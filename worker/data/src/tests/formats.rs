@@ -82,6 +82,35 @@ fn sharegpts_calls_are_trained_and_their_results_are_not() {
     assert_eq!(said, expected);
 }
 
+/// As Python reads and writes them: `json.loads`, `json.dumps`, `str`.
+#[test]
+fn integers_of_any_size_keep_their_digits() {
+    let big = "340282366920938463463374607431768211456000";
+    let calls = |arguments: &str| {
+        format!(
+            r#"{{"tools": [{{"name": "f", "limit": {big}}}], "messages": [{{"role": "user", "content": "U"}},
+            {{"role": "assistant", "content": "", "tool_calls": [{{"function": {{"name": "f",
+            "arguments": {arguments}}}}}]}}]}}"#
+        )
+        .replace('\n', "")
+    };
+    let preparer = jinja(
+        "{{ tools[0].limit }} {{ tools | tojson }}{% for m in messages %}{% generation %}\
+         {% if m.tool_calls %}{{ m.tool_calls[0].function.arguments | tojson }}\
+         {{ m.tool_calls[0].function.arguments.wei + 1 }}{% endif %}<|im_end|>{% endgeneration %}\
+         {% endfor %}",
+    );
+    let object = r#"{"wei": 1000000000000000000000, "least": -9223372036854775809}"#;
+    let tools = format!(r#"{big} [{{"name": "f", "limit": {big}}}]"#);
+    for arguments in [object.to_owned(), json!(object).to_string()] {
+        let (samples, _) = shown(&preparer, &calls(&arguments));
+        let expected = format!("{tools}⟦<|im_end|>{object}1000000000000000000001<|im_end|>⟧");
+        assert_eq!(samples, [expected]);
+    }
+    let (_, why) = rejected(&preparer, &format!(r#"{{"messages": [{{"role": {big}}}]}}"#));
+    assert!(why.ends_with("got a number"), "{why}");
+}
+
 #[test]
 fn calls_are_never_left_out_by_a_template_that_knows_none() {
     let call = json!({"function": {"name": "add", "arguments": r#"{"a": 1}"#}});

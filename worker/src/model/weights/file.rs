@@ -52,6 +52,13 @@ impl File {
             return Err(cut(&path, 8, length));
         }
         open.read_exact(&mut prefix).map_err(read)?;
+        if prefix == *b"version " {
+            return Err(Error::Weights {
+                file: path,
+                what: "a Git LFS pointer, not the file itself".to_owned(),
+                hint: "`git lfs pull` in its folder fetches the file".to_owned(),
+            });
+        }
         let header = u64::from_le_bytes(prefix);
         if header > LARGEST_HEADER {
             return Err(damaged(&path, format!("a header of {header} bytes is no safetensors'")));

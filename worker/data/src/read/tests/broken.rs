@@ -43,7 +43,7 @@ fn table_rows_of_another_length_and_in_other_encodings_cost_themselves_only() {
     for (table, found) in
         [(&b"a,a\n1,2\n"[..], "a header that has `a` twice"), (b"\xe9,b\n", "not UTF-8")]
     {
-        let opened = Object::open("a.csv", Arc::new(Bytes::from_static(table)), false);
+        let opened = Object::open("a.csv", Arc::new(Bytes::from_static(table)), Given::default());
         let error = opened.and_then(|o| o.blocks(0..9)).err().expect(found).to_string();
         assert!(error.starts_with("a.csv: ") && error.contains(found), "{error}");
     }
@@ -94,7 +94,11 @@ fn a_last_line_that_only_begins_is_cut_off() {
 #[test]
 fn a_cell_that_holds_rows_is_told_from_one_that_holds_text() {
     let swallowed = |csv: &str| {
-        let opened = Object::open("a.csv", Arc::new(Bytes::copy_from_slice(csv.as_bytes())), false);
+        let opened = Object::open(
+            "a.csv",
+            Arc::new(Bytes::copy_from_slice(csv.as_bytes())),
+            Given::default(),
+        );
         let mut head = opened.and_then(|o| o.head()).expect("readable");
         head.take_raws().iter().map(|raw| raw.swallowed).collect::<Vec<_>>()
     };
@@ -163,7 +167,7 @@ fn a_gigantic_record_is_skipped_and_named_and_the_next_is_read() {
             ],
         ),
     ] {
-        let opened = Object::open(name, Arc::new(Gigantic { before, after }), false);
+        let opened = Object::open(name, Arc::new(Gigantic { before, after }), Given::default());
         let blocks = opened.expect("readable").blocks(0..u64::MAX).expect("readable");
         let mut records = Vec::new();
         for block in blocks {
@@ -196,7 +200,8 @@ fn a_source_that_fails_is_no_broken_record() {
     let gzipped =
         super::packed::gzip(&(0..400_000u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>());
     for (name, bytes) in [("a.jsonl", long.into_bytes()), ("a.json", gzipped)] {
-        let opened = Object::open(name, Arc::new(Failing(bytes.into())), false).expect("a head");
+        let opened =
+            Object::open(name, Arc::new(Failing(bytes.into())), Given::default()).expect("a head");
         let error = opened.blocks(0..u64::MAX).expect("begins").find_map(Result::err);
         let error = error.expect("the source's error");
         assert!(matches!(&error, ReadError::Source { .. }), "{error}");

@@ -62,7 +62,8 @@ fn an_archive_that_explodes_is_refused_with_a_hint() {
     let zeros = std::io::repeat(b' ').take(400 << 20);
     let packed = zstd::encode_all(zeros, 1).expect("memory");
     assert!(packed.len() < 1 << 20);
-    let opened = Object::open("a.jsonl", Arc::new(Bytes::from(packed)), false).expect("opens");
+    let opened =
+        Object::open("a.jsonl", Arc::new(Bytes::from(packed)), Given::default()).expect("opens");
     let error = opened.blocks(0..1).expect("begins").find_map(Result::err).expect("refused");
     let expected = "a.jsonl: an archive that unpacks to more than 200 times its size\nhint: ";
     assert!(error.to_string().starts_with(expected), "{error}");

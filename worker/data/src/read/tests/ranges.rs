@@ -12,7 +12,7 @@ fn read_in(object: &str, bytes: &[u8], cuts: &[u64]) -> Vec<(String, String)> {
     let mut before = 0;
     for pair in cuts.windows(2) {
         let source = Arc::new(Bytes::copy_from_slice(bytes));
-        let opened = Object::open(object, source, false).expect("a readable object");
+        let opened = Object::open(object, source, Given::default()).expect("a readable object");
         let mut blocks = opened.blocks(pair[0]..pair[1]).expect("readable records");
         for block in &mut blocks {
             let mut block = block.expect("a whole block");

@@ -1,0 +1,163 @@
+//! JSON as Python reads and writes it, where that is more than `serde_json` does: integers of any size stay what they
+//! are, and `NaN` and `Infinity`, which `json.dumps` writes for what is missing, are read as null.
+
+use std::borrow::Cow;
+
+use serde::de::IgnoredAny;
+use serde_json::{Error, Map, Value};
+
+/// The only key of an object that stands for an integer beyond 64 bits; its value has the digits. The character is one
+/// that Unicode keeps for a program's own use.
+const DIGITS: &str = "\u{fdd3}";
+/// The fewest digits of such an integer.
+const FEWEST: usize = 19;
+
+/// Reads a JSON value.
+///
+/// # Errors
+/// `serde_json`'s.
+pub(super) fn parse(json: &[u8]) -> Result<Value, Error> {
+    let exact = match has_many_digits(json) {
+        true => rewritten(json, big_integer),
+        false => Cow::Borrowed(json),
+    };
+    serde_json::from_slice(&exact).or_else(|error| {
+        let plain = match rewritten(&exact, no_number) {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(plain) => serde_json::from_slice(&plain).ok(),
+        };
+        // An error has its place in the text as it was.
+        plain.ok_or_else(|| serde_json::from_slice::<IgnoredAny>(json).err().unwrap_or(error))
+    })
+}
+
+/// The digits of an integer beyond 64 bits.
+pub(super) fn digits(value: &Value) -> Option<&str> {
+    match value {
+        Value::Object(fields) if fields.len() == 1 => fields.get(DIGITS)?.as_str(),
+        _ => None,
+    }
+}
+
+/// Writes a JSON value.
+pub(super) fn text(value: &Value) -> String {
+    /// The value, with texts for integers beyond 64 bits; whether there are any.
+    fn marked(value: &Value) -> Option<Value> {
+        if let Some(digits) = digits(value) {
+            return Some(format!("{DIGITS}{digits}{DIGITS}").into());
+        }
+        match value {
+            Value::Array(items) if items.iter().any(|item| marked(item).is_some()) => Some(
+                items.iter().map(|item| marked(item).unwrap_or_else(|| item.clone())).collect(),
+            ),
+            Value::Object(fields) if fields.values().any(|field| marked(field).is_some()) => {
+                let field = |(name, field): (&String, &Value)| {
+                    (name.clone(), marked(field).unwrap_or_else(|| field.clone()))
+                };
+                Some(Value::Object(fields.iter().map(field).collect()))
+            }
+            _ => None,
+        }
+    }
+    let text = marked(value).unwrap_or_else(|| value.clone()).to_string();
+    text.replace(&format!("\"{DIGITS}"), "").replace(&format!("{DIGITS}\""), "")
+}
+
+/// Whether there may be an integer beyond 64 bits.
+fn has_many_digits(json: &[u8]) -> bool {
+    let is_digit = |at: usize| json.get(at).is_some_and(u8::is_ascii_digit);
+    // A run of so many covers one of these places.
+    (FEWEST - 1..json.len()).step_by(FEWEST).any(|at| {
+        is_digit(at) && {
+            let before = json[..at].iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+            let after = json[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+            before + after >= FEWEST
+        }
+    })
+}
+
+/// The text with other words for those bare ones, outside of strings, that `other` knows.
+fn rewritten(json: &[u8], other: impl Fn(&[u8]) -> Option<String>) -> Cow<'_, [u8]> {
+    let is_bare = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
+    let mut out = Vec::new();
+    let (mut done, mut at) = (0, 0);
+    while at < json.len() {
+        if json[at] == b'"' {
+            at += 1;
+            while at < json.len() && json[at] != b'"' {
+                at += if json[at] == b'\\' { 2 } else { 1 };
+            }
+            at += 1;
+        } else if is_bare(&json[at]) {
+            let length = json[at..].iter().take_while(|byte| is_bare(byte)).count();
+            if let Some(word) = other(&json[at..at + length]) {
+                out.extend_from_slice(&json[done..at]);
+                out.extend_from_slice(word.as_bytes());
+                done = at + length;
+            }
+            at += length;
+        } else {
+            at += 1;
+        }
+    }
+    if done == 0 {
+        return Cow::Borrowed(json);
+    }
+    out.extend_from_slice(&json[done..]);
+    Cow::Owned(out)
+}
+
+fn big_integer(word: &[u8]) -> Option<String> {
+    let word = std::str::from_utf8(word).ok()?;
+    let digits = word.strip_prefix('-').unwrap_or(word);
+    let is_integer = digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0');
+    let fits = || word.parse::<i64>().is_ok() || word.parse::<u64>().is_ok();
+    (is_integer && digits.len() >= FEWEST && !fits()).then(|| {
+        let object = Map::from_iter([(DIGITS.to_owned(), Value::from(word))]);
+        Value::Object(object).to_string()
+    })
+}
+
+fn no_number(word: &[u8]) -> Option<String> {
+    [&b"NaN"[..], b"Infinity", b"-Infinity"].contains(&word).then(|| "null".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn integers_of_any_size_stay_what_they_are() {
+        for number in [
+            "18446744073709551616",
+            "-9223372036854775809",
+            "1000000000000000000000",
+            "340282366920938463463374607431768211456000",
+        ] {
+            let json = format!(r#"{{"a": [{number}, "{number}"], "b":{number}}}"#);
+            let value = parse(json.as_bytes()).expect("JSON");
+            assert_eq!(digits(&value["a"][0]), Some(number));
+            assert_eq!(value["a"][1], number);
+            assert_eq!(text(&value), format!(r#"{{"a":[{number},"{number}"],"b":{number}}}"#));
+        }
+        for number in ["18446744073709551615", "-9223372036854775808", "1234567890123456789.5"] {
+            let value = parse(number.as_bytes()).expect("JSON");
+            assert_eq!(value, serde_json::from_str::<Value>(number).expect("JSON"), "{number}");
+        }
+        assert!(parse(b"012345678901234567890").is_err(), "no JSON in Python either");
+    }
+
+    #[test]
+    fn what_json_dumps_writes_for_what_is_missing_is_null() {
+        let value = parse(br#"{"a": NaN, "b": [-Infinity, Infinity], "c": "NaN \" NaN"}"#);
+        assert_eq!(
+            value.expect("Python's JSON"),
+            json!({"a": null, "b": [null, null], "c": "NaN \" NaN"})
+        );
+        for broken in [&br#"{"a": NaN"#[..], br#"{"a": nan}"#, br#"{"a": "b"#, b"\"\\"] {
+            assert!(parse(broken).is_err());
+        }
+    }
+}
