@@ -118,7 +118,9 @@ fn an_object_of_lists_is_a_list_of_objects() {
 
 #[test]
 fn fields_may_be_named_by_their_path() {
-    let lists = r#""messages": [{"message": {"who": "user", "said": "U"}}, {"message": {"who": "assistant", "said": "A"}}]"#;
+    let said =
+        |who: &str, said: &str| format!(r#"{{"message": {{"who": "{who}", "said": "{said}"}}}}"#);
+    let lists = format!(r#""messages": [{}, {}]"#, said("user", "U"), said("assistant", "A"));
     let names =
         [("messages", "data.messages"), ("role", "message.who"), ("content", "message.said")];
     let line = format!(r#"{{"data": {{{lists}}}, "id": 1}}"#);
