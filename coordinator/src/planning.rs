@@ -101,8 +101,8 @@ fn endless_warmup(spec: &Spec, steps: u64) -> Option<String> {
     let Warmup::Steps(warmup) = spec.train().schedule().warmup else { return None };
     (warmup >= steps).then(|| {
         format!(
-            "the learning rate rises for {warmup} steps, and the run has {steps}: it never falls; set \
-             a smaller `train.schedule.warmup`, for example 0.03"
+            "the warmup takes {warmup} steps and the run has {steps}: the learning rate only rises; set a \
+             smaller `train.schedule.warmup`, for example 0.03"
         )
     })
 }

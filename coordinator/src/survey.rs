@@ -92,13 +92,16 @@ pub(crate) async fn difference(
     const GOES_ON: &str = "the run goes on with the data that it prepared when it began";
     let now = match progress.watch(listed).await {
         Ok(now) => now,
-        Err(Fault { message, .. }) => return Some(format!("{GOES_ON}: {message}")),
+        Err(Fault { message, .. }) => {
+            return Some(format!("whether the data has changed is unknown ({message}); {GOES_ON}"));
+        }
     };
     let changed = changes(&before, &now);
     let first = changed.first()?;
     let more = match changed.len() {
         1 => String::new(),
-        all => format!(", and {} more objects have changed", all - 1),
+        2 => ", and 1 other object differs".to_owned(),
+        all => format!(", and {} other objects differ", all - 1),
     };
     Some(format!("{first} since{more}; {GOES_ON}; a new run trains on what is there now"))
 }

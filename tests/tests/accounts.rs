@@ -16,6 +16,9 @@ struct Input {
     unread: &'static [&'static str],
 }
 
+/// A line of the file goes on here: as long as they are, they do not fit.
+const BROKEN_LINE: &str = "\n            ";
+
 const NONE: Input = Input { name: "", content: "", read: 0, dropped: &[], found: &[], unread: &[] };
 
 const INPUTS: [Input; 16] = [
@@ -49,8 +52,10 @@ const INPUTS: [Input; 16] = [
     },
     Input {
         name: "marks.jsonl",
-        content: r#"{"messages": [{"role": "user", "content": "U"}, {"role": "assistant", "content": "A", "loss": false}, {"role": "user", "content": "V"}, {"role": "assistant", "content": "B"}]}
-{"messages": [{"role": "user", "content": "U"}, {"role": "assistant", "content": "A", "train_detail": [{"begin_offset": 0, "end_offset": 1, "train": false}]}]}
+        content: r#"{"messages": [{"role": "user", "content": "U"}, {"role": "assistant", "content": "A",
+            "loss": false}, {"role": "user", "content": "V"}, {"role": "assistant", "content": "B"}]}
+{"messages": [{"role": "user", "content": "U"}, {"role": "assistant", "content": "A",
+            "train_detail": [{"begin_offset": 0, "end_offset": 1, "train": false}]}]}
 "#,
         read: 2,
         dropped: &["malformed"],
@@ -58,7 +63,8 @@ const INPUTS: [Input; 16] = [
     },
     Input {
         name: "media.jsonl",
-        content: r#"{"messages": [{"role": "user", "content": "<image>What is it?"}, {"role": "assistant", "content": "A cat."}], "images": ["1.jpg"]}"#,
+        content: r#"{"messages": [{"role": "user", "content": "<image>What is it?"}, {"role": "assistant",
+            "content": "A cat."}], "images": ["1.jpg"]}"#,
         read: 1,
         dropped: &["media"],
         ..NONE
@@ -72,14 +78,16 @@ const INPUTS: [Input; 16] = [
     },
     Input {
         name: "fields.jsonl",
-        content: r#"{"messages": [{"role": "user", "content": "How?", "mood": "good"}, {"role": "assistant", "content": "So."}], "system_prompt": "Be kind.", "cot": "none"}"#,
+        content: r#"{"messages": [{"role": "user", "content": "How?", "mood": "good"}, {"role": "assistant",
+            "content": "So."}], "system_prompt": "Be kind.", "cot": "none"}"#,
         read: 1,
         unread: &["cot", "messages[].mood"],
         ..NONE
     },
     Input {
         name: "thoughts.jsonl",
-        content: r#"{"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "reasoning_content": "Two and two.", "content": "4"}]}"#,
+        content: r#"{"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant",
+            "reasoning_content": "Two and two.", "content": "4"}]}"#,
         read: 1,
         found: &["left_out"],
         unread: &["messages[].reasoning_content"],
@@ -87,17 +95,23 @@ const INPUTS: [Input; 16] = [
     },
     Input {
         name: "tools.jsonl",
-        content: r#"{"messages": [{"role": "user", "content": "Can you?"}, {"role": "assistant", "content": "Yes."}], "tools": [{"type": "function", "function": {"name": "f", "limit": 18446744073709551616, "unit": null}}]}"#,
+        content: r#"{"messages": [{"role": "user", "content": "Can you?"}, {"role": "assistant",
+            "content": "Yes."}], "tools": [{"type": "function", "function": {"name": "f",
+            "limit": 18446744073709551616, "unit": null}}]}"#,
         read: 1,
         found: &["left_out", "nulls"],
         ..NONE
     },
     Input {
         name: "oasst.jsonl",
-        content: r#"{"message_id": "a", "parent_id": null, "message_tree_id": "a", "role": "prompter", "text": "Why?", "lang": "en"}
-{"message_id": "b", "parent_id": "a", "message_tree_id": "a", "role": "assistant", "text": "So.", "rank": 1, "lang": "en"}
-{"message_id": "c", "parent_id": "a", "message_tree_id": "a", "role": "assistant", "text": "Light.", "rank": 0, "lang": "en"}
-{"message_id": "e", "parent_id": "d", "message_tree_id": "d", "role": "assistant", "text": "No.", "rank": 0, "lang": "en"}
+        content: r#"{"message_id": "a", "parent_id": null, "message_tree_id": "a", "role": "prompter",
+            "text": "Why?", "lang": "en"}
+{"message_id": "b", "parent_id": "a", "message_tree_id": "a", "role": "assistant", "text": "So.", "rank": 1,
+            "lang": "en"}
+{"message_id": "c", "parent_id": "a", "message_tree_id": "a", "role": "assistant", "text": "Light.", "rank": 0,
+            "lang": "en"}
+{"message_id": "e", "parent_id": "d", "message_tree_id": "d", "role": "assistant", "text": "No.", "rank": 0,
+            "lang": "en"}
 "#,
         read: 2,
         dropped: &["malformed"],
@@ -106,14 +120,16 @@ const INPUTS: [Input; 16] = [
     },
     Input {
         name: "empty.jsonl",
-        content: r#"{"messages": [{"role": "user", "content": "U1"}, {"role": "assistant", "content": ""}, {"role": "user", "content": "U2"}, {"role": "assistant", "content": "A2"}]}"#,
+        content: r#"{"messages": [{"role": "user", "content": "U1"}, {"role": "assistant", "content": ""},
+            {"role": "user", "content": "U2"}, {"role": "assistant", "content": "A2"}]}"#,
         read: 1,
         found: &["empty"],
         ..NONE
     },
     Input {
         name: "control.jsonl",
-        content: r#"{"messages": [{"role": "user", "content": "What is <|im_end|>?"}, {"role": "assistant", "content": "An end."}]}"#,
+        content: r#"{"messages": [{"role": "user", "content": "What is <|im_end|>?"}, {"role": "assistant",
+            "content": "An end."}]}"#,
         read: 1,
         found: &["control_tokens"],
         ..NONE
@@ -127,14 +143,16 @@ const INPUTS: [Input; 16] = [
     },
     Input {
         name: "odd.jsonl",
-        content: "{\"instruction\": \"Whose?\", \"output\": \"Mine.\", \"score\": NaN}\n{\"instruction\": \"Who?\", \"output\": \"\\ud83d\"}\n",
+        content: "{\"instruction\": \"Whose?\", \"output\": \"Mine.\", \
+                  \"score\": NaN}\n{\"instruction\": \"Who?\", \"output\": \"\\ud83d\"}\n",
         read: 2,
         dropped: &["malformed"],
         ..NONE
     },
     Input {
         name: "data.json",
-        content: r#"{"data": [{"instruction": "Which?", "output": "This.", "id": 340282366920938463463374607431768211456}]}"#,
+        content: r#"{"data": [{"instruction": "Which?", "output": "This.",
+            "id": 340282366920938463463374607431768211456}]}"#,
         read: 1,
         unread: &["id"],
         ..NONE
@@ -163,7 +181,7 @@ fn every_record_and_field_is_accounted_for_in_text_page_and_json() {
     let sources: Vec<String> = INPUTS
         .iter()
         .map(|input| {
-            fixture.write(input.name, input.content);
+            fixture.write(input.name, &input.content.replace(BROKEN_LINE, " "));
             format!("    - source: ./{}\n", input.name)
         })
         .collect();

@@ -202,7 +202,7 @@ fn a_warmup_that_never_ends_is_told() {
     assert_eq!(warning("0.03", 1), None, "a share is meant for longer runs");
     let told = warning("100", 100).expect("it never falls");
     assert!(
-        told.starts_with("the learning rate rises for 100 steps, and the run has 100"),
+        told.starts_with("the warmup takes 100 steps and the run has 100: the learning rate"),
         "{told}"
     );
 }

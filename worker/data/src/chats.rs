@@ -23,7 +23,8 @@ pub(super) struct Chat {
 #[derive(Debug)]
 pub(super) struct Chats {
     default: Option<Chat>,
-    tool_use: Option<Chat>,
+    /// Where it is no Jinja, only conversations with tools need to know.
+    tool_use: Option<Result<Chat, TemplateError>>,
     /// Of all that there are.
     names: Vec<String>,
 }
@@ -45,7 +46,7 @@ impl Chats {
             Ok(Some(Chat { template, calls }))
         };
         let names = templates.keys().map(|name| (*name).to_owned()).collect();
-        Ok(Chats { default: chat(DEFAULT)?, tool_use: chat(TOOL_USE)?, names })
+        Ok(Chats { default: chat(DEFAULT)?, tool_use: chat(TOOL_USE).transpose(), names })
     }
 
     /// The one that a conversation is rendered with.
@@ -53,9 +54,12 @@ impl Chats {
     /// # Errors
     /// There is none for it.
     pub(super) fn of(&self, conversation: &Conversation) -> Result<&Chat, Reject> {
-        let tool_use = conversation.tools.as_ref().and(self.tool_use.as_ref());
-        let chat = tool_use.or(self.default.as_ref());
-        chat.ok_or_else(|| Reject::new(Reason::Malformed, self.missing().to_string()))
+        let malformed = |why: String| Reject::new(Reason::Malformed, why);
+        match conversation.tools.as_ref().and(self.tool_use.as_ref()) {
+            Some(Ok(chat)) => Ok(chat),
+            Some(Err(error)) => Err(malformed(format!("{TOOL_USE}: {error}"))),
+            None => self.default.as_ref().ok_or_else(|| malformed(self.missing().to_string())),
+        }
     }
 
     /// The one for plain conversations.
@@ -63,9 +67,10 @@ impl Chats {
         self.default.as_ref().map(|chat| &chat.template)
     }
 
-    /// Any: all of a tokenizer end answers alike.
+    /// Any of them: all templates of one tokenizer end answers with the same token.
     pub(super) fn any(&self) -> Option<&Template> {
-        self.default.as_ref().or(self.tool_use.as_ref()).map(|chat| &chat.template)
+        let tool_use = || self.tool_use.as_ref()?.as_ref().ok();
+        self.default.as_ref().or_else(tool_use).map(|chat| &chat.template)
     }
 
     /// What to say where there is none.

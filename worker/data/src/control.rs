@@ -8,8 +8,9 @@
 //!     --a tokenizer that knows its special tokens by these characters--> ids
 //! ```
 //!
-//! So a text is kept from being a token without a word on how a tokenizer cuts what is around it.
+//! So nothing has to be assumed about how the tokenizer splits the text around it.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use aho_corasick::{AhoCorasick, MatchKind};
@@ -41,7 +42,8 @@ impl Controls {
     pub(super) fn new(
         tokens: impl IntoIterator<Item = String>,
     ) -> Result<Controls, aho_corasick::BuildError> {
-        let tokens = tokens.into_iter().filter(|token| !token.trim().is_empty());
+        // A single character, such as a `!` for padding, is a text first of all.
+        let tokens = tokens.into_iter().filter(|token| token.trim().chars().count() > 1);
         let tokens: Vec<String> = tokens.take(PLANE as usize).collect();
         let search =
             AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(&tokens)?;
@@ -97,14 +99,17 @@ impl Controls {
         Ok(conversation)
     }
 
-    /// Whether a rendered text holds such characters.
-    pub(super) fn is_hidden(&self, text: &str) -> bool {
-        text.chars().any(|c| u32::from(c) >= TEXTS)
-    }
-
     /// What was rendered of a hidden conversation, for the tokenizer that [`Self::renamed`] makes:
     /// a character for each token, and the texts as they were.
-    pub(super) fn plain(&self, marked: &Marked) -> Marked {
+    ///
+    /// # Errors
+    /// A template that writes a character otherwise: as `repr` does, or as JSON in ASCII.
+    pub(super) fn plain(&self, marked: &Marked) -> Result<Marked, Reject> {
+        if ["\\U0010", "\\udbc0"].iter().any(|escape| marked.text.contains(escape)) {
+            let detail = "the chat template writes the text of a special token with escapes\n\
+                          hint: `data.control_tokens: filter` leaves the record out";
+            return Err(Reject::new(Reason::Malformed, detail));
+        }
         let mut text = String::with_capacity(marked.text.len());
         // Where pieces of the old text begin, and where they begin in the new one.
         let mut places = vec![(0, 0)];
@@ -135,7 +140,7 @@ impl Controls {
         };
         let spans = marked.spans.iter();
         let spans = spans.map(|(span, weight)| (moved(span.start)..moved(span.end), *weight));
-        Marked { spans: spans.collect(), text, supplied: marked.supplied }
+        Ok(Marked { spans: spans.collect(), text, supplied: marked.supplied })
     }
 
     /// A `tokenizer.json` that knows its special tokens by characters: with the same ids.
@@ -156,20 +161,47 @@ impl Controls {
         for token in file["added_tokens"].as_array_mut().into_iter().flatten() {
             rename(&mut token["content"]);
         }
+        let merges = file["model"]["merges"].take();
         match &mut file["model"]["vocab"] {
             Value::Object(vocab) => {
-                let old = std::mem::take(vocab).into_iter();
-                *vocab = old.map(|(token, id)| (name(&token).unwrap_or(token), id)).collect();
+                let merged = merged(&merges, &self.tokens);
+                for (token, id) in std::mem::take(vocab) {
+                    let name = name(&token);
+                    // What merges speak of must stay.
+                    if name.is_none() || merged.contains(&token) {
+                        vocab.insert(token, id.clone());
+                    }
+                    vocab.extend(name.map(|name| (name, id)));
+                }
             }
             // Of Unigram: pieces with their scores.
             Value::Array(vocab) => vocab.iter_mut().for_each(|piece| rename(&mut piece[0])),
             _ => {}
+        }
+        if !merges.is_null() {
+            file["model"]["merges"] = merges;
         }
         if let Some(unknown) = file["model"].get_mut("unk_token") {
             rename(unknown);
         }
         serde_json::to_vec(&file)
     }
+}
+
+/// Those of the tokens that merges take or make.
+fn merged(merges: &Value, tokens: &[String]) -> HashSet<String> {
+    let tokens: HashSet<&str> = tokens.iter().map(String::as_str).collect();
+    let mut merged = HashSet::new();
+    for merge in merges.as_array().into_iter().flatten() {
+        let pair = match merge {
+            Value::String(pair) => pair.split_once(' '),
+            pair => pair[0].as_str().zip(pair[1].as_str()),
+        };
+        let Some((left, right)) = pair else { continue };
+        let all = [left.to_owned(), right.to_owned(), [left, right].concat()];
+        merged.extend(all.into_iter().filter(|token| tokens.contains(token.as_str())));
+    }
+    merged
 }
 
 fn character(plane: u32, index: usize) -> char {

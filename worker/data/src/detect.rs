@@ -256,27 +256,31 @@ impl Looks<'_> {
         }
     }
 
-    /// A field that a text by itself would not have.
+    /// A field that a text by itself would not have: one that says who speaks, or what is answered,
+    /// or the second of two that plain texts may have, too.
     fn sign_of_conversation(&self) -> Option<&'static str> {
-        const SIGNS: [&str; 12] = [
-            "role",
-            "from",
-            "speaker",
-            "author_role",
-            "parent_id",
-            "parent",
-            "message_id",
-            "message_tree_id",
-            "conversation_id",
-            "dialog_id",
-            "turn",
-            "turn_id",
-        ];
-        SIGNS.into_iter().find(|sign| self.record.contains_key(*sign))
+        const SPEAKERS: [&str; 4] = ["role", "from", "speaker", "author_role"];
+        const ANSWERED: [&str; 2] = ["parent_id", "message_tree_id"];
+        const WEAK: [&str; 6] =
+            ["message_id", "conversation_id", "dialog_id", "turn", "turn_id", "parent"];
+        if self.source.fields.contains_key("text") {
+            return None;
+        }
+        let says = |name: &&&str| self.record.get(**name).is_some_and(record::says_something);
+        let speaks = |name: &&&str| {
+            let speaker = self.record.get(**name).and_then(Value::as_str);
+            speaker.is_some_and(record::is_speaker)
+        };
+        let strong = SPEAKERS.iter().find(speaks).or_else(|| ANSWERED.iter().find(says));
+        strong.or_else(|| WEAK.iter().filter(says).nth(1)).copied()
     }
 
     fn refuse_preferences(&self) -> Result<(), Doubt> {
-        let begins = |word: &str| self.record.keys().find(|name| name.starts_with(word)).cloned();
+        let is_named = |name: &str| self.source.fields.values().any(|own| own == name);
+        let begins = |word: &str| {
+            let mut names = self.record.keys();
+            names.find(|name| name.starts_with(word) && !is_named(name)).cloned()
+        };
         if let (Some(chosen), Some(rejected)) = (begins("chosen"), begins("rejected")) {
             return Err(Doubt::Preference(quoted(&[chosen, rejected], " and "), "DPO"));
         }
@@ -309,7 +313,9 @@ impl Looks<'_> {
     fn first_message_has(&self, list: &str, field: &str) -> bool {
         let list = self.record.get(list);
         let first = match list {
-            Some(Value::Object(columns)) if record::is_of_columns(columns) => list,
+            Some(Value::Object(columns)) if record::is_of_columns(columns, &self.source.fields) => {
+                list
+            }
             list => list.and_then(|list| list.get(0)),
         };
         first.is_some_and(|message| message.get(field).is_some() && message.get("role").is_none())

@@ -41,26 +41,32 @@ pub(super) fn digits(value: &Value) -> Option<&str> {
 
 /// Writes a JSON value.
 pub(super) fn text(value: &Value) -> String {
-    /// The value, with texts for integers beyond 64 bits; whether there are any.
-    fn marked(value: &Value) -> Option<Value> {
-        if let Some(digits) = digits(value) {
-            return Some(format!("{DIGITS}{digits}{DIGITS}").into());
-        }
-        match value {
-            Value::Array(items) if items.iter().any(|item| marked(item).is_some()) => Some(
-                items.iter().map(|item| marked(item).unwrap_or_else(|| item.clone())).collect(),
-            ),
-            Value::Object(fields) if fields.values().any(|field| marked(field).is_some()) => {
-                let field = |(name, field): (&String, &Value)| {
-                    (name.clone(), marked(field).unwrap_or_else(|| field.clone()))
-                };
-                Some(Value::Object(fields.iter().map(field).collect()))
-            }
-            _ => None,
-        }
+    if !has_digits(value) {
+        return value.to_string();
     }
-    let text = marked(value).unwrap_or_else(|| value.clone()).to_string();
+    let text = marked(value).to_string();
     text.replace(&format!("\"{DIGITS}"), "").replace(&format!("{DIGITS}\""), "")
+}
+
+fn has_digits(value: &Value) -> bool {
+    digits(value).is_some()
+        || match value {
+            Value::Array(items) => items.iter().any(has_digits),
+            Value::Object(fields) => fields.values().any(has_digits),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+        }
+}
+
+/// The value, with texts for integers beyond 64 bits.
+fn marked(value: &Value) -> Value {
+    match value {
+        Value::Array(items) => items.iter().map(marked).collect(),
+        Value::Object(fields) => match digits(value) {
+            Some(digits) => format!("{DIGITS}{digits}{DIGITS}").into(),
+            None => Value::Object(fields.iter().map(|(n, v)| (n.clone(), marked(v))).collect()),
+        },
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
+    }
 }
 
 /// Whether there may be an integer beyond 64 bits.

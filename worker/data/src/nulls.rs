@@ -10,12 +10,14 @@ pub(super) fn found(conversation: &Conversation) -> Option<String> {
     let tools = conversation.tools.as_ref().and_then(|tools| path(tools, "tools".into()));
     let calls = || {
         conversation.messages.iter().enumerate().find_map(|(i, message)| {
-            path(message.fields.get("tool_calls")?, format!("messages[{i}].tool_calls"))
+            let path = path(message.fields.get("tool_calls")?, "tool_calls".into())?;
+            Some(format!("`{path}` of message {}", i + 1))
         })
     };
-    let path = tools.or_else(calls)?;
+    let place = tools.map(|path| format!("`{path}`")).or_else(calls)?;
     Some(format!(
-        "`{path}` is null, as a table writes what a row lacks, and the chat template may show it\n\
+        "{place} is null: `datasets` writes null for keys that only other rows have, and the chat \
+         template may print it\n\
          hint: store tools, and the arguments of calls, as JSON texts"
     ))
 }

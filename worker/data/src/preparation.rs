@@ -141,7 +141,8 @@ impl Iterator for Preparation<'_> {
             Some(Err(error)) => return Some(Err(error.into())),
             None => {
                 if let Some(mut trees) = self.trees.take() {
-                    let last = trees.finish(&self.opened).map_err(PrepareError::from);
+                    let last = trees.finish(&self.opened, self.blocks.positions());
+                    let last = last.map_err(PrepareError::from);
                     return Some(last.and_then(|last| self.records(last)));
                 }
                 let record = self.document.take()?.close(self.preparer.encoder().closing())?;

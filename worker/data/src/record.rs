@@ -28,6 +28,7 @@ use super::read::{Body, json_error};
 use super::trees;
 use fields::Fields;
 pub(crate) use fields::{is_of_columns, lift, says_something};
+pub(crate) use message::is_speaker;
 use message::{Dialect, messages};
 
 /// Why a record is not trained on: a class for counting, and a sentence for people.

@@ -8,16 +8,19 @@
 //! A tree belongs to the range in which its question begins: rows before a range's first question are another range's,
 //! and the rows of its last tree are read on beyond its end.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use proto::receipt::Place;
 use serde_json::{Map, Value};
 
-use super::read::{Body, Object, Raw, ReadError};
+use super::read::{Body, Object, Raw, ReadError, size_of};
 use super::record::object;
 
 /// Bytes of a tree's rows. What is larger is no conversation.
 const TREE_BYTES: usize = 64 << 20;
+/// Messages from a tree's question to its deepest reply, at most: what walks a tree calls itself for each.
+const DEEPEST: usize = 200;
 
 type Row = Map<String, Value>;
 
@@ -43,14 +46,22 @@ pub(super) fn is_row(record: &Row) -> bool {
 pub(super) struct Trees {
     range: Range<u64>,
     /// None until the range's first question, whose rows before it are another range's.
-    rows: Option<Vec<(Place, Row)>>,
+    rows: Option<Vec<Placed>>,
     bytes: usize,
+    swallowed: u64,
+}
+
+/// A row and where it stands.
+#[derive(Debug)]
+struct Placed {
+    place: Place,
+    row: Row,
 }
 
 impl Trees {
     pub(super) fn new(range: Range<u64>) -> Trees {
         let rows = (range.start == 0).then(Vec::new);
-        Trees { range, rows, bytes: 0 }
+        Trees { range, rows, bytes: 0, swallowed: 0 }
     }
 
     /// What has become whole with these records: trees, and what is none.
@@ -64,23 +75,28 @@ impl Trees {
                     self.rows = Some(Vec::new());
                     done.push(Raw { place, body: Body::Value(record), swallowed });
                 }
-                Ok(record) => {
-                    if is_question(&record) {
+                Ok(row) => {
+                    if is_question(&row) {
                         done.extend(self.close());
                         self.rows = Some(Vec::new());
                     }
-                    self.add(place, record);
+                    self.swallowed += swallowed;
+                    self.add(Placed { place, row });
                 }
             }
         }
         done
     }
 
-    /// The last tree, once its rows beyond the range are there too.
+    /// The last tree, once its rows beyond the range are there too; `positions` are those of the range.
     ///
     /// # Errors
     /// The source's.
-    pub(super) fn finish(&mut self, opened: &Object) -> Result<Vec<Raw<'static>>, ReadError> {
+    pub(super) fn finish(
+        &mut self,
+        opened: &Object,
+        positions: u64,
+    ) -> Result<Vec<Raw<'static>>, ReadError> {
         let mut is_open = self.rows.as_ref().is_some_and(|rows| !rows.is_empty());
         let mut beyond = match is_open && self.range.end < opened.size() {
             true => Some(opened.blocks(self.range.end..opened.size())?),
@@ -88,52 +104,48 @@ impl Trees {
         };
         while let (true, Some(blocks)) = (is_open, &mut beyond) {
             let Some(block) = blocks.next() else { break };
-            for Raw { place, body, .. } in block?.take_raws() {
+            for Raw { place, body, swallowed } in block?.take_raws() {
                 match row(body) {
-                    // What cannot be read is told where it stands.
+                    // What cannot be read is told by the range in which it stands.
                     Err(_) => {}
                     Ok(record) if is_tree(&record) || is_question(&record) => {
                         is_open = false;
                         break;
                     }
-                    Ok(record) => self.add(place, record),
+                    Ok(row) => {
+                        self.swallowed += swallowed;
+                        self.add(Placed { place: place.shifted(positions), row });
+                    }
                 }
             }
         }
         Ok(self.close())
     }
 
-    fn add(&mut self, place: Place, record: Row) {
+    fn add(&mut self, placed: Placed) {
         if let Some(rows) = &mut self.rows {
-            self.bytes +=
-                record.values().map(|value| value.as_str().map_or(8, str::len)).sum::<usize>();
+            self.bytes += placed.row.iter().map(|(k, v)| k.len() + size_of(v)).sum::<usize>();
             if self.bytes <= TREE_BYTES || rows.is_empty() {
-                rows.push((place, record));
+                rows.push(placed);
             }
         }
     }
 
     /// The tree of the rows so far; and the rows that belong to none.
     fn close(&mut self) -> Vec<Raw<'static>> {
-        let bytes = std::mem::take(&mut self.bytes);
+        let (bytes, swallowed) =
+            (std::mem::take(&mut self.bytes), std::mem::take(&mut self.swallowed));
         let rows = self.rows.take().unwrap_or_default();
-        let Some((place, _)) = rows.first() else { return Vec::new() };
-        let raw = |place, body| Raw { place, body, swallowed: 0 };
-        if bytes > TREE_BYTES {
-            let broken = Body::Broken("a tree of more than 64 MiB".into());
-            return vec![raw(*place, broken)];
-        }
+        let Some(Placed { place, .. }) = rows.first() else { return Vec::new() };
         let place = *place;
-        let (tree, strangers) = tree(rows);
-        let tree = tree.map(|tree| raw(place, Body::Value(tree)));
-        let stranger = |(place, parent): (Place, String)| {
-            let reason = format!(
-                "its parent `{parent}` is not among the rows since the last question\n\
-                 hint: the rows of a tree must stand together, a message after its parent"
-            );
-            raw(place, Body::Broken(reason))
-        };
-        tree.into_iter().chain(strangers.into_iter().map(stranger)).collect()
+        if bytes > TREE_BYTES {
+            let body = Body::Broken("a tree of more than 64 MiB".into());
+            return vec![Raw { place, body, swallowed }];
+        }
+        let Joined { tree, strangers } = Joined::of(rows);
+        let tree = tree.map(|tree| Raw { place, body: Body::Value(tree), swallowed });
+        let broken = |(place, reason)| Raw { place, body: Body::Broken(reason), swallowed: 0 };
+        tree.into_iter().chain(strangers.into_iter().map(broken)).collect()
     }
 }
 
@@ -152,44 +164,70 @@ fn row(body: Body<'_>) -> Result<Row, Body<'static>> {
 
 /// Whether a row answers nothing.
 fn is_question(row: &Row) -> bool {
-    parent(row).is_none()
+    id(row, PARENT).is_none()
 }
 
-fn parent(row: &Row) -> Option<&str> {
-    // A table of texts has an empty one.
-    row.get(PARENT).and_then(Value::as_str).filter(|parent| !parent.is_empty())
-}
-
-/// The tree that begins with the first row, and the rows whose parent is not in it.
-fn tree(mut rows: Vec<(Place, Row)>) -> (Option<Row>, Vec<(Place, String)>) {
-    let mut strangers = Vec::new();
-    let mut is_known = std::collections::HashSet::new();
-    rows.retain(|(place, row)| {
-        let knows_parent = match parent(row) {
-            None => true,
-            Some(parent) => is_known.contains(parent),
-        };
-        if !knows_parent {
-            strangers.push((*place, parent(row).unwrap_or_default().to_owned()));
-        } else if let Some(id) = row.get(ID).and_then(Value::as_str) {
-            is_known.insert(id.to_owned());
-        }
-        knows_parent
-    });
-    // From the last on, each goes into its parent's list, which comes before it.
-    while rows.len() > 1
-        && let Some((_, child)) = rows.pop()
-    {
-        let of = |row: &Row| row.get(ID).and_then(Value::as_str) == parent(&child);
-        let Some((_, above)) = rows.iter_mut().rev().find(|(_, row)| of(row)) else { continue };
-        let replies = above.entry(REPLIES).or_insert_with(|| Value::Array(Vec::new()));
-        if let Value::Array(replies) = replies {
-            replies.insert(0, Value::Object(child));
-        }
+/// A message's id under one of its names.
+fn id(row: &Row, name: &str) -> Option<String> {
+    match row.get(name)? {
+        // A table of texts has an empty one.
+        Value::String(id) => (!id.is_empty()).then(|| id.clone()),
+        Value::Number(id) => Some(id.to_string()),
+        _ => None,
     }
-    let tree = rows.pop().map(|(_, mut question)| {
-        question.entry(REPLIES).or_insert_with(|| Value::Array(Vec::new()));
-        Map::from_iter([(PROMPT.to_owned(), Value::Object(question))])
-    });
-    (tree, strangers)
+}
+
+/// The tree that begins with the first row, and the rows that are not in it, with the reason.
+struct Joined {
+    tree: Option<Row>,
+    strangers: Vec<(Place, String)>,
+}
+
+impl Joined {
+    fn of(rows: Vec<Placed>) -> Joined {
+        let mut strangers = Vec::new();
+        // Of each message that is in the tree: its place among them, and its depth.
+        let mut known: HashMap<String, (usize, usize)> = HashMap::new();
+        let mut messages: Vec<Row> = Vec::new();
+        let mut parents = Vec::new();
+        for Placed { place, row } in rows {
+            let above = id(&row, PARENT).map(|parent| (known.get(&parent).copied(), parent));
+            let (parent, depth) = match above {
+                None => (0, 0),
+                Some((Some((parent, depth)), _)) if depth < DEEPEST => (parent, depth + 1),
+                Some((Some(_), _)) => {
+                    let reason = format!("it lies deeper than {DEEPEST} messages in its tree");
+                    strangers.push((place, reason));
+                    continue;
+                }
+                Some((None, parent)) => {
+                    let reason = format!(
+                        "its parent `{parent}` is not among the rows since the last question\n\
+                         hint: the rows of a tree must stand together, a message after its parent"
+                    );
+                    strangers.push((place, reason));
+                    continue;
+                }
+            };
+            if let Some(id) = id(&row, ID) {
+                known.insert(id, (messages.len(), depth));
+            }
+            messages.push(row);
+            parents.push(parent);
+        }
+        // From the last on: all replies to a message come after it.
+        let mut replies: Vec<Vec<Value>> = messages.iter().map(|_| Vec::new()).collect();
+        let mut tree = None;
+        while let (Some(mut message), Some(mut mine)) = (messages.pop(), replies.pop()) {
+            mine.reverse();
+            message.insert(REPLIES.to_owned(), Value::Array(mine));
+            match parents.pop() {
+                Some(parent) if !messages.is_empty() => {
+                    replies[parent].push(Value::Object(message))
+                }
+                _ => tree = Some(Map::from_iter([(PROMPT.to_owned(), Value::Object(message))])),
+            }
+        }
+        Joined { tree, strangers }
+    }
 }

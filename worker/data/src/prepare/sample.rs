@@ -16,6 +16,7 @@ use super::super::quality::features;
 use super::super::record::{Parsed, Record, Reject, says_something};
 use super::super::spans::{Marked, trained};
 use super::super::template::Template;
+use super::super::tokenize::Tokenizer;
 use super::super::turns;
 use super::{PreparedRecord, Preparer};
 
@@ -25,6 +26,16 @@ pub(super) struct Made {
     pub(super) tokens_cut: u64,
     pub(super) unread: Vec<String>,
     pub(super) notes: Vec<(Reason, String)>,
+}
+
+/// A conversation on its way to samples.
+struct Shown<'a> {
+    conversation: &'a Conversation,
+    template: &'a Template,
+    /// The tokenizer for texts of special tokens that stay texts, where there are any.
+    plain: Option<&'a Tokenizer>,
+    hash: u64,
+    position: u64,
 }
 
 impl Preparer {
@@ -39,11 +50,11 @@ impl Preparer {
                 let chat = self.chats.of(&conversation)?;
                 unread.extend(unread_fields(&conversation, &chat.template));
                 notes.extend(nulls::found(&conversation).map(|found| (Reason::Nulls, found)));
-                let conversation = self.control_tokens(conversation, &mut notes)?;
-                let conversation = chat.calls.fit(conversation)?;
-                let place = (hash, position);
-                let (samples, tokens_cut) =
-                    self.conversation(&conversation, &chat.template, place, &mut notes)?;
+                let (conversation, plain) = self.control_tokens(conversation, &mut notes)?;
+                let conversation = &chat.calls.fit(conversation)?;
+                let template = &chat.template;
+                let shown = Shown { conversation, template, plain, hash, position };
+                let (samples, tokens_cut) = self.conversation(&shown, &mut notes)?;
                 let record = PreparedRecord { features, samples };
                 return Ok(Made { record, tokens_cut, unread, notes });
             }
@@ -52,9 +63,9 @@ impl Preparer {
                 let (encoded, shared) = self.encoder.completion(&prompt, &completion)?;
                 if let Some(token) = shared.filter(|_| !prompt.is_empty()) {
                     let found = format!(
-                        "prompt and completion share the token `{token}`, which is trained whole: a \
-                         prompt alone ends otherwise\nhint: begin the completion, not end the prompt, \
-                         with white space"
+                        "the token `{token}` begins in the prompt and ends in the completion, so that a \
+                         prompt given alone ends in another token\n\
+                         hint: move the white space at the prompt's end to the completion's start"
                     );
                     notes.push((Reason::SharedToken, found));
                 }
@@ -73,17 +84,20 @@ impl Preparer {
         Ok(Made { record, tokens_cut, unread, notes })
     }
 
-    /// Looks for the texts of special tokens in messages, and keeps them texts where that is wanted.
+    /// Looks for the texts of special tokens in messages. Where they are to stay texts, they are
+    /// hidden, and the tokenizer for what is rendered of them comes along.
     fn control_tokens(
         &self,
         conversation: Conversation,
         notes: &mut Vec<(Reason, String)>,
-    ) -> Result<Conversation, Reject> {
+    ) -> Result<(Conversation, Option<&Tokenizer>), Reject> {
         let wanted = self.options.control_tokens;
         if wanted == ControlTokens::Off {
-            return Ok(conversation);
+            return Ok((conversation, None));
         }
-        let Some(found) = self.controls.found(&conversation) else { return Ok(conversation) };
+        let Some(found) = self.controls.found(&conversation) else {
+            return Ok((conversation, None));
+        };
         let reason = Reason::ControlTokens;
         let as_token = format!(
             "{found}, which becomes the special token\n\
@@ -94,30 +108,27 @@ impl Preparer {
             ControlTokens::Filter => return Err(Reject::new(reason, found)),
             ControlTokens::Escape => {
                 notes.push((reason, format!("{found}, which is kept as text")));
-                return self.controls.hide(conversation);
+                return Ok((self.controls.hide(conversation)?, self.plain.as_ref()));
             }
         }
-        Ok(conversation)
+        Ok((conversation, None))
     }
 
     /// A rendered conversation's tokens.
-    fn encode(&self, marked: &Marked) -> Result<Encoded, Reject> {
-        match &self.plain {
-            Some(plain) if self.controls.is_hidden(&marked.text) => {
-                self.encoder.conversation_by(plain, &self.controls.plain(marked))
-            }
-            Some(_) | None => self.encoder.conversation(marked),
+    fn encode(&self, marked: &Marked, plain: Option<&Tokenizer>) -> Result<Encoded, Reject> {
+        match plain {
+            Some(plain) => self.encoder.conversation_by(plain, &self.controls.plain(marked)?),
+            None => self.encoder.conversation(marked),
         }
     }
 
     /// A conversation's samples, and how many tokens were cut off them.
     fn conversation(
         &self,
-        conversation: &Conversation,
-        template: &Template,
-        (hash, position): (u64, u64),
+        shown: &Shown<'_>,
         notes: &mut Vec<(Reason, String)>,
     ) -> Result<(Vec<Sample>, u64), Reject> {
+        let Shown { conversation, template, plain, hash, position } = *shown;
         let (train_on, turns) = match (self.options.turns, self.options.train_on) {
             (Turns::Each, on @ (TrainOn::Assistant | TrainOn::Last)) => {
                 (TrainOn::Assistant, Some(turns::each(conversation, on)))
@@ -133,7 +144,7 @@ impl Preparer {
             let think = self.options.think;
             let marked = trained(template, turn, train_on, think, self.encoder.stops())?;
             supplied |= marked.supplied;
-            let (tokens, weights) = self.encode(&marked)?;
+            let (tokens, weights) = self.encode(&marked, plain)?;
             texts.push(marked.text);
             match self.limit(Sample { tokens, weights, hash, position }) {
                 Ok((sample, cut)) => {

@@ -127,7 +127,8 @@ impl Array {
             (Expected::Closing, Some(other)) => {
                 let other = char::from(other);
                 return broken(format!(
-                    "`{other}` after the array's end, and an object is read whose only field is an array"
+                    "`{other}` follows the list: the object has more fields than this list, and \
+                     only the list is read"
                 ));
             }
             (Expected::First | Expected::Element, Some(_)) => {

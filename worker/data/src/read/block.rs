@@ -151,3 +151,13 @@ impl Block {
         self.entries.push((place, Held::CutOff(reason.into())));
     }
 }
+
+/// About the bytes that a value takes.
+pub(crate) fn size_of(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 8,
+        Value::String(text) => text.len(),
+        Value::Array(list) => list.iter().map(size_of).sum(),
+        Value::Object(fields) => fields.iter().map(|(name, v)| name.len() + size_of(v)).sum(),
+    }
+}

@@ -1,8 +1,10 @@
 //! What an object is, from its name and its first bytes.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::Arc;
 
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::source::{ReadAt, Window};
@@ -105,7 +107,13 @@ fn is_list_in_object(head: &[u8], fields: &[&str]) -> bool {
             found.is_some()
         })
     };
-    LISTS.into_iter().any(|list| !fields.contains(&list) && begins(list))
+    // A whole object in the first line is a record of its own where others follow, or other fields.
+    let text = head.trim_ascii_start();
+    let newline = text.iter().position(|byte| *byte == b'\n');
+    let (line, rest) = text.split_at(newline.unwrap_or(text.len()));
+    let is_record = serde_json::from_slice::<BTreeMap<String, IgnoredAny>>(line)
+        .is_ok_and(|object| object.len() > 1 || rest.trim_ascii_start().starts_with(b"{"));
+    !is_record && LISTS.into_iter().any(|list| !fields.contains(&list) && begins(list))
 }
 
 /// Files whose first bytes say that they are none that is read.

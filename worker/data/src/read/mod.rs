@@ -33,6 +33,7 @@ use std::sync::Arc;
 
 use proto::prepared::Unit;
 
+pub(crate) use block::size_of;
 pub use block::{Block, Body, Raw};
 pub use source::ReadAt;
 use source::Window;
@@ -258,8 +259,8 @@ impl Iterator for Blocks {
     }
 }
 
-const HALF: &str = "half of a character, such as `\\ud83d` alone, which programs leave that cut texts \
-                    by UTF-16 units,";
+const HALF: &str = "half of a character, such as `\\ud83d`, without its other half, as a program \
+                    leaves it that cuts a text in the middle of a character,";
 
 /// serde_json's message, with the line in the object in place of the line in the slice.
 pub(super) fn json_error(error: &serde_json::Error, first_line: u64) -> String {

@@ -16,7 +16,7 @@ use parquet::record::{Field, Row};
 use proto::receipt::Place;
 use serde_json::{Map, Value};
 
-use super::block::Block;
+use super::block::{Block, size_of};
 use super::quiet::caught;
 use super::source::ReadAt;
 use super::{ReadError, Records};
@@ -217,16 +217,6 @@ fn value(field: Field) -> Value {
         | Field::TimeMicros(_)
         | Field::TimestampMillis(_)
         | Field::TimestampMicros(_) => field.to_string().into(),
-    }
-}
-
-/// About the bytes that a value takes.
-fn size_of(value: &Value) -> usize {
-    match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => 8,
-        Value::String(text) => text.len(),
-        Value::Array(list) => list.iter().map(size_of).sum(),
-        Value::Object(fields) => fields.iter().map(|(name, v)| name.len() + size_of(v)).sum(),
     }
 }
 

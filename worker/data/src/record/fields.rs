@@ -37,7 +37,7 @@ impl<'a> Fields<'a> {
     pub(super) fn is_list(&self, name: &str) -> bool {
         self.record.get(self.own(name)).is_some_and(|value| match value {
             Value::Array(_) => true,
-            Value::Object(columns) => is_of_columns(columns),
+            Value::Object(columns) => is_of_columns(columns, self.names),
             _ => false,
         })
     }
@@ -75,7 +75,9 @@ impl<'a> Fields<'a> {
         match self.decoded(name)? {
             Value::Null => Ok(None),
             Value::Array(list) => Ok(Some(list)),
-            Value::Object(columns) if is_of_columns(&columns) => Ok(Some(rows(columns))),
+            Value::Object(columns) if is_of_columns(&columns, self.names) => {
+                Ok(Some(rows(columns)))
+            }
             other => Err(self.mismatch(name, "a list", &other)),
         }
     }
@@ -149,10 +151,14 @@ pub(crate) fn lift(record: &mut Map<String, Value>, names: &BTreeMap<String, Str
 }
 
 /// Whether all fields are lists of one length, of what messages have.
-pub(crate) fn is_of_columns(columns: &Map<String, Value>) -> bool {
+pub(crate) fn is_of_columns(
+    columns: &Map<String, Value>,
+    names: &BTreeMap<String, String>,
+) -> bool {
     let mut lengths = columns.values().map(|column| column.as_array().map(Vec::len));
     let first = lengths.next().flatten();
-    let speaks = ["role", "from"].iter().any(|name| columns.contains_key(*name));
+    let own = |name: &str| names.get(name).map_or_else(|| name.to_owned(), String::clone);
+    let speaks = ["role", "from"].iter().any(|name| columns.contains_key(&own(name)));
     speaks && first.is_some() && lengths.all(|length| length == first)
 }
 

@@ -48,6 +48,12 @@ const SHAREGPT: &[(&str, Speaker)] = &[
     ("function_call", Speaker::Call),
 ];
 
+/// Whether some format knows who speaks under this name.
+pub(crate) fn is_speaker(name: &str) -> bool {
+    let mut known = SHAREGPT.iter().chain(OPENAI);
+    known.any(|(known, _)| name.eq_ignore_ascii_case(known))
+}
+
 /// The way out for a speaker that no format knows.
 const ROLES_HINT: &str = "hint: a source's `roles` name who speaks, as in `{assistant: [bot]}`";
 

@@ -79,7 +79,7 @@ impl Path {
         let others = all - messages.len();
         let note = (others > 0).then(|| {
             let found = format!(
-                "{} of the tree's {all} messages are read: the best-ranked reply each time",
+                "{} of the tree's {all} messages are used: after each message the best-ranked reply",
                 messages.len()
             );
             (Reason::OtherReplies, found)

@@ -223,14 +223,14 @@ fn nulls_that_a_table_wrote_are_told() {
     let [(Reason::Nulls, found)] = &found_in(&preparer, &line(null, json!({"a": 1})))[..] else {
         panic!("one finding");
     };
-    let expected = "`tools[0].parameters.a.enum` is null, as a table writes what a row lacks";
+    let expected = "`tools[0].parameters.a.enum` is null: `datasets` writes null for keys";
     assert!(found.starts_with(expected), "{found}");
     let [(Reason::Nulls, found)] = &found_in(&preparer, &line(json!([]), json!({"z": null})))[..]
     else {
         panic!("one finding");
     };
     assert!(
-        found.starts_with("`messages[1].tool_calls[0].function.arguments.z` is null"),
+        found.starts_with("`tool_calls[0].function.arguments.z` of message 2 is null"),
         "{found}"
     );
 }
@@ -247,7 +247,8 @@ fn a_token_of_both_prompt_and_completion_is_told() {
     assert_eq!(found_in(&preparer, &line("The answer is", " the one.")), []);
     let told = found_in(&preparer, &line("The answer is ", "the one."));
     let [(Reason::SharedToken, found)] = &told[..] else { panic!("{told:?}") };
-    assert!(found.starts_with("prompt and completion share the token ` the`"), "{found}");
+    let expected = "the token ` the` begins in the prompt and ends in the completion";
+    assert!(found.starts_with(expected), "{found}");
 }
 
 #[test]

@@ -86,6 +86,18 @@ fn characters_that_escaping_needs_are_refused_where_they_would_be_mistaken() {
     let (reason, why) = rejected(&with(ControlTokens::Escape), &line);
     assert_eq!(reason, Reason::Malformed);
     assert!(why.contains("planes for private use"), "{why}");
-    let without = line.replace("<|im_end|>", "it");
-    assert_eq!(shown(&with(ControlTokens::Escape), &without).1.eligible, 1);
+    // Where nothing is escaped, they are texts like others.
+    for c in ["\u{f0003}", "\u{100003}", "\u{f0003}\u{100003}"] {
+        let line = line.replace("<|im_end|>", "it").replace('\u{f0003}', c);
+        let (tokens, _) = shown_of(&with(ControlTokens::Escape), &line);
+        assert_eq!(tokens, shown_of(&with(ControlTokens::Off), &line).0);
+    }
+    // A template that prints an object: Python would escape the character that stands for the token.
+    let repr = "{% for m in messages %}{% generation %}{{ [m.content] }}<|im_end|>\
+                {% endgeneration %}{% endfor %}";
+    let chat_template = ChatTemplate::Jinja(repr.into());
+    let control_tokens = ControlTokens::Escape;
+    let repr = preparer(Options { chat_template, control_tokens, ..Options::default() });
+    let (_, why) = rejected(&repr, &self::line());
+    assert!(why.contains("writes the text of a special token with escapes"), "{why}");
 }

@@ -44,8 +44,8 @@ fn half_a_character_is_said_to_be_one() {
         let lines = format!("{PAIR}\n{}\n", PAIR.replace('A', half));
         let (samples, dropped) = plain("a.jsonl", &lines);
         assert_eq!((samples.len(), dropped.len()), (1, 1), "{half}");
-        let expected = "a.jsonl, line 2: not valid JSON: half of a character, such as `\\ud83d` \
-                        alone, which programs leave that cut texts by UTF-16 units, at column";
+        let expected = "a.jsonl, line 2: not valid JSON: half of a character, such as `\\ud83d`, \
+                        without its other half";
         assert!(dropped[0].starts_with(expected), "{}", dropped[0]);
     }
     assert!(plain("a.jsonl", &PAIR.replace('A', r"\ud83d\ude00")).0[0].contains('😀'));
@@ -89,10 +89,14 @@ fn a_list_in_an_object_is_a_list() {
         assert_eq!(plain(object, &text), (vec![SHOWN.to_owned(); 2], Vec::new()), "{text}");
     }
     // More than the list, and a list that breaks off.
-    let error = refused("a.json", &format!(r#"{{"train": [{PAIR}], "test": [{PAIR}]}}"#));
-    assert!(error.contains("an object is read whose only field is an array"), "{error}");
+    let error = refused("a.json", &format!("{{\"train\": [\n{PAIR}],\n\"test\": [{PAIR}]}}"));
+    assert!(error.contains("the object has more fields than this list"), "{error}");
     let error = refused("a.json", &format!(r#"{{"data": [{PAIR}]"#));
     assert!(error.contains("the array breaks off here: it ends without `}`"), "{error}");
+    // Lines whose records begin with such a list, and a record that has more than it.
+    let items = PAIR.replacen('{', r#"{"items": [{"x": 1}], "#, 1);
+    assert_eq!(plain("a.json", &format!("{items}\n{items}\n")).0, [SHOWN, SHOWN]);
+    assert_eq!(plain("a.json", &items).0, [SHOWN]);
     // A field of records, where the source says so.
     let messages = r#"[{"role": "user", "content": "U"}, {"role": "assistant", "content": "A"}]"#;
     let lines = format!("{{\"data\": {messages}}}\n{{\"data\": {messages}}}\n");
@@ -111,6 +115,9 @@ fn an_object_of_lists_is_a_list_of_objects() {
     ] {
         assert_eq!(plain("a.jsonl", &line), (vec![SHOWN.to_owned()], Vec::new()), "{line}");
     }
+    let own = r#"{"conversations": {"speaker": ["human", "gpt"], "value": ["U", "A"]}}"#;
+    let names = fields(&[("from", "speaker")]);
+    assert_eq!(read("a.jsonl", own, &names).0, [SHOWN]);
     let uneven = r#"{"messages": {"role": ["user", "assistant"], "content": ["U"]}}"#;
     let (_, dropped) = plain("a.jsonl", uneven);
     assert_eq!(dropped, ["a.jsonl, line 1: `messages` must be a list, got an object"]);
@@ -139,4 +146,8 @@ fn preferences_are_refused_by_whatever_they_are_called() {
             format!("has `{}` and `{}`, which makes it a preference set (DPO)", names[0], names[1]);
         assert!(error.contains(&expected), "{error}");
     }
+    // Where the source says which of the two is the answer, it is one.
+    let line = r#"{"prompt": "U", "chosen_response": "A", "rejected_response": "B"}"#;
+    let source = fields(&[("instruction", "prompt"), ("output", "chosen_response")]);
+    assert_eq!(read("a.jsonl", line, &source).0, [SHOWN]);
 }

@@ -72,8 +72,8 @@ fn the_best_ranked_reply_is_followed_and_the_others_are_told() {
     let examples: Vec<String> = found.examples.iter().map(ToString::to_string).collect();
     let read = |line, read, all| {
         format!(
-            "d.jsonl, line {line}: {read} of the tree's {all} messages are read: the best-ranked \
-             reply each time"
+            "d.jsonl, line {line}: {read} of the tree's {all} messages are used: after each message \
+             the best-ranked reply"
         )
     };
     assert_eq!(examples, [read(1, 4, 6), read(2, 2, 3)]);
@@ -147,7 +147,39 @@ fn rows_of_no_tree_and_messages_that_look_like_texts_are_told() {
     let expected = "d.jsonl, line 1: `text` stands beside `role`, as if each record were one \
                     message of a conversation\nhint: make records of whole conversations";
     assert!(error.starts_with(expected), "{error}");
+    // Fields that plain texts have, too.
+    for plain in [
+        r#"{"text": "Hi", "parent": null, "role": "engineer"}"#,
+        r#"{"text": "Hi", "message_id": 7}"#,
+        r#"{"text": "Hi", "turn": 1, "speaker": ""}"#,
+    ] {
+        let read = chatml(Options::default()).prepare(
+            "d.jsonl",
+            plain.as_bytes(),
+            &SourceOptions::default(),
+        );
+        assert_eq!(read.expect("a text").counts.eligible, 1, "{plain}");
+    }
     let text = SourceOptions { format: Format::Text, ..SourceOptions::default() };
     let allowed = chatml(Options::default()).prepare("d.jsonl", message.as_bytes(), &text);
     assert_eq!(allowed.expect("as told").counts.eligible, 1);
+}
+
+#[test]
+fn trees_that_are_deep_or_wide_cost_no_more_than_their_rows() {
+    let row = |id: u32, parent: Option<u32>| {
+        let role = if id.is_multiple_of(2) { "prompter" } else { "assistant" };
+        json!({"message_id": id, "parent_id": parent, "role": role, "text": "t"})
+    };
+    // Ids may be numbers. Each row answers the one before it.
+    let deep: Vec<Value> = (0..5000).map(|i: u32| row(i, i.checked_sub(1))).collect();
+    let (samples, counts) = samples_of(&lines(&deep));
+    assert_eq!((samples.len(), counts.read, counts.eligible), (0, 4800, 0), "{counts:?}");
+    let malformed = &counts.dropped[&Reason::Malformed].examples[0].to_string();
+    assert_eq!(malformed, "d.jsonl, line 202: it lies deeper than 200 messages in its tree");
+    // Each row answers the first one: the work grows with their number, not with its square.
+    let wide: Vec<Value> =
+        (0..200_000).map(|i: u32| row(2 * i + i.min(1), (i > 0).then_some(0))).collect();
+    let (samples, counts) = samples_of(&lines(&wide));
+    assert_eq!((samples.len(), counts.read), (1, 1));
 }
