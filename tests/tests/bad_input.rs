@@ -125,7 +125,7 @@ fn a_missing_local_file_is_named_before_a_coordinator_is_asked() {
         (
             "  max_tokens: 128",
             "  max_tokens: 128\n  chat_template: ./none.jinja",
-            ["data.chat_template", "none.jinja` does not exist"],
+            ["data.chat_template: there is no file", "none.jinja"],
         ),
     ] {
         let fixture = Fixture::new();
