@@ -95,7 +95,7 @@ pub(crate) async fn plan(
     store(&places.run, run, spec, made, (receipt, warnings)).await.map_err(infrastructure)
 }
 
-/// A warning, if the learning rate never reaches its peak.
+/// A warning, if the learning rate only rises.
 fn endless_warmup(spec: &Spec, steps: u64) -> Option<String> {
     // A share of a run of a few steps may well be all of them.
     let Warmup::Steps(warmup) = spec.train().schedule().warmup else { return None };

@@ -63,18 +63,25 @@ pub(crate) async fn is_prepared(
     Ok(storage.head(&key::prepared_manifest(fingerprint)).await?.is_some())
 }
 
-/// How the sources of a run differ from what its data was prepared from, in a sentence; none where they do not, or
-/// where nobody knows.
+/// How the sources of a run differ from what its data was prepared from, in a sentence; none where they do not, and
+/// where an older version prepared the data and did not say from what.
 pub(crate) async fn difference(
     storage: &Storage,
     spec: &Spec,
     fingerprint: &str,
 ) -> Option<String> {
-    let prepared = storage.read(&key::prepared_manifest(fingerprint)).await.ok()?;
-    let Prepared { objects: before, .. } = serde_json::from_slice(&prepared).ok()?;
-    if before.is_empty() {
-        return None;
-    }
+    const GOES_ON: &str = "the run goes on with the data that it prepared when it began";
+    let unknown =
+        |why: &str| Some(format!("whether the data has changed is unknown ({why}); {GOES_ON}"));
+    let prepared = match storage.read(&key::prepared_manifest(fingerprint)).await {
+        Ok(prepared) => serde_json::from_slice(&prepared),
+        Err(error) => return unknown(&chain(&error)),
+    };
+    let before = match prepared {
+        Ok(Prepared { objects, .. }) if objects.is_empty() => return None,
+        Ok(Prepared { objects, .. }) => objects,
+        Err(error) => return unknown(&chain(&error)),
+    };
     let progress = Progress::new();
     let listed = async {
         let mut now = Vec::new();
@@ -89,12 +96,9 @@ pub(crate) async fn difference(
         }
         Ok(now)
     };
-    const GOES_ON: &str = "the run goes on with the data that it prepared when it began";
     let now = match progress.watch(listed).await {
         Ok(now) => now,
-        Err(Fault { message, .. }) => {
-            return Some(format!("whether the data has changed is unknown ({message}); {GOES_ON}"));
-        }
+        Err(Fault { message, .. }) => return unknown(&message),
     };
     let changed = changes(&before, &now);
     let first = changed.first()?;

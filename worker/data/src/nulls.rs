@@ -7,14 +7,14 @@ use super::conversation::Conversation;
 
 /// The first null, in a sentence with the way out.
 pub(super) fn found(conversation: &Conversation) -> Option<String> {
-    let tools = conversation.tools.as_ref().and_then(|tools| path(tools, "tools".into()));
+    let tools = conversation.tools.as_ref().and_then(path);
     let calls = || {
-        conversation.messages.iter().enumerate().find_map(|(i, message)| {
-            let path = path(message.fields.get("tool_calls")?, "tool_calls".into())?;
-            Some(format!("`{path}` of message {}", i + 1))
+        conversation.messages.iter().zip(1..).find_map(|(message, number)| {
+            let path = path(message.fields.get("tool_calls")?)?;
+            Some(format!("`tool_calls{path}` of message {number}"))
         })
     };
-    let place = tools.map(|path| format!("`{path}`")).or_else(calls)?;
+    let place = tools.map(|path| format!("`tools{path}`")).or_else(calls)?;
     Some(format!(
         "{place} is null: `datasets` writes null for keys that only other rows have, and the chat \
          template may print it\n\
@@ -22,16 +22,17 @@ pub(super) fn found(conversation: &Conversation) -> Option<String> {
     ))
 }
 
-/// Where a value has its first null under a key. A schema's `default` may well be one.
-fn path(value: &Value, at: String) -> Option<String> {
+/// Where a value has its first null under a key, as what follows the value's name. A schema's `default` may well be one.
+fn path(value: &Value) -> Option<String> {
     match value {
         Value::Array(items) => {
-            items.iter().enumerate().find_map(|(i, item)| path(item, format!("{at}[{i}]")))
+            let mut items = items.iter().enumerate();
+            items.find_map(|(i, item)| Some(format!("[{i}]{}", path(item)?)))
         }
         Value::Object(fields) => fields.iter().find_map(|(name, field)| match field {
             Value::Null if name == "default" => None,
-            Value::Null => Some(format!("{at}.{name}")),
-            field => path(field, format!("{at}.{name}")),
+            Value::Null => Some(format!(".{name}")),
+            field => Some(format!(".{name}{}", path(field)?)),
         }),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
     }

@@ -208,6 +208,17 @@ fn parquet_rows() {
     mutate(&rows(), |bytes| _ = read("a.parquet", bytes));
 }
 
+/// Its table of contents stands at its end: of a file that is cut nothing is known, and nothing is read.
+#[test]
+fn a_parquet_file_that_is_cut_anywhere_is_refused() {
+    let (preparer, whole, source) =
+        (preparer(ChatTemplate::Tokenizer), rows(), SourceOptions::default());
+    for cut in b"PAR1".len()..whole.len() {
+        let refused = preparer.prepare("a.parquet", &whole[..cut], &source);
+        assert!(matches!(refused, Err(data::PrepareError::Read(_))), "cut at {cut}: {refused:?}");
+    }
+}
+
 #[test]
 fn record() {
     let shapes = [Format::Alpaca, Format::Messages, Format::Completion, Format::Text]
