@@ -22,7 +22,8 @@ pub(super) fn found(conversation: &Conversation) -> Option<String> {
     ))
 }
 
-/// Where a value has its first null under a key, as what follows the value's name. A schema's `default` may well be one.
+/// Where a value has its first null under a key, as what follows the value's name. A schema's `default` may well be
+/// one.
 fn path(value: &Value) -> Option<String> {
     match value {
         Value::Array(items) => {
