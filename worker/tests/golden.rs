@@ -1,0 +1,236 @@
+//! The bits of training: losses, gradient norms and the final state of a few runs, held against `golden/*.json`.
+//!
+//! A change that should not alter results passes this test as it is. One that should alters the files in a commit of
+//! its own: `MUSTER_GOLDEN=write cargo test -p worker --test golden`.
+//!
+//! Bits depend on the instruction set, which decides how matrix products are summed, so there is a file for each; for
+//! sums of more than 512 terms they also depend on the first cache, whose shape is then part of a run's name. They do
+//! not depend on the number of threads or on recomputation: each run is compared under all of them. Where there is no
+//! entry for a machine the test says so, and `tests/golden.sh` compares with a build of an earlier commit.
+
+#![allow(clippy::unwrap_used)]
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+use worker::collective::{Collective, InProcess};
+use worker::model::{Config, Model};
+use worker::ops::optimizer::AdamW;
+use worker::ops::{Documents, Target};
+use worker::train::{Batch, MicroBatch, Recipe, Trainer};
+
+/// The outcome of a run, every number by its bits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Outcome {
+    /// Loss and gradient norm by step: 16 hexadecimal digits each.
+    steps: Vec<[String; 2]>,
+    /// Digest of parameters, moments and updates after the last step.
+    state: String,
+}
+
+/// By run.
+type Golden = BTreeMap<String, Outcome>;
+
+/// Shapes that differ where families do: biases, tied matrices, grouped heads, rotary scaling, windows.
+const TINY: [(&str, &str); 3] = [
+    (
+        "llama",
+        r#"{"model_type": "llama", "vocab_size": 96, "hidden_size": 32, "intermediate_size": 80,
+            "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.1,
+            "rope_theta": 500000.0, "max_position_embeddings": 128,
+            "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 16}}"#,
+    ),
+    (
+        "qwen2",
+        r#"{"model_type": "qwen2", "vocab_size": 96, "hidden_size": 24, "intermediate_size": 56,
+            "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 1, "initializer_range": 0.1,
+            "tie_word_embeddings": true, "max_position_embeddings": 128}"#,
+    ),
+    (
+        "mistral",
+        r#"{"model_type": "mistral", "vocab_size": 96, "hidden_size": 32, "intermediate_size": 64,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "initializer_range": 0.1,
+            "head_dim": 24, "sliding_window": 7, "max_position_embeddings": 128}"#,
+    ),
+];
+const TINY_STEPS: u64 = 20;
+const REAL_STEPS: u64 = 10;
+
+#[test]
+fn tiny_models_on_one_thread_train_to_the_same_bits() {
+    train_tiny_models(1, false);
+}
+
+#[test]
+fn tiny_models_on_two_threads_with_recomputation_train_to_the_same_bits() {
+    train_tiny_models(2, true);
+}
+
+#[test]
+fn tiny_models_on_four_threads_train_to_the_same_bits() {
+    train_tiny_models(4, false);
+}
+
+fn train_tiny_models(threads: usize, recompute: bool) {
+    let outcomes = TINY.map(|(name, text)| {
+        let model = || {
+            let config = Config::parse(Path::new("config.json"), text).unwrap();
+            Model::random(config, 7).unwrap()
+        };
+        let run = Run { threads, recompute, world: 2, steps: TINY_STEPS };
+        (name.to_owned(), train(&model, &run))
+    });
+    compare(&outcomes.into());
+}
+
+#[test]
+fn smollm2_trains_to_the_same_bits() {
+    let Some(folder) = std::env::var_os("MUSTER_TEST_MODEL") else {
+        return eprintln!("skipped: set MUSTER_TEST_MODEL to a folder of SmolLM2-135M");
+    };
+    let Some(cache) = first_cache() else {
+        return eprintln!("skipped: this system does not tell the shape of its first cache");
+    };
+    let folder = PathBuf::from(folder);
+    let model = || Model::load(&folder).unwrap();
+    let run = Run { threads: 2, recompute: false, world: 1, steps: REAL_STEPS };
+    let outcome = train(&model, &run);
+    compare(&BTreeMap::from([(format!("smollm2-135m, {cache}"), outcome)]));
+}
+
+struct Run {
+    threads: usize,
+    recompute: bool,
+    world: usize,
+    steps: u64,
+}
+
+/// Trains on `run.world` ranks of this process, which must end in one state.
+fn train(model: &(dyn Fn() -> Model + Sync), run: &Run) -> Outcome {
+    let ranks = InProcess::world(run.world, Duration::from_secs(600));
+    let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
+        let rank = |mut collective: InProcess| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(run.threads).build().unwrap();
+            pool.install(|| train_rank(model(), &mut collective, run))
+        };
+        let threads: Vec<_> = ranks.into_iter().map(|c| scope.spawn(move || rank(c))).collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]), "ranks differ");
+    outcomes[0].clone()
+}
+
+fn train_rank(model: Model, collective: &mut dyn Collective, run: &Run) -> Outcome {
+    let vocabulary = model.config().vocab_size as u64;
+    let recipe = Recipe {
+        adamw: AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8 },
+        weight_decay: 0.1,
+        clip_norm: 1.0,
+        recompute: run.recompute,
+        // Several buckets, and matrices of several.
+        bucket_elements: if run.world > 1 { 1000 } else { worker::train::BUCKET_ELEMENTS },
+    };
+    let mut trainer = Trainer::new(model, recipe);
+    let mut steps = Vec::new();
+    for step in 0..run.steps {
+        let ranks: Vec<_> =
+            (0..run.world).map(|rank| packs(step, rank as u64, vocabulary)).collect();
+        let weights: Vec<f64> =
+            ranks.iter().map(|m| m.iter().map(MicroBatch::weight).sum()).collect();
+        let batch = Batch {
+            step,
+            micro_batches: ranks.into_iter().nth(collective.rank()).unwrap(),
+            planned_weight: weights.iter().sum(),
+            weight: weights[collective.rank()],
+            samples: 0,
+            samples_digest: 0,
+        };
+        let learning_rate = 3e-3 / (run.world * run.world) as f64 / (1.0 + step as f64);
+        let done = trainer.step(collective, &batch, learning_rate, false).unwrap();
+        assert!(done.applied);
+        steps.push([done.loss, done.grad_norm].map(|x| format!("{:016x}", x.to_bits())));
+    }
+    Outcome { steps, state: trainer.digest().to_string() }
+}
+
+/// A rank's packs of a step: two, each of several documents; every fifth step the second rank has none.
+fn packs(step: u64, rank: u64, vocabulary: u64) -> Vec<MicroBatch> {
+    let mut state = step * 1000 + rank * 100 + 17;
+    let mut next = move |below: u64| {
+        // Knuth's MMIX generator, its upper half.
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let count = if rank == 1 && step % 5 == 4 { 0 } else { 2 };
+    let mut pack = || {
+        let lengths: Vec<usize> = (0..2 + next(3)).map(|_| 3 + next(17) as usize).collect();
+        let tokens: Vec<u32> = (0..lengths.iter().sum()).map(|_| next(vocabulary) as u32).collect();
+        let documents = Documents::of_lengths(lengths.iter().copied());
+        let mut targets = Vec::new();
+        for rows in documents.iter() {
+            for row in rows.start..rows.end - 1 {
+                // Some are not trained, some count for more.
+                let weight = [0.0, 1.0, 1.0, 0.5, 2.0][next(5) as usize];
+                targets.push(Target { row: row as u32, token: tokens[row + 1], weight });
+            }
+        }
+        MicroBatch { sources: vec![0; lengths.len()], tokens, documents, targets }
+    };
+    (0..count).map(|_| pack()).collect()
+}
+
+/// Holds outcomes against their entries, or writes them.
+fn compare(outcomes: &Golden) {
+    static FILE: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = FILE.lock().unwrap();
+    let file = std::env::var_os("MUSTER_GOLDEN_FILE").map(PathBuf::from).unwrap_or_else(|| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        folder.join(format!("{}.json", instruction_set()))
+    });
+    let text = std::fs::read_to_string(&file).unwrap_or_else(|_| "{}".into());
+    let mut golden: Golden = serde_json::from_str(&text).unwrap();
+    if std::env::var("MUSTER_GOLDEN").is_ok_and(|value| value == "write") {
+        golden.extend(outcomes.clone());
+        let text = serde_json::to_string_pretty(&golden).unwrap() + "\n";
+        return std::fs::write(&file, text).unwrap();
+    }
+    for (name, outcome) in outcomes {
+        match golden.get(name) {
+            Some(expected) => assert_eq!(outcome, expected, "{name}"),
+            None => eprintln!(
+                "skipped: {} has no golden entry for {name}; run tests/golden.sh to compare with an earlier commit",
+                file.display()
+            ),
+        }
+    }
+}
+
+/// What decides how products are summed, by the name of its file.
+fn instruction_set() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f") {
+            return "x86-avx512";
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            return "x86-avx2";
+        }
+    }
+    std::env::consts::ARCH
+}
+
+/// Sets and ways of the first data cache, by which long sums are cut.
+fn first_cache() -> Option<String> {
+    (0..4).find_map(|index| {
+        let folder = PathBuf::from(format!("/sys/devices/system/cpu/cpu0/cache/index{index}"));
+        let read = |name| Some(std::fs::read_to_string(folder.join(name)).ok()?.trim().to_owned());
+        let first = read("level")? == "1" && read("type")? == "Data";
+        let shape =
+            format!("{} sets of {} ways", read("number_of_sets")?, read("ways_of_associativity")?);
+        first.then_some(shape)
+    })
+}
