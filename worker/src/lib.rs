@@ -7,6 +7,7 @@
 //! job.rs          what a run needs in memory: spec, plan, samples, base
 //! model/          configurations, parameters, the decoder, generation
 //! ops/            the tape, and each operation as a forward/backward pair
+//! kernels/        the arithmetic, one table for every device      device/  memory, and where it lies
 //! collective/     sums over ranks: in-process, TCP ring
 //! train/          the step: accumulate, reduce, clip, AdamW
 //! checkpoint/     snapshot and restore         upload.rs   stores a snapshot while training goes on
@@ -25,8 +26,10 @@ pub mod agent;
 pub mod cache;
 pub mod checkpoint;
 pub mod collective;
+pub mod device;
 pub mod generate;
 pub mod job;
+pub mod kernels;
 pub mod measure;
 pub mod model;
 pub mod ops;

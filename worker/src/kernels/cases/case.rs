@@ -1,0 +1,237 @@
+//! One call on given windows, and what must come out.
+//!
+//! ```text
+//! first run    windows at the start of their buffers    a pool of one thread
+//! second run   windows in the middle of their buffers   a pool of three
+//! ```
+//!
+//! Around inputs lies NaN, so that reading beyond a window shows; around outputs lie guards, which must stay.
+//! In memory of the host both runs must give equal bits.
+
+use super::near::Near;
+use super::numbers::{Numbers, rounded};
+use crate::device::{Buffer, Device, Dtype, Window, WindowMut};
+use crate::kernels::{Kernels, Onto};
+use half::bf16;
+use rayon::ThreadPool;
+
+/// Elements before a window in the second run: odd, so that no vector is aligned.
+const BEFORE: usize = 3;
+/// Elements after a window.
+const AFTER: usize = 5;
+/// The value of elements around an output.
+const GUARD: f64 = -77.;
+
+type Run = dyn Fn(&dyn Kernels, Vec<Window<'_>>, Vec<WindowMut<'_>>) + Send + Sync;
+
+/// One call on given windows.
+pub(super) struct Case {
+    /// The name of the call.
+    pub(super) call: &'static str,
+    about: String,
+    inputs: Vec<Input>,
+    outputs: Vec<Output>,
+    run: Box<Run>,
+}
+
+impl Case {
+    pub(super) fn new<const I: usize, const O: usize>(
+        call: &'static str,
+        about: impl Into<String>,
+        inputs: [Input; I],
+        outputs: [Output; O],
+        run: impl Fn(&dyn Kernels, [Window<'_>; I], [WindowMut<'_>; O]) + Send + Sync + 'static,
+    ) -> Self {
+        let run = move |kernels: &dyn Kernels, ins: Vec<Window<'_>>, outs: Vec<WindowMut<'_>>| {
+            let ins = <[Window<'_>; I]>::try_from(ins).ok().expect("one window per input");
+            let outs = <[WindowMut<'_>; O]>::try_from(outs).ok().expect("one window per output");
+            run(kernels, ins, outs);
+        };
+        let (inputs, outputs) = (inputs.into(), outputs.into());
+        Self { call, about: about.into(), inputs, outputs, run: Box::new(run) }
+    }
+
+    /// Runs it twice; says what is wrong with it.
+    pub(super) fn check(&self, kernels: &dyn Kernels, pools: &[ThreadPool; 2]) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let [one, three] = pools;
+        let first = one.install(|| self.outcome(kernels, 0, &mut wrong));
+        let second = three.install(|| self.outcome(kernels, BEFORE, &mut wrong));
+        if *kernels.device() == Device::Host && bits(&first) != bits(&second) {
+            wrong.push(format!("{}: other bits in another run", self.name()));
+        }
+        wrong
+    }
+
+    fn name(&self) -> String {
+        format!("{} of {}", self.call, self.about)
+    }
+
+    /// The outputs' elements that have specified values, after the call.
+    fn outcome(&self, kernels: &dyn Kernels, before: usize, wrong: &mut Vec<String>) -> Vec<f64> {
+        let device = kernels.device();
+        let inputs = self.inputs.iter();
+        let inputs: Vec<Buffer> = inputs
+            .map(|input| place(device, input.dtype, &surrounded(&input.values, before, f64::NAN)))
+            .collect();
+        let outputs = self.outputs.iter();
+        let mut outputs: Vec<Buffer> = outputs
+            .map(|output| place(device, output.dtype, &surrounded(&output.start, before, GUARD)))
+            .collect();
+
+        let of = |values: &[f64]| before..before + values.len();
+        let ins = inputs.iter().zip(&self.inputs).map(|(b, i)| b.window(of(&i.values))).collect();
+        let outs = outputs.iter_mut().zip(&self.outputs);
+        let outs = outs.map(|(b, o)| b.window_mut(of(&o.start))).collect();
+        (self.run)(kernels, ins, outs);
+
+        let mut specified = Vec::new();
+        for (n, (buffer, output)) in outputs.iter().zip(&self.outputs).enumerate() {
+            let got = contents(buffer);
+            let own = of(&output.start);
+            let (left, right) = (&got[..own.start], &got[own.end..]);
+            if left.iter().chain(right).any(|x| *x != GUARD) {
+                wrong.push(format!("{}: output {n}, written beyond its window", self.name()));
+            }
+            let got = &got[own];
+            if let Some(at) = output.first_misfit(got) {
+                let expected = output.expected[at];
+                let count = output.misfits(got);
+                wrong.push(format!(
+                    "{}: output {n}, {count} of {} elements; [{at}] is {:e}, expected {expected:?}",
+                    self.name(),
+                    got.len(),
+                    got[at],
+                ));
+            }
+            let pairs = output.expected.iter().zip(got);
+            specified.extend(pairs.filter(|(e, _)| !matches!(e, Expected::Any)).map(|(_, x)| *x));
+        }
+        specified
+    }
+}
+
+/// What a call reads.
+pub(super) struct Input {
+    dtype: Dtype,
+    values: Vec<f64>,
+}
+
+/// Numbers of `dtype` to read.
+pub(super) fn input(dtype: Dtype, values: &[f64]) -> Input {
+    assert_representable(dtype, values);
+    Input { dtype, values: values.to_vec() }
+}
+
+/// What a call writes.
+pub(super) struct Output {
+    dtype: Dtype,
+    start: Vec<f64>,
+    expected: Vec<Expected>,
+}
+
+/// What an element must be after a call.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Expected {
+    /// A result.
+    Near(Near),
+    /// Exactly this.
+    Same(f64),
+    /// NaN or infinite.
+    NonFinite,
+    /// Anything.
+    Any,
+}
+
+impl Expected {
+    fn fits(self, got: f64, dtype: Dtype) -> bool {
+        match self {
+            Self::Near(near) => {
+                let stored = near.rounded(dtype);
+                assert!(stored.slack.is_finite(), "{near:?} says nothing");
+                (got - near.value).abs() <= stored.slack
+            }
+            Self::Same(value) => got == value,
+            Self::NonFinite => !got.is_finite(),
+            Self::Any => true,
+        }
+    }
+}
+
+impl From<Near> for Expected {
+    fn from(near: Near) -> Self {
+        Self::Near(near)
+    }
+}
+
+impl Output {
+    /// An output that holds `start` before the call.
+    pub(super) fn of<E: Into<Expected>>(dtype: Dtype, start: Vec<f64>, expected: Vec<E>) -> Self {
+        assert_eq!(start.len(), expected.len(), "one expectation per element");
+        assert_representable(dtype, &start);
+        Self { dtype, start, expected: expected.into_iter().map(Into::into).collect() }
+    }
+
+    /// An output whose contents must not matter.
+    pub(super) fn fresh<E: Into<Expected>>(dtype: Dtype, expected: Vec<E>) -> Self {
+        Self::of(dtype, vec![f64::NAN; expected.len()], expected)
+    }
+
+    /// An output that `result` replaces or is added to.
+    pub(super) fn onto(dtype: Dtype, onto: Onto, numbers: &mut Numbers, result: &[Near]) -> Self {
+        match onto {
+            Onto::Fresh => Self::fresh(dtype, result.to_vec()),
+            Onto::Sum => {
+                let start = numbers.within(1., dtype, result.len());
+                let sums = start.iter().zip(result).map(|(y, x)| Near::exact(*y) + *x).collect();
+                Self::of(dtype, start, sums)
+            }
+        }
+    }
+
+    fn first_misfit(&self, got: &[f64]) -> Option<usize> {
+        let mut pairs = self.expected.iter().zip(got);
+        pairs.position(|(expected, got)| !expected.fits(*got, self.dtype))
+    }
+
+    fn misfits(&self, got: &[f64]) -> usize {
+        let pairs = self.expected.iter().zip(got);
+        pairs.filter(|(expected, got)| !expected.fits(**got, self.dtype)).count()
+    }
+}
+
+fn assert_representable(dtype: Dtype, values: &[f64]) {
+    let fits = |x: &f64| x.is_nan() || rounded(*x, dtype) == *x;
+    assert!(values.iter().all(fits), "numbers that are not of {dtype:?}");
+}
+
+fn surrounded(values: &[f64], before: usize, by: f64) -> Vec<f64> {
+    let around = |len| std::iter::repeat_n(by, len);
+    around(before).chain(values.iter().copied()).chain(around(AFTER)).collect()
+}
+
+fn place(device: &Device, dtype: Dtype, values: &[f64]) -> Buffer {
+    match dtype {
+        Dtype::F32 => device.upload(values.iter().map(|x| *x as f32).collect()),
+        Dtype::Bf16 => device.upload(values.iter().map(|x| bf16::from_f32(*x as f32)).collect()),
+        Dtype::F64 => device.upload(values.to_vec()),
+        // Around rows and tokens lie numbers that no matrix has.
+        Dtype::U32 => {
+            let whole = |x: &f64| if x.is_nan() { u32::MAX } else { *x as u32 };
+            device.upload(values.iter().map(whole).collect())
+        }
+    }
+}
+
+fn contents(buffer: &Buffer) -> Vec<f64> {
+    match buffer.dtype() {
+        Dtype::F32 => buffer.read::<f32>().iter().map(|x| f64::from(*x)).collect(),
+        Dtype::Bf16 => buffer.read::<bf16>().iter().map(|x| x.to_f64()).collect(),
+        Dtype::F64 => buffer.read::<f64>().to_vec(),
+        Dtype::U32 => buffer.read::<u32>().iter().map(|x| f64::from(*x)).collect(),
+    }
+}
+
+fn bits(values: &[f64]) -> Vec<u64> {
+    values.iter().map(|x| x.to_bits()).collect()
+}

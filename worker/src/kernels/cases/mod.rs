@@ -1,0 +1,91 @@
+//! The table of cases: each call of [`Kernels`] against an f64 reference at its edges, the same for every
+//! device.
+//!
+//! ```text
+//! numbers.rs      what is computed on, rounded to the type first
+//! reference/      the calls again, in f64
+//! near.rs         how far an f32 computation may end from an f64 one
+//! case.rs         one call on given windows: runs it, compares, watches the elements around
+//! the others      the cases, by kind of call
+//! ```
+//!
+//! Types: activations and operands (x, y, dy, dx, gates, heads, logits, matrices, tables of embeddings,
+//! weights of norms and biases) are of the type that a table is run in. Gradients of parameters, sums'
+//! logarithms, weights of targets, tables of rotations, moments and masters are f32, losses and sums of
+//! squares f64, rows, tokens and positions u32. An output may be off by one rounding of its type, and by the
+//! slack of [`near`].
+
+#![allow(clippy::unwrap_used)]
+
+mod attention;
+mod case;
+mod elementwise;
+mod gemm;
+mod heads;
+mod loss;
+mod near;
+mod norm;
+mod numbers;
+mod optimizer;
+mod reference;
+mod rows;
+
+use super::Kernels;
+use crate::device::Dtype;
+use case::Case;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+/// Runs the table with activations of `dtype`.
+///
+/// # Panics
+/// If a case fails; the message names every one that does.
+pub(crate) fn run(kernels: &dyn Kernels, dtype: Dtype) {
+    let pools = [1, 3].map(pool);
+    let wrong: Vec<String> =
+        cases(dtype).iter().flat_map(|case| case.check(kernels, &pools)).collect();
+    assert!(wrong.is_empty(), "{} failures in {dtype:?}:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+fn pool(threads: usize) -> ThreadPool {
+    ThreadPoolBuilder::new().num_threads(threads).build().expect("threads start")
+}
+
+fn cases(dtype: Dtype) -> Vec<Case> {
+    let mut cases = elementwise::cases(dtype);
+    cases.extend(rows::cases(dtype));
+    cases.extend(gemm::cases(dtype));
+    cases.extend(norm::cases(dtype));
+    cases.extend(heads::cases(dtype));
+    cases.extend(attention::cases(dtype));
+    cases.extend(loss::cases(dtype));
+    if dtype == Dtype::F32 {
+        cases.extend(optimizer::cases());
+    }
+    cases
+}
+
+mod tests {
+    use super::super::cpu::Cpu;
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn processors_compute_what_references_do() {
+        run(&Cpu::default(), Dtype::F32);
+    }
+
+    #[test]
+    fn every_call_has_cases() {
+        let (_, table) = include_str!("../mod.rs").split_once("pub trait Kernels").unwrap();
+        let (table, _) = table.split_once("\n}").unwrap();
+        let names = table.lines().filter_map(|line| line.trim().strip_prefix("fn "));
+        let name = |line: &'static str| line.split(['(', '<']).next().unwrap();
+        // Says where windows lie, and computes nothing.
+        let calls: BTreeSet<_> = names.map(name).filter(|name| *name != "device").collect();
+        assert!(calls.contains("clear") && calls.contains("adamw"), "{calls:?}");
+        let covered = |dtype| cases(dtype).iter().map(|case| case.call).collect::<BTreeSet<_>>();
+        assert_eq!(covered(Dtype::F32), calls);
+        let missing: Vec<_> = calls.difference(&covered(Dtype::Bf16)).copied().collect();
+        assert_eq!(missing, ["adamw", "sum_squares"]);
+    }
+}

@@ -1,0 +1,142 @@
+//! Attention of one head in one span, on one thread: queries block by block, each against all the keys that it sees.
+//!
+//! Only the logarithms of the sums of exponentials are kept; the backward computes the probabilities again (Dao et al.
+//! 2022). A query head's part of its key head's gradient is computed by itself; the parts are summed afterwards, in
+//! order.
+
+use super::super::gemm::{Matrix, MatrixMut, gemm};
+use super::super::simd::{exp, exponentials, vectorized};
+use crate::device::{give, take};
+use crate::kernels::{Attention, Onto};
+use std::ops::Range;
+
+/// Queries that are taken at once: a block of more would compute more scores that no query may see,
+/// one of fewer would make less of each key that it reads.
+const BLOCK_ROWS: usize = 48;
+
+/// One head's keys `[E, rows]` and values `[rows, E]`, from position 0 on.
+#[derive(Clone, Copy)]
+pub(super) struct HeadKeys<'a> {
+    pub(super) k_t: Matrix<'a>,
+    pub(super) v: Matrix<'a>,
+}
+
+/// Attention of one head's queries `q` `[n, E]`, rotated and scaled, at the last n of `end`
+/// positions: writes `o` `[n, E]` and each query's log of the sum of exponentials.
+pub(super) fn attend(
+    a: &Attention,
+    (q, end): (&[f32], usize),
+    keys: HeadKeys<'_>,
+    (o, log_sums): (&mut [f32], &mut [f32]),
+) {
+    let width = a.head_dim;
+    let first = end - q.len() / width;
+    for (queries, seen) in blocks(a, first..end) {
+        let (n, m) = (queries.len(), seen.len());
+        let own = queries.start - first..queries.end - first;
+        let features = own.start * width..own.end * width;
+
+        let mut p = take::<f32>(n * m);
+        let q = Matrix::new(&q[features.clone()], n, width);
+        gemm(MatrixMut::new(&mut p, n, m), Onto::Fresh, q, keys.k_t.cols(seen.clone()));
+        let mut sums = [0f32; BLOCK_ROWS];
+        vectorized(|| {
+            for (i, (p, sum)) in p.chunks_exact_mut(m).zip(&mut sums).enumerate() {
+                let position = queries.start + i;
+                let visible = a.first_key(position) - seen.start..position + 1 - seen.start;
+                let largest;
+                (largest, *sum) = exponentials(p, visible);
+                log_sums[own.start + i] = largest + sum.ln();
+            }
+        });
+        let o = &mut o[features];
+        let p_matrix = Matrix::new(&p, n, m);
+        gemm(MatrixMut::new(o, n, width), Onto::Fresh, p_matrix, keys.v.rows(seen));
+        vectorized(|| {
+            for (o, sum) in o.chunks_exact_mut(width).zip(sums) {
+                let r = 1. / sum;
+                o.iter_mut().for_each(|o| *o *= r);
+            }
+        });
+        give(p);
+    }
+}
+
+/// One head's keys `[n, E]`, and keys and values `[E, n]`.
+#[derive(Clone, Copy)]
+pub(super) struct TurnedKeys<'a> {
+    pub(super) k: Matrix<'a>,
+    pub(super) k_t: Matrix<'a>,
+    pub(super) v_t: Matrix<'a>,
+}
+
+/// What the backward knows of each query of one head.
+pub(super) struct Queries<'a> {
+    /// Rotated and scaled queries `[n, E]`.
+    pub(super) q: &'a [f32],
+    /// Gradients of the outputs `[n, E]`.
+    pub(super) dy: &'a [f32],
+    pub(super) log_sums: &'a [f32],
+    /// Scalar products of output and its gradient.
+    pub(super) means: &'a [f32],
+}
+
+/// Gradients of one head's rotated queries, keys and values. With P the probabilities and D the
+/// means: `dV = P^T dO`, `dS = P (dO V^T - D)`, `dQ = dS K`, `dK = dS^T Q`.
+pub(super) fn attend_backward(
+    a: &Attention,
+    rows: Queries<'_>,
+    keys: TurnedKeys<'_>,
+    [dq, dk, dv]: [&mut [f32]; 3],
+) {
+    let width = a.head_dim;
+    dk.fill(0.);
+    dv.fill(0.);
+    for (queries, seen) in blocks(a, 0..rows.q.len() / width) {
+        let (n, m) = (queries.len(), seen.len());
+        let own = queries.start * width..queries.end * width;
+        let all = seen.start * width..seen.end * width;
+        let q = Matrix::new(&rows.q[own.clone()], n, width);
+        let dy = Matrix::new(&rows.dy[own.clone()], n, width);
+
+        let (mut p, mut ds) = (take::<f32>(n * m), take::<f32>(n * m));
+        gemm(MatrixMut::new(&mut p, n, m), Onto::Fresh, q, keys.k_t.cols(seen.clone()));
+        gemm(MatrixMut::new(&mut ds, n, m), Onto::Fresh, dy, keys.v_t.cols(seen.clone()));
+        vectorized(|| {
+            for (i, (p, ds)) in p.chunks_exact_mut(m).zip(ds.chunks_exact_mut(m)).enumerate() {
+                let position = queries.start + i;
+                let visible = a.first_key(position) - seen.start..position + 1 - seen.start;
+                let (log_sum, mean) = (rows.log_sums[position], rows.means[position]);
+                for x in [&mut *p, &mut *ds] {
+                    x[..visible.start].fill(0.);
+                    x[visible.end..].fill(0.);
+                }
+                for (p, ds) in p[visible.clone()].iter_mut().zip(&mut ds[visible]) {
+                    *p = exp(*p - log_sum);
+                    *ds = *p * (*ds - mean);
+                }
+            }
+        });
+        let (p_matrix, ds_matrix) = (Matrix::new(&p, n, m), Matrix::new(&ds, n, m));
+        let dv = MatrixMut::new(&mut dv[all.clone()], m, width);
+        gemm(dv, Onto::Sum, p_matrix.t(), dy);
+        let dk = MatrixMut::new(&mut dk[all], m, width);
+        gemm(dk, Onto::Sum, ds_matrix.t(), q);
+        let dq = MatrixMut::new(&mut dq[own], n, width);
+        gemm(dq, Onto::Fresh, ds_matrix, keys.k.rows(seen));
+        give(p);
+        give(ds);
+    }
+}
+
+/// The queries at these positions, in blocks, each with the keys that some of its queries see.
+fn blocks(
+    a: &Attention,
+    positions: Range<usize>,
+) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    let starts = positions.clone().step_by(BLOCK_ROWS);
+    starts.map(move |start| {
+        let end = positions.end.min(start + BLOCK_ROWS);
+        (start..end, a.first_key(start)..end)
+    })
+}

@@ -1,0 +1,146 @@
+//! Causal attention: one task for each query head of each span.
+//!
+//! Products are fastest on rows of the right operand, so keys (and values, in the backward) are turned around once for
+//! all heads; for the few queries of cached generation that would cost more than it saves.
+
+mod head;
+
+use super::gemm::{Matrix, transpose};
+use super::simd::{dot, vectorized};
+use crate::device::{give, take};
+use crate::kernels::{Attention, Span};
+use head::{HeadKeys, Queries, TurnedKeys};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Attention's output by heads `[H, T, E]`, and the logarithms of the sums of exponentials `[H, T]`.
+pub(super) fn forward(
+    (o, log_sums): (&mut [f32], &mut [f32]),
+    [q, k, v]: [&[f32]; 3],
+    a: &Attention,
+    spans: &[Span],
+) {
+    let width = a.head_dim;
+    let cached = spans.iter().any(|span| span.queries.len() < span.keys.len());
+    let (keys, rows) = (by_head(k, a.kv_heads), by_head(q, a.heads));
+    let turned = (!cached).then(|| turn_heads(k, keys / width, width));
+    let mut tasks = Vec::new();
+    let heads = o.chunks_mut(rows.max(1)).zip(log_sums.chunks_mut((rows / width).max(1)));
+    for (head, (o, log_sums)) in heads.enumerate() {
+        let (mut os, mut sums) = (Cut::new(o), Cut::new(log_sums));
+        for span in spans {
+            let o = os.take(elements(&span.queries, width));
+            tasks.push((head, span, o, sums.take(span.queries.clone())));
+        }
+    }
+    tasks.into_par_iter().with_max_len(1).for_each(|(head, span, o, log_sums)| {
+        let q = &q[head * rows..][elements(&span.queries, width)];
+        let head = head / a.group();
+        let part = elements(&span.keys, width);
+        let rows_of = |x| Matrix::new(x, span.keys.len(), width);
+        let k_t = match &turned {
+            Some(k_t) => Matrix::new(&k_t[head * keys..][..keys], width, keys / width)
+                .cols(span.keys.clone()),
+            None => rows_of(&k[head * keys..][part.clone()]).t(),
+        };
+        let v = rows_of(&v[head * keys..][part]);
+        head::attend(a, (q, span.keys.len()), HeadKeys { k_t, v }, (o, log_sums));
+    });
+    turned.into_iter().for_each(give);
+}
+
+/// What the forward left behind.
+pub(super) struct Done<'a> {
+    pub(super) qkv: [&'a [f32]; 3],
+    pub(super) y: &'a [f32],
+    pub(super) log_sums: &'a [f32],
+}
+
+/// Gradients of queries, keys and values by query head, all `[H, T, E]`.
+pub(super) fn backward(
+    gradients: [&mut [f32]; 3],
+    dy: &[f32],
+    done: &Done<'_>,
+    (a, spans): (&Attention, &[Span]),
+) {
+    let width = a.head_dim;
+    let [q, k, v] = done.qkv;
+    let size = by_head(q, a.heads);
+    let rows = size / width;
+    let turned = [k, v].map(|x| turn_heads(x, rows, width));
+    let mut tasks = Vec::new();
+    let [dq, dk, dv] = gradients.map(|x| x.chunks_mut(size.max(1)));
+    for (head, ((dq, dk), dv)) in dq.zip(dk).zip(dv).enumerate() {
+        let mut parts = [dq, dk, dv].map(Cut::new);
+        for span in spans {
+            assert_eq!(span.queries, span.keys, "a backward has a query for every key");
+            let own = elements(&span.keys, width);
+            tasks.push((head, span, parts.each_mut().map(|part| part.take(own.clone()))));
+        }
+    }
+    tasks.into_par_iter().with_max_len(1).for_each(|(head, span, gradients)| {
+        let own = elements(&span.queries, width);
+        let dy = &dy[head * size..][own.clone()];
+        let stride = a.heads * width;
+        let ys = done.y[elements(&span.queries, stride)].chunks_exact(stride);
+        let means: Vec<_> = ys
+            .zip(dy.chunks_exact(width))
+            .map(|(y, dy)| vectorized(|| dot(&y[head * width..][..width], dy)))
+            .collect();
+        let queries = Queries {
+            q: &q[head * size..][own.clone()],
+            dy,
+            log_sums: &done.log_sums[head * rows..][span.queries.clone()],
+            means: &means,
+        };
+        let head = head / a.group();
+        let [k_t, v_t] = turned
+            .each_ref()
+            .map(|x| Matrix::new(&x[head * size..][..size], width, rows).cols(span.keys.clone()));
+        let k = Matrix::new(&k[head * size..][own], span.keys.len(), width);
+        let keys = TurnedKeys { k, k_t, v_t };
+        head::attend_backward(a, queries, keys, gradients);
+    });
+    turned.into_iter().for_each(give);
+}
+
+/// Elements of one of `heads` heads.
+fn by_head(x: &[f32], heads: usize) -> usize {
+    x.len() / heads.max(1)
+}
+
+/// The elements of some rows of `width`.
+fn elements(rows: &Range<usize>, width: usize) -> Range<usize> {
+    rows.start * width..rows.end * width
+}
+
+/// From `[heads, T, E]` to `[heads, E, T]`.
+fn turn_heads(x: &[f32], rows: usize, width: usize) -> Vec<f32> {
+    let mut y = take::<f32>(x.len());
+    let size = (rows * width).max(1);
+    for (y, x) in y.chunks_exact_mut(size).zip(x.chunks_exact(size)) {
+        transpose(y, Matrix::new(x, rows, width));
+    }
+    y
+}
+
+/// Cuts ascending ranges out of a slice.
+struct Cut<'a> {
+    rest: &'a mut [f32],
+    at: usize,
+}
+
+impl<'a> Cut<'a> {
+    fn new(rest: &'a mut [f32]) -> Self {
+        Self { rest, at: 0 }
+    }
+
+    fn take(&mut self, range: Range<usize>) -> &'a mut [f32] {
+        let skipped = range.start.checked_sub(self.at).expect("spans ascend");
+        let rest = &mut std::mem::take(&mut self.rest)[skipped..];
+        let (taken, rest) = rest.split_at_mut(range.len());
+        self.rest = rest;
+        self.at = range.end;
+        taken
+    }
+}

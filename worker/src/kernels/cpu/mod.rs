@@ -1,0 +1,177 @@
+//! The table on the processors of this host, in parallel on the threads of the present rayon pool.
+//!
+//! ```text
+//! gemm.rs        products             simd.rs      loops compiled for the processor at hand
+//! elementwise.rs sums, SwiGLU         rows.rs      rows gathered, scattered, repeated, summed
+//! norm.rs        RMSNorm              heads.rs     rows to heads and back, rotated on the way
+//! attention.rs   one head of one span loss.rs      cross-entropy         optimizer.rs  AdamW, norms
+//! ```
+
+mod attention;
+mod elementwise;
+mod gemm;
+mod heads;
+mod loss;
+mod norm;
+mod optimizer;
+mod rows;
+mod simd;
+
+pub(crate) use simd::{exp, max, vectorized};
+
+use super::{AdamStep, Attended, Attention, Heads, Kernels, Norm, Operand, Out, Rows, Span, Turn};
+use crate::device::{Device, Dtype, Window, WindowMut};
+use gemm::{Matrix, MatrixMut, gemm_parallel};
+use half::bf16;
+
+/// Elements that one task of an element-wise loop handles: enough to pay for handing it out, few enough to balance.
+const TASK_ELEMENTS: usize = 32 * 1024;
+
+/// Rows that a sum over rows takes as one block.
+const BLOCK_ROWS: usize = 64;
+
+/// Rows of `cols` elements that make one task.
+fn task_rows(cols: usize) -> usize {
+    (TASK_ELEMENTS / cols.max(1)).max(1)
+}
+
+/// Kernels for the memory of this process.
+#[derive(Clone, Debug, Default)]
+pub struct Cpu {
+    device: Device,
+}
+
+impl Kernels for Cpu {
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn clear(&self, y: WindowMut<'_>) {
+        match y.dtype() {
+            Dtype::F32 => y.host::<f32>().fill(0.),
+            Dtype::Bf16 => y.host::<bf16>().fill(bf16::ZERO),
+            Dtype::F64 => y.host::<f64>().fill(0.),
+            Dtype::U32 => y.host::<u32>().fill(0),
+        }
+    }
+
+    fn copy(&self, y: WindowMut<'_>, x: Window<'_>) {
+        elementwise::copy(y, x);
+    }
+
+    fn add(&self, y: WindowMut<'_>, a: Window<'_>, b: Window<'_>) {
+        elementwise::add(y.host(), a.host(), b.host());
+    }
+
+    fn add_assign(&self, y: WindowMut<'_>, x: Window<'_>) {
+        elementwise::add_assign(y.host(), x.host());
+    }
+
+    fn repeat_row(&self, y: WindowMut<'_>, row: Window<'_>) {
+        rows::repeat(y.host(), row.host());
+    }
+
+    fn sum_rows(&self, sum: WindowMut<'_>, x: Window<'_>) {
+        rows::sum(sum.host(), x.host());
+    }
+
+    fn gemm(&self, c: Out<'_>, a: Operand<'_>, b: Operand<'_>) {
+        let product = MatrixMut::new(c.to.host(), a.rows, b.cols);
+        gemm_parallel(product, c.onto, Matrix::of(a), Matrix::of(b));
+    }
+
+    fn gather_rows(&self, y: WindowMut<'_>, x: Window<'_>, rows: Rows<'_>) {
+        rows::gather(y.host(), x.host(), rows.indices.host(), rows.width);
+    }
+
+    fn scatter_add_rows(&self, y: WindowMut<'_>, first: usize, x: Window<'_>, rows: Rows<'_>) {
+        rows::scatter_add((y.host(), first), x.host(), rows.indices.host(), rows.width);
+    }
+
+    fn rms_norm(&self, y: WindowMut<'_>, x: Window<'_>, norm: Norm<'_>) {
+        norm::forward(y.host(), x.host(), norm.w.host(), norm.eps);
+    }
+
+    fn rms_norm_back(&self, dx: Out<'_>, dy: Window<'_>, x: Window<'_>, norm: Norm<'_>) {
+        norm::backward((dx.to.host(), dx.onto), dy.host(), x.host(), (norm.w.host(), norm.eps));
+    }
+
+    fn rms_norm_weight_back(&self, dw: WindowMut<'_>, dy: Window<'_>, x: Window<'_>, eps: f32) {
+        norm::weight_backward(dw.host(), dy.host(), x.host(), eps);
+    }
+
+    fn swiglu(&self, y: WindowMut<'_>, gate: Window<'_>, up: Window<'_>) {
+        elementwise::swiglu(y.host(), gate.host(), up.host());
+    }
+
+    fn swiglu_gate_back(&self, dgate: Out<'_>, dy: Window<'_>, gate: Window<'_>, up: Window<'_>) {
+        elementwise::swiglu_gate(dgate.to.host(), dgate.onto, [dy.host(), gate.host(), up.host()]);
+    }
+
+    fn swiglu_up_back(&self, dup: Out<'_>, dy: Window<'_>, gate: Window<'_>) {
+        elementwise::swiglu_up(dup.to.host(), dup.onto, [dy.host(), gate.host()]);
+    }
+
+    fn split_heads(&self, y: WindowMut<'_>, x: Window<'_>, heads: Heads, turn: Turn<'_>) {
+        heads::split(y.host(), x.host(), heads, &turn.into());
+    }
+
+    fn merge_heads(&self, y: Out<'_>, x: Window<'_>, heads: Heads, turn: Turn<'_>) {
+        heads::merge((y.to.host(), y.onto), x.host(), heads, &turn.into());
+    }
+
+    fn attend(
+        &self,
+        o: WindowMut<'_>,
+        log_sums: WindowMut<'_>,
+        qkv: [Window<'_>; 3],
+        (a, spans): (&Attention, &[Span]),
+    ) {
+        attention::forward((o.host(), log_sums.host()), qkv.map(Window::host), a, spans);
+    }
+
+    fn attend_back(
+        &self,
+        gradients: [WindowMut<'_>; 3],
+        dy: Window<'_>,
+        of: Attended<'_>,
+        (a, spans): (&Attention, &[Span]),
+    ) {
+        let done = attention::Done {
+            qkv: of.qkv.map(Window::host),
+            y: of.y.host(),
+            log_sums: of.log_sums.host(),
+        };
+        attention::backward(gradients.map(WindowMut::host), dy.host(), &done, (a, spans));
+    }
+
+    fn nll(
+        &self,
+        losses: WindowMut<'_>,
+        logits: WindowMut<'_>,
+        tokens: Window<'_>,
+        weights: Window<'_>,
+    ) {
+        loss::each(losses.host(), logits.host(), (tokens.host(), weights.host()), loss::nll);
+    }
+
+    fn nll_back(
+        &self,
+        losses: WindowMut<'_>,
+        logits: WindowMut<'_>,
+        tokens: Window<'_>,
+        weights: Window<'_>,
+    ) {
+        let targets = (tokens.host(), weights.host());
+        loss::each(losses.host(), logits.host(), targets, loss::nll_gradient);
+    }
+
+    fn sum_squares(&self, sum: WindowMut<'_>, x: Window<'_>) {
+        let [sum] = sum.host() else { panic!("one f64 for a sum") };
+        *sum = optimizer::sum_squares(x.host());
+    }
+
+    fn adamw(&self, state: [WindowMut<'_>; 3], g: Window<'_>, step: &AdamStep) {
+        optimizer::adamw(state.map(WindowMut::host), g.host(), step);
+    }
+}
