@@ -4,14 +4,18 @@
 //! some 1e-7 of itself a step, so 1e-4 after 20 steps leaves room for the rounding and for no mistake. What each rank
 //! holds after a step has no tolerance.
 
+use proto::protocol::StepDone;
 use std::path::Path;
 use std::time::Duration;
-use worker::checkpoint::{Room, Saved, snapshot};
 use worker::collective::{self, AbortHandle, Collective, InProcess, Pending};
+use worker::device::{Buffer, WindowMut};
+use worker::kernels;
 use worker::model::{Config, Dtype, Model};
-use worker::ops::optimizer::AdamW;
 use worker::ops::{Documents, Target};
-use worker::train::{Batch, Committed, MicroBatch, Recipe, Trainer};
+use worker::replica::optimizer::AdamW;
+use worker::replica::{
+    Batch, Committed, Error, MicroBatch, Recipe, Room, Saved, State, Trainer, snapshot,
+};
 
 const CONFIG: &str = r#"{
     "model_type": "llama", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64,
@@ -27,11 +31,33 @@ const STALL: Duration = Duration::from_secs(60);
 /// Elements of a bucket: every matrix has at least two, the embedding four.
 const BUCKET_ELEMENTS: usize = 512;
 
-fn trainer() -> Trainer {
-    trainer_with(1.0, BUCKET_ELEMENTS)
+/// A state, and what takes its steps.
+struct Replica {
+    state: State,
+    trainer: Trainer,
 }
 
-fn trainer_with(clip_norm: f64, bucket_elements: usize) -> Trainer {
+impl Replica {
+    fn step(&mut self, collective: &mut dyn Collective, batch: &Batch) -> Result<Committed, Error> {
+        self.trainer.step(&mut self.state, collective, batch, false)
+    }
+
+    /// Parameters, moments and the count of updates, as a checkpoint holds them: named by nothing that is drawn.
+    fn held(&self) -> Vec<Vec<u8>> {
+        let saved = Saved { dtype: Dtype::F32, file_bytes: u64::MAX };
+        let room = Room::default().reserve(&AbortHandle::new()).expect("it is free");
+        let snapshot = snapshot(&self.state, 0, (0, 1), saved, room);
+        let bodies: Vec<_> = snapshot.files.into_iter().map(|f| f.body.to_vec()).collect();
+        assert_eq!(bodies.len(), 2, "the model, and the optimizer's state");
+        bodies
+    }
+}
+
+fn replica() -> Replica {
+    replica_with(1.0, BUCKET_ELEMENTS)
+}
+
+fn replica_with(clip_norm: f64, bucket_elements: usize) -> Replica {
     let config = Config::parse(Path::new("config.json"), CONFIG).expect("a configuration");
     let recipe = Recipe {
         adamw: AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8 },
@@ -40,7 +66,8 @@ fn trainer_with(clip_norm: f64, bucket_elements: usize) -> Trainer {
         recompute: false,
         bucket_elements,
     };
-    Trainer::new(Model::random(config, 7).expect("a model"), recipe)
+    let state = State::new(Model::random(config, 7, kernels::host()));
+    Replica { trainer: Trainer::new(&state, recipe), state }
 }
 
 /// Pack `index` of step `step`: three documents, of which all but the first tokens are trained, with three weights.
@@ -77,6 +104,7 @@ fn batch(step: u64, packs: usize, rank: usize, world: usize) -> Batch {
     let micro_batches: Vec<_> = (rank..packs).step_by(world).map(|i| pack(step, i)).collect();
     Batch {
         step,
+        learning_rate: LEARNING_RATE,
         planned_weight: (0..packs).map(|i| pack(step, i).weight()).sum(),
         weight: micro_batches.iter().map(MicroBatch::weight).sum(),
         samples: 3 * micro_batches.len() as u64,
@@ -85,29 +113,18 @@ fn batch(step: u64, packs: usize, rank: usize, world: usize) -> Batch {
     }
 }
 
-/// Parameters, moments and the count of updates, as a checkpoint holds them: named by nothing that is drawn.
-fn state(trainer: &Trainer) -> Vec<Vec<u8>> {
-    let saved = Saved { dtype: Dtype::F32, file_bytes: u64::MAX };
-    let room = Room::default().reserve(&AbortHandle::new()).expect("it is free");
-    let snapshot = snapshot(trainer, 0, (0, 1), saved, room);
-    let bodies: Vec<_> = snapshot.files.into_iter().map(|f| f.body.to_vec()).collect();
-    assert_eq!(bodies.len(), 2, "the model, and the optimizer's state");
-    bodies
-}
-
 /// By rank.
 type Ranks = Vec<Rank>;
 /// By step: what it did, and what the rank held after it.
-type Rank = Vec<(Committed, Vec<Vec<u8>>)>;
+type Rank = Vec<(StepDone, Vec<Vec<u8>>)>;
 
 /// Trains on every rank at once.
 fn train(world: usize, packs: usize, steps: u64) -> Ranks {
     on_ranks(world, |mut collective| {
-        let (rank, mut trainer) = (collective.rank(), trainer());
+        let (rank, mut replica) = (collective.rank(), replica());
         let step = |s| {
-            let batch = batch(s, packs, rank, world);
-            let done = trainer.step(&mut collective, &batch, LEARNING_RATE, false);
-            (done.expect("a step"), state(&trainer))
+            let committed = replica.step(&mut collective, &batch(s, packs, rank, world));
+            (committed.expect("a step").done, replica.held())
         };
         (0..steps).map(step).collect()
     })
@@ -202,13 +219,13 @@ fn gradients_are_the_same_in_buckets_of_any_size() {
     let train = |bucket_elements: usize| {
         on_ranks(2, |mut collective| {
             // The norm is summed by bucket; without clipping it scales nothing.
-            let mut trainer = trainer_with(1e9, bucket_elements);
+            let mut replica = replica_with(1e9, bucket_elements);
             let rank = collective.rank();
             for s in 0..STEPS {
                 let batch = batch(s, PACKS, rank, 2);
-                trainer.step(&mut collective, &batch, LEARNING_RATE, false).expect("a step");
+                replica.step(&mut collective, &batch).expect("a step");
             }
-            state(&trainer)
+            replica.held()
         })
     };
     let one = train(usize::MAX);
@@ -234,8 +251,8 @@ impl Collective for Poisoned {
         self.0.calls()
     }
 
-    fn reduce(&mut self, mut bucket: Vec<f32>) -> Result<Pending, collective::Error> {
-        bucket[0] = f32::NAN;
+    fn reduce(&mut self, mut bucket: Buffer) -> Result<Pending, collective::Error> {
+        bucket.write(0, &[f32::NAN]);
         self.0.reduce(bucket)
     }
 
@@ -243,7 +260,7 @@ impl Collective for Poisoned {
         self.0.control(values)
     }
 
-    fn broadcast(&mut self, root: usize, values: &mut [f32]) -> Result<(), collective::Error> {
+    fn broadcast(&mut self, root: usize, values: WindowMut<'_>) -> Result<(), collective::Error> {
         self.0.broadcast(root, values)
     }
 
@@ -259,10 +276,10 @@ impl Collective for Poisoned {
 #[test]
 fn a_gradient_that_is_not_finite_changes_nothing_on_any_rank() {
     let ranks = on_ranks(2, |mut collective| {
-        let (rank, mut trainer) = (collective.rank(), trainer());
+        let (rank, mut replica) = (collective.rank(), replica());
         let mut step = |s, collective: &mut dyn Collective| {
-            let done = trainer.step(collective, &batch(s, PACKS, rank, 2), LEARNING_RATE, false);
-            (done.expect("one or two such steps are survived"), state(&trainer))
+            let committed = replica.step(collective, &batch(s, PACKS, rank, 2));
+            (committed.expect("one or two such steps are survived").done, replica.held())
         };
         // Moments are no longer zero when it happens.
         let before = step(0, &mut collective);
@@ -293,10 +310,10 @@ fn a_gradient_that_is_not_finite_changes_nothing_on_any_rank() {
 #[test]
 fn three_gradients_in_a_row_that_are_not_finite_end_the_training() {
     let mut collective = Poisoned(InProcess::world(1, STALL).remove(0));
-    let mut trainer = trainer();
-    let mut step = |s| trainer.step(&mut collective, &batch(s, 2, 0, 1), LEARNING_RATE, false);
-    assert!(!step(0).expect("survived").applied);
-    assert!(!step(1).expect("survived").applied);
+    let mut replica = replica();
+    let mut step = |s| replica.step(&mut collective, &batch(s, 2, 0, 1));
+    assert!(!step(0).expect("survived").done.applied);
+    assert!(!step(1).expect("survived").done.applied);
     let error = step(2).expect_err("it is the third").to_string();
     assert!(error.contains("not finite in 3 steps") && error.contains("hint: "), "{error}");
 }

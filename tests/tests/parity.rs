@@ -17,6 +17,8 @@ use std::process::Command;
 use std::sync::LazyLock;
 
 use safetensors::SafeTensors;
+use worker::device::{Buffer, Device, Dtype, WindowMut};
+use worker::kernels;
 use worker::model::{Continuation, Finish, Generation, Model, Sampling};
 use worker::ops::{Documents, Gradients, ParamId, Parameters, Tape, Target};
 
@@ -92,20 +94,21 @@ impl Reference {
 
 /// Gradients as they are, by parameter, and which of them are final.
 struct Collected {
-    slots: Vec<Vec<f32>>,
+    slots: Vec<Buffer>,
     finished: Vec<usize>,
 }
 
 impl Collected {
     fn new(parameters: &Parameters) -> Self {
-        let slots = parameters.ids().map(|p| vec![0.0; parameters.elements(p)]).collect();
+        let zeros = |p| Device::Host.zeros(Dtype::F32, parameters.elements(p));
+        let slots = parameters.ids().map(zeros).collect();
         Self { slots, finished: vec![0; parameters.len()] }
     }
 }
 
 impl Gradients for Collected {
-    fn slots(&mut self, p: ParamId) -> Vec<&mut [f32]> {
-        vec![&mut self.slots[p.0]]
+    fn slots(&mut self, p: ParamId) -> Vec<WindowMut<'_>> {
+        vec![self.slots[p.0].all_mut()]
     }
 
     fn finished(&mut self, p: ParamId) {
@@ -117,26 +120,29 @@ impl Gradients for Collected {
 fn differentiate(model: &Model, reference: &Reference, recompute: bool) -> (f64, Collected) {
     let tape = Tape::training(model.parameters());
     let (tokens, documents) = (reference.ids("tokens"), reference.documents());
-    let loss = model.loss(&tape, &tokens, &documents, &reference.targets(), recompute);
+    let hidden = model.hidden(&tape, &tokens, &documents, recompute).expect("the pack is sound");
+    let loss = tape.linear_cross_entropy(&hidden, model.head(), &reference.targets());
     let mut gradients = Collected::new(model.parameters());
-    let sum = tape.backward(loss.expect("the pack is sound"), &mut gradients);
-    (sum.expect("the pack is sound"), gradients)
+    let losses = tape.backward(loss.expect("the pack is sound"), &mut gradients);
+    (losses.expect("the pack is sound").read(|_, _| {}), gradients)
 }
 
 /// Holds the model in `model` against the reference in `reference`, and returns what there is to
 /// object.
 fn disagreements(name: &str, model: &Path, reference: &Path) -> Vec<String> {
-    let model = Model::load(model).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let model =
+        Model::load(model, kernels::host()).unwrap_or_else(|error| panic!("{name}: {error}"));
     let reference = Reference::read(reference);
     let mut wrong = Vec::new();
 
     let want = reference.floats("logits");
     let logits = model.logits(&reference.ids("tokens"), &reference.documents());
-    let logits = logits.expect("the pack is sound");
+    let logits = logits.expect("the pack is sound").flatten_all().expect("a matrix");
+    let logits = logits.to_vec1::<f32>().expect("f32");
     let largest = want.iter().fold(1.0f32, |most, logit| most.max(logit.abs()));
-    assert_eq!(logits.read().len(), want.len(), "{name}: as many logits");
+    assert_eq!(logits.len(), want.len(), "{name}: as many logits");
     // NaN is larger than any tolerance here.
-    let apart = logits.read().iter().zip(&want).fold(0.0f32, |most, (got, want)| {
+    let apart = logits.iter().zip(&want).fold(0.0f32, |most, (got, want)| {
         let apart = (got - want).abs();
         if apart <= most { most } else { apart }
     }) / largest;
@@ -154,7 +160,7 @@ fn disagreements(name: &str, model: &Path, reference: &Path) -> Vec<String> {
     assert!(!parameters.is_empty(), "{name} has no parameters");
     for p in parameters.ids() {
         let tensor = parameters.name(p);
-        let got = &gradients.slots[p.0];
+        let got = gradients.slots[p.0].read::<f32>();
         let want = reference.floats(&format!("grad.{tensor}"));
         let norm =
             |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
@@ -236,12 +242,14 @@ fn recomputing_layers_changes_no_bit_of_a_gradient() {
     };
     for case in ["llama", "qwen3-yarn-window"] {
         let folder = references.join(case);
-        let model = Model::load(&folder).expect("a sound folder");
+        let model = Model::load(&folder, kernels::host()).expect("a sound folder");
         let reference = Reference::read(&folder);
         let (kept, again) =
             (differentiate(&model, &reference, false), differentiate(&model, &reference, true));
         assert_eq!(kept.0, again.0);
-        assert!(kept.1.slots == again.1.slots, "{case}");
+        for (kept, again) in kept.1.slots.iter().zip(&again.1.slots) {
+            assert!(kept.read::<f32>() == again.read::<f32>(), "{case}");
+        }
         assert_eq!(again.1.finished, vec![1; model.parameters().len()]);
     }
 }
@@ -251,7 +259,7 @@ fn smollm2_says_what_transformers_says() {
     let Some((model, reference)) = smollm2() else {
         return;
     };
-    let model = Model::load(&model).expect("a sound folder");
+    let model = Model::load(&model, kernels::host()).expect("a sound folder");
     let text = std::fs::read(reference.join("generation.json")).expect("the script wrote it");
     let said: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
     let ids = |list: &serde_json::Value| -> Vec<u32> {

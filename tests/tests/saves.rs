@@ -25,13 +25,16 @@ use proto::receipt::Receipt;
 use proto::storage::{Patience, Storage};
 use std::path::Path;
 use std::time::Duration;
-use worker::checkpoint::{PartFile, Room, Saved, restore, snapshot};
 use worker::collective::{AbortHandle, InProcess};
 use worker::job::Restorable;
+use worker::kernels;
 use worker::model::{Config, Dtype, Model};
-use worker::ops::optimizer::AdamW;
 use worker::ops::{Documents, Target};
-use worker::train::{Batch, MicroBatch, Recipe, Trainer};
+use worker::replica::optimizer::AdamW;
+use worker::replica::{
+    Batch, MicroBatch, PartFile, Recipe, RestoreError, Room, Saved, Snapshot, State, Trainer,
+    restore, snapshot,
+};
 use worker::upload;
 
 const SEEDS: u64 = 60;
@@ -59,16 +62,17 @@ const CONFIG: &str = r#"{
     "initializer_range": 0.1, "tie_word_embeddings": true, "hidden_act": "silu"
 }"#;
 
-fn trainer() -> Trainer {
+const RECIPE: Recipe = Recipe {
+    adamw: AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8 },
+    weight_decay: 0.1,
+    clip_norm: 1.0,
+    recompute: false,
+    bucket_elements: 512,
+};
+
+fn state() -> State {
     let config = Config::parse(Path::new("config.json"), CONFIG).expect("a configuration");
-    let recipe = Recipe {
-        adamw: AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8 },
-        weight_decay: 0.1,
-        clip_norm: 1.0,
-        recompute: false,
-        bucket_elements: 512,
-    };
-    Trainer::new(Model::random(config, 7).expect("a model"), recipe)
+    State::new(Model::random(config, 7, kernels::host()))
 }
 
 fn alone() -> InProcess {
@@ -76,7 +80,7 @@ fn alone() -> InProcess {
 }
 
 /// A step on a document that no other seed and step has.
-fn train(trainer: &mut Trainer, seed: u64, step: u64) -> Result<()> {
+fn train(state: &mut State, seed: u64, step: u64) -> Result<()> {
     let token = |i: u64| u32::try_from((seed + 3 * step + i * i) % 32).expect("small");
     let target = |row: u64| Target {
         row: u32::try_from(row).expect("few"),
@@ -93,12 +97,13 @@ fn train(trainer: &mut Trainer, seed: u64, step: u64) -> Result<()> {
     let batch = Batch {
         step,
         weight,
+        learning_rate: 1e-2,
         planned_weight: weight,
         samples: 1,
         samples_digest: 0,
         micro_batches: vec![micro_batch],
     };
-    trainer.step(&mut alone(), &batch, 1e-2, false)?;
+    Trainer::new(state, RECIPE).step(state, &mut alone(), &batch, false)?;
     Ok(())
 }
 
@@ -107,14 +112,14 @@ fn saved() -> Saved {
     Saved { dtype: Dtype::F32, file_bytes: 4000 }
 }
 
-fn part(trainer: &Trainer, step: u64, rank: usize, world: usize) -> worker::checkpoint::Snapshot {
+fn part(state: &State, step: u64, rank: usize, world: usize) -> Snapshot {
     let room = Room::default().reserve(&AbortHandle::new()).expect("it is free");
-    snapshot(trainer, step, (rank, world), saved(), room)
+    snapshot(state, step, (rank, world), saved(), room)
 }
 
 /// Parameters, moments and the count of updates, in one order.
-fn state(trainer: &Trainer) -> Vec<Vec<u8>> {
-    part(trainer, 0, 0, 1).files.into_iter().map(|f| f.body.to_vec()).collect()
+fn held(state: &State) -> Vec<Vec<u8>> {
+    part(state, 0, 0, 1).files.into_iter().map(|f| f.body.to_vec()).collect()
 }
 
 #[test]
@@ -131,7 +136,7 @@ fn no_fault_loses_a_checkpoint_or_restores_a_wrong_one() -> Result<()> {
 async fn a_file_is_stored_once_more() -> Result<()> {
     let proxy = Proxy::here();
     let storage = Storage::open(&format!("s3://{BUCKET}"))?;
-    let mut snapshot = part(&trainer(), 1, 0, 1);
+    let mut snapshot = part(&state(), 1, 0, 1);
     // Of two parts.
     let body = Bytes::from(vec![7; 9 << 20]);
     let (key, tensors) = ("state/large".to_owned(), Vec::new());
@@ -216,7 +221,7 @@ struct Run {
 }
 
 async fn save_and_restore(storage: &Storage, seed: u64) -> Result<Run> {
-    let (id, mut trainer) = (run(seed), trainer());
+    let (id, mut state) = (run(seed), state());
     let mut run =
         Run { seed, states: Vec::new(), doubtful: Vec::new(), restarts: 0, restored: false };
     let mut journal = run.start(storage).await?.0;
@@ -231,9 +236,9 @@ async fn save_and_restore(storage: &Storage, seed: u64) -> Result<Run> {
         }
     }
     for step in 1..=SAVES {
-        train(&mut trainer, seed, step)?;
-        let state = state(&trainer);
-        let sealed = match store(storage, &id, &trainer, step).await {
+        train(&mut state, seed, step)?;
+        let held = held(&state);
+        let sealed = match store(storage, &id, &state, step).await {
             Ok(files) => {
                 let manifest = lone::manifest(&id, LINEAGE, step, files);
                 finish::seal(storage, &manifest, Vec::new()).await.map_err(|error| chain(&error))
@@ -241,7 +246,7 @@ async fn save_and_restore(storage: &Storage, seed: u64) -> Result<Run> {
             Err(error) => Err(error),
         };
         let Ok(manifest_sha256) = sealed else {
-            run.doubtful.push((step, state));
+            run.doubtful.push((step, held));
             continue;
         };
         let commit = Event::Checkpointed { lineage: LINEAGE, step, manifest_sha256 };
@@ -249,7 +254,7 @@ async fn save_and_restore(storage: &Storage, seed: u64) -> Result<Run> {
             // The next coordinator finds it, in the journal or beside it.
             journal = run.restart(storage, error).await?.0;
         }
-        run.states.push((step, state));
+        run.states.push((step, held));
         let retained = Retained {
             kept: run.states.iter().rev().take(2).map(|(step, _)| (LINEAGE, *step)).collect(),
             latest: (LINEAGE, step),
@@ -272,13 +277,13 @@ async fn save_and_restore(storage: &Storage, seed: u64) -> Result<Run> {
 async fn store(
     storage: &Storage,
     run: &RunId,
-    trainer: &Trainer,
+    state: &State,
     step: u64,
 ) -> Result<Vec<File>, String> {
     let place = Place { run: run.clone(), generation: Generation(1), lineage: LINEAGE };
     let mut files = Vec::new();
     for rank in 0..WORLD {
-        let part = part(trainer, step, rank, WORLD);
+        let part = part(state, step, rank, WORLD);
         files.extend(upload::store(storage, &place, part, PATIENCE).await?.files);
     }
     Ok(files)
@@ -384,11 +389,11 @@ async fn restored(
     let opened = Restorable::open(storage, &train, PLAN).await?;
     let mut from = opened.expect("there is somewhere to start from");
     let read = tokio::task::spawn_blocking(move || {
-        let mut trainer = trainer();
+        let mut state = state();
         let mine = std::iter::from_fn(|| from.mine.blocking_recv());
         let mine = mine.map(|fetched| fetched.map_err(Failed::Trouble));
-        let outcome = restore(&mut trainer, &mut alone(), &from.state, mine);
-        outcome.map(|()| state(&trainer))
+        let outcome = restore(&mut state, &mut alone(), &from.state, mine);
+        outcome.map(|()| held(&state))
     });
     match read.await.expect("it does not panic") {
         Ok(state) => Ok(Ok(state)),
@@ -399,11 +404,11 @@ async fn restored(
 
 enum Failed {
     Trouble(worker::session::Trouble),
-    Restore(worker::checkpoint::Error),
+    Restore(RestoreError),
 }
 
-impl From<worker::checkpoint::Error> for Failed {
-    fn from(error: worker::checkpoint::Error) -> Self {
+impl From<RestoreError> for Failed {
+    fn from(error: RestoreError) -> Self {
         Self::Restore(error)
     }
 }

@@ -23,6 +23,7 @@ impl Source {
         self.path.contains("/tests/")
             || self.path.ends_with("tests.rs")
             || self.path.ends_with("conformance.rs")
+            || self.path.contains("/kernels/cases/")
     }
 
     /// The code without its unit tests.
@@ -215,24 +216,40 @@ fn names(text: &str, library: &str) -> bool {
 fn model_ops_and_collective_do_not_know_each_other() {
     let known = [
         // The model is written in operations.
-        ("model", &["data::", "crate::collective", "crate::train"][..]),
-        ("ops", &["data::", "crate::model", "crate::collective", "crate::train"]),
-        ("collective", &["data::", "crate::model", "crate::ops", "crate::train"]),
+        ("model", &["data::", "crate::collective", "crate::replica"][..]),
+        ("ops", &["data::", "crate::model", "crate::collective", "crate::replica"]),
+        (
+            "kernels",
+            &["data::", "crate::ops", "crate::model", "crate::collective", "crate::replica"],
+        ),
+        ("device", &["data::", "crate::kernels", "crate::ops", "crate::model", "crate::replica"]),
+        (
+            "collective",
+            &["data::", "crate::model", "crate::ops", "crate::kernels", "crate::replica"],
+        ),
     ];
     for (module, strangers) in known {
         let found = offenders(&format!("worker/src/{module}/"), |line| {
             strangers.iter().any(|s| line.contains(s))
         });
-        assert_none(found, "`train` joins them, so that each can be read and tested alone");
+        assert_none(found, "`replica` joins them, so that each can be read and tested alone");
     }
+}
+
+#[test]
+fn operations_name_no_slice_no_thread_and_no_configuration() {
+    let found = offenders("worker/src/ops/", |line| {
+        ["&[f32]", "&mut [f32]", "rayon", "cfg!", "candle"].iter().any(|word| line.contains(word))
+    });
+    assert_none(found, "what an operation is must not depend on where it is computed");
 }
 
 #[test]
 fn async_code_touches_no_tensor_and_the_training_thread_never_awaits() {
     for module in [
         "worker/src/run.rs",
-        "worker/src/train/",
-        "worker/src/checkpoint/",
+        "worker/src/replica/",
+        "worker/src/kernels/",
         "worker/src/ops/",
         "worker/src/model/",
     ] {
@@ -276,11 +293,10 @@ fn nothing_that_ranks_must_agree_on_asks_the_hosts_mathematical_library() {
     };
     for module in [
         "proto/src/plan",
-        "worker/src/ops/optimizer.rs",
+        "worker/src/kernels/cpu/optimizer.rs",
         "worker/src/model/random.rs",
         "worker/src/model/vocabulary.rs",
-        "worker/src/train/",
-        "worker/src/checkpoint/",
+        "worker/src/replica/",
     ] {
         assert_none(
             offenders(module, calls),
@@ -302,8 +318,8 @@ fn nothing_is_printed_that_could_panic() {
 #[test]
 fn unsafe_code_is_named_and_explained() {
     let allowed = [
-        "worker/src/ops/kernel/gemm.rs",
-        "worker/src/ops/kernel/simd.rs",
+        "worker/src/kernels/cpu/gemm.rs",
+        "worker/src/kernels/cpu/simd.rs",
         "worker/src/model/weights/",
         "worker/src/job/mapped.rs",
     ];

@@ -215,8 +215,8 @@ fn rank_process(rank: usize, world_size: usize, same_host: SameHost) {
             bucket.fill((rank + 1) as f32);
             ring.barrier().expect("the ring holds");
             let (start, busy) = (Instant::now(), processor_seconds());
-            let pending = ring.reduce(bucket).expect("the ring holds");
-            bucket = pending.wait().expect("the ring holds");
+            let pending = ring.reduce(bucket.into()).expect("the ring holds");
+            bucket = pending.wait().expect("the ring holds").into_vec();
             figures.push(start.elapsed().as_secs_f64().to_string());
             figures.push((processor_seconds() - busy).to_string());
             let sum = (world_size * (world_size + 1) / 2) as f32;

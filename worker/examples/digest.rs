@@ -6,10 +6,11 @@ use anyhow::Result;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use worker::collective::InProcess;
+use worker::kernels;
 use worker::model::{Config, Model};
-use worker::ops::optimizer::AdamW;
 use worker::ops::{Documents, Target};
-use worker::train::{BUCKET_ELEMENTS, Batch, MicroBatch, Recipe, Trainer};
+use worker::replica::optimizer::AdamW;
+use worker::replica::{BUCKET_ELEMENTS, Batch, MicroBatch, Recipe, State, Trainer};
 
 const SMOLLM2: &str = r#"{
     "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
@@ -19,7 +20,8 @@ const SMOLLM2: &str = r#"{
 
 fn main() -> Result<()> {
     let rounds = std::env::args().nth(1).map_or(Ok(10), |n| n.parse())?;
-    let model = Model::random(Config::parse(Path::new("config.json"), SMOLLM2)?, 1)?;
+    let config = Config::parse(Path::new("config.json"), SMOLLM2)?;
+    let model = Model::random(config, 1, kernels::host());
     let parameters = model.parameters();
     let elements: usize = parameters.ids().map(|p| parameters.elements(p)).sum();
     let recipe = Recipe {
@@ -29,10 +31,10 @@ fn main() -> Result<()> {
         recompute: false,
         bucket_elements: BUCKET_ELEMENTS,
     };
-    let mut trainer = Trainer::new(model, recipe);
+    let mut state = State::new(model);
     // Moments that no step has written are no memory yet.
     let mut alone = InProcess::world(1, Duration::from_secs(60));
-    trainer.step(&mut alone[0], &batch(), 1e-3, false)?;
+    Trainer::new(&state, recipe).step(&mut state, &mut alone[0], &batch(), false)?;
 
     let bytes = 3 * elements * size_of::<f32>();
     for threads in [1, std::thread::available_parallelism()?.get()] {
@@ -40,7 +42,7 @@ fn main() -> Result<()> {
         let mut times: Vec<f64> = (0..rounds)
             .map(|_| {
                 let began = Instant::now();
-                std::hint::black_box(pool.install(|| trainer.digest()));
+                std::hint::black_box(pool.install(|| state.digest()));
                 began.elapsed().as_secs_f64()
             })
             .collect();
@@ -69,6 +71,7 @@ fn batch() -> Batch {
     Batch {
         step: 0,
         weight,
+        learning_rate: 1e-3,
         planned_weight: weight,
         samples: 1,
         samples_digest: 0,

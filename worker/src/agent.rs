@@ -10,10 +10,11 @@
 
 mod connection;
 
-use crate::checkpoint::Room;
 use crate::collective::{AbortHandle, Listener};
+use crate::controls::{Controls, Gauge, Gauges, Said};
 use crate::job::{self, Job, Restorable};
-use crate::run::{self, Broken, Controls, Gauge, Gauges, Said};
+use crate::replica::Room;
+use crate::run::{self, Broken, Outside};
 use crate::session::{Command, End, Event, Exit, Identity, Session, Trouble};
 use crate::upload::{self, Leaving};
 use connection::Connection;
@@ -371,8 +372,8 @@ fn training_thread(
         // The agent may have ended meanwhile.
         let _ = events.blocking_send(event);
     };
-    let attempt =
-        std::panic::AssertUnwindSafe(|| run::run(train, job, from, listener, controls, &mut say));
+    let outside = Outside { listener, controls, say: &mut say };
+    let attempt = std::panic::AssertUnwindSafe(|| run::run(train, job, from, outside));
     let end = match std::panic::catch_unwind(attempt) {
         Ok(Ok(step)) => End::Stopped { step },
         Ok(Err(Broken::Aborted)) => End::Aborted,

@@ -1,6 +1,7 @@
 //! `worker generate`: a model folder answers a prompt, on standard output as it comes.
 
 use crate::cache;
+use crate::kernels;
 use crate::model::{Generation, Model, Sampling};
 use anyhow::Context;
 use clap::Args;
@@ -46,7 +47,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let model = fetch(&arguments.model)?;
     let folder = Folder::read(&model)?;
     let preparer = Preparer::new(&folder, Options::default())?;
-    let model = Model::load(&model)?;
+    let model = Model::load(&model, kernels::host())?;
     let sampling = if arguments.temperature > 0.0 {
         Sampling::nucleus(arguments.temperature, arguments.top_p, arguments.seed)?
     } else {

@@ -4,13 +4,15 @@
 //! run.rs          THE PAGE: join -> restore -> steps -> checkpoints -> leave; read this first
 //! session.rs      PURE: the worker's side of the protocol
 //! agent.rs        async: streams, beats, directives; starts and aborts the training thread
+//! controls.rs     what passes between the two
 //! job.rs          what a run needs in memory: spec, plan, samples, base
+//! replica/        the training state, the step that changes it, snapshot and restore
 //! model/          configurations, parameters, the decoder, generation
 //! ops/            the tape, and each operation as a forward/backward pair
-//! kernels/        the arithmetic, one table for every device      device/  memory, and where it lies
+//! kernels/        the arithmetic of operations, one table for every device
+//! device/         memory, and where it lies
 //! collective/     sums over ranks: in-process, TCP ring
-//! train/          the step: accumulate, reduce, clip, AdamW
-//! checkpoint/     snapshot and restore         upload.rs   stores a snapshot while training goes on
+//! upload.rs       stores a snapshot while training goes on
 //! cache.rs        a remote model's files, on this host
 //! address.rs      where peers reach a rank
 //! supervise.rs    one process per device       generate.rs a model answers a prompt
@@ -19,13 +21,13 @@
 //!
 //! From bytes to batches is the crate `data`, in the folder beside `src`: it knows no tensor, so it builds and is
 //! tested in seconds. `model`, `ops` and `collective` do not know each other (the model is written in `ops`, and that
-//! is all); `train` joins them. Async code never touches a tensor, and the training thread never awaits.
+//! is all); `replica` joins them. Async code never touches a tensor, and the training thread never awaits.
 
 pub mod address;
 pub mod agent;
 pub mod cache;
-pub mod checkpoint;
 pub mod collective;
+pub mod controls;
 pub mod device;
 pub mod generate;
 pub mod job;
@@ -33,8 +35,8 @@ pub mod kernels;
 pub mod measure;
 pub mod model;
 pub mod ops;
+pub mod replica;
 pub mod run;
 pub mod session;
 pub mod supervise;
-pub mod train;
 pub mod upload;

@@ -6,8 +6,8 @@ use crate::collective::InProcess;
 use crate::job::Job;
 use crate::model::Model;
 use crate::ops::{Documents, Target};
+use crate::replica::{Batch, MicroBatch, State, Trainer};
 use crate::session::Trouble;
-use crate::train::{Batch, MicroBatch, Trainer};
 use anyhow::Context;
 use clap::Args;
 use proto::cost::Cost;
@@ -59,7 +59,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let vocabulary = model.config().vocab_size;
     let of_model = sizes(&model);
-    let mut trainer = Trainer::new(model, recipe);
+    let mut state = State::new(model);
+    let mut trainer = Trainer::new(&state, recipe);
     let mut alone = InProcess::world(1, Duration::from_secs(600));
     let collective = alone.first_mut().context("a world of one")?;
 
@@ -79,15 +80,16 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let batch = Batch {
             step,
             micro_batches: vec![micro_batch],
+            // A rate of zero keeps the model what it is.
+            learning_rate: 0.0,
             planned_weight: weight,
             weight,
             samples: 0,
             samples_digest: 0,
         };
         let began = Instant::now();
-        // A rate of zero keeps the model what it is.
-        let done = trainer.step(collective, &batch, 0.0, false)?;
-        let compute = done.compute.as_secs_f64();
+        let committed = trainer.step(&mut state, collective, &batch, false)?;
+        let compute = committed.done.compute.as_secs_f64();
         if step > 0 {
             cost.micro_batch_seconds = cost.micro_batch_seconds.min(compute);
             cost.update_seconds = cost.update_seconds.min(began.elapsed().as_secs_f64() - compute);

@@ -2,81 +2,30 @@
 //!
 //! ```text
 //! join      the ring of this generation
-//! restore   the checkpoint that the coordinator names, or the base
-//! agree     all ranks prove that they hold the same state
+//! begin     with the checkpoint that the coordinator names, or the base; all ranks prove that they hold the same state
 //! steps     each the same on every rank; its control reduction is the commit
 //! at every checkpoint: a snapshot, whose upload runs behind, unless the storage fails; the held-out loss
 //! leave     after the last step, or after the step in which somebody asked for a stop
 //! ```
 //!
-//! This thread computes and never awaits. What it has to say goes through one bounded channel to the agent; what it is
+//! This thread computes and never awaits. What it reports goes through one bounded channel to the agent; what it is
 //! told comes through [`Controls`]. Whatever breaks before a commit leaves the state as it was before the step.
 
-use crate::checkpoint::{self, Room, Snapshot, Vacancy, restore};
-use crate::collective::{self, AbortHandle, Collective, Listener, Ring};
+use crate::collective::{self, Collective, Listener, Ring};
+use crate::controls::{Controls, Said};
 use crate::job::{Job, Restorable};
+use crate::replica::objective::sft;
+use crate::replica::{
+    self, Committed, Digest, Origin, RestoreError, State, Trainer, Vacancy, agree, digest, restore,
+    snapshot,
+};
 use crate::session::Trouble;
-use crate::train::{self, Digest, Origin, Trainer};
-use proto::protocol::{Cause, Phase, SourceSum, StepDone, Train};
-use proto::receipt::Skipped;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use proto::protocol::{Cause, Phase, SourceSum, Train};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How long a collective may stand still before this rank gives it up by itself.
 const PATIENCE: Duration = Duration::from_secs(600);
-
-/// What the training thread says.
-pub enum Said {
-    /// A step was committed.
-    Stepped(StepDone),
-    /// A committed step changed nothing: its samples, of all ranks.
-    Skipped(Skipped),
-    /// This rank's share of the held-out set, after so many steps.
-    Evaluated(u64, Vec<SourceSum>),
-    /// This rank's part of a checkpoint, to be stored.
-    Snapshot(Snapshot),
-}
-
-/// What the training thread is told, and what can be seen of it from outside.
-#[derive(Clone)]
-pub struct Controls {
-    /// Ends it now.
-    pub abort: AbortHandle,
-    /// Lets it stop after the current step.
-    pub stop: Arc<AtomicBool>,
-    /// Where a snapshot waits to be stored.
-    pub room: Room,
-    /// Where it is.
-    pub gauges: Arc<Gauges>,
-}
-
-/// Where a training thread is: written by it, read by the beats.
-#[derive(Default)]
-pub struct Gauges(Mutex<Gauge>);
-
-/// One reading of the [`Gauges`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Gauge {
-    /// Steps committed.
-    pub step: u64,
-    /// What the thread is at.
-    pub phase: Phase,
-    /// Number of its present or last collective.
-    pub collective: u64,
-}
-
-impl Gauges {
-    /// What they show now.
-    pub fn read(&self) -> Gauge {
-        *self.0.lock().expect("held only to copy")
-    }
-
-    fn at(&self, step: u64, phase: Phase, collective: &dyn Collective) {
-        let collective = collective.calls();
-        *self.0.lock().expect("held only to copy") = Gauge { step, phase, collective };
-    }
-}
 
 /// Why a membership ended early.
 #[derive(Debug)]
@@ -87,97 +36,193 @@ pub enum Broken {
     Failed(u64, Trouble),
 }
 
+/// What a training thread has of its process.
+pub struct Outside<'a> {
+    /// Where the previous rank of the ring connects.
+    pub listener: &'a Listener,
+    /// What the thread is told, and shows.
+    pub controls: &'a Controls,
+    /// What it reports.
+    pub say: &'a mut dyn FnMut(Said),
+}
+
 /// Trains under `duty` until the run is done or a stop is agreed on; returns the steps committed.
 ///
 /// # Errors
 /// [`Broken`] where the membership ended before that.
-pub fn run(
-    duty: &Train,
-    job: &Job,
+pub fn run<'a>(
+    duty: &'a Train,
+    job: &'a Job,
     from: Option<Restorable>,
-    listener: &Listener,
-    controls: &Controls,
-    say: &mut dyn FnMut(Said),
+    outside: Outside<'a>,
 ) -> Result<u64, Broken> {
-    let mut collective = join(duty, listener, controls)?;
-    let (rank, world) = (collective.rank(), collective.world_size());
-    let gauges = &controls.gauges;
+    let mut member = Member::join(duty, job, outside)?;
+    member.at(Phase::Loading);
+    let mut state = job.take_state(from.is_some()).map_err(|t| member.failed(t))?;
+    let ended = member.begin(&mut state, from).and_then(|()| member.steps(&mut state));
+    job.keep_state(state);
+    ended.map(|()| member.step)
+}
 
-    gauges.at(0, Phase::Loading, &collective);
-    let mut trainer = job.start().map_err(|t| Broken::Failed(0, t))?;
-    let (mut step, origin, recorded) = match from {
-        Some(from) => {
-            let recorded = from.digest;
-            (restored(from, &mut trainer, &mut collective)?, Origin::Checkpoint, recorded)
-        }
-        None => (0, Origin::Base, recorded(duty)?),
-    };
-    let steps = job.steps();
-    // It also waits for the rank that takes longest to read its base.
-    train::agree(&mut collective, trainer.digest(), origin, recorded)
-        .map_err(|e| broken(step, e))?;
-    let configuration = train::digest::of_configuration(trainer.model());
-    train::agree(&mut collective, configuration, Origin::Configuration, None)
-        .map_err(|e| broken(step, e))?;
+/// One rank in one membership.
+struct Member<'a> {
+    duty: &'a Train,
+    job: &'a Job,
+    outside: Outside<'a>,
+    collective: Ring,
+    /// Steps committed.
+    step: u64,
+}
 
-    if duty.evaluate_first {
-        gauges.at(step, Phase::Evaluating, &collective);
-        say(Said::Evaluated(step, evaluate(&trainer, job, rank, world, controls, step)?));
-    }
-    while step < steps {
-        gauges.at(step, Phase::Computing, &collective);
-        let batch = job.batch(step, rank, world).map_err(|t| Broken::Failed(step, t))?;
-        let learning_rate = job.learning_rate(step);
-        let wants_stop = controls.stop.load(Ordering::Relaxed);
-        let done = trainer.step(&mut collective, &batch, learning_rate, wants_stop);
-        let finite = match &done {
-            Ok(done) => done.applied,
-            Err(error) => !matches!(error, train::Error::NonFinite(_)),
+impl<'a> Member<'a> {
+    fn join(duty: &'a Train, job: &'a Job, outside: Outside<'a>) -> Result<Self, Broken> {
+        let membership = collective::Membership {
+            run: duty.load.run.to_string(),
+            generation: duty.generation.0,
+            rank: duty.rank as usize,
+            addresses: duty.members.clone(),
+            key: duty.ring_key,
         };
-        if !finite {
-            say(Said::Skipped(job.skipped(step).map_err(|t| Broken::Failed(step, t))?));
+        // A dead peer closes its sockets, a silent one loses its lease: both end this by an abort. What
+        // is left is a coordinator that is away, and then patience costs less than a regroup.
+        let options = collective::Options { stall: PATIENCE, ..Default::default() };
+        let abort = outside.controls.abort.clone();
+        let collective = Ring::connect(outside.listener, &membership, &options, abort);
+        let collective = collective.map_err(|e| broken(0, e.into()))?;
+        Ok(Self { duty, job, outside, collective, step: 0 })
+    }
+
+    /// Brings `state` to where training begins, and proves that all ranks are there.
+    fn begin(&mut self, state: &mut State, from: Option<Restorable>) -> Result<(), Broken> {
+        let (origin, recorded) = match from {
+            Some(from) => {
+                let digest = from.digest;
+                self.restore(state, from)?;
+                (Origin::Checkpoint, digest)
+            }
+            None => (Origin::Base, self.recorded()?),
+        };
+        // It also waits for the rank that takes longest to read its base.
+        agree(&mut self.collective, state.digest(), origin, recorded)
+            .map_err(|e| self.broken(e))?;
+        let configuration = digest::of_configuration(state.model());
+        agree(&mut self.collective, configuration, Origin::Configuration, None)
+            .map_err(|e| self.broken(e))
+    }
+
+    fn restore(&mut self, state: &mut State, mut from: Restorable) -> Result<(), Broken> {
+        let mine = std::iter::from_fn(|| from.mine.blocking_recv());
+        let mine = mine.map(|fetched| fetched.map_err(|trouble| Broken::Failed(0, trouble)));
+        restore(state, &mut self.collective, &from.state, mine)?;
+        self.step = from.step;
+        Ok(())
+    }
+
+    /// The digest of the run's base, once the coordinator has recorded it.
+    fn recorded(&self) -> Result<Option<Digest>, Broken> {
+        let recorded = self.duty.base_digest.as_ref().map(|digest| digest.parse()).transpose();
+        recorded.map_err(|e| {
+            let message = format!("the recorded digest of the base: {e}");
+            self.failed(Trouble::new(Cause::Internal, message))
+        })
+    }
+
+    fn steps(&mut self, state: &mut State) -> Result<(), Broken> {
+        let mut trainer = Trainer::new(state, self.job.recipe());
+        if self.duty.evaluate_first {
+            self.evaluate(state)?;
         }
-        let done = done.map_err(|e| broken(step, e))?;
-        say(Said::Stepped(StepDone {
-            step,
-            loss: done.loss,
-            learning_rate,
-            grad_norm: done.grad_norm,
-            applied: done.applied,
-            samples: batch.samples,
-            samples_digest: batch.samples_digest,
-            tokens: batch.tokens(),
-            trained_tokens: batch.trained_tokens(),
-            compute: done.compute,
-            reduce_wait: done.reduce_wait,
-            sources: done.sources,
-        }));
-        step += 1;
-        let leave = step == steps || done.stop;
-        let due = job.checkpoint_due(step);
-        if leave || due {
-            gauges.at(step, Phase::Saving, &collective);
-            // What a run ends with, or goes on from, is waited for.
-            if leave || all_have_room(controls, &mut collective, step)? {
-                let room = controls.room.reserve(&controls.abort).ok_or(Broken::Aborted)?;
-                let place = (rank, world);
-                let snapshot = checkpoint::snapshot(&trainer, step, place, job.saved(), room);
-                say(Said::Snapshot(job.with_companions(snapshot, rank)));
-            } else if rank == 0 {
-                let run = duty.load.run.to_string();
-                tracing::warn!(run, step, "a checkpoint is left out, since the storage fails");
+        while self.step < self.job.steps() {
+            let stop = self.take_step(&mut trainer, state)?;
+            let last = self.step == self.job.steps();
+            let due = self.job.checkpoint_due(self.step);
+            if last || stop || due {
+                self.save(state, last || stop)?;
+            }
+            if self.job.evaluation_due(self.step, last || due) {
+                self.evaluate(state)?;
+            }
+            if stop {
+                break;
             }
         }
-        if job.evaluation_due(step, step == steps || due) {
-            gauges.at(step, Phase::Evaluating, &collective);
-            say(Said::Evaluated(step, evaluate(&trainer, job, rank, world, controls, step)?));
-        }
-        if done.stop {
-            break;
-        }
+        self.at(Phase::Idle);
+        Ok(())
     }
-    gauges.at(step, Phase::Idle, &collective);
-    Ok(step)
+
+    /// Takes the next step; returns whether some rank wants all to stop after it.
+    fn take_step(&mut self, trainer: &mut Trainer, state: &mut State) -> Result<bool, Broken> {
+        self.at(Phase::Computing);
+        let (rank, world) = self.place();
+        let batch = self.job.batch(self.step, rank, world).map_err(|t| self.failed(t))?;
+        let wants_stop = self.outside.controls.stop.load(Ordering::Relaxed);
+        let committed = trainer.step(state, &mut self.collective, &batch, wants_stop);
+        let finite = match &committed {
+            Ok(committed) => committed.done.applied,
+            Err(error) => !matches!(error, replica::Error::NonFinite(_)),
+        };
+        if !finite {
+            let skipped = self.job.skipped(self.step).map_err(|t| self.failed(t))?;
+            (self.outside.say)(Said::Skipped(skipped));
+        }
+        let Committed { done, stop } = committed.map_err(|e| self.broken(e))?;
+        (self.outside.say)(Said::Stepped(done));
+        self.step += 1;
+        Ok(stop)
+    }
+
+    /// Takes this rank's part of a checkpoint; one that the run ends with, or goes on from, is waited for.
+    fn save(&mut self, state: &State, must: bool) -> Result<(), Broken> {
+        self.at(Phase::Saving);
+        let controls = self.outside.controls;
+        if !must && !all_have_room(controls, &mut self.collective, self.step)? {
+            if self.collective.rank() == 0 {
+                let (run, step) = (self.duty.load.run.to_string(), self.step);
+                tracing::warn!(run, step, "a checkpoint is left out, since the storage fails");
+            }
+            return Ok(());
+        }
+        let room = controls.room.reserve(&controls.abort).ok_or(Broken::Aborted)?;
+        let taken = snapshot(state, self.step, self.place(), self.job.saved(), room);
+        let taken = self.job.with_companions(taken, self.collective.rank());
+        (self.outside.say)(Said::Snapshot(taken));
+        Ok(())
+    }
+
+    /// Computes this rank's share of the held-out loss, by source.
+    fn evaluate(&mut self, state: &State) -> Result<(), Broken> {
+        self.at(Phase::Evaluating);
+        let (rank, world) = self.place();
+        let mut sums = Vec::new();
+        for (source, micro_batch) in self.job.held_out(rank, world).map_err(|t| self.failed(t))? {
+            if self.outside.controls.abort.is_aborted() {
+                return Err(Broken::Aborted);
+            }
+            let loss_sum = sft::evaluate(state.model(), &micro_batch);
+            let loss_sum = loss_sum.map_err(|e| self.broken(e.into()))?;
+            let (weight, trained_tokens) = (micro_batch.weight(), micro_batch.targets.len() as u64);
+            sums.push(SourceSum { source, loss_sum, weight, trained_tokens });
+        }
+        (self.outside.say)(Said::Evaluated(self.step, sums));
+        Ok(())
+    }
+
+    fn place(&self) -> (usize, usize) {
+        (self.collective.rank(), self.collective.world_size())
+    }
+
+    /// Shows what the thread is doing.
+    fn at(&self, phase: Phase) {
+        self.outside.controls.gauges.at(self.step, phase, &self.collective);
+    }
+
+    fn failed(&self, trouble: Trouble) -> Broken {
+        Broken::Failed(self.step, trouble)
+    }
+
+    fn broken(&self, error: replica::Error) -> Broken {
+        broken(self.step, error)
+    }
 }
 
 /// Whether a snapshot can be taken on every rank; equal on every rank, since a checkpoint is of all of them or of none.
@@ -194,93 +239,34 @@ fn all_have_room(
     Ok(in_trouble == [0.0])
 }
 
-fn join(duty: &Train, listener: &Listener, controls: &Controls) -> Result<Ring, Broken> {
-    let membership = collective::Membership {
-        run: duty.load.run.to_string(),
-        generation: duty.generation.0,
-        rank: duty.rank as usize,
-        addresses: duty.members.clone(),
-        key: duty.ring_key,
-    };
-    // A dead peer closes its sockets, a silent one loses its lease: both end this by an abort. What
-    // is left is a coordinator that is away, and then patience costs less than a regroup.
-    let options = collective::Options { stall: PATIENCE, ..Default::default() };
-    Ring::connect(listener, &membership, &options, controls.abort.clone())
-        .map_err(|e| broken(0, e.into()))
-}
-
-/// The digest of the run's base, once the coordinator has recorded it.
-fn recorded(duty: &Train) -> Result<Option<Digest>, Broken> {
-    let recorded = duty.base_digest.as_ref().map(|digest| digest.parse()).transpose();
-    recorded.map_err(|e| {
-        let message = format!("the recorded digest of the base: {e}");
-        Broken::Failed(0, Trouble::new(Cause::Internal, message))
-    })
-}
-
-/// The trainer in the state of a checkpoint; the steps committed there.
-fn restored(
-    mut from: Restorable,
-    trainer: &mut Trainer,
-    collective: &mut dyn Collective,
-) -> Result<u64, Broken> {
-    let mine = std::iter::from_fn(|| from.mine.blocking_recv());
-    let mine = mine.map(|fetched| fetched.map_err(|trouble| Broken::Failed(0, trouble)));
-    restore(trainer, collective, &from.state, mine)?;
-    Ok(from.step)
-}
-
-impl From<checkpoint::Error> for Broken {
-    fn from(error: checkpoint::Error) -> Self {
+impl From<RestoreError> for Broken {
+    fn from(error: RestoreError) -> Self {
         match error {
-            checkpoint::Error::Collective(error) => broken(0, error.into()),
-            checkpoint::Error::Format { .. }
-            | checkpoint::Error::Shape { .. }
-            | checkpoint::Error::Missing(_) => {
+            RestoreError::Collective(error) => broken(0, error.into()),
+            RestoreError::Format { .. } | RestoreError::Shape { .. } | RestoreError::Missing(_) => {
                 Self::Failed(0, Trouble::new(Cause::Checkpoint, proto::error::chain(&error)))
             }
         }
     }
 }
 
-/// This rank's share of the held-out set, by source.
-fn evaluate(
-    trainer: &Trainer,
-    job: &Job,
-    rank: usize,
-    world: usize,
-    controls: &Controls,
-    step: u64,
-) -> Result<Vec<SourceSum>, Broken> {
-    let mut sums = Vec::new();
-    for (source, micro_batch) in job.held_out(rank, world).map_err(|t| Broken::Failed(step, t))? {
-        if controls.abort.is_aborted() {
-            return Err(Broken::Aborted);
-        }
-        let loss_sum = trainer.loss_sum(&micro_batch).map_err(|e| broken(step, e))?;
-        let (weight, trained_tokens) = (micro_batch.weight(), micro_batch.targets.len() as u64);
-        sums.push(SourceSum { source, loss_sum, weight, trained_tokens });
-    }
-    Ok(sums)
-}
-
-fn broken(step: u64, error: train::Error) -> Broken {
+fn broken(step: u64, error: replica::Error) -> Broken {
     let cause = match &error {
-        train::Error::Collective(collective::Error::Aborted) => return Broken::Aborted,
-        train::Error::Collective(_) => Cause::Peer,
-        train::Error::Model(_) | train::Error::Ops(_) | train::Error::Plan { .. } => {
+        replica::Error::Collective(collective::Error::Aborted) => return Broken::Aborted,
+        replica::Error::Collective(_) => Cause::Peer,
+        replica::Error::Model(_) | replica::Error::Ops(_) | replica::Error::Plan { .. } => {
             Cause::Internal
         }
-        train::Error::NonFinite(_) => Cause::Data,
-        train::Error::Diverged(_) => Cause::Diverged,
+        replica::Error::NonFinite(_) => Cause::Data,
+        replica::Error::Diverged(_) => Cause::Diverged,
     };
     let accusation = match &error {
-        train::Error::Collective(error) => error.accusation(),
-        train::Error::Model(_)
-        | train::Error::Ops(_)
-        | train::Error::Plan { .. }
-        | train::Error::NonFinite(_)
-        | train::Error::Diverged(_) => None,
+        replica::Error::Collective(error) => error.accusation(),
+        replica::Error::Model(_)
+        | replica::Error::Ops(_)
+        | replica::Error::Plan { .. }
+        | replica::Error::NonFinite(_)
+        | replica::Error::Diverged(_) => None,
     };
     let message = proto::error::chain(&error);
     Broken::Failed(step, Trouble { accusation, ..Trouble::new(cause, message) })
@@ -289,7 +275,9 @@ fn broken(step: u64, error: train::Error) -> Broken {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collective::InProcess;
+    use crate::collective::{AbortHandle, InProcess};
+    use crate::replica::Room;
+    use std::sync::Arc;
 
     /// What each rank is told, whose rooms `occupy` prepares; what it returns lives as long as the question.
     fn ask<T>(world: usize, occupy: impl Fn(usize, &Room) -> T + Sync) -> Vec<bool> {

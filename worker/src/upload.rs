@@ -4,7 +4,7 @@
 //! tried again until the run's patience is over; meanwhile the snapshot's room is in trouble, and the training thread
 //! leaves checkpoints out instead of waiting for it.
 
-use crate::checkpoint::{PartFile, Reserved, Snapshot};
+use crate::replica::{PartFile, Reserved, Snapshot};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use proto::manifest::{Digests, File, Hasher};
@@ -161,10 +161,9 @@ fn hashed(mut body: Bytes, hasher: Arc<Mutex<Hasher>>) -> impl Stream<Item = Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::{Room, Saved, Vacancy, snapshot};
     use crate::collective::AbortHandle;
     use crate::model::Dtype;
-    use crate::train::fixture;
+    use crate::replica::{Room, Saved, Vacancy, fixture, snapshot};
     use proto::id::{Generation, Lineage, RunId};
     use std::future::pending;
     use std::path::PathBuf;
@@ -198,7 +197,7 @@ mod tests {
         let room = Room::default();
         let reserved = room.reserve(&AbortHandle::new()).expect("it is free");
         let saved = Saved { dtype: Dtype::F32, file_bytes: u64::MAX };
-        let mut part = snapshot(&fixture::trainer(), STEP, (0, 1), saved, reserved);
+        let mut part = snapshot(&fixture::state(), STEP, (0, 1), saved, reserved);
         let file = |key: &str| PartFile {
             key: key.into(),
             body: Bytes::from(key.to_owned()),

@@ -16,10 +16,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 use worker::collective::{Collective, InProcess};
+use worker::kernels;
 use worker::model::{Config, Model};
-use worker::ops::optimizer::AdamW;
 use worker::ops::{Documents, Target};
-use worker::train::{Batch, MicroBatch, Recipe, Trainer};
+use worker::replica::optimizer::AdamW;
+use worker::replica::{BUCKET_ELEMENTS, Batch, MicroBatch, Recipe, State, Trainer};
 
 /// The outcome of a run, every number by its bits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,7 +79,7 @@ fn train_tiny_models(threads: usize, recompute: bool) {
     let outcomes = TINY.map(|(name, text)| {
         let model = || {
             let config = Config::parse(Path::new("config.json"), text).unwrap();
-            Model::random(config, 7).unwrap()
+            Model::random(config, 7, kernels::host())
         };
         let run = Run { threads, recompute, world: 2, steps: TINY_STEPS };
         (name.to_owned(), train(&model, &run))
@@ -95,7 +96,7 @@ fn smollm2_trains_to_the_same_bits() {
         return eprintln!("skipped: this system does not tell the shape of its first cache");
     };
     let folder = PathBuf::from(folder);
-    let model = || Model::load(&folder).unwrap();
+    let model = || Model::load(&folder, kernels::host()).unwrap();
     let run = Run { threads: 2, recompute: false, world: 1, steps: REAL_STEPS };
     let outcome = train(&model, &run);
     compare(&BTreeMap::from([(format!("smollm2-135m, {cache}"), outcome)]));
@@ -131,9 +132,10 @@ fn train_rank(model: Model, collective: &mut dyn Collective, run: &Run) -> Outco
         clip_norm: 1.0,
         recompute: run.recompute,
         // Several buckets, and matrices of several.
-        bucket_elements: if run.world > 1 { 1000 } else { worker::train::BUCKET_ELEMENTS },
+        bucket_elements: if run.world > 1 { 1000 } else { BUCKET_ELEMENTS },
     };
-    let mut trainer = Trainer::new(model, recipe);
+    let mut state = State::new(model);
+    let mut trainer = Trainer::new(&state, recipe);
     let mut steps = Vec::new();
     for step in 0..run.steps {
         let ranks: Vec<_> =
@@ -143,17 +145,17 @@ fn train_rank(model: Model, collective: &mut dyn Collective, run: &Run) -> Outco
         let batch = Batch {
             step,
             micro_batches: ranks.into_iter().nth(collective.rank()).unwrap(),
+            learning_rate: 3e-3 / (run.world * run.world) as f64 / (1.0 + step as f64),
             planned_weight: weights.iter().sum(),
             weight: weights[collective.rank()],
             samples: 0,
             samples_digest: 0,
         };
-        let learning_rate = 3e-3 / (run.world * run.world) as f64 / (1.0 + step as f64);
-        let done = trainer.step(collective, &batch, learning_rate, false).unwrap();
+        let done = trainer.step(&mut state, collective, &batch, false).unwrap().done;
         assert!(done.applied);
         steps.push([done.loss, done.grad_norm].map(|x| format!("{:016x}", x.to_bits())));
     }
-    Outcome { steps, state: trainer.digest().to_string() }
+    Outcome { steps, state: state.digest().to_string() }
 }
 
 /// A rank's packs of a step: two, each of several documents; every fifth step the second rank has none.

@@ -12,13 +12,16 @@ use proto::storage::Storage;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use worker::checkpoint::{Room, Saved, Snapshot, restore, snapshot};
 use worker::collective::{self, AbortHandle, Listener, Membership, Ring};
 use worker::job::Restorable;
+use worker::kernels;
 use worker::model::{Config, Dtype, Model};
-use worker::ops::optimizer::AdamW;
 use worker::ops::{Documents, Target};
-use worker::train::{BUCKET_ELEMENTS, Batch, MicroBatch, Recipe, Trainer};
+use worker::replica::optimizer::AdamW;
+use worker::replica::{
+    BUCKET_ELEMENTS, Batch, MicroBatch, Recipe, Room, Saved, Snapshot, State, Trainer, restore,
+    snapshot,
+};
 use worker::upload;
 
 const SMOLLM2: &str = r#"{
@@ -32,7 +35,7 @@ const LINEAGE: Lineage = Lineage(1);
 
 pub(super) struct Ours {
     /// On a thread of its own while something is restored.
-    trainer: Arc<Mutex<Trainer>>,
+    state: Arc<Mutex<State>>,
     elements: Vec<usize>,
     room: Room,
     storage: Storage,
@@ -49,13 +52,13 @@ impl Ours {
             recompute: false,
             bucket_elements: BUCKET_ELEMENTS,
         };
-        let model = Model::random(config, 1)?;
+        let model = Model::random(config, 1, kernels::host());
         let elements = model.parameters().ids().map(|p| model.parameters().elements(p)).collect();
-        let mut trainer = Trainer::new(model, recipe);
+        let mut state = State::new(model);
         // Moments that nobody has written yet are no memory.
-        trainer.step(&mut alone()?, &batch(), 1e-3, false)?;
-        let (trainer, storage) = (Arc::new(Mutex::new(trainer)), Storage::open(url)?);
-        Ok(Self { trainer, elements, room: Room::default(), storage })
+        Trainer::new(&state, recipe).step(&mut state, &mut alone()?, &batch(), false)?;
+        let (state, storage) = (Arc::new(Mutex::new(state)), Storage::open(url)?);
+        Ok(Self { state, elements, room: Room::default(), storage })
     }
 
     /// Of every parameter.
@@ -76,8 +79,8 @@ impl Ours {
 
     fn snapshot(&self) -> Snapshot {
         let room = self.room.reserve(&AbortHandle::new()).expect("nobody aborts");
-        let trainer = self.trainer.lock().expect("nobody panicked");
-        snapshot(&trainer, STEP, (0, 1), SAVED, room)
+        let state = self.state.lock().expect("nobody panicked");
+        snapshot(&state, STEP, (0, 1), SAVED, room)
     }
 
     pub(super) async fn save(&self) -> Result<Took> {
@@ -102,12 +105,12 @@ impl Ours {
         let Some(mut from) = opened.map_err(|trouble| anyhow!(trouble.message))? else {
             bail!("there is somewhere to start from")
         };
-        let trainer = self.trainer.clone();
+        let state = self.state.clone();
         let restored = tokio::task::spawn_blocking(move || {
             let mine = std::iter::from_fn(|| from.mine.blocking_recv());
             let mine = mine.map(|f| f.map_err(|trouble| anyhow!(trouble.message)));
-            let mut trainer = trainer.lock().expect("nobody panicked");
-            restore(&mut trainer, &mut alone()?, &from.state, mine)
+            let mut state = state.lock().expect("nobody panicked");
+            restore(&mut state, &mut alone()?, &from.state, mine)
         });
         restored.await??;
         Ok(start.elapsed().as_secs_f64())
@@ -153,6 +156,7 @@ fn batch() -> Batch {
     Batch {
         step: 0,
         weight,
+        learning_rate: 1e-3,
         planned_weight: weight,
         samples: 1,
         samples_digest: 0,

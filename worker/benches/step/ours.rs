@@ -3,9 +3,13 @@
 use std::path::Path;
 use std::time::Instant;
 
+use worker::device::{Buffer, Dtype, WindowMut};
+use worker::kernels;
 use worker::model::{Config, Model};
-use worker::ops::optimizer::{AdamW, Update, clip_factor, square_norm};
 use worker::ops::{Documents, Gradients, ParamId, Tape, Target};
+use worker::replica::MicroBatch;
+use worker::replica::objective::sft;
+use worker::replica::optimizer::{AdamW, Update, clip_factor};
 
 use super::{BATCH, Step};
 
@@ -25,16 +29,16 @@ pub(super) struct Trainer {
     pub(super) config: String,
     name: String,
     gradients: Flat,
-    moments: Vec<(Vec<f32>, Vec<f32>)>,
+    moments: Vec<[Buffer; 2]>,
     updates: u64,
 }
 
 /// One buffer per parameter.
-struct Flat(Vec<Vec<f32>>);
+struct Flat(Vec<Buffer>);
 
 impl Gradients for Flat {
-    fn slots(&mut self, p: ParamId) -> Vec<&mut [f32]> {
-        vec![&mut self.0[p.0]]
+    fn slots(&mut self, p: ParamId) -> Vec<WindowMut<'_>> {
+        vec![self.0[p.0].all_mut()]
     }
 
     fn finished(&mut self, _: ParamId) {}
@@ -43,18 +47,19 @@ impl Gradients for Flat {
 impl Trainer {
     pub(super) fn new(folder: Option<&Path>) -> anyhow::Result<Self> {
         let (model, name) = match folder {
-            Some(folder) => (Model::load(folder)?, folder.display().to_string()),
+            Some(folder) => (Model::load(folder, kernels::host())?, folder.display().to_string()),
             None => {
                 let config = Config::parse("config.json".as_ref(), SMOLLM2_135M)?;
                 (
-                    Model::random(config, 1)?,
+                    Model::random(config, 1, kernels::host()),
                     "random weights in the shape of SmolLM2-135M".to_owned(),
                 )
             }
         };
-        let zeros = |p| vec![0.0; model.parameters().elements(p)];
+        let device = model.parameters().kernels().device();
+        let zeros = |p| device.zeros(Dtype::F32, model.parameters().elements(p));
         let gradients = Flat(model.parameters().ids().map(zeros).collect());
-        let moments = model.parameters().ids().map(|p| (zeros(p), zeros(p))).collect();
+        let moments = model.parameters().ids().map(|p| [zeros(p), zeros(p)]).collect();
         Ok(Self { model, config: SMOLLM2_135M.to_owned(), name, gradients, moments, updates: 0 })
     }
 
@@ -80,28 +85,34 @@ impl Trainer {
             .map(|at| Target { row: at as u32 - 1, token: tokens[at], weight: 1.0 })
             .collect();
 
-        self.gradients.0.iter_mut().for_each(|gradient| gradient.fill(0.0));
-        let tape = Tape::training(self.model.parameters());
-        let loss = self.model.loss(&tape, &tokens, &lengths, &targets, false)?;
-        let loss = tape.backward(loss, &mut self.gradients)?;
-
+        let kernels = self.model.parameters().kernels().clone();
+        self.gradients.0.iter_mut().for_each(|gradient| kernels.clear(gradient.all_mut()));
         let weight = targets.len() as f64;
+        let sources = vec![0; documents.len()];
+        let micro_batch = MicroBatch { tokens, documents: lengths, sources, targets };
+        let tape = Tape::training(self.model.parameters());
+        let loss = sft::loss(&self.model, &tape, &micro_batch, false)?;
+        let loss = tape.backward(loss, &mut self.gradients)?.read(|_, _| {});
+
         let span = tracing::trace_span!("optimizer").entered();
-        let squares: f64 = self.gradients.0.iter().map(|gradient| square_norm(gradient)).sum();
-        let norm = squares.sqrt() / weight;
+        let mut squares = kernels.device().take(Dtype::F64, self.gradients.0.len());
+        for (i, gradient) in self.gradients.0.iter().enumerate() {
+            kernels.sum_squares(squares.window_mut(i..i + 1), gradient.all());
+        }
+        let norm = squares.read::<f64>().iter().sum::<f64>().sqrt() / weight;
         self.updates += 1;
-        let update = Update {
+        let factors = OPTIMIZER.step(&Update {
             count: self.updates,
             lr: LEARNING_RATE,
+            // PyTorch's AdamW, as the peer calls it, decays norms too.
             weight_decay: WEIGHT_DECAY,
             gradient_scale: clip_factor(norm, CLIP) / weight,
-        };
+        });
         let parameters = self.model.parameters_mut();
         for p in parameters.ids() {
-            // PyTorch's AdamW, as the peer calls it, decays norms too.
-            let (m, v) = &mut self.moments[p.0];
-            let g = &self.gradients.0[p.0];
-            parameters.write(p, |values| OPTIMIZER.update(&update, values, g, m, v));
+            let [m, v] = &mut self.moments[p.0];
+            let state = [parameters.values_mut(p), m, v].map(Buffer::all_mut);
+            kernels.adamw(state, self.gradients.0[p.0].all(), &factors);
         }
         drop(span);
         let seconds = start.elapsed().as_secs_f64();

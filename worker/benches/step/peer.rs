@@ -82,7 +82,7 @@ fn write_folder(ours: &Trainer) -> anyhow::Result<tempfile::TempDir> {
     let folder = tempfile::tempdir()?;
     let parameters = ours.model.parameters();
     let bytes: Vec<_> =
-        parameters.ids().map(|p| parameters.read(p, |values| Dtype::F32.encode(values))).collect();
+        parameters.ids().map(|p| Dtype::F32.encode(&parameters.values(p).read())).collect();
     let views = parameters.ids().zip(&bytes).map(|(p, bytes)| {
         let view = TensorView::new(Dtype::F32.into(), parameters.shape(p).to_vec(), bytes);
         Ok((parameters.name(p).to_owned(), view?))

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::ring::tests::ring_world;
-use super::{Collective, Error, InProcess, Kind, SameHost};
+use super::{Collective, Error, InProcess, Kind, Pending, SameHost};
+use crate::device::Buffer;
 
 type World = Vec<Box<dyn Collective>>;
 /// Makes the ranks of a world of some size, which wait for so long without progress.
@@ -76,7 +77,17 @@ fn awkward(rank: usize, index: usize) -> f32 {
 }
 
 fn reduce(rank: &mut dyn Collective, bucket: Vec<f32>) -> Result<Vec<f32>, Error> {
-    rank.reduce(bucket)?.wait()
+    Ok(launch(rank, bucket)?.wait()?.into_vec())
+}
+
+fn launch(rank: &mut dyn Collective, bucket: Vec<f32>) -> Result<Pending, Error> {
+    rank.reduce(bucket.into())
+}
+
+fn broadcast(rank: &mut dyn Collective, root: usize, values: Vec<f32>) -> Result<Vec<f32>, Error> {
+    let mut buffer = Buffer::from(values);
+    rank.broadcast(root, buffer.all_mut())?;
+    Ok(buffer.into_vec())
 }
 
 fn sums_are_exact_for_every_size_and_world(make: Make) {
@@ -117,14 +128,14 @@ fn sums_have_the_same_bits_on_every_rank(make: Make) {
 fn many_buckets_in_flight_come_back_as_launched(make: Make) {
     on_each(make(3, PATIENT), |mut rank| {
         let me = rank.rank();
-        let launch = |number: usize| {
+        let launched = |number: usize| {
             let bucket = vec![(me + number) as f32; 1 + 97 * number];
-            rank.reduce(bucket).expect("nothing is broken")
+            launch(&mut *rank, bucket).expect("nothing is broken")
         };
-        let pending: Vec<_> = (0..200).map(launch).collect();
+        let pending: Vec<_> = (0..200).map(launched).collect();
         for (number, pending) in pending.into_iter().enumerate().rev() {
             let right = vec![(3 + 3 * number) as f32; 1 + 97 * number];
-            assert_eq!(pending.wait().expect("all ranks take part"), right);
+            assert_eq!(*pending.wait().expect("all ranks take part").read::<f32>(), right);
         }
     });
 }
@@ -136,17 +147,19 @@ fn control_between_reductions_sums_in_rank_order(make: Make) {
         on_each(make(world_size, PATIENT), |mut rank| {
             let me = rank.rank();
             for step in 0..20 {
-                let before = rank.reduce(vec![1.0; 5000]).expect("nothing is broken");
+                let before = launch(&mut *rank, vec![1.0; 5000]).expect("nothing is broken");
                 let mut values = [term(me), f64::from(step), me as f64];
                 rank.control(&mut values).expect("all ranks take part");
-                let after = rank.reduce(vec![2.0; 3]).expect("nothing is broken");
+                let after = launch(&mut *rank, vec![2.0; 3]).expect("nothing is broken");
 
                 let mut ordered = 0.0;
                 (0..world_size).for_each(|rank| ordered += term(rank));
                 let (world, ranks) = (world_size as f64, (0..world_size).sum::<usize>() as f64);
                 assert_eq!(values, [ordered, f64::from(step) * world, ranks]);
-                assert_eq!(before.wait().expect("it ran"), vec![world_size as f32; 5000]);
-                assert_eq!(after.wait().expect("it ran"), vec![2.0 * world_size as f32; 3]);
+                let [before, after] =
+                    [before, after].map(|pending| pending.wait().expect("it ran"));
+                assert_eq!(*before.read::<f32>(), vec![world_size as f32; 5000]);
+                assert_eq!(*after.read::<f32>(), vec![2.0 * world_size as f32; 3]);
             }
             rank.control(&mut []).expect("nothing is a sum too");
         });
@@ -160,8 +173,8 @@ fn broadcast_reaches_all_from_every_root(make: Make) {
             for (root, len) in
                 (0..world_size).flat_map(|root| [0, 1, 5, 700_001].map(|len| (root, len)))
             {
-                let mut values: Vec<_> = (0..len).map(|index| awkward(me, index)).collect();
-                rank.broadcast(root, &mut values).expect("all ranks take part");
+                let values = (0..len).map(|index| awkward(me, index)).collect();
+                let values = broadcast(&mut *rank, root, values).expect("all ranks take part");
                 let right = (0..len).map(|index| awkward(root, index));
                 assert!(values.iter().copied().eq(right), "{len} values from rank {root}");
             }
@@ -171,7 +184,7 @@ fn broadcast_reaches_all_from_every_root(make: Make) {
 
 fn broadcast_from_nobody_is_refused(make: Make) {
     for mut rank in make(2, PATIENT) {
-        let error = rank.broadcast(2, &mut [1.0]).expect_err("there are ranks 0 and 1");
+        let error = broadcast(&mut *rank, 2, vec![1.0]).expect_err("there are ranks 0 and 1");
         assert_eq!(error.to_string(), "there is no rank 2 in a world of 2");
     }
 }
@@ -207,7 +220,7 @@ fn abort_unblocks_a_waiting_rank_within_a_second(make: Make) {
     let mut two = world.pop().expect("rank 2");
     let mut one = world.pop().expect("rank 1");
     let zero = world.pop().expect("rank 0 takes no part, so nothing can finish");
-    let pending = one.reduce(vec![1.0; 1_000_000]).expect("nothing is broken");
+    let pending = launch(&mut *one, vec![1.0; 1_000_000]).expect("nothing is broken");
     let abort = one.abort_handle();
     let at = std::thread::scope(|scope| {
         let other = scope.spawn(|| reduce(&mut *two, vec![1.0; 1_000_000]));
@@ -245,7 +258,7 @@ fn death_breaks_all_others_and_is_named(make: Make) {
             let mut world = make(world_size, PATIENT);
             let corpse = std::sync::Mutex::new(Some(world.remove(dead)));
             let errors = on_each(world, |mut rank| {
-                let pending = rank.reduce(vec![1.0; len]);
+                let pending = launch(&mut *rank, vec![1.0; len]);
                 corpse.lock().expect("no panic").take();
                 let error = pending.and_then(super::Pending::wait).expect_err("a rank is dead");
                 let later = rank.control(&mut [1.0]).expect_err("the collective is finished");
@@ -264,7 +277,7 @@ fn dropping_with_a_bucket_under_way_breaks_the_others(make: Make) {
     let mut world = make(3, PATIENT);
     let two = world.pop().expect("rank 2 takes no part yet");
     let errors = on_each(world, |mut rank| {
-        let pending = rank.reduce(vec![1.0; 2_000_000]).expect("nothing is broken");
+        let pending = launch(&mut *rank, vec![1.0; 2_000_000]).expect("nothing is broken");
         if rank.rank() == 0 {
             drop(rank);
         }
@@ -313,7 +326,7 @@ fn calls_are_counted(make: Make) {
         assert_eq!(rank.calls(), 0);
         reduce(&mut *rank, vec![1.0]).expect("all ranks take part");
         rank.control(&mut [1.0]).expect("all ranks take part");
-        rank.broadcast(0, &mut [1.0]).expect("all ranks take part");
+        broadcast(&mut *rank, 0, vec![1.0]).expect("all ranks take part");
         rank.barrier().expect("all ranks take part");
         assert_eq!(rank.calls(), 4);
     });

@@ -7,6 +7,8 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::device::{Buffer, WindowMut};
+
 use super::{AbortHandle, Call, Collective, Error, Kind, Pending, check_root};
 
 /// One thread's rank.
@@ -103,10 +105,15 @@ impl Collective for InProcess {
         self.calls
     }
 
-    fn reduce(&mut self, bucket: Vec<f32>) -> Result<Pending, Error> {
-        let call = self.give(Kind::Reduce, bucket.len(), Values::F32(bucket))?;
+    fn reduce(&mut self, bucket: Buffer) -> Result<Pending, Error> {
+        let call =
+            self.give(Kind::Reduce, bucket.len(), Values::F32(bucket.read().into_owned()))?;
         let (rank, hall) = (self.rank, self.hall.clone());
-        Ok(Pending::new(move || Ok(hall.take(rank, call)?.into_f32())))
+        Ok(Pending::new(move || {
+            let mut bucket = bucket;
+            bucket.write(0, &hall.take(rank, call)?.into_f32());
+            Ok(bucket)
+        }))
     }
 
     fn control(&mut self, values: &mut [f64]) -> Result<(), Error> {
@@ -116,7 +123,8 @@ impl Collective for InProcess {
         Ok(())
     }
 
-    fn broadcast(&mut self, root: usize, values: &mut [f32]) -> Result<(), Error> {
+    fn broadcast(&mut self, root: usize, values: WindowMut<'_>) -> Result<(), Error> {
+        let values = values.host();
         check_root(root, self.world_size())?;
         let given = if root == self.rank { Values::F32(values.to_vec()) } else { Values::Nothing };
         let kind = Kind::Broadcast { root: root as u32 };

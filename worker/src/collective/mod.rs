@@ -12,7 +12,7 @@
 //! call returns the error, and the owner drops it and waits for the next generation.
 //!
 //! Two implementations, one conformance suite: [`InProcess`] for ranks that are threads, [`Ring`] for ranks
-//! that are processes. Nothing here knows tensors, models or steps.
+//! that are processes. Nothing here knows operations, models or steps.
 
 mod abort;
 mod error;
@@ -22,6 +22,7 @@ mod ring;
 #[cfg(test)]
 mod conformance;
 
+use crate::device::{Buffer, WindowMut};
 pub use abort::AbortHandle;
 pub use error::{Call, Error, Kind};
 pub use in_process::InProcess;
@@ -38,13 +39,13 @@ pub trait Collective: Send {
     /// How many calls this rank has made: compared between ranks it tells who never entered call n.
     fn calls(&self) -> u64;
 
-    /// Hands `bucket` over to be summed; the sum over all ranks comes back through [`Pending::wait`].
+    /// Hands `bucket`, of f32, over to be summed; the sum over all ranks comes back through [`Pending::wait`].
     ///
     /// Returns before the sum is made. Lengths must agree on every rank.
     ///
     /// # Errors
     /// The error that finished this collective, if one has.
-    fn reduce(&mut self, bucket: Vec<f32>) -> Result<Pending, Error>;
+    fn reduce(&mut self, bucket: Buffer) -> Result<Pending, Error>;
 
     /// Replaces `values` with their sums over all ranks, added in rank order, after all reductions launched
     /// before. For a few values: each rank receives those of all others.
@@ -53,11 +54,11 @@ pub trait Collective: Send {
     /// The error that finishes this collective; `values` is then unchanged.
     fn control(&mut self, values: &mut [f64]) -> Result<(), Error>;
 
-    /// Replaces `values` with those of rank `root`, after all reductions launched before.
+    /// Replaces `values`, of f32, with those of rank `root`, after all reductions launched before.
     ///
     /// # Errors
     /// [`Error::NoSuchRank`], or the error that finishes this collective; `values` then holds anything.
-    fn broadcast(&mut self, root: usize, values: &mut [f32]) -> Result<(), Error>;
+    fn broadcast(&mut self, root: usize, values: WindowMut<'_>) -> Result<(), Error>;
 
     /// Returns once every rank has made this call.
     ///
@@ -71,10 +72,10 @@ pub trait Collective: Send {
 
 /// A bucket on its way: the promise of a sum.
 #[must_use = "the bucket comes back through `wait`"]
-pub struct Pending(Box<dyn FnOnce() -> Result<Vec<f32>, Error> + Send>);
+pub struct Pending(Box<dyn FnOnce() -> Result<Buffer, Error> + Send>);
 
 impl Pending {
-    fn new(wait: impl FnOnce() -> Result<Vec<f32>, Error> + Send + 'static) -> Self {
+    fn new(wait: impl FnOnce() -> Result<Buffer, Error> + Send + 'static) -> Self {
         Self(Box::new(wait))
     }
 
@@ -82,7 +83,7 @@ impl Pending {
     ///
     /// # Errors
     /// The error that finished the collective first.
-    pub fn wait(self) -> Result<Vec<f32>, Error> {
+    pub fn wait(self) -> Result<Buffer, Error> {
         (self.0)()
     }
 }

@@ -13,11 +13,13 @@ mod sight;
 mod stored;
 
 use crate::cache;
-use crate::checkpoint::{PartFile, Saved, Snapshot};
+use crate::kernels;
 use crate::model::{Config, Dtype, Model};
-use crate::ops::optimizer::AdamW;
+use crate::replica::optimizer::AdamW;
+use crate::replica::{
+    BUCKET_ELEMENTS, Batch, MicroBatch, PartFile, Recipe, Saved, Snapshot, State, digest,
+};
 use crate::session::Trouble;
-use crate::train::{BUCKET_ELEMENTS, Batch, MicroBatch, Recipe, Trainer, digest};
 use bytes::Bytes;
 use companions::{Companion, Tuned};
 pub use prepare::prepare;
@@ -53,10 +55,18 @@ pub struct Job {
     /// Token ids that samples may hold: the base's, or more.
     vocabulary: usize,
     base_digest: String,
-    /// Read once while loading, to find what is wrong with it early; the first training takes it.
-    model: Mutex<Option<Model>>,
+    /// The training state while no membership has it.
+    state: Mutex<Option<Kept>>,
     save_dtype: Dtype,
     companions: Vec<Companion>,
+}
+
+/// A state between two memberships.
+enum Kept {
+    /// The base, read while loading, so that what is wrong with it is found early.
+    Base(State),
+    /// What a membership left, whole or not: good for being restored, since that replaces all that is trained.
+    Used(State),
 }
 
 fn trouble(cause: Cause) -> impl Fn(String) -> Trouble {
@@ -94,7 +104,7 @@ impl Job {
             companions,
             vocabulary: model.config().vocab_size,
             base_digest,
-            model: Mutex::new(Some(model)),
+            state: Mutex::new(Some(Kept::Base(State::new(model)))),
             spec,
             load,
             storage,
@@ -113,17 +123,29 @@ impl Job {
         Restorable::open(&self.storage, train, &self.load.plan_digest).await
     }
 
-    /// A training at its beginning.
+    /// The state that a membership begins with: the base; where it is about to be restored, any state.
     ///
     /// # Errors
-    /// [`Cause::Model`] if the base is no longer what it was.
-    pub fn start(&self) -> Result<Trainer, Trouble> {
-        let ready = self.model.lock().expect("held only to take").take();
-        let model = match ready {
-            Some(model) => model,
-            None => read_model(&self.base, &self.spec, self.vocabulary)?,
-        };
-        Ok(Trainer::new(model, recipe(&self.spec)))
+    /// [`Cause::Model`] if the base has to be read again and is no longer what it was.
+    pub fn take_state(&self, to_restore: bool) -> Result<State, Trouble> {
+        let kept = self.state.lock().expect("held only to swap").take();
+        match kept {
+            Some(Kept::Base(state)) => return Ok(state),
+            Some(Kept::Used(state)) if to_restore => return Ok(state),
+            // Its memory is needed for the base.
+            kept => drop(kept),
+        }
+        Ok(State::new(read_model(&self.base, &self.spec, self.vocabulary)?))
+    }
+
+    /// Keeps what a membership leaves for the next one.
+    pub fn keep_state(&self, state: State) {
+        *self.state.lock().expect("held only to swap") = Some(Kept::Used(state));
+    }
+
+    /// How the state is updated.
+    pub fn recipe(&self) -> Recipe {
+        recipe(&self.spec)
     }
 
     /// The base as a run of `spec` begins with it, and how it is updated.
@@ -165,7 +187,7 @@ impl Job {
     }
 
     /// Of step `step`, from 0.
-    pub fn learning_rate(&self, step: u64) -> f64 {
+    fn learning_rate(&self, step: u64) -> f64 {
         schedule::learning_rate(step, self.steps(), &self.spec.train().schedule())
     }
 
@@ -206,6 +228,7 @@ impl Job {
             step,
             weight: micro_batches.iter().map(MicroBatch::weight).sum(),
             micro_batches,
+            learning_rate: self.learning_rate(step),
             planned_weight: planned.weight,
             samples: consumed.samples,
             samples_digest: consumed.digest,
@@ -335,10 +358,12 @@ fn read_base(
 /// The model as it is before its first step, with a row for every token id below `tokens`.
 fn read_model(base: &Path, spec: &Spec, tokens: usize) -> Result<Model, Trouble> {
     let model = match spec.model().init {
-        Init::Pretrained => Model::load(base).and_then(|model| model.with_vocabulary(tokens)),
-        Init::Random => Config::read(base).and_then(|mut config| {
+        Init::Pretrained => {
+            Model::load(base, kernels::host()).map(|model| model.with_vocabulary(tokens))
+        }
+        Init::Random => Config::read(base).map(|mut config| {
             config.vocab_size = config.vocab_size.max(tokens);
-            Model::random(config, spec.train().seed)
+            Model::random(config, spec.train().seed, kernels::host())
         }),
     };
     model.map_err(|e| trouble(Cause::Model)(chain(&e)))

@@ -1,9 +1,8 @@
 //! A checkpoint to start from: its manifest, and those of its files that this rank reads, every byte verified.
 
 use super::{storage_trouble, trouble};
-use crate::checkpoint::{Fetched, share_of};
+use crate::replica::{Digest, Fetched, share_of};
 use crate::session::Trouble;
-use crate::train::Digest;
 use futures::StreamExt;
 use proto::error::chain;
 use proto::manifest::{self, Checkpoint, Checksum, File};

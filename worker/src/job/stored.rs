@@ -2,8 +2,8 @@
 
 use super::{mapped, storage_trouble, trouble};
 use crate::ops::{Documents, Target};
+use crate::replica::MicroBatch;
 use crate::session::Trouble;
-use crate::train::MicroBatch;
 use proto::error::chain;
 use proto::key;
 use proto::manifest;

@@ -15,72 +15,58 @@
 
 #![allow(non_snake_case, reason = "tensors carry their shape in their name")]
 
-use std::sync::{Arc, Mutex};
-
 use super::error::Error;
 use super::layout::{Layer, Linear};
 use super::{Config, Model};
-use crate::ops::{self, Documents, LossSum, Rotary, Tape, Target, Value};
+use crate::device::Device;
+use crate::ops::{self, Documents, Placement, Rotary, Tape, Value};
+use candle_core::Tensor;
+use std::sync::{Arc, Mutex};
 
 impl Model {
-    /// The sum over `targets` of weight times negative log-likelihood, and its gradient on `tape`'s
-    /// way back.
-    ///
-    /// `tokens` are the documents of a micro-batch laid end to end. With `recompute` a layer keeps
-    /// only its input and runs twice: about a third more arithmetic for a fraction of the memory.
-    ///
-    /// # Errors
-    /// [`Error::Ops`] for a token outside the vocabulary, or documents and targets that do not fit
-    /// the tokens.
-    pub fn loss<'p>(
-        &'p self,
-        tape: &Tape<'p>,
-        tokens: &[u32],
-        documents: &Documents,
-        targets: &[Target],
-        recompute: bool,
-    ) -> Result<LossSum<'p>, Error> {
-        let x_TE = self.hidden(tape, tokens, documents, recompute)?;
-        Ok(tape.linear_cross_entropy(&x_TE, self.layout.head, targets)?)
-    }
-
     /// The logits of every row: `[tokens, vocabulary]`.
     ///
     /// # Errors
-    /// [`Error::Ops`] for a token outside the vocabulary, or documents that do not fit the tokens.
-    pub fn logits(&self, tokens: &[u32], documents: &Documents) -> Result<Value, Error> {
+    /// [`Error::Ops`] for a token outside the vocabulary, or documents that do not fit the tokens; [`Error::Tensor`]
+    /// where the tensor library refuses.
+    pub fn logits(&self, tokens: &[u32], documents: &Documents) -> Result<Tensor, Error> {
         let tape = Tape::inference(&self.parameters);
         let x_TE = self.hidden(&tape, tokens, documents, false)?;
-        Ok(tape.linear(&x_TE, self.layout.head, None)?)
+        let logits_TV = tape.linear(&x_TE, self.layout.head, None)?;
+        let shape = (logits_TV.rows(), logits_TV.cols());
+        Ok(Tensor::from_slice(&logits_TV.read(), shape, &candle_core::Device::Cpu)?)
     }
 
-    /// What the output matrix reads.
-    fn hidden<'p>(
+    /// The hidden states that [`Model::head`] turns into logits: `[tokens, E]`.
+    ///
+    /// `tokens` are the documents of a micro-batch laid end to end. With `recompute` a layer keeps only its input and
+    /// runs twice: about a third more arithmetic for a fraction of the memory.
+    ///
+    /// # Errors
+    /// [`Error::Ops`] for a token outside the vocabulary, or documents that do not fit the tokens.
+    pub fn hidden<'p>(
         &'p self,
         tape: &Tape<'p>,
         tokens: &[u32],
         documents: &Documents,
         recompute: bool,
     ) -> Result<Value, Error> {
-        let longest = documents.iter().map(|rows| rows.len()).max().unwrap_or(0);
+        let device = self.parameters.kernels().device();
+        let rotary = self.rotary.covering(&self.config, device, documents.longest())?;
         // A closure that is run again in the backward owns what it reads.
-        let rotary = self.rotary.covering(&self.config, longest)?;
-        let documents = Arc::new(documents.clone());
+        let place = Arc::new(Placement::new(device, rotary, documents.clone()));
         let mut x_TE = tape.embed(tokens, self.layout.embedding)?;
         for layer in &self.layout.layers {
-            let (rotary, documents) = (rotary.clone(), documents.clone());
+            let place = place.clone();
             let eps = self.config.rms_norm_eps;
             let forward = move |tape: &Tape<'p>, x_TE: &Value| {
                 let _span = tracing::trace_span!("norms and element-wise forward").entered();
-                layer.forward(tape, x_TE, eps, |q_TQ, k_TK, v_TK| {
+                layer.forward(tape, x_TE, eps, |qkv| {
                     let _span = tracing::trace_span!("attention forward").entered();
-                    tape.attention(q_TQ, k_TK, v_TK, (&rotary, &documents), &layer.attention)
+                    tape.attention(qkv, &place, &layer.attention)
                 })
             };
-            x_TE = match recompute {
-                true => tape.recompute(&x_TE, forward)?,
-                false => forward(tape, &x_TE)?,
-            };
+            x_TE = if recompute { tape.recompute(&x_TE, forward)? } else { forward(tape, &x_TE)? };
         }
         Ok(tape.rms_norm(&x_TE, self.layout.norm, self.config.rms_norm_eps)?)
     }
@@ -94,7 +80,7 @@ impl Layer {
         tape: &Tape<'_>,
         x_TE: &Value,
         eps: f32,
-        attend: impl FnOnce(&Value, &Value, &Value) -> ops::Result<Value>,
+        attend: impl FnOnce([&Value; 3]) -> ops::Result<Value>,
     ) -> ops::Result<Value> {
         let normed_TE = tape.rms_norm(x_TE, self.attention_norm, eps)?;
         let mut q_TQ = self.query.forward(tape, &normed_TE)?;
@@ -104,7 +90,7 @@ impl Layer {
             q_TQ = tape.rms_norm(&q_TQ, query, eps)?;
             k_TK = tape.rms_norm(&k_TK, key, eps)?;
         }
-        let heads_TQ = attend(&q_TQ, &k_TK, &v_TK)?;
+        let heads_TQ = attend([&q_TQ, &k_TK, &v_TK])?;
         let x_TE = tape.add(x_TE, &self.output.forward(tape, &heads_TQ)?)?;
 
         let normed_TE = tape.rms_norm(&x_TE, self.mlp_norm, eps)?;
@@ -124,9 +110,9 @@ impl Linear {
 
 impl Config {
     /// The tables that rotate positions `0..positions`.
-    pub(super) fn rotary(&self, positions: usize) -> ops::Result<Rotary> {
+    pub(super) fn rotary(&self, device: &Device, positions: usize) -> ops::Result<Rotary> {
         let tables = self.rope.tables(self.head_dim, positions);
-        Rotary::new(tables.cos, tables.sin, self.head_dim / 2)
+        Rotary::new(device, tables.cos, tables.sin, self.head_dim / 2)
     }
 }
 
@@ -136,13 +122,18 @@ pub(super) struct KeptRotary(Mutex<Option<Arc<Rotary>>>);
 
 impl KeptRotary {
     /// Tables for at least `positions` positions; made anew only where the last ones are too short.
-    fn covering(&self, config: &Config, positions: usize) -> ops::Result<Arc<Rotary>> {
+    fn covering(
+        &self,
+        config: &Config,
+        device: &Device,
+        positions: usize,
+    ) -> ops::Result<Arc<Rotary>> {
         let mut kept = self.0.lock().expect("held only to look and to make tables");
         if let Some(tables) = kept.as_ref().filter(|tables| tables.positions() >= positions) {
             return Ok(tables.clone());
         }
         // Twice as long as the last ones at least: documents that grow slowly cost little.
-        let tables = Arc::new(config.rotary(positions.next_power_of_two())?);
+        let tables = Arc::new(config.rotary(device, positions.next_power_of_two())?);
         Ok(kept.insert(tables).clone())
     }
 }
@@ -157,7 +148,8 @@ mod tests {
             "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}"#;
         let config = Config::parse("config.json".as_ref(), text).expect("a sound configuration");
         let kept = KeptRotary::default();
-        let covering = |positions| kept.covering(&config, positions).expect("tables");
+        let covering =
+            |positions| kept.covering(&config, &Device::Host, positions).expect("tables");
         let first = covering(100);
         assert_eq!(first.positions(), 128);
         assert!(Arc::ptr_eq(&first, &covering(3)) && Arc::ptr_eq(&first, &covering(128)));

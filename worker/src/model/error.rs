@@ -76,4 +76,7 @@ pub enum Error {
     /// An operation refused its operands.
     #[error(transparent)]
     Ops(#[from] crate::ops::Error),
+    /// The tensor library refused.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
 }

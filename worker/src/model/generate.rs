@@ -92,8 +92,9 @@ struct Reader<'m> {
 impl<'m> Reader<'m> {
     /// `positions` is the most that it will read.
     fn new(model: &'m Model, positions: usize) -> Result<Self, Error> {
+        let device = model.parameters.kernels().device();
         let caches = model.layout.layers.iter().map(|_| KvCache::default()).collect();
-        Ok(Self { model, rotary: model.config.rotary(positions)?, caches })
+        Ok(Self { model, rotary: model.config.rotary(device, positions)?, caches })
     }
 
     /// Reads on, and returns the logits of what follows the last of `tokens`.
@@ -102,8 +103,8 @@ impl<'m> Reader<'m> {
         let tape = Tape::inference(parameters);
         let mut x_TE = tape.embed(tokens, layout.embedding)?;
         for (layer, cache) in layout.layers.iter().zip(&mut self.caches) {
-            x_TE = layer.forward(&tape, &x_TE, config.rms_norm_eps, |q_TQ, k_TK, v_TK| {
-                tape.attention_cached([q_TQ, k_TK, v_TK], &self.rotary, cache, &layer.attention)
+            x_TE = layer.forward(&tape, &x_TE, config.rms_norm_eps, |qkv| {
+                tape.attention_cached(qkv, &self.rotary, cache, &layer.attention)
             })?;
         }
         // Only the last row's successor is unknown.
@@ -117,7 +118,9 @@ impl<'m> Reader<'m> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels;
     use crate::model::Config;
+    use crate::model::logits::argmax;
     use crate::ops::Documents;
 
     /// A window that the text outgrows, norms on heads, biases, and fewer key heads than query
@@ -130,7 +133,7 @@ mod tests {
             "use_sliding_window": true, "sliding_window": 5, "max_window_layers": 1,
             "max_position_embeddings": 40}"#;
         let config = Config::parse("config.json".as_ref(), text).expect("a sound configuration");
-        Model::random(config, 11).expect("values are drawn")
+        Model::random(config, 11, kernels::host())
     }
 
     fn generation(sampling: Sampling) -> Generation {
@@ -151,8 +154,8 @@ mod tests {
             // The whole text again for each token, by the pass that training uses.
             let documents = Documents::of_lengths([text.len()]);
             let logits = model.logits(&text, &documents).expect("a sound text");
-            let last = logits.read()[(text.len() - 1) * 31..].to_vec();
-            assert_eq!(crate::ops::argmax(&last), Some(*token as usize));
+            let last = logits.to_vec2::<f32>().expect("a matrix").pop().expect("a row");
+            assert_eq!(argmax(&last), Some(*token as usize));
             text.push(*token);
         }
         assert_eq!(got.len(), 20);

@@ -4,7 +4,8 @@
 //! The order is that of transformers' `state_dict`. Everything that walks over parameters (buckets,
 //! checkpoints, optimizer state) walks in this order.
 
-use crate::ops::{Attention, ParamId};
+use crate::kernels::Attention;
+use crate::ops::ParamId;
 
 use super::Config;
 

@@ -16,12 +16,11 @@ mod dtype;
 mod error;
 mod generate;
 mod layout;
+mod logits;
 mod random;
 mod sampling;
 mod vocabulary;
 mod weights;
-
-use std::path::Path;
 
 pub use config::{Config, FILE as CONFIG_FILE, Family, Rope, Scaling};
 pub use dtype::Dtype;
@@ -30,8 +29,11 @@ pub use generate::{Continuation, Finish, Generation};
 pub use sampling::Sampling;
 pub use weights::{FILE as WEIGHTS_FILE, INDEX as WEIGHTS_INDEX};
 
-use crate::ops::Parameters;
+use crate::kernels::Kernels;
+use crate::ops::{ParamId, Parameters};
 use layout::Layout;
+use std::path::Path;
+use std::sync::Arc;
 
 /// A decoder and its parameters.
 pub struct Model {
@@ -46,29 +48,28 @@ impl Model {
     /// Reads a model folder: `config.json`, and `model.safetensors` or the files that its index
     /// names.
     ///
-    /// Every parameter is trainable and f32, widened from what the files hold.
+    /// Every parameter is trainable and f32, widened from what the files hold, on the device of `kernels`.
     ///
     /// # Errors
     /// Those of [`Config::read`]; [`Error::Weights`] where a tensor is missing, superfluous, of
     /// another shape or of a type that is not float, or a file is cut short; [`Error::Read`] where
     /// the system refuses.
-    pub fn load(folder: &Path) -> Result<Self, Error> {
+    pub fn load(folder: &Path, kernels: Arc<dyn Kernels>) -> Result<Self, Error> {
         let config = Config::read(folder)?;
         let (layout, slots) = Layout::new(&config);
-        let (parameters, dtype) = weights::read(folder, &slots)?;
+        let mut parameters = Parameters::new(kernels);
+        let dtype = weights::read(folder, &slots, &mut parameters)?;
         Ok(Self { config, layout, parameters, dtype, rotary: Default::default() })
     }
 
     /// A model that knows nothing yet: norms at one, biases at zero, matrices normal with the
     /// configuration's `initializer_range`.
-    ///
-    /// # Errors
-    /// What the tensor library reports.
-    pub fn random(config: Config, seed: u64) -> Result<Self, Error> {
+    pub fn random(config: Config, seed: u64, kernels: Arc<dyn Kernels>) -> Self {
         let (layout, slots) = Layout::new(&config);
-        let parameters = weights::draw(&slots, config.initializer_range, seed)?;
+        let mut parameters = Parameters::new(kernels);
+        weights::draw(&slots, config.initializer_range, seed, &mut parameters);
         let dtype = config.dtype.unwrap_or(Dtype::F32);
-        Ok(Self { config, layout, parameters, dtype, rotary: Default::default() })
+        Self { config, layout, parameters, dtype, rotary: Default::default() }
     }
 
     /// What `config.json` said.
@@ -84,6 +85,11 @@ impl Model {
     /// The parameters, to be changed by an optimizer, a broadcast or a restore.
     pub fn parameters_mut(&mut self) -> &mut Parameters {
         &mut self.parameters
+    }
+
+    /// The matrix that turns hidden states into logits; the embedding itself where they are tied.
+    pub fn head(&self) -> ParamId {
+        self.layout.head
     }
 
     /// The type that the weights were stored in, in which a folder is written again.

@@ -2,8 +2,8 @@
 //! probability.
 
 use super::error::Error;
+use super::logits::{argmax, log_softmax};
 use super::random::Stream;
-use crate::ops;
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,14 +44,14 @@ impl Sampling {
     /// # Errors
     /// [`Error::Prompt`] for a row that holds no number: the weights are broken.
     pub(super) fn choose(&self, logits: &mut [f32], place: usize) -> Result<u32, Error> {
-        let likeliest = ops::argmax(logits).ok_or_else(|| Error::Prompt {
+        let likeliest = argmax(logits).ok_or_else(|| Error::Prompt {
             what: format!("the logits of token {place} are not numbers; the weights are broken"),
         })?;
         if self.temperature == 0.0 {
             return Ok(likeliest as u32);
         }
         logits.iter_mut().for_each(|logit| *logit /= self.temperature);
-        ops::log_softmax(logits);
+        log_softmax(logits);
         let mut candidates: Vec<(u32, f64)> =
             (0..).zip(logits.iter().map(|log| f64::from(*log).exp())).collect();
         candidates.sort_by(|(_, a), (_, b)| b.total_cmp(a));

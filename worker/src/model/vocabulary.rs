@@ -4,42 +4,29 @@
 //! average one and disturbs no old one; `transformers` does the same, and adds noise that would
 //! need a seed. Rows that a base keeps in reserve are used as they are.
 
-use candle_core::{Device, Tensor};
-
-use super::error::Error;
 use super::layout::Layout;
 use super::{Config, Model};
-use crate::ops::{self, Parameters};
 
 impl Model {
     /// The model with a row for every token id below `tokens`, in the embedding and in the output
     /// matrix; one that has them stays as it is.
     ///
     /// The rows are equal on every rank: sums run in one order, in f64.
-    ///
-    /// # Errors
-    /// What the tensor library reports.
-    pub fn with_vocabulary(self, tokens: usize) -> Result<Self, Error> {
+    pub fn with_vocabulary(self, tokens: usize) -> Self {
         if tokens <= self.config.vocab_size {
-            return Ok(self);
+            return self;
         }
-        let Self { config, parameters: old, dtype, rotary, .. } = self;
+        let Self { config, mut parameters, dtype, rotary, .. } = self;
         let config = Config { vocab_size: tokens, ..config };
         let (layout, slots) = Layout::new(&config);
-        let mut parameters = Parameters::default();
-        for (p, slot) in old.ids().zip(&slots) {
-            let tensor = match old.shape(p) == slot.shape {
-                true => old.tensor(p).clone(),
-                // Only the two matrices have a row per token.
-                false => {
-                    let values = old.read(p, |rows| grown(rows, &slot.shape));
-                    Tensor::from_vec(values, slot.shape.as_slice(), &Device::Cpu)
-                        .map_err(ops::Error::from)?
-                }
-            };
-            parameters.push(&slot.name, tensor, old.trainable(p))?;
+        for (p, slot) in parameters.ids().zip(&slots) {
+            // Only the two matrices have a row per token.
+            if parameters.shape(p) != slot.shape {
+                let values = grown(&parameters.values(p).read(), &slot.shape);
+                parameters.replace(p, &slot.shape, values);
+            }
         }
-        Ok(Self { config, layout, parameters, dtype, rotary })
+        Self { config, layout, parameters, dtype, rotary }
     }
 }
 
@@ -63,6 +50,7 @@ fn grown(rows: &[f32], shape: &[usize]) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels;
     use std::path::Path;
 
     fn model(tied: bool) -> Model {
@@ -71,19 +59,19 @@ mod tests {
             "num_hidden_layers": 1, "num_attention_heads": 2, "tie_word_embeddings": tied,
         });
         let config = Config::parse(Path::new("config.json"), &text.to_string()).expect("valid");
-        Model::random(config, 7).expect("drawn")
+        Model::random(config, 7, kernels::host())
     }
 
     #[test]
     fn new_rows_are_the_mean_and_nothing_else_changes() {
         for (tied, matrices) in [(true, 1), (false, 2)] {
-            let (old, new) = (model(tied), model(tied).with_vocabulary(5).expect("grows"));
+            let (old, new) = (model(tied), model(tied).with_vocabulary(5));
             assert_eq!(new.config().vocab_size, 5);
             let mut grew = 0;
             for p in old.parameters().ids() {
-                let before = old.parameters().read(p, <[f32]>::to_vec);
-                let after = new.parameters().read(p, <[f32]>::to_vec);
-                assert_eq!(after[..before.len()], before);
+                let before = old.parameters().values(p).read::<f32>();
+                let after = new.parameters().values(p).read::<f32>();
+                assert_eq!(after[..before.len()], *before);
                 if after.len() == before.len() {
                     continue;
                 }
@@ -102,7 +90,7 @@ mod tests {
 
     #[test]
     fn spare_rows_are_used_before_the_vocabulary_grows() {
-        let same = model(true).with_vocabulary(2).expect("as it is");
+        let same = model(true).with_vocabulary(2);
         assert_eq!(same.config().vocab_size, 3);
     }
 }

@@ -1,33 +1,27 @@
 //! The last linear map and the cross-entropy, in one: the batch's logits never exist.
 //!
-//! Only rows that predict a trained token are computed, a chunk at a time: logits, their gradient
-//! in place, and from it at once the gradients of `x` and `w`. So a training tape computes the loss
-//! in its backward; asking for it earlier would compute the logits twice.
+//! Only rows that predict a trained token are computed, a chunk at a time: logits, their gradient in place, and from it
+//! at once the gradients of `x` and `w`. So a training tape computes the loss in its backward; asking for it earlier
+//! would compute the logits twice. The losses stay on the device until they are read: once for a step.
 
-use rayon::prelude::*;
-
-use super::{
-    error::{Error, Result, expect_shape},
-    kernel::{self, Matrix, MatrixMut, gemm_parallel, vectorized},
-    parameters::{ParamId, Parameters},
-    pool,
-    tape::{Backward, Onto, Tape, Value},
-};
+use super::error::{Error, Result, expect_shape};
+use super::parameters::{ParamId, Parameters};
+use super::tape::{Backward, Seed, Tape, Value};
+use crate::device::{Buffer, Dtype, Window, WindowMut};
+use crate::kernels::{Onto, Operand, Out, Rows};
 
 /// How many logits exist at one time.
 #[derive(Clone, Copy)]
-struct Limits {
-    /// About so many, in all rows of a chunk.
-    elements: usize,
+pub(super) struct Limits {
+    /// In all rows of a chunk, about.
+    pub(super) elements: usize,
     /// Rows that a chunk may have whatever the vocabulary: each chunk reads and writes the whole
     /// gradient of the weight, which is worth it for many rows only.
-    rows: usize,
+    pub(super) rows: usize,
 }
 
 /// 104 MiB of logits, or 512 rows: half a gigabyte for a vocabulary of 262,144.
 const LIMITS: Limits = Limits { elements: 26 << 20, rows: 512 };
-/// Few, so that the small cases of the tests have several chunks.
-const LIMITS_OF_TESTS: Limits = Limits { elements: 1 << 10, rows: 1 };
 
 impl Limits {
     /// Chunks of about equal length.
@@ -53,17 +47,51 @@ pub struct LossSum<'p> {
     params: &'p Parameters,
     x: Value,
     w: ParamId,
+    /// Rows and columns of `w`.
+    vocabulary: usize,
+    width: usize,
     targets: Vec<Target>,
+    limits: Limits,
+}
+
+/// What a [`LossSum`] came to: each target's loss, still on the device.
+pub struct Losses {
+    targets: Vec<Target>,
+    /// In f64, by chunk of targets.
+    chunks: Vec<Buffer>,
+}
+
+impl Losses {
+    /// Their sum; each target's loss, times its weight, is shown.
+    pub fn read(&self, mut show: impl FnMut(&Target, f64)) -> f64 {
+        let mut sum = 0.;
+        let mut targets = self.targets.iter();
+        for chunk in &self.chunks {
+            let losses = chunk.read::<f64>();
+            sum += losses.iter().sum::<f64>();
+            losses.iter().zip(&mut targets).for_each(|(loss, target)| show(target, *loss));
+        }
+        sum
+    }
 }
 
 impl<'p> Tape<'p> {
     /// The loss of predicting `targets` from logits `x w^T`; targets of weight 0 are left out.
     ///
     /// # Errors
-    /// [`Error::Shape`] if shapes do not fit or a target's row does not exist, [`Error::Token`] if
-    /// its token does not.
+    /// [`Error::Shape`] if shapes do not fit or a target's row does not exist, [`Error::Token`] if its token does not.
     pub fn linear_cross_entropy(
         &self,
+        x: &Value,
+        w: ParamId,
+        targets: &[Target],
+    ) -> Result<LossSum<'p>> {
+        self.cross_entropy_within(LIMITS, x, w, targets)
+    }
+
+    pub(super) fn cross_entropy_within(
+        &self,
+        limits: Limits,
         x: &Value,
         w: ParamId,
         targets: &[Target],
@@ -83,135 +111,90 @@ impl<'p> Tape<'p> {
         }
         self.use_param(w);
         let targets = targets.iter().copied().filter(|target| target.weight != 0.).collect();
-        Ok(LossSum { params, x: x.clone(), w, targets })
+        Ok(LossSum { params, x: x.clone(), w, vocabulary, width, targets, limits })
     }
+}
+
+/// Some targets' rows: what predicts them, and their logits or the gradient of those.
+struct Chunk<'a> {
+    x: Operand<'a>,
+    logits: Operand<'a>,
+    rows: Rows<'a>,
 }
 
 impl LossSum<'_> {
     /// Its value, for evaluation; computed at every call.
-    ///
-    /// # Errors
-    /// None at present.
-    pub fn value(&self) -> Result<f64> {
-        let mut sum = 0.;
-        self.for_each_chunk(|chunk| sum += chunk.losses.iter().sum::<f64>(), nll);
-        Ok(sum)
+    pub fn value(&self) -> f64 {
+        let kernels = self.params.kernels();
+        let losses = self.each_chunk(
+            |losses, logits, [tokens, weights]| kernels.nll(losses, logits, tokens, weights),
+            |_| {},
+        );
+        losses.read(|_, _| {})
     }
 
-    /// Its value; its gradients go to `x` and `w`, and each target's loss to `show`.
-    pub(super) fn backward(
-        self,
-        flow: &mut Backward<'_>,
-        show: &mut dyn FnMut(&Target, f64),
-    ) -> Result<f64> {
-        let (vocabulary, width) = self.params.matrix("linear_cross_entropy", self.w)?;
-        let w = self.params.elements_of(self.w);
-        let mut dx = if self.targets.is_empty() { None } else { flow.open(&self.x) };
-        if let Some(dx) = &mut dx
-            && dx.onto == Onto::Fresh
-        {
-            dx.data.fill(0.);
+    /// Computes each chunk's logits, turns them into losses by `loss`, and hands what that left of them to `then`.
+    fn each_chunk(
+        &self,
+        loss: impl Fn(WindowMut<'_>, WindowMut<'_>, [Window<'_>; 2]),
+        mut then: impl FnMut(Chunk<'_>),
+    ) -> Losses {
+        let Self { vocabulary, width, .. } = *self;
+        let kernels = self.params.kernels();
+        let device = kernels.device();
+        let w = Operand::new(self.params.values(self.w).all(), vocabulary, width);
+        let count = self.limits.chunks(self.targets.len(), vocabulary);
+        let most = self.targets.len().div_ceil(count).max(1);
+        let mut x = device.take(Dtype::F32, most * width);
+        let mut logits = device.take(Dtype::F32, most * vocabulary);
+        let mut chunks = Vec::with_capacity(count);
+        for targets in self.targets.chunks(most) {
+            let n = targets.len();
+            let indices = device.upload::<u32>(targets.iter().map(|t| t.row).collect());
+            let tokens = device.upload::<u32>(targets.iter().map(|t| t.token).collect());
+            let weights = device.upload::<f32>(targets.iter().map(|t| t.weight).collect());
+            let rows = Rows { indices: indices.all(), width };
+            kernels.gather_rows(x.window_mut(0..n * width), self.x.array.all(), rows);
+            let x = Operand::new(x.window(0..n * width), n, width);
+            let to = logits.window_mut(0..n * vocabulary);
+            kernels.gemm(Out { to, onto: Onto::Fresh }, x, w.t());
+            let mut losses = device.take(Dtype::F64, n);
+            let to = logits.window_mut(0..n * vocabulary);
+            loss(losses.all_mut(), to, [tokens.all(), weights.all()]);
+            let logits = Operand::new(logits.window(0..n * vocabulary), n, vocabulary);
+            then(Chunk { x, logits, rows });
+            chunks.push(losses);
         }
-        let mut sum = 0.;
-        self.for_each_chunk(
-            |Chunk { targets, x, logits, losses }| {
-                sum += losses.iter().sum::<f64>();
-                targets.iter().zip(losses).for_each(|(target, loss)| show(target, *loss));
-                let dlogits = Matrix::new(logits, targets.len(), vocabulary);
+        Losses { targets: self.targets.clone(), chunks }
+    }
+}
+
+impl Seed for LossSum<'_> {
+    type Outcome = Losses;
+
+    fn backward(self, flow: &mut Backward<'_>) -> Result<Losses> {
+        let _span = tracing::trace_span!("cross-entropy").entered();
+        let Self { vocabulary, width, .. } = self;
+        let kernels = flow.kernels();
+        let w = Operand::new(self.params.values(self.w).all(), vocabulary, width);
+        let mut dx = if self.targets.is_empty() { None } else { flow.open(&self.x) };
+        let losses = self.each_chunk(
+            |losses, logits, [tokens, weights]| kernels.nll_back(losses, logits, tokens, weights),
+            |Chunk { x, logits, rows }| {
                 for (block, dw) in flow.row_blocks(self.w) {
-                    let dw = MatrixMut::new(dw, block.len(), width);
-                    let x = Matrix::new(x, targets.len(), width);
-                    gemm_parallel(dw, Onto::Sum, dlogits.cols(block).t(), x);
+                    kernels.gemm(Out { to: dw, onto: Onto::Sum }, logits.cols(block).t(), x);
                 }
                 if let Some(dx) = &mut dx {
-                    let mut part = pool::take(x.len());
-                    let c = MatrixMut::new(&mut part, targets.len(), width);
-                    gemm_parallel(c, Onto::Fresh, dlogits, Matrix::new(&w, vocabulary, width));
-                    for (part, target) in part.chunks_exact(width).zip(targets) {
-                        let row = &mut dx.data[target.row as usize * width..][..width];
-                        row.iter_mut().zip(part).for_each(|(row, part)| *row += part);
-                    }
-                    pool::give(part);
+                    let mut part = kernels.device().take(Dtype::F32, x.rows() * width);
+                    kernels.gemm(Out { to: part.all_mut(), onto: Onto::Fresh }, logits, w);
+                    kernels.scatter_add_rows(dx.sum(kernels), 0, part.all(), rows);
                 }
             },
-            nll_gradient,
         );
         flow.release(self.w);
-        flow.close(&self.x, dx)?;
-        Ok(sum)
+        flow.close(&self.x, dx);
+        Ok(losses)
     }
-
-    /// Computes each chunk's logits, turns every row of them into a loss by `loss`, and shows the
-    /// chunk.
-    fn for_each_chunk(
-        &self,
-        mut show: impl FnMut(Chunk<'_>),
-        loss: impl Fn(&mut [f32], &Target) -> f64 + Sync,
-    ) {
-        let [vocabulary, width] = *self.params.shape(self.w) else {
-            return;
-        };
-        let (w, rows) = (self.params.elements_of(self.w), self.x.array.read());
-        let limits = if cfg!(test) { LIMITS_OF_TESTS } else { LIMITS };
-        let chunks = limits.chunks(self.targets.len(), vocabulary);
-        let most = self.targets.len().div_ceil(chunks).max(1);
-        let (mut x, mut logits) = (pool::take(most * width), pool::take(most * vocabulary));
-        for targets in self.targets.chunks(most) {
-            let (x, logits) =
-                (&mut x[..targets.len() * width], &mut logits[..targets.len() * vocabulary]);
-            for (x, target) in x.chunks_exact_mut(width).zip(targets) {
-                x.copy_from_slice(&rows[target.row as usize * width..][..width]);
-            }
-            gemm_parallel(
-                MatrixMut::new(logits, targets.len(), vocabulary),
-                Onto::Fresh,
-                Matrix::new(x, targets.len(), width),
-                Matrix::new(&w, vocabulary, width).t(),
-            );
-            let losses: Vec<_> = logits
-                .par_chunks_mut(vocabulary)
-                .zip(targets)
-                .map(|(logits, target)| vectorized(|| loss(logits, target)))
-                .collect();
-            show(Chunk { targets, x, logits, losses: &losses });
-        }
-        pool::give(x);
-        pool::give(logits);
-    }
-}
-
-/// Some targets, the rows that predict them, and what became of those rows' logits.
-struct Chunk<'a> {
-    targets: &'a [Target],
-    x: &'a [f32],
-    logits: &'a [f32],
-    losses: &'a [f64],
-}
-
-/// The weighted loss of one row of logits, of which exponentials remain.
-#[inline(always)]
-fn nll(logits: &mut [f32], target: &Target) -> f64 {
-    weighted(logits, target).0
-}
-
-/// The same; the row becomes the loss's gradient: `weight (softmax - one-hot)`.
-#[inline(always)]
-fn nll_gradient(logits: &mut [f32], target: &Target) -> f64 {
-    let (loss, sum) = weighted(logits, target);
-    let factor = target.weight / sum;
-    logits.iter_mut().for_each(|x| *x *= factor);
-    logits[target.token as usize] -= target.weight;
-    loss
-}
-
-/// The weighted loss and the sum of the exponentials that replace the logits.
-#[inline(always)]
-fn weighted(logits: &mut [f32], target: &Target) -> (f64, f32) {
-    let own = logits[target.token as usize];
-    let all = 0..logits.len();
-    let (largest, sum) = kernel::exponentials(logits, all);
-    let nll = f64::from(sum).ln() + f64::from(largest) - f64::from(own);
-    (f64::from(target.weight) * nll, sum)
 }
 
 #[cfg(test)]

@@ -1,17 +1,12 @@
 //! Embedding: one row of a table per token.
 
+use super::array::Array;
+use super::error::{Error, Result};
+use super::parameters::ParamId;
+use super::tape::{Backward, Op, Tape, Value};
+use crate::device::Buffer;
+use crate::kernels::{Onto, Rows};
 use std::sync::Arc;
-
-use rayon::prelude::*;
-
-use super::{
-    array::Array,
-    error::{Error, Result},
-    kernel,
-    parameters::ParamId,
-    pool,
-    tape::{Backward, Op, Tape, Value},
-};
 
 impl Tape<'_> {
     /// Row `token` of `w` `[V, D]` for each token: `[T, D]`.
@@ -23,22 +18,16 @@ impl Tape<'_> {
         if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
             return Err(Error::Token { token, vocabulary });
         }
-        let mut y = pool::take(tokens.len() * width);
-        let table = self.params().elements_of(w);
-        let table: &[f32] = &table;
-        let rows = kernel::task_rows(width);
-        y.par_chunks_mut(rows * width).zip(tokens.par_chunks(rows)).for_each(|(y, tokens)| {
-            for (y, &token) in y.chunks_exact_mut(width).zip(tokens) {
-                y.copy_from_slice(&table[token as usize * width..][..width]);
-            }
-        });
-        let y = Array::new(y, tokens.len(), width)?;
-        Ok(self.push(y, &[], &[w], |_| Embed { tokens: tokens.to_vec(), w }))
+        let mut y = Array::take(self.device(), tokens.len(), width);
+        let tokens = self.device().upload(tokens.to_vec());
+        let rows = Rows { indices: tokens.all(), width };
+        self.kernels().gather_rows(y.out(Onto::Fresh).to, self.params().values(w).all(), rows);
+        Ok(self.push(y, &[], &[w], |_| Embed { tokens, w }))
     }
 }
 
 struct Embed {
-    tokens: Vec<u32>,
+    tokens: Buffer,
     w: ParamId,
 }
 
@@ -48,22 +37,14 @@ impl Op for Embed {
     }
 
     fn saved_bytes(&self) -> usize {
-        size_of_val(&self.tokens[..])
+        self.tokens.bytes()
     }
 
     fn backward(self: Box<Self>, dy: Arc<Array>, flow: &mut Backward<'_>) -> Result<()> {
-        let (dy, width) = (dy.read(), dy.cols());
+        let kernels = flow.kernels();
+        let rows = Rows { indices: self.tokens.all(), width: dy.cols() };
         for (block, dw) in flow.row_blocks(self.w) {
-            // In the order of the rows, on one thread: a token that occurs twice must not race, and
-            // this is a thousandth of a step.
-            kernel::vectorized(|| {
-                for (dy, &token) in dy.chunks_exact(width).zip(&self.tokens) {
-                    if block.contains(&(token as usize)) {
-                        let dw = &mut dw[(token as usize - block.start) * width..][..width];
-                        dw.iter_mut().zip(dy).for_each(|(dw, dy)| *dw += dy);
-                    }
-                }
-            });
+            kernels.scatter_add_rows(dw, block.start, dy.all(), rows);
         }
         flow.release(self.w);
         Ok(())

@@ -29,23 +29,12 @@ pub enum Error {
         /// Rows of the tables.
         positions: usize,
     },
-    /// A parameter is of a kind that these kernels cannot read.
-    #[error("parameter `{name}` must be contiguous f32 in host memory, got {got}")]
-    Parameter {
-        /// The parameter's name.
-        name: String,
-        /// What it is.
-        got: String,
-    },
     /// The operation exists only without a backward.
     #[error("{op} has no backward: use it on `Tape::inference`")]
     NoBackward {
         /// The operation.
         op: &'static str,
     },
-    /// The tensor library refused.
-    #[error(transparent)]
-    Tensor(#[from] candle_core::Error),
 }
 
 /// The result of an operation.

@@ -1,19 +1,14 @@
 //! The linear map, with or without a bias.
 
+use super::array::Array;
+use super::error::{Result, expect_shape};
+use super::parameters::ParamId;
+use super::tape::{Backward, Op, Tape, Value};
+use crate::kernels::{Onto, Operand, Out};
 use std::sync::Arc;
 
-use super::{
-    array::Array,
-    error::{Result, expect_shape},
-    kernel::{self, Matrix, MatrixMut, gemm_parallel},
-    parameters::ParamId,
-    pool,
-    tape::{Backward, Onto, Op, Tape, Value},
-};
-
 impl Tape<'_> {
-    /// `x w^T + bias`: from `[T, D]` to `[T, F]`, with `w` `[F, D]` as PyTorch keeps it and `bias`
-    /// `[F]`.
+    /// `x w^T + bias`: from `[T, D]` to `[T, F]`, with `w` `[F, D]` as PyTorch keeps it and `bias` `[F]`.
     ///
     /// # Errors
     /// [`super::Error::Shape`] if they do not fit.
@@ -28,25 +23,22 @@ impl Tape<'_> {
             expect_shape("linear", fits, expected, || format!("{:?}", params.shape(bias)))?;
         }
 
-        let rows = x.rows();
-        let mut y = pool::take(rows * outs);
+        let mut y = Array::take(self.device(), x.rows(), outs);
         let onto = match bias {
             None => Onto::Fresh,
             Some(bias) => {
-                let bias = params.elements_of(bias);
-                y.chunks_exact_mut(outs).for_each(|y| y.copy_from_slice(&bias));
+                self.kernels().repeat_row(y.out(Onto::Fresh).to, params.values(bias).all());
                 Onto::Sum
             }
         };
-        gemm_parallel(
-            MatrixMut::new(&mut y, rows, outs),
-            onto,
-            Matrix::new(&x.read(), rows, ins),
-            Matrix::new(&params.elements_of(w), outs, ins).t(),
+        self.kernels().gemm(
+            y.out(onto),
+            Operand::new(x.array.all(), x.rows(), ins),
+            Operand::new(params.values(w).all(), outs, ins).t(),
         );
 
         let used: Vec<_> = [w].into_iter().chain(bias).collect();
-        Ok(self.push(Array::new(y, rows, outs)?, &[x], &used, |_| Linear {
+        Ok(self.push(y, &[x], &used, |_| Linear {
             input: x.differentiated(),
             x: params.trainable(w).then(|| x.array.clone()),
             w,
@@ -74,24 +66,22 @@ impl Op for Linear {
     }
 
     fn backward(self: Box<Self>, dy: Arc<Array>, flow: &mut Backward<'_>) -> Result<()> {
+        let kernels = flow.kernels();
         let (rows, outs) = (dy.rows(), dy.cols());
         let ins = flow.params().shape(self.w)[1];
-        let dy = dy.read();
-        let dy_matrix = Matrix::new(&dy, rows, outs);
+        let dy_matrix = Operand::new(dy.all(), rows, outs);
 
         if let Some(bias) = self.bias {
             if let Some(db) = flow.vector(bias) {
-                kernel::add_rows(db, &dy);
+                kernels.sum_rows(db, dy.all());
             }
             flow.release(bias);
         }
         if let Some(x) = &self.x {
             let _span = tracing::trace_span!("linear dW").entered();
-            let x = x.read();
             for (block, dw) in flow.row_blocks(self.w) {
-                let dw = MatrixMut::new(dw, block.len(), ins);
-                let dy = dy_matrix.cols(block);
-                gemm_parallel(dw, Onto::Sum, dy.t(), Matrix::new(&x, rows, ins));
+                let dw = Out { to: dw, onto: Onto::Sum };
+                kernels.gemm(dw, dy_matrix.cols(block).t(), Operand::new(x.all(), rows, ins));
             }
         }
         flow.release(self.w);
@@ -103,10 +93,10 @@ impl Op for Linear {
         let mut dx = flow.open(input);
         if let Some(dx) = &mut dx {
             let _span = tracing::trace_span!("linear dX").entered();
-            let w = flow.params().elements_of(self.w);
-            let c = MatrixMut::new(&mut dx.data, rows, ins);
-            gemm_parallel(c, dx.onto, dy_matrix, Matrix::new(&w, outs, ins));
+            let w = Operand::new(flow.params().values(self.w).all(), outs, ins);
+            kernels.gemm(dx.out(), dy_matrix, w);
         }
-        flow.close(input, dx)
+        flow.close(input, dx);
+        Ok(())
     }
 }

@@ -1,22 +1,18 @@
 //! The tape, and every operation as a forward/backward pair.
 //!
 //! ```text
-//! forward    Tape::embed, linear, rms_norm, attention, ...: each records an Op that keeps what its
-//!            backward needs
-//! backward   Tape::backward walks the ops in reverse; activations die as they are used, gradients
-//!            of parameters go to Gradients::slot, final ones are told to Gradients::finished
+//! forward    Tape::embed, linear, rms_norm, attention, ...: each records an Op that keeps what its backward needs
+//! backward   Tape::backward walks the ops in reverse; activations die as they are used, gradients of parameters go
+//!            to Gradients::slots, and Gradients::finished hears which are final
 //! ```
 //!
-//! All activations are row-major `[rows, features]` f32; the rows are the tokens of a micro-batch's
-//! documents laid end to end, without padding. Here is no model, no loss scale and no
-//! communication: a model calls these operations, `train` implements [`Gradients`].
+//! An operation knows shapes, what is saved, and where gradients flow. Its arithmetic is `kernels`, its memory `device`.
+//! All activations are row-major `[rows, features]`; the rows are the tokens of a micro-batch's documents laid end to
+//! end, without padding. Here is no model, no loss scale and no communication: a model calls these operations, `replica`
+//! implements [`Gradients`].
 //!
-//! Shape letters: T tokens, D features in, F features out, H query heads, K key-value heads, E
-//! features per head, V vocabulary.
-//!
-//! Order of summation: no result depends on the number of threads. Sums over rows are cut into
-//! blocks that depend on the shapes alone; matrix products are split over rows and columns of the
-//! result, never over the summed index.
+//! Shape letters: T tokens, D features in, F features out, H query heads, K key-value heads, E features per head, V
+//! vocabulary.
 
 mod add;
 mod array;
@@ -24,24 +20,20 @@ mod attention;
 mod cross_entropy;
 mod embed;
 mod error;
-mod kernel;
+mod last_row;
 mod linear;
-mod logits;
-pub mod optimizer;
 mod parameters;
-mod pool;
+mod placement;
 mod recompute;
 mod rms_norm;
-mod rotary;
 mod swiglu;
 mod tape;
 #[cfg(test)]
 mod tests;
 
-pub use attention::{Attention, KvCache};
-pub use cross_entropy::{LossSum, Target};
+pub use attention::KvCache;
+pub use cross_entropy::{LossSum, Losses, Target};
 pub use error::{Error, Result};
-pub use logits::{argmax, log_softmax};
 pub use parameters::{ParamId, Parameters};
-pub use rotary::{Documents, Rotary};
-pub use tape::{Gradients, Tape, Value};
+pub use placement::{Documents, Placement, Rotary};
+pub use tape::{Backward, Gradients, Seed, Tape, Value};

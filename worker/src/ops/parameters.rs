@@ -1,54 +1,64 @@
 //! The parameters of a model, in their one order.
 
-use std::cell::Cell;
-
-use candle_core::{CpuStorage, InplaceOp1, Layout, Tensor};
-
-use super::{
-    array::Elements,
-    error::{Error, Result},
-};
+use super::error::{Error, Result};
+use crate::device::Buffer;
+use crate::kernels::Kernels;
+use std::sync::Arc;
 
 /// A parameter's place in [`Parameters`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ParamId(pub usize);
 
-/// The parameters of a model: contiguous f32 tensors, ordered; some are trained, the rest is
-/// frozen.
-#[derive(Default)]
+/// The parameters of a model on one device, in f32 and ordered; some are trained, the rest is frozen.
 pub struct Parameters {
+    kernels: Arc<dyn Kernels>,
     list: Vec<Parameter>,
 }
 
 struct Parameter {
     name: String,
-    tensor: Tensor,
+    shape: Vec<usize>,
+    values: Buffer,
     trainable: bool,
 }
 
 impl Parameters {
-    /// No parameters.
-    pub fn new() -> Self {
-        Self::default()
+    /// No parameters yet, to be computed with by `kernels`.
+    pub fn new(kernels: Arc<dyn Kernels>) -> Self {
+        Self { kernels, list: Vec::new() }
     }
 
-    /// Appends a parameter.
+    /// Appends a trainable parameter.
     ///
-    /// # Errors
-    /// [`Error::Parameter`] if the tensor is not contiguous f32 in host memory: convert it first.
-    pub fn push(
-        &mut self,
-        name: impl Into<String>,
-        tensor: Tensor,
-        trainable: bool,
-    ) -> Result<ParamId> {
+    /// # Panics
+    /// If the shape has another number of elements than `values`.
+    pub fn push(&mut self, name: impl Into<String>, shape: &[usize], values: Vec<f32>) -> ParamId {
         let name = name.into();
-        if Elements::of(&tensor).is_none() {
-            let got = format!("{:?} with {:?}", tensor.dtype(), tensor.layout());
-            return Err(Error::Parameter { name, got });
-        }
-        self.list.push(Parameter { name, tensor, trainable });
-        Ok(ParamId(self.list.len() - 1))
+        assert_eq!(values.len(), shape.iter().product::<usize>(), "`{name}` of shape {shape:?}");
+        let values = self.kernels.device().upload(values);
+        self.list.push(Parameter { name, shape: shape.to_vec(), values, trainable: true });
+        ParamId(self.list.len() - 1)
+    }
+
+    /// Gives a parameter other values, of another shape.
+    ///
+    /// # Panics
+    /// If the shape has another number of elements than `values`.
+    pub fn replace(&mut self, p: ParamId, shape: &[usize], values: Vec<f32>) {
+        let parameter = &mut self.list[p.0];
+        assert_eq!(
+            values.len(),
+            shape.iter().product::<usize>(),
+            "`{}` of {shape:?}",
+            parameter.name
+        );
+        parameter.values = self.kernels.device().upload(values);
+        parameter.shape = shape.to_vec();
+    }
+
+    /// What computes with them.
+    pub fn kernels(&self) -> &Arc<dyn Kernels> {
+        &self.kernels
     }
 
     /// How many there are.
@@ -78,17 +88,12 @@ impl Parameters {
 
     /// Its dimensions.
     pub fn shape(&self, p: ParamId) -> &[usize] {
-        self.list[p.0].tensor.dims()
+        &self.list[p.0].shape
     }
 
     /// How many elements it has.
     pub fn elements(&self, p: ParamId) -> usize {
-        self.list[p.0].tensor.elem_count()
-    }
-
-    /// The tensor itself, which shares its memory with the parameter.
-    pub fn tensor(&self, p: ParamId) -> &Tensor {
-        &self.list[p.0].tensor
+        self.list[p.0].values.len()
     }
 
     /// Whether it is trained.
@@ -97,25 +102,18 @@ impl Parameters {
     }
 
     /// Trains it no longer.
-    #[cfg(test)]
-    pub(crate) fn freeze(&mut self, p: ParamId) {
+    pub fn freeze(&mut self, p: ParamId) {
         self.list[p.0].trainable = false;
     }
 
-    /// Reads its elements.
-    pub fn read<R>(&self, p: ParamId, f: impl FnOnce(&[f32]) -> R) -> R {
-        f(&self.elements_of(p))
+    /// Its values.
+    pub fn values(&self, p: ParamId) -> &Buffer {
+        &self.list[p.0].values
     }
 
-    /// Changes its elements in place.
-    pub fn write<R>(&mut self, p: ParamId, f: impl FnOnce(&mut [f32]) -> R) -> R {
-        let edit = Edit { change: Cell::new(Some(f)), result: Cell::new(None) };
-        self.list[p.0].tensor.inplace_op1(&edit).expect("checked by `push`");
-        edit.result.into_inner().expect("an in-place operation runs once")
-    }
-
-    pub(super) fn elements_of(&self, p: ParamId) -> Elements<'_> {
-        Elements::of(&self.list[p.0].tensor).expect("checked by `push`")
+    /// Its values, to be changed.
+    pub fn values_mut(&mut self, p: ParamId) -> &mut Buffer {
+        &mut self.list[p.0].values
     }
 
     /// Rows and columns of a matrix; `op` names the asker in the refusal.
@@ -128,26 +126,5 @@ impl Parameters {
                 got: format!("{got:?}"),
             }),
         }
-    }
-}
-
-/// One change of a tensor's elements, in the form in which candle grants write access.
-struct Edit<F, R> {
-    change: Cell<Option<F>>,
-    result: Cell<Option<R>>,
-}
-
-impl<R, F: FnOnce(&mut [f32]) -> R> InplaceOp1 for Edit<F, R> {
-    fn name(&self) -> &'static str {
-        "edit"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        if let (CpuStorage::F32(data), Some((start, end)), Some(change)) =
-            (storage, layout.contiguous_offsets(), self.change.take())
-        {
-            self.result.set(Some(change(&mut data[start..end])));
-        }
-        Ok(())
     }
 }

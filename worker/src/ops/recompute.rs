@@ -1,13 +1,10 @@
 //! Recomputation: a segment that keeps only its input, and runs its forward again in the backward.
 
+use super::array::Array;
+use super::error::Result;
+use super::parameters::Parameters;
+use super::tape::{Backward, Op, Tape, Value};
 use std::sync::Arc;
-
-use super::{
-    array::Array,
-    error::Result,
-    parameters::Parameters,
-    tape::{Backward, Op, Tape, Value},
-};
 
 impl<'p> Tape<'p> {
     /// `f(x)`, of which only `x` is kept: about a third more arithmetic for a decoder layer, and a
@@ -52,9 +49,9 @@ impl<'p, F: Fn(&Tape<'p>, &Value) -> Result<Value>> Op for Recompute<'p, F> {
         let tape = Tape::training(self.params);
         let x = tape.input(self.x.array.clone(), self.x.needs_grad());
         let y = (self.f)(&tape, &x)?;
-        match tape.backward_segment((&y, dy), &x, flow)? {
-            Some(dx) => flow.pass(&self.x, dx),
-            None => Ok(()),
+        if let Some(dx) = tape.backward_segment((&y, dy), &x, flow)? {
+            flow.pass(&self.x, dx);
         }
+        Ok(())
     }
 }

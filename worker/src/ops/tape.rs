@@ -1,28 +1,21 @@
 //! The tape: what was computed, in order, so that its gradients can be computed in reverse.
 
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    ops::{Deref, Range},
-    sync::Arc,
-};
-
-use candle_core::{Device, Tensor};
-
-use super::{
-    array::Array,
-    cross_entropy::{LossSum, Target},
-    error::Result,
-    kernel,
-    parameters::{ParamId, Parameters},
-    pool,
-};
+use super::array::Array;
+use super::error::Result;
+use super::parameters::{ParamId, Parameters};
+use crate::device::{Device, WindowMut};
+use crate::kernels::{Kernels, Onto, Out};
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// Where the gradients of parameters go.
 pub trait Gradients {
     /// The elements of `p`'s gradient, to which a use of `p` adds: in one piece, or, of a matrix, in
     /// several of whole rows, in their order.
-    fn slots(&mut self, p: ParamId) -> Vec<&mut [f32]>;
+    fn slots(&mut self, p: ParamId) -> Vec<WindowMut<'_>>;
     /// `p`'s gradient is final: every use of it, tied or not, has added its part.
     ///
     /// Called once for every trainable parameter in one backward, in the order in which they become
@@ -52,17 +45,9 @@ impl Value {
         self.array.cols()
     }
 
-    /// The elements, row by row.
-    pub fn read(&self) -> impl Deref<Target = [f32]> + '_ {
-        self.array.read()
-    }
-
-    /// A copy as a tensor `[rows, cols]`: the value's own memory serves the next step.
-    ///
-    /// # Errors
-    /// What candle reports.
-    pub fn tensor(&self) -> Result<Tensor> {
-        Ok(Tensor::from_slice(&self.array.read(), (self.rows(), self.cols()), &Device::Cpu)?)
+    /// The elements in this process's memory, row by row.
+    pub fn read(&self) -> Cow<'_, [f32]> {
+        self.array.buffer().read()
     }
 
     /// Whether a gradient flows back through it.
@@ -86,6 +71,18 @@ pub(super) trait Op {
     ///
     /// Ends each parameter's use with [`Backward::release`].
     fn backward(self: Box<Self>, dy: Arc<Array>, flow: &mut Backward<'_>) -> Result<()>;
+}
+
+/// What a backward starts from: a quantity that gives the first gradients.
+pub trait Seed {
+    /// What it came to.
+    type Outcome;
+
+    /// Computes the quantity, and adds its gradients to the values that it was computed from.
+    ///
+    /// # Errors
+    /// What an operation reports.
+    fn backward(self, flow: &mut Backward<'_>) -> Result<Self::Outcome>;
 }
 
 /// How much a tape records.
@@ -144,6 +141,16 @@ impl<'p> Tape<'p> {
     /// The parameters that it computes with.
     pub fn params(&self) -> &'p Parameters {
         self.params
+    }
+
+    /// What it computes with.
+    pub(super) fn kernels(&self) -> &'p dyn Kernels {
+        &**self.params.kernels()
+    }
+
+    /// Where it computes.
+    pub(super) fn device(&self) -> &'p Device {
+        self.kernels().device()
     }
 
     /// Bytes of activations that the recorded operations keep, by operation.
@@ -211,33 +218,18 @@ impl<'p> Tape<'p> {
         Value { array, grad: Some(output) }
     }
 
-    /// Adds the gradient of `loss` to the parameters' slots, and returns its value.
+    /// Adds the gradient of `seed` to the parameters' slots, and returns what the seed came to.
     ///
-    /// The gradient is that of the sum: whoever wants a mean divides after the reduction.
+    /// The gradient is that of a sum: a caller that wants a mean divides after the reduction.
     ///
     /// # Errors
     /// What an operation reports; the slots then hold a part of the gradient.
-    pub fn backward(self, loss: LossSum<'p>, sink: &mut dyn Gradients) -> Result<f64> {
-        self.backward_showing(loss, sink, &mut |_, _| {})
-    }
-
-    /// The same, and shows the loss of each target, times its weight: the terms of the value.
-    ///
-    /// # Errors
-    /// As [`Self::backward`].
-    pub fn backward_showing(
-        self,
-        loss: LossSum<'p>,
-        sink: &mut dyn Gradients,
-        show: &mut dyn FnMut(&Target, f64),
-    ) -> Result<f64> {
+    pub fn backward<S: Seed>(self, seed: S, sink: &mut dyn Gradients) -> Result<S::Outcome> {
         let mut flow = Backward::new(self.params, sink, &self.uses());
-        let span = tracing::trace_span!("cross-entropy").entered();
-        let sum = loss.backward(&mut flow, show)?;
-        drop(span);
+        let outcome = seed.backward(&mut flow)?;
         self.walk(&mut flow)?;
         flow.finish_unused();
-        Ok(sum)
+        Ok(outcome)
     }
 
     /// Runs a segment's backward inside another one's: from the gradient of `y` to that of `x`.
@@ -248,7 +240,7 @@ impl<'p> Tape<'p> {
         outer: &mut Backward<'_>,
     ) -> Result<Option<Arc<Array>>> {
         let kept = std::mem::take(&mut outer.grads);
-        outer.pass(y, dy)?;
+        outer.pass(y, dy);
         self.walk(outer)?;
         let dx = x.grad.and_then(|slot| outer.grads.remove(&slot));
         outer.grads = kept;
@@ -278,7 +270,7 @@ impl Log<'_> {
 
 /// One backward under way: the gradients that wait for their op, and what is still due to each
 /// parameter.
-pub(super) struct Backward<'a> {
+pub struct Backward<'a> {
     params: &'a Parameters,
     sink: &'a mut dyn Gradients,
     grads: HashMap<Slot, Arc<Array>>,
@@ -287,19 +279,26 @@ pub(super) struct Backward<'a> {
     due: Vec<Option<usize>>,
 }
 
-/// Whether a gradient's buffer holds a sum to add to, or nothing yet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Onto {
-    /// The contents mean nothing: overwrite them.
-    Fresh,
-    /// Add to the contents.
-    Sum,
-}
-
 /// The gradient of a value while an op adds its part.
 pub(super) struct Partial {
-    pub(super) data: Vec<f32>,
-    pub(super) onto: Onto,
+    array: Array,
+    onto: Onto,
+}
+
+impl Partial {
+    /// Where the part goes.
+    pub(super) fn out(&mut self) -> Out<'_> {
+        self.array.out(self.onto)
+    }
+
+    /// The same for an op that only ever adds: what is not there yet becomes zero.
+    pub(super) fn sum(&mut self, kernels: &dyn Kernels) -> WindowMut<'_> {
+        if self.onto == Onto::Fresh {
+            kernels.clear(self.out().to);
+            self.onto = Onto::Sum;
+        }
+        self.out().to
+    }
 }
 
 impl<'a> Backward<'a> {
@@ -315,10 +314,14 @@ impl<'a> Backward<'a> {
         self.params
     }
 
+    pub(super) fn kernels(&self) -> &'a dyn Kernels {
+        &**self.params.kernels()
+    }
+
     /// The gradient of the vector `p` to add to, if `p` is trained.
-    pub(super) fn vector(&mut self, p: ParamId) -> Option<&mut [f32]> {
+    pub(super) fn vector(&mut self, p: ParamId) -> Option<WindowMut<'_>> {
         let slots = self.params.trainable(p).then(|| self.sink.slots(p))?;
-        let [whole] = <[_; 1]>::try_from(slots).expect("a vector's gradient is one piece");
+        let [whole] = <[_; 1]>::try_from(slots).ok().expect("a vector's gradient is one piece");
         Some(whole)
     }
 
@@ -326,7 +329,7 @@ impl<'a> Backward<'a> {
     pub(super) fn row_blocks(
         &mut self,
         p: ParamId,
-    ) -> impl Iterator<Item = (Range<usize>, &mut [f32])> {
+    ) -> impl Iterator<Item = (Range<usize>, WindowMut<'_>)> {
         let trained = self.params.trainable(p);
         let slots = if trained { self.sink.slots(p) } else { Vec::new() };
         let cols = self.params.shape(p).last().copied().unwrap_or(1).max(1);
@@ -361,35 +364,38 @@ impl<'a> Backward<'a> {
     /// puts it back.
     pub(super) fn open(&mut self, x: &Value) -> Option<Partial> {
         let slot = x.grad?;
+        let kernels = self.kernels();
+        let take = || Array::take(kernels.device(), x.rows(), x.cols());
         let partial = match self.grads.remove(&slot).map(Arc::try_unwrap) {
-            Some(Ok(sum)) => Partial { data: sum.into_vec(), onto: Onto::Sum },
+            Some(Ok(array)) => Partial { array, onto: Onto::Sum },
             Some(Err(shared)) => {
-                let mut data = pool::take(x.rows() * x.cols());
-                kernel::copy(&mut data, &shared.read());
-                Partial { data, onto: Onto::Sum }
+                let mut array = take();
+                kernels.copy(array.out(Onto::Fresh).to, shared.all());
+                Partial { array, onto: Onto::Sum }
             }
-            None => Partial { data: pool::take(x.rows() * x.cols()), onto: Onto::Fresh },
+            None => Partial { array: take(), onto: Onto::Fresh },
         };
         Some(partial)
     }
 
     /// Puts back what [`Backward::open`] gave.
-    pub(super) fn close(&mut self, x: &Value, partial: Option<Partial>) -> Result<()> {
-        match partial {
-            Some(partial) => self.pass(x, Arc::new(Array::new(partial.data, x.rows(), x.cols())?)),
-            None => Ok(()),
+    pub(super) fn close(&mut self, x: &Value, partial: Option<Partial>) {
+        if let Some(partial) = partial {
+            self.pass(x, Arc::new(partial.array));
         }
     }
 
     /// Adds a whole gradient to that of `x`; the first one is moved.
-    pub(super) fn pass(&mut self, x: &Value, dx: Arc<Array>) -> Result<()> {
-        let Some(slot) = x.grad else { return Ok(()) };
-        if let Some(mut sum) = self.grads.contains_key(&slot).then(|| self.open(x)).flatten() {
-            kernel::add_assign(&mut sum.data, &dx.read());
-            self.grads.insert(slot, Arc::new(Array::new(sum.data, x.rows(), x.cols())?));
-        } else {
-            self.grads.insert(slot, dx);
-        }
-        Ok(())
+    pub(super) fn pass(&mut self, x: &Value, dx: Arc<Array>) {
+        let Some(slot) = x.grad else { return };
+        let present = self.grads.contains_key(&slot).then(|| self.open(x)).flatten();
+        let sum = match present {
+            None => dx,
+            Some(mut sum) => {
+                self.kernels().add_assign(sum.out().to, dx.all());
+                Arc::new(sum.array)
+            }
+        };
+        self.grads.insert(slot, sum);
     }
 }

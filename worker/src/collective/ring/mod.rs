@@ -35,6 +35,8 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::device::{Buffer, WindowMut};
+
 use super::{AbortHandle, Collective, Error, Pending, check_root};
 pub use connect::Listener;
 pub use handshake::{Membership, Refusal};
@@ -86,8 +88,8 @@ pub struct Ring {
 
 enum Job {
     Reduce {
-        bucket: Vec<f32>,
-        done: SyncSender<Vec<f32>>,
+        bucket: Buffer,
+        done: SyncSender<Buffer>,
     },
     /// The caller works the links itself, on values that it only borrows, and gives them back.
     Lend {
@@ -167,7 +169,7 @@ impl Ring {
 fn work_off(queue: &Receiver<Job>, mut links: Links, fate: &Fate) {
     while let Ok(job) = queue.recv() {
         match job {
-            Job::Reduce { mut bucket, done } => match links.reduce(&mut bucket) {
+            Job::Reduce { mut bucket, done } => match links.reduce(bucket.all_mut().host()) {
                 // Nobody may be waiting any more: that is the caller's affair.
                 Ok(()) => drop(done.send(bucket)),
                 Err(error) => return drop(fate.seal(links, error)),
@@ -215,7 +217,7 @@ impl Collective for Ring {
         self.calls
     }
 
-    fn reduce(&mut self, bucket: Vec<f32>) -> Result<Pending, Error> {
+    fn reduce(&mut self, bucket: Buffer) -> Result<Pending, Error> {
         self.calls += 1;
         let (done, sum) = sync_channel(1);
         self.queue(Job::Reduce { bucket, done })?;
@@ -227,9 +229,9 @@ impl Collective for Ring {
         self.with_links(|links| links.control(values))
     }
 
-    fn broadcast(&mut self, root: usize, values: &mut [f32]) -> Result<(), Error> {
+    fn broadcast(&mut self, root: usize, values: WindowMut<'_>) -> Result<(), Error> {
         check_root(root, self.world_size)?;
-        self.with_links(|links| links.broadcast(root, values))
+        self.with_links(|links| links.broadcast(root, values.host()))
     }
 
     fn barrier(&mut self) -> Result<(), Error> {

@@ -343,7 +343,7 @@ fn reduce_with(impostor: impl FnOnce(&Stream, &Stream), then: Then) -> Error {
             let (listener, member) = &members[1];
             let mut ring = Ring::connect(listener, member, &patient(), AbortHandle::new())
                 .expect("the handshake is right");
-            ring.reduce(vec![1.0; 4]).and_then(Pending::wait)
+            ring.reduce(vec![1.0f32; 4].into()).and_then(Pending::wait)
         });
         let stop = Stop::new().expect("a socket pair");
         let (next, previous) = neighbours(&members[0].0, &members[0].1, &patient(), &stop)

@@ -9,14 +9,13 @@ mod file;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::Dtype;
 use super::error::{Error, NO_MODEL_HINT};
 use super::layout::{EMBEDDING, Fresh, HEAD, Slot};
 use super::random::Stream;
-use crate::ops::{self, Parameters};
+use crate::ops::Parameters;
 use file::{File, Place};
 
 /// The one file of a model that has one.
@@ -27,9 +26,12 @@ pub const INDEX: &str = "model.safetensors.index.json";
 /// How many names an error lists.
 const NAMES_SHOWN: usize = 4;
 
-/// Reads the parameters that `slots` describe from `folder`, all trainable, and the type that they
-/// were stored in.
-pub(super) fn read(folder: &Path, slots: &[Slot]) -> Result<(Parameters, Dtype), Error> {
+/// Reads the parameters that `slots` describe from `folder`; returns the type that they were stored in.
+pub(super) fn read(
+    folder: &Path,
+    slots: &[Slot],
+    parameters: &mut Parameters,
+) -> Result<Dtype, Error> {
     let mut files = files(folder)?.into_iter().map(File::open).collect::<Result<Vec<_>, _>>()?;
     let mut places = BTreeMap::new();
     for (index, file) in files.iter_mut().enumerate() {
@@ -41,21 +43,19 @@ pub(super) fn read(folder: &Path, slots: &[Slot]) -> Result<(Parameters, Dtype),
     let head = places.remove(HEAD);
     refuse_unknown(&places, &files)?;
 
-    let mut parameters = Parameters::default();
     for (slot, (index, place)) in slots.iter().zip(&wanted) {
         let values = files[*index].read(place)?;
         if let (EMBEDDING, Some((index, place))) = (slot.name.as_str(), &head) {
             refuse_untied(&mut files[*index], place, &values)?;
         }
-        push(&mut parameters, slot, values)?;
+        parameters.push(&slot.name, &slot.shape, values);
     }
-    Ok((parameters, wanted[0].1.dtype))
+    Ok(wanted[0].1.dtype)
 }
 
 /// Draws the parameters that `slots` describe: matrices with deviation `range`, each from a stream
 /// of its own name.
-pub(super) fn draw(slots: &[Slot], range: f32, seed: u64) -> Result<Parameters, Error> {
-    let mut parameters = Parameters::default();
+pub(super) fn draw(slots: &[Slot], range: f32, seed: u64, parameters: &mut Parameters) {
     for slot in slots {
         let mut values = vec![0.0; slot.shape.iter().product()];
         match slot.fresh {
@@ -68,15 +68,8 @@ pub(super) fn draw(slots: &[Slot], range: f32, seed: u64) -> Result<Parameters, 
                 });
             }
         }
-        push(&mut parameters, slot, values)?;
+        parameters.push(&slot.name, &slot.shape, values);
     }
-    Ok(parameters)
-}
-
-fn push(parameters: &mut Parameters, slot: &Slot, values: Vec<f32>) -> Result<(), Error> {
-    let tensor = Tensor::from_vec(values, slot.shape.as_slice(), &Device::Cpu);
-    parameters.push(&slot.name, tensor.map_err(ops::Error::from)?, true)?;
-    Ok(())
 }
 
 /// The safetensors files of a folder.

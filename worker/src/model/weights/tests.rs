@@ -7,6 +7,7 @@ use safetensors::tensor::{TensorView, serialize_to_file};
 use tempfile::TempDir;
 
 use super::*;
+use crate::kernels;
 use crate::model::{Config, Error, Model};
 
 const CONFIG: &str = r#"{
@@ -20,7 +21,7 @@ fn config(tail: &str) -> String {
 
 fn model(tail: &str) -> Model {
     let config = Config::parse(Path::new("config.json"), &config(tail)).expect("a sound config");
-    Model::random(config, 3).expect("values are drawn")
+    Model::random(config, 3, kernels::host())
 }
 
 type Tensors = HashMap<String, (Vec<usize>, Vec<f32>)>;
@@ -28,7 +29,7 @@ type Tensors = HashMap<String, (Vec<usize>, Vec<f32>)>;
 fn tensors(model: &Model) -> Tensors {
     let parameters = model.parameters();
     let one = |p| {
-        let values = parameters.read(p, <[f32]>::to_vec);
+        let values = parameters.values(p).read().into_owned();
         (parameters.name(p).to_owned(), (parameters.shape(p).to_vec(), values))
     };
     parameters.ids().map(one).collect()
@@ -53,13 +54,13 @@ fn folder(tail: &str, tensors: &Tensors, dtype: Dtype) -> TempDir {
 }
 
 fn refusal(folder: &TempDir) -> String {
-    let error = Model::load(folder.path()).err().expect("the folder is refused");
+    let error = Model::load(folder.path(), kernels::host()).err().expect("the folder is refused");
     assert!(matches!(error, Error::Weights { .. }), "{error:?}");
     error.to_string()
 }
 
 fn no_model(folder: &Path) -> String {
-    let error = Model::load(folder).err().expect("the folder is refused");
+    let error = Model::load(folder, kernels::host()).err().expect("the folder is refused");
     assert!(matches!(error, Error::NoModel { .. }), "{error:?}");
     error.to_string()
 }
@@ -68,16 +69,17 @@ fn no_model(folder: &Path) -> String {
 fn a_folder_gives_back_the_values_and_their_type() {
     let made = model("");
     for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
-        let read = Model::load(folder("", &tensors(&made), dtype).path()).expect("a sound folder");
+        let read = Model::load(folder("", &tensors(&made), dtype).path(), kernels::host())
+            .expect("a sound folder");
         assert_eq!(read.dtype(), dtype);
         assert_eq!(read.parameters().len(), made.parameters().len());
         for p in made.parameters().ids() {
             let (got, want) = (read.parameters(), made.parameters());
             assert_eq!((got.name(p), got.shape(p)), (want.name(p), want.shape(p)));
-            let mut rounded = want.read(p, <[f32]>::to_vec);
+            let mut rounded = want.values(p).read::<f32>().into_owned();
             let bytes = dtype.encode(&rounded);
             dtype.decode(&bytes, &mut rounded);
-            assert_eq!(got.read(p, <[f32]>::to_vec), rounded, "{}", got.name(p));
+            assert_eq!(*got.values(p).read::<f32>(), rounded, "{}", got.name(p));
         }
     }
 }
@@ -100,7 +102,7 @@ fn an_index_leads_to_the_files_beside_it() {
     let index = folder.path().join(INDEX);
     let text = serde_json::json!({ "metadata": {}, "weight_map": map }).to_string();
     fs::write(&index, text).expect("a file is written");
-    let read = Model::load(folder.path()).expect("a sound folder");
+    let read = Model::load(folder.path(), kernels::host()).expect("a sound folder");
     assert_eq!(tensors(&read), made);
 
     fs::write(&index, r#"{"weight_map": {"a": "../outside.safetensors"}}"#).expect("written");
@@ -145,7 +147,8 @@ fn tensors_must_be_those_of_the_configuration() {
     let mut table = sound;
     let name = "model.layers.0.self_attn.rotary_emb.inv_freq";
     table.insert(name.to_owned(), (vec![3], vec![0.5; 3]));
-    Model::load(folder("", &table, Dtype::F32).path()).expect("old tables are no harm");
+    Model::load(folder("", &table, Dtype::F32).path(), kernels::host())
+        .expect("old tables are no harm");
 }
 
 #[test]
@@ -155,7 +158,8 @@ fn a_tied_output_matrix_may_only_be_a_copy() {
     assert!(!both.contains_key(HEAD));
     let embedding = both[EMBEDDING].clone();
     both.insert(HEAD.to_owned(), embedding);
-    Model::load(folder(TIED, &both, Dtype::F32).path()).expect("a copy is no harm");
+    Model::load(folder(TIED, &both, Dtype::F32).path(), kernels::host())
+        .expect("a copy is no harm");
 
     both.get_mut(HEAD).expect("just inserted").1[0] += 1.0;
     let message = refusal(&folder(TIED, &both, Dtype::F32));

@@ -1,34 +1,20 @@
 //! Attention against keys and values of earlier calls, for generation.
 
+use super::{attend, check, split_all};
+use crate::device::{Buffer, Dtype};
+use crate::kernels::{Attention, Kernels, Span};
+use crate::ops::error::{Error, Result};
+use crate::ops::placement::Rotary;
+use crate::ops::tape::{Tape, Value};
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
-use super::{
-    Attention,
-    head::{HeadKeys, attend},
-};
-use crate::ops::{
-    array::Array,
-    error::{Error, Result},
-    kernel::Matrix,
-    pool,
-    rotary::{Rotary, Turn, merge_heads, split_heads},
-    tape::{Onto, Tape, Value},
-};
-
-/// One layer's rotated keys and its values, of every position so far; by head, so that new
-/// positions are appended.
-#[derive(Clone, Debug, Default)]
+/// One layer's rotated keys and its values, of every position so far.
+#[derive(Debug, Default)]
 pub struct KvCache {
-    heads: Vec<HeadCache>,
+    /// Keys and values `[K, capacity, E]`, once there are any.
+    heads: Option<[Buffer; 2]>,
+    capacity: usize,
     positions: usize,
-}
-
-#[derive(Clone, Debug, Default)]
-struct HeadCache {
-    k: Vec<f32>,
-    v: Vec<f32>,
 }
 
 impl KvCache {
@@ -42,28 +28,59 @@ impl KvCache {
         self.positions
     }
 
-    fn append(&mut self, k: &[f32], v: &[f32], kv_heads: usize, rows: usize) {
-        self.heads.resize_with(kv_heads, HeadCache::default);
-        let part = k.len() / kv_heads;
-        for (head, (k, v)) in
-            self.heads.iter_mut().zip(k.chunks_exact(part).zip(v.chunks_exact(part)))
-        {
-            head.k.extend_from_slice(k);
-            head.v.extend_from_slice(v);
+    /// Appends keys and values `[K, rows, E]`; returns all of them.
+    fn append(
+        &mut self,
+        kernels: &dyn Kernels,
+        new: [&Buffer; 2],
+        rows: usize,
+        a: &Attention,
+    ) -> &[Buffer; 2] {
+        let end = self.positions + rows;
+        let old = (self.positions, self.capacity);
+        let grown = end > self.capacity || self.heads.is_none();
+        if grown {
+            self.capacity = end.next_power_of_two();
+            let len = a.kv_heads * self.capacity * a.head_dim;
+            let take = || kernels.device().zeros(Dtype::F32, len);
+            let before = self.heads.replace([take(), take()]);
+            for (to, from) in self.heads.iter_mut().flatten().zip(before.iter().flatten()) {
+                copy_heads(kernels, (to, self.capacity, 0), (from, old.1, old.0), a);
+            }
         }
-        self.positions += rows;
+        self.positions = end;
+        let heads = self.heads.as_mut().expect("allocated above");
+        for (to, from) in heads.iter_mut().zip(new) {
+            copy_heads(kernels, (to, self.capacity, old.0), (from, rows, rows), a);
+        }
+        heads
+    }
+}
+
+/// Copies the first `count` rows of each head, behind the first `at` rows of the other.
+fn copy_heads(
+    kernels: &dyn Kernels,
+    (to, to_rows, at): (&mut Buffer, usize, usize),
+    (from, from_rows, count): (&Buffer, usize, usize),
+    a: &Attention,
+) {
+    let width = a.head_dim;
+    for head in 0..a.kv_heads {
+        let start = (head * to_rows + at) * width;
+        let window = head * from_rows * width..(head * from_rows + count) * width;
+        kernels.copy(to.window_mut(start..start + count * width), from.window(window));
     }
 }
 
 impl Tape<'_> {
-    /// Attention of the next rows of one sequence, to all before them and to themselves; their keys
-    /// and values join `cache`.
+    /// Attention of the next rows of one sequence, to all before them and to themselves; their keys and values join
+    /// `cache`.
     ///
     /// # Errors
     /// As [`Tape::attention`]; [`Error::NoBackward`] on a training tape.
     pub fn attention_cached(
         &self,
-        [q, k, v]: [&Value; 3],
+        qkv: [&Value; 3],
         rotary: &Rotary,
         cache: &mut KvCache,
         a: &Attention,
@@ -71,46 +88,18 @@ impl Tape<'_> {
         if self.records() {
             return Err(Error::NoBackward { op: "attention_cached" });
         }
-        a.check(q, k, v)?;
-        let rows = q.rows();
-        rotary.check(a.head_dim, cache.positions + rows)?;
-        if rows == 0 {
-            return Ok(self.input(Arc::new(Array::new(Vec::new(), 0, q.cols())?), false));
-        }
-        let positions: Vec<_> = (cache.positions..cache.positions + rows).collect();
-        let turned = |scale| Turn { rotary: Some((rotary, &positions)), scale };
-        let q = split_heads(&q.array.read(), a.heads, a.head_dim, turned(a.scale));
-        let k = split_heads(&k.array.read(), a.kv_heads, a.head_dim, turned(1.));
-        let v = split_heads(&v.array.read(), a.kv_heads, a.head_dim, Turn::NONE);
-        cache.append(&k, &v, a.kv_heads, rows);
-
-        let part = rows * a.head_dim;
-        let mut o = pool::take(q.len());
-        o.par_chunks_mut(part).zip(q.par_chunks(part)).enumerate().for_each(|(head, (o, q))| {
-            let HeadCache { k, v } = &cache.heads[head / a.group()];
-            let keys = |x| Matrix::new(x, cache.positions, a.head_dim);
-            let keys = HeadKeys { k_t: keys(k).t(), v: keys(v) };
-            attend(a, (q, cache.positions), keys, o, &mut vec![0.; rows]);
-        });
-        let mut y = pool::take(o.len());
-        merge_heads(&mut y, Onto::Fresh, &o, (a.head_dim, 1), rows, Turn::NONE);
-        [q, k, v, o].into_iter().for_each(pool::give);
-        Ok(self.input(Arc::new(Array::new(y, rows, a.heads * a.head_dim)?), false))
-    }
-
-    /// The last row of `x`, to predict only the next token.
-    ///
-    /// # Errors
-    /// [`Error::NoBackward`] on a training tape, [`Error::Shape`] if there is no row.
-    pub fn last_row(&self, x: &Value) -> Result<Value> {
-        if self.records() {
-            return Err(Error::NoBackward { op: "last_row" });
-        }
-        let data = x.array.read();
-        let Some(row) = data.chunks_exact(x.cols().max(1)).next_back() else {
-            let (expected, got) = ("at least one row".into(), "none".into());
-            return Err(Error::Shape { op: "last_row", expected, got });
-        };
-        Ok(self.input(Arc::new(Array::new(row.to_vec(), 1, x.cols())?), false))
+        check(a, qkv)?;
+        let rows = qkv[0].rows();
+        let end = cache.positions + rows;
+        rotary.check(a.head_dim, end)?;
+        let positions = (cache.positions..end).map(|position| position as u32).collect();
+        let positions = self.device().upload::<u32>(positions);
+        let [q, k, v] = split_all(self.kernels(), qkv, a, (rotary, &positions));
+        let [k, v] = cache.append(self.kernels(), [&k, &v], rows, a);
+        let mut log_sums = self.device().take(Dtype::F32, rows * a.heads);
+        let spans = [Span { queries: 0..rows, keys: 0..end }];
+        let qkv = [q.all(), k.all(), v.all()];
+        let y = attend(self.kernels(), qkv, &mut log_sums, (a, &spans));
+        Ok(self.input(Arc::new(y), false))
     }
 }

@@ -1,157 +1,114 @@
-//! Causal attention per document, rotary embedding included, with grouped heads (Ainslie et al.
-//! 2023).
+//! Causal attention per document, rotary embedding included, with grouped heads (Ainslie et al. 2023).
 //!
 //! ```text
-//! rows [T, H E] --split, rotate--> heads [H, T, E] --tasks--> [H, T, E] --merge--> rows [T, H E]
+//! rows [T, H E] --split, rotate--> heads [H, T, E] --attend--> [H, T, E] --merge--> rows [T, H E]
 //! ```
 //!
-//! A task ([`head`]) takes its queries block by block, each against all the keys that it sees. Only
-//! the logarithms of the sums of exponentials are kept; the backward computes the probabilities
-//! again (Dao et al. 2022). A query head's part of its key head's gradient is computed on its own,
-//! then the parts are summed in order.
+//! Only the rows and the logarithms of the sums of exponentials are kept: the backward splits and rotates again.
 
 mod cache;
-mod head;
-mod heads;
 
-use std::{ops::Range, sync::Arc};
-
-use rayon::prelude::*;
-
-use super::{
-    array::Array,
-    error::{Result, expect_shape},
-    kernel::{dot, vectorized},
-    pool,
-    rotary::{Documents, Rotary, Turn, merge_heads, split_heads},
-    tape::{Backward, Onto, Op, Partial, Tape, Value},
-};
-use head::{Rows, attend, attend_backward};
-use heads::Heads;
+use super::array::Array;
+use super::error::{Result, expect_shape};
+use super::placement::{Placement, Rotary};
+use super::tape::{Backward, Op, Tape, Value};
+use crate::device::{Buffer, Dtype, Window};
+use crate::kernels::{Attended, Attention, Heads, Kernels, Onto, Span, Turn};
+use std::sync::Arc;
 
 pub use cache::KvCache;
 
-/// The shape of an attention.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Attention {
-    /// Query heads.
-    pub heads: usize,
-    /// Key and value heads; each serves `heads / kv_heads` query heads.
-    pub kv_heads: usize,
-    /// Features per head.
-    pub head_dim: usize,
-    /// Factor of the scores, usually `1 / sqrt(head_dim)`.
-    pub scale: f32,
-    /// How many keys a query sees at most, itself included; `None` for all before it.
-    pub window: Option<usize>,
+/// Refuses rows that the attention does not fit.
+fn check(a: &Attention, [q, k, v]: [&Value; 3]) -> Result<()> {
+    let kv_width = a.kv_heads * a.head_dim;
+    let expected = [a.heads * a.head_dim, kv_width, kv_width];
+    let got = [q.cols(), k.cols(), v.cols()];
+    let grouped = a.kv_heads > 0 && a.heads.is_multiple_of(a.kv_heads);
+    let fits = grouped && got == expected && q.rows() == k.rows() && q.rows() == v.rows();
+    expect_shape(
+        "attention",
+        fits,
+        || format!("queries, keys and values of {expected:?} features, heads in whole groups"),
+        || format!("{got:?} features, {} and {} heads", a.heads, a.kv_heads),
+    )
 }
 
-impl Attention {
-    /// Query heads that share a key head.
-    fn group(&self) -> usize {
-        self.heads / self.kv_heads
-    }
+/// Rows as heads `[H, T, E]`, turned.
+fn split(kernels: &dyn Kernels, x: &Array, head_dim: usize, turn: Turn<'_>) -> Buffer {
+    let heads = Heads { heads: x.cols() / head_dim, head_dim };
+    let mut y = kernels.device().take(Dtype::F32, x.rows() * x.cols());
+    kernels.split_heads(y.all_mut(), x.all(), heads, turn);
+    y
+}
 
-    fn check(&self, q: &Value, k: &Value, v: &Value) -> Result<()> {
-        let kv_width = self.kv_heads * self.head_dim;
-        let expected = [self.heads * self.head_dim, kv_width, kv_width];
-        let got = [q.cols(), k.cols(), v.cols()];
-        let grouped = self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads);
-        let fits = grouped && got == expected && q.rows() == k.rows() && q.rows() == v.rows();
-        expect_shape(
-            "attention",
-            fits,
-            || format!("queries, keys and values of {expected:?} features, heads in whole groups"),
-            || format!("{got:?} features, {} and {} heads", self.heads, self.kv_heads),
-        )
-    }
+/// Rotated and scaled queries, rotated keys, and values, by head.
+fn split_all(
+    kernels: &dyn Kernels,
+    [q, k, v]: [&Value; 3],
+    a: &Attention,
+    (rotary, positions): (&Rotary, &Buffer),
+) -> [Buffer; 3] {
+    let turn = |scale| rotary.turn(positions, scale);
+    [(q, turn(a.scale)), (k, turn(1.)), (v, Turn::NONE)]
+        .map(|(x, turn)| split(kernels, &x.array, a.head_dim, turn))
+}
 
-    /// The first of the keys that the query at `position` sees.
-    fn first_key(&self, position: usize) -> usize {
-        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
-    }
-
-    /// The queries at these positions, in blocks, each with the keys that some of its queries see.
-    fn blocks(
-        &self,
-        positions: Range<usize>,
-    ) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
-        let starts = positions.clone().step_by(head::BLOCK_ROWS);
-        starts.map(move |start| {
-            let end = positions.end.min(start + head::BLOCK_ROWS);
-            (start..end, self.first_key(start)..end)
-        })
-    }
+/// Attention of queries by head, as rows `[T, H E]`.
+fn attend(
+    kernels: &dyn Kernels,
+    qkv: [Window<'_>; 3],
+    log_sums: &mut Buffer,
+    shape: (&Attention, &[Span]),
+) -> Array {
+    let Attention { heads, head_dim, .. } = *shape.0;
+    let device = kernels.device();
+    let mut o = device.take(Dtype::F32, qkv[0].len());
+    kernels.attend(o.all_mut(), log_sums.all_mut(), qkv, shape);
+    let mut y = Array::take(device, qkv[0].len() / (heads * head_dim), heads * head_dim);
+    kernels.merge_heads(y.out(Onto::Fresh), o.all(), Heads { heads, head_dim }, Turn::NONE);
+    y
 }
 
 impl Tape<'_> {
     /// Attention of every row to the rows before it in its document, and to itself: `[T, H E]`.
     ///
-    /// `q` is `[T, H E]`, `k` and `v` are `[T, K E]`, before rotation.
+    /// Queries are `[T, H E]`, keys and values `[T, K E]`, before rotation.
     ///
     /// # Errors
-    /// [`super::Error::Shape`] if they do not fit; [`super::Error::Position`] if a document is
-    /// longer than the tables.
+    /// [`super::Error::Shape`] if they do not fit; [`super::Error::Position`] if a document is longer than the tables.
     pub fn attention(
         &self,
-        q: &Value,
-        k: &Value,
-        v: &Value,
-        (rotary, docs): (&Arc<Rotary>, &Arc<Documents>),
+        qkv: [&Value; 3],
+        place: &Arc<Placement>,
         a: &Attention,
     ) -> Result<Value> {
-        a.check(q, k, v)?;
-        let rows = docs.rows();
+        check(a, qkv)?;
+        let rows = place.documents.rows();
         let expected = || format!("{rows} rows, as the documents have");
-        expect_shape("attention", q.rows() == rows, expected, || q.rows().to_string())?;
-        rotary.check(a.head_dim, docs.iter().map(|doc| doc.len()).max().unwrap_or(0))?;
+        expect_shape("attention", qkv[0].rows() == rows, expected, || qkv[0].rows().to_string())?;
+        place.rotary.check(a.head_dim, place.documents.longest())?;
 
-        let heads = Heads::split(a, rotary, docs, [q, k, v]);
-        let mut o = pool::take(rows * a.heads * a.head_dim);
-        let mut log_sums = vec![0f32; rows * a.heads];
-        let mut tasks = Vec::new();
-        let (mut o_rest, mut sums_rest) = (&mut o[..], &mut log_sums[..]);
-        for head in 0..a.heads {
-            for doc in docs.iter() {
-                let o = cut(&mut o_rest, doc.len() * a.head_dim);
-                let sums = cut(&mut sums_rest, doc.len());
-                tasks.push((head, doc, o, sums));
-            }
-        }
-        tasks.into_par_iter().with_max_len(1).for_each(|(head, doc, o, sums)| {
-            attend(a, (heads.queries(head, &doc), doc.len()), heads.keys(head, &doc), o, sums);
-        });
-        heads.give();
-
-        let mut y = pool::take(o.len());
-        merge_heads(&mut y, Onto::Fresh, &o, (a.head_dim, 1), rows, Turn::NONE);
-        pool::give(o);
-        let y = Array::new(y, rows, a.heads * a.head_dim)?;
-        Ok(self.push(y, &[q, k, v], &[], |y| Attend {
-            inputs: [q.clone(), k.clone(), v.clone()],
+        let heads = split_all(self.kernels(), qkv, a, (&place.rotary, &place.positions));
+        let mut log_sums = self.device().take(Dtype::F32, rows * a.heads);
+        let windows = heads.each_ref().map(Buffer::all);
+        let y = attend(self.kernels(), windows, &mut log_sums, (a, &place.spans));
+        let inputs = qkv.map(Value::clone);
+        Ok(self.push(y, &qkv, &[], |y| Attend {
+            inputs,
             y: y.clone(),
             log_sums,
-            rotary: rotary.clone(),
-            docs: docs.clone(),
+            place: place.clone(),
             a: *a,
         }))
     }
-}
-
-/// Cuts the first `len` elements off.
-fn cut<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
-    let (head, tail) = std::mem::take(rest).split_at_mut(len);
-    *rest = tail;
-    head
 }
 
 struct Attend {
     inputs: [Value; 3],
     y: Arc<Array>,
     /// `[H, T]`.
-    log_sums: Vec<f32>,
-    rotary: Arc<Rotary>,
-    docs: Arc<Documents>,
+    log_sums: Buffer,
+    place: Arc<Placement>,
     a: Attention,
 }
 
@@ -162,58 +119,36 @@ impl Op for Attend {
 
     fn saved_bytes(&self) -> usize {
         let arrays = self.inputs.iter().map(|x| x.array.bytes()).sum::<usize>();
-        arrays + self.y.bytes() + size_of_val(&self.log_sums[..])
+        arrays + self.y.bytes() + self.log_sums.bytes()
     }
 
     fn backward(self: Box<Self>, dy: Arc<Array>, flow: &mut Backward<'_>) -> Result<()> {
-        let Self { inputs, y, log_sums, rotary, docs, a } = *self;
-        let (rows, width) = (docs.rows(), a.head_dim);
-        let heads = Heads::split(&a, &rotary, &docs, inputs.each_ref());
-        let dy_heads = split_heads(&dy.read(), a.heads, width, Turn::NONE);
+        let Self { inputs, y, log_sums, place, a } = *self;
+        let kernels = flow.kernels();
+        let positions = (&*place.rotary, &place.positions);
+        let heads = split_all(kernels, inputs.each_ref(), &a, positions);
+        let dy_heads = split(kernels, &dy, a.head_dim, Turn::NONE);
         drop(dy);
-        let v_t = heads.transposed_values();
-        let y = y.read();
-        let y: &[f32] = &y;
 
-        let size = rows * a.heads * width;
-        let mut grads = [pool::take(size), pool::take(size), pool::take(size)];
-        let mut rest = grads.each_mut().map(|grad| &mut grad[..]);
-        let mut tasks = Vec::new();
-        for head in 0..a.heads {
-            for doc in docs.iter() {
-                let parts = rest.each_mut().map(|rest| cut(rest, doc.len() * width));
-                tasks.push((head, doc, parts));
-            }
-        }
-        tasks.into_par_iter().with_max_len(1).for_each(|(head, doc, parts)| {
-            let dy = &dy_heads[heads.part(head, &doc)];
-            let stride = a.heads * width;
-            let ys = y[doc.start * stride..doc.end * stride].chunks_exact(stride);
-            let means: Vec<_> = ys
-                .zip(dy.chunks_exact(width))
-                .map(|(y, dy)| vectorized(|| dot(&y[head * width..][..width], dy)))
-                .collect();
-            let queries = Rows {
-                q: heads.queries(head, &doc),
-                dy,
-                log_sums: &log_sums[head * rows + doc.start..],
-                means: &means,
-            };
-            attend_backward(&a, queries, heads.all_keys(head, &doc, &v_t), parts);
-        });
-        heads.give();
-        [dy_heads, v_t].into_iter().for_each(pool::give);
+        let take = || kernels.device().take(Dtype::F32, dy_heads.len());
+        let mut gradients = [take(), take(), take()];
+        let of = Attended {
+            qkv: heads.each_ref().map(Buffer::all),
+            y: y.all(),
+            log_sums: log_sums.all(),
+        };
+        let windows = gradients.each_mut().map(Buffer::all_mut);
+        kernels.attend_back(windows, dy_heads.all(), of, (&a, &place.spans));
+        drop((heads, dy_heads));
 
-        let positions = docs.positions();
-        let turn = |scale| Turn { rotary: Some((&rotary, &positions)), scale };
-        let turns = [(1, turn(a.scale)), (a.group(), turn(1.)), (a.group(), Turn::NONE)];
-        for ((input, grad), (group, turn)) in inputs.iter().zip(grads).zip(turns) {
+        let turns = [place.turn(a.scale), place.turn(1.), Turn::NONE];
+        for ((input, gradient), turn) in inputs.iter().zip(gradients).zip(turns) {
             let mut dx = flow.open(input);
-            if let Some(Partial { data, onto }) = &mut dx {
-                merge_heads(data, *onto, &grad, (width, group), rows, turn);
+            if let Some(dx) = &mut dx {
+                let heads = Heads { heads: a.heads, head_dim: a.head_dim };
+                kernels.merge_heads(dx.out(), gradient.all(), heads, turn);
             }
-            flow.close(input, dx)?;
-            pool::give(grad);
+            flow.close(input, dx);
         }
         Ok(())
     }

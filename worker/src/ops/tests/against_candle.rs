@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Tensor, Var};
 
-use super::{gradients::rotary, reference, run, targets};
-use crate::ops::{
-    Attention, Documents, LossSum, ParamId, Parameters, Result, Rotary, Tape, Target, Value,
-};
+use super::{cross_entropy, gradients::placement, reference, run, targets};
+use crate::kernels::Attention;
+use crate::ops::{LossSum, ParamId, Parameters, Placement, Result, Tape, Target, Value};
 
 pub(super) const LAYERS: usize = 2;
 pub(super) const VOCABULARY: usize = 40;
@@ -45,13 +44,13 @@ pub(super) fn layer(
     tape: &Tape<'_>,
     x: &Value,
     first: usize,
-    place: (&Arc<Rotary>, &Arc<Documents>),
+    place: &Arc<Placement>,
 ) -> Result<Value> {
     let p = |i: usize| ParamId(first + i);
     let n = tape.rms_norm(x, p(0), EPS)?;
     let q = tape.rms_norm(&tape.linear(&n, p(1), Some(p(2)))?, p(5), EPS)?;
     let (k, v) = (tape.linear(&n, p(3), None)?, tape.linear(&n, p(4), None)?);
-    let o = tape.attention(&q, &k, &v, place, &ATTENTION)?;
+    let o = tape.attention([&q, &k, &v], place, &ATTENTION)?;
     let x = tape.add(x, &tape.linear(&o, p(6), None)?)?;
     let n = tape.rms_norm(&x, p(7), EPS)?;
     let inner = tape.swiglu(&tape.linear(&n, p(8), None)?, &tape.linear(&n, p(9), None)?)?;
@@ -66,16 +65,15 @@ pub(super) fn decoder<'p>(
     targets: &[Target],
     recompute: bool,
 ) -> Result<LossSum<'p>> {
-    let docs = Arc::new(Documents::of_lengths(lengths.iter().copied()));
-    let rotary = Arc::new(rotary(lengths.iter().copied().max().unwrap_or(0), ATTENTION.head_dim));
+    let place = placement(lengths, ATTENTION.head_dim);
     let mut x = tape.embed(tokens, ParamId(0))?;
     for i in 0..LAYERS {
-        let (docs, rotary, first) = (docs.clone(), rotary.clone(), 1 + i * LAYER.len());
-        let f = move |tape: &Tape<'p>, x: &Value| layer(tape, x, first, (&rotary, &docs));
+        let (place, first) = (place.clone(), 1 + i * LAYER.len());
+        let f = move |tape: &Tape<'p>, x: &Value| layer(tape, x, first, &place);
         x = if recompute { tape.recompute(&x, f)? } else { f(tape, &x)? };
     }
     let x = tape.rms_norm(&x, ParamId(tape.params().len() - 1), EPS)?;
-    tape.linear_cross_entropy(&x, ParamId(0), targets)
+    cross_entropy(tape, &x, ParamId(0), targets)
 }
 
 /// Tokens for rows `0..rows`.
@@ -91,7 +89,11 @@ fn loss_and_gradients_of_a_decoder_match_candles_autograd() {
     let targets = targets((0..tokens.len()).filter(|row| row % 3 != 0), VOCABULARY);
     let (loss, collected) = run(&params, |tape| decoder(tape, &tokens, &lengths, &targets, false));
 
-    let vars: Vec<_> = params.ids().map(|p| Var::from_tensor(params.tensor(p)).unwrap()).collect();
+    let var = |p| {
+        let values = params.values(p).read::<f32>();
+        Var::from_slice(&values, params.shape(p), &Device::Cpu).unwrap()
+    };
+    let vars: Vec<_> = params.ids().map(var).collect();
     let expected = candle_decoder(&vars, &tokens, &lengths, &targets).unwrap();
     let grads = expected.backward().unwrap();
     let expected = f64::from(expected.to_scalar::<f32>().unwrap());

@@ -7,11 +7,13 @@
 use std::sync::Arc;
 
 use super::{
-    Numbers, parameters,
+    Numbers, cross_entropy, parameters,
     reference::{self, Matrix, matrix},
     run, targets,
 };
-use crate::ops::{Attention, Documents, ParamId, Parameters, Result, Rotary, Tape, Target, Value};
+use crate::device::Device;
+use crate::kernels::Attention;
+use crate::ops::{Documents, ParamId, Parameters, Placement, Result, Rotary, Tape, Target, Value};
 
 const VOCABULARY: usize = 11;
 
@@ -37,9 +39,8 @@ impl Case<'_> {
     fn check(&self, directions: usize) {
         let params = parameters(self.shapes);
         let head = ParamId(params.len() - 1);
-        let (loss, collected) = run(&params, |tape| {
-            tape.linear_cross_entropy(&(self.forward)(tape)?, head, &self.targets)
-        });
+        let (loss, collected) =
+            run(&params, |tape| cross_entropy(tape, &(self.forward)(tape)?, head, &self.targets));
         let exact: Vec<Vec<f64>> = params.ids().map(|p| widened(&params, p)).collect();
         let expected = self.loss(&exact);
         assert!((loss - expected).abs() <= 1e-5 * expected.abs().max(1.), "{loss} {expected}");
@@ -67,7 +68,7 @@ impl Case<'_> {
 }
 
 fn widened(params: &Parameters, p: ParamId) -> Vec<f64> {
-    params.read(p, |data| data.iter().map(|&x| f64::from(x)).collect())
+    params.values(p).read::<f32>().iter().map(|&x| f64::from(x)).collect()
 }
 
 /// The rows of the table `p`, as a value.
@@ -202,16 +203,16 @@ fn check_attention(
     window: Option<usize>,
     directions: usize,
 ) {
-    let docs = Arc::new(Documents::of_lengths(lengths.iter().copied()));
+    let docs = Documents::of_lengths(lengths.iter().copied());
     let a = Attention { heads, kv_heads, head_dim, scale: 0.6, window };
     let (t, width, kv_width) = (docs.rows(), heads * head_dim, kv_heads * head_dim);
-    let rotary = Arc::new(rotary(lengths.iter().copied().max().unwrap_or(0), head_dim));
+    let place = placement(lengths, head_dim);
     Case {
         shapes: &[&[t, width], &[t, kv_width], &[t, kv_width], &[VOCABULARY, width]],
         targets: targets(0..t, VOCABULARY),
         forward: &|tape| {
             let [q, k, v] = [rows(tape, 0)?, rows(tape, 1)?, rows(tape, 2)?];
-            tape.attention(&q, &k, &v, (&rotary, &docs), &a)
+            tape.attention([&q, &k, &v], &place, &a)
         },
         reference: &|p| reference::attention(&p[0], &p[1], &p[2], &docs, &a),
     }
@@ -224,5 +225,12 @@ pub(super) fn rotary(positions: usize, head_dim: usize) -> Rotary {
         let angles = (0..positions).flat_map(|at| (0..pairs).map(move |i| reference::angle(at, i)));
         angles.map(|angle| f(angle) as f32).collect()
     };
-    Rotary::new(table(f64::cos), table(f64::sin), pairs).unwrap()
+    Rotary::new(&Device::Host, table(f64::cos), table(f64::sin), pairs).unwrap()
+}
+
+/// Documents of these lengths, and tables that just cover them.
+pub(super) fn placement(lengths: &[usize], head_dim: usize) -> Arc<Placement> {
+    let documents = Documents::of_lengths(lengths.iter().copied());
+    let rotary = Arc::new(rotary(documents.longest(), head_dim));
+    Arc::new(Placement::new(&Device::Host, rotary, documents))
 }

@@ -8,30 +8,29 @@ mod gradients;
 mod promises;
 mod reference;
 
-use candle_core::{Device, Tensor};
-
-use super::{Gradients, LossSum, ParamId, Parameters, Result, Tape, Target};
+use super::cross_entropy::Limits;
+use super::{Gradients, LossSum, ParamId, Parameters, Result, Tape, Target, Value};
+use crate::device::{Buffer, Device, Dtype, WindowMut};
+use crate::kernels;
 
 /// Gradients as a test sees them.
 pub(super) struct Collected {
     pub(super) grads: Vec<Vec<f32>>,
     pub(super) finished: Vec<ParamId>,
+}
+
+/// One buffer per parameter.
+struct Slots {
+    grads: Vec<Buffer>,
+    finished: Vec<ParamId>,
     frozen: Vec<bool>,
 }
 
-impl Collected {
-    pub(super) fn of(params: &Parameters) -> Self {
-        let grads = params.ids().map(|p| vec![0.; params.elements(p)]).collect();
-        let frozen = params.ids().map(|p| !params.trainable(p)).collect();
-        Self { grads, finished: Vec::new(), frozen }
-    }
-}
-
-impl Gradients for Collected {
-    fn slots(&mut self, p: ParamId) -> Vec<&mut [f32]> {
+impl Gradients for Slots {
+    fn slots(&mut self, p: ParamId) -> Vec<WindowMut<'_>> {
         assert!(!self.frozen[p.0], "{p:?} is frozen");
         assert!(!self.finished.contains(&p), "{p:?} is finished");
-        vec![&mut self.grads[p.0]]
+        vec![self.grads[p.0].all_mut()]
     }
 
     fn finished(&mut self, p: ParamId) {
@@ -64,13 +63,21 @@ impl Numbers {
 /// Random parameters `p0`, `p1`, .. of these shapes, all trained.
 pub(super) fn parameters(shapes: &[&[usize]]) -> Parameters {
     let mut numbers = Numbers::new(shapes.len() as u64 + 7);
-    let mut params = Parameters::new();
+    let mut params = Parameters::new(kernels::host());
     for (i, &shape) in shapes.iter().enumerate() {
-        let data = numbers.take(shape.iter().product());
-        let tensor = Tensor::from_vec(data, shape, &Device::Cpu).unwrap();
-        params.push(format!("p{i}"), tensor, true).unwrap();
+        params.push(format!("p{i}"), shape, numbers.take(shape.iter().product()));
     }
     params
+}
+
+/// The loss in chunks that are small enough for small cases to have several.
+pub(super) fn cross_entropy<'p>(
+    tape: &Tape<'p>,
+    x: &Value,
+    w: ParamId,
+    targets: &[Target],
+) -> Result<LossSum<'p>> {
+    tape.cross_entropy_within(Limits { elements: 1 << 10, rows: 1 }, x, w, targets)
 }
 
 /// Targets of rows `rows`, with tokens and weights of all sorts.
@@ -91,7 +98,14 @@ pub(super) fn run<'p>(
 ) -> (f64, Collected) {
     let tape = Tape::training(params);
     let loss = forward(&tape).unwrap();
-    let mut collected = Collected::of(params);
-    let sum = tape.backward(loss, &mut collected).unwrap();
-    (sum, collected)
+    let zeros = |p| Device::Host.zeros(Dtype::F32, params.elements(p));
+    let mut slots = Slots {
+        grads: params.ids().map(zeros).collect(),
+        finished: Vec::new(),
+        frozen: params.ids().map(|p| !params.trainable(p)).collect(),
+    };
+    let losses = tape.backward(loss, &mut slots).unwrap();
+    let Slots { grads, finished, .. } = slots;
+    let grads = grads.into_iter().map(Buffer::into_vec).collect();
+    (losses.read(|_, _| {}), Collected { grads, finished })
 }

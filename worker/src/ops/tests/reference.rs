@@ -1,6 +1,7 @@
 //! The operations again: slow, in f64, written for reading.
 
-use crate::ops::{Attention, Documents, Target};
+use crate::kernels::Attention;
+use crate::ops::{Documents, Target};
 
 pub(super) type Matrix = Vec<Vec<f64>>;
 

@@ -12,6 +12,7 @@
 //! buckets; while one of them travels, what is reduced already waits for nobody.
 
 use crate::collective::{self, Collective, Pending};
+use crate::device::{Buffer, Device, Dtype, WindowMut};
 use crate::ops::{Gradients, ParamId, Parameters};
 use std::ops::Range;
 
@@ -76,8 +77,8 @@ impl Layout {
     }
 
     /// Zeroed buckets.
-    pub(crate) fn allocate(&self) -> Vec<Vec<f32>> {
-        self.elements.iter().map(|n| vec![0.0; *n]).collect()
+    pub(crate) fn allocate(&self, device: &Device) -> Vec<Buffer> {
+        self.elements.iter().map(|n| device.zeros(Dtype::F32, *n)).collect()
     }
 }
 
@@ -94,7 +95,7 @@ fn cut(shape: &[usize], size: usize) -> Vec<usize> {
 pub(crate) struct Buckets<'a> {
     layout: &'a Layout,
     collective: &'a mut dyn Collective,
-    held: Vec<Option<Vec<f32>>>,
+    held: Vec<Option<Buffer>>,
     /// Parameters of a bucket whose gradient is not final.
     open: Vec<usize>,
     flying: Vec<Pending>,
@@ -107,7 +108,7 @@ impl<'a> Buckets<'a> {
     pub(crate) fn new(
         layout: &'a Layout,
         collective: &'a mut dyn Collective,
-        buckets: Vec<Vec<f32>>,
+        buckets: Vec<Buffer>,
     ) -> Self {
         Self {
             layout,
@@ -135,7 +136,7 @@ impl<'a> Buckets<'a> {
     ///
     /// # Errors
     /// The error that broke the collective.
-    pub(crate) fn wait(self) -> Result<Vec<Vec<f32>>, collective::Error> {
+    pub(crate) fn wait(self) -> Result<Vec<Buffer>, collective::Error> {
         match self.failed {
             Some(error) => Err(error),
             None => self.flying.into_iter().map(Pending::wait).collect(),
@@ -163,14 +164,14 @@ impl<'a> Buckets<'a> {
 }
 
 impl Gradients for Buckets<'_> {
-    fn slots(&mut self, p: ParamId) -> Vec<&mut [f32]> {
+    fn slots(&mut self, p: ParamId) -> Vec<WindowMut<'_>> {
         let pieces = self.layout.pieces(p);
         let first = pieces.first().expect("only trained parameters have gradients").bucket;
         let mut slots = Vec::with_capacity(pieces.len());
         for (held, piece) in self.held[first..].iter_mut().zip(pieces) {
             let held = held.as_mut();
             let held = held.expect("a bucket flies only when all its gradients are final");
-            slots.push(&mut held[piece.range.clone()]);
+            slots.push(held.window_mut(piece.range.clone()));
         }
         slots
     }
@@ -189,13 +190,11 @@ impl Gradients for Buckets<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{DType, Device, Tensor};
 
     fn parameters(shapes: &[&[usize]]) -> Parameters {
-        let mut parameters = Parameters::new();
+        let mut parameters = Parameters::new(crate::kernels::host());
         for (i, shape) in shapes.iter().enumerate() {
-            let zeros = Tensor::zeros(*shape, DType::F32, &Device::Cpu).expect("memory");
-            parameters.push(format!("p{i}"), zeros, true).expect("f32");
+            parameters.push(format!("p{i}"), shape, vec![0.0; shape.iter().product()]);
         }
         parameters
     }
@@ -215,7 +214,7 @@ mod tests {
         assert_eq!(pieces(&layout, 1), [(2, 0..12)]);
         assert_eq!(pieces(&layout, 0), [(3, 0..16), (4, 0..16), (5, 0..8)]);
         assert_eq!(
-            layout.allocate().iter().map(Vec::len).collect::<Vec<_>>(),
+            layout.allocate(&Device::Host).iter().map(Buffer::len).collect::<Vec<_>>(),
             [10, 8, 12, 16, 16, 8]
         );
     }

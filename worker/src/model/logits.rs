@@ -1,10 +1,10 @@
-//! What generation does with a row of logits.
+//! A row of logits in this process: the largest, and log-probabilities.
 
-use super::kernel::{exp, max, vectorized};
+use crate::kernels::cpu::{exp, max, vectorized};
 
 /// The index of the largest element, the first of equals; `None` for an empty row or one that holds
 /// a NaN.
-pub fn argmax(logits: &[f32]) -> Option<usize> {
+pub(super) fn argmax(logits: &[f32]) -> Option<usize> {
     let largest = max(logits);
     if logits.iter().any(|x| x.is_nan()) {
         return None;
@@ -13,7 +13,7 @@ pub fn argmax(logits: &[f32]) -> Option<usize> {
 }
 
 /// Turns logits into log-probabilities, in place.
-pub fn log_softmax(logits: &mut [f32]) {
+pub(super) fn log_softmax(logits: &mut [f32]) {
     vectorized(|| {
         let largest = max(logits);
         let sum: f64 = logits.iter().map(|&x| f64::from(exp(x - largest))).sum();

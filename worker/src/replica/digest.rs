@@ -9,8 +9,9 @@
 //! them. Before the first update moments are zero and are left out: the digest of a base is that of the training that
 //! begins with it.
 
-use super::Trainer;
+use crate::device::Buffer;
 use crate::model::Model;
+use crate::ops::ParamId;
 use rayon::prelude::*;
 use std::fmt;
 use std::str::FromStr;
@@ -39,7 +40,8 @@ impl FromStr for Digest {
 
 /// The digest of a training that begins with `model`.
 pub fn of_base(model: &Model) -> Digest {
-    of(model, 0, |_| [&[], &[]])
+    let none = Buffer::from(Vec::<f32>::new());
+    of(model, 0, |_| [&none, &none])
 }
 
 /// The digest of a model's configuration, to compare between programs of one version.
@@ -47,23 +49,23 @@ pub fn of_configuration(model: &Model) -> Digest {
     Digest(xxh3_128(format!("{:?}", model.config()).as_bytes()))
 }
 
-impl Trainer {
-    /// The digest of the whole state.
-    pub fn digest(&self) -> Digest {
-        of(&self.model, self.updates, |p| {
-            if self.updates == 0 { [&[], &[]] } else { [&self.m[p], &self.v[p]] }
-        })
-    }
-}
-
-fn of<'a>(model: &Model, updates: u64, moments: impl Fn(usize) -> [&'a [f32]; 2] + Sync) -> Digest {
+/// The digest of a model after so many updates; `moments` are those of a parameter.
+pub(super) fn of<'a>(
+    model: &Model,
+    updates: u64,
+    moments: impl Fn(ParamId) -> [&'a Buffer; 2] + Sync,
+) -> Digest {
     let parameters = model.parameters();
     let ids: Vec<_> = parameters.ids().collect();
     let chunks: Vec<[Vec<u128>; 3]> = ids
         .into_par_iter()
         .map(|p| {
-            let [m, v] = moments(p.0);
-            [parameters.read(p, of_chunks), of_chunks(m), of_chunks(v)]
+            let of_moments = |moment: &Buffer| match updates {
+                0 => Vec::new(),
+                _ => of_chunks(&moment.read()),
+            };
+            let [m, v] = moments(p).map(of_moments);
+            [of_chunks(&parameters.values(p).read()), m, v]
         })
         .collect();
     let mut all = Xxh3Default::new();
@@ -82,7 +84,8 @@ fn of_chunks(values: &[f32]) -> Vec<u128> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::fixture::{flip, trainer};
+    use crate::replica::fixture::{flip, state};
+    use crate::replica::state::Part;
 
     #[test]
     fn a_digest_is_read_as_it_is_written() {
@@ -94,30 +97,25 @@ mod tests {
 
     #[test]
     fn a_training_begins_with_the_digest_of_its_base() {
-        let trainer = trainer();
-        assert_eq!(trainer.digest(), of_base(trainer.model()));
+        let state = state();
+        assert_eq!(state.digest(), of_base(state.model()));
     }
 
     #[test]
     fn one_bit_anywhere_makes_another_digest() {
-        let mut trainer = trainer();
-        trainer.updates = 1;
-        let mut seen = vec![trainer.digest()];
-        let last = trainer.m.len() - 1;
-        for change in [
-            |t: &mut Trainer, p: usize| {
-                t.model.parameters_mut().write(crate::ops::ParamId(p), |w| flip(&mut w[1]));
-            },
-            |t: &mut Trainer, p: usize| flip(&mut t.m[p][1]),
-            |t: &mut Trainer, p: usize| flip(&mut t.v[p][1]),
-            |t: &mut Trainer, _| t.updates += 1,
-        ] {
-            for p in [0, last] {
-                change(&mut trainer, p);
-                let digest = trainer.digest();
+        let mut state = state();
+        state.set_updates(1);
+        let mut seen = vec![state.digest()];
+        let last = state.ids().last().expect("it has parameters");
+        for p in [ParamId(0), last] {
+            for part in Part::ALL {
+                flip(state.part_mut(part, p), 1);
+                let digest = state.digest();
                 assert!(!seen.contains(&digest));
                 seen.push(digest);
             }
         }
+        state.set_updates(2);
+        assert!(!seen.contains(&state.digest()));
     }
 }

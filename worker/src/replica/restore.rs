@@ -4,10 +4,12 @@
 //! A file comes in pieces, and each is put in its place as it comes: memory does not grow with the size of a file. Only
 //! at a file's end is it known whether it is what was written; until then nothing that it says counts.
 
+use super::State;
+use super::receive::receive;
+use super::state::Part;
 use crate::collective::{self, Collective};
 use crate::model::Dtype;
 use crate::ops::ParamId;
-use crate::train::Trainer;
 use bytes::Bytes;
 use proto::manifest::File;
 use proto::plan::share;
@@ -82,75 +84,53 @@ fn owners(state: &[File], world: usize) -> Vec<usize> {
     owners
 }
 
-/// Brings `trainer` to the state that the manifest's `state` files describe; `mine` tells of those of this rank, see
-/// [`share_of`].
+/// Brings `state` to what the manifest's `files` describe; `mine` yields those of this rank, see [`share_of`].
 ///
 /// # Errors
-/// If a file is not a state file of this model, or something is missing; whatever `mine` says; `trainer` must then not
-/// be used.
+/// If a file is not a state file of this model, or something is missing, or what `mine` yields; `state` is then
+/// unspecified, until it is restored again.
 pub fn restore<E: From<Error>>(
-    trainer: &mut Trainer,
+    state: &mut State,
     collective: &mut dyn Collective,
-    state: &[File],
+    files: &[File],
     mine: impl IntoIterator<Item = Result<Fetched, E>>,
 ) -> Result<(), E> {
     let (rank, world) = (collective.rank(), collective.world_size());
-    let owners = owners(state, world);
-    let tensors =
-        || state.iter().zip(&owners).flat_map(|(f, r)| f.tensors.iter().map(move |t| (t, r)));
-    let roots: HashMap<&str, usize> = tensors().map(|(t, r)| (t.as_str(), *r)).collect();
     let mut updates = 0;
-    let mut left: BTreeSet<usize> = share_of(state, rank, world).into_iter().collect();
+    let mut left: BTreeSet<usize> = share_of(files, rank, world).into_iter().collect();
     let mut readings: HashMap<usize, Reading<'_>> = HashMap::new();
     for fetched in mine {
         match fetched? {
             Fetched::Piece { file, offset, body } => {
                 if offset == 0 {
-                    readings.insert(file, Reading::of(&state[file]));
+                    readings.insert(file, Reading::of(&files[file]));
                 }
-                readings.get_mut(&file).expect("a file begins at 0").add(trainer, &body);
+                readings.get_mut(&file).expect("a file begins at 0").add(state, &body);
             }
             Fetched::Whole(file) => {
-                let missing = || Error::Missing(state[file].key.clone());
+                let missing = || Error::Missing(files[file].key.clone());
                 updates = readings.remove(&file).ok_or_else(missing)?.end()?;
                 left.remove(&file);
             }
         }
     }
     if let Some(&file) = left.first() {
-        return Err(Error::Missing(state[file].key.clone()).into());
+        return Err(Error::Missing(files[file].key.clone()).into());
     }
-    broadcast(trainer, collective, &roots)?;
-    // Of the first file, whose reader is the same for everybody.
-    let reads_first = owners.first() == Some(&rank);
-    let mut first = [if reads_first { updates as f64 } else { 0.0 }];
-    collective.control(&mut first).map_err(Error::from)?;
-    trainer.updates = first[0] as u64;
-    Ok(())
-}
-
-/// Every rank receives what others have read, of all that is trained.
-fn broadcast(
-    trainer: &mut Trainer,
-    collective: &mut dyn Collective,
-    roots: &HashMap<&str, usize>,
-) -> Result<(), Error> {
-    for p in trainer.ids() {
-        let parameters = trainer.model.parameters();
-        if !parameters.trainable(p) {
-            continue;
-        }
-        let name = parameters.name(p).to_owned();
-        let root = |kind: &str| {
-            let tensor = format!("{kind}/{name}");
-            roots.get(tensor.as_str()).copied().ok_or(Error::Missing(tensor))
-        };
-        let from = root("master")?;
-        trainer.model.parameters_mut().write(p, |w| collective.broadcast(from, w))?;
-        collective.broadcast(root("m")?, &mut trainer.m[p.0])?;
-        collective.broadcast(root("v")?, &mut trainer.v[p.0])?;
-    }
-    Ok(())
+    state.set_updates(updates);
+    let owners = owners(files, world);
+    // Every file says how many updates it has seen; its reader is asked.
+    let first = owners.first().copied().unwrap_or(0);
+    let tensors = files
+        .iter()
+        .zip(&owners)
+        .flat_map(|(file, rank)| file.tensors.iter().map(move |tensor| (tensor.as_str(), *rank)));
+    let readers: HashMap<&str, usize> = tensors.collect();
+    let reader = |part: Part, name: &str| {
+        let tensor = format!("{}/{name}", part.name());
+        readers.get(tensor.as_str()).copied().ok_or(Error::Missing(tensor))
+    };
+    Ok(receive(state, collective, first, reader)?)
 }
 
 /// A state file, as far as it has come.
@@ -168,21 +148,14 @@ enum Content {
     Known(Table),
 }
 
+/// Where a tensor belongs; nowhere if it is frozen: older versions stored that, too.
+type Place = Option<(Part, ParamId)>;
+
 /// A state file's table of contents.
 struct Table {
     updates: u64,
     /// By their bytes in the file, in order.
-    tensors: Vec<(Range<u64>, Slot)>,
-}
-
-/// Where a tensor belongs.
-#[derive(Clone, Copy)]
-enum Slot {
-    Master(ParamId),
-    M(ParamId),
-    V(ParamId),
-    /// Nowhere: older versions stored what is frozen, too.
-    Frozen,
+    tensors: Vec<(Range<u64>, Place)>,
 }
 
 impl<'a> Reading<'a> {
@@ -190,22 +163,22 @@ impl<'a> Reading<'a> {
         Self { file, at: 0, outcome: Ok(Content::Begun(Vec::new())) }
     }
 
-    fn add(&mut self, trainer: &mut Trainer, body: &Bytes) {
+    fn add(&mut self, state: &mut State, body: &Bytes) {
         let from = self.at;
         self.at += body.len() as u64;
         match &mut self.outcome {
             Ok(Content::Begun(head)) => {
                 head.extend_from_slice(body);
-                match Table::read(self.file, head, trainer) {
+                match Table::read(self.file, head, state) {
                     Ok(None) => {}
                     Ok(Some(table)) => {
-                        table.fill(trainer, 0, head);
+                        table.fill(state, 0, head);
                         self.outcome = Ok(Content::Known(table));
                     }
                     Err(error) => self.outcome = Err(error),
                 }
             }
-            Ok(Content::Known(table)) => table.fill(trainer, from, body),
+            Ok(Content::Known(table)) => table.fill(state, from, body),
             Err(_) => {}
         }
     }
@@ -227,7 +200,7 @@ const LENGTH: usize = size_of::<u64>();
 
 impl Table {
     /// The table of contents that the bytes begin with; none while it is not whole.
-    fn read(file: &File, bytes: &[u8], trainer: &Trainer) -> Result<Option<Self>, Error> {
+    fn read(file: &File, bytes: &[u8], state: &State) -> Result<Option<Self>, Error> {
         let format = |reason: String| Error::Format { key: file.key.clone(), reason };
         let Some((length, rest)) = bytes.split_first_chunk::<LENGTH>() else { return Ok(None) };
         let length = u64::from_le_bytes(*length);
@@ -247,7 +220,7 @@ impl Table {
         let tensors = file.tensors.iter().map(|name| {
             let info = infos.get(name).ok_or_else(|| format(format!("it lacks `{name}`")))?;
             let (from, to) = info.data_offsets;
-            Ok((begins + from as u64..begins + to as u64, slot(trainer, &file.key, name, info)?))
+            Ok((begins + from as u64..begins + to as u64, place(state, &file.key, name, info)?))
         });
         let mut tensors = tensors.collect::<Result<Vec<_>, Error>>()?;
         tensors.sort_unstable_by_key(|(range, _)| range.start);
@@ -255,58 +228,50 @@ impl Table {
     }
 
     /// Puts bytes of the file, `from` there on, where they belong.
-    fn fill(&self, trainer: &mut Trainer, from: u64, bytes: &[u8]) {
+    fn fill(&self, state: &mut State, from: u64, bytes: &[u8]) {
         let to = from + bytes.len() as u64;
         let first = self.tensors.partition_point(|(range, _)| range.end <= from);
-        for (range, slot) in &self.tensors[first..] {
+        for (range, place) in &self.tensors[first..] {
             let (start, end) = (range.start.max(from), range.end.min(to));
             if start >= end {
                 break;
             }
+            let Some((part, p)) = *place else { continue };
             let bytes = &bytes[(start - from) as usize..(end - from) as usize];
-            let values = (start - range.start) as usize / 4..(end - range.start) as usize / 4;
-            let fill = |all: &mut [f32]| Dtype::F32.decode(bytes, &mut all[values]);
-            match *slot {
-                Slot::Master(p) => trainer.model.parameters_mut().write(p, fill),
-                Slot::M(p) => fill(&mut trainer.m[p.0]),
-                Slot::V(p) => fill(&mut trainer.v[p.0]),
-                Slot::Frozen => {}
-            }
+            let mut values = vec![0.0; bytes.len() / size_of::<f32>()];
+            Dtype::F32.decode(bytes, &mut values);
+            state
+                .part_mut(part, p)
+                .write((start - range.start) as usize / size_of::<f32>(), &values);
         }
     }
 }
 
 /// Where a tensor of so many elements belongs.
-fn slot(trainer: &Trainer, key: &str, tensor: &str, info: &TensorInfo) -> Result<Slot, Error> {
+fn place(state: &State, key: &str, tensor: &str, info: &TensorInfo) -> Result<Place, Error> {
     let format = |reason: String| Error::Format { key: key.to_owned(), reason };
     let unknown = || format(format!("the model has no `{tensor}`"));
     if info.dtype != Dtype::F32.into() {
         return Err(format(format!("`{tensor}` is not f32")));
     }
     let (kind, name) = tensor.split_once('/').ok_or_else(unknown)?;
-    let p = trainer.model.parameters().find(name).ok_or_else(unknown)?;
-    let parameters = trainer.model.parameters();
-    let (slot, expected) = match kind {
-        "master" if parameters.trainable(p) => (Slot::Master(p), parameters.elements(p)),
-        "master" => (Slot::Frozen, parameters.elements(p)),
-        "m" => (Slot::M(p), trainer.m[p.0].len()),
-        "v" => (Slot::V(p), trainer.v[p.0].len()),
-        _ => return Err(unknown()),
-    };
+    let part = Part::ALL.into_iter().find(|part| part.name() == kind).ok_or_else(unknown)?;
+    let parameters = state.model().parameters();
+    let p = parameters.find(name).ok_or_else(unknown)?;
+    let expected = state.part(part, p).len();
     let got = info.shape.iter().product();
     if got != expected {
         let (key, tensor) = (key.to_owned(), tensor.to_owned());
         return Err(Error::Shape { key, tensor, got, expected });
     }
-    Ok(slot)
+    Ok(parameters.trainable(p).then_some((part, p)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::{PartFile, Room, Saved, snapshot};
     use crate::collective::{AbortHandle, InProcess};
-    use crate::train::fixture;
+    use crate::replica::{PartFile, Room, Saved, fixture, snapshot};
     use proto::manifest::{Checkpoint, Digests};
     use proto::tensors::head;
     use std::time::Duration;
@@ -315,30 +280,32 @@ mod tests {
     const FROZEN: [usize; 2] = [0, 3];
 
     /// A training of which some parameters are frozen, and everything else is `shift` from where it began.
-    fn trainer(shift: f32) -> Trainer {
-        let mut trainer = fixture::trainer_with(&FROZEN.map(ParamId));
-        trainer.updates = 5 * shift as u64;
-        for p in trainer.ids() {
-            if trainer.model.parameters().trainable(p) {
-                let moved = |w: &mut [f32]| w.iter_mut().for_each(|w| *w += shift);
-                trainer.model.parameters_mut().write(p, moved);
+    fn state(shift: f32) -> State {
+        let mut state = fixture::state_with(&FROZEN.map(ParamId));
+        state.set_updates(5 * shift as u64);
+        for p in state.ids() {
+            if !state.model().parameters().trainable(p) {
+                continue;
             }
-            trainer.m[p.0].fill(0.25 * shift);
-            trainer.v[p.0].fill(0.5 * shift);
+            for (part, by) in Part::ALL.into_iter().zip([shift, 0.25 * shift, 0.5 * shift]) {
+                let buffer = state.part_mut(part, p);
+                let moved: Vec<f32> = buffer.read::<f32>().iter().map(|x| x + by).collect();
+                buffer.write(0, &moved);
+            }
         }
-        trainer
+        state
     }
 
-    fn saved(trainer: &Trainer) -> Vec<PartFile> {
+    fn saved(state: &State) -> Vec<PartFile> {
         let room = Room::default().reserve(&AbortHandle::new()).expect("it is free");
         let saved = Saved { dtype: Dtype::F32, file_bytes: u64::MAX };
-        let files = snapshot(trainer, 1, (0, 1), saved, room).files;
+        let files = snapshot(state, 1, (0, 1), saved, room).files;
         files.into_iter().filter(|file| file.key.starts_with(Checkpoint::STATE)).collect()
     }
 
-    /// What each of `world` ranks has that begins as the base and restores `parts`.
-    fn restored(parts: &[PartFile], world: usize) -> Vec<Trainer> {
-        let state: Vec<File> = parts
+    /// What each of `world` ranks has that restores `parts` into a state that is `from` from the base.
+    fn restored(parts: &[PartFile], world: usize, from: f32) -> Vec<State> {
+        let files: Vec<File> = parts
             .iter()
             .map(|part| File {
                 key: part.key.clone(),
@@ -348,13 +315,13 @@ mod tests {
             })
             .collect();
         let rank = |mut collective: InProcess| {
-            let mut trainer = trainer(0.0);
-            let mine = share_of(&state, collective.rank(), world).into_iter().flat_map(|file| {
+            let mut state = state(from);
+            let mine = share_of(&files, collective.rank(), world).into_iter().flat_map(|file| {
                 let piece = Fetched::Piece { file, offset: 0, body: parts[file].body.clone() };
                 [Ok::<_, Error>(piece), Ok(Fetched::Whole(file))]
             });
-            restore(&mut trainer, &mut collective, &state, mine).expect("it is sound");
-            trainer
+            restore(&mut state, &mut collective, &files, mine).expect("it is sound");
+            state
         };
         std::thread::scope(|scope| {
             let ranks = InProcess::world(world, Duration::from_secs(60)).into_iter();
@@ -365,15 +332,16 @@ mod tests {
 
     #[test]
     fn only_what_is_trained_is_stored_and_a_restore_gives_the_same_bits() {
-        let before = trainer(1.0);
+        let before = state(1.0);
         let parts = saved(&before);
-        let parameters = before.model.parameters();
+        let parameters = before.model().parameters();
         let frozen = FROZEN.map(|p| format!("master/{}", parameters.name(ParamId(p))));
         let stored: Vec<_> = parts.iter().flat_map(|part| &part.tensors).collect();
         assert_eq!(stored.len(), 3 * (parameters.len() - FROZEN.len()));
         assert!(frozen.iter().all(|name| !stored.contains(&name)), "{stored:?}");
         for world in 1..4 {
-            for after in restored(&parts, world) {
+            // Whether the state was used before makes no difference.
+            for after in [0.0, 3.0].into_iter().flat_map(|from| restored(&parts, world, from)) {
                 assert_eq!(after.digest(), before.digest(), "{world} ranks");
             }
         }
@@ -381,20 +349,20 @@ mod tests {
 
     #[test]
     fn a_checkpoint_with_frozen_masters_is_read_and_they_stay_as_the_base_has_them() {
-        let before = trainer(1.0);
+        let before = state(1.0);
         let mut parts = saved(&before);
-        let parameters = before.model.parameters();
+        let parameters = before.model().parameters();
         for p in FROZEN.map(ParamId) {
             let name = format!("master/{}", parameters.name(p));
             let elements = parameters.elements(p);
-            let metadata = HashMap::from([("updates".to_owned(), before.updates.to_string())]);
+            let metadata = HashMap::from([("updates".to_owned(), before.updates().to_string())]);
             let described = (name.clone(), Dtype::F32.into(), vec![elements]);
             let mut body = head(metadata, std::iter::once(described));
             body.extend(std::iter::repeat_n(7.0f32.to_le_bytes(), elements).flatten());
             let key = format!("{}/older-{}", Checkpoint::STATE, p.0);
             parts.push(PartFile { key, body: body.into(), tensors: vec![name] });
         }
-        for after in restored(&parts, 2) {
+        for after in restored(&parts, 2, 0.0) {
             assert_eq!(after.digest(), before.digest());
         }
     }

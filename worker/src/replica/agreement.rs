@@ -144,8 +144,9 @@ mod tests {
     use super::*;
     use crate::collective::InProcess;
     use crate::ops::ParamId;
-    use crate::train::Trainer;
-    use crate::train::fixture::{flip, trainer};
+    use crate::replica::State;
+    use crate::replica::fixture::{flip, state};
+    use crate::replica::state::Part;
     use std::time::Duration;
 
     fn digests(numbers: &[u128]) -> Vec<Digest> {
@@ -214,16 +215,16 @@ mod tests {
     }
 
     /// What each of `world` ranks says, of which `odd` was changed.
-    fn ask(world: usize, odd: usize, change: fn(&mut Trainer)) -> Vec<Result<(), Error>> {
+    fn ask(world: usize, odd: usize, change: fn(&mut State)) -> Vec<Result<(), Error>> {
         std::thread::scope(|scope| {
             let ranks = InProcess::world(world, Duration::from_secs(60)).into_iter();
             let ask = |mut collective: InProcess| {
-                let mut trainer = trainer();
-                trainer.updates = 3;
+                let mut state = state();
+                state.set_updates(3);
                 if collective.rank() == odd {
-                    change(&mut trainer);
+                    change(&mut state);
                 }
-                agree(&mut collective, trainer.digest(), Origin::Checkpoint, None)
+                agree(&mut collective, state.digest(), Origin::Checkpoint, None)
             };
             let threads: Vec<_> = ranks.map(|c| scope.spawn(move || ask(c))).collect();
             threads.into_iter().map(|t| t.join().expect("a rank")).collect()
@@ -232,10 +233,10 @@ mod tests {
 
     #[test]
     fn one_flipped_bit_on_one_rank_is_told_by_all_ranks_alike() {
-        let changes: [fn(&mut Trainer); 3] = [
-            |t| t.model.parameters_mut().write(ParamId(1), |w| flip(&mut w[0])),
-            |t| flip(&mut t.v[0][2]),
-            |t| t.updates += 1,
+        let changes: [fn(&mut State); 3] = [
+            |state| flip(state.part_mut(Part::Master, ParamId(1)), 0),
+            |state| flip(state.part_mut(Part::V, ParamId(0)), 2),
+            |state| state.set_updates(4),
         ];
         for (world, named) in [(2, vec![0, 1]), (3, vec![1]), (4, vec![1])] {
             for change in changes {

@@ -1,8 +1,6 @@
 //! One rank's share of a global batch.
 
 use crate::ops::{Documents, Target};
-use proto::protocol::SourceSum;
-use std::collections::BTreeMap;
 
 /// Documents that go through the model together, laid end to end.
 pub struct MicroBatch {
@@ -23,30 +21,14 @@ impl MicroBatch {
     }
 }
 
-/// Sums by source, of one rank's share of a step.
-#[derive(Default)]
-pub(super) struct Sums(BTreeMap<u32, SourceSum>);
-
-impl Sums {
-    /// Adds a target and its loss, weighted already.
-    pub(super) fn add(&mut self, source: u32, target: &Target, loss: f64) {
-        let sum = self.0.entry(source).or_insert(SourceSum { source, ..SourceSum::default() });
-        sum.loss_sum += loss;
-        sum.weight += f64::from(target.weight);
-        sum.trained_tokens += 1;
-    }
-
-    pub(super) fn into_vec(self) -> Vec<SourceSum> {
-        self.0.into_values().collect()
-    }
-}
-
 /// What one rank does in one step; nothing, where there are more ranks than packs.
 pub struct Batch {
     /// The step.
     pub step: u64,
     /// This rank's packs.
     pub micro_batches: Vec<MicroBatch>,
+    /// The step's learning rate.
+    pub learning_rate: f64,
     /// W(s): the sum of weights over all ranks, as the plan has it.
     pub planned_weight: f64,
     /// The sum of this rank's weights.

@@ -1,10 +1,12 @@
 //! One rank's part of a checkpoint: copied between two steps, stored while the next ones run.
 
-use super::layout::{ModelFile, Share, Size, shares};
 use super::room::Reserved;
+use super::shares::{ModelFile, Share, Size, shares};
+use super::state::Part;
+use super::{Digest, State};
+use crate::device::Buffer;
 use crate::model::Dtype;
 use crate::ops::ParamId;
-use crate::train::{Digest, Trainer};
 use bytes::Bytes;
 use proto::manifest::Checkpoint;
 use proto::tensors::head;
@@ -46,70 +48,60 @@ pub struct Snapshot {
 
 /// Copies rank `rank`'s share of the parameters and of the optimizer's state into `room`.
 pub fn snapshot(
-    trainer: &Trainer,
+    state: &State,
     step: u64,
     (rank, world): (usize, usize),
     saved: Saved,
     room: Reserved,
 ) -> Snapshot {
     let taken = Instant::now();
-    let parameters = trainer.model.parameters();
+    let parameters = state.model().parameters();
     let size =
         |p| Size { elements: parameters.elements(p) as u64, trainable: parameters.trainable(p) };
     let sizes: Vec<_> = parameters.ids().map(size).collect();
-    let Share { model, state } =
-        shares(&sizes, saved.dtype, saved.file_bytes, world).swap_remove(rank);
+    let share = shares(&sizes, saved.dtype, saved.file_bytes, world).swap_remove(rank);
     // A fenced process, or another attempt at the same step, never writes to the same keys.
     let mark = &proto::id::unique()[..12];
-    let copy = Copying { trainer, room: &room };
+    let copy = Copying { state, room: &room };
+    let Share { model, state: of_state } = share;
     let model = model.iter().map(|file| copy.model_file(file, saved.dtype, mark));
-    let state = state.iter().enumerate().map(|(i, file)| {
+    let of_state = of_state.iter().enumerate().map(|(i, file)| {
         let key = format!("{}/state-r{rank}-{i:03}-{mark}.safetensors", Checkpoint::STATE);
         copy.state_file(key, file)
     });
-    let files = model.chain(state).collect();
+    let files = model.chain(of_state).collect();
     room.tidy();
-    Snapshot { step, digest: trainer.digest(), files, taken, room }
-}
-
-/// Where a tensor's values are.
-enum Values<'a> {
-    Parameter(ParamId),
-    Moment(&'a [f32]),
+    Snapshot { step, digest: state.digest(), files, taken, room }
 }
 
 /// A tensor of a file: its name, its shape, its values.
-type Tensor<'a> = (String, Vec<usize>, Values<'a>);
+type Tensor<'a> = (String, Vec<usize>, &'a Buffer);
 
 struct Copying<'a> {
-    trainer: &'a Trainer,
+    state: &'a State,
     room: &'a Reserved,
 }
 
 impl Copying<'_> {
     fn model_file(&self, file: &ModelFile, save: Dtype, mark: &str) -> PartFile {
-        let parameters = self.trainer.model.parameters();
+        let parameters = self.state.model().parameters();
         let ModelFile { number, of, .. } = file;
         let key = format!("{}/model-{number:05}-of-{of:05}-{mark}.safetensors", Checkpoint::MODEL);
         let tensors = file.parameters.clone().map(ParamId).map(|p| {
-            (parameters.name(p).to_owned(), parameters.shape(p).to_vec(), Values::Parameter(p))
+            (parameters.name(p).to_owned(), parameters.shape(p).to_vec(), parameters.values(p))
         });
         self.part(key, ("format", "pt".into()), save, &tensors.collect::<Vec<_>>())
     }
 
     fn state_file(&self, key: String, file: &[ParamId]) -> PartFile {
-        let parameters = self.trainer.model.parameters();
+        let parameters = self.state.model().parameters();
         let tensors = file.iter().flat_map(|&p| {
-            let tensor = move |kind: &str, values| {
-                (format!("{kind}/{}", parameters.name(p)), vec![parameters.elements(p)], values)
-            };
-            [
-                tensor("master", Values::Parameter(p)),
-                tensor("m", Values::Moment(&self.trainer.m[p.0])),
-                tensor("v", Values::Moment(&self.trainer.v[p.0])),
-            ]
+            Part::ALL.map(|part| {
+                let name = format!("{}/{}", part.name(), parameters.name(p));
+                (name, vec![parameters.elements(p)], self.state.part(part, p))
+            })
         });
-        let metadata = ("updates", self.trainer.updates.to_string());
+        let metadata = ("updates", self.state.updates().to_string());
         self.part(key, metadata, Dtype::F32, &tensors.collect::<Vec<_>>())
     }
 
@@ -130,12 +122,7 @@ impl Copying<'_> {
             begin.copy_from_slice(&head);
             for (_, shape, values) in tensors {
                 let (to, after) = rest.split_at_mut(bytes(shape));
-                match values {
-                    Values::Parameter(p) => {
-                        self.trainer.model.parameters().read(*p, |w| dtype.encode_to(w, to));
-                    }
-                    Values::Moment(values) => dtype.encode_to(values, to),
-                }
+                dtype.encode_to(&values.read(), to);
                 rest = after;
             }
         });

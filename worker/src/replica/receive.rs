@@ -1,0 +1,33 @@
+//! A state that is spread over the ranks, brought to all of them: each part comes from the one rank that holds it.
+
+use super::State;
+use super::state::Part;
+use crate::collective::{self, Collective};
+
+/// Replaces every trained part of `state` with that of the rank which `holder` names, and the number of updates with
+/// that of rank `counter`.
+///
+/// # Errors
+/// What `holder` reports, or the collective's own; `state` is then a mixture.
+pub(super) fn receive<E: From<collective::Error>>(
+    state: &mut State,
+    collective: &mut dyn Collective,
+    counter: usize,
+    holder: impl Fn(Part, &str) -> Result<usize, E>,
+) -> Result<(), E> {
+    for p in state.ids() {
+        let parameters = state.model().parameters();
+        if !parameters.trainable(p) {
+            continue;
+        }
+        let name = parameters.name(p).to_owned();
+        for part in Part::ALL {
+            collective.broadcast(holder(part, &name)?, state.part_mut(part, p).all_mut())?;
+        }
+    }
+    let counts = collective.rank() == counter;
+    let mut updates = [if counts { state.updates() as f64 } else { 0.0 }];
+    collective.control(&mut updates)?;
+    state.set_updates(updates[0] as u64);
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! The state of a training: what a checkpoint holds, and a run would lose without one.
+
+use super::digest::{self, Digest};
+use crate::device::{Buffer, Dtype};
+use crate::model::Model;
+use crate::ops::ParamId;
+
+/// A model in training, with its optimizer's moments. Equal bit by bit on every rank.
+pub struct State {
+    model: Model,
+    /// First and second moments by parameter, f32; without elements where a parameter is frozen.
+    moments: [Vec<Buffer>; 2],
+    updates: u64,
+}
+
+/// The tensors that a trained parameter has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Its values.
+    Master,
+    /// Its first moments.
+    M,
+    /// Its second moments.
+    V,
+}
+
+impl Part {
+    pub(super) const ALL: [Self; 3] = [Self::Master, Self::M, Self::V];
+
+    /// What comes before `/<parameter>` in the names of checkpoint tensors.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Master => "master",
+            Self::M => "m",
+            Self::V => "v",
+        }
+    }
+}
+
+impl State {
+    /// A training that begins with `model`.
+    pub fn new(model: Model) -> Self {
+        let parameters = model.parameters();
+        let device = parameters.kernels().device();
+        let zeros = |p| {
+            let elements = if parameters.trainable(p) { parameters.elements(p) } else { 0 };
+            device.zeros(Dtype::F32, elements)
+        };
+        let moments = [(); 2].map(|()| parameters.ids().map(zeros).collect());
+        Self { model, moments, updates: 0 }
+    }
+
+    /// The model as it is now.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Updates applied: what bias correction counts.
+    pub fn updates(&self) -> u64 {
+        self.updates
+    }
+
+    pub(super) fn set_updates(&mut self, updates: u64) {
+        self.updates = updates;
+    }
+
+    /// The digest of the whole state.
+    pub fn digest(&self) -> Digest {
+        digest::of(&self.model, self.updates, |p| self.moments.each_ref().map(|all| &all[p.0]))
+    }
+
+    /// Every parameter, in order.
+    pub(super) fn ids(&self) -> impl Iterator<Item = ParamId> + use<> {
+        self.model.parameters().ids()
+    }
+
+    pub(super) fn part(&self, part: Part, p: ParamId) -> &Buffer {
+        match part {
+            Part::Master => self.model.parameters().values(p),
+            Part::M => &self.moments[0][p.0],
+            Part::V => &self.moments[1][p.0],
+        }
+    }
+
+    pub(super) fn part_mut(&mut self, part: Part, p: ParamId) -> &mut Buffer {
+        match part {
+            Part::Master => self.model.parameters_mut().values_mut(p),
+            Part::M => &mut self.moments[0][p.0],
+            Part::V => &mut self.moments[1][p.0],
+        }
+    }
+
+    /// All parts of a parameter, in the order of [`Part::ALL`].
+    pub(super) fn parts_mut(&mut self, p: ParamId) -> [&mut Buffer; 3] {
+        let [m, v] = self.moments.each_mut().map(|all| &mut all[p.0]);
+        [self.model.parameters_mut().values_mut(p), m, v]
+    }
+}

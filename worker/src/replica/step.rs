@@ -1,0 +1,224 @@
+//! The step: it changes a state by one update. The arithmetic, in order:
+//!
+//! ```text
+//! gradients of sum(w * nll), f32, summed over this rank's micro-batches
+//!   -> summed over ranks by bucket, while the last backward still runs
+//!   -> control reduction: its completion commits the step
+//!   -> / W(s), global norm, clip, AdamW          nothing of this can fail, and all of it is bit-equal on every rank
+//! ```
+
+use super::batch::{Batch, MicroBatch};
+use super::buckets::{Buckets, Layout, Piece};
+use super::objective::sft::{self, Sums};
+use super::optimizer::{AdamW, Update, clip_factor};
+use super::{Divergence, State};
+use crate::collective::{self, Collective};
+use crate::device::{Buffer, Dtype};
+use crate::model::{self, Model};
+use crate::ops::{self, Losses, Tape};
+use proto::protocol::StepDone;
+use std::time::Instant;
+use thiserror::Error;
+
+/// Why a training does not begin, or a step was not committed.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The ranks do not begin with the same state, or not with the one that was recorded.
+    #[error(transparent)]
+    Diverged(#[from] Divergence),
+    /// A peer was lost, or the collective was aborted.
+    #[error(transparent)]
+    Collective(#[from] collective::Error),
+    /// The model refused the batch.
+    #[error(transparent)]
+    Model(#[from] model::Error),
+    /// An operation refused its operands.
+    #[error(transparent)]
+    Ops(#[from] ops::Error),
+    /// The ranks do not see the same plan or the same data.
+    #[error("step {step}: the ranks' weights add up to {got}, the plan says {planned}")]
+    Plan {
+        /// The step.
+        step: u64,
+        /// What the ranks had.
+        got: f64,
+        /// What the plan has.
+        planned: f64,
+    },
+    /// Three steps in a row had no finite gradient.
+    #[error(
+        "the gradient was not finite in {0} steps in a row\n\
+         hint: lower `train.learning_rate`, or look at the samples that the receipt names"
+    )]
+    NonFinite(u32),
+}
+
+/// Steps in a row without a finite gradient that fail the run.
+const NON_FINITE_LIMIT: u32 = 3;
+
+/// How updates are made: the same for the whole run.
+#[derive(Clone, Copy, Debug)]
+pub struct Recipe {
+    /// The optimizer.
+    pub adamw: AdamW,
+    /// Of tensors with two or more dimensions.
+    pub weight_decay: f64,
+    /// The norm that gradients are clipped to.
+    pub clip_norm: f64,
+    /// Layers keep only their input and run twice.
+    pub recompute: bool,
+    /// Elements of a gradient bucket, about; a matrix of more has several.
+    pub bucket_elements: usize,
+}
+
+/// What a committed step did.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// Its figures.
+    pub done: StepDone,
+    /// Some rank wants all to stop now.
+    pub stop: bool,
+}
+
+/// What takes steps: everything that a step needs beside the state, made anew for every membership.
+pub struct Trainer {
+    recipe: Recipe,
+    layout: Layout,
+    /// None after a step that was not committed.
+    buckets: Option<Vec<Buffer>>,
+    non_finite: u32,
+}
+
+impl Trainer {
+    /// What trains a state like `state`.
+    pub fn new(state: &State, recipe: Recipe) -> Self {
+        let layout = Layout::new(state.model().parameters(), recipe.bucket_elements);
+        Self { recipe, layout, buckets: None, non_finite: 0 }
+    }
+
+    /// Takes one optimizer step on the global batch, of which `batch` is this rank's share.
+    ///
+    /// # Errors
+    /// Before the commit: the state is what it was.
+    pub fn step(
+        &mut self,
+        state: &mut State,
+        collective: &mut dyn Collective,
+        batch: &Batch,
+        wants_stop: bool,
+    ) -> Result<Committed, Error> {
+        let buckets = self.cleared_buckets(state);
+        let mut sink = Buckets::new(&self.layout, collective, buckets);
+        let began = Instant::now();
+        let mut losses = Vec::with_capacity(batch.micro_batches.len());
+        for (i, micro_batch) in batch.micro_batches.iter().enumerate() {
+            if i + 1 == batch.micro_batches.len() {
+                sink.last_micro_batch();
+            }
+            let recompute = self.recipe.recompute;
+            losses.push(backward(state.model(), micro_batch, recompute, &mut sink)?);
+        }
+        let compute = began.elapsed();
+        sink.launch_rest();
+
+        let (loss_sum, sums) = read(&batch.micro_batches, &losses);
+        let mut control = [f64::from(u8::from(wants_stop)), loss_sum, batch.weight];
+        sink.collective().control(&mut control)?;
+        let buckets = sink.wait()?;
+        let reduce_wait = began.elapsed() - compute;
+        let [stops, loss_sum, weight] = control;
+        if (weight - batch.planned_weight).abs() > 1e-6 * batch.planned_weight.max(1.0) {
+            let (step, planned) = (batch.step, batch.planned_weight);
+            return Err(Error::Plan { step, got: weight, planned });
+        }
+
+        let grad_norm = self.update(state, &buckets, weight, batch.learning_rate);
+        self.buckets = Some(buckets);
+        let applied = grad_norm.is_finite();
+        self.non_finite = if applied { 0 } else { self.non_finite + 1 };
+        if self.non_finite >= NON_FINITE_LIMIT {
+            return Err(Error::NonFinite(self.non_finite));
+        }
+        let done = StepDone {
+            step: batch.step,
+            loss: loss_sum / weight,
+            learning_rate: batch.learning_rate,
+            grad_norm,
+            applied,
+            samples: batch.samples,
+            samples_digest: batch.samples_digest,
+            tokens: batch.tokens(),
+            trained_tokens: batch.trained_tokens(),
+            compute,
+            reduce_wait,
+            sources: sums.into_vec(),
+        };
+        Ok(Committed { done, stop: stops > 0.0 })
+    }
+
+    /// Buckets of zeros: those of the last step, if it was committed.
+    fn cleared_buckets(&mut self, state: &State) -> Vec<Buffer> {
+        let kernels = state.model().parameters().kernels();
+        match self.buckets.take() {
+            None => self.layout.allocate(kernels.device()),
+            Some(mut buckets) => {
+                buckets.iter_mut().for_each(|bucket| kernels.clear(bucket.all_mut()));
+                buckets
+            }
+        }
+    }
+
+    /// Applies summed gradients; returns their norm, and leaves everything as it was if that is not finite.
+    fn update(&self, state: &mut State, buckets: &[Buffer], weight: f64, lr: f64) -> f64 {
+        let kernels = state.model().parameters().kernels().clone();
+        let mut squares = kernels.device().take(Dtype::F64, buckets.len());
+        for (i, bucket) in buckets.iter().enumerate() {
+            kernels.sum_squares(squares.window_mut(i..i + 1), bucket.all());
+        }
+        let norm = squares.read::<f64>().iter().sum::<f64>().sqrt() / weight;
+        if !norm.is_finite() {
+            return norm;
+        }
+        state.set_updates(state.updates() + 1);
+        let gradient_scale = clip_factor(norm, self.recipe.clip_norm) / weight;
+        for p in state.ids() {
+            let matrix = state.model().parameters().shape(p).len() >= 2;
+            let weight_decay = if matrix { self.recipe.weight_decay } else { 0.0 };
+            let count = state.updates();
+            let update = Update { count, lr, weight_decay, gradient_scale };
+            let factors = self.recipe.adamw.step(&update);
+            let mut parts = state.parts_mut(p);
+            for Piece { elements, bucket, range } in self.layout.pieces(p) {
+                let windows = parts.each_mut().map(|part| part.window_mut(elements.clone()));
+                kernels.adamw(windows, buckets[*bucket].window(range.clone()), &factors);
+            }
+        }
+        norm
+    }
+}
+
+/// Forward and backward of one micro-batch; gradients are added up in `sink`.
+fn backward(
+    model: &Model,
+    micro_batch: &MicroBatch,
+    recompute: bool,
+    sink: &mut Buckets<'_>,
+) -> Result<Losses, Error> {
+    let tape = Tape::training(model.parameters());
+    let loss = sft::loss(model, &tape, micro_batch, recompute)?;
+    Ok(tape.backward(loss, sink)?)
+}
+
+/// The losses of a step, and their sums by source.
+fn read(micro_batches: &[MicroBatch], losses: &[Losses]) -> (f64, Sums) {
+    let mut sums = Sums::default();
+    let mut loss_sum = 0.0;
+    for (micro_batch, losses) in micro_batches.iter().zip(losses) {
+        let ends: Vec<_> = micro_batch.documents.iter().map(|rows| rows.end).collect();
+        loss_sum += losses.read(|target, loss| {
+            let document = ends.partition_point(|end| *end <= target.row as usize);
+            sums.add(micro_batch.sources[document], target, loss);
+        });
+    }
+    (loss_sum, sums)
+}
