@@ -5,7 +5,7 @@ use crate::finish::{self, ModelFolder, Place};
 use crate::journal::{self, Journal};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
-use proto::event::Event;
+use proto::event::Fact;
 use proto::id::RunId;
 use proto::key;
 use proto::manifest::{self, Checkpoint, File, Hasher};
@@ -119,26 +119,26 @@ impl Run {
     }
 
     async fn look(storage: &Storage, id: &RunId) -> Result<Self, Error> {
-        let (_, history) = Journal::open::<Event>(storage, key::journal(id)).await?;
+        let (_, history) = Journal::open::<Fact>(storage, key::journal(id)).await?;
         if history.is_empty() {
             return Err(Error::NoRun(format!("{}/{id}", storage.url())));
         }
         let (mut known, mut losses, mut ended) = (BTreeMap::new(), BTreeMap::new(), false);
         for event in history {
             ended = match &event {
-                Event::Paused { .. }
-                | Event::Cancelled
-                | Event::Failed { .. }
-                | Event::Succeeded { .. } => true,
-                Event::Claimed { .. } | Event::Submitted { .. } | Event::Resumed { .. } => false,
+                Fact::Paused { .. }
+                | Fact::Cancelled
+                | Fact::Failed { .. }
+                | Fact::Succeeded { .. } => true,
+                Fact::Claimed { .. } | Fact::Submitted { .. } | Fact::Resumed { .. } => false,
                 _ => ended,
             };
             match event {
-                Event::Checkpointed { lineage, step, manifest_sha256 } => {
+                Fact::Checkpointed { lineage, step, manifest_sha256 } => {
                     known.insert((lineage, step), manifest_sha256);
                 }
-                Event::Damaged { lineage, step } => drop(known.remove(&(lineage, step))),
-                Event::Evaluated { step, loss, .. } => drop(losses.insert(step, loss)),
+                Fact::Damaged { lineage, step } => drop(known.remove(&(lineage, step))),
+                Fact::Evaluated { step, loss, .. } => drop(losses.insert(step, loss)),
                 _ => {}
             }
         }

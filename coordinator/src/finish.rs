@@ -4,7 +4,7 @@ mod card;
 
 use crate::core::Retained;
 use futures::{StreamExt, TryStreamExt, stream};
-use proto::event::Event as History;
+use proto::event::Fact;
 use proto::id::{Lineage, RunId};
 use proto::key;
 use proto::manifest::{self, Checkpoint, Digests, File};
@@ -288,12 +288,12 @@ pub(crate) async fn delete(
 pub async fn replaced(
     storage: &Storage,
     run: &RunId,
-    history: &[History],
-) -> Result<Vec<History>, storage::Error> {
+    history: &[Fact],
+) -> Result<Vec<Fact>, storage::Error> {
     let mut known: BTreeSet<Place> = history
         .iter()
         .filter_map(|event| match event {
-            History::Checkpointed { lineage, step, .. } => Some((*lineage, *step)),
+            Fact::Checkpointed { lineage, step, .. } => Some((*lineage, *step)),
             _ => None,
         })
         .collect();
@@ -303,15 +303,15 @@ pub async fn replaced(
     }
     let stored = stored(storage, run).await?;
     let gone = known.into_iter().filter(|place| stored.get(place) != Some(&true));
-    Ok(gone.map(|(lineage, step)| History::Damaged { lineage, step }).collect())
+    Ok(gone.map(|(lineage, step)| Fact::Damaged { lineage, step }).collect())
 }
 
 /// Whether nothing can follow but another attempt.
-pub(crate) fn is_over(history: &[History]) -> bool {
+pub(crate) fn is_over(history: &[Fact]) -> bool {
     let end = history.iter().rev().find(|event| {
-        matches!(event, History::Succeeded { .. } | History::Cancelled | History::Resumed { .. })
+        matches!(event, Fact::Succeeded { .. } | Fact::Cancelled | Fact::Resumed { .. })
     });
-    end.is_some_and(|event| !matches!(event, History::Resumed { .. }))
+    end.is_some_and(|event| !matches!(event, Fact::Resumed { .. }))
 }
 
 /// The commits that a coordinator did not live to journal: of manifests, which are written only when all that they
@@ -322,10 +322,10 @@ pub(crate) fn is_over(history: &[History]) -> bool {
 pub async fn uncommitted(
     storage: &Storage,
     run: &RunId,
-    history: &[History],
-) -> Result<Vec<History>, storage::Error> {
+    history: &[Fact],
+) -> Result<Vec<Fact>, storage::Error> {
     let present = history.iter().rev().find_map(|event| match event {
-        History::Generation { lineage, .. } => Some(*lineage),
+        Fact::Generation { lineage, .. } => Some(*lineage),
         _ => None,
     });
     let Some(present) = present.filter(|_| !is_over(history)) else {
@@ -333,7 +333,7 @@ pub async fn uncommitted(
     };
     let known = |place: &(Lineage, u64)| {
         history.iter().any(|event| match event {
-            History::Checkpointed { lineage, step, .. } | History::Damaged { lineage, step } => {
+            Fact::Checkpointed { lineage, step, .. } | Fact::Damaged { lineage, step } => {
                 (*lineage, *step) >= *place
             }
             _ => false,
@@ -346,7 +346,7 @@ pub async fn uncommitted(
         match storage.read(&key::manifest(run, lineage, step)).await {
             Ok(body) => {
                 let manifest_sha256 = manifest::sha256(&body);
-                found.push(History::Checkpointed { lineage, step, manifest_sha256 });
+                found.push(Fact::Checkpointed { lineage, step, manifest_sha256 });
             }
             Err(storage::Error::NotFound { .. }) => {}
             Err(error) => return Err(error),

@@ -4,7 +4,7 @@
 use crate::core::{Event, Status, Stream, WorkerStatus};
 use crate::feed::{Recorded, Watch};
 use crate::journal::{self, Journal};
-use proto::event::Event as History;
+use proto::event::Fact;
 use proto::id::RunId;
 use proto::protocol::{Directive, Report};
 use proto::spec::Spec;
@@ -71,9 +71,9 @@ pub(crate) enum Input {
 pub(crate) struct Found {
     pub(crate) run: RunId,
     pub(crate) journal: Journal,
-    pub(crate) history: Vec<History>,
+    pub(crate) history: Vec<Fact>,
     /// What another attempt begins with.
-    pub(crate) beginning: Vec<History>,
+    pub(crate) beginning: Vec<Fact>,
     pub(crate) spec: Spec,
     /// How far its metrics reach.
     pub(crate) recorded: Recorded,

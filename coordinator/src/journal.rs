@@ -12,7 +12,7 @@ mod tests;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use proto::event::{Entry, EntryError, Fact, Holder};
+use proto::event::{Entry, EntryError, Holder, Journaled};
 use proto::id;
 use proto::key;
 use proto::storage::{self, Created, Patience, Storage};
@@ -121,7 +121,10 @@ impl Journal {
     ///
     /// # Errors
     /// [`Error::Missing`], [`Error::Unusable`], [`Error::Storage`].
-    pub async fn open<E: Fact>(storage: &Storage, folder: String) -> Result<(Self, Vec<E>), Error> {
+    pub async fn open<E: Journaled>(
+        storage: &Storage,
+        folder: String,
+    ) -> Result<(Self, Vec<E>), Error> {
         let storage = storage.patient(Patience::Journal)?;
         let Replayed { next, began_ms, events } = replay(&storage, &folder).await?;
         let (settled_within, trouble) = (SETTLED_WITHIN, Trouble::default());
@@ -146,7 +149,7 @@ impl Journal {
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub async fn reopen<E: Fact>(
+    pub async fn reopen<E: Journaled>(
         storage: &Storage,
         folder: String,
         within: Duration,
@@ -185,7 +188,7 @@ impl Journal {
     /// # Errors
     /// [`Error::Deposed`] if another writer holds the number, [`Error::Unsettled`] if the outcome is unknown: the
     /// journal must not be written to then.
-    pub async fn append<E: Fact>(&mut self, events: Vec<E>) -> Result<(), Error> {
+    pub async fn append<E: Journaled>(&mut self, events: Vec<E>) -> Result<(), Error> {
         let at_ms = now_ms();
         // The same bytes whenever it is repeated: what an earlier attempt wrote is known again by its token.
         let body = Bytes::from(Entry { token: id::unique(), at_ms, events }.encode());
@@ -226,7 +229,7 @@ impl Journal {
     /// # Errors
     /// [`Error::Deposed`] if somebody has; [`Error::Unusable`] or [`Error::Storage`] if that cannot be known now.
     #[cfg(test)]
-    pub async fn check<E: Fact>(&self) -> Result<(), Error> {
+    pub async fn check<E: Journaled>(&self) -> Result<(), Error> {
         let Some(entry) = fetch::<E>(&self.storage, &self.folder, self.next).await? else {
             return Ok(());
         };
@@ -267,7 +270,7 @@ pub struct Found {
 
 impl End {
     /// The entry that is there now. What cannot be known is none.
-    pub async fn found<E: Fact>(&self) -> Option<Found> {
+    pub async fn found<E: Journaled>(&self) -> Option<Found> {
         match fetch::<E>(&self.storage, &self.folder, self.number).await {
             Ok(entry) => entry.map(|entry| Found { number: self.number, by: claim(&entry) }),
             Err(error) => {
@@ -288,7 +291,7 @@ fn now_ms() -> u64 {
 ///
 /// # Errors
 /// As [`Journal::open`].
-pub async fn read<E: Fact>(storage: &Storage, folder: &str) -> Result<Vec<E>, Error> {
+pub async fn read<E: Journaled>(storage: &Storage, folder: &str) -> Result<Vec<E>, Error> {
     Ok(replay(&storage.patient(Patience::Journal)?, folder).await?.events)
 }
 
@@ -301,7 +304,7 @@ struct Replayed<E> {
     events: Vec<E>,
 }
 
-async fn replay<E: Fact>(storage: &Storage, folder: &str) -> Result<Replayed<E>, Error> {
+async fn replay<E: Journaled>(storage: &Storage, folder: &str) -> Result<Replayed<E>, Error> {
     let objects = storage.list(folder).await?;
     let numbers = objects.iter().filter_map(|o| key::journal_number(&o.key));
     let mut next = numbers.max().map_or(0, |last| last.saturating_add(1));
@@ -324,7 +327,7 @@ async fn replay<E: Fact>(storage: &Storage, folder: &str) -> Result<Replayed<E>,
     Ok(Replayed { next, began_ms, events })
 }
 
-async fn fetch<E: Fact>(
+async fn fetch<E: Journaled>(
     storage: &Storage,
     folder: &str,
     number: u64,
@@ -348,7 +351,7 @@ async fn fetch<E: Fact>(
 }
 
 /// Who claims the journal with this entry; an error if the bytes may not be what was written.
-fn claimant<E: Fact>(entry: &[u8]) -> Result<Option<Holder>, EntryError> {
+fn claimant<E: Journaled>(entry: &[u8]) -> Result<Option<Holder>, EntryError> {
     match Entry::<E>::decode(entry) {
         Ok(entry) => Ok(claim(&entry)),
         Err(EntryError::Foreign(_)) => Ok(None),
@@ -356,6 +359,6 @@ fn claimant<E: Fact>(entry: &[u8]) -> Result<Option<Holder>, EntryError> {
     }
 }
 
-fn claim<E: Fact>(entry: &Entry<E>) -> Option<Holder> {
-    entry.events.iter().find_map(Fact::claimed_by).cloned()
+fn claim<E: Journaled>(entry: &Entry<E>) -> Option<Holder> {
+    entry.events.iter().find_map(Journaled::claimed_by).cloned()
 }

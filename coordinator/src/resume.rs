@@ -2,7 +2,7 @@
 
 use crate::holder::{self, Held};
 use crate::{finish, journal};
-use proto::event::{Event, Fact, Holder, PoolEvent};
+use proto::event::{Fact, Holder, Journaled, PoolEvent};
 use proto::id::RunId;
 use proto::key;
 use proto::spec::{self, Spec, compatible_for_resume};
@@ -82,7 +82,7 @@ pub async fn find(storage: &Storage, spec: Spec, take_over: bool) -> Result<Resu
     // A run's name ends in date, time and mark: sorted names are sorted by time.
     for name in folders.into_iter().rev().filter(|n| is_run_of(n, &prefix)) {
         let run = RunId::new(name);
-        let history = journal::read::<Event>(storage, &key::journal(&run)).await?;
+        let history = journal::read::<Fact>(storage, &key::journal(&run)).await?;
         if finish::is_over(&history) && !pool.contains(&run) {
             continue;
         }
@@ -91,7 +91,7 @@ pub async fn find(storage: &Storage, spec: Spec, take_over: bool) -> Result<Resu
             continue;
         }
         let yaml = history.iter().rev().find_map(|e| match e {
-            Event::Submitted { spec_yaml } | Event::Resumed { spec_yaml, .. } => {
+            Fact::Submitted { spec_yaml } | Fact::Resumed { spec_yaml, .. } => {
                 Some(spec_yaml.as_str())
             }
             _ => None,
@@ -101,7 +101,7 @@ pub async fn find(storage: &Storage, spec: Spec, take_over: bool) -> Result<Resu
         let old = Spec::from_resolved(yaml).map_err(changed)?;
         let spec = spec.dated(old.data().date).pinned_as(&old);
         compatible_for_resume(&old, &spec).map_err(changed)?;
-        let before = history.iter().rev().find_map(Event::claimed_by).cloned();
+        let before = history.iter().rev().find_map(Fact::claimed_by).cloned();
         if !take_over && let Some(before) = &before {
             holder::leave_run(before, &run).await?;
         }
@@ -157,8 +157,8 @@ mod tests {
         let started = spec(", date: 2026-11-20");
         let run = RunId::new("a-20261120-034500-1f2e");
         let (mut journal, _) =
-            Journal::open::<Event>(&storage, key::journal(&run)).await.expect("opens");
-        let submitted = Event::Submitted { spec_yaml: started.resolved_yaml() };
+            Journal::open::<Fact>(&storage, key::journal(&run)).await.expect("opens");
+        let submitted = Fact::Submitted { spec_yaml: started.resolved_yaml() };
         journal.append(vec![submitted]).await.expect("stored");
 
         let found = find(&storage, spec(""), false).await.expect("the run");
@@ -177,8 +177,8 @@ mod tests {
         assert!(matches!(&refused, Error::OfPool { run: of, .. } if *of == run), "{refused}");
         let older = RunId::new("a-20261119-034500-1f2e");
         let (mut journal, _) =
-            Journal::open::<Event>(&storage, key::journal(&older)).await.expect("opens");
-        let submitted = Event::Submitted { spec_yaml: started.resolved_yaml() };
+            Journal::open::<Fact>(&storage, key::journal(&older)).await.expect("opens");
+        let submitted = Fact::Submitted { spec_yaml: started.resolved_yaml() };
         journal.append(vec![submitted]).await.expect("stored");
         assert_eq!(find(&storage, spec(""), false).await.expect("the older").run, older);
     }

@@ -21,7 +21,7 @@ pub struct Holder {
 }
 
 /// What journals are made of.
-pub trait Fact: Serialize + DeserializeOwned {
+pub trait Journaled: Serialize + DeserializeOwned {
     /// Who took the journal over with it.
     fn claimed_by(&self) -> Option<&Holder>;
 }
@@ -29,7 +29,7 @@ pub trait Fact: Serialize + DeserializeOwned {
 /// One fact of a run's history.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub enum Event {
+pub enum Fact {
     /// The run exists.
     Submitted {
         /// The resolved spec.
@@ -180,7 +180,7 @@ pub fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Erro
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
-impl Fact for Event {
+impl Journaled for Fact {
     fn claimed_by(&self) -> Option<&Holder> {
         match self {
             Self::Claimed { holder, .. } => holder.as_ref(),
@@ -203,7 +203,7 @@ impl Fact for Event {
     }
 }
 
-impl Fact for PoolEvent {
+impl Journaled for PoolEvent {
     fn claimed_by(&self) -> Option<&Holder> {
         match self {
             Self::Opened { holder, .. } => holder.as_ref(),

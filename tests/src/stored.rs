@@ -3,7 +3,7 @@
 use crate::model::{Weights, weights};
 use anyhow::{Context, Result, bail, ensure};
 use coordinator::journal;
-use proto::event::Event;
+use proto::event::Fact;
 use proto::id::{Lineage, RunId};
 use proto::key;
 use proto::manifest::Checkpoint;
@@ -38,7 +38,7 @@ impl<'a> Stored<'a> {
     ///
     /// # Errors
     /// What the store says, or that it cannot be replayed.
-    pub async fn history(&self) -> Result<Vec<Event>> {
+    pub async fn history(&self) -> Result<Vec<Fact>> {
         Ok(journal::read(self.storage, &key::journal(&self.id)).await?)
     }
 
@@ -95,7 +95,7 @@ impl<'a> Stored<'a> {
     pub async fn goes_on_after(&self) -> Result<u64> {
         let history = self.history().await?;
         let present = history.iter().rev().find_map(|event| match event {
-            Event::Generation { lineage, .. } => Some(*lineage),
+            Fact::Generation { lineage, .. } => Some(*lineage),
             _ => None,
         });
         let present = present.unwrap_or_default();
@@ -106,17 +106,17 @@ impl<'a> Stored<'a> {
 }
 
 /// The last commit of a history, which is where a generation behind it begins.
-pub fn newest_commit(history: &[Event]) -> Option<u64> {
+pub fn newest_commit(history: &[Fact]) -> Option<u64> {
     history.iter().rev().find_map(|event| match event {
-        Event::Checkpointed { step, .. } => Some(*step),
+        Fact::Checkpointed { step, .. } => Some(*step),
         _ => None,
     })
 }
 
 /// After how many steps each generation began. Panics unless it was at the newest commit of that moment.
-pub fn starts(history: &[Event]) -> Vec<u64> {
+pub fn starts(history: &[Fact]) -> Vec<u64> {
     let generations = history.iter().enumerate().filter_map(|(at, event)| match event {
-        Event::Generation { step, .. } => Some((at, *step)),
+        Fact::Generation { step, .. } => Some((at, *step)),
         _ => None,
     });
     let started = |(at, step)| {

@@ -16,7 +16,7 @@ use muster_tests::lone::{self, PLAN};
 use muster_tests::proxy::{Fault, Faults, Proxy};
 use muster_tests::seaweed::{BUCKET, SeaweedFs};
 use proto::error::chain;
-use proto::event::Event;
+use proto::event::Fact;
 use proto::id::{Generation, Lineage, RunId, WorkerId};
 use proto::key;
 use proto::manifest::{Digests, File};
@@ -226,7 +226,7 @@ async fn save_and_restore(storage: &Storage, seed: u64) -> Result<Run> {
         Run { seed, states: Vec::new(), doubtful: Vec::new(), restarts: 0, restored: false };
     let mut journal = run.start(storage).await?.0;
     let members = ["w-0", "w-1"].map(WorkerId::new).into();
-    let first = Event::Generation { generation: Generation(1), lineage: LINEAGE, step: 0, members };
+    let first = Fact::Generation { generation: Generation(1), lineage: LINEAGE, step: 0, members };
     while let Err(error) = journal.append(vec![first.clone()]).await {
         ensure!(run.restarts < RESTARTS, "the first generation cannot be journalled: {error}");
         let (restarted, history) = run.restart(storage, error).await?;
@@ -249,7 +249,7 @@ async fn save_and_restore(storage: &Storage, seed: u64) -> Result<Run> {
             run.doubtful.push((step, held));
             continue;
         };
-        let commit = Event::Checkpointed { lineage: LINEAGE, step, manifest_sha256 };
+        let commit = Fact::Checkpointed { lineage: LINEAGE, step, manifest_sha256 };
         if let Err(error) = journal.append(vec![commit]).await {
             // The next coordinator finds it, in the journal or beside it.
             journal = run.restart(storage, error).await?.0;
@@ -298,7 +298,7 @@ enum Unrestored {
 
 impl Run {
     /// A coordinator's start: the journal, and what was stored but not journaled.
-    async fn start(&self, storage: &Storage) -> Result<(Journal, Vec<Event>)> {
+    async fn start(&self, storage: &Storage) -> Result<(Journal, Vec<Fact>)> {
         let mut last = None;
         for _ in 0..STARTS {
             match self.try_start(storage).await {
@@ -310,9 +310,9 @@ impl Run {
         Err(anyhow!(last.expect("it was tried"))).context("the store never answers")
     }
 
-    async fn try_start(&self, storage: &Storage) -> Result<(Journal, Vec<Event>), journal::Error> {
+    async fn try_start(&self, storage: &Storage) -> Result<(Journal, Vec<Fact>), journal::Error> {
         let id = run(self.seed);
-        let (mut journal, mut history) = Journal::open::<Event>(storage, key::journal(&id)).await?;
+        let (mut journal, mut history) = Journal::open::<Fact>(storage, key::journal(&id)).await?;
         let found = finish::uncommitted(storage, &id, &history).await?;
         if !found.is_empty() {
             journal.append(found.clone()).await?;
@@ -325,7 +325,7 @@ impl Run {
         &mut self,
         storage: &Storage,
         error: journal::Error,
-    ) -> Result<(Journal, Vec<Event>)> {
+    ) -> Result<(Journal, Vec<Fact>)> {
         ensure!(!matches!(error, journal::Error::Deposed { .. }), "by whom? {error}");
         self.restarts += 1;
         self.start(storage).await
@@ -333,10 +333,10 @@ impl Run {
 
     /// The newest commit of `history` is one that was acknowledged, or a later one that was in doubt, and it is what
     /// a worker restores.
-    async fn restore(&self, storage: &Storage, history: &[Event]) -> Result<(), Unrestored> {
+    async fn restore(&self, storage: &Storage, history: &[Fact]) -> Result<(), Unrestored> {
         let wrong = |what: String| Unrestored::Wrong(anyhow!(what));
         let newest = history.iter().rev().find_map(|event| match event {
-            Event::Checkpointed { step, manifest_sha256, .. } => Some((*step, manifest_sha256)),
+            Fact::Checkpointed { step, manifest_sha256, .. } => Some((*step, manifest_sha256)),
             _ => None,
         });
         let acknowledged = self.states.last().map(|(step, _)| *step);

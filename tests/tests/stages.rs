@@ -12,7 +12,7 @@ use muster_tests::seaweed::{BUCKET, SeaweedFs, here};
 use muster_tests::stored::{Stored, starts};
 use muster_tests::undisturbed::Reference;
 use muster_tests::{Ended, Fixture, Process};
-use proto::event::Event;
+use proto::event::Fact;
 use proto::id::{Lineage, WorkerId};
 use proto::storage::Storage;
 use rustix::process::Signal;
@@ -229,7 +229,7 @@ impl OnS3 {
     async fn member(&self, rank: usize) -> Result<WorkerId> {
         let history = self.stored().await?.history().await?;
         let members = history.into_iter().find_map(|event| match event {
-            Event::Generation { members, .. } => Some(members),
+            Fact::Generation { members, .. } => Some(members),
             _ => None,
         });
         members.and_then(|mut m| (rank < m.len()).then(|| m.swap_remove(rank))).context("a member")
@@ -250,7 +250,7 @@ impl OnS3 {
         let starts = starts(&history);
         let lineages = u64::try_from(starts.len())?;
         let commits = history.iter().filter_map(|event| match event {
-            Event::Checkpointed { lineage, step, .. } => Some((*lineage, *step)),
+            Fact::Checkpointed { lineage, step, .. } => Some((*lineage, *step)),
             _ => None,
         });
         let commits: Vec<_> = commits.collect();

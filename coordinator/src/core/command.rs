@@ -1,7 +1,7 @@
 //! What the core has the runtime do.
 
 use super::{Notice, Stream, Ticket};
-use proto::event::{Event as History, PoolEvent};
+use proto::event::{Fact, PoolEvent};
 use proto::id::{Incarnation, Lineage, RunId, WorkerId};
 use proto::manifest;
 use proto::protocol::Directive;
@@ -15,7 +15,7 @@ pub enum Command {
         /// The run.
         run: RunId,
         /// In order.
-        events: Vec<History>,
+        events: Vec<Fact>,
     },
     /// Append to the pool's journal, where there is one; durable before the next command.
     JournalPool(PoolEvent),

@@ -10,7 +10,7 @@ use super::saves::Saves;
 use super::trouble::Accusations;
 use super::workers::{Worker, Workers};
 use super::{Command, Fault, Notice, Turn};
-use proto::event::{Event as History, Failure};
+use proto::event::{Fact, Failure};
 use proto::id::WorkerId;
 use proto::protocol::{Attachment, Cause, Hello, Start};
 use std::collections::BTreeMap;
@@ -167,9 +167,9 @@ impl Run {
         self.step = self.began_at.map_or(0, |c| c.step);
         let mut events = Vec::new();
         if let Some(digest) = self.base.clone().filter(|_| first) {
-            events.push(History::Based { digest });
+            events.push(Fact::Based { digest });
         }
-        events.push(History::Generation {
+        events.push(Fact::Generation {
             generation: self.generation,
             lineage: self.lineage,
             step: self.step,

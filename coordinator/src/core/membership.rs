@@ -3,7 +3,7 @@
 use super::figures::{self, Total};
 use super::run::{Committed, Phase, Run};
 use super::{Command, Fault, Notice, Turn};
-use proto::event::{Event as History, Failure};
+use proto::event::{Fact, Failure};
 use proto::id::{Generation, WorkerId};
 use proto::protocol::{Cause, Place, SourceSum, Start, StepDone, Train};
 use proto::receipt::Skipped;
@@ -235,7 +235,7 @@ impl Run {
         if self.saved_at(worker, place).is_none() || known {
             return;
         }
-        self.journal(vec![History::Skipped(skipped.clone())], out);
+        self.journal(vec![Fact::Skipped(skipped.clone())], out);
         let notice = Notice::Incident { worker: None, message: skipped.to_string() };
         out.push(Command::Notify { run: self.id.clone(), notice });
         self.skipped.push(skipped);
@@ -283,7 +283,7 @@ impl Run {
         self.evals.insert(step, loss);
         let finite = |total: Total| total.mean().filter(|loss| loss.is_finite());
         let by_source = totals.into_iter().map(finite).collect();
-        self.journal(vec![History::Evaluated { step, loss, by_source }], out);
+        self.journal(vec![Fact::Evaluated { step, loss, by_source }], out);
         let notice = Notice::Eval { step, loss, sources };
         out.push(Command::Notify { run: self.id.clone(), notice });
         // It may be the best so far, and is often measured after it was stored.

@@ -41,7 +41,7 @@ pub use replay::attempts;
 pub use run::{Goal, Phase, Settings};
 pub use status::{Incident, Status, WorkerStatus};
 
-use proto::event::{Event as History, Holder, PoolEvent};
+use proto::event::{Fact, Holder, PoolEvent};
 use proto::id::{Epoch, RunId, WorkerId};
 use proto::protocol::{Duty, Report};
 use run::Run;
@@ -278,7 +278,7 @@ impl Core {
         out: &mut Vec<Command>,
     ) -> RunId {
         // The run's own journal first: a pool entry never names a run without a history.
-        let events = vec![History::Submitted { spec_yaml: spec_yaml.clone() }, self.claim()];
+        let events = vec![Fact::Submitted { spec_yaml: spec_yaml.clone() }, self.claim()];
         out.push(Command::Journal { run: id.clone(), events });
         out.push(Command::JournalPool(PoolEvent::Submitted {
             run: id.clone(),
@@ -291,8 +291,8 @@ impl Core {
         id
     }
 
-    fn claim(&self) -> History {
-        History::Claimed { epoch: self.epoch, holder: self.holder.clone() }
+    fn claim(&self) -> Fact {
+        Fact::Claimed { epoch: self.epoch, holder: self.holder.clone() }
     }
 
     fn cancel(&mut self, now: Duration, ticket: Ticket, id: &RunId, out: &mut Vec<Command>) {
@@ -304,7 +304,7 @@ impl Core {
         self.with(now, id, out, |run, turn| answer = run.cancel(turn).map(|()| id.clone()));
         if let Some(status) = self.ended.get_mut(id).filter(|status| status.phase == "paused") {
             status.phase = "cancelled";
-            out.push(Command::Journal { run: id.clone(), events: vec![History::Cancelled] });
+            out.push(Command::Journal { run: id.clone(), events: vec![Fact::Cancelled] });
             out.push(Command::Notify { run: id.clone(), notice: Notice::Cancelled });
         }
         out.push(Command::Answer { ticket, answer });

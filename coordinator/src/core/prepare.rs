@@ -3,7 +3,7 @@
 use super::run::{Cache, Goal, Phase, Run};
 use super::sharding::Sharding;
 use super::{Command, Fault, Notice, PlanOutline, Turn};
-use proto::event::Event as History;
+use proto::event::Fact;
 use proto::id::WorkerId;
 use proto::manifest;
 use proto::protocol::{Duty, Prepare, RawShard, ShardOutcome};
@@ -115,8 +115,8 @@ impl Run {
         let fingerprint = self.fingerprint.clone().unwrap_or_default();
         self.journal(
             vec![
-                History::Prepared { fingerprint: fingerprint.clone() },
-                History::Planned { digest: plan.digest.clone(), steps: plan.steps },
+                Fact::Prepared { fingerprint: fingerprint.clone() },
+                Fact::Planned { digest: plan.digest.clone(), steps: plan.steps },
             ],
             turn.out,
         );

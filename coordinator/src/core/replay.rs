@@ -3,7 +3,7 @@
 use super::run::{Committed, Phase, Run, Settings};
 use super::status::{Incident, Status};
 use super::{Command, Core, Fault, Ticket};
-use proto::event::{Event as History, PoolEvent};
+use proto::event::{Fact, PoolEvent};
 use proto::id::{Lineage, RunId};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,7 +17,7 @@ impl Core {
         id: RunId,
         idempotency_key: Option<String>,
         settings: Settings,
-        history: Vec<History>,
+        history: Vec<Fact>,
         resume: bool,
     ) -> Vec<Command> {
         if let Some(key) = idempotency_key {
@@ -25,9 +25,9 @@ impl Core {
         }
         let mut run = Run::new(id.clone(), String::new(), settings);
         let (mut members, mut start) = (Vec::new(), None);
-        let skipped = history.iter().any(|event| matches!(event, History::Skipped(_)));
+        let skipped = history.iter().any(|event| matches!(event, Fact::Skipped(_)));
         for event in history {
-            if let History::Generation { members: m, .. } = &event {
+            if let Fact::Generation { members: m, .. } = &event {
                 members.clone_from(m);
                 start = run.start();
             }
@@ -68,7 +68,7 @@ impl Core {
     }
 
     /// Begins another attempt of a run that has ended without success; it goes on from its newest checkpoint, behind
-    /// the runs that wait. `beginning` is journaled first: [`History::Resumed`], and the checkpoints that the last
+    /// the runs that wait. `beginning` is journaled first: [`Fact::Resumed`], and the checkpoints that the last
     /// attempt did not live to commit.
     pub fn resume(
         &mut self,
@@ -76,8 +76,8 @@ impl Core {
         ticket: Ticket,
         id: RunId,
         settings: Settings,
-        history: Vec<History>,
-        beginning: Vec<History>,
+        history: Vec<Fact>,
+        beginning: Vec<Fact>,
     ) -> Vec<Command> {
         let history = [&history[..], &beginning].concat();
         let mut out = self.adopt(now, id.clone(), None, settings, history, true);
@@ -133,54 +133,54 @@ impl Core {
 }
 
 /// Attempts that a history knows of.
-pub fn attempts(history: &[History]) -> u64 {
-    let of = |event: &History| match event {
-        History::Resumed { attempt, .. } => Some(*attempt),
+pub fn attempts(history: &[Fact]) -> u64 {
+    let of = |event: &Fact| match event {
+        Fact::Resumed { attempt, .. } => Some(*attempt),
         _ => None,
     };
     history.iter().filter_map(of).max().unwrap_or(1)
 }
 
 impl Run {
-    fn replay(&mut self, event: History) {
+    fn replay(&mut self, event: Fact) {
         match event {
-            History::Submitted { spec_yaml } => self.spec_yaml = spec_yaml,
+            Fact::Submitted { spec_yaml } => self.spec_yaml = spec_yaml,
             // Only a run that goes on is claimed: after its end, that it was resumed.
-            History::Claimed { .. } if self.phase.ended() => self.phase = Phase::Queued,
-            History::Claimed { .. } => {}
-            History::Incident { message, .. } => {
+            Fact::Claimed { .. } if self.phase.ended() => self.phase = Phase::Queued,
+            Fact::Claimed { .. } => {}
+            Fact::Incident { message, .. } => {
                 self.last_incident = Some(Incident { at: None, message });
             }
-            History::Resumed { spec_yaml, attempt } => {
+            Fact::Resumed { spec_yaml, attempt } => {
                 self.spec_yaml = spec_yaml;
                 self.attempt = attempt;
                 self.phase = Phase::Queued;
             }
-            History::Based { digest } => self.base = Some(digest),
-            History::Prepared { fingerprint } => self.fingerprint = Some(fingerprint),
-            History::Planned { digest, steps } => (self.plan_digest, self.steps) = (digest, steps),
-            History::Generation { generation, lineage, step, .. } => {
+            Fact::Based { digest } => self.base = Some(digest),
+            Fact::Prepared { fingerprint } => self.fingerprint = Some(fingerprint),
+            Fact::Planned { digest, steps } => (self.plan_digest, self.steps) = (digest, steps),
+            Fact::Generation { generation, lineage, step, .. } => {
                 (self.generation, self.lineage, self.step) = (generation, lineage, step);
                 self.began_at = self.newest();
                 self.take_back_skipped();
                 self.phase = Phase::Gathering { enough_since: None };
             }
-            History::Skipped(skipped) => self.skipped.push(skipped),
-            History::Evaluated { step, loss, .. } => drop(self.evals.insert(step, loss)),
-            History::Checkpointed { lineage, step, manifest_sha256 } => {
+            Fact::Skipped(skipped) => self.skipped.push(skipped),
+            Fact::Evaluated { step, loss, .. } => drop(self.evals.insert(step, loss)),
+            Fact::Checkpointed { lineage, step, manifest_sha256 } => {
                 self.checkpoints.insert(Committed { lineage, step }, manifest_sha256);
                 self.step = self.step.max(step);
                 self.best_step = self.best_step.max(step);
             }
-            History::Damaged { lineage, step } => {
+            Fact::Damaged { lineage, step } => {
                 self.checkpoints.remove(&Committed { lineage, step });
             }
-            History::Paused { .. } => self.phase = Phase::Paused,
-            History::Cancelled => self.phase = Phase::Cancelled,
-            History::Failed { kind, message } => {
+            Fact::Paused { .. } => self.phase = Phase::Paused,
+            Fact::Cancelled => self.phase = Phase::Cancelled,
+            Fact::Failed { kind, message } => {
                 self.phase = Phase::Failed(Fault { kind, message });
             }
-            History::Succeeded { model } => self.phase = Phase::Succeeded { model },
+            Fact::Succeeded { model } => self.phase = Phase::Succeeded { model },
         }
     }
 }

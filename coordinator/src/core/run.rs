@@ -14,7 +14,7 @@ use super::sharding::Sharding;
 use super::trouble::Accusations;
 use super::workers::{Worker, Workers};
 use super::{BySource, Command, Fault, Incident, Notice, Timing, Turn};
-use proto::event::{Event as History, Failure};
+use proto::event::{Fact, Failure};
 use proto::id::{Generation, Lineage, RunId, WorkerId};
 use proto::protocol::{Duty, Load, StepDone};
 use proto::receipt::Skipped;
@@ -396,7 +396,7 @@ impl Run {
             | Phase::Training(_)
             | Phase::Publishing
             | Phase::Paused => {
-                self.end(Phase::Cancelled, History::Cancelled, Notice::Cancelled, turn);
+                self.end(Phase::Cancelled, Fact::Cancelled, Notice::Cancelled, turn);
             }
         }
         Ok(())
@@ -409,7 +409,7 @@ impl Run {
         match outcome {
             Ok(model) => {
                 let notice = Notice::Finished { model: model.clone(), steps: self.steps };
-                let history = History::Succeeded { model: model.clone() };
+                let history = Fact::Succeeded { model: model.clone() };
                 self.end(Phase::Succeeded { model }, history, notice, turn);
             }
             Err(message) => self.fail(Fault { kind: Failure::Infrastructure, message }, turn),
@@ -417,23 +417,23 @@ impl Run {
     }
 
     pub(super) fn fail(&mut self, fault: Fault, turn: &mut Turn<'_>) {
-        let history = History::Failed { kind: fault.kind, message: fault.message.clone() };
+        let history = Fact::Failed { kind: fault.kind, message: fault.message.clone() };
         let notice = Notice::Failed { kind: fault.kind, message: fault.message.clone() };
         self.end(Phase::Failed(fault), history, notice, turn);
     }
 
     pub(super) fn pause(&mut self, turn: &mut Turn<'_>) {
         let step = self.newest().map_or(0, |c| c.step);
-        self.end(Phase::Paused, History::Paused { step }, Notice::Paused { step }, turn);
+        self.end(Phase::Paused, Fact::Paused { step }, Notice::Paused { step }, turn);
     }
 
-    fn end(&mut self, phase: Phase, event: History, notice: Notice, turn: &mut Turn<'_>) {
+    fn end(&mut self, phase: Phase, event: Fact, notice: Notice, turn: &mut Turn<'_>) {
         self.journal(vec![event], turn.out);
         self.enter(phase);
         turn.out.push(Command::Notify { run: self.id.clone(), notice });
     }
 
-    pub(super) fn journal(&self, events: Vec<History>, out: &mut Vec<Command>) {
+    pub(super) fn journal(&self, events: Vec<Fact>, out: &mut Vec<Command>) {
         out.push(Command::Journal { run: self.id.clone(), events });
     }
 
@@ -444,7 +444,7 @@ impl Run {
         turn: &mut Turn<'_>,
     ) {
         self.journal(
-            vec![History::Incident { worker: worker.cloned(), message: message.clone() }],
+            vec![Fact::Incident { worker: worker.cloned(), message: message.clone() }],
             turn.out,
         );
         self.last_incident = Some(Incident { at: Some(turn.now), message: message.clone() });

@@ -7,7 +7,7 @@
 
 use super::run::{Committed, Run};
 use super::{Command, Fault, Notice, Retained, Turn};
-use proto::event::{Event as History, Failure};
+use proto::event::{Fact, Failure};
 use proto::id::{Generation, Lineage, WorkerId};
 use proto::manifest::{Checkpoint, File};
 use proto::protocol::{Place, SavedPart, Start};
@@ -236,8 +236,7 @@ impl Run {
             }
         };
         self.unsaved = 0;
-        let event =
-            History::Checkpointed { lineage, step, manifest_sha256: manifest_sha256.clone() };
+        let event = Fact::Checkpointed { lineage, step, manifest_sha256: manifest_sha256.clone() };
         self.journal(vec![event], turn.out);
         self.checkpoints.insert(Committed { lineage, step }, manifest_sha256);
         let path = proto::key::checkpoint(&self.id, lineage, step);
@@ -290,7 +289,7 @@ impl Run {
             return;
         };
         self.checkpoints.pop_last();
-        self.journal(vec![History::Damaged { lineage, step }], turn.out);
+        self.journal(vec![Fact::Damaged { lineage, step }], turn.out);
         let instead = match self.newest() {
             Some(before) => format!("the one after step {} is used instead", before.step),
             None => "there is none before it".into(),

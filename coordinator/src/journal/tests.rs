@@ -4,21 +4,21 @@ mod faulty;
 
 use super::*;
 use faulty::{Fault, Faulty, Operation};
-use proto::event::Event;
+use proto::event::Fact;
 use proto::id::Epoch;
 use std::sync::Arc;
 
 const FOLDER: &str = "j";
 
-fn claimed(epoch: u64) -> Event {
-    Event::Claimed { epoch: Epoch(epoch), holder: None }
+fn claimed(epoch: u64) -> Fact {
+    Fact::Claimed { epoch: Epoch(epoch), holder: None }
 }
 
 fn holder(host: &str) -> Holder {
     Holder { token: "t".into(), host: host.into(), url: "http://there:7070".into() }
 }
 
-async fn open(storage: &Storage) -> (Journal, Vec<Event>) {
+async fn open(storage: &Storage) -> (Journal, Vec<Fact>) {
     let (mut journal, events) = Journal::open(storage, FOLDER.into()).await.unwrap();
     journal.settled_within = Duration::from_millis(200);
     (journal, events)
@@ -51,19 +51,19 @@ async fn a_journal_is_replayed_in_order_however_long_it_is() {
     }
     let all: Vec<_> = (0..3 * AHEAD as u64).map(claimed).collect();
     assert_eq!(open(&storage).await.1, all);
-    assert_eq!(read::<Event>(&storage, FOLDER).await.unwrap(), all);
+    assert_eq!(read::<Fact>(&storage, FOLDER).await.unwrap(), all);
 }
 
 #[tokio::test]
 async fn of_two_writers_one_is_deposed_and_told_by_whom() {
     let storage = Storage::memory();
     let ((mut one, _), (mut two, _)) = (open(&storage).await, open(&storage).await);
-    one.check::<Event>().await.unwrap();
-    let taken = Event::Claimed { epoch: Epoch(2), holder: Some(holder("other")) };
+    one.check::<Fact>().await.unwrap();
+    let taken = Fact::Claimed { epoch: Epoch(2), holder: Some(holder("other")) };
     two.append(vec![taken.clone()]).await.unwrap();
-    two.check::<Event>().await.unwrap();
+    two.check::<Fact>().await.unwrap();
     for error in
-        [one.check::<Event>().await.unwrap_err(), one.append(vec![claimed(1)]).await.unwrap_err()]
+        [one.check::<Fact>().await.unwrap_err(), one.append(vec![claimed(1)]).await.unwrap_err()]
     {
         let Error::Deposed { by, .. } = &error else { panic!("{error}") };
         assert_eq!(*by, Some(holder("other")));
@@ -80,7 +80,7 @@ async fn a_gap_is_an_error() {
     journal.append(vec![claimed(1)]).await.unwrap();
     journal.append(vec![claimed(2)]).await.unwrap();
     storage.delete("j/0000000000.json").await.unwrap();
-    let error = Journal::open::<Event>(&storage, FOLDER.into()).await.err().unwrap();
+    let error = Journal::open::<Fact>(&storage, FOLDER.into()).await.err().unwrap();
     let wanted = "the journal entry `memory:/j/0000000000.json` is missing";
     assert!(error.to_string().starts_with(wanted), "{error}");
 }
@@ -120,7 +120,7 @@ async fn an_entry_that_is_damaged_is_not_replayed() {
     let stored = storage.read("j/0000000000.json").await.unwrap();
     let text = String::from_utf8(stored.to_vec()).unwrap();
     storage.put("j/0000000000.json", text.replace("\"epoch\":1", "\"epoch\":3")).await.unwrap();
-    let error = Journal::open::<Event>(&storage, FOLDER.into()).await.err().unwrap();
+    let error = Journal::open::<Fact>(&storage, FOLDER.into()).await.err().unwrap();
     let wanted = "the journal entry `memory:/j/0000000000.json` cannot be used: it is damaged: \
                   its content has another digest";
     assert_eq!(proto::error::chain(&error), wanted);
@@ -200,7 +200,7 @@ async fn nothing_is_lost_or_doubled_under_faults() {
             let mut writer = match journal.take().filter(|_| random(4) > 0) {
                 Some(writer) => writer,
                 None => loop {
-                    match Journal::open::<Event>(&storage, FOLDER.into()).await {
+                    match Journal::open::<Fact>(&storage, FOLDER.into()).await {
                         Ok((writer, events)) => {
                             assert_eq!(events, told, "seed {seed}");
                             break writer;

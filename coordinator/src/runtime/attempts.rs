@@ -9,7 +9,7 @@ use crate::feed::{self, Feed};
 use crate::finish;
 use crate::handle::{Found, Input};
 use crate::journal::Journal;
-use proto::event::Event as History;
+use proto::event::Fact;
 use proto::id::RunId;
 use proto::spec::{Spec, compatible_for_resume};
 use proto::storage::Storage;
@@ -106,7 +106,7 @@ async fn find(storage: &Storage, run: RunId, spec_yaml: Option<String>) -> Resul
     }
     let folder = proto::key::journal(&run);
     let (journal, mut history) =
-        Journal::open::<History>(storage, folder).await.map_err(|e| told(&e))?;
+        Journal::open::<Fact>(storage, folder).await.map_err(|e| told(&e))?;
     let yaml = last_spec(&history).ok_or("its journal has no spec")?;
     let old = Spec::from_resolved(yaml).map_err(|e| told(&e))?;
     let spec = match spec_yaml {
@@ -119,7 +119,7 @@ async fn find(storage: &Storage, run: RunId, spec_yaml: Option<String>) -> Resul
         }
     };
     let attempt = attempts(&history) + 1;
-    let mut beginning = vec![History::Resumed { attempt, spec_yaml: spec.resolved_yaml() }];
+    let mut beginning = vec![Fact::Resumed { attempt, spec_yaml: spec.resolved_yaml() }];
     // Of a run that is over nothing would be looked for.
     let going_on = [&history[..], &beginning].concat();
     beginning.extend(finish::uncommitted(storage, &run, &going_on).await.map_err(|e| told(&e))?);
@@ -147,18 +147,17 @@ mod tests {
         let spec_yaml = spec.resolved_yaml();
         let run = RunId::new("a-20261120-034500-1f2e");
         let lineage = Lineage(1);
-        let (mut journal, _) =
-            Journal::open::<History>(&storage, key::journal(&run)).await.unwrap();
+        let (mut journal, _) = Journal::open::<Fact>(&storage, key::journal(&run)).await.unwrap();
         let generation =
-            History::Generation { generation: Generation(1), lineage, step: 0, members: vec![] };
-        let submitted = History::Submitted { spec_yaml: spec_yaml.clone() };
-        journal.append(vec![submitted, generation, History::Cancelled]).await.unwrap();
+            Fact::Generation { generation: Generation(1), lineage, step: 0, members: vec![] };
+        let submitted = Fact::Submitted { spec_yaml: spec_yaml.clone() };
+        journal.append(vec![submitted, generation, Fact::Cancelled]).await.unwrap();
         storage.put(&key::manifest(&run, lineage, 8), "a manifest").await.unwrap();
         let found = find(&storage, run, None).await.unwrap();
         let manifest_sha256 = proto::manifest::sha256(b"a manifest");
         let beginning = [
-            History::Resumed { attempt: 2, spec_yaml },
-            History::Checkpointed { lineage, step: 8, manifest_sha256 },
+            Fact::Resumed { attempt: 2, spec_yaml },
+            Fact::Checkpointed { lineage, step: 8, manifest_sha256 },
         ];
         assert_eq!(found.beginning, beginning);
     }

@@ -12,7 +12,7 @@ use crate::handle::{Handle, Input};
 use crate::journal::{self, Journal};
 use crate::resume::Resumable;
 use crate::{finish, holder, survey};
-use proto::event::{Event as History, Fact, Holder, PoolEvent};
+use proto::event::{Fact, Holder, Journaled, PoolEvent};
 use proto::id::{Lineage, RunId};
 use proto::spec::Spec;
 use proto::storage::Storage;
@@ -93,8 +93,7 @@ impl Runtime {
     async fn adopt(&mut self, run: RunId, idempotency_key: String) -> Result<(), Error> {
         let claimed = behind_the_last(async || {
             let folder = proto::key::journal(&run);
-            let (mut journal, mut history) =
-                Journal::open::<History>(&self.storage, folder).await?;
+            let (mut journal, mut history) = Journal::open::<Fact>(&self.storage, folder).await?;
             self.commit_stored(&run, &mut journal, &mut history).await?;
             let unreadable = |reason: String| Error::Spec { run: run.clone(), reason };
             let spec = last_spec(&history)
@@ -132,16 +131,16 @@ impl Runtime {
         behind_the_last(async || {
             let folder = proto::key::journal(&run);
             let (mut journal, mut history) =
-                Journal::open::<History>(&self.storage, folder.clone()).await?;
+                Journal::open::<Fact>(&self.storage, folder.clone()).await?;
             expect_claim(before.as_ref(), &history, &self.storage, folder)?;
             self.commit_stored(&run, &mut journal, &mut history).await?;
             let spec_yaml = spec.resolved_yaml();
             let began = if ends(&history) {
                 let attempt = crate::core::attempts(&history) + 1;
-                Some(History::Resumed { attempt, spec_yaml })
+                Some(Fact::Resumed { attempt, spec_yaml })
             } else {
                 let changed = last_spec(&history) != Some(spec_yaml.as_str());
-                changed.then_some(History::Submitted { spec_yaml })
+                changed.then_some(Fact::Submitted { spec_yaml })
             };
             if let Some(began) = began {
                 journal.append(vec![began.clone()]).await?;
@@ -178,7 +177,7 @@ impl Runtime {
         &self,
         run: &RunId,
         journal: &mut Journal,
-        history: &mut Vec<History>,
+        history: &mut Vec<Fact>,
     ) -> Result<(), Error> {
         let found = finish::uncommitted(&self.storage, run, history).await?;
         if !found.is_empty() {
@@ -194,7 +193,7 @@ impl Runtime {
         journal: Journal,
         spec: Spec,
         idempotency_key: Option<String>,
-        mut history: Vec<History>,
+        mut history: Vec<Fact>,
         resume: bool,
     ) -> Result<(), Error> {
         // For the core only: the journal does not need it.
@@ -251,7 +250,7 @@ impl Runtime {
             let found = match end {
                 Some(end) => match &run {
                     None => end.found::<PoolEvent>().await,
-                    Some(_) => end.found::<History>().await,
+                    Some(_) => end.found::<Fact>().await,
                 },
                 // It is being written to: that will tell.
                 None => None,
@@ -351,58 +350,55 @@ fn in_turn(past: Vec<PoolEvent>) -> Vec<(RunId, String)> {
 }
 
 /// The spec that holds at the end of a history.
-pub(super) fn last_spec(history: &[History]) -> Option<&str> {
+pub(super) fn last_spec(history: &[Fact]) -> Option<&str> {
     history.iter().rev().find_map(|event| match event {
-        History::Submitted { spec_yaml } | History::Resumed { spec_yaml, .. } => {
-            Some(spec_yaml.as_str())
-        }
+        Fact::Submitted { spec_yaml } | Fact::Resumed { spec_yaml, .. } => Some(spec_yaml.as_str()),
         _ => None,
     })
 }
 
 /// The data set that a run was planned on.
-pub(super) fn last_prepared(history: &[History]) -> Option<&str> {
+pub(super) fn last_prepared(history: &[Fact]) -> Option<&str> {
     history.iter().rev().find_map(|event| match event {
-        History::Prepared { fingerprint } => Some(fingerprint.as_str()),
+        Fact::Prepared { fingerprint } => Some(fingerprint.as_str()),
         _ => None,
     })
 }
 
 /// What was said last about a run that has ended.
-fn last_notice(history: &[History]) -> Option<Notice> {
+fn last_notice(history: &[Fact]) -> Option<Notice> {
     let planned = history.iter().rev().find_map(|event| match event {
-        History::Planned { steps, .. } => Some(*steps),
+        Fact::Planned { steps, .. } => Some(*steps),
         _ => None,
     });
     history.iter().rev().find_map(|event| match event {
-        History::Paused { step } => Some(Notice::Paused { step: *step }),
-        History::Cancelled => Some(Notice::Cancelled),
-        History::Failed { kind, message } => {
+        Fact::Paused { step } => Some(Notice::Paused { step: *step }),
+        Fact::Cancelled => Some(Notice::Cancelled),
+        Fact::Failed { kind, message } => {
             Some(Notice::Failed { kind: *kind, message: message.clone() })
         }
-        History::Succeeded { model } => {
+        Fact::Succeeded { model } => {
             Some(Notice::Finished { model: model.clone(), steps: planned.unwrap_or(0) })
         }
         _ => None,
     })
 }
 
-pub(super) fn last_lineage(history: &[History]) -> Lineage {
-    let of = |event: &History| match event {
-        History::Generation { lineage, .. } => Some(*lineage),
+pub(super) fn last_lineage(history: &[Fact]) -> Lineage {
+    let of = |event: &Fact| match event {
+        Fact::Generation { lineage, .. } => Some(*lineage),
         _ => None,
     };
     history.iter().rev().find_map(of).unwrap_or_default()
 }
 
 /// Whether a history ends, however that was.
-fn ends(history: &[History]) -> bool {
-    let of = |event: &History| match event {
-        History::Paused { .. }
-        | History::Cancelled
-        | History::Failed { .. }
-        | History::Succeeded { .. } => Some(true),
-        History::Resumed { .. } | History::Claimed { .. } => Some(false),
+fn ends(history: &[Fact]) -> bool {
+    let of = |event: &Fact| match event {
+        Fact::Paused { .. } | Fact::Cancelled | Fact::Failed { .. } | Fact::Succeeded { .. } => {
+            Some(true)
+        }
+        Fact::Resumed { .. } | Fact::Claimed { .. } => Some(false),
         _ => None,
     };
     history.iter().rev().find_map(of).unwrap_or(false)
@@ -424,7 +420,7 @@ async fn open_pool(storage: &Storage) -> Result<(Journal, Vec<PoolEvent>), journ
 }
 
 /// Makes sure that the journal still is as it was when `before` was asked.
-fn expect_claim<E: Fact>(
+fn expect_claim<E: Journaled>(
     before: Option<&Holder>,
     past: &[E],
     storage: &Storage,
@@ -438,8 +434,8 @@ fn expect_claim<E: Fact>(
     Err(journal::Error::Deposed { url, key, by })
 }
 
-fn last_claim<E: Fact>(past: &[E]) -> Option<&Holder> {
-    past.iter().rev().find_map(Fact::claimed_by)
+fn last_claim<E: Journaled>(past: &[E]) -> Option<&Holder> {
+    past.iter().rev().find_map(Journaled::claimed_by)
 }
 
 fn next_epoch(past: &[PoolEvent]) -> proto::id::Epoch {

@@ -7,7 +7,7 @@ use crate::finish::{self, Unpublished};
 use crate::journal::{self, Journal, Trouble};
 use crate::{planning, survey};
 use proto::error::chain;
-use proto::event::{Event as History, Failure, PoolEvent};
+use proto::event::{Fact, Failure, PoolEvent};
 use proto::id::RunId;
 use proto::manifest::Checkpoint;
 use std::time::Duration;
@@ -179,7 +179,7 @@ impl Runtime {
     }
 
     /// Begins to write an entry of a run's journal.
-    fn write(&mut self, id: RunId, events: Vec<History>) {
+    fn write(&mut self, id: RunId, events: Vec<Fact>) {
         let journal = self.runs.get_mut(&id).and_then(|run| run.journal.take());
         let trouble = journal.as_ref().map(Journal::trouble).unwrap_or_default();
         let noted = trouble.clone();
@@ -190,7 +190,7 @@ impl Runtime {
                 // Of a run that has ended.
                 None => {
                     let folder = proto::key::journal(&id);
-                    Journal::reopen::<History>(&storage, folder, patience, &noted).await
+                    Journal::reopen::<Fact>(&storage, folder, patience, &noted).await
                 }
             };
             match opened {

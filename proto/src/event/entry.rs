@@ -19,7 +19,7 @@ const TAIL: &[u8] = b"\",";
 /// How an entry without a digest begins.
 const UNDIGESTED: &[u8] = b"{\"token\":\"";
 
-/// One object of a journal: of a run's, whose facts are [`Event`](super::Event)s, or of a pool's.
+/// One object of a journal: of a run's, whose facts are [`Fact`](super::Fact)s, or of a pool's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry<E> {
     /// Its writer's mark: makes its bytes unlike any other's, to be known again when a write's outcome was lost.
@@ -80,12 +80,12 @@ impl<E: DeserializeOwned> Entry<E> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Event, PoolEvent};
+    use crate::event::{Fact, PoolEvent};
 
-    fn entry() -> Entry<Event> {
+    fn entry() -> Entry<Fact> {
         let evaluated =
-            Event::Evaluated { step: 3, loss: 0.1 + 0.2, by_source: vec![None, Some(1e-7)] };
-        Entry { token: "t".into(), at_ms: 5, events: vec![evaluated, Event::Paused { step: 3 }] }
+            Fact::Evaluated { step: 3, loss: 0.1 + 0.2, by_source: vec![None, Some(1e-7)] };
+        Entry { token: "t".into(), at_ms: 5, events: vec![evaluated, Fact::Paused { step: 3 }] }
     }
 
     #[test]
@@ -94,7 +94,7 @@ mod tests {
         let json: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
         assert_eq!(json["events"][1], serde_json::json!({"event": "paused", "step": 3}));
         // `printf '%s' '"token":...}' | sha256sum`
-        let entry = Entry::<Event> { token: "t".into(), at_ms: 5, events: vec![Event::Cancelled] };
+        let entry = Entry::<Fact> { token: "t".into(), at_ms: 5, events: vec![Fact::Cancelled] };
         let digest = "c2b3a2e918fb64e26c7294225dcd8652bbb1e346b3b023d2b18f17cc1d6ea4cb";
         let wanted = format!(
             r#"{{"sha256":"{digest}","token":"t","at_ms":5,"events":[{{"event":"cancelled"}}]}}"#
@@ -113,11 +113,11 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            let read = Entry::<Event>::decode(&flipped);
+            let read = Entry::<Fact>::decode(&flipped);
             assert!(matches!(read, Err(EntryError::Damaged(_))), "bit {bit}: {read:?}");
         }
         for length in 0..bytes.len() {
-            let read = Entry::<Event>::decode(&bytes[..length]);
+            let read = Entry::<Fact>::decode(&bytes[..length]);
             assert!(matches!(read, Err(EntryError::Damaged(_))), "{length} bytes: {read:?}");
         }
     }
@@ -125,12 +125,12 @@ mod tests {
     #[test]
     fn entries_without_a_digest_are_still_read() {
         let old = br#"{"token":"t","at_ms":5,"events":[{"event":"claimed","epoch":6},{"event":"cancelled"}]}"#;
-        let read = Entry::<Event>::decode(old).expect("of the first format");
-        assert_eq!(read.events[1], Event::Cancelled);
-        assert!(matches!(read.events[0], Event::Claimed { holder: None, .. }));
+        let read = Entry::<Fact>::decode(old).expect("of the first format");
+        assert_eq!(read.events[1], Fact::Cancelled);
+        assert!(matches!(read.events[0], Fact::Claimed { holder: None, .. }));
         let pool = br#"{"token":"t","at_ms":5,"events":[{"event":"opened","epoch":6}]}"#;
         assert!(Entry::<PoolEvent>::decode(pool).is_ok());
-        let cut = Entry::<Event>::decode(&old[..old.len() - 1]);
+        let cut = Entry::<Fact>::decode(&old[..old.len() - 1]);
         assert!(matches!(cut, Err(EntryError::Damaged(_))), "{cut:?}");
     }
 
@@ -139,22 +139,22 @@ mod tests {
         let old = br#"{"token":"t","at_ms":5,"events":[
             {"event":"evaluated","step":8,"loss":null,"by_source":[null,1.5]},
             {"event":"evaluated","step":16,"loss":0.5,"by_source":[0.5,null]}]}"#;
-        let of = |event: &Event| match event {
-            Event::Evaluated { step, loss, by_source } => (*step, *loss, by_source.clone()),
+        let of = |event: &Fact| match event {
+            Fact::Evaluated { step, loss, by_source } => (*step, *loss, by_source.clone()),
             other => panic!("{other:?}"),
         };
-        let read = Entry::<Event>::decode(old).expect("of the first format");
+        let read = Entry::<Fact>::decode(old).expect("of the first format");
         let (step, loss, by_source) = of(&read.events[0]);
         assert!(step == 8 && loss.is_nan() && by_source == [None, Some(1.5)], "{read:?}");
         assert_eq!(of(&read.events[1]), (16, 0.5, vec![Some(0.5), None]));
 
         for loss in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-            let evaluated = Event::Evaluated { step: 8, loss, by_source: vec![Some(loss)] };
+            let evaluated = Fact::Evaluated { step: 8, loss, by_source: vec![Some(loss)] };
             let written = Entry { token: "t".into(), at_ms: 5, events: vec![evaluated] }.encode();
             let text = String::from_utf8_lossy(&written).into_owned();
             assert!(text.contains(r#""loss":null,"by_source":[null]"#), "{text}");
             let (_, read, by_source) =
-                of(&Entry::<Event>::decode(&written).expect("our own bytes").events[0]);
+                of(&Entry::<Fact>::decode(&written).expect("our own bytes").events[0]);
             assert!(read.is_nan() && by_source == [None], "{read} {by_source:?}");
         }
     }
@@ -164,7 +164,7 @@ mod tests {
         for loss in ["", r#""loss":"NaN","#, r#""loss":true,"#] {
             let event = format!(r#"{{"event":"evaluated","step":8,{loss}"by_source":[]}}"#);
             let entry = format!(r#"{{"token":"t","at_ms":5,"events":[{event}]}}"#);
-            let read = Entry::<Event>::decode(entry.as_bytes());
+            let read = Entry::<Fact>::decode(entry.as_bytes());
             assert!(matches!(read, Err(EntryError::Foreign(_))), "{loss}: {read:?}");
         }
     }
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn what_a_newer_version_says_is_no_damage() {
         let newer = Entry { token: "t".into(), at_ms: 5, events: vec!["something new"] }.encode();
-        let read = Entry::<Event>::decode(&newer);
+        let read = Entry::<Fact>::decode(&newer);
         assert!(matches!(read, Err(EntryError::Foreign(_))), "{read:?}");
     }
 }

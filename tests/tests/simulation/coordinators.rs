@@ -7,7 +7,7 @@ use crate::world::{Next, World, run};
 use coordinator::core::{
     Command, Core, Event, Notice, PlanOutline, Status, Survey, Ticket, Timing,
 };
-use proto::event::Event as History;
+use proto::event::Fact;
 use proto::id::Epoch;
 use proto::manifest::Checkpoint;
 use proto::protocol::Report;
@@ -71,7 +71,7 @@ impl World {
                 },
             )
         } else {
-            let resume = matches!(history.last(), Some(History::Paused { .. }));
+            let resume = matches!(history.last(), Some(Fact::Paused { .. }));
             core.adopt(Duration::ZERO, run(), None, self.settings.clone(), history, resume)
         };
         let next = self.ledger.entries;
@@ -162,7 +162,7 @@ impl World {
             }
         }
         let c = &self.coordinators[&life];
-        let paused = matches!(self.ledger.journal.last(), Some(History::Paused { .. }));
+        let paused = matches!(self.ledger.journal.last(), Some(Fact::Paused { .. }));
         if c.closing && paused {
             return self.crash(life);
         }
@@ -175,7 +175,7 @@ impl World {
     fn command(&mut self, life: u64, command: Command) {
         match command {
             Command::Journal { events, .. } => {
-                self.cancelled |= events.contains(&History::Cancelled);
+                self.cancelled |= events.contains(&Fact::Cancelled);
                 self.ledger.journal(events);
                 self.coordinators.get_mut(&life).expect("it speaks").next = self.ledger.entries;
             }

@@ -1,7 +1,7 @@
 //! What was really trained, stored and journaled, and what must hold of it at every moment.
 
 use coordinator::core::Retained;
-use proto::event::Event as History;
+use proto::event::Fact;
 use proto::id::{Lineage, RunId, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,7 @@ pub(crate) struct Generation {
 
 #[derive(Default)]
 pub(crate) struct Ledger {
-    pub(crate) journal: Vec<History>,
+    pub(crate) journal: Vec<Fact>,
     /// Batches in it: the number that the next one has.
     pub(crate) entries: usize,
     /// Lineage and generation rise together here.
@@ -38,14 +38,14 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn journal(&mut self, events: Vec<History>) {
+    pub(crate) fn journal(&mut self, events: Vec<Fact>) {
         self.entries += 1;
         for event in events {
-            let last = self.journal.iter().rfind(|e| !matches!(e, History::Claimed { .. }));
-            let over = matches!(last, Some(History::Succeeded { .. } | History::Cancelled));
+            let last = self.journal.iter().rfind(|e| !matches!(e, Fact::Claimed { .. }));
+            let over = matches!(last, Some(Fact::Succeeded { .. } | Fact::Cancelled));
             assert!(!over, "{event:?} after the end");
             match &event {
-                History::Generation { generation, lineage, step, members } => {
+                Fact::Generation { generation, lineage, step, members } => {
                     let newest = self.generations.keys().next_back();
                     assert!(newest < Some(&generation.0), "generation {generation} is not new");
                     assert_eq!(generation.0, lineage.0, "every regroup restores");
@@ -56,7 +56,7 @@ impl Ledger {
                         Generation { members, start, next: *step, skipped: Vec::new() };
                     self.generations.insert(lineage.0, generation);
                 }
-                History::Checkpointed { lineage, step, .. } => {
+                Fact::Checkpointed { lineage, step, .. } => {
                     let newest = self.generations.keys().next_back();
                     assert_eq!(Some(&lineage.0), newest, "a fenced generation's checkpoint");
                     self.assert_whole(lineage.0, *step);

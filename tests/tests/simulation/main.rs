@@ -16,7 +16,7 @@ mod training;
 mod world;
 
 use ledger::STEPS;
-use proto::event::Event as History;
+use proto::event::Fact;
 use world::World;
 
 /// Histories that are tried; more with `MUSTER_SEEDS`.
@@ -40,9 +40,9 @@ fn whatever_breaks_every_step_is_committed_once_and_the_run_ends_well() {
         let world = caught.unwrap_or_else(|_| panic!("seed {seed} broke a promise"));
         let last = world.ledger.journal.last();
         match world.cancelled {
-            true => assert_eq!(last, Some(&History::Cancelled), "seed {seed}"),
+            true => assert_eq!(last, Some(&Fact::Cancelled), "seed {seed}"),
             false => {
-                assert!(matches!(last, Some(History::Succeeded { .. })), "seed {seed}: {last:?}");
+                assert!(matches!(last, Some(Fact::Succeeded { .. })), "seed {seed}: {last:?}");
                 world.ledger.assert_every_step_once(seed);
             }
         }

@@ -5,7 +5,7 @@ use crate::data;
 use crate::ledger::Ledger;
 use crate::training::Thread;
 use coordinator::core::{Event, Goal, Settings, Stream};
-use proto::event::Event as History;
+use proto::event::Fact;
 use proto::id::{Generation, Incarnation, RunId, WorkerId};
 use proto::protocol::{Cause, Directive, Phase, Report, Train};
 use std::collections::BTreeMap;
@@ -135,10 +135,10 @@ impl World {
             }
             self.happen(next);
             let last = self.ledger.journal.last();
-            if matches!(last, Some(History::Succeeded { .. } | History::Cancelled)) {
+            if matches!(last, Some(Fact::Succeeded { .. } | Fact::Cancelled)) {
                 return self;
             }
-            assert!(!matches!(last, Some(History::Failed { .. })), "{last:?}");
+            assert!(!matches!(last, Some(Fact::Failed { .. })), "{last:?}");
         }
         unreachable!("beats never end")
     }

@@ -17,7 +17,7 @@ fn a_stop_drains_with_a_checkpoint() {
         journal([checkpointed(1, 2)]),
         checkpoint_notice(1, 2),
         retain(1, &[2], None),
-        journal([History::Paused { step: 2 }]),
+        journal([Fact::Paused { step: 2 }]),
         notify(Notice::Paused { step: 2 }),
         direct(1, dismissed.clone()),
         direct(2, dismissed),
@@ -93,7 +93,7 @@ fn a_cancellation_is_honoured_in_every_phase_and_durable_before_it_is_answered()
     for (phase, mut b) in every_phase() {
         assert_eq!(b.phase(), phase);
         let out = b.handle(Event::Cancel { ticket: Ticket(9), run: run() });
-        let expected = [journal([History::Cancelled]), notify(Notice::Cancelled), answer(9, "r")];
+        let expected = [journal([Fact::Cancelled]), notify(Notice::Cancelled), answer(9, "r")];
         assert_eq!(out[..3], expected, "{phase}");
         assert_eq!(b.phase(), "cancelled");
         // Whatever was under way comes too late.

@@ -169,7 +169,7 @@ fn a_crash_loop_without_progress_fails_the_run() {
                    worker w1 (rank 0) stopped at step 1: broken";
     let kind = Failure::Infrastructure;
     let expected = [
-        journal([History::Failed { kind, message: message.into() }]),
+        journal([Fact::Failed { kind, message: message.into() }]),
         notify(Notice::Failed { kind, message: message.into() }),
         direct(1, Duty::Idle),
         direct(2, Duty::Idle),

@@ -89,10 +89,10 @@ fn only_what_acts_for_a_lost_run_is_taken_back() {
 #[test]
 fn a_claim_says_who_makes_it() {
     let holder = Holder { token: "t".into(), host: "h".into(), url: "http://h:1".into() };
-    let claim = History::Claimed { epoch: EPOCH, holder: Some(holder.clone()) };
+    let claim = Fact::Claimed { epoch: EPOCH, holder: Some(holder.clone()) };
     let mut core = Core::new(Timing::default(), EPOCH, [0; 32]).known_as(holder);
     let commands = core.handle(Duration::ZERO, submission(1, "r", "key"));
-    let submitted = History::Submitted { spec_yaml: "spec".into() };
+    let submitted = Fact::Submitted { spec_yaml: "spec".into() };
     assert_eq!(commands[0], journal([submitted, claim]));
 }
 

@@ -128,7 +128,7 @@ impl Bench {
     }
 
     /// A fresh core that replays what was journaled.
-    fn adopted(history: Vec<History>, resume: bool) -> (Self, Vec<Command>) {
+    fn adopted(history: Vec<Fact>, resume: bool) -> (Self, Vec<Command>) {
         let mut bench = Self::new();
         let out = bench.core.adopt(bench.now, run(), None, settings(), history, resume);
         (bench, out)
@@ -328,7 +328,7 @@ fn published() -> Event {
 
 // ------------------------------------------------------------------------------------- what must follow
 
-fn journal<const N: usize>(events: [History; N]) -> Command {
+fn journal<const N: usize>(events: [Fact; N]) -> Command {
     Command::Journal { run: run(), events: events.into() }
 }
 
@@ -384,9 +384,9 @@ fn train(generation: u64, workers: &[u64], rank: u32, from: Option<(u64, u64)>) 
     }
 }
 
-fn generation(number: u64, step: u64, members: &[u64]) -> (History, Notice) {
+fn generation(number: u64, step: u64, members: &[u64]) -> (Fact, Notice) {
     let members: Vec<_> = members.iter().map(|m| worker(*m)).collect();
-    let history = History::Generation {
+    let history = Fact::Generation {
         generation: Generation(number),
         lineage: Lineage(number),
         step,
@@ -404,19 +404,19 @@ fn generation(number: u64, step: u64, members: &[u64]) -> (History, Notice) {
 }
 
 /// What is journaled with the first generation.
-fn based() -> History {
-    History::Based { digest: "base".into() }
+fn based() -> Fact {
+    Fact::Based { digest: "base".into() }
 }
 
-fn checkpointed(lineage: u64, step: u64) -> History {
+fn checkpointed(lineage: u64, step: u64) -> Fact {
     let manifest_sha256 = format!("sha {step}");
-    History::Checkpointed { lineage: Lineage(lineage), step, manifest_sha256 }
+    Fact::Checkpointed { lineage: Lineage(lineage), step, manifest_sha256 }
 }
 
 fn incident(number: Option<u64>, message: &str) -> [Command; 2] {
     let (worker, message) = (number.map(worker), message.to_owned());
     [
-        journal([History::Incident { worker: worker.clone(), message: message.clone() }]),
+        journal([Fact::Incident { worker: worker.clone(), message: message.clone() }]),
         notify(Notice::Incident { worker, message }),
     ]
 }

@@ -62,9 +62,9 @@ fn a_source_with_nothing_held_out_has_no_loss() {
     b.report(1, evaluated(1, 2, &[(1, 4.0, 2.0)]));
     let out = b.report(2, evaluated(1, 2, &[]));
     let by_source = vec![None, Some(2.0)];
-    let history = History::Evaluated { step: 2, loss: 2.0, by_source };
+    let history = Fact::Evaluated { step: 2, loss: 2.0, by_source };
     let json = serde_json::to_string(&history).expect("JSON");
-    assert_eq!(serde_json::from_str::<History>(&json).expect("what was written"), history);
+    assert_eq!(serde_json::from_str::<Fact>(&json).expect("what was written"), history);
     let notice = Notice::Eval { step: 2, loss: 2.0, sources: named(&[("b", 2.0, 5)]) };
     assert_eq!(out, [journal([history]), notify(notice)]);
 }
@@ -75,7 +75,7 @@ fn the_held_out_loss_is_a_mean_over_the_weights_of_all_ranks() {
     assert_eq!(b.report(1, evaluated(1, 2, &[(0, 6.0, 2.0), (1, 1.0, 1.0)])), []);
     let (loss, first, second) = (11.0 / 4.0, 10.0 / 3.0, 1.0);
     let expected = [
-        journal([History::Evaluated { step: 2, loss, by_source: vec![Some(first), Some(second)] }]),
+        journal([Fact::Evaluated { step: 2, loss, by_source: vec![Some(first), Some(second)] }]),
         notify(Notice::Eval {
             step: 2,
             loss,

@@ -3,12 +3,12 @@
 use super::*;
 
 /// Of a run in generation 1 with a checkpoint after step 2, and what came then.
-pub(super) fn history(then: &[History]) -> Vec<History> {
+pub(super) fn history(then: &[Fact]) -> Vec<Fact> {
     let before = [
-        History::Submitted { spec_yaml: "spec".into() },
-        History::Claimed { epoch: Epoch(6), holder: None },
-        History::Prepared { fingerprint: "f".into() },
-        History::Planned { digest: "d".into(), steps: 4 },
+        Fact::Submitted { spec_yaml: "spec".into() },
+        Fact::Claimed { epoch: Epoch(6), holder: None },
+        Fact::Prepared { fingerprint: "f".into() },
+        Fact::Planned { digest: "d".into(), steps: 4 },
         based(),
         generation(1, 0, &[1, 2]).0,
         checkpointed(1, 2),
@@ -17,7 +17,7 @@ pub(super) fn history(then: &[History]) -> Vec<History> {
 }
 
 fn claim() -> Command {
-    journal([History::Claimed { epoch: EPOCH, holder: None }])
+    journal([Fact::Claimed { epoch: EPOCH, holder: None }])
 }
 
 #[test]
@@ -81,8 +81,8 @@ fn the_grace_for_coming_back_forgives_the_coordinators_own_pause() {
 
 #[test]
 fn stopped_and_failed_runs_go_on_only_when_they_are_resumed() {
-    let failed = History::Failed { kind: Failure::Data, message: "broken".into() };
-    for (end, phase) in [(History::Paused { step: 2 }, "paused"), (failed, "failed")] {
+    let failed = Fact::Failed { kind: Failure::Data, message: "broken".into() };
+    for (end, phase) in [(Fact::Paused { step: 2 }, "paused"), (failed, "failed")] {
         let (b, out) = Bench::adopted(history(std::slice::from_ref(&end)), false);
         assert_eq!((b.phase(), out), (phase, vec![]));
         let (mut b, out) = Bench::adopted(history(&[end]), true);
@@ -96,8 +96,8 @@ fn stopped_and_failed_runs_go_on_only_when_they_are_resumed() {
 
 #[test]
 fn what_has_ended_for_good_is_never_resumed() {
-    let succeeded = History::Succeeded { model: "model".into() };
-    for (end, phase) in [(succeeded, "succeeded"), (History::Cancelled, "cancelled")] {
+    let succeeded = Fact::Succeeded { model: "model".into() };
+    for (end, phase) in [(succeeded, "succeeded"), (Fact::Cancelled, "cancelled")] {
         let (b, out) = Bench::adopted(history(&[end]), true);
         assert_eq!((b.phase(), out), (phase, vec![]));
     }
@@ -135,7 +135,7 @@ fn a_stop_that_the_restarted_coordinator_does_not_know_of_ends_the_membership_on
 
 #[test]
 fn a_run_that_was_resumed_stays_resumed_over_a_restart() {
-    let resumed = [History::Paused { step: 2 }, History::Claimed { epoch: Epoch(6), holder: None }];
+    let resumed = [Fact::Paused { step: 2 }, Fact::Claimed { epoch: Epoch(6), holder: None }];
     let (b, out) = Bench::adopted(history(&resumed), false);
     assert_eq!((b.phase(), out), ("gathering", vec![claim()]));
 }

@@ -193,7 +193,7 @@ fn of_a_damaged_checkpoint_the_one_before_it_takes_the_place() {
     let out = b.report(2, trouble(2, Cause::Checkpoint));
     let message = "the checkpoint after step 2 is damaged: broken; \
                    the one after step 1 is used instead";
-    let damaged = journal([History::Damaged { lineage: Lineage(1), step: 2 }]);
+    let damaged = journal([Fact::Damaged { lineage: Lineage(1), step: 2 }]);
     assert_eq!(out[..3], [&[damaged][..], &incident(Some(2), message)].concat());
     assert_eq!(b.report(1, trouble(2, Cause::Checkpoint)), [], "of the same one");
     b.report(1, loaded());

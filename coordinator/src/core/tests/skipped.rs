@@ -6,7 +6,7 @@ fn incident(step: u64) -> [Command; 3] {
     let message =
         format!("step {step} was skipped, its gradient was not finite: a.jsonl, line {step}");
     [
-        journal([History::Skipped(nothing_learnt(step))]),
+        journal([Fact::Skipped(nothing_learnt(step))]),
         notify(Notice::Incident { worker: None, message }),
         receipt(&[step]),
     ]
@@ -49,18 +49,18 @@ fn a_skipped_step_that_is_done_again_was_not_lost() {
 fn what_was_skipped_outlives_a_coordinator() {
     let lines = |number, step| generation(number, step, &[1, 2]).0;
     let history = vec![
-        History::Submitted { spec_yaml: "spec".into() },
-        History::Prepared { fingerprint: "f".into() },
-        History::Planned { digest: "d".into(), steps: 4 },
+        Fact::Submitted { spec_yaml: "spec".into() },
+        Fact::Prepared { fingerprint: "f".into() },
+        Fact::Planned { digest: "d".into(), steps: 4 },
         lines(1, 0),
-        History::Skipped(nothing_learnt(1)),
+        Fact::Skipped(nothing_learnt(1)),
         checkpointed(1, 1),
-        History::Skipped(nothing_learnt(2)),
+        Fact::Skipped(nothing_learnt(2)),
         lines(2, 1),
-        History::Skipped(nothing_learnt(3)),
+        Fact::Skipped(nothing_learnt(3)),
     ];
     let (mut b, out) = Bench::adopted(history, false);
-    assert_eq!(out, [journal([History::Claimed { epoch: EPOCH, holder: None }]), receipt(&[1, 3])]);
+    assert_eq!(out, [journal([Fact::Claimed { epoch: EPOCH, holder: None }]), receipt(&[1, 3])]);
     b.report(1, hello_from(1, 2, 3));
     b.report(2, hello_from(2, 2, 3));
     assert_eq!(b.report(1, skipped(2, 3)), [], "it is known");

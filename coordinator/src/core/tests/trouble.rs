@@ -5,7 +5,7 @@ use super::*;
 fn failed(kind: Failure) -> [Command; 2] {
     let message = "broken".to_owned();
     [
-        journal([History::Failed { kind, message: message.clone() }]),
+        journal([Fact::Failed { kind, message: message.clone() }]),
         notify(Notice::Failed { kind, message }),
     ]
 }
@@ -260,7 +260,7 @@ fn two_that_cannot_reach_each_other_are_both_named_and_none_is_set_aside() {
     let mut b = Bench::training();
     let out = b.report(1, accuse(1, 1, true, None));
     let [Command::Journal { events, .. }, ..] = &out[..] else { panic!("{out:?}") };
-    let [History::Incident { message, .. }] = &events[..] else { panic!("{events:?}") };
+    let [Fact::Incident { message, .. }] = &events[..] else { panic!("{events:?}") };
     for part in ["w1 (rank 0, 10.0.0.1:1)", "w2 (rank 1, 10.0.0.2:1)", "cannot reach each other"] {
         assert!(message.contains(part), "{message}");
     }
@@ -273,9 +273,9 @@ fn three() -> Bench {
     let mut b = Bench::new();
     let settings = Settings { min_workers: 2, max_workers: 3, ..settings() };
     let history = vec![
-        History::Submitted { spec_yaml: "spec".into() },
-        History::Prepared { fingerprint: "f".into() },
-        History::Planned { digest: "d".into(), steps: 4 },
+        Fact::Submitted { spec_yaml: "spec".into() },
+        Fact::Prepared { fingerprint: "f".into() },
+        Fact::Planned { digest: "d".into(), steps: 4 },
     ];
     b.core.adopt(b.now, run(), None, settings, history, false);
     for number in 1..=3 {

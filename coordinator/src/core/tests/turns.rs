@@ -152,12 +152,12 @@ fn another_attempt_begins_at_the_newest_checkpoint_behind_the_runs_that_wait() {
     let mut b = Bench::checkpointed(2);
     b.handle(Event::Cancel { ticket: Ticket(3), run: run() });
     assert!(b.core.may_resume(&run()).is_ok());
-    let history = super::replay::history(&[History::Cancelled]);
+    let history = super::replay::history(&[Fact::Cancelled]);
     // One checkpoint was stored, and its run ended before it was journaled.
-    let resumed = History::Resumed { attempt: 2, spec_yaml: "spec".into() };
+    let resumed = Fact::Resumed { attempt: 2, spec_yaml: "spec".into() };
     let beginning = vec![resumed.clone(), checkpointed(1, 3)];
     let out = b.core.resume(b.now, Ticket(4), run(), settings(), history, beginning);
-    let claimed = History::Claimed { epoch: EPOCH, holder: None };
+    let claimed = Fact::Claimed { epoch: EPOCH, holder: None };
     let expected = [
         journal([resumed, checkpointed(1, 3), claimed]),
         Command::JournalPool(PoolEvent::Resumed { run: run() }),

@@ -11,8 +11,8 @@ fn a_run_goes_from_submit_to_succeeded() {
     let submitted = b.submit();
     let expected = [
         journal([
-            History::Submitted { spec_yaml: "spec".into() },
-            History::Claimed { epoch: EPOCH, holder: None },
+            Fact::Submitted { spec_yaml: "spec".into() },
+            Fact::Claimed { epoch: EPOCH, holder: None },
         ]),
         Command::JournalPool(PoolEvent::Submitted { run: run(), idempotency_key: "key".into() }),
         answer(1, "r"),
@@ -43,8 +43,8 @@ fn a_run_goes_from_submit_to_succeeded() {
 
     let expected = [
         journal([
-            History::Prepared { fingerprint: "f".into() },
-            History::Planned { digest: "d".into(), steps: 4 },
+            Fact::Prepared { fingerprint: "f".into() },
+            Fact::Planned { digest: "d".into(), steps: 4 },
         ]),
         notify(Notice::Prepared {
             fingerprint: "f".into(),
@@ -88,7 +88,7 @@ fn a_run_goes_from_submit_to_succeeded() {
     ];
     assert_eq!(b.handle(sealed(1, 4)), expected);
     let expected = [
-        journal([History::Succeeded { model: "model".into() }]),
+        journal([Fact::Succeeded { model: "model".into() }]),
         notify(Notice::Finished { model: "model".into(), steps: 4 }),
     ];
     assert_eq!(b.handle(published()), expected);
@@ -113,8 +113,8 @@ fn a_run_that_is_only_planned_ends_before_a_worker_loads_anything() {
     b.report(1, prepared(0));
     let expected = [
         journal([
-            History::Prepared { fingerprint: "f".into() },
-            History::Planned { digest: "d".into(), steps: 4 },
+            Fact::Prepared { fingerprint: "f".into() },
+            Fact::Planned { digest: "d".into(), steps: 4 },
         ]),
         notify(Notice::Prepared {
             fingerprint: "f".into(),
@@ -122,7 +122,7 @@ fn a_run_that_is_only_planned_ends_before_a_worker_loads_anything() {
             receipt: Receipt::default(),
         }),
         notify(Notice::Planned { steps: 4, summary: serde_json::Value::Null }),
-        journal([History::Paused { step: 0 }]),
+        journal([Fact::Paused { step: 0 }]),
         notify(Notice::Paused { step: 0 }),
     ];
     assert_eq!(b.handle(planned()), expected);
@@ -173,9 +173,9 @@ fn a_last_call_lets_more_than_the_least_in() {
     let mut b = Bench::new();
     let settings = Settings { min_workers: 1, max_workers: 3, ..settings() };
     let history = vec![
-        History::Submitted { spec_yaml: "spec".into() },
-        History::Prepared { fingerprint: "f".into() },
-        History::Planned { digest: "d".into(), steps: 4 },
+        Fact::Submitted { spec_yaml: "spec".into() },
+        Fact::Prepared { fingerprint: "f".into() },
+        Fact::Planned { digest: "d".into(), steps: 4 },
     ];
     b.core.adopt(b.now, run(), None, settings, history, false);
     b.report(1, hello(1));
