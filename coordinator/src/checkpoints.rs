@@ -1,12 +1,12 @@
 //! A run's checkpoints as they lie in storage, for whoever looks after them: what there is, whether it is whole, copies
 //! of it, and the end of what is needed no more.
 
-use crate::finish::{self, ModelFolder, Place};
+use crate::finish::{self, ModelFolder};
 use crate::journal::{self, Journal};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
 use proto::event::Fact;
-use proto::id::RunId;
+use proto::id::{CheckpointId, RunId};
 use proto::key;
 use proto::manifest::{self, Checkpoint, File, Hasher};
 use proto::storage::{self, Storage};
@@ -63,7 +63,7 @@ impl From<journal::Error> for Error {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Committed {
     /// Which.
-    pub(crate) place: Place,
+    pub(crate) id: CheckpointId,
     /// Of its manifest.
     pub(crate) sha256: String,
     /// The held-out loss there, where it was measured.
@@ -73,7 +73,7 @@ pub(crate) struct Committed {
 impl Committed {
     /// What its folder is called.
     pub(crate) fn name(&self) -> String {
-        key::checkpoint_name(self.place.0, self.place.1)
+        key::checkpoint_name(self.id.lineage, self.id.step)
     }
 }
 
@@ -84,9 +84,9 @@ pub(crate) struct Run {
     /// Committed and still in storage, in order.
     pub(crate) committed: Vec<Committed>,
     /// Whatever else lies among them: replaced, given up, on its way, or damaged.
-    pub(crate) others: Vec<Place>,
+    pub(crate) others: Vec<CheckpointId>,
     /// The last one that was committed, where it should be in storage and is not.
-    pub(crate) lost: Option<Place>,
+    pub(crate) lost: Option<CheckpointId>,
     ended: bool,
 }
 
@@ -109,9 +109,9 @@ impl Run {
     pub(crate) async fn open(storage: Storage, id: RunId) -> Result<Self, Error> {
         let mut run = Self::look(&storage, &id).await?;
         // Perhaps a newer one has replaced it between two looks.
-        while let Some(place) = run.lost {
+        while let Some(lost) = run.lost {
             run = Self::look(&storage, &id).await?;
-            if run.lost == Some(place) {
+            if run.lost == Some(lost) {
                 break;
             }
         }
@@ -135,25 +135,27 @@ impl Run {
             };
             match event {
                 Fact::Checkpointed { lineage, step, manifest_sha256 } => {
-                    known.insert((lineage, step), manifest_sha256);
+                    known.insert(CheckpointId { lineage, step }, manifest_sha256);
                 }
-                Fact::Damaged { lineage, step } => drop(known.remove(&(lineage, step))),
+                Fact::Damaged { lineage, step } => {
+                    known.remove(&CheckpointId { lineage, step });
+                }
                 Fact::Evaluated { step, loss, .. } => drop(losses.insert(step, loss)),
                 _ => {}
             }
         }
         let stored = finish::stored(storage, id).await?;
-        let last = known.last_key_value().map(|(place, _)| *place);
-        let lost = last.filter(|place| stored.get(place) != Some(&true));
+        let last = known.last_key_value().map(|(id, _)| *id);
+        let lost = last.filter(|id| stored.get(id) != Some(&true));
         let (mut committed, mut others) = (Vec::new(), Vec::new());
-        for (place, has_manifest) in stored {
+        for (checkpoint, has_manifest) in stored {
             // Without a manifest it is one whose deletion was cut short.
-            match known.remove(&place).filter(|_| has_manifest) {
+            match known.remove(&checkpoint).filter(|_| has_manifest) {
                 Some(sha256) => {
-                    let loss = losses.get(&place.1).copied();
-                    committed.push(Committed { place, sha256, loss });
+                    let loss = losses.get(&checkpoint.step).copied();
+                    committed.push(Committed { id: checkpoint, sha256, loss });
                 }
-                None => others.push(place),
+                None => others.push(checkpoint),
             }
         }
         Ok(Self { storage: storage.clone(), id: id.clone(), committed, others, lost, ended })
@@ -176,14 +178,15 @@ impl Run {
     /// # Errors
     /// [`Error::Unknown`].
     pub(crate) fn find(&self, name: &str) -> Result<&Committed, Error> {
-        if let Some((lineage, step)) = self.lost.filter(|_| name == "latest") {
+        if let Some(lost) = self.lost.filter(|_| name == "latest") {
             let what = match &self.names()[..] {
                 [] => "is gone, and there is no other".to_owned(),
                 names => {
                     format!("is gone\nhint: name another one of the run's: {}", names.join(", "))
                 }
             };
-            return Err(Error::Damaged { key: key::manifest(&self.id, lineage, step), what });
+            let key = key::manifest(&self.id, lost.lineage, lost.step);
+            return Err(Error::Damaged { key, what });
         }
         let found = match name {
             "latest" => self.latest(),
@@ -210,7 +213,7 @@ impl Run {
     /// # Errors
     /// [`Error::Damaged`], or what the store says.
     pub(crate) async fn manifest(&self, checkpoint: &Committed) -> Result<Checkpoint, Error> {
-        let (lineage, step) = checkpoint.place;
+        let CheckpointId { lineage, step } = checkpoint.id;
         let key = key::manifest(&self.id, lineage, step);
         let damaged = |what: String| Error::Damaged { key: key.clone(), what };
         let body = self.storage.read(&key).await?;
@@ -239,7 +242,7 @@ impl Run {
 
     /// Whether the coordinator of a run under way has deleted it meanwhile: its manifest goes first.
     async fn is_replaced(&self, checkpoint: &Committed) -> Result<bool, Error> {
-        let (lineage, step) = checkpoint.place;
+        let CheckpointId { lineage, step } = checkpoint.id;
         let manifest = self.storage.head(&key::manifest(&self.id, lineage, step)).await?;
         Ok(!self.ended && manifest.is_none())
     }
@@ -334,7 +337,7 @@ impl Run {
     }
 
     fn key(&self, checkpoint: &Committed, file: &File) -> String {
-        let (lineage, step) = checkpoint.place;
+        let CheckpointId { lineage, step } = checkpoint.id;
         format!("{}/{}", key::checkpoint(&self.id, lineage, step), file.key)
     }
 
@@ -343,18 +346,18 @@ impl Run {
     ///
     /// # Errors
     /// What the store says.
-    pub(crate) async fn superfluous(&self, keep: usize) -> Result<Vec<Place>, Error> {
+    pub(crate) async fn superfluous(&self, keep: usize) -> Result<Vec<CheckpointId>, Error> {
         let mut whole = Vec::new();
         for checkpoint in &self.committed {
             match self.manifest(checkpoint).await {
-                Ok(_) => whole.push(checkpoint.place),
+                Ok(_) => whole.push(checkpoint.id),
                 Err(Error::Damaged { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
         whole.truncate(whole.len().saturating_sub(keep.max(1)));
-        let best = self.best().map(|c| c.place);
-        whole.retain(|place| Some(*place) != best);
+        let best = self.best().map(|c| c.id);
+        whole.retain(|id| Some(*id) != best);
         Ok(whole.into_iter().chain(self.others.iter().copied()).collect())
     }
 
@@ -370,10 +373,10 @@ impl Run {
     ///
     /// # Errors
     /// [`Error::Live`], or what the store says.
-    pub(crate) async fn delete(&self, places: &[Place]) -> Result<Vec<String>, Error> {
+    pub(crate) async fn delete(&self, ids: &[CheckpointId]) -> Result<Vec<String>, Error> {
         self.has_ended()?;
-        for place in places {
-            finish::delete(&self.storage, &self.id, *place).await?;
+        for id in ids {
+            finish::delete(&self.storage, &self.id, *id).await?;
         }
         let swept = self.storage.sweep(self.id.as_str(), Duration::ZERO).await?;
         Ok(swept.into_iter().map(|upload| upload.key).collect())

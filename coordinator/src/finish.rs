@@ -5,7 +5,7 @@ mod card;
 use crate::core::Retained;
 use futures::{StreamExt, TryStreamExt, stream};
 use proto::event::Fact;
-use proto::id::{Lineage, RunId};
+use proto::id::{CheckpointId, RunId};
 use proto::key;
 use proto::manifest::{self, Checkpoint, Digests, File};
 use proto::receipt::{Receipt, Skipped};
@@ -98,8 +98,7 @@ async fn put(
 pub(crate) struct Finished {
     pub(crate) run: RunId,
     pub(crate) spec: Arc<Spec>,
-    pub(crate) lineage: Lineage,
-    pub(crate) step: u64,
+    pub(crate) checkpoint: CheckpointId,
     /// Held-out losses by steps committed.
     pub(crate) losses: Vec<(u64, f64)>,
 }
@@ -120,7 +119,7 @@ pub enum Unpublished {
 /// # Errors
 /// [`Unpublished`]; of the store's it may go better later.
 pub(crate) async fn publish(storage: &Storage, finished: &Finished) -> Result<String, Unpublished> {
-    let Finished { run, spec, lineage, step, losses } = finished;
+    let Finished { run, spec, checkpoint: CheckpointId { lineage, step }, losses } = finished;
     let (lineage, step) = (*lineage, *step);
     let folder = key::checkpoint(run, lineage, step);
     let body = storage.read(&key::manifest(run, lineage, step)).await?;
@@ -197,34 +196,33 @@ pub async fn retain(
     run: &RunId,
     retained: &Retained,
 ) -> Result<(), storage::Error> {
-    let name = |(lineage, step)| key::checkpoint_name(lineage, step);
-    for (hint, place) in [("latest", Some(retained.latest)), ("best", retained.best)] {
+    for (hint, id) in [("latest", Some(retained.latest)), ("best", retained.best)] {
         let key = format!("{}/{hint}", key::checkpoints(run));
-        match place {
-            Some(place) => drop(storage.put(&key, name(place) + "\n").await?),
+        match id {
+            Some(CheckpointId { lineage, step }) => {
+                let name = key::checkpoint_name(lineage, step);
+                storage.put(&key, name + "\n").await?;
+            }
             None => storage.delete(&key).await?,
         }
     }
-    let goes = |place: &Place| *place < retained.latest && !retained.kept.contains(place);
-    for place in stored(storage, run).await?.into_keys().filter(goes) {
-        delete(storage, run, place).await?;
+    let goes = |id: &CheckpointId| *id < retained.latest && !retained.kept.contains(id);
+    for id in stored(storage, run).await?.into_keys().filter(goes) {
+        delete(storage, run, id).await?;
     }
     // There may be one to a checkpoint that died before its first object.
     for upload in storage.unfinished(&key::checkpoints(run)).await?.unwrap_or_default() {
-        if place_of(run, &upload.key).is_some_and(|place| goes(&place)) {
+        if checkpoint_of(run, &upload.key).is_some_and(|id| goes(&id)) {
             storage.abandon(&upload).await?;
         }
     }
     Ok(())
 }
 
-/// By lineage and steps committed, which is their order.
-pub(crate) type Place = (Lineage, u64);
-
 /// The checkpoint that an object belongs to.
-fn place_of(run: &RunId, key: &str) -> Option<Place> {
+fn checkpoint_of(run: &RunId, key: &str) -> Option<CheckpointId> {
     let below = key.strip_prefix(&key::checkpoints(run))?;
-    key::checkpoint_place(below.split('/').nth(1)?)
+    key::checkpoint_id(below.split('/').nth(1)?)
 }
 
 /// The checkpoints of which there is anything in storage, and whether their manifest is: it is written last, and
@@ -235,20 +233,20 @@ fn place_of(run: &RunId, key: &str) -> Option<Place> {
 pub(crate) async fn stored(
     storage: &Storage,
     run: &RunId,
-) -> Result<BTreeMap<Place, bool>, storage::Error> {
+) -> Result<BTreeMap<CheckpointId, bool>, storage::Error> {
     let folder = key::checkpoints(run);
     let mut found = BTreeMap::new();
     for object in storage.list(&folder).await? {
-        if let Some((lineage, step)) = place_of(run, &object.key) {
-            let has_manifest: &mut bool = found.entry((lineage, step)).or_default();
-            *has_manifest |= object.key == key::manifest(run, lineage, step);
+        if let Some(id) = checkpoint_of(run, &object.key) {
+            let has_manifest: &mut bool = found.entry(id).or_default();
+            *has_manifest |= object.key == key::manifest(run, id.lineage, id.step);
         }
     }
     // A disk's empty folders are there to be removed; a store's, where it keeps any, are nothing.
     if storage.local_path(&folder).is_some() {
         for name in storage.folders(&folder).await? {
-            if let Some(place) = key::checkpoint_place(&name) {
-                found.entry(place).or_default();
+            if let Some(id) = key::checkpoint_id(&name) {
+                found.entry(id).or_default();
             }
         }
     }
@@ -263,7 +261,7 @@ pub(crate) async fn stored(
 pub(crate) async fn delete(
     storage: &Storage,
     run: &RunId,
-    (lineage, step): Place,
+    CheckpointId { lineage, step }: CheckpointId,
 ) -> Result<(), storage::Error> {
     let folder = key::checkpoint(run, lineage, step);
     storage.delete(&key::manifest(run, lineage, step)).await?;
@@ -290,10 +288,12 @@ pub async fn replaced(
     run: &RunId,
     history: &[Fact],
 ) -> Result<Vec<Fact>, storage::Error> {
-    let mut known: BTreeSet<Place> = history
+    let mut known: BTreeSet<_> = history
         .iter()
         .filter_map(|event| match event {
-            Fact::Checkpointed { lineage, step, .. } => Some((*lineage, *step)),
+            Fact::Checkpointed { lineage, step, .. } => {
+                Some(CheckpointId { lineage: *lineage, step: *step })
+            }
             _ => None,
         })
         .collect();
@@ -302,8 +302,8 @@ pub async fn replaced(
         return Ok(Vec::new());
     }
     let stored = stored(storage, run).await?;
-    let gone = known.into_iter().filter(|place| stored.get(place) != Some(&true));
-    Ok(gone.map(|(lineage, step)| Fact::Damaged { lineage, step }).collect())
+    let gone = known.into_iter().filter(|id| stored.get(id) != Some(&true));
+    Ok(gone.map(|CheckpointId { lineage, step }| Fact::Damaged { lineage, step }).collect())
 }
 
 /// Whether nothing can follow but another attempt.
@@ -331,18 +331,18 @@ pub async fn uncommitted(
     let Some(present) = present.filter(|_| !is_over(history)) else {
         return Ok(Vec::new());
     };
-    let known = |place: &(Lineage, u64)| {
+    let known = |id: &CheckpointId| {
         history.iter().any(|event| match event {
             Fact::Checkpointed { lineage, step, .. } | Fact::Damaged { lineage, step } => {
-                (*lineage, *step) >= *place
+                CheckpointId { lineage: *lineage, step: *step } >= *id
             }
             _ => false,
         })
     };
     let mut found = Vec::new();
     for folder in storage.folders(&key::checkpoints(run)).await? {
-        let place = key::checkpoint_place(&folder).filter(|p| p.0 == present && !known(p));
-        let Some((lineage, step)) = place else { continue };
+        let id = key::checkpoint_id(&folder).filter(|id| id.lineage == present && !known(id));
+        let Some(CheckpointId { lineage, step }) = id else { continue };
         match storage.read(&key::manifest(run, lineage, step)).await {
             Ok(body) => {
                 let manifest_sha256 = manifest::sha256(&body);
@@ -358,16 +358,17 @@ pub async fn uncommitted(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::id::Lineage;
 
     #[tokio::test]
     async fn a_best_checkpoint_that_is_no_more_is_pointed_at_no_more() {
         let (storage, run) = (Storage::memory(), RunId::new("r"));
         let key = |hint| format!("{}/{hint}", key::checkpoints(&run));
-        let first = (Lineage(1), 8);
+        let first = CheckpointId { lineage: Lineage(1), step: 8 };
         let mut retained = Retained { kept: vec![first], latest: first, best: Some(first) };
         retain(&storage, &run, &retained).await.unwrap();
         assert_eq!(storage.read(&key("best")).await.unwrap(), "step-00000008-l1\n");
-        let anew = (Lineage(2), 4);
+        let anew = CheckpointId { lineage: Lineage(2), step: 4 };
         for _ in 0..2 {
             retained = Retained { kept: vec![anew], latest: anew, best: None };
             retain(&storage, &run, &retained).await.unwrap();

@@ -79,6 +79,15 @@ counter! {
     Epoch
 }
 
+/// One checkpoint of a run. A later lineage outranks any step of an earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CheckpointId {
+    /// The lineage that it continues.
+    pub lineage: Lineage,
+    /// Steps committed.
+    pub step: u64,
+}
+
 /// A name that no other process, file or run will ever bear: time, process, counter and the address of the stack,
 /// hashed.
 pub fn unique() -> String {

@@ -15,7 +15,7 @@
 //!
 //! A run's name ends in a date, a time and a mark, so none is called `pool`, `prepared` or `staged`.
 
-use crate::id::{Lineage, RunId};
+use crate::id::{CheckpointId, Lineage, RunId};
 
 /// The folder of the pool's journal.
 pub const POOL_JOURNAL: &str = "pool/journal";
@@ -84,9 +84,9 @@ pub fn checkpoint_name(lineage: Lineage, step: u64) -> String {
 }
 
 /// The checkpoint that a folder of that name belongs to.
-pub fn checkpoint_place(name: &str) -> Option<(Lineage, u64)> {
+pub fn checkpoint_id(name: &str) -> Option<CheckpointId> {
     let (step, lineage) = name.strip_prefix("step-")?.split_once("-l")?;
-    Some((Lineage(lineage.parse().ok()?), step.parse().ok()?))
+    Some(CheckpointId { lineage: Lineage(lineage.parse().ok()?), step: step.parse().ok()? })
 }
 
 /// The folder of a checkpoint.

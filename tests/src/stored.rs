@@ -4,7 +4,7 @@ use crate::model::{Weights, weights};
 use anyhow::{Context, Result, bail, ensure};
 use coordinator::journal;
 use proto::event::Fact;
-use proto::id::{Lineage, RunId};
+use proto::id::{CheckpointId, RunId};
 use proto::key;
 use proto::manifest::Checkpoint;
 use proto::storage::Storage;
@@ -60,7 +60,7 @@ impl<'a> Stored<'a> {
     ///
     /// # Errors
     /// What the store says, or that a manifest is none.
-    pub async fn checkpoints(&self) -> Result<(BTreeSet<(Lineage, u64)>, BTreeSet<String>)> {
+    pub async fn checkpoints(&self) -> Result<(BTreeSet<CheckpointId>, BTreeSet<String>)> {
         let folder = key::checkpoints(&self.id);
         let listed = self.storage.list(&folder).await?;
         let mut keys: BTreeSet<_> = listed.into_iter().map(|o| o.key).collect();
@@ -69,8 +69,8 @@ impl<'a> Stored<'a> {
         }
         let mut whole = BTreeSet::new();
         for name in self.storage.folders(&folder).await? {
-            let Some((lineage, step)) = key::checkpoint_place(&name) else { bail!("{name}") };
-            let manifest = key::manifest(&self.id, lineage, step);
+            let Some(id) = key::checkpoint_id(&name) else { bail!("{name}") };
+            let manifest = key::manifest(&self.id, id.lineage, id.step);
             if !keys.remove(&manifest) {
                 continue;
             }
@@ -80,7 +80,7 @@ impl<'a> Stored<'a> {
                 let key = format!("{folder}/{name}/{}", file.key);
                 ensure!(keys.remove(&key), "{key} is missing");
             }
-            whole.insert((lineage, step));
+            whole.insert(id);
         }
         let unfinished = self.storage.unfinished(&folder).await?.context("this store tells")?;
         keys.extend(unfinished.into_iter().map(|upload| upload.key + " (unfinished)"));
@@ -100,8 +100,8 @@ impl<'a> Stored<'a> {
         });
         let present = present.unwrap_or_default();
         let (whole, _) = self.checkpoints().await?;
-        let stored = whole.into_iter().filter(|(lineage, _)| *lineage == present);
-        Ok(stored.map(|(_, step)| step).chain(newest_commit(&history)).max().unwrap_or(0))
+        let stored = whole.into_iter().filter(|id| id.lineage == present);
+        Ok(stored.map(|id| id.step).chain(newest_commit(&history)).max().unwrap_or(0))
     }
 }
 

@@ -17,7 +17,7 @@ use muster_tests::proxy::{Fault, Faults, Proxy};
 use muster_tests::seaweed::{BUCKET, SeaweedFs};
 use proto::error::chain;
 use proto::event::Fact;
-use proto::id::{Generation, Lineage, RunId, WorkerId};
+use proto::id::{CheckpointId, Generation, Lineage, RunId, WorkerId};
 use proto::key;
 use proto::manifest::{Digests, File};
 use proto::protocol::{Cause, Place, Start};
@@ -256,8 +256,8 @@ async fn save_and_restore(storage: &Storage, seed: u64) -> Result<Run> {
         }
         run.states.push((step, held));
         let retained = Retained {
-            kept: run.states.iter().rev().take(2).map(|(step, _)| (LINEAGE, *step)).collect(),
-            latest: (LINEAGE, step),
+            kept: run.states.iter().rev().take(2).map(|(step, _)| checkpoint(*step)).collect(),
+            latest: checkpoint(step),
             best: None,
         };
         // What could not be deleted stays behind, until the next time.
@@ -271,6 +271,10 @@ async fn save_and_restore(storage: &Storage, seed: u64) -> Result<Run> {
         Err(Unrestored::Wrong(error)) => return Err(error),
     }
     Ok(run)
+}
+
+fn checkpoint(step: u64) -> CheckpointId {
+    CheckpointId { lineage: LINEAGE, step }
 }
 
 /// Both ranks' parts, as workers store them.

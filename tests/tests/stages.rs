@@ -260,7 +260,7 @@ impl OnS3 {
             ensure!(!committed(1, SAVE) && committed(lineages, SAVE));
         }
         let (whole, strays) = stored.checkpoints().await?;
-        let steps: Vec<_> = whole.iter().map(|(_, step)| *step).collect();
+        let steps: Vec<_> = whole.iter().map(|id| id.step).collect();
         ensure!(steps == [STEPS], "{whole:?}");
         ensure!(strays.is_empty(), "left over: {strays:#?}");
         Ok(starts)

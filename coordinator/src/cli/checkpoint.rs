@@ -1,11 +1,11 @@
 //! `coordinator checkpoint`: what a run has left in storage.
 
 use super::{Blame, Exit, Outcome, Refusal};
-use crate::checkpoints::{Committed, Error, Found, Run};
+use crate::checkpoints::{Error, Found, Run};
 use crate::journal;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use proto::id::RunId;
+use proto::id::{CheckpointId, RunId};
 use proto::key;
 use proto::manifest::Checkpoint;
 use proto::print;
@@ -104,8 +104,8 @@ pub(super) async fn checkpoint(command: Command) -> Outcome {
 
 async fn ls(arguments: Ls) -> Outcome {
     let run = arguments.run.open().await?;
-    let place = |c: Option<&Committed>| c.map(|c| c.place);
-    let (latest, best) = (place(run.latest()), place(run.best()));
+    let latest = run.latest().map(|c| c.id);
+    let best = run.best().map(|c| c.id);
     if !arguments.json && run.committed.is_empty() && run.lost.is_none() {
         print::note("no checkpoints");
     }
@@ -114,13 +114,14 @@ async fn ls(arguments: Ls) -> Outcome {
         let bytes = manifest.as_ref().map(bytes).ok();
         let marks: Vec<_> = [("latest", latest), ("best", best)]
             .into_iter()
-            .filter(|(_, place)| *place == Some(checkpoint.place))
+            .filter(|(_, id)| *id == Some(checkpoint.id))
             .map(|(mark, _)| mark)
             .chain(manifest.is_err().then_some("damaged"))
             .collect();
-        let (name, step, loss) = (checkpoint.name(), checkpoint.place.1, checkpoint.loss);
+        let CheckpointId { lineage, step } = checkpoint.id;
+        let (name, loss) = (checkpoint.name(), checkpoint.loss);
         if arguments.json {
-            print::line(json!({"checkpoint": name, "lineage": checkpoint.place.0.0, "step": step,
+            print::line(json!({"checkpoint": name, "lineage": lineage.0, "step": step,
                                "bytes": bytes, "held_out_loss": loss, "marks": marks}))?;
         } else {
             let loss = loss.map_or("-".into(), |loss| format!("{loss:.4}"));
@@ -129,7 +130,7 @@ async fn ls(arguments: Ls) -> Outcome {
             print::line(format_args!("{name}  {size:>10}  held-out loss {loss:<8}  {marks}"))?;
         }
     }
-    if let Some((lineage, step)) = run.lost {
+    if let Some(CheckpointId { lineage, step }) = run.lost {
         let name = key::checkpoint_name(lineage, step);
         if arguments.json {
             print::line(json!({"checkpoint": name, "step": step, "marks": ["gone"]}))?;
@@ -169,7 +170,8 @@ async fn verify(arguments: Verify) -> Outcome {
             exit = Exit::Data;
         }
     }
-    if let Some((lineage, step)) = run.lost.filter(|_| arguments.checkpoint.is_none()) {
+    let lost = run.lost.filter(|_| arguments.checkpoint.is_none());
+    if let Some(CheckpointId { lineage, step }) = lost {
         verified(&key::checkpoint_name(lineage, step), Some("it is gone"), arguments.json)?;
         exit = Exit::Data;
     }
@@ -220,13 +222,13 @@ async fn export(arguments: Export) -> Outcome {
 async fn prune(arguments: Prune) -> Outcome {
     let run = arguments.run.open().await?;
     run.has_ended().map_err(refusal)?;
-    let places = run.superfluous(arguments.keep as usize).await.map_err(refusal)?;
+    let superfluous = run.superfluous(arguments.keep as usize).await.map_err(refusal)?;
     let (verb, uploads) = match arguments.dry_run {
         true => ("would delete", run.unfinished().await),
-        false => ("deleted", run.delete(&places).await),
+        false => ("deleted", run.delete(&superfluous).await),
     };
     let uploads = uploads.map_err(refusal)?;
-    for (lineage, step) in places {
+    for CheckpointId { lineage, step } in superfluous {
         print::line(format_args!("{verb} {}", key::checkpoint_name(lineage, step)))?;
     }
     for key in uploads {

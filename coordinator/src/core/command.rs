@@ -2,7 +2,7 @@
 
 use super::{Notice, Stream, Ticket};
 use proto::event::{Fact, PoolEvent};
-use proto::id::{Incarnation, Lineage, RunId, WorkerId};
+use proto::id::{CheckpointId, Incarnation, Lineage, RunId, WorkerId};
 use proto::manifest;
 use proto::protocol::Directive;
 use proto::receipt::Skipped;
@@ -118,13 +118,13 @@ pub enum Command {
     },
 }
 
-/// The checkpoints of a run that stay, by lineage and steps committed.
+/// The checkpoints of a run that stay.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Retained {
     /// All of them.
-    pub kept: Vec<(Lineage, u64)>,
+    pub kept: Vec<CheckpointId>,
     /// The newest.
-    pub latest: (Lineage, u64),
+    pub latest: CheckpointId,
     /// The one with the best held-out loss, where that was measured.
-    pub best: Option<(Lineage, u64)>,
+    pub best: Option<CheckpointId>,
 }

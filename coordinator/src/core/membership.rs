@@ -1,10 +1,10 @@
 //! A generation at work: what its ranks report is put together here, and taken apart when one of them is lost.
 
 use super::figures::{self, Total};
-use super::run::{Committed, Phase, Run};
+use super::run::{Phase, Run};
 use super::{Command, Fault, Notice, Turn};
 use proto::event::{Fact, Failure};
-use proto::id::{Generation, WorkerId};
+use proto::id::{CheckpointId, Generation, WorkerId};
 use proto::protocol::{Cause, Place, SourceSum, Start, StepDone, Train};
 use proto::receipt::Skipped;
 use std::collections::BTreeMap;
@@ -376,7 +376,7 @@ impl Run {
             return self.fail(Fault { kind: Failure::Infrastructure, message }, turn);
         }
         match newest.filter(|c| c.step == at) {
-            Some(Committed { lineage, step }) if at >= self.steps => {
+            Some(CheckpointId { lineage, step }) if at >= self.steps => {
                 self.enter(Phase::Publishing);
                 // The coordinator that committed it may not have come to this.
                 self.retain(turn.out);

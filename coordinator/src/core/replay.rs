@@ -1,10 +1,10 @@
 //! A coordinator's past: state is the fold of journals, so a start is a replay.
 
-use super::run::{Committed, Phase, Run, Settings};
+use super::run::{Phase, Run, Settings};
 use super::status::{Incident, Status};
 use super::{Command, Core, Fault, Ticket};
 use proto::event::{Fact, PoolEvent};
-use proto::id::{Lineage, RunId};
+use proto::id::{CheckpointId, Lineage, RunId};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -168,12 +168,12 @@ impl Run {
             Fact::Skipped(skipped) => self.skipped.push(skipped),
             Fact::Evaluated { step, loss, .. } => drop(self.evals.insert(step, loss)),
             Fact::Checkpointed { lineage, step, manifest_sha256 } => {
-                self.checkpoints.insert(Committed { lineage, step }, manifest_sha256);
+                self.checkpoints.insert(CheckpointId { lineage, step }, manifest_sha256);
                 self.step = self.step.max(step);
                 self.best_step = self.best_step.max(step);
             }
             Fact::Damaged { lineage, step } => {
-                self.checkpoints.remove(&Committed { lineage, step });
+                self.checkpoints.remove(&CheckpointId { lineage, step });
             }
             Fact::Paused { .. } => self.phase = Phase::Paused,
             Fact::Cancelled => self.phase = Phase::Cancelled,

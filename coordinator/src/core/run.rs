@@ -15,7 +15,7 @@ use super::trouble::Accusations;
 use super::workers::{Worker, Workers};
 use super::{BySource, Command, Fault, Incident, Notice, Timing, Turn};
 use proto::event::{Fact, Failure};
-use proto::id::{Generation, Lineage, RunId, WorkerId};
+use proto::id::{CheckpointId, Generation, Lineage, RunId, WorkerId};
 use proto::protocol::{Duty, Load, StepDone};
 use proto::receipt::Skipped;
 use std::collections::{BTreeMap, BTreeSet};
@@ -169,13 +169,6 @@ impl Phase {
     }
 }
 
-/// A committed checkpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Committed {
-    pub(super) lineage: Lineage,
-    pub(super) step: u64,
-}
-
 pub(super) struct Run {
     pub(super) id: RunId,
     pub(super) spec_yaml: String,
@@ -197,9 +190,9 @@ pub(super) struct Run {
     pub(super) generation: Generation,
     pub(super) lineage: Lineage,
     /// And the SHA-256 of their manifests; the last is where a restore begins.
-    pub(super) checkpoints: BTreeMap<Committed, String>,
+    pub(super) checkpoints: BTreeMap<CheckpointId, String>,
     /// Where the present generation began.
-    pub(super) began_at: Option<Committed>,
+    pub(super) began_at: Option<CheckpointId>,
     /// Checkpoints on their way, by the generation whose members store them.
     pub(super) saves: BTreeMap<Generation, Saves>,
     /// Checkpoints given up in a row.

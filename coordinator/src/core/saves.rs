@@ -5,10 +5,10 @@
 //! that reports it was a member then and lives now; a part that died with its rank ends the checkpoint, since nobody
 //! else has it.
 
-use super::run::{Committed, Run};
+use super::run::Run;
 use super::{Command, Fault, Notice, Retained, Turn};
 use proto::event::{Fact, Failure};
-use proto::id::{Generation, Lineage, WorkerId};
+use proto::id::{CheckpointId, Generation, Lineage, WorkerId};
 use proto::manifest::{Checkpoint, File};
 use proto::protocol::{Place, SavedPart, Start};
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,19 +86,19 @@ fn is_stored(ranks: &BTreeMap<usize, Option<SavedPart>>, rank: usize) -> bool {
 impl Run {
     /// The step after which a checkpoint is still to come that is newer than all there are.
     pub(super) fn expected(&self) -> Option<u64> {
-        let coming = |s: &Saves| Some(Committed { lineage: s.lineage, step: s.coming()? });
+        let coming = |s: &Saves| Some(CheckpointId { lineage: s.lineage, step: s.coming()? });
         let newest = self.saves.values().filter_map(coming).max();
         newest.filter(|c| Some(*c) > self.newest()).map(|c| c.step)
     }
 
     /// Where the next generation starts.
-    pub(super) fn newest(&self) -> Option<Committed> {
+    pub(super) fn newest(&self) -> Option<CheckpointId> {
         self.checkpoints.last_key_value().map(|(committed, _)| *committed)
     }
 
     /// The same, for its members.
     pub(super) fn start(&self) -> Option<Start> {
-        let (Committed { lineage, step }, sha256) = self.checkpoints.last_key_value()?;
+        let (CheckpointId { lineage, step }, sha256) = self.checkpoints.last_key_value()?;
         let manifest = proto::key::manifest(&self.id, *lineage, *step);
         Some(Start { manifest, sha256: sha256.clone() })
     }
@@ -134,7 +134,7 @@ impl Run {
         place: &Place,
         step: u64,
     ) -> Option<(&mut Saves, usize)> {
-        let superfluous = self.newest() >= Some(Committed { lineage: place.lineage, step });
+        let superfluous = self.newest() >= Some(CheckpointId { lineage: place.lineage, step });
         let (saves, rank) = self.saved_at(worker, place).filter(|_| !superfluous)?;
         (!saves.is_settled(step)).then_some((saves, rank))
     }
@@ -238,7 +238,7 @@ impl Run {
         self.unsaved = 0;
         let event = Fact::Checkpointed { lineage, step, manifest_sha256: manifest_sha256.clone() };
         self.journal(vec![event], turn.out);
-        self.checkpoints.insert(Committed { lineage, step }, manifest_sha256);
+        self.checkpoints.insert(CheckpointId { lineage, step }, manifest_sha256);
         let path = proto::key::checkpoint(&self.id, lineage, step);
         let notice = Notice::Checkpoint { step, path };
         turn.out.push(Command::Notify { run: self.id.clone(), notice });
@@ -271,12 +271,8 @@ impl Run {
         let old = self.checkpoints.len().saturating_sub(self.settings.keep.max(1));
         let old: BTreeSet<_> = self.checkpoints.keys().take(old).copied().collect();
         self.checkpoints.retain(|c, _| !old.contains(c) || Some(*c) == best);
-        let place = |c: Committed| (c.lineage, c.step);
-        let retained = Retained {
-            kept: self.checkpoints.keys().copied().map(place).collect(),
-            latest: place(latest),
-            best: best.map(place),
-        };
+        let kept = self.checkpoints.keys().copied().collect();
+        let retained = Retained { kept, latest, best };
         out.push(Command::Retain { run: self.id.clone(), retained });
     }
 
@@ -285,7 +281,8 @@ impl Run {
     /// The ranks that only lost a peer by it may have said so first.
     pub(super) fn damaged(&mut self, worker: &WorkerId, what: &str, turn: &mut Turn<'_>) {
         let newest = self.newest();
-        let Some(Committed { lineage, step }) = newest.filter(|c| Some(*c) == self.began_at) else {
+        let Some(CheckpointId { lineage, step }) = newest.filter(|c| Some(*c) == self.began_at)
+        else {
             return;
         };
         self.checkpoints.pop_last();

@@ -8,7 +8,7 @@ use crate::journal::{self, Journal, Trouble};
 use crate::{planning, survey};
 use proto::error::chain;
 use proto::event::{Fact, Failure, PoolEvent};
-use proto::id::RunId;
+use proto::id::{CheckpointId, RunId};
 use proto::manifest::Checkpoint;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -166,11 +166,12 @@ impl Runtime {
             }
             Command::Publish { run, lineage, step, losses } => {
                 let Some(spec) = self.spec(&run) else { return };
-                let finished = finish::Finished { run: run.clone(), spec, lineage, step, losses };
+                let checkpoint = CheckpointId { lineage, step };
+                let finished = finish::Finished { run: run.clone(), spec, checkpoint, losses };
                 self.in_turn(Work::Of(run, Task::Publish(Box::new(finished)))).await;
             }
             Command::Discard { run, lineage, step } => {
-                self.in_turn(Work::Of(run, Task::Discard(lineage, step))).await;
+                self.in_turn(Work::Of(run, Task::Discard(CheckpointId { lineage, step }))).await;
             }
             Command::Retain { run, retained } => {
                 self.in_turn(Work::Of(run, Task::Retain(retained))).await;

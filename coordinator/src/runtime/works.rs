@@ -10,7 +10,7 @@ use crate::finish::{self, Unpublished};
 use crate::handle::Handle;
 use bytes::Bytes;
 use proto::error::chain;
-use proto::id::{Lineage, RunId};
+use proto::id::{CheckpointId, RunId};
 use proto::receipt::Skipped;
 use proto::storage::Storage;
 use std::collections::{BTreeMap, VecDeque};
@@ -48,7 +48,7 @@ pub(super) enum Task {
     /// Add lines to the metrics.
     Metrics(Vec<u8>),
     /// Delete a checkpoint that was given up.
-    Discard(Lineage, u64),
+    Discard(CheckpointId),
     /// Bring the checkpoints in storage to those that are kept.
     Retain(Retained),
     /// Copy the finished model to its place.
@@ -310,9 +310,7 @@ impl Worker {
             Task::Metrics(lines) => {
                 feed::store(storage, run, chunk, Bytes::from(lines.clone())).await?;
             }
-            Task::Discard(lineage, step) => {
-                finish::delete(storage, run, (*lineage, *step)).await?;
-            }
+            Task::Discard(id) => finish::delete(storage, run, *id).await?,
             Task::Retain(retained) => finish::retain(storage, run, retained).await?,
             Task::Publish(finished) => {
                 let model = finish::publish(storage, finished).await?;
@@ -331,6 +329,7 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::id::Lineage;
 
     fn run() -> RunId {
         RunId::new("r")
@@ -363,7 +362,7 @@ mod tests {
         line.add(&run(), Task::Metrics("old\n".into()));
         let mut job = line.next().unwrap();
         job.failed = Some(Instant::now());
-        line.add(&run(), Task::Discard(Lineage(1), 8));
+        line.add(&run(), Task::Discard(CheckpointId { lineage: Lineage(1), step: 8 }));
         line.add(&run(), Task::Metrics("new\n".into()));
         line.again(job);
         line.add(&run(), Task::Metrics("newer\n".into()));

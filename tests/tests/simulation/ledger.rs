@@ -2,7 +2,7 @@
 
 use coordinator::core::Retained;
 use proto::event::Fact;
-use proto::id::{Lineage, RunId, WorkerId};
+use proto::id::{CheckpointId, Lineage, RunId, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Steps of every run.
@@ -125,7 +125,7 @@ impl Ledger {
     }
 
     pub(crate) fn retained(&mut self, retained: &Retained) {
-        let place = |(lineage, step): (Lineage, u64)| (lineage.0, step);
+        let place = |id: CheckpointId| (id.lineage.0, id.step);
         let kept: BTreeSet<_> = retained.kept.iter().copied().map(place).collect();
         assert_eq!(Some(place(retained.latest)), self.newest());
         assert!(kept.contains(&place(retained.latest)), "the newest checkpoint stays");

@@ -14,7 +14,7 @@ mod whole;
 
 use super::*;
 use proto::event::Failure;
-use proto::id::{Generation, Incarnation, Lineage};
+use proto::id::{CheckpointId, Generation, Incarnation, Lineage};
 use proto::manifest::{self, Checkpoint, Digests, File};
 use proto::protocol::{
     Attachment, Cause, Directive, Duty, Hello, Load, Place, Prepare, RawShard, SavedPart,
@@ -454,7 +454,7 @@ fn checkpoint_notice(lineage: u64, step: u64) -> Command {
 
 /// Of one lineage; the last is the newest.
 fn retain(lineage: u64, steps: &[u64], best: Option<u64>) -> Command {
-    let place = |step: u64| (Lineage(lineage), step);
+    let place = |step: u64| CheckpointId { lineage: Lineage(lineage), step };
     let kept: Vec<_> = steps.iter().copied().map(place).collect();
     let latest = *kept.last().expect("something is kept");
     let retained = Retained { kept, latest, best: best.map(place) };
