@@ -8,8 +8,9 @@ use super::rate::Rate;
 use super::run::{Phase, Run};
 use super::saves::Saves;
 use super::trouble::Accusations;
+use super::turn::Turn;
 use super::workers::{Worker, Workers};
-use super::{Command, Fault, Notice, Turn};
+use super::{Fault, Notice};
 use proto::event::{Fact, Failure};
 use proto::id::WorkerId;
 use proto::protocol::{Attachment, Cause, Hello, Start};
@@ -58,7 +59,7 @@ impl Run {
         if detail != self.last_waiting {
             self.last_waiting.clone_from(&detail);
             let notice = Notice::Waiting { detail };
-            turn.out.push(Command::Notify { run: self.id.clone(), notice });
+            turn.notify(notice);
         }
     }
 
@@ -142,7 +143,7 @@ impl Run {
                         "it has read another base than {most} of {all} workers: digest {base}\n\
                          hint: `model.base` must have the same content on every host"
                     );
-                    turn.workers.set_back(&id, turn.now, Some(&self.id), Cause::Model, message);
+                    turn.set_back(&id, Cause::Model, message);
                 }
             }
         }
@@ -175,20 +176,17 @@ impl Run {
             step: self.step,
             members: members.clone(),
         });
-        self.journal(events, turn.out);
-        turn.out.push(Command::Notify {
-            run: self.id.clone(),
-            notice: Notice::Generation {
-                generation: self.generation.0,
-                lineage: self.lineage.0,
-                world_size: members.len(),
-                workers: members.clone(),
-                step: self.step,
-                redone: before.saturating_sub(self.step),
-            },
+        turn.journal(events);
+        turn.notify(Notice::Generation {
+            generation: self.generation.0,
+            lineage: self.lineage.0,
+            world_size: members.len(),
+            workers: members.clone(),
+            step: self.step,
+            redone: before.saturating_sub(self.step),
         });
         if self.take_back_skipped() {
-            self.settle_receipt(turn.out);
+            self.settle_receipt(turn);
         }
         // What went on after the start belongs to a lineage that ends here.
         self.saves.retain(|_, saves| saves.lineage() == self.lineage);

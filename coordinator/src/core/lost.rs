@@ -1,6 +1,7 @@
 //! A run that another coordinator has taken over: it is dropped here, and nothing more is written to it.
 
 use super::run::{Phase, Run};
+use super::turn::Turn;
 use super::{Command, Core, Notice};
 use proto::event::PoolEvent;
 use proto::id::RunId;
@@ -15,10 +16,10 @@ impl Core {
 }
 
 impl Run {
-    pub(super) fn lost(&mut self, message: String, out: &mut Vec<Command>) {
+    pub(super) fn lost(&mut self, message: String, turn: &mut Turn<'_>) {
         if !self.phase.ended() {
             self.enter(Phase::Lost(message.clone()));
-            out.push(Command::Notify { run: self.id.clone(), notice: Notice::Lost { message } });
+            turn.notify(Notice::Lost { message });
         }
     }
 }

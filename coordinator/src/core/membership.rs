@@ -2,7 +2,8 @@
 
 use super::figures::{self, Total};
 use super::run::{Phase, Run};
-use super::{Command, Fault, Notice, Turn};
+use super::turn::Turn;
+use super::{Command, Fault, Notice};
 use proto::event::{Fact, Failure};
 use proto::id::{CheckpointId, Generation, WorkerId};
 use proto::protocol::{Cause, Place, SourceSum, Start, StepDone, Train};
@@ -209,7 +210,7 @@ impl Run {
             reduce_wait_ms: longest(ranks.values().map(|r| r.reduce_wait)),
             sources: self.sources.clone(),
         };
-        turn.out.push(Command::Notify { run: self.id.clone(), notice });
+        turn.notify(notice);
     }
 
     /// Members that train have reached each other, whatever was said of them before.
@@ -229,17 +230,17 @@ impl Run {
         worker: &WorkerId,
         place: &Place,
         skipped: Skipped,
-        out: &mut Vec<Command>,
+        turn: &mut Turn<'_>,
     ) {
         let known = self.skipped.last().is_some_and(|last| last.step >= skipped.step);
         if self.saved_at(worker, place).is_none() || known {
             return;
         }
-        self.journal(vec![Fact::Skipped(skipped.clone())], out);
+        turn.journal([Fact::Skipped(skipped.clone())]);
         let notice = Notice::Incident { worker: None, message: skipped.to_string() };
-        out.push(Command::Notify { run: self.id.clone(), notice });
+        turn.notify(notice);
         self.skipped.push(skipped);
-        self.settle_receipt(out);
+        self.settle_receipt(turn);
     }
 
     /// Steps that a new lineage does again were not lost; whether there were any.
@@ -250,8 +251,8 @@ impl Run {
     }
 
     /// Brings the run's receipt to what this lineage has skipped.
-    pub(super) fn settle_receipt(&self, out: &mut Vec<Command>) {
-        out.push(Command::Receipt { run: self.id.clone(), skipped: self.skipped.clone() });
+    pub(super) fn settle_receipt(&self, turn: &mut Turn<'_>) {
+        turn.out.push(Command::Receipt { run: self.id.clone(), skipped: self.skipped.clone() });
     }
 
     pub(super) fn evaluated(
@@ -260,7 +261,7 @@ impl Run {
         place: &Place,
         step: u64,
         sums: Vec<SourceSum>,
-        out: &mut Vec<Command>,
+        turn: &mut Turn<'_>,
     ) {
         // Said again on every new stream.
         if self.evals.contains_key(&step) {
@@ -283,12 +284,12 @@ impl Run {
         self.evals.insert(step, loss);
         let finite = |total: Total| total.mean().filter(|loss| loss.is_finite());
         let by_source = totals.into_iter().map(finite).collect();
-        self.journal(vec![Fact::Evaluated { step, loss, by_source }], out);
+        turn.journal([Fact::Evaluated { step, loss, by_source }]);
         let notice = Notice::Eval { step, loss, sources };
-        out.push(Command::Notify { run: self.id.clone(), notice });
+        turn.notify(notice);
         // It may be the best so far, and is often measured after it was stored.
         if self.checkpoints.keys().any(|c| c.step == step) {
-            self.retain(out);
+            self.retain(turn);
         }
     }
 
@@ -379,7 +380,7 @@ impl Run {
             Some(CheckpointId { lineage, step }) if at >= self.steps => {
                 self.enter(Phase::Publishing);
                 // The coordinator that committed it may not have come to this.
-                self.retain(turn.out);
+                self.retain(turn);
                 let losses = self.evals.iter().map(|(step, loss)| (*step, *loss)).collect();
                 turn.out.push(Command::Publish { run: self.id.clone(), lineage, step, losses });
             }

@@ -28,7 +28,9 @@ mod sharding;
 mod status;
 #[cfg(test)]
 mod tests;
+mod timing;
 mod trouble;
+mod turn;
 mod worker;
 mod workers;
 
@@ -40,83 +42,16 @@ pub use prepare::Survey;
 pub use replay::attempts;
 pub use run::{Goal, Phase, Settings};
 pub use status::{Incident, Status, WorkerStatus};
+pub use timing::Timing;
 
 use proto::event::{Fact, Holder, PoolEvent};
-use proto::id::{Epoch, RunId, WorkerId};
-use proto::protocol::{Duty, Report};
+use proto::id::{Epoch, RunId};
+use proto::protocol::Report;
 use run::Run;
 use std::collections::BTreeMap;
 use std::time::Duration;
+use turn::Turn;
 use workers::Workers;
-
-/// How long things may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Timing {
-    /// How often a worker beats that has something to do.
-    pub beat: Duration,
-    /// How often a worker with nothing to do beats: at least twice within its lease.
-    pub idle_beat: Duration,
-    /// A worker that has been silent for so long is dead.
-    pub lease: Duration,
-    /// How long a worker whose connection closed has to be back on another.
-    pub hangup_grace: Duration,
-    /// Once enough workers are there, how long others may still join.
-    pub last_call: Duration,
-    /// After a restart, how long the members of a generation have to come back.
-    pub reattach_grace: Duration,
-    /// Memberships that may end without a new step before the run fails.
-    pub fruitless_generations: u32,
-    /// How long a run that has never trained keeps workers that are too few for it, while another could use them.
-    pub start_hold: Duration,
-    /// The same of a run that has lost some of its workers: they are often back before another run would be done.
-    pub regroup_hold: Duration,
-}
-
-impl Timing {
-    /// How often a worker with this duty beats.
-    fn beat_with(&self, duty: &Duty) -> Duration {
-        if *duty == Duty::Idle { self.idle_beat } else { self.beat }
-    }
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            beat: Duration::from_millis(500),
-            idle_beat: Duration::from_secs(2),
-            lease: Duration::from_secs(5),
-            hangup_grace: Duration::from_millis(1500),
-            last_call: Duration::from_secs(1),
-            reattach_grace: Duration::from_secs(15),
-            fruitless_generations: 5,
-            start_hold: Duration::from_secs(10),
-            regroup_hold: Duration::from_secs(600),
-        }
-    }
-}
-
-/// What a run is handed to act: the time, the workers, and where its commands go.
-pub(crate) struct Turn<'a> {
-    now: Duration,
-    timing: &'a Timing,
-    /// Seeds ring keys.
-    secret: &'a [u8; 32],
-    workers: &'a mut Workers,
-    out: &'a mut Vec<Command>,
-}
-
-impl Turn<'_> {
-    /// Has a worker's ring address dialled again: until it answers the worker is no candidate.
-    fn dial(&mut self, worker: &WorkerId) {
-        let dialled = self.workers.change(worker, |worker| {
-            worker.reach = workers::Reach::Dialling;
-            (worker.incarnation.clone(), worker.ring.clone())
-        });
-        if let Some((incarnation, ring)) = dialled {
-            self.out.push(Command::Dial { worker: worker.clone(), incarnation, ring });
-        }
-    }
-}
 
 /// The whole state of a coordinator.
 pub struct Core {
@@ -243,7 +178,7 @@ impl Core {
                 self.with(now, &run, out, |r, turn| r.published(outcome, turn));
             }
             Event::RunLost { run, message } => {
-                self.with(now, &run, out, |r, turn| r.lost(message, turn.out));
+                self.with(now, &run, out, |r, turn| r.lost(message, turn));
             }
         }
         true
@@ -327,8 +262,8 @@ impl Core {
         act: impl FnOnce(&mut Run, &mut Turn<'_>),
     ) {
         let Self { timing, secret, runs, workers, .. } = self;
-        if let Some(run) = runs.get_mut(run) {
-            act(run, &mut Turn { now, timing, secret, workers, out });
+        if let Some(found) = runs.get_mut(run) {
+            act(found, &mut Turn { run, now, timing, secret, workers, out });
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use super::run::{Cache, Goal, Phase, Run};
 use super::sharding::Sharding;
-use super::{Command, Fault, Notice, PlanOutline, Turn};
+use super::turn::Turn;
+use super::{Command, Fault, Notice, PlanOutline};
 use proto::event::Fact;
 use proto::id::WorkerId;
 use proto::manifest;
@@ -39,18 +40,18 @@ impl Run {
     }
 
     /// Its turn has come.
-    pub(super) fn prepare(&mut self, out: &mut Vec<Command>) {
+    pub(super) fn prepare(&mut self, turn: &mut Turn<'_>) {
         let Phase::Listed { survey, cache } = &mut self.phase else { return };
         if !survey.cached && *cache != Cache::Known {
             if *cache == Cache::Stale {
                 *cache = Cache::Asked;
                 let fingerprint = survey.fingerprint.clone();
-                out.push(Command::FindPrepared { run: self.id.clone(), fingerprint });
+                turn.out.push(Command::FindPrepared { run: self.id.clone(), fingerprint });
             }
             return;
         }
         match survey.clone() {
-            Survey { fingerprint, cached: true, .. } => self.plan(fingerprint, None, out),
+            Survey { fingerprint, cached: true, .. } => self.plan(fingerprint, None, turn),
             Survey { fingerprint, shards, cached: false } => {
                 self.enter(Phase::Sharding(Sharding::new(fingerprint, shards)));
                 self.unannounced = true;
@@ -83,12 +84,11 @@ impl Run {
         turn.workers.stale.extend(changed);
         let (done, shards) = s.counts();
         if std::mem::take(&mut self.unannounced) {
-            let notice = Notice::Preparing { done, shards };
-            turn.out.push(Command::Notify { run: self.id.clone(), notice });
+            turn.notify(Notice::Preparing { done, shards });
         }
         if done == shards {
             let (fingerprint, prepared) = (s.fingerprint().to_owned(), s.contents());
-            self.plan(fingerprint, Some(prepared), turn.out);
+            self.plan(fingerprint, Some(prepared), turn);
         }
     }
 
@@ -96,12 +96,12 @@ impl Run {
         &mut self,
         fingerprint: String,
         prepared: Option<manifest::Prepared>,
-        out: &mut Vec<Command>,
+        turn: &mut Turn<'_>,
     ) {
         self.enter(Phase::Planning);
         self.fingerprint = Some(fingerprint.clone());
         self.cached = prepared.is_none();
-        out.push(Command::Plan { run: self.id.clone(), fingerprint, prepared });
+        turn.out.push(Command::Plan { run: self.id.clone(), fingerprint, prepared });
     }
 
     pub(super) fn planned(&mut self, outcome: Result<PlanOutline, Fault>, turn: &mut Turn<'_>) {
@@ -113,22 +113,15 @@ impl Run {
             Ok(plan) => plan,
         };
         let fingerprint = self.fingerprint.clone().unwrap_or_default();
-        self.journal(
-            vec![
-                Fact::Prepared { fingerprint: fingerprint.clone() },
-                Fact::Planned { digest: plan.digest.clone(), steps: plan.steps },
-            ],
-            turn.out,
-        );
+        turn.journal([
+            Fact::Prepared { fingerprint: fingerprint.clone() },
+            Fact::Planned { digest: plan.digest.clone(), steps: plan.steps },
+        ]);
         self.plan_digest = plan.digest;
         self.steps = plan.steps;
         let (cached, receipt) = (self.cached, plan.receipt);
-        let notices = [
-            Notice::Prepared { fingerprint, cached, receipt },
-            Notice::Planned { steps: plan.steps, summary: plan.summary },
-        ];
-        let run = || self.id.clone();
-        turn.out.extend(notices.map(|notice| Command::Notify { run: run(), notice }));
+        turn.notify(Notice::Prepared { fingerprint, cached, receipt });
+        turn.notify(Notice::Planned { steps: plan.steps, summary: plan.summary });
         match self.settings.goal {
             Goal::Plan => self.pause(turn),
             Goal::Model => self.gather(),

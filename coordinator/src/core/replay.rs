@@ -2,9 +2,11 @@
 
 use super::run::{Phase, Run, Settings};
 use super::status::{Incident, Status};
+use super::turn::Turn;
 use super::{Command, Core, Fault, Ticket};
 use proto::event::{Fact, PoolEvent};
-use proto::id::{CheckpointId, Lineage, RunId};
+use proto::id::{CheckpointId, Lineage, RunId, WorkerId};
+use proto::protocol::Start;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -24,14 +26,17 @@ impl Core {
             self.keys.insert(key, (id.clone(), settings.identity.clone()));
         }
         let mut run = Run::new(id.clone(), String::new(), settings);
-        let (mut members, mut start) = (Vec::new(), None);
-        let skipped = history.iter().any(|event| matches!(event, Fact::Skipped(_)));
-        for event in history {
-            if let Fact::Generation { members: m, .. } = &event {
-                members.clone_from(m);
-                start = run.start();
+        let mut past = Past::default();
+        for fact in history {
+            match &fact {
+                Fact::Generation { members, .. } => {
+                    past.members.clone_from(members);
+                    past.start = run.start();
+                }
+                Fact::Skipped(_) => past.skipped = true,
+                _ => {}
             }
-            run.replay(event);
+            run.replay(fact);
         }
         let mut out = Vec::new();
         if resume && matches!(run.phase, Phase::Paused | Phase::Failed(_)) {
@@ -41,19 +46,6 @@ impl Core {
         if !run.phase.ended() {
             let events = vec![self.claim()];
             out.push(Command::Journal { run: id.clone(), events });
-            if skipped {
-                // The last coordinator may not have come to it.
-                run.settle_receipt(&mut out);
-            }
-            run.phase = match (run.plan_digest.is_empty(), members.is_empty(), resume) {
-                (true, _, _) => Phase::Queued,
-                (false, false, false) => Phase::Reattaching {
-                    until: now + self.timing.reattach_grace,
-                    membership: run.outlived(members, start, &self.secret),
-                    back: BTreeSet::new(),
-                },
-                (false, _, _) => Phase::Gathering { enough_since: None },
-            };
         }
         // One whose claim came too late is taken over anew.
         if !self.all.contains(&id) {
@@ -62,7 +54,8 @@ impl Core {
         self.ended.remove(&id);
         self.queue.retain(|queued| *queued != id);
         self.queue.push(id.clone());
-        self.runs.insert(id, run);
+        self.runs.insert(id.clone(), run);
+        self.with(now, &id, &mut out, |run, turn| run.go_on(past, resume, turn));
         self.settle(now, &mut out);
         out
     }
@@ -141,7 +134,38 @@ pub fn attempts(history: &[Fact]) -> u64 {
     history.iter().filter_map(of).max().unwrap_or(1)
 }
 
+/// What a history says of its last generation.
+#[derive(Default)]
+struct Past {
+    members: Vec<WorkerId>,
+    start: Option<Start>,
+    /// Some step was skipped, in whatever lineage.
+    skipped: bool,
+}
+
 impl Run {
+    /// Goes on from where its history ends.
+    fn go_on(&mut self, past: Past, resume: bool, turn: &mut Turn<'_>) {
+        if self.phase.ended() {
+            return;
+        }
+        if past.skipped {
+            // The last coordinator may not have brought the receipt up to date.
+            self.settle_receipt(turn);
+        }
+        self.phase = if self.plan_digest.is_empty() {
+            Phase::Queued
+        } else if past.members.is_empty() || resume {
+            Phase::Gathering { enough_since: None }
+        } else {
+            Phase::Reattaching {
+                until: turn.now + turn.timing.reattach_grace,
+                membership: self.outlived(past.members, past.start, turn.secret),
+                back: BTreeSet::new(),
+            }
+        };
+    }
+
     fn replay(&mut self, event: Fact) {
         match event {
             Fact::Submitted { spec_yaml } => self.spec_yaml = spec_yaml,

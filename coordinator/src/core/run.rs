@@ -12,8 +12,9 @@ use super::rate::Rate;
 use super::saves::Saves;
 use super::sharding::Sharding;
 use super::trouble::Accusations;
+use super::turn::Turn;
 use super::workers::{Worker, Workers};
-use super::{BySource, Command, Fault, Incident, Notice, Timing, Turn};
+use super::{BySource, Fault, Incident, Notice, Timing};
 use proto::event::{Fact, Failure};
 use proto::id::{CheckpointId, Generation, Lineage, RunId, WorkerId};
 use proto::protocol::{Duty, Load, StepDone};
@@ -270,7 +271,7 @@ impl Run {
             return self.pause(turn);
         }
         if matches!(self.phase, Phase::Listed { .. }) {
-            self.prepare(turn.out);
+            self.prepare(turn);
         }
         if matches!(self.phase, Phase::Sharding(_)) {
             self.advance_sharding(turn);
@@ -421,13 +422,9 @@ impl Run {
     }
 
     fn end(&mut self, phase: Phase, event: Fact, notice: Notice, turn: &mut Turn<'_>) {
-        self.journal(vec![event], turn.out);
+        turn.journal([event]);
         self.enter(phase);
-        turn.out.push(Command::Notify { run: self.id.clone(), notice });
-    }
-
-    pub(super) fn journal(&self, events: Vec<Fact>, out: &mut Vec<Command>) {
-        out.push(Command::Journal { run: self.id.clone(), events });
+        turn.notify(notice);
     }
 
     pub(super) fn incident(
@@ -436,12 +433,8 @@ impl Run {
         message: String,
         turn: &mut Turn<'_>,
     ) {
-        self.journal(
-            vec![Fact::Incident { worker: worker.cloned(), message: message.clone() }],
-            turn.out,
-        );
+        turn.journal([Fact::Incident { worker: worker.cloned(), message: message.clone() }]);
         self.last_incident = Some(Incident { at: Some(turn.now), message: message.clone() });
-        let notice = Notice::Incident { worker: worker.cloned(), message };
-        turn.out.push(Command::Notify { run: self.id.clone(), notice });
+        turn.notify(Notice::Incident { worker: worker.cloned(), message });
     }
 }

@@ -6,7 +6,8 @@
 //! else has it.
 
 use super::run::Run;
-use super::{Command, Fault, Notice, Retained, Turn};
+use super::turn::Turn;
+use super::{Command, Fault, Notice, Retained};
 use proto::event::{Fact, Failure};
 use proto::id::{CheckpointId, Generation, Lineage, WorkerId};
 use proto::manifest::{Checkpoint, File};
@@ -237,12 +238,12 @@ impl Run {
         };
         self.unsaved = 0;
         let event = Fact::Checkpointed { lineage, step, manifest_sha256: manifest_sha256.clone() };
-        self.journal(vec![event], turn.out);
+        turn.journal([event]);
         self.checkpoints.insert(CheckpointId { lineage, step }, manifest_sha256);
         let path = proto::key::checkpoint(&self.id, lineage, step);
         let notice = Notice::Checkpoint { step, path };
-        turn.out.push(Command::Notify { run: self.id.clone(), notice });
-        self.retain(turn.out);
+        turn.notify(notice);
+        self.retain(turn);
     }
 
     fn give_up(&mut self, generation: Generation, step: u64, why: &str, turn: &mut Turn<'_>) {
@@ -262,7 +263,7 @@ impl Run {
     }
 
     /// Keeps the newest `keep`, and the one with the best held-out loss.
-    pub(super) fn retain(&mut self, out: &mut Vec<Command>) {
+    pub(super) fn retain(&mut self, turn: &mut Turn<'_>) {
         let Some(latest) = self.newest() else { return };
         let measured = self.checkpoints.keys().filter_map(|c| Some((c, self.evals.get(&c.step)?)));
         // A loss that is not a number is less than any other on some processors and more on others.
@@ -273,7 +274,7 @@ impl Run {
         self.checkpoints.retain(|c, _| !old.contains(c) || Some(*c) == best);
         let kept = self.checkpoints.keys().copied().collect();
         let retained = Retained { kept, latest, best };
-        out.push(Command::Retain { run: self.id.clone(), retained });
+        turn.out.push(Command::Retain { run: self.id.clone(), retained });
     }
 
     /// The checkpoint that the present generation began at is not what was committed: the one before it has to do.
@@ -286,7 +287,7 @@ impl Run {
             return;
         };
         self.checkpoints.pop_last();
-        self.journal(vec![Fact::Damaged { lineage, step }], turn.out);
+        turn.journal([Fact::Damaged { lineage, step }]);
         let instead = match self.newest() {
             Some(before) => format!("the one after step {} is used instead", before.step),
             None => "there is none before it".into(),

@@ -10,10 +10,11 @@
 //!
 //! So one node that is set up wrong ends nothing, and what is wrong everywhere is not tried for ever.
 
+use super::Fault;
 use super::membership::Membership;
 use super::run::{Phase, Run};
+use super::turn::Turn;
 use super::workers::Worker;
-use super::{Fault, Turn};
 use proto::event::Failure;
 use proto::id::{Generation, WorkerId};
 use proto::protocol::{Accusation, Cause};
@@ -110,7 +111,7 @@ impl Run {
                  hint: open that port between the nodes, or name an address that they reach with \
                  `worker --ring-address HOST:PORT`"
             );
-            turn.workers.set_back(worker, turn.now, Some(&self.id), Cause::Peer, message.clone());
+            turn.set_back(worker, Cause::Peer, message.clone());
             self.incident(Some(worker), message, turn);
             // Those that made it known have nothing to do with it.
             self.fruitless = self.fruitless.saturating_sub(1);
@@ -123,7 +124,7 @@ impl Run {
                 // The store's trouble says nothing against the run.
                 self.fruitless = self.fruitless.saturating_sub(1);
                 let message = complaint.message.clone();
-                turn.workers.set_back(id, turn.now, Some(&self.id), Cause::Storage, message);
+                turn.set_back(id, Cause::Storage, message);
                 self.broken(turn, id, rank, complaint);
             }
             Cause::Peer | Cause::Internal | Cause::Diverged | Cause::Checkpoint => {
@@ -147,7 +148,7 @@ impl Run {
             let message = message.clone();
             return self.fail(Fault { kind: kind(cause), message }, turn);
         }
-        turn.workers.set_back(id, turn.now, Some(&self.id), cause, message.clone());
+        turn.set_back(id, cause, message.clone());
     }
 
     /// The membership is over: a rank has stopped in the middle.
@@ -218,7 +219,7 @@ impl Run {
             | Phase::Succeeded { .. }
             | Phase::Lost(_) => return,
         }
-        turn.workers.set_back(id, turn.now, Some(&self.id), cause, message.clone());
+        turn.set_back(id, cause, message.clone());
         let began = self.generation != Generation::default();
         if !began && self.is_everywhere(turn, cause) {
             self.fail(Fault { kind: kind(cause), message }, turn);

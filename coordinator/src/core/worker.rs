@@ -47,12 +47,12 @@ impl Core {
             }
             Report::Skipped(place, skipped) => {
                 self.with(now, &place.run.clone(), out, |r, turn| {
-                    r.step_skipped(&id, &place, skipped, turn.out);
+                    r.step_skipped(&id, &place, skipped, turn);
                 });
             }
             Report::Evaluated(place, step, sums) => {
                 self.with(now, &place.run.clone(), out, |r, turn| {
-                    r.evaluated(&id, &place, step, sums, turn.out);
+                    r.evaluated(&id, &place, step, sums, turn);
                 });
             }
             Report::PartBegun(place, step) => {

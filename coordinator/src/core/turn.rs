@@ -1,0 +1,48 @@
+//! What a run is handed to act: the time, the workers, and where its commands go.
+
+use super::timing::Timing;
+use super::workers::{Reach, Workers};
+use super::{Command, Notice};
+use proto::event::Fact;
+use proto::id::{RunId, WorkerId};
+use proto::protocol::Cause;
+use std::time::Duration;
+
+/// One run's turn to act.
+pub(super) struct Turn<'a> {
+    pub(super) run: &'a RunId,
+    pub(super) now: Duration,
+    pub(super) timing: &'a Timing,
+    /// Seeds ring keys.
+    pub(super) secret: &'a [u8; 32],
+    pub(super) workers: &'a mut Workers,
+    pub(super) out: &'a mut Vec<Command>,
+}
+
+impl Turn<'_> {
+    /// Appends to the run's journal.
+    pub(super) fn journal(&mut self, facts: impl Into<Vec<Fact>>) {
+        self.out.push(Command::Journal { run: self.run.clone(), events: facts.into() });
+    }
+
+    /// Notifies those that watch the run.
+    pub(super) fn notify(&mut self, notice: Notice) {
+        self.out.push(Command::Notify { run: self.run.clone(), notice });
+    }
+
+    /// Something keeps a worker from working for the run: it waits before it is tried again.
+    pub(super) fn set_back(&mut self, worker: &WorkerId, cause: Cause, message: String) {
+        self.workers.set_back(worker, self.now, Some(self.run), cause, message);
+    }
+
+    /// Has a worker's ring address dialled again: until it answers the worker is no candidate.
+    pub(super) fn dial(&mut self, worker: &WorkerId) {
+        let dialled = self.workers.change(worker, |worker| {
+            worker.reach = Reach::Dialling;
+            (worker.incarnation.clone(), worker.ring.clone())
+        });
+        if let Some((incarnation, ring)) = dialled {
+            self.out.push(Command::Dial { worker: worker.clone(), incarnation, ring });
+        }
+    }
+}
