@@ -4,7 +4,6 @@
 //! journaled before it is announced: whatever an older generation still writes can be told from the new one's.
 
 use super::membership::{Member, Membership};
-use super::rate::Rate;
 use super::run::{Phase, Run};
 use super::saves::Saves;
 use super::trouble::Accusations;
@@ -83,7 +82,7 @@ impl Run {
         if self.expected().is_some() {
             return self.say_waiting(turn);
         }
-        if self.fruitless > turn.timing.fruitless_generations {
+        if self.progress.fruitless() > turn.timing.fruitless_generations {
             return self.fail_fruitless(turn);
         }
         let ready: Vec<_> = turn.workers.ready().iter().cloned().collect();
@@ -160,12 +159,12 @@ impl Run {
         let first = self.generation.0 == 0;
         self.generation = self.generation.next();
         self.lineage = self.lineage.next();
-        self.fruitless += 1;
-        self.rate = Rate::default();
         let start = self.start();
         self.began_at = self.newest();
-        let before = self.step;
-        self.step = self.began_at.map_or(0, |c| c.step);
+        let before = self.progress.step();
+        let step = self.began_at.map_or(0, |c| c.step);
+        self.progress.begin_generation();
+        let any_skipped = self.progress.go_back(step);
         let mut events = Vec::new();
         if let Some(digest) = self.base.clone().filter(|_| first) {
             events.push(Fact::Based { digest });
@@ -173,7 +172,7 @@ impl Run {
         events.push(Fact::Generation {
             generation: self.generation,
             lineage: self.lineage,
-            step: self.step,
+            step,
             members: members.clone(),
         });
         turn.journal(events);
@@ -182,11 +181,11 @@ impl Run {
             lineage: self.lineage.0,
             world_size: members.len(),
             workers: members.clone(),
-            step: self.step,
-            redone: before.saturating_sub(self.step),
+            step,
+            redone: before.saturating_sub(step),
         });
-        if self.take_back_skipped() {
-            self.settle_receipt(turn);
+        if any_skipped {
+            self.progress.update_receipt(turn);
         }
         // What went on after the start belongs to a lineage that ends here.
         self.saves.retain(|_, saves| saves.lineage() == self.lineage);
@@ -194,7 +193,6 @@ impl Run {
         let members = Self::members(&members, turn.workers);
         let named = members.iter().map(|m| (m.id.clone(), m.ring.clone())).collect();
         self.accusations = Accusations::among(named);
-        self.reported.clear();
         let (evaluate_first, key) = (self.owes_evaluation(), self.ring_key(turn.secret));
         self.enter(Phase::Training(Membership::new(members, start, evaluate_first, key)));
     }
@@ -213,8 +211,9 @@ impl Run {
 
     /// Where this generation starts, the held-out loss is still unknown.
     fn owes_evaluation(&self) -> bool {
-        let wanted = self.step > 0 || self.settings.evaluate_at_start;
-        self.settings.evaluates && wanted && !self.evals.contains_key(&self.step)
+        let step = self.progress.step();
+        let wanted = step > 0 || self.settings.evaluate_at_start;
+        self.settings.evaluates && wanted && !self.progress.is_evaluated(step)
     }
 
     fn ring_key(&self, secret: &[u8; 32]) -> [u8; 32] {
@@ -233,7 +232,7 @@ impl Run {
         }
         if let Phase::Reattaching { back, .. } = &mut self.phase {
             back.insert(id.clone());
-            self.best_step = self.best_step.max(to.step);
+            self.progress.raise_best(to.step);
         }
         if let Some(m) = self.phase.membership_mut()
             && m.moved(id, &hello.ring)

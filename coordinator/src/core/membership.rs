@@ -1,20 +1,15 @@
 //! A generation at work: what its ranks report is put together here, and taken apart when one of them is lost.
 
-use super::figures::{self, Total};
 use super::run::{Phase, Run};
 use super::turn::Turn;
-use super::{Command, Fault, Notice};
-use proto::event::{Fact, Failure};
+use super::{Command, Fault};
+use proto::event::Failure;
 use proto::id::{CheckpointId, Generation, WorkerId};
 use proto::protocol::{Cause, Place, SourceSum, Start, StepDone, Train};
 use proto::receipt::Skipped;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-/// Steps that some ranks have reported and others have not. Workers can be ahead of one another by one step, but after
-/// a time without a coordinator each sends the steps of that time in one go; the bound is for one that lies.
-const STEPS_IN_FLIGHT: usize = 100_000;
-/// The same of evaluations.
+/// Evaluations that some ranks have reported and others have not.
 const EVALUATIONS_IN_FLIGHT: usize = 64;
 
 #[derive(Clone, Debug)]
@@ -154,62 +149,17 @@ impl Run {
         place: &Place,
         done: StepDone,
     ) {
-        // Workers say again, on every new stream, what may not have been heard; and of the last steps of a generation
-        // some hear only when it is over.
-        if !self.is_at(place) || done.step < self.step {
+        // Of the last steps of a generation some ranks hear only when it is over.
+        if !self.is_at(place) {
             return;
         }
         let Some(rank) = self.accusations.rank(worker) else { return };
-        let step = done.step;
-        self.reported.entry(step).or_default().insert(rank, done);
-        if self.reported.len() > STEPS_IN_FLIGHT {
-            self.reported.pop_first();
-        }
-        let size = self.accusations.size();
-        if self.reported.get(&step).is_none_or(|ranks| ranks.len() < size) {
-            return;
-        }
-        let ranks = self.reported.remove(&step).expect("just counted");
+        let Some(ranks) = self.progress.hear(rank, self.accusations.size(), done) else { return };
         if self.accusations.refute() {
             self.forgive_members(turn);
         }
-        self.stepped(step, &ranks, turn);
-    }
-
-    /// A step that every rank has reported.
-    fn stepped(&mut self, step: u64, ranks: &BTreeMap<usize, StepDone>, turn: &mut Turn<'_>) {
-        let zeroth = &ranks[&0];
-        self.step = step + 1;
-        if self.step > self.best_step {
-            self.best_step = self.step;
-            self.fruitless = 0;
-        }
-        self.loss = Some(zeroth.loss);
         let names = &self.settings.trained;
-        let sums = ranks.values().flat_map(|r| &r.sources);
-        self.sources = figures::by_name(names, &figures::totals(names.len(), sums));
-        let tokens: u64 = ranks.values().map(|r| r.tokens).sum();
-        let slowest = ranks.values().map(|r| r.compute + r.reduce_wait).max().unwrap_or_default();
-        self.rate.add(slowest, tokens);
-        let digest = ranks.values().fold(0u64, |d, r| d.wrapping_add(r.samples_digest));
-        let notice = Notice::Step {
-            step: self.step,
-            steps: self.steps,
-            loss: zeroth.loss,
-            lr: zeroth.learning_rate,
-            grad_norm: zeroth.grad_norm,
-            applied: zeroth.applied,
-            samples: ranks.values().map(|r| r.samples).sum(),
-            samples_digest: format!("{digest:016x}"),
-            tokens,
-            trained_tokens: ranks.values().map(|r| r.trained_tokens).sum(),
-            tokens_per_second: self.rate.tokens_per_second().unwrap_or_default(),
-            world_size: ranks.len(),
-            lineage: self.lineage.0,
-            compute_ms: longest(ranks.values().map(|r| r.compute)),
-            reduce_wait_ms: longest(ranks.values().map(|r| r.reduce_wait)),
-            sources: self.sources.clone(),
-        };
+        let notice = self.progress.commit(&ranks, names, self.steps, self.lineage);
         turn.notify(notice);
     }
 
@@ -223,8 +173,7 @@ impl Run {
         }
     }
 
-    /// Every rank says so, in the order of the steps, and again on every new stream: the first time counts. Heard after
-    /// the membership, too: a checkpoint that is still on its way must know of it.
+    /// Counts after the membership, too: a checkpoint that is still on its way must know of it.
     pub(super) fn step_skipped(
         &mut self,
         worker: &WorkerId,
@@ -232,27 +181,9 @@ impl Run {
         skipped: Skipped,
         turn: &mut Turn<'_>,
     ) {
-        let known = self.skipped.last().is_some_and(|last| last.step >= skipped.step);
-        if self.saved_at(worker, place).is_none() || known {
-            return;
+        if self.saved_at(worker, place).is_some() {
+            self.progress.skip(skipped, turn);
         }
-        turn.journal([Fact::Skipped(skipped.clone())]);
-        let notice = Notice::Incident { worker: None, message: skipped.to_string() };
-        turn.notify(notice);
-        self.skipped.push(skipped);
-        self.settle_receipt(turn);
-    }
-
-    /// Steps that a new lineage does again were not lost; whether there were any.
-    pub(super) fn take_back_skipped(&mut self) -> bool {
-        let (step, before) = (self.step, self.skipped.len());
-        self.skipped.retain(|skipped| skipped.step <= step);
-        self.skipped.len() < before
-    }
-
-    /// Brings the run's receipt to what this lineage has skipped.
-    pub(super) fn settle_receipt(&self, turn: &mut Turn<'_>) {
-        turn.out.push(Command::Receipt { run: self.id.clone(), skipped: self.skipped.clone() });
     }
 
     pub(super) fn evaluated(
@@ -263,8 +194,8 @@ impl Run {
         sums: Vec<SourceSum>,
         turn: &mut Turn<'_>,
     ) {
-        // Said again on every new stream.
-        if self.evals.contains_key(&step) {
+        // Resent on every new stream.
+        if self.progress.is_evaluated(step) {
             return;
         }
         let Some((m, rank)) = self.place(worker, place) else { return };
@@ -278,17 +209,9 @@ impl Run {
         }
         let ranks = m.evals.remove(&step).expect("just counted");
         let names = &self.settings.evaluated;
-        let totals = figures::totals(names.len(), ranks.values().flatten());
-        let Some(loss) = figures::sum(&totals).mean() else { return };
-        let sources = figures::by_name(names, &totals);
-        self.evals.insert(step, loss);
-        let finite = |total: Total| total.mean().filter(|loss| loss.is_finite());
-        let by_source = totals.into_iter().map(finite).collect();
-        turn.journal([Fact::Evaluated { step, loss, by_source }]);
-        let notice = Notice::Eval { step, loss, sources };
-        turn.notify(notice);
+        let known = self.progress.evaluate(step, names, ranks.values().flatten(), turn);
         // It may be the best so far, and is often measured after it was stored.
-        if self.checkpoints.keys().any(|c| c.step == step) {
+        if known && self.checkpoints.keys().any(|c| c.step == step) {
             self.retain(turn);
         }
     }
@@ -336,7 +259,7 @@ impl Run {
             m.members[rank].gone = true;
             return;
         }
-        let step = self.step;
+        let step = self.progress.step();
         let message = format!("worker {id} (rank {rank}) was lost after step {step}: {why}");
         self.incident(Some(id), message, turn);
         self.regroup(turn);
@@ -347,7 +270,7 @@ impl Run {
         let last = self.last_incident.as_ref();
         let message = format!(
             "{} attempts in a row ended without a new step; the last trouble was: {}",
-            self.fruitless,
+            self.progress.fruitless(),
             last.map_or("unknown", |incident| &incident.message),
         );
         self.fail(Fault { kind: Failure::Infrastructure, message }, turn);
@@ -381,15 +304,12 @@ impl Run {
                 self.enter(Phase::Publishing);
                 // The coordinator that committed it may not have come to this.
                 self.retain(turn);
-                let losses = self.evals.iter().map(|(step, loss)| (*step, *loss)).collect();
+                let losses = self.progress.losses().iter();
+                let losses = losses.map(|(step, loss)| (*step, *loss)).collect();
                 turn.out.push(Command::Publish { run: self.id.clone(), lineage, step, losses });
             }
             Some(_) => self.regroup(turn),
             None => {}
         }
     }
-}
-
-fn longest(times: impl Iterator<Item = Duration>) -> u64 {
-    times.max().unwrap_or_default().as_millis().try_into().unwrap_or(u64::MAX)
 }

@@ -19,6 +19,7 @@ mod lost;
 mod membership;
 mod notice;
 mod prepare;
+mod progress;
 mod rate;
 mod replay;
 mod run;

@@ -41,7 +41,7 @@ impl Core {
         let mut out = Vec::new();
         if resume && matches!(run.phase, Phase::Paused | Phase::Failed(_)) {
             run.phase = Phase::Queued;
-            run.fruitless = 0;
+            run.progress.forgive_all();
         }
         if !run.phase.ended() {
             let events = vec![self.claim()];
@@ -119,8 +119,7 @@ impl Core {
         if let Some(run) = self.runs.get_mut(id)
             && run.lineage == lineage
         {
-            run.step = run.step.max(step);
-            run.best_step = run.best_step.max(step);
+            run.progress.raise(step);
         }
     }
 }
@@ -151,7 +150,7 @@ impl Run {
         }
         if past.skipped {
             // The last coordinator may not have brought the receipt up to date.
-            self.settle_receipt(turn);
+            self.progress.update_receipt(turn);
         }
         self.phase = if self.plan_digest.is_empty() {
             Phase::Queued
@@ -184,17 +183,17 @@ impl Run {
             Fact::Prepared { fingerprint } => self.fingerprint = Some(fingerprint),
             Fact::Planned { digest, steps } => (self.plan_digest, self.steps) = (digest, steps),
             Fact::Generation { generation, lineage, step, .. } => {
-                (self.generation, self.lineage, self.step) = (generation, lineage, step);
+                self.generation = generation;
+                self.lineage = lineage;
                 self.began_at = self.newest();
-                self.take_back_skipped();
+                self.progress.go_back(step);
                 self.phase = Phase::Gathering { enough_since: None };
             }
-            Fact::Skipped(skipped) => self.skipped.push(skipped),
-            Fact::Evaluated { step, loss, .. } => drop(self.evals.insert(step, loss)),
+            Fact::Skipped(skipped) => self.progress.replay_skipped(skipped),
+            Fact::Evaluated { step, loss, .. } => self.progress.replay_loss(step, loss),
             Fact::Checkpointed { lineage, step, manifest_sha256 } => {
                 self.checkpoints.insert(CheckpointId { lineage, step }, manifest_sha256);
-                self.step = self.step.max(step);
-                self.best_step = self.best_step.max(step);
+                self.progress.raise(step);
             }
             Fact::Damaged { lineage, step } => {
                 self.checkpoints.remove(&CheckpointId { lineage, step });

@@ -8,17 +8,16 @@
 
 use super::membership::Membership;
 use super::prepare::Survey;
-use super::rate::Rate;
+use super::progress::Progress;
 use super::saves::Saves;
 use super::sharding::Sharding;
 use super::trouble::Accusations;
 use super::turn::Turn;
 use super::workers::{Worker, Workers};
-use super::{BySource, Fault, Incident, Notice, Timing};
+use super::{Fault, Incident, Notice, Timing};
 use proto::event::{Fact, Failure};
 use proto::id::{CheckpointId, Generation, Lineage, RunId, WorkerId};
-use proto::protocol::{Duty, Load, StepDone};
-use proto::receipt::Skipped;
+use proto::protocol::{Duty, Load};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -198,23 +197,9 @@ pub(super) struct Run {
     pub(super) saves: BTreeMap<Generation, Saves>,
     /// Checkpoints given up in a row.
     pub(super) unsaved: u32,
-    /// Held-out losses by steps committed.
-    pub(super) evals: BTreeMap<u64, f64>,
-    /// Steps of this lineage that taught nothing, in order.
-    pub(super) skipped: Vec<Skipped>,
-    /// Steps committed in this lineage.
-    pub(super) step: u64,
-    /// The most that any lineage has committed: progress is measured by it.
-    pub(super) best_step: u64,
-    pub(super) fruitless: u32,
-    pub(super) loss: Option<f64>,
-    /// Of the last committed step, too.
-    pub(super) sources: BySource,
-    pub(super) rate: Rate,
+    pub(super) progress: Progress,
     /// Who accuses whom among the members of the newest generation.
     pub(super) accusations: Accusations,
-    /// Steps of that generation by rank, until every rank has reported them.
-    pub(super) reported: BTreeMap<u64, BTreeMap<usize, StepDone>>,
     /// A user wants it to stop in order.
     pub(super) stop: bool,
     pub(super) unannounced: bool,
@@ -243,16 +228,8 @@ impl Run {
             began_at: None,
             saves: BTreeMap::new(),
             unsaved: 0,
-            evals: BTreeMap::new(),
-            skipped: Vec::new(),
-            step: 0,
-            best_step: 0,
-            fruitless: 0,
-            loss: None,
-            sources: BySource::new(),
-            rate: Rate::default(),
+            progress: Progress::default(),
             accusations: Accusations::default(),
-            reported: BTreeMap::new(),
             stop: false,
             unannounced: false,
             last_waiting: String::new(),

@@ -178,7 +178,7 @@ impl Run {
             state,
             receipt: None,
         };
-        let skipped = self.skipped.iter().filter(|s| s.step <= step).cloned().collect();
+        let skipped = self.progress.skipped_until(step);
         turn.out.push(Command::Seal { checkpoint, skipped });
     }
 
@@ -265,7 +265,8 @@ impl Run {
     /// Keeps the newest `keep`, and the one with the best held-out loss.
     pub(super) fn retain(&mut self, turn: &mut Turn<'_>) {
         let Some(latest) = self.newest() else { return };
-        let measured = self.checkpoints.keys().filter_map(|c| Some((c, self.evals.get(&c.step)?)));
+        let losses = self.progress.losses();
+        let measured = self.checkpoints.keys().filter_map(|c| Some((c, losses.get(&c.step)?)));
         // A loss that is not a number is less than any other on some processors and more on others.
         let measured = measured.filter(|(_, loss)| loss.is_finite());
         let best = measured.min_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(c, _)| *c);

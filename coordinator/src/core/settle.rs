@@ -208,7 +208,7 @@ impl Core {
             };
             self.workers.tell(&id, duty.clone());
             // Where no run goes on, nobody needs what its workers remember.
-            let heard = current.map_or(u64::MAX, |run| run.step);
+            let heard = current.map_or(u64::MAX, |run| run.progress.step());
             let beat = self.timing.beat_with(&duty);
             let directive = Directive { epoch: self.epoch, beat, duty, heard };
             out.push(Command::Direct { stream, directive });

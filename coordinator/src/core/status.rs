@@ -189,8 +189,9 @@ impl Run {
             | Phase::Succeeded { .. } => String::new(),
         };
         let training = matches!(self.phase, Phase::Training(_));
-        let rate = Some(&self.rate).filter(|_| training);
-        let left = u32::try_from(self.steps.saturating_sub(self.step)).unwrap_or(u32::MAX);
+        let rate = Some(self.progress.rate()).filter(|_| training);
+        let left = self.steps.saturating_sub(self.progress.step());
+        let left = u32::try_from(left).unwrap_or(u32::MAX);
         Status {
             run: self.id.clone(),
             name: self.settings.name.clone(),
@@ -199,7 +200,7 @@ impl Run {
             detail,
             generation: self.generation,
             lineage: self.lineage,
-            step: self.step,
+            step: self.progress.step(),
             steps: self.steps,
             workers: match &self.phase {
                 Phase::Training(m) => Membership::members(m).cloned().collect(),
@@ -210,8 +211,8 @@ impl Run {
                 Phase::Succeeded { model } => Some(model.clone()),
                 _ => None,
             },
-            loss: self.loss,
-            sources: self.sources.clone(),
+            loss: self.progress.loss(),
+            sources: self.progress.sources().clone(),
             tokens_per_second: rate.and_then(|rate| rate.tokens_per_second()),
             eta: rate.and_then(|rate| rate.step()).map(|step| step.saturating_mul(left)),
             last_incident: self.last_incident.clone(),

@@ -114,7 +114,7 @@ impl Run {
             turn.set_back(worker, Cause::Peer, message.clone());
             self.incident(Some(worker), message, turn);
             // Those that made it known have nothing to do with it.
-            self.fruitless = self.fruitless.saturating_sub(1);
+            self.progress.forgive();
         }
         // Once the membership is taken apart, what its other ranks say is an echo.
         let Some(rank) = self.phase.membership().and_then(|m| m.rank(id)) else { return };
@@ -122,7 +122,7 @@ impl Run {
             Cause::Data | Cause::Model => self.complained(turn, id, rank, complaint),
             Cause::Storage => {
                 // The store's trouble says nothing against the run.
-                self.fruitless = self.fruitless.saturating_sub(1);
+                self.progress.forgive();
                 let message = complaint.message.clone();
                 turn.set_back(id, Cause::Storage, message);
                 self.broken(turn, id, rank, complaint);
