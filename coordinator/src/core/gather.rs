@@ -5,14 +5,13 @@
 
 use super::membership::{Member, Membership};
 use super::run::{Phase, Run};
-use super::saves::Saves;
 use super::trouble::Accusations;
 use super::turn::Turn;
 use super::workers::{Worker, Workers};
 use super::{Fault, Notice};
 use proto::event::{Fact, Failure};
 use proto::id::WorkerId;
-use proto::protocol::{Attachment, Cause, Hello, Start};
+use proto::protocol::{Attachment, Cause, Hello};
 use std::collections::BTreeMap;
 
 /// Workers in trouble that are named while a run waits.
@@ -29,7 +28,7 @@ impl Run {
     pub(super) fn waiting(&self, workers: &Workers) -> String {
         let ready = workers.ready_for(&self.id);
         let min = self.settings.min_workers;
-        if let Some(step) = self.expected().filter(|_| ready >= min) {
+        if let Some(step) = self.checkpoints.expected().filter(|_| ready >= min) {
             return format!("waiting: the checkpoint after step {step} is still being stored");
         }
         let usable = workers.usable(&self.id);
@@ -79,7 +78,7 @@ impl Run {
             return;
         }
         // Its steps need not be done again then, and there are at least as many as it takes.
-        if self.expected().is_some() {
+        if self.checkpoints.expected().is_some() {
             return self.say_waiting(turn);
         }
         if self.progress.fruitless() > turn.timing.fruitless_generations {
@@ -159,10 +158,9 @@ impl Run {
         let first = self.generation.0 == 0;
         self.generation = self.generation.next();
         self.lineage = self.lineage.next();
-        let start = self.start();
-        self.began_at = self.newest();
+        self.checkpoints.begin_generation();
         let before = self.progress.step();
-        let step = self.began_at.map_or(0, |c| c.step);
+        let step = self.checkpoints.began_at().map_or(0, |c| c.step);
         self.progress.begin_generation();
         let any_skipped = self.progress.go_back(step);
         let mut events = Vec::new();
@@ -187,14 +185,12 @@ impl Run {
         if any_skipped {
             self.progress.update_receipt(turn);
         }
-        // What went on after the start belongs to a lineage that ends here.
-        self.saves.retain(|_, saves| saves.lineage() == self.lineage);
-        self.saves.insert(self.generation, Saves::new(self.lineage, members.clone()));
+        self.checkpoints.expect_parts(self.generation, self.lineage, members.clone());
         let members = Self::members(&members, turn.workers);
         let named = members.iter().map(|m| (m.id.clone(), m.ring.clone())).collect();
         self.accusations = Accusations::among(named);
         let (evaluate_first, key) = (self.owes_evaluation(), self.ring_key(turn.secret));
-        self.enter(Phase::Training(Membership::new(members, start, evaluate_first, key)));
+        self.enter(Phase::Training(Membership::new(members, evaluate_first, key)));
     }
 
     fn members(ids: &[WorkerId], workers: &mut Workers) -> Vec<Member> {
@@ -242,18 +238,13 @@ impl Run {
     }
 
     /// A generation that outlived its coordinator; where its members listen they will say themselves.
-    pub(super) fn outlived(
-        &mut self,
-        members: Vec<WorkerId>,
-        start: Option<Start>,
-        secret: &[u8; 32],
-    ) -> Membership {
-        self.saves.insert(self.generation, Saves::new(self.lineage, members.clone()));
+    pub(super) fn outlived(&mut self, members: Vec<WorkerId>, secret: &[u8; 32]) -> Membership {
+        self.checkpoints.expect_parts(self.generation, self.lineage, members.clone());
         let named = members.iter().map(|id| (id.clone(), String::new())).collect();
         self.accusations = Accusations::among(named);
         let member = |id| Member { id, ring: String::new(), gone: false };
         let members = members.into_iter().map(member).collect();
-        Membership::new(members, start, false, self.ring_key(secret))
+        Membership::new(members, false, self.ring_key(secret))
     }
 
     /// Once every member is back the generation goes on as if nothing had happened; otherwise a new one is formed.

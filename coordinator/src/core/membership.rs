@@ -5,7 +5,7 @@ use super::turn::Turn;
 use super::{Command, Fault};
 use proto::event::Failure;
 use proto::id::{CheckpointId, Generation, WorkerId};
-use proto::protocol::{Cause, Place, SourceSum, Start, StepDone, Train};
+use proto::protocol::{Cause, Place, SourceSum, StepDone, Train};
 use proto::receipt::Skipped;
 use std::collections::BTreeMap;
 
@@ -24,7 +24,6 @@ pub(super) struct Member {
 #[derive(Clone, Debug)]
 pub struct Membership {
     members: Vec<Member>,
-    start: Option<Start>,
     evaluate_first: bool,
     ring_key: [u8; 32],
     evals: BTreeMap<u64, BTreeMap<usize, Vec<SourceSum>>>,
@@ -34,15 +33,9 @@ pub struct Membership {
 }
 
 impl Membership {
-    pub(super) fn new(
-        members: Vec<Member>,
-        start: Option<Start>,
-        evaluate_first: bool,
-        ring_key: [u8; 32],
-    ) -> Self {
+    pub(super) fn new(members: Vec<Member>, evaluate_first: bool, ring_key: [u8; 32]) -> Self {
         Self {
             members,
-            start,
             evaluate_first,
             ring_key,
             evals: BTreeMap::new(),
@@ -108,7 +101,7 @@ impl Membership {
             rank: rank.try_into().expect("ranks are few"),
             members: self.members.iter().map(|m| m.ring.clone()).collect(),
             ring_key: self.ring_key,
-            checkpoint: self.start.clone(),
+            checkpoint: run.checkpoints.start(&run.id),
             evaluate_first: self.evaluate_first,
             stop: run.stop,
             base_digest: run.base.clone(),
@@ -181,7 +174,7 @@ impl Run {
         skipped: Skipped,
         turn: &mut Turn<'_>,
     ) {
-        if self.saved_at(worker, place).is_some() {
+        if self.checkpoints.is_member(worker, place) {
             self.progress.skip(skipped, turn);
         }
     }
@@ -211,7 +204,7 @@ impl Run {
         let names = &self.settings.evaluated;
         let known = self.progress.evaluate(step, names, ranks.values().flatten(), turn);
         // It may be the best so far, and is often measured after it was stored.
-        if known && self.checkpoints.keys().any(|c| c.step == step) {
+        if known && self.checkpoints.has(step) {
             self.retain(turn);
         }
     }
@@ -230,11 +223,7 @@ impl Run {
     /// Whether a rank has stopped and its part of the last checkpoint is stored: it may go.
     fn owes_nothing(&self, rank: usize) -> bool {
         let stopped = self.phase.membership().and_then(|m| m.stopped.get(&rank));
-        stopped.is_some_and(|step| {
-            let saves = self.saves.get(&self.generation);
-            self.newest().map(|c| c.step) >= Some(*step)
-                || saves.is_some_and(|s| s.has(rank, *step))
-        })
+        stopped.is_some_and(|step| self.checkpoints.has_part(self.generation, rank, *step))
     }
 
     /// A member must go: all leave their step and gather anew without it.
@@ -253,7 +242,7 @@ impl Run {
         }
         let rank = self.phase.membership().and_then(|m| m.rank(id));
         let owes_nothing = rank.is_some_and(|rank| self.owes_nothing(rank));
-        self.forget(id);
+        self.checkpoints.lose(id);
         let Some((m, rank)) = self.phase.membership_mut().zip(rank) else { return };
         if owes_nothing {
             m.members[rank].gone = true;
@@ -295,8 +284,9 @@ impl Run {
             return self.regroup(turn);
         }
         let Some(at) = m.all_stopped() else { return };
-        let newest = self.newest();
-        if let Some(message) = self.given_up(at) {
+        let newest = self.checkpoints.newest();
+        if let Some(message) = self.checkpoints.given_up(self.generation, at) {
+            let message = message.to_owned();
             return self.fail(Fault { kind: Failure::Infrastructure, message }, turn);
         }
         match newest.filter(|c| c.step == at) {

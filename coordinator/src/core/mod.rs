@@ -11,6 +11,7 @@
 //! durable before the next one is begun: that is what "persisted, then announced" rests on.
 //! Time is an argument: a duration since the coordinator started.
 
+mod checkpoints;
 mod command;
 mod event;
 mod figures;
@@ -24,6 +25,7 @@ mod rate;
 mod replay;
 mod run;
 mod saves;
+mod saving;
 mod settle;
 mod sharding;
 mod status;
@@ -46,7 +48,7 @@ pub use status::{Incident, Status, WorkerStatus};
 pub use timing::Timing;
 
 use proto::event::{Fact, Holder, PoolEvent};
-use proto::id::{Epoch, RunId};
+use proto::id::{CheckpointId, Epoch, RunId};
 use proto::protocol::Report;
 use run::Run;
 use std::collections::BTreeMap;
@@ -173,7 +175,9 @@ impl Core {
                 self.with(now, &run, out, |r, turn| r.planned(outcome, turn));
             }
             Event::Sealed { run, lineage, step, outcome } => {
-                self.with(now, &run, out, |r, turn| r.sealed(lineage, step, outcome, turn));
+                self.with(now, &run, out, |r, turn| {
+                    r.sealed(CheckpointId { lineage, step }, outcome, turn)
+                });
             }
             Event::Published { run, outcome } => {
                 self.with(now, &run, out, |r, turn| r.published(outcome, turn));

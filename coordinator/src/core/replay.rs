@@ -6,7 +6,6 @@ use super::turn::Turn;
 use super::{Command, Core, Fault, Ticket};
 use proto::event::{Fact, PoolEvent};
 use proto::id::{CheckpointId, Lineage, RunId, WorkerId};
-use proto::protocol::Start;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -29,10 +28,7 @@ impl Core {
         let mut past = Past::default();
         for fact in history {
             match &fact {
-                Fact::Generation { members, .. } => {
-                    past.members.clone_from(members);
-                    past.start = run.start();
-                }
+                Fact::Generation { members, .. } => past.members.clone_from(members),
                 Fact::Skipped(_) => past.skipped = true,
                 _ => {}
             }
@@ -137,7 +133,6 @@ pub fn attempts(history: &[Fact]) -> u64 {
 #[derive(Default)]
 struct Past {
     members: Vec<WorkerId>,
-    start: Option<Start>,
     /// Some step was skipped, in whatever lineage.
     skipped: bool,
 }
@@ -159,7 +154,7 @@ impl Run {
         } else {
             Phase::Reattaching {
                 until: turn.now + turn.timing.reattach_grace,
-                membership: self.outlived(past.members, past.start, turn.secret),
+                membership: self.outlived(past.members, turn.secret),
                 back: BTreeSet::new(),
             }
         };
@@ -185,18 +180,18 @@ impl Run {
             Fact::Generation { generation, lineage, step, .. } => {
                 self.generation = generation;
                 self.lineage = lineage;
-                self.began_at = self.newest();
+                self.checkpoints.begin_generation();
                 self.progress.go_back(step);
                 self.phase = Phase::Gathering { enough_since: None };
             }
             Fact::Skipped(skipped) => self.progress.replay_skipped(skipped),
             Fact::Evaluated { step, loss, .. } => self.progress.replay_loss(step, loss),
             Fact::Checkpointed { lineage, step, manifest_sha256 } => {
-                self.checkpoints.insert(CheckpointId { lineage, step }, manifest_sha256);
+                self.checkpoints.replay_commit(CheckpointId { lineage, step }, manifest_sha256);
                 self.progress.raise(step);
             }
             Fact::Damaged { lineage, step } => {
-                self.checkpoints.remove(&CheckpointId { lineage, step });
+                self.checkpoints.replay_damage(CheckpointId { lineage, step });
             }
             Fact::Paused { .. } => self.phase = Phase::Paused,
             Fact::Cancelled => self.phase = Phase::Cancelled,

@@ -6,19 +6,19 @@
 //!            whosever turn it is)
 //! ```
 
+use super::checkpoints::Checkpoints;
 use super::membership::Membership;
 use super::prepare::Survey;
 use super::progress::Progress;
-use super::saves::Saves;
 use super::sharding::Sharding;
 use super::trouble::Accusations;
 use super::turn::Turn;
 use super::workers::{Worker, Workers};
 use super::{Fault, Incident, Notice, Timing};
 use proto::event::{Fact, Failure};
-use proto::id::{CheckpointId, Generation, Lineage, RunId, WorkerId};
+use proto::id::{Generation, Lineage, RunId, WorkerId};
 use proto::protocol::{Duty, Load};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// What a run is for.
@@ -189,14 +189,7 @@ pub(super) struct Run {
     pub(super) steps: u64,
     pub(super) generation: Generation,
     pub(super) lineage: Lineage,
-    /// And the SHA-256 of their manifests; the last is where a restore begins.
-    pub(super) checkpoints: BTreeMap<CheckpointId, String>,
-    /// Where the present generation began.
-    pub(super) began_at: Option<CheckpointId>,
-    /// Checkpoints on their way, by the generation whose members store them.
-    pub(super) saves: BTreeMap<Generation, Saves>,
-    /// Checkpoints given up in a row.
-    pub(super) unsaved: u32,
+    pub(super) checkpoints: Checkpoints,
     pub(super) progress: Progress,
     /// Who accuses whom among the members of the newest generation.
     pub(super) accusations: Accusations,
@@ -224,10 +217,7 @@ impl Run {
             steps: 0,
             generation: Generation::default(),
             lineage: Lineage::default(),
-            checkpoints: BTreeMap::new(),
-            began_at: None,
-            saves: BTreeMap::new(),
-            unsaved: 0,
+            checkpoints: Checkpoints::default(),
             progress: Progress::default(),
             accusations: Accusations::default(),
             stop: false,
@@ -326,7 +316,7 @@ impl Run {
     pub(super) fn deadline(&self, timing: &Timing) -> Option<Duration> {
         match &self.phase {
             // Not for a time.
-            Phase::Gathering { .. } if self.expected().is_some() => None,
+            Phase::Gathering { .. } if self.checkpoints.expected().is_some() => None,
             Phase::Gathering { enough_since } => enough_since.map(|t| t + timing.last_call),
             Phase::Reattaching { until, .. } => Some(*until),
             Phase::Queued
@@ -394,7 +384,7 @@ impl Run {
     }
 
     pub(super) fn pause(&mut self, turn: &mut Turn<'_>) {
-        let step = self.newest().map_or(0, |c| c.step);
+        let step = self.checkpoints.newest().map_or(0, |c| c.step);
         self.end(Phase::Paused, Fact::Paused { step }, Notice::Paused { step }, turn);
     }
 

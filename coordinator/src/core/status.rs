@@ -206,7 +206,7 @@ impl Run {
                 Phase::Training(m) => Membership::members(m).cloned().collect(),
                 _ => Vec::new(),
             },
-            checkpoint_step: self.newest().map(|c| c.step),
+            checkpoint_step: self.checkpoints.newest().map(|c| c.step),
             model: match &self.phase {
                 Phase::Succeeded { model } => Some(model.clone()),
                 _ => None,

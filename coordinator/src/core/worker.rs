@@ -1,5 +1,6 @@
 //! What workers say, and the ends of their streams and leases.
 
+use super::checkpoints::Part;
 use super::trouble::Complaint;
 use super::workers::{Reach, Woken, Worker};
 use super::{Command, Core, Stream};
@@ -56,18 +57,16 @@ impl Core {
                 });
             }
             Report::PartBegun(place, step) => {
-                self.with(now, &place.run.clone(), out, |r, _| r.part_begun(&id, &place, step));
+                let part = Part { worker: &id, place: &place, step };
+                self.with(now, &place.run, out, |r, _| r.part_begun(part));
             }
             Report::PartSaved(place, step, part) => {
-                self.with(now, &place.run.clone(), out, |r, turn| {
-                    r.part_saved(&id, &place, step, part, turn);
-                });
+                let part_of = Part { worker: &id, place: &place, step };
+                self.with(now, &place.run, out, |r, turn| r.part_saved(part_of, part, turn));
             }
             Report::PartFailed(place, step, message) => {
-                let leaving = self.workers.get(&id).is_some_and(|worker| worker.leaving);
-                self.with(now, &place.run.clone(), out, |r, turn| {
-                    r.part_failed(&id, leaving, &place, step, &message, turn);
-                });
+                let part = Part { worker: &id, place: &place, step };
+                self.with(now, &place.run, out, |r, turn| r.part_failed(part, &message, turn));
             }
             Report::Stopped { run, generation, step } => {
                 self.with(now, &run, out, |r, _| r.member_stopped(&id, generation, step));

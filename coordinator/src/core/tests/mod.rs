@@ -14,7 +14,7 @@ mod whole;
 
 use super::*;
 use proto::event::Failure;
-use proto::id::{CheckpointId, Generation, Incarnation, Lineage, WorkerId};
+use proto::id::{Generation, Incarnation, Lineage, WorkerId};
 use proto::manifest::{self, Checkpoint, Digests, File};
 use proto::protocol::{
     Attachment, Cause, Directive, Duty, Hello, Load, Place, Prepare, RawShard, SavedPart,
