@@ -6,10 +6,11 @@
 //! else has it.
 
 use super::Retained;
+use super::report::Reporter;
 use super::saves::Saves;
 use proto::id::{CheckpointId, Generation, Lineage, RunId, WorkerId};
 use proto::manifest::{Checkpoint, File};
-use proto::protocol::{Place, SavedPart, Start};
+use proto::protocol::{SavedPart, Start};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Checkpoints in a row that may be given up.
@@ -28,39 +29,14 @@ pub(super) struct Checkpoints {
     given_up: u32,
 }
 
-/// The part of a checkpoint that a worker reports about.
-#[derive(Clone, Copy)]
-pub(super) struct Part<'a> {
-    pub(super) worker: &'a WorkerId,
-    pub(super) place: &'a Place,
-    pub(super) step: u64,
-}
-
-/// What follows from a stored part.
-pub(super) enum Stored {
-    /// Other parts are awaited, or nothing follows any more.
-    Nothing,
-    /// Every part is stored: this is to be sealed.
-    Whole(Checkpoint),
-    /// The ranks hold different states: there will be no such checkpoint, for this reason.
-    Diverged(String),
-}
-
-/// What follows from an attempt to seal a checkpoint.
-pub(super) enum Sealed {
-    /// It is committed once this digest of its manifest is journaled.
-    Committed { manifest_sha256: String },
-    /// There will be no such checkpoint, for this reason.
-    GivenUp(String),
-}
+/// Why there will be no such checkpoint, in a sentence.
+pub(super) struct GivenUp(pub(super) String);
 
 impl Checkpoints {
-    /// The newest one that is committed.
     pub(super) fn newest(&self) -> Option<CheckpointId> {
         self.committed.last_key_value().map(|(id, _)| *id)
     }
 
-    /// Where the newest generation began.
     pub(super) fn began_at(&self) -> Option<CheckpointId> {
         self.began_at.as_ref().map(|(id, _)| *id)
     }
@@ -83,12 +59,10 @@ impl Checkpoints {
         coming.filter(|id| Some(*id) > self.newest()).map(|id| id.step)
     }
 
-    /// The journal says that one was committed.
     pub(super) fn replay_commit(&mut self, id: CheckpointId, manifest_sha256: String) {
         self.committed.insert(id, manifest_sha256);
     }
 
-    /// The journal says that one is damaged.
     pub(super) fn replay_damage(&mut self, id: CheckpointId) {
         self.committed.remove(&id);
     }
@@ -116,10 +90,9 @@ impl Checkpoints {
     }
 
     /// Whether a live member of that generation reports.
-    pub(super) fn is_member(&self, worker: &WorkerId, place: &Place) -> bool {
-        self.saves
-            .get(&place.generation)
-            .is_some_and(|saves| saves.lineage() == place.lineage && saves.rank(worker).is_some())
+    pub(super) fn is_member(&self, Reporter { worker, place }: Reporter<'_>) -> bool {
+        let saves = self.saves.get(&place.generation).filter(|s| s.lineage() == place.lineage);
+        saves.is_some_and(|saves| saves.rank(worker).is_some())
     }
 
     /// Whether nothing is awaited of a rank that has stopped after `step`: its part is stored, or superfluous.
@@ -128,79 +101,81 @@ impl Checkpoints {
             || self.saves.get(&generation).is_some_and(|saves| saves.has(rank, step))
     }
 
-    /// A rank has taken its snapshot.
-    pub(super) fn begin_part(&mut self, part: Part<'_>) {
-        if let Some((saves, rank)) = self.unsettled(part) {
-            saves.begin_part(rank, part.step);
+    pub(super) fn begin_part(&mut self, from: Reporter<'_>, step: u64) {
+        if let Some((saves, rank)) = self.unsettled(from, step) {
+            saves.begin_part(rank, step);
         }
     }
 
-    /// A rank has stored its part of a checkpoint of the plan with this digest.
+    /// A rank has stored its part of a checkpoint of the plan with this digest. Once all have, the checkpoint is to be
+    /// sealed, unless they hold different states.
     pub(super) fn store_part(
         &mut self,
-        part: Part<'_>,
+        from: Reporter<'_>,
+        step: u64,
         saved: SavedPart,
         plan_digest: &str,
-    ) -> Stored {
-        let Some((saves, rank)) = self.unsettled(part) else { return Stored::Nothing };
-        let Some(parts) = saves.store_part(rank, part.step, saved) else { return Stored::Nothing };
+    ) -> Option<Result<Checkpoint, GivenUp>> {
+        let (saves, rank) = self.unsettled(from, step)?;
+        let parts = saves.store_part(rank, step, saved)?;
         if let Some(diverged) = saves.diverged(&parts) {
-            return Stored::Diverged(saves.give_up(part.step, &diverged));
+            return Some(Err(GivenUp(saves.give_up(step, &diverged))));
         }
-        saves.begin_sealing(part.step);
+        saves.begin_sealing(step);
         let state_digest = parts.first().map(|part| part.digest.clone());
         let of_state = |f: &File| f.key.starts_with(Checkpoint::STATE);
         let files = parts.into_iter().flat_map(|part| part.files);
         let (state, mut model): (_, Vec<_>) = files.partition(of_state);
         // By their numbers, whichever rank has stored them.
         model.sort_by(|a, b| a.key.cmp(&b.key));
-        Stored::Whole(Checkpoint {
-            run: part.place.run.clone(),
-            lineage: part.place.lineage,
-            step: part.step,
+        Some(Ok(Checkpoint {
+            run: from.place.run.clone(),
+            lineage: from.place.lineage,
+            step,
             plan_digest: plan_digest.to_owned(),
             state_digest,
             model,
             state,
             receipt: None,
-        })
+        }))
     }
 
     /// A part could not be stored, perhaps because the worker had to go: why there will be no such checkpoint, unless
     /// that is known already.
     pub(super) fn fail_part(
         &mut self,
-        part: Part<'_>,
+        from: Reporter<'_>,
+        step: u64,
         leaving: bool,
         message: &str,
-    ) -> Option<String> {
-        let Part { worker, step, .. } = part;
-        let (saves, rank) = self.find(part)?;
+    ) -> Option<GivenUp> {
+        let worker = from.worker;
+        let (saves, rank) = self.find(from)?;
         if saves.given_up(step).is_some() {
             return None;
         }
         let why = saves.give_up(step, &format!("worker {worker} (rank {rank}): {message}"));
         self.given_up += u32::from(!leaving);
-        Some(why)
+        Some(GivenUp(why))
     }
 
-    /// A checkpoint's manifest is stored, or is not; none if no such checkpoint was being sealed.
+    /// A checkpoint's manifest is stored, and has this digest, or is not; none if it was not awaited.
     pub(super) fn seal(
         &mut self,
         id: CheckpointId,
         outcome: Result<String, String>,
-    ) -> Option<Sealed> {
+    ) -> Option<Result<String, GivenUp>> {
         let mut of_it = self.saves.values_mut().filter(|saves| saves.lineage() == id.lineage);
         let saves = of_it.find_map(|saves| saves.end_sealing(id.step).then_some(saves))?;
         Some(match outcome {
             Ok(manifest_sha256) => {
                 self.given_up = 0;
                 self.committed.insert(id, manifest_sha256.clone());
-                Sealed::Committed { manifest_sha256 }
+                Ok(manifest_sha256)
             }
             Err(message) => {
                 self.given_up += 1;
-                Sealed::GivenUp(saves.give_up(id.step, &message))
+                Err(GivenUp(saves.give_up(id.step, &message)))
             }
         })
     }
@@ -210,7 +185,6 @@ impl Checkpoints {
         self.saves.get(&generation)?.given_up(step)
     }
 
-    /// Too many were given up in a row.
     pub(super) fn is_hopeless(&self) -> bool {
         self.given_up > GIVEN_UP
     }
@@ -237,25 +211,26 @@ impl Checkpoints {
     }
 
     /// What the members of a generation store, and the rank of the one that reports.
-    fn find(&mut self, part: Part<'_>) -> Option<(&mut Saves, usize)> {
-        let saves = self.saves.get_mut(&part.place.generation)?;
-        let rank = saves.rank(part.worker)?;
-        (saves.lineage() == part.place.lineage).then_some((saves, rank))
+    fn find(&mut self, from: Reporter<'_>) -> Option<(&mut Saves, usize)> {
+        let saves = self.saves.get_mut(&from.place.generation)?;
+        let rank = saves.rank(from.worker)?;
+        (saves.lineage() == from.place.lineage).then_some((saves, rank))
     }
 
     /// The same, unless the checkpoint's fate is known: reports are resent on every new stream, also of checkpoints
     /// that a newer one has made superfluous.
-    fn unsettled(&mut self, part: Part<'_>) -> Option<(&mut Saves, usize)> {
-        let id = CheckpointId { lineage: part.place.lineage, step: part.step };
+    fn unsettled(&mut self, from: Reporter<'_>, step: u64) -> Option<(&mut Saves, usize)> {
+        let id = CheckpointId { lineage: from.place.lineage, step };
         let superfluous = self.newest() >= Some(id);
-        let (saves, rank) = self.find(part).filter(|_| !superfluous)?;
-        (!saves.is_settled(part.step)).then_some((saves, rank))
+        let (saves, rank) = self.find(from).filter(|_| !superfluous)?;
+        (!saves.is_settled(step)).then_some((saves, rank))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::protocol::Place;
 
     const LINEAGE: Lineage = Lineage(1);
 
@@ -301,11 +276,11 @@ mod tests {
         let worker = WorkerId::new("w");
         checkpoints.expect_parts(Generation(1), LINEAGE, vec![worker.clone()]);
         let place = Place { run: RunId::new("r"), generation: Generation(1), lineage: LINEAGE };
-        let part = |step| Part { worker: &worker, place: &place, step };
+        let from = Reporter { worker: &worker, place: &place };
         let mut save = |step, outcome| {
             let saved = SavedPart { files: Vec::new(), digest: "d".into() };
-            let stored = checkpoints.store_part(part(step), saved, "plan");
-            assert!(matches!(stored, Stored::Whole(_)));
+            let stored = checkpoints.store_part(from, step, saved, "plan");
+            assert!(matches!(stored, Some(Ok(_))));
             assert!(checkpoints.seal(id(step), outcome).is_some());
             checkpoints.is_hopeless()
         };

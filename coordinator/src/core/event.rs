@@ -1,9 +1,9 @@
 //! What the core is told.
 
-use super::{Settings, Survey};
+use super::Settings;
 use proto::event::Failure;
 use proto::id::{Incarnation, Lineage, RunId, WorkerId};
-use proto::protocol::Report;
+use proto::protocol::{RawShard, Report};
 use std::collections::BTreeSet;
 
 /// One gRPC stream: a worker that comes back has another.
@@ -129,6 +129,17 @@ pub enum Event {
     },
     /// Time has passed.
     Tick,
+}
+
+/// What the sources hold.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    /// Names the prepared data set: everything that changes a token is in it.
+    pub fingerprint: String,
+    /// What there is to prepare.
+    pub shards: Vec<RawShard>,
+    /// The same was prepared before.
+    pub cached: bool,
 }
 
 /// What the core needs to know of a stored plan.

@@ -1,8 +1,6 @@
 //! A run that another coordinator has taken over: it is dropped here, and nothing more is written to it.
 
-use super::run::{Phase, Run};
-use super::turn::Turn;
-use super::{Command, Core, Notice};
+use super::{Command, Core};
 use proto::event::PoolEvent;
 use proto::id::RunId;
 use proto::protocol::Duty;
@@ -12,15 +10,6 @@ impl Core {
     /// Whether it coordinates the run, which has not ended.
     pub fn holds(&self, run: &RunId) -> bool {
         self.runs.contains_key(run)
-    }
-}
-
-impl Run {
-    pub(super) fn lost(&mut self, message: String, turn: &mut Turn<'_>) {
-        if !self.phase.ended() {
-            self.enter(Phase::Lost(message.clone()));
-            turn.notify(Notice::Lost { message });
-        }
     }
 }
 

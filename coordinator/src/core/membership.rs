@@ -1,80 +1,63 @@
-//! A generation at work: what its ranks report is put together here, and taken apart when one of them is lost.
+//! A generation at work: its members by rank, and what they have reported so far.
 
-use super::run::{Phase, Run};
 use super::turn::Turn;
-use super::{Command, Fault};
-use proto::event::Failure;
-use proto::id::{CheckpointId, Generation, WorkerId};
-use proto::protocol::{Cause, Place, SourceSum, StepDone, Train};
-use proto::receipt::Skipped;
-use std::collections::BTreeMap;
+use proto::id::{Generation, RunId, WorkerId};
+use proto::protocol::{Cause, SourceSum};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// Evaluations that some ranks have reported and others have not.
 const EVALUATIONS_IN_FLIGHT: usize = 64;
 
 #[derive(Clone, Debug)]
-pub(super) struct Member {
-    pub(super) id: WorkerId,
-    pub(super) ring: String,
-    /// It owed nothing any more and went: whoever fills its slot now is no member.
-    pub(super) gone: bool,
+struct Member {
+    id: WorkerId,
+    /// Where its peers reach it; after a coordinator's restart empty until it is back.
+    ring: String,
+    /// It owed nothing any more and left: a process that fills its slot now is no member.
+    gone: bool,
 }
 
 /// The members of a generation by rank, and what they have reported so far.
 #[derive(Clone, Debug)]
-pub struct Membership {
+pub(super) struct Membership {
     members: Vec<Member>,
     evaluate_first: bool,
     ring_key: [u8; 32],
+    /// Held-out sums by step and rank, until every rank has reported them.
     evals: BTreeMap<u64, BTreeMap<usize, Vec<SourceSum>>>,
+    /// The steps after which ranks have stopped.
     stopped: BTreeMap<usize, u64>,
-    /// What is wrong with data or model, by the rank that says so.
+    /// What is wrong with data or model, by the rank that reports it.
     complaints: BTreeMap<usize, (Cause, String)>,
 }
 
 impl Membership {
-    pub(super) fn new(members: Vec<Member>, evaluate_first: bool, ring_key: [u8; 32]) -> Self {
+    /// These workers by rank, and where their peers reach them.
+    pub(super) fn new(
+        members: Vec<(WorkerId, String)>,
+        generation: Generation,
+        evaluate_first: bool,
+        turn: &Turn<'_>,
+    ) -> Self {
+        let member = |(id, ring)| Member { id, ring, gone: false };
         Self {
-            members,
+            members: members.into_iter().map(member).collect(),
             evaluate_first,
-            ring_key,
+            ring_key: ring_key(turn.secret, turn.run, generation),
             evals: BTreeMap::new(),
             stopped: BTreeMap::new(),
             complaints: BTreeMap::new(),
         }
     }
 
-    pub(super) fn members(&self) -> impl Iterator<Item = &WorkerId> {
+    pub(super) fn ids(&self) -> impl Iterator<Item = &WorkerId> {
         self.members.iter().map(|m| &m.id)
     }
 
-    pub(super) fn member(&self, rank: usize) -> &WorkerId {
-        &self.members[rank].id
-    }
-
-    /// Where a member's peers reach it.
-    pub(super) fn ring(&self, rank: usize) -> &str {
-        &self.members[rank].ring
-    }
-
-    /// Takes down what a rank says of data or model; whether every rank says the same.
-    pub(super) fn complain(&mut self, rank: usize, cause: Cause, message: String) -> bool {
-        self.complaints.insert(rank, (cause, message));
-        (0..).zip(&self.members).all(|(rank, member)| {
-            member.gone || self.complaints.get(&rank).is_some_and(|(of, _)| *of == cause)
-        })
-    }
-
-    /// The first rank's complaint, if there is any.
-    pub(super) fn first_complaint(&self) -> Option<(usize, &str)> {
-        self.complaints.first_key_value().map(|(rank, (_, message))| (*rank, message.as_str()))
-    }
-
-    /// Every rank has stopped or complained, and some rank has complained.
-    fn stands_still(&self) -> bool {
-        let over = |rank| self.stopped.contains_key(&rank) || self.complaints.contains_key(&rank);
-        !self.complaints.is_empty()
-            && (0..self.size()).all(|rank| over(rank) || self.members[rank].gone)
+    /// Where members reach each other, by rank.
+    pub(super) fn rings(&self) -> impl Iterator<Item = &str> {
+        self.members.iter().map(|m| m.ring.as_str())
     }
 
     pub(super) fn size(&self) -> usize {
@@ -85,221 +68,175 @@ impl Membership {
         self.members.iter().position(|m| m.id == *id && !m.gone)
     }
 
-    /// A member is on a new stream; whether it says where it listens for the first time.
+    pub(super) fn member(&self, rank: usize) -> &WorkerId {
+        &self.members[rank].id
+    }
+
+    pub(super) fn ring(&self, rank: usize) -> &str {
+        &self.members[rank].ring
+    }
+
+    pub(super) fn ring_key(&self) -> [u8; 32] {
+        self.ring_key
+    }
+
+    pub(super) fn evaluates_first(&self) -> bool {
+        self.evaluate_first
+    }
+
+    /// A member is on a new stream; whether it listens elsewhere than was known.
     pub(super) fn moved(&mut self, id: &WorkerId, ring: &str) -> bool {
         let Some(rank) = self.rank(id) else { return false };
         let before = std::mem::replace(&mut self.members[rank].ring, ring.to_owned());
         before != ring
     }
 
-    pub(super) fn train(&self, id: &WorkerId, run: &Run) -> Option<Train> {
-        let rank = self.rank(id)?;
-        Some(Train {
-            load: run.load(),
-            generation: run.generation,
-            lineage: run.lineage,
-            rank: rank.try_into().expect("ranks are few"),
-            members: self.members.iter().map(|m| m.ring.clone()).collect(),
-            ring_key: self.ring_key,
-            checkpoint: run.checkpoints.start(&run.id),
-            evaluate_first: self.evaluate_first,
-            stop: run.stop,
-            base_digest: run.base.clone(),
-        })
+    /// A rank that owes nothing any more has left.
+    pub(super) fn leave(&mut self, rank: usize) {
+        self.members[rank].gone = true;
+    }
+
+    /// Notes what a rank measured after `step`, and returns what all did once every rank has reported.
+    pub(super) fn evaluate(
+        &mut self,
+        rank: usize,
+        step: u64,
+        sums: Vec<SourceSum>,
+    ) -> Option<Vec<SourceSum>> {
+        self.evals.entry(step).or_default().insert(rank, sums);
+        if self.evals.len() > EVALUATIONS_IN_FLIGHT {
+            self.evals.pop_first();
+        }
+        if self.evals.get(&step)?.len() < self.size() {
+            return None;
+        }
+        Some(self.evals.remove(&step)?.into_values().flatten().collect())
+    }
+
+    pub(super) fn stop(&mut self, rank: usize, step: u64) {
+        self.stopped.insert(rank, step);
+    }
+
+    pub(super) fn stopped(&self, rank: usize) -> Option<u64> {
+        self.stopped.get(&rank).copied()
     }
 
     /// After which step they stopped, once all have.
-    fn all_stopped(&self) -> Option<u64> {
+    pub(super) fn all_stopped(&self) -> Option<u64> {
         let all = self.stopped.len() == self.size();
         all.then(|| self.stopped.values().copied().max().unwrap_or(0))
     }
+
+    /// Notes what a rank reports of data or model; whether every rank reports the same.
+    pub(super) fn complain(&mut self, rank: usize, cause: Cause, message: String) -> bool {
+        self.complaints.insert(rank, (cause, message));
+        (0..).zip(&self.members).all(|(rank, member)| {
+            member.gone || self.complaints.get(&rank).is_some_and(|(of, _)| *of == cause)
+        })
+    }
+
+    pub(super) fn first_complaint(&self) -> Option<(usize, &str)> {
+        self.complaints.first_key_value().map(|(rank, (_, message))| (*rank, message.as_str()))
+    }
+
+    /// The first rank's complaint, once every rank has stopped or complained.
+    pub(super) fn standstill(&self) -> Option<(usize, &str)> {
+        let over = |rank| self.stopped.contains_key(&rank) || self.complaints.contains_key(&rank);
+        let stands_still = (0..self.size()).all(|rank| over(rank) || self.members[rank].gone);
+        self.first_complaint().filter(|_| stands_still)
+    }
 }
 
-impl Run {
-    /// Whether that is the present membership.
-    pub(super) fn is_at(&self, place: &Place) -> bool {
-        place.run == self.id && place.generation == self.generation && place.lineage == self.lineage
+fn ring_key(secret: &[u8; 32], run: &RunId, generation: Generation) -> [u8; 32] {
+    let mut seed = secret.to_vec();
+    seed.extend_from_slice(run.as_str().as_bytes());
+    seed.extend_from_slice(&generation.0.to_le_bytes());
+    proto::manifest::sha256_bytes(&seed)
+}
+
+/// A generation that outlived a coordinator, whose members are awaited; what they report counts already.
+#[derive(Clone, Debug)]
+pub(super) struct Reattaching {
+    until: Duration,
+    membership: Membership,
+    /// Members that are back.
+    back: BTreeSet<WorkerId>,
+}
+
+impl Reattaching {
+    pub(super) fn new(membership: Membership, until: Duration) -> Self {
+        Self { until, membership, back: BTreeSet::new() }
     }
 
-    /// The membership, if a report of `worker` from `place` belongs to it.
-    pub(super) fn place(
-        &mut self,
-        worker: &WorkerId,
-        place: &Place,
-    ) -> Option<(&mut Membership, usize)> {
-        if !self.is_at(place) {
-            return None;
-        }
-        let m = self.phase.membership_mut()?;
-        let rank = m.rank(worker)?;
-        Some((m, rank))
+    pub(super) fn until(&self) -> Duration {
+        self.until
     }
 
-    pub(super) fn step_done(
-        &mut self,
-        turn: &mut Turn<'_>,
-        worker: &WorkerId,
-        place: &Place,
-        done: StepDone,
-    ) {
-        // Of the last steps of a generation some ranks hear only when it is over.
-        if !self.is_at(place) {
-            return;
-        }
-        let Some(rank) = self.accusations.rank(worker) else { return };
-        let Some(ranks) = self.progress.hear(rank, self.accusations.size(), done) else { return };
-        if self.accusations.refute() {
-            self.forgive_members(turn);
-        }
-        let names = &self.settings.trained;
-        let notice = self.progress.commit(&ranks, names, self.steps, self.lineage);
-        turn.notify(notice);
+    /// Nobody is late by the time that this process spent paused.
+    pub(super) fn forgive(&mut self, pause: Duration) {
+        self.until += pause;
     }
 
-    /// Members that train have reached each other, whatever was said of them before.
-    fn forgive_members(&mut self, turn: &mut Turn<'_>) {
-        let Some(m) = self.phase.membership() else { return };
-        for id in m.members() {
-            if turn.workers.get(id).is_some_and(|worker| worker.setback.is_some()) {
-                turn.workers.change(id, |worker| worker.setback = None);
-            }
-        }
+    pub(super) fn membership(&self) -> &Membership {
+        &self.membership
     }
 
-    /// Counts after the membership, too: a checkpoint that is still on its way must know of it.
-    pub(super) fn step_skipped(
-        &mut self,
-        worker: &WorkerId,
-        place: &Place,
-        skipped: Skipped,
-        turn: &mut Turn<'_>,
-    ) {
-        if self.checkpoints.is_member(worker, place) {
-            self.progress.skip(skipped, turn);
-        }
+    pub(super) fn membership_mut(&mut self) -> &mut Membership {
+        &mut self.membership
     }
 
-    pub(super) fn evaluated(
-        &mut self,
-        worker: &WorkerId,
-        place: &Place,
-        step: u64,
-        sums: Vec<SourceSum>,
-        turn: &mut Turn<'_>,
-    ) {
-        // Resent on every new stream.
-        if self.progress.is_evaluated(step) {
-            return;
-        }
-        let Some((m, rank)) = self.place(worker, place) else { return };
-        m.evals.entry(step).or_default().insert(rank, sums);
-        if m.evals.len() > EVALUATIONS_IN_FLIGHT {
-            m.evals.pop_first();
-        }
-        let size = m.size();
-        if m.evals.get(&step).is_none_or(|ranks| ranks.len() < size) {
-            return;
-        }
-        let ranks = m.evals.remove(&step).expect("just counted");
-        let names = &self.settings.evaluated;
-        let known = self.progress.evaluate(step, names, ranks.values().flatten(), turn);
-        // It may be the best so far, and is often measured after it was stored.
-        if known && self.checkpoints.has(step) {
-            self.retain(turn);
+    pub(super) fn attach(&mut self, id: &WorkerId) {
+        self.back.insert(id.clone());
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.membership.ids().all(|id| self.back.contains(id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two() -> Membership {
+        let member = |id| Member { id: WorkerId::new(id), ring: String::new(), gone: false };
+        Membership {
+            members: vec![member("a"), member("b")],
+            evaluate_first: false,
+            ring_key: [0; 32],
+            evals: BTreeMap::new(),
+            stopped: BTreeMap::new(),
+            complaints: BTreeMap::new(),
         }
     }
 
-    pub(super) fn member_stopped(&mut self, id: &WorkerId, generation: Generation, step: u64) {
-        if generation != self.generation {
-            return;
-        }
-        if let Some(m) = self.phase.membership_mut()
-            && let Some(rank) = m.rank(id)
-        {
-            m.stopped.insert(rank, step);
-        }
+    #[test]
+    fn a_rank_that_has_left_is_neither_awaited_nor_replaced() {
+        let mut m = two();
+        m.stop(1, 4);
+        m.leave(1);
+        assert_eq!(m.rank(&WorkerId::new("b")), None);
+        assert!(m.complain(0, Cause::Data, "bad".into()), "all that are left complain");
+        assert_eq!(m.standstill(), Some((0, "bad")));
     }
 
-    /// Whether a rank has stopped and its part of the last checkpoint is stored: it may go.
-    fn owes_nothing(&self, rank: usize) -> bool {
-        let stopped = self.phase.membership().and_then(|m| m.stopped.get(&rank));
-        stopped.is_some_and(|step| self.checkpoints.has_part(self.generation, rank, *step))
+    #[test]
+    fn a_generation_has_stopped_once_every_rank_has() {
+        let mut m = two();
+        m.stop(0, 4);
+        assert_eq!(m.all_stopped(), None);
+        assert_eq!(m.standstill(), None, "nobody complains");
+        m.stop(1, 4);
+        assert_eq!(m.all_stopped(), Some(4));
     }
 
-    /// A member must go: all leave their step and gather anew without it.
-    pub(super) fn member_leaves(&mut self, id: &WorkerId, turn: &mut Turn<'_>) {
-        let Some(rank) = self.phase.membership().and_then(|m| m.rank(id)) else { return };
-        if !self.stop && !self.owes_nothing(rank) {
-            let message = format!("worker {id} (rank {rank}) was told to leave");
-            self.incident(Some(id), message, turn);
-            self.gather();
-        }
-    }
-
-    pub(super) fn worker_lost(&mut self, id: &WorkerId, why: &str, turn: &mut Turn<'_>) {
-        if let Phase::Sharding(s) = &mut self.phase {
-            s.release(id);
-        }
-        let rank = self.phase.membership().and_then(|m| m.rank(id));
-        let owes_nothing = rank.is_some_and(|rank| self.owes_nothing(rank));
-        self.checkpoints.lose(id);
-        let Some((m, rank)) = self.phase.membership_mut().zip(rank) else { return };
-        if owes_nothing {
-            m.members[rank].gone = true;
-            return;
-        }
-        let step = self.progress.step();
-        let message = format!("worker {id} (rank {rank}) was lost after step {step}: {why}");
-        self.incident(Some(id), message, turn);
-        self.regroup(turn);
-    }
-
-    /// Too much was tried without a new step.
-    pub(super) fn fail_fruitless(&mut self, turn: &mut Turn<'_>) {
-        let last = self.last_incident.as_ref();
-        let message = format!(
-            "{} attempts in a row ended without a new step; the last trouble was: {}",
-            self.progress.fruitless(),
-            last.map_or("unknown", |incident| &incident.message),
-        );
-        self.fail(Fault { kind: Failure::Infrastructure, message }, turn);
-    }
-
-    /// The membership is over. A run that was stopping has nothing more to wait for.
-    pub(super) fn regroup(&mut self, turn: &mut Turn<'_>) {
-        if self.stop {
-            self.pause(turn);
-        } else {
-            self.gather();
-        }
-    }
-
-    /// All have stopped: after the last step, or because they were asked to. What a rank measured it has said before.
-    pub(super) fn advance_training(&mut self, turn: &mut Turn<'_>) {
-        let Phase::Training(m) = &self.phase else { return };
-        if let Some((rank, message)) = m.first_complaint().filter(|_| m.stands_still()) {
-            let id = m.member(rank).clone();
-            let message = format!("worker {id} (rank {rank}) stopped: {message}");
-            self.incident(Some(&id), message, turn);
-            return self.regroup(turn);
-        }
-        let Some(at) = m.all_stopped() else { return };
-        let newest = self.checkpoints.newest();
-        if let Some(message) = self.checkpoints.given_up(self.generation, at) {
-            let message = message.to_owned();
-            return self.fail(Fault { kind: Failure::Infrastructure, message }, turn);
-        }
-        match newest.filter(|c| c.step == at) {
-            Some(CheckpointId { lineage, step }) if at >= self.steps => {
-                self.enter(Phase::Publishing);
-                // The coordinator that committed it may not have come to this.
-                self.retain(turn);
-                let losses = self.progress.losses().iter();
-                let losses = losses.map(|(step, loss)| (*step, *loss)).collect();
-                turn.out.push(Command::Publish { run: self.id.clone(), lineage, step, losses });
-            }
-            Some(_) => self.regroup(turn),
-            None => {}
-        }
+    #[test]
+    fn a_generation_is_back_once_every_member_is() {
+        let mut back = Reattaching::new(two(), Duration::from_secs(15));
+        back.attach(&WorkerId::new("a"));
+        back.attach(&WorkerId::new("stranger"));
+        assert!(!back.is_complete());
+        back.attach(&WorkerId::new("b"));
+        assert!(back.is_complete());
     }
 }

@@ -11,39 +11,41 @@
 //! durable before the next one is begun: that is what "persisted, then announced" rests on.
 //! Time is an argument: a duration since the coordinator started.
 
+mod accusations;
+mod base;
 mod checkpoints;
 mod command;
 mod event;
 mod figures;
-mod gather;
+mod gathering;
+mod listed;
 mod lost;
 mod membership;
 mod notice;
-mod prepare;
+mod planning;
 mod progress;
 mod rate;
 mod replay;
+mod report;
 mod run;
 mod saves;
-mod saving;
+mod settings;
 mod settle;
 mod sharding;
 mod status;
 #[cfg(test)]
 mod tests;
 mod timing;
-mod trouble;
 mod turn;
 mod worker;
 mod workers;
 
 pub use command::{Command, Retained};
-pub use event::{Event, Fault, PlanOutline, Stream, Ticket};
+pub use event::{Event, Fault, PlanOutline, Stream, Survey, Ticket};
 pub use figures::{BySource, SourceFigures};
 pub use notice::Notice;
-pub use prepare::Survey;
 pub use replay::attempts;
-pub use run::{Goal, Phase, Settings};
+pub use settings::{Goal, Settings};
 pub use status::{Incident, Status, WorkerStatus};
 pub use timing::Timing;
 
@@ -51,6 +53,7 @@ use proto::event::{Fact, Holder, PoolEvent};
 use proto::id::{CheckpointId, Epoch, RunId};
 use proto::protocol::Report;
 use run::Run;
+use status::worker_status;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use turn::Turn;
@@ -148,7 +151,10 @@ impl Core {
                 let answer = match known {
                     Some(run) => Ok(run),
                     None if self.closing => Err("the coordinator is closing".into()),
-                    None => Ok(self.submit(run, idempotency_key, spec_yaml, settings, out)),
+                    None => {
+                        let run = Run::new(run, spec_yaml, settings);
+                        Ok(self.submit(run, idempotency_key, out))
+                    }
                 };
                 out.push(Command::Answer { ticket, answer });
             }
@@ -183,7 +189,7 @@ impl Core {
                 self.with(now, &run, out, |r, turn| r.published(outcome, turn));
             }
             Event::RunLost { run, message } => {
-                self.with(now, &run, out, |r, turn| r.lost(message, turn));
+                self.with(now, &run, out, |r, turn| r.lose(message, turn));
             }
         }
         true
@@ -193,6 +199,31 @@ impl Core {
     pub fn next_deadline(&self) -> Option<Duration> {
         let runs = self.runs_deadline();
         self.workers.deadline().into_iter().chain(runs).min()
+    }
+
+    /// How a run is doing.
+    pub fn status(&self, run: &RunId) -> Option<Status> {
+        if let Some(status) = self.ended.get(run) {
+            return Some(status.clone());
+        }
+        let mut status = self.runs.get(run)?.status(&self.workers);
+        if let Some(current) = self.current().filter(|current| *current != run) {
+            let waits = status.phase == "queued" || status.phase == "gathering";
+            if waits && status.detail.is_empty() {
+                status.detail = format!("waiting for its turn: `{current}` has the workers");
+            }
+        }
+        Some(status)
+    }
+
+    /// Every run, oldest first.
+    pub fn statuses(&self) -> Vec<Status> {
+        self.all.iter().filter_map(|id| self.status(id)).collect()
+    }
+
+    /// Every connected worker, by name.
+    pub fn worker_statuses(&self) -> Vec<WorkerStatus> {
+        self.workers.iter().map(|(id, worker)| worker_status(id, worker)).collect()
     }
 
     /// Whether a submission under this key is a new one, or the same as before.
@@ -209,25 +240,19 @@ impl Core {
         }
     }
 
-    fn submit(
-        &mut self,
-        id: RunId,
-        idempotency_key: String,
-        spec_yaml: String,
-        settings: Settings,
-        out: &mut Vec<Command>,
-    ) -> RunId {
+    fn submit(&mut self, run: Run, idempotency_key: String, out: &mut Vec<Command>) -> RunId {
+        let id = run.id().clone();
         // The run's own journal first: a pool entry never names a run without a history.
-        let events = vec![Fact::Submitted { spec_yaml: spec_yaml.clone() }, self.claim()];
+        let events = vec![run.submitted(), self.claim()];
         out.push(Command::Journal { run: id.clone(), events });
         out.push(Command::JournalPool(PoolEvent::Submitted {
             run: id.clone(),
             idempotency_key: idempotency_key.clone(),
         }));
-        self.keys.insert(idempotency_key, (id.clone(), settings.identity.clone()));
+        self.keys.insert(idempotency_key, (id.clone(), run.identity().to_owned()));
         self.all.push(id.clone());
         self.queue.push(id.clone());
-        self.runs.insert(id.clone(), Run::new(id.clone(), spec_yaml, settings));
+        self.runs.insert(id.clone(), run);
         id
     }
 
@@ -253,8 +278,7 @@ impl Core {
     fn close(&mut self) {
         self.closing = true;
         for run in self.runs.values_mut() {
-            run.stop = true;
-            run.revision += 1;
+            run.stop();
         }
         self.workers.all_stale();
     }

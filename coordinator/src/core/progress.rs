@@ -45,32 +45,26 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Steps committed in this lineage.
     pub(super) fn step(&self) -> u64 {
         self.step
     }
 
-    /// Generations in a row without a new step.
     pub(super) fn fruitless(&self) -> u32 {
         self.fruitless
     }
 
-    /// The loss of the last committed step.
     pub(super) fn loss(&self) -> Option<f64> {
         self.loss
     }
 
-    /// Figures of the last committed step, by source.
     pub(super) fn sources(&self) -> &BySource {
         &self.sources
     }
 
-    /// How fast the newest generation trains.
     pub(super) fn rate(&self) -> &Rate {
         &self.rate
     }
 
-    /// Held-out losses by steps committed.
     pub(super) fn losses(&self) -> &BTreeMap<u64, f64> {
         &self.losses
     }
@@ -91,7 +85,6 @@ impl Progress {
         self.fruitless = self.fruitless.saturating_sub(1);
     }
 
-    /// Another attempt begins.
     pub(super) fn forgive_all(&mut self) {
         self.fruitless = 0;
     }
@@ -104,7 +97,6 @@ impl Progress {
         self.skipped.len() < before
     }
 
-    /// A generation begins.
     pub(super) fn begin_generation(&mut self) {
         self.fruitless += 1;
         self.rate = Rate::default();
@@ -168,25 +160,23 @@ impl Progress {
         }
     }
 
-    /// Whether the held-out loss after `step` is known.
     pub(super) fn is_evaluated(&self, step: u64) -> bool {
         self.losses.contains_key(&step)
     }
 
-    /// The journal says what was measured.
     pub(super) fn replay_loss(&mut self, step: u64, loss: f64) {
         self.losses.insert(step, loss);
     }
 
     /// Takes in what all ranks measured after `step`, whose sources have these names; false where nothing has a weight.
-    pub(super) fn evaluate<'a>(
+    pub(super) fn evaluate(
         &mut self,
         step: u64,
         names: &[String],
-        sums: impl Iterator<Item = &'a SourceSum>,
+        sums: &[SourceSum],
         turn: &mut Turn<'_>,
     ) -> bool {
-        let totals = figures::totals(names.len(), sums);
+        let totals = figures::totals(names.len(), sums.iter());
         let Some(loss) = figures::sum(&totals).mean() else { return false };
         let sources = figures::by_name(names, &totals);
         self.losses.insert(step, loss);
@@ -197,7 +187,6 @@ impl Progress {
         true
     }
 
-    /// The journal says that a step was skipped.
     pub(super) fn replay_skipped(&mut self, skipped: Skipped) {
         self.skipped.push(skipped);
     }

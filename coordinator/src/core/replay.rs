@@ -1,12 +1,10 @@
 //! A coordinator's past: state is the fold of journals, so a start is a replay.
 
-use super::run::{Phase, Run, Settings};
-use super::status::{Incident, Status};
-use super::turn::Turn;
-use super::{Command, Core, Fault, Ticket};
+use super::run::Run;
+use super::status::Status;
+use super::{Command, Core, Settings, Ticket};
 use proto::event::{Fact, PoolEvent};
-use proto::id::{CheckpointId, Lineage, RunId, WorkerId};
-use std::collections::BTreeSet;
+use proto::id::{Lineage, RunId};
 use std::time::Duration;
 
 impl Core {
@@ -24,22 +22,9 @@ impl Core {
         if let Some(key) = idempotency_key {
             self.keys.insert(key, (id.clone(), settings.identity.clone()));
         }
-        let mut run = Run::new(id.clone(), String::new(), settings);
-        let mut past = Past::default();
-        for fact in history {
-            match &fact {
-                Fact::Generation { members, .. } => past.members.clone_from(members),
-                Fact::Skipped(_) => past.skipped = true,
-                _ => {}
-            }
-            run.replay(fact);
-        }
+        let (run, past) = Run::replayed(id.clone(), settings, history, resume);
         let mut out = Vec::new();
-        if resume && matches!(run.phase, Phase::Paused | Phase::Failed(_)) {
-            run.phase = Phase::Queued;
-            run.progress.forgive_all();
-        }
-        if !run.phase.ended() {
+        if !run.ended() {
             let events = vec![self.claim()];
             out.push(Command::Journal { run: id.clone(), events });
         }
@@ -85,7 +70,7 @@ impl Core {
     pub fn may_resume(&self, id: &RunId) -> Result<(), String> {
         let Some(status) = self.ended.get(id) else {
             return Err(match self.runs.get(id) {
-                Some(run) => format!("run `{id}` has not ended: it is {}", run.phase.name()),
+                Some(run) => format!("run `{id}` has not ended: it is {}", run.phase().name()),
                 None => format!("there is no run `{id}`"),
             });
         };
@@ -112,10 +97,8 @@ impl Core {
 
     /// The run's steps up to `step` of `lineage` are recorded: they need not be reported again.
     pub fn recorded(&mut self, id: &RunId, lineage: Lineage, step: u64) {
-        if let Some(run) = self.runs.get_mut(id)
-            && run.lineage == lineage
-        {
-            run.progress.raise(step);
+        if let Some(run) = self.runs.get_mut(id) {
+            run.recorded(lineage, step);
         }
     }
 }
@@ -127,78 +110,4 @@ pub fn attempts(history: &[Fact]) -> u64 {
         _ => None,
     };
     history.iter().filter_map(of).max().unwrap_or(1)
-}
-
-/// What a history says of its last generation.
-#[derive(Default)]
-struct Past {
-    members: Vec<WorkerId>,
-    /// Some step was skipped, in whatever lineage.
-    skipped: bool,
-}
-
-impl Run {
-    /// Goes on from where its history ends.
-    fn go_on(&mut self, past: Past, resume: bool, turn: &mut Turn<'_>) {
-        if self.phase.ended() {
-            return;
-        }
-        if past.skipped {
-            // The last coordinator may not have brought the receipt up to date.
-            self.progress.update_receipt(turn);
-        }
-        self.phase = if self.plan_digest.is_empty() {
-            Phase::Queued
-        } else if past.members.is_empty() || resume {
-            Phase::Gathering { enough_since: None }
-        } else {
-            Phase::Reattaching {
-                until: turn.now + turn.timing.reattach_grace,
-                membership: self.outlived(past.members, turn.secret),
-                back: BTreeSet::new(),
-            }
-        };
-    }
-
-    fn replay(&mut self, event: Fact) {
-        match event {
-            Fact::Submitted { spec_yaml } => self.spec_yaml = spec_yaml,
-            // Only a run that goes on is claimed: after its end, that it was resumed.
-            Fact::Claimed { .. } if self.phase.ended() => self.phase = Phase::Queued,
-            Fact::Claimed { .. } => {}
-            Fact::Incident { message, .. } => {
-                self.last_incident = Some(Incident { at: None, message });
-            }
-            Fact::Resumed { spec_yaml, attempt } => {
-                self.spec_yaml = spec_yaml;
-                self.attempt = attempt;
-                self.phase = Phase::Queued;
-            }
-            Fact::Based { digest } => self.base = Some(digest),
-            Fact::Prepared { fingerprint } => self.fingerprint = Some(fingerprint),
-            Fact::Planned { digest, steps } => (self.plan_digest, self.steps) = (digest, steps),
-            Fact::Generation { generation, lineage, step, .. } => {
-                self.generation = generation;
-                self.lineage = lineage;
-                self.checkpoints.begin_generation();
-                self.progress.go_back(step);
-                self.phase = Phase::Gathering { enough_since: None };
-            }
-            Fact::Skipped(skipped) => self.progress.replay_skipped(skipped),
-            Fact::Evaluated { step, loss, .. } => self.progress.replay_loss(step, loss),
-            Fact::Checkpointed { lineage, step, manifest_sha256 } => {
-                self.checkpoints.replay_commit(CheckpointId { lineage, step }, manifest_sha256);
-                self.progress.raise(step);
-            }
-            Fact::Damaged { lineage, step } => {
-                self.checkpoints.replay_damage(CheckpointId { lineage, step });
-            }
-            Fact::Paused { .. } => self.phase = Phase::Paused,
-            Fact::Cancelled => self.phase = Phase::Cancelled,
-            Fact::Failed { kind, message } => {
-                self.phase = Phase::Failed(Fault { kind, message });
-            }
-            Fact::Succeeded { model } => self.phase = Phase::Succeeded { model },
-        }
-    }
 }

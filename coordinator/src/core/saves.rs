@@ -63,7 +63,6 @@ impl Saves {
         self.sealing.contains(&step) || self.given_up.contains_key(&step)
     }
 
-    /// A rank begins to store its part.
     pub(super) fn begin_part(&mut self, rank: usize, step: u64) {
         self.parts.entry(step).or_default().entry(rank).or_insert(None);
     }
@@ -102,7 +101,6 @@ impl Saves {
         message
     }
 
-    /// Why there will be no checkpoint after `step`.
     pub(super) fn given_up(&self, step: u64) -> Option<&str> {
         self.given_up.get(&step).map(String::as_str)
     }

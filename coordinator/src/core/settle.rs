@@ -4,7 +4,7 @@
 //! keeps them until it ends, or until it has had too few of them for a time while another run could go on. Listing
 //! sources needs no worker and happens whosever turn it is.
 
-use super::run::{Cache, Phase, Run};
+use super::run::{Phase, Run};
 use super::{Command, Core};
 use proto::id::RunId;
 use proto::protocol::{Directive, Duty};
@@ -27,20 +27,15 @@ impl Core {
     pub(super) fn runs_deadline(&self) -> Option<Duration> {
         let current = self.current.as_ref().and_then(|id| self.runs.get(id));
         let own = current.and_then(|run| run.deadline(&self.timing));
-        let reattaching = |run: &Run| match &run.phase {
-            Phase::Reattaching { until, .. } => Some(*until),
-            _ => None,
-        };
-        let back = self.runs.values().filter_map(reattaching).min();
-        let hold = current
-            .filter(|run| self.could_yield(run))
-            .and_then(|run| Some(run.starved_since? + run.hold(&self.timing)));
+        let back = self.runs.values().filter_map(Run::reattaches_until).min();
+        let held = current.filter(|run| self.could_yield(run));
+        let hold = held.and_then(|run| run.held_until(&self.timing));
         [own, back, hold].into_iter().flatten().min()
     }
 
     /// Moves runs on, then tells every worker whose duty has changed.
     pub(super) fn settle(&mut self, now: Duration, out: &mut Vec<Command>) {
-        self.survey(out);
+        self.survey(now, out);
         self.reattach(now, out);
         if self.closing {
             self.stop_waiting(now, out);
@@ -49,11 +44,10 @@ impl Core {
             self.choose(now);
             let Some(id) = self.current.clone() else { break };
             self.with(now, &id, out, |run, turn| run.advance(turn));
-            self.note_starving(now, &id);
-            if self.runs.get(&id).is_some_and(|run| !run.phase.ended()) {
-                if self.could_be_passed(now, &id) {
-                    continue;
-                }
+            let Some(run) = self.runs.get_mut(&id) else { continue };
+            run.note_starving(now, &self.workers);
+            let goes_on = |run: &Run| !run.ended() && !self.must_yield(now, run);
+            if self.runs.get(&id).is_some_and(goes_on) {
                 break;
             }
         }
@@ -65,35 +59,27 @@ impl Core {
     /// Notes whose survey may be out of date by the time that its turn comes.
     fn note_waiting(&mut self) {
         for (id, run) in &mut self.runs {
-            if let Phase::Listed { cache, .. } = &mut run.phase
-                && self.current.as_ref() != Some(id)
-            {
-                *cache = Cache::Stale;
+            if self.current.as_ref() != Some(id) {
+                run.wait();
             }
         }
     }
 
     /// Has the sources of the first runs in the queue listed.
-    fn survey(&mut self, out: &mut Vec<Command>) {
-        let listing = |run: &&Run| matches!(run.phase, Phase::Surveying);
-        let mut free = SURVEYS.saturating_sub(self.runs.values().filter(listing).count());
-        for id in &self.queue {
-            let Some(run) = self.runs.get_mut(id) else { continue };
-            if free == 0 {
-                return;
-            }
-            if matches!(run.phase, Phase::Queued) && !run.stop {
-                run.enter(Phase::Surveying);
-                out.push(Command::Survey { run: id.clone() });
-                free -= 1;
-            }
+    fn survey(&mut self, now: Duration, out: &mut Vec<Command>) {
+        let listing = |run: &&Run| matches!(run.phase(), Phase::Surveying);
+        let free = SURVEYS.saturating_sub(self.runs.values().filter(listing).count());
+        let unlisted = |id: &&RunId| self.runs.get(*id).is_some_and(Run::is_unlisted);
+        let next: Vec<_> = self.queue.iter().filter(unlisted).take(free).cloned().collect();
+        for id in next {
+            self.with(now, &id, out, |run, turn| run.survey(turn));
         }
     }
 
     /// Generations that outlived a coordinator go on, or are given up, whosever turn it is.
     fn reattach(&mut self, now: Duration, out: &mut Vec<Command>) {
         let reattaching =
-            |(_, run): &(&RunId, &Run)| matches!(run.phase, Phase::Reattaching { .. });
+            |(_, run): &(&RunId, &Run)| matches!(run.phase(), Phase::Reattaching { .. });
         let ids: Vec<_> = self.runs.iter().filter(reattaching).map(|(id, _)| id.clone()).collect();
         for id in ids {
             self.with(now, &id, out, |run, turn| run.advance_reattaching(turn));
@@ -111,12 +97,12 @@ impl Core {
 
     /// Chooses the run that has the workers.
     fn choose(&mut self, now: Duration) {
-        let stays = |run: &Run| !run.phase.ended() && !self.must_yield(now, run);
+        let stays = |run: &Run| !run.ended() && !self.must_yield(now, run);
         let current = self.current.as_ref().and_then(|id| self.runs.get(id));
         let current = current.filter(|run| stays(run));
         let mut queued = self.queue.iter().filter_map(|id| self.runs.get(id));
-        let working = |run: &&Run| matches!(run.phase, Phase::Training(_) | Phase::Publishing);
-        let reattaching = |run: &&Run| matches!(run.phase, Phase::Reattaching { .. });
+        let working = |run: &&Run| matches!(run.phase(), Phase::Training(_) | Phase::Publishing);
+        let reattaching = |run: &&Run| matches!(run.phase(), Phase::Reattaching { .. });
         let chosen = match current {
             Some(run) if !reattaching(&run) && !run.wants_workers() => Some(run),
             // A generation that has outlived a coordinator has its members already: nobody takes them from it.
@@ -131,10 +117,10 @@ impl Core {
                     .or_else(|| first(&|run: &&Run| run.wants_workers()))
             }
         };
-        let chosen = chosen.map(|run| run.id.clone());
+        let chosen = chosen.map(|run| run.id().clone());
         if chosen != self.current {
             if let Some(run) = chosen.as_ref().and_then(|id| self.runs.get_mut(id)) {
-                run.starved_since = None;
+                run.feed();
             }
             self.current = chosen;
         }
@@ -143,35 +129,19 @@ impl Core {
 
     /// Whether another run could go on with the workers that are too few for this one.
     fn could_yield(&self, run: &Run) -> bool {
-        let others = self.queue.iter().filter(|id| **id != run.id);
-        run.starved_since.is_some()
+        let others = self.queue.iter().filter(|id| *id != run.id());
+        run.held_until(&self.timing).is_some()
             && others.filter_map(|id| self.runs.get(id)).any(|other| other.can_start(&self.workers))
     }
 
     fn must_yield(&self, now: Duration, run: &Run) -> bool {
-        let held = |since| now >= since + run.hold(&self.timing);
-        run.starved_since.is_some_and(held) && self.could_yield(run)
-    }
-
-    fn could_be_passed(&self, now: Duration, id: &RunId) -> bool {
-        self.runs.get(id).is_some_and(|run| self.must_yield(now, run))
-    }
-
-    /// Notes since when the run has had too few workers.
-    fn note_starving(&mut self, now: Duration, id: &RunId) {
-        let Some(run) = self.runs.get_mut(id) else { return };
-        // Workers that are tried again count once they have been seen to work: else a run that none of them can work
-        // for would keep them for ever.
-        let too_few = self.workers.sound(&run.id) < run.needs();
-        run.starved_since = match (run.wants_workers() && too_few, run.starved_since) {
-            (false, _) => None,
-            (true, since) => since.or(Some(now)),
-        };
+        let over = |until| now >= until;
+        run.held_until(&self.timing).is_some_and(over) && self.could_yield(run)
     }
 
     /// Of a run that has ended only its status stays in memory.
     fn retire(&mut self) {
-        let ended = |id: &&RunId| self.runs.get(*id).is_some_and(|run| run.phase.ended());
+        let ended = |id: &&RunId| self.runs.get(*id).is_some_and(Run::ended);
         let ended: Vec<_> = self.queue.iter().filter(ended).cloned().collect();
         for id in ended {
             if let Some(run) = self.runs.remove(&id) {
@@ -186,13 +156,13 @@ impl Core {
     /// Tells every worker whose duty has changed.
     fn direct(&mut self, out: &mut Vec<Command>) {
         let current = self.current.as_ref().and_then(|id| self.runs.get(id));
-        let revision = current.map(|run| (run.id.clone(), run.revision));
+        let revision = current.map(|run| (run.id().clone(), run.revision()));
         if revision != self.settled {
             self.settled = revision;
             self.workers.all_stale();
         }
         let idle = self.closing && current.is_none();
-        for id in std::mem::take(&mut self.workers.stale) {
+        for id in self.workers.take_stale() {
             let Some(worker) = self.workers.get(&id) else { continue };
             let Some(stream) = worker.stream else { continue };
             let duty = match current {
@@ -208,25 +178,10 @@ impl Core {
             };
             self.workers.tell(&id, duty.clone());
             // Where no run goes on, nobody needs what its workers remember.
-            let heard = current.map_or(u64::MAX, |run| run.progress.step());
+            let heard = current.map_or(u64::MAX, Run::step);
             let beat = self.timing.beat_with(&duty);
             let directive = Directive { epoch: self.epoch, beat, duty, heard };
             out.push(Command::Direct { stream, directive });
         }
-    }
-}
-
-impl Run {
-    /// How many workers it takes to go on from where it stands.
-    fn needs(&self) -> usize {
-        match &self.phase {
-            Phase::Gathering { .. } => self.settings.min_workers,
-            _ => 1,
-        }
-    }
-
-    /// It would take workers now, if there were enough.
-    fn wants_workers(&self) -> bool {
-        matches!(self.phase, Phase::Listed { .. } | Phase::Sharding(_) | Phase::Gathering { .. })
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! What an event costs here grows with the workers or with what it changes, never with the shards.
 
+use super::Notice;
+use super::turn::Turn;
 use super::workers::{Worker, Workers};
 use proto::id::{RunId, WorkerId};
 use proto::manifest::{self, Origin, PreparedShard};
@@ -13,9 +15,18 @@ use std::collections::{BTreeMap, BTreeSet};
 /// done early take from the rest and a directive stays small.
 const LEASES: usize = 4;
 
+/// Whether a shard's data is to blame for a worker's failure.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Another worker is asked first.
+    Undecided,
+    /// No worker can prepare it.
+    DataIsWrong,
+}
+
 /// Who prepares what. Every shard is free, held by one worker, or done.
 #[derive(Clone, Debug)]
-pub struct Sharding {
+pub(super) struct Sharding {
     fingerprint: String,
     /// A shard's index is its place here.
     shards: Vec<RawShard>,
@@ -24,32 +35,47 @@ pub struct Sharding {
     done: BTreeMap<u32, ShardOutcome>,
     /// Workers that found a shard's data wrong.
     failed: BTreeMap<u32, BTreeSet<WorkerId>>,
+    /// Shards that were done when that was announced last.
+    announced: Option<usize>,
 }
 
 impl Sharding {
     pub(super) fn new(fingerprint: String, shards: Vec<RawShard>) -> Self {
         let free = shards.iter().map(|shard| shard.index).collect();
-        let (held, done, failed) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { fingerprint, shards, free, held, done, failed }
+        Self {
+            fingerprint,
+            shards,
+            free,
+            held: BTreeMap::new(),
+            done: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            announced: None,
+        }
     }
 
     pub(super) fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// Shards that are done, and all of them.
-    pub(super) fn counts(&self) -> (usize, usize) {
-        (self.done.len(), self.shards.len())
+    pub(super) fn detail(&self) -> String {
+        format!("{} of {} shards prepared", self.done.len(), self.shards.len())
     }
 
-    pub(super) fn progress(&self) -> String {
-        let (done, shards) = self.counts();
-        format!("{done} of {shards} shards prepared")
+    /// Leases what is free and announces what is done; whether that is every shard.
+    pub(super) fn advance(&mut self, turn: &mut Turn<'_>) -> bool {
+        let changed = self.lease(turn.workers, turn.run);
+        turn.workers.mark_stale(changed);
+        let (done, shards) = (self.done.len(), self.shards.len());
+        if self.announced != Some(done) {
+            self.announced = Some(done);
+            turn.notify(Notice::Preparing { done, shards });
+        }
+        done == shards
     }
 
     /// Gives free shards to the worker with the fewest bytes to do, until everybody has enough; whose leases that
     /// changes.
-    pub(super) fn lease(&mut self, workers: &Workers, run: &RunId) -> BTreeSet<WorkerId> {
+    fn lease(&mut self, workers: &Workers, run: &RunId) -> BTreeSet<WorkerId> {
         // A worker between two streams keeps what it has, and gets nothing new.
         let keeps = |w: &Worker| !w.leaving && !w.waits(run);
         let gone = self.held.keys().filter(|w| !workers.get(w).is_some_and(keeps));
@@ -105,7 +131,7 @@ impl Sharding {
         self.free.extend(self.held.remove(worker).unwrap_or_default());
     }
 
-    /// Notes that a worker has prepared a shard; false where it does not hold it.
+    /// A worker has prepared a shard; false where it does not hold it.
     pub(super) fn complete(
         &mut self,
         worker: &WorkerId,
@@ -119,22 +145,25 @@ impl Sharding {
         held
     }
 
-    /// Notes that a worker found the data of its shard wrong, and whether that counts: once another one says the same,
-    /// or no other is there to ask.
-    pub(super) fn fails(
+    /// A worker found the data of its shard wrong. That counts once another one reports the same, or no other is there
+    /// to ask; none where it does not hold the shard.
+    pub(super) fn fail(
         &mut self,
         worker: &WorkerId,
         shard: u32,
-        able: &BTreeSet<WorkerId>,
-    ) -> Option<bool> {
+        workers: &Workers,
+    ) -> Option<Verdict> {
         self.held.get_mut(worker)?.remove(&shard).then_some(())?;
         self.free.insert(shard);
         let failed = self.failed.entry(shard).or_default();
         failed.insert(worker.clone());
-        Some(failed.len() > 1 || able.is_subset(failed))
+        let mut able = workers.iter().filter(|(_, w)| w.is_able());
+        if failed.len() > 1 || able.all(|(id, _)| failed.contains(id)) {
+            return Some(Verdict::DataIsWrong);
+        }
+        Some(Verdict::Undecided)
     }
 
-    /// What a worker is to prepare.
     pub(super) fn held_by(&self, worker: &WorkerId) -> Vec<RawShard> {
         let held = self.held.get(worker).into_iter().flatten();
         held.filter_map(|shard| self.shards.get(*shard as usize)).cloned().collect()

@@ -1,9 +1,7 @@
 //! How runs and workers are doing, for people and programs.
 
-use super::membership::Membership;
-use super::run::{Phase, Run};
-use super::workers::{Worker, Workers};
-use super::{BySource, Core, Fault};
+use super::BySource;
+use super::workers::Worker;
 use proto::id::{Generation, Lineage, RunId, WorkerId};
 use proto::protocol::Duty;
 use std::time::Duration;
@@ -103,34 +101,7 @@ pub struct WorkerStatus {
     pub ring: String,
 }
 
-impl Core {
-    /// How a run is doing.
-    pub fn status(&self, run: &RunId) -> Option<Status> {
-        if let Some(status) = self.ended.get(run) {
-            return Some(status.clone());
-        }
-        let mut status = self.runs.get(run)?.status(&self.workers);
-        if let Some(current) = self.current().filter(|current| *current != run) {
-            let waits = status.phase == "queued" || status.phase == "gathering";
-            if waits && status.detail.is_empty() {
-                status.detail = format!("waiting for its turn: `{current}` has the workers");
-            }
-        }
-        Some(status)
-    }
-
-    /// Every run, oldest first.
-    pub fn statuses(&self) -> Vec<Status> {
-        self.all.iter().filter_map(|id| self.status(id)).collect()
-    }
-
-    /// Every connected worker, by name.
-    pub fn worker_statuses(&self) -> Vec<WorkerStatus> {
-        self.workers.iter().map(|(id, worker)| worker_status(id, worker)).collect()
-    }
-}
-
-fn worker_status(id: &WorkerId, worker: &Worker) -> WorkerStatus {
+pub(super) fn worker_status(id: &WorkerId, worker: &Worker) -> WorkerStatus {
     let setback = worker.setback.as_ref();
     let (mut run, mut rank) = (None, None);
     let doing = match worker.told.as_ref() {
@@ -164,70 +135,5 @@ fn worker_status(id: &WorkerId, worker: &Worker) -> WorkerStatus {
         trouble: setback.map(|s| s.message.clone()),
         retry_at: setback.filter(|s| !s.retrying).map(|s| s.until),
         ring: worker.ring.clone(),
-    }
-}
-
-impl Run {
-    pub(super) fn status(&self, workers: &Workers) -> Status {
-        let detail = match &self.phase {
-            Phase::Surveying => "listing the sources".into(),
-            Phase::Sharding(s) if workers.usable(&self.id) == 0 => {
-                format!("{}; waiting for a worker", s.progress())
-            }
-            Phase::Sharding(s) => s.progress(),
-            Phase::Planning => "planning".into(),
-            Phase::Gathering { .. } => self.waiting(workers),
-            Phase::Reattaching { .. } => "waiting for the members to come back".into(),
-            Phase::Failed(Fault { message, .. }) | Phase::Lost(message) => message.clone(),
-            Phase::Training(_) if self.stop => "stopping after the current step".into(),
-            Phase::Queued
-            | Phase::Listed { .. }
-            | Phase::Training(_)
-            | Phase::Publishing
-            | Phase::Paused
-            | Phase::Cancelled
-            | Phase::Succeeded { .. } => String::new(),
-        };
-        let training = matches!(self.phase, Phase::Training(_));
-        let rate = Some(self.progress.rate()).filter(|_| training);
-        let left = self.steps.saturating_sub(self.progress.step());
-        let left = u32::try_from(left).unwrap_or(u32::MAX);
-        Status {
-            run: self.id.clone(),
-            name: self.settings.name.clone(),
-            attempt: self.attempt,
-            phase: self.phase.name(),
-            detail,
-            generation: self.generation,
-            lineage: self.lineage,
-            step: self.progress.step(),
-            steps: self.steps,
-            workers: match &self.phase {
-                Phase::Training(m) => Membership::members(m).cloned().collect(),
-                _ => Vec::new(),
-            },
-            checkpoint_step: self.checkpoints.newest().map(|c| c.step),
-            model: match &self.phase {
-                Phase::Succeeded { model } => Some(model.clone()),
-                _ => None,
-            },
-            loss: self.progress.loss(),
-            sources: self.progress.sources().clone(),
-            tokens_per_second: rate.and_then(|rate| rate.tokens_per_second()),
-            eta: rate.and_then(|rate| rate.step()).map(|step| step.saturating_mul(left)),
-            last_incident: self.last_incident.clone(),
-            troubled: self.troubled(workers),
-        }
-    }
-
-    fn troubled(&self, workers: &Workers) -> Vec<WorkerStatus> {
-        if self.phase.ended() {
-            return Vec::new();
-        }
-        let concerns = |worker: &Worker| {
-            worker.setback.as_ref().is_some_and(|s| s.run.as_ref().is_none_or(|r| *r == self.id))
-        };
-        let troubled = workers.troubled().filter(|(_, worker)| concerns(worker));
-        troubled.map(|(id, worker)| worker_status(id, worker)).collect()
     }
 }

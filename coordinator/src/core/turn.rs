@@ -1,7 +1,7 @@
 //! What a run is handed to act: the time, the workers, and where its commands go.
 
 use super::timing::Timing;
-use super::workers::{Reach, Workers};
+use super::workers::{Reach, Setback, Workers};
 use super::{Command, Notice};
 use proto::event::Fact;
 use proto::id::{RunId, WorkerId};
@@ -32,7 +32,8 @@ impl Turn<'_> {
 
     /// Something keeps a worker from working for the run: it waits before it is tried again.
     pub(super) fn set_back(&mut self, worker: &WorkerId, cause: Cause, message: String) {
-        self.workers.set_back(worker, self.now, Some(self.run), cause, message);
+        let setback = Setback::new(Some(self.run.clone()), cause, message);
+        self.workers.set_back(worker, self.now, setback);
     }
 
     /// Has a worker's ring address dialled again: until it answers the worker is no candidate.

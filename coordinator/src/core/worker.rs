@@ -1,8 +1,7 @@
 //! What workers say, and the ends of their streams and leases.
 
-use super::checkpoints::Part;
-use super::trouble::Complaint;
-use super::workers::{Reach, Woken, Worker};
+use super::report::{Complaint, Reporter};
+use super::workers::{Reach, Setback, Woken, Worker};
 use super::{Command, Core, Stream};
 use proto::id::{Incarnation, RunId, WorkerId};
 use proto::protocol::{Cause, Directive, Duty, Hello, Report};
@@ -31,7 +30,7 @@ impl Core {
         self.workers.renew(&id, now + self.timing.lease);
         match report {
             Report::Hello(_) | Report::Beat { .. } => {}
-            Report::Loaded { run, base_digest } => self.loaded(now, &id, run, base_digest, out),
+            Report::Loaded { run, base_digest } => self.loaded(now, &id, run, base_digest),
             Report::Leaving { .. } => {
                 self.workers.change(&id, |worker| worker.leaving = true);
                 if let Some(run) = self.current().cloned() {
@@ -39,63 +38,54 @@ impl Core {
                 }
             }
             Report::ShardPrepared { run, shard, outcome } => {
-                self.with(now, &run, out, |r, turn| r.shard_prepared(turn, &id, shard, outcome));
+                self.with(now, &run, out, |r, turn| r.shard_prepared(&id, shard, outcome, turn));
             }
             Report::StepDone(place, done) => {
-                self.with(now, &place.run.clone(), out, |r, turn| {
-                    r.step_done(turn, &id, &place, done);
-                });
+                let from = Reporter { worker: &id, place: &place };
+                self.with(now, &place.run, out, |r, turn| r.step_done(from, done, turn));
             }
             Report::Skipped(place, skipped) => {
-                self.with(now, &place.run.clone(), out, |r, turn| {
-                    r.step_skipped(&id, &place, skipped, turn);
-                });
+                let from = Reporter { worker: &id, place: &place };
+                self.with(now, &place.run, out, |r, turn| r.step_skipped(from, skipped, turn));
             }
             Report::Evaluated(place, step, sums) => {
-                self.with(now, &place.run.clone(), out, |r, turn| {
-                    r.evaluated(&id, &place, step, sums, turn);
-                });
+                let from = Reporter { worker: &id, place: &place };
+                self.with(now, &place.run, out, |r, turn| r.evaluated(from, step, sums, turn));
             }
             Report::PartBegun(place, step) => {
-                let part = Part { worker: &id, place: &place, step };
-                self.with(now, &place.run, out, |r, _| r.part_begun(part));
+                let from = Reporter { worker: &id, place: &place };
+                self.with(now, &place.run, out, |r, _| r.part_begun(from, step));
             }
             Report::PartSaved(place, step, part) => {
-                let part_of = Part { worker: &id, place: &place, step };
-                self.with(now, &place.run, out, |r, turn| r.part_saved(part_of, part, turn));
+                let from = Reporter { worker: &id, place: &place };
+                self.with(now, &place.run, out, |r, turn| r.part_saved(from, step, part, turn));
             }
             Report::PartFailed(place, step, message) => {
-                let part = Part { worker: &id, place: &place, step };
-                self.with(now, &place.run, out, |r, turn| r.part_failed(part, &message, turn));
+                let from = Reporter { worker: &id, place: &place };
+                self.with(now, &place.run, out, |r, turn| {
+                    r.part_failed(from, step, &message, turn);
+                });
             }
             Report::Stopped { run, generation, step } => {
                 self.with(now, &run, out, |r, _| r.member_stopped(&id, generation, step));
             }
             Report::Trouble { run, generation, step, cause, message, shard, accusation } => {
                 let complaint = Complaint { generation, step, cause, message, shard, accusation };
-                self.with(now, &run, out, |r, turn| r.trouble(turn, &id, complaint));
+                self.with(now, &run, out, |r, turn| r.trouble(&id, complaint, turn));
             }
         }
     }
 
     /// A worker has base and data of the run in memory. One whose base is another cannot be a member: replicas of
     /// different models would be averaged.
-    fn loaded(
-        &mut self,
-        now: Duration,
-        id: &WorkerId,
-        run: RunId,
-        base: String,
-        out: &mut Vec<Command>,
-    ) {
-        let mut differs = None;
-        self.with(now, &run, out, |r, _| differs = r.differs(&base));
-        if let Some(message) = differs {
-            return self.workers.set_back(id, now, Some(&run), Cause::Model, message);
+    fn loaded(&mut self, now: Duration, id: &WorkerId, run: RunId, base: String) {
+        if let Some(message) = self.runs.get(&run).and_then(|run| run.differs(&base)) {
+            let setback = Setback::new(Some(run), Cause::Model, message);
+            return self.workers.set_back(id, now, setback);
         }
         self.workers.change(id, |worker| {
             // Whom its peers could not reach, or whose base is not the others', has to be seen to train first.
-            let mended = |s: &mut super::workers::Setback| {
+            let mended = |s: &mut Setback| {
                 s.run.as_ref() == Some(&run) && !matches!(s.cause, Cause::Peer | Cause::Model)
             };
             worker.setback.take_if(mended);
@@ -137,7 +127,7 @@ impl Core {
             self.with(now, &run, out, |r, _| r.attached(&hello.worker, &hello, attachment));
         }
         if let (Some(end), Some(run)) = (&hello.last_end, self.current().cloned()) {
-            self.with(now, &run, out, |r, turn| r.came_back(turn, &hello.worker, end));
+            self.with(now, &run, out, |r, turn| r.came_back(&hello.worker, end, turn));
         }
         let before = self.workers.remove(&hello.worker);
         let before = before.filter(|w| w.incarnation == hello.incarnation && w.ring == hello.ring);
@@ -199,7 +189,7 @@ impl Core {
                     worker.ring
                 );
                 let loaded = worker.loaded.clone();
-                self.workers.set_back(id, now, None, Cause::Peer, message);
+                self.workers.set_back(id, now, Setback::new(None, Cause::Peer, message));
                 // What it has in memory is as good as before.
                 self.workers.change(id, |worker| worker.loaded = loaded);
             }

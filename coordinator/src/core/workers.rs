@@ -57,6 +57,18 @@ pub(super) struct Worker {
     pub(super) told: Option<Duty>,
 }
 
+impl Setback {
+    /// What keeps a worker from working for the run, or for any.
+    pub(super) fn new(run: Option<RunId>, cause: Cause, message: String) -> Self {
+        Self { run, cause, message, count: 1, until: Duration::ZERO, retrying: false }
+    }
+
+    /// It keeps a worker from working for the run, or did.
+    fn concerns(&self, run: &RunId) -> bool {
+        self.run.as_ref().is_none_or(|of| of == run)
+    }
+}
+
 impl Worker {
     /// It is connected and wants to work.
     pub(super) fn is_able(&self) -> bool {
@@ -65,8 +77,22 @@ impl Worker {
 
     /// It waits before it is tried again, with the run or with any.
     pub(super) fn waits(&self, run: &RunId) -> bool {
-        let of = |s: &Setback| !s.retrying && s.run.as_ref().is_none_or(|of| of == run);
-        self.setback.as_ref().is_some_and(of)
+        self.setback.as_ref().is_some_and(|s| !s.retrying && s.concerns(run))
+    }
+
+    /// Something keeps it from working for the run, or did until it is seen to work again.
+    pub(super) fn is_troubled(&self, run: &RunId) -> bool {
+        self.setback.as_ref().is_some_and(|s| s.concerns(run))
+    }
+
+    /// Until when it waits before it is tried again.
+    fn waits_until(&self) -> Option<Duration> {
+        self.setback.as_ref().filter(|s| !s.retrying).map(|s| s.until)
+    }
+
+    /// When its lease is over, or its wait.
+    fn wakes_at(&self) -> Duration {
+        self.waits_until().map_or(self.lease_until, |until| until.min(self.lease_until))
     }
 
     /// Whether it can be a member of the run now.
@@ -90,7 +116,7 @@ pub(super) struct Workers {
     /// Workers with a setback.
     troubled: BTreeSet<WorkerId>,
     /// Workers whose duty may have changed.
-    pub(super) stale: BTreeSet<WorkerId>,
+    stale: BTreeSet<WorkerId>,
 }
 
 impl Workers {
@@ -119,19 +145,14 @@ impl Workers {
 
     /// Workers that are connected, want to work and have no trouble with the run.
     pub(super) fn sound(&self, run: &RunId) -> usize {
-        let of = |s: &Setback| s.run.as_ref().is_none_or(|of| of == run);
-        let concerned = |w: &Worker| w.setback.as_ref().is_some_and(of);
-        self.able - self.troubled().filter(|(_, w)| w.is_able() && concerned(w)).count()
+        self.able - self.troubled().filter(|(_, w)| w.is_able() && w.is_troubled(run)).count()
     }
 
     /// The run has ended: what kept workers from working for it does not concern them any more.
     pub(super) fn forget_setbacks_of(&mut self, run: &RunId) {
-        let of = |(id, w): (&WorkerId, &Worker)| {
-            let concerned = w.setback.as_ref().is_some_and(|s| s.run.as_ref() == Some(run));
-            concerned.then(|| id.clone())
-        };
-        let concerned: Vec<_> = self.troubled().filter_map(of).collect();
-        for id in concerned {
+        let of = |w: &Worker| w.setback.as_ref().is_some_and(|s| s.run.as_ref() == Some(run));
+        let concerned = self.troubled().filter(|(_, w)| of(w)).map(|(id, _)| id.clone());
+        for id in concerned.collect::<Vec<_>>() {
             self.change(&id, |worker| worker.setback = None);
         }
     }
@@ -189,8 +210,7 @@ impl Workers {
         let worker = self.list.get_mut(id)?;
         let before = worker.stream;
         let result = change(worker);
-        let waits = worker.setback.as_ref().filter(|s| !s.retrying).map(|s| s.until);
-        let wake = waits.map_or(worker.lease_until, |until| until.min(worker.lease_until));
+        let wake = worker.wakes_at();
         let after = worker.stream;
         if before != after {
             before.map(|stream| self.streams.remove(&stream));
@@ -201,6 +221,14 @@ impl Workers {
         Some(result)
     }
 
+    /// A worker becomes a member: what it has loaded is its to train on. Returns where its peers reach it.
+    pub(super) fn join(&mut self, id: &WorkerId) -> Option<String> {
+        self.change(id, |worker| {
+            worker.loaded = None;
+            worker.ring.clone()
+        })
+    }
+
     /// Notes what a worker was told; nothing follows from it.
     pub(super) fn tell(&mut self, id: &WorkerId, duty: Duty) {
         if let Some(worker) = self.list.get_mut(id) {
@@ -208,28 +236,14 @@ impl Workers {
         }
     }
 
-    /// Something keeps a worker from working for `run`, or for any. It waits, longer each time.
-    pub(super) fn set_back(
-        &mut self,
-        id: &WorkerId,
-        now: Duration,
-        run: Option<&RunId>,
-        cause: Cause,
-        message: String,
-    ) {
+    /// Something keeps a worker from working. It waits, longer each time.
+    pub(super) fn set_back(&mut self, id: &WorkerId, now: Duration, setback: Setback) {
         self.change(id, |worker| {
-            let before = worker.setback.as_ref().filter(|s| s.run.as_ref() == run);
+            let before = worker.setback.as_ref().filter(|s| s.run == setback.run);
             let count = before.map_or(0, |s| s.count) + 1;
             let wait = FIRST_WAIT.saturating_mul(1 << (count - 1).min(16)).min(LONGEST_WAIT);
             worker.loaded = None;
-            worker.setback = Some(Setback {
-                run: run.cloned(),
-                cause,
-                message,
-                count,
-                until: now + wait,
-                retrying: false,
-            });
+            worker.setback = Some(Setback { count, until: now + wait, ..setback });
         });
     }
 
@@ -242,7 +256,7 @@ impl Workers {
         for (id, worker) in &self.list {
             if worker.lease_until <= now {
                 woken.silent.push(id.clone());
-            } else if worker.setback.as_ref().is_some_and(|s| !s.retrying && s.until <= now) {
+            } else if worker.waits_until().is_some_and(|until| until <= now) {
                 woken.retried.push(id.clone());
             }
         }
@@ -255,9 +269,7 @@ impl Workers {
                 worker.told = None;
             });
         }
-        let waits = |w: &Worker| w.setback.as_ref().filter(|s| !s.retrying).map(|s| s.until);
-        let next = |w: &Worker| waits(w).map_or(w.lease_until, |until| until.min(w.lease_until));
-        self.quiet_until = self.list.values().map(next).min();
+        self.quiet_until = self.list.values().map(Worker::wakes_at).min();
         woken
     }
 
@@ -288,6 +300,16 @@ impl Workers {
             }
         };
         self.all_stale();
+    }
+
+    /// The duties of these workers may have changed.
+    pub(super) fn mark_stale(&mut self, workers: impl IntoIterator<Item = WorkerId>) {
+        self.stale.extend(workers);
+    }
+
+    /// The workers whose duty may have changed since this was asked last.
+    pub(super) fn take_stale(&mut self) -> BTreeSet<WorkerId> {
+        std::mem::take(&mut self.stale)
     }
 
     /// Every worker's duty may have changed.

@@ -1,0 +1,94 @@
+//! From workers to a membership: once everybody who could come has come, or enough have and a short last call is over.
+
+use super::Notice;
+use super::timing::Timing;
+use super::turn::Turn;
+use super::workers::Workers;
+use proto::id::RunId;
+use std::time::Duration;
+
+/// Workers in trouble that are named while a run waits.
+const TROUBLES_SHOWN: usize = 3;
+
+/// A run that waits for members.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Gathering {
+    /// Since when enough workers have been ready.
+    enough_since: Option<Duration>,
+    /// The last notice of what it waits for.
+    announced: Option<String>,
+}
+
+/// What a run waits for.
+pub(super) struct Needs {
+    /// Members at least.
+    pub(super) min: usize,
+    /// Members at most.
+    pub(super) max: usize,
+    /// The step after which a checkpoint is still to come that the next generation could begin at.
+    pub(super) checkpoint: Option<u64>,
+}
+
+impl Gathering {
+    pub(super) fn deadline(&self, timing: &Timing) -> Option<Duration> {
+        self.enough_since.map(|since| since + timing.last_call)
+    }
+
+    /// Whether the next generation is to be formed now. If not, what it waits for is announced.
+    pub(super) fn is_over(&mut self, needs: &Needs, turn: &mut Turn<'_>) -> bool {
+        let ready = turn.workers.ready().len();
+        if ready < needs.min {
+            self.enough_since = None;
+            self.announce(needs, turn);
+            return false;
+        }
+        let since = *self.enough_since.get_or_insert(turn.now);
+        let loading = turn.workers.usable(turn.run).saturating_sub(ready);
+        let called = turn.now >= since + turn.timing.last_call;
+        let complete = ready >= needs.max || loading == 0 && needs.min == needs.max;
+        if !complete && !called {
+            return false;
+        }
+        // Its steps need not be done again then, and there are at least as many as it takes.
+        if needs.checkpoint.is_some() {
+            self.announce(needs, turn);
+            return false;
+        }
+        true
+    }
+
+    /// Notifies those that watch the run what it waits for, unless that has not changed.
+    pub(super) fn announce(&mut self, needs: &Needs, turn: &mut Turn<'_>) {
+        let detail = needs.waiting(turn.run, turn.workers);
+        if self.announced.as_ref() != Some(&detail) {
+            self.announced = Some(detail.clone());
+            turn.notify(Notice::Waiting { detail });
+        }
+    }
+}
+
+impl Needs {
+    /// What `run` waits for, in words.
+    pub(super) fn waiting(&self, run: &RunId, workers: &Workers) -> String {
+        let min = self.min;
+        let ready = workers.ready_for(run);
+        if let Some(step) = self.checkpoint.filter(|_| ready >= min) {
+            return format!("waiting: the checkpoint after step {step} is still being stored");
+        }
+        let loading = match workers.usable(run).saturating_sub(ready) {
+            0 => String::new(),
+            n => format!(", {n} loading"),
+        };
+        if ready >= min {
+            return format!("waiting: {ready} workers are ready, {min} needed{loading}");
+        }
+        let mut detail = format!("waiting: {ready} of {min} workers{loading}");
+        let here = workers.troubled().filter(|(_, w)| w.is_able() && w.waits(run));
+        for (id, worker) in here.take(TROUBLES_SHOWN) {
+            let trouble = worker.setback.as_ref().map_or("", |s| s.message.as_str());
+            let first = trouble.lines().next().unwrap_or_default();
+            detail += &format!("; {id} cannot work for it: {first}");
+        }
+        detail
+    }
+}

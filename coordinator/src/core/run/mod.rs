@@ -1,0 +1,276 @@
+//! One run: the parts that it consists of, its phase, and how it moves from one to the next.
+//!
+//! ```text
+//! Queued -> Surveying -> Listed -> Sharding -> Planning -> Gathering <-> Training -> Publishing -> Ended
+//!           (its sources are listed,        (preparing)                 Reattaching (after a coordinator's restart)
+//!            whosever turn it is)
+//! ```
+//!
+//! Every part owns its state and answers with what follows from it; only here and in the files below is the whole
+//! known. A part never names the run.
+
+mod duties;
+mod phase;
+mod preparing;
+mod replay;
+mod reports;
+mod status;
+mod training;
+mod trouble;
+
+use phase::End;
+pub(super) use phase::Phase;
+
+use super::accusations::Accusations;
+use super::base::Base;
+use super::checkpoints::Checkpoints;
+use super::planning::Plan;
+use super::progress::Progress;
+use super::settings::Settings;
+use super::timing::Timing;
+use super::turn::Turn;
+use super::workers::Workers;
+use super::{Fault, Incident, Notice};
+use proto::event::{Fact, Failure};
+use proto::id::{Generation, Lineage, RunId, WorkerId};
+use std::time::Duration;
+
+pub(super) struct Run {
+    id: RunId,
+    spec_yaml: String,
+    settings: Settings,
+    /// 1, or more for a run that was resumed after an end.
+    attempt: u64,
+    phase: Phase,
+    /// Rises with everything that may change what all workers should be doing.
+    revision: u64,
+    /// It has the workers, and too few are there: since then.
+    starved_since: Option<Duration>,
+    /// A user wants it to stop gracefully.
+    stop: bool,
+    base: Base,
+    /// None before it is made.
+    plan: Option<Plan>,
+    generation: Generation,
+    lineage: Lineage,
+    progress: Progress,
+    checkpoints: Checkpoints,
+    /// Among the members of the newest generation.
+    accusations: Accusations,
+    last_incident: Option<Incident>,
+}
+
+impl Run {
+    pub(super) fn new(id: RunId, spec_yaml: String, settings: Settings) -> Self {
+        Self {
+            id,
+            spec_yaml,
+            settings,
+            attempt: 1,
+            phase: Phase::Queued,
+            revision: 0,
+            starved_since: None,
+            stop: false,
+            base: Base::default(),
+            plan: None,
+            generation: Generation::default(),
+            lineage: Lineage::default(),
+            progress: Progress::default(),
+            checkpoints: Checkpoints::default(),
+            accusations: Accusations::default(),
+            last_incident: None,
+        }
+    }
+
+    pub(super) fn id(&self) -> &RunId {
+        &self.id
+    }
+
+    /// Tells its spec from another.
+    pub(super) fn identity(&self) -> &str {
+        &self.settings.identity
+    }
+
+    /// How its history begins.
+    pub(super) fn submitted(&self) -> Fact {
+        Fact::Submitted { spec_yaml: self.spec_yaml.clone() }
+    }
+
+    pub(super) fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    pub(super) fn ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended(_))
+    }
+
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    pub(super) fn step(&self) -> u64 {
+        self.progress.step()
+    }
+
+    /// Its base is another than what a worker has read, in words.
+    pub(super) fn differs(&self, base: &str) -> Option<String> {
+        self.base.differs(base)
+    }
+
+    /// Moves on as far as the facts allow, with the workers.
+    pub(super) fn advance(&mut self, turn: &mut Turn<'_>) {
+        if self.stop && !matches!(self.phase, Phase::Training(_) | Phase::Publishing) {
+            return self.pause(turn);
+        }
+        self.advance_listed(turn);
+        self.advance_sharding(turn);
+        self.advance_gathering(turn);
+        self.advance_training(turn);
+    }
+
+    /// Whether it could do something with the workers that are there.
+    pub(super) fn can_start(&self, workers: &Workers) -> bool {
+        match &self.phase {
+            Phase::Listed(listed) => listed.is_prepared() || workers.usable(&self.id) > 0,
+            Phase::Sharding(_) => workers.usable(&self.id) > 0,
+            Phase::Gathering(_) => workers.usable(&self.id) >= self.settings.min_workers,
+            Phase::Planning(_) | Phase::Training(_) | Phase::Publishing => true,
+            Phase::Queued | Phase::Surveying | Phase::Reattaching(_) | Phase::Ended(_) => false,
+        }
+    }
+
+    /// It would take workers now, if there were enough.
+    pub(super) fn wants_workers(&self) -> bool {
+        matches!(self.phase, Phase::Listed(_) | Phase::Sharding(_) | Phase::Gathering(_))
+    }
+
+    /// How many workers it takes to go on from where it stands.
+    fn needs(&self) -> usize {
+        if matches!(self.phase, Phase::Gathering(_)) { self.settings.min_workers } else { 1 }
+    }
+
+    /// It is given the workers.
+    pub(super) fn feed(&mut self) {
+        self.starved_since = None;
+    }
+
+    /// Notes since when it has had too few workers.
+    pub(super) fn note_starving(&mut self, now: Duration, workers: &Workers) {
+        // Workers that are tried again count once they have been seen to work: else a run that none of them can work
+        // for would keep them for ever.
+        let too_few = workers.sound(&self.id) < self.needs();
+        if self.wants_workers() && too_few {
+            self.starved_since.get_or_insert(now);
+        } else {
+            self.starved_since = None;
+        }
+    }
+
+    /// Until when it keeps workers that are too few for it while another run could go on.
+    pub(super) fn held_until(&self, timing: &Timing) -> Option<Duration> {
+        let first = self.generation == Generation::default();
+        let hold = if first { timing.start_hold } else { timing.regroup_hold };
+        Some(self.starved_since? + hold)
+    }
+
+    /// When it has something to do that time alone brings, where it has the workers.
+    pub(super) fn deadline(&self, timing: &Timing) -> Option<Duration> {
+        if let Phase::Gathering(gathering) = &self.phase {
+            // For a checkpoint it does not wait for a time.
+            return gathering.deadline(timing).filter(|_| self.checkpoints.expected().is_none());
+        }
+        self.reattaches_until()
+    }
+
+    /// How long it waits for the members of a generation that outlived a coordinator.
+    pub(super) fn reattaches_until(&self) -> Option<Duration> {
+        let Phase::Reattaching(reattaching) = &self.phase else { return None };
+        Some(reattaching.until())
+    }
+
+    /// Nobody is late by the time that this process spent paused.
+    pub(super) fn forgive(&mut self, pause: Duration) {
+        if let Phase::Reattaching(reattaching) = &mut self.phase {
+            reattaching.forgive(pause);
+        }
+    }
+
+    pub(super) fn stop(&mut self) {
+        self.stop = true;
+        self.revision += 1;
+    }
+
+    /// Ends it at once, wherever it stands, and whether or not its turn has come; an error where that is no longer up
+    /// to this coordinator.
+    pub(super) fn cancel(&mut self, turn: &mut Turn<'_>) -> Result<(), String> {
+        if let Phase::Ended(End::Lost(message)) = &self.phase {
+            return Err(message.clone());
+        }
+        if !self.ended() || matches!(self.phase, Phase::Ended(End::Paused)) {
+            self.end(End::Cancelled, Fact::Cancelled, Notice::Cancelled, turn);
+        }
+        Ok(())
+    }
+
+    /// Another coordinator has taken it over: it is dropped here, and nothing more is written to it.
+    pub(super) fn lose(&mut self, message: String, turn: &mut Turn<'_>) {
+        if !self.ended() {
+            self.enter(Phase::Ended(End::Lost(message.clone())));
+            turn.notify(Notice::Lost { message });
+        }
+    }
+
+    /// The finished model is where users look for it, or is not.
+    pub(super) fn published(&mut self, outcome: Result<String, String>, turn: &mut Turn<'_>) {
+        if !matches!(self.phase, Phase::Publishing) {
+            return;
+        }
+        match outcome {
+            Ok(model) => {
+                let notice = Notice::Finished { model: model.clone(), steps: self.steps() };
+                let fact = Fact::Succeeded { model: model.clone() };
+                self.end(End::Succeeded(model), fact, notice, turn);
+            }
+            Err(message) => self.fail(Fault { kind: Failure::Infrastructure, message }, turn),
+        }
+    }
+
+    /// Something went wrong and is being dealt with.
+    pub(super) fn incident(
+        &mut self,
+        worker: Option<&WorkerId>,
+        message: String,
+        turn: &mut Turn<'_>,
+    ) {
+        turn.journal([Fact::Incident { worker: worker.cloned(), message: message.clone() }]);
+        self.last_incident = Some(Incident { at: Some(turn.now), message: message.clone() });
+        turn.notify(Notice::Incident { worker: worker.cloned(), message });
+    }
+
+    /// Optimizer steps planned; 0 before there is a plan.
+    fn steps(&self) -> u64 {
+        self.plan.as_ref().map_or(0, |plan| plan.steps)
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.revision += 1;
+    }
+
+    fn fail(&mut self, fault: Fault, turn: &mut Turn<'_>) {
+        let fact = Fact::Failed { kind: fault.kind, message: fault.message.clone() };
+        let notice = Notice::Failed { kind: fault.kind, message: fault.message.clone() };
+        self.end(End::Failed(fault), fact, notice, turn);
+    }
+
+    fn pause(&mut self, turn: &mut Turn<'_>) {
+        let step = self.checkpoints.newest().map_or(0, |c| c.step);
+        self.end(End::Paused, Fact::Paused { step }, Notice::Paused { step }, turn);
+    }
+
+    fn end(&mut self, end: End, fact: Fact, notice: Notice, turn: &mut Turn<'_>) {
+        turn.journal([fact]);
+        self.enter(Phase::Ended(end));
+        turn.notify(notice);
+    }
+}

@@ -1,0 +1,223 @@
+//! From ready workers to a generation, from one generation to the next, and from the last step to the finished model.
+//!
+//! A generation is journaled before it is announced: what an older generation still writes can be told from the new
+//! one's.
+
+use super::{Phase, Run};
+use crate::core::accusations::Accusations;
+use crate::core::base::Candidates;
+use crate::core::gathering::{Gathering, Needs};
+use crate::core::membership::Membership;
+use crate::core::settings::Settings;
+use crate::core::turn::Turn;
+use crate::core::{Command, Fault, Notice};
+use proto::event::{Fact, Failure};
+use proto::id::{CheckpointId, Generation, WorkerId};
+use proto::protocol::{Attachment, Hello};
+
+impl Run {
+    /// Waits for members; whichever workers trained hold no state any more.
+    pub(super) fn gather(&mut self) {
+        self.enter(Phase::Gathering(Gathering::default()));
+        self.starved_since = None;
+    }
+
+    /// The membership is over. A run that was stopping has nothing more to wait for.
+    pub(super) fn regroup(&mut self, turn: &mut Turn<'_>) {
+        if self.stop {
+            self.pause(turn);
+        } else {
+            self.gather();
+        }
+    }
+
+    /// What it waits for while it gathers.
+    pub(super) fn gathers(&self) -> Needs {
+        let Settings { min_workers: min, max_workers: max, .. } = self.settings;
+        Needs { min, max, checkpoint: self.checkpoints.expected() }
+    }
+
+    pub(super) fn advance_gathering(&mut self, turn: &mut Turn<'_>) {
+        let needs = self.gathers();
+        let Phase::Gathering(gathering) = &mut self.phase else { return };
+        if !gathering.is_over(&needs, turn) {
+            return;
+        }
+        if self.progress.fruitless() > turn.timing.fruitless_generations {
+            return self.fail_fruitless(turn);
+        }
+        match self.base.candidates(needs.min, turn) {
+            Candidates::TooFew => gathering.announce(&needs, turn),
+            Candidates::Disputed(message) => {
+                self.fail(Fault { kind: Failure::User, message }, turn);
+            }
+            Candidates::Agreed(mut members) => {
+                members.truncate(needs.max);
+                self.form(members, turn);
+            }
+        }
+    }
+
+    /// Too much was tried without a new step.
+    fn fail_fruitless(&mut self, turn: &mut Turn<'_>) {
+        let last = self.last_incident.as_ref();
+        let message = format!(
+            "{} attempts in a row ended without a new step; the last trouble was: {}",
+            self.progress.fruitless(),
+            last.map_or("unknown", |incident| &incident.message),
+        );
+        self.fail(Fault { kind: Failure::Infrastructure, message }, turn);
+    }
+
+    fn form(&mut self, members: Vec<WorkerId>, turn: &mut Turn<'_>) {
+        let first = self.generation == Generation::default();
+        self.generation = self.generation.next();
+        self.lineage = self.lineage.next();
+        self.checkpoints.begin_generation();
+        let before = self.progress.step();
+        let step = self.checkpoints.began_at().map_or(0, |c| c.step);
+        self.progress.begin_generation();
+        let any_skipped = self.progress.go_back(step);
+        let mut facts = Vec::new();
+        if let Some(digest) = self.base.digest().filter(|_| first) {
+            facts.push(Fact::Based { digest: digest.clone() });
+        }
+        facts.push(Fact::Generation {
+            generation: self.generation,
+            lineage: self.lineage,
+            step,
+            members: members.clone(),
+        });
+        turn.journal(facts);
+        turn.notify(Notice::Generation {
+            generation: self.generation.0,
+            lineage: self.lineage.0,
+            world_size: members.len(),
+            workers: members.clone(),
+            step,
+            redone: before.saturating_sub(step),
+        });
+        if any_skipped {
+            self.progress.update_receipt(turn);
+        }
+        let join = |id: WorkerId| {
+            let ring = turn.workers.join(&id).expect("members are connected");
+            (id, ring)
+        };
+        let members = members.into_iter().map(join).collect();
+        let membership = self.admit(members, self.owes_evaluation(), turn);
+        self.enter(Phase::Training(membership));
+    }
+
+    /// The newest generation: from here on it counts what these workers report, who listen there.
+    pub(super) fn admit(
+        &mut self,
+        members: Vec<(WorkerId, String)>,
+        evaluate_first: bool,
+        turn: &Turn<'_>,
+    ) -> Membership {
+        let ids = members.iter().map(|(id, _)| id.clone()).collect();
+        self.checkpoints.expect_parts(self.generation, self.lineage, ids);
+        self.accusations = Accusations::among(members.clone());
+        Membership::new(members, self.generation, evaluate_first, turn)
+    }
+
+    /// Where this generation starts, the held-out loss is still unknown.
+    fn owes_evaluation(&self) -> bool {
+        let step = self.progress.step();
+        let wanted = step > 0 || self.settings.evaluate_at_start;
+        self.settings.evaluates && wanted && !self.progress.is_evaluated(step)
+    }
+
+    /// A member of a generation that outlived its coordinator is back.
+    pub(crate) fn attached(&mut self, id: &WorkerId, hello: &Hello, to: &Attachment) {
+        if !self.is_at(&to.place) {
+            return;
+        }
+        if let Phase::Reattaching(reattaching) = &mut self.phase {
+            reattaching.attach(id);
+            self.progress.raise_best(to.step);
+        }
+        if let Some(m) = self.phase.membership_mut()
+            && m.moved(id, &hello.ring)
+        {
+            self.revision += 1;
+        }
+    }
+
+    /// Once every member is back the generation goes on as if nothing had happened; otherwise a new one is formed.
+    pub(crate) fn advance_reattaching(&mut self, turn: &mut Turn<'_>) {
+        let Phase::Reattaching(reattaching) = &self.phase else { return };
+        if reattaching.is_complete() {
+            let membership = reattaching.membership().clone();
+            self.enter(Phase::Training(membership));
+        } else if turn.now >= reattaching.until() {
+            self.gather();
+        }
+    }
+
+    /// A member must go: all leave their step and gather anew without it.
+    pub(crate) fn member_leaves(&mut self, id: &WorkerId, turn: &mut Turn<'_>) {
+        let Some(rank) = self.phase.membership().and_then(|m| m.rank(id)) else { return };
+        if !self.stop && !self.owes_nothing(rank) {
+            let message = format!("worker {id} (rank {rank}) was told to leave");
+            self.incident(Some(id), message, turn);
+            self.gather();
+        }
+    }
+
+    pub(crate) fn worker_lost(&mut self, id: &WorkerId, why: &str, turn: &mut Turn<'_>) {
+        if let Phase::Sharding(sharding) = &mut self.phase {
+            sharding.release(id);
+        }
+        let rank = self.phase.membership().and_then(|m| m.rank(id));
+        let owes_nothing = rank.is_some_and(|rank| self.owes_nothing(rank));
+        self.checkpoints.lose(id);
+        let Some((m, rank)) = self.phase.membership_mut().zip(rank) else { return };
+        if owes_nothing {
+            return m.leave(rank);
+        }
+        let step = self.progress.step();
+        let message = format!("worker {id} (rank {rank}) was lost after step {step}: {why}");
+        self.incident(Some(id), message, turn);
+        self.regroup(turn);
+    }
+
+    /// Whether a rank has stopped and its part of the last checkpoint is stored: it may go.
+    fn owes_nothing(&self, rank: usize) -> bool {
+        let stopped = self.phase.membership().and_then(|m| m.stopped(rank));
+        stopped.is_some_and(|step| self.checkpoints.has_part(self.generation, rank, step))
+    }
+
+    /// All have stopped: after the last step, or because they were asked to. What a rank measured it has reported
+    /// before.
+    pub(super) fn advance_training(&mut self, turn: &mut Turn<'_>) {
+        let Phase::Training(m) = &self.phase else { return };
+        if let Some((rank, message)) = m.standstill() {
+            let id = m.member(rank).clone();
+            let message = format!("worker {id} (rank {rank}) stopped: {message}");
+            self.incident(Some(&id), message, turn);
+            return self.regroup(turn);
+        }
+        let Some(step) = m.all_stopped() else { return };
+        if let Some(message) = self.checkpoints.given_up(self.generation, step) {
+            let message = message.to_owned();
+            return self.fail(Fault { kind: Failure::Infrastructure, message }, turn);
+        }
+        let Some(last) = self.checkpoints.newest().filter(|id| id.step == step) else { return };
+        if step >= self.steps() {
+            self.publish(last, turn);
+        } else {
+            self.regroup(turn);
+        }
+    }
+
+    fn publish(&mut self, checkpoint: CheckpointId, turn: &mut Turn<'_>) {
+        self.enter(Phase::Publishing);
+        // The coordinator that committed it may not have come to this.
+        self.retain(turn);
+        let CheckpointId { lineage, step } = checkpoint;
+        let losses = self.progress.losses().iter().map(|(step, loss)| (*step, *loss)).collect();
+        turn.out.push(Command::Publish { run: self.id.clone(), lineage, step, losses });
+    }
+}
