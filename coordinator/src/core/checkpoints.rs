@@ -29,19 +29,12 @@ pub(super) struct Checkpoints {
     given_up: u32,
 }
 
-/// Why there will be no such checkpoint, in a sentence.
-pub(super) struct GivenUp(pub(super) String);
-
 impl Checkpoints {
     pub(super) fn newest(&self) -> Option<CheckpointId> {
         self.committed.last_key_value().map(|(id, _)| *id)
     }
 
-    pub(super) fn began_at(&self) -> Option<CheckpointId> {
-        self.began_at.as_ref().map(|(id, _)| *id)
-    }
-
-    /// The same, for the members of that generation.
+    /// Where the newest generation began, for its members.
     pub(super) fn start(&self, run: &RunId) -> Option<Start> {
         let (id, sha256) = self.began_at.as_ref()?;
         let manifest = proto::key::manifest(run, id.lineage, id.step);
@@ -67,9 +60,11 @@ impl Checkpoints {
         self.committed.remove(&id);
     }
 
-    /// A generation begins at the newest checkpoint.
-    pub(super) fn begin_generation(&mut self) {
-        self.began_at = self.committed.last_key_value().map(|(id, sha256)| (*id, sha256.clone()));
+    /// A generation begins at the newest checkpoint: after so many steps.
+    pub(super) fn begin_generation(&mut self) -> u64 {
+        let newest = self.committed.last_key_value();
+        self.began_at = newest.map(|(id, sha256)| (*id, sha256.clone()));
+        newest.map_or(0, |(id, _)| id.step)
     }
 
     /// The members of a generation, by rank, may store checkpoints of `lineage`. What an earlier lineage has on its way
@@ -108,47 +103,45 @@ impl Checkpoints {
     }
 
     /// A rank has stored its part of a checkpoint of the plan with this digest. Once all have, the checkpoint is to be
-    /// sealed, unless they hold different states.
+    /// sealed, unless they hold different states: then why it is given up.
     pub(super) fn store_part(
         &mut self,
         from: Reporter<'_>,
         step: u64,
         saved: SavedPart,
         plan_digest: &str,
-    ) -> Option<Result<Checkpoint, GivenUp>> {
+    ) -> Option<Result<Checkpoint, String>> {
         let (saves, rank) = self.unsettled(from, step)?;
-        let parts = saves.store_part(rank, step, saved)?;
-        if let Some(diverged) = saves.diverged(&parts) {
-            return Some(Err(GivenUp(saves.give_up(step, &diverged))));
-        }
-        saves.begin_sealing(step);
-        let state_digest = parts.first().map(|part| part.digest.clone());
-        let of_state = |f: &File| f.key.starts_with(Checkpoint::STATE);
-        let files = parts.into_iter().flat_map(|part| part.files);
-        let (state, mut model): (_, Vec<_>) = files.partition(of_state);
-        // By their numbers, whichever rank has stored them.
-        model.sort_by(|a, b| a.key.cmp(&b.key));
-        Some(Ok(Checkpoint {
-            run: from.place.run.clone(),
-            lineage: from.place.lineage,
-            step,
-            plan_digest: plan_digest.to_owned(),
-            state_digest,
-            model,
-            state,
-            receipt: None,
+        let stored = saves.store_part(rank, step, saved)?;
+        Some(stored.map(|parts| {
+            let state_digest = parts.first().map(|part| part.digest.clone());
+            let of_state = |f: &File| f.key.starts_with(Checkpoint::STATE);
+            let files = parts.into_iter().flat_map(|part| part.files);
+            let (state, mut model): (_, Vec<_>) = files.partition(of_state);
+            // By their numbers, whichever rank has stored them.
+            model.sort_by(|a, b| a.key.cmp(&b.key));
+            Checkpoint {
+                run: from.place.run.clone(),
+                lineage: from.place.lineage,
+                step,
+                plan_digest: plan_digest.to_owned(),
+                state_digest,
+                model,
+                state,
+                receipt: None,
+            }
         }))
     }
 
-    /// A part could not be stored, perhaps because the worker had to go: why there will be no such checkpoint, unless
-    /// that is known already.
+    /// A part could not be stored, perhaps because the worker had to go: why the checkpoint is given up, unless it was
+    /// already.
     pub(super) fn fail_part(
         &mut self,
         from: Reporter<'_>,
         step: u64,
         leaving: bool,
         message: &str,
-    ) -> Option<GivenUp> {
+    ) -> Option<String> {
         let worker = from.worker;
         let (saves, rank) = self.find(from)?;
         if saves.given_up(step).is_some() {
@@ -156,15 +149,16 @@ impl Checkpoints {
         }
         let why = saves.give_up(step, &format!("worker {worker} (rank {rank}): {message}"));
         self.given_up += u32::from(!leaving);
-        Some(GivenUp(why))
+        Some(why)
     }
 
-    /// A checkpoint's manifest is stored, and has this digest, or is not; none if it was not awaited.
+    /// A checkpoint's manifest is stored, and has this digest, or is not: then why it is given up. None if it was not
+    /// awaited.
     pub(super) fn seal(
         &mut self,
         id: CheckpointId,
         outcome: Result<String, String>,
-    ) -> Option<Result<String, GivenUp>> {
+    ) -> Option<Result<String, String>> {
         let mut of_it = self.saves.values_mut().filter(|saves| saves.lineage() == id.lineage);
         let saves = of_it.find_map(|saves| saves.end_sealing(id.step).then_some(saves))?;
         Some(match outcome {
@@ -175,7 +169,7 @@ impl Checkpoints {
             }
             Err(message) => {
                 self.given_up += 1;
-                Err(GivenUp(saves.give_up(id.step, &message)))
+                Err(saves.give_up(id.step, &message))
             }
         })
     }
@@ -205,9 +199,10 @@ impl Checkpoints {
 
     /// The checkpoint that the newest generation began at is damaged: forgets it, unless it is not the newest any more.
     pub(super) fn drop_start(&mut self) -> Option<CheckpointId> {
-        let newest = self.newest().filter(|newest| Some(*newest) == self.began_at())?;
-        self.committed.remove(&newest);
-        Some(newest)
+        let (began_at, _) = self.began_at.as_ref()?;
+        let start = self.newest().filter(|newest| newest == began_at)?;
+        self.committed.remove(&start);
+        Some(start)
     }
 
     /// What the members of a generation store, and the rank of the one that reports.

@@ -19,7 +19,7 @@ struct Member {
 }
 
 /// The members of a generation by rank, and what they have reported so far.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Membership {
     members: Vec<Member>,
     evaluate_first: bool,
@@ -45,9 +45,7 @@ impl Membership {
             members: members.into_iter().map(member).collect(),
             evaluate_first,
             ring_key: ring_key(turn.secret, turn.run, generation),
-            evals: BTreeMap::new(),
-            stopped: BTreeMap::new(),
-            complaints: BTreeMap::new(),
+            ..Self::default()
         }
     }
 
@@ -200,14 +198,7 @@ mod tests {
 
     fn two() -> Membership {
         let member = |id| Member { id: WorkerId::new(id), ring: String::new(), gone: false };
-        Membership {
-            members: vec![member("a"), member("b")],
-            evaluate_first: false,
-            ring_key: [0; 32],
-            evals: BTreeMap::new(),
-            stopped: BTreeMap::new(),
-            complaints: BTreeMap::new(),
-        }
+        Membership { members: vec![member("a"), member("b")], ..Membership::default() }
     }
 
     #[test]

@@ -10,6 +10,9 @@
 //! state, so there is one place where directives come from. Commands are executed in order, and a journal command is
 //! durable before the next one is begun: that is what "persisted, then announced" rests on.
 //! Time is an argument: a duration since the coordinator started.
+//!
+//! A run consists of parts that own their state, such as `progress`, `checkpoints` and `membership`. A part names
+//! neither the run nor the core; only `run` knows them all, and the core asks runs.
 
 mod accusations;
 mod base;

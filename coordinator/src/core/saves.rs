@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 type Parts = BTreeMap<usize, Option<SavedPart>>;
 
 /// What the members of one generation store, or have stored.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Saves {
     lineage: Lineage,
     /// By rank.
@@ -25,14 +25,7 @@ pub(super) struct Saves {
 
 impl Saves {
     pub(super) fn new(lineage: Lineage, members: Vec<WorkerId>) -> Self {
-        Self {
-            lineage,
-            members,
-            lost: BTreeSet::new(),
-            parts: BTreeMap::new(),
-            sealing: BTreeSet::new(),
-            given_up: BTreeMap::new(),
-        }
+        Self { lineage, members, ..Self::default() }
     }
 
     pub(super) fn lineage(&self) -> Lineage {
@@ -67,28 +60,29 @@ impl Saves {
         self.parts.entry(step).or_default().entry(rank).or_insert(None);
     }
 
-    /// A rank has stored its part. Once every rank has, the parts are returned by rank.
+    /// A rank has stored its part. Once every rank has, the parts are returned by rank, to be sealed, unless the ranks
+    /// hold different states: then why there will be no such checkpoint.
     pub(super) fn store_part(
         &mut self,
         rank: usize,
         step: u64,
         saved: SavedPart,
-    ) -> Option<Vec<SavedPart>> {
+    ) -> Option<Result<Vec<SavedPart>, String>> {
         let parts = self.parts.entry(step).or_default();
         parts.insert(rank, Some(saved));
         if parts.values().flatten().count() < self.members.len() {
             return None;
         }
-        let parts = self.parts.remove(&step)?;
-        Some(parts.into_values().flatten().collect())
-    }
-
-    /// The manifest of the checkpoint after `step` is about to be stored.
-    pub(super) fn begin_sealing(&mut self, step: u64) {
+        let parts: Vec<_> = self.parts.remove(&step)?.into_values().flatten().collect();
+        let digests: Vec<_> = parts.iter().map(|part| part.digest.as_str()).collect();
+        if let Some(why) = diverged(&self.members, &digests) {
+            return Some(Err(self.give_up(step, &why)));
+        }
         self.sealing.insert(step);
+        Some(Ok(parts))
     }
 
-    /// That manifest is stored, or is not; false if it was not awaited.
+    /// The manifest of the checkpoint after `step` is stored, or is not; false if it was not awaited.
     pub(super) fn end_sealing(&mut self, step: u64) -> bool {
         self.sealing.remove(&step)
     }
@@ -112,20 +106,14 @@ impl Saves {
             self.parts.retain(|_, parts| is_stored(parts, rank));
         }
     }
-
-    /// Which ranks hold another state than the others, in words; none if all hold the same.
-    pub(super) fn diverged(&self, parts: &[SavedPart]) -> Option<String> {
-        let digests: Vec<_> = parts.iter().map(|part| part.digest.as_str()).collect();
-        diverged(&self.members, &digests)
-    }
 }
 
 fn is_stored(parts: &Parts, rank: usize) -> bool {
     matches!(parts.get(&rank), Some(Some(_)))
 }
 
-/// Of three or more ranks a minority is named. Of two, or where no state has most of the ranks, nobody can say who is
-/// right.
+/// Which ranks hold another state than the others, in words; none if all hold the same. Of three or more ranks a
+/// minority is named. Of two, or where no state has most of the ranks, nobody can say who is right.
 fn diverged(members: &[WorkerId], digests: &[&str]) -> Option<String> {
     let mut holders: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (rank, digest) in digests.iter().enumerate() {

@@ -25,7 +25,7 @@ pub(super) enum Verdict {
 }
 
 /// Who prepares what. Every shard is free, held by one worker, or done.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Sharding {
     fingerprint: String,
     /// A shard's index is its place here.
@@ -42,15 +42,7 @@ pub(super) struct Sharding {
 impl Sharding {
     pub(super) fn new(fingerprint: String, shards: Vec<RawShard>) -> Self {
         let free = shards.iter().map(|shard| shard.index).collect();
-        Self {
-            fingerprint,
-            shards,
-            free,
-            held: BTreeMap::new(),
-            done: BTreeMap::new(),
-            failed: BTreeMap::new(),
-            announced: None,
-        }
+        Self { fingerprint, shards, free, ..Self::default() }
     }
 
     pub(super) fn fingerprint(&self) -> &str {

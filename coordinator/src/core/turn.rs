@@ -37,13 +37,11 @@ impl Turn<'_> {
     }
 
     /// Has a worker's ring address dialled again: until it answers the worker is no candidate.
-    pub(super) fn dial(&mut self, worker: &WorkerId) {
-        let dialled = self.workers.change(worker, |worker| {
+    pub(super) fn dial(&mut self, id: &WorkerId) {
+        let dialled = self.workers.change(id, |worker| {
             worker.reach = Reach::Dialling;
-            (worker.incarnation.clone(), worker.ring.clone())
+            worker.dial(id)
         });
-        if let Some((incarnation, ring)) = dialled {
-            self.out.push(Command::Dial { worker: worker.clone(), incarnation, ring });
-        }
+        self.out.extend(dialled);
     }
 }

@@ -135,13 +135,6 @@ impl Core {
             Some(before) => (before.reach, before.setback),
             None => (Reach::Dialling, None),
         };
-        if reach == Reach::Dialling {
-            out.push(Command::Dial {
-                worker: hello.worker.clone(),
-                incarnation: hello.incarnation.clone(),
-                ring: hello.ring.clone(),
-            });
-        }
         let worker = Worker {
             incarnation: hello.incarnation,
             stream: Some(stream),
@@ -153,6 +146,9 @@ impl Core {
             setback,
             told: None,
         };
+        if worker.reach == Reach::Dialling {
+            out.push(worker.dial(&hello.worker));
+        }
         self.workers.insert(hello.worker, worker);
     }
 
@@ -226,14 +222,8 @@ impl Core {
             self.lost(now, &id, why, out);
         }
         for id in retried {
-            let Some(worker) = self.workers.get(&id) else { continue };
-            if worker.reach == Reach::Dialling {
-                out.push(Command::Dial {
-                    worker: id.clone(),
-                    incarnation: worker.incarnation.clone(),
-                    ring: worker.ring.clone(),
-                });
-            }
+            let worker = self.workers.get(&id).filter(|worker| worker.reach == Reach::Dialling);
+            out.extend(worker.map(|worker| worker.dial(&id)));
         }
         any
     }

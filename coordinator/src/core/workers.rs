@@ -3,7 +3,7 @@
 //! Everything that is asked at every event is answered without walking through all workers: which one speaks on a
 //! stream, how many can work, who is ready, when the next lease or the next wait may be over.
 
-use super::Stream;
+use super::{Command, Stream};
 use proto::id::{Incarnation, RunId, WorkerId};
 use proto::protocol::{Cause, Duty};
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,6 +70,12 @@ impl Setback {
 }
 
 impl Worker {
+    /// Has the ring address dialled of the worker with this name.
+    pub(super) fn dial(&self, id: &WorkerId) -> Command {
+        let (incarnation, ring) = (self.incarnation.clone(), self.ring.clone());
+        Command::Dial { worker: id.clone(), incarnation, ring }
+    }
+
     /// It is connected and wants to work.
     pub(super) fn is_able(&self) -> bool {
         !self.leaving && self.stream.is_some()
@@ -245,6 +251,13 @@ impl Workers {
             worker.loaded = None;
             worker.setback = Some(Setback { count, until: now + wait, ..setback });
         });
+    }
+
+    /// Ends a worker's setback where it is seen to have overcome it.
+    pub(super) fn mend(&mut self, id: &WorkerId, mended: impl FnOnce(&mut Setback) -> bool) {
+        if self.list.get(id).is_some_and(|worker| worker.setback.is_some()) {
+            self.change(id, |worker| worker.setback.take_if(mended));
+        }
     }
 
     /// Whose lease is over. Also ends the waits whose time has come, and says who may be dialled again.

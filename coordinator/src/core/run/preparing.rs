@@ -66,9 +66,7 @@ impl Run {
             return;
         }
         turn.workers.mark_stale([worker.clone()]);
-        if turn.workers.get(worker).is_some_and(|worker| worker.setback.is_some()) {
-            turn.workers.change(worker, |worker| worker.setback.take_if(|s| s.run.is_some()));
-        }
+        turn.workers.mend(worker, |setback| setback.run.is_some());
     }
 
     /// Goes on to planning once every shard is done.

@@ -1,7 +1,6 @@
 //! What the members of a generation report of their steps and checkpoints, and what follows from it.
 
 use super::Run;
-use crate::core::checkpoints::GivenUp;
 use crate::core::membership::Membership;
 use crate::core::report::Reporter;
 use crate::core::turn::Turn;
@@ -25,21 +24,13 @@ impl Run {
         let Some(rank) = self.accusations.rank(from.worker) else { return };
         let Some(ranks) = self.progress.hear(rank, self.accusations.size(), done) else { return };
         if self.accusations.refute() {
-            self.forgive_members(turn);
+            // Members that train have reached each other, whatever was reported of them before.
+            let members = self.phase.membership().into_iter().flat_map(Membership::ids);
+            members.for_each(|id| turn.workers.mend(id, |_| true));
         }
         let steps = self.steps();
         let notice = self.progress.commit(&ranks, &self.settings.trained, steps, self.lineage);
         turn.notify(notice);
-    }
-
-    /// Members that train have reached each other, whatever was reported of them before.
-    fn forgive_members(&mut self, turn: &mut Turn<'_>) {
-        let members = self.phase.membership().into_iter().flat_map(Membership::ids);
-        for id in members {
-            if turn.workers.get(id).is_some_and(|worker| worker.setback.is_some()) {
-                turn.workers.change(id, |worker| worker.setback = None);
-            }
-        }
     }
 
     /// Counts after the membership, too: a checkpoint that is still on its way must know of it.
@@ -163,7 +154,7 @@ impl Run {
         }
     }
 
-    fn give_up(&mut self, GivenUp(message): GivenUp, turn: &mut Turn<'_>) {
+    fn give_up(&mut self, message: String, turn: &mut Turn<'_>) {
         self.incident(None, message.clone(), turn);
         if self.checkpoints.is_hopeless() {
             self.fail(Fault { kind: Failure::Infrastructure, message }, turn);

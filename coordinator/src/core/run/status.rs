@@ -3,7 +3,7 @@
 use super::{End, Phase, Run};
 use crate::core::Fault;
 use crate::core::status::{Status, WorkerStatus, worker_status};
-use crate::core::workers::{Worker, Workers};
+use crate::core::workers::Workers;
 
 impl Run {
     pub(crate) fn status(&self, workers: &Workers) -> Status {
@@ -62,10 +62,7 @@ impl Run {
         if self.ended() {
             return Vec::new();
         }
-        let concerns = |worker: &Worker| {
-            worker.setback.as_ref().is_some_and(|s| s.run.as_ref().is_none_or(|r| *r == self.id))
-        };
-        let troubled = workers.troubled().filter(|(_, worker)| concerns(worker));
+        let troubled = workers.troubled().filter(|(_, worker)| worker.is_troubled(&self.id));
         troubled.map(|(id, worker)| worker_status(id, worker)).collect()
     }
 }

@@ -73,9 +73,8 @@ impl Run {
         let first = self.generation == Generation::default();
         self.generation = self.generation.next();
         self.lineage = self.lineage.next();
-        self.checkpoints.begin_generation();
         let before = self.progress.step();
-        let step = self.checkpoints.began_at().map_or(0, |c| c.step);
+        let step = self.checkpoints.begin_generation();
         self.progress.begin_generation();
         let any_skipped = self.progress.go_back(step);
         let mut facts = Vec::new();
