@@ -95,3 +95,17 @@ fn dispute(readers: &BTreeMap<String, Vec<WorkerId>>) -> String {
         read.join("; ")
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_another_base_than_the_first_generations_differs() {
+        let mut base = Base::default();
+        assert_eq!(base.differs("a"), None, "no generation has begun");
+        base.replay("a".into());
+        assert_eq!(base.differs("a"), None);
+        assert!(base.differs("b").expect("it is another").contains("digest b instead of a"));
+    }
+}

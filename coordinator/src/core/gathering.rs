@@ -92,3 +92,23 @@ impl Needs {
         detail
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::turn::take;
+
+    #[test]
+    fn what_is_waited_for_is_announced_when_it_changes() {
+        let mut gathering = Gathering::default();
+        let mut announced = |min| {
+            let needs = Needs { min, max: 4, checkpoint: None };
+            let (over, out) = take(|turn| gathering.is_over(&needs, turn));
+            assert!(!over, "there are no workers");
+            out.len()
+        };
+        assert_eq!(announced(1), 1);
+        assert_eq!(announced(1), 0, "nothing has changed");
+        assert_eq!(announced(2), 1);
+    }
+}

@@ -56,3 +56,39 @@ impl Listed {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::turn::take;
+    use proto::id::RunId;
+
+    fn listed(cached: bool) -> Listed {
+        Listed::new(Survey { fingerprint: "f".into(), shards: Vec::new(), cached })
+    }
+
+    #[test]
+    fn a_survey_holds_until_another_run_has_had_the_workers() {
+        let mut listed = listed(false);
+        let (survey, out) = take(|turn| listed.begin(turn));
+        assert!(survey.is_some() && out.is_empty());
+        listed.wait();
+        let look = Command::FindPrepared { run: RunId::new("r"), fingerprint: "f".into() };
+        let (survey, out) = take(|turn| listed.begin(turn));
+        assert!(survey.is_none());
+        assert_eq!(out, [look]);
+        let (survey, out) = take(|turn| listed.begin(turn));
+        assert!(survey.is_none() && out.is_empty(), "it is being looked for");
+        listed.found(true);
+        let (survey, _) = take(|turn| listed.begin(turn));
+        assert!(survey.expect("it was found").cached);
+    }
+
+    #[test]
+    fn what_is_prepared_is_not_looked_for_again() {
+        let mut listed = listed(true);
+        listed.wait();
+        let (survey, out) = take(|turn| listed.begin(turn));
+        assert!(survey.is_some() && out.is_empty());
+    }
+}

@@ -45,3 +45,20 @@ impl Turn<'_> {
         self.out.extend(dialled);
     }
 }
+
+/// What `act` returns when it is a run's turn, and what it commands.
+#[cfg(test)]
+pub(super) fn take<R>(act: impl FnOnce(&mut Turn<'_>) -> R) -> (R, Vec<Command>) {
+    let (run, timing) = (RunId::new("r"), Timing::default());
+    let mut workers = Workers::default();
+    let mut out = Vec::new();
+    let result = act(&mut Turn {
+        run: &run,
+        now: Duration::ZERO,
+        timing: &timing,
+        secret: &[0; 32],
+        workers: &mut workers,
+        out: &mut out,
+    });
+    (result, out)
+}
