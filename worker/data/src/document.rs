@@ -6,7 +6,7 @@ use proto::receipt::Place;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::encode::{Encoder, without_first};
-use super::prepare::PreparedRecord;
+use super::prepared::PreparedRecord;
 use super::record::Reject;
 
 /// A text that comes in pieces, each of which is a record of its own.

@@ -22,6 +22,7 @@ mod document;
 mod encode;
 mod error;
 mod folder;
+mod hex;
 mod jinja;
 mod json;
 mod left_out;
@@ -30,6 +31,7 @@ mod nulls;
 mod options;
 mod preparation;
 mod prepare;
+mod prepared;
 mod python;
 mod quality;
 mod read;
@@ -52,7 +54,8 @@ pub use error::PrepareError;
 pub use folder::{Folder, FolderError};
 pub use options::{ChatTemplate, Options, SourceOptions};
 pub use preparation::Preparation;
-pub use prepare::{Prepared, PreparedRecord, Preparer};
+pub use prepare::{Prepared, Preparer};
+pub use prepared::PreparedRecord;
 pub use proto::spec::{
     BrokenEnd, ControlTokens, Format, LeftOut, Media, Think, TooLong, TrainOn, Turns,
 };

@@ -22,7 +22,7 @@ use minijinja::machinery::{Token, WhitespaceConfig, tokenize};
 use minijinja::syntax::SyntaxConfig;
 use sha2::{Digest, Sha256};
 
-use super::template::hex;
+use super::hex::hex;
 use known::Known;
 
 /// The filter that a marked block is passed through.

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use proto::prepared::{Features, Sample, Unit};
+use proto::prepared::{Sample, Unit};
 use proto::receipt::{Counts, Example, Place, Reason};
 use proto::spec::{BrokenEnd, ControlTokens, LeftOut, Media, TooLong};
 use rayon::prelude::*;
@@ -19,20 +19,12 @@ use super::encode::Encoder;
 use super::error::PrepareError;
 use super::folder::{DEFAULT, Folder};
 use super::options::{ChatTemplate, Options, SourceOptions};
+use super::prepared::PreparedRecord;
 use super::read::Raw;
 use super::record::{Reject, Shape};
 use super::template::{ALPACA, CHATML, Template};
 use super::tokenize::Tokenizer;
 use super::vocabulary::{Grown, NewToken};
-
-/// An eligible record, prepared.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PreparedRecord {
-    /// What the quality checks know of it.
-    pub features: Features,
-    /// One of a conversation, one of each chunk of a text; at least one.
-    pub samples: Vec<Sample>,
-}
 
 /// What became of an object.
 #[derive(Clone, Debug)]

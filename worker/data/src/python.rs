@@ -163,7 +163,7 @@ fn write_json(
         ValueKind::String => write_json_str(out, value.as_str().unwrap_or_default(), style),
         ValueKind::Seq | ValueKind::Iterable => {
             let items: Vec<Value> = value.try_iter()?.collect();
-            write_items(out, ('[', ']'), items.len(), style, depth, |out, i| {
+            write_items(out, ('[', ']'), items.len(), (style, depth), |out, i| {
                 write_json(out, &items[i], style, depth + 1)
             })?;
         }
@@ -172,7 +172,7 @@ fn write_json(
             if style.sort_keys {
                 keys.sort();
             }
-            write_items(out, ('{', '}'), keys.len(), style, depth, |out, i| {
+            write_items(out, ('{', '}'), keys.len(), (style, depth), |out, i| {
                 write_json_str(out, &json_key(&keys[i]), style);
                 out.push_str(&style.key_separator);
                 write_json(out, &value.get_item(&keys[i])?, style, depth + 1)
@@ -193,8 +193,7 @@ fn write_items(
     out: &mut String,
     (open, close): (char, char),
     len: usize,
-    style: &JsonStyle,
-    depth: usize,
+    (style, depth): (&JsonStyle, usize),
     mut write: impl FnMut(&mut String, usize) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let line = |out: &mut String, depth: usize| {

@@ -10,8 +10,8 @@ use proto::protocol::RawShard;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::hex::hex;
 use super::options::{ChatTemplate, Options, SourceOptions};
-use super::template::hex;
 
 /// Raise it with every change that makes equal input and options give different tokens or weights.
 /// All data sets are then prepared again.

@@ -14,6 +14,8 @@ mod oasst;
 mod parts;
 mod tools;
 
+pub(super) use oasst::{PROMPT, REPLIES};
+
 use std::collections::BTreeMap;
 
 use proto::receipt::Reason;
@@ -25,7 +27,6 @@ use super::conversation::{Conversation, Message, Role};
 use super::json;
 use super::options::SourceOptions;
 use super::read::{Body, json_error};
-use super::trees;
 use fields::Fields;
 pub(crate) use fields::{is_of_columns, lift, says_something};
 pub(crate) use message::is_speaker;
@@ -167,7 +168,7 @@ impl Shape {
                 let path = oasst::Path::of(&mut fields, &self.sharegpt_dialect());
                 path.and_then(|path| {
                     (unread, notes) = (path.unread, path.note.into_iter().collect());
-                    refuse_unanswered(&path.messages, trees::PROMPT)?;
+                    refuse_unanswered(&path.messages, PROMPT)?;
                     self.conversation(path.messages, None, &mut fields)
                 })
             }

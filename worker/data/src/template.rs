@@ -305,11 +305,6 @@ fn joined(spans: Vec<Range<usize>>) -> Vec<Range<usize>> {
     joined
 }
 
-/// Lower-case hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn syntax(error: minijinja::Error) -> TemplateError {
     TemplateError {
         line: error.line().unwrap_or(1),

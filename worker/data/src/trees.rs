@@ -15,7 +15,7 @@ use proto::receipt::Place;
 use serde_json::{Map, Value};
 
 use super::read::{Body, Object, Raw, ReadError, size_of};
-use super::record::object;
+use super::record::{PROMPT, REPLIES, object};
 
 /// Bytes of a tree's rows. What is larger is no conversation.
 const TREE_BYTES: usize = 64 << 20;
@@ -24,10 +24,6 @@ const DEEPEST: usize = 200;
 
 type Row = Map<String, Value>;
 
-/// The key of a tree's question, which is a message of the same shape as its replies.
-pub(super) const PROMPT: &str = "prompt";
-/// The key of a message's replies.
-pub(super) const REPLIES: &str = "replies";
 const ID: &str = "message_id";
 const PARENT: &str = "parent_id";
 

@@ -12,13 +12,14 @@ use super::super::encode::Encoded;
 use super::super::error::PrepareError;
 use super::super::left_out::left_out;
 use super::super::nulls;
+use super::super::prepared::PreparedRecord;
 use super::super::quality::features;
 use super::super::record::{Parsed, Record, Reject, says_something};
 use super::super::spans::{Marked, trained};
 use super::super::template::Template;
 use super::super::tokenize::Tokenizer;
 use super::super::turns;
-use super::{PreparedRecord, Preparer};
+use super::Preparer;
 
 /// A record, how many tokens were cut off it, and what was seen of it.
 pub(super) struct Made {

@@ -10,7 +10,11 @@ use super::fields::{Fields, says_something};
 use super::message::{Dialect, messages};
 use super::{Reject, malformed};
 use crate::conversation::{Message, Role};
-use crate::trees::{PROMPT, REPLIES};
+
+/// The key of a tree's question, which is a message of the same shape as its replies.
+pub(crate) const PROMPT: &str = "prompt";
+/// The key of a message's replies.
+pub(crate) const REPLIES: &str = "replies";
 
 /// What a message says of itself that decides whether, and where, it is read.
 const READ: [&str; 9] = [
