@@ -6,10 +6,10 @@
 //!            to Gradients::slots, and Gradients::finished hears which are final
 //! ```
 //!
-//! An operation knows shapes, what is saved, and where gradients flow. Its arithmetic is `kernels`, its memory `device`.
-//! All activations are row-major `[rows, features]`; the rows are the tokens of a micro-batch's documents laid end to
-//! end, without padding. Here is no model, no loss scale and no communication: a model calls these operations, `replica`
-//! implements [`Gradients`].
+//! An operation knows shapes, what is saved, and where gradients flow. Its arithmetic is `kernels`, its memory
+//! `device`. All activations are row-major `[rows, features]`; the rows are the tokens of a micro-batch's documents
+//! laid end to end, without padding. Here is no model, no loss scale and no communication: a model calls these
+//! operations, `replica` implements [`Gradients`].
 //!
 //! Shape letters: T tokens, D features in, F features out, H query heads, K key-value heads, E features per head, V
 //! vocabulary.

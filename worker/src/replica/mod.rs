@@ -26,6 +26,8 @@ mod agreement;
 mod batch;
 mod buckets;
 pub mod digest;
+mod divergence;
+mod error;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod objective;
@@ -38,12 +40,14 @@ mod snapshot;
 mod state;
 mod step;
 
-pub use agreement::{Divergence, Origin, agree};
+pub use agreement::agree;
 pub use batch::{Batch, MicroBatch};
 pub use buckets::BUCKET_ELEMENTS;
 pub use digest::Digest;
+pub use divergence::{Divergence, Origin};
+pub use error::Error;
 pub use restore::{Error as RestoreError, Fetched, restore, share_of};
 pub use room::{Reserved, Room, Vacancy};
 pub use snapshot::{PartFile, Saved, Snapshot, snapshot};
 pub use state::State;
-pub use step::{Committed, Error, Recipe, Trainer};
+pub use step::{Committed, Recipe, Trainer};
