@@ -1,7 +1,7 @@
 //! The real core and the real sessions in a world that breaks: streams that tear, processes that die or fall silent,
 //! a coordinator that dies between two commands, sleeps, is closed and resumed, or is replaced while it lives. Time is
 //! virtual, every seed is another history, and a seed that fails is the whole bug report:
-//! `MUSTER_SEED=17 cargo test --test simulation`.
+//! `MUSTER_SEED=17 cargo test -p muster-tests --test simulation`.
 //!
 //! ```text
 //! Core <--- messages with latency, lost with their stream ---> Session (one a process)
