@@ -30,22 +30,25 @@ fn each<Y: Element, X: Element>(y: WindowMut<'_>, x: Window<'_>, f: impl Fn(X) -
 
 /// `y = a + b`.
 pub(super) fn add(y: &mut [f32], a: &[f32], b: &[f32]) {
-    combine(y, Onto::Fresh, [a, b], |[a, b]| a + b);
+    combine2(y, Onto::Fresh, [a, b], |a, b| a + b);
 }
 
 /// `y += x`.
 pub(super) fn add_assign(y: &mut [f32], x: &[f32]) {
-    combine(y, Onto::Sum, [x], |[x]| x);
+    assert_eq!(y.len(), x.len(), "operands of equal lengths");
+    y.par_chunks_mut(TASK_ELEMENTS)
+        .zip(x.par_chunks(TASK_ELEMENTS))
+        .for_each(|(y, x)| vectorized(|| y.iter_mut().zip(x).for_each(|(y, x)| *y += x)));
 }
 
 /// `y = silu(gate) up`.
 pub(super) fn swiglu(y: &mut [f32], gate: &[f32], up: &[f32]) {
-    combine(y, Onto::Fresh, [gate, up], |[g, u]| g * sigmoid(g) * u);
+    combine2(y, Onto::Fresh, [gate, up], |g, u| g * sigmoid(g) * u);
 }
 
 /// With s = sigmoid(gate): `dgate = dy up s (1 + gate (1 - s))`.
 pub(super) fn swiglu_gate(dgate: &mut [f32], onto: Onto, dy_gate_up: [&[f32]; 3]) {
-    combine(dgate, onto, dy_gate_up, |[dy, g, up]| {
+    combine3(dgate, onto, dy_gate_up, |dy, g, up| {
         let s = sigmoid(g);
         dy * up * (s * (1. + g * (1. - s)))
     });
@@ -53,23 +56,45 @@ pub(super) fn swiglu_gate(dgate: &mut [f32], onto: Onto, dy_gate_up: [&[f32]; 3]
 
 /// `dup = dy silu(gate)`.
 pub(super) fn swiglu_up(dup: &mut [f32], onto: Onto, dy_gate: [&[f32]; 2]) {
-    combine(dup, onto, dy_gate, |[dy, g]| dy * (g * sigmoid(g)));
+    combine2(dup, onto, dy_gate, |dy, g| dy * (g * sigmoid(g)));
 }
 
-/// `y = f(xs)` or `y += f(xs)`, element by element, in parallel.
-fn combine<const N: usize>(
+// One function for any number of operands would not be vectorized: only nested `zip`s are, and their type depends on
+// how many there are.
+
+/// `y = f(a, b)` or `y += f(a, b)`, element by element, in parallel.
+fn combine2(y: &mut [f32], onto: Onto, [a, b]: [&[f32]; 2], f: impl Fn(f32, f32) -> f32 + Sync) {
+    assert_eq!([a.len(), b.len()], [y.len(); 2], "operands of equal lengths");
+    let n = TASK_ELEMENTS;
+    let operands = a.par_chunks(n).zip(b.par_chunks(n));
+    y.par_chunks_mut(n).zip(operands).for_each(|(y, (a, b))| {
+        vectorized(|| {
+            let each = y.iter_mut().zip(a).zip(b);
+            match onto {
+                Onto::Fresh => each.for_each(|((y, &a), &b)| *y = f(a, b)),
+                Onto::Sum => each.for_each(|((y, &a), &b)| *y += f(a, b)),
+            }
+        });
+    });
+}
+
+/// `y = f(a, b, c)` or `y += f(a, b, c)`, element by element, in parallel.
+fn combine3(
     y: &mut [f32],
     onto: Onto,
-    xs: [&[f32]; N],
-    f: impl Fn([f32; N]) -> f32 + Sync,
+    [a, b, c]: [&[f32]; 3],
+    f: impl Fn(f32, f32, f32) -> f32 + Sync,
 ) {
-    assert!(xs.iter().all(|x| x.len() == y.len()), "operands of equal lengths");
-    y.par_chunks_mut(TASK_ELEMENTS).enumerate().for_each(|(task, y)| {
-        let start = task * TASK_ELEMENTS;
-        let xs = xs.map(|x| &x[start..start + y.len()]);
-        vectorized(|| match onto {
-            Onto::Fresh => (0..y.len()).for_each(|i| y[i] = f(xs.map(|x| x[i]))),
-            Onto::Sum => (0..y.len()).for_each(|i| y[i] += f(xs.map(|x| x[i]))),
+    assert_eq!([a.len(), b.len(), c.len()], [y.len(); 3], "operands of equal lengths");
+    let n = TASK_ELEMENTS;
+    let operands = a.par_chunks(n).zip(b.par_chunks(n)).zip(c.par_chunks(n));
+    y.par_chunks_mut(n).zip(operands).for_each(|(y, ((a, b), c))| {
+        vectorized(|| {
+            let each = y.iter_mut().zip(a).zip(b).zip(c);
+            match onto {
+                Onto::Fresh => each.for_each(|(((y, &a), &b), &c)| *y = f(a, b, c)),
+                Onto::Sum => each.for_each(|(((y, &a), &b), &c)| *y += f(a, b, c)),
+            }
         });
     });
 }
