@@ -6,8 +6,8 @@ use crate::survey::storage_fault;
 use bytes::Bytes;
 use proto::event::Failure;
 use proto::spec::Location;
-use proto::storage::{self, Patience, Storage};
 use serde_json::Value;
+use storage::{Patience, Storage};
 
 /// Checks that the folder holds a model.
 ///

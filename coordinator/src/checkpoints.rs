@@ -9,10 +9,10 @@ use proto::event::Fact;
 use proto::id::{CheckpointId, RunId};
 use proto::key;
 use proto::manifest::{self, Checkpoint, File, Hasher};
-use proto::storage::{self, Storage};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use storage::Storage;
 use thiserror::Error;
 
 /// What can go wrong with checkpoints.

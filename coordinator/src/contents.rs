@@ -16,9 +16,9 @@ use proto::manifest::{Prepared, PreparedPart};
 use proto::plan::Meta;
 use proto::prepared::{Front, HEAD_BYTES};
 use proto::spec::Data;
-use proto::storage::{self, Storage};
 pub(crate) use signatures::Signatures;
 use std::future;
+use storage::Storage;
 use thiserror::Error;
 
 /// Reads that are under way at once: a data set has hundreds of parts, and a store answers in tens of milliseconds.

@@ -5,11 +5,11 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use proto::id::{Lineage, RunId};
 use proto::key;
-use proto::storage::{self, Created, Storage};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
+use storage::{Created, Storage};
 use tokio::sync::broadcast;
 
 /// Notices that a watcher can be behind before it loses some.

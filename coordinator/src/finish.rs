@@ -10,10 +10,10 @@ use proto::key;
 use proto::manifest::{self, Checkpoint, Digests, File};
 use proto::receipt::{Receipt, Skipped};
 use proto::spec::Spec;
-use proto::storage::{self, Created, Storage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::sync::Arc;
+use storage::{Created, Storage};
 use thiserror::Error;
 
 /// Objects that are copied at once.

@@ -8,10 +8,10 @@ use proto::event::Fact;
 use proto::id::RunId;
 use proto::protocol::{Directive, Report};
 use proto::spec::Spec;
-use proto::storage;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
+use storage;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 

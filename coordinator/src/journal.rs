@@ -15,9 +15,9 @@ use futures::StreamExt;
 use proto::event::{Entry, EntryError, Holder, Journaled};
 use proto::id;
 use proto::key;
-use proto::storage::{self, Created, Patience, Storage};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use storage::{Created, Patience, Storage};
 use thiserror::Error;
 use tokio::time::Instant;
 

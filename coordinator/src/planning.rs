@@ -15,8 +15,8 @@ use proto::plan::schedule::Warmup;
 use proto::plan::{self, Chunk, Meta, Pack, Packs, Plan, Step};
 use proto::receipt::{Reason, Receipt};
 use proto::spec::{Amount, ControlTokens, EvalOn, LeftOut, Media, Source, Spec};
-use proto::storage::{self, Storage};
 use std::sync::Arc;
+use storage::Storage;
 use tokio::runtime::Handle;
 
 /// Where things are: the same storage, unless the run is only being looked at.
@@ -303,7 +303,7 @@ async fn store(
     spec: &Spec,
     made: Made,
     (mut receipt, warnings): (Receipt, Vec<String>),
-) -> Result<PlanOutline, proto::storage::Error> {
+) -> Result<PlanOutline, storage::Error> {
     for (source, held_out) in held_out_sources(spec).iter().zip(&made.held_out_by_source) {
         if let Some(counts) = receipt.sources.get_mut(&source.location.to_string()) {
             counts.held_out += held_out;

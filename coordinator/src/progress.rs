@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// Work is given up after this long without an answer. A store's own limit is shorter, about eighty seconds
-/// ([`Patience::Listing`](proto::storage::Patience)), because its error says more.
+/// ([`Patience::Listing`](storage::Patience)), because its error says more.
 const STALLED: Duration = Duration::from_secs(120);
 
 /// The current task, as the user would name it. Every update counts as progress.

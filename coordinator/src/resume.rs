@@ -6,8 +6,8 @@ use proto::event::{Fact, Holder, Journaled, PoolEvent};
 use proto::id::RunId;
 use proto::key;
 use proto::spec::{self, Spec, compatible_for_resume};
-use proto::storage::{self, Storage};
 use std::collections::BTreeSet;
+use storage::Storage;
 use thiserror::Error;
 
 /// Why there is nothing to resume.

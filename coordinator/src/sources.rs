@@ -11,12 +11,12 @@ use crate::core::Fault;
 use crate::progress::Progress;
 use proto::error::chain;
 use proto::event::Failure;
-use proto::hub::{self, Hub};
 use proto::spec::hub::{Commit, Kind};
 use proto::spec::{HubName, Location, Scheme, Source, Spec};
-use proto::storage::{self, Object, Patience, Storage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use storage::hub::{self, Hub};
+use storage::{Object, Patience, Storage};
 
 /// The endings of data files, each also with one of [`COMPRESSED`] behind it.
 const DATA_FILES: [&str; 8] = ["json", "jsonl", "ndjson", "csv", "tsv", "parquet", "txt", "md"];

@@ -10,14 +10,14 @@ use bytes::Bytes;
 use futures::StreamExt;
 use proto::error::chain;
 use proto::event::Failure;
-use proto::hub::{self, Hub};
 use proto::key;
 use proto::manifest::{self, Digests, Hasher, Staged};
 use proto::spec::hub::{Commit, Kind};
 use proto::spec::{HubName, Location, Spec};
-use proto::storage::{self, Storage};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use storage::Storage;
+use storage::hub::{self, Hub};
 use thiserror::Error;
 
 /// No upload is at work so long.

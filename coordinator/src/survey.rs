@@ -13,10 +13,10 @@ use proto::key;
 use proto::manifest::{Origin, Prepared};
 use proto::protocol::RawShard;
 use proto::spec::{ChatTemplate, Location, Spec};
-use proto::storage::{self, Object, Storage};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::ops::Range;
+use storage::{Object, Storage};
 
 /// Raw shards are at most so large: some seconds of work, so that a lease lost with its worker costs little and nobody
 /// waits long for the last one; and large beside what each costs in itself, a tokenizer loaded and a look at the head.

@@ -6,10 +6,9 @@
 //! event       a run's history                  id        identities and counters
 //! prepared    tokenized shards in storage     receipt   what became of every record
 //! manifest    what a checkpoint consists of   key       where objects lie
-//! storage     the few operations on an object store that everything relies on
-//! hub         what the Hugging Face hub is asked   cost      what a step takes
-//! text        what a data set says, safe to show   tensors   heads of safetensors files
-//! print       standard output, whose reader may go   address   where a coordinator is
+//! cost        what a step takes                tensors   heads of safetensors files
+//! text        what a data set says, safe to show   print     standard output, whose reader may go
+//! address     where a coordinator is           error     how an error is told
 //! ```
 //!
 //! Knows no tensor and no tokenizer.
@@ -18,7 +17,6 @@ pub mod address;
 pub mod cost;
 pub mod error;
 pub mod event;
-pub mod hub;
 pub mod id;
 pub mod key;
 pub mod manifest;
@@ -28,7 +26,6 @@ pub mod print;
 pub mod protocol;
 pub mod receipt;
 pub mod spec;
-pub mod storage;
 pub mod tensors;
 pub mod text;
 pub mod wire;

@@ -7,8 +7,8 @@ use proto::event::Fact;
 use proto::id::{CheckpointId, RunId};
 use proto::key;
 use proto::manifest::Checkpoint;
-use proto::storage::Storage;
 use std::collections::BTreeSet;
+use storage::Storage;
 
 /// A run under an output.
 pub struct Stored<'a> {

@@ -11,7 +11,7 @@ const LINES: usize = 500;
 const COLUMNS: usize = 120;
 
 /// The packages of the workspace, by folder.
-const PACKAGES: [&str; 5] = ["proto", "coordinator", "worker", "worker/data", "tests"];
+const PACKAGES: [&str; 6] = ["proto", "storage", "coordinator", "worker", "worker/data", "tests"];
 
 struct Source {
     path: String,

@@ -7,12 +7,12 @@
 use anyhow::{Context, Result, ensure};
 use flate2::{Compression, write::GzEncoder};
 use proto::protocol::RawShard;
-use proto::storage::Storage;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
+use storage::Storage;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

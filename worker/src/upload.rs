@@ -9,9 +9,9 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use proto::manifest::{Digests, File, Hasher};
 use proto::protocol::{Place, SavedPart};
-use proto::storage::{Error, Patience, Storage};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use storage::{Error, Patience, Storage};
 use tokio::sync::watch;
 use tokio::time::Instant;
 

@@ -9,8 +9,8 @@ use proto::id::{CheckpointId, RunId};
 use proto::key;
 use proto::manifest::Checkpoint;
 use proto::print;
-use proto::storage::Storage;
 use serde_json::json;
+use storage::Storage;
 
 #[derive(Subcommand)]
 pub(super) enum Command {

@@ -18,11 +18,11 @@ use crate::core::Fault;
 use clap::{Parser, Subcommand};
 use proto::event::Failure;
 use proto::print;
-use proto::storage::Storage;
 use proto::text::visible;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
+use storage::Storage;
 use tokio::net::TcpSocket;
 
 /// How a command ends.

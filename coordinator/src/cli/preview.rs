@@ -18,11 +18,11 @@ use proto::plan::Summary;
 use proto::print;
 use proto::receipt::Receipt;
 use proto::spec::Spec;
-use proto::storage::Storage;
 use serde::Deserialize;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
+use storage::Storage;
 use tokio::sync::broadcast::error::RecvError;
 
 /// A run that has not begun.

@@ -15,8 +15,8 @@ use clap::Args;
 use proto::id::RunId;
 use proto::print;
 use proto::spec::Spec;
-use proto::storage::Storage;
 use std::path::PathBuf;
+use storage::Storage;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::broadcast::error::RecvError;
 

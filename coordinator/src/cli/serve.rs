@@ -8,10 +8,10 @@ use crate::service;
 use anyhow::Context;
 use clap::Args;
 use proto::print;
-use proto::storage::Storage;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
+use storage::Storage;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 

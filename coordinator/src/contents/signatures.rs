@@ -4,8 +4,8 @@ use super::{Error, READS};
 use bytes::Bytes;
 use futures::StreamExt;
 use proto::prepared::{Front, SIGNATURE};
-use proto::storage::Storage;
 use std::ops::Range;
+use storage::Storage;
 
 /// The signatures of all records, by id.
 #[derive(Debug)]

@@ -12,8 +12,8 @@ use crate::journal::Journal;
 use proto::event::Fact;
 use proto::id::RunId;
 use proto::spec::{Spec, compatible_for_resume};
-use proto::storage::Storage;
 use std::sync::Arc;
+use storage::Storage;
 use tokio::sync::oneshot;
 
 impl Runtime {

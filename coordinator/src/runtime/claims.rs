@@ -15,9 +15,9 @@ use crate::{finish, holder, survey};
 use proto::event::{Fact, Holder, Journaled, PoolEvent};
 use proto::id::{Lineage, RunId};
 use proto::spec::Spec;
-use proto::storage::Storage;
 use std::sync::Arc;
 use std::time::Duration;
+use storage::Storage;
 use tokio::sync::oneshot;
 
 /// Claims of a journal that grows meanwhile. Whoever held it writes seldom, and ends once it loses a number itself.

@@ -11,10 +11,10 @@ use bytes::Bytes;
 use memmap2::Mmap;
 use proto::id;
 use proto::protocol::Cause;
-use proto::storage::Storage;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::Path;
+use storage::Storage;
 
 /// A stored object as mapped bytes.
 ///

@@ -31,11 +31,11 @@ use proto::receipt::Skipped;
 use proto::spec::{
     ChatTemplate, EvalEvery, EvalOn, Init, MicroBatch as MicroBatchSize, Recompute, SaveDtype, Spec,
 };
-use proto::storage::Storage;
 pub use restorable::Restorable;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
+use storage::Storage;
 use stored::{Plan, Samples};
 
 /// Tokens in a micro-batch where the spec leaves it to us: enough for the matrix products to be efficient.
@@ -73,7 +73,7 @@ fn trouble(cause: Cause) -> impl Fn(String) -> Trouble {
     move |message| Trouble::new(cause, message)
 }
 
-fn storage_trouble(error: proto::storage::Error) -> Trouble {
+fn storage_trouble(error: storage::Error) -> Trouble {
     Trouble::new(Cause::Storage, chain(&error))
 }
 

@@ -6,7 +6,7 @@ use crate::session::Trouble;
 use data::PreparedRecord;
 use proto::key;
 use proto::prepared::{Object, Writer};
-use proto::storage::Storage;
+use storage::Storage;
 use tokio::runtime::Handle;
 
 /// A part, but for its last record: a few times that is in memory while it is written. Short samples take more beside

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use data::ReadAt;
 use proto::error::chain;
 use proto::protocol::{Cause, RawShard};
-use proto::storage::{self, Object, Storage};
 use std::io;
 use std::ops::Range;
+use storage::{Object, Storage};
 use tokio::runtime::Handle;
 
 /// An object that is still what the survey found.

@@ -16,8 +16,8 @@ use proto::prepared::Object;
 use proto::protocol::{Cause, RawShard, ShardOutcome};
 use proto::receipt::{Counts, Detected, Receipt};
 use proto::spec::Spec;
-use proto::storage::Storage;
 use std::sync::Arc;
+use storage::Storage;
 
 /// Tokenizes a raw shard and stores what comes of it, part by part.
 ///

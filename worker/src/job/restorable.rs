@@ -7,7 +7,7 @@ use futures::StreamExt;
 use proto::error::chain;
 use proto::manifest::{self, Checkpoint, Checksum, File};
 use proto::protocol::{Cause, Train};
-use proto::storage::{Error, Storage};
+use storage::{Error, Storage};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 

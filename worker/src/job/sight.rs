@@ -8,11 +8,11 @@ use futures::{StreamExt, TryStreamExt};
 use proto::error::chain;
 use proto::protocol::Cause;
 use proto::spec::{ChatTemplate, HubName, Location, Scheme, Spec};
-use proto::storage::{self, Patience, Storage};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use storage::{Patience, Storage};
 
 /// How long one place may take to answer. A mount whose server is gone never does.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -10,7 +10,7 @@ use proto::manifest;
 use proto::plan::{Chunk, Pack, Step, Summary};
 use proto::prepared::{Sample, Shard};
 use proto::protocol::{Cause, Load};
-use proto::storage::Storage;
+use storage::Storage;
 
 /// The run's plan.
 pub(super) struct Plan {

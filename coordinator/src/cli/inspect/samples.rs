@@ -11,10 +11,10 @@ use proto::key;
 use proto::manifest::{Prepared, PreparedPart};
 use proto::prepared::Shard;
 use proto::spec;
-use proto::storage::Storage;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
+use storage::Storage;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Which samples to show.

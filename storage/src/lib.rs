@@ -6,28 +6,35 @@
 //!
 //! ```text
 //! open         from a URL to a store, with credentials from the environment
-//! patience     how long to wait and how often to try again, by use
+//! url          URLs of storages and of objects     kind      what differs between stores, and the hints of each
+//! patience     how long to wait, by use            retry     attempts after the client's own
+//! client       HTTP clients
 //! write        an object at once, and proof that it arrived            upload    a large one, part by part
 //! unfinished   uploads that nobody ended
-//! hub          the Hugging Face hub as a store
+//! hub          the Hugging Face hub: its revisions and files, and a repository as a store
 //! error        what a store's answer means
 //! ```
 
+mod client;
 mod error;
-mod hub;
+pub mod hub;
+mod kind;
 mod open;
 mod patience;
+mod retry;
 mod unfinished;
 mod upload;
+mod url;
 mod write;
 
 pub use error::{Cause, Error};
-pub use open::{split, url};
 pub use patience::Patience;
 pub use unfinished::Unfinished;
+pub use url::{split, url};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
+use kind::Kind;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 use std::ops::Range;
@@ -39,12 +46,15 @@ const PIECE: u64 = 8 << 20;
 /// Pieces that are under way at once.
 const PIECES: usize = 4;
 
+/// The URL of a store that lives in memory.
+const MEMORY: &str = "memory:";
+
 /// An object store and a prefix in it.
 #[derive(Clone, Debug)]
 pub struct Storage {
     store: Arc<dyn ObjectStore>,
     url: String,
-    kind: open::Kind,
+    kind: Kind,
     patience: Patience,
     uploads: unfinished::Uploads,
 }
@@ -79,7 +89,7 @@ impl Storage {
 
     /// Whether it ends with this process.
     pub fn is_memory(&self) -> bool {
-        self.url == open::MEMORY
+        self.url == MEMORY
     }
 
     /// Reads an object.
@@ -309,7 +319,7 @@ impl Storage {
     fn object(&self, meta: object_store::ObjectMeta) -> Object {
         // Azure's listings leave out the quotes that its headers have.
         let quoted = |etag: String| match self.kind {
-            open::Kind::Azure if !etag.starts_with('"') => format!("\"{etag}\""),
+            Kind::Azure if !etag.starts_with('"') => format!("\"{etag}\""),
             _ => etag,
         };
         Object {

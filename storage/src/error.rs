@@ -2,8 +2,8 @@
 //!
 //! A store's whole answer is never told: it repeats parts of the signed request.
 
-use super::open::Kind;
 use crate::hub;
+use crate::kind::Kind;
 use object_store::client::{HttpError, HttpErrorKind};
 use thiserror::Error;
 
@@ -105,7 +105,7 @@ impl Error {
     }
 
     /// Whether the same request may go better a moment later, though a client does not try it again by itself.
-    pub(super) fn may_pass(&self) -> bool {
+    pub(crate) fn may_pass(&self) -> bool {
         match self {
             Error::Damaged { .. } => true,
             Error::Access { source, .. } => match source {
@@ -171,7 +171,7 @@ pub enum Cause {
 }
 
 /// What `error` of a store of this kind comes to.
-pub(super) fn explain(kind: Kind, error: object_store::Error) -> Cause {
+pub(crate) fn explain(kind: Kind, error: object_store::Error) -> Cause {
     let error = match error {
         object_store::Error::Generic { store, source } => match source.downcast::<hub::Error>() {
             Ok(error) => return Cause::Hub(*error),
@@ -208,7 +208,7 @@ pub(super) fn explain(kind: Kind, error: object_store::Error) -> Cause {
 }
 
 /// What an answer with an error comes to.
-pub(super) fn answered(kind: Kind, status: u16, body: &str) -> Cause {
+pub(crate) fn answered(kind: Kind, status: u16, body: &str) -> Cause {
     let code = element(body, "Code").unwrap_or_default();
     if is_elsewhere(code) {
         return Cause::Region;
@@ -217,7 +217,7 @@ pub(super) fn answered(kind: Kind, status: u16, body: &str) -> Cause {
 }
 
 /// What no answer comes to. The address is not told: it is signed.
-pub(super) fn unreachable(kind: Kind, error: reqwest::Error) -> Cause {
+pub(crate) fn unreachable(kind: Kind, error: reqwest::Error) -> Cause {
     let what = match &error {
         e if e.is_timeout() => "there was no answer in time",
         e if e.is_connect() => "nobody can be reached there",
@@ -240,7 +240,7 @@ const METADATA_SERVICES: [&str; 5] = [
 const NOT_SHOWN: &str = "REDACTED";
 
 /// Whether what is not there is the bucket itself.
-pub(super) fn names_a_bucket(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(crate) fn names_a_bucket(error: &(dyn std::error::Error + 'static)) -> bool {
     let text = error.to_string();
     let code = answer(&text).and_then(|(_, body)| element(body, "Code"));
     matches!(code, Some("NoSuchBucket" | "ContainerNotFound"))

@@ -5,8 +5,8 @@
 //! Azure drops what was not completed within a week and lists nothing; Google keeps it until a lifecycle rule
 //! (`AbortIncompleteMultipartUpload`) abandons it, and object_store cannot list it.
 
-use super::error::{answered, unreachable};
-use super::{Error, Storage};
+use crate::error::{answered, unreachable};
+use crate::{Error, Storage};
 use chrono::DateTime;
 use object_store::aws::AmazonS3;
 use object_store::multipart::MultipartStore;
@@ -26,7 +26,7 @@ const SIGNED_FOR: Duration = Duration::from_secs(300);
 
 /// Where a storage's unfinished uploads are found.
 #[derive(Clone, Debug)]
-pub(super) enum Uploads {
+pub(crate) enum Uploads {
     /// In a bucket, under the storage's prefix.
     Bucket(Arc<AmazonS3>, Path),
     /// In a folder and those in it.

@@ -1,18 +1,20 @@
 //! A thin client of the Hugging Face hub: what a revision is, and which files there are.
 //!
 //! The crate `hf-hub` can do this and far more; it also brings its own store (Xet) and a second TLS library, some 250
-//! crates in all. Files themselves are read as from any web server: see [`crate::storage`].
+//! crates in all. Files themselves are read as from any web server: see `store`.
 //!
 //! `HF_ENDPOINT` names another hub, `HF_TOKEN` (or the file that `hf auth login` leaves) the user. The token is never
 //! sent to another host: not to that of a redirect, which the HTTP client sees to, nor to that of a next page.
 
-use crate::spec::HubName;
-use crate::spec::hub::{Commit, Kind};
+pub(crate) mod store;
+
+use crate::client;
+use proto::spec::HubName;
+use proto::spec::hub::{Commit, Kind};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LINK};
 use reqwest::{Response, Url};
 use serde::Deserialize;
 use std::path::PathBuf;
-use std::sync::Once;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -150,7 +152,7 @@ impl Hub {
     /// # Errors
     /// [`Error::Environment`].
     pub fn new(endpoint: &str, token: Option<String>) -> Result<Self, Error> {
-        use_ring();
+        client::use_ring();
         let environment = |variable, wanted| Error::Environment { variable, wanted };
         let wanted = environment("HF_ENDPOINT", "the address of a hub: https://host");
         let endpoint = match Url::parse(endpoint.trim_end_matches('/')) {
@@ -361,14 +363,6 @@ fn token() -> Option<String> {
     };
     let token = variable("HF_TOKEN").or_else(file)?;
     Some(token.trim().to_owned()).filter(|t| !t.is_empty())
-}
-
-/// Chooses the TLS library once for the whole process; one that is chosen already stays.
-pub(crate) fn use_ring() {
-    static CHOSEN: Once = Once::new();
-    CHOSEN.call_once(|| {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    });
 }
 
 #[cfg(test)]

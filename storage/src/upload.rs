@@ -3,8 +3,8 @@
 //! Nothing exists under the key until all parts are there. An upload that fails or is dropped is given up in the store
 //! as well; one whose end cannot be told to the store stays there unfinished: see [`Storage::unfinished`].
 
-use super::patience::Limits;
-use super::{Error, Storage};
+use crate::patience::Limits;
+use crate::{Error, Storage};
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use object_store::path::Path;
@@ -108,7 +108,7 @@ struct Upload {
 
 impl Upload {
     async fn begin(storage: Storage, key: String, part: u64) -> Result<Self, Error> {
-        let (path, mark, part) = (storage.path(&key)?, crate::id::unique(), part as usize);
+        let (path, mark, part) = (storage.path(&key)?, proto::id::unique(), part as usize);
         let attributes = match storage.kind.keeps_attributes() {
             true => Attributes::from_iter([(MARK, mark.clone())]),
             false => Attributes::new(),
@@ -188,7 +188,7 @@ async fn given_up(mut writer: WriteMultipart, key: String) {
     }
     if let Err(error) = writer.abort().await {
         // What is left there is swept up some day.
-        tracing::debug!(key, error = crate::error::chain(&error), "an upload stays unfinished");
+        tracing::debug!(key, error = proto::error::chain(&error), "an upload stays unfinished");
     }
 }
 

@@ -4,10 +4,9 @@
 //! What a commit names never changes, so objects carry neither ETag nor time: those at a redirect's end are the content
 //! network's own, and not the same from day to day.
 
-use super::open::client;
-use super::patience::Patience;
-use crate::hub::Hub;
-use crate::spec::hub::{Commit, Kind};
+use super::{File, Hub};
+use crate::client;
+use crate::patience::Patience;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::http::{HttpBuilder, HttpStore};
@@ -16,11 +15,12 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
     ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+use proto::spec::hub::{Commit, Kind};
 use std::fmt;
 
 /// A repository at a commit.
 #[derive(Debug)]
-pub(super) struct HubStore {
+pub(crate) struct HubStore {
     hub: Hub,
     kind: Kind,
     repo: String,
@@ -29,15 +29,16 @@ pub(super) struct HubStore {
 }
 
 impl HubStore {
-    pub(super) fn new(
+    pub(crate) fn new(
         hub: Hub,
         kind: Kind,
         repo: &str,
         commit: &Commit,
         patience: Patience,
     ) -> Result<Self> {
-        let options =
-            client(patience).with_default_headers(hub.headers().clone()).with_allow_http(true);
+        let options = client::options(patience.limits())
+            .with_default_headers(hub.headers().clone())
+            .with_allow_http(true);
         let files = HttpBuilder::new()
             .with_url(hub.resolve_url(kind, repo, commit))
             .with_client_options(options)
@@ -72,10 +73,9 @@ impl ObjectStore for HubStore {
         let (hub, repo, commit) = (self.hub.clone(), self.repo.clone(), self.commit.clone());
         let (kind, prefix) = (self.kind, prefix.map(ToString::to_string).unwrap_or_default());
         let listed = async move {
-            let generic =
-                |e: crate::hub::Error| Error::Generic { store: "hub", source: Box::new(e) };
+            let generic = |e: super::Error| Error::Generic { store: "hub", source: Box::new(e) };
             let files = hub.files(kind, &repo, &commit, &prefix).await.map_err(generic)?;
-            let object = |file: crate::hub::File| {
+            let object = |file: File| {
                 Ok(ObjectMeta {
                     location: Path::parse(&file.path)?,
                     last_modified: Default::default(),

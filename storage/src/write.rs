@@ -6,14 +6,14 @@
 //! the object is read back. Google and Azure are spoken to over TLS only. And each body's SHA-256 goes with it as its
 //! seal, by which whoever reads the whole of it sees damage that came later, or on the way back.
 
-use super::open::Kind;
-use super::{Created, Error, Storage};
-use crate::manifest::sha256;
+use crate::kind::Kind;
+use crate::{Created, Error, Storage};
 use bytes::Bytes;
 use md5::{Digest, Md5};
 use object_store::{
     Attribute, Attributes, ObjectStore, PutMode, PutOptions, PutPayload, PutResult,
 };
+use proto::manifest::sha256;
 
 /// The SHA-256 of an object written at once, in hexadecimal. Azure takes no punctuation in such a name.
 const SEAL: Attribute = Attribute::Metadata(std::borrow::Cow::Borrowed("mustersha256"));
@@ -38,7 +38,7 @@ impl Storage {
     }
 
     /// Writes an object, and gives its ETag.
-    pub(super) async fn put_whole(&self, key: &str, body: &Bytes) -> Result<Option<String>, Error> {
+    pub(crate) async fn put_whole(&self, key: &str, body: &Bytes) -> Result<Option<String>, Error> {
         self.insist("write", key, || self.put_once(key, body)).await
     }
 
@@ -96,7 +96,7 @@ impl Storage {
     }
 
     /// All of a body has come, and as it was written if its writer sealed it.
-    pub(super) fn intact(
+    pub(crate) fn intact(
         &self,
         key: &str,
         body: Bytes,
@@ -116,7 +116,7 @@ impl Storage {
 }
 
 /// What the writer noted, if all of the object was asked for.
-pub(super) fn seal(found: &object_store::GetResult) -> Option<String> {
+pub(crate) fn seal(found: &object_store::GetResult) -> Option<String> {
     let whole = found.range == (0..found.meta.size);
     whole.then(|| found.attributes.get(&SEAL).map(|seal| seal.to_string())).flatten()
 }

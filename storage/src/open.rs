@@ -3,12 +3,14 @@
 //! Credentials, endpoints and regions come from the environment, in the variables of each store's own tools; a spec
 //! never holds them.
 
-use super::hub::HubStore;
-use super::patience::{Limits, Patience};
-use super::unfinished::Uploads;
-use super::{Error, Storage};
+use crate::client;
 use crate::hub::Hub;
-use crate::spec::{HubName, Location, Scheme};
+use crate::hub::store::HubStore;
+use crate::kind::Kind;
+use crate::patience::{Limits, Patience};
+use crate::unfinished::Uploads;
+use crate::url::{self, location, real, refuse, url_of};
+use crate::{Error, MEMORY, Storage};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
@@ -16,98 +18,9 @@ use object_store::http::HttpBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{ClientConfigKey, ClientOptions, ObjectStore};
+use object_store::{ClientConfigKey, ObjectStore};
+use proto::spec::{HubName, Location, Scheme};
 use std::sync::Arc;
-
-/// The URL of a store that lives in memory.
-pub(super) const MEMORY: &str = "memory:";
-
-/// What kind of store a storage is in: what its errors mean differs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Local,
-    S3,
-    Gcs,
-    Azure,
-    Web,
-    Hub,
-}
-
-impl Kind {
-    /// What usually mends an answer of this status and code.
-    pub(super) fn hint(self, status: u16, code: &str) -> Option<&'static str> {
-        match (self, status, code) {
-            (Self::S3, _, "NoSuchBucket") => Some("name a bucket that is there; Muster makes none"),
-            (Self::S3, _, "InvalidAccessKeyId" | "SignatureDoesNotMatch") => Some(
-                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not a pair that this endpoint knows",
-            ),
-            (Self::S3, _, "ExpiredToken") => Some("AWS_SESSION_TOKEN has expired: renew it"),
-            (Self::Gcs | Self::Azure, 404, _) => {
-                Some("name a bucket or container that is there; Muster makes none")
-            }
-            (Self::Azure, 401 | 403, _) => Some(
-                "look at AZURE_STORAGE_ACCOUNT_KEY, or at what this identity may do in the container",
-            ),
-            (Self::S3, 403, "") => Some(
-                "look at AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or at the bucket's policy",
-            ),
-            (Self::S3 | Self::Gcs, 401 | 403, _) => {
-                Some("these credentials may not do this here: look at the bucket's policy")
-            }
-            (Self::Hub, 401 | 403, _) => {
-                Some("set HF_TOKEN to a token that may read it; a gated one has terms to accept")
-            }
-            (Self::Web, 401 | 403, _) => Some("only addresses that need no sign-in can be read"),
-            (Self::Web, 405 | 501, _) => {
-                Some("the server must answer HEAD and ranged GET requests")
-            }
-            _ => None,
-        }
-    }
-
-    /// Where credentials are looked for.
-    pub(super) fn credentials(self) -> Option<&'static str> {
-        match self {
-            Self::S3 => Some(
-                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, \
-                 or AWS_SKIP_SIGNATURE=true for a public bucket; profiles are not read",
-            ),
-            Self::Gcs => Some("set GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT"),
-            Self::Azure => {
-                Some("set AZURE_STORAGE_ACCOUNT_KEY, or a client's id, secret and tenant")
-            }
-            Self::Local | Self::Web | Self::Hub => None,
-        }
-    }
-
-    /// Whether a note can go with an object.
-    pub(super) fn keeps_attributes(self) -> bool {
-        match self {
-            Self::S3 | Self::Gcs | Self::Azure => true,
-            Self::Local | Self::Web | Self::Hub => false,
-        }
-    }
-
-    /// What decides who is asked for credentials.
-    pub(super) fn identity(self) -> &'static str {
-        match self {
-            Self::S3 => "look at AWS_ENDPOINT_URL_STS, AWS_REGION, and at the network",
-            Self::Azure | Self::Gcs | Self::Local | Self::Web | Self::Hub => {
-                "look at the credentials' configuration, and at the network"
-            }
-        }
-    }
-
-    /// What decides whom is talked to.
-    pub(super) fn address(self) -> &'static str {
-        match self {
-            Self::S3 => "look at AWS_ENDPOINT_URL, AWS_REGION and AWS_VIRTUAL_HOSTED_STYLE_REQUEST",
-            Self::Azure => "look at AZURE_STORAGE_ACCOUNT_NAME and AZURE_ENDPOINT",
-            Self::Hub => "look at HF_ENDPOINT",
-            Self::Local | Self::Gcs | Self::Web => "look at the address, and at the network",
-        }
-    }
-}
 
 impl Storage {
     /// Opens `url` for reading and writing: a path, `file://`, `s3://bucket/prefix`, `gs://`, `az://container/prefix`.
@@ -138,12 +51,28 @@ impl Storage {
         existing(url, patience)
     }
 
+    /// The same storage with another patience: the same client where that makes no difference, else one more.
+    ///
+    /// # Errors
+    /// [`Error::Location`] if the environment no longer configures the store.
+    pub fn patient(&self, patience: Patience) -> Result<Self, Error> {
+        let same = patience == self.patience;
+        match self.kind {
+            Kind::S3 | Kind::Gcs | Kind::Azure if !same => existing(&self.url, patience),
+            // A disk does not wait. What is only read was opened with the patience of its one use, and the URL of a
+            // web server's folder lacks the query that it was opened with.
+            Kind::S3 | Kind::Gcs | Kind::Azure | Kind::Local | Kind::Web | Kind::Hub => {
+                Ok(Self { patience, ..self.clone() })
+            }
+        }
+    }
+
     /// The storage that holds the object at `url`, and the object's key in it.
     ///
     /// # Errors
     /// [`Error::Location`], also where `url` names no object.
     pub fn containing(url: &str) -> Result<(Self, String), Error> {
-        let (root, key) = split(url)?;
+        let (root, key) = url::split(url)?;
         Ok((Self::open_existing(&root)?, key))
     }
 
@@ -160,7 +89,7 @@ impl Storage {
 }
 
 /// Opens what is there, for this use.
-pub(super) fn existing(url: &str, patience: Patience) -> Result<Storage, Error> {
+pub(crate) fn existing(url: &str, patience: Patience) -> Result<Storage, Error> {
     match location(url)? {
         Location::File(folder) => local(url, &folder),
         Location::Hub(name) => in_hub(url, &name, patience),
@@ -177,75 +106,6 @@ pub(super) fn existing(url: &str, patience: Patience) -> Result<Storage, Error> 
     }
 }
 
-/// The URL of the storage that holds the object at `url`, and the object's key in it.
-///
-/// # Errors
-/// [`Error::Location`] where `url` names no object.
-pub fn split(url: &str) -> Result<(String, String), Error> {
-    let nothing = || refuse(url, "it names no object");
-    match location(url)? {
-        Location::File(path) => {
-            let name = path.file_name().ok_or_else(nothing)?.to_string_lossy().into_owned();
-            Ok((url_of(path.parent().ok_or_else(nothing)?), name))
-        }
-        Location::Hub(name) => {
-            let root = HubName { path: String::new(), ..name.clone() };
-            Ok((Location::Hub(root).to_string(), name.path))
-        }
-        Location::Url { scheme: scheme @ (Scheme::Https | Scheme::Http), path } => {
-            let (path, query) = match path.split_once('?') {
-                Some((path, query)) => (path, format!("?{query}")),
-                None => (&path[..], String::new()),
-            };
-            let (folder, name) = path.rsplit_once('/').ok_or_else(nothing)?;
-            // Keys are plain text, and percent-encoded on the way.
-            let key = Path::from_url_path(name).map_err(|_| nothing())?;
-            Ok((format!("{}://{folder}{query}", scheme.as_str()), key.to_string()))
-        }
-        Location::Url { scheme, path } => {
-            let (root, key) = path.split_once('/').ok_or_else(nothing)?;
-            Ok((format!("{}://{root}", scheme.as_str()), key.to_owned()))
-        }
-    }
-}
-
-/// The URL that a storage has after it was opened for writing at `url`.
-///
-/// # Errors
-/// [`Error::Location`] for what names no place.
-pub fn url(url: &str) -> Result<String, Error> {
-    Ok(match location(url)? {
-        Location::File(folder) => url_of(&real(&folder)),
-        location @ (Location::Url { .. } | Location::Hub(_)) => location.to_string(),
-    })
-}
-
-/// The path without links and dots. If nothing exists there yet, this holds for the part that does exist.
-fn real(path: &std::path::Path) -> std::path::PathBuf {
-    match (path.canonicalize(), path.parent(), path.file_name()) {
-        (Ok(real), _, _) => real,
-        (Err(_), Some(parent), Some(name)) => real(parent).join(name),
-        (Err(_), _, _) => path.to_owned(),
-    }
-}
-
-fn url_of(folder: &std::path::Path) -> String {
-    format!("file://{}", folder.display()).trim_end_matches('/').to_owned()
-}
-
-fn location(url: &str) -> Result<Location, Error> {
-    let here = std::env::current_dir().map_err(|e| Error::Location {
-        url: url.to_owned(),
-        reason: "there is no current folder".into(),
-        source: Some(e),
-    })?;
-    Location::parse(url, &here).map_err(|e| refuse(url, format!("{e}\nhint: {}", e.hint())))
-}
-
-fn refuse(url: &str, reason: impl Into<String>) -> Error {
-    Error::Location { url: url.to_owned(), reason: reason.into(), source: None }
-}
-
 /// Makes a folder and proves that it can be written to.
 fn make(url: &str, folder: &std::path::Path) -> Result<(), Error> {
     let refuse = |reason: &str, source| Error::Location {
@@ -254,7 +114,7 @@ fn make(url: &str, folder: &std::path::Path) -> Result<(), Error> {
         source: Some(source),
     };
     std::fs::create_dir_all(folder).map_err(|e| refuse("the folder cannot be made", e))?;
-    let probe = folder.join(format!(".probe-{}", crate::id::unique()));
+    let probe = folder.join(format!(".probe-{}", proto::id::unique()));
     std::fs::write(&probe, [0u8; 4096]).and_then(|()| std::fs::remove_file(&probe)).map_err(|e| {
         let _ = std::fs::remove_file(&probe);
         refuse("the folder cannot be written to", e)
@@ -285,7 +145,7 @@ fn bucket(
     (kind, open): (Kind, Cloud),
 ) -> Result<Storage, Error> {
     let (name, prefix) = path.split_once('/').unwrap_or((path, ""));
-    crate::hub::use_ring();
+    client::use_ring();
     let prefix = Path::parse(prefix).map_err(|e| refuse(url, e.to_string()))?;
     // What could be no name at all would be no part of an address either.
     let fits = |c: char| c.is_ascii_alphanumeric() || "-._$".contains(c);
@@ -296,7 +156,7 @@ fn bucket(
     let (store, uploads) = opened.map_err(|reason| refuse(url, reason))?;
     let store: Arc<dyn ObjectStore> =
         if prefix.is_root() { store } else { Arc::new(PrefixStore::new(store, prefix)) };
-    Ok(Storage { store, url: self::url(url)?, kind, patience, uploads })
+    Ok(Storage { store, url: url::url(url)?, kind, patience, uploads })
 }
 
 /// Why a store cannot be configured.
@@ -410,7 +270,7 @@ fn client_settings(endpoint: Option<String>, limits: &Limits) -> Vec<(ClientConf
 /// A folder of a web server; a query goes with every request, and is not shown.
 fn web(url: &str, patience: Patience) -> Result<Storage, Error> {
     let folder = url.split('?').next().unwrap_or(url).to_owned();
-    let options = client(patience).with_allow_http(true);
+    let options = client::options(patience.limits()).with_allow_http(true);
     let retry = patience.limits().retry();
     let store = HttpBuilder::new().with_url(url).with_client_options(options).with_retry(retry);
     let store = store.build().map_err(|e| refuse(&folder, e.to_string()))?;
@@ -419,7 +279,7 @@ fn web(url: &str, patience: Patience) -> Result<Storage, Error> {
 
 fn in_hub(url: &str, name: &HubName, patience: Patience) -> Result<Storage, Error> {
     let commit = name.pinned().ok_or_else(|| refuse(url, "its revision is not resolved"))?;
-    let hub = Hub::from_env().map_err(|e| refuse(url, crate::error::chain(&e)))?;
+    let hub = Hub::from_env().map_err(|e| refuse(url, proto::error::chain(&e)))?;
     let store = HubStore::new(hub, name.kind, &name.repo, &commit, patience);
     let store = store.map_err(|e| refuse(url, e.to_string()))?;
     let prefix = Path::parse(&name.path).map_err(|e| refuse(url, e.to_string()))?;
@@ -432,16 +292,10 @@ fn read_only(store: impl ObjectStore, url: String, kind: Kind, patience: Patienc
     Storage { store: Arc::new(store), url, kind, patience, uploads: Uploads::None }
 }
 
-/// The client of a store that is not configured from the environment.
-pub(super) fn client(patience: Patience) -> ClientOptions {
-    crate::hub::use_ring();
-    let limits = patience.limits();
-    ClientOptions::new().with_connect_timeout(limits.connect).with_timeout(limits.request)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::url::url;
 
     #[test]
     fn a_bucket_is_put_before_the_endpoint_once() {
