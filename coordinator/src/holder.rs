@@ -5,12 +5,13 @@
 
 use proto::event::Holder;
 use proto::id::{self, RunId};
-use proto::wire::HoldsRequest;
-use proto::wire::runs_client::RunsClient;
 use std::net::IpAddr;
 use std::time::Duration;
 use thiserror::Error;
-use tonic::transport::{Endpoint, Uri};
+use tonic::transport::Uri;
+use wire::HoldsRequest;
+use wire::connect::{self, Options};
+use wire::runs_client::RunsClient;
 
 /// A host that takes no connection for so long is not there.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -89,7 +90,8 @@ pub async fn ask(holder: &Holder, run: Option<&RunId>) -> Answer {
     if is_loopback(&uri) && holder.host != host() {
         return Answer::Gone;
     }
-    let Ok(channel) = Endpoint::from(uri).connect_timeout(CONNECT).connect().await else {
+    let options = Options { connect: CONNECT, ..Options::QUESTION };
+    let Ok(channel) = connect::channel(&holder.url, options).await else {
         return Answer::Gone;
     };
     let run = run.map(ToString::to_string).unwrap_or_default();

@@ -6,11 +6,8 @@ use crate::handle::{Handle, Overview, Seen, Stopped};
 use crate::sources;
 use proto::event::Failure;
 use proto::id::RunId;
-use proto::protocol::{Report, SUCCESSOR};
+use proto::protocol::Report;
 use proto::spec::Spec;
-use proto::wire::runs_server::{Runs, RunsServer};
-use proto::wire::workers_server::{Workers, WorkersServer};
-use proto::wire::{self};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +18,9 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_stream::{Stream as Streaming, StreamExt};
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
+use wire::connect::SUCCESSOR;
+use wire::runs_server::{Runs, RunsServer};
+use wire::workers_server::{Workers, WorkersServer};
 
 /// Directives that can wait for a worker to read them.
 const DIRECTIVES: usize = 16;

@@ -21,7 +21,6 @@ use connection::Connection;
 pub(crate) use connection::pause;
 use proto::id::{RunId, WorkerId};
 use proto::protocol::{Cause, Directive, Duty, Place, Report, Train};
-use proto::wire;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

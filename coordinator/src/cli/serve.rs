@@ -29,7 +29,7 @@ pub(super) struct Arguments {
         long,
         value_name = "URL",
         env = "MUSTER_ADVERTISE",
-        value_parser = proto::address::parse
+        value_parser = wire::address::parse
     )]
     advertise: Option<String>,
     /// Folder or prefix under which the pool keeps everything, such as /shared/muster or s3://bucket/muster

@@ -2,13 +2,14 @@
 
 use super::{Event, REPORTS};
 use proto::id::WorkerId;
-use proto::protocol::{Directive, Duty, SUCCESSOR};
-use proto::wire::{self, workers_client::WorkersClient};
+use proto::protocol::{Directive, Duty};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
+use wire::connect::{self, Options};
+use wire::workers_client::WorkersClient;
 
 /// The longest wait between two attempts to reach the coordinator.
 const RECONNECT: Duration = Duration::from_secs(1);
@@ -94,9 +95,9 @@ impl Connection {
 
     /// One stream, from its opening to its end.
     async fn session(&self, coordinator: &str) -> Ending {
-        let channel = match dial(coordinator).await {
+        let channel = match connect::channel(coordinator, Options::STREAM).await {
             Ok(channel) => channel,
-            Err(error) => return Ending::of(error, false),
+            Err(error) => return Ending::of(error.into_source().into(), false),
         };
         let (reports, outgoing) = mpsc::channel(REPORTS);
         if self.connected.send(reports).await.is_err() {
@@ -137,10 +138,8 @@ impl Connection {
 
 impl Ending {
     fn of(error: Error, heard: bool) -> Self {
-        let status = error.downcast_ref::<tonic::Status>();
-        let successor = status.and_then(|s| s.metadata().get(SUCCESSOR));
-        match successor.and_then(|url| url.to_str().ok()) {
-            Some(url) => Self::Moved(url.to_owned()),
+        match error.downcast_ref().and_then(connect::successor) {
+            Some(url) => Self::Moved(url),
             None => Self::Broken { heard, error },
         }
     }
@@ -158,13 +157,4 @@ fn is_new(said: &mut BTreeSet<String>, text: &str) -> bool {
         said.clear();
     }
     said.insert(text.to_owned())
-}
-
-async fn dial(coordinator: &str) -> Result<Channel, Error> {
-    let endpoint = Endpoint::from_shared(coordinator.to_owned())?
-        .connect_timeout(Duration::from_secs(5))
-        .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(5))
-        .tcp_nodelay(true);
-    Ok(endpoint.connect().await?)
 }

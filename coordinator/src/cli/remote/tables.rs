@@ -3,8 +3,8 @@
 use crate::cli::plan::duration;
 use chrono::{DateTime, Local};
 use proto::text::visible;
-use proto::wire::{RunStatus, WorkerStatus};
 use std::time::Duration;
+use wire::{RunStatus, WorkerStatus};
 
 /// Columns that the words of `status` begin after.
 const LABEL: usize = 12;

@@ -1,16 +1,16 @@
 //! Reports on the wire.
 
-use super::{
-    Accusation, Attachment, Cause, Error, Hello, Phase, Place, Report, SavedPart, ShardOutcome,
-    SourceSum, StepDone, millis, named, refuse,
+use crate::{Error, messages, millis, named, refuse};
+use proto::id::{Generation, Incarnation, Lineage, RunId, WorkerId};
+use proto::manifest::{Digests, File};
+use proto::protocol::{
+    Accusation, Attachment, Cause, Hello, Phase, Place, Report, SavedPart, ShardOutcome, SourceSum,
+    StepDone,
 };
-use crate::id::{Generation, Incarnation, Lineage, RunId, WorkerId};
-use crate::manifest::{Digests, File};
-use crate::receipt::{NAMES, Skipped};
-use crate::wire;
+use proto::receipt::{NAMES, Skipped};
 use std::time::Duration;
 
-impl From<Place> for wire::Place {
+impl From<Place> for messages::Place {
     fn from(place: Place) -> Self {
         Self {
             run: place.run.to_string(),
@@ -20,11 +20,11 @@ impl From<Place> for wire::Place {
     }
 }
 
-impl From<Report> for wire::Report {
+impl From<Report> for messages::Report {
     fn from(report: Report) -> Self {
-        use wire::report::What;
+        use messages::report::What;
         let what = match report {
-            Report::Hello(h) => What::Hello(wire::Hello {
+            Report::Hello(h) => What::Hello(messages::Hello {
                 protocol: h.protocol,
                 worker: h.worker.to_string(),
                 incarnation: h.incarnation.to_string(),
@@ -33,14 +33,14 @@ impl From<Report> for wire::Report {
                 ring: h.ring,
                 attachment: h
                     .attachment
-                    .map(|a| wire::Attachment { place: Some(a.place.into()), step: a.step }),
+                    .map(|a| messages::Attachment { place: Some(a.place.into()), step: a.step }),
                 last_end: h.last_end.unwrap_or_default(),
             }),
             Report::Beat { step, phase, collective } => {
-                What::Beat(wire::Beat { step, phase: phase as i32, collective })
+                What::Beat(messages::Beat { step, phase: phase as i32, collective })
             }
             Report::ShardPrepared { run, shard, outcome } => {
-                What::ShardPrepared(wire::ShardPrepared {
+                What::ShardPrepared(messages::ShardPrepared {
                     run: run.to_string(),
                     shard,
                     receipt_json: serde_json::to_string(&outcome.receipt).unwrap_or_default(),
@@ -49,9 +49,9 @@ impl From<Report> for wire::Report {
                 })
             }
             Report::Loaded { run, base_digest } => {
-                What::Loaded(wire::Loaded { run: run.to_string(), base_digest })
+                What::Loaded(messages::Loaded { run: run.to_string(), base_digest })
             }
-            Report::StepDone(place, s) => What::StepDone(wire::StepDone {
+            Report::StepDone(place, s) => What::StepDone(messages::StepDone {
                 place: Some(place.into()),
                 step: s.step,
                 loss: s.loss,
@@ -66,28 +66,28 @@ impl From<Report> for wire::Report {
                 reduce_wait_ms: millis(s.reduce_wait),
                 sources: s.sources.into_iter().map(Into::into).collect(),
             }),
-            Report::Skipped(place, s) => What::Skipped(wire::Skipped {
+            Report::Skipped(place, s) => What::Skipped(messages::Skipped {
                 place: Some(place.into()),
                 step: s.step,
                 samples: s.samples,
                 unnamed: s.unnamed,
             }),
-            Report::Evaluated(place, step, sums) => What::Evaluated(wire::Evaluated {
+            Report::Evaluated(place, step, sums) => What::Evaluated(messages::Evaluated {
                 place: Some(place.into()),
                 step,
                 sums: sums.into_iter().map(Into::into).collect(),
             }),
             Report::PartBegun(place, step) => {
-                What::PartBegun(wire::PartBegun { place: Some(place.into()), step })
+                What::PartBegun(messages::PartBegun { place: Some(place.into()), step })
             }
-            Report::PartSaved(place, step, part) => What::PartSaved(wire::PartSaved {
+            Report::PartSaved(place, step, part) => What::PartSaved(messages::PartSaved {
                 place: Some(place.into()),
                 step,
                 digest: part.digest,
                 files: part
                     .files
                     .into_iter()
-                    .map(|f| wire::SavedFile {
+                    .map(|f| messages::SavedFile {
                         key: f.key,
                         bytes: f.bytes,
                         sha256: f.digests.sha256,
@@ -97,15 +97,15 @@ impl From<Report> for wire::Report {
                     .collect(),
             }),
             Report::PartFailed(place, step, message) => {
-                What::PartFailed(wire::PartFailed { place: Some(place.into()), step, message })
+                What::PartFailed(messages::PartFailed { place: Some(place.into()), step, message })
             }
-            Report::Stopped { run, generation, step } => What::Stopped(wire::Stopped {
+            Report::Stopped { run, generation, step } => What::Stopped(messages::Stopped {
                 run: run.to_string(),
                 generation: generation.0,
                 step,
             }),
             Report::Trouble { run, generation, step, cause, message, shard, accusation } => {
-                What::Trouble(wire::Trouble {
+                What::Trouble(messages::Trouble {
                     run: run.to_string(),
                     generation: generation.0,
                     step,
@@ -113,23 +113,23 @@ impl From<Report> for wire::Report {
                     message,
                     shard,
                     accusation: accusation.map(|Accusation { rank, connecting, met }| {
-                        wire::Accusation { rank, connecting, met }
+                        messages::Accusation { rank, connecting, met }
                     }),
                 })
             }
             Report::Leaving { deadline } => {
-                What::Leaving(wire::Leaving { deadline_ms: millis(deadline) })
+                What::Leaving(messages::Leaving { deadline_ms: millis(deadline) })
             }
         };
         Self { what: Some(what) }
     }
 }
 
-impl TryFrom<wire::Report> for Report {
+impl TryFrom<messages::Report> for Report {
     type Error = Error;
 
-    fn try_from(report: wire::Report) -> Result<Self, Error> {
-        use wire::report::What;
+    fn try_from(report: messages::Report) -> Result<Self, Error> {
+        use messages::report::What;
         let Some(what) = report.what else {
             return refuse("report.what", "is missing");
         };
@@ -236,21 +236,21 @@ impl TryFrom<wire::Report> for Report {
                 run: RunId::new(named("trouble.run", t.run)?),
                 generation: Generation(t.generation),
                 step: t.step,
-                cause: match wire::Cause::try_from(t.cause) {
-                    Ok(wire::Cause::Peer) => Cause::Peer,
-                    Ok(wire::Cause::Data) => Cause::Data,
-                    Ok(wire::Cause::Model) => Cause::Model,
-                    Ok(wire::Cause::Storage) => Cause::Storage,
-                    Ok(wire::Cause::Internal) => Cause::Internal,
-                    Ok(wire::Cause::Checkpoint) => Cause::Checkpoint,
-                    Ok(wire::Cause::Diverged) => Cause::Diverged,
-                    Ok(wire::Cause::Unspecified) | Err(_) => {
+                cause: match messages::Cause::try_from(t.cause) {
+                    Ok(messages::Cause::Peer) => Cause::Peer,
+                    Ok(messages::Cause::Data) => Cause::Data,
+                    Ok(messages::Cause::Model) => Cause::Model,
+                    Ok(messages::Cause::Storage) => Cause::Storage,
+                    Ok(messages::Cause::Internal) => Cause::Internal,
+                    Ok(messages::Cause::Checkpoint) => Cause::Checkpoint,
+                    Ok(messages::Cause::Diverged) => Cause::Diverged,
+                    Ok(messages::Cause::Unspecified) | Err(_) => {
                         return refuse("trouble.cause", format!("{} means nothing", t.cause));
                     }
                 },
                 message: t.message,
                 shard: t.shard,
-                accusation: t.accusation.map(|wire::Accusation { rank, connecting, met }| {
+                accusation: t.accusation.map(|messages::Accusation { rank, connecting, met }| {
                     Accusation { rank, connecting, met }
                 }),
             },
@@ -259,21 +259,21 @@ impl TryFrom<wire::Report> for Report {
     }
 }
 
-impl From<SourceSum> for wire::SourceSum {
+impl From<SourceSum> for messages::SourceSum {
     fn from(s: SourceSum) -> Self {
         let SourceSum { source, loss_sum, weight, trained_tokens } = s;
         Self { source, loss_sum, weight, trained_tokens }
     }
 }
 
-impl From<wire::SourceSum> for SourceSum {
-    fn from(s: wire::SourceSum) -> Self {
-        let wire::SourceSum { source, loss_sum, weight, trained_tokens } = s;
+impl From<messages::SourceSum> for SourceSum {
+    fn from(s: messages::SourceSum) -> Self {
+        let messages::SourceSum { source, loss_sum, weight, trained_tokens } = s;
         Self { source, loss_sum, weight, trained_tokens }
     }
 }
 
-fn place(field: &'static str, place: Option<wire::Place>) -> Result<Place, Error> {
+fn place(field: &'static str, place: Option<messages::Place>) -> Result<Place, Error> {
     let Some(place) = place else { return refuse(field, "is missing") };
     Ok(Place {
         run: RunId::new(named(field, place.run)?),
@@ -283,15 +283,15 @@ fn place(field: &'static str, place: Option<wire::Place>) -> Result<Place, Error
 }
 
 fn phase(value: i32) -> Result<Phase, Error> {
-    Ok(match wire::Phase::try_from(value) {
-        Ok(wire::Phase::Idle) => Phase::Idle,
-        Ok(wire::Phase::Preparing) => Phase::Preparing,
-        Ok(wire::Phase::Loading) => Phase::Loading,
-        Ok(wire::Phase::Computing) => Phase::Computing,
-        Ok(wire::Phase::Reducing) => Phase::Reducing,
-        Ok(wire::Phase::Evaluating) => Phase::Evaluating,
-        Ok(wire::Phase::Saving) => Phase::Saving,
-        Ok(wire::Phase::Unspecified) | Err(_) => {
+    Ok(match messages::Phase::try_from(value) {
+        Ok(messages::Phase::Idle) => Phase::Idle,
+        Ok(messages::Phase::Preparing) => Phase::Preparing,
+        Ok(messages::Phase::Loading) => Phase::Loading,
+        Ok(messages::Phase::Computing) => Phase::Computing,
+        Ok(messages::Phase::Reducing) => Phase::Reducing,
+        Ok(messages::Phase::Evaluating) => Phase::Evaluating,
+        Ok(messages::Phase::Saving) => Phase::Saving,
+        Ok(messages::Phase::Unspecified) | Err(_) => {
             return refuse("beat.phase", format!("{value} means nothing"));
         }
     })

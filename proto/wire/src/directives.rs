@@ -1,23 +1,23 @@
 //! Directives on the wire.
 
-use super::{Directive, Duty, Error, Load, Prepare, RawShard, Start, Train, millis, named, refuse};
-use crate::id::{Epoch, Generation, Lineage, RunId};
-use crate::wire;
+use crate::{Error, messages, millis, named, refuse};
+use proto::id::{Epoch, Generation, Lineage, RunId};
+use proto::protocol::{Directive, Duty, Load, Prepare, RawShard, Start, Train};
 use std::time::Duration;
 
-impl From<Directive> for wire::Directive {
+impl From<Directive> for messages::Directive {
     fn from(directive: Directive) -> Self {
-        use wire::directive::Duty as Wire;
+        use messages::directive::Duty as Wire;
         let duty = match directive.duty {
-            Duty::Idle => Wire::Idle(wire::Idle {}),
-            Duty::Prepare(p) => Wire::Prepare(wire::Prepare {
+            Duty::Idle => Wire::Idle(messages::Idle {}),
+            Duty::Prepare(p) => Wire::Prepare(messages::Prepare {
                 run: p.run.to_string(),
                 spec_yaml: p.spec_yaml,
                 fingerprint: p.fingerprint,
                 shards: p
                     .shards
                     .into_iter()
-                    .map(|s| wire::RawShard {
+                    .map(|s| messages::RawShard {
                         index: s.index,
                         source: s.source,
                         url: s.url,
@@ -29,13 +29,13 @@ impl From<Directive> for wire::Directive {
                     })
                     .collect(),
             }),
-            Duty::Load(l) => Wire::Load(wire::Load {
+            Duty::Load(l) => Wire::Load(messages::Load {
                 run: l.run.to_string(),
                 spec_yaml: l.spec_yaml,
                 fingerprint: l.fingerprint,
                 plan_digest: l.plan_digest,
             }),
-            Duty::Train(t) => Wire::Train(wire::Train {
+            Duty::Train(t) => Wire::Train(messages::Train {
                 run: t.load.run.to_string(),
                 spec_yaml: t.load.spec_yaml,
                 fingerprint: t.load.fingerprint,
@@ -47,14 +47,14 @@ impl From<Directive> for wire::Directive {
                 ring_key: t.ring_key.to_vec(),
                 checkpoint: t
                     .checkpoint
-                    .map(|Start { manifest, sha256 }| wire::Start { manifest, sha256 }),
+                    .map(|Start { manifest, sha256 }| messages::Start { manifest, sha256 }),
                 evaluate_first: t.evaluate_first,
                 stop: t.stop,
                 base_digest: t.base_digest.unwrap_or_default(),
             }),
-            Duty::NotNow { reason } => Wire::NotNow(wire::NotNow { reason }),
+            Duty::NotNow { reason } => Wire::NotNow(messages::NotNow { reason }),
             Duty::Dismissed { reason, refused } => {
-                Wire::Dismissed(wire::Dismissed { reason, refused })
+                Wire::Dismissed(messages::Dismissed { reason, refused })
             }
         };
         Self {
@@ -66,11 +66,11 @@ impl From<Directive> for wire::Directive {
     }
 }
 
-impl TryFrom<wire::Directive> for Directive {
+impl TryFrom<messages::Directive> for Directive {
     type Error = Error;
 
-    fn try_from(directive: wire::Directive) -> Result<Self, Error> {
-        use wire::directive::Duty as Wire;
+    fn try_from(directive: messages::Directive) -> Result<Self, Error> {
+        use messages::directive::Duty as Wire;
         let Some(duty) = directive.duty else {
             return refuse("directive.duty", "is missing");
         };
@@ -123,7 +123,7 @@ impl TryFrom<wire::Directive> for Directive {
     }
 }
 
-fn raw_shard(s: wire::RawShard) -> Result<RawShard, Error> {
+fn raw_shard(s: messages::RawShard) -> Result<RawShard, Error> {
     if s.range_start > s.range_end || s.range_end > s.bytes {
         let reason = format!("{}..{} of {} bytes", s.range_start, s.range_end, s.bytes);
         return refuse("prepare.shards.range_end", reason);

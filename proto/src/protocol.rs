@@ -1,31 +1,10 @@
-//! What workers and the coordinator say to each other, as domain types; the wire's twins are
-//! converted below here and nowhere else.
-//!
-//! What a peer sends never panics: a message that makes no sense is an [`Error`](struct@Error) that names the
-//! field.
-
-mod directive;
-mod report;
+//! What workers and the coordinator say to each other, as domain types; the crate `wire` has their twins in gRPC.
 
 use crate::id::{Epoch, Generation, Incarnation, Lineage, RunId, WorkerId};
 use crate::manifest::File;
 use crate::receipt::{Receipt, Skipped};
 use std::ops::Range;
 use std::time::Duration;
-use thiserror::Error;
-
-/// A message that this version does not understand.
-#[derive(Debug, Error, PartialEq, Eq)]
-#[error("`{field}`: {reason}")]
-pub struct Error {
-    /// The field's path in the message.
-    pub field: &'static str,
-    /// What is wrong with it.
-    pub reason: String,
-}
-
-/// Metadata of the error that ends a worker's stream where another coordinator has this one's place: its address.
-pub const SUCCESSOR: &str = "muster-coordinator";
 
 /// The first thing that a worker says on a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -378,75 +357,5 @@ impl Train {
     /// Where reports of this duty belong.
     pub fn place(&self) -> Place {
         Place { run: self.load.run.clone(), generation: self.generation, lineage: self.lineage }
-    }
-}
-
-fn refuse<T>(field: &'static str, reason: impl Into<String>) -> Result<T, Error> {
-    Err(Error { field, reason: reason.into() })
-}
-
-/// Names are between 1 and 512 bytes.
-fn named(field: &'static str, value: String) -> Result<String, Error> {
-    match value.len() {
-        1..=512 => Ok(value),
-        n => refuse(field, format!("must have 1 to 512 bytes, has {n}")),
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    duration.as_millis().try_into().unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire;
-
-    #[test]
-    fn a_train_directive_survives_the_wire() {
-        let directive = Directive {
-            epoch: Epoch(3),
-            beat: Duration::from_millis(500),
-            duty: Duty::Train(Train {
-                load: Load {
-                    run: RunId::new("r"),
-                    spec_yaml: "name: r".into(),
-                    fingerprint: "f".into(),
-                    plan_digest: "d".into(),
-                },
-                generation: Generation(4),
-                lineage: Lineage(2),
-                rank: 1,
-                members: vec!["a:1".into(), "b:2".into()],
-                ring_key: [7; 32],
-                checkpoint: Some(Start { manifest: "c".into(), sha256: "5".into() }),
-                evaluate_first: true,
-                stop: false,
-                base_digest: Some("b".into()),
-            }),
-            heard: 9,
-        };
-        let wire = wire::Directive::from(directive.clone());
-        assert_eq!(Directive::try_from(wire), Ok(directive));
-    }
-
-    #[test]
-    fn messages_that_mean_nothing_are_refused_by_field() {
-        let empty = Report::try_from(wire::Report { what: None }).unwrap_err();
-        assert_eq!(empty.field, "report.what");
-        let beat = wire::Report { what: Some(wire::report::What::Beat(wire::Beat::default())) };
-        assert_eq!(Report::try_from(beat).unwrap_err().field, "beat.phase");
-        let train = wire::Directive {
-            duty: Some(wire::directive::Duty::Train(wire::Train {
-                run: "r".into(),
-                fingerprint: "f".into(),
-                plan_digest: "d".into(),
-                rank: 2,
-                members: vec!["a:1".into()],
-                ..Default::default()
-            })),
-            ..Default::default()
-        };
-        assert_eq!(Directive::try_from(train).unwrap_err().field, "train.rank");
     }
 }
