@@ -2,7 +2,7 @@
 
 use crate::model::{Weights, weights};
 use anyhow::{Context, Result, bail, ensure};
-use coordinator::journal;
+use coordinator::runtime::journal;
 use proto::event::Fact;
 use proto::id::{CheckpointId, RunId};
 use proto::key;

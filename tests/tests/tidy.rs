@@ -267,8 +267,8 @@ fn async_code_touches_no_tensor_and_the_training_thread_never_awaits() {
 fn wire_types_are_named_only_at_the_edges() {
     let edges = [
         "proto/wire/",
-        "coordinator/src/service.rs",
-        "coordinator/src/holder.rs",
+        "coordinator/src/service/",
+        "coordinator/src/takeover/holder.rs",
         "coordinator/src/cli/remote/",
         // They play workers, and a user.
         "tests/src/simulated.rs",

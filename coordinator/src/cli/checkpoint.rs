@@ -1,8 +1,8 @@
 //! `coordinator checkpoint`: what a run has left in storage.
 
 use super::{Blame, Exit, Outcome, Refusal};
-use crate::checkpoints::{Error, Found, Run};
-use crate::journal;
+use crate::checkpoints::tools::{Error, Found, Run};
+use crate::runtime::journal;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use proto::id::{CheckpointId, RunId};

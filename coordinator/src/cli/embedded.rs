@@ -1,7 +1,7 @@
 //! A coordinator inside this process, on the loopback: what `run`, `plan` and `inspect` work with.
 
 use super::{Blame, Exit, Refusal};
-use crate::handle::{Handle, Stopped};
+use crate::runtime::handle::{Handle, Stopped};
 use crate::runtime::{self, Runtime};
 use crate::service;
 use anyhow::{Context, anyhow};

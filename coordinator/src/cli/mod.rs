@@ -102,7 +102,7 @@ Exit codes:
 
 Environment:
   MUSTER_LOG          what is logged to standard error: error, warn, info, debug or trace,
-                      for one module too (warn,coordinator::journal=debug)
+                      for one module too (warn,coordinator::runtime::journal=debug)
                       [default: info for `serve`, otherwise warn]
   MUSTER_COORDINATOR  default of --coordinator
   MUSTER_TIMEOUT      default of --timeout

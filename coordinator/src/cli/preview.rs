@@ -6,11 +6,11 @@ use super::mixture::{self, Mixed};
 use super::typed::Typed;
 use super::{Blame, Exit, Refusal, run};
 use crate::core::{Notice, Timing};
-use crate::feed::Watch;
-use crate::handle::{Handle, Stopped};
-use crate::launch::{self, Local};
+use crate::data::{sources, survey};
+use crate::launch::{self, Launched};
 use crate::runtime::Runtime;
-use crate::{sources, survey};
+use crate::runtime::feed::Watch;
+use crate::runtime::handle::{Handle, Stopped};
 use anyhow::{Context, anyhow};
 use indicatif::ProgressBar;
 use proto::id::RunId;
@@ -66,7 +66,7 @@ pub(super) async fn preview(path: &Path) -> Result<Preview, Refusal> {
         // One process that has every core: a shard's records are prepared in parallel.
         Ok(Milestone::Shards) => {
             let url = coordinator.url.clone();
-            let mut local = Local::start(program, url, 1).blame(Exit::Infrastructure)?;
+            let mut local = Launched::locally(program, url, 1).blame(Exit::Infrastructure)?;
             let planned = coordinator.work(async {
                 tokio::select! {
                     outcome = progress.planned() => outcome,

@@ -5,11 +5,12 @@ use super::show::{Show, Style};
 use super::typed::Typed;
 use super::{Blame, Exit, Outcome, Refusal};
 use crate::core::{Notice, Timing};
-use crate::feed::Watch;
-use crate::handle::{Handle, Stopped};
-use crate::launch::{self, Local};
+use crate::data::{sources, survey};
+use crate::launch::{self, Launched};
 use crate::runtime::Runtime;
-use crate::{holder, resume, sources, survey};
+use crate::runtime::feed::Watch;
+use crate::runtime::handle::{Handle, Stopped};
+use crate::takeover::{holder, resume};
 use anyhow::anyhow;
 use clap::Args;
 use proto::id::RunId;
@@ -74,7 +75,7 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
         Some(run) => run,
         None => coordinator.work(submit(&handle, spec, text, &storage)).await?,
     };
-    let mut local = Local::start(program, coordinator.url.clone(), workers as usize)
+    let mut local = Launched::locally(program, coordinator.url.clone(), workers as usize)
         .blame(Exit::Infrastructure)?;
     let style = if arguments.json { Style::Json } else { Style::People };
     let folder = storage.url().strip_prefix("file://").unwrap_or(storage.url());

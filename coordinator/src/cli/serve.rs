@@ -2,9 +2,9 @@
 
 use super::{Blame, Exit, Outcome, Refusal};
 use crate::core::Timing;
-use crate::holder;
 use crate::runtime::{self, Runtime, Vacancy};
 use crate::service;
+use crate::takeover::holder;
 use anyhow::Context;
 use clap::Args;
 use proto::print;

@@ -3,7 +3,7 @@
 use super::mixture::{self, Mixed};
 use super::plan;
 use crate::core::{BySource, Notice};
-use crate::feed::Stamped;
+use crate::runtime::feed::Stamped;
 use chrono::{DateTime, Local};
 use indicatif::{ProgressBar, ProgressStyle};
 use proto::print;

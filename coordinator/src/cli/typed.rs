@@ -2,7 +2,7 @@
 
 use super::{Blame, Exit, Refusal};
 use crate::core::Fault;
-use crate::survey::{self, Scope};
+use crate::data::survey::{self, Scope};
 use anyhow::{Context, anyhow};
 use proto::spec::{self, Location, Spec};
 use std::path::Path;

@@ -1,10 +1,10 @@
 //! Which samples are shown, and their text.
 
 use super::fate::{Fate, Fates};
-use crate::base;
 use crate::cli::preview::Preview;
 use crate::cli::{Blame, Exit, Refusal};
-use crate::progress::Progress;
+use crate::data::base;
+use crate::data::progress::Progress;
 use anyhow::{Context, bail};
 use data::{ChatTemplate, Decoder, Folder, Options, Piece};
 use proto::key;

@@ -4,7 +4,7 @@ use super::connect::{Remote, connect, is_final, refused};
 use crate::cli::show::{Show, Style};
 use crate::cli::{Blame, Exit, Outcome, Refusal, run};
 use crate::core::Notice;
-use crate::feed::Stamped;
+use crate::runtime::feed::Stamped;
 use anyhow::{Context, anyhow};
 use proto::print;
 use std::time::Duration;

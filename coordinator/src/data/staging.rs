@@ -4,8 +4,8 @@
 //! Only what a model folder needs is taken. The table of contents comes last, so a folder without one is not finished;
 //! two that stage the same commit write the same bytes.
 
+use super::progress::Progress;
 use crate::core::Fault;
-use crate::progress::Progress;
 use bytes::Bytes;
 use futures::StreamExt;
 use proto::error::chain;

@@ -1,9 +1,9 @@
 //! Local workers: one supervisor process, which starts a rank for each device and lives no longer than this one.
 
+use super::Error;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
-use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 
@@ -13,52 +13,6 @@ const FAREWELL: Duration = Duration::from_secs(10);
 const EXIT_DRAINED: i32 = 75;
 /// Supervisors that may die before the launcher gives up.
 const RESTARTS: u32 = 3;
-
-/// Why there are no workers.
-#[derive(Debug, Error)]
-pub enum Error {
-    /// The program is nowhere to be found.
-    #[error(
-        "the `worker` program is not beside `{0}`, nor in the PATH\n\
-         hint: build both with `cargo build --release`, or set MUSTER_WORKER"
-    )]
-    Missing(PathBuf),
-    /// It cannot be started.
-    #[error("`{program}` cannot be started")]
-    Start {
-        /// The program.
-        program: PathBuf,
-        /// The operating system's word.
-        #[source]
-        source: std::io::Error,
-    },
-    /// It was told to go by a signal, and not by this program.
-    #[error(
-        "the workers were told to go\nhint: start it again; `run --resume` goes on from the newest checkpoint"
-    )]
-    Drained,
-    /// It ends again and again.
-    #[error("the workers ended with {status}; what they said stands above")]
-    Ended {
-        /// Of the last one.
-        status: std::process::ExitStatus,
-    },
-}
-
-/// The `worker` program: `MUSTER_WORKER`, else beside this one, else in the PATH.
-///
-/// # Errors
-/// [`Error::Missing`].
-pub fn program() -> Result<PathBuf, Error> {
-    if let Some(path) = std::env::var_os("MUSTER_WORKER") {
-        return Ok(path.into());
-    }
-    let own = std::env::current_exe().unwrap_or_default();
-    let beside = own.with_file_name("worker");
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let in_path = std::env::split_paths(&path).map(|folder| folder.join("worker"));
-    std::iter::once(beside).chain(in_path).find(|p| p.is_file()).ok_or(Error::Missing(own))
-}
 
 /// Workers on this machine.
 pub struct Local {

@@ -8,7 +8,7 @@
 
 mod signatures;
 
-use crate::quality::Records;
+use super::quality::Records;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use proto::error::chain;

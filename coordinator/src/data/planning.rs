@@ -2,11 +2,10 @@
 //! are made, then their outline. A plan's chunks are never in memory together: a run of many epochs has many times the
 //! samples' own bytes of them.
 
-use crate::base;
-use crate::contents::{self, Checked, Contents};
+use super::contents::{self, Checked, Contents};
+use super::quality::{self, Verdict};
+use super::{base, fault};
 use crate::core::{Fault, PlanOutline};
-use crate::quality::{self, Verdict};
-use crate::survey::fault;
 use proto::event::Failure;
 use proto::id::RunId;
 use proto::key;
@@ -88,7 +87,7 @@ pub(crate) async fn plan(
             let message = nothing_left(spec, &receipt);
             return Err(refused(&places.run, run, &receipt, message).await);
         }
-        Err(Unmade::Plan(error)) => return Err(fault(Failure::Data, &error)),
+        Err(Unmade::Plan(error)) => return Err(fault::of(Failure::Data, &error)),
         Err(Unmade::Stored(fault)) => return Err(fault),
     };
     warnings.extend(endless_warmup(spec, made.summary.steps));
@@ -122,7 +121,7 @@ fn unseen_positions(metas: &[Meta], seen: u64) -> Option<String> {
 }
 
 fn infrastructure(error: storage::Error) -> Fault {
-    fault(Failure::Infrastructure, &error)
+    fault::of(Failure::Infrastructure, &error)
 }
 
 fn damaged(fingerprint: &str, what: &str) -> Fault {

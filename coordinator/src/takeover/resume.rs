@@ -1,7 +1,8 @@
 //! Which run `--resume` means: never one of a pool, nor one that another coordinator is at.
 
-use crate::holder::{self, Held};
-use crate::{finish, journal};
+use super::holder::{self, Held};
+use crate::checkpoints;
+use crate::runtime::journal;
 use proto::event::{Fact, Holder, Journaled, PoolEvent};
 use proto::id::RunId;
 use proto::key;
@@ -83,7 +84,7 @@ pub async fn find(storage: &Storage, spec: Spec, take_over: bool) -> Result<Resu
     for name in folders.into_iter().rev().filter(|n| is_run_of(n, &prefix)) {
         let run = RunId::new(name);
         let history = journal::read::<Fact>(storage, &key::journal(&run)).await?;
-        if finish::is_over(&history) && !pool.contains(&run) {
+        if checkpoints::is_over(&history) && !pool.contains(&run) {
             continue;
         }
         if pool.contains(&run) {
@@ -134,7 +135,7 @@ fn is_run_of(folder: &str, prefix: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::Journal;
+    use crate::runtime::journal::Journal;
 
     #[test]
     fn a_run_belongs_to_the_spec_with_exactly_its_name() {

@@ -2,9 +2,9 @@
 //!
 //! [`data::Recipe`] names a prepared data set. Two runs that agree in its fingerprint share the shards.
 
+use super::progress::Progress;
+use super::{base, fault, sources, staging};
 use crate::core::{Fault, Survey};
-use crate::progress::Progress;
-use crate::{base, sources, staging};
 use bytes::Bytes;
 use data::{Recipe, SourceOptions};
 use proto::error::chain;
@@ -14,7 +14,6 @@ use proto::manifest::{Origin, Prepared};
 use proto::protocol::RawShard;
 use proto::spec::{ChatTemplate, Location, Spec};
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::ops::Range;
 use storage::{Object, Storage};
 
@@ -48,7 +47,7 @@ async fn find(storage: &Storage, spec: &Spec, progress: &Progress) -> Result<Sur
     let fingerprint = fingerprint(spec, &shards, progress).await?;
     progress.begin(format!("output `{}`", spec.output()));
     let cached = is_prepared(storage, &fingerprint).await;
-    let cached = cached.map_err(|e| fault(Failure::Infrastructure, &e))?;
+    let cached = cached.map_err(|e| fault::of(Failure::Infrastructure, &e))?;
     Ok(Survey { fingerprint, shards, cached })
 }
 
@@ -198,11 +197,6 @@ pub(crate) async fn check(spec: &Spec, scope: Scope) -> Result<(), Fault> {
     progress.watch(look).await
 }
 
-/// A fault with the whole chain of causes.
-pub(crate) fn fault(kind: Failure, error: &(dyn Error + 'static)) -> Fault {
-    Fault { kind, message: chain(error) }
-}
-
 async fn fingerprint(
     spec: &Spec,
     shards: &[RawShard],
@@ -232,7 +226,7 @@ async fn template(spec: &Spec, progress: &Progress) -> Result<Option<String>, Fa
             let message = format!("data.chat_template: there is no file {path}\n{hint}");
             Fault { kind: Failure::User, message }
         }
-        Some(_) | None => storage_fault("data.chat_template", &error),
+        Some(_) | None => fault::unreadable("data.chat_template", &error),
     })?;
     let text = String::from_utf8(body.into()).map_err(|e| Fault {
         kind: Failure::User,
@@ -247,12 +241,6 @@ async fn read(url: &str) -> Result<Bytes, storage::Error> {
     let opened = tokio::task::spawn_blocking(move || Storage::containing(&url)).await;
     let (storage, key) = opened.expect("opening a folder panics on nothing")?;
     storage.read(&key).await
-}
-
-/// The fault for something that the spec names and that cannot be read: the user's if it is missing or forbidden.
-pub(crate) fn storage_fault(field: &str, error: &storage::Error) -> Fault {
-    let kind = if error.is_users() { Failure::User } else { Failure::Infrastructure };
-    Fault { kind, message: format!("{field}: {}", chain(error)) }
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The files of a base model's folder that the coordinator reads: configuration and tokenizer, never weights.
 
+use super::fault;
+use super::progress::Progress;
 use crate::core::Fault;
-use crate::progress::Progress;
-use crate::survey::storage_fault;
 use bytes::Bytes;
 use proto::event::Failure;
 use proto::spec::Location;
@@ -90,7 +90,7 @@ async fn open(location: &Location, patience: Patience) -> Result<Storage, Fault>
 }
 
 fn unread(error: storage::Error) -> Fault {
-    storage_fault("model.base", &error)
+    fault::unreadable("model.base", &error)
 }
 
 #[cfg(test)]

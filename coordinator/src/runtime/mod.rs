@@ -8,22 +8,35 @@
 //!
 //! A command behind a journal entry is begun only when the entry is durable. A store that is away holds up these
 //! commands and nobody else: leases go on, questions are answered from memory, and the answers say what is waited for.
+//!
+//! ```text
+//! claims     taking the pool and its runs          execute   commands, one after another
+//! attempts   a run that is begun again             works     long work beside the queue
+//! journal    history on object storage             feed      what watchers are told, kept as metrics
+//! handle     the queue, from outside               dial      whether peers reach a worker
+//! naming     what a run is called                  log       what is logged of what happens
+//! ```
 
 mod attempts;
 mod claims;
 mod dial;
 mod execute;
+pub mod feed;
+pub mod handle;
+pub mod journal;
 mod log;
+mod naming;
 mod works;
 
 pub use claims::Vacancy;
 
 use crate::core::{Command, Core, Event, Goal, Notice, Settings, Stream, Ticket, Timing};
-use crate::feed::{self, Feed, Stamped, Watch};
-use crate::handle::{Beats, Handle, Input, Overview, Seen};
-use crate::journal::{self, Journal};
-use crate::{holder, naming, planning};
+use crate::data::planning;
+use crate::takeover::holder;
 use execute::{Done, Writing};
+use feed::{Feed, Stamped, Watch};
+use handle::{Beats, Handle, Input, Overview, Seen};
+use journal::Journal;
 use proto::event::Holder;
 use proto::id::{self, Epoch, RunId};
 use proto::protocol::Directive;

@@ -1,9 +1,9 @@
 //! How everybody else talks to a running coordinator: its queue, from outside. And where to find the next one, once
 //! another has its place.
 
+use super::feed::{Recorded, Watch};
+use super::journal::{self, Journal};
 use crate::core::{Event, Status, Stream, WorkerStatus};
-use crate::feed::{Recorded, Watch};
-use crate::journal::{self, Journal};
 use proto::event::Fact;
 use proto::id::RunId;
 use proto::protocol::{Directive, Report};
@@ -11,7 +11,6 @@ use proto::spec::Spec;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
-use storage;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 

@@ -7,8 +7,8 @@
 //!
 //! A folder, a prefix and a repository mean the data files in them, known by their endings.
 
+use super::progress::Progress;
 use crate::core::Fault;
-use crate::progress::Progress;
 use proto::error::chain;
 use proto::event::Failure;
 use proto::spec::hub::{Commit, Kind};

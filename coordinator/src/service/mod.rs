@@ -1,9 +1,9 @@
 //! The gRPC edge: wire types come in, domain types go on.
 
 use crate::core::{SourceFigures, Stream, WorkerStatus};
-use crate::feed::Stamped;
-use crate::handle::{Handle, Overview, Seen, Stopped};
-use crate::sources;
+use crate::data::sources;
+use crate::runtime::feed::Stamped;
+use crate::runtime::handle::{Handle, Overview, Seen, Stopped};
 use proto::event::Failure;
 use proto::id::RunId;
 use proto::protocol::Report;

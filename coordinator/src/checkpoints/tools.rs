@@ -1,8 +1,8 @@
 //! A run's checkpoints as they lie in storage, for whoever looks after them: what there is, whether it is whole, copies
 //! of it, and the end of what is needed no more.
 
-use crate::finish::{self, ModelFolder};
-use crate::journal::{self, Journal};
+use super::ModelFolder;
+use crate::runtime::journal::{self, Journal};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
 use proto::event::Fact;
@@ -144,7 +144,7 @@ impl Run {
                 _ => {}
             }
         }
-        let stored = finish::stored(storage, id).await?;
+        let stored = super::stored(storage, id).await?;
         let last = known.last_key_value().map(|(id, _)| *id);
         let lost = last.filter(|id| stored.get(id) != Some(&true));
         let (mut committed, mut others) = (Vec::new(), Vec::new());
@@ -376,7 +376,7 @@ impl Run {
     pub(crate) async fn delete(&self, ids: &[CheckpointId]) -> Result<Vec<String>, Error> {
         self.has_ended()?;
         for id in ids {
-            finish::delete(&self.storage, &self.id, *id).await?;
+            super::delete(&self.storage, &self.id, *id).await?;
         }
         let swept = self.storage.sweep(self.id.as_str(), Duration::ZERO).await?;
         Ok(swept.into_iter().map(|upload| upload.key).collect())
