@@ -1,11 +1,14 @@
 //! What a user types, and what they see.
 
+mod advice;
 mod checkpoint;
 mod doctor;
 mod embedded;
+mod follow;
 mod generate;
 mod inspect;
 mod mixture;
+mod outlook;
 mod plan;
 mod preview;
 mod remote;

@@ -2,7 +2,7 @@
 
 use super::connect::{Remote, connect, is_final, refused};
 use crate::cli::show::{Show, Style};
-use crate::cli::{Blame, Exit, Outcome, Refusal, run};
+use crate::cli::{Blame, Exit, Outcome, Refusal, follow};
 use crate::core::Notice;
 use crate::runtime::feed::Stamped;
 use anyhow::{Context, anyhow};
@@ -168,7 +168,7 @@ impl<'a> Following<'a> {
         } else {
             self.show().notice(&stamped)?;
         }
-        Ok(run::end(&stamped.notice))
+        Ok(follow::end(&stamped.notice))
     }
 
     /// Whether it is of a step that was shown before: workers tell a new coordinator of their last ones again.

@@ -1,6 +1,6 @@
 //! Runs and workers as people see them. What is unknown is left out.
 
-use crate::cli::plan::duration;
+use crate::cli::outlook::duration;
 use chrono::{DateTime, Local};
 use proto::text::visible;
 use std::time::Duration;

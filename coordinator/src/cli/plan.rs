@@ -1,14 +1,11 @@
 //! `coordinator plan`: what a run would do, before it does it: steps, tokens, memory, time.
 
-mod outlook;
-
+use super::outlook::{Measured, Outlook, ratio};
 use super::preview::{Preview, preview};
 use super::{Blame, Exit, Outcome, Refusal};
 use crate::launch;
 use anyhow::{Context, anyhow};
 use clap::Args;
-use outlook::{Measured, ratio};
-pub(super) use outlook::{Outlook, duration};
 use proto::cost::Cost;
 use proto::print;
 use std::io::IsTerminal;
@@ -45,15 +42,6 @@ pub(super) async fn plan(arguments: Arguments) -> Outcome {
         print::text(format_args!("{}\n{outlook}", preview.spec.name()))?;
     }
     Ok(Exit::Done)
-}
-
-/// Fewer steps than this deserve a warning.
-pub(super) const FEW_STEPS: u64 = 50;
-
-pub(super) fn few_steps() -> String {
-    format!(
-        "fewer than {FEW_STEPS} steps change a model little; a smaller `train.global_batch` gives more"
-    )
 }
 
 /// Lets a worker train a few micro-batches as the run would, and time them.

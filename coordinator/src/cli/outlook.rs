@@ -1,8 +1,8 @@
 //! A run in numbers, before it runs: what the plan says, and what follows from a measured step.
 
-use super::{FEW_STEPS, few_steps};
-use crate::cli::mixture::{self, Mixed};
-use crate::cli::preview::Preview;
+use super::advice;
+use super::mixture::{self, Mixed};
+use super::preview::Preview;
 use proto::cost::Cost;
 use proto::plan::EpochSummary;
 use proto::spec::{SaveDtype, Spec};
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// For people, and field by field for programs.
 #[derive(Serialize)]
-pub(in crate::cli) struct Outlook {
+pub(super) struct Outlook {
     name: String,
     records: u64,
     dropped: u64,
@@ -55,7 +55,7 @@ pub(super) struct Measured {
 
 impl Outlook {
     /// What is known without a measurement.
-    pub(in crate::cli) fn new(preview: &Preview) -> Self {
+    pub(super) fn new(preview: &Preview) -> Self {
         let Preview { spec, receipt, plan, sources, warnings, .. } = preview;
         let planned_steps = (plan.steps_per_epoch * plan.epochs.len() as u64).max(1);
         let per_step = |of: fn(&EpochSummary) -> f64| -> f64 {
@@ -65,9 +65,7 @@ impl Outlook {
         let total = receipt.total();
         let mut warnings = warnings.clone();
         warnings.extend(mixture::unseen(sources, plan.epochs.len()));
-        if plan.steps < FEW_STEPS {
-            warnings.push(few_steps());
-        }
+        warnings.extend(advice::few_steps(plan.steps));
         Self {
             name: spec.name().to_owned(),
             records: total.read,
@@ -200,7 +198,7 @@ fn bytes(n: u64) -> String {
 }
 
 /// `2 h 5 min`, to two parts.
-pub(in crate::cli) fn duration(seconds: f64) -> String {
+pub(super) fn duration(seconds: f64) -> String {
     let all = Duration::from_secs_f64(seconds.clamp(0.0, 1e9)).as_secs();
     match (all / 86400, all / 3600 % 24, all / 60 % 60, all % 60) {
         (0, 0, 0, s) => format!("{s} s"),
