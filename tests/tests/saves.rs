@@ -25,6 +25,7 @@ use proto::receipt::Receipt;
 use std::path::Path;
 use std::time::Duration;
 use storage::{Patience, Storage};
+use worker::agent::upload;
 use worker::collective::{AbortHandle, InProcess};
 use worker::job::Restorable;
 use worker::kernels;
@@ -35,7 +36,6 @@ use worker::replica::{
     Batch, MicroBatch, PartFile, Recipe, RestoreError, Room, Saved, Snapshot, State, Trainer,
     restore, snapshot,
 };
-use worker::upload;
 
 const SEEDS: u64 = 60;
 /// Checkpoints of a seed's run.

@@ -114,7 +114,7 @@ fn prepare(file: &Path) -> Result<()> {
             modified_ms: object.modified_ms,
             range: 0..object.bytes,
         };
-        let prepared = worker::job::prepare(&spec.resolved_yaml(), "f", shard).await;
+        let prepared = worker::prepare::prepare(&spec.resolved_yaml(), "f", shard).await;
         prepared.map_err(|trouble| anyhow::anyhow!(trouble.message))
     })?;
     let total = outcome.receipt.total();

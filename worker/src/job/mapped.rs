@@ -3,9 +3,8 @@
 //! On a local output they are mapped where they lie. From any other store each is fetched once, to a cache folder that
 //! the ranks of a host share.
 
-use super::storage_trouble;
-
 use crate::cache;
+use crate::inputs::storage_trouble;
 use crate::session::Trouble;
 use bytes::Bytes;
 use memmap2::Mmap;

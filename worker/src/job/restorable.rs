@@ -1,6 +1,6 @@
 //! A checkpoint to start from: its manifest, and those of its files that this rank reads, every byte verified.
 
-use super::{storage_trouble, trouble};
+use crate::inputs::{storage_trouble, trouble};
 use crate::replica::{Digest, Fetched, share_of};
 use crate::session::Trouble;
 use futures::StreamExt;

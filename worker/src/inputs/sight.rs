@@ -2,7 +2,6 @@
 //! mounted, or hangs, is found out while others can still do its work.
 
 use super::{storage_trouble, trouble};
-
 use crate::session::Trouble;
 use futures::{StreamExt, TryStreamExt};
 use proto::error::chain;
@@ -23,7 +22,7 @@ const AT_ONCE: usize = 8;
 ///
 /// # Errors
 /// [`Cause::Data`] for one that is not there, or not for this host; [`Cause::Storage`] where nobody answers.
-pub(super) async fn of_sources(spec: &Spec) -> Result<(), Trouble> {
+pub(crate) async fn of_sources(spec: &Spec) -> Result<(), Trouble> {
     let sources = spec.data().sources();
     let locations: Vec<_> = sources.into_iter().map(|source| source.location.clone()).collect();
     futures::stream::iter(locations)
@@ -37,7 +36,7 @@ pub(super) async fn of_sources(spec: &Spec) -> Result<(), Trouble> {
 ///
 /// # Errors
 /// [`Cause::Storage`].
-pub(super) async fn of_output(spec: &Spec) -> Result<Storage, Trouble> {
+pub(crate) async fn of_output(spec: &Spec) -> Result<Storage, Trouble> {
     let output = spec.output().to_string();
     let opened = on_disk(PATIENCE, {
         let output = output.clone();
@@ -53,7 +52,7 @@ pub(super) async fn of_output(spec: &Spec) -> Result<Storage, Trouble> {
 ///
 /// # Errors
 /// [`Cause::Model`] for one that is not there, or not for this host; [`Cause::Storage`] where it does not answer.
-pub(super) async fn of_base(spec: &Spec) -> Result<(), Trouble> {
+pub(crate) async fn of_base(spec: &Spec) -> Result<(), Trouble> {
     let base = spec.base();
     let template = match &spec.data().chat_template {
         ChatTemplate::File(location) => Some(("data.chat_template", location)),

@@ -8,17 +8,18 @@
 //! Nothing here decides: the session does. Beats come from here, never from the computing thread, so a long step is
 //! not taken for a death.
 
-mod connection;
+mod connect;
+pub mod upload;
 
 use crate::collective::{AbortHandle, Listener};
 use crate::controls::{Controls, Gauge, Gauges, Said};
-use crate::job::{self, Job, Restorable};
+use crate::job::{Job, Restorable};
+use crate::prepare;
 use crate::replica::Room;
 use crate::run::{self, Broken, Outside};
 use crate::session::{Command, End, Event, Exit, Identity, Session, Trouble};
-use crate::upload::{self, Leaving};
-use connection::Connection;
-pub(crate) use connection::pause;
+use connect::Connection;
+pub(crate) use connect::pause;
 use proto::id::{RunId, WorkerId};
 use proto::protocol::{Cause, Directive, Duty, Place, Report, Train};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +27,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
+use upload::Leaving;
 
 /// Reports that can wait for the network.
 const REPORTS: usize = 1024;
@@ -159,9 +161,9 @@ impl Agent {
                 let events = self.events.clone();
                 tokio::spawn(async move {
                     let index = shard.index;
-                    let seen = if first { job::see_sources(&spec_yaml).await } else { Ok(()) };
+                    let seen = if first { prepare::see_sources(&spec_yaml).await } else { Ok(()) };
                     let outcome = match seen {
-                        Ok(()) => job::prepare(&spec_yaml, &fingerprint, shard).await,
+                        Ok(()) => prepare::prepare(&spec_yaml, &fingerprint, shard).await,
                         Err(trouble) => Err(trouble),
                     };
                     // The agent may have ended meanwhile.

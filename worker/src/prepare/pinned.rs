@@ -1,7 +1,6 @@
 //! An object of a source as it was when the run began, read by range.
 
-use super::trouble;
-
+use crate::inputs::trouble;
 use crate::session::Trouble;
 use bytes::Bytes;
 use data::ReadAt;

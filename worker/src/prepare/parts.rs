@@ -1,7 +1,6 @@
 //! A prepared shard on its way into storage, in parts of bounded size.
 
-use super::storage_trouble;
-
+use crate::inputs::storage_trouble;
 use crate::session::Trouble;
 use data::PreparedRecord;
 use proto::key;

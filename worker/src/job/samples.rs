@@ -1,6 +1,7 @@
 //! What a run has in storage before it trains: its plan, fetched, and its prepared samples, mapped.
 
-use super::{mapped, storage_trouble, trouble};
+use super::mapped;
+use crate::inputs::{storage_trouble, trouble};
 use crate::ops::{Documents, Target};
 use crate::replica::MicroBatch;
 use crate::session::Trouble;

@@ -6,11 +6,13 @@
 //!
 //! All of it runs on a blocking thread, block by block: memory is bounded whatever the object's size.
 
-use super::parts::Parts;
-use super::pinned::{PinnedObject, blame};
-use super::{base, parse, sight, template, trouble};
+mod parts;
+mod pinned;
 
+use crate::inputs::{base, options, parse, sight, template, trouble};
 use crate::session::Trouble;
+use parts::Parts;
+use pinned::{PinnedObject, blame};
 use proto::error::chain;
 use proto::prepared::Object;
 use proto::protocol::{Cause, RawShard, ShardOutcome};
@@ -18,6 +20,14 @@ use proto::receipt::{Counts, Detected, Receipt};
 use proto::spec::Spec;
 use std::sync::Arc;
 use storage::Storage;
+
+/// Proves that this host sees every source of a run, before it prepares the first of their shards.
+///
+/// # Errors
+/// [`Cause::Data`] for a source that is not there, or not for this host; [`Cause::Storage`] where nobody answers.
+pub async fn see_sources(spec_yaml: &str) -> Result<(), Trouble> {
+    sight::of_sources(&parse(spec_yaml)?).await
+}
 
 /// Tokenizes a raw shard and stores what comes of it, part by part.
 ///
@@ -126,10 +136,4 @@ fn unprepared(spec: &Spec, error: &data::PrepareError) -> Trouble {
             trouble(Cause::Model)(format!("{}: {}", spec.model().base, chain(error)))
         }
     }
-}
-
-/// The options that the spec asks for; `template` is the text of the file that it names.
-pub(super) fn options(spec: &Spec, template: Option<String>) -> Result<data::Options, Trouble> {
-    let undated = || trouble(Cause::Internal)("the resolved spec has no `data.date`".into());
-    data::Options::of(spec, template).ok_or_else(undated)
 }
