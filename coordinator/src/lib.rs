@@ -1,39 +1,23 @@
 //! The coordinator: takes runs, lists and cuts their data, gathers workers, keeps them in step, commits checkpoints.
 //!
 //! ```text
-//! core/        PURE: events in, commands out
-//! runtime      owns core, clock and queue; executes commands in order          handle    its queue, from outside
-//! journal      history on object storage          feed      what watchers are told, kept as metrics
-//! holder       whether the one before is still there
-//! sources      which objects a source names             base      what is read in a base model's folder
-//! staging      a base model, brought from the hub       progress  a deadline for work without answers
-//! survey       cuts raw shards, fingerprints them     planning  from prepared samples to a stored plan
-//! quality/     PURE: what is wrong with a data set, and which samples that excludes
-//! finish       manifests, the finished model       resume    which run `--resume` means
-//! service      the gRPC edge                       launch    local worker processes
-//! cli/         what a user types and sees
+//! core/          PURE: events in, commands out
+//! runtime/       owns core, clock and queue; executes commands in order; its journal and its watchers' feed
+//! data/          from what a spec names to a stored plan
+//! checkpoints/   what makes stored parts a checkpoint, which of them stay, the finished model
+//! takeover/      whether the coordinator before is still there, and going on where it was
+//! service/       the gRPC edge
+//! launch/        workers that a command starts for its own run
+//! cli/           what a user types and sees
 //! ```
 //!
 //! It never knows a tensor, and a tokenizer only to show samples: whatever computes is a worker's work.
 
-mod base;
-mod checkpoints;
+pub mod checkpoints;
 pub mod cli;
-mod contents;
 pub mod core;
-pub mod feed;
-pub mod finish;
-pub mod handle;
-pub mod holder;
-pub mod journal;
+mod data;
 pub mod launch;
-mod naming;
-mod planning;
-mod progress;
-mod quality;
-pub mod resume;
 pub mod runtime;
 pub mod service;
-mod sources;
-mod staging;
-mod survey;
+pub mod takeover;

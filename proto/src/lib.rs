@@ -2,23 +2,19 @@
 //!
 //! ```text
 //! spec        what a user asks for            plan      which sample goes where, when
-//! protocol    what workers and coordinator say    wire      the same as gRPC messages
-//! event       a run's history                  id        identities and counters
+//! protocol    what workers and coordinator say    id        identities and counters
+//! event       a run's history                  error     how an error is told
 //! prepared    tokenized shards in storage     receipt   what became of every record
 //! manifest    what a checkpoint consists of   key       where objects lie
-//! storage     the few operations on an object store that everything relies on
-//! hub         what the Hugging Face hub is asked   cost      what a step takes
-//! text        what a data set says, safe to show   tensors   heads of safetensors files
-//! print       standard output, whose reader may go   address   where a coordinator is
+//! cost        what a step takes                tensors   heads of safetensors files
+//! text        what a data set says, safe to show   print     standard output, whose reader may go
 //! ```
 //!
-//! Knows no tensor and no tokenizer.
+//! Knows no tensor, no tokenizer and no network: gRPC is the crate `wire`, object storage the crate `storage`.
 
-pub mod address;
 pub mod cost;
 pub mod error;
 pub mod event;
-pub mod hub;
 pub mod id;
 pub mod key;
 pub mod manifest;
@@ -28,10 +24,8 @@ pub mod print;
 pub mod protocol;
 pub mod receipt;
 pub mod spec;
-pub mod storage;
 pub mod tensors;
 pub mod text;
-pub mod wire;
 
 /// The version of the wire protocol, of the plan and of the step's arithmetic: equal in all members of a run.
 pub const PROTOCOL: u32 = 6;

@@ -9,6 +9,7 @@
 //! of floor(P / S) or ceil(P / S) packs, so no runt ends it, and P and S are equal in every epoch.
 //! Memory while planning: 12 bytes per sample and 8 per pack beside the samples' own 16.
 
+mod check;
 mod chunk;
 mod consumed;
 mod error;
@@ -133,7 +134,7 @@ impl<'a> Plan<'a> {
         sources: &'a [Source],
         options: Options,
     ) -> Result<Plan<'a>, Error> {
-        error::check(samples, sources, &options)?;
+        check::check(samples, sources, &options)?;
         let mut held_out = held_out(samples, sources);
         let mut left_out = [&held_out, excluded].concat();
         left_out.sort_unstable();

@@ -20,6 +20,7 @@ pub mod location;
 mod quality;
 mod resolve;
 mod resume;
+mod schema;
 mod unsupported;
 pub mod value;
 mod write;
@@ -32,13 +33,13 @@ use chrono::NaiveDate;
 use serde_json::{Map, Value};
 
 pub use crate::plan::Amount;
-pub use check::schema;
 pub use draft::Draft;
 pub use error::{Error, Problem};
 pub use hub::HubName;
 pub use location::{Location, Scheme};
 pub use quality::{Check, Quality};
 pub use resume::compatible_for_resume;
+pub use schema::schema;
 pub use value::{
     Adapter, AdapterKind, AdapterTargets, BrokenEnd, Checkpoint, ControlTokens, Dtype, EvalEvery,
     Format, Init, LeftOut, Media, MicroBatch, Optimizer, OptimizerKind, Recompute, Roles,

@@ -9,9 +9,6 @@
 use anyhow::{Context, Result, ensure};
 use muster_tests::simulated::Simulated;
 use muster_tests::{Fixture, Process, pool};
-use proto::wire;
-use proto::wire::runs_client::RunsClient;
-use proto::wire::workers_server::{Workers, WorkersServer};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
@@ -19,6 +16,8 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Endpoint;
 use tonic::{Request, Response, Status, Streaming};
+use wire::runs_client::RunsClient;
+use wire::workers_server::{Workers, WorkersServer};
 
 /// Workers that are tried.
 const WORKERS: [usize; 4] = [500, 1000, 2000, 4000];

@@ -3,14 +3,13 @@
 use anyhow::{Context, Result};
 use proto::id::{Incarnation, WorkerId};
 use proto::protocol::{Hello, Phase, Report};
-use proto::wire;
-use proto::wire::workers_client::WorkersClient;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
+use wire::workers_client::WorkersClient;
 
 /// What it says.
 pub struct Simulated {

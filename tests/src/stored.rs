@@ -2,13 +2,13 @@
 
 use crate::model::{Weights, weights};
 use anyhow::{Context, Result, bail, ensure};
-use coordinator::journal;
+use coordinator::runtime::journal;
 use proto::event::Fact;
 use proto::id::{CheckpointId, RunId};
 use proto::key;
 use proto::manifest::Checkpoint;
-use proto::storage::Storage;
 use std::collections::BTreeSet;
+use storage::Storage;
 
 /// A run under an output.
 pub struct Stored<'a> {

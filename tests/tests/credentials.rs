@@ -5,9 +5,9 @@ use anyhow::{Result, ensure};
 use muster_tests::again::again;
 use muster_tests::http::{Answer, Request, content, serve, serve_tls};
 use muster_tests::seaweed::{BUCKET, SeaweedFs};
-use proto::storage::{Created, Patience, Storage};
 use serde_json::Value;
 use std::time::Duration;
+use storage::{Created, Patience, Storage};
 
 const POD: &str = "token-of-the-pod";
 const ROLE: &str = "arn:aws:iam::123456789012:role/muster";

@@ -10,9 +10,9 @@ use futures::{StreamExt, TryStreamExt, future, stream};
 use muster_tests::again::again;
 use muster_tests::proxy::{Befallen, Fault, Faults, Proxy, Random};
 use muster_tests::seaweed::{BUCKET, SeaweedFs};
-use proto::storage::{Created, Error, Patience, Storage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use storage::{Created, Error, Patience, Storage};
 
 const SEEDS: u64 = 300;
 /// Operations of a seed.

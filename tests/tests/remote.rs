@@ -15,12 +15,12 @@ use muster_tests::model::{Weights, assert_bit_equal, weights};
 use muster_tests::proxy::{Faults, Proxy};
 use muster_tests::seaweed::{BUCKET, SeaweedFs};
 use muster_tests::{Fixture, Process, programs};
-use proto::storage::Storage;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::sync::LazyLock;
+use storage::Storage;
 
 const BASE: &str = "models/tiny/base";
 const DATA: &str = "datasets/tiny/instructions";

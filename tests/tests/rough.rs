@@ -14,10 +14,10 @@ use muster_tests::seaweed::{BUCKET, SeaweedFs, here};
 use muster_tests::stored::Stored;
 use muster_tests::undisturbed::Reference;
 use muster_tests::{Ended, Fixture, Process};
-use proto::storage::Storage;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use storage::Storage;
 use tokio::runtime::Runtime;
 
 const SEEDS: u64 = 8;

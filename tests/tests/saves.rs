@@ -7,9 +7,9 @@
 
 use anyhow::{Context, Result, anyhow, ensure};
 use bytes::Bytes;
+use coordinator::checkpoints;
 use coordinator::core::Retained;
-use coordinator::finish;
-use coordinator::journal::{self, Journal};
+use coordinator::runtime::journal::{self, Journal};
 use futures::{StreamExt, TryStreamExt, stream};
 use muster_tests::again::again;
 use muster_tests::lone::{self, PLAN};
@@ -22,9 +22,10 @@ use proto::key;
 use proto::manifest::{Digests, File};
 use proto::protocol::{Cause, Place, Start};
 use proto::receipt::Receipt;
-use proto::storage::{Patience, Storage};
 use std::path::Path;
 use std::time::Duration;
+use storage::{Patience, Storage};
+use worker::agent::upload;
 use worker::collective::{AbortHandle, InProcess};
 use worker::job::Restorable;
 use worker::kernels;
@@ -35,7 +36,6 @@ use worker::replica::{
     Batch, MicroBatch, PartFile, Recipe, RestoreError, Room, Saved, Snapshot, State, Trainer,
     restore, snapshot,
 };
-use worker::upload;
 
 const SEEDS: u64 = 60;
 /// Checkpoints of a seed's run.
@@ -241,7 +241,9 @@ async fn save_and_restore(storage: &Storage, seed: u64) -> Result<Run> {
         let sealed = match store(storage, &id, &state, step).await {
             Ok(files) => {
                 let manifest = lone::manifest(&id, LINEAGE, step, files);
-                finish::seal(storage, &manifest, Vec::new()).await.map_err(|error| chain(&error))
+                checkpoints::seal(storage, &manifest, Vec::new())
+                    .await
+                    .map_err(|error| chain(&error))
             }
             Err(error) => Err(error),
         };
@@ -261,7 +263,7 @@ async fn save_and_restore(storage: &Storage, seed: u64) -> Result<Run> {
             best: None,
         };
         // What could not be deleted stays behind, until the next time.
-        let _ = finish::retain(storage, &id, &retained).await;
+        let _ = checkpoints::retain(storage, &id, &retained).await;
     }
     drop(journal);
     let (_, history) = run.start(storage).await?;
@@ -317,7 +319,7 @@ impl Run {
     async fn try_start(&self, storage: &Storage) -> Result<(Journal, Vec<Fact>), journal::Error> {
         let id = run(self.seed);
         let (mut journal, mut history) = Journal::open::<Fact>(storage, key::journal(&id)).await?;
-        let found = finish::uncommitted(storage, &id, &history).await?;
+        let found = checkpoints::uncommitted(storage, &id, &history).await?;
         if !found.is_empty() {
             journal.append(found.clone()).await?;
             history.extend(found);

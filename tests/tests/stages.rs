@@ -14,9 +14,9 @@ use muster_tests::undisturbed::Reference;
 use muster_tests::{Ended, Fixture, Process};
 use proto::event::Fact;
 use proto::id::{Lineage, WorkerId};
-use proto::storage::Storage;
 use rustix::process::Signal;
 use std::sync::Arc;
+use storage::Storage;
 
 /// Of the run, each with a checkpoint of which only the newest is kept.
 const STEPS: u64 = 3;

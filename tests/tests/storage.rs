@@ -11,7 +11,7 @@ use muster_tests::azurite::{Azurite, CONTAINER};
 use muster_tests::process::PATIENCE;
 use muster_tests::proxy::{Faults, Proxy};
 use muster_tests::seaweed::{BUCKET, DOMAIN, SeaweedFs};
-use proto::storage::{Created, Error, Storage};
+use storage::{Created, Error, Storage};
 
 /// What every backend must do.
 async fn conforms(storage: &Storage) -> Result<()> {

@@ -86,7 +86,7 @@ fn taken_over(fixture: &Fixture, output: &str, environment: &[(&'static str, Str
     let Pool { coordinator, workers, .. } = pool;
     let pool = Pool { url: address(&second), coordinator: second, workers };
     let deposed = coordinator.end().with_code(1);
-    let host = coordinator::holder::host();
+    let host = coordinator::takeover::holder::host();
     let words = [
         "error: this coordinator has ended, its workers go over to the one in its place: ",
         "another coordinator took over: it wrote ",

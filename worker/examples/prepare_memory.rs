@@ -7,12 +7,12 @@
 use anyhow::{Context, Result, ensure};
 use flate2::{Compression, write::GzEncoder};
 use proto::protocol::RawShard;
-use proto::storage::Storage;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
+use storage::Storage;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -114,7 +114,7 @@ fn prepare(file: &Path) -> Result<()> {
             modified_ms: object.modified_ms,
             range: 0..object.bytes,
         };
-        let prepared = worker::job::prepare(&spec.resolved_yaml(), "f", shard).await;
+        let prepared = worker::prepare::prepare(&spec.resolved_yaml(), "f", shard).await;
         prepared.map_err(|trouble| anyhow::anyhow!(trouble.message))
     })?;
     let total = outcome.receipt.total();

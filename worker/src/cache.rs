@@ -6,13 +6,13 @@
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use proto::hub::{self, Hub};
 use proto::manifest::{self, Checksum, Staged};
 use proto::spec::Location;
-use proto::storage::{self, Object, Storage};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use storage::hub::{self, Hub};
+use storage::{Object, Storage};
 use thiserror::Error;
 use tokio::io::AsyncWriteExt;
 

@@ -3,16 +3,17 @@
 //! ```text
 //! run.rs          THE PAGE: join -> restore -> steps -> checkpoints -> leave; read this first
 //! session.rs      PURE: the worker's side of the protocol
-//! agent.rs        async: streams, beats, directives; starts and aborts the training thread
+//! agent/          async: streams, beats, directives, uploads; starts and aborts the training thread
 //! controls.rs     what passes between the two
-//! job.rs          what a run needs in memory: spec, plan, samples, base
+//! inputs/         what is read of a run first: spec, base folder, template; and whether this host sees it all
+//! prepare/        from a raw shard to a prepared one, in storage
+//! job/            what a run needs in memory: plan, samples, base
 //! replica/        the training state, the step that changes it, snapshot and restore
 //! model/          configurations, parameters, the decoder, generation
 //! ops/            the tape, and each operation as a forward/backward pair
 //! kernels/        the arithmetic of operations, one table for every device
 //! device/         memory, and where it lies
 //! collective/     sums over ranks: in-process, TCP ring
-//! upload.rs       stores a snapshot while training goes on
 //! cache.rs        a remote model's files, on this host
 //! address.rs      where peers reach a rank
 //! supervise.rs    one process per device       generate.rs a model answers a prompt
@@ -30,13 +31,14 @@ pub mod collective;
 pub mod controls;
 pub mod device;
 pub mod generate;
+mod inputs;
 pub mod job;
 pub mod kernels;
 pub mod measure;
 pub mod model;
 pub mod ops;
+pub mod prepare;
 pub mod replica;
 pub mod run;
 pub mod session;
 pub mod supervise;
-pub mod upload;

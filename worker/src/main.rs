@@ -55,7 +55,7 @@ struct NodeArgs {
         value_name = "URL",
         env = "MUSTER_COORDINATOR",
         default_value = "http://127.0.0.1:7070",
-        value_parser = proto::address::parse
+        value_parser = wire::address::parse
     )]
     coordinator: String,
     /// Devices to compute on, such as cpu:2: each has a rank process of its own

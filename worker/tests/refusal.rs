@@ -4,13 +4,12 @@
 
 use proto::id::{Epoch, Incarnation, WorkerId};
 use proto::protocol::{Directive, Duty, Hello, Report};
-use proto::wire;
-use proto::wire::workers_server::{Workers, WorkersServer};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, Streaming};
+use wire::workers_server::{Workers, WorkersServer};
 use worker::agent::Agent;
 use worker::collective::Listener;
 use worker::session::{Exit, Identity};

@@ -1,16 +1,16 @@
 //! `coordinator checkpoint`: what a run has left in storage.
 
 use super::{Blame, Exit, Outcome, Refusal};
-use crate::checkpoints::{Error, Found, Run};
-use crate::journal;
+use crate::checkpoints::tools::{Error, Found, Run};
+use crate::runtime::journal;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use proto::id::{CheckpointId, RunId};
 use proto::key;
 use proto::manifest::Checkpoint;
 use proto::print;
-use proto::storage::Storage;
 use serde_json::json;
+use storage::Storage;
 
 #[derive(Subcommand)]
 pub(super) enum Command {

@@ -1,13 +1,13 @@
 //! A coordinator inside this process, on the loopback: what `run`, `plan` and `inspect` work with.
 
 use super::{Blame, Exit, Refusal};
-use crate::handle::{Handle, Stopped};
+use crate::runtime::handle::{Handle, Stopped};
 use crate::runtime::{self, Runtime};
 use crate::service;
 use anyhow::{Context, anyhow};
-use proto::storage::Storage;
 use std::net::SocketAddr;
 use std::time::Duration;
+use storage::Storage;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};

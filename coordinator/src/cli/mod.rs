@@ -1,11 +1,14 @@
 //! What a user types, and what they see.
 
+mod advice;
 mod checkpoint;
 mod doctor;
 mod embedded;
+mod follow;
 mod generate;
 mod inspect;
 mod mixture;
+mod outlook;
 mod plan;
 mod preview;
 mod remote;
@@ -18,11 +21,11 @@ use crate::core::Fault;
 use clap::{Parser, Subcommand};
 use proto::event::Failure;
 use proto::print;
-use proto::storage::Storage;
 use proto::text::visible;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
+use storage::Storage;
 use tokio::net::TcpSocket;
 
 /// How a command ends.
@@ -102,7 +105,7 @@ Exit codes:
 
 Environment:
   MUSTER_LOG          what is logged to standard error: error, warn, info, debug or trace,
-                      for one module too (warn,coordinator::journal=debug)
+                      for one module too (warn,coordinator::runtime::journal=debug)
                       [default: info for `serve`, otherwise warn]
   MUSTER_COORDINATOR  default of --coordinator
   MUSTER_TIMEOUT      default of --timeout

@@ -4,13 +4,13 @@
 use super::embedded::{self, Embedded};
 use super::mixture::{self, Mixed};
 use super::typed::Typed;
-use super::{Blame, Exit, Refusal, run};
+use super::{Blame, Exit, Refusal, follow};
 use crate::core::{Notice, Timing};
-use crate::feed::Watch;
-use crate::handle::{Handle, Stopped};
-use crate::launch::{self, Local};
+use crate::data::{sources, survey};
+use crate::launch;
 use crate::runtime::Runtime;
-use crate::{sources, survey};
+use crate::runtime::feed::Watch;
+use crate::runtime::handle::{Handle, Stopped};
 use anyhow::{Context, anyhow};
 use indicatif::ProgressBar;
 use proto::id::RunId;
@@ -18,11 +18,11 @@ use proto::plan::Summary;
 use proto::print;
 use proto::receipt::Receipt;
 use proto::spec::Spec;
-use proto::storage::Storage;
 use serde::Deserialize;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
+use storage::Storage;
 use tokio::sync::broadcast::error::RecvError;
 
 /// A run that has not begun.
@@ -65,18 +65,8 @@ pub(super) async fn preview(path: &Path) -> Result<Preview, Refusal> {
     let outcome = match coordinator.work(progress.next()).await {
         // One process that has every core: a shard's records are prepared in parallel.
         Ok(Milestone::Shards) => {
-            let url = coordinator.url.clone();
-            let mut local = Local::start(program, url, 1).blame(Exit::Infrastructure)?;
-            let planned = coordinator.work(async {
-                tokio::select! {
-                    outcome = progress.planned() => outcome,
-                    ended = local.watch(|line| print::note(line)) => Err(run::deserted(ended)),
-                }
-            });
-            let outcome = planned.await;
-            coordinator.close().await;
-            local.end().await;
-            outcome
+            let say = |line: &str| print::note(line);
+            follow::with_workers(&mut coordinator, program, 1, say, progress.planned()).await
         }
         // Prepared before: no worker is needed.
         Ok(Milestone::Planned(plan)) => Ok(plan),
@@ -162,7 +152,7 @@ impl Progress {
                     return self.plan(*steps, summary.clone()).blame(Exit::Infrastructure);
                 }
                 other => {
-                    if let Some(ended) = run::end(other) {
+                    if let Some(ended) = follow::end(other) {
                         ended?;
                         return Err(anyhow!("the run ended before its plan was made"))
                             .blame(Exit::Infrastructure);

@@ -3,20 +3,21 @@
 use super::embedded::{self, Embedded};
 use super::show::{Show, Style};
 use super::typed::Typed;
-use super::{Blame, Exit, Outcome, Refusal};
-use crate::core::{Notice, Timing};
-use crate::feed::Watch;
-use crate::handle::{Handle, Stopped};
-use crate::launch::{self, Local};
+use super::{Blame, Exit, Outcome, Refusal, follow};
+use crate::core::Timing;
+use crate::data::{sources, survey};
+use crate::launch;
 use crate::runtime::Runtime;
-use crate::{holder, resume, sources, survey};
+use crate::runtime::feed::Watch;
+use crate::runtime::handle::{Handle, Stopped};
+use crate::takeover::{holder, resume};
 use anyhow::anyhow;
 use clap::Args;
 use proto::id::RunId;
 use proto::print;
 use proto::spec::Spec;
-use proto::storage::Storage;
 use std::path::PathBuf;
+use storage::Storage;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::broadcast::error::RecvError;
 
@@ -74,36 +75,22 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
         Some(run) => run,
         None => coordinator.work(submit(&handle, spec, text, &storage)).await?,
     };
-    let mut local = Local::start(program, coordinator.url.clone(), workers as usize)
-        .blame(Exit::Infrastructure)?;
     let style = if arguments.json { Style::Json } else { Style::People };
     let folder = storage.url().strip_prefix("file://").unwrap_or(storage.url());
     let heading = format!("run {run} in {folder}/{run}");
     let show = Show::new(style, &heading, "the same command with --resume".into());
-    let followed = coordinator.work(async {
+    let followed = async {
         let watch = handle.watch(run.clone(), 0).await.blame(Exit::Infrastructure)?;
         let watch = watch.map_err(anyhow::Error::msg).blame(Exit::Infrastructure)?;
         let unknown = || anyhow!("run `{run}` is unknown");
         let watch = watch.ok_or_else(unknown).blame(Exit::Infrastructure)?;
-        tokio::select! {
-            outcome = follow(watch, &show, &handle) => outcome,
-            ended = local.watch(|line| show.say(line)) => Err(deserted(ended)),
-        }
-    });
-    let outcome = followed.await;
-    coordinator.close().await;
-    tokio::join!(local.end(), coordinator.settled());
+        until_the_end(watch, &show, &handle).await
+    };
+    let say = |line: &str| show.say(line);
+    let outcome =
+        follow::with_workers(&mut coordinator, program, workers as usize, say, followed).await;
     coordinator.end();
     outcome
-}
-
-/// Workers that went before they were dismissed.
-pub(super) fn deserted(ended: Result<(), launch::Error>) -> Refusal {
-    let error = match ended {
-        Ok(()) => anyhow!("the workers left before the run was over"),
-        Err(error) => error.into(),
-    };
-    Refusal { exit: Exit::Infrastructure, error }
 }
 
 async fn submit(
@@ -120,7 +107,7 @@ async fn submit(
 
 /// Shows what happens until nothing more will. The first Ctrl-C stops the run gracefully, the second at once; so does
 /// the first notice that standard output does not take, since a program that follows the run no longer does.
-async fn follow(mut watch: Watch, show: &Show, handle: &Handle) -> Outcome {
+async fn until_the_end(mut watch: Watch, show: &Show, handle: &Handle) -> Outcome {
     let mut interrupt = signal(SignalKind::interrupt()).blame(Exit::Infrastructure)?;
     let mut terminate = signal(SignalKind::terminate()).blame(Exit::Infrastructure)?;
     let mut past = std::mem::take(&mut watch.past).into_iter();
@@ -152,7 +139,7 @@ async fn follow(mut watch: Watch, show: &Show, handle: &Handle) -> Outcome {
         if printed.is_ok() {
             printed = show.notice(&notice);
         }
-        if let Some(outcome) = end(&notice.notice) {
+        if let Some(outcome) = follow::end(&notice.notice) {
             return outcome.and_then(|exit| unprinted(exit, printed));
         }
         if let Err(error) = &printed
@@ -176,29 +163,4 @@ async fn stop(show: &Show, handle: &Handle) -> Result<bool, Refusal> {
     show.tell("stopping after the current step, with a checkpoint; Ctrl-C again stops at once");
     handle.close().await.blame(Exit::Infrastructure)?;
     Ok(true)
-}
-
-/// How a command ends that followed a run to its end.
-pub(super) fn end(notice: &Notice) -> Option<Outcome> {
-    match notice {
-        Notice::Finished { .. } => Some(Ok(Exit::Done)),
-        Notice::Paused { .. } => Some(Ok(Exit::Paused)),
-        Notice::Cancelled => Some(Ok(Exit::Cancelled)),
-        Notice::Failed { kind, message } => {
-            Some(Err(Refusal { exit: (*kind).into(), error: anyhow!(message.clone()) }))
-        }
-        Notice::Lost { message } => {
-            let error = anyhow!(message.clone());
-            Some(Err(Refusal { exit: Exit::Infrastructure, error }))
-        }
-        Notice::Prepared { .. }
-        | Notice::Preparing { .. }
-        | Notice::Planned { .. }
-        | Notice::Waiting { .. }
-        | Notice::Generation { .. }
-        | Notice::Step { .. }
-        | Notice::Eval { .. }
-        | Notice::Checkpoint { .. }
-        | Notice::Incident { .. } => None,
-    }
 }

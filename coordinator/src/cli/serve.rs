@@ -2,16 +2,16 @@
 
 use super::{Blame, Exit, Outcome, Refusal};
 use crate::core::Timing;
-use crate::holder;
 use crate::runtime::{self, Runtime, Vacancy};
 use crate::service;
+use crate::takeover::holder;
 use anyhow::Context;
 use clap::Args;
 use proto::print;
-use proto::storage::Storage;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
+use storage::Storage;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -29,7 +29,7 @@ pub(super) struct Arguments {
         long,
         value_name = "URL",
         env = "MUSTER_ADVERTISE",
-        value_parser = proto::address::parse
+        value_parser = wire::address::parse
     )]
     advertise: Option<String>,
     /// Folder or prefix under which the pool keeps everything, such as /shared/muster or s3://bucket/muster

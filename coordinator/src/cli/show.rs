@@ -1,9 +1,9 @@
 //! How a run is shown: a progress bar for people, one object a line for programs.
 
+use super::advice;
 use super::mixture::{self, Mixed};
-use super::plan;
 use crate::core::{BySource, Notice};
-use crate::feed::Stamped;
+use crate::runtime::feed::Stamped;
 use chrono::{DateTime, Local};
 use indicatif::{ProgressBar, ProgressStyle};
 use proto::print;
@@ -155,8 +155,8 @@ impl Show {
         for warning in mixture::warnings(summary) {
             self.say(&format!("warning: {warning}"));
         }
-        if steps < plan::FEW_STEPS {
-            self.say(&format!("warning: {}", plan::few_steps()));
+        if let Some(warning) = advice::few_steps(steps) {
+            self.say(&format!("warning: {warning}"));
         }
         let template = "{bar:30} {pos}/{len}  {msg}  eta {eta}";
         let style = ProgressStyle::with_template(template).expect("the template is ours");

@@ -2,11 +2,11 @@
 
 use super::{Blame, Exit, Refusal};
 use crate::core::Fault;
-use crate::survey::{self, Scope};
+use crate::data::survey::{self, Scope};
 use anyhow::{Context, anyhow};
 use proto::spec::{self, Location, Spec};
-use proto::storage::Storage;
 use std::path::Path;
+use storage::Storage;
 
 /// A run spec that this version can run.
 pub(super) struct Typed {

@@ -2,18 +2,18 @@
 //! from its newest checkpoint.
 
 use super::claims::{last_lineage, last_prepared, last_spec};
+use super::feed::{self, Feed};
+use super::handle::{Found, Input};
+use super::journal::Journal;
 use super::works::{Task, Work};
 use super::{Run, Runtime, settings};
+use crate::checkpoints;
 use crate::core::attempts;
-use crate::feed::{self, Feed};
-use crate::finish;
-use crate::handle::{Found, Input};
-use crate::journal::Journal;
 use proto::event::Fact;
 use proto::id::RunId;
 use proto::spec::{Spec, compatible_for_resume};
-use proto::storage::Storage;
 use std::sync::Arc;
+use storage::Storage;
 use tokio::sync::oneshot;
 
 impl Runtime {
@@ -122,8 +122,9 @@ async fn find(storage: &Storage, run: RunId, spec_yaml: Option<String>) -> Resul
     let mut beginning = vec![Fact::Resumed { attempt, spec_yaml: spec.resolved_yaml() }];
     // Of a run that is over nothing would be looked for.
     let going_on = [&history[..], &beginning].concat();
-    beginning.extend(finish::uncommitted(storage, &run, &going_on).await.map_err(|e| told(&e))?);
-    history.extend(finish::replaced(storage, &run, &going_on).await.map_err(|e| told(&e))?);
+    beginning
+        .extend(checkpoints::uncommitted(storage, &run, &going_on).await.map_err(|e| told(&e))?);
+    history.extend(checkpoints::replaced(storage, &run, &going_on).await.map_err(|e| told(&e))?);
     let lineage = last_lineage(&history);
     let recorded = feed::recorded(storage, &run, lineage).await.map_err(|e| told(&e))?;
     Ok(Found { run, journal, history, beginning, spec, recorded })

@@ -4,20 +4,22 @@
 //! first, the journal has grown by an entry that claims nothing, and the claim is tried again behind it. Where another
 //! claim got it, there is another heir.
 
+use super::feed::{self, Feed, Stamped};
+use super::handle::{Handle, Input};
+use super::journal::{self, Journal};
 use super::works::Work;
 use super::{Ended, Error, Run, Runtime, settings};
+use crate::checkpoints;
 use crate::core::{Command, Event, Notice, Timing};
-use crate::feed::{self, Feed, Stamped};
-use crate::handle::{Handle, Input};
-use crate::journal::{self, Journal};
-use crate::resume::Resumable;
-use crate::{finish, holder, survey};
+use crate::data::survey;
+use crate::takeover::holder;
+use crate::takeover::resume::Resumable;
 use proto::event::{Fact, Holder, Journaled, PoolEvent};
 use proto::id::{Lineage, RunId};
 use proto::spec::Spec;
-use proto::storage::Storage;
 use std::sync::Arc;
 use std::time::Duration;
+use storage::Storage;
 use tokio::sync::oneshot;
 
 /// Claims of a journal that grows meanwhile. Whoever held it writes seldom, and ends once it loses a number itself.
@@ -179,7 +181,7 @@ impl Runtime {
         journal: &mut Journal,
         history: &mut Vec<Fact>,
     ) -> Result<(), Error> {
-        let found = finish::uncommitted(&self.storage, run, history).await?;
+        let found = checkpoints::uncommitted(&self.storage, run, history).await?;
         if !found.is_empty() {
             journal.append(found.clone()).await?;
             history.extend(found);
@@ -197,7 +199,7 @@ impl Runtime {
         resume: bool,
     ) -> Result<(), Error> {
         // For the core only: the journal does not need it.
-        history.extend(finish::replaced(&self.storage, &id, &history).await?);
+        history.extend(checkpoints::replaced(&self.storage, &id, &history).await?);
         let (lineage, last) = (last_lineage(&history), last_notice(&history));
         let settings = settings(&spec, self.goal);
         let now = self.now();

@@ -1,11 +1,11 @@
 //! Commands, executed in order up to the next journal entry, which is written beside the queue.
 
+use super::journal::{self, Journal, Trouble};
 use super::works::{Task, Work};
-use super::{Ended, Error, Runtime, dial, log};
+use super::{Ended, Error, Runtime, dial, feed, log};
+use crate::checkpoints::{self, Unpublished};
 use crate::core::{Command, Event};
-use crate::finish::{self, Unpublished};
-use crate::journal::{self, Journal, Trouble};
-use crate::{planning, survey};
+use crate::data::{planning, survey};
 use proto::error::chain;
 use proto::event::{Fact, Failure, PoolEvent};
 use proto::id::{CheckpointId, RunId};
@@ -146,7 +146,7 @@ impl Runtime {
                 self.beside(async move {
                     let began = Instant::now();
                     let outcome = loop {
-                        match finish::seal(&storage, &checkpoint, skipped.clone()).await {
+                        match checkpoints::seal(&storage, &checkpoint, skipped.clone()).await {
                             Err(Unpublished::Store(error))
                                 if error.can_be_mended() && began.elapsed() < patience =>
                             {
@@ -167,7 +167,7 @@ impl Runtime {
             Command::Publish { run, lineage, step, losses } => {
                 let Some(spec) = self.spec(&run) else { return };
                 let checkpoint = CheckpointId { lineage, step };
-                let finished = finish::Finished { run: run.clone(), spec, checkpoint, losses };
+                let finished = checkpoints::Finished { run: run.clone(), spec, checkpoint, losses };
                 self.in_turn(Work::Of(run, Task::Publish(Box::new(finished)))).await;
             }
             Command::Discard { run, lineage, step } => {
@@ -262,8 +262,8 @@ impl Runtime {
         let Some(run) = self.runs.get_mut(&id) else {
             // Of a run that had ended before: whoever asks next is told.
             if let Some(ended) = self.ended.get_mut(&id) {
-                let at_ms = crate::feed::now_ms();
-                ended.last = Some(std::sync::Arc::new(crate::feed::Stamped { at_ms, notice }));
+                let at_ms = feed::now_ms();
+                ended.last = Some(std::sync::Arc::new(feed::Stamped { at_ms, notice }));
             }
             return;
         };

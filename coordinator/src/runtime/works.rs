@@ -4,18 +4,18 @@
 //! What fails is tried again when everything else of its run has had its turn. Of work that a later one makes
 //! superfluous only the later one is kept, so that what waits is bounded by the number of runs.
 
+use super::feed;
+use super::handle::Handle;
+use crate::checkpoints::{self, Unpublished};
 use crate::core::{Event, Retained};
-use crate::feed;
-use crate::finish::{self, Unpublished};
-use crate::handle::Handle;
 use bytes::Bytes;
 use proto::error::chain;
 use proto::id::{CheckpointId, RunId};
 use proto::receipt::Skipped;
-use proto::storage::Storage;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::time::Duration;
+use storage::Storage;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -52,7 +52,7 @@ pub(super) enum Task {
     /// Bring the checkpoints in storage to those that are kept.
     Retain(Retained),
     /// Copy the finished model to its place.
-    Publish(Box<finish::Finished>),
+    Publish(Box<checkpoints::Finished>),
 }
 
 /// What a task is of; of a run they take turns in this order.
@@ -306,14 +306,16 @@ impl Worker {
             Task::Spec(yaml) => {
                 storage.put(&proto::key::resolved_spec(run), yaml.clone()).await?;
             }
-            Task::Receipt(skipped) => finish::receipt(storage, run, skipped.clone()).await?,
+            Task::Receipt(skipped) => {
+                checkpoints::receipt::update(storage, run, skipped.clone()).await?
+            }
             Task::Metrics(lines) => {
                 feed::store(storage, run, chunk, Bytes::from(lines.clone())).await?;
             }
-            Task::Discard(id) => finish::delete(storage, run, *id).await?,
-            Task::Retain(retained) => finish::retain(storage, run, retained).await?,
+            Task::Discard(id) => checkpoints::delete(storage, run, *id).await?,
+            Task::Retain(retained) => checkpoints::retain(storage, run, retained).await?,
             Task::Publish(finished) => {
-                let model = finish::publish(storage, finished).await?;
+                let model = checkpoints::publish(storage, finished).await?;
                 self.published(run, Ok(model)).await;
             }
         }

@@ -1,50 +1,18 @@
 //! Judges what was typed by the published schema: one source for limits, defaults, names and error
 //! texts.
 //!
-//! Knows as much of JSON Schema as the schema of [`Draft`](super::Draft) uses.
-
-use std::sync::LazyLock;
+//! Knows as much of JSON Schema as the schema of a [`Draft`](super::Draft) uses.
 
 use serde_json::{Map, Value};
 
-use super::Draft;
 use super::error::Problem;
 use super::keys;
-
-static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
-    let mut schema = schemars::schema_for!(Draft).to_value();
-    unwrap_descriptions(&mut schema);
-    schema
-});
-
-/// The JSON Schema of the run spec, with descriptions, defaults and limits.
-pub fn schema() -> &'static Value {
-    &SCHEMA
-}
+use super::schema::{self, choices, join, target};
 
 /// Reports everything that the schema refuses, and takes out of `value` the keys that are unknown,
 /// and those that have no value: they count as left out.
 pub(super) fn check(value: &mut Value, problems: &mut Vec<Problem>) {
-    visit(value, &SCHEMA, "", problems);
-}
-
-/// Every key of the spec with the path of the map that it stands in; a list's items as `[]`.
-pub(super) fn known_keys() -> Vec<(String, String)> {
-    let mut keys = Vec::new();
-    collect(&SCHEMA, "", &mut keys);
-    keys
-}
-
-fn collect(node: &Value, path: &str, keys: &mut Vec<(String, String)>) {
-    let node = target(node);
-    if let Some(properties) = node["properties"].as_object() {
-        for (key, node) in properties {
-            keys.push((path.to_owned(), key.clone()));
-            collect(node, &join(path, key), keys);
-        }
-    } else if let Some(items) = node.get("items") {
-        collect(items, &format!("{path}[]"), keys);
-    }
+    visit(value, schema::schema(), "", problems);
 }
 
 fn visit(value: &mut Value, node: &Value, path: &str, problems: &mut Vec<Problem>) {
@@ -222,42 +190,6 @@ fn words(node: &Value) -> Vec<String> {
     own.chain(inner.into_iter().flat_map(words)).collect()
 }
 
-/// The alternatives of a node.
-fn choices(node: &Value) -> Option<Vec<&Value>> {
-    let list = node.get("anyOf").or_else(|| node.get("oneOf"))?.as_array()?;
-    Some(list.iter().collect())
-}
-
-/// The node itself, or what it stands for: a definition, or the one alternative to null.
-fn target(node: &Value) -> &Value {
-    if let Some(name) = node["$ref"].as_str() {
-        let name = name.trim_start_matches("#/$defs/");
-        return target(&SCHEMA["$defs"][name]);
-    }
-    let Some(mut choices) = choices(node) else {
-        return node;
-    };
-    choices.retain(|choice| choice["type"] != "null");
-    match choices.as_slice() {
-        [only] => target(only),
-        _ => node,
-    }
-}
-
-/// Joins the lines of our source that a description was written on.
-fn unwrap_descriptions(node: &mut Value) {
-    match node {
-        Value::Object(map) => {
-            if let Some(Value::String(text)) = map.get_mut("description") {
-                *text = text.replace('\n', " ");
-            }
-            map.values_mut().for_each(unwrap_descriptions);
-        }
-        Value::Array(items) => items.iter_mut().for_each(unwrap_descriptions),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
-}
-
 fn has_type(node: &Value, name: &str) -> bool {
     match &node["type"] {
         Value::String(kind) => kind == name,
@@ -276,12 +208,5 @@ fn show(value: &Value) -> String {
         Value::String(text) => format!("`{text}`"),
         Value::Array(items) => format!("a list of {}", items.len()),
         Value::Object(_) => "a map".into(),
-    }
-}
-
-pub(super) fn join(path: &str, key: &str) -> String {
-    match path {
-        "" => key.to_owned(),
-        path => format!("{path}.{key}"),
     }
 }

@@ -4,7 +4,6 @@
 //! commit is kept behind `#` in the resolved spec: the user's own words stay readable before it, and a resumed run
 //! compares them.
 
-use super::location::Error;
 use std::fmt;
 
 /// What kind of repository a name stands for.
@@ -73,14 +72,10 @@ pub struct HubName {
 }
 
 impl HubName {
-    /// Reads what stands behind `hf://`.
-    ///
-    /// # Errors
-    /// [`Error::Hub`] for what names no repository.
-    pub fn parse(text: &str) -> Result<Self, Error> {
-        let refuse = || Error::Hub(text.to_owned());
+    /// Reads what stands behind `hf://`; none for what names no repository.
+    pub fn parse(text: &str) -> Option<Self> {
         let (rest, commit) = match text.rsplit_once('#') {
-            Some((rest, commit)) => (rest, Some(Commit::parse(commit).ok_or_else(refuse)?)),
+            Some((rest, commit)) => (rest, Some(Commit::parse(commit)?)),
             None => (text, None),
         };
         let (kind, rest) = match rest.strip_prefix("datasets/") {
@@ -89,12 +84,12 @@ impl HubName {
         };
         let mut parts = rest.split('/');
         let mut part = || parts.next().filter(|p| !p.is_empty());
-        let (owner, name) = part().zip(part()).ok_or_else(refuse)?;
+        let (owner, name) = part().zip(part())?;
         let (name, revision) = match name.split_once('@') {
-            Some((_, "")) => return Err(refuse()),
+            Some((_, "")) => return None,
             // The hub's own branches have slashes in their names.
             Some((name, "refs")) => {
-                let (group, id) = part().zip(part()).ok_or_else(refuse)?;
+                let (group, id) = part().zip(part())?;
                 (name, Some(format!("refs/{group}/{id}")))
             }
             Some((name, revision)) => (name, Some(revision.to_owned())),
@@ -103,13 +98,13 @@ impl HubName {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         let valid = |s: &str| s.chars().all(allowed) && !s.chars().all(|c| c == '.');
         if !valid(owner) || !valid(name) || name.is_empty() || owner == "spaces" {
-            return Err(refuse());
+            return None;
         }
         let path: Vec<_> = parts.filter(|p| !p.is_empty()).collect();
         if path.contains(&"..") {
-            return Err(refuse());
+            return None;
         }
-        Ok(Self { kind, repo: format!("{owner}/{name}"), revision, path: path.join("/"), commit })
+        Some(Self { kind, repo: format!("{owner}/{name}"), revision, path: path.join("/"), commit })
     }
 
     /// The commit, where the name is pinned to one or is one itself.
@@ -174,9 +169,9 @@ mod tests {
     #[test]
     fn what_names_no_repository_is_refused() {
         for text in ["a", "a/", "datasets/a", "spaces/a/b", "a/b@", "a/b#main", "a/..", "a/b c"] {
-            assert_eq!(HubName::parse(text), Err(Error::Hub(text.to_owned())));
+            assert_eq!(HubName::parse(text), None, "{text}");
         }
-        assert!(HubName::parse("datasets/a/b/../../etc").is_err());
+        assert_eq!(HubName::parse("datasets/a/b/../../etc"), None);
     }
 
     #[test]

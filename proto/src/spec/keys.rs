@@ -1,6 +1,6 @@
 //! Hints for keys that a spec does not have: those of other tools, misplaced ones, misspelt ones.
 
-use super::check::{join, known_keys};
+use super::schema::{join, known_keys};
 
 /// Groups of a few lines of keys and one indented line with the hint.
 const FOREIGN: &str = include_str!("foreign_keys.txt");

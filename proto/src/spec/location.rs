@@ -160,10 +160,11 @@ impl Location {
         }
         if scheme == "hf" {
             let name = path.trim_end_matches('/');
-            return match name {
-                "" => Err(empty()),
-                name => HubName::parse(name).map(Location::Hub),
-            };
+            if name.is_empty() {
+                return Err(empty());
+            }
+            let found = HubName::parse(name).map(Location::Hub);
+            return found.ok_or_else(|| Error::Hub(name.to_owned()));
         }
         let known = Scheme::ALL.into_iter().find(|s| s.as_str() == scheme);
         let scheme = known.ok_or_else(|| Error::Scheme(scheme.to_owned()))?;

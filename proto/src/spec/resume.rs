@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::error::{Error, Problem};
-use super::{Draft, Spec, check};
+use super::{Draft, Spec, schema};
 
 /// What may change in the middle of a run: nothing of it changes which step does what.
 const MAY_CHANGE: [&str; 8] = [
@@ -66,7 +66,7 @@ fn flatten(value: Value, path: &str, fields: &mut BTreeMap<String, Value>) {
     match value {
         Value::Object(map) => {
             for (key, value) in map {
-                flatten(value, &check::join(path, &key), fields);
+                flatten(value, &schema::join(path, &key), fields);
             }
         }
         Value::Array(items) => {

@@ -4,7 +4,7 @@ use serde_json::{Map, Number, Value};
 use serde_yaml_ng::Value as Yaml;
 
 use super::error::{Error, Problem};
-use super::{MAX_BYTES, check};
+use super::{MAX_BYTES, schema};
 
 /// Reads a text; what JSON cannot say is a problem.
 ///
@@ -57,7 +57,7 @@ fn to_json(value: Yaml, path: &str, problems: &mut Vec<Problem>) -> Value {
                     Yaml::String(key) => key,
                     other => serde_yaml_ng::to_string(&other).unwrap_or_default().trim().to_owned(),
                 };
-                let path = check::join(path, &key);
+                let path = schema::join(path, &key);
                 json.insert(key, to_json(value, &path, problems));
             }
             Value::Object(json)

@@ -8,10 +8,11 @@ use proto::id::{Generation, Lineage, RunId};
 use proto::key;
 use proto::manifest::sha256;
 use proto::protocol::{Place, Start};
-use proto::storage::Storage;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use storage::Storage;
+use worker::agent::upload;
 use worker::collective::{self, AbortHandle, Listener, Membership, Ring};
 use worker::job::Restorable;
 use worker::kernels;
@@ -22,7 +23,6 @@ use worker::replica::{
     BUCKET_ELEMENTS, Batch, MicroBatch, Recipe, Room, Saved, Snapshot, State, Trainer, restore,
     snapshot,
 };
-use worker::upload;
 
 const SMOLLM2: &str = r#"{
     "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,

@@ -1,6 +1,6 @@
 //! The files that make a model folder of weights: the base's own, adapted to what was tuned.
 
-use super::trouble;
+use crate::inputs::trouble;
 use crate::model::Dtype;
 use crate::session::Trouble;
 use data::{NewToken, Preparer};

@@ -3,18 +3,17 @@
 //! On a local output they are mapped where they lie. From any other store each is fetched once, to a cache folder that
 //! the ranks of a host share.
 
-use super::storage_trouble;
-
 use crate::cache;
+use crate::inputs::storage_trouble;
 use crate::session::Trouble;
 use bytes::Bytes;
 use memmap2::Mmap;
 use proto::id;
 use proto::protocol::Cause;
-use proto::storage::Storage;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::Path;
+use storage::Storage;
 
 /// A stored object as mapped bytes.
 ///

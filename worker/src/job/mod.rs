@@ -3,40 +3,32 @@
 //! Loading is async and done before the worker becomes a member; the training thread then only reads. Whatever is wrong
 //! with data or base is found here, before anybody waits in a collective.
 
+mod base;
 mod companions;
 mod mapped;
-mod parts;
-mod pinned;
-mod prepare;
 mod restorable;
-mod sight;
-mod stored;
+mod samples;
 
-use crate::cache;
-use crate::kernels;
-use crate::model::{Config, Dtype, Model};
+use crate::inputs::{self, parse, sight, template};
+use crate::model::{Dtype, Model};
 use crate::replica::optimizer::AdamW;
 use crate::replica::{
     BUCKET_ELEMENTS, Batch, MicroBatch, PartFile, Recipe, Saved, Snapshot, State, digest,
 };
 use crate::session::Trouble;
 use bytes::Bytes;
-use companions::{Companion, Tuned};
-pub use prepare::prepare;
-use proto::error::chain;
+use companions::Companion;
 use proto::manifest::Checkpoint;
 use proto::plan::{Consumed, Pack, schedule, share};
 use proto::protocol::{Cause, Load, Train};
 use proto::receipt::Skipped;
-use proto::spec::{
-    ChatTemplate, EvalEvery, EvalOn, Init, MicroBatch as MicroBatchSize, Recompute, SaveDtype, Spec,
-};
-use proto::storage::Storage;
+use proto::spec::{EvalEvery, EvalOn, MicroBatch as MicroBatchSize, Recompute, Spec};
 pub use restorable::Restorable;
-use std::path::{Path, PathBuf};
+use samples::{Plan, Samples};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
-use stored::{Plan, Samples};
+use storage::Storage;
 
 /// Tokens in a micro-batch where the spec leaves it to us: enough for the matrix products to be efficient.
 const MICRO_BATCH_TOKENS: u32 = 2048;
@@ -69,14 +61,6 @@ enum Kept {
     Used(State),
 }
 
-fn trouble(cause: Cause) -> impl Fn(String) -> Trouble {
-    move |message| Trouble::new(cause, message)
-}
-
-fn storage_trouble(error: proto::storage::Error) -> Trouble {
-    Trouble::new(Cause::Storage, chain(&error))
-}
-
 impl Job {
     /// Brings everything into memory.
     ///
@@ -89,11 +73,11 @@ impl Job {
         let samples = Samples::fetch(&storage, &load.fingerprint).await?;
         sight::of_sources(&spec).await?;
         sight::of_base(&spec).await?;
-        let (base, template) = (base(&spec).await?, template(&spec).await?);
+        let (base, template) = (inputs::base(&spec).await?, template(&spec).await?);
         let read = tokio::task::spawn_blocking({
             let (base, spec) = (base.clone(), spec.clone());
             move || {
-                let (model, dtype, companions) = read_base(&base, &spec, template)?;
+                let (model, dtype, companions) = base::read(&base, &spec, template)?;
                 Ok((digest::of_base(&model).to_string(), model, dtype, companions))
             }
         });
@@ -135,7 +119,7 @@ impl Job {
             // Its memory is needed for the base.
             kept => drop(kept),
         }
-        Ok(State::new(read_model(&self.base, &self.spec, self.vocabulary)?))
+        Ok(State::new(base::read_model(&self.base, &self.spec, self.vocabulary)?))
     }
 
     /// Keeps what a membership leaves for the next one.
@@ -153,7 +137,7 @@ impl Job {
     /// # Errors
     /// [`Cause::Model`] for the base, [`Cause::Storage`] where it lies.
     pub async fn blueprint(spec: &Spec) -> Result<(Model, Recipe), Trouble> {
-        let (model, ..) = read_base(&base(spec).await?, spec, template(spec).await?)?;
+        let (model, ..) = base::read(&inputs::base(spec).await?, spec, template(spec).await?)?;
         Ok((model, recipe(spec)))
     }
 
@@ -294,77 +278,4 @@ fn recipe(spec: &Spec) -> Recipe {
         recompute: train.recompute == Recompute::On,
         bucket_elements: BUCKET_ELEMENTS,
     }
-}
-
-/// Proves that this host sees every source of a run, before it prepares the first of their shards.
-///
-/// # Errors
-/// [`Cause::Data`] for a source that is not there, or not for this host; [`Cause::Storage`] where nobody answers.
-pub async fn see_sources(spec_yaml: &str) -> Result<(), Trouble> {
-    sight::of_sources(&parse(spec_yaml)?).await
-}
-
-fn parse(spec_yaml: &str) -> Result<Spec, Trouble> {
-    Spec::from_resolved(spec_yaml).map_err(|e| Trouble::new(Cause::Internal, chain(&e)))
-}
-
-/// The base's folder on this host; a remote one is fetched first.
-async fn base(spec: &Spec) -> Result<PathBuf, Trouble> {
-    cache::folder(&spec.base()).await.map_err(|e| match e.is_users() {
-        true => trouble(Cause::Model)(format!("model.base: {}", chain(&e))),
-        false => trouble(Cause::Storage)(format!("model.base: {}", chain(&e))),
-    })
-}
-
-/// The text of the chat template's file, where the spec names one.
-async fn template(spec: &Spec) -> Result<Option<String>, Trouble> {
-    let ChatTemplate::File(location) = &spec.data().chat_template else { return Ok(None) };
-    let refuse = |e: String| trouble(Cause::Model)(format!("data.chat_template: {e}"));
-    let (storage, key) =
-        Storage::containing(&location.to_string()).map_err(|e| refuse(chain(&e)))?;
-    let body = storage.read(&key).await.map_err(|e| refuse(chain(&e)))?;
-    let text = String::from_utf8(body.to_vec());
-    text.map(Some).map_err(|e| refuse(format!("`{location}` is not UTF-8: {e}")))
-}
-
-/// The model, the dtype to save it in, and the other files of its folder.
-fn read_base(
-    base: &Path,
-    spec: &Spec,
-    template: Option<String>,
-) -> Result<(Model, Dtype, Vec<Companion>), Trouble> {
-    let refuse = trouble(Cause::Model);
-    let folder = data::Folder::read(base).map_err(|e| refuse(chain(&e)))?;
-    let preparer = data::Preparer::new(&folder, prepare::options(spec, template)?);
-    let preparer = preparer.map_err(|e| refuse(chain(&e)))?;
-    let last = preparer.new_tokens().iter().map(|token| token.id).max();
-    let model = read_model(base, spec, last.map_or(0, |id| id as usize + 1))?;
-    let dtype = match spec.model().save_dtype {
-        None => model.dtype(),
-        Some(SaveDtype::F32) => Dtype::F32,
-        Some(SaveDtype::F16) => Dtype::F16,
-        Some(SaveDtype::Bf16) => Dtype::Bf16,
-    };
-    let vocab_size = model.config().vocab_size;
-    let tokens = preparer.new_tokens().len();
-    if tokens > 0 {
-        tracing::info!(tokens, vocab_size, "tokens that tokenizer.json lacked were added to it");
-    }
-    let tuned = Tuned { dtype, vocab_size, preparer: &preparer };
-    let companions = companions::of(base, &tuned)?;
-    Ok((model, dtype, companions))
-}
-
-/// The model as it is before its first step, with a row for every token id below `tokens`.
-fn read_model(base: &Path, spec: &Spec, tokens: usize) -> Result<Model, Trouble> {
-    let model = match spec.model().init {
-        Init::Pretrained => {
-            Model::load(base, kernels::host()).map(|model| model.with_vocabulary(tokens))
-        }
-        Init::Random => Config::read(base).map(|mut config| {
-            config.vocab_size = config.vocab_size.max(tokens);
-            Model::random(config, spec.train().seed, kernels::host())
-        }),
-    };
-    model.map_err(|e| trouble(Cause::Model)(chain(&e)))
 }

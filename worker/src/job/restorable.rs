@@ -1,13 +1,13 @@
 //! A checkpoint to start from: its manifest, and those of its files that this rank reads, every byte verified.
 
-use super::{storage_trouble, trouble};
+use crate::inputs::{storage_trouble, trouble};
 use crate::replica::{Digest, Fetched, share_of};
 use crate::session::Trouble;
 use futures::StreamExt;
 use proto::error::chain;
 use proto::manifest::{self, Checkpoint, Checksum, File};
 use proto::protocol::{Cause, Train};
-use proto::storage::{Error, Storage};
+use storage::{Error, Storage};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 

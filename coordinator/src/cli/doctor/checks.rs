@@ -4,10 +4,10 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, future, stream};
 use proto::error::chain;
 use proto::id;
-use proto::storage::{Created, Error, Storage};
 use serde::Serialize;
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use storage::{Created, Error, Storage};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Writers that race for one key.

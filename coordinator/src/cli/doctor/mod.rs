@@ -7,7 +7,7 @@ use super::{Blame, Exit, Outcome};
 use checks::{Finding, Verdict, examine};
 use clap::Args;
 use proto::print;
-use proto::storage::Storage;
+use storage::Storage;
 
 #[derive(Args)]
 pub(super) struct Arguments {

@@ -12,7 +12,7 @@ mod page;
 mod samples;
 mod text;
 
-use super::plan::Outlook;
+use super::outlook::Outlook;
 use super::preview::preview;
 use super::{Blame, Exit, Outcome};
 use anyhow::Context;

@@ -1,20 +1,20 @@
 //! Which samples are shown, and their text.
 
 use super::fate::{Fate, Fates};
-use crate::base;
 use crate::cli::preview::Preview;
 use crate::cli::{Blame, Exit, Refusal};
-use crate::progress::Progress;
+use crate::data::base;
+use crate::data::progress::Progress;
 use anyhow::{Context, bail};
 use data::{ChatTemplate, Decoder, Folder, Options, Piece};
 use proto::key;
 use proto::manifest::{Prepared, PreparedPart};
 use proto::prepared::Shard;
 use proto::spec;
-use proto::storage::Storage;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
+use storage::Storage;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Which samples to show.

@@ -53,7 +53,7 @@ pub(super) fn text(inspection: &Inspection, colour: bool) -> String {
 mod tests {
     use super::super::fate::Fate;
     use super::*;
-    use crate::cli::plan::Outlook;
+    use crate::cli::outlook::Outlook;
     use crate::cli::preview::Preview;
     use proto::receipt::Receipt;
 

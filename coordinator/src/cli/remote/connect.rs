@@ -1,21 +1,17 @@
 //! The way to a standing coordinator: where it is, how long it may take, and what its errors mean.
 
 use crate::cli::{Blame, Exit, Refusal};
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use clap::Args;
-use proto::protocol::SUCCESSOR;
 use proto::spec::duration;
-use proto::wire::runs_client::RunsClient;
 use std::error::Error as _;
 use std::time::Duration;
 use thiserror::Error;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
+use wire::connect::{self, Options, Unconnected, successor};
+use wire::runs_client::RunsClient;
 
-/// How long a host may take to accept a connection.
-const CONNECT: Duration = Duration::from_secs(5);
-/// Between two signs of life on a connection that waits for what happens, and how long one may take.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// The longest answer that is read: the list of some ten thousand runs, or a long receipt.
 const ANSWER_BYTES: usize = 64 << 20;
 /// Coordinators that a question goes on to, one after another.
@@ -31,7 +27,7 @@ pub(in crate::cli) struct Remote {
         value_name = "URL",
         env = "MUSTER_COORDINATOR",
         default_value = "http://127.0.0.1:7070",
-        value_parser = proto::address::parse
+        value_parser = wire::address::parse
     )]
     pub(super) coordinator: String,
     /// How long to wait for an answer, such as 30s or 2m
@@ -70,7 +66,8 @@ impl Remote {
     ) -> Result<T, Refusal> {
         let mut url = self.coordinator.clone();
         for _ in 0..=MOVES {
-            let connecting = tokio::time::timeout(self.timeout, connect(&url)).await;
+            let connecting =
+                tokio::time::timeout(self.timeout, connect(&url, Options::QUESTION)).await;
             let mut client = connecting.map_err(|_| self.silent(&url))??;
             match tokio::time::timeout(self.timeout, question(&mut client)).await {
                 Err(_) => return Err(self.silent(&url)),
@@ -92,36 +89,16 @@ impl Remote {
     }
 }
 
-/// A connection for a question that is answered at once.
-async fn connect(url: &str) -> Result<Client, Refusal> {
-    reach(endpoint(url)?, url).await
-}
-
-/// A connection on which the other end's silence means nothing, and its death is noticed.
-pub(super) async fn connect_for_long(url: &str) -> Result<Client, Refusal> {
-    let endpoint = endpoint(url)?.http2_keep_alive_interval(KEEP_ALIVE);
-    reach(endpoint.keep_alive_timeout(KEEP_ALIVE), url).await
-}
-
-fn endpoint(url: &str) -> Result<Endpoint, Refusal> {
-    let endpoint = Endpoint::from_shared(url.to_owned())
-        .with_context(|| format!("`{url}` is not http://host:port"))
-        .blame(Exit::User)?;
-    Ok(endpoint.connect_timeout(CONNECT).tcp_nodelay(true))
-}
-
-async fn reach(endpoint: Endpoint, url: &str) -> Result<Client, Refusal> {
-    let channel = endpoint.connect().await.with_context(|| {
-        let hint = "hint: start one with `coordinator serve`, or name it with --coordinator";
-        format!("no coordinator answers at `{url}`\n{hint}")
+/// A connection to the coordinator at `url`.
+pub(super) async fn connect(url: &str, options: Options) -> Result<Client, Refusal> {
+    let channel = connect::channel(url, options).await.map_err(|error| {
+        let exit = match error {
+            Unconnected::Malformed { .. } => Exit::User,
+            Unconnected::Unreachable { .. } => Exit::Infrastructure,
+        };
+        Refusal { exit, error: error.into() }
     });
-    let client = RunsClient::new(channel.blame(Exit::Infrastructure)?);
-    Ok(client.max_decoding_message_size(ANSWER_BYTES))
-}
-
-/// Where the coordinator is that has the place of the one that answers so.
-pub(super) fn successor(status: &Status) -> Option<String> {
-    Some(status.metadata().get(SUCCESSOR)?.to_str().ok()?.to_owned())
+    Ok(RunsClient::new(channel?).max_decoding_message_size(ANSWER_BYTES))
 }
 
 /// Whether the same question would be answered in the same way later.

@@ -1,16 +1,16 @@
 //! Following a run to its end, across the ends of connections and of coordinators.
 
-use super::connect::{Remote, connect_for_long, is_final, refused, successor};
+use super::connect::{Remote, connect, is_final, refused};
 use crate::cli::show::{Show, Style};
-use crate::cli::{Blame, Exit, Outcome, Refusal, run};
+use crate::cli::{Blame, Exit, Outcome, Refusal, follow};
 use crate::core::Notice;
-use crate::feed::Stamped;
+use crate::runtime::feed::Stamped;
 use anyhow::{Context, anyhow};
 use proto::print;
-use proto::wire;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
+use wire::connect::{Options, successor};
 
 /// Before the first attempt to come back to a coordinator, and at most before a later one.
 const RETRY: Duration = Duration::from_millis(100);
@@ -100,7 +100,7 @@ impl<'a> Following<'a> {
 
     /// One stream of notices, from its opening to its end.
     async fn stream(&mut self, away: &mut Option<Instant>, tries: &mut u32) -> End {
-        let mut client = match connect_for_long(&self.here).await {
+        let mut client = match connect(&self.here, Options::STREAM).await {
             Ok(client) => client,
             Err(refusal) => return End::Away(refusal),
         };
@@ -168,7 +168,7 @@ impl<'a> Following<'a> {
         } else {
             self.show().notice(&stamped)?;
         }
-        Ok(run::end(&stamped.notice))
+        Ok(follow::end(&stamped.notice))
     }
 
     /// Whether it is of a step that was shown before: workers tell a new coordinator of their last ones again.

@@ -1,7 +1,6 @@
 //! Runs and workers as `--json` prints them: every field, `null` where it is unknown.
 
 use crate::core::{BySource, SourceFigures};
-use proto::wire;
 use serde_json::{Value, json};
 
 /// A count of which 0 says that it is unknown.

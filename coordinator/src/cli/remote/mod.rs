@@ -19,7 +19,6 @@ use follow::Following;
 use proto::print;
 use proto::spec::duration;
 use proto::text::visible;
-use proto::wire;
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -1,10 +1,10 @@
 //! Runs and workers as people see them. What is unknown is left out.
 
-use crate::cli::plan::duration;
+use crate::cli::outlook::duration;
 use chrono::{DateTime, Local};
 use proto::text::visible;
-use proto::wire::{RunStatus, WorkerStatus};
 use std::time::Duration;
+use wire::{RunStatus, WorkerStatus};
 
 /// Columns that the words of `status` begin after.
 const LABEL: usize = 12;

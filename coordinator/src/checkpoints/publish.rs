@@ -1,0 +1,93 @@
+//! The finished model's folder, as users and `transformers` expect it.
+
+use super::receipt::{self, to_json};
+use super::{Unpublished, card};
+use futures::{StreamExt, TryStreamExt, stream};
+use proto::id::{CheckpointId, RunId};
+use proto::key;
+use proto::manifest::{Checkpoint, File};
+use proto::spec::Spec;
+use std::sync::Arc;
+use storage::Storage;
+
+/// Objects that are copied at once.
+const COPIES: usize = 8;
+
+/// A model to be published: a checkpoint of a run, and what its card says.
+pub(crate) struct Finished {
+    pub(crate) run: RunId,
+    pub(crate) spec: Arc<Spec>,
+    pub(crate) checkpoint: CheckpointId,
+    /// Held-out losses by steps committed.
+    pub(crate) losses: Vec<(u64, f64)>,
+}
+
+/// Copies a checkpoint's model to where users look for it, adds its card, and says where that is.
+///
+/// # Errors
+/// [`Unpublished`]; of the store's it may go better later.
+pub(crate) async fn publish(storage: &Storage, finished: &Finished) -> Result<String, Unpublished> {
+    let Finished { run, spec, checkpoint: CheckpointId { lineage, step }, losses } = finished;
+    let (lineage, step) = (*lineage, *step);
+    let folder = key::checkpoint(run, lineage, step);
+    let body = storage.read(&key::manifest(run, lineage, step)).await?;
+    let broken = |error: serde_json::Error| Unpublished::Broken(error.to_string());
+    let checkpoint: Checkpoint = serde_json::from_slice(&body).map_err(broken)?;
+    let target = key::model(run);
+    let model = ModelFolder::of(checkpoint.model);
+    let copy = async |(file, name): &(File, String)| {
+        storage.copy(&format!("{folder}/{}", file.key), &format!("{target}/{name}")).await
+    };
+    let copies = stream::iter(&model.files).map(copy).buffer_unordered(COPIES);
+    copies.try_collect::<()>().await?;
+    if let Some(index) = model.index() {
+        storage.put(&format!("{target}/{}", Checkpoint::INDEX), index).await?;
+    }
+    let receipt = receipt::read(storage, &key::receipt(run)).await?;
+    let card = card::card(spec, &receipt, step, losses);
+    let card = card.map_err(|e| Unpublished::Broken(format!("{e:#}")))?;
+    storage.put(&format!("{target}/{}", card::NAME), card).await?;
+    let url = format!("{}/{target}", storage.url());
+    Ok(url.strip_prefix("file://").unwrap_or(&url).to_owned())
+}
+
+/// A checkpoint's model under the names that `transformers` gives to its files.
+pub(crate) struct ModelFolder {
+    /// Files as they lie in the checkpoint, and their names.
+    pub(crate) files: Vec<(File, String)>,
+}
+
+impl ModelFolder {
+    /// Of the model files that a manifest names, weights in their order.
+    pub(crate) fn of(model: Vec<File>) -> Self {
+        let count = model.iter().filter(|f| !f.tensors.is_empty()).count();
+        let mut number = 0;
+        let named = |file: File| {
+            let below = file.key.strip_prefix(Checkpoint::MODEL).and_then(|k| k.strip_prefix('/'));
+            let name = if file.tensors.is_empty() {
+                below.unwrap_or(&file.key).to_owned()
+            } else {
+                number += 1;
+                shard_name(number, count)
+            };
+            (name != Checkpoint::INDEX).then_some((file, name))
+        };
+        Self { files: model.into_iter().filter_map(named).collect() }
+    }
+
+    /// The index of the weights: one file of them goes by the plain name, and needs none.
+    pub(crate) fn index(&self) -> Option<Vec<u8>> {
+        let renamed = |(file, name): &(File, String)| File { key: name.clone(), ..file.clone() };
+        let shards: Vec<_> = self.files.iter().map(renamed).collect();
+        let weights = shards.iter().filter(|f| !f.tensors.is_empty()).count();
+        (weights > 1).then(|| to_json(&Checkpoint::model_index(&shards)))
+    }
+}
+
+/// What `transformers` calls shard `number` of `count`.
+fn shard_name(number: usize, count: usize) -> String {
+    match count {
+        1 => "model.safetensors".into(),
+        _ => format!("model-{number:05}-of-{count:05}.safetensors"),
+    }
+}

@@ -1,0 +1,101 @@
+//! `coordinator plan`: what a run would do, before it does it: steps, tokens, memory, time.
+
+use super::outlook::{Measured, Outlook, ratio};
+use super::preview::{Preview, preview};
+use super::{Blame, Exit, Outcome, Refusal};
+use crate::launch;
+use anyhow::{Context, anyhow};
+use clap::Args;
+use proto::cost::Cost;
+use proto::print;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::{Output, Stdio};
+use tokio::io::AsyncWriteExt;
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// The run spec, a YAML file or an object such as s3://bucket/run.yaml
+    spec: PathBuf,
+    /// Worker processes on this machine, for memory and time [default: the spec's workers.min]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    workers: Option<u32>,
+    /// Do not train a few micro-batches: leaves out time, memory and the checkpoints' size
+    #[arg(long)]
+    no_measure: bool,
+    /// Print one JSON object on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn plan(arguments: Arguments) -> Outcome {
+    let preview = preview(&arguments.spec).await?;
+    let mut outlook = Outlook::new(&preview);
+    if !arguments.no_measure {
+        let workers = arguments.workers.unwrap_or(preview.spec.workers().min);
+        let cost = measure(&preview, workers).await?;
+        outlook.measured = Some(Measured::new(cost, &preview.spec, &outlook, workers));
+    }
+    if arguments.json {
+        print::line(serde_json::to_string(&outlook).expect("numbers are JSON"))?;
+    } else {
+        print::text(format_args!("{}\n{outlook}", preview.spec.name()))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// Lets a worker train a few micro-batches as the run would, and time them.
+async fn measure(preview: &Preview, workers: u32) -> Result<Cost, Refusal> {
+    if std::io::stderr().is_terminal() {
+        print::note("measuring a few micro-batches (--no-measure leaves it out) ...");
+    }
+    let output = ask(preview, workers).await.blame(Exit::Infrastructure)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        return Err(refusal(&output, &said));
+    }
+    print::note_text(&said);
+    serde_json::from_slice(&output.stdout)
+        .context("what the worker measured")
+        .blame(Exit::Infrastructure)
+}
+
+async fn ask(preview: &Preview, workers: u32) -> anyhow::Result<Output> {
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let threads = (cores / workers as usize).max(1);
+    let total = preview.receipt.total();
+    let program = launch::program()?;
+    let mut child = tokio::process::Command::new(&program)
+        .arg("measure")
+        .args(["--threads", &threads.to_string()])
+        .args(["--tokens-per-sample", &(total.tokens / total.samples.max(1)).max(2).to_string()])
+        .args(["--trained-share", &ratio(total.trained_tokens, total.tokens).to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("`{}` cannot be started", program.display()))?;
+    let mut stdin = child.stdin.take().context("the worker has no input")?;
+    stdin.write_all(preview.spec.resolved_yaml().as_bytes()).await?;
+    drop(stdin);
+    Ok(child.wait_with_output().await?)
+}
+
+/// Why nothing was measured: the worker's own error, or how it was ended before it could say one.
+fn refusal(output: &Output, said: &str) -> Refusal {
+    let users = output.status.code() == Some(Exit::User as i32);
+    let exit = if users { Exit::User } else { Exit::Infrastructure };
+    let error = match said.split_once("error: ") {
+        Some((before, error)) => {
+            print::note_text(before);
+            anyhow!(error.trim_end().to_owned())
+        }
+        None => anyhow!(
+            "a step cannot be measured: the worker ended with {}\n\
+             hint: --no-measure leaves time and memory out",
+            output.status
+        ),
+    };
+    Refusal { exit, error }
+}

@@ -1,0 +1,275 @@
+//! The gRPC edge: wire types come in, domain types go on.
+
+use crate::core::{SourceFigures, Stream, WorkerStatus};
+use crate::data::sources;
+use crate::runtime::feed::Stamped;
+use crate::runtime::handle::{Handle, Overview, Seen, Stopped};
+use proto::event::Failure;
+use proto::id::RunId;
+use proto::protocol::Report;
+use proto::spec::Spec;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{broadcast, mpsc};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::{Stream as Streaming, StreamExt};
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Request, Response, Status};
+use wire::connect::SUCCESSOR;
+use wire::runs_server::{Runs, RunsServer};
+use wire::workers_server::{Workers, WorkersServer};
+
+/// Directives that can wait for a worker to read them.
+const DIRECTIVES: usize = 16;
+/// Notices that can wait for a watcher to read them.
+const NOTICES: usize = 256;
+
+type Reply<T> = Result<Response<T>, Status>;
+type Sent<T> = Pin<Box<dyn Streaming<Item = Result<T, Status>> + Send>>;
+
+struct Service {
+    handle: Handle,
+    streams: Arc<AtomicU64>,
+}
+
+/// Serves until `shutdown` is done.
+///
+/// # Errors
+/// If the connection breaks as a whole.
+pub async fn serve(
+    listener: TcpListener,
+    handle: Handle,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    let streams = Arc::new(AtomicU64::new(1));
+    let service = || Service { handle: handle.clone(), streams: streams.clone() };
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+        .tcp_nodelay(true)
+        .add_service(RunsServer::new(service()))
+        .add_service(WorkersServer::new(service()))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown)
+        .await
+}
+
+impl Service {
+    /// What is answered once this coordinator has stopped: where the one is that has its place, if there is one.
+    fn gone(&self, error: Stopped) -> Status {
+        replaced(&self.handle).unwrap_or_else(|| Status::unavailable(error.to_string()))
+    }
+}
+
+/// What a worker is told whose coordinator has been replaced.
+fn replaced(handle: &Handle) -> Option<Status> {
+    let successor = handle.successor()?.parse().ok()?;
+    let mut metadata = MetadataMap::new();
+    metadata.insert(SUCCESSOR, successor);
+    let message = "another coordinator has this one's place";
+    Some(Status::with_metadata(Code::Unavailable, message, metadata))
+}
+
+#[tonic::async_trait]
+impl Runs for Service {
+    async fn submit(&self, request: Request<wire::SubmitRequest>) -> Reply<wire::SubmitReply> {
+        let wire::SubmitRequest { spec_yaml, idempotency_key } = request.into_inner();
+        if !(1..=128).contains(&idempotency_key.len()) {
+            let n = idempotency_key.len();
+            return Err(Status::invalid_argument(format!(
+                "`idempotency_key` must have 1 to 128 bytes, has {n}"
+            )));
+        }
+        let spec = Spec::from_resolved(&spec_yaml)
+            .map_err(|e| Status::invalid_argument(format!("`spec_yaml`: {e}")))?;
+        let spec = sources::pin(spec).await.map_err(|fault| match fault.kind {
+            Failure::User | Failure::Data => Status::invalid_argument(fault.message),
+            Failure::Infrastructure => Status::unavailable(fault.message),
+        })?;
+        let run = self.handle.submit(spec, idempotency_key).await.map_err(|e| self.gone(e))?;
+        let run = run.map_err(Status::failed_precondition)?.to_string();
+        Ok(Response::new(wire::SubmitReply { run, attempt: 1 }))
+    }
+
+    async fn resume(&self, request: Request<wire::ResumeRequest>) -> Reply<wire::SubmitReply> {
+        let wire::ResumeRequest { run, spec_yaml } = request.into_inner();
+        let spec_yaml = (!spec_yaml.is_empty()).then_some(spec_yaml);
+        let resumed =
+            self.handle.resume(RunId::new(run), spec_yaml).await.map_err(|e| self.gone(e))?;
+        let (run, attempt) = resumed.map_err(Status::failed_precondition)?;
+        Ok(Response::new(wire::SubmitReply { run: run.to_string(), attempt }))
+    }
+
+    async fn list(&self, _: Request<wire::ListRequest>) -> Reply<wire::ListReply> {
+        let overview = self.handle.overview().await.map_err(|e| self.gone(e))?;
+        let runs = overview.runs.iter().map(|run| to_wire(run, &overview)).collect();
+        let workers = overview.workers.iter().map(|w| worker(w, &overview)).collect();
+        Ok(Response::new(wire::ListReply { runs, workers }))
+    }
+
+    async fn status(&self, request: Request<wire::StatusRequest>) -> Reply<wire::RunStatus> {
+        let run = RunId::new(request.into_inner().run);
+        let overview = self.handle.overview().await.map_err(|e| self.gone(e))?;
+        let found = overview.runs.iter().find(|seen| seen.status.run == run);
+        found.map(|seen| Response::new(to_wire(seen, &overview))).ok_or_else(|| unknown(&run))
+    }
+
+    type WatchStream = Sent<wire::Notice>;
+
+    async fn watch(&self, request: Request<wire::WatchRequest>) -> Reply<Self::WatchStream> {
+        let wire::WatchRequest { run, after_ms } = request.into_inner();
+        let run = RunId::new(run);
+        let watch = self.handle.watch(run.clone(), after_ms).await.map_err(|e| self.gone(e))?;
+        let watch = watch.map_err(Status::failed_precondition)?;
+        let mut watch = watch.ok_or_else(|| unknown(&run))?;
+        let (sender, receiver) = mpsc::channel(NOTICES);
+        let handle = self.handle.clone();
+        tokio::spawn(async move {
+            // What was said before an end is followed by more where the run was resumed.
+            let over = watch.past.last().is_some_and(|last| last.notice.last());
+            for notice in watch.past {
+                if sender.send(Ok(to_json(&notice))).await.is_err() {
+                    return;
+                }
+            }
+            if over && watch.now.is_empty() {
+                return;
+            }
+            loop {
+                let notice = match watch.now.recv().await {
+                    Ok(notice) => notice,
+                    Err(broadcast::error::RecvError::Lagged(_)) => continue,
+                    Err(broadcast::error::RecvError::Closed) => break,
+                };
+                let sent = sender.send(Ok(to_json(&notice))).await;
+                if sent.is_err() || notice.notice.last() {
+                    return;
+                }
+            }
+            if let Some(status) = replaced(&handle) {
+                // Whoever watched may be gone.
+                let _ = sender.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn cancel(&self, request: Request<wire::CancelRequest>) -> Reply<wire::CancelReply> {
+        let run = RunId::new(request.into_inner().run);
+        let answer = self.handle.cancel(run.clone()).await.map_err(|e| self.gone(e))?;
+        answer.map_err(Status::not_found)?;
+        let overview = self.handle.overview().await.map_err(|e| self.gone(e))?;
+        let phase = overview.runs.iter().find(|seen| seen.status.run == run);
+        let phase = phase.map_or("cancelled", |seen| seen.status.phase).to_owned();
+        Ok(Response::new(wire::CancelReply { phase }))
+    }
+
+    async fn holds(&self, request: Request<wire::HoldsRequest>) -> Reply<wire::HoldsReply> {
+        let run = request.into_inner().run;
+        let run = (!run.is_empty()).then(|| RunId::new(run));
+        let token = self.handle.holds(run).await.map_err(|e| self.gone(e))?.unwrap_or_default();
+        Ok(Response::new(wire::HoldsReply { token }))
+    }
+}
+
+#[tonic::async_trait]
+impl Workers for Service {
+    type SessionStream = Sent<wire::Directive>;
+
+    async fn session(
+        &self,
+        request: Request<tonic::Streaming<wire::Report>>,
+    ) -> Reply<Self::SessionStream> {
+        let stream = Stream(self.streams.fetch_add(1, Ordering::Relaxed));
+        let (sender, receiver) = mpsc::channel(DIRECTIVES);
+        let attached = self.handle.attach(stream, sender).await;
+        attached.map_err(|e| self.gone(e))?;
+        let handle = self.handle.clone();
+        let mut reports = request.into_inner();
+        tokio::spawn(async move {
+            loop {
+                let report = match reports.message().await {
+                    Ok(Some(report)) => Report::try_from(report),
+                    Ok(None) | Err(_) => break,
+                };
+                match report {
+                    Ok(report) => {
+                        if handle.reported(stream, report).await.is_err() {
+                            break;
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "a worker sent a message that means nothing");
+                        break;
+                    }
+                }
+            }
+            // The coordinator may have stopped meanwhile.
+            let _ = handle.hangup(stream).await;
+        });
+        let directives = ReceiverStream::new(receiver).map(|d| Ok(wire::Directive::from(d)));
+        let handle = self.handle.clone();
+        let farewell = tokio_stream::once(()).filter_map(move |()| replaced(&handle).map(Err));
+        Ok(Response::new(Box::pin(directives.chain(farewell))))
+    }
+}
+
+fn to_json(notice: &Stamped) -> wire::Notice {
+    wire::Notice { json: serde_json::to_string(notice).expect("notices are JSON") }
+}
+
+fn unknown(run: &RunId) -> Status {
+    Status::not_found(format!("there is no run `{run}`"))
+}
+
+fn source_loss((name, figures): (String, SourceFigures)) -> wire::SourceLoss {
+    let SourceFigures { loss, trained_tokens } = figures;
+    wire::SourceLoss { name, loss, trained_tokens }
+}
+
+fn to_wire(seen: &Seen, overview: &Overview) -> wire::RunStatus {
+    let status = seen.status.clone();
+    let incident = status.last_incident;
+    let since = |at: Duration| overview.began_ms + millis(at);
+    wire::RunStatus {
+        run: status.run.to_string(),
+        name: status.name,
+        phase: status.phase.into(),
+        detail: status.detail,
+        generation: status.generation.0,
+        lineage: status.lineage.0,
+        step: status.step,
+        steps: status.steps,
+        workers: status.workers.iter().map(ToString::to_string).collect(),
+        checkpoint_step: status.checkpoint_step.unwrap_or(0),
+        model: status.model.unwrap_or_default(),
+        loss: status.loss,
+        sources: status.sources.into_iter().map(source_loss).collect(),
+        attempt: status.attempt,
+        submitted_ms: seen.submitted_ms,
+        tokens_per_second: status.tokens_per_second.unwrap_or(0.0),
+        eta_ms: status.eta.map_or(0, millis),
+        last_incident_ms: incident.as_ref().and_then(|i| i.at).map_or(0, since),
+        last_incident: incident.map(|i| i.message).unwrap_or_default(),
+        troubled: status.troubled.iter().map(|w| worker(w, overview)).collect(),
+    }
+}
+
+fn worker(status: &WorkerStatus, overview: &Overview) -> wire::WorkerStatus {
+    let retry_in = |at: Duration| millis(at.saturating_sub(overview.now)).max(1);
+    wire::WorkerStatus {
+        worker: status.worker.to_string(),
+        state: status.state.into(),
+        run: status.run.as_ref().map(ToString::to_string).unwrap_or_default(),
+        rank: status.rank,
+        trouble: status.trouble.clone().unwrap_or_default(),
+        retry_in_ms: status.retry_at.map_or(0, retry_in),
+        ring: status.ring.clone(),
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    time.as_millis().try_into().unwrap_or(u64::MAX)
+}

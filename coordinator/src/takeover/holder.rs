@@ -1,0 +1,141 @@
+//! Whether whoever claimed a journal last is still at it: asked of the coordinator itself, before its place is taken.
+//!
+//! A coordinator that is asked looks at its journal before it answers. So the answer can be relied upon, and one that
+//! was deposed without having noticed learns it by the question.
+
+use proto::event::Holder;
+use proto::id::{self, RunId};
+use std::net::IpAddr;
+use std::time::Duration;
+use thiserror::Error;
+use tonic::transport::Uri;
+use wire::HoldsRequest;
+use wire::connect::{self, Options};
+use wire::runs_client::RunsClient;
+
+/// A host that takes no connection for so long is not there.
+const CONNECT: Duration = Duration::from_secs(2);
+/// How long one that took it may be about its answer: it may be busy replaying its own journals.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// What the last holder says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It holds it.
+    Holds,
+    /// It does not, or nobody answers, or somebody else.
+    Gone,
+    /// Its connection is taken, and nothing comes back.
+    Silent,
+}
+
+/// Somebody holds what was to be taken.
+#[derive(Debug, Error)]
+#[error("{what} is held by a coordinator on host `{}`, which {} at {}\nhint: {hint}", .by.host, .does, .by.url)]
+pub struct Held {
+    /// The prefix, or the run.
+    what: String,
+    by: Holder,
+    does: &'static str,
+    hint: &'static str,
+}
+
+/// This process, which answers at `url`.
+pub fn here(url: String) -> Holder {
+    Holder { token: id::unique(), host: host(), url }
+}
+
+/// This host's name.
+pub fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Refuses to take the pool under `url` from a coordinator that answers.
+///
+/// # Errors
+/// [`Held`].
+pub async fn leave_pool(by: &Holder, url: &str) -> Result<(), Held> {
+    let hint =
+        "work with that one (`--coordinator`), stop it first, or take its place with --take-over";
+    leave(by, None, format!("`{url}`"), hint).await
+}
+
+/// Refuses to take `run` from a coordinator that answers.
+///
+/// # Errors
+/// [`Held`].
+pub async fn leave_run(by: &Holder, run: &RunId) -> Result<(), Held> {
+    let hint = "stop it first, or take the run from it with --take-over";
+    leave(by, Some(run), format!("run `{run}`"), hint).await
+}
+
+async fn leave(
+    by: &Holder,
+    run: Option<&RunId>,
+    what: String,
+    hint: &'static str,
+) -> Result<(), Held> {
+    let does = match ask(by, run).await {
+        Answer::Gone => return Ok(()),
+        Answer::Holds => "answers",
+        Answer::Silent => "takes connections, and does not answer,",
+    };
+    Err(Held { what, by: by.clone(), does, hint })
+}
+
+/// Asks `holder` whether it still holds `run`, or its pool.
+pub async fn ask(holder: &Holder, run: Option<&RunId>) -> Answer {
+    let Ok(uri) = holder.url.parse::<Uri>() else { return Answer::Gone };
+    // Another host's loopback is not reached over ours.
+    if is_loopback(&uri) && holder.host != host() {
+        return Answer::Gone;
+    }
+    let options = Options { connect: CONNECT, ..Options::QUESTION };
+    let Ok(channel) = connect::channel(&holder.url, options).await else {
+        return Answer::Gone;
+    };
+    let run = run.map(ToString::to_string).unwrap_or_default();
+    let mut client = RunsClient::new(channel);
+    match tokio::time::timeout(ANSWER, client.holds(HoldsRequest { run })).await {
+        Ok(Ok(reply)) if reply.get_ref().token == holder.token => Answer::Holds,
+        Ok(Ok(_) | Err(_)) => Answer::Gone,
+        Err(_) => Answer::Silent,
+    }
+}
+
+fn is_loopback(uri: &Uri) -> bool {
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(host: &str, url: String) -> Holder {
+        Holder { token: "t".into(), host: host.into(), url }
+    }
+
+    #[tokio::test]
+    async fn nobody_is_gone_and_anothers_loopback_is_not_asked() {
+        // The discard port.
+        assert_eq!(ask(&at(&host(), "http://127.0.0.1:9".into()), None).await, Answer::Gone);
+        assert_eq!(ask(&at(&host(), "no address".into()), None).await, Answer::Gone);
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        assert_eq!(ask(&at("another", url), None).await, Answer::Gone);
+    }
+
+    #[test]
+    fn loopback_addresses_are_told_from_others() {
+        for url in
+            ["http://127.0.0.1:7070", "http://127.9.9.9:1", "http://[::1]:1", "http://localhost:1"]
+        {
+            assert!(is_loopback(&url.parse().unwrap()), "{url}");
+        }
+        for url in ["http://10.0.0.1:7070", "http://localhost.example.com:1", "http://[fe80::1]:1"]
+        {
+            assert!(!is_loopback(&url.parse().unwrap()), "{url}");
+        }
+    }
+}

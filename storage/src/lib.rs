@@ -1,0 +1,380 @@
+//! The few operations on an object store that everything durable relies on.
+//!
+//! Create-if-absent is the only conditional write (a local disk has no compare-and-swap), and a create whose outcome
+//! is unclear is settled by reading back: the same bytes are ours, since every document carries its writer's token.
+//! Files are opened with fsync: an acknowledged write survives a power cut.
+//!
+//! ```text
+//! open         from a URL to a store, with credentials from the environment
+//! url          URLs of storages and of objects     kind      what differs between stores, and the hints of each
+//! patience     how long to wait, by use            retry     attempts after the client's own
+//! client       HTTP clients
+//! write        an object at once, and proof that it arrived            upload    a large one, part by part
+//! unfinished   uploads that nobody ended
+//! hub          the Hugging Face hub: its revisions and files, and a repository as a store
+//! error        what a store's answer means
+//! ```
+
+mod client;
+mod error;
+pub mod hub;
+mod kind;
+mod open;
+mod patience;
+mod retry;
+mod unfinished;
+mod upload;
+mod url;
+mod write;
+
+pub use error::{Cause, Error};
+pub use patience::Patience;
+pub use unfinished::Unfinished;
+pub use url::{split, url};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt};
+use kind::Kind;
+use object_store::path::Path;
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What is read of a large object at once.
+const PIECE: u64 = 8 << 20;
+/// Pieces that are under way at once.
+const PIECES: usize = 4;
+
+/// The URL of a store that lives in memory.
+const MEMORY: &str = "memory:";
+
+/// An object store and a prefix in it.
+#[derive(Clone, Debug)]
+pub struct Storage {
+    store: Arc<dyn ObjectStore>,
+    url: String,
+    kind: Kind,
+    patience: Patience,
+    uploads: unfinished::Uploads,
+}
+
+/// Who holds a key after a create.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// The key holds what we wrote.
+    Ours,
+    /// Another wrote first; this is what.
+    Theirs(Bytes),
+}
+
+/// What is known of an object without reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// Relative to the prefix.
+    pub key: String,
+    /// Its size.
+    pub bytes: u64,
+    /// The store's identity of its content, where it has one.
+    pub etag: Option<String>,
+    /// Milliseconds since 1970.
+    pub modified_ms: u64,
+}
+
+impl Storage {
+    /// The storage's own URL, without a slash at its end.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Whether it ends with this process.
+    pub fn is_memory(&self) -> bool {
+        self.url == MEMORY
+    }
+
+    /// Reads an object.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Access`], or [`Error::Damaged`] where it was written at once and is not what was
+    /// written.
+    pub async fn read(&self, key: &str) -> Result<Bytes, Error> {
+        self.insist("read", key, || self.get(key, GetOptions::new(), None)).await
+    }
+
+    /// Reads `range` of an object, or as much of it as the object has; where an `etag` is given, of
+    /// that object only, and not of one that took its place.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Changed`], or [`Error::Access`], also where the range begins
+    /// past the object's end.
+    pub async fn read_range(
+        &self,
+        key: &str,
+        range: Range<u64>,
+        etag: Option<&str>,
+    ) -> Result<Bytes, Error> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        // A weak one never matches on the server's side; every answer tells its own as well.
+        let strong = etag.filter(|e| !e.starts_with("W/"));
+        let options =
+            GetOptions::new().with_range(Some(GetRange::Bounded(range))).with_if_match(strong);
+        self.insist("read", key, || self.get(key, options.clone(), etag)).await
+    }
+
+    async fn get(
+        &self,
+        key: &str,
+        options: GetOptions,
+        etag: Option<&str>,
+    ) -> Result<Bytes, Error> {
+        self.regular("read", key).await?;
+        let access = |e| self.access("read", key, e);
+        let found = self.store.get_opts(&self.path(key)?, options).await.map_err(access)?;
+        if etag.zip(found.meta.e_tag.as_deref()).is_some_and(|(a, b)| a != b) {
+            return Err(self.changed(key));
+        }
+        let (bytes, seal) = (found.range.end - found.range.start, write::seal(&found));
+        self.intact(key, found.bytes().await.map_err(access)?, bytes, seal.as_deref())
+    }
+
+    /// An object of so many bytes, piece by piece and in order, a few of them fetched ahead; pinned by its `etag`.
+    ///
+    /// # Errors
+    /// A piece is what [`Self::read_range`] gives; [`Error::Changed`] where the object is shorter.
+    pub fn pieces<'a>(
+        &'a self,
+        key: &'a str,
+        bytes: u64,
+        etag: Option<&'a str>,
+    ) -> impl Stream<Item = Result<Bytes, Error>> + 'a {
+        let starts = (0..bytes.div_ceil(PIECE)).map(|i| i * PIECE);
+        let read = move |from| async move {
+            let to = bytes.min(from + PIECE);
+            let piece = self.read_range(key, from..to, etag).await?;
+            if piece.len() as u64 == to - from { Ok(piece) } else { Err(self.changed(key)) }
+        };
+        futures::stream::iter(starts).map(read).buffered(PIECES)
+    }
+
+    /// Where an object lies in the local file system, if it does: for mapping it.
+    pub fn local_path(&self, key: &str) -> Option<PathBuf> {
+        Some(PathBuf::from(self.url.strip_prefix("file://")?).join(key))
+    }
+
+    /// The object at `key`, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Access`].
+    pub async fn head(&self, key: &str) -> Result<Option<Object>, Error> {
+        self.regular("look at", key).await?;
+        let path = self.path(key)?;
+        let look =
+            || async { self.store.head(&path).await.map_err(|e| self.access("look at", key, e)) };
+        match self.insist("look at", key, look).await {
+            Ok(meta) => Ok(Some(self.object(meta))),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Every object under `folder`, sorted by key.
+    ///
+    /// # Errors
+    /// [`Error::Access`].
+    pub async fn list(&self, folder: &str) -> Result<Vec<Object>, Error> {
+        self.list_noting(folder, || {}).await
+    }
+
+    /// Lists like [`Self::list`] and calls `note` for each object as it arrives, so that the caller can see progress.
+    ///
+    /// # Errors
+    /// [`Error::Access`].
+    pub async fn list_noting(&self, folder: &str, note: impl Fn()) -> Result<Vec<Object>, Error> {
+        let prefix = self.path(folder)?;
+        let list = || async {
+            let found = self.store.list(Some(&prefix)).inspect_ok(|_| note());
+            let found: Result<Vec<_>, _> = found.try_collect().await;
+            found.map_err(|e| self.access("list", folder, e))
+        };
+        let found = self.insist("list", folder, list).await?;
+        let mut objects: Vec<_> = found.into_iter().map(|meta| self.object(meta)).collect();
+        objects.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(objects)
+    }
+
+    /// Whether anything lies under `folder`: a listing of its first entries.
+    ///
+    /// # Errors
+    /// [`Error::Access`].
+    pub async fn holds(&self, folder: &str) -> Result<bool, Error> {
+        let prefix = self.path(folder)?;
+        let look = || async {
+            let first = self.store.list(Some(&prefix)).next().await.transpose();
+            first.map_err(|e| self.access("list", folder, e))
+        };
+        Ok(self.insist("list", folder, look).await?.is_some())
+    }
+
+    /// The names of the folders directly under `folder`, sorted.
+    ///
+    /// # Errors
+    /// [`Error::Access`].
+    pub async fn folders(&self, folder: &str) -> Result<Vec<String>, Error> {
+        let prefix = self.path(folder)?;
+        let list = || async {
+            let found = self.store.list_with_delimiter(Some(&prefix)).await;
+            found.map_err(|e| self.access("list", folder, e))
+        };
+        let found = self.insist("list", folder, list).await?;
+        let name = |p: &Path| p.filename().map(str::to_owned);
+        let mut names: Vec<_> = found.common_prefixes.iter().filter_map(name).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Copies an object within the store.
+    ///
+    /// # Errors
+    /// [`Error::Access`].
+    pub async fn copy(&self, from: &str, to: &str) -> Result<(), Error> {
+        if self.local_path(from).is_some() {
+            // object_store makes a second name for the same file: who writes to the one would change the other.
+            let (url, key) = (self.url.clone(), from.to_owned());
+            let bytes = self.head(from).await?.ok_or(Error::NotFound { url, key })?.bytes;
+            return self.put_stream(to, bytes, self.pieces(from, bytes, None)).await.map(drop);
+        }
+        self.store
+            .copy(&self.path(from)?, &self.path(to)?)
+            .await
+            .map_err(|e| self.access("copy", from, e))
+    }
+
+    /// Deletes an object; one that is not there is fine.
+    ///
+    /// # Errors
+    /// [`Error::Access`].
+    pub async fn delete(&self, key: &str) -> Result<(), Error> {
+        match self.store.delete(&self.path(key)?).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(self.access("delete", key, e)),
+        }
+    }
+
+    /// Proves that the store answers, and that these credentials may list what is here.
+    ///
+    /// # Errors
+    /// [`Error::Access`].
+    pub async fn probe(&self) -> Result<(), Error> {
+        let first = self.store.list(None).next().await.transpose();
+        first.map(drop).map_err(|e| self.access("list", "", e))
+    }
+
+    /// Checks that `key` is not a special file on a disk, without opening it: opening a fifo that has no writer blocks
+    /// for ever. A missing file passes.
+    ///
+    /// # Errors
+    /// [`Error::Access`] for a fifo, a device or a socket.
+    pub async fn regular(&self, verb: &'static str, key: &str) -> Result<(), Error> {
+        let Some(path) = self.local_path(key) else { return Ok(()) };
+        let Ok(found) = tokio::fs::metadata(path).await else { return Ok(()) };
+        match special(found.file_type()) {
+            None => Ok(()),
+            Some(kind) => Err(self.caused(verb, key, Cause::Special(kind))),
+        }
+    }
+
+    /// The special files under `folder`, which [`Self::list`] leaves out: fifos, devices and sockets on a disk.
+    ///
+    /// # Errors
+    /// [`Error::Access`].
+    pub async fn irregular(&self, folder: &str) -> Result<Vec<String>, Error> {
+        let Some(root) = self.local_path("") else { return Ok(Vec::new()) };
+        let at = root.join(folder);
+        let walk = tokio::task::spawn_blocking(move || {
+            let mut found = Vec::new();
+            irregular(&at, &mut found)?;
+            found.sort();
+            Ok::<_, std::io::Error>((root, found))
+        });
+        let (root, found) = walk.await.expect("walking does not panic").map_err(|e| {
+            let source = Box::new(e);
+            let cause = object_store::Error::Generic { store: "LocalFileSystem", source };
+            self.caused("list", folder, Cause::Store(Box::new(cause)))
+        })?;
+        let key = |path: &PathBuf| Some(path.strip_prefix(&root).ok()?.to_str()?.to_owned());
+        Ok(found.iter().filter_map(key).collect())
+    }
+
+    /// Keys are plain text: what a listing gives names the same object.
+    fn path(&self, key: &str) -> Result<Path, Error> {
+        Path::parse(key).map_err(|e| Error::Location {
+            url: format!("{}/{key}", self.url),
+            reason: e.to_string(),
+            source: None,
+        })
+    }
+
+    fn object(&self, meta: object_store::ObjectMeta) -> Object {
+        // Azure's listings leave out the quotes that its headers have.
+        let quoted = |etag: String| match self.kind {
+            Kind::Azure if !etag.starts_with('"') => format!("\"{etag}\""),
+            _ => etag,
+        };
+        Object {
+            key: meta.location.to_string(),
+            bytes: meta.size,
+            etag: meta.e_tag.map(quoted),
+            modified_ms: meta.last_modified.timestamp_millis().try_into().unwrap_or(0),
+        }
+    }
+
+    fn changed(&self, key: &str) -> Error {
+        Error::Changed { url: self.url.clone(), key: key.to_owned() }
+    }
+
+    fn damaged(&self, key: &str, what: String) -> Error {
+        Error::Damaged { url: self.url.clone(), key: key.to_owned(), what }
+    }
+
+    fn access(&self, verb: &'static str, key: &str, source: object_store::Error) -> Error {
+        match source {
+            // A bucket that is not there is more than an object that is not.
+            object_store::Error::NotFound { source, .. } if !error::names_a_bucket(&*source) => {
+                Error::NotFound { url: self.url.clone(), key: key.to_owned() }
+            }
+            object_store::Error::Precondition { .. } => self.changed(key),
+            source => self.caused(verb, key, error::explain(self.kind, source)),
+        }
+    }
+
+    fn caused(&self, verb: &'static str, key: &str, source: Cause) -> Error {
+        Error::Access { verb, url: self.url.clone(), key: key.to_owned(), source }
+    }
+}
+
+/// Collects the special files under `folder`. Links to folders are not followed, since they may form a circle.
+fn irregular(folder: &std::path::Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            irregular(&entry.path(), found)?;
+        } else if entry.path().metadata().is_ok_and(|file| special(file.file_type()).is_some()) {
+            found.push(entry.path());
+        }
+    }
+    Ok(())
+}
+
+/// The kind of a special file; none for a regular file or a folder.
+fn special(file: std::fs::FileType) -> Option<&'static str> {
+    use std::os::unix::fs::FileTypeExt;
+    match file {
+        file if file.is_fifo() => Some("a fifo"),
+        file if file.is_socket() => Some("a socket"),
+        file if file.is_char_device() || file.is_block_device() => Some("a device"),
+        _ => None,
+    }
+}

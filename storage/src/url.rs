@@ -1,0 +1,77 @@
+//! URLs of storages and of objects in them: taken apart, put together, and made one where several name the same place.
+
+use crate::Error;
+use object_store::path::Path;
+use proto::spec::{HubName, Location, Scheme};
+
+/// The URL of the storage that holds the object at `url`, and the object's key in it.
+///
+/// # Errors
+/// [`Error::Location`] where `url` names no object.
+pub fn split(url: &str) -> Result<(String, String), Error> {
+    let nothing = || refuse(url, "it names no object");
+    match location(url)? {
+        Location::File(path) => {
+            let name = path.file_name().ok_or_else(nothing)?.to_string_lossy().into_owned();
+            Ok((url_of(path.parent().ok_or_else(nothing)?), name))
+        }
+        Location::Hub(name) => {
+            let root = HubName { path: String::new(), ..name.clone() };
+            Ok((Location::Hub(root).to_string(), name.path))
+        }
+        Location::Url { scheme: scheme @ (Scheme::Https | Scheme::Http), path } => {
+            let (path, query) = match path.split_once('?') {
+                Some((path, query)) => (path, format!("?{query}")),
+                None => (&path[..], String::new()),
+            };
+            let (folder, name) = path.rsplit_once('/').ok_or_else(nothing)?;
+            // Keys are plain text, and percent-encoded on the way.
+            let key = Path::from_url_path(name).map_err(|_| nothing())?;
+            Ok((format!("{}://{folder}{query}", scheme.as_str()), key.to_string()))
+        }
+        Location::Url { scheme, path } => {
+            let (root, key) = path.split_once('/').ok_or_else(nothing)?;
+            Ok((format!("{}://{root}", scheme.as_str()), key.to_owned()))
+        }
+    }
+}
+
+/// The URL that a storage has after it was opened for writing at `url`.
+///
+/// # Errors
+/// [`Error::Location`] for what names no place.
+pub fn url(url: &str) -> Result<String, Error> {
+    Ok(match location(url)? {
+        Location::File(folder) => url_of(&real(&folder)),
+        location @ (Location::Url { .. } | Location::Hub(_)) => location.to_string(),
+    })
+}
+
+/// The path without links and dots. If nothing exists there yet, this holds for the part that does exist.
+pub(crate) fn real(path: &std::path::Path) -> std::path::PathBuf {
+    match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Ok(real), _, _) => real,
+        (Err(_), Some(parent), Some(name)) => real(parent).join(name),
+        (Err(_), _, _) => path.to_owned(),
+    }
+}
+
+/// A folder's URL, without a slash at its end.
+pub(crate) fn url_of(folder: &std::path::Path) -> String {
+    format!("file://{}", folder.display()).trim_end_matches('/').to_owned()
+}
+
+/// What `url` names, as seen from the current folder.
+pub(crate) fn location(url: &str) -> Result<Location, Error> {
+    let here = std::env::current_dir().map_err(|e| Error::Location {
+        url: url.to_owned(),
+        reason: "there is no current folder".into(),
+        source: Some(e),
+    })?;
+    Location::parse(url, &here).map_err(|e| refuse(url, format!("{e}\nhint: {}", e.hint())))
+}
+
+/// Why `url` cannot be used.
+pub(crate) fn refuse(url: &str, reason: impl Into<String>) -> Error {
+    Error::Location { url: url.to_owned(), reason: reason.into(), source: None }
+}

@@ -1,0 +1,404 @@
+//! The async side of a worker: the stream to the coordinator, beats, uploads; starts and aborts the training thread.
+//!
+//! ```text
+//! coordinator <--gRPC--> agent --commands of the session--> loader, preparer, training thread, uploads
+//!                          ^-------------- events ---------------------------------'
+//! ```
+//!
+//! Nothing here decides: the session does. Beats come from here, never from the computing thread, so a long step is
+//! not taken for a death.
+
+mod connect;
+pub mod upload;
+
+use crate::collective::{AbortHandle, Listener};
+use crate::controls::{Controls, Gauge, Gauges, Said};
+use crate::job::{Job, Restorable};
+use crate::prepare;
+use crate::replica::Room;
+use crate::run::{self, Broken, Outside};
+use crate::session::{Command, End, Event, Exit, Identity, Session, Trouble};
+use connect::Connection;
+pub(crate) use connect::pause;
+use proto::id::{RunId, WorkerId};
+use proto::protocol::{Cause, Directive, Duty, Place, Report, Train};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+use upload::Leaving;
+
+/// Reports that can wait for the network.
+const REPORTS: usize = 1024;
+/// Of them, those about the membership that are handed over at once. As much room stays free beside them for the
+/// others, which the session does not keep.
+const BATCH: usize = 256;
+/// Events that can wait for the session. A training thread that is so far ahead waits.
+const EVENTS: usize = 64;
+/// How long the last reports may take to leave.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How long a worker that was told to go asks for.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// A worker process.
+pub struct Agent {
+    slot: WorkerId,
+    coordinator: String,
+    session: Session,
+    listener: Arc<Listener>,
+    gauges: Arc<Gauges>,
+    events: mpsc::Sender<Event>,
+    inbox: mpsc::Receiver<Event>,
+    stream: Option<mpsc::Sender<wire::Report>>,
+    beat: Duration,
+    memory: Arc<Mutex<Option<Arc<Job>>>>,
+    training: Option<(Place, Controls)>,
+    /// The run whose data it prepares, and whose sources it has seen.
+    preparing: Option<RunId>,
+    room: Room,
+    leaving: watch::Sender<Option<Instant>>,
+    moved: watch::Sender<String>,
+}
+
+impl Agent {
+    /// A worker that will call `coordinator` (`http://host:port`).
+    pub fn new(coordinator: String, identity: Identity, listener: Listener) -> Self {
+        let (events, inbox) = mpsc::channel(EVENTS);
+        Self {
+            slot: identity.worker.clone(),
+            coordinator,
+            session: Session::new(identity),
+            listener: Arc::new(listener),
+            gauges: Arc::default(),
+            events,
+            inbox,
+            stream: None,
+            beat: Duration::from_millis(500),
+            memory: Arc::default(),
+            training: None,
+            preparing: None,
+            room: Room::default(),
+            leaving: watch::Sender::new(None),
+            moved: watch::Sender::new(String::new()),
+        }
+    }
+
+    /// Where the coordinator is that has the place of the one that it was told of, once there is one.
+    pub fn moved(&self) -> watch::Receiver<String> {
+        self.moved.subscribe()
+    }
+
+    /// Works until it is told to go; `terminate` is done when the operating system wants it gone.
+    pub async fn work(mut self, terminate: impl Future<Output = ()> + Send + 'static) -> Exit {
+        tokio::spawn({
+            let (events, leaving) = (self.events.clone(), self.leaving.clone());
+            async move {
+                terminate.await;
+                leaving.send_replace(Some(Instant::now() + DRAIN));
+                // The agent may have ended meanwhile.
+                let _ = events.send(Event::Terminate { deadline: DRAIN }).await;
+            }
+        });
+        // Neither gone nor let go; what it gave up storing has then had the time to be given up.
+        let mut overdue = std::pin::pin!(upload::late(self.leaving.subscribe(), FAREWELL));
+        let (connected, mut connections) = mpsc::channel(1);
+        let connection = Connection {
+            slot: self.slot.clone(),
+            coordinator: self.coordinator.clone(),
+            connected,
+            events: self.events.clone(),
+            moved: self.moved.clone(),
+        };
+        tokio::spawn(connection.keep_open());
+        let mut beats = tokio::time::interval(self.beat);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let event = tokio::select! {
+                Some(event) = self.inbox.recv() => event,
+                Some(stream) = connections.recv() => {
+                    self.stream = Some(stream);
+                    Event::Connected
+                }
+                () = room(self.stream.as_ref()), if self.session.has_more() => {
+                    self.fill();
+                    continue;
+                }
+                () = &mut overdue => return Exit::Drained,
+                _ = beats.tick() => {
+                    self.send(beat(&self.gauges));
+                    continue;
+                }
+            };
+            if matches!(event, Event::Disconnected) {
+                self.stream = None;
+            }
+            self.tell(&event);
+            let before = self.beat;
+            let commands = self.session.handle(event);
+            self.fill();
+            for command in commands {
+                if let Some(exit) = self.execute(command).await {
+                    return exit;
+                }
+            }
+            if self.beat != before {
+                beats = tokio::time::interval(self.beat);
+                beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            }
+        }
+    }
+
+    async fn execute(&mut self, command: Command) -> Option<Exit> {
+        match command {
+            Command::Send(report) => self.send(report),
+            Command::Beat(interval) => self.beat = interval,
+            Command::Prepare { run, spec_yaml, fingerprint, shard } => {
+                let first = self.preparing.replace(run.clone()).as_ref() != Some(&run);
+                if first {
+                    tracing::info!(slot = %self.slot, %run, "preparing data");
+                }
+                let events = self.events.clone();
+                tokio::spawn(async move {
+                    let index = shard.index;
+                    let seen = if first { prepare::see_sources(&spec_yaml).await } else { Ok(()) };
+                    let outcome = match seen {
+                        Ok(()) => prepare::prepare(&spec_yaml, &fingerprint, shard).await,
+                        Err(trouble) => Err(trouble),
+                    };
+                    // The agent may have ended meanwhile.
+                    let _ = events.send(Event::Prepared { run, shard: index, outcome }).await;
+                });
+            }
+            Command::Load(load) => {
+                tracing::info!(slot = %self.slot, run = %load.run, "loading the base and the data");
+                self.preparing = None;
+                let (memory, events) = (self.memory.clone(), self.events.clone());
+                // What is no longer needed makes room first.
+                *memory.lock().expect("held only to swap") = None;
+                tokio::spawn(async move {
+                    let outcome = Job::load(load.clone()).await.map(|job| {
+                        let digest = job.base_digest().to_owned();
+                        *memory.lock().expect("held only to swap") = Some(Arc::new(job));
+                        digest
+                    });
+                    // The agent may have ended meanwhile.
+                    let _ = events.send(Event::Loaded { load, outcome }).await;
+                });
+            }
+            Command::Train(train) => self.train(train),
+            Command::Stop => {
+                if let Some((_, training)) = &self.training {
+                    training.stop.store(true, Ordering::Relaxed);
+                }
+            }
+            Command::Abort => {
+                if let Some((_, training)) = &self.training {
+                    training.abort.abort();
+                }
+            }
+            Command::Exit(exit) => {
+                // Without an answer in time nobody is there to be told.
+                let _ = tokio::time::timeout(FAREWELL, self.finish()).await;
+                return Some(exit);
+            }
+        }
+        None
+    }
+
+    fn send(&self, report: Report) {
+        if let Some(stream) = &self.stream {
+            // A full queue means a network that stands still: the stream will break.
+            let _ = stream.try_send(report.into());
+        }
+    }
+
+    /// Hands a batch of what the session has to say over to the stream, if it has room.
+    fn fill(&mut self) {
+        let Some(stream) = &self.stream else { return };
+        let Ok(batch) = stream.try_reserve_many(2 * BATCH) else { return };
+        for permit in batch.take(BATCH) {
+            let Some(report) = self.session.next_report() else { return };
+            permit.send(report.into());
+        }
+    }
+
+    /// Says the last of what there is to say, and waits until it is on its way.
+    async fn finish(&mut self) {
+        while self.session.has_more() {
+            room(self.stream.as_ref()).await;
+            self.fill();
+        }
+        if let Some(stream) = self.stream.take() {
+            // A stream that has broken is as empty as it will be.
+            let _ = stream.reserve_many(stream.max_capacity()).await;
+        }
+    }
+
+    /// Says what happens to this worker.
+    fn tell(&mut self, event: &Event) {
+        let slot = &self.slot;
+        match event {
+            Event::Terminate { deadline } => {
+                tracing::info!(%slot, ?deadline, "told to go");
+            }
+            Event::Directed(Directive { duty: Duty::Dismissed { reason, .. }, .. }) => {
+                tracing::info!(%slot, reason, "dismissed");
+            }
+            Event::Prepared { run, shard, outcome: Err(trouble) } => {
+                let why = &trouble.message;
+                tracing::warn!(%slot, %run, shard, why, "cannot prepare data");
+                self.preparing = None;
+            }
+            Event::Loaded { load, outcome: Err(trouble) } => {
+                let (run, why) = (&load.run, &trouble.message);
+                tracing::warn!(%slot, %run, why, "cannot load the base and the data");
+            }
+            Event::Ended(generation, end) => {
+                let why = match end {
+                    End::Stopped { step } => format!("it stopped after step {step}"),
+                    End::Aborted => "it was told to".to_owned(),
+                    End::Failed { step, trouble } => {
+                        format!("it failed after step {step}: {}", trouble.message)
+                    }
+                };
+                let run = self.training.as_ref().map(|(place, _)| place.run.as_str());
+                tracing::info!(%slot, run, %generation, why, "left the membership");
+            }
+            Event::Connected
+            | Event::Disconnected
+            | Event::Directed(_)
+            | Event::Prepared { .. }
+            | Event::Loaded { .. }
+            | Event::Stepped(..)
+            | Event::Skipped(..)
+            | Event::Evaluated(..)
+            | Event::PartBegun(..)
+            | Event::PartSaved(..) => {}
+        }
+    }
+
+    fn train(&mut self, train: Train) {
+        tracing::info!(
+            slot = %self.slot,
+            run = %train.load.run,
+            generation = %train.generation,
+            rank = train.rank,
+            of = train.members.len(),
+            "training"
+        );
+        let job = self
+            .memory
+            .lock()
+            .expect("held only to swap")
+            .clone()
+            .expect("the session trains only what it has loaded");
+        let controls = Controls {
+            abort: AbortHandle::new(),
+            stop: Arc::new(AtomicBool::new(train.stop)),
+            gauges: self.gauges.clone(),
+            room: self.room.clone(),
+        };
+        self.training = Some((train.place(), controls.clone()));
+        let (events, listener) = (self.events.clone(), self.listener.clone());
+        let (runtime, leaving) = (tokio::runtime::Handle::current(), self.leaving.subscribe());
+        let begin = async move {
+            let from = match job.restorable(&train).await {
+                Ok(from) => from,
+                Err(trouble) => {
+                    let end = End::Failed { step: 0, trouble };
+                    let _ = events.send(Event::Ended(train.generation, end)).await;
+                    return;
+                }
+            };
+            let spawned = std::thread::Builder::new().name("train".into()).spawn({
+                let events = events.clone();
+                let train = train.clone();
+                move || {
+                    let process = Process { listener: &listener, leaving, events, runtime };
+                    training_thread(&train, &job, from, &controls, &process);
+                }
+            });
+            if let Err(error) = spawned {
+                let message = format!("the training thread cannot be started: {error}");
+                let trouble = Trouble::new(Cause::Internal, message);
+                let end = End::Failed { step: 0, trouble };
+                let _ = events.send(Event::Ended(train.generation, end)).await;
+            }
+        };
+        tokio::spawn(begin);
+    }
+}
+
+/// What a training thread has of its process.
+struct Process<'a> {
+    listener: &'a Listener,
+    leaving: Leaving,
+    events: mpsc::Sender<Event>,
+    runtime: tokio::runtime::Handle,
+}
+
+fn training_thread(
+    train: &Train,
+    job: &Arc<Job>,
+    from: Option<Restorable>,
+    controls: &Controls,
+    process: &Process<'_>,
+) {
+    let Process { listener, leaving, events, runtime } = process;
+    let place = train.place();
+    let mut say = |said| {
+        let event = match said {
+            Said::Stepped(done) => Event::Stepped(place.clone(), done),
+            Said::Skipped(skipped) => Event::Skipped(place.clone(), skipped),
+            Said::Evaluated(step, sums) => Event::Evaluated(place.clone(), step, sums),
+            Said::Snapshot(snapshot) => {
+                let (storage, place) = (job.storage().clone(), place.clone());
+                let (events, leaving) = (events.clone(), leaving.clone());
+                let patience = job.storage_patience();
+                let begun = Event::PartBegun(place.clone(), snapshot.step);
+                // The agent may have ended meanwhile.
+                let _ = events.blocking_send(begun);
+                // It outlives this membership: a checkpoint belongs to its lineage and step.
+                runtime.spawn(async move {
+                    let step = snapshot.step;
+                    let stored = upload::store(&storage, &place, snapshot, patience);
+                    let outcome = upload::in_time(stored, leaving).await;
+                    // The agent may have ended meanwhile.
+                    let _ = events.send(Event::PartSaved(place, step, outcome)).await;
+                });
+                return;
+            }
+        };
+        // The agent may have ended meanwhile.
+        let _ = events.blocking_send(event);
+    };
+    let outside = Outside { listener, controls, say: &mut say };
+    let attempt = std::panic::AssertUnwindSafe(|| run::run(train, job, from, outside));
+    let end = match std::panic::catch_unwind(attempt) {
+        Ok(Ok(step)) => End::Stopped { step },
+        Ok(Err(Broken::Aborted)) => End::Aborted,
+        Ok(Err(Broken::Failed(step, trouble))) => End::Failed { step, trouble },
+        Err(_) => {
+            let message = "the training thread panicked; its log says where";
+            End::Failed { step: 0, trouble: Trouble::new(Cause::Internal, message) }
+        }
+    };
+    let _ = events.blocking_send(Event::Ended(train.generation, end));
+}
+
+/// Done when the stream takes a batch; never, where it is broken or there is none.
+async fn room(stream: Option<&mpsc::Sender<wire::Report>>) {
+    let reserved = match stream {
+        Some(stream) => stream.reserve_many(2 * BATCH).await.is_ok(),
+        None => false,
+    };
+    if !reserved {
+        std::future::pending().await
+    }
+}
+
+fn beat(gauges: &Gauges) -> Report {
+    let Gauge { step, phase, collective } = gauges.read();
+    Report::Beat { step, phase, collective }
+}

@@ -1,0 +1,53 @@
+//! The base as a run begins with it: the model before its first step, and what else lies in its folder.
+
+use super::companions::{self, Companion, Tuned};
+use crate::inputs::{options, trouble};
+use crate::kernels;
+use crate::model::{Config, Dtype, Model};
+use crate::session::Trouble;
+use proto::error::chain;
+use proto::protocol::Cause;
+use proto::spec::{Init, SaveDtype, Spec};
+use std::path::Path;
+
+/// The model, the dtype to save it in, and the other files of its folder.
+pub(super) fn read(
+    base: &Path,
+    spec: &Spec,
+    template: Option<String>,
+) -> Result<(Model, Dtype, Vec<Companion>), Trouble> {
+    let refuse = trouble(Cause::Model);
+    let folder = data::Folder::read(base).map_err(|e| refuse(chain(&e)))?;
+    let preparer = data::Preparer::new(&folder, options(spec, template)?);
+    let preparer = preparer.map_err(|e| refuse(chain(&e)))?;
+    let last = preparer.new_tokens().iter().map(|token| token.id).max();
+    let model = read_model(base, spec, last.map_or(0, |id| id as usize + 1))?;
+    let dtype = match spec.model().save_dtype {
+        None => model.dtype(),
+        Some(SaveDtype::F32) => Dtype::F32,
+        Some(SaveDtype::F16) => Dtype::F16,
+        Some(SaveDtype::Bf16) => Dtype::Bf16,
+    };
+    let vocab_size = model.config().vocab_size;
+    let tokens = preparer.new_tokens().len();
+    if tokens > 0 {
+        tracing::info!(tokens, vocab_size, "tokens that tokenizer.json lacked were added to it");
+    }
+    let tuned = Tuned { dtype, vocab_size, preparer: &preparer };
+    let companions = companions::of(base, &tuned)?;
+    Ok((model, dtype, companions))
+}
+
+/// The model as it is before its first step, with a row for every token id below `tokens`.
+pub(super) fn read_model(base: &Path, spec: &Spec, tokens: usize) -> Result<Model, Trouble> {
+    let model = match spec.model().init {
+        Init::Pretrained => {
+            Model::load(base, kernels::host()).map(|model| model.with_vocabulary(tokens))
+        }
+        Init::Random => Config::read(base).map(|mut config| {
+            config.vocab_size = config.vocab_size.max(tokens);
+            Model::random(config, spec.train().seed, kernels::host())
+        }),
+    };
+    model.map_err(|e| trouble(Cause::Model)(chain(&e)))
+}
