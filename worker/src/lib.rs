@@ -1,27 +1,28 @@
 //! The worker: one rank process per device, under one supervisor per node.
 //!
 //! ```text
-//! run.rs          THE PAGE: join -> restore -> steps -> checkpoints -> leave; read this first
+//! run.rs          START HERE: join -> restore -> steps -> checkpoints -> leave
 //! session.rs      PURE: the worker's side of the protocol
-//! agent.rs        async: streams, beats, directives; starts and aborts the training thread
-//! controls.rs     what passes between the two
-//! job.rs          what a run needs in memory: spec, plan, samples, base
+//! agent.rs        async: streams, heartbeats, directives; starts and aborts the training thread
+//! controls.rs     what the agent and the training thread exchange
+//! job.rs          what a run needs in memory: spec, plan, samples, base model
 //! replica/        the training state, the step that changes it, snapshot and restore
 //! model/          configurations, parameters, the decoder, generation
 //! ops/            the tape, and each operation as a forward/backward pair
-//! kernels/        the arithmetic of operations, one table for every device
-//! device/         memory, and where it lies
-//! collective/     sums over ranks: in-process, TCP ring
-//! upload.rs       stores a snapshot while training goes on
-//! cache.rs        a remote model's files, on this host
-//! address.rs      where peers reach a rank
-//! supervise.rs    one process per device       generate.rs a model answers a prompt
-//! measure.rs      what a step costs, for `coordinator plan`
+//! kernels/        the arithmetic behind the operations, one kernel table per device
+//! device/         buffers in host or device memory
+//! collective/     all-reduce, broadcast and barrier over ranks: in-process, TCP ring
+//! upload.rs       uploads a snapshot while training continues
+//! cache.rs        this host's copies of remote models
+//! address.rs      the address at which peers reach a rank
+//! supervise.rs    one process per device
+//! generate.rs     answers prompts with a model
+//! measure.rs      measures the cost of a step, for `coordinator plan`
 //! ```
 //!
-//! From bytes to batches is the crate `data`, in the folder beside `src`: it knows no tensor, so it builds and is
-//! tested in seconds. `model`, `ops` and `collective` do not know each other (the model is written in `ops`, and that
-//! is all); `replica` joins them. Async code never touches a tensor, and the training thread never awaits.
+//! The crate `data`, in the folder beside `src`, turns bytes into batches. It knows no tensors, so it builds and is
+//! tested in seconds. `model`, `ops` and `collective` are independent of each other, except that the model is written
+//! in `ops`; `replica` combines them. Async code never touches a tensor, and the training thread never awaits.
 
 pub mod address;
 pub mod agent;
