@@ -1,13 +1,13 @@
-//! Ring all-reduce between processes, against PyTorch's gloo: `cargo bench -p worker --bench all_reduce`.
+//! Ring all-reduce between processes, compared with PyTorch's gloo: `cargo bench -p worker --bench all_reduce`.
 //!
-//! Every contender has its rank processes up from the start; in each round each contender runs in turn while
-//! the others sleep. A repetition is timed on every rank, from the end of a barrier to the sum, and counts
-//! as long as its slowest rank took. Both sum f32 in place and check the sum outside the time. Beside the
-//! time stands the processor time of all ranks together: what the sum takes from the training step, and a
-//! figure that other load on the machine hardly changes.
+//! The rank processes of all contenders run from the start; in each round, the contenders run in turn while the
+//! others sleep. A repetition is timed on every rank, from the end of a barrier until the sum is there, and takes as
+//! long as its slowest rank. All contenders sum f32 in place, and the sum is checked outside the timed part. The CPU
+//! time of all ranks is shown, too: it is what the all-reduce takes away from the training step, and it hardly
+//! depends on other load on the machine.
 //!
-//! MUSTER_PEER_PYTHON names a Python that has torch; without it only our own figures are shown. Arguments
-//! (after `--`) are the numbers of rounds and, optionally, of processes: `-- 5 2`.
+//! MUSTER_PEER_PYTHON names a Python that has torch; without it, gloo is skipped. Arguments (after `--`) are the
+//! number of rounds and, optionally, of processes: `-- 5 2`.
 
 use std::io::{BufRead, BufReader, Write, stdin};
 use std::path::Path;
@@ -72,7 +72,7 @@ fn report(world_size: usize, size_mib: usize, contenders: &[Contender], rounds: 
         let seconds = over_rounds(&|round| round[index].seconds);
         let busy = over_rounds(&|round| round[index].busy);
         print!(
-            "  {:<18} {:7.1} ms {:6.2} GB/s, {:6.1} ms of processor time",
+            "  {:<18} {:7.1} ms {:6.2} GB/s, {:6.1} ms of CPU time",
             contender.name,
             seconds * 1e3,
             gigabytes / seconds,
@@ -87,11 +87,11 @@ fn report(world_size: usize, size_mib: usize, contenders: &[Contender], rounds: 
     }
 }
 
-/// One implementation's median repetition in one round.
+/// The median over one implementation's repetitions in one round.
 struct Figure {
-    /// Until the slowest rank had the sum.
+    /// Time until the slowest rank had the sum.
     seconds: f64,
-    /// Processor time, all ranks together.
+    /// CPU time of all ranks together.
     busy: f64,
 }
 
@@ -187,7 +187,7 @@ impl Rank {
     }
 }
 
-/// What a rank process does: form the ring, then reduce as told.
+/// The body of a rank process: forms the ring, then reduces on command.
 fn rank_process(rank: usize, world_size: usize, same_host: SameHost) {
     let mut lines = stdin().lines().map(|line| line.expect("commands are UTF-8"));
     let listener = Listener::bind("127.0.0.1:0").expect("loopback has free ports");
@@ -226,7 +226,7 @@ fn rank_process(rank: usize, world_size: usize, same_host: SameHost) {
     }
 }
 
-/// What all threads of this process have spent on a processor, as Linux counts it.
+/// CPU time of all threads of this process, as counted by Linux.
 fn processor_seconds() -> f64 {
     let Ok(threads) = std::fs::read_dir("/proc/self/task") else {
         return 0.0;

@@ -1,4 +1,4 @@
-//! What it costs to prove that ranks hold the same state: the digest of SmolLM2-135M with its moments, 1.6 GB.
+//! The cost of verifying that ranks hold the same state: the digest of SmolLM2-135M with its moments, 1.6 GB.
 //!
 //! `cargo run --release -p worker --example digest -- [rounds]`
 
@@ -32,7 +32,7 @@ fn main() -> Result<()> {
         bucket_elements: BUCKET_ELEMENTS,
     };
     let mut state = State::new(model);
-    // Moments that no step has written are no memory yet.
+    // Take a step: before it writes the moments, their pages are not allocated.
     let mut alone = InProcess::world(1, Duration::from_secs(60));
     Trainer::new(&state, recipe).step(&mut state, &mut alone[0], &batch(), false)?;
 

@@ -1,8 +1,8 @@
-//! Peak memory of preparing one raw shard, from 10 MB to 1 GB of each container: it must not grow with the data.
+//! Peak memory of preparing one raw shard of 10 MB to 1 GB in each container format; it must not grow with the data.
 //!
 //! `cargo run --release --example prepare_memory -- [largest size in MB]`
 //!
-//! Each case runs in a process of its own, since the kernel keeps only the peak (VmHWM) of a process.
+//! Each case runs in its own process, since the kernel records the peak (VmHWM) per process.
 
 use anyhow::{Context, Result, ensure};
 use flate2::{Compression, write::GzEncoder};
@@ -18,7 +18,7 @@ use storage::Storage;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const MB: u64 = 1_000_000;
-/// Marks the process that prepares.
+/// Environment variable that marks the process that prepares the file.
 const CHILD: &str = "MUSTER_PREPARE_MEMORY_OF";
 
 fn main() -> Result<()> {
@@ -39,8 +39,8 @@ fn main() -> Result<()> {
             let seconds = started.elapsed().as_secs_f64();
             let complaint = String::from_utf8_lossy(&output.stderr);
             ensure!(output.status.success(), "{kind} of {size} MB: {complaint}");
-            let said = String::from_utf8(output.stdout)?;
-            let (samples, peak) = said.trim().split_once(' ').context("two numbers")?;
+            let figures = String::from_utf8(output.stdout)?;
+            let (samples, peak) = figures.trim().split_once(' ').context("two numbers")?;
             let speed = size as f64 / seconds;
             println!("{kind:<10} {size:>8} {samples:>12} {peak:>10} {speed:>8.1}");
         }
@@ -48,7 +48,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Records of a few hundred bytes, all of them different, until there are so many bytes.
+/// Writes distinct records of a few hundred bytes each, up to `bytes` in total.
 fn write(path: &Path, kind: &str, bytes: u64) -> Result<()> {
     let file = BufWriter::new(File::create(path)?);
     let mut out: Box<dyn Write> = match kind {
@@ -76,7 +76,7 @@ fn write(path: &Path, kind: &str, bytes: u64) -> Result<()> {
 }
 
 fn record(kind: &str, number: u64) -> String {
-    // Multiplication by an odd constant gives every number other digits.
+    // Multiplication by an odd constant gives every number different digits.
     let word = |i: u64| format!("{:x}", (number * 64 + i).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let text = |from, to| (from..to).map(word).collect::<Vec<_>>().join(" ");
     let (question, answer) = (text(0, 6), text(6, 24));

@@ -1,5 +1,5 @@
-//! Where the peers of a node's ranks reach them: what `--ring-address` says, else where the coordinator reaches this
-//! host.
+//! The address at which peers reach a node's ranks: that of `--ring-address`, else the local address used to reach
+//! the coordinator.
 
 use crate::agent::pause;
 use crate::collective::{self, Listener};
@@ -12,21 +12,22 @@ use std::str::FromStr;
 use std::sync::Arc;
 use thiserror::Error;
 
-/// A host, and the ports of which each rank of a node takes the first free one.
+/// A host and a range of ports; each rank of a node takes the first free port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RingAddress {
-    /// A name or an address; an IPv6 address without brackets.
+    /// A host name or IP address; an IPv6 address has no brackets here.
     host: String,
-    /// `0..=0`: any free port.
+    /// The range of ports; `0..=0` stands for any free port.
     ports: RangeInclusive<u16>,
 }
 
-/// Why ranks cannot listen where they should.
+/// Why ranks cannot listen at their address.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// It is no address.
+    /// The text is not an address.
     #[error(
-        "`{0}` is not HOST, HOST:PORT or HOST:PORT-PORT\nhint: an IPv6 address has brackets: [2001:db8::1]:7100-7110"
+        "`{0}` is not HOST, HOST:PORT or HOST:PORT-PORT\n\
+         hint: put an IPv6 address in brackets: [2001:db8::1]:7100-7110"
     )]
     Form(String),
     /// There are more ranks than ports.
@@ -35,52 +36,52 @@ pub enum Error {
          hint: name as many ports as ranks, or leave them out"
     )]
     TooFew {
-        /// What was asked for.
+        /// The requested address.
         address: RingAddress,
-        /// Ports in it.
+        /// Number of ports in the address.
         ports: usize,
-        /// Ranks of the node.
+        /// Number of ranks of the node.
         ranks: usize,
     },
-    /// Others listen there.
+    /// Too many of the ports are in use.
     #[error(
         "`{address}` has too few free ports: {free}, and this node needs {ranks}\n\
-         hint: name other ports, or end what listens there"
+         hint: choose other ports, or stop the programs that listen there"
     )]
     InUse {
-        /// What was asked for.
+        /// The requested address.
         address: RingAddress,
-        /// Ports that nobody uses.
+        /// Number of free ports.
         free: usize,
-        /// Ranks that need one.
+        /// Number of ranks that need a port.
         ranks: usize,
     },
     /// The name cannot be resolved.
     #[error("`{host}` cannot be resolved")]
     Unknown {
-        /// The host.
+        /// The host name.
         host: String,
-        /// The resolver's word.
+        /// The resolver's error.
         #[source]
         source: std::io::Error,
     },
-    /// The coordinator cannot be reached from here.
+    /// This host has no route to the coordinator.
     #[error("this host has no route to `{coordinator}`")]
     NoRoute {
-        /// Where the coordinator should be.
+        /// URL of the coordinator.
         coordinator: String,
-        /// The operating system's word.
+        /// The operating system's error.
         #[source]
         source: std::io::Error,
     },
-    /// The operating system refuses it.
+    /// The operating system refuses to listen there.
     #[error(transparent)]
     Listen(#[from] collective::Error),
 }
 
 impl Error {
-    /// Whether it may go better in a moment, with nothing changed here: a name server that was restarted, an interface
-    /// that comes up.
+    /// Whether a later attempt may succeed with nothing changed here, for example once a name server has restarted or
+    /// an interface has come up.
     fn may_pass(&self) -> bool {
         matches!(self, Self::Unknown { .. } | Self::NoRoute { .. })
     }
@@ -133,10 +134,10 @@ impl fmt::Display for RingAddress {
 }
 
 impl RingAddress {
-    /// Makes sure that so many ranks find a port now.
+    /// Checks that `ranks` ranks can each get a port now, before any rank is started.
     ///
     /// # Errors
-    /// [`enum@Error`], before any rank was started.
+    /// [`enum@Error`].
     pub fn check(&self, ranks: usize) -> Result<(), Error> {
         let ip = self.listening_ip()?;
         if *self.ports.start() == 0 {
@@ -146,7 +147,7 @@ impl RingAddress {
             let (address, ports) = (self.clone(), self.ports.len());
             return Err(Error::TooFew { address, ports, ranks });
         }
-        // Held until all are found.
+        // Keeps the ports bound until enough are found.
         let mut found = Vec::new();
         for port in self.ports.clone() {
             if found.len() < ranks {
@@ -159,7 +160,7 @@ impl RingAddress {
         }
     }
 
-    /// Listens on the first free port; with the address at which peers find it.
+    /// Listens on the first free port. Returns the listener and the address to publish to peers.
     ///
     /// # Errors
     /// [`enum@Error`].
@@ -174,14 +175,14 @@ impl RingAddress {
         Err(Error::InUse { address: self.clone(), free: 0, ranks: 1 })
     }
 
-    /// The host itself where that is this machine's, so that no other network is listened on; else every address of
-    /// its family: what is in front passes connections on.
+    /// The IP address to bind. If the host is an address of this machine, that address, so that no other network is
+    /// exposed; else all addresses of its family, since a proxy or NAT in front passes connections on.
     fn listening_ip(&self) -> Result<IpAddr, Error> {
         let unknown = |source| Error::Unknown { host: self.host.clone(), source };
         let found = (self.host.as_str(), 0).to_socket_addrs().map_err(unknown)?;
         let found: Vec<_> = found.map(|address| address.ip()).collect();
         let first = found.first().ok_or_else(|| unknown(ErrorKind::NotFound.into()))?;
-        // Debian gives a host's own name the address 127.0.1.1, at which no peer finds it.
+        // Debian resolves a host's own name to 127.0.1.1, where no peer can reach it.
         let loopback_is_meant = self.host == "localhost" || self.host.parse::<IpAddr>().is_ok();
         let is_local = |ip: &&IpAddr| {
             (loopback_is_meant || !ip.is_loopback()) && UdpSocket::bind((**ip, 0)).is_ok()
@@ -197,7 +198,7 @@ impl RingAddress {
     }
 }
 
-/// None where the port is in use.
+/// A listener on `port`; `None` if the port is in use.
 fn bind(ip: IpAddr, port: u16) -> Result<Option<Listener>, Error> {
     match Listener::bind(&SocketAddr::new(ip, port).to_string()) {
         Ok(listener) => Ok(Some(listener)),
@@ -208,8 +209,8 @@ fn bind(ip: IpAddr, port: u16) -> Result<Option<Listener>, Error> {
     }
 }
 
-/// Listens for the peers of the rank in this slot: at `ring_address`, else where this host reaches the coordinator. A
-/// name that cannot be resolved yet is tried until it can be, as the coordinator is.
+/// Listens for the peers of the rank in this slot: at `ring_address`, else at the local address used to reach the
+/// coordinator. Retries for as long as a name cannot be resolved or there is no route.
 ///
 /// # Errors
 /// [`Error::InUse`], [`Error::Listen`].
@@ -222,16 +223,16 @@ pub async fn listen(
         Some(address) => address.listen(),
         None => beside(&coordinator),
     });
-    let mut said = BTreeSet::new();
+    let mut logged = BTreeSet::new();
     loop {
         let attempt = attempt.clone();
         // Resolving a name blocks.
         let listening = tokio::task::spawn_blocking(move || attempt()).await;
-        match listening.expect("listening panics on nothing") {
+        match listening.expect("listening does not panic") {
             Err(error) if error.may_pass() => {
                 let why = proto::error::chain(&error);
-                if said.insert(why.clone()) {
-                    tracing::warn!(slot, why, "no address for the peers; trying again");
+                if logged.insert(why.clone()) {
+                    tracing::warn!(slot, why, "cannot determine an address for peers; retrying");
                 }
                 pause().await;
             }
@@ -240,7 +241,7 @@ pub async fn listen(
     }
 }
 
-/// Listens on any free port of the address by which this host reaches the coordinator: peers reach it there, too.
+/// Listens on any free port of the local address used to reach the coordinator; peers can reach that address, too.
 fn beside(coordinator: &str) -> Result<(Listener, String), Error> {
     let ip = own_ip(coordinator)?;
     let listener = Listener::bind(&SocketAddr::new(ip, 0).to_string())?;
@@ -259,7 +260,7 @@ fn own_ip(coordinator: &str) -> Result<IpAddr, Error> {
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     let ask = || {
-        // Connecting a datagram socket sends nothing: it only asks which way packets would leave.
+        // Connecting a datagram socket sends nothing: it only selects the route that packets would take.
         let socket = UdpSocket::bind((any, 0))?;
         socket.connect(target)?;
         Ok(socket.local_addr()?.ip())
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_ports_and_ranges_are_understood_and_written_alike() {
+    fn hosts_ports_and_ranges_are_parsed_and_printed_alike() {
         for text in [
             "node1",
             "node1:7100",
@@ -321,38 +322,38 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_said_before_a_rank_is_started() {
+    fn an_unusable_address_is_reported_before_any_rank_starts() {
         let (taken, _) = address("127.0.0.1").listen().unwrap();
         let port = taken.local_addr().port();
-        let said = |text: &str, ranks| {
+        let refusal = |text: &str, ranks| {
             let error = address(text).check(ranks).unwrap_err();
             proto::error::chain(&error)
         };
         let one = format!("127.0.0.1:{port}");
         assert!(
-            said(&one, 1)
+            refusal(&one, 1)
                 .starts_with(&format!("`{one}` has too few free ports: 0, and this node needs 1"))
         );
         assert!(
-            said(&one, 2)
+            refusal(&one, 2)
                 .starts_with(&format!("`{one}` has too few ports: 1, and this node needs 2"))
         );
         assert!(
-            said("no.such.host.invalid:7100", 1)
+            refusal("no.such.host.invalid:7100", 1)
                 .starts_with("`no.such.host.invalid` cannot be resolved")
         );
     }
 
     #[test]
-    fn a_host_that_is_in_front_of_this_one_is_published_and_not_bound() {
-        // An address of documentation (RFC 5737): no machine's own.
+    fn the_address_of_a_proxy_is_published_and_not_bound() {
+        // A documentation address (RFC 5737), which belongs to no machine.
         let (listener, published) = address("203.0.113.7").listen().unwrap();
         assert!(listener.local_addr().ip().is_unspecified());
         assert_eq!(published, format!("203.0.113.7:{}", listener.local_addr().port()));
     }
 
     #[test]
-    fn addresses_of_ipv6_are_published_in_brackets() {
+    fn ipv6_addresses_are_published_in_brackets() {
         if UdpSocket::bind("[::1]:0").is_err() {
             return println!("skipped: this host has no IPv6");
         }

@@ -1,8 +1,9 @@
-//! A remote model's files on this host: fetched once, whichever rank comes first, verified, and then read as a folder.
+//! This host's copies of remote models. A model is downloaded and verified once, by the first rank that needs it, and
+//! then read as a folder.
 //!
-//! A folder's name is made from what the store lists: another content is another folder. It is filled under another
-//! name while a lock is held and renamed once it is whole, so that a folder that is there can be trusted; the lock goes
-//! with the process that holds it. Nothing is ever removed: that is for whoever owns the disk.
+//! A folder's name is derived from the store's listing: different content gives a different folder. It is filled
+//! under a temporary name while a lock is held, and renamed once it is complete, so that an existing folder can be
+//! trusted. The lock is released when its process ends. Nothing is ever removed: that is up to the owner of the disk.
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -16,41 +17,41 @@ use storage::{Object, Storage};
 use thiserror::Error;
 use tokio::io::AsyncWriteExt;
 
-/// Why a model is not on this host.
+/// Why a model could not be fetched to this host.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The store refused or broke.
+    /// The store refused the request, or failed.
     #[error(transparent)]
     Storage(#[from] storage::Error),
-    /// The hub refused or broke.
+    /// The hub refused the request, or failed.
     #[error(transparent)]
     Hub(#[from] hub::Error),
-    /// Nothing there looks like a model.
+    /// The location holds no model.
     #[error(
         "there is no model in `{0}`: it has no `config.json`\nhint: name a folder in Hugging Face's format"
     )]
     NoModel(String),
-    /// What came is not what was staged.
-    #[error("`{file}` of `{url}` came damaged\nhint: delete it there, and start the run again")]
+    /// A file differs from what was staged.
+    #[error("`{file}` of `{url}` is damaged\nhint: delete it there, and start the run again")]
     Damaged {
-        /// The model.
+        /// URL of the model.
         url: String,
-        /// Its file.
+        /// Key of the file.
         file: String,
     },
     /// The cache folder cannot be used.
-    #[error("the cache folder {} cannot be written\nhint: set MUSTER_CACHE to one that can", path.display())]
+    #[error("cannot write to the cache folder {}\nhint: set MUSTER_CACHE to a writable folder", path.display())]
     Disk {
-        /// What was touched.
+        /// The path that could not be accessed.
         path: PathBuf,
-        /// The operating system's word.
+        /// The operating system's error.
         #[source]
         source: std::io::Error,
     },
 }
 
 impl Error {
-    /// Whether what was named is at fault, rather than the machines in between.
+    /// Whether the location that the user named is at fault, rather than the machines in between.
     pub fn is_users(&self) -> bool {
         match self {
             Error::Storage(e) => e.is_users(),
@@ -61,7 +62,7 @@ impl Error {
     }
 }
 
-/// The folder on this host that holds the model at `location`.
+/// The folder on this host that holds the model at `location`, downloaded first if necessary.
 ///
 /// # Errors
 /// [`enum@Error`].
@@ -77,7 +78,7 @@ pub async fn folder(location: &Location) -> Result<PathBuf, Error> {
     fetched(&Storage::open_existing(&url)?, &root()).await
 }
 
-/// Where this host keeps what it fetched: `MUSTER_CACHE`, else the user's cache folder, else the temporary one.
+/// Where this host keeps downloaded models: `MUSTER_CACHE`, else the user's cache folder, else the temporary folder.
 pub(crate) fn root() -> PathBuf {
     let folder = |variable, below: &str| {
         std::env::var_os(variable).filter(|v| !v.is_empty()).map(|v| Path::new(&v).join(below))
@@ -100,7 +101,7 @@ async fn fetched(model: &Storage, cache: &Path) -> Result<PathBuf, Error> {
     std::fs::create_dir_all(&models).map_err(disk)?;
     let lock = File::create(folder.with_extension("lock")).map_err(disk)?;
     let locked = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await;
-    // Held until the end; a thread that only waits does not panic.
+    // The lock is held until this function returns. The task cannot panic, since it only waits.
     let _lock = locked.map_err(|e| disk(std::io::Error::other(e)))?.map_err(disk)?;
     if folder.is_dir() {
         return Ok(folder);
@@ -126,7 +127,7 @@ async fn fetched(model: &Storage, cache: &Path) -> Result<PathBuf, Error> {
     Ok(folder)
 }
 
-/// What a model is called here: of the place and its content.
+/// The name of a model's folder, derived from its URL and content.
 fn name(url: &str, objects: &[Object]) -> String {
     let mut identity = url.to_owned();
     for Object { key, bytes, etag, .. } in objects {
@@ -135,11 +136,11 @@ fn name(url: &str, objects: &[Object]) -> String {
     manifest::sha256(identity.as_bytes())[..32].to_owned()
 }
 
-/// What a staged model's files must come to, by key.
+/// The expected checksums of a staged model's files, by key; empty for a model that was not staged.
 async fn digests(model: &Storage) -> Result<BTreeMap<String, String>, Error> {
     let body = match model.read(Staged::MANIFEST).await {
         Ok(body) => body,
-        // Not staged, but somebody's own.
+        // A user's own model, which was not staged.
         Err(storage::Error::NotFound { .. }) => return Ok(BTreeMap::new()),
         Err(e) => return Err(e.into()),
     };
@@ -150,7 +151,7 @@ async fn digests(model: &Storage) -> Result<BTreeMap<String, String>, Error> {
     Ok(staged.files.into_iter().map(|f| (f.key, f.digests.xxh3)).collect())
 }
 
-/// Writes a file to the last byte; its checksum.
+/// Writes a file, syncs it to disk and returns its checksum.
 async fn write(
     path: &Path,
     pieces: impl Stream<Item = Result<Bytes, storage::Error>>,
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn ranks_that_come_together_fetch_once() {
+    async fn concurrent_ranks_fetch_a_model_once() {
         let (model, cache) = (model().await, tempfile::tempdir().unwrap());
         let ranks = (0..4).map(|_| fetched(&model, cache.path()));
         let folders = futures::future::try_join_all(ranks).await.unwrap();
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn another_content_is_another_folder_and_a_broken_fetch_is_begun_anew() {
+    async fn new_content_gets_a_new_folder_and_a_broken_fetch_starts_over() {
         let (model, cache) = (model().await, tempfile::tempdir().unwrap());
         let first = fetched(&model, cache.path()).await.unwrap();
         model.put("model.safetensors", "tuned").await.unwrap();
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_as_staged_is_refused() {
+    async fn a_file_that_differs_from_what_was_staged_is_refused() {
         let (model, cache) = (model().await, tempfile::tempdir().unwrap());
         let file = manifest::File {
             key: "model.safetensors".into(),

@@ -1,4 +1,4 @@
-//! What passes between a training thread and the agent of its process.
+//! The interface between a training thread and the agent of its process.
 
 use crate::collective::{AbortHandle, Collective};
 use crate::replica::{Room, Snapshot};
@@ -7,32 +7,32 @@ use proto::receipt::Skipped;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-/// What the training thread says.
+/// A report from the training thread.
 pub enum Said {
     /// A step was committed.
     Stepped(StepDone),
-    /// A committed step changed nothing: its samples, of all ranks.
+    /// A step that changed nothing, with the samples of all ranks in it.
     Skipped(Skipped),
-    /// This rank's share of the held-out set, after so many steps.
+    /// This rank's share of the held-out loss, after this number of steps.
     Evaluated(u64, Vec<SourceSum>),
-    /// This rank's part of a checkpoint, to be stored.
+    /// This rank's part of a checkpoint, ready to be stored.
     Snapshot(Snapshot),
 }
 
-/// What the training thread is told, and what can be seen of it from outside.
+/// Instructions to the training thread, and its progress as visible from outside.
 #[derive(Clone)]
 pub struct Controls {
-    /// Ends it now.
+    /// Ends the thread at once.
     pub abort: AbortHandle,
-    /// Lets it stop after the current step.
+    /// Set to stop the thread after the current step.
     pub stop: Arc<AtomicBool>,
-    /// Where a snapshot waits to be stored.
+    /// Holds a snapshot until it is stored.
     pub room: Room,
-    /// Where it is.
+    /// The thread's progress.
     pub gauges: Arc<Gauges>,
 }
 
-/// Where a training thread is: written by it, read by the beats.
+/// The progress of a training thread: written by the thread, read for heartbeats.
 #[derive(Default)]
 pub struct Gauges(Mutex<Gauge>);
 
@@ -41,14 +41,14 @@ pub struct Gauges(Mutex<Gauge>);
 pub struct Gauge {
     /// Steps committed.
     pub step: u64,
-    /// What the thread is at.
+    /// What the thread is doing.
     pub phase: Phase,
-    /// Number of its present or last collective.
+    /// Number of its current or last collective call.
     pub collective: u64,
 }
 
 impl Gauges {
-    /// What they show now.
+    /// The current reading.
     pub fn read(&self) -> Gauge {
         *self.0.lock().expect("held only to copy")
     }

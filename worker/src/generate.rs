@@ -1,4 +1,4 @@
-//! `worker generate`: a model folder answers a prompt, on standard output as it comes.
+//! `worker generate`: answers prompts with a model, streaming the answers to standard output.
 
 use crate::cache;
 use crate::kernels;
@@ -11,27 +11,27 @@ use proto::spec::Location;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-/// What to generate from, and how.
+/// The model, the prompts, and how tokens are sampled.
 #[derive(Args)]
 pub struct Arguments {
-    /// A model: a folder, `s3://bucket/prefix`, `hf://owner/name[@revision]`
+    /// Model: a folder, `s3://bucket/prefix` or `hf://owner/name[@revision]`
     model: String,
-    /// What the user says; several prompts are answered one after another
+    /// User message; several prompts are answered one after another
     #[arg(required = true)]
     prompts: Vec<String>,
     /// System message that comes before each prompt
     #[arg(long)]
     system: Option<String>,
-    /// Largest number of tokens to add
+    /// Maximum number of tokens to generate
     #[arg(long, default_value_t = 256)]
     max_new_tokens: usize,
-    /// Randomness of the choice among tokens; 0 always takes the likeliest
+    /// Sampling temperature; 0 always takes the most likely token
     #[arg(long, default_value_t = 0.0)]
     temperature: f32,
-    /// Choose only among the likeliest tokens whose probabilities add up to this
+    /// Sample only from the most likely tokens whose probabilities add up to this
     #[arg(long, default_value_t = 1.0)]
     top_p: f32,
-    /// Seed of the choice, where the temperature is above 0
+    /// Random seed for sampling, used if the temperature is above 0
     #[arg(long, default_value_t = 42)]
     seed: u64,
     /// Continue the prompt as plain text, without the chat template
@@ -42,7 +42,7 @@ pub struct Arguments {
 /// Answers every prompt.
 ///
 /// # Errors
-/// A folder that is no model, a prompt that does not fit.
+/// The model cannot be loaded, the sampling options are invalid, or a prompt does not fit.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let model = fetch(&arguments.model)?;
     let folder = Folder::read(&model)?;
@@ -107,7 +107,7 @@ fn answer(
     let mut failed = None;
     model.generate(encoding.get_ids(), generation, |token| {
         tokens.push(token);
-        // A character may need several tokens: what is not yet whole waits.
+        // A character may span several tokens: an incomplete one is held back.
         let text = match preparer.tokenizer().decode(&tokens, true) {
             Ok(text) => text,
             Err(error) => {

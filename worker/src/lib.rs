@@ -1,28 +1,29 @@
 //! The worker: one rank process per device, under one supervisor per node.
 //!
 //! ```text
-//! run.rs          THE PAGE: join -> restore -> steps -> checkpoints -> leave; read this first
+//! run.rs          START HERE: join -> restore -> steps -> checkpoints -> leave
 //! session.rs      PURE: the worker's side of the protocol
-//! agent/          async: streams, beats, directives, uploads; starts and aborts the training thread
-//! controls.rs     what passes between the two
+//! agent/          async: streams, heartbeats, directives, uploads; starts and aborts the training thread
+//! controls.rs     what the agent and the training thread exchange
 //! inputs/         what is read of a run first: spec, base folder, template; and whether this host sees it all
-//! prepare/        from a raw shard to a prepared one, in storage
-//! job/            what a run needs in memory: plan, samples, base
+//! prepare/        turns a raw shard into a prepared one, in storage
+//! job/            what a run needs in memory: plan, samples, base model
 //! replica/        the training state, the step that changes it, snapshot and restore
 //! model/          configurations, parameters, the decoder, generation
 //! ops/            the tape, and each operation as a forward/backward pair
-//! kernels/        the arithmetic of operations, one table for every device
-//! device/         memory, and where it lies
-//! collective/     sums over ranks: in-process, TCP ring
-//! cache.rs        a remote model's files, on this host
-//! address.rs      where peers reach a rank
-//! supervise.rs    one process per device       generate.rs a model answers a prompt
-//! measure.rs      what a step costs, for `coordinator plan`
+//! kernels/        the arithmetic behind the operations, one kernel table per device
+//! device/         buffers in host or device memory
+//! collective/     all-reduce, broadcast and barrier over ranks: in-process, TCP ring
+//! cache.rs        this host's copies of remote models
+//! address.rs      the address at which peers reach a rank
+//! supervise.rs    one process per device
+//! generate.rs     answers prompts with a model
+//! measure.rs      measures the cost of a step, for `coordinator plan`
 //! ```
 //!
-//! From bytes to batches is the crate `data`, in the folder beside `src`: it knows no tensor, so it builds and is
-//! tested in seconds. `model`, `ops` and `collective` do not know each other (the model is written in `ops`, and that
-//! is all); `replica` joins them. Async code never touches a tensor, and the training thread never awaits.
+//! The crate `data`, in the folder beside `src`, turns bytes into batches. It knows no tensors, so it builds and is
+//! tested in seconds. `model`, `ops` and `collective` are independent of each other, except that the model is written
+//! in `ops`; `replica` combines them. Async code never touches a tensor, and the training thread never awaits.
 
 pub mod address;
 pub mod agent;

@@ -1,4 +1,4 @@
-//! `worker`: what runs on every node.
+//! `worker`: the program that runs on every node.
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -10,31 +10,31 @@ use worker::agent::Agent;
 use worker::session::{Exit, Identity};
 use worker::supervise::{self, Devices, Node};
 
-// Activations are large, short-lived and the same size every step: an allocator that keeps what it has (see
-// `supervise::KEEP_MEMORY`) saves the kernel from zeroing the same pages again.
+// Activations are large, short-lived and the same size at every step. An allocator that keeps freed memory (see
+// `supervise::KEEP_MEMORY`) spares the kernel from zeroing the same pages again.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// How long what still blocks a thread may take when a rank ends.
+/// How long an exiting rank waits for threads that are still blocked.
 const FAREWELL: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// The options make no sense here: clap's own code.
+/// Exit code for options that cannot be used here; the same as clap's.
 const EXIT_OPTIONS: u8 = 2;
 
-/// What a node and its ranks say: what happens to them, and of other crates warnings only.
+/// Default log filter of a node and its ranks: their own events, and only warnings from other crates.
 const LOG_OF_A_NODE: &str = "warn,worker=info,proto=info,data=info";
 
 const ENVIRONMENT: &str = "\
 Environment:
-  MUSTER_LOG     What is logged, e.g. `debug` or `warn,worker=debug`
+  MUSTER_LOG     Log filter, e.g. `debug` or `warn,worker=debug`
                  [default: `info` for Muster, `warn` for everything else]
-  MUSTER_CACHE   The folder for remote models that were fetched
+  MUSTER_CACHE   Folder for downloaded remote models
                  [default: muster in XDG_CACHE_HOME, else .cache/muster in HOME]
-  POD_NAME       Default of --name
+  POD_NAME       Default for --name
   HF_TOKEN, HF_ENDPOINT, AWS_*, AZURE_*, GOOGLE_*
-                 Credentials and addresses of the stores that a run names
+                 Credentials and endpoints of the stores that a run uses
 
-Exit code: 0 dismissed, 1 given up after crashes, 2 wrong options or refused, 75 told to go.";
+Exit code: 0 dismissed, 1 gave up after repeated crashes, 2 invalid options or refused, 75 stopped on request.";
 
 /// Prepares data and trains, one process per device, under a coordinator.
 #[derive(Parser)]
@@ -49,7 +49,7 @@ struct Cli {
 
 #[derive(Args)]
 struct NodeArgs {
-    /// Where the coordinator is, such as http://coordinator:7070
+    /// URL of the coordinator, such as http://coordinator:7070
     #[arg(
         long,
         value_name = "URL",
@@ -58,25 +58,26 @@ struct NodeArgs {
         value_parser = wire::address::parse
     )]
     coordinator: String,
-    /// Devices to compute on, such as cpu:2: each has a rank process of its own
+    /// Devices to compute on, such as cpu:2; each gets its own rank process
     #[arg(long, default_value = "cpu")]
     devices: Devices,
-    /// Number of computing threads of each rank [default: an equal share of the cores]
+    /// Compute threads per rank [default: an equal share of the cores]
     #[arg(long)]
     threads: Option<usize>,
     /// Name of this node, unique in the pool; its ranks are NAME-0, NAME-1, ... [default: POD_NAME, else the host's
     /// name and a random part]
     #[arg(long, env = "MUSTER_NAME")]
     name: Option<String>,
-    /// Where other nodes reach this one's ranks: HOST[:PORT[-PORT]], each rank taking the first free port, e.g.
-    /// 10.0.0.7:7100-7110 or [2001:db8::1]:7100-7110 [default: the address that leads to the coordinator, any port]
+    /// Where other nodes reach the ranks of this node: HOST[:PORT[-PORT]]; each rank takes the first free port, e.g.
+    /// 10.0.0.7:7100-7110 or [2001:db8::1]:7100-7110 [default: the local address used to reach the coordinator, any
+    /// port]
     #[arg(long, env = "MUSTER_RING_ADDRESS")]
     ring_address: Option<RingAddress>,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// One rank process: what the supervisor starts.
+    /// Runs one rank process; started by the supervisor.
     #[command(hide = true)]
     Rank {
         #[arg(long)]
@@ -85,14 +86,14 @@ enum Command {
         slot: String,
         #[arg(long)]
         threads: usize,
-        /// How the process before it in this slot ended.
+        /// How the previous process in this slot ended.
         #[arg(long)]
         last_end: Option<String>,
-        /// Where its peers reach it.
+        /// Where peers reach this rank.
         #[arg(long)]
         ring_address: Option<RingAddress>,
     },
-    /// Times a few steps of the run whose resolved spec comes on standard input: what `coordinator plan` asks.
+    /// Times a few steps of the run whose resolved spec is read from standard input; started by `coordinator plan`.
     #[command(hide = true)]
     Measure(worker::measure::Arguments),
     /// Answers prompts with a model.
@@ -102,7 +103,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(said) => return told(&said),
+        Err(error) => return told(&error),
     };
     print::log(match cli.command {
         None | Some(Command::Rank { .. }) => LOG_OF_A_NODE,
@@ -121,10 +122,10 @@ fn main() -> ExitCode {
     outcome.unwrap_or_else(|error| failed(&error))
 }
 
-/// Prints help, a version, or what is wrong with the arguments.
-fn told(said: &clap::Error) -> ExitCode {
-    match said.print() {
-        Ok(()) => ExitCode::from(u8::try_from(said.exit_code()).unwrap_or(1)),
+/// Prints help, the version, or a usage error; returns clap's exit code.
+fn told(usage: &clap::Error) -> ExitCode {
+    match usage.print() {
+        Ok(()) => ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(1)),
         Err(error) => failed(&print::Error::from(error).into()),
     }
 }
@@ -162,25 +163,25 @@ fn node(args: NodeArgs) -> anyhow::Result<ExitCode> {
                 count.send_modify(|count| *count += 1);
             }
         });
-        let told = |times| {
+        let signalled = |times| {
             let mut counted = counted.clone();
             async move {
-                // The sender counts for as long as this process lives.
+                // The sender lives as long as this process, so this cannot fail.
                 let _ = counted.wait_for(|count| *count >= times).await;
             }
         };
         Ok(tokio::select! {
-            code = supervise::supervise(&node, args.devices, told(1)) => code?,
-            // Whoever says it twice means at once: ranks end with their supervisor.
-            () = told(2) => supervise::EXIT_DRAINED.into(),
-            // A drain would wait for a coordinator that is gone; ranks end with their supervisor.
+            code = supervise::supervise(&node, args.devices, signalled(1)) => code?,
+            // A second signal means stop at once: ranks end with their supervisor.
+            () = signalled(2) => supervise::EXIT_DRAINED.into(),
+            // A graceful drain would wait for a coordinator that is gone; ranks end with their supervisor.
             () = parent_gone() => supervise::EXIT_DRAINED.into(),
         })
     })
 }
 
-/// A name that no other node has. Two containers can share a host's name and a process number; the random part is drawn
-/// once, so that ranks which are started again keep their slots.
+/// A unique node name. Two containers can have the same host name and process id, hence the random part. It is drawn
+/// once, so that restarted ranks keep their slots.
 fn default_name() -> String {
     let pod = std::env::var("POD_NAME").ok().filter(|pod| !pod.is_empty());
     pod.unwrap_or_else(|| {
@@ -189,7 +190,8 @@ fn default_name() -> String {
     })
 }
 
-/// Done when the process that launched this one is gone, where that process said that it matters.
+/// Resolves when the process that launched this one is gone, if that process asked for this through the environment;
+/// otherwise never.
 async fn parent_gone() {
     if std::env::var_os("MUSTER_LIVES_WITH_PARENT").is_some() {
         supervise::orphaned().await;
@@ -209,7 +211,7 @@ fn rank(
         .num_threads(threads)
         .thread_name(|i| format!("compute-{i}"))
         .build_global()
-        .context("the computing threads cannot be started")?;
+        .context("the compute threads cannot be started")?;
     let runtime = runtime()?;
     let exit = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
@@ -228,7 +230,7 @@ fn rank(
             ring,
             last_end,
         };
-        let told = async move {
+        let terminated = async move {
             terminate.recv().await;
         };
         let agent = Agent::new(coordinator, identity, listener);
@@ -236,17 +238,18 @@ fn rank(
         tokio::spawn(async move {
             while moved.changed().await.is_ok() {
                 let coordinator = moved.borrow_and_update().clone();
-                // The next process in this slot will look there. A supervisor that has gone starts none.
+                // The next process in this slot connects there. If the supervisor is gone, it starts no other
+                // process.
                 let _ = print::line(coordinator);
             }
         });
         anyhow::Ok(tokio::select! {
-            exit = agent.work(told) => exit,
-            // Nobody is left to report to, and the coordinator will notice by itself.
+            exit = agent.work(terminated) => exit,
+            // There is no supervisor left to report to, and the coordinator will notice by itself.
             () = orphaned => std::process::exit(1),
         })
     })?;
-    // A look at a file system that never answers would hold the process up for ever.
+    // A thread blocked on a file system that never answers must not keep the process alive for ever.
     runtime.shutdown_timeout(FAREWELL);
     Ok(match exit {
         Exit::Dismissed => supervise::EXIT_DONE.into(),

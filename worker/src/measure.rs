@@ -1,6 +1,6 @@
-//! `worker measure`: what a step of a run costs on one worker of this machine, found by taking a few.
+//! `worker measure`: measures what a step of a run costs on one worker of this machine, by running a few.
 //!
-//! The tokens are made up, their number, their documents and the share of them that is trained are the run's.
+//! The tokens are synthetic; their number, the length of the documents and the share of trained tokens are the run's.
 
 use crate::collective::InProcess;
 use crate::job::Job;
@@ -18,32 +18,33 @@ use std::io::Read;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// Steps that are timed, after one that warms up; the fastest of each kind counts.
+/// Number of timed steps, after a warm-up step; the fastest time of each kind counts.
 const STEPS: u64 = 3;
 
-/// What the data set is like.
+/// Properties of the data set, and the number of threads.
 #[derive(Args)]
 pub struct Arguments {
-    /// Computing threads
+    /// Number of compute threads
     #[arg(long)]
     threads: usize,
-    /// Tokens of a sample, on average
+    /// Average tokens per sample
     #[arg(long)]
     tokens_per_sample: u32,
-    /// The share of tokens that are trained
+    /// Share of tokens that are trained, from 0 to 1
     #[arg(long)]
     trained_share: f64,
 }
 
-/// The base model is at fault: the coordinator's own code for what a user can mend.
+/// Exit code if the base model is at fault; the same as the coordinator's for errors that the user can fix.
 const EXIT_USER: u8 = 2;
 const EXIT_INFRASTRUCTURE: u8 = 1;
 
-/// Reads a resolved spec from standard input and prints what its steps cost, as one JSON object. A base that cannot be
-/// read is told as a run would tell it, and whose fault that is by the exit code.
+/// Reads a resolved spec from standard input and prints the cost of its steps as one JSON object. A base model that
+/// cannot be read is reported with the message of a real run; the exit code says whether the user or the
+/// infrastructure is at fault.
 ///
 /// # Errors
-/// Whatever else there is no cost for.
+/// Any other failure.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     rayon::ThreadPoolBuilder::new().num_threads(arguments.threads).build_global()?;
     let mut yaml = String::new();
@@ -80,7 +81,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let batch = Batch {
             step,
             micro_batches: vec![micro_batch],
-            // A rate of zero keeps the model what it is.
+            // A learning rate of zero leaves the model unchanged.
             learning_rate: 0.0,
             planned_weight: weight,
             weight,
@@ -109,19 +110,19 @@ fn exit_code(cause: Cause) -> ExitCode {
     })
 }
 
-/// Parameters, and the bytes of one of them in the model's files.
+/// Number of parameters, and bytes per parameter in the model's files.
 fn sizes(model: &Model) -> (u64, u64) {
     let parameters = model.parameters();
     let elements = parameters.ids().map(|p| parameters.elements(p) as u64).sum();
     (elements, model.dtype().size() as u64)
 }
 
-/// A micro-batch of the run's size, of documents of its average length.
+/// A micro-batch of the run's size, with documents of its average length.
 fn micro_batch(spec: &Spec, arguments: &Arguments, vocabulary: usize) -> MicroBatch {
     let length = arguments.tokens_per_sample.clamp(2, spec.data().max_tokens) as usize;
     let room = Job::micro_batch_packs(spec) * spec.data().max_tokens as usize;
     let documents = (room / length).max(1);
-    // Any tokens will do; neighbours differ, so that no cache makes them cheaper than real ones.
+    // Any tokens will do. Neighbours differ, so that caching does not make them cheaper than real ones.
     let tokens: Vec<u32> = (0..documents * length)
         .map(|i| (i.wrapping_mul(2_654_435_761) % vocabulary) as u32)
         .collect();
@@ -129,7 +130,7 @@ fn micro_batch(spec: &Spec, arguments: &Arguments, vocabulary: usize) -> MicroBa
     let mut targets = Vec::new();
     for document in 0..documents {
         let end = (document + 1) * length;
-        // An answer stands at the end; the last row predicts nothing.
+        // The trained answer is at the end of the document; the last row predicts nothing.
         for row in end - 1 - trained..end - 1 {
             targets.push(Target { row: row as u32, token: tokens[row + 1], weight: 1.0 });
         }
@@ -142,7 +143,7 @@ fn micro_batch(spec: &Spec, arguments: &Arguments, vocabulary: usize) -> MicroBa
     }
 }
 
-/// The most memory that this process has had, as the kernel counts it.
+/// Peak resident memory of this process, as counted by the kernel.
 fn peak_bytes() -> anyhow::Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

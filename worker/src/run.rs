@@ -1,15 +1,15 @@
-//! THE PAGE: one membership of a run, from the first handshake to the last step. Read this first.
+//! Start here: one membership of a run, from the first handshake to the last step.
 //!
 //! ```text
-//! join      the ring of this generation
-//! begin     with the checkpoint that the coordinator names, or the base; all ranks prove that they hold the same state
-//! steps     each the same on every rank; its control reduction is the commit
-//! at every checkpoint: a snapshot, whose upload runs behind, unless the storage fails; the held-out loss
-//! leave     after the last step, or after the step in which somebody asked for a stop
+//! join      connect the ring of this generation
+//! begin     restore the checkpoint that the coordinator names, or take the base model; all ranks verify equal state
+//! steps     every rank takes the same steps; the control reduction commits a step
+//!           at a checkpoint: snapshot (uploaded in the background; skipped while the storage fails), held-out loss
+//! leave     after the last step, or after a step in which a rank asked to stop
 //! ```
 //!
-//! This thread computes and never awaits. What it reports goes through one bounded channel to the agent; what it is
-//! told comes through [`Controls`]. Whatever breaks before a commit leaves the state as it was before the step.
+//! This thread computes and never awaits. Its reports go through one bounded channel to the agent; its instructions
+//! arrive through [`Controls`]. Any failure before a commit leaves the state as it was before the step.
 
 use crate::collective::{self, Collective, Listener, Ring};
 use crate::controls::{Controls, Said};
@@ -24,7 +24,7 @@ use proto::protocol::{Cause, Phase, SourceSum, Train};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// How long a collective may stand still before this rank gives it up by itself.
+/// How long a collective may make no progress before this rank gives it up by itself.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Why a membership ended early.
@@ -32,24 +32,24 @@ const PATIENCE: Duration = Duration::from_secs(600);
 pub enum Broken {
     /// It was aborted from outside.
     Aborted,
-    /// After so many committed steps, for this reason.
+    /// It failed after this number of committed steps, for this reason.
     Failed(u64, Trouble),
 }
 
-/// What a training thread has of its process.
+/// The training thread's connections to its process.
 pub struct Outside<'a> {
     /// Where the previous rank of the ring connects.
     pub listener: &'a Listener,
-    /// What the thread is told, and shows.
+    /// The thread's instructions, and where it publishes its progress.
     pub controls: &'a Controls,
-    /// What it reports.
+    /// Receives the thread's reports.
     pub say: &'a mut dyn FnMut(Said),
 }
 
 /// Trains under `duty` until the run is done or a stop is agreed on; returns the steps committed.
 ///
 /// # Errors
-/// [`Broken`] where the membership ended before that.
+/// [`Broken`] if the membership ended before that.
 pub fn run<'a>(
     duty: &'a Train,
     job: &'a Job,
@@ -83,8 +83,8 @@ impl<'a> Member<'a> {
             addresses: duty.members.clone(),
             key: duty.ring_key,
         };
-        // A dead peer closes its sockets, a silent one loses its lease: both end this by an abort. What
-        // is left is a coordinator that is away, and then patience costs less than a regroup.
+        // A dead peer closes its sockets, and a silent one loses its lease: either way the coordinator aborts this
+        // membership. What remains is a coordinator that is away, and then waiting costs less than regrouping.
         let options = collective::Options { stall: PATIENCE, ..Default::default() };
         let abort = outside.controls.abort.clone();
         let collective = Ring::connect(outside.listener, &membership, &options, abort);
@@ -92,7 +92,7 @@ impl<'a> Member<'a> {
         Ok(Self { duty, job, outside, collective, step: 0 })
     }
 
-    /// Brings `state` to where training begins, and proves that all ranks are there.
+    /// Brings `state` to where training begins, and verifies that all ranks hold the same state.
     fn begin(&mut self, state: &mut State, from: Option<Restorable>) -> Result<(), Broken> {
         let (origin, recorded) = match from {
             Some(from) => {
@@ -102,7 +102,7 @@ impl<'a> Member<'a> {
             }
             None => (Origin::Base, self.recorded()?),
         };
-        // It also waits for the rank that takes longest to read its base.
+        // This also waits for the rank that takes longest to read its base model.
         agree(&mut self.collective, state.digest(), origin, recorded)
             .map_err(|e| self.broken(e))?;
         let configuration = digest::of_configuration(state.model());
@@ -118,11 +118,11 @@ impl<'a> Member<'a> {
         Ok(())
     }
 
-    /// The digest of the run's base, once the coordinator has recorded it.
+    /// The digest of the run's base model, if the coordinator has recorded one.
     fn recorded(&self) -> Result<Option<Digest>, Broken> {
         let recorded = self.duty.base_digest.as_ref().map(|digest| digest.parse()).transpose();
         recorded.map_err(|e| {
-            let message = format!("the recorded digest of the base: {e}");
+            let message = format!("recorded digest of the base model: {e}");
             self.failed(Trouble::new(Cause::Internal, message))
         })
     }
@@ -150,7 +150,7 @@ impl<'a> Member<'a> {
         Ok(())
     }
 
-    /// Takes the next step; returns whether some rank wants all to stop after it.
+    /// Takes the next step; returns whether any rank wants all ranks to stop after it.
     fn take_step(&mut self, trainer: &mut Trainer, state: &mut State) -> Result<bool, Broken> {
         self.at(Phase::Computing);
         let (rank, world) = self.place();
@@ -171,14 +171,15 @@ impl<'a> Member<'a> {
         Ok(stop)
     }
 
-    /// Takes this rank's part of a checkpoint; one that the run ends with, or goes on from, is waited for.
+    /// Takes a snapshot of this rank's part of a checkpoint. With `must` (the checkpoint that a run ends with or
+    /// resumes from), it waits for a free buffer; otherwise the checkpoint is skipped while the storage fails.
     fn save(&mut self, state: &State, must: bool) -> Result<(), Broken> {
         self.at(Phase::Saving);
         let controls = self.outside.controls;
         if !must && !all_have_room(controls, &mut self.collective, self.step)? {
             if self.collective.rank() == 0 {
                 let (run, step) = (self.duty.load.run.to_string(), self.step);
-                tracing::warn!(run, step, "a checkpoint is left out, since the storage fails");
+                tracing::warn!(run, step, "checkpoint skipped because the storage fails");
             }
             return Ok(());
         }
@@ -189,7 +190,7 @@ impl<'a> Member<'a> {
         Ok(())
     }
 
-    /// Computes this rank's share of the held-out loss, by source.
+    /// Computes this rank's share of the held-out loss, per source.
     fn evaluate(&mut self, state: &State) -> Result<(), Broken> {
         self.at(Phase::Evaluating);
         let (rank, world) = self.place();
@@ -211,7 +212,7 @@ impl<'a> Member<'a> {
         (self.collective.rank(), self.collective.world_size())
     }
 
-    /// Shows what the thread is doing.
+    /// Publishes what the thread is doing.
     fn at(&self, phase: Phase) {
         self.outside.controls.gauges.at(self.step, phase, &self.collective);
     }
@@ -225,9 +226,10 @@ impl<'a> Member<'a> {
     }
 }
 
-/// Whether a snapshot can be taken on every rank; equal on every rank, since a checkpoint is of all of them or of none.
+/// Whether a snapshot can be taken on every rank. All ranks get the same answer, since a checkpoint consists of all
+/// ranks' parts or none.
 ///
-/// A slow upload is waited for. One that fails is not, so that training goes on while the storage is away.
+/// A slow upload is waited for. A failing one is not, so that training continues while the storage is away.
 fn all_have_room(
     controls: &Controls,
     collective: &mut dyn Collective,
@@ -279,7 +281,8 @@ mod tests {
     use crate::replica::Room;
     use std::sync::Arc;
 
-    /// What each rank is told, whose rooms `occupy` prepares; what it returns lives as long as the question.
+    /// Each rank's answer from `all_have_room`, after `occupy` has prepared its buffer. What `occupy` returns is kept
+    /// until the answer is there.
     fn ask<T>(world: usize, occupy: impl Fn(usize, &Room) -> T + Sync) -> Vec<bool> {
         let rank = |mut collective: InProcess| {
             let controls = Controls {
@@ -289,7 +292,7 @@ mod tests {
                 gauges: Arc::default(),
             };
             let _occupied = occupy(collective.rank(), &controls.room);
-            all_have_room(&controls, &mut collective, 1).expect("nobody leaves")
+            all_have_room(&controls, &mut collective, 1).expect("no rank leaves")
         };
         std::thread::scope(|scope| {
             let ranks = InProcess::world(world, Duration::from_secs(60)).into_iter();
@@ -299,24 +302,24 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_is_left_out_by_all_ranks_if_one_cannot_store_the_last_one() {
+    fn all_ranks_skip_a_checkpoint_if_one_cannot_store_the_previous_one() {
         for world in 1..4 {
             assert_eq!(ask(world, |_, _| ()), vec![true; world]);
-            let told = ask(world, |rank, room| {
+            let answers = ask(world, |rank, room| {
                 let reserved = room.reserve(&AbortHandle::new()).filter(|_| rank + 1 == world);
                 if let Some(reserved) = &reserved {
                     reserved.file_failing(true);
                 }
                 reserved
             });
-            assert_eq!(told, vec![false; world]);
+            assert_eq!(answers, vec![false; world]);
         }
     }
 
     #[test]
-    fn a_slow_upload_is_waited_for_by_all_ranks() {
+    fn all_ranks_wait_for_a_slow_upload() {
         let (waits, waited) = std::sync::mpsc::channel();
-        let told = ask(3, |rank, room| {
+        let answers = ask(3, |rank, room| {
             let reserved = room.reserve(&AbortHandle::new()).expect("it is free");
             if rank != 1 {
                 return;
@@ -327,7 +330,10 @@ mod tests {
                 drop(reserved);
             });
         });
-        assert_eq!(told, [true; 3]);
-        assert!(waited.try_recv().is_ok(), "before they were told");
+        assert_eq!(answers, [true; 3]);
+        assert!(
+            waited.try_recv().is_ok(),
+            "the upload must finish before any rank gets its answer"
+        );
     }
 }

@@ -1,9 +1,10 @@
-//! The worker's side of the protocol, pure: events in, commands out, so that a simulation runs the real thing.
+//! The worker's side of the protocol as a pure state machine: events in, commands out, so that a simulation runs the
+//! real code.
 //!
-//! A directive says the whole of what this worker should be doing. The session remembers the last one (`wanted`) and
-//! what the process is really doing (`activity`), and `settle` takes the next step from the one to the other. Work in
-//! progress is never forgotten: a training thread that should not run is aborted, and only its end lets the next duty
-//! begin.
+//! A directive states completely what this worker should be doing. The session remembers the last one (`wanted`) and
+//! what the process is actually doing (`activity`); `settle` takes the next step from `activity` towards `wanted`.
+//! Work in progress is never forgotten: a training thread that should not run is aborted, and the next duty begins
+//! only when that thread has ended.
 
 mod log;
 mod trouble;
@@ -19,92 +20,92 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 pub use trouble::Trouble;
 
-/// What this process is, for its hello.
+/// What this process reports about itself in its hello.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// Its slot.
+    /// Name of the process's slot.
     pub worker: WorkerId,
-    /// Its process.
+    /// Unique id of the process.
     pub incarnation: Incarnation,
-    /// The kind of device.
+    /// Kind of device.
     pub device: String,
-    /// Computing threads.
+    /// Number of compute threads.
     pub threads: u32,
     /// Where peers reach its collective listener.
     pub ring: String,
-    /// How the process before it in its slot ended: said until a coordinator has heard it.
+    /// How the previous process in this slot ended; reported until a coordinator has received it.
     pub last_end: Option<String>,
 }
 
 /// How a training thread ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// In order: after the last step, or after a stop, with a checkpoint.
+    /// Gracefully, with a checkpoint: after the last step, or on request.
     Stopped {
         /// Steps committed.
         step: u64,
     },
-    /// Because it was told to.
+    /// On an abort.
     Aborted,
-    /// By itself.
+    /// Because of an error.
     Failed {
         /// Steps committed.
         step: u64,
-        /// Why.
+        /// The error, and its cause.
         trouble: Trouble,
     },
 }
 
-/// What happened.
+/// An input to the session.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A stream to the coordinator is open.
     Connected,
-    /// It broke.
+    /// The stream broke.
     Disconnected,
-    /// The coordinator said what to do.
+    /// The coordinator sent a directive.
     Directed(Directive),
-    /// A raw shard is tokenized and stored, or cannot be.
+    /// A raw shard was tokenized and stored, or could not be.
     Prepared {
         /// The run.
         run: RunId,
         /// The raw shard.
         shard: u32,
-        /// What came of it.
+        /// The stored result, or the failure.
         outcome: Result<ShardOutcome, Trouble>,
     },
-    /// Base and data are in memory, or cannot be.
+    /// The base model and data are in memory, or could not be loaded.
     Loaded {
         /// What was loaded.
         load: Load,
-        /// The digest of the state that training begins with, or why not.
+        /// The digest of the state that training begins with, or the failure.
         outcome: Result<String, Trouble>,
     },
     /// The training thread committed a step.
     Stepped(Place, StepDone),
-    /// That step changed nothing.
+    /// A step changed nothing.
     Skipped(Place, Skipped),
-    /// It measured its share of the held-out set.
+    /// The training thread measured its share of the held-out set after this number of steps.
     Evaluated(Place, u64, Vec<SourceSum>),
-    /// It has taken a snapshot, which is being stored.
+    /// The training thread has taken a snapshot at this step, which is being stored.
     PartBegun(Place, u64),
-    /// Its part of a checkpoint is stored, or why not.
+    /// This rank's part of the checkpoint at this step was stored, or could not be.
     PartSaved(Place, u64, Result<SavedPart, String>),
-    /// It is over.
+    /// The training thread of this generation ended.
     Ended(Generation, End),
-    /// This process was told to go.
+    /// This process was asked to terminate.
     Terminate {
-        /// How long it can stay.
+        /// How long it may still run.
         deadline: Duration,
     },
 }
 
-/// What the agent is to do, in order.
+/// An output of the session; the agent executes them in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
-    /// Tell the coordinator, after what [`Session::next_report`] has to say.
+    /// Send this to the coordinator, after all reports that [`Session::next_report`] returns.
     Send(Report),
-    /// Beat so often.
+    /// Send heartbeats at this interval.
     Beat(Duration),
     /// Tokenize and store a raw shard.
     Prepare {
@@ -112,31 +113,31 @@ pub enum Command {
         run: RunId,
         /// Its resolved spec.
         spec_yaml: String,
-        /// Names the prepared data set.
+        /// Fingerprint that names the prepared data set.
         fingerprint: String,
         /// The raw shard.
         shard: RawShard,
     },
-    /// Bring base and data into memory, in place of what is there.
+    /// Load the base model and data, replacing what is in memory.
     Load(Load),
     /// Start the training thread.
     Train(Train),
-    /// Let it stop after its current step, with a checkpoint.
+    /// Stop the training thread after its current step, with a checkpoint.
     Stop,
-    /// End it now; it answers with [`Event::Ended`].
+    /// Abort the training thread; [`Event::Ended`] follows.
     Abort,
     /// End the process.
     Exit(Exit),
 }
 
-/// How the process ends.
+/// Why the process exits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// The coordinator has no more use for it.
+    /// The coordinator does not need it any more.
     Dismissed,
-    /// The coordinator does not want it, and never will.
+    /// The coordinator refuses it for good, for this reason.
     Refused(String),
-    /// It was told to go.
+    /// It was asked to terminate, and has nothing left to do.
     Drained,
 }
 
@@ -148,32 +149,32 @@ enum Activity {
     Training { train: Box<Train>, step: u64, aborting: bool },
 }
 
-/// The worker's state.
+/// The state of the worker's side of the protocol.
 pub struct Session {
     identity: Identity,
     epoch: Epoch,
     wanted: Duty,
     activity: Activity,
     memory: Option<(Load, String)>,
-    /// The coordinator was told that `memory` is what it asked for.
+    /// The coordinator was notified that `memory` holds what it asked for.
     announced: bool,
-    /// The membership whose training thread has ended here: it is not started again. Each run counts its own.
+    /// The membership whose training thread has ended here; it is not started again. Generations are counted per run.
     ended: Option<(RunId, Generation)>,
     prepared: BTreeMap<(String, u32), ShardOutcome>,
     connected: bool,
-    /// It was told to go, and how long it can stay.
+    /// Set once the process was asked to terminate: how long it may still run.
     terminating: Option<Duration>,
-    /// Snapshots that are being stored.
+    /// Number of snapshots that are being stored.
     storing: usize,
-    /// The coordinator has spoken on this stream. Before that it may still be waiting for other members to come back,
-    /// and would drop what belongs to a membership.
+    /// Whether the coordinator has sent a directive on this stream. Before that, it may still be waiting for other
+    /// members to come back, and would drop reports of a membership.
     heard: bool,
-    /// What there is to say of the present membership: said again on every new stream.
+    /// Reports of the current membership, which are resent on every new stream.
     log: Log,
 }
 
 impl Session {
-    /// A process that has just begun.
+    /// The session of a process that has just started.
     pub fn new(identity: Identity) -> Self {
         Self {
             identity,
@@ -192,7 +193,7 @@ impl Session {
         }
     }
 
-    /// Notes what happened and says what to do about it.
+    /// Records an event and returns the commands that follow from it.
     pub fn handle(&mut self, event: Event) -> Vec<Command> {
         let mut out = Vec::new();
         match event {
@@ -238,13 +239,13 @@ impl Session {
         out
     }
 
-    /// Whether the present stream has not yet had everything that there is to say of the membership.
+    /// Whether reports of the membership are still to be sent on the current stream.
     pub fn has_more(&self) -> bool {
         self.heard && self.log.has_more()
     }
 
-    /// The next thing to say of the membership: reports that are no commands, since there can be more of them than a
-    /// stream takes at once. None before the coordinator has spoken on the present stream.
+    /// The next report of the membership for the current stream; none before the coordinator has sent a directive on
+    /// it. These are not commands, since there can be more of them than a stream accepts at once.
     pub fn next_report(&mut self) -> Option<Report> {
         self.heard.then(|| self.log.next()).flatten()
     }
@@ -268,7 +269,8 @@ impl Session {
         self.announced = false;
     }
 
-    /// The membership that it trains in, or has trained in to an end that may not have been heard.
+    /// The membership in which this worker trains, or one that has ended here without the coordinator necessarily
+    /// knowing.
     fn attachment(&self) -> Option<Attachment> {
         let (train, step) = match (&self.activity, &self.wanted) {
             (Activity::Training { train, step, aborting: false }, _) => (&**train, *step),
@@ -279,7 +281,7 @@ impl Session {
     }
 
     fn directed(&mut self, directive: Directive, out: &mut Vec<Command>) {
-        // A coordinator that another has replaced may still speak for a moment.
+        // A coordinator that has been replaced may still send directives for a moment.
         if directive.epoch < self.epoch {
             return;
         }
@@ -298,7 +300,8 @@ impl Session {
                 }
             }
         }
-        // What was announced is not taken as it is. Somebody may mend it before it is asked for again.
+        // The coordinator did not accept what was announced. The base model may be repaired before it is asked for
+        // again, so it must be read again.
         let announced = std::mem::replace(&mut self.announced, false);
         if announced && matches!(directive.duty, Duty::Idle) {
             self.memory = None;
@@ -324,7 +327,7 @@ impl Session {
                 self.say(Report::ShardPrepared { run, shard, outcome }, out);
             }
             Err(trouble) => {
-                // Until the coordinator directs it again, if it does.
+                // Wait until the coordinator directs it again, if it does.
                 self.wanted = Duty::Idle;
                 self.trouble(run, trouble, out);
             }
@@ -344,7 +347,7 @@ impl Session {
                 self.wanted = Duty::Idle;
                 self.trouble(load.run, trouble, out);
             }
-            // What came meanwhile stands, and nobody asks any more.
+            // A later directive has replaced this duty, so its failure no longer matters.
             Err(_) => {}
         }
     }
@@ -368,19 +371,19 @@ impl Session {
         }
     }
 
-    /// A failure outside training. A coordinator that has not heard of it asks for the same again.
+    /// Reports a failure outside training. A coordinator that misses it directs the same duty again.
     fn trouble(&mut self, run: RunId, trouble: Trouble, out: &mut Vec<Command>) {
         self.say(trouble.report(run, Generation::default(), 0), out);
     }
 
-    /// Says something that the coordinator will ask for again if it misses it.
+    /// Sends a report that need not be kept: the coordinator asks again if it misses it.
     fn say(&self, report: Report, out: &mut Vec<Command>) {
         out.extend(self.heard.then_some(Command::Send(report)));
     }
 
-    /// Takes the next step from what this process is doing to what it should be doing.
+    /// Takes the next step from what this process is doing towards what it should be doing.
     fn settle(&mut self, out: &mut Vec<Command>) {
-        // Nobody is there to arrange its leave.
+        // Without a connection, no coordinator can arrange its departure.
         let alone = self.may_go() && !self.connected;
         match &mut self.activity {
             Activity::Nothing if alone => out.push(Command::Exit(Exit::Drained)),
@@ -408,7 +411,7 @@ impl Session {
     fn begin(&mut self, out: &mut Vec<Command>) {
         match self.wanted.clone() {
             Duty::Idle if self.may_go() => out.push(Command::Exit(Exit::Drained)),
-            // For the agent, which tries again later: it is not passed on.
+            // `NotNow` is handled by the agent, which tries again later; it never arrives here.
             Duty::Idle | Duty::NotNow { .. } => {}
             Duty::Dismissed { reason, refused: true } => {
                 out.push(Command::Exit(Exit::Refused(reason)));
@@ -448,7 +451,7 @@ impl Session {
         }
     }
 
-    /// It was told to go, and nobody waits for what only this process has.
+    /// Whether it was asked to terminate and has no snapshot left to store.
     fn may_go(&self) -> bool {
         self.terminating.is_some() && self.storing == 0
     }
@@ -461,7 +464,7 @@ impl Session {
         self.ended.as_ref().is_some_and(over)
     }
 
-    /// Whether `load` is in memory; if not, it is being brought there.
+    /// Whether `load` is in memory; if not, starts loading it.
     fn fetch(&mut self, load: &Load, out: &mut Vec<Command>) -> bool {
         if self.memory.as_ref().is_some_and(|(loaded, _)| loaded == load) {
             return true;

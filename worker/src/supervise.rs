@@ -1,9 +1,10 @@
-//! One supervisor per node: a rank process for each device, started again when it dies, or goes without the others.
+//! One supervisor per node. It runs a rank process for each device, and starts it again when it dies or leaves
+//! without the others.
 //!
-//! A rank lives no longer than its supervisor: its standard input is a pipe that only the supervisor holds, and its
-//! end is the sign to go, whatever killed the supervisor. Its standard output says where the coordinator has moved to,
-//! which is where the next rank is sent. Each rank has a process group of its own, so that Ctrl-C in a terminal reaches
-//! only whoever is in charge.
+//! A rank does not outlive its supervisor: its standard input is a pipe that only the supervisor holds open, and end
+//! of file tells it to exit, whatever killed the supervisor. On its standard output, a rank prints the coordinator's
+//! new address whenever that moves, and the next rank is started with it. Each rank has its own process group, so
+//! that Ctrl-C in a terminal reaches only the supervisor, which decides what to do.
 
 use crate::address::RingAddress;
 use std::collections::VecDeque;
@@ -16,33 +17,33 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// The process was dismissed: its work is done.
+/// Exit code of a rank that was dismissed: its work is done.
 pub const EXIT_DONE: u8 = 0;
-/// The coordinator refused it: starting it again changes nothing.
+/// Exit code of a rank that the coordinator refused: starting it again changes nothing.
 pub const EXIT_REFUSED: u8 = 2;
-/// It was told to go, and went in order.
+/// Exit code of a rank that was asked to terminate and left gracefully.
 pub const EXIT_DRAINED: u8 = 75;
 
-/// The allocator's variable, and its value for a rank: what it has given back it asks for again a moment later, step
-/// after step, and the kernel zeroes every page of it.
+/// The allocator's environment variable, and its value for a rank. Memory that the allocator returned to the system
+/// would be needed again a moment later, step after step, and the kernel would zero every page of it.
 pub const KEEP_MEMORY: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "-1");
 
-/// A rank that dies so often within [`CRASH_WINDOW`] is given up.
+/// A slot is given up after this number of crashes within [`CRASH_WINDOW`].
 const CRASHES: usize = 5;
 const CRASH_WINDOW: Duration = Duration::from_secs(60);
-/// Before a dead rank is started again.
+/// Delay before a dead rank is started again.
 const RESTART_AFTER: Duration = Duration::from_millis(200);
-/// A rank that has not gone so long after it was told to is killed.
+/// A rank that is still running this long after SIGTERM is killed.
 const KILL_AFTER: Duration = Duration::from_secs(25);
 
 /// The devices of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Devices {
-    /// Rank processes on the CPU.
+    /// Number of rank processes on the CPU.
     pub cpu: usize,
 }
 
-/// A `--devices` that cannot be understood.
+/// An invalid value of `--devices`.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("devices must be `cpu` or `cpu:N` with N from 1 to 64, got `{0}`")]
 pub struct DevicesError(String);
@@ -63,46 +64,47 @@ impl std::str::FromStr for Devices {
     }
 }
 
-/// What every rank of a node is told.
+/// Settings shared by all ranks of a node.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// Where the coordinator is.
+    /// URL of the coordinator.
     pub coordinator: String,
-    /// Names the node's slots.
+    /// Name of the node: its slots are `NAME-0`, `NAME-1`, ...
     pub name: String,
-    /// Computing threads of a rank.
+    /// Compute threads per rank.
     pub threads: usize,
-    /// Where peers reach its ranks, if that was said.
+    /// Where peers reach its ranks, if given.
     pub ring_address: Option<RingAddress>,
 }
 
-/// Runs a rank process per device until all are done, or `terminate` is.
+/// Runs a rank process per device until all are done; stops them gracefully once `terminate` resolves.
 ///
 /// # Errors
-/// If this program cannot start itself.
+/// This program cannot start itself.
 pub async fn supervise(
     node: &Node,
     devices: Devices,
     terminate: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<ExitCode> {
     let program = std::env::current_exe()?;
-    let (told, telling) = watch::channel(false);
+    let (stop, stopping) = watch::channel(false);
     tokio::spawn(async move {
         terminate.await;
-        told.send_replace(true);
+        stop.send_replace(true);
     });
     let coordinator = watch::Sender::new(node.coordinator.clone());
     let mut ranks = JoinSet::new();
     for index in 0..devices.cpu {
-        let (node, program, telling) = (node.clone(), program.clone(), telling.clone());
+        let (node, program, stopping) = (node.clone(), program.clone(), stopping.clone());
         let coordinator = coordinator.clone();
-        ranks
-            .spawn(async move { keep_running(&node, &program, index, coordinator, telling).await });
+        ranks.spawn(
+            async move { keep_running(&node, &program, index, coordinator, stopping).await },
+        );
     }
     let mut worst = EXIT_DONE;
     while let Some(ended) = ranks.join_next().await {
         let code = ended.map_err(std::io::Error::other)??;
-        // A refused or hopeless slot is a reason to say so at once: its siblings fare no better.
+        // Exit at once if a slot was refused or given up: the others would fare no better.
         if code != EXIT_DONE && code != EXIT_DRAINED {
             return Ok(code.into());
         }
@@ -117,26 +119,26 @@ async fn keep_running(
     program: &std::path::Path,
     index: usize,
     coordinator: watch::Sender<String>,
-    mut told: watch::Receiver<bool>,
+    mut stopping: watch::Receiver<bool>,
 ) -> std::io::Result<u8> {
     let slot = format!("{}-{index}", node.name);
     let mut crashes = VecDeque::new();
     let mut last_end = None;
     loop {
         let mut child = start(node, program, &slot, &coordinator, last_end.as_deref())?;
-        // Held for as long as the rank may live; waiting for a child would close it.
+        // Keeps the pipe open for as long as the rank may live; `wait` would close it.
         let _lifeline = child.stdin.take();
         let status = tokio::select! {
             status = child.wait() => status?,
-            () = go(&mut told) => return stop(child).await,
+            () = go(&mut stopping) => return stop(child).await,
         };
         let end = describe(status);
         match status.code() {
             Some(code) if code == i32::from(EXIT_DONE) => return Ok(EXIT_DONE),
             Some(code) if code == i32::from(EXIT_REFUSED) => return Ok(EXIT_REFUSED),
             Some(code) if code == i32::from(EXIT_DRAINED) => {
-                tracing::warn!(slot, "a rank process was told to go by itself, and is replaced");
-                last_end = Some("told to go by itself".to_owned());
+                tracing::warn!(slot, "a rank process alone was asked to exit, and is replaced");
+                last_end = Some("asked to exit, unlike the other ranks of its node".to_owned());
                 continue;
             }
             _ => {}
@@ -154,10 +156,10 @@ async fn keep_running(
     }
 }
 
-/// Done when the ranks are to go.
-async fn go(told: &mut watch::Receiver<bool>) {
-    // A sender that is gone will never say it.
-    if told.wait_for(|told| *told).await.is_err() {
+/// Resolves when the ranks should stop.
+async fn go(stopping: &mut watch::Receiver<bool>) {
+    // If the sender is gone, no request to stop will ever come.
+    if stopping.wait_for(|stopping| *stopping).await.is_err() {
         std::future::pending().await
     }
 }
@@ -194,7 +196,7 @@ fn start(
     Ok(child)
 }
 
-/// How a process ended, for people.
+/// A human-readable description of how a process ended.
 fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit code {code}"),
@@ -202,12 +204,12 @@ fn describe(status: ExitStatus) -> String {
             Some((_, name)) => format!("killed by signal {signal} ({name})"),
             None => format!("killed by signal {signal}"),
         },
-        // Neither: it was only stopped or continued, which nobody waits for.
+        // Neither code nor signal: it was only stopped or continued, which `wait` does not report.
         (None, None) => status.to_string(),
     }
 }
 
-/// The signals that end processes, as Linux numbers them on the usual architectures.
+/// Signals that end a process, with their numbers on the usual Linux architectures.
 const SIGNALS: [(i32, &str); 14] = [
     (1, "SIGHUP"),
     (2, "SIGINT"),
@@ -225,10 +227,10 @@ const SIGNALS: [(i32, &str); 14] = [
     (25, "SIGXFSZ"),
 ];
 
-/// Asks a rank to go, and makes sure that it does.
+/// Sends SIGTERM to a rank, and kills it if it does not exit in time.
 async fn stop(mut child: Child) -> std::io::Result<u8> {
     if let Some(pid) = child.id().and_then(|p| rustix::process::Pid::from_raw(p.cast_signed())) {
-        // It may be gone already.
+        // The process may have exited already.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
     match tokio::time::timeout(KILL_AFTER, child.wait()).await {
@@ -240,15 +242,15 @@ async fn stop(mut child: Child) -> std::io::Result<u8> {
     }
 }
 
-/// Done when this process's parent is gone: the pipe on standard input ends.
+/// Resolves when this process's parent is gone, which closes the pipe on standard input.
 pub async fn orphaned() {
-    let (gone, told) = tokio::sync::oneshot::channel();
+    let (closed, closing) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-        // Nobody waits any more if the process is ending anyway.
-        let _ = gone.send(());
+        // The receiver is gone if the process is exiting anyway.
+        let _ = closed.send(());
     });
-    let _ = told.await;
+    let _ = closing.await;
 }
 
 #[cfg(test)]
@@ -256,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_is_told_with_its_signal() {
+    fn the_end_of_a_process_is_described_with_its_signal() {
         let raw = ExitStatus::from_raw;
         assert_eq!(describe(raw(9)), "killed by signal 9 (SIGKILL)");
         assert_eq!(describe(raw(11 | 0x80)), "killed by signal 11 (SIGSEGV)", "with a core dump");

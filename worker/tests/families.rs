@@ -1,4 +1,4 @@
-//! Every model family's logits against candle-transformers, an implementation that shares no code with ours.
+//! Compares every model family's logits with candle-transformers, which shares no code with our implementation.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,10 +12,10 @@ use worker::kernels;
 use worker::model::{Config, Family, Model};
 use worker::ops::Documents;
 
-/// What candle makes of a configuration and weights: the logits that follow a text.
+/// A candle model: a function from a text to the logits of the next token.
 type Peer = Box<dyn FnMut(&[u32]) -> Result<Tensor>>;
 
-/// The peer for a family. A family that is added is added here, or this does not compile.
+/// The candle model for a family. The match is exhaustive, so a new family must be added here.
 fn peer(family: Family, config: &Value, weights: VarBuilder<'static>) -> Result<Peer> {
     let batch = |tokens: &[u32]| Tensor::new(tokens, &Device::Cpu)?.unsqueeze(0);
     Ok(match family {
@@ -55,7 +55,7 @@ fn peer(family: Family, config: &Value, weights: VarBuilder<'static>) -> Result<
     })
 }
 
-/// A configuration of a family, `changes` apart from the others.
+/// A configuration of a family, with `changes` to the defaults.
 fn config(family: &str, changes: Value) -> Value {
     let mut config = json!({
         "model_type": family, "vocab_size": 61, "hidden_size": 48, "intermediate_size": 80,

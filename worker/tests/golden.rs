@@ -1,12 +1,14 @@
-//! The bits of training: losses, gradient norms and the final state of a few runs, held against `golden/*.json`.
+//! Bit-exact training results: losses, gradient norms and the final state of a few runs, compared with
+//! `golden/*.json`.
 //!
-//! A change that should not alter results passes this test as it is. One that should alters the files in a commit of
-//! its own: `MUSTER_GOLDEN=write cargo test -p worker --test golden`.
+//! A change that should not alter results passes this test unchanged. One that should alter them updates the files in
+//! its own commit: `MUSTER_GOLDEN=write cargo test -p worker --test golden`.
 //!
-//! Bits depend on the instruction set, which decides how matrix products are summed, so there is a file for each; for
-//! sums of more than 512 terms they also depend on the first cache, whose shape is then part of a run's name. They do
-//! not depend on the number of threads or on recomputation: each run is compared under all of them. Where there is no
-//! entry for a machine the test says so, and `tests/golden.sh` compares with a build of an earlier commit.
+//! Bits depend on the instruction set, which determines how matrix products are summed, so there is a file for each.
+//! For sums of more than 512 terms, they also depend on the L1 cache, whose shape is then part of a run's name. They
+//! do not depend on the number of threads or on recomputation: each run is compared under all of them. If there is no
+//! entry for a machine, the test says that it skipped, and `tests/golden.sh` compares with a build of an earlier
+//! commit.
 
 #![allow(clippy::unwrap_used)]
 
@@ -22,19 +24,20 @@ use worker::ops::{Documents, Target};
 use worker::replica::optimizer::AdamW;
 use worker::replica::{BUCKET_ELEMENTS, Batch, MicroBatch, Recipe, State, Trainer};
 
-/// The outcome of a run, every number by its bits.
+/// The outcome of a run, with every number given by its bits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Outcome {
-    /// Loss and gradient norm by step: 16 hexadecimal digits each.
+    /// Loss and gradient norm of each step, as 16 hexadecimal digits each.
     steps: Vec<[String; 2]>,
     /// Digest of parameters, moments and updates after the last step.
     state: String,
 }
 
-/// By run.
+/// Outcomes by the name of the run.
 type Golden = BTreeMap<String, Outcome>;
 
-/// Shapes that differ where families do: biases, tied matrices, grouped heads, rotary scaling, windows.
+/// Configurations that cover the differences between families: biases, tied matrices, grouped heads, rotary scaling,
+/// windows.
 const TINY: [(&str, &str); 3] = [
     (
         "llama",
@@ -93,7 +96,7 @@ fn smollm2_trains_to_the_same_bits() {
         return eprintln!("skipped: set MUSTER_TEST_MODEL to a folder of SmolLM2-135M");
     };
     let Some(cache) = first_cache() else {
-        return eprintln!("skipped: this system does not tell the shape of its first cache");
+        return eprintln!("skipped: this system does not report the shape of its L1 cache");
     };
     let folder = PathBuf::from(folder);
     let model = || Model::load(&folder, kernels::host()).unwrap();
@@ -109,7 +112,7 @@ struct Run {
     steps: u64,
 }
 
-/// Trains on `run.world` ranks of this process, which must end in one state.
+/// Trains on `run.world` ranks in this process, which must all end in the same state.
 fn train(model: &(dyn Fn() -> Model + Sync), run: &Run) -> Outcome {
     let ranks = InProcess::world(run.world, Duration::from_secs(600));
     let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
@@ -131,7 +134,7 @@ fn train_rank(model: Model, collective: &mut dyn Collective, run: &Run) -> Outco
         weight_decay: 0.1,
         clip_norm: 1.0,
         recompute: run.recompute,
-        // Several buckets, and matrices of several.
+        // Small enough for several buckets, and for matrices that span several.
         bucket_elements: if run.world > 1 { 1000 } else { BUCKET_ELEMENTS },
     };
     let mut state = State::new(model);
@@ -158,11 +161,11 @@ fn train_rank(model: Model, collective: &mut dyn Collective, run: &Run) -> Outco
     Outcome { steps, state: state.digest().to_string() }
 }
 
-/// A rank's packs of a step: two, each of several documents; every fifth step the second rank has none.
+/// A rank's packs of a step: two packs of several documents each; in every fifth step, the second rank has none.
 fn packs(step: u64, rank: u64, vocabulary: u64) -> Vec<MicroBatch> {
     let mut state = step * 1000 + rank * 100 + 17;
     let mut next = move |below: u64| {
-        // Knuth's MMIX generator, its upper half.
+        // The upper half of Knuth's MMIX generator.
         state =
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) % below
@@ -175,7 +178,7 @@ fn packs(step: u64, rank: u64, vocabulary: u64) -> Vec<MicroBatch> {
         let mut targets = Vec::new();
         for rows in documents.iter() {
             for row in rows.start..rows.end - 1 {
-                // Some are not trained, some count for more.
+                // Some tokens are not trained, and some have a higher weight.
                 let weight = [0.0, 1.0, 1.0, 0.5, 2.0][next(5) as usize];
                 targets.push(Target { row: row as u32, token: tokens[row + 1], weight });
             }
@@ -185,7 +188,7 @@ fn packs(step: u64, rank: u64, vocabulary: u64) -> Vec<MicroBatch> {
     (0..count).map(|_| pack()).collect()
 }
 
-/// Holds outcomes against their entries, or writes them.
+/// Compares outcomes with their golden entries, or writes the entries.
 fn compare(outcomes: &Golden) {
     static FILE: Mutex<()> = Mutex::new(());
     let _one_at_a_time = FILE.lock().unwrap();
@@ -211,7 +214,7 @@ fn compare(outcomes: &Golden) {
     }
 }
 
-/// What decides how products are summed, by the name of its file.
+/// The instruction set that determines how matrix products are summed, which names the golden file.
 fn instruction_set() -> &'static str {
     #[cfg(target_arch = "x86_64")]
     {
@@ -225,7 +228,7 @@ fn instruction_set() -> &'static str {
     std::env::consts::ARCH
 }
 
-/// Sets and ways of the first data cache, by which long sums are cut.
+/// Sets and ways of the L1 data cache, which determine how long sums are cut.
 fn first_cache() -> Option<String> {
     (0..4).find_map(|index| {
         let folder = PathBuf::from(format!("/sys/devices/system/cpu/cpu0/cache/index{index}"));

@@ -1,4 +1,4 @@
-//! A worker whose coordinator does not want it yet.
+//! Tests of a worker that its coordinator does not accept yet.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,7 +16,7 @@ use worker::session::{Exit, Identity};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Tells a worker twice that another process has its name, then that its work is done.
+/// Refuses a worker twice because another process has its name, then dismisses it.
 #[derive(Clone, Default)]
 struct Coordinator {
     hellos: Arc<Mutex<Vec<Hello>>>,
@@ -41,9 +41,12 @@ impl Workers for Coordinator {
         };
         let beat = Duration::from_secs(1);
         let directive = Directive { epoch: Epoch(1), beat, duty, heard: 0 };
-        // The stream stays open: it is for the worker to close it.
-        let said = futures::stream::iter([Ok(directive.into())]);
-        Ok(Response::new(Box::pin(futures::StreamExt::chain(said, futures::stream::pending()))))
+        // The stream stays open, since the worker has to close it.
+        let directives = futures::stream::iter([Ok(directive.into())]);
+        Ok(Response::new(Box::pin(futures::StreamExt::chain(
+            directives,
+            futures::stream::pending(),
+        ))))
     }
 }
 
@@ -72,6 +75,10 @@ async fn a_worker_whose_name_is_taken_tries_again_and_never_exits() {
     let hellos = coordinator.hellos.lock().unwrap();
     assert_eq!(hellos.len(), 3);
     for hello in &*hellos {
-        assert_eq!(hello.last_end.as_deref(), Some(end), "nobody has heard it yet");
+        assert_eq!(
+            hello.last_end.as_deref(),
+            Some(end),
+            "no coordinator has accepted the report yet"
+        );
     }
 }

@@ -1,11 +1,11 @@
-//! `worker --ring-address` where no rank could listen: one error, at once, from the supervisor.
+//! `worker --ring-address` with an address on which no rank can listen: the supervisor reports one error at once.
 
 #![allow(clippy::unwrap_used)]
 
 use std::net::TcpListener;
 use std::process::Command;
 
-/// What a node says that is told to listen there.
+/// The error of a node that is started with this address.
 fn refused(address: &str, devices: &str) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_worker"))
         .args(["--ring-address", address, "--devices", devices])
@@ -21,17 +21,20 @@ fn refused(address: &str, devices: &str) -> String {
 fn an_address_at_which_no_rank_could_listen_is_exit_code_2() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let in_use = taken.local_addr().unwrap().to_string();
-    let said = refused(&in_use, "cpu");
-    assert!(said.starts_with(&format!("error: `{in_use}` has too few free ports: 0")), "{said}");
-    let said = refused("127.0.0.1:7100-7101", "cpu:3");
+    let stderr = refused(&in_use, "cpu");
     assert!(
-        said.starts_with(
+        stderr.starts_with(&format!("error: `{in_use}` has too few free ports: 0")),
+        "{stderr}"
+    );
+    let stderr = refused("127.0.0.1:7100-7101", "cpu:3");
+    assert!(
+        stderr.starts_with(
             "error: `127.0.0.1:7100-7101` has too few ports: 2, and this node needs 3"
         ),
-        "{said}"
+        "{stderr}"
     );
-    let said = refused("no.such.host.invalid", "cpu");
-    assert!(said.starts_with("error: `no.such.host.invalid` cannot be resolved"), "{said}");
-    let said = refused("2001:db8::1", "cpu");
-    assert!(said.contains("an IPv6 address has brackets"), "{said}");
+    let stderr = refused("no.such.host.invalid", "cpu");
+    assert!(stderr.starts_with("error: `no.such.host.invalid` cannot be resolved"), "{stderr}");
+    let stderr = refused("2001:db8::1", "cpu");
+    assert!(stderr.contains("put an IPv6 address in brackets"), "{stderr}");
 }

@@ -1,14 +1,14 @@
-//! The training step in turn with its peer: transformers' Llama on PyTorch, same weights, tokens,
-//! threads and arithmetic.
+//! The training step, compared with transformers' Llama on PyTorch with the same weights, tokens, threads and
+//! arithmetic; the two take steps in turn.
 //!
 //! ```text
 //! export MUSTER_PEER_PYTHON=python MUSTER_TEST_MODEL=folder
 //! cargo bench -p worker --bench step -- [--rounds N] [--threads N]
 //! ```
 //!
-//! A step is forward, backward, clipping and AdamW on two documents of 512 tokens, every target
-//! trained, f32. Without MUSTER_TEST_MODEL the weights are random in the shape of SmolLM2-135M;
-//! without MUSTER_PEER_PYTHON ours runs alone.
+//! A step is forward, backward, clipping and AdamW on two documents of 512 tokens in f32, with every target trained.
+//! Without MUSTER_TEST_MODEL, the weights are random in the shape of SmolLM2-135M; without MUSTER_PEER_PYTHON, ours
+//! runs alone.
 
 mod ours;
 mod peer;
@@ -18,11 +18,11 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 
-/// The worker's allocator.
+/// The same allocator as the worker's.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Rows of the batch and tokens of each.
+/// Number of rows of the batch, and tokens per row.
 const BATCH: (usize, usize) = (2, 512);
 
 struct Options {
@@ -42,7 +42,7 @@ fn main() -> anyhow::Result<()> {
     let (rows, length) = BATCH;
     let tokens = (rows * length) as f64;
     println!("{}, f32, {rows} x {length} tokens, {} threads", ours.name(), options.threads);
-    // The first step of either grows its memory.
+    // The first step of each allocates its memory, so it is not timed.
     let mut first = (ours.step(&documents)?, None);
     if let Some(peer) = &mut peer {
         first.1 = Some(peer.step()?);
@@ -75,19 +75,19 @@ fn main() -> anyhow::Result<()> {
     }
     if let (mine, Some(theirs)) = first {
         let (wall, cpu) = (median(&mut ratios), median(&mut cpu_ratios));
-        println!("median ratio: {wall:.3} by the wall, {cpu:.3} by the processors");
+        println!("median ratio: {wall:.3} in wall-clock time, {cpu:.3} in CPU time");
         println!("loss of the first step: ours {:.6}, peer {:.6}", mine.loss, theirs.loss);
-        println!("norm of its gradient:   ours {:.6}, peer {:.6}", mine.norm, theirs.norm);
+        println!("its gradient norm:      ours {:.6}, peer {:.6}", mine.norm, theirs.norm);
     }
     println!("\nours by phase, mean of {} steps", options.rounds);
     clock.print(seconds.iter().sum::<f64>(), options.rounds);
     Ok(())
 }
 
-/// What one step took, and what it saw before its update.
+/// The times of one step, and its loss and gradient norm before the update.
 struct Step {
     seconds: f64,
-    /// Of all threads: on a machine that is shared, the fairer measure.
+    /// CPU time of all threads, which is the fairer measure on a shared machine.
     cpu_seconds: f64,
     loss: f64,
     norm: f64,
@@ -103,7 +103,7 @@ fn options() -> anyhow::Result<Options> {
             value.parse().with_context(|| format!("{argument} {value}"))
         };
         match argument.as_str() {
-            // Cargo says so to every benchmark.
+            // Cargo passes this to every benchmark.
             "--bench" => {}
             "--rounds" => options.rounds = number()?.max(1),
             "--threads" => options.threads = number()?.max(1),

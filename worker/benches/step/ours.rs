@@ -1,4 +1,4 @@
-//! Our step: the model's loss on a tape, gradients into one buffer per parameter, clipping, AdamW.
+//! Our step: the model's loss on a tape, gradients in one buffer per parameter, clipping, AdamW.
 
 use std::path::Path;
 use std::time::Instant;
@@ -33,7 +33,7 @@ pub(super) struct Trainer {
     updates: u64,
 }
 
-/// One buffer per parameter.
+/// Collects gradients in one buffer per parameter.
 struct Flat(Vec<Buffer>);
 
 impl Gradients for Flat {
@@ -67,7 +67,7 @@ impl Trainer {
         &self.name
     }
 
-    /// Token ids that repeat nothing for long: multiples of a prime.
+    /// Token ids without short repetitions: multiples of a prime.
     pub(super) fn batch(&self) -> Vec<Vec<u32>> {
         let vocabulary = self.model.config().vocab_size as u64;
         let token = |at: usize| (at as u64 * 7919 % vocabulary) as u32;
@@ -104,7 +104,7 @@ impl Trainer {
         let factors = OPTIMIZER.step(&Update {
             count: self.updates,
             lr: LEARNING_RATE,
-            // PyTorch's AdamW, as the peer calls it, decays norms too.
+            // PyTorch's AdamW, as the peer uses it, also decays norms.
             weight_decay: WEIGHT_DECAY,
             gradient_scale: clip_factor(norm, CLIP) / weight,
         });
@@ -120,10 +120,10 @@ impl Trainer {
     }
 }
 
-/// Processor time of this process so far, user and system, in hundredths.
+/// CPU time of this process so far, user and system, in seconds with a resolution of 0.01.
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // Fields 14 and 15, counted behind the program's name, which may hold anything.
+    // Fields 14 and 15, counted from the end of the program's name, which may contain anything.
     let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
     fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }

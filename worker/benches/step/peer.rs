@@ -1,4 +1,4 @@
-//! The peer process: one line in, one step, one line out.
+//! The peer process: for each line of input, it takes a step and writes a line of output.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -15,7 +15,7 @@ pub(super) struct Peer {
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
-    /// Our random weights as a folder, where there was none.
+    /// A folder with our random weights, if no folder was given.
     _folder: Option<tempfile::TempDir>,
 }
 
@@ -28,7 +28,7 @@ struct Answer {
 }
 
 impl Peer {
-    /// Starts the peer on the same weights and batch; `None` where MUSTER_PEER_PYTHON is unset.
+    /// Starts the peer on the same weights and batch; `None` if MUSTER_PEER_PYTHON is unset.
     pub(super) fn start(
         folder: Option<&Path>,
         ours: &Trainer,
@@ -36,7 +36,7 @@ impl Peer {
         threads: usize,
     ) -> anyhow::Result<Option<Self>> {
         let Some(python) = std::env::var_os("MUSTER_PEER_PYTHON") else {
-            println!("the peer is skipped: MUSTER_PEER_PYTHON is unset");
+            println!("MUSTER_PEER_PYTHON is unset: skipping the peer");
             return Ok(None);
         };
         let made = match folder {
@@ -64,15 +64,14 @@ impl Peer {
         let mut line = String::new();
         self.output.read_line(&mut line)?;
         let Answer { seconds, cpu_seconds, loss, grad_norm } =
-            serde_json::from_str(&line).with_context(|| format!("the peer said `{line}`"))?;
+            serde_json::from_str(&line).with_context(|| format!("the peer answered `{line}`"))?;
         Ok(Step { seconds, cpu_seconds, loss, norm: grad_norm })
     }
 }
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // It ends by itself when its input does; a benchmark that failed half-way does not wait for
-        // that.
+        // It exits by itself at the end of its input, but a benchmark that failed half-way does not wait for that.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

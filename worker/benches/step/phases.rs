@@ -1,7 +1,7 @@
-//! Where a step's time goes: a tracing subscriber that adds up the time inside spans, by name.
+//! Where a step's time goes: a tracing subscriber that sums the time inside spans, by name.
 //!
-//! The decoder and the tape open spans on the thread that walks them; the kernels' threads open
-//! none. A span's time is its own: what spans inside it took is theirs.
+//! The decoder and the tape open spans on the thread that runs them; the kernels' threads open none. A span's time
+//! does not include the spans inside it.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-/// The sums so far.
+/// Sums the time of each phase.
 #[derive(Clone, Default)]
 pub(super) struct Clock {
     totals: Arc<Mutex<BTreeMap<String, Duration>>>,
@@ -23,7 +23,7 @@ pub(super) struct Clock {
     last: Arc<AtomicU64>,
 }
 
-/// A span under way on this thread.
+/// An open span on this thread.
 struct Entered {
     at: Instant,
     inside: Duration,
@@ -44,7 +44,7 @@ impl Clock {
         lock(&self.totals).clear();
     }
 
-    /// A line per phase, the longest first, and what `seconds` in all leaves over.
+    /// Prints a line per phase, the longest first, and then the rest of `seconds`, the total time.
     pub(super) fn print(&self, seconds: f64, steps: usize) {
         let totals = lock(&self.totals);
         let mut phases: Vec<_> =
@@ -102,7 +102,7 @@ impl Subscriber for Clock {
     fn event(&self, _: &Event<'_>) {}
 }
 
-/// A span's name, with its operation before it.
+/// A span's name, prefixed with its operation.
 struct Name(String);
 
 impl Visit for Name {

@@ -1,12 +1,12 @@
-//! The handle that ends a collective from outside its run thread.
+//! The handle that ends a collective from outside its training thread.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Ends one rank's part in a collective, from any thread: pending and later calls return
-/// [`Error::Aborted`](super::Error::Aborted) at once, and the other ranks see
-/// [`Error::Broken`](super::Error::Broken) soon. For one generation: an abort is for ever.
+/// [`Error::Aborted`](super::Error::Aborted) at once, and the other ranks soon get
+/// [`Error::Broken`](super::Error::Broken). A handle serves one generation: an abort is permanent.
 #[derive(Clone, Default)]
 pub struct AbortHandle(Arc<Shared>);
 
@@ -19,12 +19,12 @@ struct Shared {
 type Waker = Box<dyn Fn() + Send + Sync>;
 
 impl AbortHandle {
-    /// A handle that nothing listens to yet.
+    /// A handle with no callbacks yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Aborts. A second time does nothing.
+    /// Aborts the collective. A second call does nothing.
     pub fn abort(&self) {
         self.0.aborted.store(true, Ordering::SeqCst);
         let wakers = std::mem::take(&mut *self.wakers());
@@ -36,7 +36,7 @@ impl AbortHandle {
         self.0.aborted.load(Ordering::SeqCst)
     }
 
-    /// Has `wake` called once, on abort, or now if that has been.
+    /// Calls `wake` once, on abort; immediately if already aborted.
     pub(crate) fn on_abort(&self, wake: impl Fn() + Send + Sync + 'static) {
         let mut wakers = self.wakers();
         // Read under the lock: an abort after this read finds the waker in the list.

@@ -1,4 +1,4 @@
-//! What every implementation must do: one suite, run over each of them.
+//! The conformance suite that every implementation must pass.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use super::{Collective, Error, InProcess, Kind, Pending, SameHost};
 use crate::device::Buffer;
 
 type World = Vec<Box<dyn Collective>>;
-/// Makes the ranks of a world of some size, which wait for so long without progress.
+/// Makes the ranks of a world of the given size; each wait without progress is limited to the duration.
 type Make = fn(usize, Duration) -> World;
 
 const PATIENT: Duration = Duration::from_secs(60);
@@ -31,13 +31,13 @@ macro_rules! implementations {
             many_buckets_in_flight_come_back_as_launched,
             control_between_reductions_sums_in_rank_order,
             broadcast_reaches_all_from_every_root,
-            broadcast_from_nobody_is_refused,
-            barrier_holds_until_all_have_come,
+            broadcast_from_a_missing_rank_is_refused,
+            barrier_holds_until_all_ranks_have_arrived,
             rank_may_leave_after_its_last_call,
             abort_unblocks_a_waiting_rank_within_a_second,
             abort_of_an_idle_rank_breaks_the_others,
-            death_breaks_all_others_and_is_named,
-            dropping_with_a_bucket_under_way_breaks_the_others,
+            death_of_a_rank_breaks_all_others_and_is_named,
+            dropping_a_rank_during_a_reduction_breaks_the_others,
             different_calls_are_a_mismatch,
             silent_rank_times_out_and_is_named,
             calls_are_counted,
@@ -55,7 +55,7 @@ fn in_process(size: usize, stall: Duration) -> World {
     InProcess::world(size, stall).into_iter().map(|rank| Box::new(rank) as _).collect()
 }
 
-/// Runs every rank on a thread of its own, and gives what they return in rank order.
+/// Runs every rank on its own thread, and returns their results in rank order.
 fn on_each<T: Send>(world: World, run: impl Fn(Box<dyn Collective>) -> T + Sync) -> Vec<T> {
     std::thread::scope(|scope| {
         let run = &run;
@@ -70,7 +70,7 @@ fn whole(rank: usize, index: usize) -> f32 {
     ((index * 31 + rank * 17) % 1009) as f32
 }
 
-/// A number whose sums round, and differ with the order.
+/// A number whose sums are rounded, so that they depend on the order.
 fn awkward(rank: usize, index: usize) -> f32 {
     let mixed = (index as u32 ^ (rank as u32) << 20).wrapping_mul(0x9E37_79B9) >> 8;
     (mixed as f32 / 1e6 - 8.0) * 10f32.powi((index % 9) as i32 - 4)
@@ -118,7 +118,8 @@ fn sums_have_the_same_bits_on_every_rank(make: Make) {
         for (index, &sum) in sums[0].iter().enumerate() {
             let terms = (0..world_size).map(|rank| f64::from(awkward(rank, index)));
             let (right, size) = terms.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x.abs()));
-            // Each of the additions rounds by half a unit of the largest intermediate sum at most.
+            // Each addition has a rounding error of at most half a unit in the last place of the largest intermediate
+            // sum.
             let tolerance = world_size as f64 * f64::from(f32::EPSILON) / 2.0 * size;
             assert!((f64::from(sum) - right).abs() <= tolerance, "{index}: {sum} is not {right}");
         }
@@ -141,7 +142,7 @@ fn many_buckets_in_flight_come_back_as_launched(make: Make) {
 }
 
 fn control_between_reductions_sums_in_rank_order(make: Make) {
-    // In another order the ones would be lost.
+    // In another order, the ones would be lost to rounding.
     let term = |rank: usize| [1e16, -1e16, 1.0, 0.5][rank % 4];
     for world_size in 1..=5 {
         on_each(make(world_size, PATIENT), |mut rank| {
@@ -161,7 +162,7 @@ fn control_between_reductions_sums_in_rank_order(make: Make) {
                 assert_eq!(*before.read::<f32>(), vec![world_size as f32; 5000]);
                 assert_eq!(*after.read::<f32>(), vec![2.0 * world_size as f32; 3]);
             }
-            rank.control(&mut []).expect("nothing is a sum too");
+            rank.control(&mut []).expect("an empty sum is allowed");
         });
     }
 }
@@ -182,21 +183,21 @@ fn broadcast_reaches_all_from_every_root(make: Make) {
     }
 }
 
-fn broadcast_from_nobody_is_refused(make: Make) {
+fn broadcast_from_a_missing_rank_is_refused(make: Make) {
     for mut rank in make(2, PATIENT) {
         let error = broadcast(&mut *rank, 2, vec![1.0]).expect_err("there are ranks 0 and 1");
         assert_eq!(error.to_string(), "there is no rank 2 in a world of 2");
     }
 }
 
-fn barrier_holds_until_all_have_come(make: Make) {
+fn barrier_holds_until_all_ranks_have_arrived(make: Make) {
     for world_size in 1..=5 {
-        let come = AtomicUsize::new(0);
+        let arrived = AtomicUsize::new(0);
         on_each(make(world_size, PATIENT), |mut rank| {
             for round in 1..=10 {
-                come.fetch_add(1, Ordering::SeqCst);
+                arrived.fetch_add(1, Ordering::SeqCst);
                 rank.barrier().expect("all ranks take part");
-                assert!(come.load(Ordering::SeqCst) >= round * world_size);
+                assert!(arrived.load(Ordering::SeqCst) >= round * world_size);
                 rank.barrier().expect("all ranks take part");
             }
         });
@@ -252,7 +253,7 @@ fn abort_of_an_idle_rank_breaks_the_others(make: Make) {
     drop(idle);
 }
 
-fn death_breaks_all_others_and_is_named(make: Make) {
+fn death_of_a_rank_breaks_all_others_and_is_named(make: Make) {
     for world_size in 2..=5 {
         for (dead, len) in (0..world_size).flat_map(|dead| [1, 500_000].map(|len| (dead, len))) {
             let mut world = make(world_size, PATIENT);
@@ -273,7 +274,7 @@ fn death_breaks_all_others_and_is_named(make: Make) {
     }
 }
 
-fn dropping_with_a_bucket_under_way_breaks_the_others(make: Make) {
+fn dropping_a_rank_during_a_reduction_breaks_the_others(make: Make) {
     let mut world = make(3, PATIENT);
     let two = world.pop().expect("rank 2 takes no part yet");
     let errors = on_each(world, |mut rank| {

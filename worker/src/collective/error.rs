@@ -1,4 +1,4 @@
-//! What ends a collective, and the name of one call.
+//! The errors that end a collective, and the description of one call.
 
 use std::fmt;
 use std::io;
@@ -8,78 +8,78 @@ use std::time::Duration;
 use super::Refusal;
 use proto::protocol::Accusation;
 
-/// Why a collective could not be formed or has ended. Cheap to clone: every pending call gets it.
+/// Why a collective could not be formed or has ended. Cheap to clone, since every pending call returns it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// This rank's [`AbortHandle`](super::AbortHandle) was used, or its collective was dropped.
+    /// This rank's collective was aborted through its [`AbortHandle`](super::AbortHandle), or dropped.
     #[error("this rank's collective was aborted")]
     Aborted,
 
-    /// A rank is gone; the next generation does without it.
+    /// A rank is gone; the next generation continues without it.
     #[error("lost rank {rank} in {call}")]
     Broken {
-        /// The rank that went first, as far as this one can tell.
+        /// The rank that was lost first, as far as this one can tell.
         rank: usize,
         /// A neighbour to which this rank was linked, other than the lost one.
         met: Option<usize>,
-        /// What this rank was in.
+        /// The call that this rank was in.
         call: Call,
-        /// How it showed.
+        /// How the loss was noticed.
         #[source]
         source: Arc<io::Error>,
     },
 
-    /// Nothing moved for the whole budget.
+    /// No byte moved for the whole time limit.
     #[error("waited {} s for rank {rank} in {call}", stall.as_secs_f64())]
     Timeout {
         /// The rank waited for.
         rank: usize,
         /// A neighbour to which this rank was linked, other than the silent one.
         met: Option<usize>,
-        /// What this rank was in.
+        /// The call that this rank was in.
         call: Call,
-        /// The budget without progress.
+        /// The time limit without progress.
         stall: Duration,
     },
 
     /// Ranks made different calls: a fault of the program, not of the network.
-    #[error("rank {rank} is in {theirs} and this rank in {ours}")]
+    #[error("rank {rank} is in {theirs}, but this rank is in {ours}")]
     Mismatch {
         /// The rank that disagrees.
         rank: usize,
         /// A neighbour to which this rank was linked, other than the one that disagrees.
         met: Option<usize>,
-        /// What it is in.
+        /// The call that the other rank is in.
         theirs: Call,
-        /// What this rank is in.
+        /// The call that this rank is in.
         ours: Call,
     },
 
-    /// The neighbour does not count this rank among its own.
+    /// The next rank does not accept this rank as its neighbour.
     #[error("rank {rank} at {address} refused this rank: {refusal}")]
     Refused {
         /// The rank that refused.
         rank: usize,
         /// The previous rank, if it had connected by then.
         met: Option<usize>,
-        /// Where it was reached.
+        /// The address at which it was reached.
         address: String,
-        /// What it objected to.
+        /// The reason it gave.
         refusal: Refusal,
     },
 
     /// The next rank could not be connected to in time.
     #[error("no answer from rank {rank} at {address} within {} s", within.as_secs_f64())]
     Unreachable {
-        /// The rank that should answer.
+        /// The rank that should have answered.
         rank: usize,
         /// The previous rank, if it had connected by then.
         met: Option<usize>,
-        /// Where it should.
+        /// The address at which it should have answered.
         address: String,
-        /// The time it was given.
+        /// The time limit.
         within: Duration,
-        /// The last attempt's failure.
+        /// The error of the last attempt.
         #[source]
         source: Arc<io::Error>,
     },
@@ -87,39 +87,40 @@ pub enum Error {
     /// The previous rank did not connect in time.
     #[error("rank {rank} did not connect within {} s{}", within.as_secs_f64(), turned_away(*refused))]
     Absent {
-        /// The rank that should connect.
+        /// The rank that should have connected.
         rank: usize,
         /// The next rank, if it had answered by then.
         met: Option<usize>,
-        /// The time it was given.
+        /// The time limit.
         within: Duration,
-        /// The last stranger's flaw, if strangers came.
+        /// Why the last unwanted connection was refused, if there was one.
         refused: Option<Refusal>,
     },
 
-    /// A rank outside the world was named.
+    /// The root rank is outside the world.
     #[error("there is no rank {rank} in a world of {world_size}")]
     NoSuchRank {
-        /// The rank named.
+        /// The rank that was asked for.
         rank: usize,
         /// The number of ranks.
         world_size: usize,
     },
 
-    /// This host refused something the collective needs.
+    /// The operating system refused something that the collective needs.
     #[error("could not {action}")]
     Host {
-        /// What was tried.
+        /// What was attempted.
         action: String,
-        /// The system's answer.
+        /// The operating system's error.
         #[source]
         source: Arc<io::Error>,
     },
 }
 
 impl Error {
-    /// The rank that this error is about, as far as this rank can tell. It may have only heard of a rank that was lost
-    /// in a call; a rank to which no connection could be made, it has tried to connect to itself.
+    /// The rank that this error is about, as far as this rank can tell. A rank that was lost in a call may be known
+    /// only from another rank's report; a rank that could not be connected to (`connecting`) was tried by this rank
+    /// itself.
     pub fn accusation(&self) -> Option<Accusation> {
         let (rank, connecting, met) = match self {
             Self::Broken { rank, met, .. }
@@ -136,7 +137,7 @@ impl Error {
         Some(Accusation { rank, connecting, met })
     }
 
-    /// The same error of a rank whose other neighbour, `neighbour`, was met.
+    /// The same error, with the note that this rank was connected to its other neighbour, `neighbour`.
     pub(super) fn having_met(mut self, neighbour: usize) -> Self {
         match &mut self {
             Self::Broken { met, .. }
@@ -157,33 +158,35 @@ impl Error {
 }
 
 fn turned_away(refused: Option<Refusal>) -> String {
-    refused.map(|refusal| format!("; another was turned away: {refusal}")).unwrap_or_default()
+    refused
+        .map(|refusal| format!("; another connection was refused: {refusal}"))
+        .unwrap_or_default()
 }
 
 /// One call of a collective, as compared between ranks and named in errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Call {
-    /// Calls count from zero in each generation.
+    /// Number of the call, counted from zero in each generation.
     pub number: u64,
-    /// What is done.
+    /// What the call does.
     pub kind: Kind,
-    /// The values that each rank holds.
+    /// Number of values that each rank holds.
     pub len: u64,
 }
 
-/// What a call does.
+/// The operations of a collective.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Sums a bucket of f32.
+    /// All-reduces (sums) a bucket of f32.
     Reduce,
-    /// Sums a few f64 in rank order.
+    /// All-reduces (sums) a few f64 in rank order.
     Control,
-    /// Hands out one rank's f32.
+    /// Copies one rank's f32 to all ranks.
     Broadcast {
-        /// The rank that has them.
+        /// The rank whose values are copied.
         root: u32,
     },
-    /// Waits for all.
+    /// Waits for all ranks.
     Barrier,
 }
 

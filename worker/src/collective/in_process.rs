@@ -1,6 +1,5 @@
-//! A collective between threads of one process: ranks put their values down in one hall, and whoever
-//! comes last adds them up in rank order. For simulation and tests; nothing is copied fewer times than is
-//! simple.
+//! A collective among threads of one process. Ranks put their values into a shared `Hall`, and the last rank to
+//! arrive adds them up in rank order. For simulations and tests, so it favours simplicity over avoiding copies.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,7 +10,7 @@ use crate::device::{Buffer, WindowMut};
 
 use super::{AbortHandle, Call, Collective, Error, Kind, Pending, check_root};
 
-/// One thread's rank.
+/// One rank of a collective whose ranks are threads.
 #[derive(Debug)]
 pub struct InProcess {
     rank: usize,
@@ -31,7 +30,7 @@ struct Hall {
 struct State {
     rounds: BTreeMap<u64, Round>,
     ranks: Vec<Standing>,
-    /// The first rank that went: others go because of it.
+    /// The rank that left first; others leave because of it.
     lost: Option<usize>,
 }
 
@@ -60,7 +59,7 @@ enum Values {
 }
 
 impl InProcess {
-    /// The ranks of a world of `world_size`, in rank order; `stall` bounds each wait.
+    /// The ranks of a world of `world_size`, in rank order; `stall` limits each wait.
     pub fn world(world_size: usize, stall: Duration) -> Vec<Self> {
         let ranks = vec![Standing::Here; world_size];
         let state = Mutex::new(State { rounds: BTreeMap::new(), ranks, lost: None });
@@ -205,7 +204,7 @@ impl Hall {
             if ranks[rank] == Standing::Left {
                 return Err(Error::Aborted);
             }
-            // Whoever leaves a round unfinished breaks it, even after putting its values down.
+            // A rank that leaves an unfinished round breaks it, even if it has already given its values.
             if let Some(rank) = *lost {
                 let source = Arc::new(io::ErrorKind::ConnectionAborted.into());
                 return Err(Error::Broken { rank, met: None, call, source });
@@ -229,7 +228,7 @@ impl State {
     }
 }
 
-/// Sums in rank order; what ranks without values give counts for nothing.
+/// Sums values in rank order; ranks without values are ignored.
 fn combine(given: impl Iterator<Item = Values>) -> Values {
     given.fold(Values::Nothing, |sum, values| match (sum, values) {
         (Values::Nothing, values) | (values, Values::Nothing) => values,

@@ -1,18 +1,18 @@
-//! Collectives: what the ranks of one generation do together. Sums of gradient buckets, the control
-//! reduction that commits a step, broadcasts of state.
+//! Collective operations among the ranks of one generation: all-reduce of gradient buckets, the control reduction
+//! that commits a step, and broadcast of state.
 //!
 //! ```text
-//!  run thread   reduce(bucket) ─┐ moves      ┌─ Pending::wait() -> the sum over ranks
-//!                               ▼            │ moves back
-//!  communication thread       bucket ──▶ ring with the neighbours
+//!  training thread  reduce(bucket) ─┐ moves      ┌─ Pending::wait() -> the sum over ranks
+//!                                   ▼            │ moves back
+//!  communication thread           bucket ──▶ ring with the neighbours
 //! ```
 //!
-//! Every rank makes the same calls in the same order; calls run in that order, one at a time. A result has
-//! the same bits on every rank. Once a call fails, the collective is finished: every pending and later
-//! call returns the error, and the owner drops it and waits for the next generation.
+//! Every rank makes the same calls in the same order; calls run in that order, one at a time. A result has the same
+//! bits on every rank. Once a call fails, the collective is finished: every pending and later call returns the error,
+//! and the owner drops the collective and waits for the next generation.
 //!
-//! Two implementations, one conformance suite: [`InProcess`] for ranks that are threads, [`Ring`] for ranks
-//! that are processes. Nothing here knows operations, models or steps.
+//! There are two implementations, which pass one conformance suite: [`InProcess`] for ranks that are threads, and
+//! [`Ring`] for ranks that are processes. This module knows nothing about operations, models or steps.
 
 mod abort;
 mod error;
@@ -36,28 +36,29 @@ pub trait Collective: Send {
     /// The number of ranks.
     fn world_size(&self) -> usize;
 
-    /// How many calls this rank has made: compared between ranks it tells who never entered call n.
+    /// How many calls this rank has made. Comparing this number between ranks shows which rank never entered a call.
     fn calls(&self) -> u64;
 
-    /// Hands `bucket`, of f32, over to be summed; the sum over all ranks comes back through [`Pending::wait`].
+    /// Starts an all-reduce (sum) of `bucket`, which holds f32; the sum comes back through [`Pending::wait`].
     ///
-    /// Returns before the sum is made. Lengths must agree on every rank.
+    /// Returns without waiting for the sum. The length must be the same on every rank.
     ///
     /// # Errors
     /// The error that finished this collective, if one has.
     fn reduce(&mut self, bucket: Buffer) -> Result<Pending, Error>;
 
-    /// Replaces `values` with their sums over all ranks, added in rank order, after all reductions launched
-    /// before. For a few values: each rank receives those of all others.
+    /// Replaces `values` with their sums over all ranks, added in rank order, after all reductions that were started
+    /// earlier. Meant for a few values, since each rank receives those of all others.
     ///
     /// # Errors
     /// The error that finishes this collective; `values` is then unchanged.
     fn control(&mut self, values: &mut [f64]) -> Result<(), Error>;
 
-    /// Replaces `values`, of f32, with those of rank `root`, after all reductions launched before.
+    /// Replaces `values`, which are f32, with those of rank `root`, after all reductions that were started earlier.
     ///
     /// # Errors
-    /// [`Error::NoSuchRank`], or the error that finishes this collective; `values` then holds anything.
+    /// [`Error::NoSuchRank`], or the error that finishes this collective; the contents of `values` are then
+    /// undefined.
     fn broadcast(&mut self, root: usize, values: WindowMut<'_>) -> Result<(), Error>;
 
     /// Returns once every rank has made this call.
@@ -66,11 +67,11 @@ pub trait Collective: Send {
     /// The error that finishes this collective.
     fn barrier(&mut self) -> Result<(), Error>;
 
-    /// What ends this collective from another thread.
+    /// A handle that ends this collective from another thread.
     fn abort_handle(&self) -> AbortHandle;
 }
 
-/// A bucket on its way: the promise of a sum.
+/// A started all-reduce, from which the summed bucket can be awaited.
 #[must_use = "the bucket comes back through `wait`"]
 pub struct Pending(Box<dyn FnOnce() -> Result<Buffer, Error> + Send>);
 
@@ -79,10 +80,10 @@ impl Pending {
         Self(Box::new(wait))
     }
 
-    /// Blocks until the sum is there; it comes in the allocation that was handed over.
+    /// Blocks until the sum is complete; it is returned in the allocation that was handed over.
     ///
     /// # Errors
-    /// The error that finished the collective first.
+    /// The first error that finished the collective.
     pub fn wait(self) -> Result<Buffer, Error> {
         (self.0)()
     }

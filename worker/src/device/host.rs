@@ -1,18 +1,18 @@
-//! Memory of this process: vectors, and the pool that short-lived ones go back to.
+//! Host memory: vectors, and a pool for short-lived ones.
 //!
-//! A fresh megabyte costs 256 page faults and a pass of zeros, and a step needs a thousand of them: on a 135M model
-//! that was a quarter of the step's processor time, with mimalloc. So the memory of a dropped activation is kept, and
-//! the next request that it fits gets it with its old contents.
+//! A fresh megabyte costs 256 page faults and a pass that zeroes it, and a step needs a thousand megabytes: on a 135M
+//! model, that took a quarter of the step's CPU time, even with mimalloc. The memory of a dropped activation is
+//! therefore kept, and the next request of a suitable size gets it with its old contents.
 
 use super::Dtype;
 use half::bf16;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Requests for fewer elements go to the allocator, which is as fast.
+/// Requests for fewer elements go to the allocator, which is just as fast.
 const POOLED_ELEMENTS_MIN: usize = 16 * 1024;
 
-/// The elements of a buffer.
+/// The elements of a buffer, by type.
 #[derive(Debug)]
 pub enum Memory {
     F32(Vec<f32>),
@@ -21,7 +21,7 @@ pub enum Memory {
     U32(Vec<u32>),
 }
 
-/// Runs the same expression on the vector of whichever type.
+/// Evaluates the same expression on the vector of any type.
 macro_rules! each {
     ($memory:expr, $vec:ident => $do:expr) => {
         match $memory {
@@ -65,7 +65,7 @@ impl Memory {
         each!(self, vec => vec.len())
     }
 
-    /// Hands the memory to the pool.
+    /// Gives the memory to the pool.
     pub(super) fn give(&mut self) {
         each!(self, vec => give(std::mem::take(vec)));
     }
@@ -73,7 +73,7 @@ impl Memory {
 
 /// A type that host memory can hold.
 pub trait Stored: Copy + Default + Send + Sync + std::fmt::Debug + 'static {
-    /// Its name at run time.
+    /// The type's run-time counterpart.
     const DTYPE: Dtype;
     #[doc(hidden)]
     fn memory(values: Vec<Self>) -> Memory;
@@ -126,14 +126,14 @@ pub(crate) fn take<T: Stored>(len: usize) -> Vec<T> {
     if len < POOLED_ELEMENTS_MIN { vec![T::default(); len] } else { T::pool().take(len) }
 }
 
-/// Keeps the memory of a vector that nobody needs any more.
+/// Keeps the memory of a vector that is no longer needed.
 pub(crate) fn give<T: Stored>(vec: Vec<T>) {
     if vec.len() >= POOLED_ELEMENTS_MIN {
         T::pool().give(vec);
     }
 }
 
-/// Unused vectors, by capacity.
+/// A pool of unused vectors, by capacity.
 pub struct Pool<T>(Mutex<BTreeMap<usize, Vec<Vec<T>>>>);
 
 impl<T: Stored> Pool<T> {
@@ -141,15 +141,15 @@ impl<T: Stored> Pool<T> {
         Self(Mutex::new(BTreeMap::new()))
     }
 
-    /// The smallest unused vector that holds `len` without wasting more than half of itself, or a new one. A new one
-    /// replaces the largest that was too small: sizes that are no longer asked for do not stay, and there are never
-    /// more vectors than were in use at one time.
+    /// Returns the smallest unused vector that holds `len` elements without wasting more than half of its capacity,
+    /// or a new one. A new one replaces the largest that was too small: sizes that are no longer requested do not
+    /// stay, and there are never more vectors than were in use at one time.
     fn take(&self, len: usize) -> Vec<T> {
         let mut unused = self.unused();
         if let Some(capacity) = unused.range(len..=2 * len).next().map(|(&capacity, _)| capacity) {
             let mut vec = pop(&mut unused, capacity);
             drop(unused);
-            // Writes only what the vector's last use was too short by.
+            // Writes only the elements by which the vector's last use was too short.
             vec.resize(len, T::default());
             return vec;
         }
@@ -169,7 +169,7 @@ impl<T: Stored> Pool<T> {
     }
 }
 
-/// Takes out a vector of a capacity that is there.
+/// Takes out a vector of this capacity, of which the pool holds at least one.
 fn pop<T>(unused: &mut BTreeMap<usize, Vec<Vec<T>>>, capacity: usize) -> Vec<T> {
     let same = unused.entry(capacity).or_default();
     let vec = same.pop().unwrap_or_default();

@@ -1,12 +1,12 @@
-//! Memory, and where it lies. Nothing here computes.
+//! Buffers in host or device memory. Nothing here computes.
 //!
 //! ```text
-//! Device   allocates; a rank has one           Buffer   elements of one type in a device's memory
-//! Window   a range of a buffer's elements      host.rs  memory of this process, and its pool
+//! Device   allocates; each rank has one        Buffer   elements of one type in a device's memory
+//! Window   a range of a buffer's elements      host.rs  host memory and its pool
 //! ```
 //!
-//! Kernels see windows, operations own buffers. Values cross between a device and this process in three places: data
-//! goes in through [`Device::upload`] and [`Buffer::write`], results come out through [`Buffer::read`].
+//! Kernels see windows; operations own buffers. Values cross between host and device in three places: data is copied
+//! to the device by [`Device::upload`] and [`Buffer::write`], and results are copied back by [`Buffer::read`].
 
 mod host;
 
@@ -19,18 +19,18 @@ use std::ops::Range;
 /// The type of a buffer's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
-    /// Parameters, gradients, moments, statistics, activations.
+    /// Single precision, for parameters, gradients, moments, statistics and activations.
     F32,
-    /// Activations and operands in reduced precision.
+    /// bfloat16, for activations and operands in reduced precision.
     Bf16,
-    /// Losses, and sums that a step reports.
+    /// Double precision, for losses and for sums that a step reports.
     F64,
-    /// Token ids, rows and positions.
+    /// Unsigned integers, for token ids, row indices and positions.
     U32,
 }
 
 impl Dtype {
-    /// Bytes of an element.
+    /// Bytes per element.
     pub const fn size(self) -> usize {
         match self {
             Self::Bf16 => 2,
@@ -45,17 +45,17 @@ pub trait Element: host::Stored {}
 
 impl<T: host::Stored> Element for T {}
 
-/// What a rank computes on.
+/// The device on which a rank computes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Device {
-    /// The processors of this host, and its memory.
+    /// This host's CPUs and memory.
     #[default]
     Host,
 }
 
 impl Device {
-    /// A buffer whose contents are unspecified: every element must be written before it is read. Its memory is used
-    /// again after it is dropped.
+    /// A short-lived buffer whose contents are unspecified: every element must be written before it is read. Its
+    /// memory is reused after it is dropped.
     pub fn take(&self, dtype: Dtype, len: usize) -> Buffer {
         match self {
             Self::Host => {
@@ -64,7 +64,7 @@ impl Device {
         }
     }
 
-    /// A buffer of zeros that lives long: its memory is released when it is dropped.
+    /// A long-lived buffer of zeros, whose memory is released when it is dropped.
     pub fn zeros(&self, dtype: Dtype, len: usize) -> Buffer {
         match self {
             Self::Host => {
@@ -73,7 +73,7 @@ impl Device {
         }
     }
 
-    /// A buffer that holds `values`; in this process it takes them over without a copy.
+    /// A buffer that holds `values`; in host memory, they are moved instead of copied.
     pub fn upload<T: Element>(&self, values: Vec<T>) -> Buffer {
         match self {
             Self::Host => Buffer { device: self.clone(), memory: T::memory(values), pooled: false },
@@ -86,77 +86,77 @@ impl Device {
 pub struct Buffer {
     device: Device,
     memory: Memory,
-    /// Its memory goes back to the pool.
+    /// Whether its memory goes back to the pool.
     pooled: bool,
 }
 
 impl Buffer {
-    /// Where it lies.
+    /// The device whose memory holds this buffer.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// The type of its elements.
+    /// The type of the elements.
     pub fn dtype(&self) -> Dtype {
         self.memory.dtype()
     }
 
-    /// How many elements it has.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         self.memory.len()
     }
 
-    /// Whether it has no elements.
+    /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Its size in bytes.
+    /// Size in bytes.
     pub fn bytes(&self) -> usize {
         self.len() * self.dtype().size()
     }
 
-    /// All of it.
+    /// A window of all elements.
     pub fn all(&self) -> Window<'_> {
         Window { buffer: self, start: 0, len: self.len() }
     }
 
-    /// All of it, to write to.
+    /// A writable window of all elements.
     pub fn all_mut(&mut self) -> WindowMut<'_> {
         let len = self.len();
         WindowMut { buffer: self, start: 0, len }
     }
 
-    /// Some of it.
+    /// A window of a range of the elements.
     pub fn window(&self, range: Range<usize>) -> Window<'_> {
         self.all().window(range)
     }
 
-    /// Some of it, to write to.
+    /// A writable window of a range of the elements.
     pub fn window_mut(&mut self, range: Range<usize>) -> WindowMut<'_> {
         self.all_mut().window(range)
     }
 
-    /// Its elements in this process: borrowed where they lie in it, copied from elsewhere.
+    /// The elements in host memory: borrowed if they are there already, else copied.
     ///
     /// # Panics
-    /// If its elements are of another type.
+    /// If the elements are of another type.
     pub fn read<T: Element>(&self) -> Cow<'_, [T]> {
         Cow::Borrowed(self.all().host())
     }
 
-    /// Replaces elements from `at` on.
+    /// Replaces elements, starting at index `at`.
     ///
     /// # Panics
-    /// If there are fewer, or they are of another type.
+    /// If there are too few elements, or they are of another type.
     pub fn write<T: Element>(&mut self, at: usize, values: &[T]) {
         self.window_mut(at..at + values.len()).host().copy_from_slice(values);
     }
 
-    /// Its elements, moved out.
+    /// Moves the elements out.
     ///
     /// # Panics
-    /// If they are of another type.
+    /// If the elements are of another type.
     pub fn into_vec<T: Element>(mut self) -> Vec<T> {
         std::mem::take(T::vec_mut(&mut self.memory))
     }
@@ -185,37 +185,37 @@ pub struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    /// How many elements it has.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether it has no elements.
+    /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The type of its elements.
+    /// The type of the elements.
     pub fn dtype(&self) -> Dtype {
         self.buffer.dtype()
     }
 
-    /// Some of it.
+    /// A window of a range of the elements.
     ///
     /// # Panics
-    /// If it does not have them.
+    /// If the range does not lie within this window.
     pub fn window(self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
         Self { start: self.start + range.start, len: range.len(), ..self }
     }
 
-    /// Its elements, which lie in this process.
+    /// The elements, which must be in host memory.
     pub(crate) fn host<T: Element>(self) -> &'a [T] {
         &T::slice(&self.buffer.memory)[self.start..self.start + self.len]
     }
 }
 
-/// A range of a buffer's elements to write to.
+/// A writable range of a buffer's elements.
 pub struct WindowMut<'a> {
     buffer: &'a mut Buffer,
     start: usize,
@@ -223,36 +223,36 @@ pub struct WindowMut<'a> {
 }
 
 impl<'a> WindowMut<'a> {
-    /// How many elements it has.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether it has no elements.
+    /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The type of its elements.
+    /// The type of the elements.
     pub fn dtype(&self) -> Dtype {
         self.buffer.dtype()
     }
 
-    /// The same elements for a shorter time.
+    /// The same window, borrowed for a shorter time.
     pub fn reborrow(&mut self) -> WindowMut<'_> {
         WindowMut { buffer: self.buffer, start: self.start, len: self.len }
     }
 
-    /// Some of it.
+    /// A window of a range of the elements.
     ///
     /// # Panics
-    /// If it does not have them.
+    /// If the range does not lie within this window.
     pub fn window(self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
         Self { start: self.start + range.start, len: range.len(), ..self }
     }
 
-    /// Its elements, which lie in this process.
+    /// The elements, which must be in host memory.
     pub(crate) fn host<T: Element>(self) -> &'a mut [T] {
         &mut T::vec_mut(&mut self.buffer.memory)[self.start..self.start + self.len]
     }
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "a buffer of F32 read as U32")]
-    fn elements_are_read_as_what_they_are() {
+    fn reading_elements_as_another_type_panics() {
         Device::Host.zeros(Dtype::F32, 6).read::<u32>();
     }
 }

@@ -1,17 +1,17 @@
-//! The arithmetic: one table of calls, which every device implements.
+//! The arithmetic: one table of kernels, which every device implements.
 //!
 //! ```text
-//! shapes.rs   what calls are given beside windows: operands, rotations, attention's shape
-//! cpu/        the table on the processors of this host
-//! cases/      each call against an f64 reference at its edges: run for every device and type     (tests)
+//! shapes.rs   arguments of kernels other than windows: operands, rotations, the shape of an attention
+//! cpu/        the table for the CPUs of this host
+//! cases/      (tests) each kernel against an f64 reference, with edge cases, for every device and type
 //! ```
 //!
-//! A call is given windows of one device and returns when its work is ordered; what an operation is, which of its
-//! values are kept, and where gradients flow is the business of `ops`. Windows fit each other: operations check what
-//! comes from outside, and kernels panic on what operations got wrong.
+//! A kernel takes windows of one device's buffers and returns when its work is enqueued in order. What an operation
+//! is, which values it saves, and where gradients flow is decided in `ops`. Operations check the shapes of outside
+//! input, so kernels panic on windows that do not match: that is a bug in an operation.
 //!
-//! Order of summation: no result depends on the number of threads. Sums over rows are cut into blocks that depend on
-//! the shapes alone; products are split over rows and columns of the result, never over the summed index.
+//! Order of summation: no result depends on the number of threads. Sums over rows are cut into blocks that depend
+//! only on the shapes; matrix products are split over rows and columns of the result, never over the summed index.
 
 pub mod cpu;
 mod shapes;
@@ -26,21 +26,21 @@ pub use shapes::{
 use crate::device::{Device, Window, WindowMut};
 use std::sync::Arc;
 
-/// The table for the processors and the memory of this host.
+/// The kernels for this host's CPUs and memory.
 pub fn host() -> Arc<dyn Kernels> {
     Arc::new(cpu::Cpu::default())
 }
 
-/// What a device computes.
+/// The computations of a device.
 ///
-/// Activations, their gradients, operands of products and parameters are of one type, f32 or bf16; gradients of
-/// parameters, statistics, weights of targets, moments and rotation tables are f32. Losses and sums of squares are f64;
-/// tokens, rows and positions u32.
+/// Activations, their gradients, operands of products and parameters have one type, f32 or bf16. Gradients of
+/// parameters, statistics, target weights, moments and rotation tables are f32. Losses and sums of squares are f64;
+/// tokens, row indices and positions are u32.
 ///
 /// Shape letters: T rows, D features in, F features out, H query heads, K key-value heads, E features per head, V
 /// vocabulary. Every matrix is row-major.
 pub trait Kernels: Send + Sync {
-    /// Where the windows lie that its calls are given.
+    /// The device whose memory holds all windows that these kernels take.
     fn device(&self) -> &Device;
 
     /// `y = 0`.
@@ -55,52 +55,53 @@ pub trait Kernels: Send + Sync {
     /// `y += x`.
     fn add_assign(&self, y: WindowMut<'_>, x: Window<'_>);
 
-    /// Every row of `y` becomes `row`.
+    /// Sets every row of `y` to `row`.
     fn repeat_row(&self, y: WindowMut<'_>, row: Window<'_>);
 
-    /// Adds every row of `x` to the one row of `sum`.
+    /// Adds every row of `x` to the single row `sum`.
     fn sum_rows(&self, sum: WindowMut<'_>, x: Window<'_>);
 
     /// `c = a b` or `c += a b`.
     fn gemm(&self, c: Out<'_>, a: Operand<'_>, b: Operand<'_>);
 
-    /// Row `i` of `y` becomes row `rows[i]` of `x`.
+    /// Sets row `i` of `y` to row `rows[i]` of `x`.
     fn gather_rows(&self, y: WindowMut<'_>, x: Window<'_>, rows: Rows<'_>);
 
     /// Adds row `i` of `x` to row `rows[i] - first` of `y`, for every `i` in order; rows that `y` does not have are
-    /// left out.
+    /// skipped.
     fn scatter_add_rows(&self, y: WindowMut<'_>, first: usize, x: Window<'_>, rows: Rows<'_>);
 
-    /// `y = w x / sqrt(mean(x^2) + eps)`, for each group of as many elements as `w` has.
+    /// `y = w x / sqrt(mean(x^2) + eps)`, for each group with as many elements as `w`.
     fn rms_norm(&self, y: WindowMut<'_>, x: Window<'_>, norm: Norm<'_>);
 
-    /// The gradient of [`Kernels::rms_norm`] by `x`. With r the inverse root and n = x r:
-    /// `dx = r (w dy - n mean(w dy n))`.
+    /// The gradient of [`Kernels::rms_norm`] with respect to `x`. With r the inverse root and n = x r: `dx = r (w dy
+    /// - n mean(w dy n))`.
     fn rms_norm_back(&self, dx: Out<'_>, dy: Window<'_>, x: Window<'_>, norm: Norm<'_>);
 
-    /// Adds the gradient of [`Kernels::rms_norm`] by `w`: `dw += sum(dy n)`.
+    /// Adds the gradient of [`Kernels::rms_norm`] with respect to `w`: `dw += sum(dy n)`.
     fn rms_norm_weight_back(&self, dw: WindowMut<'_>, dy: Window<'_>, x: Window<'_>, eps: f32);
 
     /// `y = silu(gate) up`.
     fn swiglu(&self, y: WindowMut<'_>, gate: Window<'_>, up: Window<'_>);
 
-    /// The gradient of [`Kernels::swiglu`] by `gate`. With s = sigmoid(gate):
-    /// `dgate = dy up s (1 + gate (1 - s))`.
+    /// The gradient of [`Kernels::swiglu`] with respect to `gate`. With s = sigmoid(gate): `dgate = dy up s (1 + gate
+    /// (1 - s))`.
     fn swiglu_gate_back(&self, dgate: Out<'_>, dy: Window<'_>, gate: Window<'_>, up: Window<'_>);
 
-    /// The gradient of [`Kernels::swiglu`] by `up`: `dup = dy silu(gate)`.
+    /// The gradient of [`Kernels::swiglu`] with respect to `up`: `dup = dy silu(gate)`.
     fn swiglu_up_back(&self, dup: Out<'_>, dy: Window<'_>, gate: Window<'_>);
 
-    /// From rows `[T, H E]` to heads `[H, T, E]`, turned.
+    /// Splits rows `[T, H E]` into heads `[H, T, E]`, and applies `turn`.
     fn split_heads(&self, y: WindowMut<'_>, x: Window<'_>, heads: Heads, turn: Turn<'_>);
 
-    /// From `heads` `[H, T, E]` to rows, turned back: the transpose of [`Kernels::split_heads`]. Where rows have fewer
-    /// heads, `[T, H / G E]`, each is the sum of G neighbouring ones in order.
+    /// Merges `heads` `[H, T, E]` into rows, and applies the transpose of `turn`: the transpose of
+    /// [`Kernels::split_heads`]. If rows have fewer heads, `[T, H / G E]`, each is the sum of G neighbouring ones in
+    /// order.
     fn merge_heads(&self, y: Out<'_>, x: Window<'_>, heads: Heads, turn: Turn<'_>);
 
-    /// Causal attention: `o` and `q` are `[H, T, E]`, `k` and `v` `[K, T', E]`, `log_sums` `[H, T]`, the logarithms of
-    /// each query's sum of exponentials. Queries are scaled already. Spans ascend and do not overlap; rows outside all
-    /// of them are left as they are.
+    /// Causal attention: `o` and `q` are `[H, T, E]`, `k` and `v` `[K, T', E]`. `log_sums` `[H, T]` receives each
+    /// query's log-sum-exp. Queries are already scaled. Spans ascend and do not overlap; rows outside all spans are
+    /// left unchanged.
     fn attend(
         &self,
         o: WindowMut<'_>,
@@ -109,11 +110,11 @@ pub trait Kernels: Send + Sync {
         shape: (&Attention, &[Span]),
     );
 
-    /// The gradients of [`Kernels::attend`], all `[H, T, E]`: of queries, and of each query head's part in keys and
-    /// values; `dy` `[H, T, E]` is that of its output. Every span's keys are the rows of its queries; what becomes of
-    /// rows outside all spans is unspecified.
+    /// The gradients of [`Kernels::attend`], all `[H, T, E]`: those of the queries, and each query head's part of
+    /// those of keys and values. `dy` `[H, T, E]` is the gradient of the output. In every span, keys and queries are
+    /// the same rows; the gradients of rows outside all spans are unspecified.
     ///
-    /// With P the probabilities and D the scalar products of output and gradient:
+    /// With P the probabilities and D each query's scalar product of output and gradient:
     /// `dV = P^T dO`, `dS = P (dO V^T - D)`, `dQ = dS K`, `dK = dS^T Q`.
     fn attend_back(
         &self,
@@ -124,7 +125,7 @@ pub trait Kernels: Send + Sync {
     );
 
     /// The weighted loss of each row of logits `[T, V]`: `losses = weight (log sum exp(logits) - logits[token])`, in
-    /// f64. Of the logits unspecified values remain.
+    /// f64. The contents of the logits are unspecified afterwards.
     fn nll(
         &self,
         losses: WindowMut<'_>,
@@ -133,7 +134,8 @@ pub trait Kernels: Send + Sync {
         weights: Window<'_>,
     );
 
-    /// The same; the logits become the gradient of the losses' sum: `weight (softmax - one-hot)`.
+    /// As [`Kernels::nll`], and replaces the logits with the gradient of the sum of losses: `weight (softmax -
+    /// one-hot)`.
     fn nll_back(
         &self,
         losses: WindowMut<'_>,
@@ -142,12 +144,13 @@ pub trait Kernels: Send + Sync {
         weights: Window<'_>,
     );
 
-    /// The one f64 of `sum` becomes the sum of the squares of `x`, with the same bits on every rank of a run: chunks of
-    /// 65,536 elements are summed in f64, each in 16 lanes (element i in lane i mod 16) that are added in order; then
-    /// the chunks in order.
+    /// Sets the single f64 of `sum` to the sum of the squares of `x`, with the same bits on every rank of a run:
+    /// chunks of 65,536 elements are summed in f64, each in 16 lanes (element i in lane i mod 16) that are added in
+    /// order; then the chunks are added in order.
     fn sum_squares(&self, sum: WindowMut<'_>, x: Window<'_>);
 
-    /// Applies one update of AdamW to parameters, first and second moments with the summed gradient `g`, with the same
-    /// bits on every rank of a run: in the order of [`AdamStep`], without fused multiply-add.
+    /// Applies one AdamW update to parameters, first moments and second moments with the summed gradient `g`. The
+    /// result has the same bits on every rank of a run: the order of operations is that of [`AdamStep`], without
+    /// fused multiply-add.
     fn adamw(&self, state: [WindowMut<'_>; 3], g: Window<'_>, step: &AdamStep);
 }

@@ -1,49 +1,49 @@
-//! What kernels are given beside plain windows.
+//! Arguments of kernels other than plain windows.
 
 use crate::device::{Window, WindowMut};
 use std::ops::Range;
 
-/// Whether a result replaces what is there or is added to it.
+/// Whether a result replaces the existing contents or is added to them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Onto {
-    /// The contents are unspecified: overwrite them.
+    /// Overwrite the contents, which are unspecified.
     Fresh,
     /// Add to the contents.
     Sum,
 }
 
-/// Where a result goes.
+/// The destination of a result.
 pub struct Out<'a> {
     /// The elements.
     pub to: WindowMut<'a>,
-    /// What to do with their present values.
+    /// Whether to overwrite the elements or add to them.
     pub onto: Onto,
 }
 
-/// A matrix `[rows, cols]` to be multiplied: whole rows or parts of wider ones, perhaps transposed.
+/// An operand `[rows, cols]` of a matrix product: whole rows or parts of wider rows, possibly transposed.
 #[derive(Clone, Copy)]
 pub struct Operand<'a> {
     pub(super) window: Window<'a>,
-    /// Of the matrix as it is multiplied.
+    /// Dimensions of the matrix as it is multiplied, after any transposition.
     pub(super) rows: usize,
     pub(super) cols: usize,
-    /// Elements from one stored row to the next.
+    /// Number of elements from the start of one stored row to the next.
     pub(super) stride: usize,
-    /// Columns of the matrix are stored rows.
+    /// Whether the columns of the matrix are the stored rows.
     pub(super) transposed: bool,
 }
 
 impl<'a> Operand<'a> {
-    /// Whole rows.
+    /// A matrix of whole rows.
     ///
     /// # Panics
-    /// If the window has another number of elements.
+    /// If the window does not have `rows * cols` elements.
     pub fn new(window: Window<'a>, rows: usize, cols: usize) -> Self {
         assert_eq!(window.len(), rows * cols, "a matrix of {rows} x {cols}");
         Self { window, rows, cols, stride: cols, transposed: false }
     }
 
-    /// Rows of the matrix as it is multiplied.
+    /// Number of rows of the matrix as it is multiplied.
     pub fn rows(&self) -> usize {
         self.rows
     }
@@ -53,10 +53,10 @@ impl<'a> Operand<'a> {
         Self { rows: self.cols, cols: self.rows, transposed: !self.transposed, ..self }
     }
 
-    /// Some columns of a matrix that is not transposed.
+    /// A range of columns of a matrix that is not transposed.
     ///
     /// # Panics
-    /// If it is transposed, or does not have them.
+    /// If the matrix is transposed or has fewer columns.
     pub fn cols(self, cols: Range<usize>) -> Self {
         assert!(!self.transposed && cols.end <= self.cols, "{cols:?} of {} columns", self.cols);
         let start = cols.start.min(self.window.len());
@@ -64,16 +64,16 @@ impl<'a> Operand<'a> {
     }
 }
 
-/// Which rows of a matrix take part.
+/// A selection of rows of a matrix.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
-    /// Their numbers, u32.
+    /// Indices of the rows, u32.
     pub indices: Window<'a>,
-    /// Elements of a row.
+    /// Number of elements per row.
     pub width: usize,
 }
 
-/// A normalization's weights and its epsilon.
+/// The weights and epsilon of a normalization.
 #[derive(Clone, Copy)]
 pub struct Norm<'a> {
     /// One weight for each element of a group.
@@ -82,16 +82,16 @@ pub struct Norm<'a> {
     pub eps: f32,
 }
 
-/// How rows are cut into heads.
+/// How rows are split into heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heads {
-    /// How many there are.
+    /// Number of heads.
     pub heads: usize,
-    /// Features of each.
+    /// Features per head.
     pub head_dim: usize,
 }
 
-/// Rotary position embeddings (Su et al. 2021; halves rotated, as `transformers` does).
+/// Rotary position embeddings (Su et al. 2021), which rotate the two halves of a head as `transformers` does.
 #[derive(Clone, Copy)]
 pub struct Rotation<'a> {
     /// Cosines `[positions, E / 2]`.
@@ -102,68 +102,68 @@ pub struct Rotation<'a> {
     pub positions: Window<'a>,
 }
 
-/// What happens to heads on their way.
+/// The transformation that is applied when rows are split into heads; its transpose when they are merged.
 #[derive(Clone, Copy)]
 pub struct Turn<'a> {
-    /// They are rotated.
+    /// Rotation of the heads, if any.
     pub rotation: Option<Rotation<'a>>,
-    /// They are multiplied.
+    /// Factor by which the heads are multiplied.
     pub scale: f32,
 }
 
 impl Turn<'_> {
-    /// Heads stay as they are.
+    /// Leaves heads unchanged.
     pub const NONE: Self = Self { rotation: None, scale: 1. };
 }
 
-/// The shape of an attention.
+/// The shape and settings of an attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Attention {
-    /// Query heads.
+    /// Number of query heads.
     pub heads: usize,
-    /// Key and value heads; each serves `heads / kv_heads` query heads.
+    /// Number of key and value heads; each is shared by `heads / kv_heads` query heads.
     pub kv_heads: usize,
     /// Features per head.
     pub head_dim: usize,
-    /// Factor of the scores, usually `1 / sqrt(head_dim)`; queries are multiplied by it when they are split into heads.
+    /// Factor of the scores, usually `1 / sqrt(head_dim)`; it is applied to queries when they are split into heads.
     pub scale: f32,
-    /// How many keys a query sees at most, itself included; `None` for all before it.
+    /// Maximum number of keys that a query attends to, including its own; `None` for all up to its own.
     pub window: Option<usize>,
 }
 
 impl Attention {
-    /// Query heads that share a key head.
+    /// Number of query heads that share a key head.
     pub fn group(&self) -> usize {
         self.heads / self.kv_heads
     }
 
-    /// The first of the keys that the query at `position` sees.
+    /// The first key that the query at `position` attends to.
     pub fn first_key(&self, position: usize) -> usize {
         self.window.map_or(0, |window| (position + 1).saturating_sub(window))
     }
 }
 
-/// Rows that attend to each other: the queries stand at the last positions of the keys.
+/// Rows that attend to each other. The queries are at the last positions of the keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
     /// Rows of the queries.
     pub queries: Range<usize>,
-    /// Rows of keys and values, from position 0 on.
+    /// Rows of keys and values, starting at position 0.
     pub keys: Range<usize>,
 }
 
-/// An attention that was computed.
+/// The inputs and results of an attention, for its backward.
 #[derive(Clone, Copy)]
 pub struct Attended<'a> {
     /// Rotated and scaled queries `[H, T, E]`, rotated keys and values `[K, T, E]`.
     pub qkv: [Window<'a>; 3],
-    /// Its output as rows `[T, H E]`.
+    /// The output as rows `[T, H E]`.
     pub y: Window<'a>,
-    /// Logarithms of the queries' sums of exponentials, `[H, T]`.
+    /// Each query's log-sum-exp, `[H, T]`.
     pub log_sums: Window<'a>,
 }
 
-/// One update of AdamW (Loshchilov and Hutter 2019) to one tensor, in the factors that each element needs:
+/// The factors of one AdamW update (Loshchilov and Hutter 2019) of one tensor, as applied to each element:
 ///
 /// ```text
 /// g' = g gradient_scale      m = m + (g' - m) new1      v = (v beta2) + new2 (g' g')

@@ -1,19 +1,18 @@
-//! The decoder: one forward for the whole Llama family, written in operations of the tape.
+//! The decoder: one forward pass for the whole Llama family, written in operations of the tape.
 //!
 //! ```text
-//! tokens -> embedding -> layers -> norm -> output matrix
-//! a layer:  x -> x + attention(norm x) -> x + feed-forward(norm x)
+//! decoder:  tokens -> embedding -> layers -> norm -> output matrix
+//! layer:    x -> x + attention(norm x) -> x + feed-forward(norm x)
 //! ```
 //!
-//! Training and generation differ only in how a layer attends, which is therefore an argument of
-//! it. The arithmetic is that of transformers' `modeling_llama.py`, `modeling_mistral.py`,
-//! `modeling_qwen2.py` and `modeling_qwen3.py`.
+//! Training and generation differ only in how a layer attends, so `attend` is an argument of the layer. The
+//! arithmetic is that of transformers' `modeling_llama.py`, `modeling_mistral.py`, `modeling_qwen2.py` and
+//! `modeling_qwen3.py`.
 //!
-//! Shape letters: T tokens of all documents, laid end to end; E width of the residual stream; Q
-//! width of all query heads; K width of all key heads, and of all value heads; I width inside the
-//! feed-forward block.
+//! Shape letters: T tokens of all documents, concatenated; E width of the residual stream; Q width of all query
+//! heads; K width of all key heads, and of all value heads; I width inside the feed-forward block.
 
-#![allow(non_snake_case, reason = "tensors carry their shape in their name")]
+#![allow(non_snake_case, reason = "tensor names have shape suffixes")]
 
 use super::error::Error;
 use super::layout::{Layer, Linear};
@@ -24,11 +23,11 @@ use candle_core::Tensor;
 use std::sync::{Arc, Mutex};
 
 impl Model {
-    /// The logits of every row: `[tokens, vocabulary]`.
+    /// Computes the logits of every row: `[tokens, vocabulary]`.
     ///
     /// # Errors
-    /// [`Error::Ops`] for a token outside the vocabulary, or documents that do not fit the tokens; [`Error::Tensor`]
-    /// where the tensor library refuses.
+    /// [`Error::Ops`] for a token outside the vocabulary, or documents whose total length is not that of the tokens;
+    /// [`Error::Tensor`] if the tensor library refuses the result.
     pub fn logits(&self, tokens: &[u32], documents: &Documents) -> Result<Tensor, Error> {
         let tape = Tape::inference(&self.parameters);
         let x_TE = self.hidden(&tape, tokens, documents, false)?;
@@ -37,13 +36,13 @@ impl Model {
         Ok(Tensor::from_slice(&logits_TV.read(), shape, &candle_core::Device::Cpu)?)
     }
 
-    /// The hidden states that [`Model::head`] turns into logits: `[tokens, E]`.
+    /// Computes the hidden states that [`Model::head`] maps to logits: `[tokens, E]`.
     ///
-    /// `tokens` are the documents of a micro-batch laid end to end. With `recompute` a layer keeps only its input and
-    /// runs twice: about a third more arithmetic for a fraction of the memory.
+    /// `tokens` are the concatenated documents of a micro-batch. With `recompute`, a layer saves only its input and
+    /// runs its forward twice: about a third more arithmetic, for a fraction of the memory.
     ///
     /// # Errors
-    /// [`Error::Ops`] for a token outside the vocabulary, or documents that do not fit the tokens.
+    /// [`Error::Ops`] for a token outside the vocabulary, or documents whose total length is not that of the tokens.
     pub fn hidden<'p>(
         &'p self,
         tape: &Tape<'p>,
@@ -53,7 +52,7 @@ impl Model {
     ) -> Result<Value, Error> {
         let device = self.parameters.kernels().device();
         let rotary = self.rotary.covering(&self.config, device, documents.longest())?;
-        // A closure that is run again in the backward owns what it reads.
+        // The closure may run again in the backward, so it owns what it reads.
         let place = Arc::new(Placement::new(device, rotary, documents.clone()));
         let mut x_TE = tape.embed(tokens, self.layout.embedding)?;
         for layer in &self.layout.layers {
@@ -73,8 +72,8 @@ impl Model {
 }
 
 impl Layer {
-    /// One decoder layer; `attend` makes the heads' output from queries, keys and values that are
-    /// not rotated yet.
+    /// Runs one decoder layer; `attend` computes the output of the heads from queries, keys and values that are not
+    /// yet rotated.
     pub(super) fn forward(
         &self,
         tape: &Tape<'_>,
@@ -109,30 +108,30 @@ impl Linear {
 }
 
 impl Config {
-    /// The tables that rotate positions `0..positions`.
+    /// The rotary tables for positions `0..positions`.
     pub(super) fn rotary(&self, device: &Device, positions: usize) -> ops::Result<Rotary> {
         let tables = self.rope.tables(self.head_dim, positions);
         Rotary::new(device, tables.cos, tables.sin, self.head_dim / 2)
     }
 }
 
-/// Rotary tables that last longer than a pass: for 32,768 positions they take a tenth of a second.
+/// Rotary tables that are kept between passes, since computing them takes a tenth of a second for 32,768 positions.
 #[derive(Default)]
 pub(super) struct KeptRotary(Mutex<Option<Arc<Rotary>>>);
 
 impl KeptRotary {
-    /// Tables for at least `positions` positions; made anew only where the last ones are too short.
+    /// Tables for at least `positions` positions; computed again only if the existing ones are too short.
     fn covering(
         &self,
         config: &Config,
         device: &Device,
         positions: usize,
     ) -> ops::Result<Arc<Rotary>> {
-        let mut kept = self.0.lock().expect("held only to look and to make tables");
+        let mut kept = self.0.lock().expect("computing tables does not panic");
         if let Some(tables) = kept.as_ref().filter(|tables| tables.positions() >= positions) {
             return Ok(tables.clone());
         }
-        // Twice as long as the last ones at least: documents that grow slowly cost little.
+        // The length at least doubles, so that slowly growing documents cost little.
         let tables = Arc::new(config.rotary(device, positions.next_power_of_two())?);
         Ok(kept.insert(tables).clone())
     }
@@ -143,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tables_are_made_once_and_anew_only_for_longer_documents() {
+    fn tables_are_computed_again_only_for_longer_documents() {
         let text = r#"{"model_type": "llama", "vocab_size": 8, "hidden_size": 8,
             "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}"#;
         let config = Config::parse("config.json".as_ref(), text).expect("a sound configuration");

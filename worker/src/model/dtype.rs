@@ -1,29 +1,28 @@
-//! The three floating-point types that model folders are stored in, and their conversion from and
-//! to f32.
+//! The three floating-point types in which model folders are stored, and their conversion from and to f32.
 //!
-//! A worker computes in f32 and leaves behind the type that the base came in.
+//! A worker computes in f32 and by default saves a model in the type of its base model.
 
 use std::fmt;
 
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-/// Elements converted by one task: large enough to hide the scheduling, small enough to share out.
+/// Elements converted per task: enough to hide the cost of scheduling, few enough to balance the load.
 const CHUNK: usize = 1 << 16;
 
-/// How a tensor's elements are stored, little endian.
+/// How a tensor's elements are stored, in little-endian order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dtype {
     /// IEEE single precision.
     F32,
-    /// The upper half of a single.
+    /// bfloat16: the upper half of a single-precision number.
     Bf16,
-    /// IEEE half precision; largest finite value 65504.
+    /// IEEE half precision, whose largest finite value is 65504.
     F16,
 }
 
 impl Dtype {
-    /// Bytes of one element.
+    /// Bytes per element.
     pub fn size(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -40,12 +39,12 @@ impl Dtype {
         }
     }
 
-    /// The type that a `config.json` names.
+    /// The type with this name in a `config.json`.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::F32, Self::Bf16, Self::F16].into_iter().find(|dtype| dtype.name() == name)
     }
 
-    /// Widens stored elements into `values`, exactly. `bytes` holds `values.len()` elements.
+    /// Converts stored elements to f32 exactly. `bytes` holds `values.len()` elements.
     pub fn decode(self, bytes: &[u8], values: &mut [f32]) {
         assert_eq!(bytes.len(), values.len() * self.size(), "one stored element per value");
         let pairs = bytes.par_chunks(CHUNK * self.size()).zip(values.par_chunks_mut(CHUNK));
@@ -60,14 +59,14 @@ impl Dtype {
         }
     }
 
-    /// The stored form of `values`, rounded to nearest even as PyTorch rounds.
+    /// The stored form of `values`, rounded to nearest even like PyTorch.
     pub fn encode(self, values: &[f32]) -> Vec<u8> {
         let mut bytes = vec![0; values.len() * self.size()];
         self.encode_to(values, &mut bytes);
         bytes
     }
 
-    /// The same into `bytes`, of which there are as many as it takes.
+    /// Writes the stored form of `values` to `bytes`, which must have exactly the right length.
     pub fn encode_to(self, values: &[f32], bytes: &mut [u8]) {
         assert_eq!(bytes.len(), values.len() * self.size(), "one stored element per value");
         let pairs = values.par_chunks(CHUNK).zip(bytes.par_chunks_mut(CHUNK * self.size()));
@@ -99,7 +98,7 @@ impl From<Dtype> for safetensors::Dtype {
     }
 }
 
-/// Refuses, by returning it, a type that no weight of ours can have.
+/// Returns a type that weights cannot have as the error.
 impl TryFrom<safetensors::Dtype> for Dtype {
     type Error = safetensors::Dtype;
 
@@ -131,8 +130,7 @@ mod tests {
 
     #[test]
     fn every_stored_type_survives_a_round_trip() {
-        // Longer than a chunk, and exact in eleven bits, the narrowest of the three mantissas being
-        // bf16's eight.
+        // Longer than a chunk, and exact in all three types: eight bits suffice, which is bf16's precision.
         let values: Vec<f32> = (0..CHUNK + 3).map(|i| (i % 251) as f32 / 4.0 - 31.0).collect();
         for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
             let mut back = vec![0.0; values.len()];
@@ -143,8 +141,7 @@ mod tests {
 
     #[test]
     fn narrowing_rounds_to_nearest_even() {
-        // 1 + 2^-8 lies halfway between two bf16 values: the even one below wins; 1 + 3 * 2^-8 goes
-        // up.
+        // 1 + 2^-8 lies halfway between two bf16 values and rounds down to the even one; 1 + 3 * 2^-8 rounds up.
         let halfway = [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0];
         let mut back = [0.0; 2];
         Dtype::Bf16.decode(&Dtype::Bf16.encode(&halfway), &mut back);

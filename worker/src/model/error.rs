@@ -1,30 +1,30 @@
-//! What can be wrong with a model folder, in the terms of who must act on it.
+//! Errors of reading or running a model, with a variant for each kind of reaction.
 
 use std::io;
 use std::path::PathBuf;
 
-/// For a folder that was meant to be a model.
+/// Hint for a folder that was meant to be a model.
 pub(super) const NO_MODEL_HINT: &str =
     "a model folder is what `save_pretrained` of transformers writes";
 
 /// Why a model cannot be read or run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file is missing, or the system refuses to read it.
+    /// A file is missing or cannot be read.
     #[error("{}", .file.display())]
     Read {
         /// The file.
         file: PathBuf,
-        /// What the system says.
+        /// The operating system's error.
         #[source]
         source: io::Error,
     },
-    /// A file that should hold JSON holds something else.
-    #[error("{}: not the JSON that it should hold", .file.display())]
+    /// A file is not valid JSON.
+    #[error("{}: not valid JSON of the expected form", .file.display())]
     Json {
         /// The file.
         file: PathBuf,
-        /// Where it stops being JSON.
+        /// The parser's error, with its position.
         #[source]
         source: serde_json::Error,
     },
@@ -33,50 +33,49 @@ pub enum Error {
     NoModel {
         /// The folder.
         folder: PathBuf,
-        /// What is not in it.
+        /// What is missing from it.
         what: String,
-        /// What a model folder is.
+        /// A hint at what a model folder is.
         hint: String,
     },
-    /// A value of `config.json` is none that any model of its type can have.
+    /// A value in `config.json` is invalid for any model of its type.
     #[error("{}: {what}", .file.display())]
     Config {
         /// The `config.json`.
         file: PathBuf,
-        /// The key, what it must be, and what it is.
+        /// The key, the allowed values and the actual value.
         what: String,
     },
-    /// The configuration asks for arithmetic that this program does not have: another model is
-    /// needed.
+    /// The configuration needs arithmetic that this program does not implement; another model is needed.
     #[error("{}: {what}\nhint: {hint}", .file.display())]
     NotImplemented {
         /// The `config.json`.
         file: PathBuf,
         /// The key and its value.
         what: String,
-        /// What works instead.
+        /// What is supported instead.
         hint: String,
     },
-    /// The weights are not those that the configuration describes, or are damaged.
+    /// The weights do not match the configuration, or are damaged.
     #[error("{}: {what}\nhint: {hint}", .file.display())]
     Weights {
-        /// The file, or the folder where several files are meant.
+        /// The file, or the folder if there are several files.
         file: PathBuf,
-        /// The tensor or the length, as it is and as it should be.
+        /// The actual and the expected tensor or length.
         what: String,
-        /// What usually mends it.
+        /// What usually fixes it.
         hint: String,
     },
-    /// A prompt that cannot be continued.
+    /// A prompt cannot be continued, or sampling options are invalid.
     #[error("{what}")]
     Prompt {
-        /// The limit, and what was given.
+        /// The limit and the actual value.
         what: String,
     },
     /// An operation refused its operands.
     #[error(transparent)]
     Ops(#[from] crate::ops::Error),
-    /// The tensor library refused.
+    /// The tensor library reported an error.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }

@@ -1,9 +1,9 @@
-//! Generation: a prompt's tokens in, more tokens out, one at a time.
+//! Generation: continues a prompt's tokens, one token at a time.
 //!
-//! Keys and values of what was read stay in a cache, so a new token costs one row through the
-//! decoder. Tokens are ids here; text is the caller's business, and so are the stop tokens.
+//! Keys and values of all tokens so far are kept in a cache, so a new token costs one row through the decoder. This
+//! module deals with token ids only; text and the choice of stop tokens are up to the caller.
 
-#![allow(non_snake_case, reason = "tensors carry their shape in their name, as in the decoder")]
+#![allow(non_snake_case, reason = "tensor names have shape suffixes, as in the decoder")]
 
 use std::ops::ControlFlow;
 
@@ -12,43 +12,43 @@ use super::error::Error;
 use super::sampling::Sampling;
 use crate::ops::{KvCache, Rotary, Tape};
 
-/// What to generate.
+/// Options of a generation.
 #[derive(Clone, Debug)]
 pub struct Generation {
     /// How each token is chosen.
     pub sampling: Sampling,
-    /// The most tokens to add.
+    /// Maximum number of tokens to generate.
     pub max_new_tokens: usize,
-    /// Tokens that end the answer; they are not part of it.
+    /// Tokens that end the answer, and are not part of it.
     pub stop: Vec<u32>,
 }
 
-/// What came after the prompt.
+/// The continuation of a prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Continuation {
-    /// The new tokens, without the one that ended them.
+    /// The new tokens, without the stop token.
     pub tokens: Vec<u32>,
-    /// Why there are no more.
+    /// Why generation ended.
     pub finish: Finish,
 }
 
 /// Why a continuation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finish {
-    /// The model said this stop token.
+    /// The model generated this stop token.
     Stop(u32),
-    /// `max_new_tokens`, or the model's context, was reached.
+    /// `max_new_tokens` or the model's context length was reached.
     Length,
-    /// The caller had seen enough.
+    /// The caller interrupted it.
     Interrupted,
 }
 
 impl Model {
-    /// Continues `prompt`, and shows each token as it comes.
+    /// Continues `prompt`, and calls `show` with each token as it is generated.
     ///
     /// # Errors
-    /// [`Error::Prompt`] for an empty prompt or one that fills the context, and where the logits
-    /// are no numbers; [`Error::Ops`] for a token outside the vocabulary.
+    /// [`Error::Prompt`] for an empty prompt, one that fills the context, or logits that are not numbers;
+    /// [`Error::Ops`] for a token outside the vocabulary.
     pub fn generate(
         &self,
         prompt: &[u32],
@@ -81,23 +81,23 @@ impl Model {
     }
 }
 
-/// A model part of the way through a text.
+/// A model that has read part of a text.
 struct Reader<'m> {
     model: &'m Model,
     rotary: Rotary,
-    /// One per layer.
+    /// One cache per layer.
     caches: Vec<KvCache>,
 }
 
 impl<'m> Reader<'m> {
-    /// `positions` is the most that it will read.
+    /// A reader of at most `positions` tokens.
     fn new(model: &'m Model, positions: usize) -> Result<Self, Error> {
         let device = model.parameters.kernels().device();
         let caches = model.layout.layers.iter().map(|_| KvCache::default()).collect();
         Ok(Self { model, rotary: model.config.rotary(device, positions)?, caches })
     }
 
-    /// Reads on, and returns the logits of what follows the last of `tokens`.
+    /// Reads the next tokens, and returns the logits of the token that follows the last of them.
     fn read(&mut self, tokens: &[u32]) -> Result<Vec<f32>, Error> {
         let Model { layout, config, parameters, .. } = self.model;
         let tape = Tape::inference(parameters);
@@ -107,7 +107,7 @@ impl<'m> Reader<'m> {
                 tape.attention_cached(qkv, &self.rotary, cache, &layer.attention)
             })?;
         }
-        // Only the last row's successor is unknown.
+        // Only the last row predicts an unknown token.
         let last_1E = tape.rms_norm(&tape.last_row(&x_TE)?, layout.norm, config.rms_norm_eps)?;
         let logits_1V = tape.linear(&last_1E, layout.head, None)?;
         let logits = logits_1V.read().to_vec();
@@ -123,8 +123,7 @@ mod tests {
     use crate::model::logits::argmax;
     use crate::ops::Documents;
 
-    /// A window that the text outgrows, norms on heads, biases, and fewer key heads than query
-    /// heads.
+    /// A model with a window shorter than the text, norms on heads, biases, and fewer key heads than query heads.
     fn model() -> Model {
         let text = r#"{
             "model_type": "qwen3", "vocab_size": 31, "hidden_size": 16, "intermediate_size": 24,
@@ -151,7 +150,7 @@ mod tests {
         let generation = generation(Sampling::greedy());
         let got = model.generate(&text, &generation, go_on).expect("a sound prompt").tokens;
         for token in &got {
-            // The whole text again for each token, by the pass that training uses.
+            // Run the whole text again for each token, with the forward pass of training.
             let documents = Documents::of_lengths([text.len()]);
             let logits = model.logits(&text, &documents).expect("a sound text");
             let last = logits.to_vec2::<f32>().expect("a matrix").pop().expect("a row");
@@ -159,7 +158,7 @@ mod tests {
             text.push(*token);
         }
         assert_eq!(got.len(), 20);
-        assert!(got.iter().any(|token| *token != got[0]), "more than one token over and over");
+        assert!(got.iter().any(|token| *token != got[0]), "not the same token over and over");
     }
 
     #[test]
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_ends_at_a_stop_token_or_the_caller_or_the_context() {
+    fn generation_ends_at_a_stop_token_an_interruption_or_the_context_end() {
         let model = model();
         let mut generation = generation(Sampling::greedy());
         let whole = model.generate(&[7], &generation, go_on).expect("sound").tokens;

@@ -1,31 +1,30 @@
-//! Which parameters a configuration has: their names, which are transformers', their order, and
-//! their shapes.
+//! The parameters of a configuration: their names (those of transformers), their order and their shapes.
 //!
-//! The order is that of transformers' `state_dict`. Everything that walks over parameters (buckets,
-//! checkpoints, optimizer state) walks in this order.
+//! The order is that of transformers' `state_dict`. Everything that iterates over parameters (buckets, checkpoints,
+//! optimizer state) uses this order.
 
 use crate::kernels::Attention;
 use crate::ops::ParamId;
 
 use super::Config;
 
-/// The embedding's name, which is also the output matrix's where the two are tied.
+/// Name of the embedding, and also of the output matrix if the two are tied.
 pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
-/// The output matrix's name where it is one of its own.
+/// Name of the output matrix if it is not tied to the embedding.
 pub(super) const HEAD: &str = "lm_head.weight";
 
-/// What fresh weights are.
+/// How new weights are initialized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fresh {
-    /// Drawn from a normal distribution: matrices.
+    /// Drawn from a normal distribution, for matrices.
     Normal,
-    /// Biases.
+    /// Zero, for biases.
     Zero,
-    /// Norms.
+    /// One, for norms.
     One,
 }
 
-/// One parameter before it has values.
+/// A parameter before it has values.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) name: String,
@@ -33,14 +32,14 @@ pub(super) struct Slot {
     pub(super) fresh: Fresh,
 }
 
-/// A matrix `[out, in]` and perhaps a bias `[out]`.
+/// A matrix `[out, in]` with an optional bias `[out]`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Linear {
     pub(super) weight: ParamId,
     pub(super) bias: Option<ParamId>,
 }
 
-/// One decoder layer's parameters, and how it attends.
+/// The parameters of one decoder layer, and the settings of its attention.
 #[derive(Clone, Debug)]
 pub(super) struct Layer {
     pub(super) query: Linear,
@@ -57,19 +56,18 @@ pub(super) struct Layer {
     pub(super) attention: Attention,
 }
 
-/// Where each part of the decoder finds its parameters.
+/// The parameters of each part of the decoder.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
     pub(super) embedding: ParamId,
     pub(super) layers: Vec<Layer>,
     pub(super) norm: ParamId,
-    /// The output matrix; the embedding itself where they are tied.
+    /// The output matrix; the embedding itself if the two are tied.
     pub(super) head: ParamId,
 }
 
 impl Layout {
-    /// The parameters of `config` in order, and the decoder that refers to them by their place in
-    /// it.
+    /// The parameters of `config` in order, and the decoder, which refers to them by their index.
     pub(super) fn new(config: &Config) -> (Self, Vec<Slot>) {
         let mut slots = Slots(Vec::new());
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);

@@ -1,9 +1,8 @@
-//! A row of logits in this process: the largest, and log-probabilities.
+//! Operations on a row of logits in host memory: argmax and log-softmax.
 
 use crate::kernels::cpu::{exp, max, vectorized};
 
-/// The index of the largest element, the first of equals; `None` for an empty row or one that holds
-/// a NaN.
+/// The index of the largest element, the first if several are equal; `None` if the row is empty or contains a NaN.
 pub(super) fn argmax(logits: &[f32]) -> Option<usize> {
     let largest = max(logits);
     if logits.iter().any(|x| x.is_nan()) {
@@ -18,7 +17,7 @@ pub(super) fn log_softmax(logits: &mut [f32]) {
         let largest = max(logits);
         let sum: f64 = logits.iter().map(|&x| f64::from(exp(x - largest))).sum();
         let log_sum = sum.ln() as f32;
-        // The largest first: its size must not round the sum's logarithm away.
+        // Subtract the largest logit first: its magnitude must not round the log-sum away.
         logits.iter_mut().for_each(|x| *x = (*x - largest) - log_sum);
     });
 }

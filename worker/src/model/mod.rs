@@ -1,14 +1,14 @@
-//! The model: a Hugging Face folder as parameters, the decoder of the Llama family, and generation.
+//! The model: reads a Hugging Face folder, runs the decoder of the Llama family, and generates text.
 //!
 //! ```text
-//! config.json  -> Config   what changes the arithmetic; what is not implemented is refused
-//! Config       -> Layout   parameters in order, by transformers' names
-//! safetensors  -> Parameters (f32), or a seed for training from scratch
-//! tokens       -> loss on a tape (training), logits, or more tokens (generate)
+//! config.json  -> Config   all settings that affect the arithmetic; unimplemented ones are refused
+//! Config       -> Layout   the ordered parameters, with transformers' names
+//! safetensors  -> Parameters (f32), or random ones from a seed for training from scratch
+//! tokens       -> loss on a tape (training), logits, or further tokens (generation)
 //! ```
 //!
-//! Here is no tokenizer, no optimizer, and no writing of folders: `checkpoint` writes them, in
-//! [`Parameters`]' order and with [`Dtype::encode`].
+//! There is no tokenizer and no optimizer here, and nothing writes folders: `checkpoint` does that, in the order of
+//! [`Parameters`] and with [`Dtype::encode`].
 
 mod config;
 mod decoder;
@@ -45,15 +45,13 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads a model folder: `config.json`, and `model.safetensors` or the files that its index
-    /// names.
+    /// Reads a model folder: `config.json`, and `model.safetensors` or the files listed in its index.
     ///
-    /// Every parameter is trainable and f32, widened from what the files hold, on the device of `kernels`.
+    /// Every parameter is trainable and f32, converted from the stored type, on the device of `kernels`.
     ///
     /// # Errors
-    /// Those of [`Config::read`]; [`Error::Weights`] where a tensor is missing, superfluous, of
-    /// another shape or of a type that is not float, or a file is cut short; [`Error::Read`] where
-    /// the system refuses.
+    /// Those of [`Config::read`]; [`Error::Weights`] if a tensor is missing, unknown, of another shape or not of a
+    /// float type, or a file is truncated; [`Error::Read`] if a file cannot be read.
     pub fn load(folder: &Path, kernels: Arc<dyn Kernels>) -> Result<Self, Error> {
         let config = Config::read(folder)?;
         let (layout, slots) = Layout::new(&config);
@@ -62,8 +60,8 @@ impl Model {
         Ok(Self { config, layout, parameters, dtype, rotary: Default::default() })
     }
 
-    /// A model that knows nothing yet: norms at one, biases at zero, matrices normal with the
-    /// configuration's `initializer_range`.
+    /// An untrained model: norms are one, biases zero, and matrices normally distributed with the configuration's
+    /// `initializer_range`.
     pub fn random(config: Config, seed: u64, kernels: Arc<dyn Kernels>) -> Self {
         let (layout, slots) = Layout::new(&config);
         let mut parameters = Parameters::new(kernels);
@@ -72,27 +70,27 @@ impl Model {
         Self { config, layout, parameters, dtype, rotary: Default::default() }
     }
 
-    /// What `config.json` said.
+    /// The configuration of the model.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// The parameters, in transformers' order and by transformers' names.
+    /// The parameters, in transformers' order and with transformers' names.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
 
-    /// The parameters, to be changed by an optimizer, a broadcast or a restore.
+    /// The parameters, for modification by an optimizer, a broadcast or a restore.
     pub fn parameters_mut(&mut self) -> &mut Parameters {
         &mut self.parameters
     }
 
-    /// The matrix that turns hidden states into logits; the embedding itself where they are tied.
+    /// The matrix that maps hidden states to logits; the embedding itself if the two are tied.
     pub fn head(&self) -> ParamId {
         self.layout.head
     }
 
-    /// The type that the weights were stored in, in which a folder is written again.
+    /// The type in which the weights were stored, and in which a folder is written again.
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }

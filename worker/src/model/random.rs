@@ -1,31 +1,30 @@
-//! Numbers drawn by place rather than in turn: the n-th number of a stream does not depend on who
-//! draws the others.
+//! Counter-based random numbers: the n-th number of a stream does not depend on whether the others are drawn.
 //!
-//! So fresh weights are the same whatever the threads, and a parameter keeps its values when
-//! another one is added.
+//! Initial weights are therefore the same for any number of threads, and a parameter keeps its values when another
+//! one is added.
 
 use proto::plan::random;
 
-/// A stream of SplitMix64's numbers.
+/// A stream of SplitMix64 numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Stream(u64);
 
 impl Stream {
-    /// The stream that `seed` and `name` stand for.
+    /// The stream identified by `seed` and `name`.
     pub(super) fn new(seed: u64, name: &str) -> Self {
         Self(random::mix(seed ^ xxhash_rust::xxh3::xxh3_64(name.as_bytes())))
     }
 
     /// The number at `place`, uniform in [0, 1).
     pub(super) fn uniform(self, place: u64) -> f64 {
-        // 53 bits, the most that an f64 can tell apart below 1.
+        // 53 bits are the most that an f64 below 1 can distinguish.
         (self.bits(place) >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
 
-    /// The number at `place`, normal with mean 0 and deviation 1 (Box and Muller, one of the pair).
+    /// The number at `place`, normal with mean 0 and standard deviation 1 (the first of a Box-Muller pair).
     pub(super) fn normal(self, place: u64) -> f64 {
-        // One minus a number below 1 is never 0, whose logarithm is no number.
-        // Computed in software: the host's mathematical library may round differently.
+        // One minus a number below 1 is never 0, whose logarithm is infinite. The functions are computed in software,
+        // since the host's math library may round differently.
         let radius = (-2.0 * libm::log(1.0 - self.uniform(2 * place))).sqrt();
         radius * libm::cos(std::f64::consts::TAU * self.uniform(2 * place + 1))
     }

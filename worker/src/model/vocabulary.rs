@@ -1,17 +1,17 @@
-//! A vocabulary that grows: rows for tokens that the base has never seen.
+//! Extends the vocabulary with rows for tokens that the base model has never seen.
 //!
-//! A fresh row is the mean of the rows that are there, so that a new token starts as likely as an
-//! average one and disturbs no old one; `transformers` does the same, and adds noise that would
-//! need a seed. Rows that a base keeps in reserve are used as they are.
+//! A new row is the mean of the existing rows, so that a new token starts as likely as an average one and does not
+//! disturb existing ones. `transformers` does the same, and adds noise, which would need a seed. Rows that a base
+//! model keeps in reserve are used unchanged.
 
 use super::layout::Layout;
 use super::{Config, Model};
 
 impl Model {
-    /// The model with a row for every token id below `tokens`, in the embedding and in the output
-    /// matrix; one that has them stays as it is.
+    /// Returns the model with a row for every token id below `tokens` in the embedding and in the output matrix. A
+    /// model that already has them is returned unchanged.
     ///
-    /// The rows are equal on every rank: sums run in one order, in f64.
+    /// The new rows are equal on every rank, since sums run in a fixed order in f64.
     pub fn with_vocabulary(self, tokens: usize) -> Self {
         if tokens <= self.config.vocab_size {
             return self;
@@ -30,7 +30,7 @@ impl Model {
     }
 }
 
-/// The rows, and below them the mean of all until the matrix has its shape.
+/// The existing rows, followed by copies of their mean until the matrix has its new shape.
 fn grown(rows: &[f32], shape: &[usize]) -> Vec<f32> {
     let width = shape[1];
     let mut sums = vec![0.0f64; width];
@@ -79,7 +79,7 @@ mod tests {
                 assert_eq!(new.parameters().shape(p), [5, 8]);
                 for (column, fresh) in after[24..].iter().enumerate() {
                     let column = column % 8;
-                    // Three roundings to f32 beside f64's.
+                    // Three roundings to f32, in addition to f64's.
                     let mean = (before[column] + before[8 + column] + before[16 + column]) / 3.0;
                     assert!((fresh - mean).abs() < 1e-8, "{fresh} is not {mean}");
                 }
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn spare_rows_are_used_before_the_vocabulary_grows() {
+    fn reserved_rows_are_used_before_the_vocabulary_grows() {
         let same = model(true).with_vocabulary(2);
         assert_eq!(same.config().vocab_size, 3);
     }

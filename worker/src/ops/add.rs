@@ -1,4 +1,4 @@
-//! The sum of two values: the residual connection.
+//! The sum of two values, as in a residual connection.
 
 use super::array::Array;
 use super::error::{Result, expect_shape};
@@ -7,10 +7,10 @@ use crate::kernels::Onto;
 use std::sync::Arc;
 
 impl Tape<'_> {
-    /// `a + b`, of equal shapes.
+    /// `a + b`, element by element.
     ///
     /// # Errors
-    /// [`super::Error::Shape`] if they differ.
+    /// [`super::Error::Shape`] if the shapes differ.
     pub fn add(&self, a: &Value, b: &Value) -> Result<Value> {
         let (rows, cols) = (a.rows(), a.cols());
         let fits = (b.rows(), b.cols()) == (rows, cols);
@@ -36,7 +36,7 @@ impl Op for Add {
         0
     }
 
-    /// Both inputs share the gradient itself; the first that adds to it makes its own copy, unless it is the last.
+    /// Both inputs share `dy`. An input that adds to it copies it first, unless it holds the last reference.
     fn backward(self: Box<Self>, dy: Arc<Array>, flow: &mut Backward<'_>) -> Result<()> {
         for input in self.inputs.into_iter().flatten() {
             flow.pass(&input, dy.clone());

@@ -1,4 +1,4 @@
-//! A matrix on a tape.
+//! The matrix behind a value on a tape.
 
 use crate::device::{Buffer, Device, Dtype, Window};
 use crate::kernels::{Onto, Out};
@@ -11,13 +11,13 @@ pub(super) struct Array {
 }
 
 impl Array {
-    /// A matrix of the elements of `buffer`, row by row.
+    /// A matrix of the elements of `buffer`, in row-major order.
     pub(super) fn new(buffer: Buffer, rows: usize, cols: usize) -> Self {
         assert_eq!(buffer.len(), rows * cols, "a matrix of {rows} x {cols}");
         Self { buffer, rows, cols }
     }
 
-    /// A matrix whose elements are unspecified: each must be written before it is read.
+    /// A matrix of unspecified elements: each must be written before it is read.
     pub(super) fn take(device: &Device, rows: usize, cols: usize) -> Self {
         Self::new(device.take(Dtype::F32, rows * cols), rows, cols)
     }
@@ -38,7 +38,7 @@ impl Array {
         &self.buffer
     }
 
-    /// The elements, row by row.
+    /// The elements, in row-major order.
     pub(super) fn all(&self) -> Window<'_> {
         self.buffer.all()
     }

@@ -1,8 +1,9 @@
-//! The last linear map and the cross-entropy, in one: the batch's logits never exist.
+//! The last linear map fused with the cross-entropy, so that the batch's logits never exist as a whole.
 //!
-//! Only rows that predict a trained token are computed, a chunk at a time: logits, their gradient in place, and from it
-//! at once the gradients of `x` and `w`. So a training tape computes the loss in its backward; asking for it earlier
-//! would compute the logits twice. The losses stay on the device until they are read: once for a step.
+//! Only rows that predict a trained token are computed, one chunk at a time: the logits, their gradient in place, and
+//! from it at once the gradients of `x` and `w`. A training tape therefore computes the loss in its backward, since
+//! asking for it earlier would compute the logits twice. The losses stay on the device until they are read, once per
+//! step.
 
 use super::error::{Error, Result, expect_shape};
 use super::parameters::{ParamId, Parameters};
@@ -10,13 +11,13 @@ use super::tape::{Backward, Seed, Tape, Value};
 use crate::device::{Buffer, Dtype, Window, WindowMut};
 use crate::kernels::{Onto, Operand, Out, Rows};
 
-/// How many logits exist at one time.
+/// Limits on the logits that exist at one time.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
-    /// In all rows of a chunk, about.
+    /// Approximate number of logits in a chunk.
     pub(super) elements: usize,
-    /// Rows that a chunk may have whatever the vocabulary: each chunk reads and writes the whole
-    /// gradient of the weight, which is worth it for many rows only.
+    /// Number of rows that a chunk may always have, whatever the vocabulary. Each chunk reads and writes the whole
+    /// gradient of the weight, which pays off only for many rows.
     pub(super) rows: usize,
 }
 
@@ -24,7 +25,7 @@ pub(super) struct Limits {
 const LIMITS: Limits = Limits { elements: 26 << 20, rows: 512 };
 
 impl Limits {
-    /// Chunks of about equal length.
+    /// Number of chunks, which have about equal lengths.
     fn chunks(self, targets: usize, vocabulary: usize) -> usize {
         let by_elements = (targets * vocabulary).div_ceil(self.elements);
         by_elements.min(targets.div_ceil(self.rows)).max(1)
@@ -34,15 +35,15 @@ impl Limits {
 /// A token to predict.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Target {
-    /// The row whose logits predict it: the token before it.
+    /// The row whose logits predict it, which is that of the preceding token.
     pub row: u32,
-    /// The token.
+    /// Id of the token.
     pub token: u32,
     /// Its weight in the loss.
     pub weight: f32,
 }
 
-/// A loss that [`Tape::backward`] starts from: the sum of `weight * nll` over targets.
+/// A loss from which [`Tape::backward`] can start: the sum of `weight * nll` over targets.
 pub struct LossSum<'p> {
     params: &'p Parameters,
     x: Value,
@@ -54,15 +55,15 @@ pub struct LossSum<'p> {
     limits: Limits,
 }
 
-/// What a [`LossSum`] came to: each target's loss, still on the device.
+/// The outcome of a [`LossSum`]: each target's loss, still on the device.
 pub struct Losses {
     targets: Vec<Target>,
-    /// In f64, by chunk of targets.
+    /// The losses in f64, one buffer per chunk of targets.
     chunks: Vec<Buffer>,
 }
 
 impl Losses {
-    /// Their sum; each target's loss, times its weight, is shown.
+    /// The sum of the losses; `show` is called with each target and its weighted loss.
     pub fn read(&self, mut show: impl FnMut(&Target, f64)) -> f64 {
         let mut sum = 0.;
         let mut targets = self.targets.iter();
@@ -76,10 +77,11 @@ impl Losses {
 }
 
 impl<'p> Tape<'p> {
-    /// The loss of predicting `targets` from logits `x w^T`; targets of weight 0 are left out.
+    /// The loss of predicting `targets` from logits `x w^T`; targets of weight 0 are skipped.
     ///
     /// # Errors
-    /// [`Error::Shape`] if shapes do not fit or a target's row does not exist, [`Error::Token`] if its token does not.
+    /// [`Error::Shape`] if the shapes do not match or a target's row does not exist, [`Error::Token`] if a token id
+    /// does not.
     pub fn linear_cross_entropy(
         &self,
         x: &Value,
@@ -115,7 +117,7 @@ impl<'p> Tape<'p> {
     }
 }
 
-/// Some targets' rows: what predicts them, and their logits or the gradient of those.
+/// The rows of some targets: their inputs, and their logits or the gradient of these.
 struct Chunk<'a> {
     x: Operand<'a>,
     logits: Operand<'a>,
@@ -123,7 +125,7 @@ struct Chunk<'a> {
 }
 
 impl LossSum<'_> {
-    /// Its value, for evaluation; computed at every call.
+    /// Computes the value of the loss, for evaluation; each call computes it again.
     pub fn value(&self) -> f64 {
         let kernels = self.params.kernels();
         let losses = self.each_chunk(
@@ -133,7 +135,8 @@ impl LossSum<'_> {
         losses.read(|_, _| {})
     }
 
-    /// Computes each chunk's logits, turns them into losses by `loss`, and hands what that left of them to `then`.
+    /// Computes each chunk's logits and passes them to `loss`, which computes the losses and may replace the logits
+    /// in place; then passes the chunk to `then`.
     fn each_chunk(
         &self,
         loss: impl Fn(WindowMut<'_>, WindowMut<'_>, [Window<'_>; 2]),
@@ -208,7 +211,7 @@ mod tests {
         assert_eq!(rows(2048, 262_144), 512);
         assert_eq!(rows(2048, 151_936), 512);
         assert_eq!(rows(100, 262_144), 100);
-        // Of a smaller vocabulary there are more.
+        // A smaller vocabulary allows more rows.
         assert_eq!(rows(2048, 49_152), 512);
         assert_eq!(rows(2216, 49_152), 554);
         assert_eq!(rows(2048, 32_000), 683);

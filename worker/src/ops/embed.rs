@@ -1,4 +1,4 @@
-//! Embedding: one row of a table per token.
+//! Embedding: looks up one row of a table per token.
 
 use super::array::Array;
 use super::error::{Error, Result};
@@ -9,7 +9,7 @@ use crate::kernels::{Onto, Rows};
 use std::sync::Arc;
 
 impl Tape<'_> {
-    /// Row `token` of `w` `[V, D]` for each token: `[T, D]`.
+    /// Looks up row `token` of `w` `[V, D]` for each token: `[T, D]`.
     ///
     /// # Errors
     /// [`Error::Token`] for an id that has no row.

@@ -1,14 +1,14 @@
-//! What an operation refuses.
+//! Errors of operations.
 
 /// Why an operation could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Two operands do not fit each other.
+    /// The shapes of operands do not match.
     #[error("{op}: expected {expected}, got {got}")]
     Shape {
         /// The operation.
         op: &'static str,
-        /// What would have fitted.
+        /// What was expected.
         expected: String,
         /// What was given.
         got: String,
@@ -18,18 +18,18 @@ pub enum Error {
     Token {
         /// The token id.
         token: u32,
-        /// Rows of the embedding.
+        /// Number of rows of the embedding.
         vocabulary: usize,
     },
     /// A document is longer than the rotary tables.
     #[error("position {position} is outside the rotary tables of {positions} positions")]
     Position {
-        /// The last position asked for.
+        /// The last position that was asked for.
         position: usize,
-        /// Rows of the tables.
+        /// Number of rows of the tables.
         positions: usize,
     },
-    /// The operation exists only without a backward.
+    /// The operation has no backward.
     #[error("{op} has no backward: use it on `Tape::inference`")]
     NoBackward {
         /// The operation.
@@ -40,7 +40,7 @@ pub enum Error {
 /// The result of an operation.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Refuses a shape that does not fit.
+/// Returns [`Error::Shape`] unless `fits`.
 pub(super) fn expect_shape(
     op: &'static str,
     fits: bool,

@@ -1,4 +1,4 @@
-//! The last row of a value, to predict only the next token.
+//! Selects the last row of a value, to predict only the next token.
 
 use super::array::Array;
 use super::error::{Error, Result};

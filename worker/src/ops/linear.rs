@@ -8,10 +8,10 @@ use crate::kernels::{Onto, Operand, Out};
 use std::sync::Arc;
 
 impl Tape<'_> {
-    /// `x w^T + bias`: from `[T, D]` to `[T, F]`, with `w` `[F, D]` as PyTorch keeps it and `bias` `[F]`.
+    /// `x w^T + bias`: from `[T, D]` to `[T, F]`, with `w` `[F, D]` (PyTorch's layout) and `bias` `[F]`.
     ///
     /// # Errors
-    /// [`super::Error::Shape`] if they do not fit.
+    /// [`super::Error::Shape`] if the shapes do not match.
     pub fn linear(&self, x: &Value, w: ParamId, bias: Option<ParamId>) -> Result<Value> {
         let params = self.params();
         let (outs, ins) = params.matrix("linear", w)?;
@@ -48,9 +48,9 @@ impl Tape<'_> {
 }
 
 struct Linear {
-    /// Where the gradient goes on, if it does.
+    /// The input, if it needs a gradient.
     input: Option<Value>,
-    /// What the weight's gradient needs, if the weight is trained.
+    /// The input's elements, if the weight is trained.
     x: Option<Arc<Array>>,
     w: ParamId,
     bias: Option<ParamId>,

@@ -1,15 +1,15 @@
-//! The tape, and every operation as a forward/backward pair.
+//! The autograd tape, and every operation as a forward/backward pair.
 //!
 //! ```text
-//! forward    Tape::embed, linear, rms_norm, attention, ...: each records an Op that keeps what its backward needs
-//! backward   Tape::backward walks the ops in reverse; activations die as they are used, gradients of parameters go
-//!            to Gradients::slots, and Gradients::finished hears which are final
+//! forward    Tape::embed, linear, rms_norm, attention, ...: each records an Op that saves what its backward needs
+//! backward   Tape::backward walks the ops in reverse; activations are freed once used, parameter gradients go to
+//!            Gradients::slots, and Gradients::finished is called for each one that is final
 //! ```
 //!
-//! An operation knows shapes, what is saved, and where gradients flow. Its arithmetic is `kernels`, its memory
-//! `device`. All activations are row-major `[rows, features]`; the rows are the tokens of a micro-batch's documents
-//! laid end to end, without padding. Here is no model, no loss scale and no communication: a model calls these
-//! operations, `replica` implements [`Gradients`].
+//! An operation decides shapes, what is saved, and where gradients flow. Its arithmetic lives in `kernels`, its
+//! memory in `device`. All activations are row-major `[rows, features]`; the rows are the tokens of a micro-batch's
+//! documents, concatenated without padding. There is no model, loss scaling or communication here: a model calls
+//! these operations, and `replica` implements [`Gradients`].
 //!
 //! Shape letters: T tokens, D features in, F features out, H query heads, K key-value heads, E features per head, V
 //! vocabulary.

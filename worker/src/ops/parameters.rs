@@ -1,15 +1,15 @@
-//! The parameters of a model, in their one order.
+//! The parameters of a model, in a fixed order.
 
 use super::error::{Error, Result};
 use crate::device::Buffer;
 use crate::kernels::Kernels;
 use std::sync::Arc;
 
-/// A parameter's place in [`Parameters`].
+/// A parameter's index in [`Parameters`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ParamId(pub usize);
 
-/// The parameters of a model on one device, in f32 and ordered; some are trained, the rest is frozen.
+/// The ordered f32 parameters of a model on one device; some are trained, the others are frozen.
 pub struct Parameters {
     kernels: Arc<dyn Kernels>,
     list: Vec<Parameter>,
@@ -23,7 +23,7 @@ struct Parameter {
 }
 
 impl Parameters {
-    /// No parameters yet, to be computed with by `kernels`.
+    /// An empty list of parameters for use with `kernels`.
     pub fn new(kernels: Arc<dyn Kernels>) -> Self {
         Self { kernels, list: Vec::new() }
     }
@@ -31,7 +31,7 @@ impl Parameters {
     /// Appends a trainable parameter.
     ///
     /// # Panics
-    /// If the shape has another number of elements than `values`.
+    /// If the number of elements in `shape` differs from the length of `values`.
     pub fn push(&mut self, name: impl Into<String>, shape: &[usize], values: Vec<f32>) -> ParamId {
         let name = name.into();
         assert_eq!(values.len(), shape.iter().product::<usize>(), "`{name}` of shape {shape:?}");
@@ -40,10 +40,10 @@ impl Parameters {
         ParamId(self.list.len() - 1)
     }
 
-    /// Gives a parameter other values, of another shape.
+    /// Replaces a parameter's values and shape.
     ///
     /// # Panics
-    /// If the shape has another number of elements than `values`.
+    /// If the number of elements in `shape` differs from the length of `values`.
     pub fn replace(&mut self, p: ParamId, shape: &[usize], values: Vec<f32>) {
         let parameter = &mut self.list[p.0];
         assert_eq!(
@@ -56,67 +56,67 @@ impl Parameters {
         parameter.shape = shape.to_vec();
     }
 
-    /// What computes with them.
+    /// The kernels that compute with these parameters.
     pub fn kernels(&self) -> &Arc<dyn Kernels> {
         &self.kernels
     }
 
-    /// How many there are.
+    /// Number of parameters.
     pub fn len(&self) -> usize {
         self.list.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no parameters.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// Every parameter, in order.
+    /// The ids of all parameters, in order.
     pub fn ids(&self) -> impl DoubleEndedIterator<Item = ParamId> + ExactSizeIterator + use<> {
         (0..self.list.len()).map(ParamId)
     }
 
-    /// The parameter of that name.
+    /// The parameter with this name, if there is one.
     pub fn find(&self, name: &str) -> Option<ParamId> {
         self.list.iter().position(|p| p.name == name).map(ParamId)
     }
 
-    /// Its name.
+    /// A parameter's name.
     pub fn name(&self, p: ParamId) -> &str {
         &self.list[p.0].name
     }
 
-    /// Its dimensions.
+    /// A parameter's dimensions.
     pub fn shape(&self, p: ParamId) -> &[usize] {
         &self.list[p.0].shape
     }
 
-    /// How many elements it has.
+    /// A parameter's number of elements.
     pub fn elements(&self, p: ParamId) -> usize {
         self.list[p.0].values.len()
     }
 
-    /// Whether it is trained.
+    /// Whether a parameter is trained.
     pub fn trainable(&self, p: ParamId) -> bool {
         self.list[p.0].trainable
     }
 
-    /// Trains it no longer.
+    /// Freezes a parameter: it is no longer trained.
     pub fn freeze(&mut self, p: ParamId) {
         self.list[p.0].trainable = false;
     }
 
-    /// Its values.
+    /// A parameter's values.
     pub fn values(&self, p: ParamId) -> &Buffer {
         &self.list[p.0].values
     }
 
-    /// Its values, to be changed.
+    /// A parameter's values, for modification.
     pub fn values_mut(&mut self, p: ParamId) -> &mut Buffer {
         &mut self.list[p.0].values
     }
 
-    /// Rows and columns of a matrix; `op` names the asker in the refusal.
+    /// Number of rows and columns of a matrix; `op` is the operation to name in an error.
     pub(super) fn matrix(&self, op: &'static str, p: ParamId) -> Result<(usize, usize)> {
         match *self.shape(p) {
             [rows, cols] => Ok((rows, cols)),

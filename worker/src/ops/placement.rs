@@ -1,4 +1,4 @@
-//! Where the rows of a micro-batch stand: in which document, at which position, rotated by how much.
+//! The placement of a micro-batch's rows: the document, the position within it, and the rotation for that position.
 
 use super::error::{Error, Result};
 use crate::device::{Buffer, Device};
@@ -6,15 +6,15 @@ use crate::kernels::{Rotation, Span, Turn};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Where the documents of a micro-batch begin: positions restart there, and attention does not look past it.
+/// The boundaries of a micro-batch's documents: positions restart and attention ends at each of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Documents {
-    /// `[0, len0, len0 + len1, .., T]`.
+    /// Row boundaries `[0, len0, len0 + len1, .., T]`.
     starts: Vec<usize>,
 }
 
 impl Documents {
-    /// Documents of these lengths, one after another.
+    /// Consecutive documents of these lengths.
     pub fn of_lengths(lengths: impl IntoIterator<Item = usize>) -> Self {
         let ends = lengths.into_iter().scan(0, |end, len| {
             *end += len;
@@ -23,23 +23,23 @@ impl Documents {
         Self { starts: std::iter::once(0).chain(ends).collect() }
     }
 
-    /// Rows of all documents.
+    /// Number of rows of all documents.
     pub fn rows(&self) -> usize {
         self.starts.last().copied().unwrap_or(0)
     }
 
-    /// Rows of the longest document.
+    /// Number of rows of the longest document.
     pub fn longest(&self) -> usize {
         self.iter().map(|rows| rows.len()).max().unwrap_or(0)
     }
 
-    /// Each document's rows.
+    /// The range of rows of each document.
     pub fn iter(&self) -> impl Iterator<Item = Range<usize>> + '_ {
         self.starts.windows(2).map(|w| w[0]..w[1])
     }
 }
 
-/// Cosines and sines by position and pair of features, on a device.
+/// Cosines and sines of the rotary embedding, per position and pair of features, on a device.
 #[derive(Debug)]
 pub struct Rotary {
     cos: Buffer,
@@ -48,10 +48,10 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// Tables `[positions, head_dim / 2]`, row by row.
+    /// Makes tables `[positions, pairs]` from row-major elements; `pairs` is `head_dim / 2`.
     ///
     /// # Errors
-    /// [`Error::Shape`] if their lengths differ or are no multiple of `pairs`.
+    /// [`Error::Shape`] if the lengths differ or are not a multiple of `pairs`.
     pub fn new(device: &Device, cos: Vec<f32>, sin: Vec<f32>, pairs: usize) -> Result<Self> {
         if pairs == 0 || !cos.len().is_multiple_of(pairs) || cos.len() != sin.len() {
             return Err(Error::Shape {
@@ -63,12 +63,12 @@ impl Rotary {
         Ok(Self { cos: device.upload(cos), sin: device.upload(sin), pairs })
     }
 
-    /// Positions that the tables cover.
+    /// Number of positions that the tables cover.
     pub fn positions(&self) -> usize {
         self.cos.len() / self.pairs
     }
 
-    /// Refuses tables that do not fit heads of `head_dim` features at `positions` positions.
+    /// Checks that the tables fit heads of `head_dim` features and cover `positions` positions.
     pub(super) fn check(&self, head_dim: usize, positions: usize) -> Result<()> {
         if head_dim != 2 * self.pairs {
             return Err(Error::Shape {
@@ -83,26 +83,26 @@ impl Rotary {
         Ok(())
     }
 
-    /// Rotates rows at these positions, and multiplies them.
+    /// The rotation for rows at these positions, combined with a factor.
     pub(super) fn turn<'a>(&'a self, positions: &'a Buffer, scale: f32) -> Turn<'a> {
         let (cos, sin, positions) = (self.cos.all(), self.sin.all(), positions.all());
         Turn { rotation: Some(Rotation { cos, sin, positions }), scale }
     }
 }
 
-/// The documents of a micro-batch and their rotation, on a device: made once, used by every layer.
+/// The documents of a micro-batch and their rotation, on a device. Made once and used by every layer.
 #[derive(Debug)]
 pub struct Placement {
     pub(super) rotary: Arc<Rotary>,
     pub(super) documents: Documents,
     /// Each row's position in its document.
     pub(super) positions: Buffer,
-    /// The documents again, as attention sees them.
+    /// The documents as spans of queries and keys for attention.
     pub(super) spans: Vec<Span>,
 }
 
 impl Placement {
-    /// Documents whose positions are rotated by `rotary`.
+    /// The placement of `documents`, rotated by `rotary`.
     pub fn new(device: &Device, rotary: Arc<Rotary>, documents: Documents) -> Self {
         let positions: Vec<u32> = documents.iter().flat_map(|rows| 0..rows.len() as u32).collect();
         let spans = documents.iter().map(|rows| Span { queries: rows.clone(), keys: rows });

@@ -1,4 +1,4 @@
-//! Recomputation: a segment that keeps only its input, and runs its forward again in the backward.
+//! Activation recomputation: a segment saves only its input, and its forward runs again in the backward.
 
 use super::array::Array;
 use super::error::Result;
@@ -7,13 +7,13 @@ use super::tape::{Backward, Op, Tape, Value};
 use std::sync::Arc;
 
 impl<'p> Tape<'p> {
-    /// `f(x)`, of which only `x` is kept: about a third more arithmetic for a decoder layer, and a
-    /// fraction of its memory.
+    /// `f(x)`, of which only `x` is saved. For a decoder layer, this costs about a third more arithmetic and uses a
+    /// fraction of the memory.
     ///
-    /// `f` must do the same when it is called again.
+    /// `f` must compute the same when it is called again.
     ///
     /// # Errors
-    /// What `f` reports.
+    /// The errors of `f`.
     pub fn recompute(
         &self,
         x: &Value,

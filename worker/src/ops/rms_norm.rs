@@ -1,4 +1,4 @@
-//! RMSNorm (Zhang and Sennrich 2019), as `transformers`' `LlamaRMSNorm`: `w x / sqrt(mean(x^2) + eps)`.
+//! RMSNorm (Zhang and Sennrich 2019), as in `transformers`' `LlamaRMSNorm`: `w x / sqrt(mean(x^2) + eps)`.
 
 use super::array::Array;
 use super::error::{Result, expect_shape};
@@ -8,10 +8,10 @@ use crate::kernels::{Norm, Onto};
 use std::sync::Arc;
 
 impl Tape<'_> {
-    /// Normalizes every group of `w`'s length: the whole row, or each head of it (QK norm).
+    /// Normalizes each group of as many features as `w` has: the whole row, or each head of it (QK norm).
     ///
     /// # Errors
-    /// [`super::Error::Shape`] if the rows are not a multiple of `w`'s length.
+    /// [`super::Error::Shape`] if the number of features is not a multiple of `w`'s length.
     pub fn rms_norm(&self, x: &Value, w: ParamId, eps: f32) -> Result<Value> {
         let width = self.params().elements(w);
         let fits = width > 0 && x.cols().is_multiple_of(width);

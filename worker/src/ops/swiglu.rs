@@ -41,7 +41,8 @@ impl Op for SwiGlu {
     fn backward(self: Box<Self>, dy: Arc<Array>, flow: &mut Backward<'_>) -> Result<()> {
         let Self { gate, up } = *self;
         let kernels = flow.kernels();
-        // Both are open at once: they may be the gradient of one value.
+        // Both gradients are open at the same time. If `gate` and `up` are one value, the second `close` adds to the
+        // first.
         let mut dgate = flow.open(&gate);
         if let Some(dgate) = &mut dgate {
             kernels.swiglu_gate_back(dgate.out(), dy.all(), gate.array.all(), up.array.all());

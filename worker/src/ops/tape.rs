@@ -1,4 +1,5 @@
-//! The tape: what was computed, in order, so that its gradients can be computed in reverse.
+//! The tape: a record of the operations of a forward pass, from which the backward pass computes gradients in
+//! reverse.
 
 use super::array::Array;
 use super::error::Result;
@@ -11,41 +12,40 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Where the gradients of parameters go.
+/// Receives the gradients of parameters.
 pub trait Gradients {
-    /// The elements of `p`'s gradient, to which a use of `p` adds: in one piece, or, of a matrix, in
-    /// several of whole rows, in their order.
+    /// The memory of `p`'s gradient, to which each use of `p` adds. It is one piece, or for a matrix possibly several
+    /// pieces of whole rows, in order.
     fn slots(&mut self, p: ParamId) -> Vec<WindowMut<'_>>;
-    /// `p`'s gradient is final: every use of it, tied or not, has added its part.
+    /// Notifies that `p`'s gradient is final: every use of `p`, tied or not, has added its part.
     ///
-    /// Called once for every trainable parameter in one backward, in the order in which they become
-    /// final.
+    /// Called once per backward for every trainable parameter, in the order in which they become final.
     fn finished(&mut self, p: ParamId);
 }
 
-/// A matrix on a tape, which knows whether a gradient flows back through it; cheap to clone.
+/// A matrix on a tape, which knows whether a gradient flows back through it. Cheap to clone.
 #[derive(Clone)]
 pub struct Value {
     pub(super) array: Arc<Array>,
     grad: Option<Slot>,
 }
 
-/// The place of a value's gradient in one backward.
+/// Identifies a value's gradient during one backward.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Slot(usize);
 
 impl Value {
-    /// Tokens, or rows of whatever it holds.
+    /// Number of rows, usually one per token.
     pub fn rows(&self) -> usize {
         self.array.rows()
     }
 
-    /// Features.
+    /// Number of columns, usually features.
     pub fn cols(&self) -> usize {
         self.array.cols()
     }
 
-    /// The elements in this process's memory, row by row.
+    /// The elements in host memory, in row-major order.
     pub fn read(&self) -> Cow<'_, [f32]> {
         self.array.buffer().read()
     }
@@ -55,33 +55,34 @@ impl Value {
         self.grad.is_some()
     }
 
-    /// This value if a gradient flows back through it.
+    /// This value, if a gradient flows back through it.
     pub(super) fn differentiated(&self) -> Option<Self> {
         self.needs_grad().then(|| self.clone())
     }
 }
 
-/// One recorded operation: what its backward needs, and the backward.
+/// One recorded operation: its backward, and the values that the backward needs.
 pub(super) trait Op {
-    /// What it is called in breakdowns.
+    /// Name of the operation in traces and memory breakdowns.
     fn name(&self) -> &'static str;
-    /// Bytes that it keeps alive until its backward; shared ones count for each that shares them.
+    /// Bytes that this operation keeps alive until its backward. Shared memory counts once per operation that shares
+    /// it.
     fn saved_bytes(&self) -> usize;
-    /// Adds to the gradients of its inputs and parameters, given the gradient of its output.
+    /// Adds to the gradients of the inputs and parameters, given the gradient `dy` of the output.
     ///
-    /// Ends each parameter's use with [`Backward::release`].
+    /// Calls [`Backward::release`] once per use of a parameter.
     fn backward(self: Box<Self>, dy: Arc<Array>, flow: &mut Backward<'_>) -> Result<()>;
 }
 
-/// What a backward starts from: a quantity that gives the first gradients.
+/// The quantity from which a backward starts, such as a loss.
 pub trait Seed {
-    /// What it came to.
+    /// The result of computing the quantity.
     type Outcome;
 
-    /// Computes the quantity, and adds its gradients to the values that it was computed from.
+    /// Computes the quantity, and adds its gradients to the values from which it is computed.
     ///
     /// # Errors
-    /// What an operation reports.
+    /// The error of any operation.
     fn backward(self, flow: &mut Backward<'_>) -> Result<Self::Outcome>;
 }
 
@@ -113,22 +114,22 @@ struct Log<'p> {
 struct Entry<'p> {
     op: Box<dyn Op + 'p>,
     output: Slot,
-    /// One for each use of a trainable parameter.
+    /// The trainable parameters that the operation uses, one entry per use.
     uses: Vec<ParamId>,
 }
 
 impl<'p> Tape<'p> {
-    /// A tape whose [`Tape::backward`] will be called.
+    /// A tape for training, on which [`Tape::backward`] will be called.
     pub fn training(params: &'p Parameters) -> Self {
         Self::recording(params, Record::Ops)
     }
 
-    /// A tape that records nothing: every value dies with its last holder.
+    /// A tape that records nothing: every value is freed with its last clone.
     pub fn inference(params: &'p Parameters) -> Self {
         Self::recording(params, Record::Nothing)
     }
 
-    /// A tape that knows only which parameters are used.
+    /// A tape that records only which parameters are used, or nothing if this one records nothing.
     pub(super) fn rehearsal(&self) -> Self {
         let record = if self.record == Record::Nothing { Record::Nothing } else { Record::Uses };
         Self::recording(self.params, record)
@@ -138,24 +139,24 @@ impl<'p> Tape<'p> {
         Self { params, record, log: RefCell::default() }
     }
 
-    /// The parameters that it computes with.
+    /// The parameters of this tape.
     pub fn params(&self) -> &'p Parameters {
         self.params
     }
 
-    /// What it computes with.
+    /// The kernels that compute the operations.
     pub(super) fn kernels(&self) -> &'p dyn Kernels {
         &**self.params.kernels()
     }
 
-    /// Where it computes.
+    /// The device that holds the values.
     pub(super) fn device(&self) -> &'p Device {
         self.kernels().device()
     }
 
-    /// Bytes of activations that the recorded operations keep, by operation.
+    /// Bytes of activations that each recorded operation saves.
     ///
-    /// An upper bound: what two operations share counts for both.
+    /// The sum is an upper bound, since memory shared by two operations counts for both.
     pub fn saved_bytes(&self) -> Vec<(&'static str, usize)> {
         let log = self.log.borrow();
         log.entries.iter().map(|entry| (entry.op.name(), entry.op.saved_bytes())).collect()
@@ -170,20 +171,19 @@ impl<'p> Tape<'p> {
         self.record != Record::Nothing
     }
 
-    /// A value that a gradient shall reach, from an array of another tape.
+    /// A new value of this tape from an array computed elsewhere; with `needs_grad`, a gradient flows to it.
     pub(super) fn input(&self, array: Arc<Array>, needs_grad: bool) -> Value {
         Value { array, grad: needs_grad.then(|| self.log.borrow_mut().slot()) }
     }
 
-    /// Notes a use of `p`; its gradient is not final before that use is released.
+    /// Records a use of `p`, whose gradient is not final before that use is released.
     pub(super) fn use_param(&self, p: ParamId) {
         if self.records() && self.params.trainable(p) {
             self.log.borrow_mut().uses.push(p);
         }
     }
 
-    /// Makes `y` a value. If any of `inputs` or `params` needs a gradient, so does `y`, and `op` is
-    /// recorded.
+    /// Turns `y` into a value. If any of `inputs` or `params` needs a gradient, so does `y`, and `op` is recorded.
     pub(super) fn push<O: Op + 'p>(
         &self,
         y: Array,
@@ -201,8 +201,7 @@ impl<'p> Tape<'p> {
         self.push_differentiated(array.clone(), trained, || op(&array))
     }
 
-    /// Makes `array` a value that needs a gradient, and records `op`, which releases each of `uses`
-    /// once.
+    /// Turns `array` into a value that needs a gradient, and records `op`, which releases each of `uses` once.
     pub(super) fn push_differentiated<O: Op + 'p>(
         &self,
         array: Arc<Array>,
@@ -218,12 +217,12 @@ impl<'p> Tape<'p> {
         Value { array, grad: Some(output) }
     }
 
-    /// Adds the gradient of `seed` to the parameters' slots, and returns what the seed came to.
+    /// Adds the gradient of `seed` to the parameters' slots, and returns the seed's outcome.
     ///
-    /// The gradient is that of a sum: a caller that wants a mean divides after the reduction.
+    /// The gradient is that of a sum; a caller that wants a mean divides after the all-reduce.
     ///
     /// # Errors
-    /// What an operation reports; the slots then hold a part of the gradient.
+    /// The error of any operation; the slots then hold a partial gradient.
     pub fn backward<S: Seed>(self, seed: S, sink: &mut dyn Gradients) -> Result<S::Outcome> {
         let mut flow = Backward::new(self.params, sink, &self.uses());
         let outcome = seed.backward(&mut flow)?;
@@ -232,7 +231,7 @@ impl<'p> Tape<'p> {
         Ok(outcome)
     }
 
-    /// Runs a segment's backward inside another one's: from the gradient of `y` to that of `x`.
+    /// Runs a segment's backward inside another backward: from the gradient of `y` to that of `x`.
     pub(super) fn backward_segment(
         self,
         (y, dy): (&Value, Arc<Array>),
@@ -253,7 +252,7 @@ impl<'p> Tape<'p> {
             let _span = tracing::trace_span!("backward", op = op.name()).entered();
             match flow.grads.remove(&output) {
                 Some(dy) => op.backward(dy, flow)?,
-                // Nothing that reaches the loss: its uses end here.
+                // This operation does not contribute to the loss, so its uses of parameters end here.
                 None => uses.into_iter().for_each(|p| flow.release(p)),
             }
         }
@@ -268,30 +267,29 @@ impl Log<'_> {
     }
 }
 
-/// One backward under way: the gradients that wait for their op, and what is still due to each
+/// The state of a running backward: the gradients that wait for their operation, and the outstanding uses of each
 /// parameter.
 pub struct Backward<'a> {
     params: &'a Parameters,
     sink: &'a mut dyn Gradients,
     grads: HashMap<Slot, Arc<Array>>,
-    /// For each parameter the uses that are not released yet; `None` once finished, or if it is
-    /// frozen.
+    /// Outstanding uses of each parameter; `None` once it is finished, or if it is frozen.
     due: Vec<Option<usize>>,
 }
 
-/// The gradient of a value while an op adds its part.
+/// The gradient of a value while an operation adds its part.
 pub(super) struct Partial {
     array: Array,
     onto: Onto,
 }
 
 impl Partial {
-    /// Where the part goes.
+    /// The destination of the part.
     pub(super) fn out(&mut self) -> Out<'_> {
         self.array.out(self.onto)
     }
 
-    /// The same for an op that only ever adds: what is not there yet becomes zero.
+    /// The destination for an operation that can only add; a fresh gradient is zeroed first.
     pub(super) fn sum(&mut self, kernels: &dyn Kernels) -> WindowMut<'_> {
         if self.onto == Onto::Fresh {
             kernels.clear(self.out().to);
@@ -318,14 +316,14 @@ impl<'a> Backward<'a> {
         &**self.params.kernels()
     }
 
-    /// The gradient of the vector `p` to add to, if `p` is trained.
+    /// The gradient of the vector `p`, to add to; `None` if `p` is frozen.
     pub(super) fn vector(&mut self, p: ParamId) -> Option<WindowMut<'_>> {
         let slots = self.params.trainable(p).then(|| self.sink.slots(p))?;
         let [whole] = <[_; 1]>::try_from(slots).ok().expect("a vector's gradient is one piece");
         Some(whole)
     }
 
-    /// The gradient of the matrix `p` to add to, as blocks of rows; none if `p` is frozen.
+    /// The gradient of the matrix `p`, to add to, as blocks of rows; empty if `p` is frozen.
     pub(super) fn row_blocks(
         &mut self,
         p: ParamId,
@@ -351,7 +349,7 @@ impl<'a> Backward<'a> {
         }
     }
 
-    /// Parameters that this forward never used have their gradient as it was.
+    /// Finishes the parameters that this forward never used; their gradients are unchanged.
     fn finish_unused(&mut self) {
         for p in self.params.ids().rev() {
             if self.due[p.0].take().is_some() {
@@ -360,8 +358,8 @@ impl<'a> Backward<'a> {
         }
     }
 
-    /// Takes the gradient of `x` out, to add to it; `None` if none flows there. [`Backward::close`]
-    /// puts it back.
+    /// Takes the gradient of `x` out to add to it; `None` if no gradient flows to `x`. [`Backward::close`] puts it
+    /// back.
     pub(super) fn open(&mut self, x: &Value) -> Option<Partial> {
         let slot = x.grad?;
         let kernels = self.kernels();
@@ -378,14 +376,14 @@ impl<'a> Backward<'a> {
         Some(partial)
     }
 
-    /// Puts back what [`Backward::open`] gave.
+    /// Puts back the gradient that [`Backward::open`] returned.
     pub(super) fn close(&mut self, x: &Value, partial: Option<Partial>) {
         if let Some(partial) = partial {
             self.pass(x, Arc::new(partial.array));
         }
     }
 
-    /// Adds a whole gradient to that of `x`; the first one is moved.
+    /// Adds a complete gradient to that of `x`; the first one is moved instead of copied.
     pub(super) fn pass(&mut self, x: &Value, dx: Arc<Array>) {
         let Some(slot) = x.grad else { return };
         let present = self.grads.contains_key(&slot).then(|| self.open(x)).flatten();

@@ -1,20 +1,20 @@
-//! Proof that all ranks hold the same state, before they take a step together.
+//! Verifies that all ranks hold the same state before they take a step together.
 //!
-//! Each rank reads its own base, and a folder need not hold the same files on every host; a checkpoint comes in parts,
-//! each read by one rank and sent to the others. Were the ranks' states not equal, they would average the gradients of
-//! different models, and a checkpoint would be a patchwork. Every rank hears every digest and comes to the same
-//! verdict.
+//! Each rank reads its own base model, and a folder need not hold the same files on every host. A checkpoint arrives
+//! in parts, each read by one rank and broadcast to the others. If the ranks' states differed, they would average the
+//! gradients of different models, and a checkpoint would mix them. Every rank receives every digest and reaches the
+//! same verdict.
 
 use super::digest::Digest;
 use super::divergence::{Divergence, Expected, Origin};
 use super::error::Error;
 use crate::collective::Collective;
 
-/// Tells every rank's digest to every rank, and returns once they are equal, and equal to the one that is `recorded`
-/// for `origin`, if any rank knows it.
+/// Exchanges the digests of all ranks. Succeeds if they are equal, and equal to the one that is `recorded` for
+/// `origin` if any rank knows it.
 ///
 /// # Errors
-/// [`Error::Diverged`] on every rank alike, or [`Error::Collective`].
+/// [`Error::Diverged`], which is the same on every rank, or [`Error::Collective`].
 pub fn agree(
     collective: &mut dyn Collective,
     mine: Digest,
@@ -26,14 +26,14 @@ pub fn agree(
     let mut all = vec![[0.0; TOLD]; world];
     all[rank] = told(mine, recorded);
     collective.control(all.as_flattened_mut())?;
-    let digests: Vec<Digest> = all.iter().map(|told| decoded(&told[1..=WORDS])).collect();
-    // Whether it was recorded already may differ between ranks that were told at different times.
-    let knows = all.iter().find(|told| told[0] > 0.0);
-    let recorded = knows.map(|told| decoded(&told[1 + WORDS..]));
+    let digests: Vec<Digest> = all.iter().map(|message| decoded(&message[1..=WORDS])).collect();
+    // Only some ranks may know the recorded digest, if it was recorded while their duties were being sent.
+    let knows = all.iter().find(|message| message[0] > 0.0);
+    let recorded = knows.map(|message| decoded(&message[1 + WORDS..]));
     verdict(&digests, origin, recorded).map_or(Ok(()), |divergence| Err(divergence.into()))
 }
 
-/// Who differs, if anybody does; by rank.
+/// The ranks that differ, in rank order; `None` if none does.
 fn verdict(digests: &[Digest], origin: Origin, recorded: Option<Digest>) -> Option<Divergence> {
     let holders = |digest: &Digest| digests.iter().filter(|d| *d == digest).count();
     let majority = digests.iter().find(|digest| 2 * holders(digest) > digests.len());
@@ -51,17 +51,17 @@ fn verdict(digests: &[Digest], origin: Origin, recorded: Option<Digest>) -> Opti
     (!ranks.is_empty()).then_some(Divergence { origin, expected, ranks })
 }
 
-/// Numbers of 32 bits that a digest is sent as: an f64 holds each of them exactly.
+/// Number of 32-bit words as which a digest is sent, since an f64 holds each of them exactly.
 const WORDS: usize = 4;
-/// What one rank tells: whether it knows the recorded digest, its own digest, and the recorded one.
+/// Length of one rank's message: whether it knows the recorded digest, its own digest, and the recorded one.
 const TOLD: usize = 1 + 2 * WORDS;
 
 fn told(mine: Digest, recorded: Option<Digest>) -> [f64; TOLD] {
-    let mut told = [0.0; TOLD];
-    told[0] = f64::from(u8::from(recorded.is_some()));
-    told[1..=WORDS].copy_from_slice(&encoded(mine));
-    told[1 + WORDS..].copy_from_slice(&encoded(recorded.unwrap_or(Digest(0))));
-    told
+    let mut message = [0.0; TOLD];
+    message[0] = f64::from(u8::from(recorded.is_some()));
+    message[1..=WORDS].copy_from_slice(&encoded(mine));
+    message[1 + WORDS..].copy_from_slice(&encoded(recorded.unwrap_or(Digest(0))));
+    message
 }
 
 fn encoded(digest: Digest) -> [f64; WORDS] {
@@ -99,14 +99,14 @@ mod tests {
     }
 
     #[test]
-    fn ranks_that_differ_from_what_was_recorded_are_named() {
+    fn ranks_that_differ_from_the_recorded_digest_are_named() {
         assert_eq!(named(&[8], Some(7)), Some(vec![0]));
         assert_eq!(named(&[8, 7, 8], Some(7)), Some(vec![0, 2]));
         assert_eq!(named(&[8, 8], Some(7)), Some(vec![0, 1]));
     }
 
     #[test]
-    fn without_a_record_a_minority_is_named_and_else_everybody() {
+    fn without_a_record_the_minority_is_named_or_else_all_ranks() {
         assert_eq!(named(&[7, 8], None), Some(vec![0, 1]));
         assert_eq!(named(&[7, 8, 7], None), Some(vec![1]));
         assert_eq!(named(&[7, 8, 9], None), Some(vec![0, 1, 2]));
@@ -115,39 +115,39 @@ mod tests {
     }
 
     #[test]
-    fn a_divergence_is_told_with_its_digests() {
-        let told = |numbers: &[u128], origin, recorded: Option<u128>| {
+    fn a_divergence_is_reported_with_its_digests() {
+        let text = |numbers: &[u128], origin, recorded: Option<u128>| {
             let divergence = verdict(&digests(numbers), origin, recorded.map(Digest));
             divergence.expect("they differ").to_string().replace(&"0".repeat(31), "")
         };
         assert_eq!(
-            told(&[1, 2, 1], Origin::Base, None),
+            text(&[1, 2, 1], Origin::Base, None),
             "the ranks do not hold the same state: rank 1 has digest 2, most ranks have 1\n\
              hint: `model.base` must name the same files on every host, and they must not change"
         );
         assert_eq!(
-            told(&[1, 2], Origin::Checkpoint, None),
+            text(&[1, 2], Origin::Checkpoint, None),
             "the ranks do not hold the same state: rank 0 has digest 1, rank 1 has digest 2"
         );
         assert_eq!(
-            told(&[1, 1, 2], Origin::Configuration, None),
+            text(&[1, 1, 2], Origin::Configuration, None),
             "the ranks do not read the same `config.json`: rank 2 has digest 2, most ranks have 1\n\
              hint: `model.base` must name the same files on every host, and they must not change"
         );
         assert_eq!(
-            told(&[1, 2], Origin::Checkpoint, Some(1)),
+            text(&[1, 2], Origin::Checkpoint, Some(1)),
             "the restored state is not the one that was saved: rank 1 has digest 2, expected 1"
         );
     }
 
     #[test]
-    fn digests_arrive_as_they_were_sent() {
+    fn decoded_digests_equal_what_was_encoded() {
         for digest in [0, 1, u128::MAX, 0x0123_4567_89ab_cdef_fedc_ba98_7654_3210] {
             assert_eq!(decoded(&encoded(Digest(digest))), Digest(digest));
         }
     }
 
-    /// What each of `world` ranks says, of which `odd` was changed.
+    /// The verdict of each of `world` ranks, after `change` was applied to the state of rank `odd`.
     fn ask(world: usize, odd: usize, change: fn(&mut State)) -> Vec<Result<(), Error>> {
         std::thread::scope(|scope| {
             let ranks = InProcess::world(world, Duration::from_secs(60)).into_iter();
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn one_flipped_bit_on_one_rank_is_told_by_all_ranks_alike() {
+    fn all_ranks_report_the_same_divergence_after_one_flipped_bit() {
         let changes: [fn(&mut State); 3] = [
             |state| flip(state.part_mut(Part::Master, ParamId(1)), 0),
             |state| flip(state.part_mut(Part::V, ParamId(0)), 2),
@@ -173,15 +173,15 @@ mod tests {
         ];
         for (world, named) in [(2, vec![0, 1]), (3, vec![1]), (4, vec![1])] {
             for change in changes {
-                let told: Vec<Divergence> = ask(world, 1, change)
+                let verdicts: Vec<Divergence> = ask(world, 1, change)
                     .into_iter()
-                    .map(|said| match said {
+                    .map(|verdict| match verdict {
                         Err(Error::Diverged(divergence)) => divergence,
                         other => panic!("{other:?}"),
                     })
                     .collect();
-                assert!(told.iter().all(|divergence| *divergence == told[0]), "{told:?}");
-                let ranks: Vec<_> = told[0].ranks.iter().map(|(rank, _)| *rank).collect();
+                assert!(verdicts.iter().all(|verdict| *verdict == verdicts[0]), "{verdicts:?}");
+                let ranks: Vec<_> = verdicts[0].ranks.iter().map(|(rank, _)| *rank).collect();
                 assert_eq!(ranks, named, "{world} ranks");
             }
             let equal = ask(world, 1, |_| {});
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_record_that_one_rank_knows_counts_for_all() {
-        let said: Vec<_> = std::thread::scope(|scope| {
+        let verdicts: Vec<_> = std::thread::scope(|scope| {
             let ranks = InProcess::world(2, Duration::from_secs(60)).into_iter();
             let ask = |mut collective: InProcess| {
                 let recorded = (collective.rank() == 1).then_some(Digest(1 << 100));
@@ -200,9 +200,9 @@ mod tests {
             let threads: Vec<_> = ranks.map(|c| scope.spawn(move || ask(c))).collect();
             threads.into_iter().map(|t| t.join().expect("a rank")).collect()
         });
-        let told: Vec<_> =
-            said.into_iter().map(|s| s.expect_err("5 is wrong").to_string()).collect();
-        assert_eq!(told[0], told[1]);
-        assert!(told[0].contains("rank 0 has digest") && told[0].contains("rank 1 has digest"));
+        let texts: Vec<_> =
+            verdicts.into_iter().map(|v| v.expect_err("5 is wrong").to_string()).collect();
+        assert_eq!(texts[0], texts[1]);
+        assert!(texts[0].contains("rank 0 has digest") && texts[0].contains("rank 1 has digest"));
     }
 }

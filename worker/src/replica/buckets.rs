@@ -1,51 +1,51 @@
-//! Gradients in buckets: each a piece of memory of its own, handed to the communication thread when it is full and
-//! back when it is reduced, while earlier layers are still in backward.
+//! Gradient buckets: each has its own memory, which is handed to the communication thread when the bucket is full and
+//! comes back when it is reduced, while the backward of earlier layers still runs.
 //!
 //! ```text
 //! backward order:  head ... layer 29 ... layer 0, embedding
-//! buckets:         [ 0 ][ 1 ][ 2 ]  ...        [ B-2 ][ B-1 ][ B ]    launched in this order on every rank
+//! buckets:         [ 0 ][ 1 ][ 2 ]  ...        [ B-2 ][ B-1 ][ B ]    reduced in this order on every rank
 //!                                              `--- embedding ---'
 //! ```
 //!
-//! A matrix that is larger than a bucket has several of its own, each of whole rows: its operations write there, and
-//! nothing is copied together or apart. A tied embedding is final only after the last backward, so it has the last
-//! buckets; while one of them travels, what is reduced already waits for nobody.
+//! A matrix that is larger than a bucket has several buckets of its own, each with whole rows. Its operations write
+//! there directly, so no gradient is copied. A tied embedding is final only at the very end of the backward, so it
+//! has the last buckets; earlier ones can be reduced without waiting for it.
 
 use crate::collective::{self, Collective, Pending};
 use crate::device::{Buffer, Device, Dtype, WindowMut};
 use crate::ops::{Gradients, ParamId, Parameters};
 use std::ops::Range;
 
-/// Elements of a bucket, about: 25 MiB of f32.
+/// Approximate number of elements of a bucket: 25 MiB of f32.
 pub const BUCKET_ELEMENTS: usize = 25 * 1024 * 1024 / 4;
 
-/// Where elements of a parameter's gradient lie.
+/// The location of a range of a parameter's gradient.
 pub(crate) struct Piece {
-    /// Which of the parameter's elements.
+    /// The range of the parameter's elements.
     pub(crate) elements: Range<usize>,
     pub(crate) bucket: usize,
-    /// Where in the bucket.
+    /// The range within the bucket.
     pub(crate) range: Range<usize>,
 }
 
-/// Which parameter lies where: the same on every rank.
+/// The location of every parameter's gradient; the same on every rank.
 pub(crate) struct Layout {
-    /// By parameter: its pieces in order, in ascending buckets; none if it is not trained.
+    /// Per parameter: its pieces in order, in ascending buckets; none if it is not trained.
     pieces: Vec<Vec<Piece>>,
-    /// By bucket: its elements.
+    /// Per bucket: the number of elements.
     elements: Vec<usize>,
-    /// By bucket: the parameters in it.
+    /// Per bucket: the number of parameters in it.
     parameters: Vec<usize>,
 }
 
 impl Layout {
-    /// Buckets of about `size` elements.
+    /// A layout with buckets of about `size` elements.
     pub(crate) fn new(parameters: &Parameters, size: usize) -> Self {
         let pieces = parameters.ids().map(|_| Vec::new()).collect();
         let mut layout = Self { pieces, elements: Vec::new(), parameters: Vec::new() };
         for p in parameters.ids().rev().filter(|p| parameters.trainable(*p)) {
             let cuts = cut(parameters.shape(p), size);
-            // A matrix of several buckets shares none of them: its neighbours need not wait for it.
+            // A matrix of several buckets shares none of them, so that other parameters do not wait for it.
             let (alone, mut fresh) = (cuts.len() > 1, layout.elements.is_empty());
             for elements in cuts {
                 let filled = layout.elements.last().copied().unwrap_or(0);
@@ -71,18 +71,19 @@ impl Layout {
         pieces.push(Piece { elements: from..from + elements, bucket, range });
     }
 
-    /// Where the gradient of `p` lies, in order; nowhere if `p` is not trained.
+    /// The pieces of the gradient of `p`, in order; empty if `p` is not trained.
     pub(crate) fn pieces(&self, p: ParamId) -> &[Piece] {
         &self.pieces[p.0]
     }
 
-    /// Zeroed buckets.
+    /// Allocates zeroed buckets.
     pub(crate) fn allocate(&self, device: &Device) -> Vec<Buffer> {
         self.elements.iter().map(|n| device.zeros(Dtype::F32, *n)).collect()
     }
 }
 
-/// A parameter's elements, in pieces of `size` at most: a matrix of whole rows, evenly; anything else stays whole.
+/// The sizes of a parameter's pieces, in elements: a matrix is cut evenly into whole rows of at most `size` elements;
+/// any other tensor stays whole.
 fn cut(shape: &[usize], size: usize) -> Vec<usize> {
     let &[rows, cols] = shape else { return vec![shape.iter().product()] };
     let pieces = (rows * cols).div_ceil(size.max(1)).clamp(1, rows.max(1));
@@ -91,15 +92,16 @@ fn cut(shape: &[usize], size: usize) -> Vec<usize> {
     starts.map(|start| each.min(rows - start) * cols).collect()
 }
 
-/// One step's gradients on their way: summed up here, then over the ranks.
+/// The gradients of one step, which are accumulated over micro-batches and then all-reduced.
 pub(crate) struct Buckets<'a> {
     layout: &'a Layout,
     collective: &'a mut dyn Collective,
     held: Vec<Option<Buffer>>,
-    /// Parameters of a bucket whose gradient is not final.
+    /// Per bucket: the number of parameters whose gradient is not final.
     open: Vec<usize>,
     flying: Vec<Pending>,
-    /// The present micro-batch is this rank's last of the step: what is final now is final.
+    /// The current micro-batch is this rank's last one of the step, so gradients that become final are final for the
+    /// step.
     last: bool,
     failed: Option<collective::Error>,
 }
@@ -121,18 +123,18 @@ impl<'a> Buckets<'a> {
         }
     }
 
-    /// From here on, a final gradient is final for the step.
+    /// Declares the next micro-batch to be the last: from now on, a final gradient is final for the step.
     pub(crate) fn last_micro_batch(&mut self) {
         self.last = true;
     }
 
-    /// Launches what is not yet launched; for a rank without packs, that is everything.
+    /// Starts all reductions that are not yet started. For a rank without packs, these are all.
     pub(crate) fn launch_rest(&mut self) {
         self.open.fill(0);
         self.launch();
     }
 
-    /// Waits for the sums and gives the buckets back.
+    /// Waits for the sums and returns the buckets.
     ///
     /// # Errors
     /// The error that broke the collective.
@@ -147,7 +149,7 @@ impl<'a> Buckets<'a> {
         self.collective
     }
 
-    /// Launches every full bucket whose predecessors are launched.
+    /// Starts the reduction of every full bucket whose predecessors were started.
     fn launch(&mut self) {
         while self.failed.is_none() {
             let next = self.flying.len();
@@ -170,7 +172,7 @@ impl Gradients for Buckets<'_> {
         let mut slots = Vec::with_capacity(pieces.len());
         for (held, piece) in self.held[first..].iter_mut().zip(pieces) {
             let held = held.as_mut();
-            let held = held.expect("a bucket flies only when all its gradients are final");
+            let held = held.expect("a bucket is reduced only when all its gradients are final");
             slots.push(held.window_mut(piece.range.clone()));
         }
         slots
@@ -205,7 +207,7 @@ mod tests {
 
     #[test]
     fn small_parameters_share_buckets_and_large_matrices_have_their_own() {
-        // An embedding, a layer of three, a norm: filled from the end.
+        // An embedding, a layer of three parameters and a norm; buckets are filled from the end.
         let parameters = parameters(&[&[10, 4], &[3, 4], &[2, 4], &[4], &[6]]);
         let layout = Layout::new(&parameters, 16);
         assert_eq!(pieces(&layout, 4), [(0, 0..6)]);
@@ -220,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_matrix_is_cut_between_rows_and_a_vector_never() {
+    fn a_matrix_is_cut_between_rows_and_a_vector_is_not_cut() {
         assert_eq!(cut(&[10, 4], 40), [40]);
         assert_eq!(cut(&[10, 4], 39), [20, 20]);
         assert_eq!(cut(&[7, 4], 10), [12, 12, 4]);

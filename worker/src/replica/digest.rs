@@ -1,13 +1,13 @@
-//! What a training state is known by. Replicas are equal bit by bit or not at all, so one number tells them apart.
+//! The digest of a training state. Replicas are equal bit by bit or not at all, so one number distinguishes them.
 //!
 //! ```text
-//! xxh3-128 of: updates, then for every parameter the xxh3-128 of each chunk of its elements, and once there were
-//!              updates those of its two moments
+//! xxh3-128 of: the number of updates; then for every parameter the xxh3-128 of each chunk of its elements and,
+//!              once there were updates, of each chunk of its two moments
 //! ```
 //!
-//! Chunks have a fixed size, so that a large embedding is hashed by all threads, and the result depends on none of
-//! them. Before the first update moments are zero and are left out: the digest of a base is that of the training that
-//! begins with it.
+//! Chunks have a fixed size, so that a large embedding is hashed by all threads while the result does not depend on
+//! their number. Before the first update, moments are zero and left out, so the digest of a base model is that of the
+//! training state that begins with it.
 
 use crate::device::Buffer;
 use crate::model::Model;
@@ -17,10 +17,10 @@ use std::fmt;
 use std::str::FromStr;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
 
-/// Elements that one thread hashes at once: 4 MiB.
+/// Number of elements per chunk: 4 MiB.
 const CHUNK_ELEMENTS: usize = 1 << 20;
 
-/// The digest of a whole state; as text, 32 lower-case hexadecimal digits.
+/// The digest of a whole state. Its text form has 32 lower-case hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digest(pub(super) u128);
 
@@ -38,18 +38,18 @@ impl FromStr for Digest {
     }
 }
 
-/// The digest of a training that begins with `model`.
+/// The digest of a training state that begins with `model`.
 pub fn of_base(model: &Model) -> Digest {
     let none = Buffer::from(Vec::<f32>::new());
     of(model, 0, |_| [&none, &none])
 }
 
-/// The digest of a model's configuration, to compare between programs of one version.
+/// The digest of a model's configuration, comparable between programs of the same version.
 pub fn of_configuration(model: &Model) -> Digest {
     Digest(xxh3_128(format!("{:?}", model.config()).as_bytes()))
 }
 
-/// The digest of a model after so many updates; `moments` are those of a parameter.
+/// The digest of a model after this number of updates; `moments` returns the moments of a parameter.
 pub(super) fn of<'a>(
     model: &Model,
     updates: u64,
@@ -88,7 +88,7 @@ mod tests {
     use crate::replica::state::Part;
 
     #[test]
-    fn a_digest_is_read_as_it_is_written() {
+    fn a_digest_survives_formatting_and_parsing() {
         let digest = Digest(0x00ff);
         assert_eq!(digest.to_string(), format!("{}ff", "0".repeat(30)));
         assert_eq!(digest.to_string().parse(), Ok(digest));
@@ -96,13 +96,13 @@ mod tests {
     }
 
     #[test]
-    fn a_training_begins_with_the_digest_of_its_base() {
+    fn a_training_state_begins_with_the_digest_of_its_base() {
         let state = state();
         assert_eq!(state.digest(), of_base(state.model()));
     }
 
     #[test]
-    fn one_bit_anywhere_makes_another_digest() {
+    fn one_flipped_bit_anywhere_changes_the_digest() {
         let mut state = state();
         state.set_updates(1);
         let mut seen = vec![state.digest()];

@@ -1,36 +1,37 @@
-//! Why ranks may not train together: they hold different states.
+//! The error for ranks that may not train together because they hold different states.
 
 use super::Digest;
 use std::fmt;
 
-/// What is compared.
+/// What the ranks compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The state of a training that begins with the base model.
     Base,
     /// The state of a training that begins with a checkpoint.
     Checkpoint,
-    /// The base's configuration: equal states are no equal models if, say, their rotary embeddings differ.
+    /// The base model's configuration: models with equal states still differ if, for example, their rotary embeddings
+    /// do.
     Configuration,
 }
 
-/// The digest that states are compared with.
+/// The digest with which states are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expected {
-    /// That of the base or of the checkpoint, as it was recorded.
+    /// The recorded digest of the base model or of the checkpoint.
     Recorded(Digest),
-    /// That of more than half of the ranks.
+    /// The digest of more than half of the ranks.
     Majority(Digest),
-    /// None: no rank has a better claim than another.
+    /// No digest: none is recorded, and none has a majority.
     Unknown,
 }
 
-/// The ranks do not hold the state that they should; equal on every rank.
+/// The ranks do not hold the expected state. This error is the same on every rank.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Divergence {
     pub(super) origin: Origin,
     pub(super) expected: Expected,
-    /// The ranks that differ from what is expected, or all of them, with their digests.
+    /// The ranks that differ from the expected digest, or all ranks if there is none, with their digests.
     pub(super) ranks: Vec<(usize, Digest)>,
 }
 

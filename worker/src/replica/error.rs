@@ -1,13 +1,13 @@
-//! Why a training does not begin, or a step was not committed.
+//! Errors that prevent a training from beginning or a step from being committed.
 
 use super::divergence::Divergence;
 use crate::{collective, model, ops};
 use thiserror::Error;
 
-/// Why a training does not begin, or a step was not committed.
+/// Why a training could not begin or a step was not committed.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The ranks do not begin with the same state, or not with the one that was recorded.
+    /// The ranks hold different states, or not the recorded one.
     #[error(transparent)]
     Diverged(#[from] Divergence),
     /// A peer was lost, or the collective was aborted.
@@ -19,17 +19,17 @@ pub enum Error {
     /// An operation refused its operands.
     #[error(transparent)]
     Ops(#[from] ops::Error),
-    /// The ranks do not see the same plan or the same data.
-    #[error("step {step}: the ranks' weights add up to {got}, the plan says {planned}")]
+    /// The ranks use different plans or different data.
+    #[error("step {step}: the ranks' weights add up to {got}, but the plan says {planned}")]
     Plan {
         /// The step.
         step: u64,
-        /// What the ranks had.
+        /// The sum of the ranks' weights.
         got: f64,
-        /// What the plan has.
+        /// The total weight according to the plan.
         planned: f64,
     },
-    /// Three steps in a row had no finite gradient.
+    /// The gradient was not finite in several steps in a row.
     #[error(
         "the gradient was not finite in {0} steps in a row\n\
          hint: lower `train.learning_rate`, or look at the samples that the receipt names"

@@ -1,4 +1,4 @@
-//! A training so small that a test can hold several, and a change to it that is as small as a change can be.
+//! A training state so small that a test can hold several, and the smallest possible change to it.
 
 use super::State;
 use crate::device::Buffer;
@@ -7,12 +7,12 @@ use crate::model::{Config, Model};
 use crate::ops::ParamId;
 use std::path::Path;
 
-/// A model of one layer that has taken no step; the same at every call.
+/// The state of a model of one layer before its first step; the same at every call.
 pub(crate) fn state() -> State {
     state_with(&[])
 }
 
-/// The same, of which some parameters are frozen.
+/// The same state with some parameters frozen.
 pub(crate) fn state_with(frozen: &[ParamId]) -> State {
     let text = serde_json::json!({
         "model_type": "llama", "vocab_size": 16, "hidden_size": 8, "intermediate_size": 8,

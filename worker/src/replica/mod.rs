@@ -1,26 +1,29 @@
-//! One rank's replica: the training state, the step that changes it, and how it comes from and goes to a checkpoint.
+//! One rank's replica: the training state, the step that changes it, and how it is saved to and restored from
+//! checkpoints.
 //!
 //! ```text
-//! state      parameters, moments, updates: all that a run would lose            digest     what a state is known by
-//! step       gradients, their sum over ranks, the update                        objective  what is minimised
-//! buckets    gradients on their way                       optimizer  AdamW      batch      a rank's share of a step
-//! agreement  proof that all ranks hold the same state before they train together
+//! state      parameters, moments, number of updates: all that a run could lose    digest     a hash of a state
+//! step       gradients, their all-reduce, the update                              objective  the loss function
+//! buckets    gradient buckets       optimizer  AdamW                              batch      a rank's share of a
+//! step
+//! agreement  checks that all ranks hold the same state before they train together
 //!
-//! snapshot   a copy of this rank's share of a checkpoint  shares     which rank stores what
-//! restore    each file read by one rank                   receive    what one rank has read, on all ranks
-//! room       one snapshot at a time
+//! snapshot   copies this rank's share of a checkpoint     shares     which rank stores what
+//! restore    reads each file on one rank                  receive    broadcasts what each rank has read
+//! room       the buffer for one snapshot at a time
 //! ```
 //!
-//! A state outlives a membership; everything else is made anew for each. Here models, operations and collectives meet,
-//! and here is no I/O: the agent stores and fetches.
+//! A state outlives a membership; everything else is created again for each membership. This module combines models,
+//! operations and collectives, and does no I/O: the agent stores and fetches files.
 //!
 //! ```text
-//! model/model-00001-of-00003-<mark>.safetensors    parameters in the dtype to save in, by transformers' names
-//! state/state-r<rank>-000-<mark>.safetensors       `master/<name>`, `m/<name>`, `v/<name>`, f32, of what is trained
+//! model/model-00001-of-00003-<mark>.safetensors    parameters in the dtype of saved models, with transformers' names
+//! state/state-r<rank>-000-<mark>.safetensors       `master/<name>`, `m/<name>`, `v/<name>` of trained ones, in f32
 //! ```
 //!
-//! Frozen parameters are no state: a restore leaves them as the base has them. Nothing that is stored depends on the
-//! world size that wrote it: files hold whole parameters, and any number of ranks divides them anew.
+//! Frozen parameters are not part of the state: a restore leaves them as they are in the base model. Stored files do
+//! not depend on the world size that wrote them: they hold whole parameters, and any number of ranks can divide them
+//! again.
 
 mod agreement;
 mod batch;

@@ -1,10 +1,10 @@
-//! AdamW (Loshchilov and Hutter 2019), and the factor that gradients are clipped by.
+//! AdamW (Loshchilov and Hutter 2019), and the factor that clips gradients.
 //!
-//! Every factor is computed in f64 and in software, so that it has the same bits on every rank, whatever its host.
+//! Every factor is computed in f64 and in software, so that it has the same bits on every rank, whatever the host.
 
 use crate::kernels::AdamStep;
 
-/// What stays the same for a whole run.
+/// The settings of AdamW, which are constant for a whole run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
     /// Decay of the first moment.
@@ -15,24 +15,23 @@ pub struct AdamW {
     pub eps: f64,
 }
 
-/// What one update applies to one tensor.
+/// The parameters of one update of one tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Update {
-    /// Which applied update this is, from 1.
+    /// Number of this update among the applied ones, starting at 1.
     pub count: u64,
     /// The learning rate.
     pub lr: f64,
-    /// The decay of this tensor's weights: 0 for norms and biases.
+    /// The weight decay of this tensor; 0 for norms and biases.
     pub weight_decay: f64,
     /// Factor of the summed gradient: `1 / W(s)` times the clip factor.
     pub gradient_scale: f64,
 }
 
 impl AdamW {
-    /// The factors of one update, as `torch.optim.AdamW` has them:
-    /// `p *= 1 - lr wd; p -= lr m_hat / (sqrt(v_hat) + eps)`.
+    /// The factors of one update, as in `torch.optim.AdamW`: `p *= 1 - lr wd; p -= lr m_hat / (sqrt(v_hat) + eps)`.
     pub fn step(&self, u: &Update) -> AdamStep {
-        // The host's mathematical library may round differently.
+        // The host's math library may round differently.
         let correction = |beta: f64| 1. - libm::pow(beta, u.count as f64);
         AdamStep {
             gradient_scale: u.gradient_scale as f32,
@@ -47,8 +46,8 @@ impl AdamW {
     }
 }
 
-/// The factor that brings a gradient of norm `norm` down to `max_norm`, as `torch.nn.utils.clip_grad_norm_` computes
-/// it.
+/// The factor that scales a gradient of norm `norm` down to `max_norm`, computed like
+/// `torch.nn.utils.clip_grad_norm_`.
 pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
     (max_norm / (norm + 1e-6)).min(1.)
 }
@@ -86,13 +85,13 @@ mod tests {
             }
         }
         for (i, (p, (expected, ..))) in state[0].read::<f32>().iter().zip(&exact).enumerate() {
-            // Five updates of f32 rounding, at a size of 2 and steps of 0.01.
+            // Five updates with f32 rounding errors, for parameters up to 2 and steps of 0.01.
             assert!((f64::from(*p) - expected).abs() < 1e-6, "{i}: {p} {expected}");
         }
     }
 
     #[test]
-    fn clipping_never_lengthens_a_gradient() {
+    fn clipping_never_increases_the_norm() {
         assert_eq!(clip_factor(0.5, 1.), 1.);
         assert!((clip_factor(4., 1.) - 0.25).abs() < 1e-6);
     }

@@ -1,14 +1,14 @@
-//! A state that is spread over the ranks, brought to all of them: each part comes from the one rank that holds it.
+//! Completes a state that is spread over the ranks: each part is broadcast by the one rank that holds it.
 
 use super::State;
 use super::state::Part;
 use crate::collective::{self, Collective};
 
-/// Replaces every trained part of `state` with that of the rank which `holder` names, and the number of updates with
+/// Replaces every trained part of `state` with that of the rank that `holder` names, and the number of updates with
 /// that of rank `counter`.
 ///
 /// # Errors
-/// What `holder` reports, or the collective's own; `state` is then a mixture.
+/// Those of `holder` and of the collective; `state` is then partly replaced.
 pub(super) fn receive<E: From<collective::Error>>(
     state: &mut State,
     collective: &mut dyn Collective,

@@ -1,8 +1,9 @@
-//! From a checkpoint's state files back to a training: every file is read and verified by one rank, which then tells
-//! the others what is in it.
+//! Restores a training state from a checkpoint's state files. Each file is read and verified by one rank, which then
+//! broadcasts its contents to the others.
 //!
-//! A file comes in pieces, and each is put in its place as it comes: memory does not grow with the size of a file. Only
-//! at a file's end is it known whether it is what was written; until then nothing that it says counts.
+//! A file arrives in pieces, and each piece is copied to its destination at once, so that memory does not grow with
+//! the size of a file. Whether a file is intact is known only at its end; until then, its contents are not trusted
+//! and no error in them is reported.
 
 use super::State;
 use super::receive::receive;
@@ -21,46 +22,47 @@ use thiserror::Error;
 /// Why a checkpoint cannot be restored.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// Not a state file.
+    /// An object is not a valid state file.
     #[error("`{key}` is not a state file: {reason}")]
     Format {
-        /// The object.
+        /// Key of the object.
         key: String,
-        /// Why.
+        /// What is wrong with it.
         reason: String,
     },
-    /// It belongs to another model.
-    #[error("`{key}` holds `{tensor}` with {got} elements, the model has {expected}")]
+    /// A tensor does not have the shape that the model needs, so the checkpoint belongs to another model.
+    #[error("`{key}` holds `{tensor}` with {got} elements, but the model has {expected}")]
     Shape {
-        /// The object.
+        /// Key of the object.
         key: String,
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
-        /// Elements in the file.
+        /// Number of elements in the file.
         got: usize,
-        /// Elements in the model.
+        /// Number of elements in the model.
         expected: usize,
     },
-    /// Something was not saved, or not read.
+    /// A tensor or file was not saved, or not read.
     #[error("the checkpoint lacks `{0}`")]
     Missing(String),
-    /// A peer was lost meanwhile.
+    /// A peer was lost during the restore.
     #[error(transparent)]
     Collective(#[from] collective::Error),
 }
 
-/// What a rank hears of its state files, each named by its place in the manifest; of several in turn.
+/// An event while a rank's state files are fetched. Files are named by their index in the manifest; several may be
+/// fetched concurrently.
 pub enum Fetched {
-    /// The next bytes of a file, not proven yet. At 0 it begins: once more, if it had come damaged.
+    /// The next bytes of a file, not yet verified. Offset 0 starts the file, again if it arrived damaged before.
     Piece {
-        /// Which.
+        /// Index of the file.
         file: usize,
-        /// Bytes before these.
+        /// Number of bytes before these.
         offset: u64,
-        /// A multiple of four bytes, unless they are the last.
+        /// The bytes; a multiple of four, except at the end of the file.
         body: Bytes,
     },
-    /// What came of a file is what was written.
+    /// The file is complete and was verified.
     Whole(usize),
 }
 
@@ -84,11 +86,11 @@ fn owners(state: &[File], world: usize) -> Vec<usize> {
     owners
 }
 
-/// Brings `state` to what the manifest's `files` describe; `mine` yields those of this rank, see [`share_of`].
+/// Restores `state` from the manifest's `files`; `mine` yields the files of this rank (see [`share_of`]).
 ///
 /// # Errors
-/// If a file is not a state file of this model, or something is missing, or what `mine` yields; `state` is then
-/// unspecified, until it is restored again.
+/// A file is not a state file of this model, something is missing, or `mine` yields an error; `state` is then
+/// unspecified until it is restored again.
 pub fn restore<E: From<Error>>(
     state: &mut State,
     collective: &mut dyn Collective,
@@ -105,7 +107,7 @@ pub fn restore<E: From<Error>>(
                 if offset == 0 {
                     readings.insert(file, Reading::of(&files[file]));
                 }
-                readings.get_mut(&file).expect("a file begins at 0").add(state, &body);
+                readings.get_mut(&file).expect("a file starts with offset 0").add(state, &body);
             }
             Fetched::Whole(file) => {
                 let missing = || Error::Missing(files[file].key.clone());
@@ -119,7 +121,7 @@ pub fn restore<E: From<Error>>(
     }
     state.set_updates(updates);
     let owners = owners(files, world);
-    // Every file says how many updates it has seen; its reader is asked.
+    // Every file records the number of updates, so the reader of the first file provides it.
     let first = owners.first().copied().unwrap_or(0);
     let tensors = files
         .iter()
@@ -133,28 +135,28 @@ pub fn restore<E: From<Error>>(
     Ok(receive(state, collective, first, reader)?)
 }
 
-/// A state file, as far as it has come.
+/// A state file that is being read.
 struct Reading<'a> {
     file: &'a File,
-    /// Bytes that have come.
+    /// Number of bytes received.
     at: u64,
-    /// What is wrong with it, should it be what was written.
+    /// The contents so far, or their error, which counts only if the file turns out to be intact.
     outcome: Result<Content, Error>,
 }
 
 enum Content {
-    /// The beginning, in which the table of contents is not whole.
+    /// The beginning of the file, while the header is incomplete.
     Begun(Vec<u8>),
     Known(Table),
 }
 
-/// Where a tensor belongs; nowhere if it is frozen: older versions stored that, too.
+/// The destination of a tensor; `None` for a frozen parameter, which older versions stored, too.
 type Place = Option<(Part, ParamId)>;
 
-/// A state file's table of contents.
+/// A state file's header.
 struct Table {
     updates: u64,
-    /// By their bytes in the file, in order.
+    /// The tensors with their byte ranges in the file, in order.
     tensors: Vec<(Range<u64>, Place)>,
 }
 
@@ -183,39 +185,39 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// The updates that it has seen, now that all of it has come.
+    /// The number of updates recorded in the file, once it is complete.
     fn end(self) -> Result<u64, Error> {
         match self.outcome? {
             Content::Known(table) if self.at == self.file.bytes => Ok(table.updates),
             Content::Known(_) | Content::Begun(_) => Err(Error::Format {
                 key: self.file.key.clone(),
-                reason: format!("{} of {} bytes came", self.at, self.file.bytes),
+                reason: format!("got {} of {} bytes", self.at, self.file.bytes),
             }),
         }
     }
 }
 
-/// Bytes of the length that a safetensors file begins with.
+/// Size of the header length with which a safetensors file begins, in bytes.
 const LENGTH: usize = size_of::<u64>();
 
 impl Table {
-    /// The table of contents that the bytes begin with; none while it is not whole.
+    /// The header at the beginning of `bytes`; `None` while it is incomplete.
     fn read(file: &File, bytes: &[u8], state: &State) -> Result<Option<Self>, Error> {
         let format = |reason: String| Error::Format { key: file.key.clone(), reason };
         let Some((length, rest)) = bytes.split_first_chunk::<LENGTH>() else { return Ok(None) };
         let length = u64::from_le_bytes(*length);
         if length > file.bytes {
-            return Err(format(format!("a table of contents of {length} bytes")));
+            return Err(format(format!("its header cannot have {length} bytes")));
         }
         let Some(json) = rest.get(..length as usize) else { return Ok(None) };
         let table: Metadata = serde_json::from_slice(json).map_err(|e| format(e.to_string()))?;
         let begins = LENGTH as u64 + length;
         if begins + table.data_len() as u64 != file.bytes || !begins.is_multiple_of(4) {
-            return Err(format("it is not as long as its table of contents says".into()));
+            return Err(format("its length does not match its header".into()));
         }
         let updates = table.metadata().as_ref().and_then(|m| m.get("updates")?.parse().ok());
         let updates =
-            updates.ok_or_else(|| format("it does not say how many updates it has seen".into()))?;
+            updates.ok_or_else(|| format("it does not record the number of updates".into()))?;
         let infos = table.tensors();
         let tensors = file.tensors.iter().map(|name| {
             let info = infos.get(name).ok_or_else(|| format(format!("it lacks `{name}`")))?;
@@ -227,7 +229,7 @@ impl Table {
         Ok(Some(Self { updates, tensors }))
     }
 
-    /// Puts bytes of the file, `from` there on, where they belong.
+    /// Copies bytes of the file, which start at offset `from`, to their destinations.
     fn fill(&self, state: &mut State, from: u64, bytes: &[u8]) {
         let to = from + bytes.len() as u64;
         let first = self.tensors.partition_point(|(range, _)| range.end <= from);
@@ -247,7 +249,7 @@ impl Table {
     }
 }
 
-/// Where a tensor of so many elements belongs.
+/// The destination of a tensor, whose type and shape are checked.
 fn place(state: &State, key: &str, tensor: &str, info: &TensorInfo) -> Result<Place, Error> {
     let format = |reason: String| Error::Format { key: key.to_owned(), reason };
     let unknown = || format(format!("the model has no `{tensor}`"));
@@ -276,10 +278,10 @@ mod tests {
     use proto::tensors::head;
     use std::time::Duration;
 
-    /// Parameters that are frozen: the embedding, and one of a layer.
+    /// Frozen parameters: the embedding, and one of a layer.
     const FROZEN: [usize; 2] = [0, 3];
 
-    /// A training of which some parameters are frozen, and everything else is `shift` from where it began.
+    /// A state with frozen parameters in which everything else is moved away from its initial value by up to `shift`.
     fn state(shift: f32) -> State {
         let mut state = fixture::state_with(&FROZEN.map(ParamId));
         state.set_updates(5 * shift as u64);
@@ -303,7 +305,7 @@ mod tests {
         files.into_iter().filter(|file| file.key.starts_with(Checkpoint::STATE)).collect()
     }
 
-    /// What each of `world` ranks has that restores `parts` into a state that is `from` from the base.
+    /// The states of `world` ranks after restoring `parts` into states that were `from` away from the base.
     fn restored(parts: &[PartFile], world: usize, from: f32) -> Vec<State> {
         let files: Vec<File> = parts
             .iter()
@@ -320,7 +322,7 @@ mod tests {
                 let piece = Fetched::Piece { file, offset: 0, body: parts[file].body.clone() };
                 [Ok::<_, Error>(piece), Ok(Fetched::Whole(file))]
             });
-            restore(&mut state, &mut collective, &files, mine).expect("it is sound");
+            restore(&mut state, &mut collective, &files, mine).expect("the checkpoint is valid");
             state
         };
         std::thread::scope(|scope| {
@@ -331,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_trained_is_stored_and_a_restore_gives_the_same_bits() {
+    fn only_trained_state_is_stored_and_restored_bit_by_bit() {
         let before = state(1.0);
         let parts = saved(&before);
         let parameters = before.model().parameters();
@@ -340,7 +342,7 @@ mod tests {
         assert_eq!(stored.len(), 3 * (parameters.len() - FROZEN.len()));
         assert!(frozen.iter().all(|name| !stored.contains(&name)), "{stored:?}");
         for world in 1..4 {
-            // Whether the state was used before makes no difference.
+            // It makes no difference whether the state was used before.
             for after in [0.0, 3.0].into_iter().flat_map(|from| restored(&parts, world, from)) {
                 assert_eq!(after.digest(), before.digest(), "{world} ranks");
             }
@@ -348,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_with_frozen_masters_is_read_and_they_stay_as_the_base_has_them() {
+    fn frozen_parameters_in_old_checkpoints_are_ignored() {
         let before = state(1.0);
         let mut parts = saved(&before);
         let parameters = before.model().parameters();

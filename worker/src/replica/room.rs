@@ -1,8 +1,9 @@
-//! Room for one snapshot: the next waits until it is stored, so that memory is bounded whatever the store's speed.
-//! Where the store is not slow but fails, the room says so, and the next snapshot need not wait.
+//! The buffer for one snapshot. The next snapshot waits until it is stored, so that memory is bounded whatever the
+//! speed of the store. If the store fails instead of being slow, this is reported here, and the next snapshot need
+//! not wait.
 //!
-//! Its memory stays: a system that has to find as much again at every checkpoint takes longer than the copying, and
-//! longest when the store is on the same machine.
+//! The memory is kept between snapshots: allocating as much again at every checkpoint takes the operating system
+//! longer than the copying itself, most of all if the store is on the same machine.
 
 use crate::collective::AbortHandle;
 use bytes::Bytes;
@@ -10,22 +11,22 @@ use memmap2::MmapMut;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-/// Memory is taken in multiples of so many bytes.
+/// Memory is allocated in multiples of this many bytes.
 const GRAIN: usize = 1 << 16;
 
-/// A snapshot that takes longer than this to store does not keep training waiting for the next one.
+/// If storing a snapshot takes longer than this, training does not wait for it before the next one.
 const SLOW: Duration = Duration::from_secs(60);
 
-/// One process's room. Clones are the same.
+/// The snapshot buffer of one process. Clones refer to the same buffer.
 #[derive(Clone, Default)]
 pub struct Room(Arc<Shared>);
 
 /// Whether a snapshot can be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vacancy {
-    /// It can.
+    /// The buffer is free.
     Free,
-    /// The last one cannot be stored for now, or takes long.
+    /// The previous snapshot cannot be stored at the moment, or takes long.
     InTrouble,
 }
 
@@ -33,19 +34,19 @@ pub enum Vacancy {
 struct Shared {
     occupied: Mutex<Option<Occupied>>,
     changed: Condvar,
-    /// Memory of the last snapshot.
+    /// Memory of previous snapshots, for reuse.
     unused: Mutex<Vec<MmapMut>>,
 }
 
-/// A snapshot is being stored.
+/// The state of a snapshot that is being stored.
 #[derive(Default)]
 struct Occupied {
-    /// Files of it that the store has refused and not yet taken.
+    /// Number of its files that the store has refused and not yet accepted.
     failing: usize,
 }
 
 impl Room {
-    /// Takes the room once it is free; none if `abort` comes first.
+    /// Reserves the buffer once it is free; `None` if aborted first.
     pub fn reserve(&self, abort: &AbortHandle) -> Option<Reserved> {
         let mut occupied =
             self.0.wait_while(abort, Duration::MAX, |occupied| occupied.is_some())?;
@@ -53,7 +54,7 @@ impl Room {
         Some(Reserved(self.0.clone()))
     }
 
-    /// Waits until the room is free or known to stay occupied for a while; none if `abort` comes first.
+    /// Waits until the buffer is free or known to stay occupied for a while; `None` if aborted first.
     pub fn vacancy(&self, abort: &AbortHandle) -> Option<Vacancy> {
         let is_being_stored =
             |occupied: &Option<Occupied>| occupied.as_ref().is_some_and(|o| o.failing == 0);
@@ -69,10 +70,10 @@ impl Room {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Option<Occupied>> {
-        self.occupied.lock().expect("held only to look")
+        self.occupied.lock().expect("no code panics while holding the lock")
     }
 
-    /// Waits for as long as `wait` holds, and no longer than `limit`; none if `abort` comes first.
+    /// Waits while `wait` holds, at most for `limit`; `None` if aborted first.
     fn wait_while(
         self: &Arc<Self>,
         abort: &AbortHandle,
@@ -82,14 +83,14 @@ impl Shared {
         if wait(&self.lock()) {
             let room = self.clone();
             abort.on_abort(move || {
-                // Under the lock: a thread that is about to wait hears of it.
+                // Notify under the lock, so that a thread that is about to wait cannot miss it.
                 let _occupied = room.lock();
                 room.changed.notify_all();
             });
         }
         let wait = |occupied: &mut Option<Occupied>| wait(occupied) && !abort.is_aborted();
         let waited = self.changed.wait_timeout_while(self.lock(), limit, wait);
-        let (occupied, _) = waited.expect("held only to look");
+        let (occupied, _) = waited.expect("no code panics while holding the lock");
         (!abort.is_aborted()).then_some(occupied)
     }
 
@@ -99,11 +100,11 @@ impl Shared {
     }
 }
 
-/// The room, taken; dropping it frees it.
+/// The reserved buffer, which is freed when this is dropped.
 pub struct Reserved(Arc<Shared>);
 
 impl Reserved {
-    /// One more file, or one fewer, is refused by the store for now.
+    /// Records that the store refuses one more file (`true`), or one fewer (`false`).
     pub(crate) fn file_failing(&self, failing: bool) {
         self.0.change(|occupied| {
             let occupied = occupied.as_mut().expect("it is taken until this is dropped");
@@ -114,11 +115,12 @@ impl Reserved {
         });
     }
 
-    /// So many bytes, written by `fill`, which finds anything there. Once they are dropped their memory is used again.
+    /// `count` bytes written by `fill`, whose initial contents are unspecified. Their memory is reused once they are
+    /// dropped.
     pub(super) fn bytes(&self, count: usize, fill: impl FnOnce(&mut [u8])) -> Bytes {
-        // A file's head may grow by a digit.
+        // Rounded up, so that the memory still fits if a file's header grows by a digit.
         let size = count.next_multiple_of(GRAIN);
-        let mut unused = self.0.unused.lock().expect("held only to look");
+        let mut unused = self.0.unused.lock().expect("no code panics while holding the lock");
         let fits = unused.iter().position(|memory| memory.len() == size);
         let memory = fits.map(|i| unused.swap_remove(i));
         drop(unused);
@@ -128,13 +130,13 @@ impl Reserved {
         Bytes::from_owner(Memory { memory: Some(memory), room: self.0.clone() }).slice(..count)
     }
 
-    /// Gives back to the system what no snapshot like this one needs.
+    /// Returns unused memory to the system: a snapshot like this one does not need it.
     pub(super) fn tidy(&self) {
-        self.0.unused.lock().expect("held only to look").clear();
+        self.0.unused.lock().expect("no code panics while holding the lock").clear();
     }
 }
 
-/// A stretch of the room's memory.
+/// A piece of the buffer's memory.
 struct Memory {
     memory: Option<MmapMut>,
     room: Arc<Shared>,
@@ -142,13 +144,13 @@ struct Memory {
 
 impl AsRef<[u8]> for Memory {
     fn as_ref(&self) -> &[u8] {
-        self.memory.as_deref().expect("it is taken when dropped")
+        self.memory.as_deref().expect("it is taken only on drop")
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        let mut unused = self.room.unused.lock().expect("held only to look");
+        let mut unused = self.room.unused.lock().expect("no code panics while holding the lock");
         unused.extend(self.memory.take());
     }
 }
@@ -164,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_next_waits_for_the_last_to_be_stored() {
+    fn a_snapshot_waits_until_the_previous_one_is_stored() {
         let (room, abort) = (Room::default(), AbortHandle::new());
         let first = room.reserve(&abort).expect("it is free");
         let waiting = std::thread::spawn({
@@ -178,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_need_not_wait_for_one_that_cannot_be_stored() {
+    fn a_snapshot_does_not_wait_for_one_that_cannot_be_stored() {
         let (room, abort) = (Room::default(), AbortHandle::new());
         assert_eq!(room.vacancy(&abort), Some(Vacancy::Free));
         let first = room.reserve(&abort).expect("it is free");
@@ -201,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_snapshot_finds_the_memory_of_the_last() {
+    fn a_snapshot_reuses_the_memory_of_the_previous_one() {
         let (room, abort) = (Room::default(), AbortHandle::new());
         let reserved = room.reserve(&abort).expect("it is free");
         let copy = |byte: u8| reserved.bytes(10_000, |memory| memory.fill(byte));
@@ -210,7 +212,7 @@ mod tests {
         assert_ne!(places[0], places[1]);
         let piece = first.slice(5_000..);
         drop((first, second));
-        // A part of one is still on its way.
+        // A part of the first one is still in use.
         let (third, fourth) = (copy(3), copy(4));
         assert_eq!(third.as_ptr(), places[1]);
         assert_ne!(fourth.as_ptr(), places[0]);
@@ -231,7 +233,7 @@ mod tests {
         });
         abort.abort();
         assert!(waiting.join().expect("it only waits"));
-        assert!(room.reserve(&abort).is_none(), "and every later one");
+        assert!(room.reserve(&abort).is_none(), "and every later reservation");
         assert_eq!(room.vacancy(&abort), None);
     }
 }

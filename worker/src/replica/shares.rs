@@ -1,17 +1,19 @@
-//! Which rank stores what: a function of the parameters and of the world size alone.
+//! Which rank stores what: a function of only the parameters and the world size.
 //!
-//! A model's files are cut as `transformers` cuts them, whatever the world: parameters in order, up to a size. Whoever
-//! stores one has less of the optimizer's state to store, so that every rank has about as many bytes.
+//! A model is cut into files as in `transformers`, independently of the world size: parameters in order, up to a
+//! maximum size. A rank that stores a model file stores less optimizer state, so that all ranks store about the same
+//! number of bytes.
 
 use crate::model::Dtype;
 use crate::ops::ParamId;
 use proto::plan::share;
 use std::ops::Range;
 
-/// The most that one file of the optimizer's state holds: a restore shares whole files out.
+/// Maximum size of a file of optimizer state in bytes. A restore assigns whole files to ranks, so they must not be
+/// large.
 const STATE_BYTES: u64 = 256 << 20;
 
-/// What is to be known of a parameter.
+/// The properties of a parameter that determine who stores it.
 #[derive(Clone, Copy)]
 pub(super) struct Size {
     pub(super) elements: u64,
@@ -19,29 +21,30 @@ pub(super) struct Size {
 }
 
 impl Size {
-    /// The master and both moments of a trained parameter; a frozen one is what it is in the base.
+    /// Bytes of the master and both moments of a trained parameter. A frozen one has no state, since it is in the
+    /// base model.
     fn of_state(self) -> u64 {
         if self.trainable { 12 * self.elements } else { 0 }
     }
 }
 
-/// One of a model's files.
+/// One file of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct ModelFile {
-    /// From 1.
+    /// Number of the file, starting at 1.
     pub(super) number: usize,
-    /// How many there are.
+    /// Total number of files.
     pub(super) of: usize,
-    /// Consecutive parameters.
+    /// The consecutive parameters in the file.
     pub(super) parameters: Range<usize>,
 }
 
-/// What one rank stores.
+/// One rank's share of a checkpoint.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Share {
-    /// Whole files of the model.
+    /// Model files.
     pub(super) model: Vec<ModelFile>,
-    /// Files of the optimizer's state, each of whole parameters.
+    /// Files of optimizer state, each with whole parameters.
     pub(super) state: Vec<Vec<ParamId>>,
 }
 
@@ -76,7 +79,7 @@ fn in_files(parameters: Vec<ParamId>, bytes: impl Fn(ParamId) -> u64) -> Vec<Vec
     cuts.into_iter().map(|range| parameters[range].to_vec()).collect()
 }
 
-/// Consecutive items in ranges of up to `limit`, or of one that is larger.
+/// Cuts consecutive items into ranges of at most `limit` in total, or of a single larger item.
 fn cut(sizes: impl Iterator<Item = u64>, limit: u64) -> Vec<Range<usize>> {
     let mut cuts: Vec<Range<usize>> = Vec::new();
     let mut filled = 0;
@@ -101,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_models_files_are_those_of_every_world_size() {
+    fn model_files_do_not_depend_on_the_world_size() {
         let sizes = sizes(&[100, 30, 30, 30, 200, 5, 5]);
         let files = |world| {
             let shares = shares(&sizes, Dtype::F32, 400, world);
@@ -119,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn every_parameters_state_has_one_place_and_ranks_have_about_as_many_bytes() {
+    fn each_state_is_stored_once_and_ranks_store_about_equally_many_bytes() {
         let sizes = sizes(&[1000, 10, 900, 20, 800, 700, 700, 700, 5]);
         for world in 1..5 {
             let shares = shares(&sizes, Dtype::Bf16, 4000, world);
@@ -133,13 +136,13 @@ mod tests {
             };
             let loads: Vec<_> = shares.iter().map(bytes).collect();
             let (least, most) = (loads.iter().min().unwrap(), loads.iter().max().unwrap());
-            // No more apart than the largest thing that cannot be divided.
+            // The difference is at most the largest item that cannot be divided.
             assert!(most - least <= 12_000, "{loads:?}");
         }
     }
 
     #[test]
-    fn a_frozen_parameter_has_a_place_in_the_model_and_none_in_the_state() {
+    fn a_frozen_parameter_is_stored_in_the_model_but_not_in_the_state() {
         let mut sizes = sizes(&[1000, 10, 900]);
         sizes[0].trainable = false;
         for world in 1..4 {
@@ -154,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn state_is_cut_into_files_that_a_restore_can_share_out() {
+    fn state_is_cut_into_files_that_a_restore_can_distribute() {
         let large = STATE_BYTES / 12;
         let shares = shares(&sizes(&[large, large + 1, 1, 1]), Dtype::F32, u64::MAX, 1);
         let files: Vec<Vec<usize>> =

@@ -1,4 +1,4 @@
-//! One rank's part of a checkpoint: copied between two steps, stored while the next ones run.
+//! One rank's part of a checkpoint: copied between two steps, and stored while the following steps run.
 
 use super::room::Reserved;
 use super::shares::{ModelFile, Share, Size, shares};
@@ -13,40 +13,40 @@ use proto::tensors::head;
 use std::collections::HashMap;
 use std::time::Instant;
 
-/// The model's files, as they are to be written.
+/// How the model's files are to be written.
 #[derive(Clone, Copy, Debug)]
 pub struct Saved {
-    /// Of the weights.
+    /// Type of the stored weights.
     pub dtype: Dtype,
-    /// The most that one file holds.
+    /// Maximum size of a file in bytes.
     pub file_bytes: u64,
 }
 
 /// An object to be stored.
 pub struct PartFile {
-    /// Relative to the checkpoint's folder.
+    /// Key of the object, relative to the checkpoint's folder.
     pub key: String,
-    /// Its content.
+    /// Content of the object.
     pub body: Bytes,
-    /// The tensors in it.
+    /// Names of the tensors in the object.
     pub tensors: Vec<String>,
 }
 
-/// What one rank stores of the state after `step` steps.
+/// One rank's part of the state after `step` steps, to be stored.
 pub struct Snapshot {
     /// Steps committed.
     pub step: u64,
     /// The digest of the whole state, equal on every rank.
     pub digest: Digest,
-    /// In any order.
+    /// The objects to store, in any order.
     pub files: Vec<PartFile>,
-    /// When it was taken.
+    /// When the snapshot was taken.
     pub taken: Instant,
-    /// Given back when all is stored.
+    /// The buffer that holds the files; freed when all of them are stored.
     pub(crate) room: Reserved,
 }
 
-/// Copies rank `rank`'s share of the parameters and of the optimizer's state into `room`.
+/// Copies rank `rank`'s share of the parameters and of the optimizer state into `room`.
 pub fn snapshot(
     state: &State,
     step: u64,
@@ -60,7 +60,7 @@ pub fn snapshot(
         |p| Size { elements: parameters.elements(p) as u64, trainable: parameters.trainable(p) };
     let sizes: Vec<_> = parameters.ids().map(size).collect();
     let share = shares(&sizes, saved.dtype, saved.file_bytes, world).swap_remove(rank);
-    // A fenced process, or another attempt at the same step, never writes to the same keys.
+    // A unique mark, so that a fenced process or another attempt at the same step never writes to the same keys.
     let mark = &proto::id::unique()[..12];
     let copy = Copying { state, room: &room };
     let Share { model, state: of_state } = share;
@@ -74,7 +74,7 @@ pub fn snapshot(
     Snapshot { step, digest: state.digest(), files, taken, room }
 }
 
-/// A tensor of a file: its name, its shape, its values.
+/// A tensor of a file: its name, shape and values.
 type Tensor<'a> = (String, Vec<usize>, &'a Buffer);
 
 struct Copying<'a> {

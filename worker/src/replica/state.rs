@@ -1,33 +1,33 @@
-//! The state of a training: what a checkpoint holds, and a run would lose without one.
+//! The training state: everything that a checkpoint holds, and that a run would lose without one.
 
 use super::digest::{self, Digest};
 use crate::device::{Buffer, Dtype};
 use crate::model::Model;
 use crate::ops::ParamId;
 
-/// A model in training, with its optimizer's moments. Equal bit by bit on every rank.
+/// A model in training, with the optimizer state. It has the same bits on every rank.
 pub struct State {
     model: Model,
-    /// First and second moments by parameter, f32; without elements where a parameter is frozen.
+    /// First and second moments by parameter, in f32; empty buffers for frozen parameters.
     moments: [Vec<Buffer>; 2],
     updates: u64,
 }
 
-/// The tensors that a trained parameter has.
+/// The tensors that belong to a trained parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
-    /// Its values.
+    /// The values of the parameter.
     Master,
-    /// Its first moments.
+    /// The first moments.
     M,
-    /// Its second moments.
+    /// The second moments.
     V,
 }
 
 impl Part {
     pub(super) const ALL: [Self; 3] = [Self::Master, Self::M, Self::V];
 
-    /// What comes before `/<parameter>` in the names of checkpoint tensors.
+    /// The prefix of `/<parameter>` in the names of checkpoint tensors.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Master => "master",
@@ -38,7 +38,7 @@ impl Part {
 }
 
 impl State {
-    /// A training that begins with `model`.
+    /// The state of a training that begins with `model`.
     pub fn new(model: Model) -> Self {
         let parameters = model.parameters();
         let device = parameters.kernels().device();
@@ -50,12 +50,12 @@ impl State {
         Self { model, moments, updates: 0 }
     }
 
-    /// The model as it is now.
+    /// The current model.
     pub fn model(&self) -> &Model {
         &self.model
     }
 
-    /// Updates applied: what bias correction counts.
+    /// Number of updates applied, which bias correction depends on.
     pub fn updates(&self) -> u64 {
         self.updates
     }
@@ -69,7 +69,7 @@ impl State {
         digest::of(&self.model, self.updates, |p| self.moments.each_ref().map(|all| &all[p.0]))
     }
 
-    /// Every parameter, in order.
+    /// The ids of all parameters, in order.
     pub(super) fn ids(&self) -> impl Iterator<Item = ParamId> + use<> {
         self.model.parameters().ids()
     }

@@ -1,10 +1,10 @@
-//! The step: it changes a state by one update. The arithmetic, in order:
+//! The training step, which changes a state by one update. The arithmetic, in order:
 //!
 //! ```text
 //! gradients of sum(w * nll), f32, summed over this rank's micro-batches
-//!   -> summed over ranks by bucket, while the last backward still runs
-//!   -> control reduction: its completion commits the step
-//!   -> / W(s), global norm, clip, AdamW          nothing of this can fail, and all of it is bit-equal on every rank
+//!   -> all-reduced per bucket, while the last backward still runs
+//!   -> control reduction, whose completion commits the step
+//!   -> / W(s), global norm, clip, AdamW          cannot fail, and is bit-equal on every rank
 //! ```
 
 use super::State;
@@ -20,53 +20,54 @@ use crate::ops::{Losses, Tape};
 use proto::protocol::StepDone;
 use std::time::Instant;
 
-/// Steps in a row without a finite gradient that fail the run.
+/// Number of consecutive steps without a finite gradient after which the run fails.
 const NON_FINITE_LIMIT: u32 = 3;
 
-/// How updates are made: the same for the whole run.
+/// How updates are computed; constant for the whole run.
 #[derive(Clone, Copy, Debug)]
 pub struct Recipe {
     /// The optimizer.
     pub adamw: AdamW,
-    /// Of tensors with two or more dimensions.
+    /// Weight decay of tensors with two or more dimensions.
     pub weight_decay: f64,
-    /// The norm that gradients are clipped to.
+    /// The maximum gradient norm, to which gradients are clipped.
     pub clip_norm: f64,
-    /// Layers keep only their input and run twice.
+    /// Whether layers save only their input and run their forward twice.
     pub recompute: bool,
-    /// Elements of a gradient bucket, about; a matrix of more has several.
+    /// Approximate number of elements of a gradient bucket; a larger matrix has several buckets.
     pub bucket_elements: usize,
 }
 
-/// What a committed step did.
+/// The result of a committed step.
 #[derive(Clone, Debug)]
 pub struct Committed {
-    /// Its figures.
+    /// Statistics of the step.
     pub done: StepDone,
-    /// Some rank wants all to stop now.
+    /// Whether any rank wants all ranks to stop now.
     pub stop: bool,
 }
 
-/// What takes steps: everything that a step needs beside the state, made anew for every membership.
+/// Takes training steps. It holds everything that a step needs besides the state, and is created again for every
+/// membership.
 pub struct Trainer {
     recipe: Recipe,
     layout: Layout,
-    /// None after a step that was not committed.
+    /// The buckets of the last step; `None` if it was not committed.
     buckets: Option<Vec<Buffer>>,
     non_finite: u32,
 }
 
 impl Trainer {
-    /// What trains a state like `state`.
+    /// A trainer for a state with the same parameters as `state`.
     pub fn new(state: &State, recipe: Recipe) -> Self {
         let layout = Layout::new(state.model().parameters(), recipe.bucket_elements);
         Self { recipe, layout, buckets: None, non_finite: 0 }
     }
 
-    /// Takes one optimizer step on the global batch, of which `batch` is this rank's share.
+    /// Takes one optimizer step on the global batch; `batch` is this rank's share.
     ///
     /// # Errors
-    /// Before the commit: the state is what it was.
+    /// An error leaves the state as it was before the step.
     pub fn step(
         &mut self,
         state: &mut State,
@@ -123,7 +124,7 @@ impl Trainer {
         Ok(Committed { done, stop: stops > 0.0 })
     }
 
-    /// Buckets of zeros: those of the last step, if it was committed.
+    /// Zeroed buckets: those of the last step if it was committed, else new ones.
     fn cleared_buckets(&mut self, state: &State) -> Vec<Buffer> {
         let kernels = state.model().parameters().kernels();
         match self.buckets.take() {
@@ -135,7 +136,7 @@ impl Trainer {
         }
     }
 
-    /// Applies summed gradients; returns their norm, and leaves everything as it was if that is not finite.
+    /// Applies the summed gradients and returns their norm. If that is not finite, the state is left unchanged.
     fn update(&self, state: &mut State, buckets: &[Buffer], weight: f64, lr: f64) -> f64 {
         let kernels = state.model().parameters().kernels().clone();
         let mut squares = kernels.device().take(Dtype::F64, buckets.len());
@@ -164,7 +165,7 @@ impl Trainer {
     }
 }
 
-/// Forward and backward of one micro-batch; gradients are added up in `sink`.
+/// Runs the forward and backward of one micro-batch; gradients are accumulated in `sink`.
 fn backward(
     model: &Model,
     micro_batch: &MicroBatch,
@@ -176,7 +177,7 @@ fn backward(
     Ok(tape.backward(loss, sink)?)
 }
 
-/// The losses of a step, and their sums by source.
+/// The total loss of a step, and the sums per source.
 fn read(micro_batches: &[MicroBatch], losses: &[Losses]) -> (f64, Sums) {
     let mut sums = Sums::default();
     let mut loss_sum = 0.0;

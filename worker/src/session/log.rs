@@ -1,27 +1,28 @@
-//! PURE: what a worker has to say of its present membership, in order, and how far the present stream has had it.
+//! PURE: a worker's reports of its current membership, in order, and how many of them the current stream has taken.
 //!
-//! Facts are few, and the coordinator must not miss one. Step records are many: beyond [`RECORDS_BYTES`] the oldest are
-//! dropped. Nothing else is: that a stream has taken a record does not say that the coordinator has stored it.
+//! Facts are few, and the coordinator must not miss one. Step records are many: beyond [`RECORDS_BYTES`] the oldest
+//! are dropped. Nothing else is dropped, since a record that a stream has taken may not have been stored by the
+//! coordinator.
 
 use proto::protocol::{Place, Report, SourceSum, StepDone};
 use std::collections::VecDeque;
 
-/// Step records that are kept: those of some sixty thousand steps.
+/// Memory for step records: enough for about sixty thousand steps.
 const RECORDS_BYTES: usize = 16 << 20;
 
-/// Reports of the present membership, each under its number, which rises with every report.
+/// Reports of the current membership, numbered consecutively.
 #[derive(Default)]
 pub(super) struct Log {
     facts: VecDeque<(u64, Report)>,
     records: VecDeque<(u64, Place, StepDone)>,
-    /// Taken by `records`.
+    /// Memory used by `records`.
     bytes: usize,
     /// The number of the next report.
     next: u64,
-    /// The present stream has had all facts below this number, and all records below that one.
+    /// The current stream has taken all facts numbered below `facts_from`, and all records below `records_from`.
     facts_from: u64,
     records_from: u64,
-    /// A record was dropped that no stream has had, and this was said.
+    /// A record was dropped before any stream took it, and this was logged.
     incomplete: bool,
 }
 
@@ -44,14 +45,14 @@ impl Log {
                 tracing::warn!(
                     run = %place.run,
                     step = done.step,
-                    "no coordinator takes the step records; the oldest are dropped"
+                    "the coordinator does not take the step records; the oldest are dropped"
                 );
             }
         }
     }
 
-    /// Begins anew with another membership: records of the one before mean nothing any more, and facts only if nobody
-    /// has had them.
+    /// Starts another membership. Records of the previous one no longer mean anything; its facts are kept only if no
+    /// stream has taken them.
     pub(super) fn renew(&mut self) {
         self.records.clear();
         (self.bytes, self.incomplete) = (0, false);
@@ -59,7 +60,7 @@ impl Log {
         self.facts.drain(..had);
     }
 
-    /// Says everything again, but for records of steps before `recorded`.
+    /// Starts over on a new stream: resends everything except records of steps before `recorded`.
     pub(super) fn rewind(&mut self, recorded: u64) {
         let known = self.records.partition_point(|(_, _, done)| done.step < recorded);
         self.facts_from = 0;
@@ -70,7 +71,7 @@ impl Log {
         self.next_fact().is_some() || self.next_record().is_some()
     }
 
-    /// The next report that the present stream has not had.
+    /// The next report that the current stream has not taken yet.
     pub(super) fn next(&mut self) -> Option<Report> {
         let (fact, record) = (self.next_fact(), self.next_record());
         match (fact, record) {
@@ -99,7 +100,7 @@ impl Log {
     }
 }
 
-/// What a record takes in memory.
+/// Memory used by a record.
 fn bytes(place: &Place, done: &StepDone) -> usize {
     size_of::<(u64, Place, StepDone)>()
         + place.run.as_str().len()

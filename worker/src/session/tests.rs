@@ -1,10 +1,10 @@
-//! What a session answers to what happens, command by command.
+//! The exact commands with which a session answers each event.
 
 use super::*;
 use proto::id::Lineage;
 use proto::protocol::Cause;
 
-/// A session whose stream takes at once what there is to say of the membership.
+/// A session whose stream takes all reports of the membership at once.
 struct Heard(Session);
 
 impl Heard {
@@ -101,15 +101,20 @@ fn a_load_is_announced_once() {
     let mut s = session();
     assert_eq!(directed(&mut s, Duty::Load(load())), [Command::Load(load())]);
     let loaded = s.handle(Event::Loaded { load: load(), outcome: Ok("b".into()) });
-    let said = Command::Send(Report::Loaded { run: RunId::new("r"), base_digest: "b".into() });
-    assert_eq!(loaded, std::slice::from_ref(&said));
+    let announcement =
+        Command::Send(Report::Loaded { run: RunId::new("r"), base_digest: "b".into() });
+    assert_eq!(loaded, std::slice::from_ref(&announcement));
     assert_eq!(s.handle(Event::Disconnected), []);
     assert_eq!(s.handle(Event::Connected).len(), 1, "the hello");
-    assert_eq!(directed(&mut s, Duty::Load(load())), [said], "a new stream is told again");
+    assert_eq!(
+        directed(&mut s, Duty::Load(load())),
+        [announcement],
+        "it is announced again on a new stream"
+    );
 }
 
 #[test]
-fn what_was_announced_and_not_taken_is_read_anew() {
+fn a_base_that_was_announced_but_rejected_is_read_again() {
     let mut s = session();
     let load = || Duty::Load(self::load());
     directed(&mut s, load());
@@ -117,19 +122,19 @@ fn what_was_announced_and_not_taken_is_read_anew() {
     assert_eq!(directed(&mut s, Duty::Idle), []);
     assert_eq!(directed(&mut s, load()), [Command::Load(self::load())]);
     let mended = s.handle(Event::Loaded { load: self::load(), outcome: Ok("b".into()) });
-    let said = |base: &str| {
+    let announcement = |base: &str| {
         Command::Send(Report::Loaded { run: RunId::new("r"), base_digest: base.into() })
     };
-    assert_eq!(mended, [said("b")]);
-    // A member whose generation has ended keeps it.
+    assert_eq!(mended, [announcement("b")]);
+    // A member whose generation has ended keeps it in memory.
     directed(&mut s, Duty::Train(train(1)));
     directed(&mut s, Duty::Idle);
     s.handle(Event::Ended(Generation(1), End::Aborted));
-    assert_eq!(directed(&mut s, load()), [said("b")]);
+    assert_eq!(directed(&mut s, load()), [announcement("b")]);
 }
 
 #[test]
-fn how_the_process_before_it_ended_is_said_until_a_coordinator_has_heard_it() {
+fn the_last_end_is_reported_until_a_coordinator_has_received_it() {
     let mut s = session();
     let said_again = |s: &mut Heard| {
         s.handle(Event::Disconnected);
@@ -153,7 +158,7 @@ fn a_newer_generation_waits_for_the_end_of_the_older() {
 }
 
 #[test]
-fn a_load_that_fails_does_not_undo_what_was_said_meanwhile() {
+fn a_failed_load_does_not_undo_a_later_directive() {
     let mut s = session();
     s.handle(Event::Connected);
     directed(&mut s, Duty::Load(load()));
@@ -180,7 +185,7 @@ fn an_ended_generation_is_not_started_again() {
 }
 
 #[test]
-fn the_next_run_counts_its_generations_anew() {
+fn the_next_run_starts_its_own_count_of_generations() {
     let mut s = training(1);
     directed(&mut s, Duty::Idle);
     s.handle(Event::Ended(Generation(1), End::Aborted));
@@ -204,7 +209,7 @@ fn a_broken_stream_does_not_stop_training() {
     let hello = s.handle(Event::Connected);
     let [Command::Send(Report::Hello(h))] = &hello[..] else { panic!("{hello:?}") };
     assert_eq!(h.attachment.as_ref().map(|a| a.place.generation), Some(Generation(1)));
-    // What the coordinator must not miss waits until it has taken the membership up again.
+    // Facts wait until the coordinator has taken up the membership again.
     let part = |step| Command::Send(Report::PartSaved(place.clone(), step, SavedPart::default()));
     assert_eq!(s.handle(Event::PartSaved(place.clone(), 6, Ok(SavedPart::default()))), []);
     let begun = |step| Command::Send(Report::PartBegun(place.clone(), step));
@@ -247,7 +252,7 @@ fn reconnected(s: &mut Heard, heard: u64, duty: Duty) -> Vec<Command> {
 }
 
 #[test]
-fn every_step_is_said_again_on_a_new_stream_but_those_that_are_recorded() {
+fn a_new_stream_resends_every_step_that_is_not_recorded() {
     let mut s = training(1);
     let place = train(1).place();
     assert_eq!(steps(&s.handle(Event::Stepped(place.clone(), done(0)))), [0]);
@@ -261,12 +266,12 @@ fn every_step_is_said_again_on_a_new_stream_but_those_that_are_recorded() {
     assert_eq!(steps(&reconnected(&mut s, 2998, duty())), [2998, 2999]);
     assert!(steps(&reconnected(&mut s, 3000, duty())).is_empty());
     assert_eq!(steps(&s.handle(Event::Stepped(place, done(3000)))), [3000]);
-    // A coordinator that has lost what the one before it was told.
+    // A coordinator that has lost what its predecessor received.
     assert_eq!(steps(&reconnected(&mut s, 0, duty())).len(), 3001);
 }
 
 #[test]
-fn records_and_facts_are_said_in_the_order_in_which_they_happened() {
+fn records_and_facts_are_sent_in_the_order_in_which_they_happened() {
     let mut s = training(1);
     s.handle(Event::Disconnected);
     let place = train(1).place();
@@ -276,17 +281,17 @@ fn records_and_facts_are_said_in_the_order_in_which_they_happened() {
     let trouble = Trouble::new(Cause::Peer, "lost rank 1");
     s.handle(Event::Ended(Generation(1), End::Failed { step: 2, trouble: trouble.clone() }));
     let again = reconnected(&mut s, 0, Duty::Train(train(1)));
-    let said = [
+    let expected = [
         Report::StepDone(place.clone(), done(0)),
         Report::PartBegun(place.clone(), 1),
         Report::StepDone(place, done(1)),
         trouble.report(RunId::new("r"), Generation(1), 2),
     ];
-    assert_eq!(again[..4], said.map(Command::Send));
+    assert_eq!(again[..4], expected.map(Command::Send));
 }
 
 #[test]
-fn the_oldest_records_are_dropped_and_no_fact_is() {
+fn the_oldest_records_are_dropped_but_no_fact_is() {
     let mut s = training(1);
     s.handle(Event::Disconnected);
     let place = train(1).place();
@@ -314,22 +319,22 @@ fn records_are_kept_until_the_next_membership_begins() {
 }
 
 #[test]
-fn what_failed_outside_training_is_tried_again_when_it_is_directed_again() {
+fn a_failure_outside_training_is_retried_when_directed_again() {
     let mut s = session();
     let trouble = || Trouble::new(Cause::Data, "this host does not see it");
-    let said =
+    let report =
         |trouble: Trouble| Command::Send(trouble.report(RunId::new("r"), Generation::default(), 0));
     for _ in 0..2 {
         assert_eq!(directed(&mut s, Duty::Load(load())), [Command::Load(load())]);
         let failed = s.handle(Event::Loaded { load: load(), outcome: Err(trouble()) });
-        assert_eq!(failed, [said(trouble())]);
+        assert_eq!(failed, [report(trouble())]);
     }
     for _ in 0..2 {
         let begun = directed(&mut s, prepare(&[0]));
         assert!(matches!(&begun[..], [Command::Prepare { shard, .. }] if shard.index == 0));
         let outcome = Err(trouble().on_shard(0));
         let failed = s.handle(Event::Prepared { run: RunId::new("r"), shard: 0, outcome });
-        assert_eq!(failed, [said(trouble().on_shard(0))]);
+        assert_eq!(failed, [report(trouble().on_shard(0))]);
     }
 }
 
@@ -341,7 +346,7 @@ fn a_deposed_coordinator_is_not_obeyed() {
 }
 
 #[test]
-fn a_stop_is_passed_on_once() {
+fn a_stop_is_passed_on_only_once() {
     let mut s = training(1);
     let stop = Train { stop: true, ..train(1) };
     assert_eq!(directed(&mut s, Duty::Train(stop.clone())), [Command::Stop]);
@@ -352,8 +357,8 @@ fn a_stop_is_passed_on_once() {
 fn a_terminated_worker_leaves_when_it_has_nothing_to_do() {
     let mut s = training(1);
     let deadline = Duration::from_secs(20);
-    let said = s.handle(Event::Terminate { deadline });
-    assert_eq!(said, [Command::Send(Report::Leaving { deadline })]);
+    let commands = s.handle(Event::Terminate { deadline });
+    assert_eq!(commands, [Command::Send(Report::Leaving { deadline })]);
     assert_eq!(directed(&mut s, Duty::Idle), [Command::Abort]);
     let exit = s.handle(Event::Ended(Generation(1), End::Aborted));
     assert_eq!(exit, [Command::Exit(Exit::Drained)]);
@@ -375,7 +380,7 @@ fn a_terminated_worker_stays_until_its_parts_are_stored_or_cannot_be() {
 }
 
 #[test]
-fn a_terminated_worker_that_nobody_answers_leaves_its_training() {
+fn a_terminated_worker_without_a_coordinator_aborts_its_training() {
     let mut s = training(1);
     s.handle(Event::Disconnected);
     let deadline = Duration::from_secs(20);
@@ -386,23 +391,27 @@ fn a_terminated_worker_that_nobody_answers_leaves_its_training() {
 }
 
 #[test]
-fn a_failed_training_is_said_again_on_every_new_stream() {
+fn a_training_failure_is_resent_on_every_new_stream() {
     let mut s = training(1);
     let trouble = Trouble::new(Cause::Internal, "broken");
-    let said = s.handle(Event::Ended(Generation(1), End::Failed { step: 3, trouble }));
-    assert!(matches!(&said[..], [Command::Send(Report::Trouble { .. })]), "{said:?}");
+    let first = s.handle(Event::Ended(Generation(1), End::Failed { step: 3, trouble }));
+    assert!(matches!(&first[..], [Command::Send(Report::Trouble { .. })]), "{first:?}");
     s.handle(Event::Disconnected);
     let again = s.handle(Event::Connected);
     let [Command::Send(Report::Hello(hello))] = &again[..] else {
         panic!("{again:?}");
     };
-    assert_eq!(directed(&mut s, Duty::Train(train(1))), said, "once it listens");
+    assert_eq!(
+        directed(&mut s, Duty::Train(train(1))),
+        first,
+        "once the coordinator has sent a directive"
+    );
     let attached = hello.attachment.as_ref().map(|a| a.place.generation);
-    assert_eq!(attached, Some(Generation(1)), "so that a restarted coordinator hears it");
+    assert_eq!(attached, Some(Generation(1)), "so that a restarted coordinator receives it");
 }
 
 #[test]
-fn a_leave_is_said_again_on_every_new_stream() {
+fn a_departure_is_announced_again_on_every_new_stream() {
     let mut s = training(1);
     let deadline = Duration::from_secs(20);
     s.handle(Event::Disconnected);

@@ -1,7 +1,7 @@
-//! How a rank comes by its two links: it reaches the next rank and lets the previous one in, both at once.
+//! How a rank establishes its two links: it connects to the next rank and accepts the previous one, concurrently.
 //!
-//! Strangers are part of the day: port scanners, ranks of a generation that has ended, a process that
-//! inherited a port. They are turned away one by one while the rank that belongs here is waited for.
+//! Unwanted connections are normal: port scanners, ranks of a generation that has ended, or a process that inherited
+//! a port. They are refused one by one while the rank waits for the one that belongs here.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
@@ -18,16 +18,16 @@ use super::stream::Stream;
 use super::{Options, SameHost, shortcut};
 use crate::collective::Error;
 
-/// Connections that have not said who they are; beyond that the oldest is dropped.
+/// Maximum number of connections that have not identified themselves; beyond it, the oldest is dropped.
 const MAX_VISITORS: usize = 64;
 
-/// One attempt to connect, before another is made.
+/// Time limit of one attempt to connect.
 const ATTEMPT: Duration = Duration::from_secs(2);
 
-/// Between attempts.
+/// Pause between attempts.
 const BREATH: Duration = Duration::from_millis(20);
 
-/// Where a rank can be reached, for as many generations as it lives.
+/// The socket on which a rank accepts its previous rank, in every generation of its life.
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
@@ -38,7 +38,7 @@ impl Listener {
     /// Listens on `address`, `host:port`; port 0 takes a free one.
     ///
     /// # Errors
-    /// [`Error::Host`] where the address is not this host's or the port is taken.
+    /// [`Error::Host`] if the address is not this host's or the port is in use.
     pub fn bind(address: &str) -> Result<Self, Error> {
         let bind = || {
             let socket = TcpListener::bind(address)?;
@@ -49,13 +49,14 @@ impl Listener {
         bind().map_err(Error::host(format!("listen on {address}")))
     }
 
-    /// The address bound, with the port in place of 0: what to publish, unless the host is `0.0.0.0`.
+    /// The bound address, with the actual port in place of 0. It can be published to peers, unless the host is
+    /// `0.0.0.0`.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 }
 
-/// The links to the next and from the previous rank.
+/// Establishes the links to the next rank and from the previous rank.
 pub(super) fn neighbours(
     listener: &Listener,
     membership: &Membership,
@@ -63,7 +64,7 @@ pub(super) fn neighbours(
     stop: &Stop,
 ) -> Result<(Stream, Stream), Error> {
     if membership.addresses.len() == 1 {
-        // A ring of one is linked to itself, and needs no other rule.
+        // The only rank of a ring is its own neighbour, so that calls need no special case.
         let pair = || {
             let (next, previous) = UnixStream::pair()?;
             Ok((Stream::unix(next)?, Stream::unix(previous)?))
@@ -75,18 +76,18 @@ pub(super) fn neighbours(
     let (next, previous) = std::thread::scope(|scope| {
         let next = scope.spawn(|| side.reach().inspect_err(|_| stop.stop()));
         let previous = side.admit(listener).inspect_err(|_| stop.stop());
-        (next.join().expect("reaching a rank panics on nothing"), previous)
+        (next.join().expect("connecting to a rank does not panic"), previous)
     });
     match (next, previous) {
         (Ok(next), Ok(previous)) => Ok((next, previous)),
         (Ok(_), Err(error)) => Err(error.having_met(side.next_rank())),
         (Err(error), Ok(_)) => Err(error.having_met(side.previous_rank())),
-        // The side that fails stops the other, whose error is then only that.
+        // The side that fails first stops the other, whose error is then only `Aborted`.
         (Err(Error::Aborted), Err(error)) | (Err(error), Err(_)) => Err(error),
     }
 }
 
-/// What both sides of a handshake work with.
+/// Inputs common to both sides of the handshake.
 #[derive(Clone, Copy)]
 struct Side<'a> {
     membership: &'a Membership,
@@ -118,14 +119,14 @@ impl Side<'_> {
         (self.membership.rank + self.world_size() - 1) % self.world_size()
     }
 
-    /// Connects to the next rank, as often as it takes.
+    /// Connects to the next rank, retrying until the time limit.
     fn reach(&self) -> Result<Stream, Error> {
         let (rank, met) = (self.next_rank(), None);
         let address = self.membership.addresses[rank].clone();
         loop {
             let source = match self.attempt(&address) {
                 Ok(stream) => return Ok(stream),
-                // It has not heard of this generation yet: it will.
+                // The next rank does not know this generation yet, but it will soon.
                 Err(Failure::Refused(Refusal::Generation { given, expected }))
                     if expected < given =>
                 {
@@ -149,7 +150,8 @@ impl Side<'_> {
 
     fn attempt(&self, address: &str) -> Result<Stream, Failure> {
         let tcp = self.dial(address)?;
-        let no_acceptor = || io::Error::new(io::ErrorKind::InvalidData, "what answers is no rank");
+        let no_acceptor =
+            || io::Error::new(io::ErrorKind::InvalidData, "the peer at this address is not a rank");
 
         let mut greeting = [0; handshake::GREETING_BYTES];
         self.patience.read_exact(&tcp, &mut greeting)?;
@@ -171,7 +173,7 @@ impl Side<'_> {
     fn dial(&self, address: &str) -> io::Result<Stream> {
         let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in address.to_socket_addrs()? {
-            // A timeout of zero is an error, and this is about to end anyway.
+            // A timeout of zero would be an error; the caller notices the end of its time limit anyway.
             let within = self.patience.left().clamp(BREATH, ATTEMPT);
             match TcpStream::connect_timeout(&address, within) {
                 Ok(stream) => return Stream::tcp(stream),
@@ -181,7 +183,7 @@ impl Side<'_> {
         Err(failure)
     }
 
-    /// Accepts until the previous rank is among those who knock.
+    /// Accepts connections until one of them is the previous rank.
     fn admit(&self, listener: &Listener) -> Result<Stream, Error> {
         let mut visitors: Vec<Visitor> = Vec::new();
         let mut refused = None;
@@ -206,7 +208,7 @@ impl Side<'_> {
                     Ok(true) => match self.answer(visitor) {
                         Ok(link) => return Ok(link),
                         Err(Failure::Refused(refusal)) => refused = Some(refusal),
-                        // It went away in the middle. If it belongs here it will come again.
+                        // The connection broke. If it was the previous rank, it will connect again.
                         Err(Failure::Io(_)) => {}
                     },
                     Err(_) => {}
@@ -236,14 +238,15 @@ impl Side<'_> {
             Ok(_) | Err(_) => None,
         };
         let answer = handshake::answer(self.membership, &judgement);
-        // A stranger's full buffer must not hold up the others; an empty one has room for this.
+        // `send` does not block, so a stranger cannot hold up the others. A fresh connection's buffer has room for
+        // this.
         stream.send(&answer)?;
         let transcript = judgement.map_err(Failure::Refused)?;
         Ok(shortcut::follow(stream, door, &transcript, key, self.patience)?)
     }
 }
 
-/// Somebody who has connected and has not said who it is.
+/// A connection that has not identified itself yet.
 struct Visitor {
     stream: Stream,
     challenge: Nonce,
@@ -252,7 +255,7 @@ struct Visitor {
 }
 
 impl Visitor {
-    /// `None` if it has gone already.
+    /// Sends the greeting; `None` if the connection is already closed.
     fn greet(stream: TcpStream) -> Option<Self> {
         let stream = Stream::tcp(stream).ok()?;
         let challenge = nonce().ok()?;
@@ -260,7 +263,7 @@ impl Visitor {
         Some(Self { stream, challenge, hello: [0; handshake::HELLO_BYTES], heard: 0 })
     }
 
-    /// Takes in what it says; true once it has said all.
+    /// Receives available bytes of the hello; returns true once it is complete.
     fn listen(&mut self) -> io::Result<bool> {
         while self.heard < self.hello.len() {
             match self.stream.receive(&mut self.hello[self.heard..])? {

@@ -1,13 +1,14 @@
-//! PURE: which bytes a rank passes on and takes in, for each kind of call.
+//! PURE: which bytes a rank sends and receives, and in which order, for each kind of call.
 //!
-//! Every call is one stream of bytes out to the next rank and one in from the previous. What is not a rank's
-//! own is sent on as soon as it has come in, byte by byte: so a ring needs no chunk size to be pipelined, no
-//! frames, and one rule. *The first `own` bytes go out at once; byte `own + i` once byte `i` has come in.*
+//! Every call is one stream of bytes out to the next rank and one in from the previous rank. Bytes that are not a
+//! rank's own are sent on as soon as they have been received, byte by byte. A ring is therefore pipelined without
+//! chunk sizes or frames, and needs one rule only: *the first `own` bytes are sent at once; byte `own + i` is sent
+//! once byte `i` has been received.*
 //!
 //! ```text
-//!  reduce over 3 ranks, as rank 0 sees it; a, b, c are thirds of its bucket
-//!    out   a   c+   b+  a++          + the previous ranks' sums in it
-//!    in    c   b    a++  c++          ^ added for world_size - 1 pieces, then stored
+//!  all-reduce over 3 ranks, as seen by rank 0; a, b, c are the thirds of its bucket
+//!    out   a   c+   b++  a++         each + stands for one more rank's values in the sum
+//!    in    c   b+   a++  c++         the first world_size - 1 pieces are added, the others stored
 //! ```
 
 use std::ops::Range;
@@ -17,16 +18,16 @@ use std::ops::Range;
 pub(super) struct Flow {
     pub(super) send: Vec<Range<usize>>,
     pub(super) receive: Vec<Range<usize>>,
-    /// How many of the bytes sent depend on nothing received.
+    /// Number of bytes to send that do not depend on received bytes.
     pub(super) own: usize,
-    /// How many of the bytes received are f32 to be added; the rest is stored.
+    /// Number of received bytes that are f32 to be added; the rest is stored.
     pub(super) add: usize,
 }
 
 impl Flow {
-    /// Sums `len` f32: each piece gathers its sum once round the ring (reduce-scatter), then goes round
-    /// once more (all-gather), so that every rank stores the same bits. Moves 2 (n - 1) / n of the bucket,
-    /// the least there is (Patarasuk and Yuan 2009, section 4).
+    /// All-reduces `len` f32. Each piece travels around the ring once to collect its sum (reduce-scatter), and once
+    /// more to distribute it (all-gather), so that every rank stores the same bits. Each rank sends 2 (n - 1) / n of
+    /// the bucket, which is the minimum (Patarasuk and Yuan 2009, section 4).
     pub(super) fn reduce(rank: usize, world_size: usize, len: usize) -> Self {
         let pieces = 2 * (world_size - 1);
         let piece = |back: usize| {
@@ -40,7 +41,7 @@ impl Flow {
         Self { send, receive, own, add }
     }
 
-    /// Brings every rank's slot of `slot` bytes to every rank.
+    /// Copies every rank's slot of `slot` bytes to every rank (all-gather).
     pub(super) fn gather(rank: usize, world_size: usize, slot: usize) -> Self {
         let piece = |back: usize| {
             let index = (rank + world_size - back) % world_size;
@@ -52,7 +53,7 @@ impl Flow {
         Self { send, receive, own, add: 0 }
     }
 
-    /// Passes the root's `bytes` along the ring, up to the rank before the root.
+    /// Passes the root's `bytes` along the ring, as far as the rank before the root.
     pub(super) fn broadcast(rank: usize, world_size: usize, root: usize, bytes: usize) -> Self {
         let whole = |there: bool| there.then_some(0..bytes).into_iter().collect();
         let is_root = rank == root;
@@ -65,7 +66,8 @@ impl Flow {
     }
 }
 
-/// The bytes of the `index`th of `parts` pieces of `len` f32: sizes differ by one value at most.
+/// The byte range of piece `index` when `len` f32 are cut into `parts` pieces, whose sizes differ by at most one
+/// value.
 fn cut(len: usize, parts: usize, index: usize) -> Range<usize> {
     let bound = |index: usize| (index * (len / parts) + index.min(len % parts)) * size_of::<f32>();
     bound(index)..bound(index + 1)

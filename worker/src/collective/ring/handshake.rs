@@ -1,4 +1,4 @@
-//! PURE: how two neighbours recognise each other.
+//! PURE: how two neighbours authenticate each other.
 //!
 //! ```text
 //!  acceptor                                   connector
@@ -7,16 +7,17 @@
 //!  answer: welcome and proof, or refusal ─▶
 //! ```
 //!
-//! A proof is an HMAC-SHA256 with the generation's key over both random numbers and everything claimed, so
-//! it can be neither made without the key nor used twice. A refusal carries no proof: who is refused may
-//! not share the key, and is told why only to save somebody an hour.
+//! A proof is an HMAC-SHA256 with the generation's key over both nonces and all claims, so it can neither be made
+//! without the key nor be replayed. A refusal carries no proof, since the refused side may not share the key. Its
+//! only purpose is a useful error message.
 
 use std::fmt;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
-/// The first bytes from each side; the digit rises with every change of what follows.
+/// The first bytes from each side; the version digit is incremented whenever the handshake or the data format
+/// changes.
 const PROTOCOL: [u8; 16] = *b"muster ring v1\r\n";
 
 pub(super) const GREETING_BYTES: usize = 48;
@@ -25,7 +26,7 @@ pub(super) const ANSWER_BYTES: usize = 56;
 pub(super) const PROOF_BYTES: usize = 32;
 const CLAIM_BYTES: usize = 104;
 
-/// A random number that makes a handshake unlike any other.
+/// A random number that makes each handshake unique.
 pub(super) type Nonce = [u8; 32];
 
 /// One rank's place in one generation of a run.
@@ -33,13 +34,13 @@ pub(super) type Nonce = [u8; 32];
 pub struct Membership {
     /// The run's id.
     pub run: String,
-    /// The membership's number.
+    /// Number of the generation.
     pub generation: u64,
-    /// This rank.
+    /// Number of this rank.
     pub rank: usize,
     /// Where each rank listens, `host:port`, in rank order.
     pub addresses: Vec<String>,
-    /// The generation's secret.
+    /// The generation's shared secret.
     pub key: [u8; 32],
 }
 
@@ -55,52 +56,52 @@ impl fmt::Debug for Membership {
     }
 }
 
-/// Why a connection is not let into the ring.
+/// Why a connection is not accepted into the ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Something else, or another version, knocked.
-    #[error("it speaks another protocol")]
+    /// The peer speaks another protocol, or another version of this one.
+    #[error("different protocol")]
     Protocol,
-    /// It belongs to another run.
-    #[error("it is in another run")]
+    /// The peer belongs to another run.
+    #[error("different run")]
     Run,
-    /// It belongs to another membership of the run.
-    #[error("generation {given} where {expected} is expected")]
+    /// The peer belongs to another generation of the run.
+    #[error("expected generation {expected}, got {given}")]
     Generation {
-        /// The newcomer's.
+        /// The connecting peer's value.
         given: u64,
-        /// The acceptor's.
+        /// The acceptor's value.
         expected: u64,
     },
-    /// It is not the neighbour that belongs here.
-    #[error("rank {given} where {expected} is expected")]
+    /// The peer is not the acceptor's previous rank.
+    #[error("expected rank {expected}, got {given}")]
     Rank {
-        /// The newcomer's.
+        /// The connecting peer's value.
         given: u64,
         /// The acceptor's previous rank.
         expected: u64,
     },
-    /// The two count different members.
-    #[error("a world of {given} where {expected} is expected")]
+    /// The two sides disagree on the world size.
+    #[error("expected world size {expected}, got {given}")]
     WorldSize {
-        /// The newcomer's.
+        /// The connecting peer's value.
         given: u64,
-        /// The acceptor's.
+        /// The acceptor's value.
         expected: u64,
     },
-    /// It does not have the key.
-    #[error("its proof does not fit the generation's key")]
+    /// The peer does not have the key.
+    #[error("the proof does not match the generation's key")]
     Proof,
 }
 
-/// What both sides have said: all that a proof covers.
+/// Everything that both sides have sent and that a proof covers.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Transcript {
     challenge: Nonce,
     claim: [u8; CLAIM_BYTES],
 }
 
-/// What a proof shows; one cannot be used for another.
+/// The purpose of a proof, which prevents using it for another purpose.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Purpose {
     Hello,
@@ -116,7 +117,7 @@ pub(super) fn greeting(challenge: &Nonce) -> [u8; GREETING_BYTES] {
     greeting
 }
 
-/// The connector's reply to a greeting; `None` if what answered is no acceptor.
+/// The connector's reply to a greeting; `None` if the greeting is not an acceptor's.
 pub(super) fn hello(
     membership: &Membership,
     greeting: &[u8; GREETING_BYTES],
@@ -135,7 +136,7 @@ pub(super) fn hello(
     Some((transcript, hello))
 }
 
-/// The acceptor's judgement.
+/// Checks a hello on the acceptor's side.
 pub(super) fn judge(
     membership: &Membership,
     challenge: &Nonce,
@@ -175,7 +176,7 @@ pub(super) fn judge(
     }
 }
 
-/// The acceptor's last word, in bytes.
+/// Encodes the acceptor's welcome or refusal.
 pub(super) fn answer(
     membership: &Membership,
     judgement: &Result<Transcript, Refusal>,
@@ -200,7 +201,7 @@ pub(super) fn answer(
     answer
 }
 
-/// What the connector makes of the answer; `None` if it is no acceptor's.
+/// Checks the answer on the connector's side; `None` if it is not an acceptor's.
 pub(super) fn heed(
     membership: &Membership,
     transcript: &Transcript,
@@ -226,8 +227,8 @@ const GENERATION_FIELD: usize = 48;
 const FROM_FIELD: usize = 56;
 const WORLD_FIELD: usize = 64;
 
-/// Protocol (16 bytes), SHA-256 of the run's id (32), generation, rank and world size (u64 each), nonce (32).
-/// Whom it is for follows from rank and world size.
+/// Layout: protocol (16 bytes), SHA-256 of the run's id (32), generation, rank and world size (u64 each), nonce (32).
+/// The addressee follows from rank and world size.
 fn claim(membership: &Membership, from: usize, nonce: &Nonce) -> [u8; CLAIM_BYTES] {
     let mut claim = [0; CLAIM_BYTES];
     claim[PROTOCOL_FIELD].copy_from_slice(&PROTOCOL);
@@ -284,7 +285,7 @@ mod tests {
     fn hello_is_good_for_one_challenge_only() {
         let (challenge, other) = ([1; 32], [2; 32]);
         let heard = hello(&membership(0), &greeting(&challenge), &[3; 32]);
-        let (transcript, hello) = heard.expect("it is a greeting");
+        let (transcript, hello) = heard.expect("the greeting is valid");
         let judged = judge(&membership(1), &challenge, &hello).expect("it was made for this one");
         assert_eq!(judged.claim, transcript.claim);
         let replayed = judge(&membership(1), &other, &hello);
@@ -295,7 +296,7 @@ mod tests {
     fn every_flipped_bit_is_refused() {
         let challenge = [1; 32];
         let (_, hello) =
-            hello(&membership(0), &greeting(&challenge), &[3; 32]).expect("a greeting");
+            hello(&membership(0), &greeting(&challenge), &[3; 32]).expect("a valid greeting");
         for bit in 0..8 * HELLO_BYTES {
             let mut flipped = hello;
             flipped[bit / 8] ^= 1 << (bit % 8);
@@ -304,10 +305,10 @@ mod tests {
     }
 
     #[test]
-    fn answers_arrive_as_they_were_given() {
+    fn decoded_answers_equal_what_was_encoded() {
         let challenge = [1; 32];
         let heard = hello(&membership(0), &greeting(&challenge), &[3; 32]);
-        let (transcript, _) = heard.expect("it is a greeting");
+        let (transcript, _) = heard.expect("the greeting is valid");
         let judgements = [
             Ok(transcript),
             Err(Refusal::Protocol),
@@ -325,17 +326,17 @@ mod tests {
     }
 
     #[test]
-    fn welcome_without_the_key_is_not_believed() {
+    fn welcome_without_the_key_is_rejected() {
         let challenge = [1; 32];
         let heard = hello(&membership(0), &greeting(&challenge), &[3; 32]);
-        let (transcript, _) = heard.expect("it is a greeting");
+        let (transcript, _) = heard.expect("the greeting is valid");
         let answer = [0; ANSWER_BYTES];
         assert_eq!(heed(&membership(0), &transcript, &answer), Some(Err(Refusal::Proof)));
     }
 
     #[test]
     fn proof_is_the_published_hmac() {
-        // RFC 4231, test case 2, of the crate that everything here rests on.
+        // RFC 4231, test case 2, applied to the crate on which the whole handshake relies.
         let mut mac = Hmac::<Sha256>::new_from_slice(b"Jefe").expect("any length");
         mac.update(b"what do ya want for nothing?");
         let right = [0x5b, 0xdc, 0xc1, 0x46, 0xbf, 0x60, 0x75, 0x4e];

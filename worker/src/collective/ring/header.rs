@@ -1,6 +1,6 @@
-//! PURE: the header that opens each call on each link, so that ranks which disagree find out at once.
+//! PURE: the header that opens each call on each link, so that ranks that disagree notice at once.
 //!
-//! Number and length (u64), kind and root (u32), little-endian.
+//! Layout: call number and length (u64 each), kind and root (u32 each), all little-endian.
 
 use crate::collective::{Call, Kind};
 
@@ -21,7 +21,7 @@ pub(super) fn encode(call: Call) -> [u8; HEADER_BYTES] {
     header
 }
 
-/// `None` if these bytes open no call.
+/// `None` if these bytes are not a valid header.
 pub(super) fn decode(header: &[u8; HEADER_BYTES]) -> Option<Call> {
     let (number, rest) = header.split_first_chunk()?;
     let (len, rest) = rest.split_first_chunk()?;

@@ -1,8 +1,8 @@
-//! A rank's two links, and one call over them.
+//! A rank's two links, and the calls over them.
 //!
-//! Values go to the next rank and come from the previous one; the way back carries nothing but a
-//! rank's last words. Reading, adding and writing alternate on one thread, and it sleeps only when neither link
-//! can move.
+//! Values go to the next rank and come from the previous one; the opposite direction carries only a rank's final
+//! notice. Reading, adding and writing alternate on one thread, which sleeps only when neither link can make
+//! progress.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -20,11 +20,11 @@ use super::stream::Stream;
 use super::transfer::{Incoming, Outgoing, Received, SCRATCH_VALUES};
 use crate::collective::{AbortHandle, Call, Error, Kind};
 
-/// How long a rank that sees its previous one go waits to be told who went first. A notice goes round a
-/// healthy ring in far less.
+/// How long a rank whose previous rank has closed its link waits for a notice that names the rank that was lost
+/// first. A notice travels around a healthy ring much faster than this.
 const NOTICE_GRACE: Duration = Duration::from_millis(200);
 
-/// Owned by whichever thread makes the call.
+/// The links of a rank, owned by the thread that makes the current call.
 #[derive(Debug)]
 pub(super) struct Links {
     rank: usize,
@@ -32,7 +32,8 @@ pub(super) struct Links {
     calls: u64,
     next: Arc<Stream>,
     previous: Arc<Stream>,
-    /// In order, after its last call: it is needed no more, unless there is something to send it.
+    /// The next rank left gracefully after its last call. It is no longer needed, unless there is something to send
+    /// to it.
     next_has_left: bool,
     stop: Arc<Stop>,
     stall: Duration,
@@ -60,7 +61,7 @@ impl Links {
         }
     }
 
-    /// Lets an abort reach the neighbours even while no call is under way here.
+    /// Makes an abort close both links, so that neighbours notice it even while no call is in flight here.
     pub(super) fn close_on(&self, abort: &AbortHandle) {
         for stream in [&self.next, &self.previous] {
             let stream = Arc::downgrade(stream);
@@ -100,12 +101,12 @@ impl Links {
         self.pass(Kind::Barrier, 0, &flow, &mut vec![0; self.world_size])
     }
 
-    /// Says good-bye: no call is under way.
+    /// Leaves gracefully; no call is in flight.
     pub(super) fn leave(self) {
         self.say(Notice::Left(u32::try_from(self.calls).unwrap_or(u32::MAX)));
     }
 
-    /// Closes both links; the previous rank is told who was lost.
+    /// Closes both links; the previous rank is notified which rank was lost.
     pub(super) fn close(self, error: &Error) {
         if let Error::Broken { rank, .. } = error {
             self.say(Notice::Lost(*rank as u32));
@@ -113,7 +114,8 @@ impl Links {
     }
 
     fn say(&self, notice: Notice) {
-        // Eight bytes on a way that carries nothing else find room; if not, nobody is there to be told.
+        // This direction carries nothing else, so eight bytes fit its buffer. If sending fails, the previous rank is
+        // gone.
         let _ = self.previous.send(&notice.encode());
     }
 
@@ -165,13 +167,14 @@ impl Links {
         Ok(!matches!(received, Received::Nothing))
     }
 
-    /// Sleeps until a link can move. `sending` is whether bytes are at hand, if any are left to send.
+    /// Sleeps until a link can make progress. `sending` is `None` if nothing is left to send; otherwise it says
+    /// whether bytes are ready to be sent.
     fn wait(&mut self, call: Call, receiving: bool, sending: Option<bool>) -> Result<(), Error> {
         let room = if sending == Some(true) { PollFlags::OUT } else { PollFlags::empty() };
         let previous = PollFd::from_borrowed_fd(self.previous.as_fd(), PollFlags::IN);
         let next = PollFd::from_borrowed_fd(self.next.as_fd(), PollFlags::IN | room);
         let mut sockets = [previous, self.stop.alarm(), next];
-        // A neighbour that this call needs no more may leave: its end must not wake us over and over.
+        // A neighbour that this call no longer needs may leave. Its closed link must not wake us over and over.
         let watch_next = sending.is_some() || !self.next_has_left;
         let watched = &mut sockets[usize::from(!receiving)..2 + usize::from(watch_next)];
         let patience = self.stop.until(Instant::now() + self.stall);
@@ -187,7 +190,7 @@ impl Links {
         let last_words = PollFlags::IN | PollFlags::HUP | PollFlags::ERR;
         if watch_next && sockets[2].revents().intersects(last_words) {
             match self.last_words() {
-                // It has this call behind it, and with that all that there was to send.
+                // The next rank has completed this call, so it has received everything that it needed.
                 Some(Notice::Left(calls)) if u64::from(calls) > call.number => {
                     self.next_has_left = true;
                 }
@@ -204,17 +207,17 @@ impl Links {
         self.gone(call, self.next_rank(), self.last_words(), source)
     }
 
-    /// The previous rank may have left because it had lost another: that other one's name is on its way
-    /// round the ring, against the stream.
+    /// The previous rank may have left because it had lost another rank, whose number is then travelling around the
+    /// ring, against the direction of the data.
     fn previous_is_gone(&self, call: Call, source: io::Error) -> Error {
         let next = PollFd::from_borrowed_fd(self.next.as_fd(), PollFlags::IN);
         let patience = self.stop.until(Instant::now() + NOTICE_GRACE);
-        // Without an answer the previous rank is named, which is right where one rank is lost.
+        // Without a notice, the previous rank is blamed, which is right if only one rank was lost.
         let _ = patience.poll(&mut [next, self.stop.alarm()]);
         self.gone(call, self.previous_rank(), self.last_words(), source)
     }
 
-    /// `suspect` is gone, or whom the next rank has named.
+    /// The error for a lost rank: the one named by the next rank's notice, else `suspect`.
     fn gone(
         &self,
         call: Call,
@@ -228,7 +231,7 @@ impl Links {
         }
     }
 
-    /// What the next rank has said before its end, if anything.
+    /// The notice that the next rank has sent, if any.
     fn last_words(&self) -> Option<Notice> {
         let mut notice = [0; NOTICE_BYTES];
         match self.next.receive(&mut notice) {
@@ -238,7 +241,7 @@ impl Links {
     }
 
     fn reported(&self) -> io::Error {
-        io::Error::other(format!("rank {} reports it", self.next_rank()))
+        io::Error::other(format!("reported by rank {}", self.next_rank()))
     }
 
     fn lost(&self, call: Call, rank: usize, source: io::Error) -> Error {
@@ -248,7 +251,7 @@ impl Links {
         Error::Broken { rank, met: self.other_than(rank), call, source: Arc::new(source) }
     }
 
-    /// A neighbour other than `rank`; none in a world of two.
+    /// A neighbour other than `rank`, if there is one.
     fn other_than(&self, rank: usize) -> Option<usize> {
         [self.next_rank(), self.previous_rank()].into_iter().find(|neighbour| *neighbour != rank)
     }

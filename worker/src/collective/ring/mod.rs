@@ -1,20 +1,22 @@
-//! A collective between processes: every rank is linked to the next, and values travel round.
+//! A collective among processes: each rank is connected to the next, and values travel around the ring.
 //!
 //! ```text
-//!  mod.rs         the rank's face: a queue of calls, and the communication thread that works it off
-//!  links.rs       one call over the two links, and who is to blame when it breaks
-//!  transfer.rs    its bytes: sent, received and added as far as either side allows
-//!  header.rs      PURE: what opens each call   notice.rs   PURE: a rank's last words
-//!  flow.rs        PURE: which bytes go round in which order, for each kind of call
-//!  connect.rs     the next rank is reached, the previous one let in
-//!  handshake.rs   PURE: both prove run, generation and rank with the generation's key
-//!  shortcut.rs    two ranks on one host change over to a Unix socket
-//!  stream.rs      one connection     stop.rs   waiting that can be cut short
+//!  mod.rs         a rank's interface: a queue of calls, and the communication thread that processes it
+//!  links.rs       one call over the two links, and which rank is to blame when it breaks
+//!  transfer.rs    the bytes of a call: sent, received and added as far as the sockets allow
+//!  header.rs      PURE: the header that opens each call
+//!  notice.rs      PURE: the notice that a rank sends before it closes its links
+//!  flow.rs        PURE: which bytes travel in which order, for each kind of call
+//!  connect.rs     connects to the next rank and accepts the previous one
+//!  handshake.rs   PURE: both sides prove run, generation and rank with the generation's key
+//!  shortcut.rs    two ranks on one host switch to a Unix socket
+//!  stream.rs      one connection
+//!  stop.rs        waiting that can be interrupted
 //! ```
 //!
-//! One thread serves both links of a rank, and never blocks on one of them: on a machine whose cores are
-//! busy computing, a sender and a receiver thread per rank spend more on waking each other than on copying.
-//! Sockets are its own, no async runtime touches them.
+//! One thread serves both links of a rank and never blocks on either of them. On a machine whose cores are busy
+//! computing, separate sender and receiver threads would spend more time waking each other than copying. The ring
+//! owns its sockets; no async runtime touches them.
 
 mod connect;
 mod flow;
@@ -43,24 +45,24 @@ pub use handshake::{Membership, Refusal};
 use links::Links;
 use stop::Stop;
 
-/// Buckets that may be under way at once; a launch beyond them waits.
+/// Maximum number of reductions in flight; starting another one waits.
 const MAX_BUCKETS_IN_FLIGHT: usize = 1024;
 
-/// How a ring waits, and by which way its neighbours talk.
+/// Time limits of a ring, and the transport between neighbours.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// For [`Ring::connect`] as a whole.
+    /// Time limit for [`Ring::connect`] as a whole.
     pub connect_within: Duration,
-    /// How long a call may go without a byte moving.
+    /// How long a call may take without a byte moving.
     pub stall: Duration,
-    /// Between neighbours on one host.
+    /// Transport between neighbours on one host.
     pub same_host: SameHost,
 }
 
-/// What carries the values between neighbours that share a host.
+/// The transport between neighbours that share a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SameHost {
-    /// A Unix socket: half of TCP's cost per byte.
+    /// A Unix socket, at half of TCP's cost per byte.
     UnixSocket,
     /// TCP, as between hosts.
     Tcp,
@@ -73,13 +75,13 @@ impl Default for Options {
     }
 }
 
-/// One process's rank in a ring. A neighbour's death shows in the call that needs it, not between calls.
+/// One process's rank in a ring. A neighbour's death is noticed in the next call that needs it, not between calls.
 #[derive(Debug)]
 pub struct Ring {
     rank: usize,
     world_size: usize,
     calls: u64,
-    /// `None` only while the ring is dropped.
+    /// `None` only while the ring is being dropped.
     jobs: Option<SyncSender<Job>>,
     fate: Fate,
     stop: Arc<Stop>,
@@ -91,14 +93,14 @@ enum Job {
         bucket: Buffer,
         done: SyncSender<Buffer>,
     },
-    /// The caller works the links itself, on values that it only borrows, and gives them back.
+    /// Lends the links to the caller, which uses them on values that it only borrows, and gives them back.
     Lend {
         to: SyncSender<Links>,
         back: Receiver<Links>,
     },
 }
 
-/// What ended the ring, once something has.
+/// The error or abort that ended the ring, if it has ended.
 #[derive(Debug, Clone)]
 struct Fate {
     error: Arc<OnceLock<Error>>,
@@ -108,11 +110,11 @@ struct Fate {
 impl Ring {
     /// Joins the ring of one generation; every member calls this at about the same time.
     ///
-    /// The listener serves any number of generations in turn. An abort cuts this short too.
+    /// The listener serves any number of generations, one after another. An abort interrupts connecting, too.
     ///
     /// # Errors
-    /// [`Error::Refused`] where this rank is not what the next one expects (it is in a stale generation, or
-    /// has another key), [`Error::Unreachable`] and [`Error::Absent`] where a neighbour did not come in time.
+    /// [`Error::Refused`] if this rank is not what the next one expects (for example, it is in a stale generation or
+    /// has another key); [`Error::Unreachable`] or [`Error::Absent`] if a neighbour did not connect in time.
     pub fn connect(
         listener: &Listener,
         membership: &Membership,
@@ -142,7 +144,7 @@ impl Ring {
         Ok(Self { rank, world_size, calls: 0, jobs: Some(jobs), fate, stop, thread: Some(thread) })
     }
 
-    /// Runs one call on this thread, once everything launched before is through.
+    /// Runs one call on this thread, after all calls that were queued earlier.
     fn with_links(
         &mut self,
         call: impl FnOnce(&mut Links) -> Result<(), Error>,
@@ -153,7 +155,7 @@ impl Ring {
         self.queue(Job::Lend { to, back })?;
         let mut links: Links = lent.recv().map_err(|_| self.fate.error())?;
         match call(&mut links) {
-            // The thread is gone only if this ring is.
+            // The communication thread lives as long as this ring.
             Ok(()) => give_back.send(links).map_err(|_| self.fate.error()),
             Err(error) => Err(self.fate.seal(links, error)),
         }
@@ -165,12 +167,12 @@ impl Ring {
     }
 }
 
-/// The communication thread. Whatever ends it, `fate` is sealed before a waiting caller is let go.
+/// The body of the communication thread. If a call fails, `fate` is sealed before any waiting caller is released.
 fn work_off(queue: &Receiver<Job>, mut links: Links, fate: &Fate) {
     while let Ok(job) = queue.recv() {
         match job {
             Job::Reduce { mut bucket, done } => match links.reduce(bucket.all_mut().host()) {
-                // Nobody may be waiting any more: that is the caller's affair.
+                // The caller may have dropped its `Pending`, which is its own business.
                 Ok(()) => drop(done.send(bucket)),
                 Err(error) => return drop(fate.seal(links, error)),
             },
@@ -189,7 +191,7 @@ fn work_off(queue: &Receiver<Job>, mut links: Links, fate: &Fate) {
 }
 
 impl Fate {
-    /// Ends the ring: neighbours are told of `error`, everybody here gets it.
+    /// Ends the ring with `error`: neighbours are notified, and all pending and later calls return it.
     fn seal(&self, links: Links, error: Error) -> Error {
         let error = self.error.get_or_init(|| error).clone();
         links.close(&error);
@@ -244,12 +246,12 @@ impl Collective for Ring {
 }
 
 impl Drop for Ring {
-    /// What is still under way is aborted, so that a rank that fails between two calls holds nobody up.
+    /// Aborts calls that are still in flight, so that a rank that fails between two calls holds no other rank up.
     fn drop(&mut self) {
         drop(self.jobs.take());
         self.stop.stop();
         if let Some(thread) = self.thread.take() {
-            // It panics only on a broken invariant of its own, which has been reported by the panic.
+            // The thread panics only on a broken invariant, and the panic has then already been reported.
             let _ = thread.join();
         }
     }

@@ -1,15 +1,16 @@
-//! PURE: a rank's last words, sent to the previous rank: against the stream, where nothing else travels.
+//! PURE: the notice that a rank sends to the previous rank before it closes its links. It travels against the
+//! direction of the data, where nothing else is sent.
 //!
-//! Words before the end tell a rank that left in order from one that died, and let the name of a dead rank
-//! go round the ring, so that those far from it do not blame their neighbour.
+//! A notice distinguishes a rank that left gracefully from one that died. It also carries the number of a dead rank
+//! around the ring, so that ranks far from it do not blame their neighbour.
 
 pub(super) const NOTICE_BYTES: usize = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Notice {
-    /// All its calls were through, so many of them.
+    /// The rank left gracefully after completing this number of calls.
     Left(u32),
-    /// It goes because this rank went.
+    /// The rank leaves because this other rank was lost.
     Lost(u32),
 }
 
@@ -25,7 +26,7 @@ impl Notice {
         notice
     }
 
-    /// `None` for noise, which names nobody.
+    /// `None` for bytes that are not a notice, or that name a rank outside the world.
     pub(super) fn decode(notice: &[u8; NOTICE_BYTES], world_size: usize) -> Option<Self> {
         let (mark, number) = notice.split_first_chunk::<4>()?;
         let number = u32::from_le_bytes(*number.first_chunk()?);

@@ -1,9 +1,9 @@
-//! Neighbours on one host change over to a Unix socket once they have recognised each other: a byte costs
-//! half of what it costs through TCP on loopback.
+//! Neighbours on one host switch to a Unix socket once they have authenticated each other, since it costs half as
+//! much per byte as TCP over loopback.
 //!
-//! The acceptor listens under a name that only the two can know and that reaches no further than its host
-//! (Linux' abstract names: no file, nothing to clean up). If the connector finds it, they share a host.
-//! No address is compared, nobody has to say where anything runs.
+//! The acceptor listens under a name that only the two of them can compute and that is visible only on its host
+//! (Linux's abstract socket names: no file, nothing to clean up). If the connector finds it, they share a host. No
+//! addresses are compared, and nothing needs to be configured.
 
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -13,21 +13,21 @@ use super::handshake::{PROOF_BYTES, Purpose, Transcript};
 use super::stop::Patience;
 use super::stream::Stream;
 
-/// What the connector says over TCP once it knows.
+/// The connector's choice, sent over TCP: switch to the Unix socket, or stay on TCP.
 const CHANGE_OVER: u8 = b'u';
 const STAY: u8 = b't';
 
-/// How soon the acceptor looks again; the connector has connected before it says so.
+/// Interval at which the acceptor polls. The connector has already connected when it announces the switch.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
-/// The acceptor's open door; `None` where there is no such thing.
+/// The acceptor's listening Unix socket; `None` where abstract names are not available.
 pub(super) fn offer(transcript: &Transcript, key: &[u8; 32]) -> Option<UnixListener> {
     let door = listen(&name(transcript, key)).ok()?;
     door.set_nonblocking(true).ok()?;
     Some(door)
 }
 
-/// The acceptor's side, after its welcome: the link as the connector chose it.
+/// The acceptor's side, after its welcome: returns the link that the connector chose.
 pub(super) fn follow(
     tcp: Stream,
     door: Option<UnixListener>,
@@ -61,7 +61,7 @@ pub(super) fn follow(
     }
 }
 
-/// The connector's side, after it was welcomed.
+/// The connector's side, after the welcome: returns the link that it chose.
 pub(super) fn choose(
     tcp: Stream,
     wanted: bool,

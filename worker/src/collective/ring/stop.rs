@@ -1,4 +1,4 @@
-//! Waiting for sockets that ends at a deadline, and at once when the ring is stopped.
+//! Waiting for sockets until a deadline; stopping the ring interrupts the wait at once.
 
 use std::io;
 use std::net::Shutdown;
@@ -11,11 +11,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::stream::Stream;
 
-/// A switch that other threads may turn and that wakes whoever waits.
+/// A stop flag that other threads can set, which wakes all waiting threads.
 #[derive(Debug)]
 pub(super) struct Stop {
     stopped: AtomicBool,
-    /// Readable once `lever` is shut down: a level, not an edge, so nobody misses it.
+    /// Readable once `lever` is shut down, and from then on, so no waiting thread can miss it.
     alarm: UnixStream,
     lever: UnixStream,
 }
@@ -28,7 +28,7 @@ impl Stop {
 
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
-        // A socket pair of our own has nothing to refuse.
+        // Shutting down our own socket pair cannot fail in a way that matters.
         let _ = self.lever.shutdown(Shutdown::Both);
     }
 
@@ -36,7 +36,7 @@ impl Stop {
         self.stopped.load(Ordering::SeqCst)
     }
 
-    /// What makes a `poll` return when the ring is stopped.
+    /// A descriptor that makes `poll` return when the ring is stopped.
     pub(super) fn alarm(&self) -> PollFd<'_> {
         PollFd::new(&self.alarm, PollFlags::IN)
     }
@@ -46,7 +46,7 @@ impl Stop {
     }
 }
 
-/// How long a caller will wait.
+/// How long a caller waits: until a deadline, or until the ring is stopped.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience<'a> {
     stop: &'a Stop,
@@ -54,7 +54,7 @@ pub(super) struct Patience<'a> {
 }
 
 impl Patience<'_> {
-    /// Waits for one of `sockets`; false once the patience has ended.
+    /// Waits for one of `sockets`; returns false once the deadline has passed or the ring is stopped.
     pub(super) fn poll(&self, sockets: &mut [PollFd<'_>]) -> io::Result<bool> {
         let left = self.left();
         if self.has_ended() {
@@ -75,7 +75,7 @@ impl Patience<'_> {
         self.stop.is_stopped()
     }
 
-    /// What makes a `poll` return when the ring is stopped.
+    /// A descriptor that makes `poll` return when the ring is stopped.
     pub(super) fn alarm(&self) -> PollFd<'_> {
         self.stop.alarm()
     }
@@ -84,7 +84,7 @@ impl Patience<'_> {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// Waits a moment before another attempt.
+    /// Waits for `moment` before another attempt.
     pub(super) fn pause(&self, moment: Duration) -> io::Result<()> {
         let pause = Self { deadline: self.deadline.min(Instant::now() + moment), ..*self };
         pause.poll(&mut [self.stop.alarm()]).map(drop)

@@ -12,8 +12,8 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    /// Buffer sizes are left to the kernel: TCP's grow by themselves up to `tcp_wmem` and `tcp_rmem`, and one
-    /// that is set by hand stops growing and is held to `wmem_max`, 208 KiB on most hosts.
+    /// Wraps a TCP connection. Buffer sizes are left to the kernel: it grows them up to `tcp_wmem` and `tcp_rmem`,
+    /// whereas a size set by hand no longer grows and is limited to `wmem_max`, which is 208 KiB on most hosts.
     pub(super) fn tcp(stream: TcpStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
@@ -25,7 +25,7 @@ impl Stream {
         Ok(Self::Unix(stream))
     }
 
-    /// Takes what has come in; `None` if nothing has. The end of the stream is an error.
+    /// Reads available bytes; `None` if there are none. The end of the stream is an error.
     pub(super) fn receive(&self, bytes: &mut [u8]) -> io::Result<Option<usize>> {
         let count = match self {
             Self::Tcp(stream) => (&*stream).read(bytes),
@@ -37,7 +37,7 @@ impl Stream {
         }
     }
 
-    /// Sends what fits; `None` if nothing does.
+    /// Sends as many bytes as the socket's buffer takes; `None` if it is full.
     pub(super) fn send(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
         unless_busy(match self {
             Self::Tcp(stream) => (&*stream).write(bytes),
@@ -45,9 +45,9 @@ impl Stream {
         })
     }
 
-    /// Ends the connection for both sides, even while other threads hold it.
+    /// Ends the connection for both sides, even while other threads use it.
     pub(super) fn shut_down(&self) {
-        // The peer may have been first, and then this is done already.
+        // This fails if the peer has already closed the connection, which is fine.
         let _ = match self {
             Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
             Self::Unix(stream) => stream.shutdown(Shutdown::Both),

@@ -1,4 +1,4 @@
-//! What only a ring does: letting the right ones in, and bearing with what comes over a wire.
+//! Tests of what only a ring does: authenticating its neighbours, and surviving malformed bytes on the wire.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -54,8 +54,8 @@ pub(in crate::collective) fn ring_world(
     })
 }
 
-/// Lets `stranger` try to be rank 0 of a world whose rank 1 waits, then the real rank 0; returns what the
-/// stranger was told.
+/// Lets a stranger try to be rank 0 of a world whose rank 1 waits, then the real rank 0; returns the error that the
+/// stranger got.
 fn told_to_a_stranger(change: impl FnOnce(&mut Membership)) -> Error {
     let mut members = members(2);
     let (listener_1, member_1) = members.pop().expect("rank 1");
@@ -90,7 +90,7 @@ fn stale_generation_is_refused() {
     let error = told_to_a_stranger(|stranger| stranger.generation = 4);
     assert_eq!(refusal(&error), Refusal::Generation { given: 4, expected: 5 });
     let text = error.to_string();
-    assert!(text.ends_with("refused this rank: generation 4 where 5 is expected"), "{text}");
+    assert!(text.ends_with("refused this rank: expected generation 5, got 4"), "{text}");
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn wrong_rank_is_refused() {
     let mut members = members(3);
     let (listener_2, member_2) = members.pop().expect("rank 2");
     let (_, mut wrong) = members.pop().expect("rank 1");
-    // Rank 1 belongs before rank 2, and comes to rank 2 as rank 0.
+    // Rank 1 belongs before rank 2, but introduces itself to rank 2 as rank 0.
     wrong.rank = 0;
     wrong.addresses[1] = wrong.addresses[2].clone();
     let abort = AbortHandle::new();
@@ -131,7 +131,7 @@ fn wrong_rank_is_refused() {
 }
 
 #[test]
-fn later_generation_waits_until_the_other_has_heard_of_it() {
+fn later_generation_waits_until_the_other_rank_catches_up() {
     let members = members(2);
     let later = |rank: usize| Membership { generation: 6, ..members[rank].1.clone() };
     let abort = AbortHandle::new();
@@ -141,17 +141,17 @@ fn later_generation_waits_until_the_other_has_heard_of_it() {
         let ahead =
             scope.spawn(|| Ring::connect(&members[0].0, &later(0), &patient(), AbortHandle::new()));
         abort.abort();
-        // Whichever it hears of first: its own abort, or the other's later generation.
+        // It sees either its own abort first, or the other rank's later generation.
         let error = stuck.join().expect("no panic").expect_err("its generation is over");
         assert!(matches!(error, Error::Aborted | Error::Refused { .. }), "{error}");
         Ring::connect(&members[1].0, &later(1), &patient(), AbortHandle::new())
             .expect("the same listener serves the next generation");
-        ahead.join().expect("no panic").expect("the other came along");
+        ahead.join().expect("no panic").expect("the other rank has caught up");
     });
 }
 
 #[test]
-fn strangers_at_the_door_disturb_nothing() {
+fn unwanted_connections_disturb_nothing() {
     let members = members(2);
     let knock = || TcpStream::connect(members[1].0.local_addr()).expect("it listens");
     let silent: Vec<_> = (0..5).map(|_| knock()).collect();
@@ -180,9 +180,9 @@ fn missing_neighbours_are_named() {
     let soon = options(Duration::from_millis(80));
     let connect = |members: &[(Listener, Membership)]| {
         Ring::connect(&members[0].0, &members[0].1, &soon, AbortHandle::new())
-            .expect_err("nobody else is there")
+            .expect_err("there are no other ranks")
     };
-    // The addresses lead to listeners that never answer: either side may give up first.
+    // The addresses belong to listeners that never answer, so either side may give up first.
     let text = connect(&members(3)).to_string();
     assert!(
         text == "rank 2 did not connect within 0.08 s"
@@ -192,7 +192,7 @@ fn missing_neighbours_are_named() {
 }
 
 #[test]
-fn what_answers_without_being_a_rank_is_not_believed() {
+fn a_server_that_is_not_a_rank_is_rejected() {
     let mut members = members(2);
     let server = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
     members[0].1.addresses[1] = server.local_addr().expect("it is bound").to_string();
@@ -245,7 +245,8 @@ fn membership_does_not_print_its_key() {
     assert!(!format!("{member:?}").contains("7, 7"));
 }
 
-/// What each rank of a world of three says of the others, where rank 1 is `missing` from the ring.
+/// The accusations by ranks 0 and 2 of a world of three in which rank 1 does not take part; `missing` gets its
+/// listener.
 fn accusations_without_rank_1(missing: impl FnOnce(Listener)) -> [Option<Accusation>; 2] {
     let mut members = members(3);
     let (listener, _) = members.remove(1);
@@ -263,7 +264,7 @@ fn accusations_without_rank_1(missing: impl FnOnce(Listener)) -> [Option<Accusat
 }
 
 #[test]
-fn a_rank_that_never_comes_is_accused_by_both_neighbours_who_have_met() {
+fn a_missing_rank_is_accused_by_both_its_neighbours() {
     let accused = |met| Some(Accusation { rank: 1, connecting: true, met: Some(met) });
     let mut silent = None;
     assert_eq!(accusations_without_rank_1(|l| silent = Some(l)), [accused(2), accused(0)]);
@@ -272,9 +273,9 @@ fn a_rank_that_never_comes_is_accused_by_both_neighbours_who_have_met() {
 }
 
 #[test]
-fn a_rank_that_can_be_reached_one_way_only_is_said_to_have_been_met() {
+fn a_rank_reachable_in_one_direction_only_counts_as_met() {
     let mut members = members(2);
-    // Rank 1 listens where it says; rank 0 says that it is somewhere else.
+    // Rank 1 listens at its published address; rank 0 does not.
     let elsewhere = Listener::bind("127.0.0.1:0").expect("loopback has free ports");
     for (_, member) in &mut members {
         member.addresses[0] = elsewhere.local_addr().to_string();
@@ -294,14 +295,14 @@ fn a_rank_that_can_be_reached_one_way_only_is_said_to_have_been_met() {
 }
 
 #[test]
-fn a_rank_that_refuses_was_reached() {
+fn a_rank_that_refuses_counts_as_reached() {
     let error = told_to_a_stranger(|stranger| stranger.run = "daisy".to_owned());
     let accusation = error.accusation().expect("rank 1 refused");
     assert_eq!((accusation.rank, accusation.connecting), (1, false));
 }
 
 #[test]
-fn a_rank_that_dies_in_the_middle_is_accused_by_all_others() {
+fn a_rank_that_dies_during_a_call_is_accused_by_all_others() {
     for world_size in 2..=5 {
         let mut world = ring_world(world_size, Duration::from_secs(60), SameHost::UnixSocket);
         let dead = 1;
@@ -328,14 +329,14 @@ fn a_rank_that_dies_in_the_middle_is_accused_by_all_others() {
     }
 }
 
-/// What an impostor does once it has said its lie.
+/// What an impostor does after sending its malformed bytes.
 enum Then {
-    /// It keeps its links open: what rank 1 sees is the lie, not its end.
+    /// It keeps its links open, so that rank 1 sees the malformed bytes and not a closed link.
     Stays,
     Leaves,
 }
 
-/// Rank 1 reduces four values with a rank 0 that is really `impostor`, with both links in hand.
+/// Rank 1 reduces four values with an impostor as rank 0, which controls both links.
 fn reduce_with(impostor: impl FnOnce(&Stream, &Stream), then: Then) -> Error {
     let members = members(2);
     std::thread::scope(|scope| {
@@ -384,14 +385,14 @@ fn absurd_length_is_a_mismatch_and_allocates_nothing() {
 
 #[test]
 fn end_within_a_header_or_a_value_is_a_break() {
-    for said in [&HEADER[..0], &HEADER[..23], &HEADER, &[&HEADER[..], &[0; 5]].concat()] {
-        let error = reduce_with(|next, _| say(next, said), Then::Leaves);
+    for bytes in [&HEADER[..0], &HEADER[..23], &HEADER, &[&HEADER[..], &[0; 5]].concat()] {
+        let error = reduce_with(|next, _| say(next, bytes), Then::Leaves);
         assert!(matches!(error, Error::Broken { rank: 0, .. }), "{error}");
     }
 }
 
 #[test]
-fn noise_on_the_way_back_names_nobody_else() {
+fn noise_instead_of_a_notice_accuses_no_other_rank() {
     let notice = [b"lost".as_slice(), &99u32.to_le_bytes()].concat();
     let error = reduce_with(|_, previous| say(previous, &notice), Then::Leaves);
     assert!(matches!(error, Error::Broken { rank: 0, .. }), "{error}");

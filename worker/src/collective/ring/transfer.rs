@@ -1,4 +1,4 @@
-//! How the bytes of one call go out and come in, as far as the sockets allow at the moment.
+//! Sends and receives the bytes of one call, as far as the sockets allow at the moment.
 
 use std::io;
 use std::ops::Range;
@@ -11,24 +11,24 @@ use crate::collective::Call;
 #[cfg(target_endian = "big")]
 compile_error!("values travel in the host's byte order, which must be little-endian on every rank");
 
-/// What is added at once: small enough to stay in a core's second cache between the read and the addition.
+/// Number of values that are read and added at a time: few enough to stay in a core's L2 cache in between.
 pub(super) const SCRATCH_VALUES: usize = 64 * 1024;
 
-/// What one system call may move, so that the other direction gets its turn.
+/// Maximum number of bytes per system call, so that the other direction gets its turn.
 const MAX_TURN_BYTES: usize = 1 << 20;
 
-/// What one look at the incoming link brought.
+/// The result of one read from the incoming link.
 pub(super) enum Received {
     Nothing,
     Bytes,
-    /// The last byte of the header that opens the call.
+    /// The header that opens the call is now complete.
     Header([u8; HEADER_BYTES]),
 }
 
-/// How far a stream has got along its pieces.
+/// The position of a stream within its pieces.
 struct Cursor<'a> {
     pieces: &'a [Range<usize>],
-    /// Bytes of the first of `pieces` that are through.
+    /// Bytes of the first of `pieces` that have been transferred.
     offset: usize,
     passed: usize,
 }
@@ -40,7 +40,7 @@ impl<'a> Cursor<'a> {
         cursor
     }
 
-    /// The rest of the piece at hand; empty only at the end.
+    /// The rest of the current piece; empty only at the end.
     fn piece(&self) -> Range<usize> {
         self.pieces.first().map_or(0..0, |piece| piece.start + self.offset..piece.end)
     }
@@ -57,7 +57,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// What a call still has to send.
+/// The bytes that a call still has to send.
 pub(super) struct Outgoing<'a> {
     header: [u8; HEADER_BYTES],
     header_sent: usize,
@@ -77,7 +77,7 @@ impl<'a> Outgoing<'a> {
         self.header_sent < HEADER_BYTES || self.at.passed < released
     }
 
-    /// Sends some of what is released; whether anything went.
+    /// Sends some of the first `released` bytes; returns whether any were sent.
     pub(super) fn send(&mut self, to: &Stream, bytes: &[u8], released: usize) -> io::Result<bool> {
         if self.header_sent < HEADER_BYTES {
             let Some(count) = to.send(&self.header[self.header_sent..])? else {
@@ -99,14 +99,14 @@ impl<'a> Outgoing<'a> {
     }
 }
 
-/// What a call still has to take in.
+/// The bytes that a call still has to receive.
 pub(super) struct Incoming<'a> {
     header: [u8; HEADER_BYTES],
     header_read: usize,
     at: Cursor<'a>,
-    /// The first so many bytes are added to what is there, the others replace it.
+    /// This many bytes are added to the existing values; the following ones replace them.
     add: usize,
-    /// Bytes of a value whose rest has not come yet, at the start of the scratch.
+    /// Number of bytes at the start of the scratch that belong to an incomplete value.
     split_value: usize,
 }
 
@@ -121,7 +121,7 @@ impl<'a> Incoming<'a> {
         }
     }
 
-    /// The bytes of the call that are in, added or stored.
+    /// Number of bytes received so far, and added or stored.
     pub(super) fn passed(&self) -> usize {
         self.at.passed
     }
@@ -130,7 +130,7 @@ impl<'a> Incoming<'a> {
         self.header_read == HEADER_BYTES && self.at.pieces.is_empty()
     }
 
-    /// Takes in some of what has come.
+    /// Receives some of the available bytes.
     pub(super) fn receive(
         &mut self,
         from: &Stream,
@@ -172,7 +172,8 @@ impl<'a> Incoming<'a> {
         };
         let have = self.split_value + count;
         let whole = have - have % size_of::<f32>();
-        // Both sides start at a value: pieces are cut between values, and only whole values are passed.
+        // Both slices start at a value boundary: pieces are cut between values, and the cursor advances by whole
+        // values.
         let sums: &mut [f32] = bytemuck::cast_slice_mut(&mut piece[..whole]);
         let addends: &[f32] = bytemuck::cast_slice(&scratch[..whole]);
         sums.iter_mut().zip(addends).for_each(|(sum, addend)| *sum += addend);

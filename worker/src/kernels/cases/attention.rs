@@ -1,4 +1,4 @@
-//! Attention over documents, windows and cached keys.
+//! Cases of attention: documents, windows and cached keys.
 
 use super::case::{Case, Expected, Output, input};
 use super::near::Near;
@@ -20,21 +20,21 @@ pub(super) fn cases(dtype: Dtype) -> Vec<Case> {
     for setting in partial() {
         cases.push(attended(&mut numbers, dtype, &setting, 2.));
     }
-    // Scores of thousands: their exponentials are not finite.
+    // Scores in the thousands, whose exponentials are not finite.
     let setting = Setting::of_documents(shape([4, 2, 8], None), &[60, 1, 7]);
     cases.push(attended(&mut numbers, dtype, &setting, 100.));
     cases.push(differentiated(&mut numbers, dtype, &setting, 30.));
     cases
 }
 
-/// Scores are not scaled again: this factor would show.
+/// Queries are scaled already. If the kernel scaled the scores again, this factor would change the result.
 const SCALE: f32 = 3.;
 
 fn shape([heads, kv_heads, head_dim]: [usize; 3], window: Option<usize>) -> Attention {
     Attention { heads, kv_heads, head_dim, scale: SCALE, window }
 }
 
-/// Shapes, and lengths of documents: none, without rows, of one row, of several blocks of queries.
+/// Shapes and lengths of documents: no document, empty ones, of one row, of several blocks of queries.
 fn documents() -> Vec<(Attention, Vec<usize>)> {
     vec![
         (shape([2, 1, 8], None), vec![]),
@@ -51,7 +51,7 @@ fn documents() -> Vec<(Attention, Vec<usize>)> {
     ]
 }
 
-/// Spans that leave rows out, and spans of fewer queries than keys.
+/// Spans that do not cover all rows, and spans with fewer queries than keys.
 fn partial() -> Vec<Setting> {
     let span = |queries, keys| Span { queries, keys };
     let same = |rows: Range<usize>| span(rows.clone(), rows);
@@ -65,7 +65,7 @@ fn partial() -> Vec<Setting> {
         of(shape([2, 2, 8], None), [60, 130], vec![span(0..60, 20..125)]),
         of(shape([2, 1, 8], Some(9)), [60, 130], vec![span(0..55, 0..110), span(55..60, 110..121)]),
         of(shape([2, 1, 8], Some(9)), [1, 50], vec![span(0..1, 0..50)]),
-        // Keys in another order than queries, and at other rows; keys without queries.
+        // Keys in another order than the queries and in other rows; keys without queries.
         of(shape([4, 2, 8], None), [5, 60], vec![span(0..2, 30..47), span(2..5, 11..20)]),
         of(shape([2, 1, 8], None), [50, 90], vec![span(0..50, 30..80), span(50..50, 0..7)]),
     ]
@@ -74,7 +74,7 @@ fn partial() -> Vec<Setting> {
 /// An attention, and the rows that attend to each other.
 struct Setting {
     shape: Attention,
-    /// Of queries, and of keys.
+    /// Numbers of rows of queries and of keys.
     rows: [usize; 2],
     spans: Vec<Span>,
 }
@@ -97,7 +97,7 @@ impl Setting {
         format!("{heads} heads on {kv_heads} of {head_dim}, window {window:?}, {spans:?}")
     }
 
-    /// Queries, keys and values up to `size`; NaN in rows outside all spans.
+    /// Queries and keys up to `size`, and values up to 2; NaN in rows outside all spans.
     fn qkv(&self, numbers: &mut Numbers, dtype: Dtype, size: f64) -> [Vec<f64>; 3] {
         let Attention { heads, kv_heads, head_dim, .. } = self.shape;
         let [queries, keys] = self.rows;
@@ -125,7 +125,7 @@ fn attended(numbers: &mut Numbers, dtype: Dtype, setting: &Setting, size: f64) -
     let of = qkv.each_ref().map(|x| &x[..]);
     let result = attend(of, dtype, (&setting.shape, &setting.spans));
     let mut output = |dtype, result: Vec<Option<Near>>| {
-        // Elements that are left as they are hold numbers, the others what must not matter.
+        // Elements that must stay unchanged start as numbers; the others start as NaN, which must not matter.
         let kept = numbers.within(1., dtype, result.len());
         let pairs = result.into_iter().zip(kept);
         let pairs = pairs.map(|(result, kept)| match result {
@@ -144,7 +144,7 @@ fn attended(numbers: &mut Numbers, dtype: Dtype, setting: &Setting, size: f64) -
     })
 }
 
-/// The output and the sums that the gradients are given are the reference's, rounded.
+/// The case of the backward, whose inputs are the rounded output and log-sum-exps of the reference.
 fn differentiated(numbers: &mut Numbers, dtype: Dtype, setting: &Setting, size: f64) -> Case {
     let qkv = setting.qkv(numbers, dtype, size);
     let of = qkv.each_ref().map(|x| &x[..]);

@@ -1,12 +1,12 @@
-//! One call on given windows, and what must come out.
+//! One call of a kernel on given windows, with its expected outputs.
 //!
 //! ```text
 //! first run    windows at the start of their buffers    a pool of one thread
 //! second run   windows in the middle of their buffers   a pool of three
 //! ```
 //!
-//! Around inputs lies NaN, so that reading beyond a window shows; around outputs lie guards, which must stay.
-//! In memory of the host both runs must give equal bits.
+//! Inputs are surrounded by NaN, so that reads beyond a window are noticed; outputs are surrounded by guard values,
+//! which must not change. In host memory, both runs must give equal bits.
 
 use super::near::Near;
 use super::numbers::{Numbers, rounded};
@@ -15,18 +15,18 @@ use crate::kernels::{Kernels, Onto};
 use half::bf16;
 use rayon::ThreadPool;
 
-/// Elements before a window in the second run: odd, so that no vector is aligned.
+/// Number of elements before a window in the second run: odd, so that no vector is aligned.
 const BEFORE: usize = 3;
-/// Elements after a window.
+/// Number of elements after a window.
 const AFTER: usize = 5;
-/// The value of elements around an output.
+/// The value of the elements around an output.
 const GUARD: f64 = -77.;
 
 type Run = dyn Fn(&dyn Kernels, Vec<Window<'_>>, Vec<WindowMut<'_>>) + Send + Sync;
 
-/// One call on given windows.
+/// One call of a kernel on given windows.
 pub(super) struct Case {
-    /// The name of the call.
+    /// Name of the kernel.
     pub(super) call: &'static str,
     about: String,
     inputs: Vec<Input>,
@@ -51,14 +51,14 @@ impl Case {
         Self { call, about: about.into(), inputs, outputs, run: Box::new(run) }
     }
 
-    /// Runs it twice; says what is wrong with it.
+    /// Runs the case twice, and returns a description of every failure.
     pub(super) fn check(&self, kernels: &dyn Kernels, pools: &[ThreadPool; 2]) -> Vec<String> {
         let mut wrong = Vec::new();
         let [one, three] = pools;
         let first = one.install(|| self.outcome(kernels, 0, &mut wrong));
         let second = three.install(|| self.outcome(kernels, BEFORE, &mut wrong));
         if *kernels.device() == Device::Host && bits(&first) != bits(&second) {
-            wrong.push(format!("{}: other bits in another run", self.name()));
+            wrong.push(format!("{}: different bits in the second run", self.name()));
         }
         wrong
     }
@@ -67,7 +67,7 @@ impl Case {
         format!("{} of {}", self.call, self.about)
     }
 
-    /// The outputs' elements that have specified values, after the call.
+    /// Runs the call, and returns all output elements whose values are specified.
     fn outcome(&self, kernels: &dyn Kernels, before: usize, wrong: &mut Vec<String>) -> Vec<f64> {
         let device = kernels.device();
         let inputs = self.inputs.iter();
@@ -111,35 +111,35 @@ impl Case {
     }
 }
 
-/// What a call reads.
+/// An input of a call.
 pub(super) struct Input {
     dtype: Dtype,
     values: Vec<f64>,
 }
 
-/// Numbers of `dtype` to read.
+/// An input that holds `values`, which must be numbers of `dtype`.
 pub(super) fn input(dtype: Dtype, values: &[f64]) -> Input {
     assert_representable(dtype, values);
     Input { dtype, values: values.to_vec() }
 }
 
-/// What a call writes.
+/// An output of a call.
 pub(super) struct Output {
     dtype: Dtype,
     start: Vec<f64>,
     expected: Vec<Expected>,
 }
 
-/// What an element must be after a call.
+/// The expected value of an element after a call.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Expected {
-    /// A result.
+    /// A computed result, within its slack.
     Near(Near),
-    /// Exactly this.
+    /// Exactly this value.
     Same(f64),
     /// NaN or infinite.
     NonFinite,
-    /// Anything.
+    /// Any value.
     Any,
 }
 
@@ -172,12 +172,12 @@ impl Output {
         Self { dtype, start, expected: expected.into_iter().map(Into::into).collect() }
     }
 
-    /// An output whose contents must not matter.
+    /// An output whose contents before the call must not matter.
     pub(super) fn fresh<E: Into<Expected>>(dtype: Dtype, expected: Vec<E>) -> Self {
         Self::of(dtype, vec![f64::NAN; expected.len()], expected)
     }
 
-    /// An output that `result` replaces or is added to.
+    /// An output whose contents are replaced by `result`, or to which `result` is added.
     pub(super) fn onto(dtype: Dtype, onto: Onto, numbers: &mut Numbers, result: &[Near]) -> Self {
         match onto {
             Onto::Fresh => Self::fresh(dtype, result.to_vec()),
@@ -202,7 +202,7 @@ impl Output {
 
 fn assert_representable(dtype: Dtype, values: &[f64]) {
     let fits = |x: &f64| x.is_nan() || rounded(*x, dtype) == *x;
-    assert!(values.iter().all(fits), "numbers that are not of {dtype:?}");
+    assert!(values.iter().all(fits), "a number is not a {dtype:?}");
 }
 
 fn surrounded(values: &[f64], before: usize, by: f64) -> Vec<f64> {
@@ -215,7 +215,7 @@ fn place(device: &Device, dtype: Dtype, values: &[f64]) -> Buffer {
         Dtype::F32 => device.upload(values.iter().map(|x| *x as f32).collect()),
         Dtype::Bf16 => device.upload(values.iter().map(|x| bf16::from_f32(*x as f32)).collect()),
         Dtype::F64 => device.upload(values.to_vec()),
-        // Around rows and tokens lie numbers that no matrix has.
+        // Row indices and tokens are surrounded by an index that no matrix has.
         Dtype::U32 => {
             let whole = |x: &f64| if x.is_nan() { u32::MAX } else { *x as u32 };
             device.upload(values.iter().map(whole).collect())

@@ -1,4 +1,4 @@
-//! Calls on every element by itself.
+//! Cases of element-wise kernels.
 
 use super::case::{Case, Expected, Output, input};
 use super::numbers::{Numbers, rounded};
@@ -6,7 +6,7 @@ use super::reference;
 use crate::device::Dtype;
 use crate::kernels::{Onto, Out};
 
-/// None, one, parts of vectors, and more than two tasks.
+/// Numbers of elements: none, one, partial vectors, and more than two tasks.
 const LENGTHS: [usize; 6] = [0, 1, 15, 64, 1000, 70_001];
 
 pub(super) fn cases(dtype: Dtype) -> Vec<Case> {
@@ -24,7 +24,7 @@ pub(super) fn cases(dtype: Dtype) -> Vec<Case> {
     cases
 }
 
-/// With the type of activations also that of gradients, once if they are the same.
+/// The type of activations, and f32 (that of parameter gradients) if it differs.
 pub(super) fn and_f32(dtype: Dtype) -> Vec<Dtype> {
     if dtype == Dtype::F32 { vec![dtype] } else { vec![dtype, Dtype::F32] }
 }
@@ -51,7 +51,7 @@ fn copy(numbers: &mut Numbers, dtype: Dtype, len: usize) -> Vec<Case> {
     cases
 }
 
-/// Numbers that the type of `y` may not have: halfway between two of its own, too small, too large.
+/// Numbers that the type of `y` may not represent: halfway between two of its numbers, too small, or too large.
 fn copy_of_extremes(dtype: Dtype) -> Case {
     let halfway = 1. + 2f64.powi(-8);
     let x = [
@@ -80,7 +80,7 @@ fn add(numbers: &mut Numbers, dtype: Dtype, len: usize) -> [Case; 2] {
     [add, Case::new("add_assign", about, [x], [y], |k, [x], [y]| k.add_assign(y, x))]
 }
 
-/// The call with its gradients; gates up to `size`.
+/// SwiGLU and its gradients, with gates up to `size`.
 fn swiglu(numbers: &mut Numbers, dtype: Dtype, len: usize, size: f64) -> Vec<Case> {
     let about = format!("{len} up to {size}");
     let gate = numbers.within(size, dtype, len);

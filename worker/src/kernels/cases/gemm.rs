@@ -1,4 +1,4 @@
-//! Products of matrices.
+//! Cases of matrix products.
 
 use super::case::{Case, Output, input};
 use super::elementwise::and_f32;
@@ -8,7 +8,7 @@ use crate::device::{Dtype, Window};
 use crate::kernels::{Onto, Operand, Out};
 use std::ops::Range;
 
-/// Rows, columns and summed indices: none of each, one of each, parts of vectors, several tiles of each.
+/// Numbers of rows, columns and summed indices: none of each, one of each, partial vectors, several tiles of each.
 const SHAPES: [[usize; 3]; 14] = [
     [0, 5, 4],
     [3, 0, 4],
@@ -30,7 +30,7 @@ pub(super) fn cases(dtype: Dtype) -> Vec<Case> {
     let mut numbers = Numbers::new(3);
     let mut cases = Vec::new();
     for shape in SHAPES {
-        // Forward, and the gradients by left and right operands.
+        // The layouts of a forward, and of the gradients of its left and right operands.
         for layouts in [[WHOLE, TRANSPOSED], [WHOLE, WHOLE], [TRANSPOSED, WHOLE]] {
             cases.extend(products(&mut numbers, dtype, shape, layouts));
         }
@@ -50,27 +50,27 @@ pub(super) fn cases(dtype: Dtype) -> Vec<Case> {
 /// How an operand is stored.
 #[derive(Clone, Copy, Debug)]
 struct Layout {
-    /// As its transpose.
+    /// Whether the transpose is stored.
     transposed: bool,
-    /// As some columns of a wider matrix.
+    /// Whether it is stored as some columns of a wider matrix.
     sliced: bool,
 }
 
 const WHOLE: Layout = Layout { transposed: false, sliced: false };
 const TRANSPOSED: Layout = Layout { transposed: true, sliced: false };
 
-/// Columns of the wider matrix before and behind those of a slice.
+/// Number of columns of the wider matrix before and after those of a slice.
 const BESIDE: [usize; 2] = [3, 6];
 
 impl Layout {
-    /// Rows and columns as they are stored, and which of the columns are the matrix's.
+    /// Number of rows and columns as stored, and the range of columns that belong to the matrix.
     fn stored(self, rows: usize, cols: usize) -> (usize, usize, Range<usize>) {
         let (rows, cols) = if self.transposed { (cols, rows) } else { (rows, cols) };
         let [before, behind] = if self.sliced { BESIDE } else { [0; 2] };
         (rows, before + cols + behind, before..before + cols)
     }
 
-    /// The elements of `matrix` where this layout has them, and NaN beside them.
+    /// The elements of `matrix` in this layout, surrounded by NaN.
     fn elements(self, matrix: &Matrix) -> Vec<f64> {
         let (rows, cols, own) = self.stored(matrix.rows, matrix.cols);
         let at = |row: usize, col: usize| match (own.contains(&col), self.transposed) {
@@ -89,7 +89,7 @@ impl Layout {
     }
 }
 
-/// A product of the shape, of operands in these layouts, in its place and added to it.
+/// Products of this shape with operands in these layouts, which replace the result or are added to it.
 fn products(
     numbers: &mut Numbers,
     dtype: Dtype,

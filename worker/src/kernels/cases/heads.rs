@@ -1,4 +1,4 @@
-//! Rows on their way to heads and back.
+//! Cases of splitting rows into heads and merging them back.
 
 use super::case::{Case, Input, Output, input};
 use super::numbers::{Numbers, rounded};
@@ -6,7 +6,7 @@ use super::reference::{self, Tables, Turned};
 use crate::device::{Dtype, Window};
 use crate::kernels::{Heads, Onto, Out, Rotation, Turn};
 
-/// Rows, heads, features per head, and heads that are summed: none, one, parts of vectors, several tasks.
+/// Numbers of rows, heads, features per head, and heads that are summed: none, one, partial vectors, several tasks.
 const SHAPES: [[usize; 4]; 9] = [
     [0, 2, 4, 1],
     [1, 1, 2, 1],
@@ -19,7 +19,7 @@ const SHAPES: [[usize; 4]; 9] = [
     [290, 4, 32, 2],
 ];
 
-/// Positions that the tables have.
+/// Number of positions in the tables.
 const POSITIONS: usize = 40;
 
 pub(super) fn cases(dtype: Dtype) -> Vec<Case> {

@@ -1,11 +1,11 @@
-//! Losses of logits.
+//! Cases of the cross-entropy of logits.
 
 use super::case::{Case, Expected, Output, input};
 use super::numbers::Numbers;
 use super::reference;
 use crate::device::Dtype;
 
-/// Rows and vocabulary: none, one, parts of vectors, several tasks.
+/// Numbers of rows and of tokens in the vocabulary: none, one, partial vectors, several tasks.
 const SHAPES: [[usize; 2]; 9] =
     [[0, 5], [1, 1], [3, 1], [1, 17], [5, 16], [70, 33], [3, 1000], [40, 999], [2, 40_003]];
 
@@ -15,7 +15,7 @@ pub(super) fn cases(dtype: Dtype) -> Vec<Case> {
     for shape in SHAPES {
         cases.extend(losses(&mut numbers, dtype, shape, 5.));
     }
-    // Logits of 10,000: their exponentials are not finite.
+    // Logits up to 10,000, whose exponentials are not finite.
     for shape in [[4, 7], [9, 300]] {
         cases.extend(losses(&mut numbers, dtype, shape, 1e4));
     }
@@ -33,7 +33,7 @@ fn losses(
     let mut tokens = numbers.below(vocabulary, rows);
     let mut weights: Vec<f64> = numbers.within(1., Dtype::F32, rows);
     weights.iter_mut().for_each(|weight| *weight = weight.abs());
-    // The first and the last token, and a target that does not count.
+    // The first and the last token, and a target of weight 0.
     for (row, token) in [(0, 0), (1, vocabulary - 1)] {
         tokens.get_mut(row).into_iter().for_each(|own| *own = token as f64);
     }

@@ -1,19 +1,17 @@
-//! The table of cases: each call of [`Kernels`] against an f64 reference at its edges, the same for every
-//! device.
+//! Test cases: each kernel of [`Kernels`] against an f64 reference, including edge cases, the same for every device.
 //!
 //! ```text
-//! numbers.rs      what is computed on, rounded to the type first
-//! reference/      the calls again, in f64
-//! near.rs         how far an f32 computation may end from an f64 one
-//! case.rs         one call on given windows: runs it, compares, watches the elements around
-//! the others      the cases, by kind of call
+//! numbers.rs      the inputs, rounded to the type first
+//! reference/      reference implementations of the kernels, in f64
+//! near.rs         how far an f32 result may be from an f64 one
+//! case.rs         one call on given windows: runs it, compares, checks the surrounding elements
+//! other files     the cases, by kind of kernel
 //! ```
 //!
-//! Types: activations and operands (x, y, dy, dx, gates, heads, logits, matrices, tables of embeddings,
-//! weights of norms and biases) are of the type that a table is run in. Gradients of parameters, sums'
-//! logarithms, weights of targets, tables of rotations, moments and masters are f32, losses and sums of
-//! squares f64, rows, tokens and positions u32. An output may be off by one rounding of its type, and by the
-//! slack of [`near`].
+//! Types: activations and operands (x, y, dy, dx, gates, heads, logits, matrices, embedding tables, norm weights and
+//! biases) have the type under test. Gradients of parameters, log-sum-exps, target weights, rotation tables, moments
+//! and masters are f32, losses and sums of squares f64, row indices, tokens and positions u32. An output may differ
+//! by one rounding of its type and the slack of [`near`].
 
 #![allow(clippy::unwrap_used)]
 
@@ -35,10 +33,10 @@ use crate::device::Dtype;
 use case::Case;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// Runs the table with activations of `dtype`.
+/// Runs all cases with activations of `dtype`.
 ///
 /// # Panics
-/// If a case fails; the message names every one that does.
+/// If a case fails; the message names every failed case.
 pub(crate) fn run(kernels: &dyn Kernels, dtype: Dtype) {
     let pools = [1, 3].map(pool);
     let wrong: Vec<String> =
@@ -70,17 +68,17 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn processors_compute_what_references_do() {
+    fn cpu_kernels_match_the_references() {
         run(&Cpu::default(), Dtype::F32);
     }
 
     #[test]
-    fn every_call_has_cases() {
+    fn every_kernel_has_cases() {
         let (_, table) = include_str!("../mod.rs").split_once("pub trait Kernels").unwrap();
         let (table, _) = table.split_once("\n}").unwrap();
         let names = table.lines().filter_map(|line| line.trim().strip_prefix("fn "));
         let name = |line: &'static str| line.split(['(', '<']).next().unwrap();
-        // Says where windows lie, and computes nothing.
+        // `device` only names the device and computes nothing.
         let calls: BTreeSet<_> = names.map(name).filter(|name| *name != "device").collect();
         assert!(calls.contains("clear") && calls.contains("adamw"), "{calls:?}");
         let covered = |dtype| cases(dtype).iter().map(|case| case.call).collect::<BTreeSet<_>>();

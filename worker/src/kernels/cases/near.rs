@@ -1,34 +1,34 @@
-//! A number, and how far from it an f32 computation may end.
+//! A number with the distance from it that an f32 computation may have.
 //!
-//! References compute on pairs of an f64 value and a slack. Every operation adds what f32 arithmetic may lose
-//! in it, and passes on the slack of its operands (running error analysis: Higham, Accuracy and Stability of
-//! Numerical Algorithms, 2002, section 3.3). So no case has a tolerance of its own: a sum of n terms gets
-//! `n u sum|terms|`, whatever its order, and where terms cancel, the slack stays as large as they were.
+//! References compute on pairs of an f64 value and a slack. Every operation adds the error that f32 arithmetic may
+//! make in it, and propagates the slack of its operands (running error analysis: Higham, Accuracy and Stability of
+//! Numerical Algorithms, 2002, section 3.3). No case therefore needs its own tolerance: a sum of n terms gets `n u
+//! sum|terms|`, whatever its order, and if terms cancel, the slack stays as large as they were.
 
 use super::numbers::roundoff;
 use crate::device::Dtype;
 use std::ops::{Add, Div, Mul, Sub};
 
-/// What one operation may lose, relative to its result: twice the unit roundoff of f32. The second half is
-/// for products of errors, and for forms that round in another place than the reference.
+/// Relative error allowed per operation: twice the unit roundoff of f32. The second half allows for products of
+/// errors, and for formulas that round in other places than the reference.
 const LOSS: f64 = f32::EPSILON as f64;
-/// What it may lose where results underflow, or arguments are clamped so that they do not.
+/// Absolute error allowed per operation, for results that underflow or arguments that are clamped to prevent it.
 const UNDERFLOW: f64 = 4. * f32::MIN_POSITIVE as f64;
 
-/// Errors of long sums cancel: n of them end up about `sqrt(n)` from 0, and almost never further than this
-/// many times that (Higham and Mary 2019). Without this, a sum of ten thousand could lose a term unnoticed.
+/// Errors in long sums cancel: n of them add up to about `sqrt(n)`, and almost never to more than this many times
+/// that (Higham and Mary 2019). Without this limit, a sum of ten thousand terms could lose one of them unnoticed.
 const DEVIATIONS: f64 = 8.;
 
-/// A number that was computed from exact ones.
+/// A number that was computed from exact numbers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Near {
     pub(super) value: f64,
-    /// How far from it an f32 computation may end.
+    /// How far an f32 result may be from `value`.
     pub(super) slack: f64,
 }
 
 impl Near {
-    /// A number that is given.
+    /// An exact number, such as an input.
     pub(super) fn exact(value: f64) -> Self {
         Self { value, slack: 0. }
     }
@@ -38,25 +38,26 @@ impl Near {
         Self { slack: self.slack + lost, ..self }
     }
 
-    /// Perhaps stored as `dtype` before it is used.
+    /// The number after it may have been stored as `dtype`.
     pub(super) fn rounded(self, dtype: Dtype) -> Self {
         let lost = roundoff(dtype) * (self.value.abs() + self.slack);
         Self { slack: self.slack + lost, ..self }
     }
 
-    /// Adds a number in f64, which loses nothing.
+    /// Adds a number in f64, without loss.
     pub(super) fn shifted(self, by: f64) -> Self {
         Self { value: self.value + by, ..self }
     }
 
-    /// By a few instructions, or as a power of 2: a product with `log2(e)` is off by a part of the argument.
+    /// The exponential, computed by a few instructions or as a power of 2. The product with `log2(e)` has an error
+    /// proportional to the argument.
     pub(super) fn exp(self) -> Self {
         let value = self.value.exp();
         let slack = value * self.slack.exp_m1();
         Self { value, slack }.loses(4. + self.value.abs())
     }
 
-    /// Of a number above 0.
+    /// The logarithm of a number above 0.
     pub(super) fn ln(self) -> Self {
         let value = self.value.ln();
         let slack = value - (self.value - self.slack).ln();
@@ -70,7 +71,7 @@ impl Near {
         Self { value, slack: slack.max(above) }.loses(2.)
     }
 
-    /// In any order.
+    /// The sum of `terms` in any order.
     pub(super) fn sum(terms: impl IntoIterator<Item = Near>) -> Self {
         let mut sum = Sum::default();
         terms.into_iter().for_each(|term| sum.push(term));
@@ -78,7 +79,7 @@ impl Near {
     }
 }
 
-/// A sum of which the terms come one by one.
+/// A sum that is computed term by term.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Sum {
     value: f64,

@@ -1,4 +1,4 @@
-//! Root mean square normalization.
+//! Cases of RMSNorm.
 
 use super::case::{Case, Output, input};
 use super::numbers::{Numbers, rounded};
@@ -6,11 +6,11 @@ use super::reference;
 use crate::device::Dtype;
 use crate::kernels::{Norm, Onto, Out};
 
-/// Groups and their width: none, one, parts of vectors, several blocks of a sum, several tasks.
+/// Numbers of groups and elements per group: none, one, partial vectors, several blocks of a sum, several tasks.
 const SHAPES: [[usize; 2]; 9] =
     [[0, 8], [1, 1], [3, 1], [5, 17], [12, 64], [64, 16], [67, 100], [130, 33], [40, 1001]];
 
-/// Of the elements: the squares of the largest are just finite in f32, those of the smallest are 0.
+/// Magnitudes of the elements: the squares of the largest are just finite in f32, those of the smallest are 0.
 const SIZES: [f64; 3] = [2., 1e17, 1e-25];
 
 const EPS: f32 = 1e-5;
@@ -25,12 +25,12 @@ pub(super) fn cases(dtype: Dtype) -> Vec<Case> {
         cases.extend(norms(&mut numbers, dtype, shape, &SIZES[1..2]));
         cases.extend(norms(&mut numbers, dtype, shape, &SIZES[2..]));
     }
-    // Groups of different sizes beside each other.
+    // Adjacent groups of different magnitudes.
     cases.extend(norms(&mut numbers, dtype, [21, 20], &SIZES));
     cases
 }
 
-/// The call with its gradients; the groups' elements have these sizes in turn.
+/// RMSNorm and its gradients; the elements of the groups have these magnitudes in turn.
 fn norms(
     numbers: &mut Numbers,
     dtype: Dtype,

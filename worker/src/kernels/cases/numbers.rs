@@ -1,13 +1,13 @@
-//! The numbers that cases compute on, the same in every run, and what rounding does to them.
+//! The inputs of cases, which are the same in every run, and how they are rounded.
 
 use crate::device::Dtype;
 use half::bf16;
 
-/// A stream of numbers (SplitMix64: Steele, Lea and Flood 2014).
+/// A random number generator (SplitMix64: Steele, Lea and Flood 2014).
 pub(super) struct Numbers(u64);
 
 impl Numbers {
-    /// Another seed gives another stream.
+    /// A generator with this seed.
     pub(super) fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -20,7 +20,7 @@ impl Numbers {
         x ^ (x >> 31)
     }
 
-    /// Between `-size` and `size`, each a number of `dtype`.
+    /// Numbers between `-size` and `size`, each representable in `dtype`.
     pub(super) fn within(&mut self, size: f64, dtype: Dtype, len: usize) -> Vec<f64> {
         let unit = |bits: u64| (bits >> 11) as f64 / (1u64 << 53) as f64;
         (0..len).map(|_| rounded((2. * unit(self.next()) - 1.) * size, dtype)).collect()
@@ -32,18 +32,18 @@ impl Numbers {
     }
 }
 
-/// The number of `dtype` that is nearest to a number of f32.
+/// The number of `dtype` that is nearest to `x`.
 pub(super) fn rounded(x: f64, dtype: Dtype) -> f64 {
     match dtype {
         Dtype::F32 => f64::from(x as f32),
-        // `bf16::from_f64` looks at half of the bits only, and takes what lies just above a tie for one.
+        // `bf16::from_f64` looks at only half of the bits, and takes a number just above a tie for a tie.
         Dtype::Bf16 => bf16::from_f32(x as f32).to_f64(),
         Dtype::F64 => x,
         Dtype::U32 => f64::from(x as u32),
     }
 }
 
-/// The unit roundoff: how far from a number the nearest of `dtype` may lie, relative to it.
+/// The unit roundoff: the largest relative distance from a number to the nearest number of `dtype`.
 pub(super) fn roundoff(dtype: Dtype) -> f64 {
     match dtype {
         Dtype::F32 => f64::from(f32::EPSILON) / 2.,

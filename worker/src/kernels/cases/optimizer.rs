@@ -1,4 +1,4 @@
-//! Gradients' norm and AdamW: f32 whatever the type of activations.
+//! Cases of the gradient norm and AdamW, which are f32 whatever the type of activations.
 
 use super::case::{Case, Expected, Output, input};
 use super::near::Near;
@@ -8,7 +8,7 @@ use crate::device::Dtype;
 
 const F32: Dtype = Dtype::F32;
 
-/// None, one, parts of vectors, several tasks.
+/// Numbers of elements: none, one, partial vectors, several tasks.
 const LENGTHS: [usize; 6] = [0, 1, 17, 64, 1000, 200_003];
 
 pub(super) fn cases() -> Vec<Case> {
@@ -34,7 +34,7 @@ fn squares(about: String, x: &[f64], expected: Option<Expected>) -> Case {
     Case::new("sum_squares", about, [input(F32, x)], [sum], |k, [x], [sum]| k.sum_squares(sum, x))
 }
 
-/// Sums of which f32 could not hold the terms, and sums that are not finite.
+/// Sums whose terms f32 could not hold, and sums that are not finite.
 fn odd_squares(numbers: &mut Numbers) -> Vec<Case> {
     let mut mixed = numbers.within(1e-20, F32, 3000);
     let large = numbers.within(1e20, F32, 3000);
@@ -57,7 +57,7 @@ fn setting(weight_decay: f64) -> AdamW {
     AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay, gradient_scale: 0.25 }
 }
 
-/// One update of a run under way, bit by bit.
+/// One update in the middle of a run, compared bit by bit.
 fn one_update(numbers: &mut Numbers, len: usize) -> Case {
     let step = setting(0.1).step(7);
     let [p, m, g] = [2., 0.1, 3.].map(|size| numbers.within(size, F32, len));
@@ -78,7 +78,7 @@ fn one_update(numbers: &mut Numbers, len: usize) -> Case {
     Case::new("adamw", about, [input(F32, &g)], outs, move |k, [g], state| k.adamw(state, g, &step))
 }
 
-/// Five updates from nothing, of which an element never has a gradient.
+/// Five updates from zero moments; one element never has a gradient.
 fn updates(numbers: &mut Numbers, weight_decay: f64) -> Case {
     const LEN: usize = 1003;
     let adamw = setting(weight_decay);

@@ -1,4 +1,4 @@
-//! The calls again: slow, in f64, written for reading.
+//! Reference implementations of the kernels: slow, in f64, written for readability.
 
 pub(super) mod attention;
 mod tests;
@@ -8,7 +8,7 @@ use super::numbers::rounded;
 use crate::device::Dtype;
 use crate::kernels::{AdamStep, Heads};
 
-/// A matrix `[rows, cols]` by its elements, row by row.
+/// A matrix `[rows, cols]` with its elements in row-major order.
 #[derive(Clone)]
 pub(super) struct Matrix {
     pub(super) rows: usize,
@@ -44,7 +44,7 @@ pub(super) fn gather_rows(x: &[f64], rows: &[f64], width: usize) -> Vec<f64> {
     rows.iter().flat_map(|row| &x[*row as usize * width..][..width]).copied().collect()
 }
 
-/// Each sum is taken in the order of the rows, and rounded after each.
+/// Adds rows in order, rounding after each addition.
 pub(super) fn scatter_add_rows(
     (y, dtype): (&[f64], Dtype),
     first: usize,
@@ -101,7 +101,7 @@ pub(super) fn rms_norm_weight_back(dw: &[f64], dy: &[f64], x: &[f64], eps: f32) 
 }
 
 fn sigmoid(x: f64) -> Near {
-    // The exponential that does not overflow.
+    // This exponential cannot overflow.
     let e = Near::exact(-x.abs()).exp();
     if x < 0. { e / (e + 1.) } else { Near::exact(1.) / (e + 1.) }
 }
@@ -122,7 +122,7 @@ pub(super) fn swiglu_up_back(dy: &[f64], gate: &[f64]) -> Vec<Near> {
     swiglu(gate, dy)
 }
 
-/// Tables of a rotation, and what else happens to heads on their way.
+/// The transformation applied to heads: a rotation, if any, and a factor.
 #[derive(Clone)]
 pub(super) struct Turned {
     pub(super) rotation: Option<Tables>,
@@ -138,10 +138,10 @@ pub(super) struct Tables {
 }
 
 impl Turned {
-    /// Heads stay as they are.
+    /// Leaves heads unchanged.
     pub(super) const NONE: Self = Self { rotation: None, scale: 1. };
 
-    /// The features of one head of one row, turned, or turned back where `forth` is -1.
+    /// Transforms the features of one head of one row; rotates backwards if `forth` is -1.
     fn apply(&self, x: &[Near], row: usize, forth: f64) -> Vec<Near> {
         let half = x.len() / 2;
         let turned = match &self.rotation {
@@ -161,7 +161,7 @@ impl Turned {
     }
 }
 
-/// From rows `[T, H E]` to heads `[H, T, E]`.
+/// Splits rows `[T, H E]` into heads `[H, T, E]`.
 pub(super) fn split_heads(x: &[f64], heads: Heads, turned: &Turned) -> Vec<Near> {
     let Heads { heads, head_dim } = heads;
     let rows = x.len() / (heads * head_dim);
@@ -176,7 +176,7 @@ pub(super) fn split_heads(x: &[f64], heads: Heads, turned: &Turned) -> Vec<Near>
     y
 }
 
-/// From heads `[H, T, E]` to rows `[T, H / G E]`, G being `group`.
+/// Merges heads `[H, T, E]` into rows `[T, H / G E]`, where G is `group`.
 pub(super) fn merge_heads(x: &[f64], heads: Heads, group: usize, turned: &Turned) -> Vec<Near> {
     let Heads { heads, head_dim } = heads;
     let rows = x.len() / (heads * head_dim);
@@ -193,7 +193,7 @@ pub(super) fn merge_heads(x: &[f64], heads: Heads, group: usize, turned: &Turned
     y
 }
 
-/// The exponentials of a row of logits less the largest, their sum, and the largest.
+/// The exponentials of a row of logits minus the largest logit, their sum, and the largest logit.
 fn exponentials(logits: &[f64]) -> (Vec<Near>, Near, f64) {
     let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let exps: Vec<Near> = logits.iter().map(|x| (Near::exact(*x) - largest).exp()).collect();
@@ -213,7 +213,7 @@ pub(super) fn nll(logits: &[f64], tokens: &[f64], weights: &[f64]) -> Vec<Near> 
     (0..tokens.len()).map(loss).collect()
 }
 
-/// The gradient of the sum of [`nll`] by the logits.
+/// The gradient of the sum of [`nll`] with respect to the logits.
 pub(super) fn nll_back(logits: &[f64], tokens: &[f64], weights: &[f64]) -> Vec<Near> {
     let gradient = |row: usize| {
         let (exps, sum, _) = exponentials(row_of(logits, tokens.len(), row));
@@ -230,14 +230,14 @@ fn row_of(x: &[f64], rows: usize, row: usize) -> &[f64] {
     &x[row * width..][..width]
 }
 
-/// In f64: what it loses is a matter of that type.
+/// The sum of squares in f64, with the rounding errors of that type.
 pub(super) fn sum_squares(x: &[f64]) -> Near {
     let value: f64 = x.iter().map(|x| x * x).sum();
     Near { value, slack: 2. * x.len() as f64 * f64::EPSILON * value }
 }
 
-/// One update in f32, each operation rounded once, in the order that [`AdamStep`] shows, products before sums
-/// and the quotient before its factor: the bits that every device must give.
+/// One update in f32 with the bits that every device must give: each operation is rounded once, in the order shown in
+/// [`AdamStep`], products before sums and the quotient before its factor.
 pub(super) fn adamw_bits([p, m, v]: [f32; 3], g: f32, step: &AdamStep) -> [f32; 3] {
     let g = g * step.gradient_scale;
     let m = m + (g - m) * step.new1;
@@ -246,7 +246,7 @@ pub(super) fn adamw_bits([p, m, v]: [f32; 3], g: f32, step: &AdamStep) -> [f32; 
     [p, m, v]
 }
 
-/// What a run of AdamW is set to, as the paper and `torch.optim.AdamW` have it.
+/// The hyperparameters of AdamW, as in the paper and `torch.optim.AdamW`.
 #[derive(Clone, Copy)]
 pub(super) struct AdamW {
     pub(super) lr: f64,
@@ -258,7 +258,7 @@ pub(super) struct AdamW {
 }
 
 impl AdamW {
-    /// The factors of update `count`, counted from 1.
+    /// The factors of update number `count`, starting at 1.
     pub(super) fn step(&self, count: i32) -> AdamStep {
         AdamStep {
             gradient_scale: self.gradient_scale as f32,
@@ -272,7 +272,7 @@ impl AdamW {
         }
     }
 
-    /// Update `count`, which knows nothing of factors but that each may be rounded to f32.
+    /// Update number `count`, computed without [`AdamStep`]; it only assumes that each factor may be rounded to f32.
     pub(super) fn update(&self, [p, m, v]: [Near; 3], g: f64, count: i32) -> [Near; 3] {
         let factor = |x: f64| Near::exact(x).rounded(Dtype::F32);
         let g = factor(self.gradient_scale) * g;

@@ -1,4 +1,4 @@
-//! Calls on whole rows.
+//! Cases of kernels on whole rows.
 
 use super::case::{Case, Expected, Output, input};
 use super::elementwise::and_f32;
@@ -8,7 +8,7 @@ use super::reference;
 use crate::device::Dtype;
 use crate::kernels::Rows;
 
-/// Rows and their width: none, one, parts of vectors, several blocks of a sum, several tasks.
+/// Numbers of rows and columns: none, one, partial vectors, several blocks of a sum, several tasks.
 const SHAPES: [[usize; 2]; 8] =
     [[0, 5], [1, 1], [200, 1], [3, 17], [64, 48], [65, 33], [130, 7], [301, 250]];
 
@@ -44,7 +44,7 @@ fn sum_rows(numbers: &mut Numbers, dtype: Dtype, rows: usize, width: usize) -> C
 }
 
 fn gather_rows(numbers: &mut Numbers, dtype: Dtype, rows: usize, width: usize) -> Case {
-    // Fewer rows than are asked for: most are asked for twice.
+    // There are fewer rows than indices, so most rows are gathered twice.
     let among = rows / 2 + 1;
     let x = numbers.within(2., dtype, among * width);
     let indices = numbers.below(among, rows);
@@ -57,7 +57,7 @@ fn gather_rows(numbers: &mut Numbers, dtype: Dtype, rows: usize, width: usize) -
     })
 }
 
-/// Onto all rows, and onto a window of them that some are before and some behind.
+/// Adds to all rows, and to windows of them that leave out rows before and after.
 fn scatter_add_rows(
     numbers: &mut Numbers,
     [to, dtype]: [Dtype; 2],
@@ -74,7 +74,7 @@ fn scatter_add_rows(
         let exact = reference::scatter_add_rows((&start, to), first, &x, &indices, width);
         let expected: Vec<Expected> = match to {
             Dtype::F32 => exact.into_iter().map(Expected::Same).collect(),
-            // Sums may be kept in f32 until the last.
+            // Sums may be kept in f32 until the end.
             _ => {
                 let near = scattered(&start, to, first, (&x, &indices, width));
                 near.into_iter().map(Expected::Near).collect()
@@ -90,7 +90,7 @@ fn scatter_add_rows(
     cases
 }
 
-/// The same, with the slack of sums that are rounded to `dtype` after each row.
+/// The expected sums, with the slack of rounding to `dtype` after each row.
 fn scattered(
     y: &[f64],
     dtype: Dtype,

@@ -1,4 +1,4 @@
-//! Loops over elements.
+//! Element-wise kernels.
 
 use super::TASK_ELEMENTS;
 use super::simd::{sigmoid, vectorized};
@@ -7,7 +7,7 @@ use crate::kernels::Onto;
 use half::bf16;
 use rayon::prelude::*;
 
-/// `y = x`, in parallel.
+/// `y = x`, converted to the type of `y`, in parallel.
 pub(super) fn copy(y: WindowMut<'_>, x: Window<'_>) {
     match (y.dtype(), x.dtype()) {
         (Dtype::F32, Dtype::F32) => each::<f32, f32>(y, x, |x| x),

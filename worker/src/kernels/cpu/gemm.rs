@@ -1,10 +1,9 @@
-//! Matrix products: one thin door to the `gemm` crate.
+//! Matrix products: a thin wrapper around the `gemm` crate.
 //!
-//! The crate runs each product on one thread here; [`gemm_parallel`] cuts the result into tiles
-//! whose sizes depend on the shapes alone, so that the same sums run in the same order on any
-//! number of threads.
+//! Here the crate runs each product on one thread. [`gemm_parallel`] cuts the result into tiles whose sizes depend
+//! only on the shapes, so that the same sums run in the same order on any number of threads.
 
-// The crate takes pointers and strides; the checked views below are their only makers.
+// The crate takes pointers and strides, which only the checked views below create.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -16,7 +15,7 @@ use super::simd::{LANES, vectorized};
 use crate::device::{give, take};
 use crate::kernels::{Onto, Operand};
 
-/// A view of a matrix, row- or column-major, possibly a part of wider rows.
+/// A view of a matrix, row- or column-major, possibly part of wider rows.
 #[derive(Clone, Copy)]
 pub(super) struct Matrix<'a> {
     data: &'a [f32],
@@ -27,17 +26,17 @@ pub(super) struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// Whole rows.
+    /// A matrix of whole rows.
     pub(super) fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
         assert_eq!(data.len(), rows * cols, "a matrix of {rows} x {cols}");
         Self { data, rows, cols, row_stride: cols, col_stride: 1 }
     }
 
-    /// An operand that lies in this process.
+    /// A view of an operand in host memory.
     pub(super) fn of(operand: Operand<'a>) -> Self {
         let Operand { window, rows, cols, stride, transposed } = operand;
         let stored = if transposed { (cols, rows) } else { (rows, cols) };
-        // The last row may be a part of a wider one.
+        // The last row may be part of a wider row that ends beyond the window.
         let least = if stored.0 == 0 { 0 } else { (stored.0 - 1) * stride + stored.1 };
         assert!(window.len() >= least, "a matrix of {rows} x {cols} with rows of {stride}");
         let (rows, cols) = stored;
@@ -45,14 +44,14 @@ impl<'a> Matrix<'a> {
         if transposed { whole.t() } else { whole }
     }
 
-    /// Some of its rows.
+    /// A range of rows.
     pub(super) fn rows(self, rows: Range<usize>) -> Self {
         assert!(rows.end <= self.rows, "{rows:?} of {} rows", self.rows);
         let start = (rows.start * self.row_stride).min(self.data.len());
         Self { data: &self.data[start..], rows: rows.len(), ..self }
     }
 
-    /// Some of its columns.
+    /// A range of columns.
     pub(super) fn cols(self, cols: Range<usize>) -> Self {
         self.t().rows(cols).t()
     }
@@ -72,7 +71,7 @@ pub(super) struct MatrixMut<'a> {
 }
 
 impl<'a> MatrixMut<'a> {
-    /// Whole rows.
+    /// A matrix of whole rows.
     pub(super) fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
         assert_eq!(data.len(), rows * cols, "a matrix of {rows} x {cols}");
         Self { data, rows, cols }
@@ -82,21 +81,21 @@ impl<'a> MatrixMut<'a> {
 /// `c = a b` or `c += a b`, on this thread.
 pub(super) fn gemm(c: MatrixMut<'_>, onto: Onto, a: Matrix<'_>, b: Matrix<'_>) {
     let (rows, cols) = (c.rows, c.cols);
-    // SAFETY: one tile is all of them.
+    // SAFETY: there is only one tile.
     unsafe { Product::new(c, onto, a, b).tile(0, rows, 0, cols) };
 }
 
-/// The same, by tiles on all threads of the pool.
+/// `c = a b` or `c += a b`, in tiles on all threads of the pool.
 pub(super) fn gemm_parallel(c: MatrixMut<'_>, onto: Onto, a: Matrix<'_>, b: Matrix<'_>) {
-    /// Measured: what is packed for a tile serves enough arithmetic, and there are enough tiles to
-    /// balance.
+    /// Tile sizes chosen by measurement: the packed operands of a tile serve enough arithmetic, and there are enough
+    /// tiles to balance the load.
     const TILE_ROWS_MAX: usize = 516;
     const TILE_COLS: usize = 128;
-    /// Rows that the crate's kernels take at once.
+    /// Number of rows that the crate's kernels process at a time.
     const KERNEL_ROWS: usize = 6;
-    /// A transposed right operand is turned around once for all tiles if it has no more elements
-    /// than this, and serves so many rows. Left to the crate, each tile packs it again, an element
-    /// at a time.
+    /// A transposed right operand is made row-major once for all tiles if it has at most this many elements and the
+    /// result has at least `TURNED_ROWS_MIN` rows. Otherwise the crate packs it again for each tile, one element at a
+    /// time.
     const TURNED_ELEMENTS_MAX: usize = 8 << 20;
     const TURNED_ROWS_MIN: usize = 128;
 
@@ -114,12 +113,12 @@ pub(super) fn gemm_parallel(c: MatrixMut<'_>, onto: Onto, a: Matrix<'_>, b: Matr
     (0..down * across).into_par_iter().with_max_len(1).for_each(|tile| {
         let (row, col) = (tile / across * tile_rows, tile % across * TILE_COLS);
         let (rows, cols) = (tile_rows.min(rows - row), TILE_COLS.min(cols - col));
-        // SAFETY: tiles begin at multiples of their size.
+        // SAFETY: tiles begin at multiples of their size, so they do not overlap.
         unsafe { product.tile(row, rows, col, cols) };
     });
 }
 
-/// `y = x^T` for an `x` of whole or parts of rows, in parallel.
+/// `y = x^T` for an `x` with contiguous rows or parts of rows, in parallel.
 pub(super) fn transpose(y: &mut [f32], x: Matrix<'_>) {
     const SIDE: usize = LANES;
     assert_eq!((y.len(), x.col_stride), (x.rows * x.cols, 1), "a transpose of rows");
@@ -132,7 +131,7 @@ pub(super) fn transpose(y: &mut [f32], x: Matrix<'_>) {
         vectorized(|| {
             for row in (0..x.rows).step_by(SIDE) {
                 let height = SIDE.min(x.rows - row);
-                // By way of a square that stays in registers or the nearest cache.
+                // The square stays in registers or the L1 cache.
                 let mut square = [[0f32; SIDE]; SIDE];
                 for (i, line) in square[..height].iter_mut().enumerate() {
                     let from = &x.data[(row + i) * x.row_stride + first..][..width];
@@ -148,7 +147,7 @@ pub(super) fn transpose(y: &mut [f32], x: Matrix<'_>) {
     });
 }
 
-/// A product whose operands were checked against each other.
+/// A product whose operands have matching shapes.
 struct Product<'a> {
     c: *mut f32,
     c_stride: usize,
@@ -157,17 +156,21 @@ struct Product<'a> {
     b: Matrix<'a>,
 }
 
-// SAFETY: `c` points into a slice that is borrowed mutably for 'a by the one holder of the product,
-// and threads that share the product write disjoint tiles of it (`gemm_parallel`).
+// SAFETY: `c` points into a slice that is mutably borrowed for 'a by the only holder of the product, and threads that
+// share the product write disjoint tiles of it (`gemm_parallel`).
 unsafe impl Sync for Product<'_> {}
 
 impl<'a> Product<'a> {
     fn new(c: MatrixMut<'a>, onto: Onto, a: Matrix<'a>, b: Matrix<'a>) -> Self {
-        assert_eq!((c.rows, c.cols, a.cols), (a.rows, b.cols, b.rows), "operands fit each other");
+        assert_eq!(
+            (c.rows, c.cols, a.cols),
+            (a.rows, b.cols, b.rows),
+            "the shapes of operands match"
+        );
         Self { c: c.data.as_mut_ptr(), c_stride: c.cols, onto, a, b }
     }
 
-    /// Computes `rows` x `cols` elements of `c`, from `row` and `col` on.
+    /// Computes `rows` x `cols` elements of `c`, starting at `row` and `col`.
     ///
     /// # Safety
     /// No two threads may compute overlapping tiles of one product at the same time.
@@ -175,9 +178,9 @@ impl<'a> Product<'a> {
         let Self { a, b, .. } = self;
         let inside = row + rows <= a.rows && col + cols <= b.cols;
         assert!(inside, "a tile lies inside the result");
-        // SAFETY: the views' constructors checked that every element lies in its slice, the
-        // assertion that the tile lies in the result; the caller that nobody else writes this tile;
-        // and `a` and `b` cannot alias `c`, which was borrowed mutably.
+        // SAFETY: the views' constructors checked that every element lies in its slice, and the assertion checked
+        // that the tile lies in the result. The caller ensures that no other thread writes this tile. `a` and `b`
+        // cannot alias `c`, which was borrowed mutably.
         unsafe {
             gemm::gemm(
                 rows,
@@ -208,7 +211,7 @@ impl<'a> Product<'a> {
 mod tests {
     use super::*;
 
-    /// Small integers: every product and sum is exact in f32.
+    /// Small integers, so that every product and sum is exact in f32.
     fn integers(n: usize, seed: usize) -> Vec<f32> {
         (0..n).map(|i| ((i * 7 + seed * 3) % 11) as f32 - 5.).collect()
     }

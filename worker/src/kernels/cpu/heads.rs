@@ -1,14 +1,14 @@
-//! Rows to heads and back, rotated on the way.
+//! Splits rows into heads and merges them back, with rotation.
 
 use super::simd::vectorized;
 use super::task_rows;
 use crate::kernels::{self, Heads, Onto};
 use rayon::prelude::*;
 
-/// Rows that one task moves.
+/// Number of rows per task.
 const TASK_ROWS: usize = 128;
 
-/// What happens to heads on their way, in this process's memory.
+/// A [`kernels::Turn`] whose tables are in host memory.
 pub(super) struct Turn<'a> {
     rotation: Option<Rotation<'a>>,
     scale: f32,
@@ -32,7 +32,7 @@ impl<'a> From<kernels::Turn<'a>> for Turn<'a> {
 }
 
 impl Rotation<'_> {
-    /// Rotates `x` by the angles of `row`'s position, times `scale`, into `y`.
+    /// Rotates `x` by the angles of `row`'s position, multiplies it by `scale`, and writes it to `y`.
     #[inline(always)]
     fn rotate(&self, y: &mut [f32], x: &[f32], row: usize, scale: f32) {
         let pairs = x.len() / 2;
@@ -46,7 +46,7 @@ impl Rotation<'_> {
         }
     }
 
-    /// Rotates back, in place: the transpose of [`Rotation::rotate`].
+    /// Rotates `x` back in place: the transpose of [`Rotation::rotate`].
     #[inline(always)]
     fn rotate_back(&self, x: &mut [f32], row: usize, scale: f32) {
         let pairs = x.len() / 2;
@@ -64,7 +64,7 @@ impl Rotation<'_> {
     }
 }
 
-/// From rows `[T, H E]` to heads `[H, T, E]`, turned.
+/// Splits rows `[T, H E]` into heads `[H, T, E]`, and applies `turn`.
 pub(super) fn split(y: &mut [f32], x: &[f32], Heads { heads, head_dim }: Heads, turn: &Turn<'_>) {
     if x.is_empty() {
         return;
@@ -87,7 +87,8 @@ pub(super) fn split(y: &mut [f32], x: &[f32], Heads { heads, head_dim }: Heads, 
     });
 }
 
-/// From heads `[H, T, E]` to rows, turned back; neighbouring heads are summed in order where rows have fewer.
+/// Merges heads `[H, T, E]` into rows, and applies the transpose of `turn`. If rows have fewer heads, neighbouring
+/// heads are summed in order.
 pub(super) fn merge(
     (y, onto): (&mut [f32], Onto),
     x: &[f32],

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 /// A token to predict, and its weight in the loss.
 type Target = (u32, f32);
 
-/// Turns every row of `logits` into a loss by `loss`, which may change the row.
+/// Computes a loss from every row of `logits` with `loss`, which may modify the row.
 pub(super) fn each(
     losses: &mut [f64],
     logits: &mut [f32],
@@ -24,13 +24,13 @@ pub(super) fn each(
     });
 }
 
-/// The weighted loss of one row of logits, of which exponentials remain.
+/// The weighted loss of one row of logits; replaces the logits with exponentials.
 #[inline(always)]
 pub(super) fn nll(logits: &mut [f32], target: Target) -> f64 {
     weighted(logits, target).0
 }
 
-/// The same; the row becomes the loss's gradient: `weight (softmax - one-hot)`.
+/// The weighted loss of one row of logits; replaces the logits with its gradient: `weight (softmax - one-hot)`.
 #[inline(always)]
 pub(super) fn nll_gradient(logits: &mut [f32], target: Target) -> f64 {
     let (loss, sum) = weighted(logits, target);
@@ -41,7 +41,7 @@ pub(super) fn nll_gradient(logits: &mut [f32], target: Target) -> f64 {
     loss
 }
 
-/// The weighted loss and the sum of the exponentials that replace the logits.
+/// The weighted loss, and the sum of the exponentials that replace the logits.
 #[inline(always)]
 fn weighted(logits: &mut [f32], (token, weight): Target) -> (f64, f32) {
     let own = logits[token as usize];

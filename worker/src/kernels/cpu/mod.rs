@@ -1,10 +1,11 @@
-//! The table on the processors of this host, in parallel on the threads of the present rayon pool.
+//! The kernels for this host's CPUs, which run in parallel on the threads of the current rayon pool.
 //!
 //! ```text
-//! gemm.rs        products             simd.rs      loops compiled for the processor at hand
-//! elementwise.rs sums, SwiGLU         rows.rs      rows gathered, scattered, repeated, summed
-//! norm.rs        RMSNorm              heads.rs     rows to heads and back, rotated on the way
-//! attention.rs   one head of one span loss.rs      cross-entropy         optimizer.rs  AdamW, norms
+//! gemm.rs        matrix products      simd.rs      loops compiled for the features of this CPU
+//! elementwise.rs sums, SwiGLU         rows.rs      gathers, scatters, repeats and sums of rows
+//! norm.rs        RMSNorm              heads.rs     splits rows into heads and merges them, with rotation
+//! attention/     causal attention     loss.rs      cross-entropy
+//! optimizer.rs   AdamW, norms
 //! ```
 
 mod attention;
@@ -24,18 +25,18 @@ use crate::device::{Device, Dtype, Window, WindowMut};
 use gemm::{Matrix, MatrixMut, gemm_parallel};
 use half::bf16;
 
-/// Elements that one task of an element-wise loop handles: enough to pay for handing it out, few enough to balance.
+/// Elements per task of an element-wise loop: enough to pay for the scheduling, few enough to balance the load.
 const TASK_ELEMENTS: usize = 32 * 1024;
 
-/// Rows that a sum over rows takes as one block.
+/// Rows per block of a sum over rows.
 const BLOCK_ROWS: usize = 64;
 
-/// Rows of `cols` elements that make one task.
+/// Number of rows of `cols` elements per task.
 fn task_rows(cols: usize) -> usize {
     (TASK_ELEMENTS / cols.max(1)).max(1)
 }
 
-/// Kernels for the memory of this process.
+/// Kernels that compute in host memory.
 #[derive(Clone, Debug, Default)]
 pub struct Cpu {
     device: Device,

@@ -1,4 +1,4 @@
-//! RMSNorm (Zhang and Sennrich 2019), as `transformers`' `LlamaRMSNorm`: `w x / sqrt(mean(x^2) + eps)`.
+//! RMSNorm (Zhang and Sennrich 2019), as in `transformers`' `LlamaRMSNorm`: `w x / sqrt(mean(x^2) + eps)`.
 
 use super::rows::add_blocks;
 use super::simd::{LANES, dot, vectorized};
@@ -67,7 +67,7 @@ fn row_backward((dx, onto): (&mut [f32], Onto), x: &[f32], dy: &[f32], (w, eps):
     }
 }
 
-/// Blocks of rows first, then the blocks in order, as every sum over rows.
+/// Sums blocks of rows first, and then the block sums in order, like every sum over rows.
 pub(super) fn weight_backward(dw: &mut [f32], dy: &[f32], x: &[f32], eps: f32) {
     let width = dw.len();
     let len = BLOCK_ROWS * width;

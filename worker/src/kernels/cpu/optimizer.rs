@@ -1,13 +1,13 @@
-//! AdamW's update and the norm that gradients are clipped by.
+//! The AdamW update, and the gradient norm for clipping.
 //!
-//! Both give the same bits on every host and for any number of threads: AdamW treats each element by itself, the norm
-//! sums chunks of a fixed size in their order.
+//! Both give the same bits on every host and for any number of threads: AdamW treats each element independently, and
+//! the norm sums chunks of a fixed size in order.
 
 use super::simd::{sum_f64, vectorized};
 use crate::kernels::AdamStep;
 use rayon::prelude::*;
 
-/// Elements of one partial sum and of one parallel task.
+/// Number of elements per partial sum and per parallel task.
 const CHUNK_ELEMENTS: usize = 64 * 1024;
 
 pub(super) fn adamw([p, m, v]: [&mut [f32]; 3], g: &[f32], step: &AdamStep) {

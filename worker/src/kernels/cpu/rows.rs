@@ -1,18 +1,18 @@
-//! Loops over rows.
+//! Kernels on whole rows.
 
 use super::simd::vectorized;
 use super::{BLOCK_ROWS, task_rows};
 use rayon::prelude::*;
 
-/// Every row of `y` becomes `row`.
+/// Sets every row of `y` to `row`.
 pub(super) fn repeat(y: &mut [f32], row: &[f32]) {
     y.chunks_exact_mut(row.len().max(1)).for_each(|y| y.copy_from_slice(row));
 }
 
 /// Adds every row of `x` to `sum`.
 ///
-/// Blocks of rows are summed first, each on its own, then the blocks in order: the bits are the same for any number
-/// of threads.
+/// Blocks of rows are summed independently first, and then the block sums in order, so that the bits are the same for
+/// any number of threads.
 pub(super) fn sum(sum: &mut [f32], x: &[f32]) {
     let cols = sum.len();
     let blocks: Vec<_> = x
@@ -30,14 +30,14 @@ pub(super) fn sum(sum: &mut [f32], x: &[f32]) {
     add_blocks(sum, blocks);
 }
 
-/// Adds the sums of blocks in their order.
+/// Adds the sums of blocks in order.
 pub(super) fn add_blocks(sum: &mut [f32], blocks: Vec<Vec<f32>>) {
     for block in blocks {
         sum.iter_mut().zip(block).for_each(|(sum, block)| *sum += block);
     }
 }
 
-/// Row `i` of `y` becomes row `rows[i]` of `x`.
+/// Sets row `i` of `y` to row `rows[i]` of `x`.
 pub(super) fn gather(y: &mut [f32], x: &[f32], rows: &[u32], width: usize) {
     let task = task_rows(width);
     y.par_chunks_mut(task * width).zip(rows.par_chunks(task)).for_each(|(y, rows)| {
@@ -47,9 +47,10 @@ pub(super) fn gather(y: &mut [f32], x: &[f32], rows: &[u32], width: usize) {
     });
 }
 
-/// Adds row `i` of `x` to row `rows[i]` of a matrix of which `y` has those from `first` on.
+/// Adds row `i` of `x` to row `rows[i]` of a matrix; `y` holds rows of that matrix starting at `first`.
 ///
-/// On one thread, in the order of the rows: a row that occurs twice must not race, and this is a thousandth of a step.
+/// Runs on one thread, in the order of the rows: a row that occurs twice must not race, and this takes only a
+/// thousandth of a step.
 pub(super) fn scatter_add((y, first): (&mut [f32], usize), x: &[f32], rows: &[u32], width: usize) {
     let present = first..first + y.len() / width.max(1);
     vectorized(|| {

@@ -1,21 +1,21 @@
-//! Loops that the compiler vectorizes for the processor at hand.
+//! Loops that the compiler vectorizes for the features of this CPU.
 //!
-//! The binary is built for the oldest x86-64; [`vectorized`] compiles its loop for AVX2 and AVX-512
-//! as well and picks at run time. No loop uses fused multiply-add and every sum runs in [`LANES`]
-//! fixed lanes, so all of them give the same bits.
+//! The binary is built for baseline x86-64; [`vectorized`] also compiles its loop for AVX2 and AVX-512 and chooses at
+//! run time. No loop uses fused multiply-add and every sum runs in [`LANES`] fixed lanes, so all variants give the
+//! same bits.
 
-#![allow(unsafe_code)] // Calling code for a processor's features after asking for them.
+#![allow(unsafe_code)] // Calls code compiled for CPU features that were detected before.
 
-/// Partial sums that a reduction keeps, on every processor.
+/// Number of partial sums in a reduction, the same on every CPU.
 pub(crate) const LANES: usize = 16;
 
-/// Runs `f`, compiled for the widest vectors that this processor has.
+/// Runs `f`, compiled for the widest vectors that this CPU supports.
 #[inline(always)]
 pub(crate) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
-            // SAFETY: the processor has the features that the function is compiled for.
+            // SAFETY: the CPU has the features that the function is compiled for.
             return unsafe { with_avx512(f) };
         }
         if is_x86_feature_detected!("avx2") {
@@ -38,12 +38,12 @@ fn with_avx2<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// `e^x` to within 2 units in the last place for x in [-87, 88], clamped there; without branches.
+/// `e^x` within 2 units in the last place for x in [-87, 88], and clamped outside; branch-free.
 ///
 /// Source: Cephes `expf` (range reduction by multiples of ln 2, polynomial of degree 6).
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    /// Adding it leaves the nearest integer in the low bits of a float's mantissa.
+    /// Adding this constant leaves the nearest integer in the low bits of the mantissa.
     const ROUND: f32 = 12_582_912.;
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
@@ -68,7 +68,7 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
     1. / (1. + exp(-x))
 }
 
-/// Folds the elements into [`LANES`] lanes: element i into lane i mod LANES.
+/// Folds the elements into [`LANES`] lanes: element i goes into lane i mod LANES.
 #[inline(always)]
 fn lanes<A: Copy>(start: A, x: &[f32], f: impl Fn(A, f32) -> A) -> [A; LANES] {
     let mut lanes = [start; LANES];
@@ -97,7 +97,7 @@ pub(crate) fn sum_f64(x: &[f32], f: impl Fn(f64) -> f64) -> f64 {
     lanes(0f64, x, |sum, x| sum + f(f64::from(x))).into_iter().sum()
 }
 
-/// The scalar product.
+/// The scalar product of `x` and `y`.
 #[inline(always)]
 pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
     let mut lanes = [0f32; LANES];
@@ -111,7 +111,7 @@ pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
     lanes.into_iter().sum::<f32>() + rest
 }
 
-/// Turns the `visible` scores into exponentials of their distance from the largest, the others into
+/// Replaces the `visible` scores with the exponentials of their differences from the largest, and the others with
 /// zeros; returns the largest score and the sum of the exponentials.
 #[inline(always)]
 pub(crate) fn exponentials(scores: &mut [f32], visible: std::ops::Range<usize>) -> (f32, f32) {
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn exp_of_the_infinitely_small_is_next_to_nothing_and_nan_stays() {
+    fn exp_of_negative_infinity_is_almost_zero_and_nan_stays_nan() {
         assert!(exp(f32::NEG_INFINITY) < 1e-37);
         assert!(exp(f32::NAN).is_nan());
     }

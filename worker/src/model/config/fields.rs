@@ -1,4 +1,4 @@
-//! Typed access to a `config.json`, with errors that name the key, the value and what it must be.
+//! Typed access to a `config.json`, with errors that name the key, its value and what is allowed.
 
 use std::path::Path;
 
@@ -6,14 +6,14 @@ use serde_json::{Map, Value};
 
 use crate::model::error::Error;
 
-/// More than any dimension of a model that exists; a product of three stays far from overflow.
+/// Larger than any dimension of an existing model, and the product of two stays far from overflow.
 const LARGEST_SIZE: u64 = 1 << 24;
 
-/// A JSON object, and the file that errors name.
+/// A JSON object, and the file to name in errors.
 #[derive(Clone, Copy)]
 pub(super) struct Fields<'a> {
     file: &'a Path,
-    /// Where the object lies in the file: empty, or the key that holds it and a full stop.
+    /// Prefix of the object's keys: empty, or the key that holds the object and a full stop.
     within: &'static str,
     object: &'a Map<String, Value>,
 }
@@ -36,12 +36,12 @@ impl<'a> Fields<'a> {
         self.object.iter().find(|(_, value)| value.is_object()).map(|(key, _)| key.as_str())
     }
 
-    /// Whether `key` holds anything but null and false.
+    /// Whether `key` has a value other than null and false.
     pub(super) fn is_set(self, key: &str) -> bool {
         !matches!(self.object.get(key), None | Some(Value::Null | Value::Bool(false)))
     }
 
-    /// A positive whole number: `absent` where there is no such key, `None` where it is null.
+    /// A positive whole number; `absent` if there is no such key, `None` if it is null.
     pub(super) fn size(self, key: &str, absent: usize) -> Result<Option<usize>, Error> {
         match self.object.get(key) {
             None => Ok(Some(absent)),
@@ -53,9 +53,9 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A positive whole number that has no default.
+    /// A positive whole number without a default.
     pub(super) fn required(self, key: &str) -> Result<usize, Error> {
-        // An absent key reads as null here: neither is a size.
+        // An absent key is treated like null: neither is a size.
         match self.object.get(key).map(|_| self.size(key, 1)).transpose()?.flatten() {
             Some(size) => Ok(size),
             None => Err(self.wrong(key, format!("a whole number from 1 to {LARGEST_SIZE}"))),
@@ -111,7 +111,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Each layer's window, by `layer_types` where the file has it, else by `sliding`.
+    /// Each layer's window, from `layer_types` if the file has it, else from `sliding`.
     pub(super) fn layer_types(
         self,
         layers: usize,
@@ -130,19 +130,19 @@ impl<'a> Fields<'a> {
             (Some("sliding_attention"), None) => Err(Error::Config {
                 file: self.file.to_owned(),
                 what: format!(
-                    "`layer_types[{layer}]` is `sliding_attention`, and no window is set"
+                    "`layer_types[{layer}]` is `sliding_attention`, but no window is set"
                 ),
             }),
             _ => Err(Error::NotImplemented {
                 file: self.file.to_owned(),
                 what: format!("`layer_types[{layer}]` {kind} is not implemented"),
-                hint: "`full_attention` and `sliding_attention` work".to_owned(),
+                hint: "`full_attention` and `sliding_attention` are supported".to_owned(),
             }),
         };
         types.iter().enumerate().map(one).collect()
     }
 
-    /// The value of `key` is not what it must be.
+    /// The error for a `key` whose value is not allowed.
     pub(super) fn wrong(self, key: &str, must: String) -> Error {
         let found = match self.object.get(key) {
             None => "it is missing".to_owned(),
@@ -152,7 +152,7 @@ impl<'a> Fields<'a> {
         Error::Config { file: self.file.to_owned(), what }
     }
 
-    /// The value of `key` is sound, and we do not have it.
+    /// The error for a `key` whose value is valid but not implemented here.
     pub(super) fn not_implemented(self, key: &str, hint: String) -> Error {
         let value = self.object.get(key).map(short).unwrap_or_default();
         let what = format!("{}{key} `{value}` is not implemented", self.within);
@@ -160,7 +160,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A value as a person would quote it, cut where it goes on too long for a line.
+/// A value for an error message, truncated if it is too long for a line.
 fn short(value: &Value) -> String {
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     match text.char_indices().nth(60) {

@@ -1,9 +1,9 @@
-//! What a Hugging Face `config.json` says about a model, as far as it changes the arithmetic.
+//! The settings of a Hugging Face `config.json` that affect the arithmetic of a model.
 //!
-//! Both spellings are read, that of transformers 4 (`rope_theta`, `rope_scaling`, `torch_dtype`)
-//! and that of transformers 5 (`rope_parameters`, `dtype`). A key that is absent has transformers'
-//! default for its model type. A value that would change the arithmetic and is not implemented is
-//! refused by name; what is no part of the arithmetic is not looked at.
+//! Both spellings are read: that of transformers 4 (`rope_theta`, `rope_scaling`, `torch_dtype`) and that of
+//! transformers 5 (`rope_parameters`, `dtype`). An absent key has transformers' default for its model type. A value
+//! that would change the arithmetic but is not implemented is refused by name; settings that do not affect the
+//! arithmetic are ignored.
 
 mod fields;
 mod rope;
@@ -20,7 +20,7 @@ use super::error::{Error, NO_MODEL_HINT};
 /// The name of the file in a model folder.
 pub const FILE: &str = "config.json";
 
-/// The model types that are implemented, all one decoder with small differences.
+/// The implemented model types, which are variations of one decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// Llama 2 and 3, SmolLM.
@@ -29,34 +29,34 @@ pub enum Family {
     Mistral,
     /// Qwen2 and 2.5: biases on the query, key and value projections.
     Qwen2,
-    /// Qwen3: a norm on every query and key head instead.
+    /// Qwen3: a norm on every query and key head instead of biases.
     Qwen3,
 }
 
-/// A decoder's shape and arithmetic. Field names are those of `config.json` where it has one.
+/// A decoder's shape and arithmetic. Fields are named as in `config.json` where it has them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The model type.
     pub family: Family,
-    /// Rows of the embedding: no token id may reach it.
+    /// Number of rows of the embedding; token ids are smaller than this.
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
     /// Width inside the feed-forward block.
     pub intermediate_size: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub heads: usize,
-    /// Key and value heads, each shared by `heads / kv_heads` query heads.
+    /// Number of key and value heads, each shared by `heads / kv_heads` query heads.
     pub kv_heads: usize,
-    /// Width of a head; need not be `hidden_size / heads`.
+    /// Width of a head; not necessarily `hidden_size / heads`.
     pub head_dim: usize,
-    /// Positions that the model was made for; the rotary embedding itself has no end.
+    /// Number of positions that the model was trained for; the rotary embedding itself has no limit.
     pub max_position_embeddings: usize,
-    /// What the norms add to the mean square.
+    /// The epsilon that norms add to the mean square.
     pub rms_norm_eps: f32,
     /// The rotary position embedding.
     pub rope: Rope,
-    /// One entry per layer: how many positions back it sees, itself included; `None` sees all.
+    /// Per layer, the number of positions that a token attends to, including its own; `None` for all.
     pub windows: Vec<Option<usize>>,
     /// Whether the query, key and value projections have biases.
     pub qkv_bias: bool,
@@ -64,13 +64,13 @@ pub struct Config {
     pub output_bias: bool,
     /// Whether the feed-forward projections have biases.
     pub mlp_bias: bool,
-    /// Whether every query and key head is normed before the rotation.
+    /// Whether every query and key head is normalized before the rotation.
     pub qk_norm: bool,
     /// Whether the output matrix is the embedding.
     pub tie_word_embeddings: bool,
-    /// Standard deviation of fresh weights.
+    /// Standard deviation of randomly initialized weights.
     pub initializer_range: f32,
-    /// The type that the configuration names for its weights; the weights themselves may differ.
+    /// The type of the weights according to the configuration; the stored weights may differ.
     pub dtype: Option<Dtype>,
 }
 
@@ -78,9 +78,8 @@ impl Config {
     /// Reads `config.json` of a model folder.
     ///
     /// # Errors
-    /// [`Error::NoModel`], [`Error::Read`] and [`Error::Json`] where there is none,
-    /// [`Error::Config`] for a value that makes no sense, [`Error::NotImplemented`], with a hint,
-    /// for arithmetic that this program does not have.
+    /// [`Error::NoModel`], [`Error::Read`] or [`Error::Json`] if there is no readable file; [`Error::Config`] for an
+    /// invalid value; [`Error::NotImplemented`], with a hint, for arithmetic that this program does not implement.
     pub fn read(folder: &Path) -> Result<Self, Error> {
         let file = folder.join(FILE);
         let text = std::fs::read_to_string(&file).map_err(|source| match source.kind() {
@@ -97,7 +96,7 @@ impl Config {
     /// Reads a configuration from its text; `file` is only named in errors.
     ///
     /// # Errors
-    /// As [`Config::read`].
+    /// [`Error::Json`], [`Error::Config`] and [`Error::NotImplemented`], as for [`Config::read`].
     pub fn parse(file: &Path, text: &str) -> Result<Self, Error> {
         let object = serde_json::from_str(text)
             .map_err(|source| Error::Json { file: file.to_owned(), source })?;
@@ -132,7 +131,7 @@ impl Config {
         })
     }
 
-    /// How many decoder layers there are.
+    /// Number of decoder layers.
     pub fn layers(&self) -> usize {
         self.windows.len()
     }
@@ -141,7 +140,7 @@ impl Config {
 impl Family {
     const ALL: [Self; 4] = [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3];
 
-    /// The name that `model_type` has in a `config.json`.
+    /// The value of `model_type` in a `config.json`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Llama => "llama",
@@ -152,12 +151,15 @@ impl Family {
     }
 
     fn parse(fields: Fields<'_>) -> Result<Self, Error> {
-        let works = Self::ALL.map(Self::name).join(", ");
+        let supported = Self::ALL.map(Self::name).join(", ");
         match fields.text("model_type")? {
-            None => Err(fields.wrong("model_type", "one of ".to_owned() + &works)),
+            None => Err(fields.wrong("model_type", "one of ".to_owned() + &supported)),
             Some(name) => {
                 Self::ALL.into_iter().find(|family| family.name() == name).ok_or_else(|| {
-                    fields.not_implemented("model_type", format!("the model types {works} work"))
+                    fields.not_implemented(
+                        "model_type",
+                        format!("the model types {supported} are supported"),
+                    )
                 })
             }
         }
@@ -171,7 +173,7 @@ impl Family {
         }
     }
 
-    /// `num_key_value_heads` where the file does not have the key.
+    /// The default of `num_key_value_heads`; `None` for the number of query heads.
     fn kv_heads(self) -> Option<usize> {
         match self {
             Self::Llama => None,
@@ -180,7 +182,7 @@ impl Family {
         }
     }
 
-    /// Biases on (query, key and value; output): fixed in Qwen2 and Mistral, whatever
+    /// Whether there are biases on (query, key and value; output). They are fixed in Qwen2 and Mistral, whatever
     /// `attention_bias` says.
     fn attention_bias(self, fields: Fields<'_>) -> Result<(bool, bool), Error> {
         Ok(match self {
@@ -204,7 +206,7 @@ impl Family {
             }
         };
         let windows = fields.layer_types(layers, |layer| layer >= first_sliding, window)?;
-        // In transformers these two have one window throughout, whatever `layer_types` says.
+        // In transformers, these two families use one window for all layers, whatever `layer_types` says.
         let uniform = matches!(self, Self::Llama | Self::Mistral);
         if uniform && windows.iter().any(|layer| *layer != window) {
             let hint = format!("`{}` has one window for all layers", self.name());
@@ -226,31 +228,31 @@ fn heads(fields: Fields<'_>, family: Family) -> Result<(usize, usize, usize), Er
     let default = if family == Family::Qwen3 { 128 } else { split };
     let head_dim = fields.size("head_dim", default)?.unwrap_or(split);
     if head_dim % 2 != 0 || head_dim == 0 {
-        return Err(fields.wrong("head_dim", format!("even, to be rotated by halves ({head_dim})")));
+        return Err(fields
+            .wrong("head_dim", format!("even, since heads are rotated by halves ({head_dim})")));
     }
     Ok((heads, kv_heads, head_dim))
 }
 
-/// Refuses every setting that would change the result of a layer and that no layer of ours looks
-/// at.
+/// Refuses every setting that would change the result of a layer but that no layer here implements.
 fn refuse_other_arithmetic(fields: Fields<'_>) -> Result<(), Error> {
     let activation = fields.text("hidden_act")?.unwrap_or("silu");
     if !matches!(activation, "silu" | "swish") {
-        return Err(fields.not_implemented("hidden_act", "`silu` works".to_owned()));
+        return Err(fields.not_implemented("hidden_act", "`silu` is supported".to_owned()));
     }
     if fields.number("attention_dropout", 0.0)? != 0.0 {
         let hint = "set it to 0.0; the weights stay valid".to_owned();
         return Err(fields.not_implemented("attention_dropout", hint));
     }
     if fields.number("partial_rotary_factor", 1.0)? != 1.0 {
-        let hint = "models that rotate whole heads work".to_owned();
+        let hint = "only models that rotate whole heads are supported".to_owned();
         return Err(fields.not_implemented("partial_rotary_factor", hint));
     }
     for (key, hint) in [
         ("quantization_config", "use the model's float16, bfloat16 or float32 release"),
-        ("per_layer_config", "models whose layers are all alike work"),
-        ("rope_interleaved", "heads that are rotated by halves work"),
-        ("is_encoder_decoder", "decoders alone work"),
+        ("per_layer_config", "only models whose layers are all alike are supported"),
+        ("rope_interleaved", "only heads that are rotated by halves are supported"),
+        ("is_encoder_decoder", "only decoder-only models are supported"),
     ] {
         if fields.is_set(key) {
             return Err(fields.not_implemented(key, hint.to_owned()));
@@ -267,9 +269,8 @@ fn dtype(fields: Fields<'_>) -> Result<Option<Dtype>, Error> {
     let dtype = Dtype::from_name(name.trim_start_matches("torch."));
     match dtype {
         Some(dtype) => Ok(Some(dtype)),
-        None => {
-            Err(fields.not_implemented(key, "`float32`, `bfloat16` and `float16` work".to_owned()))
-        }
+        None => Err(fields
+            .not_implemented(key, "`float32`, `bfloat16` and `float16` are supported".to_owned())),
     }
 }
 

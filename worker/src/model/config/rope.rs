@@ -1,57 +1,57 @@
-//! The rotary position embedding: how fast each pair of a head's elements turns, and the tables
-//! made from it.
+//! The rotary position embedding: the rotation frequency of each pair of a head's elements, and the tables computed
+//! from it.
 //!
-//! The formulas are those of transformers' `modeling_rope_utils.py`, in f32 where it computes in
-//! f32, so that far positions turn by the same angle. `dynamic` and `longrope` are refused: there
-//! the angles depend on the longest sequence of a batch, and packing would change the numbers.
+//! The formulas are those of transformers' `modeling_rope_utils.py`, in f32 where it computes in f32, so that far
+//! positions are rotated by the same angle. `dynamic` and `longrope` are refused: their angles depend on the longest
+//! sequence of a batch, so packing would change the numbers.
 
 use std::f64::consts::PI;
 
 use super::fields::Fields;
 use crate::model::error::Error;
 
-/// How positions turn queries and keys.
+/// How queries and keys are rotated by position.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
-    /// The base whose powers are the wavelengths.
+    /// The base whose powers determine the wavelengths.
     pub theta: f64,
-    /// How the wavelengths were stretched for longer contexts.
+    /// How the wavelengths are stretched for longer contexts.
     pub scaling: Scaling,
 }
 
-/// The ways to stretch a rotary embedding that are implemented.
+/// The implemented ways to stretch a rotary embedding.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Scaling {
-    /// None.
+    /// No stretching.
     Default,
-    /// All angles divided by one factor.
+    /// All angles are divided by one factor.
     Linear {
         /// The divisor.
         factor: f64,
     },
-    /// Llama 3.1: only slow pairs are stretched, with a ramp between.
+    /// Llama 3.1: only slow pairs are stretched, with a ramp between slow and fast pairs.
     Llama3 {
         /// The divisor of the slow pairs.
         factor: f64,
-        /// Pairs that turn less often than this over the original context are slow.
+        /// Pairs with fewer rotations than this over the original context are slow.
         low_freq_factor: f64,
-        /// Pairs that turn more often than this are left alone.
+        /// Pairs with more rotations than this are left unchanged.
         high_freq_factor: f64,
-        /// The original context.
+        /// The original context length.
         original: f64,
     },
-    /// YaRN (arXiv 2309.00071, section 3.2), as transformers reads it.
+    /// YaRN (arXiv 2309.00071, section 3.2), as interpreted by transformers.
     Yarn {
         /// The divisor of the slow pairs.
         factor: f64,
-        /// Where the ramp begins and ends, as indices of pairs.
+        /// Start and end of the ramp, as indices of pairs.
         ramp: (f64, f64),
-        /// What cosines and sines are multiplied by.
+        /// The factor of cosines and sines.
         attention_factor: f64,
     },
 }
 
-/// Cosines and sines of every position, `[positions, head_dim / 2]`, row-major.
+/// Cosines and sines for every position, `[positions, head_dim / 2]`, row-major.
 pub(in crate::model) struct Tables {
     pub(in crate::model) cos: Vec<f32>,
     pub(in crate::model) sin: Vec<f32>,
@@ -63,7 +63,7 @@ impl Rope {
         head_dim: usize,
         max_positions: usize,
     ) -> Result<Self, Error> {
-        // As transformers 5 reads both: the older key wins where it is not null.
+        // Like transformers 5, which reads both keys: the older one takes precedence unless it is null.
         let inner = match fields.inner("rope_scaling", "rope_scaling.")? {
             None => fields.inner("rope_parameters", "rope_parameters.")?,
             older => older,
@@ -73,11 +73,12 @@ impl Rope {
             return Self { theta, scaling: Scaling::Default }.checked(fields);
         };
         if let Some(key) = inner.has_objects() {
-            let hint = "models with one rotary embedding for all layers work".to_owned();
+            let hint =
+                "only models with one rotary embedding for all layers are supported".to_owned();
             return Err(inner.not_implemented(key, hint));
         }
         if inner.number("partial_rotary_factor", 1.0)? != 1.0 {
-            let hint = "models that rotate whole heads work".to_owned();
+            let hint = "only models that rotate whole heads are supported".to_owned();
             return Err(inner.not_implemented("partial_rotary_factor", hint));
         }
         let theta = inner.number("rope_theta", theta)?;
@@ -100,7 +101,8 @@ impl Rope {
                 yarn(inner, context)?
             }
             _ => {
-                let hint = "the types `default`, `linear`, `llama3` and `yarn` work".to_owned();
+                let hint =
+                    "the types `default`, `linear`, `llama3` and `yarn` are supported".to_owned();
                 return Err(inner.not_implemented(key, hint));
             }
         };
@@ -111,7 +113,7 @@ impl Rope {
         if self.theta > 0.0 { Ok(self) } else { Err(fields.wrong("rope_theta", "above 0".into())) }
     }
 
-    /// The tables for positions `0..positions`, with scaling folded in.
+    /// The tables for positions `0..positions`, with scaling included.
     pub(in crate::model) fn tables(&self, head_dim: usize, positions: usize) -> Tables {
         let turns = self.frequencies(head_dim);
         let scale = match self.scaling {
@@ -124,8 +126,7 @@ impl Rope {
         };
         for position in 0..positions {
             for turn in &turns {
-                // The angle is rounded to f32 as in transformers; its sine and cosine are exact to
-                // the last bit.
+                // The angle is rounded to f32 as in transformers; its sine and cosine are exact to the last bit.
                 let angle = f64::from(position as f32 * turn);
                 tables.cos.push(angle.cos() as f32 * scale);
                 tables.sin.push(angle.sin() as f32 * scale);
@@ -134,7 +135,7 @@ impl Rope {
         tables
     }
 
-    /// Radians per position of each pair.
+    /// The rotation of each pair, in radians per position.
     fn frequencies(&self, head_dim: usize) -> Vec<f32> {
         let wave = |pair: usize| {
             let exponent = (2 * pair) as f32 / head_dim as f32;
@@ -166,7 +167,7 @@ impl Rope {
     }
 }
 
-/// What YaRN needs to know besides its own keys.
+/// Inputs of YaRN besides its own keys.
 struct Context {
     theta: f64,
     head_dim: usize,

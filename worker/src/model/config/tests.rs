@@ -1,5 +1,4 @@
-//! Every claim is held against transformers' own defaults and error-free readings of the same
-//! files.
+//! The expected values are transformers' own defaults and its results for the same files.
 
 use super::*;
 
@@ -13,7 +12,7 @@ fn parse(tail: &str) -> Result<Config, Error> {
     Config::parse(Path::new("m/config.json"), &format!("{SMOLLM2}{tail}}}"))
 }
 
-/// The same text with `model_type` (and anything else) given again: the last one wins in JSON.
+/// The error for the same text with `tail` appended; a repeated key overrides the earlier one in JSON.
 fn refused(tail: &str) -> String {
     parse(tail).expect_err("the configuration is refused").to_string()
 }
@@ -32,7 +31,7 @@ fn both_spellings_of_transformers_mean_the_same() {
 }
 
 #[test]
-fn scaling_is_read_from_either_place() {
+fn scaling_is_read_from_either_key() {
     let llama3 = r#"{"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
         "high_freq_factor": 4.0, "original_max_position_embeddings": 64"#;
     let older = parse(&format!(r#", "rope_theta": 5e5, "rope_scaling": {llama3}}}"#));
@@ -41,21 +40,21 @@ fn scaling_is_read_from_either_place() {
 }
 
 #[test]
-fn absent_keys_have_their_familys_defaults() {
+fn absent_keys_have_the_defaults_of_their_family() {
     let mistral = parse(r#", "model_type": "mistral""#).expect("a sound configuration");
-    assert_eq!(mistral.windows, [Some(4096); 30], "mistral slides unless told not to");
+    assert_eq!(mistral.windows, [Some(4096); 30], "mistral uses a sliding window by default");
     let mistral = parse(r#", "model_type": "mistral", "sliding_window": null"#).expect("sound");
     assert_eq!(mistral.windows, [None; 30]);
     let qwen2 = parse(r#", "model_type": "qwen2", "sliding_window": 8"#).expect("sound");
     assert_eq!((qwen2.qkv_bias, qwen2.output_bias, qwen2.qk_norm), (true, false, false));
-    assert_eq!(qwen2.windows, [None; 30], "qwen2 does not slide unless told to");
+    assert_eq!(qwen2.windows, [None; 30], "qwen2 uses no sliding window by default");
     let qwen3 = parse(r#", "model_type": "qwen3""#).expect("a sound configuration");
     assert_eq!((qwen3.qkv_bias, qwen3.qk_norm, qwen3.head_dim), (false, true, 128));
     assert_eq!(qwen3.rope.theta, 10_000.0);
 }
 
 #[test]
-fn qwen_slides_from_max_window_layers_on() {
+fn qwen_uses_the_window_from_max_window_layers_on() {
     let config = parse(
         r#", "model_type": "qwen2", "use_sliding_window": true, "sliding_window": 8,
         "max_window_layers": 28"#,
@@ -65,12 +64,12 @@ fn qwen_slides_from_max_window_layers_on() {
 }
 
 #[test]
-fn other_arithmetic_is_refused_by_name() {
+fn unimplemented_arithmetic_is_refused_by_name() {
     for (tail, message) in [
         (
             r#", "model_type": "gpt2""#,
             "m/config.json: model_type `gpt2` is not implemented\n\
-             hint: the model types llama, mistral, qwen2, qwen3 work",
+             hint: the model types llama, mistral, qwen2, qwen3 are supported",
         ),
         (r#", "hidden_act": "gelu""#, "hidden_act `gelu` is not implemented"),
         (r#", "attention_dropout": 0.1"#, "attention_dropout `0.1` is not implemented"),
@@ -82,7 +81,7 @@ fn other_arithmetic_is_refused_by_name() {
         (
             r#", "rope_parameters": {"rope_type": "longrope"}"#,
             "rope_parameters.rope_type `longrope` is not implemented\n\
-             hint: the types `default`, `linear`, `llama3` and `yarn` work",
+             hint: the types `default`, `linear`, `llama3` and `yarn` are supported",
         ),
         (r#", "rope_parameters": {"full_attention": {}}"#, "rope_parameters.full_attention"),
         (r#", "partial_rotary_factor": 0.5"#, "partial_rotary_factor `0.5` is not implemented"),
@@ -100,7 +99,7 @@ fn other_arithmetic_is_refused_by_name() {
 }
 
 #[test]
-fn senseless_values_are_named() {
+fn invalid_values_are_named() {
     for (tail, message) in [
         (
             r#", "num_attention_heads": "nine""#,

@@ -1,7 +1,6 @@
-//! One safetensors file: an 8-byte length, a JSON header, and the values.
+//! One safetensors file: the 8-byte length of the header, the JSON header, and the values.
 //!
-//! The header is believed only where the file's own length bears it out, so a file cut short is
-//! refused when it is opened.
+//! The header is checked against the file's actual length, so a truncated file is refused when it is opened.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,20 +10,19 @@ use std::path::{Path, PathBuf};
 use crate::model::Dtype;
 use crate::model::error::Error;
 
-/// The most that the format allows.
+/// The largest header that the format allows, in bytes.
 const LARGEST_HEADER: u64 = 100_000_000;
-/// Bytes read at once: enough for the disk and for the conversion to be shared out, whatever the
-/// tensor's size.
+/// Bytes per read: enough for the disk and for parallel conversion, whatever the tensor's size.
 const PIECE: usize = 8 << 20;
 
-/// An open file whose header agrees with its length.
+/// An open file whose header matches its length.
 pub(super) struct File {
     pub(super) path: PathBuf,
     pub(super) places: BTreeMap<String, Place>,
     open: fs::File,
 }
 
-/// Where a tensor lies in its file.
+/// The location of a tensor in its file.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) dtype: Dtype,
@@ -33,12 +31,12 @@ pub(super) struct Place {
     elements: usize,
 }
 
-/// A tensor as the header has it.
+/// A tensor's entry in the header.
 #[derive(serde::Deserialize)]
 struct Entry {
     dtype: safetensors::Dtype,
     shape: Vec<usize>,
-    /// First and last byte plus one, counted from the end of the header.
+    /// Start and end of the tensor's bytes, relative to the end of the header.
     data_offsets: (u64, u64),
 }
 
@@ -61,7 +59,10 @@ impl File {
         }
         let header = u64::from_le_bytes(prefix);
         if header > LARGEST_HEADER {
-            return Err(damaged(&path, format!("a header of {header} bytes is no safetensors'")));
+            return Err(damaged(
+                &path,
+                format!("the safetensors header cannot have {header} bytes"),
+            ));
         }
         if length < 8 + header {
             return Err(cut(&path, 8 + header, length));
@@ -93,7 +94,7 @@ impl File {
         Ok(Self { path, places, open })
     }
 
-    /// The values of a tensor, widened to f32.
+    /// The values of a tensor, converted to f32.
     pub(super) fn read(&mut self, place: &Place) -> Result<Vec<f32>, Error> {
         let mut values = vec![0.0; place.elements];
         let mut bytes = vec![0; PIECE.min(place.elements * place.dtype.size())];

@@ -1,8 +1,8 @@
-//! Where a model's values come from: the safetensors files of a Hugging Face folder, or a seed.
+//! Loads a model's values from the safetensors files of a Hugging Face folder, or draws them from a seed.
 //!
-//! A folder is checked whole before the first value is read: every tensor that the configuration
-//! asks for, of its shape, in a file as long as its header says, and nothing besides. Values are
-//! read in pieces and widened to f32 on the way.
+//! A folder is checked completely before the first value is read: it must have every tensor of the configuration with
+//! the right shape, in a file as long as its header says, and no other tensors. Values are read in pieces and
+//! converted to f32 on the way.
 
 mod file;
 
@@ -18,15 +18,15 @@ use super::random::Stream;
 use crate::ops::Parameters;
 use file::{File, Place};
 
-/// The one file of a model that has one.
+/// File name of the weights of a model with a single file.
 pub const FILE: &str = "model.safetensors";
-/// The list of files of a model that has several.
+/// File name of the index of a model with several files.
 pub const INDEX: &str = "model.safetensors.index.json";
 
-/// How many names an error lists.
+/// Maximum number of names that an error lists.
 const NAMES_SHOWN: usize = 4;
 
-/// Reads the parameters that `slots` describe from `folder`; returns the type that they were stored in.
+/// Reads the parameters that `slots` describe from `folder`; returns the type in which they are stored.
 pub(super) fn read(
     folder: &Path,
     slots: &[Slot],
@@ -53,8 +53,8 @@ pub(super) fn read(
     Ok(wanted[0].1.dtype)
 }
 
-/// Draws the parameters that `slots` describe: matrices with deviation `range`, each from a stream
-/// of its own name.
+/// Draws the parameters that `slots` describe. Matrices have a standard deviation of `range`, and each has its own
+/// random stream, derived from its name.
 pub(super) fn draw(slots: &[Slot], range: f32, seed: u64, parameters: &mut Parameters) {
     for slot in slots {
         let mut values = vec![0.0; slot.shape.iter().product()];
@@ -92,11 +92,11 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let text = std::fs::read_to_string(&index).map_err(read)?;
     let parsed: Index = serde_json::from_str(&text).map_err(json)?;
     let names: BTreeSet<_> = parsed.weight_map.into_values().collect();
-    // A name with a path in it would read files that are no part of the folder.
+    // A name that contains a path could read files outside the folder.
     if let Some(name) = names.iter().find(|name| Path::new(name).file_name() != Some(name.as_ref()))
     {
         let what = format!("`{name}` is not a file name");
-        let hint = "an index names files that lie beside it".to_owned();
+        let hint = "an index may only name files in its own folder".to_owned();
         return Err(Error::Weights { file: index, what, hint });
     }
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
@@ -110,7 +110,7 @@ struct Index {
 
 type Places = BTreeMap<String, (usize, Place)>;
 
-/// Takes the place of each slot out of `places`.
+/// Takes the place of each slot out of `places`, and checks its shape.
 fn match_up(
     folder: &Path,
     slots: &[Slot],
@@ -136,7 +136,7 @@ fn match_up(
             return Err(Error::Weights {
                 file: files[index].path.clone(),
                 what: format!(
-                    "tensor `{}` is {:?}, and config.json makes it {:?}",
+                    "tensor `{}` has shape {:?}, but config.json makes it {:?}",
                     slot.name, place.shape, slot.shape
                 ),
                 hint: "config.json and the weights belong to different models".to_owned(),
@@ -147,9 +147,9 @@ fn match_up(
     Ok(wanted)
 }
 
-/// Refuses tensors that the configuration has no use for: arithmetic would be missing.
+/// Refuses tensors that the configuration does not use, since their arithmetic would be missing.
 fn refuse_unknown(places: &Places, files: &[File]) -> Result<(), Error> {
-    // Tables that old versions of transformers saved; they follow from the configuration.
+    // Old versions of transformers saved these tables, which follow from the configuration.
     let unknown: Vec<_> =
         places.iter().filter(|(name, _)| !name.ends_with(".rotary_emb.inv_freq")).collect();
     let Some((_, (index, _))) = unknown.first() else {
@@ -162,20 +162,21 @@ fn refuse_unknown(places: &Places, files: &[File]) -> Result<(), Error> {
     }
     Err(Error::Weights {
         file: files[*index].path.clone(),
-        what: format!("nothing in config.json asks for {}", names.join(", ")),
+        what: format!("config.json has no use for {}", names.join(", ")),
         hint: "config.json and the weights belong to different models".to_owned(),
     })
 }
 
-/// Accepts an output matrix beside a tied embedding only as a copy of it, as some tools save it.
+/// Accepts an output matrix besides a tied embedding only if it is a copy of it, as some tools save it.
 fn refuse_untied(file: &mut File, head: &Place, embedding: &[f32]) -> Result<(), Error> {
     if file.read(head)? == embedding {
         return Ok(());
     }
     Err(Error::Weights {
         file: file.path.clone(),
-        what: format!("`{HEAD}` differs from `{EMBEDDING}`, and config.json ties the two"),
-        hint: "set \"tie_word_embeddings\": false in config.json if both are meant".to_owned(),
+        what: format!("`{HEAD}` differs from `{EMBEDDING}`, but config.json ties the two"),
+        hint: "set \"tie_word_embeddings\": false in config.json if they are meant to differ"
+            .to_owned(),
     })
 }
 

@@ -1,4 +1,4 @@
-//! Folders are made here with the `safetensors` crate, the format's own reference.
+//! Tests of loading folders, which are written with the `safetensors` crate, the format's reference implementation.
 
 use std::collections::HashMap;
 use std::fs;
@@ -45,7 +45,7 @@ fn write(file: &Path, tensors: &Tensors, dtype: Dtype) {
     serialize_to_file(views, None, file).expect("a file is written");
 }
 
-/// A folder with `tensors` in one file, and a configuration with `tail`.
+/// A folder with `tensors` in one file, and with `tail` appended to the configuration.
 fn folder(tail: &str, tensors: &Tensors, dtype: Dtype) -> TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
     fs::write(folder.path().join("config.json"), config(tail)).expect("a file is written");
@@ -66,7 +66,7 @@ fn no_model(folder: &Path) -> String {
 }
 
 #[test]
-fn a_folder_gives_back_the_values_and_their_type() {
+fn a_folder_returns_the_values_and_their_type() {
     let made = model("");
     for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
         let read = Model::load(folder("", &tensors(&made), dtype).path(), kernels::host())
@@ -85,7 +85,7 @@ fn a_folder_gives_back_the_values_and_their_type() {
 }
 
 #[test]
-fn an_index_leads_to_the_files_beside_it() {
+fn an_index_names_files_in_its_own_folder() {
     let made = tensors(&model(""));
     let folder = folder("", &made, Dtype::F32);
     fs::remove_file(folder.path().join(FILE)).expect("the file is there");
@@ -136,19 +136,21 @@ fn tensors_must_be_those_of_the_configuration() {
     let mut misshapen = sound.clone();
     misshapen.insert(NORM.to_owned(), (vec![5], vec![1.0; 5]));
     let message = refusal(&folder("", &misshapen, Dtype::F32));
-    assert!(message.contains(&format!("tensor `{NORM}` is [5], and config.json makes it [6]")));
+    assert!(
+        message.contains(&format!("tensor `{NORM}` has shape [5], but config.json makes it [6]"))
+    );
 
     let mut unknown = sound.clone();
     let bias = "model.layers.0.self_attn.q_proj.bias";
     unknown.insert(bias.to_owned(), (vec![12], vec![0.0; 12]));
     let message = refusal(&folder("", &unknown, Dtype::F32));
-    assert!(message.contains(&format!("nothing in config.json asks for `{bias}`")), "{message}");
+    assert!(message.contains(&format!("config.json has no use for `{bias}`")), "{message}");
 
     let mut table = sound;
     let name = "model.layers.0.self_attn.rotary_emb.inv_freq";
     table.insert(name.to_owned(), (vec![3], vec![0.5; 3]));
     Model::load(folder("", &table, Dtype::F32).path(), kernels::host())
-        .expect("old tables are no harm");
+        .expect("old tables are ignored");
 }
 
 #[test]
@@ -159,7 +161,7 @@ fn a_tied_output_matrix_may_only_be_a_copy() {
     let embedding = both[EMBEDDING].clone();
     both.insert(HEAD.to_owned(), embedding);
     Model::load(folder(TIED, &both, Dtype::F32).path(), kernels::host())
-        .expect("a copy is no harm");
+        .expect("a copy is accepted");
 
     both.get_mut(HEAD).expect("just inserted").1[0] += 1.0;
     let message = refusal(&folder(TIED, &both, Dtype::F32));
@@ -177,7 +179,7 @@ fn weights_that_are_not_float_are_refused() {
 }
 
 #[test]
-fn a_folder_without_weights_says_what_one_is() {
+fn a_folder_without_safetensors_is_refused_with_a_hint() {
     let folder = folder("", &Tensors::new(), Dtype::F32);
     fs::rename(folder.path().join(FILE), folder.path().join("pytorch_model.bin")).expect("moved");
     let message = no_model(folder.path());
@@ -192,7 +194,7 @@ fn fresh_weights_depend_on_seed_and_name_alone() {
     let untouched = &once["model.layers.0.input_layernorm.weight"].1;
     assert!(untouched.iter().all(|value| *value == 1.0));
     let tied = tensors(&model(r#", "tie_word_embeddings": true"#));
-    assert_eq!(tied[EMBEDDING], once[EMBEDDING], "no other parameter shifts them");
+    assert_eq!(tied[EMBEDDING], once[EMBEDDING], "other parameters do not affect them");
     assert_ne!(
         once["model.layers.0.mlp.up_proj.weight"],
         once["model.layers.1.mlp.up_proj.weight"]

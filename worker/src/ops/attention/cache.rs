@@ -1,4 +1,4 @@
-//! Attention against keys and values of earlier calls, for generation.
+//! Attention to the keys and values of earlier calls, for generation.
 
 use super::{attend, check, split_all};
 use crate::device::{Buffer, Dtype};
@@ -8,27 +8,27 @@ use crate::ops::placement::Rotary;
 use crate::ops::tape::{Tape, Value};
 use std::sync::Arc;
 
-/// One layer's rotated keys and its values, of every position so far.
+/// One layer's rotated keys and its values for all positions so far.
 #[derive(Debug, Default)]
 pub struct KvCache {
-    /// Keys and values `[K, capacity, E]`, once there are any.
+    /// Keys and values `[K, capacity, E]`; `None` while the cache is empty.
     heads: Option<[Buffer; 2]>,
     capacity: usize,
     positions: usize,
 }
 
 impl KvCache {
-    /// No positions yet.
+    /// An empty cache.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Positions so far.
+    /// Number of positions so far.
     pub fn positions(&self) -> usize {
         self.positions
     }
 
-    /// Appends keys and values `[K, rows, E]`; returns all of them.
+    /// Appends keys and values `[K, rows, E]`; returns the buffers with those of all positions.
     fn append(
         &mut self,
         kernels: &dyn Kernels,
@@ -57,7 +57,7 @@ impl KvCache {
     }
 }
 
-/// Copies the first `count` rows of each head, behind the first `at` rows of the other.
+/// Copies the first `count` rows of each head of `from` behind the first `at` rows of the same head of `to`.
 fn copy_heads(
     kernels: &dyn Kernels,
     (to, to_rows, at): (&mut Buffer, usize, usize),
@@ -73,11 +73,11 @@ fn copy_heads(
 }
 
 impl Tape<'_> {
-    /// Attention of the next rows of one sequence, to all before them and to themselves; their keys and values join
-    /// `cache`.
+    /// Attention of the next rows of one sequence to all earlier rows and to themselves; their keys and values are
+    /// appended to `cache`.
     ///
     /// # Errors
-    /// As [`Tape::attention`]; [`Error::NoBackward`] on a training tape.
+    /// Those of [`Tape::attention`], and [`Error::NoBackward`] on a training tape.
     pub fn attention_cached(
         &self,
         qkv: [&Value; 3],

@@ -1,10 +1,10 @@
-//! Causal attention per document, rotary embedding included, with grouped heads (Ainslie et al. 2023).
+//! Causal attention within each document, with rotary embedding and grouped-query heads (Ainslie et al. 2023).
 //!
 //! ```text
 //! rows [T, H E] --split, rotate--> heads [H, T, E] --attend--> [H, T, E] --merge--> rows [T, H E]
 //! ```
 //!
-//! Only the rows and the logarithms of the sums of exponentials are kept: the backward splits and rotates again.
+//! Only the rows and the log-sum-exps are saved; the backward splits and rotates again.
 
 mod cache;
 
@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 pub use cache::KvCache;
 
-/// Refuses rows that the attention does not fit.
+/// Checks that queries, keys and values have the shapes that `a` requires.
 fn check(a: &Attention, [q, k, v]: [&Value; 3]) -> Result<()> {
     let kv_width = a.kv_heads * a.head_dim;
     let expected = [a.heads * a.head_dim, kv_width, kv_width];
@@ -28,12 +28,16 @@ fn check(a: &Attention, [q, k, v]: [&Value; 3]) -> Result<()> {
     expect_shape(
         "attention",
         fits,
-        || format!("queries, keys and values of {expected:?} features, heads in whole groups"),
+        || {
+            format!(
+                "queries, keys and values of {expected:?} features, heads divisible into groups"
+            )
+        },
         || format!("{got:?} features, {} and {} heads", a.heads, a.kv_heads),
     )
 }
 
-/// Rows as heads `[H, T, E]`, turned.
+/// Splits rows into heads `[H, T, E]`, rotated and scaled by `turn`.
 fn split(kernels: &dyn Kernels, x: &Array, head_dim: usize, turn: Turn<'_>) -> Buffer {
     let heads = Heads { heads: x.cols() / head_dim, head_dim };
     let mut y = kernels.device().take(Dtype::F32, x.rows() * x.cols());
@@ -53,7 +57,7 @@ fn split_all(
         .map(|(x, turn)| split(kernels, &x.array, a.head_dim, turn))
 }
 
-/// Attention of queries by head, as rows `[T, H E]`.
+/// Computes the attention of queries that are split by head; the result is rows `[T, H E]`.
 fn attend(
     kernels: &dyn Kernels,
     qkv: [Window<'_>; 3],
@@ -70,12 +74,13 @@ fn attend(
 }
 
 impl Tape<'_> {
-    /// Attention of every row to the rows before it in its document, and to itself: `[T, H E]`.
+    /// Attention of every row to the earlier rows of its document and to itself: `[T, H E]`.
     ///
-    /// Queries are `[T, H E]`, keys and values `[T, K E]`, before rotation.
+    /// Queries are `[T, H E]`, keys and values `[T, K E]`, all before rotation.
     ///
     /// # Errors
-    /// [`super::Error::Shape`] if they do not fit; [`super::Error::Position`] if a document is longer than the tables.
+    /// [`super::Error::Shape`] if the shapes do not match; [`super::Error::Position`] if a document is longer than
+    /// the rotary tables.
     pub fn attention(
         &self,
         qkv: [&Value; 3],
@@ -84,7 +89,7 @@ impl Tape<'_> {
     ) -> Result<Value> {
         check(a, qkv)?;
         let rows = place.documents.rows();
-        let expected = || format!("{rows} rows, as the documents have");
+        let expected = || format!("{rows} rows, the total of the documents");
         expect_shape("attention", qkv[0].rows() == rows, expected, || qkv[0].rows().to_string())?;
         place.rotary.check(a.head_dim, place.documents.longest())?;
 
@@ -106,7 +111,7 @@ impl Tape<'_> {
 struct Attend {
     inputs: [Value; 3],
     y: Arc<Array>,
-    /// `[H, T]`.
+    /// Log-sum-exps `[H, T]`.
     log_sums: Buffer,
     place: Arc<Placement>,
     a: Attention,

@@ -1,4 +1,4 @@
-//! The tape on a whole small decoder, against candle's autograd on its differentiable operations.
+//! A whole small decoder on the tape, compared with candle's autograd.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub(super) const ATTENTION: Attention =
     Attention { heads: 4, kv_heads: 2, head_dim: 6, scale: 0.4, window: None };
 const EPS: f32 = 1e-5;
 
-/// Parameters of one layer, in their order.
+/// Shapes of the parameters of one layer, in order.
 const LAYER: [&[usize]; 11] = [
     &[WIDTH],
     &[24, WIDTH],
@@ -31,7 +31,7 @@ const LAYER: [&[usize]; 11] = [
     &[WIDTH, INNER],
 ];
 
-/// The decoder's parameters: tied embedding, layers, last norm.
+/// The decoder's parameters: tied embedding, layers, final norm.
 pub(super) fn decoder_parameters() -> Parameters {
     let layers = std::iter::repeat_n(LAYER, LAYERS).flatten();
     let shapes: Vec<&[usize]> =
@@ -39,7 +39,7 @@ pub(super) fn decoder_parameters() -> Parameters {
     super::parameters(&shapes)
 }
 
-/// One layer with bias, QK norm and residuals, on the tape.
+/// One layer on the tape, with a bias, QK norm and residuals.
 pub(super) fn layer(
     tape: &Tape<'_>,
     x: &Value,

@@ -1,8 +1,8 @@
-//! Every operation: its loss against an f64 forward, its gradients against that forward's central
-//! differences.
+//! Tests of every operation: its loss against an f64 forward, its gradients against central differences of that
+//! forward.
 //!
-//! The inputs of an operation are rows of embedding tables, so that their gradients arrive at
-//! parameters; its output goes into a linear cross-entropy.
+//! The inputs of an operation are rows of embedding tables, so that their gradients arrive at parameters. Its output
+//! is the input of a linear cross-entropy.
 
 use std::sync::Arc;
 
@@ -17,9 +17,9 @@ use crate::ops::{Documents, ParamId, Parameters, Placement, Result, Rotary, Tape
 
 const VOCABULARY: usize = 11;
 
-/// An operation under test: `forward` of the ops, `reference` in f64, both on the same parameters.
+/// An operation under test: `forward` uses the tape, `reference` computes in f64, both on the same parameters.
 struct Case<'a> {
-    /// Shapes of the parameters; the last one is the head `[VOCABULARY, outputs]`.
+    /// Shapes of the parameters; the last one is the output head `[VOCABULARY, outputs]`.
     shapes: &'a [&'a [usize]],
     targets: Vec<Target>,
     forward: &'a dyn Fn(&Tape<'_>) -> Result<Value>,
@@ -34,8 +34,8 @@ impl Case<'_> {
         reference::cross_entropy(&y, params.last().unwrap(), &self.targets)
     }
 
-    /// Compares each parameter's gradient along `directions` random directions: an f32 kernel of up
-    /// to a few hundred terms keeps five digits, the central difference eight.
+    /// Compares each parameter's gradient along `directions` random directions. An f32 kernel of up to a few hundred
+    /// terms is accurate to five digits, the central difference to eight.
     fn check(&self, directions: usize) {
         let params = parameters(self.shapes);
         let head = ParamId(params.len() - 1);
@@ -146,7 +146,7 @@ fn rms_norm_by_head_matches_finite_differences() {
 }
 
 #[test]
-fn add_matches_finite_differences_also_of_a_value_with_itself() {
+fn add_matches_finite_differences_also_for_a_value_and_itself() {
     Case {
         shapes: &[&[6, 19], &[6, 19], &[VOCABULARY, 19]],
         targets: targets(0..6, VOCABULARY),
@@ -163,7 +163,7 @@ fn add_matches_finite_differences_also_of_a_value_with_itself() {
 }
 
 #[test]
-fn swiglu_matches_finite_differences_also_of_a_value_with_itself() {
+fn swiglu_matches_finite_differences_also_for_a_value_and_itself() {
     Case {
         shapes: &[&[6, 19], &[6, 19], &[VOCABULARY, 19]],
         targets: targets(0..6, VOCABULARY),
@@ -228,7 +228,7 @@ pub(super) fn rotary(positions: usize, head_dim: usize) -> Rotary {
     Rotary::new(&Device::Host, table(f64::cos), table(f64::sin), pairs).unwrap()
 }
 
-/// Documents of these lengths, and tables that just cover them.
+/// The placement of documents of these lengths, with tables that are just long enough.
 pub(super) fn placement(lengths: &[usize], head_dim: usize) -> Arc<Placement> {
     let documents = Documents::of_lengths(lengths.iter().copied());
     let rotary = Arc::new(rotary(documents.longest(), head_dim));

@@ -1,7 +1,7 @@
-//! Proofs: each operation against f64 and finite differences, the tape against candle's autograd,
-//! and the tape's promises.
+//! Tests of each operation against f64 and finite differences, of the tape against candle's autograd, and of the
+//! tape's other guarantees.
 
-#![allow(clippy::unwrap_used)] // A test that cannot go on stops.
+#![allow(clippy::unwrap_used)] // A test that cannot continue should panic.
 
 mod against_candle;
 mod gradients;
@@ -13,13 +13,13 @@ use super::{Gradients, LossSum, ParamId, Parameters, Result, Tape, Target, Value
 use crate::device::{Buffer, Device, Dtype, WindowMut};
 use crate::kernels;
 
-/// Gradients as a test sees them.
+/// The gradients of a backward, and the order in which they became final.
 pub(super) struct Collected {
     pub(super) grads: Vec<Vec<f32>>,
     pub(super) finished: Vec<ParamId>,
 }
 
-/// One buffer per parameter.
+/// Collects gradients in one buffer per parameter.
 struct Slots {
     grads: Vec<Buffer>,
     finished: Vec<ParamId>,
@@ -40,7 +40,7 @@ impl Gradients for Slots {
     }
 }
 
-/// Deterministic numbers, evenly spread over (-1, 1).
+/// A generator of deterministic numbers, uniform over (-1, 1).
 pub(super) struct Numbers(u64);
 
 impl Numbers {
@@ -60,7 +60,7 @@ impl Numbers {
     }
 }
 
-/// Random parameters `p0`, `p1`, .. of these shapes, all trained.
+/// Random trainable parameters `p0`, `p1`, .. of these shapes.
 pub(super) fn parameters(shapes: &[&[usize]]) -> Parameters {
     let mut numbers = Numbers::new(shapes.len() as u64 + 7);
     let mut params = Parameters::new(kernels::host());
@@ -70,7 +70,7 @@ pub(super) fn parameters(shapes: &[&[usize]]) -> Parameters {
     params
 }
 
-/// The loss in chunks that are small enough for small cases to have several.
+/// The loss in chunks so small that even small cases have several.
 pub(super) fn cross_entropy<'p>(
     tape: &Tape<'p>,
     x: &Value,
@@ -80,7 +80,7 @@ pub(super) fn cross_entropy<'p>(
     tape.cross_entropy_within(Limits { elements: 1 << 10, rows: 1 }, x, w, targets)
 }
 
-/// Targets of rows `rows`, with tokens and weights of all sorts.
+/// Targets for `rows`, with varied tokens and weights.
 pub(super) fn targets(rows: impl IntoIterator<Item = usize>, vocabulary: usize) -> Vec<Target> {
     rows.into_iter()
         .map(|row| Target {
@@ -91,7 +91,7 @@ pub(super) fn targets(rows: impl IntoIterator<Item = usize>, vocabulary: usize) 
         .collect()
 }
 
-/// Loss and gradients of what `forward` records.
+/// Loss and gradients of the forward pass `forward`.
 pub(super) fn run<'p>(
     params: &'p Parameters,
     forward: impl FnOnce(&Tape<'p>) -> Result<LossSum<'p>>,

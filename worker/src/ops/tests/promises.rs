@@ -1,4 +1,4 @@
-//! What the tape promises beyond right gradients.
+//! The tape's guarantees beyond correct gradients.
 
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ fn the_number_of_threads_changes_no_bit() {
 }
 
 #[test]
-fn finished_fires_once_per_parameter_in_backward_order_and_last_for_the_tied_one() {
+fn finished_is_called_in_backward_order_with_the_tied_parameter_last() {
     let params = decoder_parameters();
     let layer = |first: usize| [10, 9, 8, 7, 6, 4, 3, 5, 2, 1, 0].map(|i| ParamId(first + i));
     let last = params.len() - 1;
@@ -61,13 +61,13 @@ fn finished_fires_once_per_parameter_in_backward_order_and_last_for_the_tied_one
 }
 
 #[test]
-fn finished_fires_for_parameters_off_the_path_too() {
+fn finished_is_called_for_parameters_that_do_not_reach_the_loss() {
     let mut params = parameters(&[&[4, 8], &[8, 8], &[8]]);
     params.push("unused", &[3], vec![0.; 3]);
     let targets = targets(0..2, 4);
     let (_, collected) = run(&params, |tape| {
         let x = tape.embed(&[1, 2], ParamId(0))?;
-        // Reaches no loss.
+        // This result does not reach the loss.
         tape.rms_norm(&tape.linear(&x, ParamId(1), None)?, ParamId(2), 1e-5)?;
         tape.linear_cross_entropy(&x, ParamId(0), &targets)
     });
@@ -86,9 +86,9 @@ fn without_targets_the_loss_is_zero_and_everything_is_finished() {
 }
 
 #[test]
-fn frozen_parameters_get_nothing_and_the_others_what_they_always_get() {
+fn freezing_some_parameters_leaves_the_other_gradients_unchanged() {
     let (_, all, _) = decode(&decoder_parameters(), false);
-    // A test's slots panic when asked for a frozen parameter.
+    // The test's `slots` panics when asked for a frozen parameter.
     let frozen = |p: ParamId| p.0 < 12 || p.0.is_multiple_of(3);
     let params = with_frozen(frozen);
     for recompute in [false, true] {
@@ -102,7 +102,7 @@ fn frozen_parameters_get_nothing_and_the_others_what_they_always_get() {
 }
 
 #[test]
-fn nothing_is_kept_below_the_first_trained_parameter() {
+fn nothing_is_saved_below_the_first_trained_parameter() {
     let last_layer = 1 + (LAYERS - 1) * 11;
     let params = with_frozen(|p| p.0 < last_layer + 8);
     let tape = Tape::training(&params);
@@ -113,7 +113,7 @@ fn nothing_is_kept_below_the_first_trained_parameter() {
 }
 
 #[test]
-fn recomputation_keeps_only_the_inputs_of_layers() {
+fn recomputation_saves_only_the_inputs_of_layers() {
     let params = decoder_parameters();
     let rows: usize = LENGTHS.iter().sum();
     let saved = |recompute| {
@@ -160,7 +160,7 @@ fn packed_documents_equal_separate_documents() {
 }
 
 #[test]
-fn cached_attention_equals_attention_of_the_whole() {
+fn cached_attention_equals_attention_over_the_whole_sequence() {
     let params = decoder_parameters();
     let mut numbers = Numbers::new(5);
     let (rows, width) = (80, 24);

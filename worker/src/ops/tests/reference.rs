@@ -1,4 +1,4 @@
-//! The operations again: slow, in f64, written for reading.
+//! Reference implementations of the operations: slow, in f64, written for readability.
 
 use crate::kernels::Attention;
 use crate::ops::{Documents, Target};
@@ -39,7 +39,7 @@ fn zip(a: &Matrix, b: &Matrix, f: impl Fn(f64, f64) -> f64) -> Matrix {
     a.iter().zip(b).map(|(a, b)| a.iter().zip(b).map(|(&a, &b)| f(a, b)).collect()).collect()
 }
 
-/// The angle of a pair of features at a position; the tests' tables hold its cosine and sine.
+/// The rotation angle of a pair of features at a position; the tests' tables hold its cosine and sine.
 pub(super) fn angle(position: usize, pair: usize) -> f64 {
     position as f64 * 0.7 / (1. + pair as f64)
 }

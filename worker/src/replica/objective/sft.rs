@@ -6,11 +6,11 @@ use crate::replica::MicroBatch;
 use proto::protocol::SourceSum;
 use std::collections::BTreeMap;
 
-/// The sum over a micro-batch's targets of weight times negative log-likelihood, and its gradient on `tape`'s way
-/// back.
+/// The sum over a micro-batch's targets of weight times negative log-likelihood, as the start of a backward on
+/// `tape`.
 ///
 /// # Errors
-/// [`Error::Ops`] for a token outside the vocabulary, or documents and targets that do not fit the tokens.
+/// [`Error::Ops`] for a token outside the vocabulary, or documents or targets that do not match the tokens.
 pub fn loss<'p>(
     model: &'p Model,
     tape: &Tape<'p>,
@@ -22,21 +22,21 @@ pub fn loss<'p>(
     Ok(tape.linear_cross_entropy(&hidden, model.head(), targets)?)
 }
 
-/// The same sum, for evaluation.
+/// The value of the same sum, for evaluation.
 ///
 /// # Errors
-/// As [`loss`].
+/// Those of [`loss`].
 pub fn evaluate(model: &Model, micro_batch: &MicroBatch) -> Result<f64, Error> {
     let tape = Tape::inference(model.parameters());
     Ok(loss(model, &tape, micro_batch, false)?.value())
 }
 
-/// Sums by source, of one rank's share of a step.
+/// Sums per source over one rank's share of a step.
 #[derive(Default)]
 pub(in crate::replica) struct Sums(BTreeMap<u32, SourceSum>);
 
 impl Sums {
-    /// Adds a target and its loss, which is weighted already.
+    /// Adds a target and its loss, which is already weighted.
     pub(in crate::replica) fn add(&mut self, source: u32, target: &Target, loss: f64) {
         let sum = self.0.entry(source).or_insert(SourceSum { source, ..SourceSum::default() });
         sum.loss_sum += loss;

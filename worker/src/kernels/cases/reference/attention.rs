@@ -1,4 +1,4 @@
-//! Attention again: one query at a time, over the keys that it sees.
+//! Reference implementation of attention: one query at a time, over the keys that it attends to.
 
 use crate::device::Dtype;
 use crate::kernels::cases::near::{Near, Sum};
@@ -30,7 +30,7 @@ fn dot(a: &[f64], b: &[f64]) -> Near {
     Near::sum(a.iter().zip(b).map(|(a, b)| Near::exact(*a) * *b))
 }
 
-/// Calls `each(head, query's row, rows of the keys it sees)` for every query of every head.
+/// Calls `each(head, row of the query, rows of its keys)` for every query of every head.
 fn for_each_query(
     (shape, spans): (&Attention, &[Span]),
     mut each: impl FnMut(usize, usize, std::ops::Range<usize>),
@@ -46,16 +46,16 @@ fn for_each_query(
     }
 }
 
-/// Elements of rows outside all spans are `None`.
+/// The results of attention; elements of rows outside all spans are `None`.
 pub(in crate::kernels::cases) struct Attended {
-    /// `[H, T, E]`.
+    /// The output `[H, T, E]`.
     pub(in crate::kernels::cases) o: Vec<Option<Near>>,
-    /// `[H, T]`.
+    /// Log-sum-exps `[H, T]`.
     pub(in crate::kernels::cases) log_sums: Vec<Option<Near>>,
 }
 
-/// The attention of queries that are scaled already. A probability may be rounded to `dtype` before values
-/// are multiplied by it: units that multiply matrices take nothing else.
+/// Attention of already scaled queries. A probability may be rounded to `dtype` before it is multiplied by values,
+/// since matrix units accept no other type.
 pub(in crate::kernels::cases) fn attend(
     [q, k, v]: [&[f64]; 3],
     dtype: Dtype,
@@ -71,7 +71,7 @@ pub(in crate::kernels::cases) fn attend(
         let scores: Vec<Near> =
             keys.clone().map(|key| dot(q.row(head, query), k.row(head / group, key))).collect();
         let largest = scores.iter().copied().max_by(|a, b| a.value.total_cmp(&b.value));
-        let largest = largest.expect("a query sees itself");
+        let largest = largest.expect("a query attends to itself");
         let exps: Vec<Near> = scores.iter().map(|score| (*score - largest).exp()).collect();
         let sum = Near::sum(exps.iter().copied());
         log_sums[head * q.rows + query] = Some(sum.ln() + largest);
@@ -84,8 +84,7 @@ pub(in crate::kernels::cases) fn attend(
     Attended { o, log_sums }
 }
 
-/// What [`attend_back`] is given of an attention: its inputs, its output as rows `[T, H E]`, its sums'
-/// logarithms.
+/// The inputs of [`attend_back`]: queries, keys and values, the output as rows `[T, H E]`, and the log-sum-exps.
 #[derive(Clone, Copy)]
 pub(in crate::kernels::cases) struct Computed<'a> {
     pub(in crate::kernels::cases) qkv: [&'a [f64]; 3],
@@ -93,8 +92,8 @@ pub(in crate::kernels::cases) struct Computed<'a> {
     pub(in crate::kernels::cases) log_sums: &'a [f64],
 }
 
-/// The gradients by queries, and by each query head's keys and values; rows outside all spans get 0.
-/// Probabilities and scores' gradients may be rounded to `dtype` before matrices are multiplied by them.
+/// The gradients of queries, and of each query head's keys and values; rows outside all spans get 0. Probabilities
+/// and gradients of scores may be rounded to `dtype` before they enter matrix products.
 pub(in crate::kernels::cases) fn attend_back(
     dy: &[f64],
     of: Computed<'_>,

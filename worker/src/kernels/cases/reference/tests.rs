@@ -1,12 +1,12 @@
-//! Backward references against finite differences of forward ones, and slacks against f32.
+//! Tests of backward references against finite differences of forward references, and of slacks against f32.
 
 use super::attention::{Computed, attend, attend_back};
 use super::*;
 use crate::kernels::cases::numbers::Numbers;
 use crate::kernels::{Attention, Span};
 
-/// Central differences of `loss` by each element of `x`: an error of `STEP^2` of truncation, and of `1e-16 /
-/// STEP` of rounding.
+/// Central differences of `loss` with respect to each element of `x`. The truncation error is about `STEP^2`, the
+/// rounding error about `1e-16 / STEP`.
 fn differences(x: &[f64], loss: impl Fn(&[f64]) -> f64) -> Vec<f64> {
     const STEP: f64 = 1e-4;
     let at = |i: usize, by: f64| {
@@ -35,7 +35,7 @@ fn numbers<const N: usize>(seed: u64, len: usize) -> [Vec<f64>; N] {
 }
 
 #[test]
-fn gradients_of_the_norm_are_its_differences() {
+fn gradients_of_the_norm_match_finite_differences() {
     let [dy, x] = numbers(1, 15);
     let [w] = numbers(2, 5);
     let eps = 1e-2;
@@ -46,7 +46,7 @@ fn gradients_of_the_norm_are_its_differences() {
 }
 
 #[test]
-fn gradients_of_swiglu_are_its_differences() {
+fn gradients_of_swiglu_match_finite_differences() {
     let [dy, gate, up] = numbers(3, 20);
     let by_gate = differences(&gate, |gate| dot(&dy, &swiglu(gate, &up)));
     assert_gradient("dgate", &swiglu_gate_back(&dy, &gate, &up), &by_gate);
@@ -55,7 +55,7 @@ fn gradients_of_swiglu_are_its_differences() {
 }
 
 #[test]
-fn the_gradient_of_losses_is_their_difference() {
+fn the_gradient_of_losses_matches_finite_differences() {
     let [logits] = numbers(4, 21);
     let (tokens, weights) = ([0., 6., 3.], [1., 0.5, 2.]);
     let ones = [1.; 3];
@@ -76,14 +76,14 @@ fn merging_heads_is_the_transpose_of_splitting_them() {
     let forth = dot(&y, &split_heads(&x, heads, &turned));
     let back = dot(&x, &merge_heads(&y, heads, 1, &turned));
     assert!((forth - back).abs() < 1e-12, "{forth} and {back}");
-    // A rotation keeps lengths; by half of them is scaled.
+    // A rotation preserves lengths, and the scale halves them.
     let length = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>();
     let split: Vec<f64> = split_heads(&x, heads, &turned).iter().map(|x| x.value).collect();
     assert!((length(&split) - length(&x) / 4.).abs() < 1e-12);
 }
 
 #[test]
-fn gradients_of_attention_are_its_differences() {
+fn gradients_of_attention_match_finite_differences() {
     let spans = [0..4, 4..5, 5..5, 5..11].map(|rows| Span { queries: rows.clone(), keys: rows });
     for window in [None, Some(3)] {
         let shape = Attention { heads: 4, kv_heads: 2, head_dim: 3, scale: 1., window };
@@ -101,7 +101,7 @@ fn gradients_of_attention_are_its_differences() {
             merge_heads(&o, heads, 1, &Turned::NONE).iter().map(|y| y.value).collect();
         let of = Computed { qkv: [&q, &k, &v], y: &y, log_sums: &log_sums };
         let [dq, dk, dv] = attend_back(&dy, of, Dtype::F64, (&shape, &spans));
-        // The heads of a group each have their part in their key head's gradient.
+        // Each head of a group contributes to the gradient of its key head.
         let grouped = |d: &[Near]| -> Vec<Near> {
             let head = |head: usize, at: usize| d[head * 33 + at];
             (0..66).map(|i| head(i / 33 * 2, i % 33) + head(i / 33 * 2 + 1, i % 33)).collect()
@@ -123,7 +123,7 @@ fn attention_to_one_key_is_its_value() {
 }
 
 #[test]
-fn slacks_cover_f32_and_not_much_more() {
+fn slacks_are_wide_enough_for_f32_but_not_much_wider() {
     let [a, b] = numbers(8, 10_000);
     let near = Near::sum(a.iter().zip(&b).map(|(a, b)| Near::exact(*a) * *b));
     let sum: f32 = a.iter().zip(&b).map(|(a, b)| *a as f32 * *b as f32).sum();
@@ -138,7 +138,7 @@ fn slacks_cover_f32_and_not_much_more() {
 }
 
 #[test]
-fn bits_of_an_update_are_near_the_update() {
+fn the_bits_of_an_update_are_close_to_the_exact_update() {
     let adamw = AdamW {
         lr: 1e-2,
         beta1: 0.9,

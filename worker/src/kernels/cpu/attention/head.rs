@@ -1,8 +1,8 @@
-//! Attention of one head in one span, on one thread: queries block by block, each against all the keys that it sees.
+//! Attention of one head in one span, on one thread: queries are processed in blocks, each against all keys that its
+//! queries attend to.
 //!
-//! Only the logarithms of the sums of exponentials are kept; the backward computes the probabilities again (Dao et al.
-//! 2022). A query head's part of its key head's gradient is computed by itself; the parts are summed afterwards, in
-//! order.
+//! Only the log-sum-exps are saved; the backward recomputes the probabilities (Dao et al. 2022). Each query head
+//! computes its own part of its key head's gradient; the parts are summed afterwards, in order.
 
 use super::super::gemm::{Matrix, MatrixMut, gemm};
 use super::super::simd::{exp, exponentials, vectorized};
@@ -10,19 +10,19 @@ use crate::device::{give, take};
 use crate::kernels::{Attention, Onto};
 use std::ops::Range;
 
-/// Queries that are taken at once: a block of more would compute more scores that no query may see,
-/// one of fewer would make less of each key that it reads.
+/// Queries per block. A larger block would compute more scores that the causal mask discards; a smaller one would
+/// reuse each key that it reads less often.
 const BLOCK_ROWS: usize = 48;
 
-/// One head's keys `[E, rows]` and values `[rows, E]`, from position 0 on.
+/// One head's keys `[E, rows]` and values `[rows, E]`, starting at position 0.
 #[derive(Clone, Copy)]
 pub(super) struct HeadKeys<'a> {
     pub(super) k_t: Matrix<'a>,
     pub(super) v: Matrix<'a>,
 }
 
-/// Attention of one head's queries `q` `[n, E]`, rotated and scaled, at the last n of `end`
-/// positions: writes `o` `[n, E]` and each query's log of the sum of exponentials.
+/// Attention of one head's queries `q` `[n, E]`, rotated and scaled, at the last n of `end` positions. Writes `o`
+/// `[n, E]` and each query's log-sum-exp.
 pub(super) fn attend(
     a: &Attention,
     (q, end): (&[f32], usize),
@@ -62,7 +62,7 @@ pub(super) fn attend(
     }
 }
 
-/// One head's keys `[n, E]`, and keys and values `[E, n]`.
+/// One head's keys `[n, E]`, and the transposed keys and values `[E, n]`.
 #[derive(Clone, Copy)]
 pub(super) struct TurnedKeys<'a> {
     pub(super) k: Matrix<'a>,
@@ -70,19 +70,19 @@ pub(super) struct TurnedKeys<'a> {
     pub(super) v_t: Matrix<'a>,
 }
 
-/// What the backward knows of each query of one head.
+/// Inputs of the backward for the queries of one head.
 pub(super) struct Queries<'a> {
     /// Rotated and scaled queries `[n, E]`.
     pub(super) q: &'a [f32],
     /// Gradients of the outputs `[n, E]`.
     pub(super) dy: &'a [f32],
     pub(super) log_sums: &'a [f32],
-    /// Scalar products of output and its gradient.
+    /// Each query's scalar product of output and output gradient.
     pub(super) means: &'a [f32],
 }
 
-/// Gradients of one head's rotated queries, keys and values. With P the probabilities and D the
-/// means: `dV = P^T dO`, `dS = P (dO V^T - D)`, `dQ = dS K`, `dK = dS^T Q`.
+/// Computes the gradients of one head's rotated queries, keys and values. With P the probabilities and D the means:
+/// `dV = P^T dO`, `dS = P (dO V^T - D)`, `dQ = dS K`, `dK = dS^T Q`.
 pub(super) fn attend_backward(
     a: &Attention,
     rows: Queries<'_>,
@@ -129,7 +129,7 @@ pub(super) fn attend_backward(
     }
 }
 
-/// The queries at these positions, in blocks, each with the keys that some of its queries see.
+/// Blocks of the queries at these positions, each with the keys that at least one of its queries attends to.
 fn blocks(
     a: &Attention,
     positions: Range<usize>,

@@ -1,7 +1,7 @@
-//! Causal attention: one task for each query head of each span.
+//! Causal attention, with one task per query head and span.
 //!
-//! Products are fastest on rows of the right operand, so keys (and values, in the backward) are turned around once for
-//! all heads; for the few queries of cached generation that would cost more than it saves.
+//! Matrix products are fastest if the right operand has contiguous rows, so keys (and values, in the backward) are
+//! transposed once for all heads. For the few queries of cached generation, that would cost more than it saves.
 
 mod head;
 
@@ -13,7 +13,7 @@ use head::{HeadKeys, Queries, TurnedKeys};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Attention's output by heads `[H, T, E]`, and the logarithms of the sums of exponentials `[H, T]`.
+/// Computes the output of attention by head `[H, T, E]`, and the log-sum-exps `[H, T]`.
 pub(super) fn forward(
     (o, log_sums): (&mut [f32], &mut [f32]),
     [q, k, v]: [&[f32]; 3],
@@ -49,14 +49,14 @@ pub(super) fn forward(
     turned.into_iter().for_each(give);
 }
 
-/// What the forward left behind.
+/// The inputs and results of the forward.
 pub(super) struct Done<'a> {
     pub(super) qkv: [&'a [f32]; 3],
     pub(super) y: &'a [f32],
     pub(super) log_sums: &'a [f32],
 }
 
-/// Gradients of queries, keys and values by query head, all `[H, T, E]`.
+/// Computes the gradients of queries, keys and values by query head, all `[H, T, E]`.
 pub(super) fn backward(
     gradients: [&mut [f32]; 3],
     dy: &[f32],
@@ -73,7 +73,7 @@ pub(super) fn backward(
     for (head, ((dq, dk), dv)) in dq.zip(dk).zip(dv).enumerate() {
         let mut parts = [dq, dk, dv].map(Cut::new);
         for span in spans {
-            assert_eq!(span.queries, span.keys, "a backward has a query for every key");
+            assert_eq!(span.queries, span.keys, "every key has a query in a backward");
             let own = elements(&span.keys, width);
             tasks.push((head, span, parts.each_mut().map(|part| part.take(own.clone()))));
         }
@@ -104,17 +104,17 @@ pub(super) fn backward(
     turned.into_iter().for_each(give);
 }
 
-/// Elements of one of `heads` heads.
+/// Number of elements of one head.
 fn by_head(x: &[f32], heads: usize) -> usize {
     x.len() / heads.max(1)
 }
 
-/// The elements of some rows of `width`.
+/// The range of elements of these rows of `width` elements.
 fn elements(rows: &Range<usize>, width: usize) -> Range<usize> {
     rows.start * width..rows.end * width
 }
 
-/// From `[heads, T, E]` to `[heads, E, T]`.
+/// Transposes each head: from `[heads, T, E]` to `[heads, E, T]`.
 fn turn_heads(x: &[f32], rows: usize, width: usize) -> Vec<f32> {
     let mut y = take::<f32>(x.len());
     let size = (rows * width).max(1);
@@ -124,7 +124,7 @@ fn turn_heads(x: &[f32], rows: usize, width: usize) -> Vec<f32> {
     y
 }
 
-/// Cuts ascending ranges out of a slice.
+/// Takes ascending ranges out of a slice.
 struct Cut<'a> {
     rest: &'a mut [f32],
     at: usize,
