@@ -47,7 +47,7 @@ pub use command::{Command, Retained};
 pub use event::{Event, Fault, PlanOutline, Stream, Survey, Ticket};
 pub use figures::{BySource, SourceFigures};
 pub use notice::Notice;
-pub use replay::attempts;
+pub use replay::{Past, attempts};
 pub use settings::{Goal, Settings};
 pub use status::{Incident, Status, WorkerStatus};
 pub use timing::Timing;

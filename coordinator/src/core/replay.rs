@@ -7,22 +7,32 @@ use proto::event::{Fact, PoolEvent};
 use proto::id::{Lineage, RunId};
 use std::time::Duration;
 
+/// A run as its journal has it.
+#[derive(Clone, Debug)]
+pub struct Past {
+    /// Its name.
+    pub run: RunId,
+    /// What its spec asks for.
+    pub settings: Settings,
+    /// The journal's facts, in order.
+    pub history: Vec<Fact>,
+}
+
 impl Core {
     /// Takes over a run with a history. A run that was under way waits for its members; one that was stopped
     /// gracefully goes on at once when `resume` says so.
     pub fn adopt(
         &mut self,
         now: Duration,
-        id: RunId,
+        past: Past,
         idempotency_key: Option<String>,
-        settings: Settings,
-        history: Vec<Fact>,
         resume: bool,
     ) -> Vec<Command> {
+        let Past { run: id, settings, history } = past;
         if let Some(key) = idempotency_key {
             self.keys.insert(key, (id.clone(), settings.identity.clone()));
         }
-        let (run, past) = Run::replayed(id.clone(), settings, history, resume);
+        let (run, before) = Run::replayed(id.clone(), settings, history, resume);
         let mut out = Vec::new();
         if !run.ended() {
             let events = vec![self.claim()];
@@ -36,7 +46,7 @@ impl Core {
         self.queue.retain(|queued| *queued != id);
         self.queue.push(id.clone());
         self.runs.insert(id.clone(), run);
-        self.with(now, &id, &mut out, |run, turn| run.go_on(past, resume, turn));
+        self.with(now, &id, &mut out, |run, turn| run.go_on(before, resume, turn));
         self.settle(now, &mut out);
         out
     }
@@ -48,13 +58,12 @@ impl Core {
         &mut self,
         now: Duration,
         ticket: Ticket,
-        id: RunId,
-        settings: Settings,
-        history: Vec<Fact>,
+        mut past: Past,
         beginning: Vec<Fact>,
     ) -> Vec<Command> {
-        let history = [&history[..], &beginning].concat();
-        let mut out = self.adopt(now, id.clone(), None, settings, history, true);
+        let id = past.run.clone();
+        past.history.extend_from_slice(&beginning);
+        let mut out = self.adopt(now, past, None, true);
         if let Some(Command::Journal { events, .. }) = out.first_mut() {
             events.splice(0..0, beginning);
         }

@@ -8,7 +8,7 @@ use super::journal::Journal;
 use super::works::{Task, Work};
 use super::{Run, Runtime, settings};
 use crate::checkpoints;
-use crate::core::attempts;
+use crate::core::{Past, attempts};
 use proto::event::Fact;
 use proto::id::RunId;
 use proto::spec::{Spec, compatible_for_resume};
@@ -88,7 +88,8 @@ impl Runtime {
             self.compare(&run, spec.clone(), fingerprint.to_owned());
         }
         let (now, yaml) = (self.now(), spec.resolved_yaml());
-        let commands = self.core.resume(now, ticket, run.clone(), settings, history, beginning);
+        let past = Past { run: run.clone(), settings, history };
+        let commands = self.core.resume(now, ticket, past, beginning);
         let submitted_ms = self.ended.remove(&run).map_or(0, |ended| ended.submitted_ms);
         let journal = Some(journal.patient(self.patience));
         let begun = Run { journal, feed: Feed::new(recorded.last_ms), spec, submitted_ms };

@@ -10,7 +10,7 @@ use super::journal::{self, Journal};
 use super::works::Work;
 use super::{Ended, Error, Run, Runtime, settings};
 use crate::checkpoints;
-use crate::core::{Command, Event, Notice, Timing};
+use crate::core::{Command, Event, Notice, Past, Timing};
 use crate::data::survey;
 use crate::takeover::holder;
 use crate::takeover::resume::Resumable;
@@ -50,6 +50,14 @@ impl Vacancy {
         }
         Ok(Self { storage, pool, past, take_over })
     }
+}
+
+/// A run that was read, and is about to be claimed.
+struct Read {
+    run: RunId,
+    journal: Journal,
+    spec: Spec,
+    history: Vec<Fact>,
 }
 
 impl Runtime {
@@ -102,7 +110,8 @@ impl Runtime {
                 .ok_or_else(|| unreadable("the journal does not begin with one".into()))?;
             let spec = Spec::from_resolved(spec).map_err(|e| unreadable(e.to_string()))?;
             let key = Some(idempotency_key.clone());
-            self.take(run.clone(), journal, spec, key, history, false).await
+            let read = Read { run: run.clone(), journal, spec, history };
+            self.take(read, key, false).await
         });
         match claimed.await {
             Err(Error::Journal(error @ journal::Error::Deposed { .. })) => {
@@ -149,7 +158,8 @@ impl Runtime {
                 history.push(began);
             }
             let prepared = last_prepared(&history).map(str::to_owned);
-            self.take(run.clone(), journal, spec.clone(), None, history, true).await?;
+            let read = Read { run: run.clone(), journal, spec: spec.clone(), history };
+            self.take(read, None, true).await?;
             if let Some(fingerprint) = prepared {
                 self.compare(&run, Arc::new(spec.clone()), fingerprint);
             }
@@ -191,19 +201,18 @@ impl Runtime {
 
     async fn take(
         &mut self,
-        id: RunId,
-        journal: Journal,
-        spec: Spec,
+        read: Read,
         idempotency_key: Option<String>,
-        mut history: Vec<Fact>,
         resume: bool,
     ) -> Result<(), Error> {
+        let Read { run: id, journal, spec, mut history } = read;
         // For the core only: the journal does not need it.
         history.extend(checkpoints::replaced(&self.storage, &id, &history).await?);
         let (lineage, last) = (last_lineage(&history), last_notice(&history));
         let settings = settings(&spec, self.goal);
         let now = self.now();
-        let commands = self.core.adopt(now, id.clone(), idempotency_key, settings, history, resume);
+        let past = Past { run: id.clone(), settings, history };
+        let commands = self.core.adopt(now, past, idempotency_key, resume);
         let (submitted_ms, journal) = (journal.began_ms(), journal.patient(self.patience));
         if !self.core.holds(&id) {
             self.outbox.extend(commands);

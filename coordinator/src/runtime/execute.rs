@@ -4,12 +4,14 @@ use super::journal::{self, Journal, Trouble};
 use super::works::{Task, Work};
 use super::{Ended, Error, Runtime, dial, feed, log};
 use crate::checkpoints::{self, Unpublished};
-use crate::core::{Command, Event};
+use crate::core::{Command, Event, Stream};
 use crate::data::{planning, survey};
 use proto::error::chain;
 use proto::event::{Fact, Failure, PoolEvent};
 use proto::id::{CheckpointId, RunId};
-use proto::manifest::Checkpoint;
+use proto::manifest::{Checkpoint, Prepared};
+use proto::protocol::Directive;
+use proto::receipt::Skipped;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -80,14 +82,7 @@ impl Runtime {
                     let _ = waiting.send(answer);
                 }
             }
-            Command::Direct { stream, directive } => {
-                // A stream whose queue is full is not being read: its worker is told again on the next.
-                if let Some(directives) = self.streams.get(&stream)
-                    && directives.try_send(directive).is_err()
-                {
-                    self.streams.remove(&stream);
-                }
-            }
+            Command::Direct { stream, directive } => self.direct(stream, directive),
             Command::Close { stream } => drop(self.streams.remove(&stream)),
             Command::Notify { run, notice } => self.notify(run, notice).await,
             Command::Dial { worker, incarnation, ring } => {
@@ -96,71 +91,10 @@ impl Runtime {
                     Event::Dialled { worker, incarnation, outcome }
                 });
             }
-            Command::Survey { run } => {
-                let Some(spec) = self.spec(&run) else { return };
-                let storage = self.prepared.clone();
-                self.beside(async move {
-                    let outcome = survey::survey(&storage, &spec).await;
-                    Event::Surveyed { run, outcome }
-                });
-            }
-            Command::FindPrepared { run, fingerprint } => {
-                let storage = self.prepared.clone();
-                self.beside(async move {
-                    let found = survey::is_prepared(&storage, &fingerprint).await;
-                    let found = found.unwrap_or_else(|error| {
-                        let error = chain(&error);
-                        tracing::warn!(%run, error, "whether the data is prepared is unknown");
-                        false
-                    });
-                    Event::FoundPrepared { run, found }
-                });
-            }
-            Command::Plan { run, fingerprint, prepared } => {
-                let places =
-                    planning::Places { run: self.storage.clone(), prepared: self.prepared.clone() };
-                let Some(spec) = self.spec(&run) else { return };
-                let patience = self.patience;
-                self.beside(async move {
-                    let began = Instant::now();
-                    let outcome = loop {
-                        let prepared = prepared.clone();
-                        match planning::plan(&places, &run, &spec, &fingerprint, prepared).await {
-                            Err(fault)
-                                if fault.kind == Failure::Infrastructure
-                                    && began.elapsed() < patience =>
-                            {
-                                tracing::warn!(%run, error = fault.message, "planning again");
-                                tokio::time::sleep(PAUSE).await;
-                            }
-                            outcome => break outcome,
-                        }
-                    };
-                    Event::Planned { run, outcome }
-                });
-            }
-            Command::Seal { checkpoint, skipped } => {
-                let Some(spec) = self.spec(&checkpoint.run) else { return };
-                let storage = self.storage.clone();
-                let patience = spec.checkpoint().storage_patience;
-                self.beside(async move {
-                    let began = Instant::now();
-                    let outcome = loop {
-                        match checkpoints::seal(&storage, &checkpoint, skipped.clone()).await {
-                            Err(Unpublished::Store(error))
-                                if error.can_be_mended() && began.elapsed() < patience =>
-                            {
-                                let (error, step) = (chain(&error), checkpoint.step);
-                                tracing::warn!(step, error, "a manifest waits for the store");
-                                tokio::time::sleep(PAUSE).await;
-                            }
-                            outcome => break outcome.map_err(|error| chain(&error)),
-                        }
-                    };
-                    let Checkpoint { run, lineage, step, .. } = checkpoint;
-                    Event::Sealed { run, lineage, step, outcome }
-                });
-            }
+            Command::Survey { run } => self.survey(run),
+            Command::FindPrepared { run, fingerprint } => self.find_prepared(run, fingerprint),
+            Command::Plan { run, fingerprint, prepared } => self.plan(run, fingerprint, prepared),
+            Command::Seal { checkpoint, skipped } => self.seal(checkpoint, skipped),
             Command::Receipt { run, skipped } => {
                 self.in_turn(Work::Of(run, Task::Receipt(skipped))).await;
             }
@@ -177,6 +111,83 @@ impl Runtime {
                 self.in_turn(Work::Of(run, Task::Retain(retained))).await;
             }
         }
+    }
+
+    /// Tells a worker what to do. A stream whose queue is full is not being read: its worker is told again on the next.
+    fn direct(&mut self, stream: Stream, directive: Directive) {
+        if let Some(directives) = self.streams.get(&stream)
+            && directives.try_send(directive).is_err()
+        {
+            self.streams.remove(&stream);
+        }
+    }
+
+    fn survey(&self, run: RunId) {
+        let Some(spec) = self.spec(&run) else { return };
+        let storage = self.prepared.clone();
+        self.beside(async move {
+            let outcome = survey::survey(&storage, &spec).await;
+            Event::Surveyed { run, outcome }
+        });
+    }
+
+    fn find_prepared(&self, run: RunId, fingerprint: String) {
+        let storage = self.prepared.clone();
+        self.beside(async move {
+            let found = survey::is_prepared(&storage, &fingerprint).await;
+            let found = found.unwrap_or_else(|error| {
+                let error = chain(&error);
+                tracing::warn!(%run, error, "whether the data is prepared is unknown");
+                false
+            });
+            Event::FoundPrepared { run, found }
+        });
+    }
+
+    fn plan(&self, run: RunId, fingerprint: String, prepared: Option<Prepared>) {
+        let places =
+            planning::Places { run: self.storage.clone(), prepared: self.prepared.clone() };
+        let Some(spec) = self.spec(&run) else { return };
+        let patience = self.patience;
+        self.beside(async move {
+            let began = Instant::now();
+            let outcome = loop {
+                let prepared = prepared.clone();
+                match planning::plan(&places, &run, &spec, &fingerprint, prepared).await {
+                    Err(fault)
+                        if fault.kind == Failure::Infrastructure && began.elapsed() < patience =>
+                    {
+                        tracing::warn!(%run, error = fault.message, "planning again");
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                    outcome => break outcome,
+                }
+            };
+            Event::Planned { run, outcome }
+        });
+    }
+
+    fn seal(&self, checkpoint: Checkpoint, skipped: Vec<Skipped>) {
+        let Some(spec) = self.spec(&checkpoint.run) else { return };
+        let storage = self.storage.clone();
+        let patience = spec.checkpoint().storage_patience;
+        self.beside(async move {
+            let began = Instant::now();
+            let outcome = loop {
+                match checkpoints::seal(&storage, &checkpoint, skipped.clone()).await {
+                    Err(Unpublished::Store(error))
+                        if error.can_be_mended() && began.elapsed() < patience =>
+                    {
+                        let (error, step) = (chain(&error), checkpoint.step);
+                        tracing::warn!(step, error, "a manifest waits for the store");
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                    outcome => break outcome.map_err(|error| chain(&error)),
+                }
+            };
+            let Checkpoint { run, lineage, step, .. } = checkpoint;
+            Event::Sealed { run, lineage, step, outcome }
+        });
     }
 
     /// Begins to write an entry of a run's journal.

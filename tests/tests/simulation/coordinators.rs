@@ -5,7 +5,7 @@ use crate::data::{self, SHARDS};
 use crate::ledger::STEPS;
 use crate::world::{Next, World, run};
 use coordinator::core::{
-    Command, Core, Event, Notice, PlanOutline, Status, Survey, Ticket, Timing,
+    Command, Core, Event, Notice, Past, PlanOutline, Status, Survey, Ticket, Timing,
 };
 use proto::event::Fact;
 use proto::id::Epoch;
@@ -72,7 +72,8 @@ impl World {
             )
         } else {
             let resume = matches!(history.last(), Some(Fact::Paused { .. }));
-            core.adopt(Duration::ZERO, run(), None, self.settings.clone(), history, resume)
+            let past = Past { run: run(), settings: self.settings.clone(), history };
+            core.adopt(Duration::ZERO, past, None, resume)
         };
         let next = self.ledger.entries;
         self.coordinators

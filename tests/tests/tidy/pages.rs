@@ -4,7 +4,7 @@ use super::{assert_none, root, sources};
 use std::fs;
 use std::path::PathBuf;
 
-/// A name with so many underscores is that of a test.
+/// A name with at least this many underscores is taken for that of a test.
 const UNDERSCORES: usize = 4;
 
 /// The pages for people who change the code.

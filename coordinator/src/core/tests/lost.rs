@@ -100,7 +100,7 @@ fn a_claim_says_who_makes_it() {
 fn a_run_whose_claim_came_too_late_is_adopted_anew() {
     let (mut b, first) = Bench::adopted(replay::history(&[]), false);
     let grown = replay::history(&[checkpointed(1, 3)]);
-    let again = b.core.adopt(b.now, run(), None, settings(), grown, false);
+    let again = b.core.adopt(b.now, past(settings(), grown), None, false);
     assert_eq!(first, again);
     let statuses = b.core.statuses();
     assert_eq!(statuses.iter().map(|s| s.checkpoint_step).collect::<Vec<_>>(), [Some(3)]);

@@ -130,9 +130,14 @@ impl Bench {
     /// A fresh core that replays what was journaled.
     fn adopted(history: Vec<Fact>, resume: bool) -> (Self, Vec<Command>) {
         let mut bench = Self::new();
-        let out = bench.core.adopt(bench.now, run(), None, settings(), history, resume);
+        let out = bench.core.adopt(bench.now, past(settings(), history), None, resume);
         (bench, out)
     }
+}
+
+/// The run `r` as its journal has it.
+fn past(settings: Settings, history: Vec<Fact>) -> Past {
+    Past { run: run(), settings, history }
 }
 
 fn run() -> RunId {

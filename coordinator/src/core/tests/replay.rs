@@ -112,7 +112,7 @@ fn a_run_without_a_plan_begins_with_the_survey() {
 #[test]
 fn a_key_is_known_after_a_restart() {
     let mut b = Bench::new();
-    b.core.adopt(b.now, run(), Some("key".into()), settings(), history(&[]), false);
+    b.core.adopt(b.now, past(settings(), history(&[])), Some("key".into()), false);
     assert_eq!(b.handle(submission(1, "another", "key")), [answer(1, "r")]);
 }
 

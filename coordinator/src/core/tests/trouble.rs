@@ -277,7 +277,7 @@ fn three() -> Bench {
         Fact::Prepared { fingerprint: "f".into() },
         Fact::Planned { digest: "d".into(), steps: 4 },
     ];
-    b.core.adopt(b.now, run(), None, settings, history, false);
+    b.core.adopt(b.now, past(settings, history), None, false);
     for number in 1..=3 {
         b.report(number, hello(number));
     }

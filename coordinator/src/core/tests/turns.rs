@@ -156,7 +156,7 @@ fn another_attempt_begins_at_the_newest_checkpoint_behind_the_runs_that_wait() {
     // One checkpoint was stored, and its run ended before it was journaled.
     let resumed = Fact::Resumed { attempt: 2, spec_yaml: "spec".into() };
     let beginning = vec![resumed.clone(), checkpointed(1, 3)];
-    let out = b.core.resume(b.now, Ticket(4), run(), settings(), history, beginning);
+    let out = b.core.resume(b.now, Ticket(4), past(settings(), history), beginning);
     let claimed = Fact::Claimed { epoch: EPOCH, holder: None };
     let expected = [
         journal([resumed, checkpointed(1, 3), claimed]),
@@ -231,8 +231,9 @@ fn a_restart_takes_no_member_from_a_run_that_trains_for_one_that_cannot_start() 
     let mut b = Bench::new();
     let greedy = Settings { min_workers: 9, max_workers: 9, ..settings() };
     let planned_only = super::replay::history(&[])[..4].to_vec();
-    b.core.adopt(b.now, named("greedy"), None, greedy, planned_only, false);
-    b.core.adopt(b.now, run(), None, settings(), super::replay::history(&[]), false);
+    let greedy = Past { run: named("greedy"), ..past(greedy, planned_only) };
+    b.core.adopt(b.now, greedy, None, false);
+    b.core.adopt(b.now, past(settings(), super::replay::history(&[])), None, false);
     assert_eq!(b.report(1, hello_from(1, 1, 3)), [], "it is left alone");
     let out = b.report(2, hello_from(2, 1, 3));
     assert!(loads(&out).is_empty(), "{out:?}");

@@ -177,7 +177,7 @@ fn a_last_call_lets_more_than_the_least_in() {
         Fact::Prepared { fingerprint: "f".into() },
         Fact::Planned { digest: "d".into(), steps: 4 },
     ];
-    b.core.adopt(b.now, run(), None, settings, history, false);
+    b.core.adopt(b.now, past(settings, history), None, false);
     b.report(1, hello(1));
     b.report(2, hello(2));
     b.report(3, hello(3));
