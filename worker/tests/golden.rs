@@ -6,9 +6,9 @@
 //!
 //! Bits depend on the instruction set, which determines how matrix products are summed, so there is a file for each.
 //! Sums of more than 512 terms are cut, on most processors every 512 terms; an L1 cache that leads to other cuts is
-//! part of a run's name. Bits do not depend on the number of threads or on recomputation: each run is compared under all of them. If there is no
-//! entry for a machine, the test says that it skipped, and `tests/golden.sh` compares with a build of an earlier
-//! commit.
+//! part of a run's name. Bits do not depend on the number of threads or on recomputation: each run is compared under
+//! all of them. If there is no entry for a machine, the test says that it skipped, and `tests/golden.sh` compares with
+//! a build of an earlier commit.
 
 #![allow(clippy::unwrap_used)]
 

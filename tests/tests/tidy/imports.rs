@@ -23,9 +23,9 @@ struct File {
 /// The paths in a file.
 #[derive(Default)]
 struct Names {
-    /// Of `use` items without `pub`, and within code.
+    /// Paths in `use` items without `pub`, and within code.
     used: Vec<Vec<String>>,
-    /// Of `pub use` items.
+    /// Paths in `pub use` items.
     exported: Vec<Vec<String>>,
 }
 
