@@ -1,16 +1,18 @@
-//! Preparing against `datasets.map`: text in, tokens with their mask out, on two cores, in turn.
+//! Compares preparation with `datasets.map`: text in, tokens with their mask out, on two cores, in
+//! turn.
 //!
 //! ```text
 //! cargo bench -p data --bench prepare                  20 MB, 3 rounds
 //! cargo bench -p data --bench prepare -- 200 5         200 MB, 5 rounds
 //! ```
 //!
-//! MUSTER_TEST_MODEL names the tokenizer's folder (else the quick start's base), MUSTER_TEST_DATA a
-//! folder with `data/alpaca_en_demo.json` (else the quick start's instructions), and
-//! MUSTER_PEER_PYTHON a Python with `datasets` and `transformers` (else only ours runs).
+//! MUSTER_TEST_MODEL names the tokenizer's folder (by default the quick start's base),
+//! MUSTER_TEST_DATA a folder with `data/alpaca_en_demo.json` (by default the quick start's
+//! instructions), and MUSTER_PEER_PYTHON a Python with `datasets` and `transformers` (without it,
+//! only ours runs).
 //!
-//! Ours is timed from the file's bytes, reading JSON included; the peer from a loaded data set, by
-//! `benches/prepare.py`, without its start and its imports.
+//! Ours is timed from the file's bytes, including the reading of JSON. The peer is timed from a
+//! loaded data set, by `benches/prepare.py`, without its start and its imports.
 
 #[path = "prepare/corpus.rs"]
 mod corpus;
@@ -23,7 +25,7 @@ use anyhow::{Context, Result, ensure};
 use data::{ChatTemplate, Folder, Options, Preparer, SourceOptions};
 use serde::Deserialize;
 
-/// What the peer gets, too.
+/// The number of cores, for the peer too.
 const CORES: usize = 2;
 
 /// One run over the whole data.
@@ -41,7 +43,7 @@ impl Run {
 }
 
 fn main() -> Result<()> {
-    // Cargo adds `--bench`.
+    // Cargo adds `--bench` to the arguments.
     let mut numbers = std::env::args().skip(1).filter(|arg| !arg.starts_with("--"));
     let megabytes: usize = numbers.next().map_or(Ok(20), |arg| arg.parse())?;
     let rounds: usize = numbers.next().map_or(Ok(3), |arg| arg.parse())?;
@@ -71,7 +73,7 @@ fn main() -> Result<()> {
     report(&ours, &peers)
 }
 
-/// As the peer: the same template, and nothing is too long.
+/// The peer's options: the same template, and nothing is too long.
 fn options() -> Options {
     let chat_template = ChatTemplate::Chatml;
     Options { max_tokens: usize::MAX, chat_template, ..Options::default() }
@@ -107,7 +109,7 @@ fn report(ours: &[Run], peers: &[Run]) -> Result<()> {
     }
     for run in peers {
         let same = (run.tokens, run.trained_tokens) == (first.tokens, first.trained_tokens);
-        ensure!(same, "the peer has other tokens: {run:?}");
+        ensure!(same, "the peer's tokens differ: {run:?}");
     }
     println!("peer: {:.0} tokens/s on {CORES} cores (median)", speed(peers));
     let ratios = ours.iter().zip(peers).map(|(ours, peer)| peer.seconds / ours.seconds);

@@ -1,4 +1,4 @@
-//! From prepared samples to what the training step takes: documents side by side in one row.
+//! Turns prepared samples into what the training step takes: documents side by side in one row.
 //!
 //! ```text
 //! tokens   a b c d | x y z          two documents of a pack
@@ -15,7 +15,7 @@ pub struct Target {
     pub row: u32,
     /// The token after it.
     pub token: u32,
-    /// Above 0.
+    /// The target's weight, above 0.
     pub weight: f32,
 }
 
@@ -24,14 +24,14 @@ pub struct Target {
 pub struct Batch {
     /// All documents' tokens.
     pub tokens: Vec<u32>,
-    /// Where each document starts, then the number of tokens.
+    /// The index at which each document starts, followed by the number of tokens.
     pub starts: Vec<u32>,
-    /// The trained targets only, by row.
+    /// The trained targets only, in the order of their rows.
     pub targets: Vec<Target>,
 }
 
 impl Batch {
-    /// The sum of the targets' weights, in f64 as the plan has it.
+    /// The sum of the targets' weights, in f64 like the plan's.
     pub fn weight(&self) -> f64 {
         self.targets.iter().map(|target| f64::from(target.weight)).sum()
     }

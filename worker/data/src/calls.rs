@@ -1,8 +1,8 @@
-//! What a chat template does with tool calls, found out by rendering one.
+//! How a chat template treats tool calls, found out by rendering one.
 //!
-//! Many templates know none, and render an answer that is nothing but a call as an empty answer;
-//! some take a call's arguments as a text only. A sample must be neither lost nor refused for it
-//! without a word.
+//! Many templates do not support tool calls and render an answer that consists of a call as an
+//! empty answer; some accept a call's arguments only as text. In neither case may a sample be lost
+//! or refused silently.
 
 use proto::receipt::Reason;
 use serde_json::{Value, json};
@@ -12,22 +12,22 @@ use super::json as exact;
 use super::record::Reject;
 use super::template::Template;
 
-/// A name that no template holds.
+/// A name that occurs in no template.
 const NAME: &str = "probe_of_calls";
 
-/// How a template takes tool calls.
+/// The form in which a template accepts tool calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Calls {
-    /// As objects, or it says itself what it does not take.
+    /// As objects. This is also chosen if neither form works: the template then rejects the calls.
     Objects,
-    /// With their arguments as a JSON text.
+    /// With their arguments as JSON text.
     Texts,
-    /// It leaves them out.
+    /// Not at all: the template leaves them out.
     LeftOut,
 }
 
 impl Calls {
-    /// Renders a call.
+    /// Finds the form by rendering a call.
     pub(super) fn of(template: &Template) -> Calls {
         let object = probe(json!({"a": 1}));
         let shows = |conversation: &Conversation| {
@@ -44,7 +44,7 @@ impl Calls {
         }
     }
 
-    /// The conversation as the template takes it.
+    /// Brings the conversation's calls into the form that the template accepts.
     ///
     /// # Errors
     /// A conversation whose calls would be left out.
@@ -62,7 +62,7 @@ impl Calls {
             (Calls::LeftOut, Some(i)) => {
                 let detail = format!(
                     "the chat template leaves out the tool calls of message {}\n\
-                     hint: set data.chat_template to one that knows them",
+                     hint: set data.chat_template to one that supports them",
                     i + 1
                 );
                 Err(Reject::new(Reason::Malformed, detail))
@@ -73,14 +73,14 @@ impl Calls {
 
 fn probe(arguments: Value) -> Conversation {
     let function = json!({"name": NAME, "arguments": arguments});
-    // Nine letters and digits: some templates insist.
+    // Nine letters and digits, because some templates insist on that.
     let call = json!({"id": "callprobe", "type": "function", "function": function});
     let mut answer = Message::new(Role::Assistant, "");
     answer.fields.insert("tool_calls".into(), json!([call]));
     Conversation::of([Message::new(Role::User, "a"), answer])
 }
 
-/// Every call's arguments as a JSON text.
+/// Replaces every call's arguments by JSON text.
 fn with_texts(mut conversation: Conversation) -> Conversation {
     for message in &mut conversation.messages {
         let Some(Value::Array(calls)) = message.fields.get_mut("tool_calls") else {

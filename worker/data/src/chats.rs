@@ -1,5 +1,5 @@
-//! The chat templates of a run: one, or those that a tokenizer names. As in `transformers`, records with tools take
-//! `tool_use` where there is one, and all others `default`.
+//! The chat templates of a run: a single one, or those that a tokenizer names. As in
+//! `transformers`, records with tools use `tool_use` if it exists, and all others `default`.
 
 use chrono::NaiveDate;
 use proto::receipt::Reason;
@@ -12,28 +12,28 @@ use super::folder::{DEFAULT, TOOL_USE, Templates};
 use super::record::Reject;
 use super::template::{Template, TemplateError};
 
-/// A chat template, and how it takes tool calls.
+/// A chat template, and the form in which it expects tool calls.
 #[derive(Debug)]
 pub(super) struct Chat {
     pub(super) template: Template,
     pub(super) calls: Calls,
 }
 
-/// Those that are used.
+/// The templates that are used.
 #[derive(Debug)]
 pub(super) struct Chats {
     default: Option<Chat>,
-    /// Where it is no Jinja, only conversations with tools need to know.
+    /// An invalid one matters only to conversations with tools.
     tool_use: Option<Result<Chat, TemplateError>>,
-    /// Of all that there are.
+    /// The names of all templates, used or not.
     names: Vec<String>,
 }
 
 impl Chats {
-    /// `globals` are what every rendering sees.
+    /// Compiles the templates. `globals` are visible to every rendering.
     ///
     /// # Errors
-    /// A template that is no Jinja.
+    /// A default template that is not valid Jinja.
     pub(super) fn new(
         templates: &Templates<'_>,
         globals: &Map<String, Value>,
@@ -49,10 +49,10 @@ impl Chats {
         Ok(Chats { default: chat(DEFAULT)?, tool_use: chat(TOOL_USE).transpose(), names })
     }
 
-    /// The one that a conversation is rendered with.
+    /// The template that a conversation is rendered with.
     ///
     /// # Errors
-    /// There is none for it.
+    /// There is no usable template for the conversation.
     pub(super) fn of(&self, conversation: &Conversation) -> Result<&Chat, Reject> {
         let malformed = |why: String| Reject::new(Reason::Malformed, why);
         match conversation.tools.as_ref().and(self.tool_use.as_ref()) {
@@ -62,18 +62,18 @@ impl Chats {
         }
     }
 
-    /// The one for plain conversations.
+    /// The template for conversations without tools.
     pub(super) fn default(&self) -> Option<&Template> {
         self.default.as_ref().map(|chat| &chat.template)
     }
 
-    /// Any of them: all templates of one tokenizer end answers with the same token.
+    /// Any usable template: all templates of one tokenizer end answers with the same token.
     pub(super) fn any(&self) -> Option<&Template> {
         let tool_use = || self.tool_use.as_ref()?.as_ref().ok();
         self.default.as_ref().or_else(tool_use).map(|chat| &chat.template)
     }
 
-    /// What to say where there is none.
+    /// The error for a missing default template.
     pub(super) fn missing(&self) -> PrepareError {
         match self.names.is_empty() {
             true => PrepareError::NoTemplate,

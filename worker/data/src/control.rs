@@ -1,14 +1,16 @@
 //! The texts of special tokens within messages, such as `<|im_end|>` in a question about templates.
-//! In a rendered conversation the tokenizer takes them for the tokens themselves: an answer ends
+//! In a rendered conversation, the tokenizer takes them for the tokens themselves: an answer ends
 //! where it should go on, or a user speaks as the assistant.
 //!
 //! ```text
-//! conversation --hide--> one character for each such text --render--> a text whose special tokens
-//! are all the template's --plain--> a character for each of those, the texts as they were
-//!     --a tokenizer that knows its special tokens by these characters--> ids
+//! conversation
+//!   --hide-->    one character stands for each such text
+//!   --render-->  all special tokens in the text are the template's
+//!   --plain-->   one character stands for each of those, and the messages' texts are restored
+//!   --a tokenizer that knows its special tokens by these characters-->  ids
 //! ```
 //!
-//! So nothing has to be assumed about how the tokenizer splits the text around it.
+//! This needs no assumption about how the tokenizer splits the text around special tokens.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -24,10 +26,10 @@ use super::spans::Marked;
 /// Unicode's planes for private use: the first stands for tokens, the second for their texts.
 const TOKENS: u32 = 0xF_0000;
 const TEXTS: u32 = 0x10_0000;
-/// The characters of each; no tokenizer has as many special tokens.
+/// The number of characters in each plane; no tokenizer has as many special tokens.
 const PLANE: u32 = 0xFFFE;
 
-/// The special tokens of a tokenizer, to be looked for in messages.
+/// A tokenizer's special tokens, to be searched for in messages.
 #[derive(Debug)]
 pub(super) struct Controls {
     search: AhoCorasick,
@@ -35,14 +37,14 @@ pub(super) struct Controls {
 }
 
 impl Controls {
-    /// Those of `tokens` that can stand in a text.
+    /// Keeps those of `tokens` whose text may occur in a message.
     ///
     /// # Errors
-    /// More than a search can hold.
+    /// More tokens than a search can hold.
     pub(super) fn new(
         tokens: impl IntoIterator<Item = String>,
     ) -> Result<Controls, aho_corasick::BuildError> {
-        // A single character, such as a `!` for padding, is a text first of all.
+        // A single character, such as a `!` used for padding, is ordinary text first of all.
         let tokens = tokens.into_iter().filter(|token| token.trim().chars().count() > 1);
         let tokens: Vec<String> = tokens.take(PLANE as usize).collect();
         let search =
@@ -50,7 +52,7 @@ impl Controls {
         Ok(Controls { search, tokens })
     }
 
-    /// The first one that a conversation holds, in a sentence.
+    /// Describes the first special token whose text the conversation contains.
     pub(super) fn found(&self, conversation: &Conversation) -> Option<String> {
         let token = |value: &Value| {
             let mut found = None;
@@ -69,10 +71,10 @@ impl Controls {
         Some(format!("`tools` holds `{token}`"))
     }
 
-    /// The conversation with a character for each such text.
+    /// Replaces each such text in the conversation by one character.
     ///
     /// # Errors
-    /// A conversation that holds these characters already.
+    /// A conversation that already contains such characters.
     pub(super) fn hide(&self, mut conversation: Conversation) -> Result<Conversation, Reject> {
         let mut is_taken = false;
         let mut hide = |text: &mut String| {
@@ -92,18 +94,18 @@ impl Controls {
         }
         conversation.tools.iter_mut().for_each(|tools| change_texts(tools, &mut hide));
         if is_taken {
-            let detail = "holds a character of Unicode's planes for private use, which are needed \
-                          to keep the texts of special tokens apart from the tokens";
+            let detail = "holds a character of Unicode's private-use planes, which are needed \
+                          to tell the texts of special tokens from the tokens themselves";
             return Err(Reject::new(Reason::Malformed, detail));
         }
         Ok(conversation)
     }
 
-    /// What was rendered of a hidden conversation, for the tokenizer that [`Self::renamed`] makes:
-    /// a character for each token, and the texts as they were.
+    /// Prepares the rendered text of a hidden conversation for the tokenizer that [`Self::renamed`]
+    /// makes: it has a character for each token, and the messages' texts as they were.
     ///
     /// # Errors
-    /// A template that writes a character otherwise: as `repr` does, or as JSON in ASCII.
+    /// A template that escapes these characters, as `repr` does, or JSON in ASCII.
     pub(super) fn plain(&self, marked: &Marked) -> Result<Marked, Reject> {
         if ["\\U0010", "\\udbc0"].iter().any(|escape| marked.text.contains(escape)) {
             let detail = "the chat template writes the text of a special token with escapes\n\
@@ -111,7 +113,7 @@ impl Controls {
             return Err(Reject::new(Reason::Malformed, detail));
         }
         let mut text = String::with_capacity(marked.text.len());
-        // Where pieces of the old text begin, and where they begin in the new one.
+        // Where each piece begins in the old text and in the new one.
         let mut places = vec![(0, 0)];
         let mut done = 0;
         let mut add = |range: Range<usize>, piece: &str| {
@@ -143,10 +145,10 @@ impl Controls {
         Ok(Marked { spans: spans.collect(), text, supplied: marked.supplied })
     }
 
-    /// A `tokenizer.json` that knows its special tokens by characters: with the same ids.
+    /// A `tokenizer.json` that knows its special tokens by characters, with the same ids.
     ///
     /// # Errors
-    /// A file that is no JSON.
+    /// A file that is not JSON.
     pub(super) fn renamed(&self, file: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
         let name = |text: &str| {
             let at = self.tokens.iter().position(|token| token == text)?;
@@ -167,14 +169,14 @@ impl Controls {
                 let merged = merged(&merges, &self.tokens);
                 for (token, id) in std::mem::take(vocab) {
                     let name = name(&token);
-                    // What merges speak of must stay.
+                    // Tokens that merges refer to must stay.
                     if name.is_none() || merged.contains(&token) {
                         vocab.insert(token, id.clone());
                     }
                     vocab.extend(name.map(|name| (name, id)));
                 }
             }
-            // Of Unigram: pieces with their scores.
+            // The vocabulary of Unigram: pieces with their scores.
             Value::Array(vocab) => vocab.iter_mut().for_each(|piece| rename(&mut piece[0])),
             _ => {}
         }
@@ -188,7 +190,7 @@ impl Controls {
     }
 }
 
-/// Those of the tokens that merges take or make.
+/// The tokens among `tokens` that merges take or produce.
 fn merged(merges: &Value, tokens: &[String]) -> HashSet<String> {
     let tokens: HashSet<&str> = tokens.iter().map(String::as_str).collect();
     let mut merged = HashSet::new();

@@ -1,27 +1,27 @@
-//! A conversation as the chat template sees it, and what its author says about training on it.
+//! A conversation as the chat template sees it, with its author's choices about training on it.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Who speaks.
+/// The speaker of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Sets the scene.
+    /// Instructs the model for the whole conversation.
     System,
-    /// Sets the scene too: OpenAI's newer name for it, which templates see as it is.
+    /// Instructs too: OpenAI's newer name for the system role, which templates see unchanged.
     Developer,
-    /// Asks.
+    /// Asks the questions.
     User,
-    /// Answers: what is trained.
+    /// Gives the answers, which are trained.
     Assistant,
-    /// What a tool gave back.
+    /// Returns the result of a tool.
     Tool,
 }
 
 impl Role {
-    /// As chat templates spell it.
+    /// The role's name in chat templates.
     pub fn name(self) -> &'static str {
         match self {
             Role::System => "system",
@@ -32,23 +32,23 @@ impl Role {
         }
     }
 
-    /// The inverse of [`name`](Self::name).
+    /// The role with this name; the inverse of [`name`](Self::name).
     pub fn parse(name: &str) -> Option<Role> {
         let all = [Role::System, Role::Developer, Role::User, Role::Assistant, Role::Tool];
         all.into_iter().find(|role| role.name() == name)
     }
 }
 
-/// One message.
+/// A message with the record's choices about training on it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Message {
-    /// Who speaks.
+    /// The speaker.
     pub role: Role,
-    /// All fields that the template sees, `role` and `content` among them, in the record's order.
+    /// All fields that the template sees, including `role` and `content`, in the record's order.
     pub fields: Map<String, Value>,
-    /// Whether to train on it, where the record says so.
+    /// Whether to train on the message, if the record says so.
     pub train: Option<bool>,
-    /// Its weight in the loss, where the record says so.
+    /// The message's weight in the loss, if the record gives one.
     pub weight: Option<f32>,
 }
 
@@ -62,13 +62,13 @@ impl Message {
         Message { role, fields: Map::from_iter(fields), train: None, weight: None }
     }
 
-    /// The text, empty where there is none.
+    /// The message's text, empty if there is none.
     pub fn content(&self) -> &str {
         let content = self.fields.get("content");
         content.and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// Whether it says nothing and calls nothing.
+    /// Whether the message has no text, no calls and no thoughts.
     pub fn is_blank(&self) -> bool {
         let has_more = ["tool_calls", "reasoning_content", "thinking", "reasoning"];
         let filled = |name: &&str| self.fields.get(*name).is_some_and(|value| !value.is_null());
@@ -76,14 +76,14 @@ impl Message {
     }
 }
 
-/// Messages, and what else a template may be given with them.
+/// The messages and the other inputs of a chat template.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Conversation {
-    /// In order.
+    /// The messages, in order.
     pub messages: Vec<Message>,
-    /// Tools as JSON schemas, where the record has them.
+    /// Tools as JSON schemas, if the record has any.
     pub tools: Option<Value>,
-    /// The record's own template arguments.
+    /// The record's own variables for the template.
     pub kwargs: Map<String, Value>,
 }
 
@@ -93,7 +93,7 @@ impl Conversation {
         Conversation { messages: messages.into_iter().collect(), ..Conversation::default() }
     }
 
-    /// Puts a system message first, unless there is one.
+    /// Puts a system message first, unless the conversation has one.
     pub fn with_system(mut self, system: Option<&str>) -> Conversation {
         let sets_scene = |m: &Message| matches!(m.role, Role::System | Role::Developer);
         let has_system = self.messages.iter().any(sets_scene);
@@ -103,7 +103,7 @@ impl Conversation {
         self
     }
 
-    /// Of what is said, not of how it is rendered or weighted.
+    /// A hash of what is said, whatever its rendering and its weights.
     pub fn hash(&self) -> u64 {
         let messages: Vec<&Map<String, Value>> = self.messages.iter().map(|m| &m.fields).collect();
         let text = serde_json::to_vec(&(messages, &self.tools, &self.kwargs));

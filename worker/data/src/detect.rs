@@ -1,7 +1,7 @@
-//! Which format a source has, and why: said, so that a wrong guess is seen.
+//! Detects which format a source has, and says why, so that a wrong guess is noticed.
 //!
-//! The first record decides for its whole object. What its fields leave open is refused, and the
-//! hint names the option that settles it.
+//! The first record decides for its whole object. If its fields leave the format open, the object
+//! is refused, and the hint names the option that settles it.
 
 mod pair;
 
@@ -17,28 +17,29 @@ use super::record::{self, Shape};
 use super::trees;
 use pair::Pair;
 
-/// Records looked at before giving up.
+/// The number of records that are looked at before giving up.
 const LOOKED_AT: usize = 64;
-/// How many names an error lists.
+/// The number of names that an error lists.
 const NAMES_SHOWN: usize = 12;
 
-/// What was detected, for people to check.
+/// A detected format and the reason for it, for people to check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Detection {
     /// The format, never `auto`.
     pub format: Format,
     /// How the object holds its records.
     pub container: Container,
-    /// The records' own names for the format's fields, where they differ and the source says none.
+    /// The records' own names for the format's fields, where they differ and the source does not
+    /// give them.
     pub fields: BTreeMap<String, String>,
-    /// The record that shows it, where one was looked at.
+    /// The record that shows the format, if one was looked at.
     pub place: Option<Place>,
-    /// What shows it: "has `instruction` and `output`", "as the run spec says".
+    /// What shows the format: "has `instruction` and `output`", "as the run spec says".
     pub why: String,
 }
 
 impl Detection {
-    /// How to read the object's records.
+    /// The shape by which the object's records are read.
     pub fn shape(&self, source: &SourceOptions) -> Shape {
         let mut source = source.clone();
         source.fields.extend(self.fields.clone());
@@ -60,7 +61,7 @@ impl std::fmt::Display for Detection {
 /// Why a format was not detected.
 #[derive(Debug, thiserror::Error)]
 pub enum DetectError {
-    /// Better and worse answers.
+    /// The records hold better and worse answers.
     #[error(
         "{object}, {place}: has {fields}, which makes it a preference set ({kind}), not \
          instruction data\n\
@@ -69,14 +70,14 @@ pub enum DetectError {
     Preference {
         /// The object's name.
         object: String,
-        /// The record that shows it.
+        /// The record that shows this.
         place: Place,
-        /// What shows it.
+        /// The fields that show this.
         fields: String,
         /// "DPO" or "KTO".
         kind: &'static str,
     },
-    /// Several fields that could be the question, or the answer.
+    /// Several fields could be the question, or the answer.
     #[error(
         "{object}, {place}: the question could be {}, the answer {}\n\
          hint: say which under `fields`: `{{instruction: {question}, output: {answer}}}` renders \
@@ -89,12 +90,12 @@ pub enum DetectError {
         object: String,
         /// The record that was looked at.
         place: Place,
-        /// All that could be the question: at least one.
+        /// All fields that could be the question: at least one.
         questions: Vec<String>,
-        /// All that could be the answer: at least one.
+        /// All fields that could be the answer: at least one.
         answers: Vec<String>,
     },
-    /// Other fields.
+    /// No known format has the record's fields.
     #[error(
         "{object}, {place}: no known format has the fields {fields}\n\
          hint: set `format` to alpaca, sharegpt, messages, completion, oasst or text, and name odd fields \
@@ -105,10 +106,10 @@ pub enum DetectError {
         object: String,
         /// The record that was looked at.
         place: Place,
-        /// Its fields.
+        /// The record's fields.
         fields: String,
     },
-    /// One message of a conversation in each record.
+    /// Each record holds one message of a conversation.
     #[error(
         "{object}, {place}: `{text}` stands beside `{sign}`, as if each record were one message of a \
          conversation\n\
@@ -118,14 +119,14 @@ pub enum DetectError {
     Message {
         /// The object's name.
         object: String,
-        /// The record that shows it.
+        /// The record that shows this.
         place: Place,
-        /// The field with what is said.
+        /// The field with the message's text.
         text: String,
-        /// The field that shows it.
+        /// The field that shows this.
         sign: &'static str,
     },
-    /// Nothing to look at.
+    /// None of the first records is an object.
     #[error(
         "{object}: none of its first {looked_at} records is a JSON object\n\
          hint: records are JSON objects, in an array or one per line; a plain text needs `format: \
@@ -134,12 +135,12 @@ pub enum DetectError {
     NoObject {
         /// The object's name.
         object: String,
-        /// Records that were tried.
+        /// The number of records that were looked at.
         looked_at: usize,
     },
 }
 
-/// Finds the format of an object's records; nothing where it has no records.
+/// Finds the format of an object's records. None if it has no records.
 ///
 /// # Errors
 /// Preference sets, unknown or ambiguous fields, and objects without a readable record.
@@ -160,7 +161,7 @@ pub fn detect(
         return Ok(None);
     }
     if container == Container::Document {
-        return found(Format::Text, "its name says that it is no JSON");
+        return found(Format::Text, "its name says that it is not JSON");
     }
     let first = raws.iter().take(LOOKED_AT).find_map(|raw| {
         let mut record: Map<String, Value> = match &raw.body {
@@ -187,13 +188,13 @@ pub fn detect(
     }
 }
 
-/// A record, with the names that the source gives the formats' fields.
+/// A record, with the source's own names for the formats' fields.
 struct Looks<'a> {
     source: &'a SourceOptions,
     record: &'a Map<String, Value>,
 }
 
-/// A format, the names of its fields where they are odd, and what shows it.
+/// A format, the record's names for its fields where they differ, and what shows the format.
 type Settled = (Format, BTreeMap<String, String>, String);
 
 /// Why one record does not settle the format.
@@ -204,7 +205,7 @@ enum Doubt {
         answers: Vec<String>,
     },
     Unknown(String),
-    /// What is said, and a sign that it is a message.
+    /// The field with the text, and the field that shows that the record is a message.
     Message(String, &'static str),
 }
 
@@ -243,7 +244,7 @@ impl Looks<'_> {
             return plain(Format::Oasst, "a `prompt` with `replies`".to_owned());
         }
         if trees::is_row(self.record) {
-            let why = "`text`, `role` and `parent_id`, so that rows of a tree are put together";
+            let why = "`text`, `role` and `parent_id`, so the rows of each tree are joined";
             return plain(Format::Oasst, why.to_owned());
         }
         match Pair::find(self)? {
@@ -256,8 +257,8 @@ impl Looks<'_> {
         }
     }
 
-    /// A field that a text by itself would not have: one that says who speaks, or what is answered,
-    /// or the second of two that plain texts may have, too.
+    /// A field that a plain text would not have: one that says who speaks or what is answered, or
+    /// the second of two that plain texts may have individually.
     fn sign_of_conversation(&self) -> Option<&'static str> {
         const SPEAKERS: [&str; 4] = ["role", "from", "speaker", "author_role"];
         const ANSWERED: [&str; 2] = ["parent_id", "message_tree_id"];
@@ -303,7 +304,7 @@ impl Looks<'_> {
         self.record.contains_key(own).then_some(own)
     }
 
-    /// The record's names for fields, if it has all of them.
+    /// The record's names for the fields, if it has all of them.
     fn all<const N: usize>(&self, names: [&str; N]) -> Option<String> {
         let own: Option<Vec<String>> =
             names.iter().map(|name| self.own(name).map(str::to_owned)).collect();

@@ -1,5 +1,5 @@
-//! A text's tokens as they come, cut into samples that overlap by one token, so that every token but
-//! the first is a target exactly once.
+//! Cuts a text's tokens, as they arrive, into samples that overlap by one token, so that every
+//! token except the first is a target exactly once.
 
 use proto::prepared::{Features, Sample};
 use proto::receipt::Place;
@@ -9,33 +9,33 @@ use super::encode::{Encoder, without_first};
 use super::prepared::PreparedRecord;
 use super::record::Reject;
 
-/// A text that comes in pieces, each of which is a record of its own.
+/// A text that arrives in pieces, each of which is a record of its own.
 #[derive(Debug)]
 pub(super) struct Document {
     cutter: Cutter,
-    /// The piece that came last: the sample that begins in it ends in the next.
+    /// The most recent piece: the sample that begins in it ends in the next.
     last: Option<PreparedRecord>,
 }
 
 /// A tokenized piece.
 #[derive(Debug)]
 pub(super) struct Piece {
-    /// What the quality checks know of it.
+    /// What the quality checks know about the piece.
     pub(super) features: Features,
-    /// Its tokens, without what stands around the whole text.
+    /// The piece's tokens, without those that surround the whole text.
     pub(super) tokens: Vec<u32>,
 }
 
 impl Document {
-    /// A text without tokens yet; samples get at most `max_tokens`.
+    /// An empty text whose samples get at most `max_tokens` tokens.
     pub(super) fn new(max_tokens: usize) -> Document {
         Document { cutter: Cutter::new(max_tokens), last: None }
     }
 
-    /// Adds a piece, and gives the one before it.
+    /// Adds a piece and returns the one before it.
     ///
     /// # Errors
-    /// A doubled first token.
+    /// A text that begins with two BOS tokens.
     pub(super) fn extend(
         &mut self,
         encoder: &Encoder,
@@ -53,7 +53,7 @@ impl Document {
         Ok(self.begin(piece.features, samples))
     }
 
-    /// Ends the text with `closing`, and gives its last piece. The next piece begins another text.
+    /// Ends the text with `closing` and returns its last piece. The next piece begins another text.
     pub(super) fn close(&mut self, closing: &[u32]) -> Option<PreparedRecord> {
         let samples = self.cutter.close(closing);
         let mut last = self.last.take()?;
@@ -61,7 +61,8 @@ impl Document {
         (!last.samples.is_empty()).then_some(last)
     }
 
-    /// Begins a piece in which all but the first of `samples` begin: that one began in the last.
+    /// Starts a piece in which all of `samples` begin except the first, which began in the previous
+    /// piece.
     fn begin(&mut self, features: Features, samples: Vec<Sample>) -> Option<PreparedRecord> {
         let mut samples = samples.into_iter();
         let mut last = self.last.take();
@@ -69,7 +70,7 @@ impl Document {
             last.samples.extend(samples.next());
         }
         match last {
-            // Not even two pieces fill a sample: they go on as one.
+            // Two pieces that together do not fill a sample continue as one.
             Some(short) if short.samples.is_empty() => {
                 self.last = Some(short);
                 None
@@ -82,13 +83,13 @@ impl Document {
     }
 }
 
-/// Tokens that are being cut.
+/// Cuts tokens into samples.
 #[derive(Debug)]
 struct Cutter {
     max_tokens: usize,
-    /// Tokens of which no sample was made yet, but for the first: it ends the sample before.
+    /// The tokens that are in no sample yet, after the one that ends the previous sample.
     pending: Vec<u32>,
-    /// Where the piece stands in which they begin.
+    /// The position of the piece in which the pending tokens begin.
     position: u64,
 }
 
@@ -101,7 +102,8 @@ impl Cutter {
         self.pending.is_empty()
     }
 
-    /// Adds tokens of the piece at `position`, and gives full samples as long as more follows them.
+    /// Adds tokens of the piece at `position` and returns each full sample that is followed by more
+    /// tokens.
     fn extend(&mut self, tokens: &[u32], position: u64) -> Vec<Sample> {
         let before = self.pending.len();
         if before == 0 {
@@ -122,7 +124,7 @@ impl Cutter {
         samples
     }
 
-    /// Ends the text with `closing`, and gives its last samples.
+    /// Ends the text with `closing` and returns its last samples.
     fn close(&mut self, closing: &[u32]) -> Vec<Sample> {
         if self.pending.is_empty() {
             return Vec::new();
@@ -135,7 +137,7 @@ impl Cutter {
     }
 }
 
-/// A whole text's samples.
+/// Cuts a whole text into samples.
 pub(super) fn chunks(tokens: &[u32], max_tokens: usize, position: u64) -> Vec<Sample> {
     let mut cutter = Cutter::new(max_tokens);
     let mut samples = cutter.extend(tokens, position);
@@ -159,7 +161,7 @@ mod tests {
     use proto::prepared::{Flaws, SIGNATURE, Signature};
 
     #[test]
-    fn pieces_are_cut_as_the_whole_is() {
+    fn pieces_are_cut_like_the_whole_text() {
         for length in 0..40u32 {
             let tokens: Vec<u32> = (0..length).collect();
             let whole = chunks(&tokens, 5, 1);
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_stands_where_the_piece_is_in_which_it_begins() {
+    fn a_sample_has_the_position_of_the_piece_it_begins_in() {
         let mut cutter = Cutter::new(4);
         assert_eq!(cutter.extend(&[0, 1], 1), []);
         let mut samples = cutter.extend(&[2, 3, 4, 5, 6, 7], 9);
@@ -186,14 +188,15 @@ mod tests {
     }
 
     #[test]
-    fn every_sample_belongs_to_one_piece_and_every_piece_that_is_given_has_one() {
+    fn every_sample_belongs_to_one_piece_and_no_piece_is_empty() {
         let features = |content| Features {
             content,
             exchange: None,
             flaws: Flaws::default(),
             signature: Signature([0; SIGNATURE]),
         };
-        // Samples that each piece brings, with that which began before; and who has how many in the end.
+        // The samples that each piece brings, of which the first began in the previous piece; then
+        // the expected pieces and their numbers of samples.
         for (brought, expected) in [
             (vec![0, 2, 1], vec![(0, 1), (1, 2), (2, 1)]),
             (vec![3, 0, 1], vec![(0, 3), (1, 1), (2, 1)]),

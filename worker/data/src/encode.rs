@@ -1,4 +1,4 @@
-//! Text and spans -> token ids and weights.
+//! Turns text and spans into token ids and weights.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use super::record::Reject;
 use super::spans::Marked;
 use super::tokenize::{Tokenizer, Tokens};
 
-/// A tokenizer with the special tokens that training cares for.
+/// A tokenizer with the special tokens that matter in training.
 #[derive(Debug)]
 pub(super) struct Encoder {
     tokenizer: Tokenizer,
@@ -28,7 +28,7 @@ impl Encoder {
     /// Reads the folder's `tokenizer.json`.
     ///
     /// # Errors
-    /// What the `tokenizers` crate says of the file.
+    /// Those of the `tokenizers` crate about the file.
     pub(super) fn new(folder: &Folder) -> Result<Encoder, tokenizers::Error> {
         let tokenizer = Tokenizer::new(&folder.tokenizer)?;
         let reference = tokenizer.reference();
@@ -54,7 +54,7 @@ impl Encoder {
         Ok(Encoder { tokenizer, bos, eos, stops, opening, closing })
     }
 
-    /// The tokenizer itself, as the `tokenizers` crate has it.
+    /// The tokenizer itself, as the `tokenizers` crate represents it.
     pub(super) fn tokenizer(&self) -> &tokenizers::Tokenizer {
         self.tokenizer.reference()
     }
@@ -64,33 +64,34 @@ impl Encoder {
         self.eos
     }
 
-    /// The texts of all special tokens: what may end an answer.
+    /// The texts of all special tokens, any of which may end an answer.
     pub(super) fn stops(&self) -> &[String] {
         &self.stops
     }
 
-    /// The special tokens that a text may hold: each is found in it as one token.
+    /// The special tokens that a text may contain, because each is found in a text as one token.
     pub(super) fn special_texts(&self) -> impl Iterator<Item = String> {
         let added = self.tokenizer().get_added_tokens_decoder().into_values();
         let added: HashSet<String> = added.map(|token| token.content).collect();
         self.stops.iter().filter(move |stop| added.contains(*stop)).cloned()
     }
 
-    /// Encodes a rendered conversation; its template has written the special tokens already.
+    /// Encodes a rendered conversation, in which the template has already written the special
+    /// tokens.
     ///
-    /// A token is trained if any of its bytes lies in a span, as `transformers` has it: one that
+    /// As in `transformers`, a token is trained if any of its bytes lies in a span: one that
     /// straddles a span's edge is trained whole, with the span's weight.
     ///
     /// # Errors
-    /// A doubled first token.
+    /// A doubled BOS token.
     pub(super) fn conversation(&self, marked: &Marked) -> Result<Encoded, Reject> {
         self.conversation_by(&self.tokenizer, marked)
     }
 
-    /// The same by another tokenizer, of the same ids.
+    /// Encodes a rendered conversation with another tokenizer that has the same ids.
     ///
     /// # Errors
-    /// A doubled first token.
+    /// A doubled BOS token.
     pub(super) fn conversation_by(
         &self,
         tokenizer: &Tokenizer,
@@ -107,10 +108,10 @@ impl Encoder {
     }
 
     /// Encodes a prompt and its completion as one text between the tokenizer's own first and last
-    /// token; and the token that has bytes of both, if there is one.
+    /// tokens. Also returns the text of the token that has bytes of both, if there is one.
     ///
     /// # Errors
-    /// A doubled first token.
+    /// A doubled BOS token.
     pub(super) fn completion(
         &self,
         prompt: &str,
@@ -128,33 +129,33 @@ impl Encoder {
         Ok(((tokens, without_first(weights)), shared))
     }
 
-    /// Encodes a text between the tokenizer's own first and last token.
+    /// Encodes a text between the tokenizer's own first and last tokens.
     ///
     /// # Errors
-    /// A doubled first token.
+    /// A doubled BOS token.
     pub(super) fn text(&self, text: &str) -> Result<Vec<u32>, Reject> {
         self.closed(self.encode(text, true)?.ids)
     }
 
-    /// What stands before a text's first piece.
+    /// The tokens before a text's first piece.
     pub(super) fn opening(&self) -> &[u32] {
         &self.opening
     }
 
-    /// What stands behind a text's last piece.
+    /// The tokens after a text's last piece.
     pub(super) fn closing(&self) -> &[u32] {
         &self.closing
     }
 
-    /// Encodes a piece of a text, without what stands around the whole.
+    /// Encodes a piece of a text, without the tokens that surround the whole text.
     ///
     /// # Errors
-    /// What the tokenizer says.
+    /// Those of the tokenizer.
     pub(super) fn piece(&self, text: &str) -> Result<Vec<u32>, Reject> {
         Ok(self.encode(text, false)?.ids)
     }
 
-    /// With the end token, whether or not the tokenizer adds it by itself.
+    /// Adds the end token, unless the tokenizer has already added it.
     fn closed(&self, mut tokens: Vec<u32>) -> Result<Vec<u32>, Reject> {
         self.refuse_doubled_bos(&tokens)?;
         if tokens.last() != self.eos.as_ref() {
@@ -167,13 +168,17 @@ impl Encoder {
         encode(&self.tokenizer, text, add_special_tokens)
     }
 
+    /// Refuses a doubled BOS token.
+    ///
     /// # Errors
-    /// A text that brings the token which the tokenizer puts before it.
+    /// A text that itself begins with the token that the tokenizer puts before it.
     pub(super) fn refuse_doubled_bos(&self, tokens: &[u32]) -> Result<(), Reject> {
         match (self.bos, tokens) {
             (Some(bos), [first, second, ..]) if bos == *first && bos == *second => {
                 let bos = self.tokenizer().id_to_token(bos).unwrap_or_default();
-                let detail = format!("starts with `{bos}` twice: the text has what is added to it");
+                let detail = format!(
+                    "starts with `{bos}` twice: the tokenizer adds it, and the text has it already"
+                );
                 Err(Reject::new(Reason::Malformed, detail))
             }
             _ => Ok(()),
@@ -186,7 +191,7 @@ fn encode(tokenizer: &Tokenizer, text: &str, add_special_tokens: bool) -> Result
     encoded.map_err(|error| Reject::new(Reason::Malformed, format!("tokenizer: {error}")))
 }
 
-/// The tokens that a tokenizer puts before and behind a text.
+/// The tokens that a tokenizer puts before and after a text.
 fn frame(tokenizer: &tokenizers::Tokenizer) -> Result<(Vec<u32>, Vec<u32>), tokenizers::Error> {
     let framed = tokenizer.encode("a", true)?;
     let bare = tokenizer.encode("a", false)?;
@@ -196,12 +201,12 @@ fn frame(tokenizer: &tokenizers::Tokenizer) -> Result<(Vec<u32>, Vec<u32>), toke
     Ok((framed[..at].to_vec(), behind.to_vec()))
 }
 
-/// Where tokens lie in a text, to be searched by bytes: a long conversation has many spans, and
-/// offsets alone are in no order, since some tokenizers give white space an empty range.
+/// The places of tokens in a text, for searches by byte: a long conversation has many spans, and
+/// the offsets alone are not sorted, because some tokenizers give white space an empty range.
 struct Places {
-    /// The furthest that a token up to this one reaches.
+    /// For each token, the furthest end of all tokens up to it.
     ends: Vec<usize>,
-    /// The earliest that a token from this one on starts; empty ranges start nowhere.
+    /// For each token, the earliest start of all tokens from it on; empty ranges do not count.
     starts: Vec<usize>,
 }
 
@@ -224,8 +229,8 @@ impl Places {
         Places { ends, starts }
     }
 
-    /// The tokens of which a byte lies in `span`, and those between the first and the last whatever
-    /// their offsets.
+    /// The tokens that have a byte in `span`, and all tokens between the first and the last of
+    /// these, whatever their offsets.
     fn tokens_of(&self, span: &Range<usize>) -> Range<usize> {
         let first = self.ends.partition_point(|&end| end <= span.start);
         let past_last = self.starts.partition_point(|&start| start < span.end);
@@ -237,7 +242,7 @@ impl Places {
     }
 }
 
-/// Nothing predicts a document's first token.
+/// Sets the first weight to 0, because nothing predicts a document's first token.
 pub(super) fn without_first(mut weights: Vec<f32>) -> Vec<f32> {
     if let Some(first) = weights.first_mut() {
         *first = 0.0;

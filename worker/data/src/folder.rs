@@ -1,4 +1,4 @@
-//! The tokenizer's part of a Hugging Face model folder, of `transformers` 4 and 5.
+//! The tokenizer's files in a Hugging Face model folder, as written by `transformers` 4 and 5.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
-/// Why a folder gives no tokenizer.
+/// Why a folder yields no tokenizer.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    /// `tokenizer.json` is not there.
+    /// The folder has no `tokenizer.json`.
     #[error(
         "{}: no tokenizer.json\n\
          hint: `AutoTokenizer.from_pretrained(..).save_pretrained(..)` writes one, also from a \
@@ -20,22 +20,22 @@ pub enum FolderError {
         /// The folder.
         path: PathBuf,
     },
-    /// A file is there and cannot be read.
+    /// The file exists but cannot be read.
     #[error("{}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         #[source]
         source: std::io::Error,
     },
-    /// A fifo, a device, a socket: opening one may block for ever.
+    /// The path is a FIFO, a device or a socket: opening one may block forever.
     #[error("{}: not a regular file", path.display())]
     NotRegular {
-        /// What was to be read.
+        /// The path that was to be read.
         path: PathBuf,
     },
-    /// What stands for a file that is elsewhere.
+    /// The file is a Git LFS pointer to content that is stored elsewhere.
     #[error(
         "{}: a Git LFS pointer, not the file itself\nhint: `git lfs pull` in its folder fetches the file",
         path.display()
@@ -44,12 +44,12 @@ pub enum FolderError {
         /// The file.
         path: PathBuf,
     },
-    /// A file is no JSON object.
+    /// The file is not a JSON object.
     #[error("{}: not a JSON object", path.display())]
     NotJson {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The parser's error.
         #[source]
         source: serde_json::Error,
     },
@@ -65,35 +65,36 @@ const GENERATION: &str = "generation_config.json";
 /// Chat templates by name.
 pub(super) type Templates<'a> = BTreeMap<&'a str, &'a str>;
 
-/// The name of the one for all conversations.
+/// The name of the template for all conversations.
 pub(super) const DEFAULT: &str = "default";
-/// The name of the one for those with tools.
+/// The name of the template for conversations with tools.
 pub(super) const TOOL_USE: &str = "tool_use";
 
-/// The files that say how text becomes tokens; plain data, not yet understood.
+/// The files that determine how text becomes tokens, as plain data that is not yet interpreted.
 #[derive(Clone, Debug, Default)]
 pub struct Folder {
     /// `tokenizer.json`.
     pub tokenizer: Vec<u8>,
-    /// `tokenizer_config.json`, over `special_tokens_map.json` where that is there too.
+    /// `tokenizer_config.json`, merged over `special_tokens_map.json` where that exists too.
     pub config: Map<String, Value>,
-    /// `chat_template.jinja`, which goes before the configuration's.
+    /// `chat_template.jinja`, which takes precedence over the configuration's template.
     pub template: Option<String>,
-    /// `additional_chat_templates/tool_use.jinja`, likewise.
+    /// `additional_chat_templates/tool_use.jinja`, which takes precedence in the same way.
     pub tool_template: Option<String>,
     /// `generation_config.json`.
     pub generation: Map<String, Value>,
 }
 
 impl Folder {
-    /// Every file that is read; together they decide the tokens.
+    /// Every file that is read; together they determine the tokens.
     pub const FILES: [&str; 6] =
         [TOKENIZER, CONFIG, SPECIAL_TOKENS, TEMPLATE, TOOL_TEMPLATE, GENERATION];
 
-    /// Reads the files that are there.
+    /// Reads those of the files that exist.
     ///
     /// # Errors
-    /// No `tokenizer.json`, a file that cannot be read, a configuration that is no JSON object.
+    /// A missing `tokenizer.json`, a file that cannot be read, a configuration that is not a JSON
+    /// object.
     pub fn read(path: &Path) -> Result<Folder, FolderError> {
         let missing = || FolderError::NoTokenizer { path: path.to_owned() };
         let tokenizer = read(&path.join(TOKENIZER))?.ok_or_else(missing)?;
@@ -113,7 +114,8 @@ impl Folder {
         })
     }
 
-    /// The tokenizer's own chat templates by name: those of files, else the configuration's.
+    /// The tokenizer's own chat templates by name: those from files if there are any, else the
+    /// configuration's.
     pub fn chat_templates(&self) -> Templates<'_> {
         let files = [(DEFAULT, &self.template), (TOOL_USE, &self.tool_template)];
         let files = files.into_iter().filter_map(|(name, file)| Some((name, file.as_deref()?)));
@@ -130,10 +132,11 @@ impl Folder {
         }
     }
 
-    /// The same of files' contents, in the order of [`FILES`](Self::FILES); what is empty is not there.
+    /// Builds the same from the contents of files, in the order of [`FILES`](Self::FILES). An empty
+    /// content stands for a missing file.
     ///
     /// # Errors
-    /// A configuration that is no JSON object.
+    /// A configuration that is not a JSON object.
     pub fn of<B: AsRef<[u8]>>(contents: &[B]) -> Result<Folder, FolderError> {
         let content = |name: &str| {
             let at = Self::FILES.iter().position(|file| *file == name);
@@ -182,7 +185,7 @@ impl Folder {
         tokens
     }
 
-    /// The special tokens that templates use by name: `bos_token`, `eos_token` and their kind.
+    /// The special tokens that templates use by name: `bos_token`, `eos_token` and the like.
     pub fn special_tokens(&self) -> Map<String, Value> {
         let named = NAMES.iter().filter_map(|name| {
             let content = token_text(self.config.get(*name)?)?;
@@ -191,7 +194,7 @@ impl Folder {
         named.collect()
     }
 
-    /// The ids at which the base stops generating, as `generation_config.json` has them.
+    /// The ids at which the base stops generating, according to `generation_config.json`.
     pub fn stop_ids(&self) -> Vec<u32> {
         let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
         match self.generation.get("eos_token_id") {
@@ -202,7 +205,7 @@ impl Folder {
     }
 }
 
-/// The special tokens that have a name.
+/// The names of special tokens in the configuration.
 const NAMES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
@@ -218,7 +221,7 @@ fn added_token(value: &Value, is_special: bool) -> Option<AddedToken> {
     Some(token.normalized(flag("normalized").unwrap_or(!special)))
 }
 
-/// A token is written as its text, or as an object that holds it.
+/// The text of a token, which is written as a string or as an object with a `content`.
 fn token_text(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value.get("content")?.as_str())
 }
@@ -285,7 +288,7 @@ mod tests {
         let both = [("default", "file"), ("tool_use", "tools")].into();
         assert_eq!(folder.chat_templates(), both);
         write("tokenizer_config.json", "[").expect("writes");
-        let error = Folder::read(at.path()).expect_err("no JSON").to_string();
+        let error = Folder::read(at.path()).expect_err("not JSON").to_string();
         assert!(error.ends_with("tokenizer_config.json: not a JSON object"), "{error}");
         std::fs::remove_file(at.path().join("tokenizer.json")).expect("it was written");
         let _socket = std::os::unix::net::UnixListener::bind(at.path().join("tokenizer.json"));

@@ -1,8 +1,9 @@
-//! minijinja set up as `transformers` sets Jinja up: `transformers/utils/chat_template_utils.py`.
+//! minijinja, configured as `transformers` configures Jinja:
+//! `transformers/utils/chat_template_utils.py`.
 //!
-//! `tests/tests/masks.rs` holds it against the original, expression by expression. Known to differ:
-//! `%` formats no text (an error), tuples print as lists, and `~` writes a list's strings in double
-//! quotes.
+//! `tests/tests/masks.rs` compares it with the original, expression by expression. Known
+//! differences: `%` does not format text (it is an error), tuples print as lists, and `~` writes a
+//! list's strings in double quotes.
 
 use std::fmt::Write;
 
@@ -14,12 +15,12 @@ use minijinja_contrib::pycompat;
 use super::json as exact;
 use super::python::{self, BigInteger, JsonStyle};
 
-/// What a template says when it calls `raise_exception`.
+/// The message that a template passes to `raise_exception`.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Refusal(pub(super) String);
 
-/// An environment for chat templates; `strftime_now` answers with the first moment of `date`.
+/// An environment for chat templates, in which `strftime_now` formats the first moment of `date`.
 pub(super) fn environment(date: NaiveDate) -> Environment<'static> {
     let mut env = Environment::new();
     env.set_trim_blocks(true);
@@ -72,7 +73,7 @@ pub(super) fn value_of_fields(fields: &serde_json::Map<String, serde_json::Value
     fields.iter().map(|(name, field)| (name.as_str(), value(field))).collect()
 }
 
-/// In Jinja strings and mappings are sequences and iterable too.
+/// In Jinja, strings and mappings are sequences and iterable too.
 fn is_sequence(value: &Value) -> bool {
     matches!(
         value.kind(),
@@ -99,7 +100,7 @@ fn tojson(value: &Value, kwargs: Kwargs) -> Result<String, Error> {
     let default = if indent.is_some() { [",", ": "] } else { [", ", ": "] };
     let separators = separators.unwrap_or_else(|| default.map(str::to_owned).to_vec());
     let [item_separator, key_separator] = <[String; 2]>::try_from(separators)
-        .map_err(|_| Error::new(ErrorKind::InvalidOperation, "tojson: two separators"))?;
+        .map_err(|_| Error::new(ErrorKind::InvalidOperation, "tojson: expected two separators"))?;
     let style = JsonStyle {
         ensure_ascii: kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
         indent,
@@ -149,7 +150,7 @@ fn strip<'a>(mut text: &'a str, chars: Option<&str>, side: Side) -> &'a str {
     text
 }
 
-/// Python's methods: ours where minijinja's own set differs from Python or lacks one.
+/// The methods of Python's strings: our own where minijinja's differ from Python's or are missing.
 fn method(
     state: &State<'_, '_>,
     value: &Value,
@@ -174,11 +175,11 @@ fn method(
         "find" | "rfind" => {
             let (what,): (&str,) = from_args(args)?;
             let byte = if name == "find" { text.find(what) } else { text.rfind(what) };
-            // Python counts characters.
+            // Python counts characters, not bytes.
             let index = byte.map(|byte| text[..byte].chars().count() as i64);
             return Ok(Value::from(index.unwrap_or(-1)));
         }
-        // Of nothing, Python claims nothing.
+        // In Python, these methods are false for an empty string, except for `isascii`.
         _ if text.is_empty() && name.starts_with("is") && name != "isascii" => {
             let () = from_args(args)?;
             return Ok(Value::from(false));
@@ -208,7 +209,7 @@ fn split(text: &str, from_right: bool, args: &[Value]) -> Result<Value, Error> {
         (None, false) => split_space(text, pieces),
         (None, true) if limit < 0 => split_space(text, pieces).into_iter().rev().collect(),
         (None, true) => {
-            let unsupported = "rsplit on white space with a limit";
+            let unsupported = "rsplit on white space does not support a limit";
             return Err(Error::new(ErrorKind::InvalidOperation, unsupported));
         }
     };
@@ -218,7 +219,8 @@ fn split(text: &str, from_right: bool, args: &[Value]) -> Result<Value, Error> {
     Ok(parts.into_iter().map(Value::from).collect())
 }
 
-/// On runs of white space, without empty parts; the last part keeps what the limit leaves.
+/// Splits on runs of white space, without empty parts; the last part keeps what the limit leaves
+/// over.
 fn split_space(text: &str, pieces: usize) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut rest = text.trim_start_matches(python::is_space);

@@ -1,21 +1,22 @@
-//! JSON as Python reads and writes it, where that is more than `serde_json` does: integers of any size stay what they
-//! are, and `NaN` and `Infinity`, which `json.dumps` writes for what is missing, are read as null.
+//! JSON as Python reads and writes it, where that differs from `serde_json`: integers of any size
+//! keep their value, and `NaN` and `Infinity`, which `json.dumps` writes for missing values, are
+//! read as null.
 
 use std::borrow::Cow;
 
 use serde::de::IgnoredAny;
 use serde_json::{Error, Map, Value};
 
-/// The only key of an object that stands for an integer beyond 64 bits; its value has the digits. The character is one
-/// that Unicode keeps for a program's own use.
+/// The only key of an object that stands for an integer beyond 64 bits; its value holds the digits.
+/// The character is one that Unicode reserves for internal use.
 const DIGITS: &str = "\u{fdd3}";
-/// The fewest digits of such an integer.
+/// The fewest digits of an integer beyond 64 bits.
 const FEWEST: usize = 19;
 
 /// Reads a JSON value.
 ///
 /// # Errors
-/// `serde_json`'s.
+/// Those of `serde_json`.
 pub(super) fn parse(json: &[u8]) -> Result<Value, Error> {
     let exact = match has_many_digits(json) {
         true => rewritten(json, big_integer),
@@ -26,7 +27,7 @@ pub(super) fn parse(json: &[u8]) -> Result<Value, Error> {
             Cow::Borrowed(_) => None,
             Cow::Owned(plain) => serde_json::from_slice(&plain).ok(),
         };
-        // An error has its place in the text as it was.
+        // The error refers to a place in the original text.
         plain.ok_or_else(|| serde_json::from_slice::<IgnoredAny>(json).err().unwrap_or(error))
     })
 }
@@ -57,7 +58,7 @@ fn has_digits(value: &Value) -> bool {
         }
 }
 
-/// The value, with texts for integers beyond 64 bits.
+/// The value with marked strings in place of integers beyond 64 bits.
 fn marked(value: &Value) -> Value {
     match value {
         Value::Array(items) => items.iter().map(marked).collect(),
@@ -72,7 +73,7 @@ fn marked(value: &Value) -> Value {
 /// Whether there may be an integer beyond 64 bits.
 fn has_many_digits(json: &[u8]) -> bool {
     let is_digit = |at: usize| json.get(at).is_some_and(u8::is_ascii_digit);
-    // A run of so many covers one of these places.
+    // A run of `FEWEST` digits covers one of these positions.
     (FEWEST - 1..json.len()).step_by(FEWEST).any(|at| {
         is_digit(at) && {
             let before = json[..at].iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
@@ -82,7 +83,7 @@ fn has_many_digits(json: &[u8]) -> bool {
     })
 }
 
-/// The text with other words for those bare ones, outside of strings, that `other` knows.
+/// Replaces the bare words, those outside of strings, for which `other` has another text.
 fn rewritten(json: &[u8], other: impl Fn(&[u8]) -> Option<String>) -> Cow<'_, [u8]> {
     let is_bare = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
     let mut out = Vec::new();
@@ -152,11 +153,11 @@ mod tests {
             let value = parse(number.as_bytes()).expect("JSON");
             assert_eq!(value, serde_json::from_str::<Value>(number).expect("JSON"), "{number}");
         }
-        assert!(parse(b"012345678901234567890").is_err(), "no JSON in Python either");
+        assert!(parse(b"012345678901234567890").is_err(), "not JSON in Python either");
     }
 
     #[test]
-    fn what_json_dumps_writes_for_what_is_missing_is_null() {
+    fn nan_and_infinity_are_read_as_null() {
         let value = parse(br#"{"a": NaN, "b": [-Infinity, Infinity], "c": "NaN \" NaN"}"#);
         assert_eq!(
             value.expect("Python's JSON"),

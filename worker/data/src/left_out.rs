@@ -1,22 +1,23 @@
-//! What a chat template leaves out of a record: thoughts of earlier answers, tools, whole messages.
-//! Nothing here changes a sample; its author is told. What stands anywhere in the sample counts as
-//! there, also where another part says the same.
+//! Finds what a chat template leaves out of a record: thoughts of earlier answers, tools, whole
+//! messages. Nothing here changes a sample; the finding is for the user. A text that stands
+//! anywhere in the sample counts as present, even where it comes from another part that says the
+//! same.
 
 use memchr::memmem;
 use serde_json::Value;
 
 use super::conversation::{Conversation, Message};
 
-/// How a template's thoughts begin and end within a content.
+/// The marks at the beginning and the end of thoughts within a message's content.
 const THOUGHTS: (&str, &str) = ("<think>", "</think>");
 
-/// Something that is said in a record.
+/// A text in a record that its samples should contain.
 struct Said<'a> {
     part: Part,
     text: &'a str,
 }
 
-/// Where it is said; messages count from 1.
+/// The part of the record that a text belongs to; messages count from 1.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
     Content(usize),
@@ -25,7 +26,7 @@ enum Part {
 }
 
 impl Said<'_> {
-    /// For people.
+    /// The part's name in a finding.
     fn name(&self) -> String {
         match self.part {
             Part::Content(message) => format!("the content of message {message}"),
@@ -35,7 +36,8 @@ impl Said<'_> {
     }
 }
 
-/// What no text of the conversation's samples holds, in a sentence with the way out; none where all is there.
+/// Describes what is in none of the texts of the conversation's samples, with a hint. None if
+/// nothing is missing.
 pub(super) fn left_out(conversation: &Conversation, texts: &[String]) -> Option<String> {
     let mut cursors = vec![0; texts.len()];
     let mut missing = Vec::new();
@@ -73,7 +75,7 @@ fn of_message(message: &Message, number: usize) -> Vec<Said<'_>> {
             add(thoughts, text);
         }
     }
-    // A question whose parts a template may put together by itself.
+    // A template may combine the parts of such a question by itself.
     match (field("instruction"), field("input")) {
         (Some(instruction), Some(input)) => {
             add(content, instruction);
@@ -91,7 +93,7 @@ fn of_message(message: &Message, number: usize) -> Vec<Said<'_>> {
     all
 }
 
-/// A content with thoughts in it: what stands before, in and behind them.
+/// Splits a content with thoughts into the texts before, inside and after them.
 fn parted(content: &str) -> Option<(&str, &str, &str)> {
     let (before, rest) = content.split_once(THOUGHTS.0)?;
     let (thoughts, after) = rest.split_once(THOUGHTS.1)?;
@@ -103,8 +105,8 @@ fn of_tool(tool: &Value) -> Option<Said<'_>> {
     Some(Said { part: Part::Tool, text })
 }
 
-/// Whether one of the texts holds it, but for white space around it. What is said stands mostly in
-/// the order in which it is said: `cursors` has where the last was found.
+/// Whether one of the texts contains `said`, apart from white space around it. Texts mostly occur
+/// in the order in which the record has them, so `cursors` keeps where the previous one was found.
 fn is_there(said: &str, texts: &[String], cursors: &mut [usize]) -> bool {
     let said = said.trim();
     if said.is_empty() {
@@ -119,7 +121,7 @@ fn is_there(said: &str, texts: &[String], cursors: &mut [usize]) -> bool {
             return true;
         }
     }
-    // Written otherwise: with other white space, or as JSON.
+    // It may be written differently: with other white space, or as JSON.
     let json = Value::from(said).to_string();
     let quoted = &json[1..json.len() - 1];
     let squashed = squash(said);
@@ -147,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named_by_whose_it_is() {
+    fn missing_text_is_named_by_the_part_it_belongs_to() {
         let said = |what: &str| Some(format!("the chat template leaves out {what} bytes"));
         assert_eq!(found(&[("content", " a\n")], None, "<a>"), None);
         assert_eq!(found(&[("content", "a b")], None, "a\n  b"), None, "other white space");

@@ -1,4 +1,4 @@
-//! Bytes of a source -> samples with the right mask -> batches.
+//! Turns the bytes of a source into samples with the right mask, and samples into batches.
 //!
 //! ```text
 //! bytes --read--> blocks of raw records --record--> Record --template, spans--> text + trained bytes
@@ -7,10 +7,10 @@
 //! Sample --proto::prepared--> shard ... shard --batch--> Batch (tokens, document starts, targets)
 //! ```
 //!
-//! Every record that is read becomes samples or stands in the receipt with its place and the
-//! reason; a record never makes us panic, and never stops the others. Knows no object storage
-//! (objects come as a name and bytes by range) and no tensor. Only [`Options`] and [`SourceOptions`]
-//! read the run spec.
+//! Every record that is read either becomes samples or is listed in the receipt with its place and
+//! the reason. A record never causes a panic and never stops the others. This crate knows no object
+//! storage (an object is a name and byte ranges) and no tensors. Only [`Options`] and
+//! [`SourceOptions`] read the run spec.
 
 mod batch;
 mod calls;

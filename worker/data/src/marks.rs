@@ -1,17 +1,17 @@
-//! `{% generation %}`: where a template says that the model speaks.
+//! The tag `{% generation %}`, with which a template marks where the model speaks.
 //!
 //! minijinja has no such tag. Each marker is rewritten, by the lexer's token spans, into tags that
-//! it does have:
+//! minijinja has:
 //!
 //! ```text
 //! {%- generation -%}       {%- filter __trained %}{% with -%}
 //! {%- endgeneration -%}    {%- endwith %}{% endfilter -%}
 //! ```
 //!
-//! Only the identifier is replaced, so white-space control stays as written; `with` gives the scope
+//! Only the identifier is replaced, so white-space control stays as written. `with` gives the scope
 //! that the tag has in `transformers`. The filter puts its text between two noncharacters, which
-//! are taken out again after rendering: so a mark survives whatever the template does with the text
-//! in between, captures and macros included.
+//! are removed after rendering: so a mark survives whatever the template does with the text in
+//! between, including captures and macros.
 
 mod known;
 
@@ -28,32 +28,32 @@ use known::Known;
 /// The filter that a marked block is passed through.
 pub(super) const FILTER: &str = "__trained";
 
-// Unicode keeps these for a program's internal use; text that holds them is refused before it is
+// Unicode reserves these for internal use; text that contains them is refused before it is
 // rendered.
 const OPEN: char = '\u{fdd0}';
 const CLOSE: char = '\u{fdd1}';
 
-/// The filter's body.
+/// The filter itself: puts a text between marks.
 pub(super) fn mark(text: &str) -> String {
     format!("{OPEN}{text}{CLOSE}")
 }
 
-/// Whether a text holds what marks are made of.
+/// Whether a text contains characters that marks are made of.
 pub(super) fn has_noncharacters(text: &str) -> bool {
     // The two differ in the last byte only, and their first bytes are rare.
     text.contains("\u{fdd0}") || text.contains("\u{fdd1}")
 }
 
-/// A template that carries no marks, with marks; none where it is not known.
+/// The source of a known template with marks added; none if the template is not known.
 pub(super) fn put_in(source: &str) -> Option<String> {
     let hash = hex(&Sha256::digest(source.trim().as_bytes()));
     Some(Known::find(&hash)?.apply(source))
 }
 
-/// The template with its markers rewritten; none where it has no marker.
+/// The template with its markers rewritten; none if it has no markers.
 ///
 /// # Errors
-/// What the lexer does not accept.
+/// A template that the lexer does not accept.
 pub(super) fn rewrite(source: &str) -> Result<Option<String>, Error> {
     let mut out = String::with_capacity(source.len() + 64);
     let mut copied = 0;
@@ -73,16 +73,16 @@ pub(super) fn rewrite(source: &str) -> Result<Option<String>, Error> {
     Ok(Some(out))
 }
 
-/// The template with its markers taken out, for engines that do not know the tag.
+/// The template with its markers removed, for engines that do not know the tag.
 ///
 /// # Errors
-/// What the lexer does not accept.
+/// A template that the lexer does not accept.
 pub(super) fn without(source: &str) -> Result<String, Error> {
     let mut out = String::with_capacity(source.len());
     let mut copied = 0;
     for range in markers(source)? {
         out.push_str(&source[copied..range.start]);
-        // In their place, so that white-space control does what it did.
+        // Another tag takes the marker's place, so that white-space control has the same effect.
         out.push_str(if &source[range.clone()] == "generation" { "if true" } else { "endif" });
         copied = range.end;
     }
@@ -109,10 +109,10 @@ fn markers(source: &str) -> Result<Vec<Range<usize>>, Error> {
     Ok(tokens.windows(3).filter_map(marker).collect())
 }
 
-/// Takes the marks out of a rendered text and tells where they stood; of nested marks the outermost
-/// counts.
+/// Removes the marks from a rendered text and returns where they were. Of nested marks, the
+/// outermost counts.
 ///
-/// Marks that a template tore apart give none.
+/// None if the template tore marks apart.
 pub(super) fn take_out(marked: &str) -> Option<(String, Vec<Range<usize>>)> {
     let mut text = String::with_capacity(marked.len());
     let mut spans = Vec::new();

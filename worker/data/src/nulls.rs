@@ -1,11 +1,12 @@
-//! Nulls in tools and calls. A table has one type for all of its rows, so that `datasets` gives every tool and every
-//! call the keys of all others, as nulls: `{"city": "Rome", "zone": null}`. Templates write them, and models learn to.
+//! Finds nulls in tools and calls. A table has one type for all of its rows, so `datasets` gives
+//! every tool and every call the keys of all others, as nulls: `{"city": "Rome", "zone": null}`.
+//! Templates write these nulls, and models learn to write them.
 
 use serde_json::Value;
 
 use super::conversation::Conversation;
 
-/// The first null, in a sentence with the way out.
+/// Describes the first null, with a hint.
 pub(super) fn found(conversation: &Conversation) -> Option<String> {
     let tools = conversation.tools.as_ref().and_then(path);
     let calls = || {
@@ -18,12 +19,12 @@ pub(super) fn found(conversation: &Conversation) -> Option<String> {
     Some(format!(
         "{place} is null: `datasets` writes null for keys that only other rows have, and the chat \
          template may print it\n\
-         hint: store tools, and the arguments of calls, as JSON texts"
+         hint: store tools, and the arguments of calls, as JSON text"
     ))
 }
 
-/// Where a value has its first null under a key, as what follows the value's name. A schema's `default` may well be
-/// one.
+/// The path to a value's first null under a key, to be appended to the value's name. A schema's
+/// `default` may legitimately be null.
 fn path(value: &Value) -> Option<String> {
     match value {
         Value::Array(items) => {

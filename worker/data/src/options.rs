@@ -1,4 +1,4 @@
-//! What the user says about data: everything here changes which tokens are trained.
+//! The user's options for data: each of them changes which tokens are trained.
 
 use std::collections::BTreeMap;
 
@@ -11,18 +11,18 @@ use serde_json::{Map, Value};
 
 use super::conversation::Role;
 
-/// Holds for all sources of a run.
+/// Options that hold for all sources of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Options {
     /// The longest sample, and the length of a pack; at least 2.
     pub max_tokens: usize,
-    /// What happens to a conversation that is longer.
+    /// What happens to a conversation longer than `max_tokens`.
     pub too_long: TooLong,
     /// What happens to an object that ends before its records do.
     pub broken_end: BrokenEnd,
     /// What happens to records with images, videos or sounds.
     pub media: Media,
-    /// What happens to records of which the chat template leaves something out.
+    /// What happens to records from which the chat template leaves something out.
     pub left_out: LeftOut,
     /// What happens to conversations whose messages hold the text of a special token.
     pub control_tokens: ControlTokens,
@@ -30,15 +30,16 @@ pub struct Options {
     pub think: Think,
     /// Which parts of a conversation are trained.
     pub train_on: TrainOn,
-    /// Whether a conversation is one sample, or one for every answer that is trained.
+    /// Whether a conversation becomes one sample, or one sample for every trained answer.
     pub turns: Turns,
     /// Where the chat template comes from.
     pub chat_template: ChatTemplate,
-    /// Special tokens that the tokenizer is to have, beside those that the template needs.
+    /// Special tokens to add to the tokenizer, besides those that the template needs.
     pub add_tokens: Vec<String>,
-    /// Handed to the chat template by name.
+    /// Additional variables for the chat template, by name.
     pub template_kwargs: Map<String, Value>,
-    /// What `strftime_now` answers; pinned, so that a run prepared tomorrow gets today's tokens.
+    /// The date that `strftime_now` formats; pinned, so that a run prepared tomorrow gets today's
+    /// tokens.
     #[serde(serialize_with = "as_text")]
     pub date: NaiveDate,
 }
@@ -71,9 +72,9 @@ fn as_text<S: serde::Serializer>(date: &NaiveDate, out: S) -> Result<S::Ok, S::E
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChatTemplate {
-    /// The tokenizer's own.
+    /// The tokenizer's own template.
     Tokenizer,
-    /// `<|im_start|>role ... <|im_end|>`.
+    /// ChatML: `<|im_start|>role ... <|im_end|>`.
     Chatml,
     /// Stanford Alpaca's `### Instruction:`.
     Alpaca,
@@ -82,8 +83,8 @@ pub enum ChatTemplate {
 }
 
 impl Options {
-    /// The options that `spec` asks for. `template` is the text of the file that it names. None if
-    /// the spec has no date yet.
+    /// The options that `spec` asks for. `template` is the text of the template file that it names.
+    /// None if the spec has no date yet.
     pub fn of(spec: &Spec, template: Option<String>) -> Option<Options> {
         let data = spec.data();
         Some(Options {
@@ -108,8 +109,8 @@ impl Options {
         })
     }
 
-    /// The special tokens that samples are made with: those of a template that is ours, and those
-    /// that are asked for.
+    /// The special tokens that samples need: those of a built-in template, and those that the user
+    /// asks for.
     pub(super) fn special_tokens(&self) -> Vec<&str> {
         let own: &[&str] = match self.chat_template {
             ChatTemplate::Chatml => &["<|im_start|>", "<|im_end|>"],
@@ -119,16 +120,16 @@ impl Options {
     }
 }
 
-/// Holds for one source.
+/// Options that hold for one source.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct SourceOptions {
-    /// The shape of its records.
+    /// The format of the source's records.
     pub format: Format,
-    /// A field's own name in this source, by the format's name for it: `{instruction: prompt}`.
+    /// The source's own name of a field, by the format's name for it: `{instruction: prompt}`.
     pub fields: BTreeMap<String, String>,
-    /// What a name for a speaker stands for in this source: `{bot: assistant}`.
+    /// The role that a speaker's name stands for in this source: `{bot: assistant}`.
     pub roles: BTreeMap<String, Role>,
-    /// The system message of conversations that have none.
+    /// The system message for conversations that have none.
     pub system: Option<String>,
 }
 

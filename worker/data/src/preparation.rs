@@ -1,5 +1,5 @@
-//! A range of an object on its way: blocks of raw records in, prepared records out, memory flat
-//! whatever the object's size.
+//! Prepares a range of an object: blocks of raw records in, prepared records out, in memory that
+//! does not grow with the object.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use super::read::{self, Block, Blocks, Body, Container, Given, Raw, ReadAt};
 use super::record::{Record, Reject, Shape};
 use super::trees::Trees;
 
-/// The records of a range, becoming samples: an iterator of what each block gives.
+/// The preparation of a range, as an iterator over the prepared records of each block.
 pub struct Preparation<'a> {
     preparer: &'a Preparer,
     object: String,
@@ -30,17 +30,17 @@ pub struct Preparation<'a> {
     shape: Shape,
     opened: read::Object,
     blocks: Blocks,
-    /// The trees that the rows make, where they do.
+    /// The trees that the rows form, if the format has trees.
     trees: Option<Trees>,
-    /// The text that the pieces make, where the object is one.
+    /// The text that the pieces form, if the object is a single text.
     document: Option<Document>,
 }
 
-/// Eligible records in order, and what became of each that was read.
+/// Eligible records in order, and counts of what became of each record that was read.
 type Made = (Vec<PreparedRecord>, Counts);
 
 impl Preparer {
-    /// Looks at an object and finds its format, to prepare the records that begin in `range`: the
+    /// Opens an object and detects its format, to prepare the records that begin in `range`. The
     /// format is that of the object's first records, whichever range is read.
     ///
     /// # Errors
@@ -59,7 +59,7 @@ impl Preparer {
         let mut head = opened.head()?;
         let raws = head.take_raws();
         for raw in &raws {
-            // Of a short object nothing else may be there to find a format by.
+            // A short object may hold nothing else from which to detect a format.
             if let Body::CutOff(reason) = &raw.body {
                 let reject = Reject::new(Reason::BrokenEnd, reason.clone());
                 self.may_drop(&reject, object, raw.place)?;
@@ -85,17 +85,17 @@ impl Preparer {
 }
 
 impl Preparation<'_> {
-    /// The format and why; none where the object has no records.
+    /// The format and why it was chosen; none if the object has no records.
     pub fn detection(&self) -> Option<&Detection> {
         self.detection.as_ref()
     }
 
-    /// What the samples' positions count.
+    /// The unit in which samples' positions count.
     pub fn unit(&self) -> Unit {
         self.container.unit()
     }
 
-    /// Lines or rows in the range, once the iterator has ended.
+    /// The number of lines or rows in the range, once the iterator has ended.
     pub fn positions(&self) -> u64 {
         self.blocks.positions()
     }
@@ -104,7 +104,7 @@ impl Preparation<'_> {
         self.preparer.records(&self.object, raws, &self.shape)
     }
 
-    /// The pieces of a text, tokenized each and joined.
+    /// Tokenizes each piece of a text and joins the results.
     fn pieces(&self, document: &mut Document, block: &mut Block) -> Result<Made, PrepareError> {
         let (shape, encoder) = (&self.shape, self.preparer.encoder());
         let encode = |raw: Raw<'_>| (raw.place, piece(raw.body, shape, encoder));
@@ -120,7 +120,7 @@ impl Preparation<'_> {
                 }
                 Err(reject) => {
                     self.preparer.may_drop(&reject, &self.object, place)?;
-                    // What follows the gap is a text of its own.
+                    // What follows the gap is a separate text.
                     records.extend(document.close(&[]));
                     let object = self.object.clone();
                     let example = Example { object, place, reason: reject.detail };
@@ -168,7 +168,7 @@ impl Iterator for Preparation<'_> {
     }
 }
 
-/// One piece of a text.
+/// Tokenizes one piece of a text.
 fn piece(body: Body<'_>, shape: &Shape, encoder: &Encoder) -> Result<Piece, Reject> {
     let record = shape.parse(body)?.record;
     let features = features(&record, record.hash());

@@ -1,4 +1,4 @@
-//! Records -> samples and counts: the whole way, in parallel over records.
+//! Turns records into samples and counts, in parallel over records.
 
 mod sample;
 
@@ -26,27 +26,28 @@ use super::template::{ALPACA, CHATML, Template};
 use super::tokenize::Tokenizer;
 use super::vocabulary::{Grown, NewToken};
 
-/// What became of an object.
+/// The outcome of preparing a whole object.
 #[derive(Clone, Debug)]
 pub struct Prepared {
-    /// In the order of the object.
+    /// The eligible records, in the order of the object.
     pub records: Vec<PreparedRecord>,
-    /// What the samples' positions count.
+    /// The unit in which samples' positions count.
     pub unit: Unit,
-    /// Every record, accounted for.
+    /// Counts that account for every record.
     pub counts: Counts,
-    /// The format and why; none where the object has no records.
+    /// The format and why it was chosen; none if the object has no records.
     pub detection: Option<Detection>,
 }
 
-/// A tokenizer and a template, loaded once, for all sources of a run.
+/// A tokenizer and a template, loaded once for all sources of a run.
 #[derive(Debug)]
 pub struct Preparer {
     encoder: Encoder,
     grown: Option<Grown>,
     chats: Chats,
     controls: Controls,
-    /// Where texts of special tokens stay texts: a tokenizer that does not know them as such.
+    /// A tokenizer that does not know the special tokens as such, for conversations in which their
+    /// texts must stay text.
     plain: Option<Tokenizer>,
     options: Options,
     stop_ids: Vec<u32>,
@@ -60,7 +61,7 @@ impl Prepared {
 }
 
 impl Preparer {
-    /// Loads tokenizer and template.
+    /// Loads the tokenizer and the template.
     ///
     /// # Errors
     /// A tokenizer or a template that cannot be used. A missing template is an error only once a
@@ -117,17 +118,17 @@ impl Preparer {
         self.encoder.tokenizer()
     }
 
-    /// The special tokens that the base's tokenizer lacks, and that samples are made with.
+    /// The special tokens that samples need and the base's tokenizer lacks.
     pub fn new_tokens(&self) -> &[NewToken] {
         self.grown.as_ref().map_or(&[], |grown| &grown.tokens)
     }
 
-    /// `tokenizer.json` with them, where there are any.
+    /// `tokenizer.json` with the new tokens, if there are any.
     pub fn grown_tokenizer(&self) -> Option<&[u8]> {
         self.grown.as_ref().map(|grown| grown.file.as_slice())
     }
 
-    /// The chat template where it is another than the base's: what a tuned model has to bring.
+    /// The chat template if it is not the base's own: a tuned model has to ship it.
     pub fn own_template(&self) -> Option<&str> {
         match self.options.chat_template {
             ChatTemplate::Tokenizer => None,
@@ -137,22 +138,22 @@ impl Preparer {
         }
     }
 
-    /// The chat template of conversations without tools, if there is one.
+    /// The chat template for conversations without tools, if there is one.
     pub fn template(&self) -> Option<&Template> {
         self.chats.default()
     }
 
-    /// Where generation should stop: the base's stop ids, and the token that ends an answer in this
-    /// template.
+    /// The ids at which generation should stop: the base's stop ids, and the token that ends an
+    /// answer in this template.
     pub fn stop_ids(&self) -> &[u32] {
         &self.stop_ids
     }
 
-    /// Prepares an object that is in memory, as a whole.
+    /// Prepares a whole object that is in memory.
     ///
     /// # Errors
-    /// Objects that cannot be read at all; one bad record is only counted. `too_long: fail` stops
-    /// at the first.
+    /// Objects that cannot be read at all; a bad record is only counted. With `too_long: fail`, the
+    /// first record that is too long.
     pub fn prepare(
         &self,
         object: &str,
@@ -184,10 +185,11 @@ impl Preparer {
         self.options.max_tokens
     }
 
-    /// Prepares records whose format is settled.
+    /// Prepares records whose format is known.
     ///
     /// # Errors
-    /// A template or an end token that the format needs and that is not there; `too_long: fail`.
+    /// A missing template or end token that the format needs; a record that is too long, with
+    /// `too_long: fail`.
     pub(super) fn records(
         &self,
         object: &str,
@@ -256,10 +258,10 @@ impl Preparer {
         }
     }
 
-    /// Whether the run goes on without a record.
+    /// Checks that the run may continue without a record.
     ///
     /// # Errors
-    /// Where the spec says that it must not.
+    /// The spec says that it must not.
     pub(super) fn may_drop(
         &self,
         reject: &Reject,

@@ -1,12 +1,13 @@
-//! An eligible record as it is stored.
+//! An eligible record in the form in which it is stored.
 
 use proto::prepared::{Features, Sample};
 
-/// An eligible record, prepared.
+/// The prepared form of an eligible record.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PreparedRecord {
-    /// What the quality checks know of it.
+    /// What the quality checks know about the record.
     pub features: Features,
-    /// One of a conversation, one of each chunk of a text; at least one.
+    /// At least one sample: one for each chunk of a text, one for each trained answer with
+    /// `turns: each`, and otherwise one for the whole record.
     pub samples: Vec<Sample>,
 }

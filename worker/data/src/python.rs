@@ -1,4 +1,4 @@
-//! Values as Python writes them: `str`, `repr` and `json.dumps`. Chat templates were written
+//! Writes values as Python writes them: `str`, `repr` and `json.dumps`. Chat templates were written
 //! against these.
 
 use std::fmt::Write;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use minijinja::value::{Object, ObjectRepr, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 
-/// An integer beyond 128 bits: its digits.
+/// The digits of an integer beyond 128 bits.
 #[derive(Debug)]
 pub(super) struct BigInteger(pub(super) String);
 
@@ -21,13 +21,13 @@ impl Object for BigInteger {
     }
 }
 
-/// What Python's `str.strip()` strips: Unicode white space and four separators that Unicode does
-/// not count.
+/// Whether Python's `str.strip()` strips a character: Unicode white space, and four separators that
+/// Unicode does not count as white space.
 pub(super) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
 }
 
-/// `str(value)`, as Jinja prints it: an undefined value prints as nothing.
+/// `str(value)` as Jinja prints it: an undefined value prints as nothing.
 pub(super) fn str_of(value: &Value) -> String {
     match value.as_str() {
         Some(text) => text.to_owned(),
@@ -65,12 +65,12 @@ fn write_repr(out: &mut String, value: &Value) {
             }
             out.push('}');
         }
-        // Bytes, callables and what minijinja may add: nothing that a record can hold.
+        // Bytes, callables and kinds that minijinja may add: a record can hold none of them.
         _ => out.push_str(&value.to_string()),
     }
 }
 
-/// Python prefers single quotes, and takes double ones where that saves escapes.
+/// `repr(str)`: in single quotes, or in double quotes where that saves escapes.
 fn write_repr_str(out: &mut String, text: &str) {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     out.push(quote);
@@ -89,16 +89,16 @@ fn write_repr_str(out: &mut String, text: &str) {
                     0x100..=0xffff => write!(out, "\\u{code:04x}"),
                     _ => write!(out, "\\U{code:08x}"),
                 };
-                written.expect("a String takes all");
+                written.expect("a String accepts any text");
             }
         }
     }
     out.push(quote);
 }
 
-/// `str.isprintable()`: neither a control, a format, a separator nor an unassigned character.
+/// `str.isprintable()`: false for control, format, separator and unassigned characters.
 fn is_printable(c: char) -> bool {
-    // Rust judges so too, but escapes quotes, and a combining mark that stands first.
+    // Rust agrees, except that it also escapes quotes, and a combining mark at the start of a text.
     matches!(c, '\'' | '"') || {
         let mut text = String::from("a");
         text.push(c);
@@ -113,7 +113,8 @@ fn number(value: &Value) -> String {
     f64::try_from(value.clone()).map_or_else(|_| value.to_string(), float)
 }
 
-/// `repr(float)`: the shortest digits that read back, with an exponent below 1e-4 and from 1e16 on.
+/// `repr(float)`: the shortest digits that read back as the same number, with an exponent below
+/// 1e-4 and from 1e16 on.
 pub(super) fn float(x: f64) -> String {
     if x.is_nan() {
         return "nan".into();
@@ -125,7 +126,7 @@ pub(super) fn float(x: f64) -> String {
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
     if (-4..16).contains(&exponent) {
-        // `{:?}` keeps the `.0` that marks a float.
+        // Rust's `{}` leaves out the `.0` that marks a float.
         let fixed = format!("{x}");
         let is_whole = !fixed.contains('.');
         return if is_whole { fixed + ".0" } else { fixed };
@@ -248,7 +249,7 @@ fn write_json_str(out: &mut String, text: &str, style: &JsonStyle) {
             '\x0c' => out.push_str("\\f"),
             c if (c as u32) < 0x20 || (style.ensure_ascii && !(' '..='~').contains(&c)) => {
                 for unit in c.encode_utf16(&mut [0; 2]) {
-                    write!(out, "\\u{unit:04x}").expect("a String takes all");
+                    write!(out, "\\u{unit:04x}").expect("a String accepts any text");
                 }
             }
             c => out.push(c),

@@ -1,8 +1,8 @@
-//! The fingerprint of a prepared data set: one digest of everything that decides its tokens.
+//! The fingerprint of a prepared data set: one digest of everything that determines its tokens.
 //!
-//! Two runs with equal fingerprints share the prepared shards. The digest covers all that a
-//! [`Preparer`](super::Preparer) is given, as JSON. So a new option is covered as soon as it exists,
-//! and renaming a Rust variant changes nothing as long as its serde name stays.
+//! Two runs with equal fingerprints share their prepared shards. The digest covers all that a
+//! [`Preparer`](super::Preparer) is given, as JSON. So a new option is covered as soon as it
+//! exists, and renaming a Rust variant changes nothing as long as its serde name stays the same.
 
 use bytes::Bytes;
 use proto::prepared::FORMAT_VERSION;
@@ -13,19 +13,19 @@ use sha2::{Digest, Sha256};
 use super::hex::hex;
 use super::options::{ChatTemplate, Options, SourceOptions};
 
-/// Raise it with every change that makes equal input and options give different tokens or weights.
-/// All data sets are then prepared again.
+/// Raise this with every change that makes equal input and options give different tokens or
+/// weights. All data sets are then prepared again.
 const RECIPE_VERSION: u32 = 3;
 
-/// Bytes of a fingerprint; as text it has twice as many characters.
+/// The length of a fingerprint in bytes; as text it has twice as many characters.
 const FINGERPRINT: usize = 16;
 
-/// Everything that decides the tokens of a data set.
+/// Everything that determines the tokens of a data set.
 #[derive(Clone, Copy, Debug)]
 pub struct Recipe<'a> {
-    /// All raw shards, in their order.
+    /// All raw shards, in order.
     pub shards: &'a [RawShard],
-    /// Contents of the base's [`Folder::FILES`](super::Folder::FILES); a missing file is empty.
+    /// The contents of the base's [`Folder::FILES`](super::Folder::FILES); a missing file is empty.
     pub tokenizer: &'a [Bytes],
     /// The run's options.
     pub options: &'a Options,
@@ -48,7 +48,8 @@ impl Recipe<'_> {
         let shards: Vec<_> = self.shards.iter().map(shard).collect();
         let mut digest = Sha256::new();
         let mut add = |part: &[u8]| {
-            // The length goes first, so that no two lists of parts read the same.
+            // Each part is preceded by its length, so that two different lists never give the same
+            // bytes.
             digest.update((part.len() as u64).to_le_bytes());
             digest.update(part);
         };
@@ -115,8 +116,8 @@ mod tests {
     }
 
     /// A new value here makes every user prepare their data sets again. It may change with
-    /// [`RECIPE_VERSION`] or [`FORMAT_VERSION`], or when an option is added. If none of these was
-    /// intended, a field was renamed or moved by mistake.
+    /// [`RECIPE_VERSION`] or [`FORMAT_VERSION`], or when an option is added. In all other cases, a
+    /// field was renamed or moved by mistake.
     #[test]
     fn the_fingerprint_of_a_known_data_set_stays() {
         let serde_json::Value::Object(template_kwargs) = json!({"enable_thinking": false}) else {

@@ -1,11 +1,11 @@
-//! From one record to a [`Record`]: the formats. One bad record is an error of that record only.
+//! Parses a record by its format into a [`Record`]. A bad record is an error of that record only.
 //!
 //! ```text
 //! JSON, or a table's row --Fields--> the format's fields --message--> Messages --> Record
 //! ```
 //!
-//! A format is settled for a whole object ([`detect`](super::detect())); a record that does not fit
-//! it is refused with the reason, never read as another format.
+//! The format is settled for a whole object ([`detect`](super::detect())); a record that does not
+//! fit it is refused with the reason, and never read in another format.
 
 mod fields;
 mod media;
@@ -36,11 +36,11 @@ use message::{Dialect, messages};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
 pub struct Reject {
-    /// The class.
+    /// The class of the reason.
     pub reason: Reason,
     /// What is wrong, without the place.
     pub detail: String,
-    /// Tokens that are lost with it, where it was tokenized.
+    /// The tokens that are lost with the record, if it was tokenized.
     pub tokens_lost: u64,
 }
 
@@ -55,24 +55,24 @@ fn malformed(detail: impl Into<String>) -> Reject {
     Reject::new(Reason::Malformed, detail)
 }
 
-/// A record's meaning.
+/// The meaning of a record.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
-    /// Rendered by the chat template.
+    /// A conversation, which the chat template renders.
     Conversation(Conversation),
-    /// Only the completion is trained; no template.
+    /// A prompt and its completion, without a template. Only the completion is trained.
     Completion {
-        /// What is given.
+        /// The text that is given.
         prompt: String,
-        /// What is to be said.
+        /// The text that follows it.
         completion: String,
     },
-    /// All of it is trained; no template.
+    /// A text without a template. All of it is trained.
     Text(String),
 }
 
 impl Record {
-    /// Of the content, not of how it is rendered or weighted: equal records hash equal.
+    /// A hash of the content, whatever its rendering and weights: equal records have equal hashes.
     pub fn hash(&self) -> u64 {
         match self {
             Record::Conversation(conversation) => conversation.hash(),
@@ -85,18 +85,18 @@ impl Record {
     }
 }
 
-/// A record, and what was seen beside its meaning.
+/// A record, and what else was noticed in it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parsed {
-    /// Its meaning.
+    /// The record's meaning.
     pub record: Record,
-    /// Its fields that nothing was read from.
+    /// The names of the fields from which nothing was read.
     pub unread: Vec<String>,
-    /// What its author should know: the class, and a sentence.
+    /// Findings for the record's author: a class and a sentence each.
     pub notes: Vec<(Reason, String)>,
 }
 
-/// How to read a source's records: its options with the format settled.
+/// How to read a source's records: its options, with the format settled.
 #[derive(Clone, Debug)]
 pub struct Shape {
     format: Format,
@@ -107,7 +107,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// The source's options, with the format that was detected.
+    /// The shape for the source's options and the format that was detected.
     pub fn new(source: &SourceOptions, format: Format) -> Shape {
         Shape {
             format,
@@ -118,18 +118,18 @@ impl Shape {
         }
     }
 
-    /// The same, with what happens to images, videos and sounds.
+    /// The same shape, with a choice of what happens to images, videos and sounds.
     #[must_use]
     pub fn with_media(self, media: Media) -> Shape {
         Shape { media, ..self }
     }
 
-    /// Whether a record may stand in several rows, to be put together first.
+    /// Whether a record may be spread over several rows, which must be joined first.
     pub(super) fn is_of_trees(&self) -> bool {
         self.format == Format::Oasst
     }
 
-    /// Whether its records need a chat template.
+    /// Whether the records need a chat template.
     pub fn needs_template(&self) -> bool {
         match self.format {
             Format::Alpaca | Format::Messages | Format::Sharegpt | Format::Oasst => true,
@@ -137,14 +137,14 @@ impl Shape {
         }
     }
 
-    /// Reads one record: a line, an array's element, a table's row.
+    /// Reads one record: a line, an array's element or a table's row.
     ///
-    /// A table's column exists in every row, so there a null says nothing; and templates tell a
-    /// field that is null from one that is not there.
+    /// A table's column exists in every row, so a null in a row says nothing and is removed,
+    /// because templates distinguish a field that is null from one that is missing.
     ///
     /// # Errors
-    /// What the receipt counts: broken JSON, missing fields, unknown roles, empty questions or
-    /// answers.
+    /// The reasons that the receipt counts: broken JSON, missing fields, unknown roles, empty
+    /// questions or answers.
     pub fn parse(&self, body: Body<'_>) -> Result<Parsed, Reject> {
         let plain = |record| Parsed { record, unread: Vec::new(), notes: Vec::new() };
         let record = match body {
@@ -173,7 +173,7 @@ impl Shape {
                 })
             }
             Format::Text => text(&mut fields),
-            Format::Auto => Err(malformed("its format was not settled")),
+            Format::Auto => Err(malformed("its format is not settled")),
         };
         unread.extend(fields.unread());
         let mut parsed = Parsed { record: record?, unread, notes };
@@ -202,7 +202,7 @@ impl Shape {
         }
         messages.push(question(instruction, input));
         let mut answer = Message::new(Role::Assistant, output);
-        // A column of what was thought before the answer.
+        // A column with the thoughts before the answer.
         if let Some(name) = fields.first_of(&["reasoning_content", "reasoning", "thinking", "cot"])
             && let Some(reasoning) = fields.optional_text(name)?
         {
@@ -219,7 +219,7 @@ impl Shape {
         let messages = messages(list, &name, &self.openai())?;
         refuse_unanswered(&messages, &name)?;
         let tools = match fields.list("functions")? {
-            // What the interface called its tools before they had a type.
+            // OpenAI's name for tools before they had a type.
             Some(functions) => tools::listed(Some(tools::typed(functions)))?,
             None => tools::listed(fields.list("tools")?)?,
         };
@@ -240,7 +240,7 @@ impl Shape {
         let list = fields.list(name)?.ok_or_else(|| fields.missing(name))?;
         let messages = messages(list, fields.own(name), &self.sharegpt_dialect())?;
         refuse_unanswered(&messages, fields.own(name))?;
-        // The format's tools are often bare functions; templates are given typed ones.
+        // The format's tools are often bare functions, but templates expect typed ones.
         let tools = tools::listed(fields.list("tools")?.map(tools::typed))?;
         self.conversation(messages, tools, fields)
     }
@@ -269,8 +269,8 @@ impl Shape {
         Ok(Record::Completion { prompt, completion })
     }
 
-    /// The messages with what stands beside them. A record's own system message goes before its
-    /// `system` field, and that before the source's.
+    /// Combines the messages with the record's other fields. A system message among the messages
+    /// takes precedence over the record's `system` field, and that over the source's.
     fn conversation(
         &self,
         messages: Vec<Message>,
@@ -300,8 +300,8 @@ fn utf8(text: &[u8]) -> Result<&str, Reject> {
     })
 }
 
-/// The user's message of an Alpaca record: `content` for every template, the parts for Alpaca's
-/// own.
+/// The user's message of an Alpaca record: `content` for all templates, the separate parts for
+/// Alpaca's own.
 fn question(instruction: String, input: String) -> Message {
     if input.is_empty() {
         return Message::new(Role::User, instruction);
@@ -314,7 +314,7 @@ fn question(instruction: String, input: String) -> Message {
     message
 }
 
-/// What was asked and answered before an Alpaca record's question.
+/// The questions and answers before an Alpaca record's question.
 fn history(fields: &mut Fields<'_>) -> Result<Vec<(String, String)>, Reject> {
     let bad = |name: &str| malformed(format!("`{name}` must be a list of [question, answer]"));
     match fields.list("history") {
@@ -334,7 +334,7 @@ fn text(fields: &mut Fields<'_>) -> Result<Record, Reject> {
     Ok(Record::Text(text))
 }
 
-/// Refuses a list in which there is nothing to learn.
+/// Refuses a list from which there is nothing to learn.
 fn refuse_unanswered(messages: &[Message], name: &str) -> Result<(), Reject> {
     if messages.is_empty() {
         return Err(Reject::new(Reason::Empty, format!("`{name}` is empty")));
@@ -350,8 +350,9 @@ fn refuse_unanswered(messages: &[Message], name: &str) -> Result<(), Reject> {
     Ok(())
 }
 
-/// Answers that say and call nothing teach to stop at once: they are shown and not trained, unless their author says
-/// otherwise. What was found.
+/// Excludes empty answers from training and reports them. An answer with neither text nor calls
+/// teaches the model to stop at once, so it is shown but not trained, unless its author says
+/// otherwise.
 fn leave_empty_answers_out(messages: &mut [Message]) -> Vec<(Reason, String)> {
     let mut notes = Vec::new();
     for (message, number) in messages.iter_mut().zip(1..) {

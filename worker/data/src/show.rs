@@ -1,4 +1,4 @@
-//! A sample as a person reads it: its text, cut where trained and untrained tokens meet.
+//! A sample in readable form: its text, cut where trained and untrained tokens meet.
 
 use proto::prepared::Sample;
 use serde::Serialize;
@@ -9,12 +9,12 @@ use super::folder::Folder;
 use super::options::Options;
 use super::vocabulary::Grown;
 
-/// A run of tokens of one weight.
+/// A run of tokens with the same weight.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Piece {
-    /// What they say, special tokens included.
+    /// The text of the tokens, special tokens included.
     pub text: String,
-    /// Of each as a target; 0 is not trained.
+    /// The weight of each token as a target; 0 means that it is not trained.
     pub weight: f32,
 }
 
@@ -23,7 +23,7 @@ pub struct Piece {
 pub struct Decoder(Tokenizer);
 
 impl Decoder {
-    /// With a base's tokenizer, and the tokens that `options` add to it.
+    /// A decoder for a base's tokenizer and the tokens that `options` add to it.
     ///
     /// # Errors
     /// [`PrepareError::Tokenizer`], [`PrepareError::AddTokens`].
@@ -38,13 +38,13 @@ impl Decoder {
         }
     }
 
-    /// The sample's text, in pieces of one weight.
+    /// The sample's text, cut into pieces of one weight each.
     pub fn pieces(&self, sample: &Sample) -> Vec<Piece> {
         pieces(&self.0, sample)
     }
 }
 
-/// The text, each run of trained tokens as `⟦text⟧`, or `⟦0.5|text⟧` by its weight.
+/// The text with each run of trained tokens as `⟦text⟧`, or as `⟦0.5|text⟧` if its weight is not 1.
 pub fn bracketed(tokenizer: &Tokenizer, sample: &Sample) -> String {
     let bracket = |Piece { text, weight }| match weight {
         0.0 => text,

@@ -1,10 +1,10 @@
-//! Which bytes of a rendered conversation are trained, and with what weight.
+//! Finds which bytes of a rendered conversation are trained, and with what weight.
 //!
 //! The spans come from the template's marks, or from a proof: if the messages before an answer,
 //! with the generation prompt, render to a *string* prefix of the whole, then the answer starts
-//! where that prefix ends. Where there is neither, the conversation is refused; nothing is guessed.
-//! A proven span ends with the stop token, and the white space after it is not trained; a
-//! template's own marks are taken at their word.
+//! where that prefix ends. Without marks or a proof, the conversation is refused; nothing is
+//! guessed. A proven span ends with the stop token, and the white space after it is not trained. A
+//! template's own marks are used as they are.
 
 use std::ops::Range;
 
@@ -15,23 +15,24 @@ use super::conversation::{Conversation, Message, Role};
 use super::record::Reject;
 use super::template::{Marking, Template};
 
-/// A text for the tokenizer with what is to be learned of it. Later spans go before earlier ones.
+/// A text for the tokenizer, and the spans of it that are trained. Later spans override earlier
+/// ones.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Marked {
     /// The whole text.
     pub text: String,
-    /// Bytes and their weight; what no span covers has weight 0.
+    /// Byte ranges and their weights; bytes that no span covers have weight 0.
     pub spans: Vec<(Range<usize>, f32)>,
-    /// Whether answers began with what the prompt writes, which is left out of their spans.
+    /// Whether any answer began with text that the prompt writes, which its span then excludes.
     pub supplied: bool,
 }
 
-/// Renders a conversation and finds what is trained of it; `stops` are the texts that can end an
+/// Renders a conversation and finds what is trained in it. `stops` are the texts that can end an
 /// answer.
 ///
 /// # Errors
-/// Conversations that the template refuses, that prove nothing, or of which nothing or no stop
-/// would be trained.
+/// Conversations that the template refuses, whose answers cannot be proven, or in which no token or
+/// no stop token would be trained.
 pub(super) fn trained(
     template: &Template,
     conversation: &Conversation,
@@ -52,7 +53,7 @@ pub(super) fn trained(
             rendered.spans.into_iter().map(|span| (span, 1.0)).collect()
         }
         Marking::Proof => {
-            // What stays as it is needs no proof.
+            // An answer whose weight is that of the rest needs no proof.
             let rest = if train_on == TrainOn::All { 1.0 } else { 0.0 };
             let prove = |answer: &Answer| {
                 let whole = &rendered.text;
@@ -79,9 +80,9 @@ pub(super) fn trained(
     Ok(marked)
 }
 
-/// What the assistant says once.
+/// A message of the assistant, and its weight.
 struct Answer {
-    /// Its message's index.
+    /// The message's index.
     message: usize,
     weight: f32,
 }
@@ -102,7 +103,7 @@ fn is_weighted(messages: &[Message]) -> bool {
     messages.iter().any(|m| m.train.is_some() || m.weight.is_some())
 }
 
-/// Only an answer's place is known, so only an answer can be trained, or left out, by itself.
+/// Only the places of answers are known, so only answers can be trained, or left out, individually.
 fn refuse_unmarkable(messages: &[Message], train_on: TrainOn) -> Result<(), Reject> {
     let is_asked = |m: &&Message| match train_on {
         TrainOn::All => m.train == Some(false) || m.weight.is_some_and(|w| w != 1.0),
@@ -114,14 +115,14 @@ fn refuse_unmarkable(messages: &[Message], train_on: TrainOn) -> Result<(), Reje
         Some(message) => {
             let role = message.role.name();
             let detail =
-                format!("`train` and `weight` choose among answers, not for a `{role}` message");
+                format!("`train` and `weight` apply to answers, not to a `{role}` message");
             Err(Reject::new(Reason::Malformed, detail))
         }
     }
 }
 
-/// Gives each marked span its answer's weight. Where an answer has several, the marks before it are
-/// counted in what precedes it.
+/// Gives each marked span its answer's weight. If answers have several spans, the first span of
+/// each answer is found by counting the marks in what precedes it.
 fn of_answers(
     template: &Template,
     conversation: &Conversation,

@@ -1,4 +1,5 @@
-//! A chat template, ready to render: conversation -> text, and where the model speaks in it.
+//! A chat template that is ready to render conversations, and that shows where the model speaks in
+//! them.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -13,48 +14,49 @@ use super::jinja::{self, Refusal};
 use super::marks;
 use super::record::Reject;
 
-/// `<|im_start|>role ... <|im_end|>`, marked.
+/// ChatML with marks: `<|im_start|>role ... <|im_end|>`.
 pub(super) const CHATML: &str = include_str!("templates/chatml.jinja");
-/// Stanford Alpaca's prompt, marked.
+/// Stanford Alpaca's prompt with marks.
 pub(super) const ALPACA: &str = include_str!("templates/alpaca.jinja");
 
 /// The template's name inside its environment.
 const NAME: &str = "chat_template";
 
-/// A template that is no Jinja.
+/// A template that is not valid Jinja.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "chat template, line {line}: {detail}\n\
      hint: set data.chat_template to chatml, alpaca or a .jinja file"
 )]
 pub struct TemplateError {
-    /// In the template, from 1.
+    /// The line in the template, from 1.
     pub line: usize,
-    /// What the parser says.
+    /// The parser's message.
     pub detail: String,
 }
 
 /// How trained spans are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Marking {
-    /// The template says `{% generation %}`.
+    /// The template marks them itself, with `{% generation %}`.
     Own,
-    /// It is known, and rendered with the marks that we have for it.
+    /// The template is a known one, and is rendered with the marks that we have for it.
     Known,
-    /// It says nothing: each conversation must prove where the assistant speaks.
+    /// The template has no marks, so each conversation must prove where the assistant speaks.
     Proof,
 }
 
 /// A rendered conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendered {
-    /// What the tokenizer gets.
+    /// The text for the tokenizer.
     pub text: String,
-    /// Byte ranges that the template marks, in order; marks without text between them are one.
+    /// The byte ranges that the template marks, in order; marks with no text between them are
+    /// joined.
     pub spans: Vec<Range<usize>>,
 }
 
-/// A chat template with what it is rendered with every time.
+/// A chat template with everything that is the same in all of its renderings.
 #[derive(Debug)]
 pub struct Template {
     env: Environment<'static>,
@@ -63,37 +65,37 @@ pub struct Template {
     marking: Marking,
     content: Content,
     globals: Value,
-    /// The words that stand in it.
+    /// The words that occur in the source.
     words: HashSet<String>,
-    /// The same for engines that know no marks, which a tuned model brings along.
+    /// The source for engines that know no marks, which a tuned model ships.
     plain: String,
-    /// What prompts write where answers begin, the longest first.
+    /// The texts that prompts write where answers begin, the longest first.
     supplied: Vec<String>,
 }
 
-/// What reasoning is called.
+/// The names of the field that holds a message's reasoning.
 pub(super) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
-/// How a template wants what a message says.
+/// The form in which a template expects a message's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Content {
-    /// As a text.
+    /// A text.
     Text,
-    /// As a list of parts, one of them the text: vision models' templates.
+    /// A list of parts, one of them the text, as in vision models' templates.
     Parts,
 }
 
 impl Template {
-    /// Parses a template; `globals` are the special tokens and the run's template arguments.
+    /// Parses a template. `globals` are the special tokens and the run's template arguments.
     ///
     /// # Errors
-    /// Text that is no Jinja, with the line.
+    /// Text that is not valid Jinja, with the line.
     pub fn new(
         source: &str,
         globals: &serde_json::Map<String, serde_json::Value>,
         date: NaiveDate,
     ) -> Result<Template, TemplateError> {
-        // As Jinja, whose lexer knows one kind of line end.
+        // As in Jinja, whose lexer knows only one kind of line end.
         let source = source.replace("\r\n", "\n").replace('\r', "\n");
         let known = marks::put_in(&source);
         let rewritten = marks::rewrite(known.as_deref().unwrap_or(&source)).map_err(syntax)?;
@@ -118,23 +120,24 @@ impl Template {
         Ok(template)
     }
 
-    /// The text as the user or the tokenizer gave it.
+    /// The template as the user or the tokenizer gave it.
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// The same without marks, which some engines do not know: what is rendered with it is the same.
+    /// The template without marks, which some engines do not know. It renders the same text.
     pub fn plain(&self) -> &str {
         &self.plain
     }
 
-    /// What prompts write where the trained part of an answer begins, the longest first: an empty
-    /// thinking block, where thinking can be switched off.
+    /// The texts that prompts write where the trained part of an answer begins, the longest first:
+    /// an empty thinking block, if thinking can be switched off.
     pub(super) fn supplied(&self) -> &[String] {
         &self.supplied
     }
 
-    /// Found out by asking, with thinking as it is and switched off by either of its names.
+    /// Finds them by rendering prompts with thinking as it is, and switched off by either of its
+    /// names.
     fn found_supplied(&self) -> Vec<String> {
         let asked = Conversation::of([Message::new(Role::User, "a")]);
         let off = |name: &str| {
@@ -164,12 +167,12 @@ impl Template {
         supplied
     }
 
-    /// The text with the marks that we have for it, where they are what is rendered.
+    /// The template with the marks that we have for it, if it is rendered with them.
     pub fn with_known_marks(&self) -> Option<&str> {
         self.known.as_deref()
     }
 
-    /// Found out by asking: a template that wants parts shows nothing of a text.
+    /// Finds the form by rendering a probe: a template that expects parts shows nothing of a text.
     fn wanted_content(&self) -> Content {
         const PROBE: &str = "shown?";
         let shows = |content: serde_json::Value| {
@@ -184,12 +187,14 @@ impl Template {
         }
     }
 
-    /// Whether it reads a field of messages: its name stands in it. What makes a text of whole messages reads all.
+    /// Whether the template reads a field of messages, which is assumed if the field's name occurs
+    /// in it. A template that prints whole messages reads all fields, which is not noticed.
     pub fn asks_for(&self, field: &str) -> bool {
         match field {
-            // A question's parts, which Alpaca's own template puts together by itself, are in its content.
+            // The parts of a question, which Alpaca's own template combines by itself, are also in
+            // its content.
             "role" | "content" | "tool_calls" | "instruction" | "input" => true,
-            // One goes by the names of all.
+            // Reasoning is shown to the template under its other names too.
             "reasoning_content" | "thinking" | "reasoning" => {
                 REASONING.iter().any(|name| self.words.contains(*name))
             }
@@ -202,11 +207,11 @@ impl Template {
         self.marking
     }
 
-    /// Renders the first `messages` messages; `add_generation_prompt` opens the assistant's turn
+    /// Renders the first `messages` messages. `add_generation_prompt` opens the assistant's turn
     /// after them.
     ///
     /// # Errors
-    /// What the template refuses or cannot render: a reject of this conversation.
+    /// A conversation that the template refuses or cannot render.
     pub fn render(
         &self,
         conversation: &Conversation,
@@ -217,7 +222,7 @@ impl Template {
             conversation.messages[..messages].iter().map(|m| seen(m, self.content)).collect();
         let is_marked = self.marking != Marking::Proof;
         if is_marked && conversation.messages.iter().any(holds_marks) {
-            let detail = "holds U+FDD0 or U+FDD1, which Unicode keeps for a program's own use";
+            let detail = "holds U+FDD0 or U+FDD1, which Unicode reserves for internal use";
             return Err(Reject::new(Reason::Malformed, detail));
         }
         let own = context! {
@@ -226,7 +231,7 @@ impl Template {
             documents => (),
             add_generation_prompt,
         };
-        // Later ones go before earlier ones; a record's arguments go before the run's.
+        // Maps to the left take precedence: a record's arguments override the run's.
         let kwargs = jinja::value_of_fields(&conversation.kwargs);
         let context = context! { ..kwargs, ..own, ..self.globals.clone() };
         let template = self.env.get_template(NAME).map_err(|e| refused(&e))?;
@@ -244,17 +249,17 @@ impl Template {
         Ok(Rendered { text, spans })
     }
 
-    /// The text that asks the model for its next message.
+    /// The prompt that asks the model for its next message.
     ///
     /// # Errors
-    /// As [`render`](Self::render).
+    /// Those of [`render`](Self::render).
     pub fn prompt(&self, conversation: &Conversation) -> Result<String, Reject> {
         let rendered = self.render(conversation, conversation.messages.len(), true)?;
         Ok(rendered.text)
     }
 }
 
-/// A message as `transformers` shows it to a template: reasoning goes by all of its names.
+/// A message as `transformers` shows it to a template: with its reasoning under all names.
 fn seen(message: &Message, content: Content) -> serde_json::Map<String, serde_json::Value> {
     let fields = &message.fields;
     let reasoning =
@@ -277,7 +282,7 @@ fn seen(message: &Message, content: Content) -> serde_json::Map<String, serde_js
     seen
 }
 
-/// A text as the only part of a message.
+/// A text as the only part of a message's content.
 fn parts(text: &str) -> serde_json::Value {
     serde_json::json!([{"type": "text", "text": text}])
 }

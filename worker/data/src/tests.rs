@@ -1,4 +1,4 @@
-//! The whole way, from bytes to text with the trained parts in brackets, on a tokenizer made here:
+//! The whole way from bytes to text with the trained parts in brackets, with a tokenizer made here:
 //! one token per byte, and a few special ones.
 
 use proto::prepared::{Object, Shard, Writer};
@@ -25,7 +25,7 @@ fn folder(chat_template: Option<&str>) -> Folder {
         .collect();
     let mut vocab: serde_json::Map<_, _> =
         (0..).zip(special).map(|(id, content)| (content.to_owned(), json!(id))).collect();
-    // The 256 characters by which byte-level tokenizers spell bytes.
+    // The 256 characters with which byte-level tokenizers spell bytes.
     let mut letters: Vec<char> =
         tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
     letters.sort_unstable();
@@ -117,7 +117,7 @@ fn alpaca_reads_as_stanford_wrote_it() {
 }
 
 #[test]
-fn template_that_wants_parts_gets_them() {
+fn template_that_expects_parts_gets_them() {
     let template = "{% for m in messages %}{% for part in m.content %}{% if part.type == 'text' \
                     %}{{ m.role }}: {{ part.text }}</s>{% endif %}{% endfor %}{% endfor %}\
                     {% if add_generation_prompt %}assistant: {% endif %}";
@@ -135,7 +135,7 @@ fn errors_of_the_folder_say_what_to_do() {
     assert!(error.contains("no chat template\nhint: set data.chat_template"), "{error}");
 
     let broken = Preparer::new(&folder(Some("a\n{% if x %}\n{{ y }")), Options::default());
-    let error = broken.expect_err("no Jinja").to_string();
+    let error = broken.expect_err("not Jinja").to_string();
     assert!(error.starts_with("chat template, line 3: "), "{error}");
 
     let empty = tempfile::tempdir().expect("a folder");
@@ -151,7 +151,7 @@ fn generation_stops_where_the_template_stops() {
 }
 
 #[test]
-fn records_template_arguments_go_before_the_runs() {
+fn a_records_template_arguments_override_the_runs() {
     let template = "{{ x }}{{ y }}{% for m in messages %}{{ m.content }}</s>{% endfor %}";
     let Value::Object(template_kwargs) = json!({"x": "run", "y": "run"}) else {
         unreachable!("an object is written above");

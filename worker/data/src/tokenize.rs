@@ -1,5 +1,5 @@
-//! Text -> token ids, each with the bytes that it covers: exactly what the `tokenizers` crate
-//! gives, in a fraction of its time for the tokenizers that most models have.
+//! Turns text into token ids, each with the bytes that it covers: exactly what the `tokenizers`
+//! crate returns, but in a fraction of the time for the tokenizers that most models have.
 //!
 //! ```text
 //! tokenizer.json --tokenizers--> the reference
@@ -7,10 +7,10 @@
 //! text --ByteLevel--> Tokens;  what it does not know --the reference--> Tokens
 //! ```
 //!
-//! Known are byte-level BPE tokenizers with the pre-tokenizers in [`split`]. Speed comes from three
-//! things: regexes are scanners, words that were seen before are looked up, and nothing is written
-//! down but ids and offsets. Whether it may be used is not taken on trust: each tokenizer is first
-//! held against the reference on texts that are hard to cut.
+//! The known tokenizers are byte-level BPE with the pre-tokenizers in [`split`]. The speed comes
+//! from three things: regexes are scanners, words that were seen before are looked up, and only ids
+//! and offsets are produced. That the results are the same is not taken on trust: each tokenizer is
+//! first compared with the reference on texts that are hard to cut.
 
 mod added;
 mod bpe;
@@ -26,15 +26,15 @@ use std::ops::Range;
 
 use byte_level::ByteLevel;
 
-/// Texts that a tokenizer is held against the reference on.
+/// The number of texts on which a tokenizer is compared with the reference.
 const PROBES: usize = 300;
 
 /// A text's tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tokens {
-    /// In order.
+    /// The ids, in order.
     pub(super) ids: Vec<u32>,
-    /// The bytes that each covers; `(0, 0)` for those that stand for nothing in the text.
+    /// The bytes that each token covers; `(0, 0)` for tokens that stand for nothing in the text.
     pub(super) offsets: Vec<(usize, usize)>,
 }
 
@@ -54,27 +54,27 @@ impl Tokens {
     }
 }
 
-/// Why the reference does the work.
+/// Why the reference is used.
 #[derive(Debug, thiserror::Error)]
 enum Unknown {
-    /// A part of the file is of another kind.
+    /// A part of the file is of an unknown kind.
     #[error(transparent)]
     File(#[from] serde_json::Error),
-    /// A part of the file is set in a way that is not known.
+    /// A part of the file has unknown settings.
     #[error("it has {0}")]
     Part(&'static str),
-    /// Too many added tokens to look for.
+    /// There are too many added tokens to search for.
     #[error(transparent)]
     Added(#[from] aho_corasick::BuildError),
-    /// The reference cannot be asked.
+    /// The reference itself fails.
     #[error(transparent)]
     Reference(tokenizers::Error),
-    /// It gave something else on a probe.
+    /// The fast tokenizer and the reference disagree on a probe.
     #[error("it differs on {0:?}")]
     Differs(String),
 }
 
-/// A tokenizer.
+/// The reference tokenizer, with a fast one that is used where it can be.
 #[derive(Debug)]
 pub(super) struct Tokenizer {
     reference: tokenizers::Tokenizer,
@@ -82,10 +82,10 @@ pub(super) struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json`. Padding and truncation that it asks for are left out.
+    /// Reads a `tokenizer.json`. Its settings for padding and truncation are ignored.
     ///
     /// # Errors
-    /// What the `tokenizers` crate says of the file.
+    /// Those of the `tokenizers` crate about the file.
     pub(super) fn new(json: &[u8]) -> Result<Tokenizer, tokenizers::Error> {
         let mut reference = tokenizers::Tokenizer::from_bytes(json)?;
         reference.with_padding(None);
@@ -101,17 +101,17 @@ impl Tokenizer {
         Ok(Tokenizer { reference, fast })
     }
 
-    /// The tokenizer as the `tokenizers` crate has it: for decoding, and for what is asked of its
+    /// The tokenizer of the `tokenizers` crate, for decoding and for questions about its
     /// vocabulary.
     pub(super) fn reference(&self) -> &tokenizers::Tokenizer {
         &self.reference
     }
 
-    /// Encodes a text; `add_special_tokens` puts the tokenizer's own first and last tokens around
+    /// Encodes a text. `add_special_tokens` puts the tokenizer's own first and last tokens around
     /// it.
     ///
     /// # Errors
-    /// What the `tokenizers` crate says of the text.
+    /// Those of the `tokenizers` crate about the text.
     pub(super) fn encode(
         &self,
         text: &str,
@@ -134,13 +134,13 @@ fn encode_by(
     Ok(Tokens { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
 }
 
-/// The fast way, where it is known to be the same.
+/// The fast tokenizer, if it is known to give the same results as the reference.
 fn fast(json: &[u8], reference: &tokenizers::Tokenizer) -> Result<ByteLevel, Unknown> {
     let fast = ByteLevel::new(json, reference)?;
     let added = reference.get_added_tokens_decoder();
     let mut added: Vec<String> = added.into_values().map(|token| token.content).collect();
     added.sort();
-    // Reserved tokens come by the hundred, and are alike.
+    // Reserved tokens come by the hundred and are alike, so a few of them suffice.
     added.truncate(32);
     for (index, text) in probe::texts(0, PROBES, &added).enumerate() {
         let add_special_tokens = index % 2 == 0;

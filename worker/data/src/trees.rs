@@ -1,12 +1,13 @@
-//! OpenAssistant's sets: trees of messages, one a record, or one row for each message, which names its parent. Rows of
-//! a tree stand together, its question first; here they become the tree that they are rows of.
+//! Joins the rows of OpenAssistant's message trees. Its data sets come in two forms: a record is a
+//! whole tree, or each row is one message and names its parent. The rows of a tree are adjacent and
+//! begin with its question; this module makes them into the tree.
 //!
 //! ```text
 //! rows | question | reply | reply | question | reply ...  -> { prompt: { text, replies: [..] } } ...
 //! ```
 //!
-//! A tree belongs to the range in which its question begins: rows before a range's first question are another range's,
-//! and the rows of its last tree are read on beyond its end.
+//! A tree belongs to the range in which its question begins. Rows before a range's first question
+//! belong to another range, and the rows of the range's last tree are read beyond the range's end.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -17,9 +18,10 @@ use serde_json::{Map, Value};
 use super::read::{Body, Object, Raw, ReadError, size_of};
 use super::record::{PROMPT, REPLIES, object};
 
-/// Bytes of a tree's rows. What is larger is no conversation.
+/// The most bytes in a tree's rows. Anything larger is not a conversation.
 const TREE_BYTES: usize = 64 << 20;
-/// Messages from a tree's question to its deepest reply, at most: what walks a tree calls itself for each.
+/// The most messages on the way from a tree's question to a reply: functions that walk a tree
+/// recurse once for each.
 const DEEPEST: usize = 200;
 
 type Row = Map<String, Value>;
@@ -37,17 +39,17 @@ pub(super) fn is_row(record: &Row) -> bool {
     [ID, PARENT, "role", "text"].iter().all(|name| record.contains_key(*name))
 }
 
-/// Puts the rows of a range together.
+/// Joins the rows of a range into trees.
 #[derive(Debug)]
 pub(super) struct Trees {
     range: Range<u64>,
-    /// None until the range's first question, whose rows before it are another range's.
+    /// None until the range's first question, because the rows before it belong to another range.
     rows: Option<Vec<Placed>>,
     bytes: usize,
     swallowed: u64,
 }
 
-/// A row and where it stands.
+/// A row and its place.
 #[derive(Debug)]
 struct Placed {
     place: Place,
@@ -60,7 +62,8 @@ impl Trees {
         Trees { range, rows, bytes: 0, swallowed: 0 }
     }
 
-    /// What has become whole with these records: trees, and what is none.
+    /// Takes records and returns those that are complete now: trees, and records that are not rows
+    /// of a tree.
     pub(super) fn take(&mut self, raws: Vec<Raw<'_>>) -> Vec<Raw<'static>> {
         let mut done = Vec::new();
         for Raw { place, body, swallowed } in raws {
@@ -84,10 +87,11 @@ impl Trees {
         done
     }
 
-    /// The last tree, once its rows beyond the range are there too; `positions` are those of the range.
+    /// Completes the last tree with its rows beyond the range, which itself has `positions`
+    /// positions.
     ///
     /// # Errors
-    /// The source's.
+    /// Those of the source.
     pub(super) fn finish(
         &mut self,
         opened: &Object,
@@ -102,7 +106,7 @@ impl Trees {
             let Some(block) = blocks.next() else { break };
             for Raw { place, body, swallowed } in block?.take_raws() {
                 match row(body) {
-                    // What cannot be read is told by the range in which it stands.
+                    // A record that cannot be read is reported by the range to which it belongs.
                     Err(_) => {}
                     Ok(record) if is_tree(&record) || is_question(&record) => {
                         is_open = false;
@@ -127,7 +131,7 @@ impl Trees {
         }
     }
 
-    /// The tree of the rows so far; and the rows that belong to none.
+    /// The tree of the rows so far, followed by the rows that belong to no tree.
     fn close(&mut self) -> Vec<Raw<'static>> {
         let (bytes, swallowed) =
             (std::mem::take(&mut self.bytes), std::mem::take(&mut self.swallowed));
@@ -145,35 +149,33 @@ impl Trees {
     }
 }
 
-/// A record with its fields, or what it is instead.
+/// The fields of a record, or a body that says why there are none.
 fn row(body: Body<'_>) -> Result<Row, Body<'static>> {
     match body {
         Body::Json(json) => object(json).map_err(|reject| Body::Broken(reject.detail)),
         Body::Value(row) => Ok(row),
-        Body::Text(_) => {
-            Err(Body::Broken("a text, where a message with its fields is wanted".into()))
-        }
+        Body::Text(_) => Err(Body::Broken("expected a message with fields, got a text".into())),
         Body::Broken(reason) => Err(Body::Broken(reason)),
         Body::CutOff(reason) => Err(Body::CutOff(reason)),
     }
 }
 
-/// Whether a row answers nothing.
+/// Whether a row is not a reply.
 fn is_question(row: &Row) -> bool {
     id(row, PARENT).is_none()
 }
 
-/// A message's id under one of its names.
+/// The id in one of a message's fields.
 fn id(row: &Row, name: &str) -> Option<String> {
     match row.get(name)? {
-        // A table of texts has an empty one.
+        // In a table of texts, a missing id is an empty text.
         Value::String(id) => (!id.is_empty()).then(|| id.clone()),
         Value::Number(id) => Some(id.to_string()),
         _ => None,
     }
 }
 
-/// The tree that begins with the first row, and the rows that are not in it, with the reason.
+/// The tree that begins with the first row, and the rows that are not in it, each with the reason.
 struct Joined {
     tree: Option<Row>,
     strangers: Vec<(Place, String)>,
@@ -182,7 +184,7 @@ struct Joined {
 impl Joined {
     fn of(rows: Vec<Placed>) -> Joined {
         let mut strangers = Vec::new();
-        // Of each message that is in the tree: its place among them, and its depth.
+        // The index in `messages` and the depth of each message in the tree.
         let mut known: HashMap<String, (usize, usize)> = HashMap::new();
         let mut messages: Vec<Row> = Vec::new();
         let mut parents = Vec::new();
@@ -192,14 +194,15 @@ impl Joined {
                 None => (0, 0),
                 Some((Some((parent, depth)), _)) if depth < DEEPEST => (parent, depth + 1),
                 Some((Some(_), _)) => {
-                    let reason = format!("it lies deeper than {DEEPEST} messages in its tree");
+                    let reason =
+                        format!("it is more than {DEEPEST} messages below its tree's question");
                     strangers.push((place, reason));
                     continue;
                 }
                 Some((None, parent)) => {
                     let reason = format!(
                         "its parent `{parent}` is not among the rows since the last question\n\
-                         hint: the rows of a tree must stand together, a message after its parent"
+                         hint: the rows of a tree must be adjacent, each message after its parent"
                     );
                     strangers.push((place, reason));
                     continue;
@@ -211,7 +214,7 @@ impl Joined {
             messages.push(row);
             parents.push(parent);
         }
-        // From the last on: all replies to a message come after it.
+        // Backwards, because all replies to a message come after it.
         let mut replies: Vec<Vec<Value>> = messages.iter().map(|_| Vec::new()).collect();
         let mut tree = None;
         while let (Some(mut message), Some(mut mine)) = (messages.pop(), replies.pop()) {

@@ -1,15 +1,15 @@
-//! A conversation as several: each ends with one answer that is trained, after what the model sees
+//! Splits a conversation into several: each ends with one trained answer, after what the model sees
 //! when it gives that answer.
 //!
-//! A template may render an earlier turn differently once another follows, as those do that drop
-//! old thinking. In the whole conversation the answer is then trained as it is remembered; turn by
-//! turn, as it was given.
+//! A template may render an earlier turn differently once another follows, for example by dropping
+//! old thinking. In the whole conversation, the answer is then trained in its later form; turn by
+//! turn, it is trained as it was given.
 
 use proto::spec::TrainOn;
 
 use super::conversation::{Conversation, Role};
 
-/// One conversation for every answer that is trained; what comes before the answer is not.
+/// One conversation for every trained answer; nothing before that answer is trained.
 pub(super) fn each(conversation: &Conversation, train_on: TrainOn) -> Vec<Conversation> {
     let messages = &conversation.messages;
     let answers = (0..messages.len()).filter(|&i| messages[i].role == Role::Assistant);

@@ -1,5 +1,5 @@
-//! Tokens that a base's `tokenizer.json` lacks: those that only its configuration names, and those
-//! that a chat template needs. They are added to the file, of which every other byte stays as it is.
+//! Adds the tokens that a base's `tokenizer.json` lacks: those that only its configuration names,
+//! and those that a chat template needs. Every other byte of the file stays as it is.
 
 use std::collections::HashSet;
 
@@ -11,14 +11,14 @@ use tokenizers::{AddedToken, Tokenizer};
 /// A token that the base's tokenizer did not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewToken {
-    /// Its id: the tokenizer's next.
+    /// The token's id: the next free one, unless the vocabulary already has the token's text.
     pub id: u32,
-    /// Its text.
+    /// The token's text.
     pub content: String,
     flags: Flags,
 }
 
-/// How a token is found in a text.
+/// How a token is matched in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Flags {
     single_word: bool,
@@ -36,7 +36,7 @@ impl From<&AddedToken> for Flags {
 }
 
 impl NewToken {
-    /// As `tokenizer_config.json` describes it under its id.
+    /// The token's entry in `tokenizer_config.json`, which lists tokens by id.
     pub fn described(&self) -> Value {
         let Flags { single_word, lstrip, rstrip, normalized, special } = self.flags;
         json!({
@@ -46,21 +46,21 @@ impl NewToken {
     }
 }
 
-/// A tokenizer with tokens that the base's lacks.
+/// A tokenizer with the tokens that the base's lacks.
 #[derive(Debug)]
 pub(super) struct Grown {
-    /// What it was given.
+    /// The tokens that were added.
     pub(super) tokens: Vec<NewToken>,
-    /// Its `tokenizer.json`.
+    /// The `tokenizer.json` with these tokens.
     pub(super) file: Vec<u8>,
 }
 
 impl Grown {
-    /// Adds those of its `own` tokens, and of the special ones that are `wanted`, that `tokenizer`,
-    /// read from `file`, lacks; none if it has them all.
+    /// Adds those of the tokenizer's `own` tokens and of the `wanted` special tokens that
+    /// `tokenizer`, which was read from `file`, lacks. None if it has them all.
     ///
     /// # Errors
-    /// What the `tokenizers` crate says, and a vocabulary with holes, in which the next id is taken.
+    /// Those of the `tokenizers` crate; a vocabulary with gaps, in which the next id is taken.
     pub(super) fn new(
         file: &[u8],
         tokenizer: &Tokenizer,
@@ -77,11 +77,11 @@ impl Grown {
     }
 }
 
-/// Those of `wanted` that the tokenizer does not find in a text as one token, with the ids that
-/// every program built on the `tokenizers` crate gives them.
+/// The tokens among `wanted` that the tokenizer does not find in a text as one token, with the ids
+/// that every program built on the `tokenizers` crate gives them.
 ///
-/// A text that is only in the model's vocabulary is among them, with its old id: without an entry
-/// of its own it would be cut into pieces.
+/// These include a text that is only in the model's vocabulary, with its old id: without an entry
+/// as an added token, it would be cut into pieces.
 fn missing(
     tokenizer: &Tokenizer,
     wanted: impl Iterator<Item = AddedToken>,
@@ -109,9 +109,9 @@ fn missing(
     new.collect()
 }
 
-/// The file with `tokens` at the end of its list of added ones.
+/// The file with `tokens` appended to its list of added tokens.
 fn with_tokens(file: &[u8], tokens: &[NewToken]) -> Result<Vec<u8>, tokenizers::Error> {
-    /// The one part that changes, as a piece of the text.
+    /// The only part of the file that changes, as a slice of its text.
     #[derive(Deserialize)]
     struct File<'a> {
         #[serde(borrow)]

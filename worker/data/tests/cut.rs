@@ -1,4 +1,5 @@
-//! A file that is cut anywhere, in every container: no record before the cut is lost, and none is lost in silence.
+//! Files that are cut anywhere, in every container: no record before the cut is lost, and no loss
+//! is silent.
 
 use std::io::Write;
 use std::path::Path;
@@ -10,7 +11,7 @@ use flate2::write::GzEncoder;
 use proptest::prelude::*;
 use serde_json::json;
 
-/// Files that are tried; each is cut at every byte.
+/// The number of cases; every file of a case is cut at every byte.
 const FILES: u32 = 6;
 
 fn preparer(broken_end: BrokenEnd) -> Preparer {
@@ -21,20 +22,20 @@ fn preparer(broken_end: BrokenEnd) -> Preparer {
         .expect("a tokenizer and a template")
 }
 
-/// A question and an answer of all that containers have to escape.
+/// A question and an answer with everything that containers have to escape.
 fn record() -> impl Strategy<Value = (String, String)> {
     let text = r#"[a-c,;\t\n"'\\{}\[\]é日]{0,12}x"#;
     (text, text)
 }
 
-/// A file, and where each of its records ends.
+/// A file, and the position at which each of its records ends.
 struct File {
     name: &'static str,
     bytes: Vec<u8>,
     ends: Vec<usize>,
 }
 
-/// Records between what opens, parts and closes a file.
+/// Puts records between the texts that open a file, separate its records and close it.
 fn file(name: &'static str, [open, part, close]: [&str; 3], records: Vec<String>) -> File {
     let mut bytes = open.as_bytes().to_vec();
     let mut ends = Vec::new();
@@ -72,7 +73,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().expect("memory")
 }
 
-/// What the first records became: as many as are whole.
+/// Asserts that all records before the cut are the same as in the whole file.
 fn assert_begins(prepared: &Prepared, all: &Prepared, whole: usize, said: &str) {
     let counts = &prepared.counts;
     assert!(counts.is_balanced(), "{said}");
@@ -101,13 +102,13 @@ proptest! {
                 let said = format!("{name} of {} bytes, cut at {cut}", bytes.len());
                 let opens = bytes.iter().position(|byte| !byte.is_ascii_whitespace());
                 if name.ends_with("sv") && whole == 0 || opens.is_none_or(|at| cut <= at) {
-                    // Half of a header is another header.
+                    // Half of a header is a different header.
                     continue;
                 }
                 match strict.prepare(name, &bytes[..cut], &source) {
                     Ok(prepared) => {
                         assert_begins(&prepared, &all, whole, &said);
-                        // An array says where it ends.
+                        // An array shows where it ends.
                         let is_whole = bytes[cut..].trim_ascii().is_empty();
                         assert!(is_whole || !name.ends_with(".json"), "{said}");
                     }
@@ -127,10 +128,10 @@ proptest! {
                     let said = format!("{name}.{ending} of {} bytes, cut at {cut}", packed.len());
                     match strict.prepare(name, &packed[..cut], &source) {
                         Err(PrepareError::BrokenEnd { .. }) => {}
-                        // Of a table the header is missing.
+                        // A table may have lost its header.
                         Err(PrepareError::Read(_)) if name.ends_with("sv") => continue,
                         Err(error) => panic!("{said}: {error}"),
-                        Ok(_) => panic!("{said}: nothing is said"),
+                        Ok(_) => panic!("{said}: no error"),
                     }
                     let kept = lenient.prepare(name, &packed[..cut], &source).expect(&said);
                     let whole = kept.records.len();

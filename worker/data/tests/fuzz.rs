@@ -1,8 +1,8 @@
-//! Every parser on broken input: no panic, no hang, and every record accounted for.
+//! Runs every parser on broken input: no panic, no hang, and every record accounted for.
 //!
-//! Each target sees mutations of valid input, a function of the seed alone; a seed that fails is the whole bug
-//! report: `MUSTER_SEED=17 cargo test -p data --test fuzz array`. With `MUSTER_SEEDS=10000000` it goes on for as
-//! long as you like.
+//! Each target sees mutations of valid input that depend only on the seed, so a failing seed is the
+//! whole bug report: `MUSTER_SEED=17 cargo test -p data --test fuzz array`. With
+//! `MUSTER_SEEDS=10000000` it runs for as long as you like.
 
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,12 +23,12 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use serde_json::{Map, Value, json};
 
-/// Mutations of each target; more with `MUSTER_SEEDS`.
+/// The number of mutations of each target; `MUSTER_SEEDS` sets another.
 const SEEDS: u64 = 2000;
-/// Changes at once: more leave nothing of what was valid.
+/// The most changes at once: more would leave nothing of the valid input.
 const MOST_EDITS: usize = 6;
 
-/// Random numbers by SplitMix64 (Steele, Lea and Flood, 2014): any seed is as good as another.
+/// Random numbers by SplitMix64 (Steele, Lea and Flood, 2014): any seed is as good as any other.
 struct Random(u64);
 
 impl Random {
@@ -41,7 +41,7 @@ impl Random {
     }
 }
 
-/// What breaks parsers.
+/// Bytes that break parsers.
 const ODD: [&[u8]; 14] = [
     b"\"",
     b"\\",
@@ -86,7 +86,7 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|v| v.parse().expect("a number of seeds, or a seed"))
 }
 
-/// Calls `test` with mutations of what is valid.
+/// Calls `test` with valid input and with mutations of it.
 fn mutate(valid: &[u8], test: impl Fn(&[u8])) {
     test(valid);
     let seeds = match number("MUSTER_SEED") {
@@ -104,7 +104,7 @@ fn mutate(valid: &[u8], test: impl Fn(&[u8])) {
     }
 }
 
-/// Reads an object to its end, in two ranges, and counts what came.
+/// Reads an object to its end, in two ranges, and counts the records.
 fn read(name: &str, bytes: &[u8]) -> usize {
     let source = Arc::new(Bytes::copy_from_slice(bytes));
     let Ok(object) = Object::open(name, source, data::Given::default()) else {
@@ -126,7 +126,7 @@ fn preparer(template: ChatTemplate) -> Preparer {
     Preparer::new(&folder, options).expect("a tokenizer and a template")
 }
 
-/// Prepares an object whole: what is read is eligible or dropped for a reason.
+/// Prepares a whole object: every record that is read is eligible, or dropped for a reason.
 fn prepare(preparer: &Preparer, name: &str, bytes: &[u8]) {
     if let Ok(prepared) = preparer.prepare(name, bytes, &SourceOptions::default()) {
         assert!(prepared.counts.is_balanced(), "{:?}", prepared.counts);
@@ -208,7 +208,8 @@ fn parquet_rows() {
     mutate(&rows(), |bytes| _ = read("a.parquet", bytes));
 }
 
-/// Its table of contents stands at its end: of a file that is cut nothing is known, and nothing is read.
+/// A Parquet file's table of contents is at its end, so nothing is known of a file that is cut, and
+/// nothing is read.
 #[test]
 fn a_parquet_file_that_is_cut_anywhere_is_refused() {
     let (preparer, whole, source) =

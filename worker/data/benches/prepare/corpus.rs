@@ -1,5 +1,5 @@
-//! Instruction data of any size: real records whose words are varied, the same every time. Without
-//! that, two hundred times the same megabyte would measure how well it is remembered.
+//! Instruction data of any size: real records whose words are varied, in the same way every time.
+//! Without the variation, two hundred copies of a megabyte would measure how well it is remembered.
 
 use std::fs;
 use std::path::Path;
@@ -36,7 +36,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| path.display().to_string())
 }
 
-/// JSON lines of at least `bytes` bytes: the records over and over, each time with other words.
+/// JSON lines of at least `bytes` bytes: the records over and over, each time with different words.
 pub(crate) fn vary(records: &[Record], bytes: usize) -> String {
     let texts = records.iter().flat_map(|(asked, answered)| [asked, answered]);
     let words: Vec<&str> = texts.flat_map(|text| text.split_ascii_whitespace()).collect();
@@ -55,8 +55,8 @@ pub(crate) fn vary(records: &[Record], bytes: usize) -> String {
     lines
 }
 
-/// Every fourth word becomes another of the corpus, every fiftieth one that nobody has written, and
-/// every digit another digit; white space and line ends stay.
+/// Replaces about every fourth word by another of the corpus, every fiftieth by an invented one,
+/// and every digit by another digit. White space and line ends stay.
 fn varied(text: &str, words: &[&str], random: &mut SplitMix) -> String {
     let mut varied = String::with_capacity(text.len() + 16);
     for piece in text.split_inclusive(|c: char| c.is_ascii_whitespace()) {

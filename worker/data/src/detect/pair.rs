@@ -1,22 +1,23 @@
-//! A question and its answer in two fields: Alpaca's names, and those of sets that are read as it.
+//! A question and its answer in two fields: under Alpaca's names, or under those of other data sets
+//! that are read as Alpaca.
 
 use std::collections::BTreeMap;
 
 use super::{Doubt, Looks, quoted};
 
-/// What a question is called. `input` is one only where no other is there, since it is also what
-/// an instruction is about.
+/// The names of the question. `input` is one only if there is no other, because it is also what an
+/// instruction is about.
 const QUESTIONS: [&str; 4] = ["instruction", "question", "query", "prompt"];
-/// What an answer is called.
+/// The names of the answer.
 const ANSWERS: [&str; 3] = ["output", "response", "answer"];
-/// Fields beside the two, by Alpaca's name and by another that means the same.
+/// The names of further fields: Alpaca's, and a synonym.
 const OTHERS: [(&str, &str); 2] = [("input", "context"), ("system", "system_prompt")];
 
-/// The fields of a record that is one question and one answer.
+/// The fields of a record that consists of one question and one answer.
 pub(super) struct Pair {
     question: String,
     answer: String,
-    /// Alpaca's names, and the record's where they differ and the source says none.
+    /// Alpaca's names and the record's, where they differ and the source does not give them.
     odd: Vec<(&'static str, String)>,
 }
 
@@ -24,11 +25,11 @@ impl Pair {
     /// Looks for a question and an answer.
     ///
     /// # Errors
-    /// Several fields that could be one of the two; a `prompt`, which other sets complete without
-    /// a chat template.
+    /// Several fields that could be one of the two; a `prompt`, which other data sets complete
+    /// without a chat template.
     pub(super) fn find(looks: &Looks<'_>) -> Result<Option<Pair>, Doubt> {
         let candidates = |name: &str, known: &[&str]| -> Vec<String> {
-            // Alpaca's own name, or the source's for it, leaves no choice.
+            // Alpaca's own name, or the source's name for it, leaves no choice.
             match looks.own(name) {
                 Some(own) => vec![own.to_owned()],
                 None => {
@@ -67,12 +68,12 @@ impl Pair {
         }
     }
 
-    /// The records' names for Alpaca's fields, where the source does not say them.
+    /// The records' names for Alpaca's fields, where the source does not give them.
     pub(super) fn fields(&self) -> BTreeMap<String, String> {
         self.odd.iter().map(|(name, own)| ((*name).to_owned(), own.clone())).collect()
     }
 
-    /// What shows it, and how it is read.
+    /// What shows the format, and how the fields are read.
     pub(super) fn why(&self) -> String {
         let pair = quoted(&[self.question.clone(), self.answer.clone()], " and ");
         let read = self.odd.iter().map(|(name, own)| format!("`{own}` is read as `{name}`"));
@@ -85,7 +86,7 @@ impl Pair {
 }
 
 impl Looks<'_> {
-    /// Whether the source names this field itself.
+    /// Whether the source gives this field a name.
     fn says(&self, name: &str) -> bool {
         self.source.fields.contains_key(name)
     }

@@ -1,4 +1,4 @@
-//! What detection makes of records, and what it refuses.
+//! What is detected in records, and which records are refused.
 
 use std::sync::Arc;
 
@@ -45,7 +45,7 @@ fn detection_says_what_it_saw() {
             "JSON lines, format `completion`: line 1 has `prompt` and `completion`",
         ),
         ("a.jsonl", r#"{"text": ""}"#, "JSON lines, format `text`: line 1 has `text`"),
-        ("a.txt", "{", "a text, format `text`: its name says that it is no JSON"),
+        ("a.txt", "{", "a text, format `text`: its name says that it is not JSON"),
         (
             "a.jsonl",
             r#"{"id": 1, "conversations": [{"from": "human", "value": ""}], "tools": "[]"}"#,
@@ -110,7 +110,7 @@ fn the_sources_own_names_settle_what_is_open() {
         let found = detect_with(&source(names), "a.jsonl", text).expect(text).expect(text);
         assert_eq!((found.format, found.fields), (format, BTreeMap::new()), "{text}");
     }
-    // One name of the two is enough where the other is plain.
+    // One of the two names is enough if the other field is unambiguous.
     let found = detect_with(
         &source(&[("instruction", "ask")]),
         "a.jsonl",

@@ -1,28 +1,29 @@
-//! Marks for templates that carry none, by the SHA-256 of a template without outer white space.
+//! Marks for templates that have none, by the SHA-256 of a template without outer white space.
 //!
-//! A model's hub has its template; here stands only where in it the assistant speaks, as edits that
-//! put `{% generation %}` there. Rendered text stays what it was, byte for byte; a span ends with
-//! the stop token, and the newline after it is not trained. A template whose spans its own prefixes
-//! prove needs no entry. `tests/tests/masks` holds every entry against `transformers`.
+//! The templates themselves are on the hub, with their models. This table only says where in them
+//! the assistant speaks, as edits that insert `{% generation %}`. The rendered text stays the same,
+//! byte for byte; a span ends with the stop token, and the newline after it is not trained. A
+//! template whose spans are proven by its own prefixes needs no entry. `tests/tests/masks` checks
+//! every entry against `transformers`.
 
 use Edit::{Close, Open, Swap, Wrap};
 
-/// Templates that are marked alike.
+/// Templates that take the same edits.
 pub(super) struct Known {
-    /// Who ships the template, and its hash.
+    /// The models that ship each template, and its hash.
     pub(super) templates: &'static [(&'static str, &'static str)],
     edits: &'static [Edit],
 }
 
-/// A change of the template's text, wherever its first text stands.
+/// A change of the template's text at every occurrence of the edit's first text.
 enum Edit {
-    /// The assistant speaks from before it.
+    /// The assistant starts to speak before this text.
     Open(&'static str),
-    /// The assistant speaks up to the end of it.
+    /// The assistant stops speaking after this text.
     Close(&'static str),
-    /// The assistant says it.
+    /// The assistant says this text.
     Wrap(&'static str),
-    /// It is written so that a mark finds a place.
+    /// The first text is replaced by the second, in which a mark has its place.
     Swap(&'static str, &'static str),
 }
 
@@ -30,12 +31,12 @@ const OPEN: &str = "{%- generation %}";
 const CLOSE: &str = "{%- endgeneration %}";
 
 impl Known {
-    /// The marks for a template of this hash.
+    /// Finds the entry of the template with this hash.
     pub(super) fn find(sha256: &str) -> Option<&'static Known> {
         KNOWN.iter().find(|known| known.templates.iter().any(|(_, hash)| *hash == sha256))
     }
 
-    /// The template with its marks.
+    /// The template with marks added.
     pub(super) fn apply(&self, template: &str) -> String {
         self.edits.iter().fold(template.to_owned(), |text, edit| match edit {
             Open(at) => text.replace(at, &[OPEN, at].concat()),
@@ -118,7 +119,7 @@ const KNOWN: [Known; 12] = [
             ("Qwen/Qwen3.6-*", "e84f32a23fdda27689f868aa4a1a5621f41133e51a48d7f3efcbea2839574259"),
             ("Qwen/Qwen3.8-27B", "c3cf9e34abf4f9e36c2d72165aa9c132d3e2a725b6c2586aaa3a8af9d7a81041"),
         ],
-        // The three differ in when they keep the thinking.
+        // The variants differ in when they keep the thinking.
         edits: &[
             Swap(
                 "{%- if loop.index0 > ns.last_query_index %}",
@@ -289,7 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_edit_belongs_to_a_hash_of_its_own() {
+    fn every_hash_is_listed_once_and_has_edits() {
         let hashes: Vec<&str> =
             KNOWN.iter().flat_map(|known| known.templates).map(|(_, hash)| *hash).collect();
         for (i, hash) in hashes.iter().enumerate() {

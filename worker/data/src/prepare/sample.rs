@@ -1,4 +1,4 @@
-//! One record -> its samples, or the reason why there are none.
+//! Turns one record into its samples, or into the reason why there are none.
 
 use std::collections::BTreeSet;
 
@@ -21,7 +21,7 @@ use super::super::tokenize::Tokenizer;
 use super::super::turns;
 use super::Preparer;
 
-/// A record, how many tokens were cut off it, and what was seen of it.
+/// A prepared record, how many tokens were cut off it, and what was noticed in it.
 pub(super) struct Made {
     pub(super) record: PreparedRecord,
     pub(super) tokens_cut: u64,
@@ -29,11 +29,11 @@ pub(super) struct Made {
     pub(super) notes: Vec<(Reason, String)>,
 }
 
-/// A conversation on its way to samples.
+/// A conversation with all that is needed to turn it into samples.
 struct Shown<'a> {
     conversation: &'a Conversation,
     template: &'a Template,
-    /// The tokenizer for texts of special tokens that stay texts, where there are any.
+    /// The tokenizer for texts of special tokens that must stay text, if the conversation has any.
     plain: Option<&'a Tokenizer>,
     hash: u64,
     position: u64,
@@ -47,7 +47,8 @@ impl Preparer {
         let features = features(&record, hash);
         let (tokens, weights) = match record {
             Record::Conversation(conversation) => {
-                // Its turns have the hash of the whole: they are held out, or trained, together.
+                // All turns have the hash of the whole conversation: they are held out, or trained,
+                // together.
                 let chat = self.chats.of(&conversation)?;
                 unread.extend(unread_fields(&conversation, &chat.template));
                 notes.extend(nulls::found(&conversation).map(|found| (Reason::Nulls, found)));
@@ -64,8 +65,8 @@ impl Preparer {
                 let (encoded, shared) = self.encoder.completion(&prompt, &completion)?;
                 if let Some(token) = shared.filter(|_| !prompt.is_empty()) {
                     let found = format!(
-                        "the token `{token}` begins in the prompt and ends in the completion, so that a \
-                         prompt given alone ends in another token\n\
+                        "the token `{token}` begins in the prompt and ends in the completion, so a \
+                         prompt on its own ends in a different token\n\
                          hint: move the white space at the prompt's end to the completion's start"
                     );
                     notes.push((Reason::SharedToken, found));
@@ -85,8 +86,8 @@ impl Preparer {
         Ok(Made { record, tokens_cut, unread, notes })
     }
 
-    /// Looks for the texts of special tokens in messages. Where they are to stay texts, they are
-    /// hidden, and the tokenizer for what is rendered of them comes along.
+    /// Looks for the texts of special tokens in messages. If they must stay text, hides them and
+    /// also returns the tokenizer for the rendered conversation.
     fn control_tokens(
         &self,
         conversation: Conversation,
@@ -102,7 +103,7 @@ impl Preparer {
         let reason = Reason::ControlTokens;
         let as_token = format!(
             "{found}, which becomes the special token\n\
-             hint: `data.control_tokens: escape` keeps it text, `filter` leaves the record out"
+             hint: `data.control_tokens: escape` keeps it as text, `filter` leaves the record out"
         );
         match wanted {
             ControlTokens::Off | ControlTokens::Report => notes.push((reason, as_token)),
@@ -115,7 +116,7 @@ impl Preparer {
         Ok((conversation, None))
     }
 
-    /// A rendered conversation's tokens.
+    /// Tokenizes a rendered conversation.
     fn encode(&self, marked: &Marked, plain: Option<&Tokenizer>) -> Result<Encoded, Reject> {
         match plain {
             Some(plain) => self.encoder.conversation_by(plain, &self.controls.plain(marked)?),
@@ -123,7 +124,7 @@ impl Preparer {
         }
     }
 
-    /// A conversation's samples, and how many tokens were cut off them.
+    /// Turns a conversation into samples, and counts the tokens that were cut off them.
     fn conversation(
         &self,
         shown: &Shown<'_>,
@@ -169,7 +170,7 @@ impl Preparer {
             }
         }
         if supplied {
-            let found = "an answer begins with what the prompt writes, which is not trained\n\
+            let found = "an answer begins with text that the prompt writes, which is not trained\n\
                          hint: `data.think: train` trains it";
             notes.push((Reason::EmptyThinking, found.to_owned()));
         }
@@ -183,7 +184,7 @@ impl Preparer {
         }
     }
 
-    /// Applies `max_tokens`, and tells how many tokens were cut off.
+    /// Applies `max_tokens` and returns how many tokens were cut off.
     fn limit(&self, mut sample: Sample) -> Result<(Sample, u64), Reject> {
         let (length, max_tokens) = (sample.tokens.len(), self.options.max_tokens);
         if length > max_tokens {
@@ -222,7 +223,7 @@ impl Preparer {
     }
 }
 
-/// The fields of its messages that the chat template does not ask for.
+/// The names of the messages' fields that the chat template does not use.
 fn unread_fields(conversation: &Conversation, template: &Template) -> BTreeSet<String> {
     let fields = conversation.messages.iter().flat_map(|message| &message.fields);
     let unread = fields.filter(|(name, value)| says_something(value) && !template.asks_for(name));

@@ -1,16 +1,16 @@
-//! Answers that stop in the middle.
+//! Finds answers that stop in the middle.
 //!
-//! Precise before complete: a title, a list, a poem and a line of code need no full stop, so an
-//! answer counts only where something is open that its author would have closed.
+//! Precision comes before completeness: a title, a list, a poem and a line of code need no full
+//! stop, so an answer counts only if something is open that its author would have closed.
 
-/// Words that no sentence ends with.
+/// Words with which no sentence ends.
 const DANGLING: [&str; 16] = [
     "a", "an", "and", "because", "but", "every", "into", "its", "my", "of", "or", "our", "than",
     "the", "their", "your",
 ];
-/// A line of fewer words may be a greeting, a title or an item.
+/// A line with fewer words may be a greeting, a title or an item of a list.
 const LINE_WORDS: usize = 6;
-/// A line of so many words that has sentences is prose, which ends with a full stop.
+/// A line with at least this many words that has sentences is prose, which ends with a full stop.
 const PROSE_WORDS: usize = 30;
 
 /// Whether an answer stops in a code block, a bracket or a sentence.
@@ -22,13 +22,14 @@ pub(super) fn is_incomplete(answer: &str) -> bool {
     }
 }
 
-/// What follows the last fenced code block; none where that one is never closed.
+/// The text after the last fenced code block. None if that block is never closed.
 fn after_fences(answer: &str) -> Option<&str> {
     let mut open: Option<(char, usize)> = None;
     let mut rest = answer;
     for line in answer.lines() {
         let bare = line.trim();
-        // CommonMark: three or more, an opening one of backticks has none after it.
+        // CommonMark: a fence has three or more of these characters, and an opening fence of
+        // backticks has none after it.
         let fence = bare.chars().next().filter(|&c| c == '`' || c == '~');
         let fence = fence.map(|c| (c, bare.chars().take_while(|&other| other == c).count()));
         match (open, fence) {
@@ -57,7 +58,7 @@ fn is_open(line: &str) -> bool {
     };
     match last {
         ',' => words >= LINE_WORDS,
-        // There are no words to count between spaces.
+        // This script has no spaces by which words could be counted.
         '，' | '、' => line.chars().count() >= 2 * LINE_WORDS,
         _ if !last.is_alphanumeric() || words < LINE_WORDS => false,
         _ => ends_dangling(line) || has_open_bracket(line) || is_unfinished_prose(line, words),
@@ -70,7 +71,7 @@ fn ends_dangling(line: &str) -> bool {
     is_whole && DANGLING.contains(&last)
 }
 
-/// Whether a bracket before a word is not closed; `(0, 1]` is.
+/// Whether a bracket before a word is left open. `(0, 1]` counts as closed.
 fn has_open_bracket(line: &str) -> bool {
     let Some((before, inside)) = line.rsplit_once(['(', '[']) else {
         return false;
@@ -80,8 +81,8 @@ fn has_open_bracket(line: &str) -> bool {
         && !inside.contains([')', ']'])
 }
 
-/// Whether a line has sentences, and the last one has no end: it stops with a word in small letters,
-/// which neither a name is, nor a hashtag or an address.
+/// Whether a line has sentences, and the last of them has no end: it stops with a word in small
+/// letters, so not with a name, a hashtag or an address.
 fn is_unfinished_prose(line: &str, words: usize) -> bool {
     let last = line.split_whitespace().next_back().unwrap_or_default();
     if !last.chars().all(char::is_lowercase) {
@@ -104,7 +105,7 @@ mod tests {
                          and it did so every day until the";
 
     #[test]
-    fn what_is_left_open_is_incomplete() {
+    fn an_answer_that_leaves_something_open_is_incomplete() {
         for answer in [
             "Here it is:\n```python\ndef f(x):\n    return x",
             "~~~~\ncode\n~~~\nstill code",
@@ -119,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_no_full_stop_is_complete() {
+    fn an_answer_that_needs_no_full_stop_is_complete() {
         for answer in [
             "",
             "Paris",

@@ -1,15 +1,15 @@
-//! Answers that repeat themselves to the end, as a model does that found no way out.
+//! Finds answers that repeat themselves to the end, as a model does when it finds no way out.
 
 use super::words::Word;
 
-/// How often a block of words stands at the end, at least.
+/// The fewest copies of a block of words at the end.
 const REPEATS: usize = 4;
-/// How many words that takes, at least.
+/// The fewest words in all copies together.
 const WORDS: usize = 40;
 
-/// Whether the words end in a block that is repeated; its last copy may be cut.
+/// Whether the words end in a repeated block, the last copy of which may be cut.
 ///
-/// A block without a letter is none: rules and tables of zeros are meant.
+/// A block without a letter does not count, because rules and tables of zeros are intended.
 pub(super) fn is_looping(words: &[Word]) -> bool {
     (1..=words.len() / REPEATS).any(|block| {
         let tail = WORDS.max(REPEATS * block);
@@ -17,7 +17,7 @@ pub(super) fn is_looping(words: &[Word]) -> bool {
             return false;
         };
         let tail = &words[start..];
-        // From the end: there most blocks fail at once.
+        // Compared from the end, where most blocks fail at once.
         let pairs = tail.iter().rev().zip(tail.iter().rev().skip(block));
         pairs.into_iter().all(|(word, before)| word == before)
             && tail[tail.len() - block..].iter().any(|word| word.has_letter)
@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_on_ends_otherwise_or_is_short_is_no_loop() {
+    fn a_repetition_that_ends_varies_or_is_short_is_not_a_loop() {
         let sentence = "I am sorry, but I cannot answer this question. ";
         assert!(!loops(&format!("{}But I can help.", sentence.repeat(9))));
         assert!(!loops(&sentence.repeat(3)));
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_and_zeros_are_no_loops() {
+    fn rules_and_zeros_are_not_loops() {
         assert!(!loops(&format!("The end\n{}", "-".repeat(80))));
         assert!(!loops(&"0, ".repeat(100)));
     }

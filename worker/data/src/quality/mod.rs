@@ -1,14 +1,15 @@
-//! What the quality checks need to know of a record, taken where its text is at hand.
+//! The features of a record that the quality checks need, computed where its text is available.
 //!
 //! ```text
-//! all that is said --words--> signature                   near duplicates, contamination
-//! what the last answer follows, and the answer --words--> contradictions, contamination
-//! the last answer ----------------------------> flaws     loops, incomplete answers
+//! all texts                          --words-->  signature   near duplicates, contamination
+//! the last answer, all before it     --words-->  exchange    contradictions, contamination
+//! the last answer                    -------->   flaws       loops, incomplete answers
 //! ```
 //!
-//! Of the content, before the chat template: what all conversations of a run share says nothing
-//! about two of them. System messages are left out of the signature for the same reason. Nothing is
-//! decided here: that takes the whole data set, and is the coordinator's.
+//! Features describe the content before the chat template, because what all conversations of a run
+//! share says nothing about any two of them. For the same reason, the signature leaves out system
+//! messages. Nothing is decided here: decisions need the whole data set, and are made by the
+//! coordinator.
 
 mod incomplete;
 mod loops;
@@ -48,7 +49,7 @@ pub fn features(record: &Record, content: u64) -> Features {
     }
 }
 
-/// Who says what.
+/// A speaker, and the text.
 type Turn<'a> = (Role, Cow<'a, str>);
 
 fn of_turns(turns: &[Turn<'_>], setting: u64, content: u64) -> Features {
@@ -71,7 +72,7 @@ fn of_turns(turns: &[Turn<'_>], setting: u64, content: u64) -> Features {
     Features { content, exchange, flaws, signature: signature(&said, content) }
 }
 
-/// What is said, but for system messages.
+/// All turns except for system messages.
 fn turns(conversation: &Conversation) -> Vec<Turn<'_>> {
     let messages = conversation.messages.iter().filter(|message| message.role != Role::System);
     messages.map(|message| (message.role, text(message))).collect()
@@ -90,7 +91,7 @@ fn text(message: &Message) -> Cow<'_, str> {
     }
 }
 
-/// The hash of system messages and tools; 0 where there are none.
+/// The hash of system messages and tools; 0 if there are none.
 fn setting(conversation: &Conversation) -> u64 {
     let messages = conversation.messages.iter();
     let system = messages.filter(|message| message.role == Role::System).map(text);
@@ -99,7 +100,7 @@ fn setting(conversation: &Conversation) -> u64 {
     system.chain(tools).fold(0, |setting, part| mix(setting ^ part))
 }
 
-/// Of a text's words; of the text where it has none.
+/// The hash of a text's words, or of the text if it has no words.
 fn hash(words: &[Word], text: &str) -> u64 {
     match words {
         [] => xxh3_64(text.trim().as_bytes()),

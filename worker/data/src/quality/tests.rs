@@ -1,4 +1,4 @@
-//! What of a record makes which feature.
+//! Which parts of a record determine which feature.
 
 use serde_json::json;
 
@@ -25,7 +25,7 @@ fn exchange_ignores_case_space_and_punctuation() {
 }
 
 #[test]
-fn system_message_and_tools_are_the_setting_and_nothing_else() {
+fn system_message_and_tools_are_the_setting() {
     let bare = chat(&[QUESTION, (Role::Assistant, "Paris.")]);
     let system = chat(&[(Role::System, "Be brief."), QUESTION, (Role::Assistant, "Paris.")]);
     let (without, with) = (bare.exchange.expect("one"), system.exchange.expect("one"));
@@ -43,7 +43,7 @@ fn system_message_and_tools_are_the_setting_and_nothing_else() {
 }
 
 #[test]
-fn exchange_is_of_the_last_answer_and_all_before_it() {
+fn exchange_covers_the_last_answer_and_all_before_it() {
     let one = exchange(&[QUESTION, (Role::Assistant, "Paris.")]);
     let more = [QUESTION, (Role::Assistant, "Paris."), (Role::User, "And its river?")];
     let two = exchange(&[&more[..], &[(Role::Assistant, "The Seine.")]].concat());
@@ -51,7 +51,7 @@ fn exchange_is_of_the_last_answer_and_all_before_it() {
     let other = exchange(&[&more[..], &[(Role::Assistant, "The Thames.")]].concat());
     assert_eq!(two.instruction, other.instruction);
     assert_ne!(two.answer, other.answer);
-    // Who says it counts, and where one says it ends.
+    // The speaker counts, and so does the border between messages.
     let tool = exchange(&[(Role::Tool, QUESTION.1), (Role::Assistant, "Paris.")]);
     assert_ne!(tool.instruction, one.instruction);
     let split = exchange(&[
@@ -63,7 +63,7 @@ fn exchange_is_of_the_last_answer_and_all_before_it() {
 }
 
 #[test]
-fn who_asks_nothing_has_no_exchange() {
+fn a_record_without_a_question_has_no_exchange() {
     assert_eq!(chat(&[(Role::Assistant, "Hello.")]).exchange, None);
     assert_eq!(chat(&[(Role::User, " "), (Role::Assistant, "Hello.")]).exchange, None);
     let text = Record::Text("Once upon a time".into());
@@ -98,7 +98,7 @@ fn a_call_is_an_answer() {
 }
 
 #[test]
-fn flaws_are_of_the_last_answer() {
+fn flaws_are_those_of_the_last_answer() {
     let open = "You can use any of these tools (for example a hammer";
     let flawed = chat(&[QUESTION, (Role::Assistant, open)]);
     assert_eq!(flawed.flaws, Flaws { looping: false, incomplete: true });
@@ -114,7 +114,7 @@ fn flaws_are_of_the_last_answer() {
 }
 
 #[test]
-fn texts_without_words_are_near_only_to_themselves() {
+fn texts_without_words_are_similar_only_to_themselves() {
     let of = |text: &str| {
         let record = Record::Text(text.into());
         features(&record, record.hash()).signature

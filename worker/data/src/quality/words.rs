@@ -1,13 +1,13 @@
-//! A text as words: what two texts share whatever their case, white space and punctuation.
+//! A text as words, which are the same whatever its case, white space and punctuation.
 //!
-//! Letters and digits make words; in scripts that put no spaces between words, every character is
-//! one. Operators, brackets and pictures are words of their own, so that `2 + 2` is not `2 - 2`.
+//! Letters and digits make words. In scripts without spaces between words, every character is a
+//! word. Operators, brackets and pictures are words too, so that `2 + 2` is not `2 - 2`.
 
-/// A word by its hash.
+/// A word, represented by its hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Word {
     pub(super) hash: u64,
-    /// Whether there is a letter in it.
+    /// Whether the word contains a letter.
     pub(super) has_letter: bool,
 }
 
@@ -25,20 +25,20 @@ impl Word {
     }
 
     fn fold(&mut self, c: char) {
-        // One multiplication a character; the bits are mixed once, by those who use the hash.
+        // One multiplication per character; users of the hash mix its bits once.
         let hash = (self.hash ^ u64::from(c)).wrapping_add(1);
         self.hash = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
     }
 }
 
-/// What a character is to the words.
+/// The role of a character in words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
-    /// Belongs to a word.
+    /// Part of a word.
     Part,
-    /// Is a word.
+    /// A word by itself.
     Whole,
-    /// Stands between words.
+    /// A gap between words.
     Gap,
 }
 
@@ -80,10 +80,10 @@ fn class(c: char) -> Class {
             true => Class::Whole,
             false => Class::Part,
         },
-        // Accents that are written as characters of their own.
+        // Accents that are written as separate characters.
         '\u{300}'..='\u{36f}' => Class::Part,
         '¬' | '±' | '×' | '÷' => Class::Whole,
-        // Joiners, dashes, quotes; CJK punctuation and its wide forms; what selects a variant.
+        // Joiners, dashes, quotes; CJK punctuation and its wide forms; variation selectors.
         '\u{80}'..='\u{206f}'
         | '\u{3000}'..='\u{303f}'
         | '\u{fe00}'..='\u{fe6f}'
@@ -94,7 +94,7 @@ fn class(c: char) -> Class {
     }
 }
 
-/// Whether a letter is of a script that puts no spaces between words.
+/// Whether a letter belongs to a script without spaces between words.
 fn is_unspaced(c: char) -> bool {
     matches!(c,
         '\u{0e00}'..='\u{0eff}'     // Thai, Lao
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn scripts_without_spaces_are_taken_by_character() {
+    fn scripts_without_spaces_are_split_into_characters() {
         assert_eq!(of("你好，世界。").len(), 4);
         assert_eq!(of("ありがとう、Tokyo 2024").len(), 7);
         assert_eq!(of("안녕 세계").len(), 2);

@@ -1,5 +1,5 @@
-//! A JSON array, element by element, never whole in memory. One that breaks off costs what follows:
-//! where its next record starts cannot be known.
+//! Reads a JSON array element by element, never whole in memory. An array that breaks off loses
+//! everything that follows, because nothing shows where its next record starts.
 
 use std::io::{self, BufRead};
 
@@ -16,25 +16,25 @@ pub(super) struct Array {
     input: Input,
     line: u64,
     records: u64,
-    /// Whether it stands in an object.
+    /// Whether the array is a field of an object.
     is_field: bool,
     next: Expected,
 }
 
-/// What comes next.
+/// The next thing to be read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Expected {
     /// `[`.
     Opening,
-    /// An element, or `]` where there is none before.
+    /// An element, or `]` if the array is empty.
     First,
-    /// An element behind a comma.
+    /// An element after a comma.
     Element,
     /// `,` or `]`.
     Separator,
-    /// The end of the object in which the array is the only field.
+    /// The end of the object whose only field is the array.
     Closing,
-    /// Nothing.
+    /// Nothing more.
     End,
 }
 
@@ -47,7 +47,7 @@ impl Array {
         Place::Record { record: self.records + 1, line: self.line }
     }
 
-    /// The next byte that is no white space.
+    /// The next byte that is not white space.
     fn peek(&mut self) -> io::Result<Option<u8>> {
         loop {
             let chunk = self.input.fill_buf()?;
@@ -65,7 +65,7 @@ impl Array {
         }
     }
 
-    /// Takes the next element into the block; the reason where it breaks off.
+    /// Adds the next element to the block. Gives the reason if the element breaks off.
     fn take_value(&mut self, block: &mut Block) -> io::Result<Result<(), String>> {
         let (mark, place) = (block.mark(), self.place());
         let mut scan = Scan::default();
@@ -105,14 +105,14 @@ impl Array {
         }
     }
 
-    /// Goes one step from `byte`: an element, or what stands between two. The reason where the array
-    /// is broken.
+    /// Reads one element, or what separates two, beginning with `byte`. Gives the reason if
+    /// the array is broken.
     fn step(&mut self, byte: Option<u8>, block: &mut Block) -> io::Result<Result<(), String>> {
         let broken = |reason: String| Ok(Err(reason));
         self.next = match (self.next, byte) {
             (Expected::Opening, Some(byte)) => {
                 self.input.consume(1);
-                // Before the bracket stands a byte order mark, or an object's first name.
+                // Before the bracket there may be a byte order mark, or an object's first name.
                 self.is_field |= byte == b'{';
                 if byte == b'[' { Expected::First } else { Expected::Opening }
             }
@@ -143,7 +143,7 @@ impl Array {
             }
             (Expected::Separator, Some(other)) => {
                 let other = char::from(other);
-                return broken(format!("`,` or `]` must stand before it, got `{other}`"));
+                return broken(format!("expected `,` or `]`, got `{other}`"));
             }
             (Expected::End, Some(other)) => {
                 return broken(format!("`{}` after the array's end", char::from(other)));

@@ -1,54 +1,56 @@
-//! Some records of an object, in memory together.
+//! A block: some records of an object, together in memory.
 
 use std::ops::Range;
 
 use proto::receipt::Place;
 use serde_json::{Map, Value};
 
-/// Records taken into memory at a time: enough to keep every core busy, little beside the tokenizer.
+/// The bytes of records that are taken into memory at a time: enough to keep every core busy,
+/// little compared with the tokenizer.
 const BLOCK_BYTES: usize = 2 << 20;
-/// A record costs memory however short it is.
+/// The most records in a block, because each costs memory, however short it is.
 const BLOCK_RECORDS: usize = 1 << 16;
-/// Records that are looked at for an object's format.
+/// The number of records that are looked at to find an object's format.
 const HEAD_RECORDS: usize = 64;
 
-/// Some records of an object, in its order.
+/// Some records of an object, in order.
 #[derive(Debug)]
 pub struct Block {
     bytes: Vec<u8>,
     entries: Vec<(Place, Held)>,
-    /// Bytes of all records.
+    /// The size of all records in bytes.
     size: usize,
     most_records: usize,
 }
 
-/// One record, not yet looked into.
+/// One record, not yet parsed.
 #[derive(Clone, Debug)]
 pub struct Raw<'a> {
-    /// Where it stands.
+    /// The record's place.
     pub place: Place,
-    /// What it is.
+    /// The record's content.
     pub body: Body<'a>,
-    /// Lines within its cells that look like rows of their own.
+    /// The number of lines within its cells that look like rows of their own.
     pub swallowed: u64,
 }
 
-/// A record's content, as far as its container settles it.
+/// A record's content, as far as its container determines it.
 #[derive(Clone, Debug)]
 pub enum Body<'a> {
-    /// One JSON value.
+    /// A JSON value.
     Json(&'a [u8]),
-    /// A row of a table: its cells by the columns' names.
+    /// A row of a table: its cells by column name.
     Value(Map<String, Value>),
-    /// A text that has no fields.
+    /// A text without fields.
     Text(&'a [u8]),
-    /// Nothing that can be read, and why.
+    /// A record that cannot be read, and why.
     Broken(String),
-    /// The object breaks off here, and why: nobody can count what is not there. Nothing follows.
+    /// The point where the object breaks off, and why. Nothing follows, and how much is missing is
+    /// unknown.
     CutOff(String),
 }
 
-/// A [`Body`], with its bytes by their place in the block.
+/// A [`Body`] whose bytes are given by their range in the block.
 #[derive(Debug)]
 enum Held {
     Json(Range<usize>),
@@ -64,12 +66,12 @@ impl Block {
         Block { bytes, entries, size: 0, most_records: BLOCK_RECORDS }
     }
 
-    /// For the first records of an object.
+    /// A block for the first records of an object.
     pub(super) fn head() -> Block {
         Block { most_records: HEAD_RECORDS, ..Block::new() }
     }
 
-    /// Its records. They are given away: a row is not copied.
+    /// Takes the records out of the block, so that no row is copied.
     pub fn take_raws(&mut self) -> Vec<Raw<'_>> {
         let bytes = &self.bytes;
         let raw = |(place, held)| {
@@ -97,7 +99,7 @@ impl Block {
         self.size >= BLOCK_BYTES || self.entries.len() >= self.most_records
     }
 
-    /// Where the bytes of the next record begin.
+    /// The position at which the bytes of the next record begin.
     pub(super) fn mark(&self) -> usize {
         self.bytes.len()
     }
@@ -107,7 +109,7 @@ impl Block {
         &self.bytes[mark..]
     }
 
-    /// More bytes of the next record.
+    /// Adds bytes of the next record.
     pub(super) fn extend(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
@@ -117,19 +119,19 @@ impl Block {
         self.bytes.truncate(mark);
     }
 
-    /// A JSON value whose bytes are in the block.
+    /// Adds a JSON value whose bytes are in the block.
     pub(super) fn push_json(&mut self, place: Place, range: Range<usize>) {
         self.size += range.len();
         self.entries.push((place, Held::Json(range)));
     }
 
-    /// A text whose bytes are in the block.
+    /// Adds a text whose bytes are in the block.
     pub(super) fn push_text(&mut self, place: Place, range: Range<usize>) {
         self.size += range.len();
         self.entries.push((place, Held::Text(range)));
     }
 
-    /// A row of about `size` bytes, with `swallowed` lines in its cells that look like rows.
+    /// Adds a row of about `size` bytes, with `swallowed` lines in its cells that look like rows.
     pub(super) fn push_row(
         &mut self,
         place: Place,
@@ -141,18 +143,18 @@ impl Block {
         self.entries.push((place, Held::Value { row, swallowed }));
     }
 
-    /// A record that cannot be read.
+    /// Adds a record that cannot be read.
     pub(super) fn push_broken(&mut self, place: Place, reason: impl Into<String>) {
         self.entries.push((place, Held::Broken(reason.into())));
     }
 
-    /// The object breaks off: nothing follows.
+    /// Records that the object breaks off. Nothing follows.
     pub(super) fn push_cut_off(&mut self, place: Place, reason: impl Into<String>) {
         self.entries.push((place, Held::CutOff(reason.into())));
     }
 }
 
-/// About the bytes that a value takes.
+/// The approximate number of bytes in a value.
 pub(crate) fn size_of(value: &Value) -> usize {
     match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => 8,

@@ -1,4 +1,4 @@
-//! What an object is, from its name and its first bytes.
+//! Finds out what an object is, from its name and its first bytes.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -11,13 +11,13 @@ use super::source::{ReadAt, Window};
 use super::unpack::{Input, Packing};
 use super::{Container, Given, ReadError};
 
-/// Bytes that are looked at.
+/// The number of bytes that are looked at.
 const HEAD_BYTES: u64 = 64 << 10;
 
-/// How an object is packed, and how it holds its records.
+/// Finds how an object is packed, and how it holds its records.
 ///
 /// # Errors
-/// The source's; files of other kinds, UTF-16, and one JSON object over many lines.
+/// Those of the source; files of other kinds, UTF-16, and one JSON object over many lines.
 pub(super) fn look(
     object: &str,
     source: &Arc<dyn ReadAt>,
@@ -29,7 +29,7 @@ pub(super) fn look(
         let mut input = Input::new(object, window, packing)?;
         let mut head = Vec::new();
         if let Err(error) = (&mut input).take(most).read_to_end(&mut head) {
-            // What is packed may break off here: the records say so when they are read.
+            // A packed object may break off here; this is reported when its records are read.
             input.explain(error)?;
         }
         Ok(head)
@@ -49,13 +49,14 @@ pub(super) fn look(
     let is_whole = (head.len() as u64) < HEAD_BYTES - 3;
     if container == Container::Lines && is_one_object(head, is_whole) {
         let hint = "records are the elements of a JSON array, or one object per line: `jq -c .` writes \
-                    the object so, `jq -c '.data[]'` the elements of its list `data`";
+                    the object like this, and `jq -c '.data[]'` the elements of its list `data`";
         return Err(unreadable(("one JSON object over many lines", hint)));
     }
     Ok((packing, container))
 }
 
-/// `name` in lower case, without an ending that says how it is packed.
+/// Finds the container by the first bytes and by `name`, in lower case and without the ending of
+/// its packing.
 fn container_of(name: &str, head: &[u8], given: Given<'_>) -> Container {
     let ends_with = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
     if ends_with(&[".txt", ".md", ".text"]) {
@@ -81,7 +82,7 @@ fn container_of(name: &str, head: &[u8], given: Given<'_>) -> Container {
     }
 }
 
-/// What parts the cells of a table whose name does not say it: what stands in its first line.
+/// The delimiter of a table whose name does not give it, found in the table's first line.
 fn delimiter(head: &[u8]) -> u8 {
     let line = head.split(|byte| b"\r\n".contains(byte)).next().unwrap_or_default();
     let mut in_quotes = false;
@@ -93,8 +94,8 @@ fn delimiter(head: &[u8]) -> u8 {
     [b',', b';', b'\t'].into_iter().find(|delimiter| bare.contains(delimiter)).unwrap_or(b',')
 }
 
-/// Whether an object begins that has a list of objects for its first field, of a name that says so: `{"data": [{`. Not
-/// where the user gives the field a meaning of its own.
+/// Whether an object begins whose first field is a list of objects with a telling name:
+/// `{"data": [{`. False if the user gives the field a meaning of its own.
 fn is_list_in_object(head: &[u8], fields: &[&str]) -> bool {
     const LISTS: [&str; 8] =
         ["data", "rows", "train", "examples", "instances", "records", "items", "samples"];
@@ -107,7 +108,8 @@ fn is_list_in_object(head: &[u8], fields: &[&str]) -> bool {
             found.is_some()
         })
     };
-    // A whole object in the first line is a record of its own where others follow, or other fields.
+    // An object that is complete in the first line is itself a record if it has other fields, or if
+    // objects follow it.
     let text = head.trim_ascii_start();
     let newline = text.iter().position(|byte| *byte == b'\n');
     let (line, rest) = text.split_at(newline.unwrap_or(text.len()));
@@ -116,7 +118,7 @@ fn is_list_in_object(head: &[u8], fields: &[&str]) -> bool {
     !is_record && LISTS.into_iter().any(|list| !fields.contains(&list) && begins(list))
 }
 
-/// Files whose first bytes say that they are none that is read.
+/// A file whose first bytes show that it is of a kind that is not read: its kind, and a hint.
 fn foreign(head: &[u8]) -> Option<(&'static str, &'static str)> {
     const PLAIN: &str = "unpack it first";
     const SAVE: &str = "save it as UTF-8";
@@ -137,8 +139,8 @@ fn foreign(head: &[u8]) -> Option<(&'static str, &'static str)> {
     Some((known.1, known.2))
 }
 
-/// Whether the "lines" are the pieces of one pretty-printed object: the first of them is cut short,
-/// and together they are JSON, as far as they can be seen.
+/// Whether the "lines" are the pieces of one pretty-printed object: the first line is incomplete,
+/// and together they are JSON, as far as can be seen.
 fn is_one_object(head: &[u8], is_whole: bool) -> bool {
     let text = head.trim_ascii();
     let Some(newline) = text.iter().position(|&byte| byte == b'\n') else {

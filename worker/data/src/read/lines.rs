@@ -1,4 +1,4 @@
-//! JSON lines: a broken line costs that line only, and a range holds the lines that begin in it.
+//! Reads JSON lines. A broken line loses only itself, and a range holds the lines that begin in it.
 
 use std::io::{self, BufRead};
 use std::ops::Range;
@@ -13,23 +13,23 @@ use super::{RECORD_BYTES, ReadError, Records, TOO_LARGE, json_error};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The lines that begin before an end.
+/// The lines that begin before `end`.
 pub(super) struct Lines {
     input: Input,
     /// Where the next line begins.
     at: u64,
     end: u64,
-    /// Lines that were begun.
+    /// The number of lines that were begun.
     lines: u64,
     /// Whether the next line is the object's first.
     first: bool,
 }
 
-/// A line as far as it was kept.
+/// A line that was read, and kept up to the limit of a record.
 struct Line {
     bytes: u64,
     is_whole: bool,
-    /// Whether a newline ends it, and not the object.
+    /// Whether the line ends with a newline, not with the object.
     is_ended: bool,
 }
 
@@ -39,11 +39,11 @@ impl Lines {
         Lines { input, at: 0, end, lines: 0, first: true }
     }
 
-    /// The lines that begin in `range`, for an input whose first byte is the one before it: only
-    /// that one tells whether a line begins where the range does.
+    /// The lines that begin in `range`. The input must begin one byte before the range, because
+    /// only that byte shows whether a line begins where the range does.
     ///
     /// # Errors
-    /// The source's.
+    /// Those of the source.
     pub(super) fn starting_in(input: Input, range: Range<u64>) -> Result<Lines, ReadError> {
         let Range { start, end } = range;
         let mut lines = Lines { input, at: start - 1, end, lines: 0, first: false };
@@ -51,7 +51,7 @@ impl Lines {
         Ok(lines)
     }
 
-    /// Steps behind the next newline, or behind the end.
+    /// Skips to the end of the line, or to the end of the range.
     fn skip_line(&mut self) -> io::Result<()> {
         while self.at < self.end {
             let chunk = self.input.fill_buf()?;
@@ -70,7 +70,7 @@ impl Lines {
         Ok(())
     }
 
-    /// Takes the next line into the block, as far as a record may be long; none at the input's end.
+    /// Adds the next line to the block, up to the limit of a record. None at the end of the input.
     fn take_line(&mut self, block: &mut Block) -> io::Result<Option<Line>> {
         let mut line = Line { bytes: 0, is_whole: true, is_ended: false };
         loop {
@@ -88,7 +88,8 @@ impl Lines {
             }
             self.input.consume(step);
             self.at += step as u64;
-            // The rest of what is too large is nobody's: the next line begins in a later range.
+            // The rest of a line that is too large is skipped only as far as the range goes: the
+            // next line begins in a later range.
             line.is_ended = newline.is_some();
             if newline.is_some() || (!line.is_whole && self.at >= self.end) {
                 return Ok(Some(line));
@@ -145,7 +146,7 @@ impl Records for Lines {
     }
 }
 
-/// Why an object's last line, which no newline ends, is the beginning of one only.
+/// Why an object's last line, which no newline ends, is incomplete; none if it is complete.
 fn cut_off(line: &[u8]) -> Option<String> {
     if line.is_empty() {
         return None;

@@ -1,5 +1,5 @@
-//! From an object's bytes to its records, each with its place, in blocks of bounded size. Knows
-//! nothing of a record's fields.
+//! Reads an object's bytes as records, each with its place, in blocks of bounded size. Nothing here
+//! knows the fields of a record.
 //!
 //! ```text
 //! ReadAt --Window--> stream --Input--> unpacked stream --> Lines   {...}\n{...}\n   cut into ranges
@@ -9,9 +9,9 @@
 //! ReadAt --Pieces--------------------------------------->  Rows    Parquet          cut into ranges
 //! ```
 //!
-//! Memory is bounded whatever an object holds. What is broken costs as little as can be told apart,
-//! and stands among the records as [`Body::Broken`]: nothing is lost without its place. An object
-//! that ends before its records do ends in [`Body::CutOff`]: how much is lost with it nobody knows.
+//! Memory is bounded whatever an object holds. Damage costs as little as possible and appears among
+//! the records as [`Body::Broken`], so nothing is lost without its place. An object that ends
+//! before its last record does ends in [`Body::CutOff`], because the extent of the loss is unknown.
 
 mod array;
 mod block;
@@ -39,29 +39,29 @@ pub use source::ReadAt;
 use source::Window;
 use unpack::{Input, Packing};
 
-/// A record at most. What is larger is no instruction, but a file that is not what it seems.
+/// The largest record. Anything larger is not an instruction, but a file that is not what it seems.
 const RECORD_BYTES: u64 = 64 << 20;
 const TOO_LARGE: &str = "a record of more than 64 MiB";
 
 /// Why an object cannot be split into records; none of its records is used.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// A kind of file that holds no records that we know.
+    /// The object is a kind of file from which no records can be read.
     #[error("{object}: {found}\nhint: {hint}")]
     Unreadable {
         /// The object's name.
         object: String,
-        /// What it is.
+        /// What the object is.
         found: String,
-        /// The way out.
+        /// A hint.
         hint: &'static str,
     },
-    /// The object's bytes cannot be had.
+    /// The object's bytes cannot be fetched.
     #[error("{object} cannot be read")]
     Source {
         /// The object's name.
         object: String,
-        /// What the operating system or the store says.
+        /// The error of the operating system or the store.
         source: io::Error,
     },
 }
@@ -83,19 +83,19 @@ pub enum Container {
     Array,
     /// One JSON value per line.
     Lines,
-    /// Rows of cells, below a row of names.
+    /// Rows of cells, below a row of column names.
     Table {
-        /// What parts the cells.
+        /// The byte that separates cells.
         delimiter: u8,
     },
     /// Typed rows.
     Parquet,
-    /// The object is the record.
+    /// The object itself is the record.
     Document,
 }
 
 impl Container {
-    /// What a position in a prepared shard counts.
+    /// The unit of positions in a prepared shard.
     pub fn unit(self) -> Unit {
         match self {
             Container::Array => Unit::Record,
@@ -104,7 +104,7 @@ impl Container {
         }
     }
 
-    /// The words that a person reads.
+    /// The container's name in messages for people.
     pub fn label(self) -> &'static str {
         match self {
             Container::Array => "a JSON array",
@@ -118,12 +118,12 @@ impl Container {
     }
 }
 
-/// What the user says of an object that decides how its records are found.
+/// The user's options that determine how an object's records are found.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Given<'a> {
-    /// `format: text`.
+    /// Whether the source has `format: text`.
     pub is_text: bool,
-    /// The names of its records' fields that have a meaning.
+    /// The names of the records' fields that have a meaning.
     pub fields: &'a [&'a str],
 }
 
@@ -135,27 +135,27 @@ pub struct Object {
     container: Container,
 }
 
-/// Reads records one after the other.
+/// Reads records one after another.
 trait Records {
-    /// Adds what comes next to the block, a record or something that is none; false at the end.
+    /// Adds the next record to the block, readable or not. False at the end.
     fn next(&mut self, block: &mut Block) -> Result<bool, ReadError>;
 
-    /// Lines or rows so far.
+    /// The number of lines or rows so far.
     fn positions(&self) -> u64;
 }
 
 /// The records of a range, block by block.
 pub struct Blocks {
-    /// None once all are read, or an error was met.
+    /// None once all records are read, or after an error.
     records: Option<Box<dyn Records>>,
     positions: u64,
 }
 
 impl Object {
-    /// Looks at an object's first bytes.
+    /// Opens an object and looks at its first bytes.
     ///
     /// # Errors
-    /// The source's; files of other kinds, UTF-16, and one JSON object over many lines.
+    /// Those of the source; files of other kinds, UTF-16, and one JSON object over many lines.
     pub fn open(
         name: &str,
         source: Arc<dyn ReadAt>,
@@ -165,20 +165,20 @@ impl Object {
         Ok(Object { name: name.to_owned(), source, packing, container })
     }
 
-    /// How it holds its records.
+    /// How the object holds its records.
     pub fn container(&self) -> Container {
         self.container
     }
 
-    /// Its bytes.
+    /// The object's size in bytes.
     pub fn size(&self) -> u64 {
         self.source.size()
     }
 
-    /// Its first records: the same for whoever reads whichever range.
+    /// The object's first records, whichever range is read.
     ///
     /// # Errors
-    /// The source's, and a table without column names.
+    /// Those of the source; a table without column names.
     pub fn head(&self) -> Result<Block, ReadError> {
         let mut block = Block::head();
         if let Some(mut records) = self.records(0..self.source.size())? {
@@ -187,11 +187,11 @@ impl Object {
         Ok(block)
     }
 
-    /// The records that begin in `range`, block by block. What cannot be cut belongs to the range
-    /// that begins at 0, as a whole.
+    /// The records that begin in `range`, block by block. An object that cannot be split belongs as
+    /// a whole to the range that begins at 0.
     ///
     /// # Errors
-    /// The source's, and a table without column names.
+    /// Those of the source; a table without column names.
     pub fn blocks(&self, range: Range<u64>) -> Result<Blocks, ReadError> {
         Ok(Blocks { records: self.records(range)?, positions: 0 })
     }
@@ -228,7 +228,7 @@ impl Object {
 }
 
 impl Blocks {
-    /// Lines or rows that the range has, once all its blocks are read.
+    /// The number of lines or rows in the range, once all its blocks are read.
     pub fn positions(&self) -> u64 {
         self.positions
     }
@@ -259,10 +259,10 @@ impl Iterator for Blocks {
     }
 }
 
-const HALF: &str = "half of a character, such as `\\ud83d`, without its other half, as a program \
-                    leaves it that cuts a text in the middle of a character,";
+const HALF: &str = "half of a character, such as `\\ud83d`, without its other half, which remains \
+                    when a program cuts a text in the middle of a character,";
 
-/// serde_json's message, with the line in the object in place of the line in the slice.
+/// The message of serde_json, with the line in the object in place of the line in the slice.
 pub(super) fn json_error(error: &serde_json::Error, first_line: u64) -> String {
     let text = error.to_string();
     let what = text.split(" at line ").next().unwrap_or(&text);

@@ -1,5 +1,5 @@
-//! Parquet: the row groups of a range, row by row. One that is damaged costs its rows from there on,
-//! each of which stands in the receipt; the next one is read again.
+//! Reads the Parquet row groups of a range, row by row. A damaged row group loses its rows from the
+//! damage on, and each of them is listed in the receipt; the next row group is read again.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -21,9 +21,9 @@ use super::quiet::caught;
 use super::source::ReadAt;
 use super::{ReadError, Records};
 
-/// What is fetched at a time: a page and the header of the next.
+/// The number of bytes fetched at a time: a page and the header of the next.
 const PIECE_BYTES: u64 = 1 << 20;
-/// Pieces that are kept: the columns of a row lie apart, and are read by turns.
+/// The number of pieces kept, because the columns of a row lie apart and are read in turn.
 const PIECES: usize = 32;
 
 /// The rows of a range.
@@ -31,14 +31,14 @@ pub(super) struct Rows {
     object: String,
     file: SerializedFileReader<Pieces>,
     pieces: Pieces,
-    /// Row groups that are still to come.
+    /// The row groups that are still to be read.
     groups: Range<usize>,
     group: Group,
-    /// Rows that were begun.
+    /// The number of rows that were begun.
     rows: u64,
 }
 
-/// What is left of the row group that is being read.
+/// The rest of the row group that is being read.
 enum Group {
     Reading { rows: ReaderIter, left: u64 },
     Broken { left: u64, reason: String },
@@ -48,7 +48,7 @@ impl Rows {
     /// The rows of the row groups that begin in `range`.
     ///
     /// # Errors
-    /// The source's, and a file whose metadata cannot be read: nothing of it can.
+    /// Those of the source; a file whose metadata cannot be read, because then nothing else can.
     pub(super) fn new(
         object: &str,
         source: Arc<dyn ReadAt>,
@@ -123,7 +123,7 @@ impl Group {
         }
     }
 
-    /// The next row; from an error on, the same for all that are left.
+    /// The next row. After an error, the same error for each row that is left.
     fn take(&mut self) -> Result<Map<String, Value>, String> {
         let (rows, left) = match self {
             Group::Reading { rows, left } => (rows, left),
@@ -135,7 +135,9 @@ impl Group {
         *left -= 1;
         let row = guarded(|| match rows.next() {
             Some(row) => row,
-            None => Err(ParquetError::General("there are fewer rows than it says".into())),
+            None => {
+                Err(ParquetError::General("there are fewer rows than the metadata says".into()))
+            }
         });
         row.map(object).map_err(|reason| {
             let reason = lost(&reason);
@@ -149,7 +151,7 @@ fn lost(reason: &str) -> String {
     format!("the row group breaks off before this row: {reason}")
 }
 
-/// What the library says, also where it panics over a damaged file.
+/// The library's result, with its panic over a damaged file as an error.
 fn guarded<T>(read: impl FnOnce() -> Parsed<T>) -> Result<T, String> {
     match caught(read) {
         Ok(outcome) => outcome.map_err(|error| error.to_string()),
@@ -169,7 +171,7 @@ fn unknown_codec(group: &RowGroupMetaData) -> Option<Compression> {
     })
 }
 
-/// Where a row group's first byte lies.
+/// The position of a row group's first byte.
 fn start_of(group: &RowGroupMetaData) -> u64 {
     let start = |column: &parquet::file::metadata::ColumnChunkMetaData| {
         let first = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
@@ -182,8 +184,8 @@ fn object(row: Row) -> Map<String, Value> {
     row.into_columns().into_iter().map(|(name, field)| (name, value(field))).collect()
 }
 
-/// A cell as JSON: what a record's format may ask for is kept exactly; times and decimals, which
-/// none does, are written as Parquet prints them.
+/// A cell as JSON. What a record's format may need is kept exactly; times and decimals, which no
+/// format needs, are written as Parquet prints them.
 fn value(field: Field) -> Value {
     match field {
         Field::Null => Value::Null,
@@ -220,15 +222,15 @@ fn value(field: Field) -> Value {
     }
 }
 
-/// An object in pieces, of which the latest are kept.
+/// An object in pieces, the most recent of which are kept.
 #[derive(Clone)]
 struct Pieces(Arc<Kept>);
 
 struct Kept {
     source: Arc<dyn ReadAt>,
-    /// By number, the latest last.
+    /// Pieces by number, the most recent last.
     recent: Mutex<VecDeque<(u64, Bytes)>>,
-    /// What the source said when it failed: the library would make a text of it.
+    /// The source's error, kept here because the library would turn it into text.
     failure: Mutex<Option<io::Error>>,
 }
 
@@ -238,7 +240,7 @@ impl Pieces {
         Pieces(Arc::new(Kept { source, recent, failure }))
     }
 
-    /// The source's failure, or what else `reason` means.
+    /// The source's error, if there is one; otherwise the error that `reason` stands for.
     fn explain(
         &self,
         object: &str,
@@ -249,7 +251,7 @@ impl Pieces {
     }
 
     fn check(&self, object: &str) -> Result<(), ReadError> {
-        // A poisoned lock guards a whole value: nothing is half done under it.
+        // A poisoned lock still guards a consistent value: nothing can stop halfway under it.
         let failure = self.0.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
         failure.map_or(Ok(()), |error| Err(ReadError::source(object, error)))
     }
@@ -262,7 +264,7 @@ impl Pieces {
         })
     }
 
-    /// The bytes from `at` to the end of the piece in which they lie; none past the object's end.
+    /// The bytes from `at` to the end of their piece; empty past the object's end.
     fn from(&self, at: u64) -> io::Result<Bytes> {
         if at >= self.len() {
             return Ok(Bytes::new());
@@ -299,7 +301,7 @@ impl ChunkReader for Pieces {
 
     fn get_bytes(&self, start: u64, length: usize) -> Parsed<Bytes> {
         let end = start.checked_add(length as u64).filter(|end| *end <= self.len());
-        let end = end.ok_or_else(|| ParquetError::EOF("it points past its end".into()))?;
+        let end = end.ok_or_else(|| ParquetError::EOF("it points past the file's end".into()))?;
         if length as u64 > PIECE_BYTES {
             return Ok(self.fetch(start..end)?);
         }
@@ -309,7 +311,7 @@ impl ChunkReader for Pieces {
     }
 }
 
-/// An object's bytes from a place on.
+/// An object's bytes from a position on.
 struct Stream {
     pieces: Pieces,
     at: u64,

@@ -1,4 +1,4 @@
-//! Panics that are expected: a library's own over damaged input, caught and told as errors.
+//! Catches expected panics: those of a library over damaged input become errors.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -6,23 +6,23 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
 thread_local! {
-    /// Whether this thread's panics are caught and told elsewhere.
+    /// Whether this thread's panics are caught and reported elsewhere.
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Does `work`; its message where it panics, which does not stand on standard error as well. Panics
-/// of other threads, and of this one before and after, are told as ever.
+/// Does `work`. If it panics, returns the message, which is then not printed to standard error.
+/// Panics of other threads, and of this one before and after, are reported as usual.
 pub(super) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     static DELEGATE: Once = Once::new();
     DELEGATE.call_once(delegate);
     let was_quiet = QUIET.replace(true);
-    // What the work leaves half done is its caller's to throw away.
+    // The caller discards anything that the work leaves half done.
     let outcome = panic::catch_unwind(AssertUnwindSafe(work));
     QUIET.set(was_quiet);
     outcome.map_err(|payload| message(&*payload))
 }
 
-/// Puts a hook before the process's own, to which it leaves all but the panics of quiet threads.
+/// Installs a panic hook that passes all panics except those of quiet threads to the previous hook.
 fn delegate() {
     let told = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -35,7 +35,7 @@ fn delegate() {
 fn message(payload: &(dyn Any + Send)) -> String {
     let constant = || payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = payload.downcast_ref::<String>().cloned().or_else(constant);
-    text.unwrap_or_else(|| "for no reason that it tells".into())
+    text.unwrap_or_else(|| "it panicked without a message".into())
 }
 
 #[cfg(test)]
@@ -56,7 +56,7 @@ mod tests {
                 false => told(info),
             }
         }));
-        // Other tests of this process may have been first.
+        // Another test in this process may have run first.
         delegate();
         assert_eq!(caught(|| 7), Ok(7));
         let within: Result<(), _> = caught(|| {

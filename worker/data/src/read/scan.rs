@@ -1,12 +1,12 @@
-//! Where a JSON value ends, found as its bytes stream by: brackets are matched and strings are
-//! skipped, without recursion; whether it is valid JSON is for the parser to say.
+//! Finds where a JSON value ends while its bytes stream by. Brackets are matched and strings are
+//! skipped, without recursion. Whether the value is valid JSON is left to the parser.
 
 use memchr::memchr2;
 
-/// Brackets that may be open; the parser gives up long before.
+/// The most brackets that may be open; the parser gives up long before.
 const DEEPEST: usize = 1 << 20;
 
-/// A value whose end was not seen yet.
+/// A value whose end has not been seen yet.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
     /// The brackets that must close, innermost last.
@@ -23,20 +23,20 @@ enum State {
     Between,
     /// Inside a string.
     String,
-    /// Behind a string's backslash.
+    /// After a backslash in a string.
     Escape,
     /// Inside a number or a word.
     Bare,
 }
 
-/// What a chunk of bytes brought.
+/// What was found in a chunk of bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Seen {
-    /// All of it belongs to the value, which goes on.
+    /// The whole chunk belongs to the value, which continues.
     More,
-    /// The value ends after so many bytes.
+    /// The value ends after this number of bytes.
     End(usize),
-    /// The byte after so many cannot stand there.
+    /// The byte after this number of bytes is invalid there, with the reason.
     Bad(usize, String),
 }
 
@@ -98,12 +98,12 @@ impl Scan {
                 Some(expected) if expected == byte => {}
                 Some(expected) => {
                     let (expected, found) = (char::from(expected), char::from(byte));
-                    return Err(format!("`{found}` where `{expected}` must close"));
+                    return Err(format!("expected `{expected}`, got `{found}`"));
                 }
-                None => return Err(format!("a value must stand before `{}`", char::from(byte))),
+                None => return Err(format!("expected a value before `{}`", char::from(byte))),
             },
             b',' if self.state == State::Before => {
-                return Err("a value must stand before `,`".into());
+                return Err("expected a value before `,`".into());
             }
             _ if self.state == State::Before => self.state = State::Bare,
             _ => {}
@@ -116,7 +116,8 @@ impl Scan {
 mod tests {
     use super::*;
 
-    /// What is seen of `text` in chunks of `size` bytes, with the value's end in the whole of it.
+    /// What is found in `text` in chunks of `size` bytes, with positions from the start of the
+    /// text.
     fn seen(text: &str, size: usize) -> Seen {
         let mut scan = Scan::default();
         let mut before = 0;
@@ -148,11 +149,11 @@ mod tests {
     }
 
     #[test]
-    fn brackets_that_do_not_match_are_seen_where_they_stand() {
+    fn mismatched_brackets_are_found_where_they_are() {
         let bad = |at, reason: &str| Seen::Bad(at, reason.to_owned());
-        assert_eq!(seen(r#"{"a": [1}"#, 3), bad(8, "`}` where `]` must close"));
-        assert_eq!(seen("]", 1), bad(0, "a value must stand before `]`"));
-        assert_eq!(seen(", 1", 3), bad(0, "a value must stand before `,`"));
+        assert_eq!(seen(r#"{"a": [1}"#, 3), bad(8, "expected `]`, got `}`"));
+        assert_eq!(seen("]", 1), bad(0, "expected a value before `]`"));
+        assert_eq!(seen(", 1", 3), bad(0, "expected a value before `,`"));
         assert_eq!(seen(r#"{"a": "b"#, 2), Seen::More);
         assert!(matches!(seen(&"[".repeat(DEEPEST + 1), 4096), Seen::Bad(DEEPEST, _)));
     }

@@ -1,4 +1,4 @@
-//! Bytes by range, wherever they lie, and as a stream.
+//! An object's bytes, by range from any kind of source, and as a stream.
 
 use std::io::{self, BufRead, Read};
 use std::ops::Range;
@@ -6,20 +6,20 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
-/// What is fetched at first: enough to look at an object's head at the cost of one request.
+/// The size of the first fetch: enough to look at an object's head with one request.
 const FIRST_FETCH: u64 = 256 << 10;
-/// What is fetched at a time in the end: a request's latency is small beside it.
+/// The size that fetches grow to: a request's latency is small in comparison.
 const LARGEST_FETCH: u64 = 4 << 20;
 
-/// An object's bytes, read by range: in memory, in a file, in object storage. Calls block.
+/// An object's bytes, read by range from memory, a file or object storage. Calls block.
 pub trait ReadAt: Send + Sync {
     /// The object's size.
     fn size(&self) -> u64;
 
-    /// Exactly these bytes.
+    /// Reads exactly these bytes.
     ///
     /// # Errors
-    /// What the operating system or the store says; an object that is shorter.
+    /// Those of the operating system or the store; an object that is too short.
     fn read_at(&self, range: Range<u64>) -> io::Result<Bytes>;
 }
 
@@ -48,11 +48,11 @@ impl ReadAt for std::fs::File {
     }
 }
 
-/// A range of an object as a stream, fetched in pieces that grow.
+/// A range of an object as a stream, fetched in pieces of growing size.
 pub(super) struct Window {
     source: Arc<dyn ReadAt>,
     start: u64,
-    /// Where the next piece starts.
+    /// The position at which the next piece starts.
     next: u64,
     end: u64,
     fetch: u64,
@@ -68,12 +68,12 @@ impl Window {
         Window { source, start, next: start, end, fetch: FIRST_FETCH, piece, failed: false }
     }
 
-    /// Bytes that were taken out of it.
+    /// The number of bytes taken out of the stream.
     pub(super) fn taken(&self) -> u64 {
         self.next - self.start - self.piece.len() as u64
     }
 
-    /// Whether an error came from the source, and not from what the bytes say.
+    /// Whether an error came from the source, not from the content of the bytes.
     pub(super) fn failed(&self) -> bool {
         self.failed
     }

@@ -1,4 +1,4 @@
-//! CSV and TSV: the first row names the columns, and every cell is a text.
+//! Reads CSV and TSV: the first row names the columns, and every cell is a text.
 
 use std::io::{self, BufRead};
 
@@ -11,9 +11,9 @@ use super::block::Block;
 use super::unpack::Input;
 use super::{RECORD_BYTES, ReadError, Records, TOO_LARGE};
 
-/// Columns at most: more are a separator that repeats without end.
+/// The most columns: more than that is a separator repeated without end.
 const MOST_CELLS: usize = 1 << 16;
-/// Lines that look like rows in one cell, from which on it is suspect.
+/// The number of row-like lines in a cell from which on the cell is suspect.
 const FEWEST_ROWS: usize = 3;
 
 /// A table that is being read.
@@ -26,12 +26,12 @@ pub(super) struct Table {
     line: u64,
 }
 
-/// The cells of a row, one behind the other, in buffers that are used again.
+/// The cells of a row, one after another, in reused buffers.
 struct Row {
     bytes: Vec<u8>,
-    /// Where each cell ends.
+    /// The position at which each cell ends.
     ends: Vec<usize>,
-    /// How many there are.
+    /// The number of cells.
     cells: usize,
 }
 
@@ -47,24 +47,23 @@ impl Row {
     }
 }
 
-/// What was read of a row.
+/// How much of a row was read.
 enum Read {
     /// All of it.
     Whole,
-    /// All that there is: the object ends without a line end, or within quotes.
+    /// All that is left: the object ends without a line end, or within quotes.
     Last { in_quotes: bool },
-    /// As much as a row may be long: a quote that does not close takes all that follows into one
-    /// cell.
+    /// As much as a row may hold: an unclosed quote takes everything that follows into one cell.
     TooLarge,
-    /// Nothing: the table has ended.
+    /// Nothing, because the table has ended.
     End,
 }
 
 impl Table {
-    /// A table whose cells are parted by `delimiter`.
+    /// A table whose cells are separated by `delimiter`.
     ///
     /// # Errors
-    /// The source's, and a first row that cannot name the columns.
+    /// Those of the source; a first row that cannot name the columns.
     pub(super) fn new(input: Input, delimiter: u8) -> Result<Table, ReadError> {
         let parser = ReaderBuilder::new().delimiter(delimiter).build();
         let (columns, row) = (Vec::new(), Row::new());
@@ -95,7 +94,7 @@ impl Table {
         Ok(())
     }
 
-    /// Steps over blank lines, so that a row is known by the line on which it starts.
+    /// Skips blank lines, so that a row's place is the line on which it starts.
     fn skip_blank(&mut self) -> io::Result<()> {
         loop {
             let chunk = self.input.fill_buf()?;
@@ -121,7 +120,7 @@ impl Table {
                 return Ok(Read::End);
             }
             begun = true;
-            // A line end ends the last row too, unless it is within quotes.
+            // A line end completes the last row too, unless it is within quotes.
             let input = if is_end { b"\n" } else { chunk };
             let (result, read, written, ended) =
                 self.parser.read_record(input, &mut bytes[filled..], &mut ends[*cells..]);
@@ -153,9 +152,9 @@ impl Table {
         }
     }
 
-    /// Lines within a cell that are rows of as many cells as the table has columns: what a quote
-    /// that is missing, or one too many, makes of rows. Text in which that is so by chance has other
-    /// lines too.
+    /// The number of lines within cells that look like rows, with as many cells as the table has
+    /// columns. This is what a missing or superfluous quote makes of rows. Text that looks like
+    /// this by chance has other lines too.
     fn swallowed(&self) -> u64 {
         let is_row = |line: &&[u8]| cells_in(line, self.delimiter) == self.columns.len();
         let in_cell = |cell: &[u8]| {
@@ -165,7 +164,7 @@ impl Table {
             let inner = cell.split(|byte| *byte == b'\n').skip(1);
             let lines: Vec<&[u8]> = inner.filter(|line| !line.trim_ascii().is_empty()).collect();
             let rows = lines.iter().filter(|line| is_row(line)).count();
-            // The last line is what stands before the closing quote.
+            // The last line is the text before the closing quote.
             let all = lines.len().saturating_sub(1);
             if rows >= FEWEST_ROWS && rows >= all { rows as u64 } else { 0 }
         };
@@ -175,7 +174,7 @@ impl Table {
         self.row.cells().map(in_cell).sum()
     }
 
-    /// The row as fields, and its size.
+    /// The row's fields, and their size in bytes.
     fn fields(&self) -> Result<(Map<String, Value>, usize), String> {
         let (found, wanted) = (self.row.cells, self.columns.len());
         if found != wanted {
@@ -231,7 +230,7 @@ impl Records for Table {
     }
 }
 
-/// Cells that a line would have as a row.
+/// The number of cells that a line would have as a row.
 fn cells_in(line: &[u8], delimiter: u8) -> usize {
     let mut in_quotes = false;
     let parts = line.iter().filter(|byte| {

@@ -1,4 +1,4 @@
-//! Every container: what is read of it, where it stands, and what becomes of what is broken.
+//! Every container: which records are read, at which places, and what becomes of damage.
 
 mod broken;
 mod packed;
@@ -88,7 +88,7 @@ fn text_is_one_document_in_pieces_that_lose_nothing() {
 }
 
 #[test]
-fn what_no_reader_knows_is_refused_by_its_kind() {
+fn an_unsupported_file_is_refused_by_its_kind() {
     for (bytes, kind) in [
         (&b"PK\x03\x04"[..], "a zip file"),
         (b"BZh9", "a bzip2 file"),

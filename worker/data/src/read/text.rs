@@ -1,4 +1,5 @@
-//! A text: one document, in pieces of bounded size that are cut where no word is.
+//! Reads a text: one document, in pieces of bounded size that are cut between words where
+//! possible.
 
 use std::io::Read;
 
@@ -9,14 +10,14 @@ use super::block::Block;
 use super::unpack::Input;
 use super::{ReadError, Records};
 
-/// A piece at most: shorter documents are tokenized as a whole.
+/// The most bytes in a piece: shorter documents are tokenized as a whole.
 const PIECE_BYTES: usize = 1 << 20;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// A document that is being read.
 pub(super) struct Text {
     input: Input,
-    /// Read, and not given away.
+    /// The bytes that were read and are in no piece yet.
     ahead: Vec<u8>,
     line: u64,
     ended: bool,
@@ -43,7 +44,8 @@ impl Records for Text {
         self.ended = broken.is_some() || self.ahead.len() < PIECE_BYTES - BYTE_ORDER_MARK.len();
         let cut = if self.ended { self.ahead.len() } else { seam(&self.ahead) };
         let piece = &self.ahead[..cut];
-        // Nothing but white space is no document; within one it belongs to it.
+        // An object of nothing but white space is not a document; within a document, white space
+        // belongs to it.
         let is_all = is_first && self.ended;
         let is_nothing = if is_all { piece.trim_ascii().is_empty() } else { piece.is_empty() };
         if !is_nothing {
@@ -64,8 +66,8 @@ impl Records for Text {
     }
 }
 
-/// Where to cut: before the last space between two words, since no tokenizer joins what stands on
-/// its sides; else behind a line's end; else between two characters.
+/// The position to cut at: before the last space between two words, because no tokenizer joins the
+/// two sides; else after a line end; else between two characters.
 fn seam(text: &[u8]) -> usize {
     let word = |byte: u8| byte.is_ascii_alphanumeric();
     let mut triples = text.windows(3);
@@ -88,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_cut_where_no_word_is() {
+    fn a_text_is_cut_between_words_if_possible() {
         for (text, expected) in [
             ("one two three", "one two"),
             ("one  two\nthree", "one  two\n"),

@@ -1,5 +1,6 @@
-//! A stream of an object's bytes, unpacked where they are packed: known by their first bytes,
-//! whatever the object's name. Memory is bounded, and so is what a small archive may unpack to.
+//! A stream of an object's bytes, unpacked if they are packed. The packing is recognized by the
+//! first bytes, not by the object's name. Memory is bounded, and so is the size to which a small
+//! archive may unpack.
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -8,17 +9,17 @@ use flate2::bufread::MultiGzDecoder;
 use super::ReadError;
 use super::source::Window;
 
-/// What is unpacked at a time.
+/// The number of bytes unpacked at a time.
 const BUFFER_BYTES: usize = 128 << 10;
-/// Bytes unpacked per byte read: text gives 3 to 10, records of much boilerplate 50.
+/// The most bytes unpacked per byte read: text yields 3 to 10, records with much boilerplate 50.
 const LARGEST_RATIO: u64 = 200;
-/// Less than so much is unpacked at any ratio.
+/// Up to this size, any ratio is accepted.
 const HARMLESS_BYTES: u64 = 256 << 20;
 
 /// How an object's bytes are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Packing {
-    /// Not at all.
+    /// Not packed.
     Plain,
     /// One gzip member or more.
     Gzip,
@@ -27,7 +28,7 @@ pub(super) enum Packing {
 }
 
 impl Packing {
-    /// By the first bytes.
+    /// Recognizes the packing by the first bytes.
     pub(super) fn of(head: &[u8]) -> Packing {
         match head {
             [0x1f, 0x8b, ..] => Packing::Gzip,
@@ -36,7 +37,7 @@ impl Packing {
         }
     }
 
-    /// A name without the ending that says how its object is packed.
+    /// The name without the ending that stands for the packing.
     pub(super) fn strip(self, name: &str) -> &str {
         let endings: &[&str] = match self {
             Packing::Plain => &[],
@@ -51,7 +52,7 @@ impl Packing {
 pub(super) struct Input {
     object: String,
     stream: Stream,
-    /// Bytes that were taken out of it.
+    /// The number of bytes taken out of the stream.
     taken: u64,
     exploded: bool,
 }
@@ -84,8 +85,8 @@ impl Input {
         &self.object
     }
 
-    /// What an error of reading means: the reason why the records end here, or the end of the whole
-    /// object.
+    /// Explains a read error: gives the reason why the records end here, or the error that makes
+    /// the whole object unusable.
     pub(super) fn explain(&self, error: io::Error) -> Result<String, ReadError> {
         if self.window().failed() {
             return Err(ReadError::source(&self.object, error));

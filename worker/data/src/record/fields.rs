@@ -1,4 +1,4 @@
-//! A record's fields, by the format's names for them.
+//! A record's fields, accessed by the format's names.
 
 use std::collections::BTreeMap;
 
@@ -6,19 +6,19 @@ use serde_json::{Map, Value};
 
 use super::{Reject, json, kind, malformed};
 
-/// How many names an error lists.
+/// The number of names that an error lists.
 const NAMES_SHOWN: usize = 8;
 
-/// A record whose fields are taken one by one; what a format does not ask for is left.
+/// A record whose fields are taken one by one; those that a format does not ask for are left.
 pub(super) struct Fields<'a> {
     names: &'a BTreeMap<String, String>,
     record: Map<String, Value>,
-    /// The names of those that were taken.
+    /// The names of the fields that were taken.
     taken: Vec<String>,
 }
 
 impl<'a> Fields<'a> {
-    /// `names` has the record's own names, by the format's.
+    /// `names` gives the record's own names by the format's.
     pub(super) fn new(names: &'a BTreeMap<String, String>, mut record: Map<String, Value>) -> Self {
         lift(&mut record, names);
         Fields { names, record, taken: Vec::new() }
@@ -29,7 +29,7 @@ impl<'a> Fields<'a> {
         self.names.get(name).map_or(name, String::as_str)
     }
 
-    /// Whether the record has a field, be it null.
+    /// Whether the record has a field, even if it is null.
     pub(super) fn has(&self, name: &str) -> bool {
         self.record.contains_key(self.own(name))
     }
@@ -42,7 +42,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// That a field is not there, and which are.
+    /// The error for a missing field, which lists the fields that exist.
     pub(super) fn missing(&self, name: &str) -> Reject {
         let own = self.own(name);
         let all = self.taken.iter().chain(self.record.keys());
@@ -69,8 +69,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A list, or a text that holds one as JSON: so tables store what has no type of its own.
-    /// A list of objects may come as an object of lists: so `datasets` stores a `Sequence`.
+    /// A list, or a text that contains one as JSON, as in tables that have no type for it. A list
+    /// of objects may also be an object of lists, as `datasets` stores a `Sequence`.
     pub(super) fn list(&mut self, name: &str) -> Result<Option<Vec<Value>>, Reject> {
         match self.decoded(name)? {
             Value::Null => Ok(None),
@@ -82,7 +82,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// An object, or a text that holds one as JSON.
+    /// An object, or a text that contains one as JSON.
     pub(super) fn object(&mut self, name: &str) -> Result<Option<Map<String, Value>>, Reject> {
         match self.decoded(name)? {
             Value::Null => Ok(None),
@@ -95,7 +95,7 @@ impl<'a> Fields<'a> {
         match self.take(name) {
             Value::String(text) if text.trim().is_empty() => Ok(Value::Null),
             Value::String(text) => json::parse(text.as_bytes()).map_err(|error| {
-                malformed(format!("`{}` is a text that is no JSON: {error}", self.own(name)))
+                malformed(format!("`{}` is a text that is not JSON: {error}", self.own(name)))
             }),
             other => Ok(other),
         }
@@ -110,18 +110,18 @@ impl<'a> Fields<'a> {
         value
     }
 
-    /// Takes a field that says nothing new.
+    /// Marks a field as taken, because it says nothing new.
     pub(super) fn forget(&mut self, name: &str) {
         self.take(name);
     }
 
-    /// Of several names that mean the same, the first under which something is said.
+    /// The first of several synonymous names whose field has content.
     pub(super) fn first_of<'n>(&self, names: &[&'n str]) -> Option<&'n str> {
         let is_said = |name: &&&str| self.record.get(self.own(name)).is_some_and(says_something);
         names.iter().find(is_said).copied()
     }
 
-    /// The names of the fields that say something and that nobody has asked for.
+    /// The names of the fields that have content and were not asked for.
     pub(super) fn unread(&self) -> Vec<String> {
         let said = self.record.iter().filter(|(_, value)| says_something(value));
         said.map(|(name, _)| name.clone()).collect()
@@ -132,7 +132,8 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Brings what is named by a path, as in `{messages: data.messages}`, to the top under this name.
+/// Moves a value that is named by a path, as in `{messages: data.messages}`, to the top level, with
+/// the path as its name.
 pub(crate) fn lift(record: &mut Map<String, Value>, names: &BTreeMap<String, String>) {
     for path in names.values().filter(|path| path.contains('.')) {
         if record.contains_key(path) {
@@ -150,7 +151,7 @@ pub(crate) fn lift(record: &mut Map<String, Value>, names: &BTreeMap<String, Str
     }
 }
 
-/// Whether all fields are lists of one length, of what messages have.
+/// Whether all fields are lists of one length, and one of them holds the speakers of messages.
 pub(crate) fn is_of_columns(
     columns: &Map<String, Value>,
     names: &BTreeMap<String, String>,
@@ -162,7 +163,7 @@ pub(crate) fn is_of_columns(
     speaks && first.is_some() && lengths.all(|length| length == first)
 }
 
-/// Objects from lists of their fields; a null is a field that one lacks.
+/// Turns lists of fields into objects. A null stands for a field that the object lacks.
 fn rows(columns: Map<String, Value>) -> Vec<Value> {
     let mut rows: Vec<Map<String, Value>> = Vec::new();
     for (name, column) in columns {
@@ -175,7 +176,7 @@ fn rows(columns: Map<String, Value>) -> Vec<Value> {
     rows.into_iter().map(Value::Object).collect()
 }
 
-/// Whether a value is more than a place for one.
+/// Whether a value has any content.
 pub(crate) fn says_something(value: &Value) -> bool {
     match value {
         Value::Null => false,

@@ -1,10 +1,11 @@
-//! A list's messages, as OpenAI writes them and as ShareGPT does: to what chat templates read.
+//! Reads a list's messages, in OpenAI's form or ShareGPT's, into the form that chat templates read.
 //!
-//! Roles may follow each other in any order, as the data has them: what a template does not take, it
-//! refuses itself. (LLaMA-Factory empties a record whose turns do not alternate.)
+//! Roles may follow each other in any order, as they do in the data: a template refuses by itself
+//! what it does not accept. (LLaMA-Factory empties a record whose turns do not alternate.)
 //!
-//! Who speaks and what is said go by the template's names, `role` and `content`, in the place where
-//! the record has them; every other field stays as it is, since some template may read it.
+//! The speaker and the content get the names that templates use, `role` and `content`, at the
+//! position that they have in the record. Every other field stays as it is, because some template
+//! may read it.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +16,11 @@ use super::parts::{self, Marks};
 use super::{Reject, kind, lift, malformed, tools};
 use crate::conversation::{Message, Role};
 
-/// Whose message it is.
+/// The speaker of a message.
 #[derive(Clone, Copy)]
 enum Speaker {
     Role(Role),
-    /// ShareGPT's `function_call`: the assistant, and the text is the call as JSON.
+    /// ShareGPT's `function_call`: the assistant speaks, and the text is the call as JSON.
     Call,
 }
 
@@ -29,7 +30,7 @@ const OPENAI: &[(&str, Speaker)] = &[
     ("user", Speaker::Role(Role::User)),
     ("assistant", Speaker::Role(Role::Assistant)),
     ("tool", Speaker::Role(Role::Tool)),
-    // Results of calls, before there were tools.
+    // The results of calls, before there were tools.
     ("function", Speaker::Role(Role::Tool)),
 ];
 
@@ -48,29 +49,29 @@ const SHAREGPT: &[(&str, Speaker)] = &[
     ("function_call", Speaker::Call),
 ];
 
-/// Whether some format knows who speaks under this name.
+/// Whether any format has a speaker of this name.
 pub(crate) fn is_speaker(name: &str) -> bool {
     let mut known = SHAREGPT.iter().chain(OPENAI);
     known.any(|(known, _)| name.eq_ignore_ascii_case(known))
 }
 
-/// The way out for a speaker that no format knows.
+/// The hint for a speaker that no format has.
 const ROLES_HINT: &str = "hint: a source's `roles` name who speaks, as in `{assistant: [bot]}`";
 
-/// How a list's messages are written.
+/// The form of a list's messages.
 pub(super) struct Dialect<'a> {
     names: &'a BTreeMap<String, String>,
     roles: &'a BTreeMap<String, Role>,
     role: &'static [&'static str],
     content: &'static [&'static str],
     speakers: &'static [&'static [(&'static str, Speaker)]],
-    /// The known speakers, for people.
+    /// The known speakers, for error messages.
     wanted: &'static str,
     media: Media,
 }
 
 impl<'a> Dialect<'a> {
-    /// `role` and `content`.
+    /// OpenAI's form: `role` and `content`.
     pub(super) fn openai(
         names: &'a BTreeMap<String, String>,
         roles: &'a BTreeMap<String, Role>,
@@ -87,7 +88,8 @@ impl<'a> Dialect<'a> {
         }
     }
 
-    /// `from` and `value`, and what they are called in sets that call themselves the same.
+    /// ShareGPT's form: `from` and `value`, and their names in other data sets that call themselves
+    /// ShareGPT.
     pub(super) fn sharegpt(
         names: &'a BTreeMap<String, String>,
         roles: &'a BTreeMap<String, Role>,
@@ -104,7 +106,7 @@ impl<'a> Dialect<'a> {
         }
     }
 
-    /// The names that a message may have for one of its two parts: the source's own, or the
+    /// The names that a message may use for its speaker or its content: the source's own, or the
     /// format's.
     fn keys<'n>(&'n self, of: &'n [&'static str]) -> Vec<&'n str> {
         match of.iter().find_map(|name| self.names.get(*name)) {
@@ -123,10 +125,10 @@ impl<'a> Dialect<'a> {
     }
 }
 
-/// Reads a list's messages; `name` is the list's, for errors.
+/// Reads a list's messages. `name` is the list's name in errors.
 ///
 /// # Errors
-/// The first message that is none.
+/// The first element that is not a message.
 pub(super) fn messages(
     list: Vec<Value>,
     name: &str,
@@ -161,7 +163,7 @@ fn message(value: Value, at: &str, dialect: &Dialect<'_>) -> Result<Message, Rej
     Ok(Message { role, fields, train, weight })
 }
 
-/// Gives the fields that the source renames the names that templates and training know.
+/// Renames fields from the source's names to those that templates and training use.
 fn rename_others(fields: &mut Map<String, Value>, dialect: &Dialect<'_>) {
     for name in ["reasoning_content", "tool_calls", "train", "weight"] {
         if let Some(own) = dialect.names.get(name) {
@@ -170,7 +172,7 @@ fn rename_others(fields: &mut Map<String, Value>, dialect: &Dialect<'_>) {
     }
 }
 
-/// Renames a field in its place, over one that has the new name.
+/// Renames a field in its place, replacing any field that already has the new name.
 fn rename(fields: &mut Map<String, Value>, own: &str, name: &str) {
     if own == name || !fields.contains_key(own) {
         return;
@@ -190,7 +192,7 @@ fn settle_role(
     let Some(own) = keys.iter().find(|key| fields.contains_key(**key)).copied() else {
         return Err(match keys[..] {
             ["role"] if fields.contains_key("from") => {
-                malformed(format!("{at} has `from` and no `role`, as ShareGPT has"))
+                malformed(format!("{at} has `from` but no `role`, as in ShareGPT"))
             }
             _ => malformed(format!("{at} has no `{}`", keys[0])),
         });
@@ -207,14 +209,14 @@ fn settle_role(
     Ok(speaker)
 }
 
-/// Which of the possible fields says what is said.
+/// The name of the field that holds the message's content.
 fn said_under(fields: &Map<String, Value>, at: &str, keys: &[&str]) -> Result<String, Reject> {
     let is_said = |key: &&&str| fields.get(**key).is_some_and(|value| !value.is_null());
     let said: Vec<&str> = keys.iter().filter(is_said).copied().collect();
     match said[..] {
-        [first, second, ..] => {
-            Err(malformed(format!("{at} has both `{first}` and `{second}`; which one is said?")))
-        }
+        [first, second, ..] => Err(malformed(format!(
+            "{at} has both `{first}` and `{second}`; which one is the content?"
+        ))),
         [only] => Ok(only.to_owned()),
         [] => {
             let null = keys.iter().find(|key| fields.contains_key(**key));

@@ -1,5 +1,5 @@
-//! A tree of messages, as OpenAssistant has them: of all its conversations the one is read that goes to the
-//! best-ranked reply each time.
+//! Reads a tree of messages, as OpenAssistant has them. Of all its conversations, only the one that
+//! follows the best-ranked reply at each step is read.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ pub(crate) const PROMPT: &str = "prompt";
 /// The key of a message's replies.
 pub(crate) const REPLIES: &str = "replies";
 
-/// What a message says of itself that decides whether, and where, it is read.
+/// The fields that determine whether, and where, a message is read.
 const READ: [&str; 9] = [
     "role",
     "text",
@@ -29,7 +29,8 @@ const READ: [&str; 9] = [
     "message_tree_id",
 ];
 
-/// The conversation of a tree, what nothing is read from, and what else the tree has.
+/// The conversation of a tree, the fields from which nothing is read, and a note on the messages
+/// that are not used.
 pub(super) struct Path {
     pub(super) messages: Vec<Message>,
     pub(super) unread: Vec<String>,
@@ -38,10 +39,10 @@ pub(super) struct Path {
 
 impl Path {
     /// # Errors
-    /// A record that is no tree, and one without an answer.
+    /// A record that is not a tree, or that has no answer.
     pub(super) fn of(fields: &mut Fields<'_>, dialect: &Dialect<'_>) -> Result<Path, Reject> {
         let question = fields.object(PROMPT)?.ok_or_else(|| fields.missing(PROMPT))?;
-        // Repeated from its question.
+        // These repeat what the question says.
         for name in ["message_tree_id", "tree_state"] {
             fields.forget(name);
         }
@@ -59,7 +60,7 @@ impl Path {
             let is_taken = !is_withdrawn(&message);
             path.push(Value::Object(said(message)));
             if !is_taken {
-                // Nothing follows from what was taken back.
+                // Nothing is read after a withdrawn message.
                 path.pop();
                 all += replies.iter().map(size).sum::<usize>();
                 break;
@@ -92,7 +93,7 @@ impl Path {
     }
 }
 
-/// The best reply's index: that of the lowest rank, and the first of those that have none.
+/// The index of the best reply: the one with the lowest rank, or the first if none has a rank.
 fn best(replies: &[Value]) -> Option<usize> {
     let read = replies.iter().enumerate().filter_map(|(i, reply)| {
         let reply = reply.as_object().filter(|reply| !is_withdrawn(reply))?;
@@ -103,10 +104,10 @@ fn best(replies: &[Value]) -> Option<usize> {
     read.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, i)| i)
 }
 
-/// Whether its author or its reviewers took it back.
+/// Whether the message's author or its reviewers withdrew it.
 fn is_withdrawn(message: &Map<String, Value>) -> bool {
     let says = |name: &str, wanted: bool| {
-        // A table of texts has them as words.
+        // In a table of texts, these are words.
         let value = message.get(name);
         value.and_then(Value::as_bool) == Some(wanted)
             || value
@@ -116,7 +117,7 @@ fn is_withdrawn(message: &Map<String, Value>) -> bool {
     says("deleted", true) || says("review_result", false)
 }
 
-/// How many messages begin here.
+/// The number of messages in the tree that begins here.
 fn size(message: &Value) -> usize {
     let replies = message.get(REPLIES).and_then(Value::as_array);
     1 + replies.into_iter().flatten().map(size).sum::<usize>()

@@ -1,32 +1,34 @@
-//! What a message says in parts, and what its author says of training on it.
+//! Reads content that is a list of parts, and the marks by which an author decides what is trained.
 //!
-//! Plain templates cannot read lists, so the parts of a text are joined; parts that are thoughts or calls become the
-//! message's own. Loss is by message: marks that would train some words of one and not others are refused.
+//! Plain templates cannot read lists, so the parts of a text are joined; parts that are thoughts or
+//! calls become fields of the message. A message is trained as a whole: marks that would train some
+//! words of a message and not others are refused.
 
 use proto::spec::Media;
 use serde_json::{Map, Value};
 
 use super::{Reject, json, kind, malformed, media, tools};
 
-/// Whether a message is trained, and how much, where its author says so.
+/// Whether a message is trained, and with what weight, if its author says so.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Marks {
     pub(super) train: Option<bool>,
     pub(super) weight: Option<f32>,
 }
 
-/// What says whether a message is trained: ours, ms-swift's and torchtune's, which says the opposite.
+/// The marks for whether a message is trained: ours, ms-swift's, and torchtune's, which means the
+/// opposite.
 const TRAIN: [(&str, bool); 3] = [("train", true), ("loss", true), ("masked", false)];
-/// What says how much: ours, and LLaMA-Factory's.
+/// The marks for the weight: ours, and LLaMA-Factory's.
 const WEIGHT: [&str; 2] = ["weight", "loss_weight"];
-/// What says it of single words, or means something else.
+/// Marks that apply to single words, or that mean something else.
 const UNKNOWN: [&str; 3] = ["train_detail", "loss_scale", "loss_mask"];
 
 impl Marks {
-    /// Takes the marks out of a message's fields, or a part's.
+    /// Takes the marks out of the fields of a message or of a part.
     ///
     /// # Errors
-    /// Marks that say nothing, that contradict each other, or that nothing here reads.
+    /// Marks that are invalid, that contradict each other, or that are not supported here.
     pub(super) fn take(fields: &mut Map<String, Value>, at: &str) -> Result<Marks, Reject> {
         let mut marks = Marks::default();
         for (name, means) in TRAIN {
@@ -42,7 +44,7 @@ impl Marks {
             };
             if marks.train.replace(train).is_some_and(|before| before != train) {
                 return Err(malformed(format!(
-                    "{at} is to be trained and is not: see its `{name}`"
+                    "{at} is marked both as trained and as not trained: see its `{name}`"
                 )));
             }
         }
@@ -52,7 +54,7 @@ impl Marks {
                 Some(value) => {
                     let weight = value.as_f64().map(|w| w as f32);
                     let valid = weight.filter(|w| w.is_finite() && *w >= 0.0);
-                    let bad = || format!("{at}.{name} must be a number from 0 up, got {value}");
+                    let bad = || format!("{at}.{name} must be a number of at least 0, got {value}");
                     valid.ok_or_else(|| malformed(bad()))?
                 }
             };
@@ -65,24 +67,24 @@ impl Marks {
             None => Ok(marks),
             Some(name) => {
                 let detail = format!(
-                    "{at} has `{name}`, which says what of it is trained in a way that is not known \
-                     here\nhint: `train: false` or `weight: 0.5` on a message says it of the whole"
+                    "{at} has `{name}`, which marks what is trained in a way that is not supported \
+                     here\nhint: `train: false` or `weight: 0.5` on a message applies to the whole message"
                 );
                 Err(malformed(detail))
             }
         }
     }
 
-    /// These, or those where these say nothing.
+    /// These marks, and `other` where these say nothing.
     pub(super) fn or(self, other: Marks) -> Marks {
         Marks { train: self.train.or(other.train), weight: self.weight.or(other.weight) }
     }
 }
 
-/// Joins a content of parts into a text; the marks that all of them agree on.
+/// Joins the parts of a content into a text. Returns the marks, on which all parts must agree.
 ///
 /// # Errors
-/// A part that is no text, and none of what a message may have beside it.
+/// A part that is neither text nor anything else that a message may have.
 pub(super) fn settle(
     fields: &mut Map<String, Value>,
     at: &str,
@@ -104,7 +106,7 @@ pub(super) fn settle(
         let Some(value) = value else { continue };
         if fields.get(name).is_some_and(|value| !value.is_null()) {
             return Err(malformed(format!(
-                "{at} has parts that are its `{name}`, which it has too"
+                "{at} has parts for `{name}`, which the message also has as a field"
             )));
         }
         fields.insert(name.into(), value);
@@ -112,7 +114,7 @@ pub(super) fn settle(
     Ok(marks.unwrap_or_default())
 }
 
-/// What parts say together.
+/// The combined content of the parts.
 #[derive(Default)]
 struct Said {
     text: String,
@@ -124,7 +126,7 @@ struct Said {
 impl Said {
     fn add(&mut self, part: Value, at: &str, list: &str, media: Media) -> Result<(), Reject> {
         let Value::Object(mut part) = part else {
-            return Err(malformed(format!("{list} has a part that is no text")));
+            return Err(malformed(format!("{list} has a part that is not text")));
         };
         let marks = Marks::take(&mut part, at)?;
         let kind = part.get("type").and_then(Value::as_str).map(str::to_owned);
@@ -147,14 +149,14 @@ impl Said {
                 };
             }
             Some(kind) => {
-                return Err(malformed(format!("{at} is of the type `{kind}`, no text")));
+                return Err(malformed(format!("{at} is of the type `{kind}`, which is not text")));
             }
-            None => return Err(malformed(format!("{list} has a part that is no text"))),
+            None => return Err(malformed(format!("{list} has a part that is not text"))),
         }
         if self.marks.replace(marks).is_some_and(|before| before != marks) {
             let detail = format!(
-                "{list} trains some of its parts and not others; a message is trained whole\n\
-                 hint: make messages of them, or give `train` to the message"
+                "{list} trains some of its parts and not others; a message is trained as a whole\n\
+                 hint: make them separate messages, or put `train` on the message"
             );
             return Err(malformed(detail));
         }
@@ -162,22 +164,22 @@ impl Said {
     }
 }
 
-/// A part that is a call: an object, or a text that holds one as JSON.
+/// Reads a part that is a call: an object, or a text that contains one as JSON.
 fn call(part: &Map<String, Value>, at: &str) -> Result<Value, Reject> {
     let value = ["value", "tool_call", "function_call", "text"];
     let value = value.iter().find_map(|name| part.get(*name));
     match value {
         Some(Value::String(text)) => json::parse(text.as_bytes())
-            .map_err(|error| malformed(format!("{at} is no call as JSON: {error}"))),
+            .map_err(|error| malformed(format!("{at} is not a call as JSON: {error}"))),
         Some(call @ Value::Object(_)) => Ok(call.clone()),
         _ => Err(malformed(format!("{at} must be a call, as an object or as a JSON text"))),
     }
 }
 
-/// Refuses a message that says nothing and calls nothing, and one whose content is no text.
+/// Requires a message to have a text or calls.
 ///
 /// # Errors
-/// Which.
+/// A message that has neither, or whose content is not a text.
 pub(super) fn require_content(
     fields: &Map<String, Value>,
     at: &str,

@@ -1,4 +1,4 @@
-//! The formats, record by record.
+//! Tests of the formats, record by record.
 
 use proto::spec::Media;
 use serde_json::json;
@@ -107,7 +107,7 @@ fn bad_records_say_what_is_wrong() {
         (
             r#"{"messages": "x"}"#,
             Malformed,
-            "`messages` is a text that is no JSON: expected value at line 1 column 1",
+            "`messages` is a text that is not JSON: expected value at line 1 column 1",
         ),
         (r#"{"messages": {}}"#, Malformed, "`messages` must be a list, got an object"),
         (r#"{"messages": []}"#, Empty, "`messages` is empty"),
@@ -129,7 +129,7 @@ fn bad_records_say_what_is_wrong() {
         (
             r#"{"messages": [{"role": "assistant", "content": "x", "weight": -1}]}"#,
             Malformed,
-            "messages[0].weight must be a number from 0 up, got -1",
+            "messages[0].weight must be a number of at least 0, got -1",
         ),
         (
             r#"{"messages": [{"role": "user", "content": "x"}]}"#,
@@ -210,7 +210,7 @@ fn tool_calls_arguments_are_objects_however_they_are_written() {
         &[
             (
                 call("{\"x\"".into()),
-                "messages[0].tool_calls[0]: `arguments` is a text that is no JSON: EOF while \
+                "messages[0].tool_calls[0]: `arguments` is a text that is not JSON: EOF while \
                  parsing an object at line 1 column 4",
             ),
             (
@@ -227,7 +227,7 @@ fn tool_calls_arguments_are_objects_however_they_are_written() {
             ),
             (
                 said(json!({"tools": "search"})),
-                "`tools` is a text that is no JSON: expected value at line 1 column 1",
+                "`tools` is a text that is not JSON: expected value at line 1 column 1",
             ),
             (said(json!({"tools": {"name": "f"}})), "`tools` must be a list, got an object"),
             (said(json!({"tools": ["f"]})), "tools[0] must be an object, got a text"),
@@ -240,7 +240,7 @@ fn tool_calls_arguments_are_objects_however_they_are_written() {
 }
 
 #[test]
-fn messages_keep_what_templates_read_and_developers_set_the_scene() {
+fn messages_keep_their_fields_and_a_developer_counts_as_the_system() {
     let record = json!({"system": "unused", "chat_template_kwargs": "{\"enable_thinking\": true}",
     "messages": [
         {"role": "developer", "content": "D"},
@@ -345,25 +345,25 @@ fn marks_of_other_tools_mean_what_ours_mean_or_are_refused() {
     }
     let parts = json!([{"type": "text", "text": "wrong ", "train": false},
                        {"type": "text", "text": "right"}]);
-    let wants = "hint: `train: false` or `weight: 0.5` on a message says it of the whole";
+    let wants = "hint: `train: false` or `weight: 0.5` on a message applies to the whole message";
     details(
         Format::Messages,
         &[
             (
                 answer(json!({"content": parts})),
-                "messages[1].content trains some of its parts and not others; a message is trained \
-                 whole\nhint: make messages of them, or give `train` to the message",
+                "messages[1].content trains some of its parts and not others; a message is trained as a \
+                 whole\nhint: make them separate messages, or put `train` on the message",
             ),
             (
                 answer(json!({"train_detail": [{"begin": 0, "end": 1, "train": false}]})),
                 &format!(
-                    "messages[1] has `train_detail`, which says what of it is trained in a way \
-                          that is not known here\n{wants}"
+                    "messages[1] has `train_detail`, which marks what is trained in a way \
+                          that is not supported here\n{wants}"
                 ),
             ),
             (
                 answer(json!({"loss": true, "masked": true})),
-                "messages[1] is to be trained and is not: see its `masked`",
+                "messages[1] is marked both as trained and as not trained: see its `masked`",
             ),
             (answer(json!({"loss": 1})), "messages[1].loss must be true or false, got a number"),
         ],
@@ -385,7 +385,7 @@ fn parts_that_are_thoughts_or_calls_become_the_messages_own() {
 }
 
 #[test]
-fn media_are_refused_by_name_wherever_they_stand_unless_their_text_is_asked_for() {
+fn media_are_refused_by_name_unless_only_their_text_is_requested() {
     let said =
         json!([{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "A"}]);
     let parts = json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}},
@@ -414,7 +414,7 @@ fn media_are_refused_by_name_wherever_they_stand_unless_their_text_is_asked_for(
 }
 
 #[test]
-fn what_is_not_read_is_named_and_what_has_a_plain_meaning_is_read() {
+fn unread_fields_are_named_and_synonyms_are_read() {
     for (format, record, unread) in [
         (
             Format::Alpaca,

@@ -1,15 +1,15 @@
-//! Tools, and calls of them.
+//! Tools, and calls to them.
 //!
 //! Chat templates are written for typed tools, and for calls whose arguments are an *object*:
 //! `transformers` documents both, and vLLM gives templates the same when it serves. Data sets often
-//! hold arguments as a JSON text, as OpenAI's interface sends them; a template would quote such a
+//! hold arguments as a JSON text, as OpenAI's interface sends them. A template would quote such a
 //! text once more, so it is parsed.
 
 use serde_json::{Map, Value, json};
 
 use super::{Reject, json as exact, kind, malformed};
 
-/// A record's tools, as templates get them: none where the list is empty.
+/// A record's tools in the form that templates get; none if the list is empty.
 pub(super) fn listed(tools: Option<Vec<Value>>) -> Result<Option<Value>, Reject> {
     let Some(tools) = tools.filter(|tools| !tools.is_empty()) else {
         return Ok(None);
@@ -20,7 +20,7 @@ pub(super) fn listed(tools: Option<Vec<Value>>) -> Result<Option<Value>, Reject>
     }
 }
 
-/// Bare functions as tools of the type `function`.
+/// Wraps bare functions as tools of the type `function`.
 pub(super) fn typed(tools: Vec<Value>) -> Vec<Value> {
     let is_bare = |tool: &Value| tool.get("name").is_some() && tool.get("function").is_none();
     let typed = |tool: Value| match is_bare(&tool) {
@@ -40,7 +40,7 @@ pub(super) fn call_from_content(fields: &mut Map<String, Value>, at: &str) -> Re
         Ok(Value::Array(calls)) => calls,
         Ok(call @ Value::Object(_)) => vec![call],
         Ok(other) => return Err(malformed(format!("{at} must be a call, got {}", kind(&other)))),
-        Err(error) => return Err(malformed(format!("{at} is no call as JSON: {error}"))),
+        Err(error) => return Err(malformed(format!("{at} is not a call as JSON: {error}"))),
     };
     if let Some(call) = calls.iter().find(|call| !call.get("name").is_some_and(Value::is_string)) {
         return Err(malformed(format!("{at}: the call {call} has no `name`")));
@@ -80,7 +80,7 @@ fn settle_call(call: &mut Value, at: &str) -> Result<(), Reject> {
         return Ok(());
     };
     let at = format!("{at}: `arguments`");
-    // A call without arguments, as some interfaces write it.
+    // An empty text is a call without arguments, as some interfaces write it.
     if arguments.as_str().is_some_and(|text| text.trim().is_empty()) {
         *arguments = json!({});
     }
@@ -91,12 +91,12 @@ fn settle_call(call: &mut Value, at: &str) -> Result<(), Reject> {
     }
 }
 
-/// Replaces a text by the JSON in it.
+/// Replaces a text by the JSON value in it.
 fn parse_text(value: &mut Value, at: &str) -> Result<(), Reject> {
     if let Value::String(text) = value {
         let parsed = exact::parse(text.as_bytes());
         *value = parsed
-            .map_err(|error| malformed(format!("{at} is a text that is no JSON: {error}")))?;
+            .map_err(|error| malformed(format!("{at} is a text that is not JSON: {error}")))?;
     }
     Ok(())
 }

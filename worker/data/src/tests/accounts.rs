@@ -1,4 +1,4 @@
-//! What becomes of each record: cut, dropped or refused, and always counted.
+//! What happens to each record: it is cut, dropped or refused, and always counted.
 
 use proto::receipt::Tally;
 
@@ -48,7 +48,7 @@ fn too_long_is_dropped_cut_or_fails_and_always_counted() {
 }
 
 #[test]
-fn each_bad_line_stands_in_the_receipt_and_the_good_ones_are_kept() {
+fn bad_lines_are_listed_in_the_receipt_and_good_ones_are_kept() {
     let mut bytes =
         b"{\"messages\": [{\"role\": \"bot\", \"content\": \"x\"}]}\n{\"messages\": [\n".to_vec();
     bytes.extend(two_turns().as_bytes());
@@ -101,7 +101,7 @@ fn every_cut_and_flip_of_a_file_is_accounted_for() {
 }
 
 #[test]
-fn an_object_that_breaks_off_fails_the_run_unless_it_may() {
+fn an_object_that_breaks_off_fails_the_run_unless_that_is_allowed() {
     let record = r#"{"instruction": "Say a.", "output": "a"}"#;
     let table = "instruction,output\n1,2\n\"3,4\n5,6\n";
     let gzipped = {
@@ -149,7 +149,7 @@ fn a_row_that_has_swallowed_others_is_a_finding() {
 }
 
 #[test]
-fn fields_that_neither_format_nor_template_reads_are_named_in_the_receipt() {
+fn fields_that_nothing_reads_are_named_in_the_receipt() {
     let line = r#"{"id": 7, "tags": [], "messages": [
         {"role": "user", "content": "U", "name": "Ann", "lang": "en"},
         {"role": "assistant", "content": "A", "reasoning": "R", "name": null}]}"#;
@@ -194,7 +194,7 @@ fn an_empty_answer_among_others_is_a_finding_and_not_trained() {
     }
 }
 
-/// What the one sample of a line has in it, by reason.
+/// The findings in the only sample of a line, by reason.
 fn found_in(preparer: &Preparer, line: &str) -> Vec<(Reason, String)> {
     let (samples, counts) = shown(preparer, line);
     assert_eq!(samples.len(), 1);
@@ -203,7 +203,7 @@ fn found_in(preparer: &Preparer, line: &str) -> Vec<(Reason, String)> {
 }
 
 #[test]
-fn nulls_that_a_table_wrote_are_told() {
+fn nulls_that_a_table_wrote_are_reported() {
     let line = |tools: Value, arguments: Value| {
         let calls = json!([{"type": "function",
                             "function": {"name": "f", "arguments": arguments}}]);
@@ -236,14 +236,14 @@ fn nulls_that_a_table_wrote_are_told() {
 }
 
 #[test]
-fn a_token_of_both_prompt_and_completion_is_told() {
+fn a_token_of_both_prompt_and_completion_is_reported() {
     let base = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/quickstart/base");
     let folder = Folder::read(base.as_ref()).expect("the quick start's base");
     let preparer = Preparer::new(&folder, Options::default()).expect("a tokenizer");
     let line = |prompt: &str, completion: &str| {
         json!({"prompt": prompt, "completion": completion}).to_string()
     };
-    // Its tokens begin with the space before a word.
+    // The tokenizer's tokens begin with the space before a word.
     assert_eq!(found_in(&preparer, &line("The answer is", " the one.")), []);
     let told = found_in(&preparer, &line("The answer is ", "the one."));
     let [(Reason::SharedToken, found)] = &told[..] else { panic!("{told:?}") };
@@ -252,7 +252,7 @@ fn a_token_of_both_prompt_and_completion_is_told() {
 }
 
 #[test]
-fn what_the_template_leaves_out_is_told_with_the_way_out() {
+fn what_the_template_leaves_out_is_reported_with_a_hint() {
     let thinking = include_str!("../../../../tests/templates/thinking.jinja");
     let with = |options| {
         let chat_template = ChatTemplate::Jinja(thinking.into());
@@ -279,7 +279,7 @@ fn what_the_template_leaves_out_is_told_with_the_way_out() {
     let error = fails.prepare("d.jsonl", line.as_bytes(), &SourceOptions::default());
     let error = error.expect_err("it fails").to_string();
     assert!(error.starts_with("d.jsonl, line 1: the chat template leaves out"), "{error}");
-    // A template that knows neither thoughts nor tools.
+    // A template that supports neither thoughts nor tools.
     let tools = r#"{"tools": [{"type": "function", "function": {"name": "f"}}], "messages": [
         {"role": "user", "content": "1"}, {"role": "assistant", "content": "<think>t</think> A"}]}"#;
     let (_, counts) = shown(&chatml(Options::default()), &tools.replace('\n', ""));

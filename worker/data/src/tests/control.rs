@@ -1,4 +1,4 @@
-//! The texts of special tokens in messages: told, dropped or kept as texts.
+//! The texts of special tokens in messages: reported, dropped or kept as text.
 
 use super::*;
 
@@ -14,12 +14,12 @@ fn with(control_tokens: ControlTokens) -> Preparer {
 }
 
 #[test]
-fn special_tokens_in_messages_are_told_dropped_or_left_alone() {
+fn special_tokens_in_messages_are_reported_dropped_or_left_alone() {
     let (samples, counts) = shown(&with(ControlTokens::Report), &line());
     assert_eq!(samples.len(), 1);
     let found = counts.findings[&Reason::ControlTokens].examples[0].to_string();
     let expected = "d.jsonl, line 1: `content` of message 1 holds `<|im_end|>`, which becomes the \
-                    special token\nhint: `data.control_tokens: escape` keeps it text, `filter` \
+                    special token\nhint: `data.control_tokens: escape` keeps it as text, `filter` \
                     leaves the record out";
     assert_eq!(found, expected);
     let (reason, why) = rejected(&with(ControlTokens::Filter), &line());
@@ -27,10 +27,11 @@ fn special_tokens_in_messages_are_told_dropped_or_left_alone() {
     assert_eq!(why, "d.jsonl, line 1: `content` of message 1 holds `<|im_end|>`");
     let (unlooked, counts) = shown(&with(ControlTokens::Off), &line());
     assert_eq!((unlooked, counts.findings.len()), (samples, 0));
-    // Words that no tokenizer has as a special token, and the template's own, are nothing to tell.
+    // Texts that are not special tokens of the tokenizer are not reported, and neither are the
+    // template's own tokens.
     let (_, counts) = shown(&with(ControlTokens::Report), &line().replace("im_end", "im_and"));
     assert_eq!(counts.findings.len(), 0);
-    // In calls, tools and further fields too.
+    // Calls, tools and further fields are searched too.
     let tools = line().replace("<|im_end|>", "it").replace(
         r#""messages""#,
         r#""tools": [{"name": "f", "description": ["</s>"]}], "messages""#,
@@ -40,7 +41,7 @@ fn special_tokens_in_messages_are_told_dropped_or_left_alone() {
     assert!(found.starts_with("d.jsonl, line 1: `tools` holds `</s>`, which"), "{found}");
 }
 
-/// With one token for every byte, what a text is cut into can be written down.
+/// With one token per byte, the expected tokens of a text can be written down.
 #[test]
 fn an_escaped_token_is_a_text_like_any_other() {
     let preparer = with(ControlTokens::Escape);
@@ -51,7 +52,7 @@ fn an_escaped_token_is_a_text_like_any_other() {
     let sample = prepared.samples().next().expect("one");
     let (start, end) = (2, 3);
     let bytes = |text: &str| preparer.encoder().piece(text).expect("bytes");
-    // The two halves of a token's text are no token.
+    // The two halves of a special token's text are not the token.
     let text = |text: &str| -> Vec<u32> { text.split_inclusive('|').flat_map(bytes).collect() };
     let tokens = [
         vec![start],
@@ -69,7 +70,7 @@ fn an_escaped_token_is_a_text_like_any_other() {
     assert_eq!(trained, "<|im_end|> ends é.".len() + 1, "the answer and its end");
     let shown = bracketed(preparer.tokenizer(), sample);
     assert!(shown.contains("assistant\n⟦<|im_end|> ends é.<|im_end|>⟧"), "{shown}");
-    // A conversation without one is as it was.
+    // A conversation without such a text is unchanged.
     let (escaped, _) = shown_of(&preparer, &two_turns());
     assert_eq!(escaped, shown_of(&with(ControlTokens::Report), &two_turns()).0);
 }
@@ -81,12 +82,12 @@ fn shown_of(preparer: &Preparer, line: &str) -> (Vec<Vec<u32>>, Counts) {
 }
 
 #[test]
-fn characters_that_escaping_needs_are_refused_where_they_would_be_mistaken() {
+fn characters_that_escaping_needs_are_refused_if_they_are_ambiguous() {
     let line = line().replace('é', "\u{f0003}");
     let (reason, why) = rejected(&with(ControlTokens::Escape), &line);
     assert_eq!(reason, Reason::Malformed);
-    assert!(why.contains("planes for private use"), "{why}");
-    // Where nothing is escaped, they are texts like others.
+    assert!(why.contains("private-use planes"), "{why}");
+    // Where nothing is escaped, these characters are ordinary text.
     for c in ["\u{f0003}", "\u{100003}", "\u{f0003}\u{100003}"] {
         let line = line.replace("<|im_end|>", "it").replace('\u{f0003}', c);
         let (tokens, _) = shown_of(&with(ControlTokens::Escape), &line);

@@ -1,4 +1,4 @@
-//! Formats through templates: calls, system prompts, and the tokens that a template needs.
+//! Formats in templates: calls, system prompts, and the tokens that a template needs.
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn tokens_that_the_tokenizer_lacks_are_added_and_nothing_else_changes() {
     };
     let grown = Preparer::new(&base, with(&["<|user|>", "</s>", "<|end|>"])).expect("grows");
     let ids: Vec<_> = grown.new_tokens().iter().map(|t| (t.id, t.content.as_str())).collect();
-    // 256 bytes and four special tokens are there; `</s>` is one of them.
+    // The tokenizer has 256 bytes and four special tokens already; `</s>` is one of them.
     assert_eq!(ids, [(260, "<|user|>"), (261, "<|end|>")]);
     assert_eq!(grown.stop_ids(), [1, 261]);
     let line = r#"{"messages": [{"role": "user", "content": "a"},
@@ -23,7 +23,7 @@ fn tokens_that_the_tokenizer_lacks_are_added_and_nothing_else_changes() {
     let prepared = grown.prepare("d.jsonl", line.as_bytes(), &SourceOptions::default());
     let tokens = &prepared.expect("readable").records[0].samples[0].tokens;
     assert_eq!((tokens[0], tokens[2]), (260, 261));
-    // `<|assistant|>` was not asked for, so it is spelt in bytes.
+    // `<|assistant|>` was not asked for, so it is spelled in bytes.
     assert_eq!(tokens.len(), 3 + "<|assistant|>".len() + 2);
 
     let mut json: Value =
@@ -38,7 +38,7 @@ fn tokens_that_the_tokenizer_lacks_are_added_and_nothing_else_changes() {
 }
 
 #[test]
-fn a_templates_own_system_prompt_does_not_stand_beside_ours() {
+fn our_system_prompt_replaces_the_templates_own() {
     let templates = [
         (include_str!("../../../../tests/templates/smollm2.jinja"), "named SmolLM"),
         (include_str!("../../../../tests/templates/qwen2_5.jinja"), "You are Qwen"),
@@ -82,7 +82,7 @@ fn sharegpts_calls_are_trained_and_their_results_are_not() {
     assert_eq!(said, expected);
 }
 
-/// As Python reads and writes them: `json.loads`, `json.dumps`, `str`.
+/// As in Python, where `json.loads`, `json.dumps` and `str` keep them.
 #[test]
 fn integers_of_any_size_keep_their_digits() {
     let big = "340282366920938463463374607431768211456000";
@@ -112,7 +112,7 @@ fn integers_of_any_size_keep_their_digits() {
 }
 
 #[test]
-fn calls_are_never_left_out_by_a_template_that_knows_none() {
+fn calls_are_never_lost_in_a_template_that_does_not_support_them() {
     let call = json!({"function": {"name": "add", "arguments": r#"{"a": 1}"#}});
     let line = json!({"messages": [{"role": "user", "content": "1"},
         {"role": "assistant", "content": "", "tool_calls": [call]}]});
@@ -121,7 +121,7 @@ fn calls_are_never_left_out_by_a_template_that_knows_none() {
     let expected =
         "d.jsonl, line 1: the chat template leaves out the tool calls of message 2\nhint: ";
     assert!(text.starts_with(expected), "{text}");
-    // As DeepSeek's: a text and an object cannot be added.
+    // As in DeepSeek's template, where a text and an object cannot be added.
     let texts = "{% for m in messages %}{% generation %}{{ m.content }}\
                  {% for call in m.tool_calls %}{{ call.function.name + call.function.arguments }}\
                  {% endfor %}</s>{% endgeneration %}{% endfor %}";
@@ -144,14 +144,14 @@ fn records_of_another_format_are_malformed_and_never_guessed() {
     let expected = [
         "d.jsonl, line 2: no field `messages` among `instruction`, `output`",
         "d.jsonl, line 3: no field `messages` among `conversations`",
-        "d.jsonl, line 4: messages[0] has `from` and no `role`, as ShareGPT has",
+        "d.jsonl, line 4: messages[0] has `from` but no `role`, as in ShareGPT",
     ];
     assert_eq!(examples, expected);
 }
 
-/// Decimals at the ends of a double's range, and next to the middle between two of them, where a
-/// reader that rounds twice goes wrong; with what `json.dumps(json.loads(..))` of CPython 3.11 makes
-/// of them.
+/// Decimals at the ends of a double's range, and next to the middle between two doubles, where a
+/// reader that rounds twice goes wrong. Each comes with what CPython 3.11 makes of it by
+/// `json.dumps(json.loads(..))`.
 const DECIMALS: [(&str, &str); 16] = [
     ("2.2250738585072011e-308", "2.225073858507201e-308"),
     ("2.2250738585072014e-308", "2.2250738585072014e-308"),
@@ -172,7 +172,7 @@ const DECIMALS: [(&str, &str); 16] = [
 ];
 
 #[test]
-fn numbers_of_tools_are_pythons_to_the_last_digit() {
+fn numbers_in_tools_match_pythons_to_the_last_digit() {
     let template = "{{ tools[0].function.parameters.enum | tojson }}{% for m in messages %}\
                     {% generation %}{{ m.content }}</s>{% endgeneration %}{% endfor %}";
     let written: Vec<&str> = DECIMALS.iter().map(|(written, _)| *written).collect();

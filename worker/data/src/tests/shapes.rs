@@ -1,11 +1,11 @@
-//! Files as other tools write them: read where their meaning is plain, else refused with the way out.
+//! Files as other tools write them: read if their meaning is plain, else refused with a hint.
 
 use super::*;
 
 const PAIR: &str = r#"{"instruction": "U", "output": "A"}"#;
 const SHOWN: &str = "<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n⟦A<|im_end|>⟧\n";
 
-/// The samples of an object, and what was dropped.
+/// The samples of an object, and the records that were dropped.
 fn read(object: &str, bytes: &str, source: &SourceOptions) -> (Vec<String>, Vec<String>) {
     let preparer = chatml(Options::default());
     let prepared = preparer.prepare(object, bytes.as_bytes(), source).expect("readable");
@@ -39,7 +39,7 @@ fn a_missing_number_in_a_column_costs_no_record() {
 }
 
 #[test]
-fn half_a_character_is_said_to_be_one() {
+fn half_a_character_is_reported_as_such() {
     for half in [r"\ud83d", r"\ud83d!", r"\ude00"] {
         let lines = format!("{PAIR}\n{}\n", PAIR.replace('A', half));
         let (samples, dropped) = plain("a.jsonl", &lines);
@@ -52,7 +52,7 @@ fn half_a_character_is_said_to_be_one() {
 }
 
 #[test]
-fn a_pointer_of_git_lfs_is_said_to_be_one() {
+fn a_git_lfs_pointer_is_reported_as_such() {
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
     for object in ["a.jsonl", "a.json", "a.parquet", "a.csv", "a.txt"] {
         let error = refused(object, pointer);
@@ -66,7 +66,7 @@ fn a_pointer_of_git_lfs_is_said_to_be_one() {
 }
 
 #[test]
-fn a_tables_first_line_says_what_parts_its_cells() {
+fn a_tables_delimiter_is_found_in_its_first_line() {
     for table in [
         "instruction;output\nU;A\n",
         "\u{feff}instruction;output\r\nU;A\r\n",
@@ -88,16 +88,16 @@ fn a_list_in_an_object_is_a_list() {
     ] {
         assert_eq!(plain(object, &text), (vec![SHOWN.to_owned(); 2], Vec::new()), "{text}");
     }
-    // More than the list, and a list that breaks off.
+    // An object with more than the list, and a list that breaks off.
     let error = refused("a.json", &format!("{{\"train\": [\n{PAIR}],\n\"test\": [{PAIR}]}}"));
     assert!(error.contains("the object has more fields than this list"), "{error}");
     let error = refused("a.json", &format!(r#"{{"data": [{PAIR}]"#));
     assert!(error.contains("the array breaks off here: it ends without `}`"), "{error}");
-    // Lines whose records begin with such a list, and a record that has more than it.
+    // Lines whose records begin with such a list, and a single record that has more than the list.
     let items = PAIR.replacen('{', r#"{"items": [{"x": 1}], "#, 1);
     assert_eq!(plain("a.json", &format!("{items}\n{items}\n")).0, [SHOWN, SHOWN]);
     assert_eq!(plain("a.json", &items).0, [SHOWN]);
-    // A field of records, where the source says so.
+    // The list is a field of the records if the source says so.
     let messages = r#"[{"role": "user", "content": "U"}, {"role": "assistant", "content": "A"}]"#;
     let lines = format!("{{\"data\": {messages}}}\n{{\"data\": {messages}}}\n");
     let (samples, _) = read("a.json", &lines, &fields(&[("messages", "data")]));
@@ -138,7 +138,7 @@ fn fields_may_be_named_by_their_path() {
 }
 
 #[test]
-fn preferences_are_refused_by_whatever_they_are_called() {
+fn preference_sets_are_refused_whatever_their_fields_are_called() {
     for names in [["chosen", "rejected"], ["chosen_messages", "rejected_messages"]] {
         let line = format!(r#"{{"prompt": "U", "{}": [], "{}": []}}"#, names[0], names[1]);
         let error = refused("a.jsonl", &line);
@@ -146,7 +146,7 @@ fn preferences_are_refused_by_whatever_they_are_called() {
             format!("has `{}` and `{}`, which makes it a preference set (DPO)", names[0], names[1]);
         assert!(error.contains(&expected), "{error}");
     }
-    // Where the source says which of the two is the answer, it is one.
+    // If the source says which of the two is the answer, the record is not a preference.
     let line = r#"{"prompt": "U", "chosen_response": "A", "rejected_response": "B"}"#;
     let source = fields(&[("instruction", "prompt"), ("output", "chosen_response")]);
     assert_eq!(read("a.jsonl", line, &source).0, [SHOWN]);

@@ -1,4 +1,5 @@
-//! Which bytes are trained: by a template's own marks, by ours, by proof, and by what a message says.
+//! Which bytes are trained: by a template's own marks, by ours, by proof, and by what a message
+//! says.
 
 use super::*;
 
@@ -12,7 +13,7 @@ fn chatml_trains_each_answer_with_its_stop_token_and_not_the_newline() {
 }
 
 #[test]
-fn last_and_all_and_a_messages_own_train_and_weight_are_honoured() {
+fn train_on_and_a_messages_own_train_and_weight_are_honoured() {
     let train_on = |train_on| chatml(Options { train_on, ..Options::default() });
     let short = |line: &str, on| {
         let (samples, _) = shown(&train_on(on), line);
@@ -27,7 +28,7 @@ fn last_and_all_and_a_messages_own_train_and_weight_are_honoured() {
     for (line, on, expected) in [
         (&plain, TrainOn::Last, "<user/1+1?>/<assistant/2>/<user/Sure?>/<assistant/⟦ Yes. >⟧/"),
         (&first, TrainOn::Last, "<user/1+1?>/<assistant/⟦2>⟧/<user/Sure?>/<assistant/⟦ Yes. >⟧/"),
-        // A document's first token has nothing before it to be predicted from.
+        // Nothing precedes a document's first token from which it could be predicted.
         (&plain, TrainOn::All, "<⟦user/1+1?>/<assistant/2>/<user/Sure?>/<assistant/ Yes. >/⟧"),
         (
             &weighted,
@@ -46,7 +47,7 @@ fn last_and_all_and_a_messages_own_train_and_weight_are_honoured() {
     let (reason, text) = rejected(&train_on(TrainOn::Assistant), &asked);
     assert_eq!(reason, Reason::Malformed);
     assert!(
-        text.contains("`train` and `weight` choose among answers, not for a `user` message"),
+        text.contains("`train` and `weight` apply to answers, not to a `user` message"),
         "{text}"
     );
 }
@@ -75,7 +76,7 @@ fn template_that_rewrites_earlier_turns_is_refused_with_a_hint() {
 }
 
 #[test]
-fn known_template_is_marked_where_its_assistant_speaks_and_renders_as_before() {
+fn known_template_is_marked_and_renders_as_before() {
     let special = serde_json::Map::from_iter([("eos_token".to_owned(), json!("</s>"))]);
     let parse = |source: &str| Template::new(source, &special, Default::default()).expect("valid");
     let said = [Message::new(Role::User, "1+1?"), Message::new(Role::Assistant, "2")];
@@ -90,7 +91,7 @@ fn known_template_is_marked_where_its_assistant_speaks_and_renders_as_before() {
         let rendered = render(&template);
         let spans: Vec<&str> = rendered.spans.iter().map(|s| &rendered.text[s.clone()]).collect();
         assert_eq!(spans, expected);
-        // Another hash, and nothing else.
+        // This changes the hash, and nothing else.
         let altered = format!("{{##}}{source}");
         let unknown = parse(&altered);
         assert_eq!(unknown.marking(), Marking::Proof);
@@ -99,7 +100,7 @@ fn known_template_is_marked_where_its_assistant_speaks_and_renders_as_before() {
 }
 
 #[test]
-fn each_turn_is_a_sample_as_it_was_given() {
+fn each_turn_is_a_sample_rendered_as_it_was_given() {
     let forgets = UNMARKED
         .replace("m.content | trim", "m.content if loop.last or m.role == 'user' else '...'");
     let marked = forgets.replace(
@@ -123,7 +124,7 @@ fn each_turn_is_a_sample_as_it_was_given() {
         let (samples, _) = shown(&with(template, TrainOn::Last, 100), &two_turns());
         assert_eq!(samples, [second]);
     }
-    // A turn that is too long is counted, and the others stay.
+    // A turn that is too long is counted, and the other turns stay.
     let (samples, counts) = shown(&with(&forgets, TrainOn::Assistant, 40), &two_turns());
     assert_eq!((samples.as_slice(), counts.truncated.tokens_lost), ([first.into()].as_slice(), 60));
     let untrained =
@@ -213,7 +214,7 @@ fn an_empty_thinking_block_that_the_prompt_writes_is_not_trained() {
 }
 
 #[test]
-fn a_templates_marks_are_not_brought_along() {
+fn the_template_that_a_tuned_model_ships_has_no_marks() {
     for chat_template in [
         ChatTemplate::Chatml,
         ChatTemplate::Alpaca,

@@ -1,4 +1,4 @@
-//! OpenAssistant's trees, whole and in rows.
+//! OpenAssistant's trees, whole and as rows.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::*;
 
-/// Two trees: in the first the second reply is the better one, and has a follow-up; in the second
+/// Two trees. In the first, the second reply is the better one and has a follow-up; in the second,
 /// the best reply was deleted.
 fn trees() -> Vec<Value> {
     let message = |id: &str, role: &str, text: &str, rank: Value, replies: Value| {
@@ -29,7 +29,7 @@ fn trees() -> Vec<Value> {
     [("a", first), ("g", second)].map(|(id, p)| json!({"message_tree_id": id, "prompt": p})).into()
 }
 
-/// A tree's rows, a message after its parent.
+/// A tree's rows, each message after its parent.
 fn rows(tree: &Value) -> Vec<Value> {
     fn add(message: &Value, parent: Option<&str>, tree: &Value, rows: &mut Vec<Value>) {
         let mut row = message.clone();
@@ -56,7 +56,7 @@ fn samples_of(lines: &str) -> (Vec<String>, Counts) {
 }
 
 #[test]
-fn the_best_ranked_reply_is_followed_and_the_others_are_told() {
+fn the_best_ranked_reply_is_followed_and_the_others_are_reported() {
     let (samples, counts) = samples_of(&lines(&trees()));
     let turn = |role: &str, text: &str| format!("<|im_start|>{role}\n{text}");
     let answer = |text: &str| format!("<|im_start|>assistant\n⟦{text}<|im_end|>⟧\n");
@@ -82,7 +82,7 @@ fn the_best_ranked_reply_is_followed_and_the_others_are_told() {
 }
 
 #[test]
-fn rows_are_put_together_wherever_the_object_is_cut() {
+fn rows_are_joined_wherever_the_object_is_split() {
     let trees = trees();
     let rows: Vec<Value> = trees.iter().flat_map(rows).collect();
     let text = lines(&rows);
@@ -94,7 +94,7 @@ fn rows_are_put_together_wherever_the_object_is_cut() {
         .iter()
         .map(|e| e.place.to_string())
         .collect();
-    assert_eq!(places, ["line 1", "line 7"], "of their questions");
+    assert_eq!(places, ["line 1", "line 7"], "the places of their questions");
     let preparer = chatml(Options::default());
     let bytes = Arc::new(Bytes::copy_from_slice(text.as_bytes()));
     let of = |range: Range<u64>| {
@@ -119,7 +119,7 @@ fn rows_are_put_together_wherever_the_object_is_cut() {
 }
 
 #[test]
-fn rows_of_no_tree_and_messages_that_look_like_texts_are_told() {
+fn rows_without_a_tree_and_messages_that_look_like_texts_are_reported() {
     let mut rows: Vec<Value> = trees().iter().flat_map(rows).collect();
     let stray = rows.remove(1);
     rows.push(stray);
@@ -130,7 +130,7 @@ fn rows_of_no_tree_and_messages_that_look_like_texts_are_told() {
     let stray = |line, parent| {
         format!(
             "d.jsonl, line {line}: its parent `{parent}` is not among the rows since the last \
-             question\nhint: the rows of a tree must stand together, a message after its parent"
+             question\nhint: the rows of a tree must be adjacent, each message after its parent"
         )
     };
     assert_eq!(examples, [stray(2, "b"), stray(9, "a")]);
@@ -147,7 +147,7 @@ fn rows_of_no_tree_and_messages_that_look_like_texts_are_told() {
     let expected = "d.jsonl, line 1: `text` stands beside `role`, as if each record were one \
                     message of a conversation\nhint: make records of whole conversations";
     assert!(error.starts_with(expected), "{error}");
-    // Fields that plain texts have, too.
+    // Plain texts may have these fields too.
     for plain in [
         r#"{"text": "Hi", "parent": null, "role": "engineer"}"#,
         r#"{"text": "Hi", "message_id": 7}"#,
@@ -162,7 +162,7 @@ fn rows_of_no_tree_and_messages_that_look_like_texts_are_told() {
     }
     let text = SourceOptions { format: Format::Text, ..SourceOptions::default() };
     let allowed = chatml(Options::default()).prepare("d.jsonl", message.as_bytes(), &text);
-    assert_eq!(allowed.expect("as told").counts.eligible, 1);
+    assert_eq!(allowed.expect("as the source says").counts.eligible, 1);
 }
 
 #[test]
@@ -176,7 +176,10 @@ fn trees_that_are_deep_or_wide_cost_no_more_than_their_rows() {
     let (samples, counts) = samples_of(&lines(&deep));
     assert_eq!((samples.len(), counts.read, counts.eligible), (0, 4800, 0), "{counts:?}");
     let malformed = &counts.dropped[&Reason::Malformed].examples[0].to_string();
-    assert_eq!(malformed, "d.jsonl, line 202: it lies deeper than 200 messages in its tree");
+    assert_eq!(
+        malformed,
+        "d.jsonl, line 202: it is more than 200 messages below its tree's question"
+    );
     // Each row answers the first one: the work grows with their number, not with its square.
     let wide: Vec<Value> =
         (0..200_000).map(|i: u32| row(2 * i + i.min(1), (i > 0).then_some(0))).collect();

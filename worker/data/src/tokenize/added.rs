@@ -1,5 +1,5 @@
-//! Added tokens: what is found in a text before it is cut into words, as `tokenizers` finds it
-//! (`tokenizer/added_vocabulary.rs`).
+//! Added tokens, which are found in a text before it is cut into words, in the same way as in
+//! `tokenizers` (`tokenizer/added_vocabulary.rs`).
 
 use std::ops::Range;
 
@@ -12,14 +12,14 @@ use super::classes::{SPACE, WORD, classes};
 /// A stretch of a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Segment {
-    /// An added token and what it takes of the text, white space included.
+    /// An added token, with the range of text that it takes, white space included.
     Token(u32, Range<usize>),
-    /// What lies between added tokens.
+    /// The text between added tokens.
     Text(Range<usize>),
 }
 
-/// The added tokens of a tokenizer. Those that are looked for in normalized text come second: they
-/// see only what the others left.
+/// The added tokens of a tokenizer. Those that are searched for in normalized text come second:
+/// they see only what the others have left.
 pub(super) struct Added {
     raw: Pass,
     normalized: Pass,
@@ -38,7 +38,7 @@ impl Added {
         Ok(Added { raw: Pass::new(raw)?, normalized: Pass::new(normalized)? })
     }
 
-    /// Cuts a text, which has been normalized already where that matters.
+    /// Cuts a text into segments. If normalization matters, the text must be normalized already.
     pub(super) fn segments(&self, text: &str) -> Vec<Segment> {
         let mut segments = Vec::new();
         self.raw.split(text, 0..text.len(), &mut segments);

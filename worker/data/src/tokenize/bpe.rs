@@ -6,15 +6,15 @@ use std::collections::{BinaryHeap, HashMap};
 
 use foldhash::fast::RandomState;
 
-/// What two neighbours become.
+/// The token that two neighbours merge into.
 #[derive(Clone, Copy)]
 struct Merge {
-    /// Lower ones go first; no two pairs share one.
+    /// Pairs of lower rank are merged first; no two pairs have the same rank.
     rank: u32,
     id: u32,
 }
 
-/// The vocabulary as far as merging needs it.
+/// The part of the vocabulary that merging needs.
 pub(super) struct Bpe {
     bytes: [Option<u32>; 256],
     merges: HashMap<(u32, u32), Merge, RandomState>,
@@ -22,39 +22,40 @@ pub(super) struct Bpe {
     whole: HashMap<Vec<u8>, u32, RandomState>,
 }
 
-/// A token, and how many of a word's bytes it takes.
+/// A token, and the number of a word's bytes that it covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
     pub(super) id: u32,
     pub(super) bytes: usize,
 }
 
-/// Room that is kept after a word. A word of megabytes, white space say, does not hold on to more.
+/// The capacity that is kept after a word, so that a word of megabytes (white space, say) does not
+/// hold on to more.
 const KEPT_SYMBOLS: usize = 1 << 12;
 
-/// Room to merge in, kept from word to word.
+/// Buffers for merging, reused from word to word.
 #[derive(Default)]
 pub(super) struct Scratch {
     symbols: Vec<Symbol>,
     queue: BinaryHeap<Reverse<(u32, usize)>>,
 }
 
-/// An element of the list of what a word is made of so far. Its index never changes; merging takes
-/// its right neighbour out of the list.
+/// An element of the linked list of a word's tokens so far. Its index never changes; merging
+/// removes its right neighbour from the list.
 struct Symbol {
     piece: Piece,
     left: usize,
     right: usize,
-    /// How the pair with the right neighbour would merge.
+    /// The merge of the pair with the right neighbour, if there is one.
     merge: Option<Merge>,
 }
 
-/// No neighbour.
+/// Stands for a missing neighbour.
 const NONE: usize = usize::MAX;
 
 impl Bpe {
-    /// `merges` are (left, right, merged), the first to go first; where a pair stands twice, the
-    /// later counts. `whole` are the words that need no merging.
+    /// `merges` are (left, right, merged), in order of priority; if a pair occurs twice, the later
+    /// one counts. `whole` are the words that need no merging.
     pub(super) fn new(
         bytes: [Option<u32>; 256],
         merges: impl IntoIterator<Item = (u32, u32, u32)>,
@@ -65,7 +66,7 @@ impl Bpe {
         Bpe { bytes, merges: merges.collect(), whole }
     }
 
-    /// Encodes a word; nothing where it has a byte that the vocabulary cannot spell.
+    /// Encodes a word. None if it has a byte that the vocabulary cannot spell.
     pub(super) fn encode(&self, word: &[u8], scratch: &mut Scratch) -> Option<Vec<Piece>> {
         if let Some(&id) = self.whole.get(word) {
             return Some(vec![Piece { id, bytes: word.len() }]);
@@ -83,15 +84,15 @@ impl Bpe {
         for at in 0..symbols.len() {
             self.enqueue(symbols, queue, at);
         }
-        // Of equal pairs, the one to the left goes first.
+        // Of equal pairs, the leftmost is merged first.
         while let Some(Reverse((rank, at))) = queue.pop() {
             match symbols[at].merge {
                 Some(merge) if merge.rank == rank => self.merge(symbols, queue, at, merge),
-                // Its pair is gone.
+                // The pair no longer exists.
                 _ => {}
             }
         }
-        // The first is never taken out.
+        // The first symbol is never removed from the list.
         let following = |symbol: &&Symbol| symbols.get(symbol.right);
         let alive = std::iter::successors(symbols.first(), following);
         Some(alive.map(|symbol| symbol.piece).collect())
@@ -120,7 +121,7 @@ impl Bpe {
         }
     }
 
-    /// Notes how the pair that starts at `at` would merge.
+    /// Records how the pair that starts at `at` would merge, and queues it.
     fn enqueue(
         &self,
         symbols: &mut [Symbol],

@@ -1,11 +1,11 @@
-//! A byte-level BPE tokenizer, whole: text -> ids and offsets.
+//! A complete byte-level BPE tokenizer: it turns text into ids and offsets.
 //!
 //! ```text
 //! text --added--> tokens | text --split--> words --cache, bpe--> tokens --trim, frame--> Tokens
 //! ```
 //!
-//! Equal to `tokenizers` to the id and the offset, or silent: what it cannot do it says by `None`,
-//! and the text goes to `tokenizers`.
+//! It either agrees with `tokenizers` in every id and offset, or returns `None` for a text that it
+//! cannot handle, which then goes to `tokenizers`.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -21,19 +21,19 @@ use super::parts::Parts;
 use super::split::{Splitter, words};
 use super::{Tokens, Unknown};
 
-/// Words that a thread remembers. Most text is made of far fewer.
+/// The number of words that a thread remembers. Most text consists of far fewer.
 const CACHED_WORDS: usize = 1 << 16;
-/// The longest word that is remembered, in bytes: longer ones seldom come back.
+/// The longest word that is remembered, in bytes: longer ones seldom occur again.
 const CACHED_BYTES: usize = 64;
 
-/// The encoder, for any number of threads.
+/// The encoder, which any number of threads can use.
 pub(super) struct ByteLevel {
     added: Added,
     nfc: bool,
     splitters: Vec<Splitter>,
     bpe: Bpe,
     trim_offsets: bool,
-    /// What goes before and after a text where special tokens are asked for.
+    /// The tokens before and after a text when special tokens are requested.
     frame: (Vec<u32>, Vec<u32>),
     caches: ThreadLocal<RefCell<Cache>>,
 }
@@ -45,7 +45,7 @@ struct Cache {
 }
 
 impl std::fmt::Debug for ByteLevel {
-    /// Without the vocabulary, which is no reading matter.
+    /// Leaves out the vocabulary, which is too large to read.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut shown = f.debug_struct("ByteLevel");
         shown.field("nfc", &self.nfc).field("splitters", &self.splitters);
@@ -54,11 +54,11 @@ impl std::fmt::Debug for ByteLevel {
 }
 
 impl ByteLevel {
-    /// Reads the tokenizer from its file; the added tokens and the frame are asked of
-    /// `reference`, which has loaded it.
+    /// Reads the tokenizer from its file. The added tokens and the frame are taken from
+    /// `reference`, which has loaded the same file.
     ///
     /// # Errors
-    /// A tokenizer that is not known here.
+    /// A tokenizer of an unknown kind.
     pub(super) fn new(json: &[u8], reference: &tokenizers::Tokenizer) -> Result<Self, Unknown> {
         let Parts { nfc, splitters, bpe, trim_offsets } = Parts::read(json)?;
         let added = reference.get_added_tokens_decoder();
@@ -76,13 +76,13 @@ impl ByteLevel {
         })
     }
 
-    /// Encodes a text, if it is one that can be encoded here.
+    /// Encodes a text. None if it cannot be encoded here.
     pub(super) fn encode(&self, text: &str, add_special_tokens: bool) -> Option<Tokens> {
         if self.nfc && !is_composed(text) {
             return None;
         }
         let mut cache = self.caches.get_or_default().borrow_mut();
-        // More than most text needs, which has four bytes to a token.
+        // More than most text needs, which has about four bytes per token.
         let mut tokens = Tokens::with_capacity(text.len() / 3 + 8);
         if add_special_tokens {
             tokens.extend_without_place(&self.frame.0);
@@ -103,7 +103,7 @@ impl ByteLevel {
         if add_special_tokens {
             tokens.extend_without_place(&self.frame.1);
         }
-        // They become a sample, which is kept.
+        // The ids become part of a sample, which is kept.
         tokens.ids.shrink_to_fit();
         Some(tokens)
     }
@@ -132,7 +132,8 @@ impl ByteLevel {
         Some(())
     }
 
-    /// A token that has some of a character's bytes covers the character.
+    /// Adds the tokens of a word. A token that has some of a character's bytes covers the whole
+    /// character.
     #[inline]
     fn place(&self, text: &str, start: usize, pieces: &[Piece], tokens: &mut Tokens) {
         let mut start = start;
@@ -148,8 +149,8 @@ impl ByteLevel {
     }
 }
 
-/// Whether normalizing to form C would change nothing. Below U+0300, whose first byte is 0xCC,
-/// there is nothing to compose.
+/// Whether normalization form C leaves the text unchanged. Below U+0300, whose first byte is 0xCC,
+/// nothing can be composed.
 fn is_composed(text: &str) -> bool {
     text.bytes().all(|byte| byte < 0xcc) || is_nfc(text)
 }
@@ -164,8 +165,8 @@ fn frame(reference: &tokenizers::Tokenizer) -> Result<(Vec<u32>, Vec<u32>), Unkn
     Ok((ids[..first].to_vec(), ids[last + 1..].to_vec()))
 }
 
-/// The offsets of a token without the spaces at its edges; its bytes are spelled by the
-/// vocabulary, where only a space counts as one.
+/// The offsets of a token without the spaces at its edges. Its bytes are as the vocabulary spells
+/// them, where only a space counts as white space.
 fn without_spaces(bytes: &[u8], range: Range<usize>) -> Range<usize> {
     let is_space = |byte: &&u8| **byte == b' ';
     let leading = bytes.iter().take_while(is_space).count();
@@ -173,8 +174,8 @@ fn without_spaces(bytes: &[u8], range: Range<usize>) -> Range<usize> {
     shrunk(range, leading, trailing)
 }
 
-/// As [`without_spaces`] for an added token, which stands in the text as it is. That characters are
-/// counted and bytes taken away is how `tokenizers` does it.
+/// Like [`without_spaces`], but for an added token, which stands in the text as it is. As in
+/// `tokenizers`, characters are counted but bytes are subtracted.
 fn trimmed(text: &str, range: Range<usize>) -> Range<usize> {
     let is_space = |c: &char| *c == 'Ġ' || c.is_whitespace();
     let token = &text[range.clone()];

@@ -1,7 +1,7 @@
-//! What the regexes of pre-tokenizers ask of a character, as one table.
+//! The classes of characters that the regexes of pre-tokenizers use, as one table.
 //!
-//! The table is filled from `regex-syntax`, by which those regexes see Unicode themselves: so a
-//! scanner and the regex that it stands for agree whatever the version of Unicode.
+//! The table is filled from `regex-syntax`, which also defines Unicode classes for those regexes.
+//! So a scanner and the regex that it replaces agree, whatever the version of Unicode.
 
 use std::sync::LazyLock;
 
@@ -17,7 +17,7 @@ pub(super) const SPACE: u8 = 1 << 2;
 pub(super) const NEWLINE: u8 = 1 << 3;
 /// `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]`: what a capitalized word starts with, in any script.
 pub(super) const UPPER: u8 = 1 << 4;
-/// `[\p{Ll}\p{Lm}\p{Lo}\p{M}]`: what a word goes on with, in any script.
+/// `[\p{Ll}\p{Lm}\p{Lo}\p{M}]`: what a word continues with, in any script.
 pub(super) const LOWER: u8 = 1 << 5;
 /// `\w`.
 pub(super) const WORD: u8 = 1 << 6;
@@ -37,7 +37,7 @@ const CLASSES: [(u8, &str); 7] = [
 
 type Table = [u8; char::MAX as usize + 1];
 
-/// By code point. The planes without a character stay as the system gave them, and cost no memory.
+/// Indexed by code point. Planes without characters are never written to, so they cost no memory.
 static TABLE: LazyLock<Box<Table>> = LazyLock::new(|| {
     let mut table: Box<Table> =
         vec![0; size_of::<Table>()].try_into().expect("the length is the array's");
@@ -55,12 +55,12 @@ static TABLE: LazyLock<Box<Table>> = LazyLock::new(|| {
     table
 });
 
-/// The classes of a character, a bit for each.
+/// The classes of a character, one bit each.
 pub(super) fn classes(c: char) -> u8 {
     TABLE[c as usize]
 }
 
-/// A text by the classes of its characters; positions are bytes.
+/// A text, seen as the classes of its characters; positions are bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Text<'a> {
     text: &'a str,

@@ -1,5 +1,5 @@
-//! `tokenizer.json`, as far as it is known here. Whatever is not in these types is an error: then
-//! `tokenizers` does the work.
+//! The contents of a `tokenizer.json`, as far as they are known here. Anything that is not in these
+//! types is an error, and `tokenizers` then does the work.
 
 use std::collections::HashMap;
 
@@ -10,15 +10,15 @@ use super::Unknown;
 use super::bpe::Bpe;
 use super::split::Splitter;
 
-/// What decides about ids and offsets, but for the added tokens.
+/// Everything that determines ids and offsets, except for the added tokens.
 pub(super) struct Parts {
-    /// Whether text is brought into normal form C first.
+    /// Whether text is first brought into normalization form C.
     pub(super) nfc: bool,
-    /// How it is cut into words.
+    /// How text is cut into words.
     pub(super) splitters: Vec<Splitter>,
     /// How a word becomes tokens.
     pub(super) bpe: Bpe,
-    /// Whether white space at a token's edges is left out of its offsets.
+    /// Whether offsets leave out white space at a token's edges.
     pub(super) trim_offsets: bool,
 }
 
@@ -84,7 +84,7 @@ struct Vocabulary {
     merges: Vec<Pair>,
 }
 
-/// Two tokens: apart, or in older files as one text.
+/// A pair of tokens: separate, or in older files joined into one text.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Pair {
@@ -109,14 +109,14 @@ impl Parts {
     }
 }
 
-/// The splitters before the `ByteLevel` that comes last.
+/// The splitters before the final `ByteLevel`.
 fn splitters(pre_tokenizer: PreTokenizer) -> Result<Vec<Splitter>, Unknown> {
     let mut stages = match pre_tokenizer {
         PreTokenizer::Sequence { pretokenizers } => pretokenizers,
         single => vec![single],
     };
     let Some(PreTokenizer::ByteLevel { add_prefix_space: false, use_regex }) = stages.pop() else {
-        return Err(Unknown::Part("a pre-tokenizer that does not end as byte level"));
+        return Err(Unknown::Part("a pre-tokenizer that does not end with ByteLevel"));
     };
     let mut splitters: Vec<Splitter> =
         stages.into_iter().map(splitter).collect::<Result<_, _>>()?;
@@ -131,17 +131,18 @@ fn splitter(stage: PreTokenizer) -> Result<Splitter, Unknown> {
         PreTokenizer::Digits { individual_digits: individual } => {
             Ok(Splitter::Digits { individual })
         }
-        // The known regexes leave no gaps: to keep what matches is to remove what does not.
+        // The known regexes leave no gaps, so removing what does not match is the same as isolating
+        // what does.
         PreTokenizer::Split { pattern: Pattern::Regex(regex), behavior, invert } => {
             match (behavior, invert) {
                 (Behavior::Isolated, _) | (Behavior::Removed, true) => {
-                    Splitter::of_regex(&regex).ok_or(Unknown::Part("a regex of its own"))
+                    Splitter::of_regex(&regex).ok_or(Unknown::Part("an unknown regex"))
                 }
                 (Behavior::Removed, false) => Err(Unknown::Part("words that are removed")),
             }
         }
         PreTokenizer::Sequence { .. } | PreTokenizer::ByteLevel { .. } => {
-            Err(Unknown::Part("pre-tokenizers in an odd order"))
+            Err(Unknown::Part("pre-tokenizers in an unexpected order"))
         }
     }
 }
@@ -166,7 +167,7 @@ fn trims_offsets(processor: &PostProcessor) -> Result<bool, Unknown> {
 fn bpe(vocabulary: &Vocabulary) -> Result<Bpe, Unknown> {
     let is_set = |affix: &Option<String>| affix.as_ref().is_some_and(|affix| !affix.is_empty());
     if vocabulary.dropout.is_some_and(|dropout| dropout > 0.0) {
-        return Err(Unknown::Part("merges that are left out at random"));
+        return Err(Unknown::Part("merges that are dropped at random"));
     }
     if is_set(&vocabulary.continuing_subword_prefix) || is_set(&vocabulary.end_of_word_suffix) {
         return Err(Unknown::Part("marks at the edges of words"));
@@ -179,7 +180,7 @@ fn bpe(vocabulary: &Vocabulary) -> Result<Bpe, Unknown> {
         let (left, right) = match pair {
             Pair::Apart(left, right) => (left.as_str(), right.as_str()),
             Pair::Joined(pair) => {
-                pair.split_once(' ').ok_or(Unknown::Part("a merge that is no pair"))?
+                pair.split_once(' ').ok_or(Unknown::Part("a merge that is not a pair"))?
             }
         };
         Ok((id(left)?, id(right)?, id(&[left, right].concat())?))
@@ -200,8 +201,9 @@ fn bpe(vocabulary: &Vocabulary) -> Result<Bpe, Unknown> {
     Ok(Bpe::new(bytes, merges, whole))
 }
 
-/// The byte that a character of a byte-level vocabulary stands for: itself where it is printable,
-/// else the characters from U+0100 on in order (`openai/gpt-2`, `src/encoder.py`).
+/// The byte that a character of a byte-level vocabulary stands for. A printable byte is spelled as
+/// itself, the others by the characters from U+0100 on, in order (`openai/gpt-2`,
+/// `src/encoder.py`).
 fn byte(letter: char) -> Option<u8> {
     match letter {
         '!'..='~' | '¡'..='¬' | '®'..='ÿ' => u8::try_from(letter).ok(),

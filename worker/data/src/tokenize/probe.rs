@@ -1,8 +1,8 @@
-//! Texts that tell tokenizers apart: what scripts, white space and case do to each other's borders.
+//! Texts that tell tokenizers apart: scripts, white space and case affect each other's boundaries.
 
-/// What the texts are put together from.
+/// The fragments that the texts are composed of.
 const FRAGMENTS: &[&str] = &[
-    // Words, and what is cut off them.
+    // Words, and endings that are cut off words.
     "the",
     "The",
     "THE",
@@ -81,7 +81,7 @@ const FRAGMENTS: &[&str] = &[
     "€",
     "—",
     "…",
-    // Scripts, marks and what is joined.
+    // Scripts, marks and joined characters.
     "ñ",
     "e\u{301}",
     "\u{301}",
@@ -110,7 +110,8 @@ const FRAGMENTS: &[&str] = &[
     "𐐀𐐨",
 ];
 
-/// `count` texts of a few fragments each, the same for the same seed; `more` are mixed in.
+/// `count` texts of a few fragments each, the same for the same seed. `more` are additional
+/// fragments.
 pub(super) fn texts(seed: u64, count: usize, more: &[String]) -> impl Iterator<Item = String> {
     let fixed = FRAGMENTS.iter().map(|fragment| (*fragment).to_owned());
     let fragments: Vec<String> = fixed.chain(more.iter().cloned()).collect();

@@ -1,8 +1,8 @@
-//! Cutting text into words, which merges never cross: the known regexes as scanners.
+//! Cuts text into words, which merges never cross. The known regexes are scanners here.
 //!
-//! The regexes of byte-level tokenizers are few, and every one of them matches any text without a
-//! gap. So each is a function from where a word starts to where it ends. Backtracking is rewritten
-//! as the looking ahead that it amounts to; the tests hold each scanner against its regex.
+//! Byte-level tokenizers use only a few regexes, and each of these matches any text without gaps.
+//! So each is a function from where a word starts to where it ends. Backtracking is rewritten as
+//! the equivalent lookahead; the tests compare each scanner with its regex.
 
 mod cl100k;
 mod gpt2;
@@ -15,33 +15,33 @@ use std::ops::Range;
 
 use super::classes::Text;
 
-/// One way of cutting.
+/// A way of cutting text into words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Splitter {
-    /// Numbers apart from everything else: every digit by itself, or runs of them.
+    /// Separates numbers from everything else: each digit by itself, or runs of digits.
     Digits {
-        /// Every digit by itself.
+        /// Whether each digit is a word by itself.
         individual: bool,
     },
-    /// GPT-2 and most of what came before 2023; also `ByteLevel` with `use_regex`.
+    /// GPT-2 and most tokenizers before 2023; also `ByteLevel` with `use_regex`.
     Gpt2,
-    /// GPT-4 and its kind: Llama 3, Qwen.
+    /// GPT-4 and similar tokenizers: Llama 3, Qwen.
     Cl100k {
-        /// The longest word of digits.
+        /// The most digits in a word.
         digits: usize,
         /// Whether combining marks belong to words.
         marks: bool,
     },
-    /// GPT-4o and its kind: Mistral's Tekken.
+    /// GPT-4o and similar tokenizers: Mistral's Tekken.
     O200k {
-        /// The longest word of digits.
+        /// The most digits in a word.
         digits: usize,
-        /// Whether `'s` and its like belong to the word before.
+        /// Whether `'s` and the like belong to the word before.
         contractions: bool,
     },
 }
 
-/// The regexes, as they stand in files.
+/// The regexes as they are written in files, each with its scanner.
 pub(super) const REGEXES: [(&str, Splitter); 6] = [
     (r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+", Splitter::Gpt2),
     (
@@ -86,13 +86,13 @@ pub(super) const REGEXES: [(&str, Splitter); 6] = [
 ];
 
 impl Splitter {
-    /// The scanner for a regex, if there is one.
+    /// The scanner for a regex, if the regex is known.
     pub(super) fn of_regex(regex: &str) -> Option<Splitter> {
         let known = REGEXES.iter().find(|(known, _)| *known == regex)?;
         Some(known.1)
     }
 
-    /// Where the word ends that starts at `at`, before the text's end.
+    /// The end of the word that starts at `at`, which is before the text's end.
     #[inline]
     fn end(self, text: Text<'_>, at: usize) -> usize {
         match self {
@@ -104,8 +104,8 @@ impl Splitter {
     }
 }
 
-/// Hands on the words of `text[range]`, cut by one splitter after the other, until `each` wants no
-/// more.
+/// Passes the words of `text[range]`, cut by one splitter after another, to `each` until it returns
+/// none.
 pub(super) fn words<F>(
     splitters: &[Splitter],
     text: &str,
@@ -118,7 +118,7 @@ where
     let Some((first, rest)) = splitters.split_first() else {
         return each(range);
     };
-    // Nothing looks behind a word's start, so only the end needs cutting off.
+    // No scanner looks at what precedes a word, so only what follows the range must be cut off.
     let classed = Text::new(&text[..range.end]);
     let mut at = range.start;
     while at < range.end {
@@ -129,7 +129,7 @@ where
     Some(())
 }
 
-/// As `tokenizers` has it, by the standard library's view of numbers and not by a regex's.
+/// Cuts as `tokenizers` does: by the standard library's definition of numbers, not by a regex's.
 fn digits(text: Text<'_>, at: usize, individual: bool) -> usize {
     let mut chars = text.from(at).char_indices();
     let is_number = chars.next().is_some_and(|(_, c)| c.is_numeric());

@@ -1,6 +1,6 @@
-//! Ids and offsets against the `tokenizers` crate: the quick start's tokenizer and what can be made
-//! of its vocabulary; with MUSTER_TEST_MODEL that folder's, and with MUSTER_TEST_TOKENIZERS every
-//! file in that folder.
+//! Compares ids and offsets with the `tokenizers` crate: for the quick start's tokenizer and
+//! variants of it; for the tokenizer in the folder MUSTER_TEST_MODEL, if set; and for every file in
+//! the folder MUSTER_TEST_TOKENIZERS, if set.
 
 use std::path::PathBuf;
 
@@ -37,7 +37,7 @@ fn split_by(regex: &str) -> Value {
     json!({"type": "Sequence", "pretokenizers": [split, byte_level(false)]})
 }
 
-/// Added tokens with every flag, some within others.
+/// Added tokens with every flag, some contained in others.
 fn added() -> Value {
     let token = |id: usize, content: &str, flags: &[&str]| {
         let is = |flag| flags.contains(&flag);
@@ -173,9 +173,9 @@ fn long_runs_and_long_words_are_exact() {
 }
 
 #[test]
-fn more_words_than_are_remembered_are_exact() {
+fn more_words_than_the_cache_holds_are_exact() {
     let tokenizer = tokenizer(&quickstart());
-    // Three letters to a word: no two are the same.
+    // Three letters to a word, so that no two words are the same.
     let letter = |n: usize| char::from_u32(0x4e00 + n as u32 % 97).unwrap_or('a');
     let words =
         (0..70_000).map(|n| format!(" {}{}{}", letter(n), letter(n / 97), letter(n / 97 / 97)));
@@ -208,7 +208,7 @@ fn text_that_is_not_composed_is_left_to_the_reference() {
 }
 
 #[test]
-fn what_is_not_known_goes_through_the_reference() {
+fn tokenizers_with_unknown_parts_go_through_the_reference() {
     let prefixed = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true,
                           "use_regex": true});
     for parts in [
@@ -231,6 +231,7 @@ fn tokenizer_that_differs_on_a_probe_is_not_used() {
     let reference = tokenizer(&quickstart()).reference;
     let mut other = quickstart();
     other["model"]["merges"].as_array_mut().expect("a list").reverse();
-    let error = fast(other.to_string().as_bytes(), &reference).expect_err("merges go otherwise");
+    let error =
+        fast(other.to_string().as_bytes(), &reference).expect_err("merges in another order");
     assert!(matches!(error, Unknown::Differs(_)), "{error}");
 }

@@ -1,4 +1,4 @@
-//! What is broken costs as little as can be told apart, and says where.
+//! Damage costs as little as possible, and its place is reported.
 
 use super::*;
 use std::io;
@@ -9,11 +9,11 @@ fn broken_array_keeps_what_came_before_and_names_where_it_breaks_off() {
     for (text, before, place, reason) in [
         ("[{\"a\":1},\n{\"a\":", 1, "record 2 (line 2)", "it ends in the middle of this record"),
         ("[1, 2", 2, "record 3 (line 1)", "it ends without `]`"),
-        ("[1 2]", 1, "record 2 (line 1)", "`,` or `]` must stand before it, got `2`"),
-        ("[1,]", 1, "record 2 (line 1)", "a value must stand before `]`, in line 1"),
+        ("[1 2]", 1, "record 2 (line 1)", "expected `,` or `]`, got `2`"),
+        ("[1,]", 1, "record 2 (line 1)", "expected a value before `]`, in line 1"),
         ("[1]\nx", 1, "record 2 (line 2)", "`x` after the array's end"),
         ("[", 0, "record 1 (line 1)", "it ends without `]`"),
-        ("[[1},\n2]", 0, "record 1 (line 1)", "`}` where `]` must close, in line 1"),
+        ("[[1},\n2]", 0, "record 1 (line 1)", "expected `]`, got `}`, in line 1"),
         ("[\"a, 2]", 0, "record 1 (line 1)", "it ends in the middle of this record"),
     ] {
         let mut records = read("a.json", text.as_bytes());
@@ -24,14 +24,14 @@ fn broken_array_keeps_what_came_before_and_names_where_it_breaks_off() {
 }
 
 #[test]
-fn element_that_is_no_json_costs_itself_only() {
+fn element_that_is_not_json_costs_only_itself() {
     let records = read("a.json", b"[{\"a\": tru}, {\"b\": 2}]");
     let expected = [("record 1 (line 1)", "{\"a\": tru}"), ("record 2 (line 1)", "{\"b\": 2}")];
     assert_eq!(records, owned(&expected));
 }
 
 #[test]
-fn table_rows_of_another_length_and_in_other_encodings_cost_themselves_only() {
+fn table_rows_of_wrong_length_or_encoding_cost_only_themselves() {
     let records = read("a.csv", b"a,b\n1\n1,2,3\n\xe9,2\n1,2\n");
     let expected = [
         ("line 2", "broken: 1 cells in a table of 2 columns"),
@@ -68,7 +68,7 @@ fn a_table_whose_quote_does_not_close_is_cut_off_where_it_opens() {
         assert_eq!(records.len(), 2, "{rest}");
         assert_eq!(records[1], ("line 3".into(), format!("cut off: {said}")), "{rest}");
     }
-    // Nothing says that this is not all.
+    // Nothing shows that this is not the whole table.
     assert_eq!(read("a.csv", b"x,y\n1,2")[0].1, r#"{"x":"1","y":"2"}"#);
 }
 
@@ -87,12 +87,12 @@ fn a_last_line_that_only_begins_is_cut_off() {
     for (text, said) in [("{a", "{a"), ("{} {", "{} {"), ("1", "1")] {
         assert_eq!(read("a.jsonl", format!("{whole}\n{text}").as_bytes())[1].1, said);
     }
-    // One with a newline behind it was written so.
+    // A line that ends with a newline was written that way.
     assert_eq!(read("a.jsonl", b"{\"a\":\n{}\n")[0].1, "{\"a\":");
 }
 
 #[test]
-fn a_cell_that_holds_rows_is_told_from_one_that_holds_text() {
+fn a_cell_of_swallowed_rows_is_distinguished_from_text() {
     let swallowed = |csv: &str| {
         let opened = Object::open(
             "a.csv",
@@ -109,7 +109,7 @@ fn a_cell_that_holds_rows_is_told_from_one_that_holds_text() {
     assert_eq!(swallowed("q,a\nQ,\"a, b\nc, d\n\"\n"), [0], "too few to tell");
 }
 
-/// 70 MiB of one letter between two texts, made as they are read.
+/// 70 MiB of one letter between two texts, generated when they are read.
 struct Gigantic {
     before: &'static str,
     after: &'static str,
@@ -178,7 +178,7 @@ fn a_gigantic_record_is_skipped_and_named_and_the_next_is_read() {
     }
 }
 
-/// A source that is gone after some bytes.
+/// A source that fails after some bytes.
 struct Failing(Bytes);
 
 impl ReadAt for Failing {
@@ -195,7 +195,7 @@ impl ReadAt for Failing {
 }
 
 #[test]
-fn a_source_that_fails_is_no_broken_record() {
+fn a_failing_source_is_not_a_broken_record() {
     let long = "{\"a\": 1}\n".repeat(100_000);
     let gzipped =
         super::packed::gzip(&(0..400_000u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>());

@@ -1,4 +1,4 @@
-//! gzip and zstd, by their first bytes.
+//! gzip and zstd are recognized by their first bytes.
 
 use super::*;
 use flate2::Compression;
@@ -16,7 +16,7 @@ pub(super) fn zstd(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_packed_reads_as_what_is_not_whatever_its_name() {
+fn packed_objects_read_like_plain_ones_whatever_their_names() {
     for (name, text) in [
         ("a.jsonl", "{\"a\":1}\n\n{\"b\":2}\n"),
         ("a.json", "[{\"a\":1},\n{\"b\":2}]"),
@@ -43,7 +43,7 @@ fn many_members_and_frames_are_one_stream() {
 }
 
 #[test]
-fn every_cut_of_an_archive_leaves_what_was_before_it_and_says_that_it_breaks_off() {
+fn every_cut_archive_keeps_what_came_before_and_says_it_breaks_off() {
     let lines: String = (0..200).map(|i| format!("{{\"n\":{}}}\n", i * 7919 % 1009)).collect();
     let plain = read("a.jsonl", lines.as_bytes());
     for pack in [gzip, zstd] {

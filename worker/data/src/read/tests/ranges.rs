@@ -1,4 +1,5 @@
-//! However an object is cut, each record is read by exactly one range, and places add up.
+//! However an object is split into ranges, each record is read by exactly one of them, and places
+//! add up.
 
 use super::*;
 use ::parquet::data_type::{ByteArray, ByteArrayType};
@@ -6,7 +7,7 @@ use ::parquet::file::properties::WriterProperties;
 use ::parquet::file::writer::SerializedFileWriter;
 use ::parquet::schema::parser::parse_message_type;
 
-/// What all ranges between `cuts` give, with positions counted on from range to range.
+/// The records of all ranges between `cuts`, with positions counted on from range to range.
 fn read_in(object: &str, bytes: &[u8], cuts: &[u64]) -> Vec<(String, String)> {
     let mut all = Vec::new();
     let mut before = 0;
@@ -39,7 +40,7 @@ fn every_cut_of_json_lines_reads_each_line_once() {
 }
 
 #[test]
-fn what_cannot_be_cut_belongs_to_the_range_at_its_start() {
+fn an_object_that_cannot_be_split_belongs_to_its_first_range() {
     let array = b"[1, 2,\n3]";
     assert_eq!(read_in("a.json", array, &[0, 4, 9]), read("a.json", array));
     assert_eq!(read_range("a.json", array, 4..9).0, owned(&[]));
@@ -79,7 +80,7 @@ fn every_cut_of_parquet_reads_each_row_once() {
 fn a_damaged_row_group_costs_its_rows_and_no_others() {
     let mut bytes = parquet(&["first", "second", "third", "fourth", "fifth"]);
     let at = bytes.windows(5).position(|w| w == b"third").expect("plain in the file");
-    // The length before the text.
+    // The length that precedes the text.
     bytes[at - 4..at].copy_from_slice(&[0xff; 4]);
     let rows = read("a.parquet", &bytes);
     let kept: Vec<&str> =

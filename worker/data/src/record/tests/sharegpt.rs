@@ -1,4 +1,4 @@
-//! ShareGPT's many dialects.
+//! The many dialects of ShareGPT.
 
 use super::*;
 
@@ -43,7 +43,7 @@ fn sharegpt_speakers_go_by_many_names() {
 }
 
 #[test]
-fn sharegpt_messages_may_be_written_otherwise() {
+fn sharegpt_messages_may_use_other_names() {
     let expected = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]);
     for record in [
         json!({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}),
@@ -61,7 +61,7 @@ fn sharegpt_messages_may_be_written_otherwise() {
         &[
             (
                 json!({"conversations": [both]}),
-                "conversations[0] has both `value` and `text`; which one is said?",
+                "conversations[0] has both `value` and `text`; which one is the content?",
             ),
             (
                 json!({"conversations": [{"from": "narrator", "value": ""}]}),
@@ -106,11 +106,11 @@ fn llama_factorys_calls_results_system_and_tools_become_openais() {
         {"role": "assistant", "content": "3"},
     ]);
     let (messages, given) = seen(Format::Sharegpt, record);
-    // As texts, since the order of fields matters to templates.
+    // Compared as texts, because the order of fields matters to templates.
     assert_eq!(messages.to_string(), expected.to_string());
     assert_eq!(given, json!([{"type": "function", "function": tools[0]}]));
 
-    // Several calls at once, arguments as a text, and a system message that is there already.
+    // Several calls at once, arguments as a text, and a system message that exists already.
     let two = json!([{"name": "f", "arguments": "{\"x\": 1}"}, {"name": "g", "arguments": ""}]);
     let record = json!({"system": "unused", "tools": "[]", "conversations": [
         {"from": "system", "value": "S"}, {"from": "human", "value": "x"},
@@ -128,13 +128,13 @@ fn llama_factorys_calls_results_system_and_tools_become_openais() {
         &[
             (
                 call("add(1, 2)"),
-                "conversations[0].value is no call as JSON: expected value at line 1 column 1",
+                "conversations[0].value is not a call as JSON: expected value at line 1 column 1",
             ),
             (call("[1]"), "conversations[0].value: the call 1 has no `name`"),
             (call("7"), "conversations[0].value must be a call, got a number"),
             (
                 json!({"conversations": [{"from": "gpt", "value": "x"}], "tools": "[{"}),
-                "`tools` is a text that is no JSON: EOF while parsing an object at line 1 column 2",
+                "`tools` is a text that is not JSON: EOF while parsing an object at line 1 column 2",
             ),
         ],
     );

@@ -4,8 +4,8 @@
 use super::space::{contraction_in_any_case, lines_or_space, numbers};
 use crate::tokenize::classes::{LETTER, LETTER_OR_MARK, NEWLINE, NUMBER, SPACE, Text};
 
-/// Where the word ends that starts at `at`; `marks` where `\p{M}` stands beside every `\p{L}` but
-/// the first.
+/// The end of the word that starts at `at`. With `marks`, the regex has `\p{M}` beside every
+/// `\p{L}` but the first.
 #[inline]
 pub(super) fn end(text: Text<'_>, at: usize, digits: usize, marks: bool) -> usize {
     if let Some(end) = contraction_in_any_case(text, at) {
@@ -15,7 +15,8 @@ pub(super) fn end(text: Text<'_>, at: usize, digits: usize, marks: bool) -> usiz
         return at;
     };
     let letters = if marks { LETTER_OR_MARK } else { LETTER };
-    // A mark may precede the letters or be the first of them: the word ends at the same place.
+    // A mark may precede the letters or be the first of them: the word ends at the same place
+    // either way.
     if class & letters != 0 {
         return text.run(next, letters);
     }

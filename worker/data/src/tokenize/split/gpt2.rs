@@ -3,7 +3,7 @@
 use super::space::{contraction, space};
 use crate::tokenize::classes::{LETTER, NUMBER, SPACE, Text};
 
-/// Where the word ends that starts at `at`.
+/// The end of the word that starts at `at`.
 #[inline]
 pub(super) fn end(text: Text<'_>, at: usize) -> usize {
     if let Some(end) = contraction(text, at) {

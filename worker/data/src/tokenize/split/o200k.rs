@@ -6,7 +6,7 @@
 use super::space::{contraction_in_any_case, lines_or_space, numbers};
 use crate::tokenize::classes::{LETTER, LOWER, NEWLINE, NUMBER, SPACE, Text, UPPER, classes};
 
-/// Where the word ends that starts at `at`.
+/// The end of the word that starts at `at`.
 #[inline]
 pub(super) fn end(text: Text<'_>, at: usize, digits: usize, contractions: bool) -> usize {
     let Some((class, next)) = text.class(at) else {
@@ -34,7 +34,7 @@ pub(super) fn end(text: Text<'_>, at: usize, digits: usize, contractions: bool) 
     lines_or_space(text, at)
 }
 
-/// `U*L+`: where nothing low follows what is high, the last that is both is the low one.
+/// `U*L+`: if no `L` follows the run of `U`, the last character of the run that is both is the `L`.
 fn ending_low(text: Text<'_>, start: usize) -> Option<usize> {
     let high = text.run(start, UPPER);
     let low = text.run(high, LOWER);

@@ -1,8 +1,8 @@
-//! What the regexes have in common: white space, contractions, runs of digits.
+//! The parts that the regexes have in common: white space, contractions, runs of digits.
 
 use crate::tokenize::classes::{NUMBER, SPACE, Text};
 
-/// `\s+(?!\S)|\s+` at white space: a run of it, less its last character where a word follows.
+/// `\s+(?!\S)|\s+` at white space: a run of it, without its last character if a word follows.
 pub(super) fn space(text: Text<'_>, at: usize) -> usize {
     let end = text.run(at, SPACE);
     if end == text.len() {
@@ -15,7 +15,7 @@ pub(super) fn space(text: Text<'_>, at: usize) -> usize {
     }
 }
 
-/// `\s*[\r\n]+|\s+(?!\S)|\s+` at white space: through its last line end, if there is one.
+/// `\s*[\r\n]+|\s+(?!\S)|\s+` at white space: through the last line end in it, if there is one.
 pub(super) fn lines_or_space(text: Text<'_>, at: usize) -> usize {
     let run = &text.from(at)[..text.run(at, SPACE) - at];
     match run.rfind(['\r', '\n']) {

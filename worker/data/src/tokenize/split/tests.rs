@@ -1,4 +1,4 @@
-//! Each scanner against the regex that it stands for, as `tokenizers` runs it.
+//! Compares each scanner with the regex that it replaces, as `tokenizers` runs it.
 
 use fancy_regex::Regex;
 
@@ -36,7 +36,7 @@ fn every_character_beside_every_class_is_cut_as_by_the_regex() {
     let around = ["", "a", "A", "\u{301}", "7", " ", "\n", "'", "!"];
     for (regex, splitter) in REGEXES {
         let regex = Regex::new(regex).expect("as it stands in files");
-        // One text for a hundred characters: most of the time goes into starting the regex.
+        // One text for a hundred characters, because starting the regex takes most of the time.
         let all: Vec<char> = ('\0'..=char::MAX).filter(|&c| is_probed(c)).collect();
         for (block, chars) in all.chunks(100).enumerate() {
             let (left, right) = (around[block % around.len()], around[block / 9 % around.len()]);
@@ -46,13 +46,13 @@ fn every_character_beside_every_class_is_cut_as_by_the_regex() {
     }
 }
 
-/// The planes that are assigned densely, and a sample of the rest.
+/// Whether a character is in a densely assigned plane, or in a sample of the rest.
 fn is_probed(c: char) -> bool {
     c < '\u{20000}' || (c as u32).is_multiple_of(997)
 }
 
 #[test]
-fn splitters_go_one_after_the_other() {
+fn splitters_apply_one_after_another() {
     let splitters = [Splitter::Digits { individual: true }, Splitter::Gpt2];
     let text = " in 1984,  she";
     let mut pieces = Vec::new();
