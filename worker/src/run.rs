@@ -60,7 +60,10 @@ pub fn run<'a>(
     member.at(Phase::Loading);
     let mut state = job.take_state(from.is_some()).map_err(|t| member.failed(t))?;
     let ended = member.begin(&mut state, from).and_then(|()| member.steps(&mut state));
-    job.keep_state(state);
+    if ended.is_err() {
+        // The next membership restores into this memory. After an end that was agreed on there is none.
+        job.keep_state(state);
+    }
     ended.map(|()| member.step)
 }
 

@@ -7,7 +7,7 @@
 //! tokens       -> loss on a tape (training), logits, or further tokens (generation)
 //! ```
 //!
-//! There is no tokenizer and no optimizer here, and nothing writes folders: `checkpoint` does that, in the order of
+//! There is no tokenizer and no optimizer here, and nothing writes folders: `replica` does that, in the order of
 //! [`Parameters`] and with [`Dtype::encode`].
 
 mod config;

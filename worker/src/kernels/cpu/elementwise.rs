@@ -23,6 +23,10 @@ pub(super) fn copy(y: WindowMut<'_>, x: Window<'_>) {
 fn each<Y: Element, X: Element>(y: WindowMut<'_>, x: Window<'_>, f: impl Fn(X) -> Y + Sync) {
     let (y, x) = (y.host::<Y>(), x.host::<X>());
     assert_eq!(y.len(), x.len(), "a copy of equal lengths");
+    if y.len() <= TASK_ELEMENTS {
+        // Generation copies single rows; handing them to another thread would take longer.
+        return y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x));
+    }
     y.par_chunks_mut(TASK_ELEMENTS)
         .zip(x.par_chunks(TASK_ELEMENTS))
         .for_each(|(y, x)| vectorized(|| y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x))));
