@@ -19,7 +19,7 @@ use std::sync::LazyLock;
 use safetensors::SafeTensors;
 use worker::device::{Buffer, Device, Dtype, WindowMut};
 use worker::kernels;
-use worker::model::{Continuation, Finish, Generation, Model, Sampling};
+use worker::model::{Continuation, Family, Finish, Generation, Model, Sampling};
 use worker::ops::{Documents, Gradients, ParamId, Parameters, Tape, Target};
 
 const LOGIT_TOLERANCE: f64 = 1e-4;
@@ -204,6 +204,10 @@ fn every_tiny_model_agrees_with_transformers() {
         .collect();
     cases.sort();
     assert!(cases.len() >= 12, "one folder per case of the script");
+    for family in Family::ALL {
+        let plain = references.join(family.name);
+        assert!(cases.contains(&plain), "tests/peer/parity.py has no case `{}`", family.name);
+    }
     let wrong: Vec<_> = cases
         .iter()
         .flat_map(|folder| {

@@ -5,12 +5,14 @@
 //! that would change the arithmetic but is not implemented is refused by name; settings that do not affect the
 //! arithmetic are ignored.
 
+mod family;
 mod fields;
 mod rope;
 
 use std::io;
 use std::path::Path;
 
+pub use family::Family;
 use fields::Fields;
 pub use rope::{Rope, Scaling};
 
@@ -20,24 +22,11 @@ use super::error::{Error, NO_MODEL_HINT};
 /// The name of the file in a model folder.
 pub const FILE: &str = "config.json";
 
-/// The implemented model types, which are variations of one decoder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// Llama 2 and 3, SmolLM.
-    Llama,
-    /// Mistral: Llama with a sliding window.
-    Mistral,
-    /// Qwen2 and 2.5: biases on the query, key and value projections.
-    Qwen2,
-    /// Qwen3: a norm on every query and key head instead of biases.
-    Qwen3,
-}
-
 /// A decoder's shape and arithmetic. Fields are named as in `config.json` where it has them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The model type.
-    pub family: Family,
+    pub family: &'static Family,
     /// Number of rows of the embedding; token ids are smaller than this.
     pub vocab_size: usize,
     /// Width of the residual stream.
@@ -104,10 +93,9 @@ impl Config {
         let family = Family::parse(fields)?;
         refuse_other_arithmetic(fields)?;
         let layers = fields.required("num_hidden_layers")?;
-        let (qkv_bias, output_bias) = family.attention_bias(fields)?;
-        let max_position_embeddings =
-            fields.size("max_position_embeddings", family.max_positions())?;
-        let max_position_embeddings = max_position_embeddings.unwrap_or(family.max_positions());
+        let max_position_embeddings = fields
+            .size("max_position_embeddings", family.max_positions)?
+            .unwrap_or(family.max_positions);
         let (heads, kv_heads, head_dim) = heads(fields, family)?;
         Ok(Self {
             family,
@@ -121,10 +109,10 @@ impl Config {
             rms_norm_eps: fields.number("rms_norm_eps", 1e-6)? as f32,
             rope: Rope::parse(fields, head_dim, max_position_embeddings)?,
             windows: family.windows(fields, layers)?,
-            qkv_bias,
-            output_bias,
-            mlp_bias: family == Family::Llama && fields.flag("mlp_bias", false)?,
-            qk_norm: family == Family::Qwen3,
+            qkv_bias: family.qkv_bias.read(fields)?,
+            output_bias: family.output_bias.read(fields)?,
+            mlp_bias: family.mlp_bias.read(fields)?,
+            qk_norm: family.qk_norm,
             tie_word_embeddings: fields.flag("tie_word_embeddings", false)?,
             initializer_range: fields.number("initializer_range", 0.02)? as f32,
             dtype: dtype(fields)?,
@@ -137,96 +125,16 @@ impl Config {
     }
 }
 
-impl Family {
-    const ALL: [Self; 4] = [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3];
-
-    /// The value of `model_type` in a `config.json`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Llama => "llama",
-            Self::Mistral => "mistral",
-            Self::Qwen2 => "qwen2",
-            Self::Qwen3 => "qwen3",
-        }
-    }
-
-    fn parse(fields: Fields<'_>) -> Result<Self, Error> {
-        let supported = Self::ALL.map(Self::name).join(", ");
-        match fields.text("model_type")? {
-            None => Err(fields.wrong("model_type", "one of ".to_owned() + &supported)),
-            Some(name) => {
-                Self::ALL.into_iter().find(|family| family.name() == name).ok_or_else(|| {
-                    fields.not_implemented(
-                        "model_type",
-                        format!("the model types {supported} are supported"),
-                    )
-                })
-            }
-        }
-    }
-
-    fn max_positions(self) -> usize {
-        match self {
-            Self::Llama => 2048,
-            Self::Mistral => 4096 * 32,
-            Self::Qwen2 | Self::Qwen3 => 32768,
-        }
-    }
-
-    /// The default of `num_key_value_heads`; `None` for the number of query heads.
-    fn kv_heads(self) -> Option<usize> {
-        match self {
-            Self::Llama => None,
-            Self::Mistral => Some(8),
-            Self::Qwen2 | Self::Qwen3 => Some(32),
-        }
-    }
-
-    /// Whether there are biases on (query, key and value; output). They are fixed in Qwen2 and Mistral, whatever
-    /// `attention_bias` says.
-    fn attention_bias(self, fields: Fields<'_>) -> Result<(bool, bool), Error> {
-        Ok(match self {
-            Self::Qwen2 => (true, false),
-            Self::Mistral => (false, false),
-            Self::Llama | Self::Qwen3 => {
-                let bias = fields.flag("attention_bias", false)?;
-                (bias, bias)
-            }
-        })
-    }
-
-    fn windows(self, fields: Fields<'_>, layers: usize) -> Result<Vec<Option<usize>>, Error> {
-        let (window, first_sliding) = match self {
-            Self::Llama => (None, 0),
-            Self::Mistral => (fields.size("sliding_window", 4096)?, 0),
-            Self::Qwen2 | Self::Qwen3 => {
-                let used = fields.flag("use_sliding_window", false)?;
-                let window = fields.size("sliding_window", 4096)?.filter(|_| used);
-                (window, fields.count("max_window_layers", 28)?)
-            }
-        };
-        let windows = fields.layer_types(layers, |layer| layer >= first_sliding, window)?;
-        // In transformers, these two families use one window for all layers, whatever `layer_types` says.
-        let uniform = matches!(self, Self::Llama | Self::Mistral);
-        if uniform && windows.iter().any(|layer| *layer != window) {
-            let hint = format!("`{}` has one window for all layers", self.name());
-            return Err(fields.not_implemented("layer_types", hint));
-        }
-        Ok(windows)
-    }
-}
-
-fn heads(fields: Fields<'_>, family: Family) -> Result<(usize, usize, usize), Error> {
+fn heads(fields: Fields<'_>, family: &Family) -> Result<(usize, usize, usize), Error> {
     let heads = fields.required("num_attention_heads")?;
-    let kv_default = family.kv_heads().unwrap_or(heads);
+    let kv_default = family.kv_heads.unwrap_or(heads);
     let kv_heads = fields.size("num_key_value_heads", kv_default)?.unwrap_or(heads);
     if heads % kv_heads != 0 {
         let must = format!("a divisor of num_attention_heads, {heads}");
         return Err(fields.wrong("num_key_value_heads", must));
     }
     let split = fields.required("hidden_size")? / heads;
-    let default = if family == Family::Qwen3 { 128 } else { split };
-    let head_dim = fields.size("head_dim", default)?.unwrap_or(split);
+    let head_dim = fields.size("head_dim", family.head_dim.unwrap_or(split))?.unwrap_or(split);
     if head_dim % 2 != 0 || head_dim == 0 {
         return Err(fields
             .wrong("head_dim", format!("even, since heads are rotated by halves ({head_dim})")));
