@@ -35,7 +35,7 @@ impl Checkpoints {
         self.committed.last_key_value().map(|(id, _)| *id)
     }
 
-    /// The checkpoint at which the newest generation began, as its members are told it.
+    /// The checkpoint at which the newest generation began, for the directives of its members.
     pub(super) fn start(&self, run: &RunId) -> Option<Start> {
         let (id, sha256) = self.began_at.as_ref()?;
         let manifest = proto::key::manifest(run, id.lineage, id.step);

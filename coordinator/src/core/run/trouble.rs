@@ -2,7 +2,7 @@
 //!
 //! | reported by | when | consequence |
 //! |---|---|---|
-//! | any worker | it is not a member | a setback of its own: it waits and is tried again |
+//! | any worker | it is not a member | only this worker is set back: it waits and is tried again |
 //! | every connected worker, and at least `workers.min` | before the first generation | the run fails |
 //! | two workers, or the only one | bad data in the same raw shard | the run fails |
 //! | every member | data or model, in the same generation | the run fails |

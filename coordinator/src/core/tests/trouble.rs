@@ -267,7 +267,7 @@ fn two_workers_that_cannot_reach_each_other_are_both_named_and_none_is_set_aside
     assert_eq!((reason(&b, 1), reason(&b, 2)), (None, None));
 }
 
-/// A bench with three workers, in generation 1.
+/// A bench with three workers that have nothing loaded, and a run of two or three members whose plan is stored.
 fn three() -> Bench {
     let mut b = Bench::new();
     let settings = Settings { min_workers: 2, max_workers: 3, ..settings() };
