@@ -1,17 +1,17 @@
-//! The coordinator: takes runs, lists and cuts their data, gathers workers, keeps them in step, commits checkpoints.
+//! The coordinator: accepts runs, plans their data, gathers workers, keeps them in step, and commits checkpoints.
 //!
 //! ```text
-//! core/          PURE: events in, commands out
-//! runtime/       owns core, clock and queue; executes commands in order; its journal and its watchers' feed
-//! data/          from what a spec names to a stored plan
-//! checkpoints/   what makes stored parts a checkpoint, which of them stay, the finished model
-//! takeover/      whether the coordinator before is still there, and going on where it was
-//! service/       the gRPC edge
-//! launch/        workers that a command starts for its own run
-//! cli/           what a user types and sees
+//! core/          the decisions, pure: events in, commands out
+//! runtime/       owns core, clock and queue; executes commands in order; journals and the watchers' feed
+//! data/          from the sources of a spec to a stored plan
+//! checkpoints/   seals and deletes checkpoints, publishes the finished model
+//! takeover/      goes on with runs of another coordinator, after asking whether it is still at work
+//! service/       the gRPC services
+//! launch/        starts workers for a command's own run
+//! cli/           commands and their output
 //! ```
 //!
-//! It never knows a tensor, and a tokenizer only to show samples: whatever computes is a worker's work.
+//! The coordinator does not compute: it knows no tensors, and uses a tokenizer only to show samples.
 
 pub mod checkpoints;
 pub mod cli;

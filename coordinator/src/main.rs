@@ -1,4 +1,4 @@
-//! `coordinator`: the one program that a user types.
+//! `coordinator`: the program that users run.
 
 use std::process::ExitCode;
 

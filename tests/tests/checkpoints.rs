@@ -100,7 +100,7 @@ fn a_run_without_a_whole_checkpoint_says_so_and_does_not_begin_anew_by_itself() 
     assert_eq!(committed(&fixture.run()), [at]);
     std::fs::remove_file(state(&folder(&fixture.run(), at, 1))).expect("it was found");
     let refused = Process::run(&fixture, &["--workers", "1", "--resume"]).end().with_code(1);
-    let words = ["is damaged", "there is none before it", "hint: --resume begins anew"];
+    let words = ["is damaged", "there is none before it", "hint: --resume starts over"];
     assert!(words.iter().all(|word| refused.stderr.contains(word)), "{}", refused.stderr);
     let anew = Process::run(&fixture, &["--workers", "1", "--resume"]).end().with_code(0);
     assert_eq!(anew.only("generation").count("step"), 0);

@@ -1,16 +1,17 @@
-//! The model card: what a model is, where it comes from, and how it did, where the hub and people look for it.
+//! The model card of a finished model: its base, its data, its losses and its spec, in the format of the hub.
 
 use anyhow::Context;
 use minijinja::{Environment, context};
 use proto::receipt::Receipt;
 use proto::spec::{Location, Spec};
 
-/// What the card is called.
+/// The file name of the card.
 pub(super) const NAME: &str = "README.md";
 
 const CARD: &str = include_str!("card.md");
 
-/// The card of the model that `steps` steps of `spec` have made, with the held-out losses by steps committed.
+/// Renders the card of the model that was trained by `steps` steps of `spec`. `losses` are held-out losses by steps
+/// committed.
 pub(super) fn card(
     spec: &Spec,
     receipt: &Receipt,
@@ -39,7 +40,7 @@ pub(super) fn card(
         .context("the model card")
 }
 
-/// What the hub calls it.
+/// The name of a location on the hub; `None` if it is elsewhere.
 fn on_hub(location: &Location) -> Option<String> {
     match location {
         Location::Hub(name) => Some(name.repo.clone()),
@@ -54,7 +55,7 @@ mod tests {
     use std::path::Path;
 
     #[test]
-    fn a_card_says_what_the_hub_wants_to_know() {
+    fn a_card_has_the_front_matter_that_the_hub_expects() {
         let yaml = "name: tuned\nmodel: {base: hf://a/b}\ndata: {train: [{source: hf://datasets/c/d}, \
                     {source: ./e.jsonl}]}\noutput: ./runs\n";
         let spec = proto::spec::parse(yaml, Path::new("/home")).expect("valid");

@@ -1,5 +1,5 @@
-//! Where a run's journal and its checkpoints in storage differ: commits that it does not know yet, and those that have
-//! gone since.
+//! Differences between a run's journal and its checkpoints in storage: sealed checkpoints that were not journaled, and
+//! journaled ones that were deleted since.
 
 use super::retain::stored;
 use proto::event::Fact;
@@ -8,11 +8,11 @@ use proto::{key, manifest};
 use std::collections::BTreeSet;
 use storage::Storage;
 
-/// The commits that `history` knows and that nobody can go back to any more, since newer ones have replaced them: as if
-/// they had been found damaged. The last commit of all is taken to be there: that it is not would be news.
+/// Returns a [`Fact::Damaged`] for every checkpoint in `history` that was deleted since, because newer ones replaced
+/// it. The newest checkpoint is not looked for, since it is never deleted: if it is missing, restoring it must fail.
 ///
 /// # Errors
-/// What the store says.
+/// An error of the store.
 pub async fn replaced(
     storage: &Storage,
     run: &RunId,
@@ -36,7 +36,7 @@ pub async fn replaced(
     Ok(gone.map(|CheckpointId { lineage, step }| Fact::Damaged { lineage, step }).collect())
 }
 
-/// Whether nothing can follow but another attempt.
+/// Whether the run has succeeded or was cancelled, so that only another attempt can follow.
 pub(crate) fn is_over(history: &[Fact]) -> bool {
     let end = history.iter().rev().find(|event| {
         matches!(event, Fact::Succeeded { .. } | Fact::Cancelled | Fact::Resumed { .. })
@@ -44,11 +44,12 @@ pub(crate) fn is_over(history: &[Fact]) -> bool {
     end.is_some_and(|event| !matches!(event, Fact::Resumed { .. }))
 }
 
-/// The commits that a coordinator did not live to journal: of manifests, which are written only when all that they
-/// name is stored, in the lineage that `history` ends in and after its last checkpoint.
+/// Returns a [`Fact::Checkpointed`] for every checkpoint that was sealed but not journaled, because the coordinator
+/// died in between. These have a manifest in storage, belong to the last lineage of `history`, and are newer than its
+/// last checkpoint.
 ///
 /// # Errors
-/// What the store says.
+/// An error of the store.
 pub async fn uncommitted(
     storage: &Storage,
     run: &RunId,

@@ -1,10 +1,10 @@
-//! Checkpoints in storage, once their parts are there.
+//! Checkpoints in storage, once the parts of all ranks are stored.
 //!
 //! ```text
-//! seal       index, receipt and manifest: what makes stored parts a checkpoint
-//! retain     which checkpoints stay              history   where the journal and storage differ
-//! publish    the finished model's folder         card      what the model says of itself
-//! receipt    what became of every record         tools     what `coordinator checkpoint` works with
+//! seal       writes index, receipt and manifest of a checkpoint
+//! retain     deletes old checkpoints             history   compares the journal with storage
+//! publish    writes the finished model's folder  card      renders the model card
+//! receipt    reads and updates the receipt       tools     implements `coordinator checkpoint`
 //! ```
 
 mod card;
@@ -24,13 +24,13 @@ pub use seal::seal;
 
 use thiserror::Error;
 
-/// Why a model is not where users look for it.
+/// Why a checkpoint could not be sealed, a receipt not updated, or a model not published.
 #[derive(Debug, Error)]
 pub enum Unpublished {
-    /// The store refused or broke.
+    /// An error of the store.
     #[error(transparent)]
     Store(#[from] storage::Error),
-    /// Something that it consists of is not what it should be.
+    /// A file or document is missing or is not what it should be.
     #[error("{0}")]
     Broken(String),
 }

@@ -1,4 +1,4 @@
-//! The finished model's folder, as users and `transformers` expect it.
+//! The folder of the finished model, as users and `transformers` expect it.
 
 use super::receipt::{self, to_json};
 use super::{Unpublished, card};
@@ -10,10 +10,10 @@ use proto::spec::Spec;
 use std::sync::Arc;
 use storage::Storage;
 
-/// Objects that are copied at once.
+/// Number of objects that are copied at the same time.
 const COPIES: usize = 8;
 
-/// A model to be published: a checkpoint of a run, and what its card says.
+/// A model to be published: a checkpoint of a run, and the figures for its card.
 pub(crate) struct Finished {
     pub(crate) run: RunId,
     pub(crate) spec: Arc<Spec>,
@@ -22,10 +22,10 @@ pub(crate) struct Finished {
     pub(crate) losses: Vec<(u64, f64)>,
 }
 
-/// Copies a checkpoint's model to where users look for it, adds its card, and says where that is.
+/// Copies a checkpoint's model to the run's model folder, adds its card, and returns the folder's path or URL.
 ///
 /// # Errors
-/// [`Unpublished`]; of the store's it may go better later.
+/// [`Unpublished`]. After an error of the store, the caller can try again.
 pub(crate) async fn publish(storage: &Storage, finished: &Finished) -> Result<String, Unpublished> {
     let Finished { run, spec, checkpoint: CheckpointId { lineage, step }, losses } = finished;
     let (lineage, step) = (*lineage, *step);
@@ -51,14 +51,14 @@ pub(crate) async fn publish(storage: &Storage, finished: &Finished) -> Result<St
     Ok(url.strip_prefix("file://").unwrap_or(&url).to_owned())
 }
 
-/// A checkpoint's model under the names that `transformers` gives to its files.
+/// The files of a checkpoint's model, with the names that `transformers` expects.
 pub(crate) struct ModelFolder {
-    /// Files as they lie in the checkpoint, and their names.
+    /// The files of the checkpoint, and their names in the model folder.
     pub(crate) files: Vec<(File, String)>,
 }
 
 impl ModelFolder {
-    /// Of the model files that a manifest names, weights in their order.
+    /// Names the model files of a manifest. Files with weights are numbered in their order.
     pub(crate) fn of(model: Vec<File>) -> Self {
         let count = model.iter().filter(|f| !f.tensors.is_empty()).count();
         let mut number = 0;
@@ -75,7 +75,7 @@ impl ModelFolder {
         Self { files: model.into_iter().filter_map(named).collect() }
     }
 
-    /// The index of the weights: one file of them goes by the plain name, and needs none.
+    /// The index of the weights; `None` if a single file has all of them.
     pub(crate) fn index(&self) -> Option<Vec<u8>> {
         let renamed = |(file, name): &(File, String)| File { key: name.clone(), ..file.clone() };
         let shards: Vec<_> = self.files.iter().map(renamed).collect();
@@ -84,7 +84,7 @@ impl ModelFolder {
     }
 }
 
-/// What `transformers` calls shard `number` of `count`.
+/// The name that `transformers` expects for shard `number` of `count`.
 fn shard_name(number: usize, count: usize) -> String {
     match count {
         1 => "model.safetensors".into(),

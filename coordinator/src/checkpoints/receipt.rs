@@ -1,4 +1,4 @@
-//! A run's receipt: what became of every record, and which samples were skipped.
+//! The receipt of a run in storage: the account of every record, and the skipped steps.
 
 use super::Unpublished;
 use proto::id::RunId;
@@ -6,10 +6,10 @@ use proto::key;
 use proto::receipt::{Receipt, Skipped};
 use storage::Storage;
 
-/// Brings the run's receipt to what its lineage has skipped.
+/// Replaces the skipped steps in the run's receipt.
 ///
 /// # Errors
-/// [`Unpublished`]; of the store's it may go better later.
+/// [`Unpublished`]. After an error of the store, the caller can try again.
 pub(crate) async fn update(
     storage: &Storage,
     run: &RunId,
@@ -21,13 +21,13 @@ pub(crate) async fn update(
     Ok(())
 }
 
-/// The receipt at `key`.
+/// Reads the receipt at `key`.
 pub(super) async fn read(storage: &Storage, key: &str) -> Result<Receipt, Unpublished> {
     let body = storage.read(key).await?;
     serde_json::from_slice(&body).map_err(|e| Unpublished::Broken(format!("`{key}`: {e}")))
 }
 
-/// A document as people read it.
+/// Serializes a document as indented JSON, which people can read.
 pub(super) fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec_pretty(value).expect("counts, names and keys are JSON")
 }

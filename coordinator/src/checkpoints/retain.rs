@@ -1,4 +1,4 @@
-//! Which checkpoints stay in storage, and the end of the others.
+//! Deletion of checkpoints that a run need not keep.
 
 use crate::core::Retained;
 use proto::id::{CheckpointId, RunId};
@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use storage::Storage;
 
-/// Brings a run's checkpoints in storage to those that are kept, and points out the latest and the best.
+/// Deletes the checkpoints of a run that are not retained, and writes the hints `latest` and `best`.
 ///
-/// What is neither kept nor newer than what is belongs to nobody: a checkpoint that was replaced, given up, or written
-/// by a process that had been fenced. Whatever is newer may still be on its way.
+/// A checkpoint that is older than the latest and not kept was replaced, given up, or written by a worker that was
+/// already lost. A newer one may still be being stored, and is left alone.
 ///
 /// # Errors
-/// What the store says.
+/// An error of the store.
 pub async fn retain(
     storage: &Storage,
     run: &RunId,
@@ -33,7 +33,7 @@ pub async fn retain(
     for id in stored(storage, run).await?.into_keys().filter(goes) {
         delete(storage, run, id).await?;
     }
-    // There may be one to a checkpoint that died before its first object.
+    // A checkpoint without any object may still have an unfinished upload.
     for upload in storage.unfinished(&key::checkpoints(run)).await?.unwrap_or_default() {
         if checkpoint_of(run, &upload.key).is_some_and(|id| goes(&id)) {
             storage.abandon(&upload).await?;
@@ -48,11 +48,11 @@ fn checkpoint_of(run: &RunId, key: &str) -> Option<CheckpointId> {
     key::checkpoint_id(below.split('/').nth(1)?)
 }
 
-/// The checkpoints of which there is anything in storage, and whether their manifest is: it is written last, and
-/// deleted first.
+/// The checkpoints that have any object in storage, and whether they have a manifest, which is written last and deleted
+/// first.
 ///
 /// # Errors
-/// What the store says.
+/// An error of the store.
 pub(crate) async fn stored(
     storage: &Storage,
     run: &RunId,
@@ -65,7 +65,7 @@ pub(crate) async fn stored(
             *has_manifest |= object.key == key::manifest(run, id.lineage, id.step);
         }
     }
-    // A disk's empty folders are there to be removed; a store's, where it keeps any, are nothing.
+    // On a disk, empty folders are found too, so that they are removed. In an object store they do not matter.
     if storage.local_path(&folder).is_some() {
         for name in storage.folders(&folder).await? {
             if let Some(id) = key::checkpoint_id(&name) {
@@ -76,11 +76,11 @@ pub(crate) async fn stored(
     Ok(found)
 }
 
-/// Deletes a checkpoint, its manifest first: what is left of a deletion that was cut short is not a checkpoint.
-/// Uploads to it that never ended are left to whoever deletes, who looks for those of all checkpoints at once.
+/// Deletes a checkpoint, its manifest first, so that an interrupted deletion leaves no checkpoint. Unfinished uploads
+/// to it are left to the caller, which can look for those of all checkpoints at once.
 ///
 /// # Errors
-/// What the store says.
+/// An error of the store.
 pub(crate) async fn delete(
     storage: &Storage,
     run: &RunId,
@@ -91,12 +91,12 @@ pub(crate) async fn delete(
     for object in storage.list(&folder).await? {
         storage.delete(&object.key).await?;
     }
-    // In an object store there are no folders; on a disk they outlive what was in them.
+    // On a disk, the empty folders are left over.
     if let Some(path) = storage.local_path(&folder)
         && let Err(error) = tokio::fs::remove_dir_all(&path).await
         && error.kind() != ErrorKind::NotFound
     {
-        tracing::warn!(folder = %path.display(), %error, "an empty folder stays behind");
+        tracing::warn!(folder = %path.display(), %error, "an empty folder cannot be removed");
     }
     Ok(())
 }
@@ -107,7 +107,7 @@ mod tests {
     use proto::id::Lineage;
 
     #[tokio::test]
-    async fn a_best_checkpoint_that_is_no_more_is_pointed_at_no_more() {
+    async fn the_best_hint_is_removed_with_its_checkpoint() {
         let (storage, run) = (Storage::memory(), RunId::new("r"));
         let key = |hint| format!("{}/{hint}", key::checkpoints(&run));
         let first = CheckpointId { lineage: Lineage(1), step: 8 };

@@ -1,4 +1,4 @@
-//! A checkpoint's index, receipt and manifest: written last, they make it one.
+//! Sealing of a checkpoint: its index, its receipt and, last, its manifest are written once all parts are stored.
 
 use super::Unpublished;
 use super::receipt::{self, to_json};
@@ -7,11 +7,12 @@ use proto::manifest::{self, Checkpoint, Digests, File};
 use proto::receipt::{Receipt, Skipped};
 use storage::{Created, Storage};
 
-/// Stores the receipt, the index of the model's files and the manifest, after looking that everything else that it
-/// names is there. May be done again: the same checkpoint has the same manifest.
+/// Checks that the files of a checkpoint are stored, then stores its receipt, the index of its model files, and its
+/// manifest. Returns the SHA-256 of the manifest. Sealing is idempotent, since the same checkpoint has the same
+/// manifest.
 ///
 /// # Errors
-/// [`Unpublished`]: what is not there, or what the store says, which may go better later.
+/// [`Unpublished`]: a file that is missing, or an error of the store, after which the caller can try again.
 pub async fn seal(
     storage: &Storage,
     checkpoint: &Checkpoint,
@@ -23,7 +24,8 @@ pub async fn seal(
         let bytes = storage.head(&key).await?.map(|o| o.bytes);
         if bytes != Some(file.bytes) {
             let wanted = file.bytes;
-            let what = format!("`{key}` should have {wanted} bytes and has {bytes:?}");
+            let found = bytes.map_or("is missing".to_owned(), |bytes| format!("has {bytes}"));
+            let what = format!("`{key}` should have {wanted} bytes, {found}");
             return Err(Unpublished::Broken(what));
         }
     }
@@ -39,7 +41,7 @@ pub async fn seal(
     let key = key::manifest(&checkpoint.run, checkpoint.lineage, checkpoint.step);
     match storage.create(&key, body.clone()).await? {
         Created::Ours => Ok(sha256),
-        // An earlier attempt whose answer was lost.
+        // An earlier attempt stored it, but its answer was lost.
         Created::Theirs(found) if found == body => Ok(sha256),
         Created::Theirs(_) => {
             Err(Unpublished::Broken(format!("another coordinator wrote `{key}`")))

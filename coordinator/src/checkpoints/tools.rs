@@ -1,5 +1,5 @@
-//! A run's checkpoints as they lie in storage, for whoever looks after them: what there is, whether it is whole, copies
-//! of it, and the end of what is needed no more.
+//! The operations of `coordinator checkpoint` on a run's checkpoints in storage: to list, verify, export and delete
+//! them.
 
 use super::ModelFolder;
 use crate::runtime::journal::{self, Journal};
@@ -15,10 +15,10 @@ use std::time::Duration;
 use storage::Storage;
 use thiserror::Error;
 
-/// What can go wrong with checkpoints.
+/// Errors of operations on checkpoints.
 #[derive(Debug, Error)]
 pub(crate) enum Error {
-    /// There is no run.
+    /// There is no run in this folder.
     #[error(
         "there is no run at `{0}`\nhint: name a run's folder, such as `./runs/NAME-20261121-093000-1f2e`"
     )]
@@ -26,29 +26,29 @@ pub(crate) enum Error {
     /// There is no such checkpoint.
     #[error("the run has no checkpoint `{name}`\nhint: {hint}")]
     Unknown {
-        /// As asked for.
+        /// The name that was asked for.
         name: String,
-        /// What there is.
+        /// The checkpoints that exist, or what to ask for instead.
         hint: String,
     },
-    /// Something is not what was written.
+    /// An object is missing, or is not what was written.
     #[error("`{key}` {what}")]
     Damaged {
         /// The object, under the run's folder.
         key: String,
-        /// In what way.
+        /// What is wrong with the object.
         what: String,
     },
-    /// It is not for others to delete.
+    /// The run has not ended, so only its coordinator may delete its checkpoints.
     #[error(
-        "the run has not ended: its coordinator keeps what it needs\n\
-         hint: stop it first; one that was killed ends when it has been resumed"
+        "the run has not ended, and its coordinator decides which checkpoints to keep\n\
+         hint: stop the run first; if its coordinator was killed, resume it and let it end"
     )]
     Live,
-    /// Its journal cannot be read.
+    /// The run's journal cannot be read.
     #[error(transparent)]
     Journal(Box<journal::Error>),
-    /// The store refused or broke.
+    /// An error of the store.
     #[error(transparent)]
     Storage(#[from] storage::Error),
 }
@@ -62,53 +62,53 @@ impl From<journal::Error> for Error {
 /// A committed checkpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Committed {
-    /// Which.
+    /// The checkpoint.
     pub(crate) id: CheckpointId,
-    /// Of its manifest.
+    /// The SHA-256 of its manifest.
     pub(crate) sha256: String,
-    /// The held-out loss there, where it was measured.
+    /// The held-out loss after its last step, if it was measured.
     pub(crate) loss: Option<f64>,
 }
 
 impl Committed {
-    /// What its folder is called.
+    /// The name of its folder.
     pub(crate) fn name(&self) -> String {
         key::checkpoint_name(self.id.lineage, self.id.step)
     }
 }
 
-/// A run, seen from outside: nothing here writes to its journal.
+/// A run and its checkpoints, as read from storage. Nothing here writes to its journal.
 pub(crate) struct Run {
     storage: Storage,
     id: RunId,
-    /// Committed and still in storage, in order.
+    /// Committed checkpoints that are in storage, in order.
     pub(crate) committed: Vec<Committed>,
-    /// Whatever else lies among them: replaced, given up, on its way, or damaged.
+    /// Other checkpoints in storage: replaced, given up, damaged, or still being stored.
     pub(crate) others: Vec<CheckpointId>,
-    /// The last one that was committed, where it should be in storage and is not.
+    /// The last committed checkpoint, if it is missing from storage.
     pub(crate) lost: Option<CheckpointId>,
     ended: bool,
 }
 
-/// What was found of a checkpoint.
+/// The outcome of verifying a checkpoint.
 #[derive(Debug)]
 pub(crate) enum Found {
     /// Every byte is what was written.
     Whole,
-    /// Something is not.
+    /// Something is not what was written.
     Damaged(Error),
-    /// A newer one took its place while it was read.
+    /// The coordinator deleted the checkpoint while it was read, since newer ones replaced it.
     Replaced,
 }
 
 impl Run {
-    /// The run whose folder is `id` in `storage`.
+    /// Opens the run whose folder is `id` in `storage`.
     ///
     /// # Errors
-    /// [`Error::NoRun`], or what its journal or the store says.
+    /// [`Error::NoRun`], or an error of its journal or of the store.
     pub(crate) async fn open(storage: Storage, id: RunId) -> Result<Self, Error> {
         let mut run = Self::look(&storage, &id).await?;
-        // Perhaps a newer one has replaced it between two looks.
+        // The run's coordinator may have replaced it after the journal was read.
         while let Some(lost) = run.lost {
             run = Self::look(&storage, &id).await?;
             if run.lost == Some(lost) {
@@ -149,7 +149,7 @@ impl Run {
         let lost = last.filter(|id| stored.get(id) != Some(&true));
         let (mut committed, mut others) = (Vec::new(), Vec::new());
         for (checkpoint, has_manifest) in stored {
-            // Without a manifest it is one whose deletion was cut short.
+            // Without a manifest, its deletion was interrupted.
             match known.remove(&checkpoint).filter(|_| has_manifest) {
                 Some(sha256) => {
                     let loss = losses.get(&checkpoint.step).copied();
@@ -161,28 +161,28 @@ impl Run {
         Ok(Self { storage: storage.clone(), id: id.clone(), committed, others, lost, ended })
     }
 
-    /// The newest.
+    /// The newest committed checkpoint.
     pub(crate) fn latest(&self) -> Option<&Committed> {
         self.committed.last()
     }
 
-    /// The one with the best held-out loss.
+    /// The committed checkpoint with the best held-out loss.
     pub(crate) fn best(&self) -> Option<&Committed> {
         let measured = self.committed.iter().filter_map(|c| Some((c, c.loss?)));
         let measured = measured.filter(|(_, loss)| loss.is_finite());
         measured.min_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(c, _)| c)
     }
 
-    /// The checkpoint of that name, or the `latest`, or the `best`.
+    /// Finds the checkpoint with this folder name, or the `latest` or the `best` one.
     ///
     /// # Errors
-    /// [`Error::Unknown`].
+    /// [`Error::Unknown`], or [`Error::Damaged`] if the latest one is missing from storage.
     pub(crate) fn find(&self, name: &str) -> Result<&Committed, Error> {
         if let Some(lost) = self.lost.filter(|_| name == "latest") {
             let what = match &self.names()[..] {
                 [] => "is gone, and there is no other".to_owned(),
                 names => {
-                    format!("is gone\nhint: name another one of the run's: {}", names.join(", "))
+                    format!("is gone\nhint: name another checkpoint: {}", names.join(", "))
                 }
             };
             let key = key::manifest(&self.id, lost.lineage, lost.step);
@@ -208,10 +208,10 @@ impl Run {
         self.committed.iter().map(Committed::name).collect()
     }
 
-    /// What a checkpoint consists of, as it was committed.
+    /// Reads the manifest of a checkpoint and checks that it is the committed one.
     ///
     /// # Errors
-    /// [`Error::Damaged`], or what the store says.
+    /// [`Error::Damaged`], or an error of the store.
     pub(crate) async fn manifest(&self, checkpoint: &Committed) -> Result<Checkpoint, Error> {
         let CheckpointId { lineage, step } = checkpoint.id;
         let key = key::manifest(&self.id, lineage, step);
@@ -223,10 +223,10 @@ impl Run {
         serde_json::from_slice(&body).map_err(|e| damaged(e.to_string()))
     }
 
-    /// Reads every byte of a checkpoint; `read` hears how many at a time.
+    /// Reads and verifies every byte of a checkpoint. Calls `read` with the number of bytes of each piece.
     ///
     /// # Errors
-    /// What the store says.
+    /// An error of the store.
     pub(crate) async fn verify(
         &self,
         checkpoint: &Committed,
@@ -240,7 +240,8 @@ impl Run {
         }
     }
 
-    /// Whether the coordinator of a run under way has deleted it meanwhile: its manifest goes first.
+    /// Whether the coordinator of a running run has deleted the checkpoint in the meantime. Its manifest is deleted
+    /// first.
     async fn is_replaced(&self, checkpoint: &Committed) -> Result<bool, Error> {
         let CheckpointId { lineage, step } = checkpoint.id;
         let manifest = self.storage.head(&key::manifest(&self.id, lineage, step)).await?;
@@ -259,10 +260,10 @@ impl Run {
         Ok(())
     }
 
-    /// Copies a checkpoint's model folder to `to`, under the names that `transformers` gives to its files.
+    /// Copies a checkpoint's model files to `to`, under the names that `transformers` expects.
     ///
     /// # Errors
-    /// [`Error::Damaged`] at the first file that is not what was written, or what the store says.
+    /// [`Error::Damaged`] at the first file that is not what was written, or an error of the store.
     pub(crate) async fn export(
         &self,
         checkpoint: &Committed,
@@ -271,7 +272,7 @@ impl Run {
     ) -> Result<(), Error> {
         match self.copy(checkpoint, to, copied).await {
             Err(_) if self.is_replaced(checkpoint).await? => {
-                let hint = "a newer one has replaced it meanwhile: ask again".to_owned();
+                let hint = "a newer one has replaced it in the meantime: try again".to_owned();
                 Err(Error::Unknown { name: checkpoint.name(), hint })
             }
             copied => copied,
@@ -297,14 +298,14 @@ impl Run {
         Ok(())
     }
 
-    /// The bytes of `file`, which lies at `key`; after the last of them, an error if they are not what was written.
+    /// The bytes of `file` at `key`, followed by an error if they are not what was written.
     fn verified<'a>(
         &'a self,
         key: &'a str,
         file: &'a File,
     ) -> impl Stream<Item = Result<Bytes, Error>> + 'a {
         let damaged = |what: String| Error::Damaged { key: key.to_owned(), what };
-        // Only what was written is read: more would not be seen.
+        // Only the expected number of bytes is read below, so that more bytes would go unnoticed.
         let length = futures::stream::once(async move {
             let found = self.storage.head(key).await?.map(|object| object.bytes);
             if found.is_some_and(|bytes| bytes > file.bytes) {
@@ -341,11 +342,11 @@ impl Run {
         format!("{}/{}", key::checkpoint(&self.id, lineage, step), file.key)
     }
 
-    /// Which checkpoints would go if only the newest `keep` stayed, and the best. One whose manifest is damaged stays,
-    /// and counts for nothing.
+    /// The checkpoints that need not stay if only the newest `keep` and the best one are kept. A checkpoint whose
+    /// manifest is damaged stays, and does not count as one of the newest.
     ///
     /// # Errors
-    /// What the store says.
+    /// An error of the store.
     pub(crate) async fn superfluous(&self, keep: usize) -> Result<Vec<CheckpointId>, Error> {
         let mut whole = Vec::new();
         for checkpoint in &self.committed {
@@ -361,18 +362,18 @@ impl Run {
         Ok(whole.into_iter().chain(self.others.iter().copied()).collect())
     }
 
-    /// That nobody else deletes.
+    /// Checks that the run has ended, so that its coordinator does not need or delete its checkpoints.
     ///
     /// # Errors
-    /// [`Error::Live`] where a coordinator may need what there is.
+    /// [`Error::Live`] if the run has not ended.
     pub(crate) fn has_ended(&self) -> Result<(), Error> {
         if self.ended { Ok(()) } else { Err(Error::Live) }
     }
 
-    /// Deletes them, and ends every upload that the run has left behind; says to which keys those were.
+    /// Deletes these checkpoints and all unfinished uploads of the run. Returns the keys of those uploads.
     ///
     /// # Errors
-    /// [`Error::Live`], or what the store says.
+    /// [`Error::Live`], or an error of the store.
     pub(crate) async fn delete(&self, ids: &[CheckpointId]) -> Result<Vec<String>, Error> {
         self.has_ended()?;
         for id in ids {
@@ -382,10 +383,10 @@ impl Run {
         Ok(swept.into_iter().map(|upload| upload.key).collect())
     }
 
-    /// The uploads that were begun for the run and never ended.
+    /// The keys of the run's unfinished uploads.
     ///
     /// # Errors
-    /// What the store says.
+    /// An error of the store.
     pub(crate) async fn unfinished(&self) -> Result<Vec<String>, Error> {
         let found = self.storage.unfinished(self.id.as_str()).await?.unwrap_or_default();
         Ok(found.into_iter().map(|upload| upload.key).collect())

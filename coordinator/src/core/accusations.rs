@@ -1,20 +1,20 @@
-//! Whom the members of a generation accuse of not answering, and what that proves.
+//! The accusations that members of a generation make against each other, and which ranks they prove unreachable.
 
 use proto::id::WorkerId;
 use proto::protocol::Accusation;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The members of the newest generation and whom they accuse of not answering: heard after the membership, too.
+/// The members of the newest generation and their accusations, which still arrive after the membership is over.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Accusations {
-    /// By rank, with their ring addresses.
+    /// The members by rank, with their ring addresses.
     members: Vec<(WorkerId, String)>,
-    /// By the accuser's rank.
-    heard: BTreeMap<usize, Accusation>,
-    /// A step was committed: all have reached each other.
+    /// The latest accusation of each rank.
+    by_accuser: BTreeMap<usize, Accusation>,
+    /// A step was committed, so all members have reached each other.
     refuted: bool,
-    /// Ranks that were found guilty.
-    guilty: BTreeSet<usize>,
+    /// Ranks that were already proven unreachable.
+    unreachable: BTreeSet<usize>,
 }
 
 impl Accusations {
@@ -22,7 +22,8 @@ impl Accusations {
         Self { members, ..Self::default() }
     }
 
-    /// A step was committed: all have reached each other. Whether that is new.
+    /// Notes that a step was committed, which shows that all members have reached each other. Returns whether this is
+    /// the first one.
     pub(super) fn refute(&mut self) -> bool {
         !std::mem::replace(&mut self.refuted, true)
     }
@@ -46,26 +47,26 @@ impl Accusations {
         accusation: Accusation,
     ) -> Option<(WorkerId, String)> {
         let accuser = self.rank(accuser)?;
-        let accused = self.hear(accuser, accusation)?;
+        let accused = self.note(accuser, accusation)?;
         self.members.get(accused).cloned()
     }
 
-    /// Notes an accusation; returns the rank that it proves unreachable: two others accuse it, and nobody has reached
-    /// it.
-    fn hear(&mut self, accuser: usize, accusation: Accusation) -> Option<usize> {
+    /// Notes an accusation; returns the rank that it proves unreachable, because two others accuse it and none has
+    /// reached it. Returns each rank once.
+    fn note(&mut self, accuser: usize, accusation: Accusation) -> Option<usize> {
         if !accusation.connecting || self.refuted {
             return None;
         }
-        self.heard.insert(accuser, accusation);
+        self.by_accuser.insert(accuser, accusation);
         let accused = accusation.rank as usize;
         let accusers =
-            self.heard.iter().filter(|(by, a)| a.rank as usize == accused && **by != accused);
+            self.by_accuser.iter().filter(|(by, a)| a.rank as usize == accused && **by != accused);
         let reached = self
-            .heard
+            .by_accuser
             .iter()
             .any(|(by, a)| *by != accused && a.met.is_some_and(|met| met as usize == accused));
         let proven = accusers.count() >= 2 && !reached && accused < self.members.len();
-        (proven && self.guilty.insert(accused)).then_some(accused)
+        (proven && self.unreachable.insert(accused)).then_some(accused)
     }
 }
 
@@ -85,24 +86,24 @@ mod tests {
     #[test]
     fn two_accusers_prove_that_a_rank_is_unreachable() {
         let mut a = three();
-        assert_eq!(a.hear(1, accuse(2, Some(0))), None);
-        assert_eq!(a.hear(0, accuse(2, Some(1))), Some(2));
-        assert_eq!(a.hear(0, accuse(2, Some(1))), None, "once");
+        assert_eq!(a.note(1, accuse(2, Some(0))), None);
+        assert_eq!(a.note(0, accuse(2, Some(1))), Some(2));
+        assert_eq!(a.note(0, accuse(2, Some(1))), None, "it is returned once");
     }
 
     #[test]
-    fn one_accuser_or_one_who_reached_it_acquits() {
+    fn one_accuser_or_a_rank_that_was_reached_proves_nothing() {
         let mut a = three();
-        assert_eq!(a.hear(1, accuse(2, None)), None);
-        assert_eq!(a.hear(1, accuse(2, None)), None, "the same accuser again");
-        assert_eq!(a.hear(2, accuse(2, None)), None, "nobody accuses itself");
+        assert_eq!(a.note(1, accuse(2, None)), None);
+        assert_eq!(a.note(1, accuse(2, None)), None, "the same accuser again");
+        assert_eq!(a.note(2, accuse(2, None)), None, "an accusation of itself does not count");
         let mut a = three();
-        a.hear(1, accuse(2, None));
-        assert_eq!(a.hear(0, accuse(1, Some(2))), None);
-        assert_eq!(a.hear(0, accuse(2, None)), Some(2), "it says otherwise now");
+        a.note(1, accuse(2, None));
+        assert_eq!(a.note(0, accuse(1, Some(2))), None);
+        assert_eq!(a.note(0, accuse(2, None)), Some(2), "only its latest accusation counts");
         let mut a = three();
         assert!(a.refute() && !a.refute());
-        a.hear(1, accuse(2, None));
-        assert_eq!(a.hear(0, accuse(2, None)), None, "they have trained together");
+        a.note(1, accuse(2, None));
+        assert_eq!(a.note(0, accuse(2, None)), None, "they have trained together");
     }
 }

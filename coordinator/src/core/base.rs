@@ -1,11 +1,12 @@
-//! The base that a run begins with: what most of its first candidates have read, and every later member must have read.
+//! The base that a run begins with: the one that most of its first candidates have read. Every later member must have
+//! read the same.
 
 use super::turn::Turn;
 use proto::id::WorkerId;
 use proto::protocol::Cause;
 use std::collections::BTreeMap;
 
-/// The state that training begins with, once a generation has begun with it.
+/// The base of a run, by digest, which is set when the first generation is formed.
 #[derive(Default)]
 pub(super) struct Base {
     digest: Option<String>,
@@ -13,11 +14,12 @@ pub(super) struct Base {
 
 /// Which of the workers that are ready can be members.
 pub(super) enum Candidates {
-    /// These: they have read the run's base.
+    /// These workers, which have read the run's base.
     Agreed(Vec<WorkerId>),
-    /// Too few have read the same base.
+    /// Too few workers have read the same base.
     TooFew,
-    /// As many have read another base as the same one, so nobody can say which is right: who read what.
+    /// No base was read by more than half of the workers, so none can be called the right one. The message says which
+    /// worker has read which.
     Disputed(String),
 }
 
@@ -34,17 +36,18 @@ impl Base {
     pub(super) fn differs(&self, base: &str) -> Option<String> {
         let own = self.digest.as_deref().filter(|own| *own != base)?;
         Some(format!(
-            "it has read another base than the run began with: digest {base} instead of {own}\n\
+            "its base is not the one that the run began with: digest {base} instead of {own}\n\
              hint: `model.base` must have the same content on every host"
         ))
     }
 
-    /// Those of the workers that are ready which have read the base that the run is to begin with, if at least `min`.
+    /// Returns the ready workers that have read the run's base, if these are at least `min`.
     ///
-    /// Before the first generation that is what most of them have read: one whose copy is another waits.
+    /// Before the first generation, the run's base is the one that most of the ready workers have read. The others are
+    /// set back.
     pub(super) fn candidates(&mut self, min: usize, turn: &mut Turn<'_>) -> Candidates {
         if self.digest.is_some() {
-            // The others were turned away when they reported what they have read.
+            // Workers with another base were set back when they reported its digest.
             return Candidates::Agreed(turn.workers.ready().iter().cloned().collect());
         }
         let mut readers: BTreeMap<String, Vec<WorkerId>> = BTreeMap::new();
@@ -66,7 +69,7 @@ impl Base {
             }
             for id in ids {
                 let message = format!(
-                    "it has read another base than {most} of {all} workers: digest {base}\n\
+                    "its base is not the one that {most} of {all} workers have read: digest {base}\n\
                      hint: `model.base` must have the same content on every host"
                 );
                 turn.set_back(&id, Cause::Model, message);
@@ -77,7 +80,7 @@ impl Base {
                 self.digest = Some(base);
                 Candidates::Agreed(ids)
             }
-            // What they agree on may be another base once more workers are ready.
+            // Once more workers are ready, the majority may have read another base.
             Some(_) | None => Candidates::TooFew,
         }
     }
@@ -86,7 +89,7 @@ impl Base {
 fn dispute(readers: &BTreeMap<String, Vec<WorkerId>>) -> String {
     let read = |(base, ids): (&String, &Vec<WorkerId>)| {
         let ids: Vec<_> = ids.iter().map(WorkerId::as_str).collect();
-        format!("{} have digest {base}", ids.join(", "))
+        format!("digest {base} on {}", ids.join(", "))
     };
     let read: Vec<_> = readers.iter().map(read).collect();
     format!(
@@ -101,9 +104,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_another_base_than_the_first_generations_differs() {
+    fn only_a_base_other_than_the_first_generations_differs() {
         let mut base = Base::default();
-        assert_eq!(base.differs("a"), None, "no generation has begun");
+        assert_eq!(base.differs("a"), None, "there is no generation yet");
         base.replay("a".into());
         assert_eq!(base.differs("a"), None);
         assert!(base.differs("b").expect("it is another").contains("digest b instead of a"));

@@ -1,9 +1,10 @@
-//! Checkpoints: parts are put together, a manifest is stored, the journal entry that names it is the commit.
+//! The checkpoints of a run: the parts of all ranks are collected, the manifest is stored, and the journal entry that
+//! names it is the commit.
 //!
-//! A checkpoint belongs to its lineage and step, not to the membership that took it: uploads run behind, and through
-//! regroups: the next generation waits for one that can still be whole, and begins there. A part counts if the process
-//! that reports it was a member then and lives now; a part that died with its rank ends the checkpoint, since nobody
-//! else has it.
+//! A checkpoint belongs to its lineage and step, not to the membership that took it. Uploads go on while the members
+//! train and while they regroup; the next generation waits for a checkpoint that can still be completed and begins
+//! there. A part counts if the process that reports it was a member of that generation and is still alive. If a
+//! process dies before it has stored its part, the checkpoint is lost, since no other process has that part.
 
 use super::Retained;
 use super::report::Reporter;
@@ -13,19 +14,19 @@ use proto::manifest::{Checkpoint, File};
 use proto::protocol::{SavedPart, Start};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Checkpoints in a row that may be given up.
+/// Number of consecutive checkpoints that may be given up before the run fails.
 const GIVEN_UP: u32 = 1;
 
-/// The checkpoints of a run: those that are committed, and those on their way.
+/// The checkpoints of a run: those that are committed and those that are being stored.
 #[derive(Default)]
 pub(super) struct Checkpoints {
-    /// With the SHA-256 of their manifests; the last is where a generation begins.
+    /// Committed checkpoints with the SHA-256 of their manifests. The next generation begins at the last one.
     committed: BTreeMap<CheckpointId, String>,
-    /// Where the newest generation began.
+    /// The checkpoint at which the newest generation began, with the SHA-256 of its manifest.
     began_at: Option<(CheckpointId, String)>,
-    /// Checkpoints on their way, by the generation whose members store them.
+    /// Checkpoints that are being stored, by the generation whose members store them.
     saves: BTreeMap<Generation, Saves>,
-    /// Checkpoints given up in a row.
+    /// Number of consecutive checkpoints that were given up.
     given_up: u32,
 }
 
@@ -34,19 +35,19 @@ impl Checkpoints {
         self.committed.last_key_value().map(|(id, _)| *id)
     }
 
-    /// Where the newest generation began, for its members.
+    /// The checkpoint at which the newest generation began, for the directives of its members.
     pub(super) fn start(&self, run: &RunId) -> Option<Start> {
         let (id, sha256) = self.began_at.as_ref()?;
         let manifest = proto::key::manifest(run, id.lineage, id.step);
         Some(Start { manifest, sha256: sha256.clone() })
     }
 
-    /// Whether one after `step` is committed, in whatever lineage.
+    /// Whether a checkpoint after `step` is committed, in any lineage.
     pub(super) fn has(&self, step: u64) -> bool {
         self.committed.keys().any(|id| id.step == step)
     }
 
-    /// The step after which a checkpoint is still to come that is newer than all committed ones.
+    /// The step of the newest checkpoint that is still being stored, if it is newer than all committed ones.
     pub(super) fn expected(&self) -> Option<u64> {
         let coming = self.saves.values().filter_map(Saves::coming).max();
         coming.filter(|id| Some(*id) > self.newest()).map(|id| id.step)
@@ -60,15 +61,15 @@ impl Checkpoints {
         self.committed.remove(&id);
     }
 
-    /// A generation begins at the newest checkpoint: after so many steps.
+    /// Begins a generation at the newest checkpoint, and returns the number of steps that are committed there.
     pub(super) fn begin_generation(&mut self) -> u64 {
         let newest = self.committed.last_key_value();
         self.began_at = newest.map(|(id, sha256)| (*id, sha256.clone()));
         newest.map_or(0, |(id, _)| id.step)
     }
 
-    /// The members of a generation, by rank, may store checkpoints of `lineage`. What an earlier lineage has on its way
-    /// goes on after the start of this one: it belongs to a lineage that ends here.
+    /// Lets the members of a generation, given by rank, store checkpoints of `lineage`. Parts of other lineages are
+    /// forgotten: their steps come after the one at which this lineage begins, and are repeated.
     pub(super) fn expect_parts(
         &mut self,
         generation: Generation,
@@ -79,18 +80,19 @@ impl Checkpoints {
         self.saves.insert(generation, Saves::new(lineage, members));
     }
 
-    /// A process will report nothing any more.
+    /// Notes that a process is gone and reports nothing more.
     pub(super) fn lose(&mut self, worker: &WorkerId) {
         self.saves.values_mut().for_each(|saves| saves.lose(worker));
     }
 
-    /// Whether a live member of that generation reports.
+    /// Whether the reporter is a live member of the generation that it reports for.
     pub(super) fn is_member(&self, Reporter { worker, place }: Reporter<'_>) -> bool {
         let saves = self.saves.get(&place.generation).filter(|s| s.lineage() == place.lineage);
         saves.is_some_and(|saves| saves.rank(worker).is_some())
     }
 
-    /// Whether nothing is awaited of a rank that has stopped after `step`: its part is stored, or superfluous.
+    /// Whether a rank that has stopped after `step` owes no part: its part is stored, or a checkpoint at least as new
+    /// is committed.
     pub(super) fn has_part(&self, generation: Generation, rank: usize, step: u64) -> bool {
         self.newest().is_some_and(|id| id.step >= step)
             || self.saves.get(&generation).is_some_and(|saves| saves.has(rank, step))
@@ -102,8 +104,8 @@ impl Checkpoints {
         }
     }
 
-    /// A rank has stored its part of a checkpoint of the plan with this digest. Once all have, the checkpoint is to be
-    /// sealed, unless they hold different states: then why it is given up.
+    /// Notes that a rank has stored its part of a checkpoint. Once all ranks have, returns the checkpoint to be sealed,
+    /// or, if the ranks hold different states, why it is given up.
     pub(super) fn store_part(
         &mut self,
         from: Reporter<'_>,
@@ -118,7 +120,7 @@ impl Checkpoints {
             let of_state = |f: &File| f.key.starts_with(Checkpoint::STATE);
             let files = parts.into_iter().flat_map(|part| part.files);
             let (state, mut model): (_, Vec<_>) = files.partition(of_state);
-            // By their numbers, whichever rank has stored them.
+            // Sorted by key, which contains the file's number, whichever rank has stored it.
             model.sort_by(|a, b| a.key.cmp(&b.key));
             Checkpoint {
                 run: from.place.run.clone(),
@@ -133,8 +135,8 @@ impl Checkpoints {
         }))
     }
 
-    /// A part could not be stored, perhaps because the worker had to go: why the checkpoint is given up, unless it was
-    /// already.
+    /// Gives up a checkpoint of which a part could not be stored. Returns why, or `None` if it was given up before. The
+    /// failure of a worker that is `leaving` does not count against the run.
     pub(super) fn fail_part(
         &mut self,
         from: Reporter<'_>,
@@ -152,8 +154,8 @@ impl Checkpoints {
         Some(why)
     }
 
-    /// A checkpoint's manifest is stored, and has this digest, or is not: then why it is given up. None if it was not
-    /// awaited.
+    /// Notes whether a checkpoint's manifest could be stored. Returns the digest of the manifest, or why the checkpoint
+    /// is given up; `None` if it was not being sealed.
     pub(super) fn seal(
         &mut self,
         id: CheckpointId,
@@ -174,7 +176,7 @@ impl Checkpoints {
         })
     }
 
-    /// Why that generation leaves no checkpoint after `step`.
+    /// Why the checkpoint of that generation after `step` was given up, if it was.
     pub(super) fn given_up(&self, generation: Generation, step: u64) -> Option<&str> {
         self.saves.get(&generation)?.given_up(step)
     }
@@ -183,11 +185,11 @@ impl Checkpoints {
         self.given_up > GIVEN_UP
     }
 
-    /// Forgets all but the newest `keep` and the one with the best held-out loss; which stay.
+    /// Forgets all checkpoints but the newest `keep` and the one with the best held-out loss. Returns those that stay.
     pub(super) fn retain(&mut self, keep: usize, losses: &BTreeMap<u64, f64>) -> Option<Retained> {
         let latest = self.newest()?;
         let measured = self.committed.keys().filter_map(|id| Some((id, losses.get(&id.step)?)));
-        // A loss that is not a number is less than any other on some processors and more on others.
+        // `total_cmp` sorts a NaN by its sign, which depends on the processor.
         let measured = measured.filter(|(_, loss)| loss.is_finite());
         let best = measured.min_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(id, _)| *id);
         let old = self.committed.len().saturating_sub(keep.max(1));
@@ -197,7 +199,8 @@ impl Checkpoints {
         Some(Retained { kept, latest, best })
     }
 
-    /// The checkpoint that the newest generation began at is damaged: forgets it, unless it is not the newest any more.
+    /// Forgets the checkpoint at which the newest generation began, since it is damaged. Does nothing if a newer one
+    /// was committed since.
     pub(super) fn drop_start(&mut self) -> Option<CheckpointId> {
         let (began_at, _) = self.began_at.as_ref()?;
         let start = self.newest().filter(|newest| newest == began_at)?;
@@ -205,15 +208,15 @@ impl Checkpoints {
         Some(start)
     }
 
-    /// What the members of a generation store, and the rank of the one that reports.
+    /// The saves of the reporter's generation, and the reporter's rank.
     fn find(&mut self, from: Reporter<'_>) -> Option<(&mut Saves, usize)> {
         let saves = self.saves.get_mut(&from.place.generation)?;
         let rank = saves.rank(from.worker)?;
         (saves.lineage() == from.place.lineage).then_some((saves, rank))
     }
 
-    /// The same, unless the checkpoint's fate is known: reports are resent on every new stream, also of checkpoints
-    /// that a newer one has made superfluous.
+    /// Like `find`, but `None` if the outcome of the checkpoint is known or one at least as new is committed. Reports
+    /// about such checkpoints still arrive, since workers resend their reports on every new stream.
     fn unsettled(&mut self, from: Reporter<'_>, step: u64) -> Option<(&mut Saves, usize)> {
         let id = CheckpointId { lineage: from.place.lineage, step };
         let superfluous = self.newest() >= Some(id);
@@ -238,12 +241,12 @@ mod tests {
     }
 
     #[test]
-    fn a_generation_begins_at_what_was_newest_then() {
+    fn a_generation_begins_at_the_checkpoint_that_was_newest_then() {
         let mut checkpoints = Checkpoints::default();
         checkpoints.replay_commit(id(2), sha(2));
         checkpoints.begin_generation();
         checkpoints.replay_commit(id(4), sha(4));
-        let start = checkpoints.start(&RunId::new("r")).expect("it began at one");
+        let start = checkpoints.start(&RunId::new("r")).expect("it began at a checkpoint");
         assert_eq!(start.sha256, sha(2));
         assert_eq!(checkpoints.drop_start(), None, "a newer one has replaced it");
         checkpoints.begin_generation();
@@ -266,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_that_is_sealed_ends_the_row_of_those_given_up() {
+    fn a_sealed_checkpoint_resets_the_count_of_those_given_up() {
         let mut checkpoints = Checkpoints::default();
         let worker = WorkerId::new("w");
         checkpoints.expect_parts(Generation(1), LINEAGE, vec![worker.clone()]);

@@ -1,4 +1,4 @@
-//! What the core has the runtime do.
+//! The commands that the core gives to the runtime.
 
 use super::{Notice, Stream, Ticket};
 use proto::event::{Fact, PoolEvent};
@@ -7,30 +7,30 @@ use proto::manifest;
 use proto::protocol::Directive;
 use proto::receipt::Skipped;
 
-/// What the runtime is to do, in order.
+/// Something that the runtime does for the core. Commands are executed in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
-    /// Append to a run's journal; durable before the next command.
+    /// Append to a run's journal. The entry is durable before the next command begins.
     Journal {
         /// The run.
         run: RunId,
-        /// In order.
+        /// The facts, in order.
         events: Vec<Fact>,
     },
-    /// Append to the pool's journal, where there is one; durable before the next command.
+    /// Append to the pool's journal, if there is a pool. The entry is durable before the next command begins.
     JournalPool(PoolEvent),
-    /// Tell a caller.
+    /// Answer a caller.
     Answer {
-        /// The caller.
+        /// The caller's ticket.
         ticket: Ticket,
-        /// The run, or why not.
+        /// The run, or why the request was refused.
         answer: Result<RunId, String>,
     },
-    /// Tell a worker.
+    /// Send a directive to a worker.
     Direct {
-        /// Its stream.
+        /// The worker's stream.
         stream: Stream,
-        /// Its whole duty.
+        /// The worker's whole duty.
         directive: Directive,
     },
     /// End a stream.
@@ -38,82 +38,82 @@ pub enum Command {
         /// The stream.
         stream: Stream,
     },
-    /// Connect to a worker's ring address once, to see whether its peers could.
+    /// Connect to a worker's ring address once, to see whether its peers can reach it.
     Dial {
         /// The worker.
         worker: WorkerId,
-        /// Its process.
+        /// The worker's process.
         incarnation: Incarnation,
         /// The address, `host:port`.
         ring: String,
     },
-    /// List the sources and look for a prepared data set.
+    /// List the sources, and check whether the data set was prepared before.
     Survey {
         /// The run.
         run: RunId,
     },
-    /// Look once more whether a data set is prepared.
+    /// Check again whether a data set is prepared.
     FindPrepared {
         /// The run.
         run: RunId,
-        /// Names the prepared data set.
+        /// The fingerprint of the data set.
         fingerprint: String,
     },
     /// Store the table of contents of the prepared data set, then the plan.
     Plan {
         /// The run.
         run: RunId,
-        /// Names the prepared data set.
+        /// The fingerprint of the data set.
         fingerprint: String,
-        /// Its contents, where this run prepared it.
+        /// Its contents, if this run prepared it.
         prepared: Option<manifest::Prepared>,
     },
-    /// Store a manifest and the receipt that it names, after checking that everything else it names is there.
+    /// Check that all files of a checkpoint are stored, then store its receipt and its manifest.
     Seal {
         /// The manifest, without the receipt.
         checkpoint: manifest::Checkpoint,
-        /// Steps before it that taught nothing, for the receipt.
+        /// The skipped steps up to this checkpoint, for the receipt.
         skipped: Vec<Skipped>,
     },
-    /// Say in the run's receipt that these steps taught nothing, in place of those that it names.
+    /// Replace the skipped steps that the run's receipt names.
     Receipt {
         /// The run.
         run: RunId,
-        /// In order.
+        /// The skipped steps, in order.
         skipped: Vec<Skipped>,
     },
     /// Copy a checkpoint's model to where users look for it.
     Publish {
         /// The run.
         run: RunId,
-        /// Its lineage.
+        /// The checkpoint's lineage.
         lineage: Lineage,
-        /// Steps committed.
+        /// Steps committed in the checkpoint.
         step: u64,
-        /// Held-out losses by steps committed, for its card.
+        /// Held-out losses by steps committed, for the model card.
         losses: Vec<(u64, f64)>,
     },
-    /// Bring the run's checkpoints in storage to what is kept of them.
+    /// Delete the run's checkpoints that are not retained, and name the latest and the best one in storage.
     Retain {
         /// The run.
         run: RunId,
-        /// Which.
+        /// The checkpoints that stay.
         retained: Retained,
     },
-    /// Delete what is there of a checkpoint that will not be.
+    /// Delete the stored files of a checkpoint that was given up.
     Discard {
         /// The run.
         run: RunId,
-        /// The checkpoint's.
+        /// The checkpoint's lineage.
         lineage: Lineage,
-        /// Likewise.
+        /// Steps committed in the checkpoint.
         step: u64,
     },
-    /// Tell whoever watches the run.
+    /// Send a notice to the watchers of the run.
     Notify {
         /// The run.
         run: RunId,
-        /// What.
+        /// The notice.
         notice: Notice,
     },
 }
@@ -121,10 +121,10 @@ pub enum Command {
 /// The checkpoints of a run that stay.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Retained {
-    /// All of them.
+    /// All checkpoints that stay.
     pub kept: Vec<CheckpointId>,
-    /// The newest.
+    /// The newest checkpoint.
     pub latest: CheckpointId,
-    /// The one with the best held-out loss, where that was measured.
+    /// The checkpoint with the best held-out loss, if any was evaluated.
     pub best: Option<CheckpointId>,
 }

@@ -1,4 +1,4 @@
-//! What the core is told.
+//! The events that the core handles.
 
 use super::Settings;
 use proto::event::Failure;
@@ -6,151 +6,151 @@ use proto::id::{Incarnation, Lineage, RunId, WorkerId};
 use proto::protocol::{RawShard, Report};
 use std::collections::BTreeSet;
 
-/// One gRPC stream: a worker that comes back has another.
+/// One gRPC stream. A worker that reconnects has a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stream(pub u64);
 
-/// A caller that waits for an answer.
+/// Identifies a caller that waits for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket(pub u64);
 
-/// Why a run ends badly.
+/// Why a run fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Whose fault it is.
+    /// Where the fault lies.
     pub kind: Failure,
-    /// What, where, and the hint.
+    /// What went wrong and where, with a hint.
     pub message: String,
 }
 
-/// What happened.
+/// Something that happened, as the core takes it in.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A user submits a run.
     Submit {
-        /// Who waits for the answer.
+        /// The caller that waits for the answer.
         ticket: Ticket,
-        /// A fresh name; not used if the key is known.
+        /// A new name for the run, which is not used if the key is known.
         run: RunId,
-        /// The user's key.
+        /// The user's idempotency key.
         idempotency_key: String,
         /// The resolved spec.
         spec_yaml: String,
-        /// What this core needs of it.
+        /// The settings of the spec that the core needs.
         settings: Settings,
     },
-    /// A user wants a run to end.
+    /// A user cancels a run.
     Cancel {
-        /// Who waits for the answer.
+        /// The caller that waits for the answer.
         ticket: Ticket,
         /// The run.
         run: RunId,
     },
-    /// Stop every run gracefully, with a checkpoint, and take no new one.
+    /// The coordinator closes: every run stops gracefully, with a checkpoint, and no new run is accepted.
     Close,
-    /// A worker's stream said something.
+    /// A worker has sent a report.
     Reported {
-        /// The stream.
+        /// The worker's stream.
         stream: Stream,
-        /// What it said.
+        /// The report.
         report: Report,
     },
-    /// The workers on these streams live.
+    /// Beats have arrived on these streams.
     Beats {
         /// The streams.
         streams: BTreeSet<Stream>,
     },
     /// A worker's stream ended.
     Hangup {
-        /// The stream.
+        /// The worker's stream.
         stream: Stream,
     },
     /// A worker's ring address was dialled.
     Dialled {
         /// The worker.
         worker: WorkerId,
-        /// The process that named the address.
+        /// The process that reported the address.
         incarnation: Incarnation,
-        /// Why it cannot be reached.
+        /// An error if the address cannot be reached.
         outcome: Result<(), String>,
     },
     /// The sources are listed.
     Surveyed {
         /// The run.
         run: RunId,
-        /// What there is.
+        /// The survey, or why the run fails.
         outcome: Result<Survey, Fault>,
     },
-    /// It was looked for prepared data.
+    /// The repeated check for a prepared data set is over.
     FoundPrepared {
         /// The run.
         run: RunId,
-        /// It is there.
+        /// Whether the data set is prepared.
         found: bool,
     },
-    /// The sources of a run that goes on were held against what its data was prepared from.
+    /// The sources of a run that goes on were compared with the objects that its data was prepared from.
     Compared {
         /// The run.
         run: RunId,
-        /// How they differ, in a sentence.
+        /// How they differ, in a sentence; `None` if they do not.
         difference: Option<String>,
     },
-    /// The plan is stored.
+    /// The plan is stored, or could not be made.
     Planned {
         /// The run.
         run: RunId,
-        /// Digest and number of steps.
+        /// The plan's digest and number of steps, or why the run fails.
         outcome: Result<PlanOutline, Fault>,
     },
-    /// A checkpoint's manifest is stored, or is not.
+    /// A checkpoint's manifest is stored, or could not be.
     Sealed {
         /// The run.
         run: RunId,
-        /// Its lineage.
+        /// The checkpoint's lineage.
         lineage: Lineage,
-        /// Steps committed.
+        /// Steps committed in the checkpoint.
         step: u64,
-        /// The manifest's SHA-256.
+        /// The manifest's SHA-256, or why it could not be stored.
         outcome: Result<String, String>,
     },
-    /// The finished model lies where users look for it.
+    /// The finished model is published, or could not be.
     Published {
         /// The run.
         run: RunId,
-        /// Where.
+        /// The path or URL of the model, or why it could not be published.
         outcome: Result<String, String>,
     },
-    /// Another coordinator has the run now: its journal could not be appended to.
+    /// Another coordinator has taken over the run, so its journal could not be appended to.
     RunLost {
         /// The run.
         run: RunId,
-        /// Who, and the hint.
+        /// Which coordinator has the run, with a hint.
         message: String,
     },
-    /// Time has passed.
+    /// Some time has passed.
     Tick,
 }
 
-/// What the sources hold.
+/// The objects of a run's sources, cut into raw shards.
 #[derive(Clone, Debug)]
 pub struct Survey {
-    /// Names the prepared data set: everything that changes a token is in it.
+    /// The fingerprint of the data set, which covers everything that changes a token.
     pub fingerprint: String,
-    /// What there is to prepare.
+    /// The raw shards to prepare.
     pub shards: Vec<RawShard>,
-    /// The same was prepared before.
+    /// A data set of the same fingerprint was prepared before.
     pub cached: bool,
 }
 
 /// What the core needs to know of a stored plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlanOutline {
-    /// What workers must find.
+    /// The digest of the plan, which workers check.
     pub digest: String,
-    /// Optimizer steps in all.
+    /// Total number of optimizer steps.
     pub steps: u64,
-    /// What became of every record, held-out ones told apart.
+    /// The account of every record, with the held-out samples counted separately.
     pub receipt: proto::receipt::Receipt,
-    /// For people: what the `planned` notice carries.
+    /// Figures for people, which the `planned` notice shows.
     pub summary: serde_json::Value,
 }

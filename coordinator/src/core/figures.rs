@@ -1,24 +1,24 @@
-//! Figures by source, put together from what all ranks measured.
+//! Figures by source, summed over all ranks.
 
 use proto::event::number;
 use proto::protocol::SourceSum;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What one source came to in a step, or in the held-out set.
+/// The figures of one source in a step or in the held-out set.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SourceFigures {
-    /// Over its trained tokens, by weight.
+    /// The mean loss over the source's trained tokens, by weight.
     #[serde(deserialize_with = "number")]
     pub loss: f64,
-    /// Targets with a weight.
+    /// Number of targets with a weight.
     pub trained_tokens: u64,
 }
 
-/// By the source's name; empty where there is only one, which the figures of all are about.
+/// Figures by the source's name. Empty if there is only one source, whose figures are those of the whole.
 pub type BySource = BTreeMap<String, SourceFigures>;
 
-/// Sums over all ranks.
+/// The sums of one source, or of all sources, over all ranks.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Total {
     loss_sum: f64,
@@ -27,7 +27,7 @@ pub(super) struct Total {
 }
 
 impl Total {
-    /// None where nothing has a weight.
+    /// The mean loss; `None` if no target has a weight.
     pub(super) fn mean(self) -> Option<f64> {
         (self.weight > 0.0).then(|| self.loss_sum / self.weight)
     }
@@ -39,7 +39,7 @@ impl Total {
     }
 }
 
-/// By source, of so many; a rank's sum of a source that there is not is left out.
+/// The totals of each of `sources` sources. Sums that name any other source are left out.
 pub(super) fn totals<'a>(sources: usize, sums: impl Iterator<Item = &'a SourceSum>) -> Vec<Total> {
     let mut totals = vec![Total::default(); sources];
     for SourceSum { source, loss_sum, weight, trained_tokens } in sums.copied() {
@@ -50,14 +50,14 @@ pub(super) fn totals<'a>(sources: usize, sums: impl Iterator<Item = &'a SourceSu
     totals
 }
 
-/// All sources together.
+/// The total over all sources.
 pub(super) fn sum(totals: &[Total]) -> Total {
     let mut all = Total::default();
     totals.iter().for_each(|total| all.add(*total));
     all
 }
 
-/// By name: sources of one name count as one, as in the receipt.
+/// Figures by source name. Sources of the same name count as one, as in the receipt.
 pub(super) fn by_name(names: &[String], totals: &[Total]) -> BySource {
     if names.len() < 2 {
         return BySource::new();

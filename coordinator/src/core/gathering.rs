@@ -1,4 +1,5 @@
-//! From workers to a membership: once everybody who could come has come, or enough have and a short last call is over.
+//! Waiting for members. A generation is formed once the maximum number of workers is ready, or once the minimum is and
+//! a short last call is over.
 
 use super::Notice;
 use super::timing::Timing;
@@ -7,25 +8,25 @@ use super::workers::Workers;
 use proto::id::RunId;
 use std::time::Duration;
 
-/// Workers in trouble that are named while a run waits.
+/// Number of troubled workers that are named while a run waits.
 const TROUBLES_SHOWN: usize = 3;
 
-/// A run that waits for members.
+/// The state of a run that waits for members.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Gathering {
-    /// Since when enough workers have been ready.
+    /// The time since which enough workers have been ready.
     enough_since: Option<Duration>,
     /// The last notice of what it waits for.
     announced: Option<String>,
 }
 
-/// What a run waits for.
+/// What a run needs for its next generation.
 pub(super) struct Needs {
-    /// Members at least.
+    /// Minimum number of members.
     pub(super) min: usize,
-    /// Members at most.
+    /// Maximum number of members.
     pub(super) max: usize,
-    /// The step after which a checkpoint is still to come that the next generation could begin at.
+    /// The step of a checkpoint that is still being stored, and at which the next generation could begin.
     pub(super) checkpoint: Option<u64>,
 }
 
@@ -34,7 +35,7 @@ impl Gathering {
         self.enough_since.map(|since| since + timing.last_call)
     }
 
-    /// Whether the next generation is to be formed now. If not, what it waits for is announced.
+    /// Whether the next generation can be formed now. If it has to wait, a notice may say what for.
     pub(super) fn is_over(&mut self, needs: &Needs, turn: &mut Turn<'_>) -> bool {
         let ready = turn.workers.ready().len();
         if ready < needs.min {
@@ -49,7 +50,7 @@ impl Gathering {
         if !complete && !called {
             return false;
         }
-        // Its steps need not be done again then, and there are at least as many as it takes.
+        // The next generation begins at that checkpoint, so its steps need not be repeated.
         if needs.checkpoint.is_some() {
             self.announce(needs, turn);
             return false;
@@ -57,7 +58,7 @@ impl Gathering {
         true
     }
 
-    /// Notifies those that watch the run what it waits for, unless that has not changed.
+    /// Notifies the watchers of the run what it waits for, if that has changed.
     pub(super) fn announce(&mut self, needs: &Needs, turn: &mut Turn<'_>) {
         let detail = needs.waiting(turn.run, turn.workers);
         if self.announced.as_ref() != Some(&detail) {
@@ -68,7 +69,7 @@ impl Gathering {
 }
 
 impl Needs {
-    /// What `run` waits for, in words.
+    /// Describes what `run` waits for.
     pub(super) fn waiting(&self, run: &RunId, workers: &Workers) -> String {
         let min = self.min;
         let ready = workers.ready_for(run);

@@ -1,20 +1,20 @@
-//! A run whose sources are listed, and whether their data is known to be prepared.
+//! A run whose sources are listed and that waits for its turn.
 
 use super::turn::Turn;
 use super::{Command, Survey};
 
-/// Whether a survey can still tell if the data set is prepared.
+/// Whether the survey's answer to "is this data set prepared?" is still current.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cache {
-    /// What it found holds.
+    /// The answer is current.
     Known,
-    /// Another run has had the workers since, and may have prepared the same.
+    /// Another run has had the workers since, and may have prepared the same data set.
     Stale,
-    /// It is being looked for again.
+    /// The runtime is checking again.
     Asked,
 }
 
-/// A run whose sources are listed waits for its turn.
+/// The survey of a run that waits for its turn.
 #[derive(Clone, Debug)]
 pub(super) struct Listed {
     survey: Survey,
@@ -30,12 +30,12 @@ impl Listed {
         self.survey.cached
     }
 
-    /// Another run has the workers, and may prepare the same.
+    /// Notes that another run has the workers and may prepare the same data set.
     pub(super) fn wait(&mut self) {
         self.cache = Cache::Stale;
     }
 
-    /// The data set was looked for again.
+    /// Notes the answer of a repeated check.
     pub(super) fn found(&mut self, found: bool) {
         if self.cache == Cache::Asked {
             self.survey.cached = found;
@@ -43,7 +43,8 @@ impl Listed {
         }
     }
 
-    /// The run's turn has come: its survey, or none while the data set has to be looked for again.
+    /// Begins the run's turn. Returns its survey, or `None` while the runtime checks again whether the data set is
+    /// prepared.
     pub(super) fn begin(&mut self, turn: &mut Turn<'_>) -> Option<Survey> {
         if self.survey.cached || self.cache == Cache::Known {
             return Some(self.survey.clone());
@@ -68,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_survey_holds_until_another_run_has_had_the_workers() {
+    fn a_survey_is_current_until_another_run_has_had_the_workers() {
         let mut listed = listed(false);
         let (survey, out) = take(|turn| listed.begin(turn));
         assert!(survey.is_some() && out.is_empty());
@@ -78,14 +79,14 @@ mod tests {
         assert!(survey.is_none());
         assert_eq!(out, [look]);
         let (survey, out) = take(|turn| listed.begin(turn));
-        assert!(survey.is_none() && out.is_empty(), "it is being looked for");
+        assert!(survey.is_none() && out.is_empty(), "the check is under way");
         listed.found(true);
         let (survey, _) = take(|turn| listed.begin(turn));
         assert!(survey.expect("it was found").cached);
     }
 
     #[test]
-    fn what_is_prepared_is_not_looked_for_again() {
+    fn prepared_data_is_not_looked_for_again() {
         let mut listed = listed(true);
         listed.wait();
         let (survey, out) = take(|turn| listed.begin(turn));

@@ -1,4 +1,4 @@
-//! A run that another coordinator has taken over: it is dropped here, and nothing more is written to it.
+//! Runs that another coordinator has taken over. This coordinator drops such a run and writes nothing more for it.
 
 use super::{Command, Core};
 use proto::event::PoolEvent;
@@ -7,15 +7,15 @@ use proto::protocol::Duty;
 use std::collections::VecDeque;
 
 impl Core {
-    /// Whether it coordinates the run, which has not ended.
+    /// Whether this coordinator has the run and it has not ended.
     pub fn holds(&self, run: &RunId) -> bool {
         self.runs.contains_key(run)
     }
 }
 
 impl Command {
-    /// Takes back what stood behind a journal entry that was not written because the run is lost: all that acts for
-    /// the run. Whoever waits for an answer about it is told why; other runs' commands stay.
+    /// Removes the commands that act for a lost run, whose journal entry could not be written. Callers that wait for an
+    /// answer about the run get `why` as an error. The commands of other runs stay.
     pub fn take_back(commands: &mut VecDeque<Self>, run: &RunId, why: &str) {
         commands.retain_mut(|command| match command {
             Self::Answer { answer, .. } => {

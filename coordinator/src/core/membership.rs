@@ -1,4 +1,4 @@
-//! A generation at work: its members by rank, and what they have reported so far.
+//! The members of a generation by rank, and what they have reported so far.
 
 use super::turn::Turn;
 use proto::id::{Generation, RunId, WorkerId};
@@ -6,15 +6,15 @@ use proto::protocol::{Cause, SourceSum};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Evaluations that some ranks have reported and others have not.
+/// Maximum number of evaluations that some ranks have reported and others have not.
 const EVALUATIONS_IN_FLIGHT: usize = 64;
 
 #[derive(Clone, Debug)]
 struct Member {
     id: WorkerId,
-    /// Where its peers reach it; after a coordinator's restart empty until it is back.
+    /// Its ring address; empty after a restart of the coordinator until the member reconnects.
     ring: String,
-    /// It owed nothing any more and left: a process that fills its slot now is no member.
+    /// It owed nothing more and left. A new process in its slot is not a member.
     gone: bool,
 }
 
@@ -26,14 +26,14 @@ pub(super) struct Membership {
     ring_key: [u8; 32],
     /// Held-out sums by step and rank, until every rank has reported them.
     evals: BTreeMap<u64, BTreeMap<usize, Vec<SourceSum>>>,
-    /// The steps after which ranks have stopped.
+    /// The number of committed steps after which each rank has stopped.
     stopped: BTreeMap<usize, u64>,
-    /// What is wrong with data or model, by the rank that reports it.
+    /// Complaints about data or model, by the rank that makes them.
     complaints: BTreeMap<usize, (Cause, String)>,
 }
 
 impl Membership {
-    /// These workers by rank, and where their peers reach them.
+    /// A membership of these workers, which are given by rank with their ring addresses.
     pub(super) fn new(
         members: Vec<(WorkerId, String)>,
         generation: Generation,
@@ -53,7 +53,7 @@ impl Membership {
         self.members.iter().map(|m| &m.id)
     }
 
-    /// Where members reach each other, by rank.
+    /// The members' ring addresses, by rank.
     pub(super) fn rings(&self) -> impl Iterator<Item = &str> {
         self.members.iter().map(|m| m.ring.as_str())
     }
@@ -82,19 +82,19 @@ impl Membership {
         self.evaluate_first
     }
 
-    /// A member is on a new stream; whether it listens elsewhere than was known.
+    /// Notes the ring address of a member that has reconnected. Returns whether the address has changed.
     pub(super) fn moved(&mut self, id: &WorkerId, ring: &str) -> bool {
         let Some(rank) = self.rank(id) else { return false };
         let before = std::mem::replace(&mut self.members[rank].ring, ring.to_owned());
         before != ring
     }
 
-    /// A rank that owes nothing any more has left.
+    /// Notes that a rank which owed nothing more has left.
     pub(super) fn leave(&mut self, rank: usize) {
         self.members[rank].gone = true;
     }
 
-    /// Notes what a rank measured after `step`, and returns what all did once every rank has reported.
+    /// Notes a rank's sums of the evaluation after `step`. Returns the sums of all ranks once every rank has reported.
     pub(super) fn evaluate(
         &mut self,
         rank: usize,
@@ -119,13 +119,14 @@ impl Membership {
         self.stopped.get(&rank).copied()
     }
 
-    /// After which step they stopped, once all have.
+    /// The number of committed steps after which the generation stopped, once every rank has.
     pub(super) fn all_stopped(&self) -> Option<u64> {
         let all = self.stopped.len() == self.size();
         all.then(|| self.stopped.values().copied().max().unwrap_or(0))
     }
 
-    /// Notes what a rank reports of data or model; whether every rank reports the same.
+    /// Notes a rank's complaint about data or model. Returns whether every rank that has not left complains of the same
+    /// cause.
     pub(super) fn complain(&mut self, rank: usize, cause: Cause, message: String) -> bool {
         self.complaints.insert(rank, (cause, message));
         (0..).zip(&self.members).all(|(rank, member)| {
@@ -137,7 +138,7 @@ impl Membership {
         self.complaints.first_key_value().map(|(rank, (_, message))| (*rank, message.as_str()))
     }
 
-    /// The first rank's complaint, once every rank has stopped or complained.
+    /// The first complaint by rank, once every rank has stopped, complained or left.
     pub(super) fn standstill(&self) -> Option<(usize, &str)> {
         let over = |rank| self.stopped.contains_key(&rank) || self.complaints.contains_key(&rank);
         let stands_still = (0..self.size()).all(|rank| over(rank) || self.members[rank].gone);
@@ -152,12 +153,13 @@ fn ring_key(secret: &[u8; 32], run: &RunId, generation: Generation) -> [u8; 32] 
     proto::manifest::sha256_bytes(&seed)
 }
 
-/// A generation that outlived a coordinator, whose members are awaited; what they report counts already.
+/// A generation that outlived its coordinator and whose members are expected to reconnect. Their reports count as soon
+/// as they are back.
 #[derive(Clone, Debug)]
 pub(super) struct Reattaching {
     until: Duration,
     membership: Membership,
-    /// Members that are back.
+    /// Members that have reconnected.
     back: BTreeSet<WorkerId>,
 }
 
@@ -170,7 +172,7 @@ impl Reattaching {
         self.until
     }
 
-    /// Nobody is late by the time that this process spent paused.
+    /// Extends the deadline by the time that this process was paused.
     pub(super) fn forgive(&mut self, pause: Duration) {
         self.until += pause;
     }
@@ -207,7 +209,7 @@ mod tests {
         m.stop(1, 4);
         m.leave(1);
         assert_eq!(m.rank(&WorkerId::new("b")), None);
-        assert!(m.complain(0, Cause::Data, "bad".into()), "all that are left complain");
+        assert!(m.complain(0, Cause::Data, "bad".into()), "all remaining members complain");
         assert_eq!(m.standstill(), Some((0, "bad")));
     }
 
@@ -216,7 +218,7 @@ mod tests {
         let mut m = two();
         m.stop(0, 4);
         assert_eq!(m.all_stopped(), None);
-        assert_eq!(m.standstill(), None, "nobody complains");
+        assert_eq!(m.standstill(), None, "no rank complains");
         m.stop(1, 4);
         assert_eq!(m.all_stopped(), Some(4));
     }

@@ -1,18 +1,19 @@
-//! The coordinator's mind, pure: events in, commands out. No async, no clock, no I/O, no unordered map.
+//! The coordinator's decisions as a pure state machine: events in, commands out. No async, no clock, no I/O, no
+//! unordered map.
 //!
 //! ```text
 //!            Event                    settle                       Command
 //! runtime ----------> Core::handle ----------> every worker's duty ----------> runtime
-//!                     (note the fact)          compared with what it was told  (executed in order)
+//!                     (note the fact)          compared with its last one      (executed in order)
 //! ```
 //!
-//! An event only notes a fact; `settle` then moves the active run on and derives every worker's duty from the whole
-//! state, so there is one place where directives come from. Commands are executed in order, and a journal command is
-//! durable before the next one is begun: that is what "persisted, then announced" rests on.
-//! Time is an argument: a duration since the coordinator started.
+//! Handling an event only notes a fact. Then `settle` advances the current run and derives every worker's duty from
+//! the whole state, so all directives come from one place. The runtime executes commands in order, and a journal
+//! command is durable before the next one begins, so nothing is announced before it is stored. Time is an argument:
+//! the duration since the coordinator started.
 //!
-//! A run consists of parts that own their state, such as `progress`, `checkpoints` and `membership`. A part names
-//! neither the run nor the core; only `run` knows them all, and the core asks runs.
+//! A run consists of parts that own their state, such as `progress`, `checkpoints` and `membership`. A part knows
+//! neither the run nor the core; only `run` knows all parts.
 
 mod accusations;
 mod base;
@@ -66,23 +67,23 @@ use workers::Workers;
 pub struct Core {
     timing: Timing,
     epoch: Epoch,
-    /// What claims are signed with.
+    /// The holder that claims name.
     holder: Option<Holder>,
-    /// Seeds the ring keys; never leaves this process.
+    /// The seed of the ring keys, which never leaves this process.
     secret: [u8; 32],
     /// Runs that have not ended.
     runs: BTreeMap<RunId, Run>,
-    /// What is left of those that have.
+    /// The final status of runs that have ended.
     ended: BTreeMap<RunId, Status>,
     /// Every run, oldest first.
     all: Vec<RunId>,
-    /// Runs that have not ended, in the order of their turns.
+    /// Runs that have not ended, in the order of submission or resumption.
     queue: Vec<RunId>,
     /// The run that has the workers.
     current: Option<RunId>,
-    /// For which run, in which revision, every worker has been told its duty.
+    /// The current run and its revision when duties were last derived.
     settled: Option<(RunId, u64)>,
-    /// Runs by the keys of their submissions, and what was submitted.
+    /// The run and the identity of its spec for each idempotency key.
     keys: BTreeMap<String, (RunId, String)>,
     workers: Workers,
     closing: bool,
@@ -90,7 +91,7 @@ pub struct Core {
 }
 
 impl Core {
-    /// A coordinator without a past.
+    /// A coordinator without runs.
     pub fn new(timing: Timing, epoch: Epoch, secret: [u8; 32]) -> Self {
         Self {
             timing,
@@ -110,17 +111,17 @@ impl Core {
         }
     }
 
-    /// The same, which says in its claims where it can be asked.
+    /// Makes claims name `holder`, so that others can ask it whether it is still at work.
     pub fn known_as(self, holder: Holder) -> Self {
         Self { holder: Some(holder), ..self }
     }
 
-    /// Who it is, if it says so.
+    /// The holder that claims name, if there is one.
     pub fn holder(&self) -> Option<&Holder> {
         self.holder.as_ref()
     }
 
-    /// Notes what happened and says what to do about it.
+    /// Notes what happened and returns the commands that follow from it.
     pub fn handle(&mut self, now: Duration, event: Event) -> Vec<Command> {
         self.forgive_own_pause(now);
         let mut out = Vec::new();
@@ -132,7 +133,7 @@ impl Core {
         out
     }
 
-    /// Notes what happened; whether anything may follow from it. Of what comes most often nothing does.
+    /// Notes what happened. Returns whether `settle` must follow, which the most frequent events do not need.
     fn note(&mut self, now: Duration, event: Event, out: &mut Vec<Command>) -> bool {
         match event {
             Event::Reported { stream, report: Report::Beat { .. } } => {
@@ -198,13 +199,13 @@ impl Core {
         true
     }
 
-    /// When to call again with [`Event::Tick`] if nothing else happens.
+    /// When to call [`Self::handle`] with [`Event::Tick`] if nothing else happens before.
     pub fn next_deadline(&self) -> Option<Duration> {
         let runs = self.runs_deadline();
         self.workers.deadline().into_iter().chain(runs).min()
     }
 
-    /// How a run is doing.
+    /// The status of a run, or `None` if it is unknown.
     pub fn status(&self, run: &RunId) -> Option<Status> {
         if let Some(status) = self.ended.get(run) {
             return Some(status.clone());
@@ -219,25 +220,25 @@ impl Core {
         Some(status)
     }
 
-    /// Every run, oldest first.
+    /// The status of every run, oldest first.
     pub fn statuses(&self) -> Vec<Status> {
         self.all.iter().filter_map(|id| self.status(id)).collect()
     }
 
-    /// Every connected worker, by name.
+    /// The status of every worker whose lease has not ended, by name.
     pub fn worker_statuses(&self) -> Vec<WorkerStatus> {
         self.workers.iter().map(|(id, worker)| worker_status(id, worker)).collect()
     }
 
-    /// Whether a submission under this key is a new one, or the same as before.
+    /// Checks that no run with another spec was submitted under this key.
     ///
     /// # Errors
-    /// In words, where another spec was submitted under it.
+    /// A message for the user, if another spec was submitted under this key.
     pub fn known(&self, idempotency_key: &str, identity: &str) -> Result<(), String> {
         match self.keys.get(idempotency_key) {
             Some((run, of)) if !of.is_empty() && of != identity => Err(format!(
                 "run `{run}` was submitted under the same idempotency key with another spec\n\
-                 hint: use a key of its own for every run"
+                 hint: use a different key for every run"
             )),
             Some(_) | None => Ok(()),
         }
@@ -245,7 +246,7 @@ impl Core {
 
     fn submit(&mut self, run: Run, idempotency_key: String, out: &mut Vec<Command>) -> RunId {
         let id = run.id().clone();
-        // The run's own journal first: a pool entry never names a run without a history.
+        // The run's own journal comes first, so that a pool entry never names a run without a history.
         let events = vec![run.submitted(), self.claim()];
         out.push(Command::Journal { run: id.clone(), events });
         out.push(Command::JournalPool(PoolEvent::Submitted {

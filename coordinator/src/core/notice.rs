@@ -1,4 +1,4 @@
-//! What whoever watches a run is told: one object a line, as `--json` prints it.
+//! The notices that the watchers of a run get. `--json` prints each as one object on a line.
 
 use super::figures::BySource;
 use proto::event::number;
@@ -11,46 +11,46 @@ use serde::{Deserialize, Serialize};
 pub enum Notice {
     /// The data set is prepared.
     Prepared {
-        /// Names it.
+        /// The data set's fingerprint.
         fingerprint: String,
-        /// Found from an earlier run.
+        /// The data set was prepared by an earlier run.
         cached: bool,
-        /// What became of every record.
+        /// The account of every record.
         receipt: proto::receipt::Receipt,
     },
-    /// Some raw shards are done.
+    /// Some raw shards are prepared.
     Preparing {
-        /// So many.
+        /// Number of raw shards that are prepared.
         done: usize,
-        /// Of so many.
+        /// Number of all raw shards.
         shards: usize,
     },
     /// The plan is stored.
     Planned {
-        /// Optimizer steps.
+        /// Number of optimizer steps.
         steps: u64,
-        /// Packs, density, tokens.
+        /// Figures such as packs, density and tokens.
         #[serde(flatten)]
         summary: serde_json::Value,
     },
-    /// Workers are being waited for.
+    /// The run waits for workers or for a checkpoint.
     Waiting {
-        /// In words.
+        /// What it waits for, in words.
         detail: String,
     },
-    /// A membership begins.
+    /// A generation begins.
     Generation {
         /// Its number.
         generation: u64,
         /// Its lineage.
         lineage: u64,
-        /// Members.
+        /// Number of members.
         world_size: usize,
-        /// By rank.
+        /// Members by rank.
         workers: Vec<WorkerId>,
-        /// Steps committed where it starts.
+        /// Steps committed at the checkpoint where it starts.
         step: u64,
-        /// Steps that were committed after that and are done again.
+        /// Steps that were committed after that checkpoint and are repeated.
         #[serde(default)]
         redone: u64,
     },
@@ -60,86 +60,86 @@ pub enum Notice {
         step: u64,
         /// Steps planned.
         steps: u64,
-        /// The global batch's.
+        /// The loss of the global batch.
         #[serde(deserialize_with = "number")]
         loss: f64,
         /// Learning rate.
         lr: f64,
-        /// Before clipping.
+        /// The gradient norm before clipping.
         #[serde(deserialize_with = "number")]
         grad_norm: f64,
-        /// False: skipped for a non-finite gradient.
+        /// False if the step was skipped because its gradient was not finite.
         applied: bool,
-        /// Samples of this step.
+        /// Number of samples of this step.
         samples: u64,
-        /// Order-independent digest of which they were.
+        /// A digest of those samples that does not depend on their order.
         samples_digest: String,
-        /// Tokens of this step.
+        /// Number of tokens of this step.
         tokens: u64,
-        /// Targets of this step.
+        /// Number of targets of this step.
         trained_tokens: u64,
-        /// Of all ranks together, over the time since the step before.
+        /// Tokens per second of all ranks together, over the last steps and without stalls.
         tokens_per_second: f64,
-        /// Members.
+        /// Number of members.
         world_size: usize,
         /// The lineage.
         lineage: u64,
-        /// Slowest rank's forward and backward.
+        /// Time of the slowest rank's forward and backward.
         compute_ms: u64,
-        /// Longest wait for a reduction after the last backward.
+        /// Longest wait of a rank for reductions after its last backward.
         reduce_wait_ms: u64,
-        /// Of this step, by source.
+        /// Figures of this step, by source.
         #[serde(default, skip_serializing_if = "BySource::is_empty")]
         sources: BySource,
     },
-    /// The held-out loss.
+    /// The held-out set was evaluated.
     Eval {
         /// Steps committed.
         step: u64,
-        /// In all.
+        /// The held-out loss over all sources.
         #[serde(deserialize_with = "number")]
         loss: f64,
-        /// By source, of those that have anything held out.
+        /// Figures of each source that has held-out samples.
         #[serde(default, skip_serializing_if = "BySource::is_empty")]
         sources: BySource,
     },
-    /// A checkpoint is whole.
+    /// A checkpoint is committed.
     Checkpoint {
         /// Steps committed.
         step: u64,
-        /// Its folder under the output.
+        /// The checkpoint's folder under the output.
         path: String,
     },
     /// Something went wrong and is being dealt with.
     Incident {
-        /// Who, where it is known.
+        /// The worker that the incident is about, if known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         worker: Option<WorkerId>,
-        /// What.
+        /// What happened, in words.
         message: String,
     },
-    /// Stopped in order.
+    /// The run stopped gracefully.
     Paused {
         /// Steps committed in the newest checkpoint.
         step: u64,
     },
-    /// Ended by a user.
+    /// A user cancelled the run.
     Cancelled,
-    /// Ended by an error.
+    /// The run failed.
     Failed {
-        /// Whose fault: `user`, `data` or `infrastructure`.
+        /// Where the fault lies: `user`, `data` or `infrastructure`.
         kind: proto::event::Failure,
-        /// What, where, and the hint.
+        /// What went wrong and where, with a hint.
         message: String,
     },
-    /// Another coordinator took it over; what becomes of it is said there.
+    /// Another coordinator has taken over the run and sends its further notices.
     Lost {
-        /// Who, and the hint.
+        /// Which coordinator has the run, with a hint.
         message: String,
     },
-    /// Ended well.
+    /// The run succeeded.
     Finished {
-        /// Where the model lies.
+        /// The path or URL of the model.
         model: String,
         /// Steps committed.
         steps: u64,
@@ -147,7 +147,7 @@ pub enum Notice {
 }
 
 impl Notice {
-    /// Nothing comes after it.
+    /// Whether no notice of this attempt follows.
     pub fn last(&self) -> bool {
         matches!(
             self,

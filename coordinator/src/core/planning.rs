@@ -1,4 +1,4 @@
-//! A run's plan, from prepared data to its digest.
+//! The plan of a run: how it is ordered, and what the core remembers of it.
 
 use super::turn::Turn;
 use super::{Command, Notice, PlanOutline};
@@ -16,16 +16,16 @@ pub(super) struct Planning {
 /// A plan that is stored.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
-    /// Names the prepared data set.
+    /// The fingerprint of the prepared data set.
     pub(super) fingerprint: String,
-    /// What workers must find.
+    /// The digest of the plan, which workers check.
     pub(super) digest: String,
-    /// Optimizer steps in all.
+    /// Total number of optimizer steps.
     pub(super) steps: u64,
 }
 
 impl Planning {
-    /// Has the plan made of a data set whose contents are given where this run prepared it.
+    /// Has the plan of a data set made. `prepared` is its contents if this run prepared it.
     pub(super) fn begin(
         fingerprint: String,
         prepared: Option<manifest::Prepared>,
@@ -36,7 +36,7 @@ impl Planning {
         planning
     }
 
-    /// The plan is stored: journals it.
+    /// Journals and announces the plan, which is stored.
     pub(super) fn end(self, outline: PlanOutline, turn: &mut Turn<'_>) -> Plan {
         let Self { fingerprint, cached } = self;
         let PlanOutline { digest, steps, receipt, summary } = outline;

@@ -1,8 +1,7 @@
-//! How far a run has come: the steps that every rank has committed, what they and the evaluations measured, and which
-//! of them were skipped.
+//! The progress of a run: its committed steps, their figures, the held-out losses, and the skipped steps.
 //!
-//! A report counts once every rank of the newest generation has made it. Reports are resent on every new stream, and
-//! count once.
+//! A step or an evaluation counts once every rank of the newest generation has reported it. Workers resend their
+//! reports on every new stream; a repeated report changes nothing.
 
 use super::figures::{self, BySource, Total};
 use super::rate::Rate;
@@ -15,32 +14,33 @@ use proto::receipt::Skipped;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Steps that some ranks have reported and others have not. Workers can be ahead of one another by one step, but after
-/// a time without a coordinator each sends the steps of that time in one go; the bound is for one that lies.
+/// Maximum number of steps that some ranks have reported and others have not. Ranks are at most one step apart, but
+/// after a time without a coordinator each sends all steps of that time at once. The bound limits the memory that a
+/// faulty worker can take.
 const STEPS_IN_FLIGHT: usize = 100_000;
 
-/// One step, by rank.
+/// The reports of one step, by rank.
 pub(super) type Ranks = BTreeMap<usize, StepDone>;
 
-/// What a run has achieved so far.
+/// The progress of a run.
 #[derive(Default)]
 pub(super) struct Progress {
     /// Steps committed in this lineage.
     step: u64,
-    /// The most that any lineage has committed: progress is measured by it.
+    /// The largest number of steps that any lineage has committed. Only more than that counts as progress.
     best: u64,
-    /// Generations in a row without a new best.
+    /// Number of consecutive generations without a new `best`.
     fruitless: u32,
     /// The loss of the last committed step.
     loss: Option<f64>,
     /// Figures of the last committed step, by source.
     sources: BySource,
     rate: Rate,
-    /// Steps of the newest generation that some ranks have yet to report.
+    /// Steps of the newest generation that some ranks have not reported yet.
     reported: BTreeMap<u64, Ranks>,
     /// Held-out losses by steps committed.
     losses: BTreeMap<u64, f64>,
-    /// Steps of this lineage that changed nothing, in order.
+    /// Steps of this lineage that were skipped, in order.
     skipped: Vec<Skipped>,
 }
 
@@ -69,18 +69,18 @@ impl Progress {
         &self.losses
     }
 
-    /// Some lineage has committed so many steps.
+    /// Notes that some lineage has committed `step` steps.
     pub(super) fn raise_best(&mut self, step: u64) {
         self.best = self.best.max(step);
     }
 
-    /// This lineage has committed so many steps, as something durable says.
+    /// Notes that this lineage has committed `step` steps, according to a durable record.
     pub(super) fn raise(&mut self, step: u64) {
         self.step = self.step.max(step);
         self.raise_best(step);
     }
 
-    /// The newest generation has failed for no fault of the run.
+    /// Does not count the newest generation as fruitless, since the run is not to blame for its end.
     pub(super) fn forgive(&mut self) {
         self.fruitless = self.fruitless.saturating_sub(1);
     }
@@ -89,7 +89,7 @@ impl Progress {
         self.fruitless = 0;
     }
 
-    /// A lineage begins after `step`: it repeats what came later. Returns whether steps were skipped there.
+    /// Begins a lineage after `step`, which repeats the later steps. Returns whether some of those were skipped.
     pub(super) fn go_back(&mut self, step: u64) -> bool {
         self.step = step;
         let before = self.skipped.len();
@@ -104,7 +104,7 @@ impl Progress {
     }
 
     /// Notes that one of `size` ranks has committed a step, and returns the step once all have.
-    pub(super) fn hear(&mut self, rank: usize, size: usize, done: StepDone) -> Option<Ranks> {
+    pub(super) fn note_done(&mut self, rank: usize, size: usize, done: StepDone) -> Option<Ranks> {
         let step = done.step;
         if step < self.step {
             return None;
@@ -119,7 +119,8 @@ impl Progress {
         self.reported.remove(&step)
     }
 
-    /// Takes in a step that every rank has committed, one of `steps`; its sources have these names.
+    /// Commits a step that every rank has reported. `names` are the names of its sources, `steps` is the number of
+    /// planned steps.
     pub(super) fn commit(
         &mut self,
         ranks: &Ranks,
@@ -168,7 +169,8 @@ impl Progress {
         self.losses.insert(step, loss);
     }
 
-    /// Takes in what all ranks measured after `step`, whose sources have these names; false where nothing has a weight.
+    /// Notes the held-out loss after `step`, given the sums of all ranks and the names of the sources. Returns false if
+    /// no target has a weight.
     pub(super) fn evaluate(
         &mut self,
         step: u64,
@@ -191,7 +193,7 @@ impl Progress {
         self.skipped.push(skipped);
     }
 
-    /// Notes that a step changed nothing. Every rank reports it, in the order of the steps: the first report counts.
+    /// Notes that a step was skipped. Every rank reports skipped steps in order, and the first report counts.
     pub(super) fn skip(&mut self, skipped: Skipped, turn: &mut Turn<'_>) {
         if self.skipped.last().is_some_and(|last| last.step >= skipped.step) {
             return;
@@ -202,12 +204,12 @@ impl Progress {
         self.update_receipt(turn);
     }
 
-    /// The skipped ones of the first `step` steps.
+    /// The skipped steps among the first `step` ones.
     pub(super) fn skipped_until(&self, step: u64) -> Vec<Skipped> {
         self.skipped.iter().filter(|skipped| skipped.step <= step).cloned().collect()
     }
 
-    /// Brings the run's receipt up to date with what this lineage has skipped.
+    /// Updates the run's receipt with the steps that this lineage has skipped.
     pub(super) fn update_receipt(&self, turn: &mut Turn<'_>) {
         turn.out.push(Command::Receipt { run: turn.run.clone(), skipped: self.skipped.clone() });
     }
@@ -241,19 +243,19 @@ mod tests {
     #[test]
     fn a_step_counts_once_every_rank_has_reported_it() {
         let mut progress = Progress::default();
-        assert!(progress.hear(0, 2, done(0)).is_none());
-        assert!(progress.hear(0, 2, done(0)).is_none(), "the same rank again");
-        let ranks = progress.hear(1, 2, done(0)).expect("both ranks");
+        assert!(progress.note_done(0, 2, done(0)).is_none());
+        assert!(progress.note_done(0, 2, done(0)).is_none(), "the same rank has reported twice");
+        let ranks = progress.note_done(1, 2, done(0)).expect("both ranks");
         progress.commit(&ranks, &[], 4, Lineage(1));
         assert_eq!(progress.step(), 1);
-        assert!(progress.hear(1, 2, done(0)).is_none(), "it is committed");
+        assert!(progress.note_done(1, 2, done(0)).is_none(), "the step is committed");
     }
 
     #[test]
     fn only_a_new_best_makes_generations_fruitful() {
         let mut progress = Progress::default();
         let commit = |progress: &mut Progress, step| {
-            let ranks = progress.hear(0, 1, done(step)).expect("the only rank");
+            let ranks = progress.note_done(0, 1, done(step)).expect("the only rank");
             progress.commit(&ranks, &[], 4, Lineage(1));
         };
         progress.begin_generation();
@@ -262,7 +264,7 @@ mod tests {
         progress.go_back(0);
         progress.begin_generation();
         commit(&mut progress, 0);
-        assert_eq!(progress.fruitless(), 1, "that step was there before");
+        assert_eq!(progress.fruitless(), 1, "that step was committed before");
         commit(&mut progress, 1);
         assert_eq!(progress.fruitless(), 0);
     }

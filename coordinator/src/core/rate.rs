@@ -1,16 +1,16 @@
-//! How fast a run trains: tokens a second over the last steps, without the stalls.
+//! The speed of training: tokens per second over the last steps, without stalls.
 //!
-//! Reports come late and in heaps, after a stall or a reconnect, so nothing is taken from when they arrive: a step took
-//! as long as its slowest rank says.
+//! Reports may arrive late and many at once, after a stall or a reconnect. So their times of arrival are not used: a
+//! step takes as long as its slowest rank reports.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Steps that count, at most.
+/// Maximum number of steps that count.
 const STEPS: usize = 32;
-/// Steps that count are not older than that, at the rate that they were made in.
+/// Maximum total duration of the steps that count, unless there are three or fewer.
 const SPAN: Duration = Duration::from_secs(60);
-/// A step that took so many times the median is a stall.
+/// A step that takes more than this many times the median is a stall.
 const STALL: u32 = 4;
 
 /// The last steps.
@@ -38,13 +38,13 @@ impl Rate {
         }
     }
 
-    /// Tokens a second.
+    /// Tokens per second; `None` before the first step.
     pub(super) fn tokens_per_second(&self) -> Option<f64> {
         let (took, tokens, _) = self.without_stalls()?;
         Some(tokens as f64 / took.as_secs_f64())
     }
 
-    /// How long one step takes, on average.
+    /// The mean duration of a step; `None` before the first step.
     pub(super) fn step(&self) -> Option<Duration> {
         let (took, _, steps) = self.without_stalls()?;
         Some(took / steps)
@@ -82,7 +82,7 @@ mod tests {
         assert_eq!(rate(&[]).tokens_per_second(), None);
         assert_eq!(rate(&[(500, 100)]).tokens_per_second(), Some(200.0));
         assert_eq!(rate(&[(500, 100), (1500, 100)]).tokens_per_second(), Some(100.0));
-        // Of a hundred fast steps and then slow ones only the last count.
+        // Only the last 32 steps count, which are all slow.
         let many: Vec<_> = (0..100).map(|i| (if i < 60 { 1 } else { 10 }, 10)).collect();
         assert_eq!(rate(&many).tokens_per_second(), Some(1000.0));
     }

@@ -1,4 +1,4 @@
-//! A coordinator's past: state is the fold of journals, so a start is a replay.
+//! Restarts: the state of a coordinator is the fold of its journals, so it starts by replaying them.
 
 use super::run::Run;
 use super::status::Status;
@@ -7,20 +7,20 @@ use proto::event::{Fact, PoolEvent};
 use proto::id::{Lineage, RunId};
 use std::time::Duration;
 
-/// A run as its journal has it.
+/// A run as recorded in its journal.
 #[derive(Clone, Debug)]
 pub struct Past {
-    /// Its name.
+    /// The run.
     pub run: RunId,
-    /// What its spec asks for.
+    /// The settings of its spec.
     pub settings: Settings,
-    /// The journal's facts, in order.
+    /// The facts of its journal, in order.
     pub history: Vec<Fact>,
 }
 
 impl Core {
-    /// Takes over a run with a history. A run that was under way waits for its members; one that was stopped
-    /// gracefully goes on at once when `resume` says so.
+    /// Takes over a run with a history. A run with a generation at work waits for its members to reconnect. If
+    /// `resume`, it gathers workers at once instead, and a paused or failed run goes on too.
     pub fn adopt(
         &mut self,
         now: Duration,
@@ -38,7 +38,7 @@ impl Core {
             let events = vec![self.claim()];
             out.push(Command::Journal { run: id.clone(), events });
         }
-        // One whose claim came too late is taken over anew.
+        // A run whose claim came too late is adopted twice.
         if !self.all.contains(&id) {
             self.all.push(id.clone());
         }
@@ -51,9 +51,9 @@ impl Core {
         out
     }
 
-    /// Begins another attempt of a run that has ended without success; it goes on from its newest checkpoint, behind
-    /// the runs that wait. `beginning` is journaled first: [`Fact::Resumed`], and the checkpoints that the last
-    /// attempt did not live to commit.
+    /// Begins another attempt of a run that has ended without success. It goes on from its newest checkpoint, and is
+    /// queued behind the runs that wait. `beginning` is journaled first: [`Fact::Resumed`], then the checkpoints that
+    /// the last attempt sealed but did not journal.
     pub fn resume(
         &mut self,
         now: Duration,
@@ -72,10 +72,10 @@ impl Core {
         out
     }
 
-    /// Whether another attempt of the run may begin, and why not.
+    /// Checks that another attempt of the run may begin.
     ///
     /// # Errors
-    /// In words, with the hint.
+    /// The reason why not, for the user.
     pub fn may_resume(&self, id: &RunId) -> Result<(), String> {
         let Some(status) = self.ended.get(id) else {
             return Err(match self.runs.get(id) {
@@ -86,15 +86,15 @@ impl Core {
         match status.phase {
             "paused" | "cancelled" | "failed" => Ok(()),
             phase => Err(format!(
-                "run `{id}` cannot go on: it is {phase}\nhint: `coordinator submit` starts another"
+                "run `{id}` cannot be resumed: it is {phase}\nhint: `coordinator submit` starts another run"
             )),
         }
     }
 
-    /// A run whose journal cannot be read is listed, with the reason; every other run goes on.
+    /// Lists a run whose journal cannot be read, with the reason. All other runs go on.
     pub fn unreadable(&mut self, id: RunId, idempotency_key: Option<String>, reason: String) {
         if let Some(key) = idempotency_key {
-            // What was submitted cannot be read either.
+            // The identity of its spec is unknown, since it is in the same journal.
             self.keys.insert(key, (id.clone(), String::new()));
         }
         if !self.all.contains(&id) {
@@ -104,7 +104,7 @@ impl Core {
         self.ended.insert(id, status);
     }
 
-    /// The run's steps up to `step` of `lineage` are recorded: they need not be reported again.
+    /// Notes that the run's steps up to `step` of `lineage` are recorded, so that they need not be reported again.
     pub fn recorded(&mut self, id: &RunId, lineage: Lineage, step: u64) {
         if let Some(run) = self.runs.get_mut(id) {
             run.recorded(lineage, step);
@@ -112,7 +112,7 @@ impl Core {
     }
 }
 
-/// Attempts that a history knows of.
+/// Number of attempts in a history.
 pub fn attempts(history: &[Fact]) -> u64 {
     let of = |event: &Fact| match event {
         Fact::Resumed { attempt, .. } => Some(*attempt),

@@ -1,25 +1,25 @@
-//! What the members of one generation store of its checkpoints, and what becomes of them.
+//! The checkpoints that the members of one generation are storing.
 
 use proto::id::{CheckpointId, Lineage, WorkerId};
 use proto::protocol::SavedPart;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Parts by rank; none while one is being stored.
+/// The parts of one checkpoint, by rank; `None` while a part is being stored.
 type Parts = BTreeMap<usize, Option<SavedPart>>;
 
-/// What the members of one generation store, or have stored.
+/// The checkpoints of one generation whose parts are being stored, sealed or given up.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Saves {
     lineage: Lineage,
-    /// By rank.
+    /// The members, by rank.
     members: Vec<WorkerId>,
-    /// Ranks whose process is gone.
+    /// Ranks whose processes are gone.
     lost: BTreeSet<usize>,
-    /// By step.
+    /// The parts of each checkpoint, by step.
     parts: BTreeMap<u64, Parts>,
-    /// Steps whose manifest is being stored.
+    /// Steps of checkpoints whose manifest is being stored.
     sealing: BTreeSet<u64>,
-    /// Steps whose checkpoint will not be, and why.
+    /// Steps of checkpoints that were given up, and why.
     given_up: BTreeMap<u64, String>,
 }
 
@@ -32,7 +32,7 @@ impl Saves {
         self.lineage
     }
 
-    /// The rank of a member whose process lives.
+    /// The rank of a member whose process is alive.
     pub(super) fn rank(&self, id: &WorkerId) -> Option<usize> {
         let rank = self.members.iter().position(|m| m == id)?;
         (!self.lost.contains(&rank)).then_some(rank)
@@ -43,7 +43,7 @@ impl Saves {
         self.sealing.contains(&step) || self.parts.get(&step).is_some_and(|r| is_stored(r, rank))
     }
 
-    /// The newest checkpoint that is still to come: every rank has stored its part, or is storing it.
+    /// The newest checkpoint that can still be completed: every rank has stored its part or is storing it.
     pub(super) fn coming(&self) -> Option<CheckpointId> {
         let all = |parts: &Parts| parts.len() == self.members.len();
         let parts = self.parts.iter().filter(|(_, parts)| all(parts)).map(|(step, _)| *step);
@@ -51,7 +51,7 @@ impl Saves {
         Some(CheckpointId { lineage: self.lineage, step })
     }
 
-    /// Nothing more is to be heard about that checkpoint.
+    /// Whether reports about the parts of that checkpoint change nothing any more.
     pub(super) fn is_settled(&self, step: u64) -> bool {
         self.sealing.contains(&step) || self.given_up.contains_key(&step)
     }
@@ -60,8 +60,8 @@ impl Saves {
         self.parts.entry(step).or_default().entry(rank).or_insert(None);
     }
 
-    /// A rank has stored its part. Once every rank has, the parts are returned by rank, to be sealed, unless the ranks
-    /// hold different states: then why there will be no such checkpoint.
+    /// Notes that a rank has stored its part. Once every rank has, returns the parts by rank to be sealed, or, if the
+    /// ranks hold different states, why the checkpoint is given up.
     pub(super) fn store_part(
         &mut self,
         rank: usize,
@@ -82,12 +82,13 @@ impl Saves {
         Some(Ok(parts))
     }
 
-    /// The manifest of the checkpoint after `step` is stored, or is not; false if it was not awaited.
+    /// Notes that the manifest of the checkpoint after `step` is stored or could not be. Returns false if it was not
+    /// being stored.
     pub(super) fn end_sealing(&mut self, step: u64) -> bool {
         self.sealing.remove(&step)
     }
 
-    /// There will be no checkpoint after `step`; the reason, in a sentence.
+    /// Gives up the checkpoint after `step`. Returns the reason as a sentence.
     pub(super) fn give_up(&mut self, step: u64, why: &str) -> String {
         let message = format!("the checkpoint after step {step} was given up: {why}");
         self.parts.remove(&step);
@@ -99,7 +100,7 @@ impl Saves {
         self.given_up.get(&step).map(String::as_str)
     }
 
-    /// A process is gone, and with it the parts that it has not reported.
+    /// Notes that a member's process is gone, and drops the checkpoints of which it has not stored its part.
     pub(super) fn lose(&mut self, id: &WorkerId) {
         if let Some(rank) = self.rank(id) {
             self.lost.insert(rank);
@@ -112,8 +113,8 @@ fn is_stored(parts: &Parts, rank: usize) -> bool {
     matches!(parts.get(&rank), Some(Some(_)))
 }
 
-/// Which ranks hold another state than the others, in words; none if all hold the same. Of three or more ranks a
-/// minority is named. Of two, or where no state has most of the ranks, nobody can say who is right.
+/// Describes which ranks hold different states; `None` if all hold the same. If more than half of the ranks agree, only
+/// the others are named. Otherwise all are, since it is unknown which state is right.
 fn diverged(members: &[WorkerId], digests: &[&str]) -> Option<String> {
     let mut holders: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (rank, digest) in digests.iter().enumerate() {
@@ -127,11 +128,11 @@ fn diverged(members: &[WorkerId], digests: &[&str]) -> Option<String> {
     let named = holders.values().filter(|ranks| !(agreed && ranks.len() == most)).flatten();
     let named: Vec<_> =
         named.map(|rank| format!("worker {} (rank {rank})", members[*rank])).collect();
-    let others = if agreed { format!(" than the other {most} ranks") } else { String::new() };
+    let others = if agreed { format!(" from the other {most} ranks") } else { String::new() };
     Some(format!(
-        "the ranks do not hold the same state: {} {} another one{others}",
+        "the ranks do not hold the same state: {} {}{others}",
         named.join(" and "),
-        if named.len() == 1 { "holds" } else { "hold each" },
+        if named.len() == 1 { "differs" } else { "differ" },
     ))
 }
 
@@ -140,14 +141,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_three_the_minority_is_named_and_of_two_both() {
+    fn the_minority_is_named_or_else_all_ranks() {
         let members: Vec<_> = (0..4).map(|i| WorkerId::new(format!("w{i}"))).collect();
         let named = |digests: &[&str]| diverged(&members[..digests.len()], digests);
         assert_eq!(named(&["a", "a", "a"]), None);
         let one = named(&["a", "b", "a"]).expect("one differs");
-        assert!(one.contains("worker w1 (rank 1) holds another one than the other 2"), "{one}");
+        assert!(one.contains("worker w1 (rank 1) differs from the other 2 ranks"), "{one}");
         let both = named(&["a", "b"]).expect("they differ");
-        assert!(both.contains("w0 (rank 0) and worker w1 (rank 1) hold each"), "{both}");
+        assert!(both.ends_with("w0 (rank 0) and worker w1 (rank 1) differ"), "{both}");
         let tie = named(&["a", "a", "b", "b"]).expect("they differ");
         assert!((0..4).all(|rank| tie.contains(&format!("(rank {rank})"))), "{tie}");
     }

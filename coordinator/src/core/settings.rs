@@ -1,35 +1,35 @@
-//! What the core needs of a run's spec.
+//! The part of a run's spec that the core acts on.
 
-/// What a run is for.
+/// The purpose of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Goal {
-    /// To see its data and its plan: it pauses before a worker loads the base.
+    /// To show its data and its plan. The run pauses before a worker loads the base.
     Plan,
-    /// To have its model.
+    /// To train its model.
     Model,
 }
 
-/// The part of a spec that the core acts on.
+/// The settings of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// As the user named it.
+    /// The user's name for the run.
     pub name: String,
-    /// Tells one spec from another, whatever day it is submitted on.
+    /// Identifies the spec, apart from the day on which it is submitted.
     pub identity: String,
-    /// When it has done its work.
+    /// The purpose of the run.
     pub goal: Goal,
-    /// Members at least.
+    /// Minimum number of members.
     pub min_workers: usize,
-    /// Members at most.
+    /// Maximum number of members.
     pub max_workers: usize,
-    /// Checkpoints to keep besides the best and the latest.
+    /// Number of newest checkpoints to keep. The latest and the best are kept in any case.
     pub keep: usize,
-    /// There is a held-out set.
+    /// Whether there is a held-out set.
     pub evaluates: bool,
-    /// It is measured before the first step.
+    /// Whether the held-out loss is measured before the first step.
     pub evaluate_at_start: bool,
     /// Names of the sources that are trained on, in the spec's order.
     pub trained: Vec<String>,
-    /// Of those whose held-out packs are evaluated, in the spec's order.
+    /// Names of the sources that are evaluated on, in the spec's order.
     pub evaluated: Vec<String>,
 }

@@ -1,8 +1,8 @@
-//! What follows from the facts: which run has the workers, how it moves on, what every worker should be doing.
+//! The consequences of events: which run has the workers, how it advances, and what every worker should be doing.
 //!
-//! One run has the workers at a time: the first in the queue that could do something with those that are there. It
-//! keeps them until it ends, or until it has had too few of them for a time while another run could go on. Listing
-//! sources needs no worker and happens whosever turn it is.
+//! One run has the workers at a time: the first in the queue that has a use for the connected ones. It keeps them
+//! until it ends, or until it has had too few of them for some time while another run could go on. Listing sources
+//! needs no workers, so waiting runs do it too.
 
 use super::run::{Phase, Run};
 use super::{Command, Core};
@@ -10,7 +10,7 @@ use proto::id::RunId;
 use proto::protocol::{Directive, Duty};
 use std::time::Duration;
 
-/// Runs whose sources are listed at a time.
+/// Maximum number of runs whose sources are listed at the same time.
 const SURVEYS: usize = 4;
 
 impl Core {
@@ -19,7 +19,7 @@ impl Core {
         self.current.as_ref()
     }
 
-    /// Whether a run has something to do now that time alone has brought.
+    /// Whether a run has something to do because a deadline has passed.
     pub(super) fn is_due(&self, now: Duration) -> bool {
         self.runs_deadline().is_some_and(|at| at <= now)
     }
@@ -33,7 +33,7 @@ impl Core {
         [own, back, hold].into_iter().flatten().min()
     }
 
-    /// Moves runs on, then tells every worker whose duty has changed.
+    /// Advances runs, then sends directives to the workers whose duties have changed.
     pub(super) fn settle(&mut self, now: Duration, out: &mut Vec<Command>) {
         self.survey(now, out);
         self.reattach(now, out);
@@ -56,7 +56,7 @@ impl Core {
         self.direct(out);
     }
 
-    /// Notes whose survey may be out of date by the time that its turn comes.
+    /// Notes the runs whose surveys may be outdated when their turn comes.
     fn note_waiting(&mut self) {
         for (id, run) in &mut self.runs {
             if self.current.as_ref() != Some(id) {
@@ -65,7 +65,7 @@ impl Core {
         }
     }
 
-    /// Has the sources of the first runs in the queue listed.
+    /// Starts surveys of the first runs in the queue that have none.
     fn survey(&mut self, now: Duration, out: &mut Vec<Command>) {
         let listing = |run: &&Run| matches!(run.phase(), Phase::Surveying);
         let free = SURVEYS.saturating_sub(self.runs.values().filter(listing).count());
@@ -76,7 +76,7 @@ impl Core {
         }
     }
 
-    /// Generations that outlived a coordinator go on, or are given up, whosever turn it is.
+    /// Goes on with generations that outlived a coordinator, or gives them up, even if another run has the workers.
     fn reattach(&mut self, now: Duration, out: &mut Vec<Command>) {
         let reattaching =
             |(_, run): &(&RunId, &Run)| matches!(run.phase(), Phase::Reattaching { .. });
@@ -86,7 +86,7 @@ impl Core {
         }
     }
 
-    /// A coordinator that closes lets no run wait for its turn.
+    /// Pauses the runs that wait for their turn, since the coordinator closes.
     fn stop_waiting(&mut self, now: Duration, out: &mut Vec<Command>) {
         for id in self.queue.clone() {
             if self.current.as_ref() != Some(&id) {
@@ -105,7 +105,7 @@ impl Core {
         let reattaching = |run: &&Run| matches!(run.phase(), Phase::Reattaching { .. });
         let chosen = match current {
             Some(run) if !reattaching(&run) && !run.wants_workers() => Some(run),
-            // A generation that has outlived a coordinator has its members already: nobody takes them from it.
+            // A generation that outlived a coordinator keeps its members: no other run takes them.
             Some(run) if !self.runs.values().any(|r| working(&r) || reattaching(&r)) => Some(run),
             Some(_) | None => {
                 let first = |wanted: &dyn Fn(&&Run) -> bool| {
@@ -120,14 +120,14 @@ impl Core {
         let chosen = chosen.map(|run| run.id().clone());
         if chosen != self.current {
             if let Some(run) = chosen.as_ref().and_then(|id| self.runs.get_mut(id)) {
-                run.feed();
+                run.begin_turn();
             }
             self.current = chosen;
         }
         self.workers.work_for(self.current.as_ref());
     }
 
-    /// Whether another run could go on with the workers that are too few for this one.
+    /// Whether this run has too few workers and another one could go on with them.
     fn could_yield(&self, run: &Run) -> bool {
         let others = self.queue.iter().filter(|id| *id != run.id());
         run.held_until(&self.timing).is_some()
@@ -139,7 +139,7 @@ impl Core {
         run.held_until(&self.timing).is_some_and(over) && self.could_yield(run)
     }
 
-    /// Of a run that has ended only its status stays in memory.
+    /// Drops runs that have ended, of which only the status stays in memory.
     fn retire(&mut self) {
         let ended = |id: &&RunId| self.runs.get(*id).is_some_and(Run::ended);
         let ended: Vec<_> = self.queue.iter().filter(ended).cloned().collect();
@@ -153,7 +153,7 @@ impl Core {
         self.queue.retain(|id| self.runs.contains_key(id));
     }
 
-    /// Tells every worker whose duty has changed.
+    /// Sends a directive to every worker whose duty has changed.
     fn direct(&mut self, out: &mut Vec<Command>) {
         let current = self.current.as_ref().and_then(|id| self.runs.get(id));
         let revision = current.map(|run| (run.id().clone(), run.revision()));
@@ -173,11 +173,11 @@ impl Core {
                 None => Some(Duty::Idle),
                 Some(run) => run.duty(&id, worker),
             };
-            let Some(duty) = duty.filter(|duty| worker.told.as_ref() != Some(duty)) else {
+            let Some(duty) = duty.filter(|duty| worker.last_duty.as_ref() != Some(duty)) else {
                 continue;
             };
-            self.workers.tell(&id, duty.clone());
-            // Where no run goes on, nobody needs what its workers remember.
+            self.workers.note_duty(&id, duty.clone());
+            // Without a current run, workers can forget all steps that they have reported.
             let heard = current.map_or(u64::MAX, Run::step);
             let beat = self.timing.beat_with(&duty);
             let directive = Directive { epoch: self.epoch, beat, duty, heard };

@@ -1,6 +1,6 @@
-//! The raw shards of a run that is preparing: leased to workers, and leased anew when one dies.
+//! The raw shards of a run that prepares data. They are leased to workers, and leased again if a worker is lost.
 //!
-//! What an event costs here grows with the workers or with what it changes, never with the shards.
+//! The cost of an event grows with the number of workers or with what it changes, not with the number of shards.
 
 use super::Notice;
 use super::turn::Turn;
@@ -11,31 +11,31 @@ use proto::protocol::{RawShard, ShardOutcome};
 use proto::receipt::Receipt;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Raw shards that a worker holds at a time: enough that it never waits for the next, and few, so that those who are
-/// done early take from the rest and a directive stays small.
+/// Maximum number of raw shards that a worker holds. It is large enough that a worker need not wait for the next one,
+/// and small enough that fast workers can take more of the rest and that directives stay small.
 const LEASES: usize = 4;
 
 /// Whether a shard's data is to blame for a worker's failure.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Another worker is asked first.
+    /// Another worker tries the shard first.
     Undecided,
     /// No worker can prepare it.
     DataIsWrong,
 }
 
-/// Who prepares what. Every shard is free, held by one worker, or done.
+/// The state of all raw shards of a run. Every shard is free, held by one worker, or done.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sharding {
     fingerprint: String,
-    /// A shard's index is its place here.
+    /// All shards; a shard's index is its position here.
     shards: Vec<RawShard>,
     free: BTreeSet<u32>,
     held: BTreeMap<WorkerId, BTreeSet<u32>>,
     done: BTreeMap<u32, ShardOutcome>,
     /// Workers that found a shard's data wrong.
     failed: BTreeMap<u32, BTreeSet<WorkerId>>,
-    /// Shards that were done when that was announced last.
+    /// Number of shards that were done in the last notice.
     announced: Option<usize>,
 }
 
@@ -53,7 +53,7 @@ impl Sharding {
         format!("{} of {} shards prepared", self.done.len(), self.shards.len())
     }
 
-    /// Leases what is free and announces what is done; whether that is every shard.
+    /// Leases free shards and announces how many are done. Returns whether all are.
     pub(super) fn advance(&mut self, turn: &mut Turn<'_>) -> bool {
         let changed = self.lease(turn.workers, turn.run);
         turn.workers.mark_stale(changed);
@@ -65,10 +65,10 @@ impl Sharding {
         done == shards
     }
 
-    /// Gives free shards to the worker with the fewest bytes to do, until everybody has enough; whose leases that
-    /// changes.
+    /// Leases free shards to workers, each to the one that has the fewest bytes to prepare, until every worker has
+    /// enough. Returns the workers whose leases have changed.
     fn lease(&mut self, workers: &Workers, run: &RunId) -> BTreeSet<WorkerId> {
-        // A worker between two streams keeps what it has, and gets nothing new.
+        // A worker between two streams keeps its shards and gets no new ones.
         let keeps = |w: &Worker| !w.leaving && !w.waits(run);
         let gone = self.held.keys().filter(|w| !workers.get(w).is_some_and(keeps));
         let mut changed: BTreeSet<_> = gone.cloned().collect();
@@ -79,7 +79,7 @@ impl Sharding {
             return changed;
         }
         let able = |(_, w): &(&WorkerId, &Worker)| w.is_able() && !w.waits(run);
-        // Those that have not enough, by what they have.
+        // Workers that can take more shards, by the bytes that they have.
         let mut hungry: BTreeSet<(u64, WorkerId)> = workers
             .iter()
             .filter(able)
@@ -92,7 +92,7 @@ impl Sharding {
                 break;
             }
             let failed = self.failed.get(shard);
-            // Where all that are left have failed on it, they try once more: the last of them is believed.
+            // If every worker that is left has failed on the shard, one of them tries again and its verdict counts.
             let failed =
                 failed.filter(|f| !workers.iter().filter(able).all(|(w, _)| f.contains(w)));
             let may = |w: &WorkerId| failed.is_none_or(|failed| !failed.contains(w));
@@ -118,12 +118,12 @@ impl Sharding {
         changed
     }
 
-    /// Takes back what a worker holds.
+    /// Takes back the shards that a worker holds.
     pub(super) fn release(&mut self, worker: &WorkerId) {
         self.free.extend(self.held.remove(worker).unwrap_or_default());
     }
 
-    /// A worker has prepared a shard; false where it does not hold it.
+    /// Notes that a worker has prepared a shard. Returns false if it does not hold that shard.
     pub(super) fn complete(
         &mut self,
         worker: &WorkerId,
@@ -137,8 +137,8 @@ impl Sharding {
         held
     }
 
-    /// A worker found the data of its shard wrong. That counts once another one reports the same, or no other is there
-    /// to ask; none where it does not hold the shard.
+    /// Notes that a worker found the data of its shard wrong. This counts once a second worker reports the same, or if
+    /// no other worker is connected. Returns `None` if the worker does not hold the shard.
     pub(super) fn fail(
         &mut self,
         worker: &WorkerId,
@@ -166,8 +166,8 @@ impl Sharding {
         held.filter_map(|shard| self.shards.get(*shard as usize)).map(bytes_in).sum()
     }
 
-    /// The table of contents once all is done: a function of the outcomes, whoever prepared what and when. A range's
-    /// lines are counted on from those of the ranges before it.
+    /// The table of contents of the prepared data set, once all shards are done. It depends on the outcomes only, not
+    /// on who prepared them in which order. Line numbers continue from one range of an object to the next.
     pub(super) fn contents(&self) -> manifest::Prepared {
         let mut receipt = Receipt::default();
         let (mut objects, mut shards) = (Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! How runs and workers are doing, for people and programs.
+//! The status of runs and workers, for people and programs.
 
 use super::BySource;
 use super::workers::Worker;
@@ -9,24 +9,24 @@ use std::time::Duration;
 /// Something that went wrong and was dealt with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Incident {
-    /// Since the coordinator started; none for one of before.
+    /// Time since the coordinator started; `None` if it happened before.
     pub at: Option<Duration>,
     /// What happened.
     pub message: String,
 }
 
-/// How a run is doing.
+/// The status of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Status {
     /// The run.
     pub run: RunId,
-    /// As the user named it.
+    /// The user's name for the run.
     pub name: String,
     /// 1, or more for a run that was resumed after an end.
     pub attempt: u64,
-    /// One word.
+    /// The phase, in one word.
     pub phase: &'static str,
-    /// Why it is there.
+    /// More about the phase, such as what the run waits for or why it failed.
     pub detail: String,
     /// The last membership.
     pub generation: Generation,
@@ -36,28 +36,28 @@ pub struct Status {
     pub step: u64,
     /// Steps planned; 0 before there is a plan.
     pub steps: u64,
-    /// Members by rank.
+    /// Members by rank, while the run is training.
     pub workers: Vec<WorkerId>,
     /// Steps in the newest committed checkpoint.
     pub checkpoint_step: Option<u64>,
-    /// Where the finished model lies.
+    /// The path or URL of the finished model.
     pub model: Option<String>,
-    /// Of the last committed step.
+    /// Loss of the last committed step.
     pub loss: Option<f64>,
-    /// Of the last committed step, by source.
+    /// Figures of the last committed step, by source.
     pub sources: BySource,
-    /// Smoothed, without stalls; of a run that is training.
+    /// Tokens per second over the last steps, without stalls, while the run is training.
     pub tokens_per_second: Option<f64>,
-    /// Until the last step, at that rate.
+    /// Time until the last step at that rate.
     pub eta: Option<Duration>,
-    /// The last one.
+    /// The last incident.
     pub last_incident: Option<Incident>,
     /// Workers that cannot work for this run, and why.
     pub troubled: Vec<WorkerStatus>,
 }
 
 impl Status {
-    /// Of a run of which nothing else is known.
+    /// The status of a run whose journal cannot be read.
     pub(super) fn unreadable(run: RunId, reason: String) -> Self {
         Self {
             name: run.to_string(),
@@ -82,29 +82,29 @@ impl Status {
     }
 }
 
-/// How a worker is doing.
+/// The status of a worker.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkerStatus {
     /// The worker.
     pub worker: WorkerId,
-    /// One word.
+    /// What it is doing, in one word.
     pub state: &'static str,
     /// The run that it works for.
     pub run: Option<RunId>,
     /// Its rank in that run's generation.
     pub rank: Option<u32>,
-    /// Why it is not used for now.
+    /// Why the worker is not used for now.
     pub trouble: Option<String>,
-    /// When it is tried again, since the coordinator started.
+    /// When the worker is tried again, as a time since the coordinator started.
     pub retry_at: Option<Duration>,
-    /// Where its peers reach it.
+    /// The worker's ring address.
     pub ring: String,
 }
 
 pub(super) fn worker_status(id: &WorkerId, worker: &Worker) -> WorkerStatus {
     let setback = worker.setback.as_ref();
     let (mut run, mut rank) = (None, None);
-    let doing = match worker.told.as_ref() {
+    let doing = match worker.last_duty.as_ref() {
         None | Some(Duty::Idle) => "idle",
         Some(Duty::Prepare(prepare)) => {
             run = Some(prepare.run.clone());

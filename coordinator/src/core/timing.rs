@@ -1,4 +1,4 @@
-//! How long things may take.
+//! Durations that the core's decisions depend on.
 
 use proto::protocol::Duty;
 use std::time::Duration;
@@ -6,28 +6,28 @@ use std::time::Duration;
 /// Beats, leases, graces and holds.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// How often a worker beats that has something to do.
+    /// Interval between beats of a worker with a duty.
     pub beat: Duration,
-    /// How often a worker with nothing to do beats: at least twice within its lease.
+    /// Interval between beats of an idle worker: at most half of its lease.
     pub idle_beat: Duration,
-    /// A worker that has been silent for so long is dead.
+    /// A worker that has been silent for this long is lost.
     pub lease: Duration,
-    /// How long a worker whose connection closed has to be back on another.
+    /// Time for a worker whose connection closed to reconnect.
     pub hangup_grace: Duration,
-    /// Once enough workers are there, how long others may still join.
+    /// Time for more workers to become ready once enough are.
     pub last_call: Duration,
-    /// After a restart, how long the members of a generation have to come back.
+    /// Time for the members of a generation to reconnect after a restart of the coordinator.
     pub reattach_grace: Duration,
-    /// Memberships that may end without a new step before the run fails.
+    /// Number of consecutive generations that may end without a new step before the run fails.
     pub fruitless_generations: u32,
-    /// How long a run that has never trained keeps workers that are too few for it, while another could use them.
+    /// Time for which a run that has never trained keeps too few workers while another run could use them.
     pub start_hold: Duration,
-    /// The same of a run that has lost some of its workers: they are often back before another run would be done.
+    /// The same for a run that has trained. Its lost workers are often back before another run would be done.
     pub regroup_hold: Duration,
 }
 
 impl Timing {
-    /// How often a worker with this duty beats.
+    /// The interval between beats of a worker with this duty.
     pub(super) fn beat_with(&self, duty: &Duty) -> Duration {
         if *duty == Duty::Idle { self.idle_beat } else { self.beat }
     }

@@ -1,4 +1,4 @@
-//! What a run is handed to act: the time, the workers, and where its commands go.
+//! The context in which a run acts: the time, the workers, and the list that its commands go to.
 
 use super::timing::Timing;
 use super::workers::{Reach, Setback, Workers};
@@ -8,12 +8,12 @@ use proto::id::{RunId, WorkerId};
 use proto::protocol::Cause;
 use std::time::Duration;
 
-/// One run's turn to act.
+/// The context in which one run acts.
 pub(super) struct Turn<'a> {
     pub(super) run: &'a RunId,
     pub(super) now: Duration,
     pub(super) timing: &'a Timing,
-    /// Seeds ring keys.
+    /// The seed of the ring keys.
     pub(super) secret: &'a [u8; 32],
     pub(super) workers: &'a mut Workers,
     pub(super) out: &'a mut Vec<Command>,
@@ -25,18 +25,18 @@ impl Turn<'_> {
         self.out.push(Command::Journal { run: self.run.clone(), events: facts.into() });
     }
 
-    /// Notifies those that watch the run.
+    /// Notifies the watchers of the run.
     pub(super) fn notify(&mut self, notice: Notice) {
         self.out.push(Command::Notify { run: self.run.clone(), notice });
     }
 
-    /// Something keeps a worker from working for the run: it waits before it is tried again.
+    /// Sets a worker back that cannot work for the run: it waits before it is tried again.
     pub(super) fn set_back(&mut self, worker: &WorkerId, cause: Cause, message: String) {
         let setback = Setback::new(Some(self.run.clone()), cause, message);
         self.workers.set_back(worker, self.now, setback);
     }
 
-    /// Has a worker's ring address dialled again: until it answers the worker is no candidate.
+    /// Has a worker's ring address dialled again. Until it answers, the worker cannot become a member.
     pub(super) fn dial(&mut self, id: &WorkerId) {
         let dialled = self.workers.change(id, |worker| {
             worker.reach = Reach::Dialling;
@@ -46,7 +46,7 @@ impl Turn<'_> {
     }
 }
 
-/// What `act` returns when it is a run's turn, and what it commands.
+/// Calls `act` with a turn of a run, and returns its result and its commands.
 #[cfg(test)]
 pub(super) fn take<R>(act: impl FnOnce(&mut Turn<'_>) -> R) -> (R, Vec<Command>) {
     let (run, timing) = (RunId::new("r"), Timing::default());

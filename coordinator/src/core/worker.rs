@@ -1,4 +1,4 @@
-//! What workers say, and the ends of their streams and leases.
+//! Reports of workers, and the ends of their streams and leases.
 
 use super::report::{Complaint, Reporter};
 use super::workers::{Reach, Setback, Woken, Worker};
@@ -25,7 +25,7 @@ impl Core {
         if let Report::Hello(hello) = report {
             return self.hello(now, stream, hello, out);
         }
-        // Only a live stream may speak, and only for itself.
+        // Reports count only on the current stream of a worker, and only for that worker.
         let Some(id) = self.workers.on(stream).cloned() else { return };
         self.workers.renew(&id, now + self.timing.lease);
         match report {
@@ -76,15 +76,15 @@ impl Core {
         }
     }
 
-    /// A worker has base and data of the run in memory. One whose base is another cannot be a member: replicas of
-    /// different models would be averaged.
+    /// Notes that a worker has the base and the data of the run in memory. A worker with a different base cannot be a
+    /// member, since replicas of different models would be averaged.
     fn loaded(&mut self, now: Duration, id: &WorkerId, run: RunId, base: String) {
         if let Some(message) = self.runs.get(&run).and_then(|run| run.differs(&base)) {
             let setback = Setback::new(Some(run), Cause::Model, message);
             return self.workers.set_back(id, now, setback);
         }
         self.workers.change(id, |worker| {
-            // Whom its peers could not reach, or whose base is not the others', has to be seen to train first.
+            // A setback caused by unreachable peers or by a different base ends only once the worker has trained.
             let mended = |s: &mut Setback| {
                 s.run.as_ref() == Some(&run) && !matches!(s.cause, Cause::Peer | Cause::Model)
             };
@@ -105,8 +105,8 @@ impl Core {
         }
         if let Some(before) = self.workers.get(&hello.worker) {
             match before.stream {
-                // Two processes with one name would end each other for ever. One that has died without a word loses
-                // its lease, and the other one gets in then.
+                // Two processes of the same name would replace each other again and again. If the connected one is
+                // dead, its lease ends, and the other one is accepted then.
                 Some(_) if before.incarnation != hello.incarnation => {
                     let reason = format!(
                         "another process is connected as worker `{}`\n\
@@ -144,7 +144,7 @@ impl Core {
             loaded: None,
             leaving: false,
             setback,
-            told: None,
+            last_duty: None,
         };
         if worker.reach == Reach::Dialling {
             out.push(worker.dial(&hello.worker));
@@ -152,14 +152,14 @@ impl Core {
         self.workers.insert(hello.worker, worker);
     }
 
-    /// Tells a process that it cannot be a worker now, or ever.
+    /// Sends a process a duty that makes it leave, and closes its stream.
     fn turn_away(&self, stream: Stream, duty: Duty, out: &mut Vec<Command>) {
         let directive = Directive { epoch: self.epoch, beat: self.timing.beat, duty, heard: 0 };
         out.push(Command::Direct { stream, directive });
         out.push(Command::Close { stream });
     }
 
-    /// Somebody has tried to connect to a worker's ring address.
+    /// Notes whether a connection to a worker's ring address could be made.
     pub(super) fn dialled(
         &mut self,
         now: Duration,
@@ -186,13 +186,13 @@ impl Core {
                 );
                 let loaded = worker.loaded.clone();
                 self.workers.set_back(id, now, Setback::new(None, Cause::Peer, message));
-                // What it has in memory is as good as before.
+                // The base and data in its memory are still good.
                 self.workers.change(id, |worker| worker.loaded = loaded);
             }
         }
     }
 
-    /// A stream ended: its process is dead, or it is back within a second.
+    /// Notes that a worker's stream ended. Unless the worker reconnects within a short grace, it is lost.
     pub(super) fn hangup(&mut self, now: Duration, stream: Stream, out: &mut Vec<Command>) {
         let Some(id) = self.workers.on(stream).cloned() else { return };
         let grace = now + self.timing.hangup_grace;
@@ -206,8 +206,8 @@ impl Core {
         }
     }
 
-    /// Ends what workers that have been silent for a whole lease were part of, and tries those again that have waited
-    /// long enough; whether there were any.
+    /// Removes workers whose leases have ended, and tries again those that have waited long enough after a setback.
+    /// Returns whether there were any.
     pub(super) fn wake(&mut self, now: Duration, out: &mut Vec<Command>) -> bool {
         let Woken { silent, retried } = self.workers.wake(now);
         let any = !silent.is_empty() || !retried.is_empty();
@@ -236,13 +236,13 @@ impl Core {
         }
     }
 
-    /// Time that this process spent paused (stopped, starved, asleep) does not count against workers, whose beats
-    /// lie unread in the queue.
+    /// Extends leases and deadlines if this process was paused (stopped, starved or asleep), since the workers' beats
+    /// of that time are still unread in the queue.
     pub(super) fn forgive_own_pause(&mut self, now: Duration) {
         let due = self.next_deadline().unwrap_or(now).max(self.last_tick + self.timing.beat);
         let late = now.saturating_sub(due);
         if late >= self.timing.beat {
-            // For all that is known here, the clock stood still since the last event.
+            // The pause may have begun right after the last event.
             let pause = now - self.last_tick;
             self.workers.forgive(pause);
             for run in self.runs.values_mut() {

@@ -1,7 +1,7 @@
-//! The workers that are connected: their leases, whether their peers reach them, and what keeps them from working.
+//! The workers whose leases have not ended: whether their peers can reach them, and what keeps them from working.
 //!
-//! Everything that is asked at every event is answered without walking through all workers: which one speaks on a
-//! stream, how many can work, who is ready, when the next lease or the next wait may be over.
+//! Queries that are made at every event do not walk through all workers: which worker a stream belongs to, how many
+//! can work, which are ready, and when the next lease or wait may end.
 
 use super::{Command, Stream};
 use proto::id::{Incarnation, RunId, WorkerId};
@@ -9,7 +9,7 @@ use proto::protocol::{Cause, Duty};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// The wait after a worker's first trouble; it doubles with each one that follows.
+/// The wait after a worker's first setback; it doubles with each further one.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// The longest wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -19,105 +19,106 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 pub(super) enum Reach {
     /// Its ring address is being dialled.
     Dialling,
-    /// Somebody has reached it.
+    /// A connection to its ring address was made.
     Reached,
 }
 
 /// Why a worker is not used for now.
 #[derive(Clone, Debug)]
 pub(super) struct Setback {
-    /// The run that it could not work for; none where it concerns every run.
+    /// The run that the worker could not work for; `None` if it cannot work for any.
     pub(super) run: Option<RunId>,
     pub(super) cause: Cause,
     pub(super) message: String,
-    /// Troubles in a row.
+    /// Number of consecutive setbacks.
     pub(super) count: u32,
-    /// It is tried again then.
+    /// When the worker is tried again.
     pub(super) until: Duration,
-    /// Its time has come: it is being tried again.
+    /// Whether the wait is over and the worker is being tried again.
     pub(super) retrying: bool,
 }
 
-/// A worker whose lease runs.
+/// A worker whose lease has not ended.
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) incarnation: Incarnation,
-    /// None between two streams.
+    /// `None` between two streams.
     pub(super) stream: Option<Stream>,
     pub(super) ring: String,
     pub(super) reach: Reach,
     pub(super) lease_until: Duration,
-    /// The run whose base and data it has in memory, without training state, and the digest of that base.
+    /// The run whose base and data it has in memory, and the digest of that base; `None` once it trains.
     pub(super) loaded: Option<(RunId, String)>,
-    /// It was told to go and takes no further duty.
+    /// It has to leave and takes no further duty.
     pub(super) leaving: bool,
-    /// What keeps it from working, or did until it is seen to work again.
+    /// What keeps it from working, or did and is not yet shown to be over.
     pub(super) setback: Option<Setback>,
-    /// What it was told last.
-    pub(super) told: Option<Duty>,
+    /// The duty of its last directive; `None` if the next duty is to be sent in any case.
+    pub(super) last_duty: Option<Duty>,
 }
 
 impl Setback {
-    /// What keeps a worker from working for the run, or for any.
+    /// A first setback that concerns the run, or every run if `None`.
     pub(super) fn new(run: Option<RunId>, cause: Cause, message: String) -> Self {
         Self { run, cause, message, count: 1, until: Duration::ZERO, retrying: false }
     }
 
-    /// It keeps a worker from working for the run, or did.
+    /// Whether the setback concerns the run.
     fn concerns(&self, run: &RunId) -> bool {
         self.run.as_ref().is_none_or(|of| of == run)
     }
 }
 
 impl Worker {
-    /// Has the ring address dialled of the worker with this name.
+    /// A command to dial the ring address of this worker, whose name is `id`.
     pub(super) fn dial(&self, id: &WorkerId) -> Command {
         let (incarnation, ring) = (self.incarnation.clone(), self.ring.clone());
         Command::Dial { worker: id.clone(), incarnation, ring }
     }
 
-    /// It is connected and wants to work.
+    /// Whether the worker is connected and not leaving.
     pub(super) fn is_able(&self) -> bool {
         !self.leaving && self.stream.is_some()
     }
 
-    /// It waits before it is tried again, with the run or with any.
+    /// Whether the worker waits before it is tried again with the run.
     pub(super) fn waits(&self, run: &RunId) -> bool {
         self.setback.as_ref().is_some_and(|s| !s.retrying && s.concerns(run))
     }
 
-    /// Something keeps it from working for the run, or did until it is seen to work again.
+    /// Whether the worker has a setback that concerns the run.
     pub(super) fn is_troubled(&self, run: &RunId) -> bool {
         self.setback.as_ref().is_some_and(|s| s.concerns(run))
     }
 
-    /// Until when it waits before it is tried again.
+    /// The end of its wait, if it waits before it is tried again.
     fn waits_until(&self) -> Option<Duration> {
         self.setback.as_ref().filter(|s| !s.retrying).map(|s| s.until)
     }
 
-    /// When its lease is over, or its wait.
+    /// When its lease or its wait ends, whichever is first.
     fn wakes_at(&self) -> Duration {
         self.waits_until().map_or(self.lease_until, |until| until.min(self.lease_until))
     }
 
-    /// Whether it can be a member of the run now.
+    /// Whether the worker can become a member of the run now.
     fn is_ready(&self, run: &RunId) -> bool {
         let loaded = self.loaded.as_ref().is_some_and(|(loaded, _)| loaded == run);
         loaded && self.is_able() && self.reach == Reach::Reached && !self.waits(run)
     }
 }
 
-/// All of them.
+/// All workers whose leases have not ended.
 #[derive(Debug, Default)]
 pub(super) struct Workers {
     list: BTreeMap<WorkerId, Worker>,
     streams: BTreeMap<Stream, WorkerId>,
-    /// Before this no lease is over and no wait.
+    /// No lease and no wait ends before this time.
     quiet_until: Option<Duration>,
     able: usize,
-    /// The run that has the workers, for which `ready` holds.
+    /// The run that has the workers.
     run: Option<RunId>,
+    /// Workers that can become members of that run.
     ready: BTreeSet<WorkerId>,
     /// Workers with a setback.
     troubled: BTreeSet<WorkerId>,
@@ -138,23 +139,23 @@ impl Workers {
         self.streams.get(&stream)
     }
 
-    /// Workers that are connected and want to work.
+    /// Number of workers that are connected and not leaving.
     pub(super) fn able(&self) -> usize {
         self.able
     }
 
-    /// Workers that are connected, want to work and need not wait before they try the run.
+    /// Number of able workers that need not wait before they try the run.
     pub(super) fn usable(&self, run: &RunId) -> usize {
         let waiting = self.troubled().filter(|(_, w)| w.is_able() && w.waits(run));
         self.able - waiting.count()
     }
 
-    /// Workers that are connected, want to work and have no trouble with the run.
+    /// Number of able workers without a setback that concerns the run.
     pub(super) fn sound(&self, run: &RunId) -> usize {
         self.able - self.troubled().filter(|(_, w)| w.is_able() && w.is_troubled(run)).count()
     }
 
-    /// The run has ended: what kept workers from working for it does not concern them any more.
+    /// Removes the setbacks that concern only this run, which has ended.
     pub(super) fn forget_setbacks_of(&mut self, run: &RunId) {
         let of = |w: &Worker| w.setback.as_ref().is_some_and(|s| s.run.as_ref() == Some(run));
         let concerned = self.troubled().filter(|(_, w)| of(w)).map(|(id, _)| id.clone());
@@ -163,29 +164,29 @@ impl Workers {
         }
     }
 
-    /// Workers that something keeps from working, or did until it is seen to work again.
+    /// Workers with a setback.
     pub(super) fn troubled(&self) -> impl Iterator<Item = (&WorkerId, &Worker)> {
         self.troubled.iter().filter_map(|id| self.list.get_key_value(id))
     }
 
-    /// Workers that can be members of the run that has them.
+    /// Workers that can become members of the run that has the workers.
     pub(super) fn ready(&self) -> &BTreeSet<WorkerId> {
         &self.ready
     }
 
-    /// How many of them can be members of `run`.
+    /// Number of workers that can become members of `run`; 0 if it does not have the workers.
     pub(super) fn ready_for(&self, run: &RunId) -> usize {
         if self.run.as_ref() == Some(run) { self.ready.len() } else { 0 }
     }
 
-    /// Prolongs a lease: what every message does.
+    /// Extends a worker's lease, as every message from it does.
     pub(super) fn renew(&mut self, id: &WorkerId, until: Duration) {
         if let Some(worker) = self.list.get_mut(id) {
             worker.lease_until = until;
         }
     }
 
-    /// Adds a worker, or replaces it.
+    /// Adds or replaces a worker.
     pub(super) fn insert(&mut self, id: WorkerId, worker: Worker) {
         self.remove(&id);
         if let Some(stream) = worker.stream {
@@ -206,7 +207,7 @@ impl Workers {
         Some(worker)
     }
 
-    /// Changes a worker; its duty may change by it.
+    /// Changes a worker, and marks its duty as possibly changed.
     pub(super) fn change<R>(
         &mut self,
         id: &WorkerId,
@@ -227,7 +228,7 @@ impl Workers {
         Some(result)
     }
 
-    /// A worker becomes a member: what it has loaded is its to train on. Returns where its peers reach it.
+    /// Notes that a worker becomes a member and trains on what it has loaded. Returns its ring address.
     pub(super) fn join(&mut self, id: &WorkerId) -> Option<String> {
         self.change(id, |worker| {
             worker.loaded = None;
@@ -235,14 +236,14 @@ impl Workers {
         })
     }
 
-    /// Notes what a worker was told; nothing follows from it.
-    pub(super) fn tell(&mut self, id: &WorkerId, duty: Duty) {
+    /// Notes the duty that is sent to a worker. Unlike `change`, this does not mark its duty as possibly changed.
+    pub(super) fn note_duty(&mut self, id: &WorkerId, duty: Duty) {
         if let Some(worker) = self.list.get_mut(id) {
-            worker.told = Some(duty);
+            worker.last_duty = Some(duty);
         }
     }
 
-    /// Something keeps a worker from working. It waits, longer each time.
+    /// Sets a worker back. It waits before it is tried again, longer each time.
     pub(super) fn set_back(&mut self, id: &WorkerId, now: Duration, setback: Setback) {
         self.change(id, |worker| {
             let before = worker.setback.as_ref().filter(|s| s.run == setback.run);
@@ -253,14 +254,14 @@ impl Workers {
         });
     }
 
-    /// Ends a worker's setback where it is seen to have overcome it.
+    /// Removes a worker's setback if `mended` returns true for it.
     pub(super) fn mend(&mut self, id: &WorkerId, mended: impl FnOnce(&mut Setback) -> bool) {
         if self.list.get(id).is_some_and(|worker| worker.setback.is_some()) {
             self.change(id, |worker| worker.setback.take_if(mended));
         }
     }
 
-    /// Whose lease is over. Also ends the waits whose time has come, and says who may be dialled again.
+    /// Ends the waits that are over, and returns their workers and those whose leases have ended.
     pub(super) fn wake(&mut self, now: Duration) -> Woken {
         let mut woken = Woken::default();
         if self.quiet_until.is_none_or(|until| now < until) {
@@ -278,20 +279,20 @@ impl Workers {
                 if let Some(setback) = &mut worker.setback {
                     setback.retrying = true;
                 }
-                // The same duty is given again.
-                worker.told = None;
+                // The same duty is sent again.
+                worker.last_duty = None;
             });
         }
         self.quiet_until = self.list.values().map(Worker::wakes_at).min();
         woken
     }
 
-    /// When to look again.
+    /// When to call [`Self::wake`] again.
     pub(super) fn deadline(&self) -> Option<Duration> {
         self.quiet_until
     }
 
-    /// Time that this process spent paused does not count against anybody.
+    /// Extends all leases by the time that this process was paused.
     pub(super) fn forgive(&mut self, pause: Duration) {
         for worker in self.list.values_mut() {
             worker.lease_until += pause;
@@ -299,7 +300,7 @@ impl Workers {
         self.quiet_until = self.quiet_until.map(|until| until + pause);
     }
 
-    /// Another run has the workers now, or none.
+    /// Notes which run has the workers.
     pub(super) fn work_for(&mut self, run: Option<&RunId>) {
         if self.run.as_ref() == run {
             return;
@@ -315,17 +316,17 @@ impl Workers {
         self.all_stale();
     }
 
-    /// The duties of these workers may have changed.
+    /// Marks the duties of these workers as possibly changed.
     pub(super) fn mark_stale(&mut self, workers: impl IntoIterator<Item = WorkerId>) {
         self.stale.extend(workers);
     }
 
-    /// The workers whose duty may have changed since this was asked last.
+    /// Returns the workers whose duties may have changed since the last call.
     pub(super) fn take_stale(&mut self) -> BTreeSet<WorkerId> {
         std::mem::take(&mut self.stale)
     }
 
-    /// Every worker's duty may have changed.
+    /// Marks the duties of all workers as possibly changed.
     pub(super) fn all_stale(&mut self) {
         self.stale = self.list.keys().cloned().collect();
     }
@@ -355,11 +356,11 @@ impl Workers {
     }
 }
 
-/// What time has brought.
+/// The workers whose leases or waits have ended.
 #[derive(Debug, Default)]
 pub(super) struct Woken {
-    /// Workers whose lease is over.
+    /// Workers whose leases have ended.
     pub(super) silent: Vec<WorkerId>,
-    /// Workers that have waited long enough after a trouble.
+    /// Workers that have waited long enough after a setback.
     pub(super) retried: Vec<WorkerId>,
 }

@@ -1,4 +1,4 @@
-//! Local workers: one supervisor process, which starts a rank for each device and lives no longer than this one.
+//! Local workers: one supervisor process, which starts a rank for each device and ends with this process.
 
 use super::Error;
 use std::path::PathBuf;
@@ -7,11 +7,11 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 
-/// How long dismissed workers have before they are killed.
-const FAREWELL: Duration = Duration::from_secs(10);
-/// How a supervisor ends that was told to go.
+/// Time for dismissed workers to exit before they are killed.
+const EXIT_GRACE: Duration = Duration::from_secs(10);
+/// Exit code of a supervisor that was stopped by a signal.
 const EXIT_DRAINED: i32 = 75;
-/// Supervisors that may die before the launcher gives up.
+/// Number of times that a killed supervisor is started again.
 const RESTARTS: u32 = 3;
 
 /// Workers on this machine.
@@ -20,7 +20,7 @@ pub struct Local {
     coordinator: String,
     ranks: usize,
     child: Child,
-    /// Its end is the workers' sign to go; waiting for a child would close it.
+    /// The workers exit when this is closed. It is kept here because waiting for a child would close it.
     lifeline: Option<ChildStdin>,
 }
 
@@ -35,10 +35,11 @@ impl Local {
         Ok(Self { program, coordinator, ranks, child, lifeline })
     }
 
-    /// Keeps the supervisor running; passes on what the workers say, line by line. Returns when they were dismissed.
+    /// Keeps the supervisor running, and calls `say` with each line that the workers print. Returns once the workers
+    /// were dismissed and have exited.
     ///
     /// # Errors
-    /// [`Error::Drained`] if it was told to go, [`Error::Ended`] if it will not stay up.
+    /// [`Error::Drained`] if the supervisor was stopped by a signal, [`Error::Ended`] if it does not stay up.
     pub async fn watch(&mut self, mut say: impl FnMut(&str)) -> Result<(), Error> {
         for restart in 0.. {
             if let Some(stderr) = self.child.stderr.take() {
@@ -55,7 +56,7 @@ impl Local {
             if status.code() == Some(EXIT_DRAINED) {
                 return Err(Error::Drained);
             }
-            // Killed from outside, it is worth another; a supervisor that gave up is not.
+            // A supervisor that was killed by a signal is started again, but not one that gave up.
             if status.code().is_some() || restart >= RESTARTS {
                 return Err(Error::Ended { status });
             }
@@ -65,13 +66,13 @@ impl Local {
         Ok(())
     }
 
-    /// Waits for dismissed workers to end, and ends them if they do not.
+    /// Waits for dismissed workers to exit, and kills them if they do not.
     pub async fn end(mut self) {
-        // Reading on keeps a worker that still has something to say from blocking on a full pipe.
-        let ended = tokio::time::timeout(FAREWELL, self.watch(|_| {})).await;
+        // `watch` keeps reading, so that a worker that still prints does not block on a full pipe.
+        let ended = tokio::time::timeout(EXIT_GRACE, self.watch(|_| {})).await;
         if ended.is_err() {
-            tracing::warn!("dismissed workers did not go, and are killed");
-            // Gone by itself meanwhile, it is as well.
+            tracing::warn!("dismissed workers did not exit and are killed");
+            // An error means that the process has exited in the meantime.
             let _ = self.child.kill().await;
         }
     }
@@ -88,7 +89,7 @@ fn spawn(program: &PathBuf, coordinator: &str, ranks: usize) -> Result<Child, Er
         .args(["--devices", &format!("cpu:{ranks}")])
         .args(["--name", "local"])
         .env("MUSTER_LIVES_WITH_PARENT", "1")
-        // This program shows already what a standing worker would log.
+        // This program already shows what a worker logs by default.
         .envs(quiet)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())

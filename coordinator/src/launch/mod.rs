@@ -1,6 +1,6 @@
-//! Workers that a command starts for its own run, and ends with it.
+//! Workers that a command starts for its own run and that end with it.
 //!
-//! Each kind starts, watches and ends its workers in its own way; so far there are local processes.
+//! Each kind starts, watches and ends its workers in its own way. Local processes are the only kind so far.
 
 mod local;
 
@@ -11,35 +11,35 @@ use thiserror::Error;
 /// Why there are no workers.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The program is nowhere to be found.
+    /// The `worker` program was not found.
     #[error(
-        "the `worker` program is not beside `{0}`, nor in the PATH\n\
+        "the `worker` program is neither next to `{0}` nor in the PATH\n\
          hint: build both with `cargo build --release`, or set MUSTER_WORKER"
     )]
     Missing(PathBuf),
-    /// It cannot be started.
+    /// The program cannot be started.
     #[error("`{program}` cannot be started")]
     Start {
         /// The program.
         program: PathBuf,
-        /// The operating system's word.
+        /// The error of the operating system.
         #[source]
         source: std::io::Error,
     },
-    /// It was told to go by a signal, and not by this program.
+    /// The workers were stopped by a signal, and not by this program.
     #[error(
-        "the workers were told to go\nhint: start it again; `run --resume` goes on from the newest checkpoint"
+        "the workers were stopped by a signal\nhint: `run --resume` goes on from the newest checkpoint"
     )]
     Drained,
-    /// It ends again and again.
-    #[error("the workers ended with {status}; what they said stands above")]
+    /// The supervisor gave up, or was killed too often.
+    #[error("the workers ended with {status}; their output is above")]
     Ended {
-        /// Of the last one.
+        /// The exit status of the last supervisor.
         status: std::process::ExitStatus,
     },
 }
 
-/// The `worker` program: `MUSTER_WORKER`, else beside this one, else in the PATH.
+/// Finds the `worker` program: `MUSTER_WORKER`, or next to this program, or in the PATH.
 ///
 /// # Errors
 /// [`Error::Missing`].
@@ -54,7 +54,7 @@ pub fn program() -> Result<PathBuf, Error> {
     std::iter::once(beside).chain(in_path).find(|p| p.is_file()).ok_or(Error::Missing(own))
 }
 
-/// Workers that were started here.
+/// Workers that this process has started.
 pub enum Launched {
     /// Processes on this host.
     Local(Local),
@@ -69,17 +69,18 @@ impl Launched {
         Local::start(program, coordinator, ranks).map(Self::Local)
     }
 
-    /// Keeps them running; passes on what they say, line by line. Returns when they were dismissed.
+    /// Keeps the workers running, and calls `say` with each line that they print. Returns once they were dismissed and
+    /// have exited.
     ///
     /// # Errors
-    /// [`Error::Drained`] if they were told to go, [`Error::Ended`] if they will not stay up.
+    /// [`Error::Drained`] if they were stopped by a signal, [`Error::Ended`] if they do not stay up.
     pub async fn watch(&mut self, say: impl FnMut(&str)) -> Result<(), Error> {
         match self {
             Self::Local(local) => local.watch(say).await,
         }
     }
 
-    /// Waits for dismissed workers to end, and ends them if they do not.
+    /// Waits for dismissed workers to exit, and kills them if they do not.
     pub async fn end(self) {
         match self {
             Self::Local(local) => local.end().await,

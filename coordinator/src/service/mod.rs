@@ -1,4 +1,4 @@
-//! The gRPC edge: wire types come in, domain types go on.
+//! The gRPC services: they convert wire types to domain types and call the runtime.
 
 use crate::core::{SourceFigures, Stream, WorkerStatus};
 use crate::data::sources;
@@ -22,9 +22,9 @@ use wire::connect::SUCCESSOR;
 use wire::runs_server::{Runs, RunsServer};
 use wire::workers_server::{Workers, WorkersServer};
 
-/// Directives that can wait for a worker to read them.
+/// Number of directives that can wait for a worker to read them.
 const DIRECTIVES: usize = 16;
-/// Notices that can wait for a watcher to read them.
+/// Number of notices that can wait for a watcher to read them.
 const NOTICES: usize = 256;
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -35,10 +35,10 @@ struct Service {
     streams: Arc<AtomicU64>,
 }
 
-/// Serves until `shutdown` is done.
+/// Serves until `shutdown` completes.
 ///
 /// # Errors
-/// If the connection breaks as a whole.
+/// An error of the server as a whole.
 pub async fn serve(
     listener: TcpListener,
     handle: Handle,
@@ -57,18 +57,18 @@ pub async fn serve(
 }
 
 impl Service {
-    /// What is answered once this coordinator has stopped: where the one is that has its place, if there is one.
+    /// The answer once this coordinator has stopped. It names the successor, if there is one.
     fn gone(&self, error: Stopped) -> Status {
         replaced(&self.handle).unwrap_or_else(|| Status::unavailable(error.to_string()))
     }
 }
 
-/// What a worker is told whose coordinator has been replaced.
+/// The error that names the coordinator that has replaced this one; `None` if none has.
 fn replaced(handle: &Handle) -> Option<Status> {
     let successor = handle.successor()?.parse().ok()?;
     let mut metadata = MetadataMap::new();
     metadata.insert(SUCCESSOR, successor);
-    let message = "another coordinator has this one's place";
+    let message = "another coordinator has replaced this one";
     Some(Status::with_metadata(Code::Unavailable, message, metadata))
 }
 
@@ -127,7 +127,7 @@ impl Runs for Service {
         let (sender, receiver) = mpsc::channel(NOTICES);
         let handle = self.handle.clone();
         tokio::spawn(async move {
-            // What was said before an end is followed by more where the run was resumed.
+            // After an end, more notices follow if the run was resumed.
             let over = watch.past.last().is_some_and(|last| last.notice.last());
             for notice in watch.past {
                 if sender.send(Ok(to_json(&notice))).await.is_err() {
@@ -149,7 +149,7 @@ impl Runs for Service {
                 }
             }
             if let Some(status) = replaced(&handle) {
-                // Whoever watched may be gone.
+                // The watcher may have disconnected.
                 let _ = sender.send(Err(status)).await;
             }
         });
@@ -201,18 +201,18 @@ impl Workers for Service {
                         }
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "a worker sent a message that means nothing");
+                        tracing::warn!(%error, "a worker sent an invalid message");
                         break;
                     }
                 }
             }
-            // The coordinator may have stopped meanwhile.
+            // The coordinator may have stopped in the meantime.
             let _ = handle.hangup(stream).await;
         });
         let directives = ReceiverStream::new(receiver).map(|d| Ok(wire::Directive::from(d)));
         let handle = self.handle.clone();
-        let farewell = tokio_stream::once(()).filter_map(move |()| replaced(&handle).map(Err));
-        Ok(Response::new(Box::pin(directives.chain(farewell))))
+        let redirect = tokio_stream::once(()).filter_map(move |()| replaced(&handle).map(Err));
+        Ok(Response::new(Box::pin(directives.chain(redirect))))
     }
 }
 

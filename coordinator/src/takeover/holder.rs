@@ -1,7 +1,7 @@
-//! Whether whoever claimed a journal last is still at it: asked of the coordinator itself, before its place is taken.
+//! Asks the last holder of a journal whether it still holds it, before another coordinator claims that journal.
 //!
-//! A coordinator that is asked looks at its journal before it answers. So the answer can be relied upon, and one that
-//! was deposed without having noticed learns it by the question.
+//! A coordinator reads its journal before it answers. So the answer is reliable, and a coordinator that was replaced
+//! without noticing finds out when it is asked.
 
 use proto::event::Holder;
 use proto::id::{self, RunId};
@@ -13,34 +13,34 @@ use wire::HoldsRequest;
 use wire::connect::{self, Options};
 use wire::runs_client::RunsClient;
 
-/// A host that takes no connection for so long is not there.
+/// A host that accepts no connection for this long is taken to be down.
 const CONNECT: Duration = Duration::from_secs(2);
-/// How long one that took it may be about its answer: it may be busy replaying its own journals.
+/// Time for an answer after the connection. The coordinator may be busy replaying its own journals.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// What the last holder says.
+/// The answer of the last holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It holds it.
+    /// It still holds the run or the pool.
     Holds,
-    /// It does not, or nobody answers, or somebody else.
+    /// It does not hold it any more, or no coordinator answers, or another one does.
     Gone,
-    /// Its connection is taken, and nothing comes back.
+    /// It accepts the connection but does not answer.
     Silent,
 }
 
-/// Somebody holds what was to be taken.
+/// Another coordinator holds what was to be claimed.
 #[derive(Debug, Error)]
 #[error("{what} is held by a coordinator on host `{}`, which {} at {}\nhint: {hint}", .by.host, .does, .by.url)]
 pub struct Held {
-    /// The prefix, or the run.
+    /// The pool's prefix, or the run.
     what: String,
     by: Holder,
     does: &'static str,
     hint: &'static str,
 }
 
-/// This process, which answers at `url`.
+/// This process as a holder that answers at `url`.
 pub fn here(url: String) -> Holder {
     Holder { token: id::unique(), host: host(), url }
 }
@@ -50,20 +50,20 @@ pub fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// Refuses to take the pool under `url` from a coordinator that answers.
+/// Checks that the last holder of the pool under `url` is gone, so that the pool can be claimed.
 ///
 /// # Errors
-/// [`Held`].
+/// [`Held`], if it still holds the pool, or accepts connections without answering.
 pub async fn leave_pool(by: &Holder, url: &str) -> Result<(), Held> {
     let hint =
         "work with that one (`--coordinator`), stop it first, or take its place with --take-over";
     leave(by, None, format!("`{url}`"), hint).await
 }
 
-/// Refuses to take `run` from a coordinator that answers.
+/// Checks that the last holder of `run` is gone, so that the run can be claimed.
 ///
 /// # Errors
-/// [`Held`].
+/// [`Held`], if it still holds the run, or accepts connections without answering.
 pub async fn leave_run(by: &Holder, run: &RunId) -> Result<(), Held> {
     let hint = "stop it first, or take the run from it with --take-over";
     leave(by, Some(run), format!("run `{run}`"), hint).await
@@ -78,7 +78,7 @@ async fn leave(
     let does = match ask(by, run).await {
         Answer::Gone => return Ok(()),
         Answer::Holds => "answers",
-        Answer::Silent => "takes connections, and does not answer,",
+        Answer::Silent => "accepts connections but does not answer",
     };
     Err(Held { what, by: by.clone(), does, hint })
 }
@@ -86,7 +86,7 @@ async fn leave(
 /// Asks `holder` whether it still holds `run`, or its pool.
 pub async fn ask(holder: &Holder, run: Option<&RunId>) -> Answer {
     let Ok(uri) = holder.url.parse::<Uri>() else { return Answer::Gone };
-    // Another host's loopback is not reached over ours.
+    // The loopback address of another host cannot be reached from here.
     if is_loopback(&uri) && holder.host != host() {
         return Answer::Gone;
     }
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_is_gone_and_anothers_loopback_is_not_asked() {
+    async fn an_unreachable_holder_is_gone_and_another_hosts_loopback_is_not_asked() {
         // The discard port.
         assert_eq!(ask(&at(&host(), "http://127.0.0.1:9".into()), None).await, Answer::Gone);
         assert_eq!(ask(&at(&host(), "no address".into()), None).await, Answer::Gone);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_addresses_are_told_from_others() {
+    fn loopback_addresses_are_recognized() {
         for url in
             ["http://127.0.0.1:7070", "http://127.9.9.9:1", "http://[::1]:1", "http://localhost:1"]
         {

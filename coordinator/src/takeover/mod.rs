@@ -1,8 +1,8 @@
-//! Going on where another coordinator was.
+//! Going on with a run or a pool that another coordinator had.
 //!
 //! ```text
-//! holder    whether the one before is still there
-//! resume    which run `--resume` means
+//! holder    asks the last coordinator whether it is still at work
+//! resume    finds the run that `--resume` means
 //! ```
 
 pub mod holder;

@@ -1,4 +1,4 @@
-//! Which run `--resume` means: never one of a pool, nor one that another coordinator is at.
+//! Finds the run that `--resume` means. It never is a pool's run, nor one that another coordinator is working on.
 
 use super::holder::{self, Held};
 use crate::checkpoints;
@@ -11,10 +11,10 @@ use std::collections::BTreeSet;
 use storage::Storage;
 use thiserror::Error;
 
-/// Why there is nothing to resume.
+/// Why no run can be resumed.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// No run of that name has anything left to do.
+    /// No run of that name can go on.
     #[error(
         "no run of `{name}` under `{url}` can be resumed\nhint: leave --resume out to start one"
     )]
@@ -24,34 +24,34 @@ pub enum Error {
         /// The output.
         url: String,
     },
-    /// The only runs of that name are a pool's.
+    /// All runs of that name that could go on belong to a pool.
     #[error(
         "run `{run}` belongs to the pool under `{url}`, and only the pool's coordinator goes on with it\n\
          hint: `coordinator watch {run}` follows it while it is going on; if it ended without success, \
          `coordinator submit --resume {run}` starts another attempt; leave --resume out to start a new run here"
     )]
     OfPool {
-        /// The newest of them.
+        /// The newest of these runs.
         run: RunId,
         /// The output.
         url: String,
     },
-    /// Another coordinator is at it.
+    /// Another coordinator is working on the run.
     #[error(transparent)]
     Held(#[from] Held),
-    /// The spec has changed in what a resumed run must keep.
+    /// The spec differs in something that a resumed run must keep.
     #[error("run `{run}` cannot be resumed with this spec")]
     Changed {
         /// The run.
         run: RunId,
-        /// What has changed.
+        /// What differs.
         #[source]
         source: Box<spec::Error>,
     },
     /// A journal cannot be replayed.
     #[error(transparent)]
     Journal(#[from] journal::Error),
-    /// The store refused or broke.
+    /// An error of the store.
     #[error(transparent)]
     Storage(#[from] storage::Error),
 }
@@ -61,26 +61,25 @@ pub enum Error {
 pub struct Resumable {
     /// The run.
     pub run: RunId,
-    /// What it goes on under: the given spec, on the run's own day, with the hub's names standing for what they stood
-    /// for when it began.
+    /// The given spec, with the run's original date and with the revisions of hub names that it began with.
     pub spec: Spec,
-    /// Who claimed it last.
+    /// The holder that claimed the run last.
     pub before: Option<Holder>,
-    /// Whether that one may still be at it.
+    /// Whether to take over the run even if that holder is still working on it.
     pub take_over: bool,
 }
 
-/// The newest run of this spec's name that has not ended for good and is no pool's.
+/// Finds the newest run of this spec's name that was not cancelled, has not succeeded, and does not belong to a pool.
 ///
 /// # Errors
-/// [`Error::Nothing`] or [`Error::OfPool`] if there is none, [`Error::Changed`] if the spec asks for another run,
-/// [`Error::Held`] if another coordinator is at it, unless this one is to `take_over`.
+/// [`Error::Nothing`] or [`Error::OfPool`] if there is none, [`Error::Changed`] if the spec does not fit the run,
+/// [`Error::Held`] if another coordinator is working on it, unless `take_over`.
 pub async fn find(storage: &Storage, spec: Spec, take_over: bool) -> Result<Resumable, Error> {
     let prefix = format!("{}-", spec.name());
     let pool = pool(storage).await?;
     let mut of_pool = None;
     let folders = storage.folders("").await?;
-    // A run's name ends in date, time and mark: sorted names are sorted by time.
+    // A run's name ends in date, time and a random mark, so sorted names are sorted by time.
     for name in folders.into_iter().rev().filter(|n| is_run_of(n, &prefix)) {
         let run = RunId::new(name);
         let history = journal::read::<Fact>(storage, &key::journal(&run)).await?;
@@ -115,7 +114,7 @@ pub async fn find(storage: &Storage, spec: Spec, take_over: bool) -> Result<Resu
     })
 }
 
-/// The runs of the pool that shares this output.
+/// The runs of the pool that has the same output.
 async fn pool(storage: &Storage) -> Result<BTreeSet<RunId>, Error> {
     let run = |event| match event {
         PoolEvent::Submitted { run, .. } => Some(run),
@@ -125,7 +124,7 @@ async fn pool(storage: &Storage) -> Result<BTreeSet<RunId>, Error> {
     Ok(past.into_iter().filter_map(run).collect())
 }
 
-/// Whether a folder's name is the spec's, followed by a date, a time and a mark, and nothing else.
+/// Whether a folder's name consists of the prefix, a date, a time and a mark.
 fn is_run_of(folder: &str, prefix: &str) -> bool {
     folder
         .strip_prefix(prefix)
@@ -169,7 +168,7 @@ mod tests {
         let refused = proto::error::chain(&refused);
         assert!(refused.contains("`data.date` cannot change from `2026-11-20`"), "{refused}");
 
-        // Once it is a pool's, it is nobody's to resume; an older one is.
+        // Once the run belongs to a pool, it cannot be resumed here, but an older run can.
         let submitted = PoolEvent::Submitted { run: run.clone(), idempotency_key: "k".into() };
         let (mut pool, _) =
             Journal::open::<PoolEvent>(&storage, key::POOL_JOURNAL.into()).await.expect("opens");

@@ -1,4 +1,4 @@
-//! What every worker should be doing for a run.
+//! The duties of workers towards a run.
 
 use super::{Phase, Run};
 use crate::core::membership::Membership;
@@ -7,7 +7,8 @@ use proto::id::WorkerId;
 use proto::protocol::{Duty, Load, Prepare, Train};
 
 impl Run {
-    /// What a worker should be doing; nothing is said to members on their way back, who keep training.
+    /// The duty of a worker. `None` leaves its last duty as it is: the members of a generation that outlived a
+    /// coordinator keep training while they reconnect.
     pub(crate) fn duty(&self, id: &WorkerId, worker: &Worker) -> Option<Duty> {
         let away = worker.leaving || worker.waits(&self.id);
         Some(match &self.phase {
@@ -41,7 +42,7 @@ impl Run {
     }
 
     fn load(&self) -> Load {
-        let plan = self.plan.as_ref().expect("workers are gathered once there is a plan");
+        let plan = self.plan.as_ref().expect("workers load only once there is a plan");
         Load {
             run: self.id.clone(),
             spec_yaml: self.spec_yaml.clone(),

@@ -1,13 +1,12 @@
-//! One run: the parts that it consists of, its phase, and how it moves from one to the next.
+//! One run: its parts, its phase, and how it moves from one phase to the next.
 //!
 //! ```text
 //! Queued -> Surveying -> Listed -> Sharding -> Planning -> Gathering <-> Training -> Publishing -> Ended
-//!           (its sources are listed,        (preparing)                 Reattaching (after a coordinator's restart)
-//!            whosever turn it is)
+//!           (before its turn)               (preparing)                 Reattaching (after a coordinator's restart)
 //! ```
 //!
-//! Every part owns its state and answers with what follows from it; only here and in the files below is the whole
-//! known. A part never names the run.
+//! Every part owns its state, and its methods return the consequences. A part does not know the run; only this module
+//! and its submodules know all parts.
 
 mod duties;
 mod phase;
@@ -42,20 +41,20 @@ pub(super) struct Run {
     /// 1, or more for a run that was resumed after an end.
     attempt: u64,
     phase: Phase,
-    /// Rises with everything that may change what all workers should be doing.
+    /// Rises with every change that may affect the duties of all workers.
     revision: u64,
-    /// It has the workers, and too few are there: since then.
+    /// Since when the run has had the workers, but too few of them.
     starved_since: Option<Duration>,
-    /// A user wants it to stop gracefully.
+    /// Whether the run is to stop gracefully, since the coordinator closes.
     stop: bool,
     base: Base,
-    /// None before it is made.
+    /// `None` before it is made.
     plan: Option<Plan>,
     generation: Generation,
     lineage: Lineage,
     progress: Progress,
     checkpoints: Checkpoints,
-    /// Among the members of the newest generation.
+    /// Accusations among the members of the newest generation.
     accusations: Accusations,
     last_incident: Option<Incident>,
 }
@@ -86,12 +85,12 @@ impl Run {
         &self.id
     }
 
-    /// Tells its spec from another.
+    /// Identifies its spec.
     pub(super) fn identity(&self) -> &str {
         &self.settings.identity
     }
 
-    /// How its history begins.
+    /// The first fact of its history.
     pub(super) fn submitted(&self) -> Fact {
         Fact::Submitted { spec_yaml: self.spec_yaml.clone() }
     }
@@ -112,12 +111,12 @@ impl Run {
         self.progress.step()
     }
 
-    /// Its base is another than what a worker has read, in words.
+    /// Why a worker that has read the base with this digest cannot be a member, if so.
     pub(super) fn differs(&self, base: &str) -> Option<String> {
         self.base.differs(base)
     }
 
-    /// Moves on as far as the facts allow, with the workers.
+    /// Advances as far as the facts allow, as the run that has the workers.
     pub(super) fn advance(&mut self, turn: &mut Turn<'_>) {
         if self.stop && !matches!(self.phase, Phase::Training(_) | Phase::Publishing) {
             return self.pause(turn);
@@ -128,7 +127,7 @@ impl Run {
         self.advance_training(turn);
     }
 
-    /// Whether it could do something with the workers that are there.
+    /// Whether the run could do something now with the connected workers.
     pub(super) fn can_start(&self, workers: &Workers) -> bool {
         match &self.phase {
             Phase::Listed(listed) => listed.is_prepared() || workers.usable(&self.id) > 0,
@@ -139,25 +138,25 @@ impl Run {
         }
     }
 
-    /// It would take workers now, if there were enough.
+    /// Whether the run is in a phase in which it waits for workers.
     pub(super) fn wants_workers(&self) -> bool {
         matches!(self.phase, Phase::Listed(_) | Phase::Sharding(_) | Phase::Gathering(_))
     }
 
-    /// How many workers it takes to go on from where it stands.
+    /// Minimum number of workers that the run needs in its present phase.
     fn needs(&self) -> usize {
         if matches!(self.phase, Phase::Gathering(_)) { self.settings.min_workers } else { 1 }
     }
 
-    /// It is given the workers.
-    pub(super) fn feed(&mut self) {
+    /// Notes that the run now has the workers.
+    pub(super) fn begin_turn(&mut self) {
         self.starved_since = None;
     }
 
     /// Notes since when it has had too few workers.
     pub(super) fn note_starving(&mut self, now: Duration, workers: &Workers) {
-        // Workers that are tried again count once they have been seen to work: else a run that none of them can work
-        // for would keep them for ever.
+        // Workers with a setback do not count, even while they are tried again. Otherwise a run that none of them can
+        // work for would keep them forever.
         let too_few = workers.sound(&self.id) < self.needs();
         if self.wants_workers() && too_few {
             self.starved_since.get_or_insert(now);
@@ -166,29 +165,29 @@ impl Run {
         }
     }
 
-    /// Until when it keeps workers that are too few for it while another run could go on.
+    /// Until when the run keeps too few workers while another run could go on.
     pub(super) fn held_until(&self, timing: &Timing) -> Option<Duration> {
         let first = self.generation == Generation::default();
         let hold = if first { timing.start_hold } else { timing.regroup_hold };
         Some(self.starved_since? + hold)
     }
 
-    /// When it has something to do that time alone brings, where it has the workers.
+    /// The next deadline of the run, if it has the workers.
     pub(super) fn deadline(&self, timing: &Timing) -> Option<Duration> {
         if let Phase::Gathering(gathering) = &self.phase {
-            // For a checkpoint it does not wait for a time.
+            // The wait for a checkpoint has no deadline.
             return gathering.deadline(timing).filter(|_| self.checkpoints.expected().is_none());
         }
         self.reattaches_until()
     }
 
-    /// How long it waits for the members of a generation that outlived a coordinator.
+    /// Until when the run waits for the members of a generation that outlived a coordinator.
     pub(super) fn reattaches_until(&self) -> Option<Duration> {
         let Phase::Reattaching(reattaching) = &self.phase else { return None };
         Some(reattaching.until())
     }
 
-    /// Nobody is late by the time that this process spent paused.
+    /// Extends the deadline of a reattachment by the time that this process was paused.
     pub(super) fn forgive(&mut self, pause: Duration) {
         if let Phase::Reattaching(reattaching) = &mut self.phase {
             reattaching.forgive(pause);
@@ -200,8 +199,10 @@ impl Run {
         self.revision += 1;
     }
 
-    /// Ends it at once, wherever it stands, and whether or not its turn has come; an error where that is no longer up
-    /// to this coordinator.
+    /// Ends the run at once in any phase. Does nothing if it has ended already, unless it was only paused.
+    ///
+    /// # Errors
+    /// The reason, if another coordinator has taken over the run.
     pub(super) fn cancel(&mut self, turn: &mut Turn<'_>) -> Result<(), String> {
         if let Phase::Ended(End::Lost(message)) = &self.phase {
             return Err(message.clone());
@@ -212,7 +213,7 @@ impl Run {
         Ok(())
     }
 
-    /// Another coordinator has taken it over: it is dropped here, and nothing more is written to it.
+    /// Drops the run, which another coordinator has taken over, without writing anything more to its journal.
     pub(super) fn lose(&mut self, message: String, turn: &mut Turn<'_>) {
         if !self.ended() {
             self.enter(Phase::Ended(End::Lost(message.clone())));
@@ -220,7 +221,7 @@ impl Run {
         }
     }
 
-    /// The finished model is where users look for it, or is not.
+    /// Notes that the finished model is published or could not be, which ends the run.
     pub(super) fn published(&mut self, outcome: Result<String, String>, turn: &mut Turn<'_>) {
         if !matches!(self.phase, Phase::Publishing) {
             return;
@@ -235,7 +236,7 @@ impl Run {
         }
     }
 
-    /// Something went wrong and is being dealt with.
+    /// Journals and announces that something went wrong and is being dealt with.
     pub(super) fn incident(
         &mut self,
         worker: Option<&WorkerId>,
@@ -247,7 +248,7 @@ impl Run {
         turn.notify(Notice::Incident { worker: worker.cloned(), message });
     }
 
-    /// Optimizer steps planned; 0 before there is a plan.
+    /// Number of planned optimizer steps; 0 before there is a plan.
     fn steps(&self) -> u64 {
         self.plan.as_ref().map_or(0, |plan| plan.steps)
     }

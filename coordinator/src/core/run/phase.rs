@@ -1,4 +1,4 @@
-//! Where a run stands, and what only that phase has.
+//! The phases of a run, each with the state that only it needs.
 
 use crate::core::Fault;
 use crate::core::gathering::Gathering;
@@ -7,48 +7,48 @@ use crate::core::membership::{Membership, Reattaching};
 use crate::core::planning::Planning;
 use crate::core::sharding::Sharding;
 
-/// Where a run stands.
+/// The phase of a run.
 #[derive(Clone, Debug)]
 pub(crate) enum Phase {
-    /// Not its turn yet.
+    /// It is submitted or resumed, and its sources are not listed yet.
     Queued,
     /// Its sources are being listed.
     Surveying,
-    /// They are listed; it waits for its turn.
+    /// Its sources are listed, and it waits for its turn.
     Listed(Listed),
-    /// Its raw shards are being tokenized.
+    /// Its raw shards are being prepared.
     Sharding(Sharding),
     /// Its plan is being made.
     Planning(Planning),
-    /// Waiting for members.
+    /// It waits for members.
     Gathering(Gathering),
-    /// Waiting for the members of a generation that outlived a coordinator.
+    /// It waits for the members of a generation that outlived a coordinator.
     Reattaching(Reattaching),
-    /// A generation is at work.
+    /// A generation is training.
     Training(Membership),
-    /// The finished model is being put in its place.
+    /// The finished model is being published.
     Publishing,
-    /// Nothing will happen to it any more.
+    /// It has ended.
     Ended(End),
 }
 
 /// How a run ended.
 #[derive(Clone, Debug)]
 pub(crate) enum End {
-    /// Stopped gracefully; goes on when it is resumed.
+    /// Stopped gracefully. It goes on when it is resumed.
     Paused,
-    /// Ended by a user.
+    /// Cancelled by a user.
     Cancelled,
-    /// Ended by an error.
+    /// Failed.
     Failed(Fault),
-    /// Ended well; the model lies here.
+    /// Succeeded, with the path or URL of the model.
     Succeeded(String),
-    /// It goes on, or not, under another coordinator, which took it over.
+    /// Taken over by another coordinator, with a message that names it.
     Lost(String),
 }
 
 impl Phase {
-    /// The generation at work, where there is one.
+    /// The members of the generation that is training or reattaching.
     pub(super) fn membership(&self) -> Option<&Membership> {
         if let Self::Reattaching(reattaching) = self {
             return Some(reattaching.membership());

@@ -1,4 +1,4 @@
-//! From sources to a plan.
+//! The phases from a run's sources to its plan.
 
 use super::{Phase, Run};
 use crate::core::listed::Listed;
@@ -30,14 +30,14 @@ impl Run {
         }
     }
 
-    /// Another run has the workers.
+    /// Notes that another run has the workers.
     pub(crate) fn wait(&mut self) {
         if let Phase::Listed(listed) = &mut self.phase {
             listed.wait();
         }
     }
 
-    /// It was looked again whether the data set is prepared.
+    /// Notes whether the data set is prepared, after a repeated check.
     pub(crate) fn found_prepared(&mut self, found: bool) {
         if let Phase::Listed(listed) = &mut self.phase {
             listed.found(found);
@@ -69,7 +69,7 @@ impl Run {
         turn.workers.mend(worker, |setback| setback.run.is_some());
     }
 
-    /// Goes on to planning once every shard is done.
+    /// Begins planning once every shard is done.
     pub(super) fn advance_sharding(&mut self, turn: &mut Turn<'_>) {
         let Phase::Sharding(sharding) = &mut self.phase else { return };
         if sharding.advance(turn) {

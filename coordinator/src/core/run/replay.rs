@@ -1,4 +1,4 @@
-//! A run is the fold of its history.
+//! Restarts: the state of a run is the fold of its history.
 
 use super::{End, Phase, Run};
 use crate::core::gathering::Gathering;
@@ -10,19 +10,19 @@ use crate::core::{Fault, Incident};
 use proto::event::Fact;
 use proto::id::{CheckpointId, Lineage, RunId, WorkerId};
 
-/// What a history says that only matters while it is replayed.
+/// The part of a history that matters only for going on after the replay.
 #[derive(Default)]
 pub(crate) struct Past {
     /// The members of the last generation.
     members: Vec<WorkerId>,
-    /// Some step was skipped, in whatever lineage.
+    /// Whether a step was skipped in any lineage.
     skipped: bool,
-    /// Names the data set that was prepared last.
+    /// The fingerprint of the data set that was prepared last.
     fingerprint: String,
 }
 
 impl Run {
-    /// A run as its history leaves it; one that was stopped or has failed is to go on where `resume` says so.
+    /// Replays the history of a run. If `resume`, a run that was paused or has failed is to go on.
     pub(crate) fn replayed(
         id: RunId,
         settings: Settings,
@@ -47,7 +47,7 @@ impl Run {
             return;
         }
         if past.skipped {
-            // The last coordinator may not have brought the receipt up to date.
+            // The last coordinator may have died before it updated the receipt.
             self.progress.update_receipt(turn);
         }
         self.phase = if self.plan.is_none() {
@@ -55,7 +55,7 @@ impl Run {
         } else if past.members.is_empty() || resume {
             Phase::Gathering(Gathering::default())
         } else {
-            // Where they listen they will report themselves.
+            // The members report their ring addresses when they reconnect.
             let members = past.members.into_iter().map(|id| (id, String::new())).collect();
             let membership = self.admit(members, false, turn);
             let until = turn.now + turn.timing.reattach_grace;
@@ -63,7 +63,7 @@ impl Run {
         };
     }
 
-    /// Its steps up to `step` of `lineage` are recorded.
+    /// Notes that its steps up to `step` of `lineage` are recorded.
     pub(crate) fn recorded(&mut self, lineage: Lineage, step: u64) {
         if self.lineage == lineage {
             self.progress.raise(step);
@@ -73,7 +73,7 @@ impl Run {
     fn replay(&mut self, fact: Fact, past: &mut Past) {
         match fact {
             Fact::Submitted { spec_yaml } => self.spec_yaml = spec_yaml,
-            // Only a run that goes on is claimed: after its end, that it was resumed.
+            // Only a run that goes on is claimed, so a claim after an end means that it was resumed.
             Fact::Claimed { .. } if self.ended() => self.phase = Phase::Queued,
             Fact::Claimed { .. } => {}
             Fact::Incident { message, .. } => {

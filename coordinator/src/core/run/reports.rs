@@ -1,4 +1,4 @@
-//! What the members of a generation report of their steps and checkpoints, and what follows from it.
+//! Reports of members about their steps and checkpoints, and their consequences.
 
 use super::Run;
 use crate::core::membership::Membership;
@@ -11,20 +11,23 @@ use proto::protocol::{Place, SavedPart, SourceSum, StepDone};
 use proto::receipt::Skipped;
 
 impl Run {
-    /// Whether that is the present membership.
+    /// Whether `place` is the current membership.
     pub(super) fn is_at(&self, place: &Place) -> bool {
         place.run == self.id && place.generation == self.generation && place.lineage == self.lineage
     }
 
-    /// A rank has committed a step. Of the last steps of a generation some ranks report only when it is over.
+    /// Notes that a rank has committed a step. Reports of a generation's last steps may arrive after its end, until the
+    /// next generation begins.
     pub(crate) fn step_done(&mut self, from: Reporter<'_>, done: StepDone, turn: &mut Turn<'_>) {
         if !self.is_at(from.place) {
             return;
         }
         let Some(rank) = self.accusations.rank(from.worker) else { return };
-        let Some(ranks) = self.progress.hear(rank, self.accusations.size(), done) else { return };
+        let Some(ranks) = self.progress.note_done(rank, self.accusations.size(), done) else {
+            return;
+        };
         if self.accusations.refute() {
-            // Members that train have reached each other, whatever was reported of them before.
+            // Members that have committed a step have reached each other, so their setbacks are over.
             let members = self.phase.membership().into_iter().flat_map(Membership::ids);
             members.for_each(|id| turn.workers.mend(id, |_| true));
         }
@@ -33,7 +36,8 @@ impl Run {
         turn.notify(notice);
     }
 
-    /// Counts after the membership, too: a checkpoint that is still on its way must know of it.
+    /// Notes that a step was skipped. This counts after the membership's end too, since the receipt of a checkpoint
+    /// that is still being stored must name the step.
     pub(crate) fn step_skipped(
         &mut self,
         from: Reporter<'_>,
@@ -45,7 +49,7 @@ impl Run {
         }
     }
 
-    /// A rank has measured its share of the held-out set after `step`.
+    /// Notes the sums of a rank's share of the held-out set after `step`.
     pub(crate) fn evaluated(
         &mut self,
         from: Reporter<'_>,
@@ -61,13 +65,13 @@ impl Run {
         let Some(rank) = m.rank(from.worker) else { return };
         let Some(sums) = m.evaluate(rank, step, sums) else { return };
         let known = self.progress.evaluate(step, &self.settings.evaluated, &sums, turn);
-        // It may be the best so far, and is often measured after it was stored.
+        // The checkpoint may be the best so far; it is often evaluated only after it was committed.
         if known && self.checkpoints.has(step) {
             self.retain(turn);
         }
     }
 
-    /// A rank has ended its duty gracefully after `step`.
+    /// Notes that a rank has stopped gracefully after `step`.
     pub(crate) fn member_stopped(&mut self, id: &WorkerId, generation: Generation, step: u64) {
         if generation != self.generation {
             return;
@@ -99,7 +103,7 @@ impl Run {
                 let skipped = self.progress.skipped_until(step);
                 turn.out.push(Command::Seal { checkpoint, skipped });
             }
-            // What the ranks have stored is no checkpoint: all go back to the last one that they agreed on.
+            // The ranks have stored different states, so all go back to the last checkpoint, on which they agreed.
             Some(Err(why)) => {
                 self.give_up(why, turn);
                 discard(from, step, turn);
@@ -110,8 +114,8 @@ impl Run {
         }
     }
 
-    /// A part could not be stored: there will be no such checkpoint, and the next one is tried. The store is to blame
-    /// unless the worker had to go before it was done.
+    /// Gives up a checkpoint of which a part could not be stored. The run goes on to the next one, unless this happens
+    /// too often. The part of a worker that has to leave does not count, since the store is not to blame.
     pub(crate) fn part_failed(
         &mut self,
         from: Reporter<'_>,
@@ -127,8 +131,8 @@ impl Run {
             return;
         };
         self.give_up(why, turn);
-        // It has no manifest that another coordinator could find. What other ranks are still storing of it goes with
-        // the next commit.
+        // It has no manifest, so no other coordinator takes it for a checkpoint. Files that other ranks are still
+        // storing are deleted after the next commit.
         discard(from, step, turn);
     }
 
@@ -161,7 +165,7 @@ impl Run {
         }
     }
 
-    /// Brings the checkpoints in storage to those that are to stay.
+    /// Has the checkpoints deleted that need not be kept.
     pub(super) fn retain(&mut self, turn: &mut Turn<'_>) {
         let losses = self.progress.losses();
         if let Some(retained) = self.checkpoints.retain(self.settings.keep, losses) {
@@ -169,9 +173,9 @@ impl Run {
         }
     }
 
-    /// The checkpoint that the present generation began at is not what was committed: the one before it has to do.
+    /// Goes back to the checkpoint before the one at which the current generation began, since that one is damaged.
     ///
-    /// The ranks that only lost a peer by it may have said so first.
+    /// This holds even if the membership is already over, because ranks that lost a peer by the damage reported first.
     pub(super) fn damaged(&mut self, worker: &WorkerId, what: &str, turn: &mut Turn<'_>) {
         let Some(CheckpointId { lineage, step }) = self.checkpoints.drop_start() else { return };
         turn.journal([Fact::Damaged { lineage, step }]);
@@ -183,14 +187,14 @@ impl Run {
         let message = format!("the checkpoint after step {step} is damaged: {what}; {instead}");
         self.incident(Some(worker), message.clone(), turn);
         if before.is_none() {
-            let message = message + "\nhint: --resume begins anew, from the base";
+            let message = message + "\nhint: --resume starts over from the base";
             return self.fail(Fault { kind: Failure::Infrastructure, message }, turn);
         }
         self.gather();
     }
 }
 
-/// Deletes what is stored of a checkpoint that will not be.
+/// Deletes the stored files of a checkpoint that was given up.
 fn discard(from: Reporter<'_>, step: u64, turn: &mut Turn<'_>) {
     let run = turn.run.clone();
     turn.out.push(Command::Discard { run, lineage: from.place.lineage, step });

@@ -1,4 +1,4 @@
-//! How a run is doing, for people and programs.
+//! The status of a run, for people and programs.
 
 use super::{End, Phase, Run};
 use crate::core::Fault;
@@ -14,7 +14,7 @@ impl Run {
             }
             Phase::Sharding(s) => s.detail(),
             Phase::Planning(_) => "planning".into(),
-            Phase::Gathering(_) => self.gathers().waiting(&self.id, workers),
+            Phase::Gathering(_) => self.gathering_needs().waiting(&self.id, workers),
             Phase::Reattaching(_) => "waiting for the members to come back".into(),
             Phase::Ended(End::Failed(Fault { message, .. }) | End::Lost(message)) => {
                 message.clone()

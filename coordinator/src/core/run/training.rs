@@ -1,7 +1,8 @@
-//! From ready workers to a generation, from one generation to the next, and from the last step to the finished model.
+//! The phases from ready workers to a generation, from one generation to the next, and from the last step to the
+//! finished model.
 //!
-//! A generation is journaled before it is announced: what an older generation still writes can be told from the new
-//! one's.
+//! A generation is journaled before it is announced, so no other generation ever has its number. What an older
+//! generation still writes is recognized by its number.
 
 use super::{Phase, Run};
 use crate::core::accusations::Accusations;
@@ -16,13 +17,13 @@ use proto::id::{CheckpointId, Generation, WorkerId};
 use proto::protocol::{Attachment, Hello};
 
 impl Run {
-    /// Waits for members; whichever workers trained hold no state any more.
+    /// Waits for members. Workers that were training load the base and the data again.
     pub(super) fn gather(&mut self) {
         self.enter(Phase::Gathering(Gathering::default()));
         self.starved_since = None;
     }
 
-    /// The membership is over. A run that was stopping has nothing more to wait for.
+    /// Ends the membership. The run gathers members again, or pauses if it was stopping.
     pub(super) fn regroup(&mut self, turn: &mut Turn<'_>) {
         if self.stop {
             self.pause(turn);
@@ -31,14 +32,14 @@ impl Run {
         }
     }
 
-    /// What it waits for while it gathers.
-    pub(super) fn gathers(&self) -> Needs {
+    /// What the run needs for its next generation.
+    pub(super) fn gathering_needs(&self) -> Needs {
         let Settings { min_workers: min, max_workers: max, .. } = self.settings;
         Needs { min, max, checkpoint: self.checkpoints.expected() }
     }
 
     pub(super) fn advance_gathering(&mut self, turn: &mut Turn<'_>) {
-        let needs = self.gathers();
+        let needs = self.gathering_needs();
         let Phase::Gathering(gathering) = &mut self.phase else { return };
         if !gathering.is_over(&needs, turn) {
             return;
@@ -58,7 +59,7 @@ impl Run {
         }
     }
 
-    /// Too much was tried without a new step.
+    /// Fails the run after too many generations without a new step.
     fn fail_fruitless(&mut self, turn: &mut Turn<'_>) {
         let last = self.last_incident.as_ref();
         let message = format!(
@@ -108,7 +109,8 @@ impl Run {
         self.enter(Phase::Training(membership));
     }
 
-    /// The newest generation: from here on it counts what these workers report, who listen there.
+    /// Makes these workers, given by rank with their ring addresses, the members of the newest generation. From now on
+    /// their reports count.
     pub(super) fn admit(
         &mut self,
         members: Vec<(WorkerId, String)>,
@@ -121,14 +123,14 @@ impl Run {
         Membership::new(members, self.generation, evaluate_first, turn)
     }
 
-    /// Where this generation starts, the held-out loss is still unknown.
+    /// Whether the generation begins with an evaluation, since the held-out loss at its first step is unknown.
     fn owes_evaluation(&self) -> bool {
         let step = self.progress.step();
         let wanted = step > 0 || self.settings.evaluate_at_start;
         self.settings.evaluates && wanted && !self.progress.is_evaluated(step)
     }
 
-    /// A member of a generation that outlived its coordinator is back.
+    /// Notes that a worker has connected while it trains: a member of the current generation reconnects.
     pub(crate) fn attached(&mut self, id: &WorkerId, hello: &Hello, to: &Attachment) {
         if !self.is_at(&to.place) {
             return;
@@ -144,7 +146,7 @@ impl Run {
         }
     }
 
-    /// Once every member is back the generation goes on as if nothing had happened; otherwise a new one is formed.
+    /// Goes on with a generation once every member is back, or gathers for a new one when the time for that is over.
     pub(crate) fn advance_reattaching(&mut self, turn: &mut Turn<'_>) {
         let Phase::Reattaching(reattaching) = &self.phase else { return };
         if reattaching.is_complete() {
@@ -155,7 +157,7 @@ impl Run {
         }
     }
 
-    /// A member must go: all leave their step and gather anew without it.
+    /// Regroups without a member that has to leave. The others abandon their step.
     pub(crate) fn member_leaves(&mut self, id: &WorkerId, turn: &mut Turn<'_>) {
         let Some(rank) = self.phase.membership().and_then(|m| m.rank(id)) else { return };
         if !self.stop && !self.owes_nothing(rank) {
@@ -182,14 +184,14 @@ impl Run {
         self.regroup(turn);
     }
 
-    /// Whether a rank has stopped and its part of the last checkpoint is stored: it may go.
+    /// Whether a rank may leave, since it has stopped and its part of the last checkpoint is stored.
     fn owes_nothing(&self, rank: usize) -> bool {
         let stopped = self.phase.membership().and_then(|m| m.stopped(rank));
         stopped.is_some_and(|step| self.checkpoints.has_part(self.generation, rank, step))
     }
 
-    /// All have stopped: after the last step, or because they were asked to. What a rank measured it has reported
-    /// before.
+    /// Publishes the model or regroups once all ranks have stopped, because of the last step or because the run is
+    /// stopping. Their evaluations have arrived by then, since a rank reports them before it stops.
     pub(super) fn advance_training(&mut self, turn: &mut Turn<'_>) {
         let Phase::Training(m) = &self.phase else { return };
         if let Some((rank, message)) = m.standstill() {
@@ -213,7 +215,7 @@ impl Run {
 
     fn publish(&mut self, checkpoint: CheckpointId, turn: &mut Turn<'_>) {
         self.enter(Phase::Publishing);
-        // The coordinator that committed it may not have come to this.
+        // The coordinator that committed the checkpoint may have died before it did this.
         self.retain(turn);
         let CheckpointId { lineage, step } = checkpoint;
         let losses = self.progress.losses().iter().map(|(step, loss)| (*step, *loss)).collect();

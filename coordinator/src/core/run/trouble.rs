@@ -1,14 +1,14 @@
-//! What workers complain of, and whose concern it is.
+//! Trouble that workers report, and its consequences.
 //!
-//! | who says it | when | what follows |
+//! | reported by | when | consequence |
 //! |---|---|---|
-//! | any worker | it is no member | its own setback: it waits and is tried again |
-//! | every connected worker, `workers.min` at least | before the first generation | the run fails |
-//! | two workers, or the only one | of one raw shard | the run fails |
-//! | every member | data or model, in one generation | the run fails |
-//! | a member | anything else | all gather anew |
+//! | any worker | it is not a member | only this worker is set back: it waits and is tried again |
+//! | every connected worker, and at least `workers.min` | before the first generation | the run fails |
+//! | two workers, or the only one | bad data in the same raw shard | the run fails |
+//! | every member | data or model, in the same generation | the run fails |
+//! | a member | anything else | the run gathers members again |
 //!
-//! So one node that is set up wrong ends nothing, and what is wrong everywhere is not tried for ever.
+//! So one node that is set up wrong does not end a run, and trouble that all workers have is not retried forever.
 
 use super::{Phase, Run};
 use crate::core::Fault;
@@ -44,15 +44,15 @@ impl Run {
             );
             turn.set_back(worker, Cause::Peer, message.clone());
             self.incident(Some(worker), message, turn);
-            // Those that made it known have nothing to do with it.
+            // The other members are not to blame for the end of this generation.
             self.progress.forgive();
         }
-        // Once the membership is taken apart, what its other ranks say is an echo.
+        // After the membership's end, further reports of its ranks are consequences of the first one.
         let Some(rank) = self.phase.membership().and_then(|m| m.rank(id)) else { return };
         match complaint.cause {
             Cause::Data | Cause::Model => self.complained(rank, complaint, turn),
             Cause::Storage => {
-                // The store's trouble says nothing against the run.
+                // The run is not to blame for trouble with the store.
                 self.progress.forgive();
                 turn.set_back(id, Cause::Storage, complaint.message.clone());
                 self.broken(rank, complaint, turn);
@@ -63,8 +63,8 @@ impl Run {
         }
     }
 
-    /// Data and model are the same on every rank: what is wrong with them is wrong everywhere, or it is this worker's
-    /// own trouble, and the others say that they have lost it.
+    /// Handles a complaint about data or model. Since these are the same on every rank, either all ranks complain and
+    /// the run fails, or the trouble is this worker's own, and the others report that they have lost it.
     fn complained(&mut self, rank: usize, complaint: Complaint, turn: &mut Turn<'_>) {
         let Some(m) = self.phase.membership_mut() else { return };
         let Complaint { cause, message, .. } = complaint;
@@ -74,12 +74,12 @@ impl Run {
         turn.set_back(m.member(rank), cause, message);
     }
 
-    /// The membership is over: a rank has stopped in the middle.
+    /// Ends the membership, since a rank has stopped in the middle of a step.
     fn broken(&mut self, rank: usize, complaint: Complaint, turn: &mut Turn<'_>) {
         let Some(m) = self.phase.membership() else { return };
         let Complaint { step, message, accusation, .. } = complaint;
         let (about, text) = match (m.first_complaint(), accusation) {
-            // It complained before the others lost it.
+            // A rank complained about data or model, and then the others lost it.
             (Some((rank, message)), _) => stopped(m, rank, step, message),
             (None, Some(accusation)) => about_a_peer(m, rank, step, accusation, &message),
             (None, None) => stopped(m, rank, step, &message),
@@ -91,7 +91,7 @@ impl Run {
         self.regroup(turn);
     }
 
-    /// Something failed outside a membership: while data is prepared, or base and data are loaded.
+    /// Handles trouble outside a membership, while data is prepared or base and data are loaded.
     fn setback(&mut self, id: &WorkerId, complaint: Complaint, turn: &mut Turn<'_>) {
         let Complaint { cause, message, shard, .. } = complaint;
         match &mut self.phase {
@@ -101,9 +101,9 @@ impl Run {
                         Some(Verdict::DataIsWrong) => {
                             self.fail(Fault { kind: Failure::Data, message }, turn);
                         }
-                        // The other shards are still its own; it waits to be told so.
+                        // It keeps its other shards, and waits for a directive that says so.
                         Some(Verdict::Undecided) => {
-                            turn.workers.change(id, |worker| worker.told = None);
+                            turn.workers.change(id, |worker| worker.last_duty = None);
                         }
                         None => {}
                     }
@@ -112,7 +112,7 @@ impl Run {
                 sharding.release(id);
             }
             Phase::Gathering(_) | Phase::Training(_) | Phase::Reattaching(_) => {}
-            // It had no duty of this run.
+            // The worker has no duty of this run.
             Phase::Queued
             | Phase::Surveying
             | Phase::Listed(_)
@@ -127,8 +127,8 @@ impl Run {
         }
     }
 
-    /// Whether every connected worker, and at least as many as the run needs, reports the same. What may be chance is
-    /// tried some times before it counts.
+    /// Whether every connected worker, and at least as many as the run needs, has a setback of this cause. A cause that
+    /// may be chance counts only after several consecutive setbacks of each worker.
     fn is_everywhere(&self, turn: &Turn<'_>, cause: Cause) -> bool {
         let tries = match cause {
             Cause::Data | Cause::Model | Cause::Storage => 1,
@@ -146,17 +146,17 @@ impl Run {
         the_same.count() >= needed
     }
 
-    /// A slot of the newest generation has another process.
+    /// Reports how a member's process ended, when a new process connects in its slot.
     pub(crate) fn came_back(&mut self, id: &WorkerId, last_end: &str, turn: &mut Turn<'_>) {
         if self.accusations.includes(id) && !self.ended() {
             let message =
-                format!("worker {id} has a new process; the one before it ended so: {last_end}");
+                format!("worker {id} has a new process; the one before it ended: {last_end}");
             self.incident(Some(id), message, turn);
         }
     }
 }
 
-/// Whose fault a run's end is that comes of `cause`.
+/// The kind of failure with which a run ends because of `cause`.
 fn kind(cause: Cause) -> Failure {
     match cause {
         Cause::Data => Failure::Data,
@@ -173,7 +173,8 @@ fn stopped(m: &Membership, rank: usize, step: u64, message: &str) -> (WorkerId, 
     (id, text)
 }
 
-/// Whom an incident is about that one rank reports of another, and what it says: the dead do not report themselves.
+/// The worker and the text of an incident that one rank reports about another. It is about the accused worker, since a
+/// dead process cannot report its own end.
 fn about_a_peer(
     m: &Membership,
     rank: usize,

@@ -1,4 +1,4 @@
-//! How runs end otherwise than well: paused, cancelled, failed.
+//! Ends of runs other than success: paused, cancelled, failed.
 
 use super::*;
 
@@ -26,7 +26,7 @@ fn a_stop_drains_with_a_checkpoint() {
 }
 
 #[test]
-fn a_stop_in_the_last_step_still_ends_well() {
+fn a_stop_in_the_last_step_still_publishes_the_model() {
     let mut b = Bench::training();
     b.handle(Event::Close);
     b.report(1, stopped(1, 4));
@@ -96,7 +96,7 @@ fn a_cancellation_is_honoured_in_every_phase_and_durable_before_it_is_answered()
         let expected = [journal([Fact::Cancelled]), notify(Notice::Cancelled), answer(9, "r")];
         assert_eq!(out[..3], expected, "{phase}");
         assert_eq!(b.phase(), "cancelled");
-        // Whatever was under way comes too late.
+        // Results of work that was under way change nothing.
         for event in [surveyed(1), planned(), sealed(1, 4), published()] {
             assert_eq!(b.handle(event), [], "{phase}");
         }
@@ -104,7 +104,7 @@ fn a_cancellation_is_honoured_in_every_phase_and_durable_before_it_is_answered()
 }
 
 #[test]
-fn a_run_that_has_ended_for_good_is_not_cancelled() {
+fn a_failed_run_is_not_cancelled() {
     let mut b = Bench::training();
     b.report(1, trouble(1, Cause::Data));
     b.report(2, trouble(1, Cause::Data));
@@ -121,7 +121,7 @@ fn a_cancellation_of_an_unknown_run_is_an_error() {
 }
 
 #[test]
-fn trouble_of_an_older_generation_is_not_this_ones() {
+fn trouble_of_an_older_generation_is_ignored() {
     let mut b = Bench::training();
     b.report(1, trouble(1, Cause::Peer));
     b.report(1, loaded());
@@ -133,7 +133,7 @@ fn trouble_of_an_older_generation_is_not_this_ones() {
 }
 
 #[test]
-fn a_survey_or_a_plan_that_cannot_be_fails_the_run() {
+fn a_failed_survey_or_plan_fails_the_run() {
     let fault = Fault { kind: Failure::Data, message: "no such file".into() };
     let mut b = Bench::new();
     b.submit();

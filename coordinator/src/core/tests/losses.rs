@@ -1,4 +1,4 @@
-//! Workers die, fall silent, come back, are replaced, or are told to go.
+//! Workers that die, fall silent, reconnect, are replaced, or have to leave.
 
 use super::*;
 
@@ -56,7 +56,7 @@ fn another_process_in_the_slot_is_the_death_of_the_first() {
 }
 
 #[test]
-fn of_one_death_only_the_first_report_is_an_incident() {
+fn only_the_first_report_of_a_death_is_an_incident() {
     let mut b = Bench::training();
     let out = b.report(1, trouble(1, Cause::Peer));
     let why = "worker w1 (rank 0) stopped at step 1: broken";
@@ -69,18 +69,18 @@ fn the_coordinators_own_pause_is_forgiven() {
     let mut b = Bench::training();
     b.pass(1000, &[1, 2]);
     b.now += Duration::from_secs(60);
-    // The beats of that minute lie unread; one of them is read first.
+    // The beats of that minute are unread, and now the first of them is read.
     assert_eq!(b.report(1, beats()), []);
     assert_eq!(b.report(2, beats()), []);
     assert_eq!(b.phase(), "training");
     b.pass(4900, &[1]);
     assert_eq!(b.phase(), "training");
     b.pass(600, &[1]);
-    assert_eq!(b.phase(), "gathering", "a death after it is not");
+    assert_eq!(b.phase(), "gathering", "silence after the pause is not forgiven");
 }
 
 #[test]
-fn a_member_that_is_told_to_go_is_gathered_without() {
+fn the_run_regroups_without_a_member_that_has_to_leave() {
     let mut b = Bench::training();
     let out = b.report(2, leaving());
     let then = [
@@ -96,7 +96,7 @@ fn a_member_that_is_told_to_go_is_gathered_without() {
 }
 
 #[test]
-fn whoever_owes_nothing_may_go() {
+fn a_member_that_owes_nothing_may_leave() {
     let mut b = Bench::training();
     b.part(2, 1, 4);
     b.report(2, stopped(1, 4));
@@ -112,7 +112,7 @@ fn whoever_owes_nothing_may_go() {
 }
 
 #[test]
-fn whoever_stopped_without_its_part_is_missed() {
+fn a_member_that_stopped_without_its_part_is_lost() {
     let mut b = Bench::training();
     b.report(2, stopped(1, 4));
     b.handle(Event::Hangup { stream: Stream(2) });
@@ -128,9 +128,9 @@ fn a_dead_workers_shards_are_leased_to_the_living() {
     b.submit();
     b.handle(surveyed(2));
     b.handle(Event::Hangup { stream: Stream(2) });
-    assert_eq!(b.pass(1400, &[1]), [], "it may be back in a moment");
+    assert_eq!(b.pass(1400, &[1]), [], "it may still reconnect");
     assert_eq!(b.pass(100, &[1]), [direct(1, prepare(&[0, 1]))]);
-    assert_eq!(b.report(2, prepared(1)), [], "a fenced worker's shard does not count");
+    assert_eq!(b.report(2, prepared(1)), [], "a lost worker's shard does not count");
     assert_eq!(b.report(1, prepared(1)).len(), 2);
 }
 
@@ -145,7 +145,7 @@ fn a_reconnect_within_the_grace_keeps_its_shards() {
     assert_eq!(b.report(3, hello(2)), [direct(3, prepare(&[1]))]);
 }
 
-/// One membership that ends by itself after `steps` steps from where it began.
+/// Forms a generation that commits `steps` and then fails.
 fn crash(b: &mut Bench, generation: u64, steps: std::ops::Range<u64>) {
     b.report(1, loaded());
     b.report(2, loaded());

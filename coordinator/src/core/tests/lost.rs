@@ -12,7 +12,7 @@ fn lost_notice() -> Command {
 }
 
 #[test]
-fn a_lost_run_is_dropped_unwritten_and_its_workers_leave_it() {
+fn a_lost_run_is_dropped_without_a_journal_entry_and_its_workers_become_idle() {
     let mut b = Bench::training();
     b.part(1, 1, 2);
     b.part(2, 1, 2);
@@ -22,7 +22,7 @@ fn a_lost_run_is_dropped_unwritten_and_its_workers_leave_it() {
     assert!(!b.core.holds(&run()));
     let status = b.core.status(&run()).expect("it is known");
     assert_eq!(status.detail, "another has it");
-    // What was under way comes to nothing, and it is lost once.
+    // Results of work that was under way change nothing, and neither does a second loss.
     for event in [sealed(1, 2), published(), planned(), surveyed(1), lost()] {
         assert_eq!(b.handle(event), []);
     }
@@ -32,7 +32,7 @@ fn a_lost_run_is_dropped_unwritten_and_its_workers_leave_it() {
 }
 
 #[test]
-fn a_lost_run_is_not_ended_here() {
+fn a_lost_run_is_neither_cancelled_nor_paused_here() {
     let mut b = Bench::training();
     b.handle(lost());
     let refused = Command::Answer { ticket: Ticket(3), answer: Err("another has it".into()) };
@@ -52,7 +52,7 @@ fn the_next_run_gets_the_workers_of_a_lost_one() {
 }
 
 #[test]
-fn what_has_ended_cannot_be_lost() {
+fn a_run_that_has_ended_cannot_be_lost() {
     let mut b = Bench::training();
     b.handle(Event::Cancel { ticket: Ticket(3), run: run() });
     assert_eq!(b.handle(lost()), []);
@@ -60,7 +60,7 @@ fn what_has_ended_cannot_be_lost() {
 }
 
 #[test]
-fn only_what_acts_for_a_lost_run_is_taken_back() {
+fn only_commands_that_act_for_the_lost_run_are_taken_back() {
     let other = RunId::new("other");
     let stay = [
         direct(1, Duty::Idle),
@@ -82,12 +82,12 @@ fn only_what_acts_for_a_lost_run_is_taken_back() {
     ];
     let mut commands = [&stay[..], &go, &[answer(2, "r")]].concat().into();
     Command::take_back(&mut commands, &run(), "another has it");
-    let told = Command::Answer { ticket: Ticket(2), answer: Err("another has it".into()) };
-    assert_eq!(commands, [&stay[..], &[told]].concat());
+    let refused = Command::Answer { ticket: Ticket(2), answer: Err("another has it".into()) };
+    assert_eq!(commands, [&stay[..], &[refused]].concat());
 }
 
 #[test]
-fn a_claim_says_who_makes_it() {
+fn a_claim_names_its_holder() {
     let holder = Holder { token: "t".into(), host: "h".into(), url: "http://h:1".into() };
     let claim = Fact::Claimed { epoch: EPOCH, holder: Some(holder.clone()) };
     let mut core = Core::new(Timing::default(), EPOCH, [0; 32]).known_as(holder);
@@ -97,7 +97,7 @@ fn a_claim_says_who_makes_it() {
 }
 
 #[test]
-fn a_run_whose_claim_came_too_late_is_adopted_anew() {
+fn a_run_whose_claim_came_too_late_is_adopted_again() {
     let (mut b, first) = Bench::adopted(replay::history(&[]), false);
     let grown = replay::history(&[checkpointed(1, 3)]);
     let again = b.core.adopt(b.now, past(settings(), grown), None, false);

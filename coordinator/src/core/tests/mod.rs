@@ -1,4 +1,4 @@
-//! What the core promises, as exact lists of commands: an event goes in, everything that must follow comes out.
+//! The core's behaviour as exact lists of commands: an event goes in, and all commands that must follow come out.
 
 mod ends;
 mod losses;
@@ -24,7 +24,7 @@ use proto::receipt::{Receipt, Skipped};
 
 const EPOCH: Epoch = Epoch(7);
 
-/// A core and the time, which passes only when a test says so.
+/// A core with virtual time.
 struct Bench {
     core: Core,
     now: Duration,
@@ -35,8 +35,8 @@ impl Bench {
         Self { core: Core::new(Timing::default(), EPOCH, [0; 32]), now: Duration::ZERO }
     }
 
-    /// What is commanded, but for dialling, since every ring address answers at once, and for which steps are said to
-    /// be recorded, which has a test of its own.
+    /// Handles an event and returns its commands, with two exceptions: every ring address is dialled successfully at
+    /// once, and the recorded steps in directives, which have their own test, are set to 0.
     fn handle(&mut self, event: Event) -> Vec<Command> {
         let mut out = self.handle_all(event);
         for command in &mut out {
@@ -61,7 +61,7 @@ impl Bench {
         self.handle(Event::Reported { stream: Stream(stream), report })
     }
 
-    /// Time passes while everybody on `streams` beats.
+    /// Lets time pass while the workers on `streams` beat.
     fn pass(&mut self, ms: u64, streams: &[u64]) -> Vec<Command> {
         let (end, beat) = (self.now + Duration::from_millis(ms), self.core.timing.beat);
         let mut out = Vec::new();
@@ -75,7 +75,7 @@ impl Bench {
         out
     }
 
-    /// The process of a worker, on the stream of the same number, dies, and another takes its slot.
+    /// Lets the process of a worker die, on the stream of the same number, and another one take its slot.
     fn replace(&mut self, number: u64, stream: u64) -> Vec<Command> {
         self.handle(Event::Hangup { stream: Stream(number) });
         self.report(stream, hello_anew(number))
@@ -85,7 +85,7 @@ impl Bench {
         self.handle(submission(1, "r", "key"))
     }
 
-    /// Two workers, 1 and 2 on streams of the same numbers, and a run of 4 steps whose plan is stored.
+    /// A bench with workers 1 and 2 on streams of the same numbers, and a run of 4 steps whose plan is stored.
     fn planned() -> Self {
         let mut bench = Self::new();
         bench.report(1, hello(1));
@@ -97,7 +97,7 @@ impl Bench {
         bench
     }
 
-    /// The same, in generation 1.
+    /// The same bench in generation 1.
     fn training() -> Self {
         let mut bench = Self::planned();
         bench.report(1, loaded());
@@ -106,7 +106,7 @@ impl Bench {
         bench
     }
 
-    /// The same, with a checkpoint after step `step`, whose manifest is stored.
+    /// The same bench with a committed checkpoint after `step` steps.
     fn checkpointed(step: u64) -> Self {
         let mut bench = Self::training();
         bench.checkpoint(1, step);
@@ -127,7 +127,7 @@ impl Bench {
         self.core.status(&run()).expect("it was submitted").phase
     }
 
-    /// A fresh core that replays what was journaled.
+    /// A new core that adopts a run with this history, and its commands.
     fn adopted(history: Vec<Fact>, resume: bool) -> (Self, Vec<Command>) {
         let mut bench = Self::new();
         let out = bench.core.adopt(bench.now, past(settings(), history), None, resume);
@@ -135,7 +135,7 @@ impl Bench {
     }
 }
 
-/// The run `r` as its journal has it.
+/// The run `r` as recorded in its journal.
 fn past(settings: Settings, history: Vec<Fact>) -> Past {
     Past { run: run(), settings, history }
 }
@@ -173,7 +173,7 @@ fn submission(ticket: u64, run: &str, key: &str) -> Event {
     }
 }
 
-// ------------------------------------------------------------------------------------- what workers say
+// ------------------------------------------------------------------------------------- reports of workers
 
 fn hello(number: u64) -> Report {
     Report::Hello(Hello {
@@ -188,13 +188,13 @@ fn hello(number: u64) -> Report {
     })
 }
 
-/// From another process in the same slot.
+/// The first report of another process in the same slot.
 fn hello_anew(number: u64) -> Report {
     let Report::Hello(hello) = hello(number) else { unreachable!("it is one") };
     Report::Hello(Hello { incarnation: Incarnation::new("another"), ..hello })
 }
 
-/// From a process that is training.
+/// The first report on a new stream of a process that is training.
 fn hello_from(number: u64, generation: u64, step: u64) -> Report {
     let Report::Hello(hello) = hello(number) else { unreachable!("it is one") };
     let attachment = Attachment { place: place(generation), step };
@@ -222,7 +222,7 @@ fn place(lineage: u64) -> Place {
     Place { run: run(), generation: Generation(lineage), lineage: Lineage(lineage) }
 }
 
-/// `step` counts from 0, as in the report.
+/// A report that `step`, counted from 0, is committed.
 fn step_done(worker: u64, lineage: u64, step: u64) -> Report {
     let done = StepDone {
         step,
@@ -241,12 +241,12 @@ fn step_done(worker: u64, lineage: u64, step: u64) -> Report {
     Report::StepDone(place(lineage), done)
 }
 
-/// `step` counts the steps committed.
+/// A report that the last of `step` committed steps was skipped.
 fn skipped(lineage: u64, step: u64) -> Report {
-    Report::Skipped(place(lineage), nothing_learnt(step))
+    Report::Skipped(place(lineage), skipped_step(step))
 }
 
-fn nothing_learnt(step: u64) -> Skipped {
+fn skipped_step(step: u64) -> Skipped {
     Skipped::new(step, vec![format!("a.jsonl, line {step}")])
 }
 
@@ -299,7 +299,7 @@ fn trouble(generation: u64, cause: Cause) -> Report {
     }
 }
 
-// ------------------------------------------------------------------------------------- what long work says
+// ------------------------------------------------------------------------------------- results of long work
 
 fn shard(index: u32) -> RawShard {
     let url = format!("file:///{index}");
@@ -331,7 +331,7 @@ fn published() -> Event {
     Event::Published { run: run(), outcome: Ok("model".into()) }
 }
 
-// ------------------------------------------------------------------------------------- what must follow
+// ------------------------------------------------------------------------------------- expected commands
 
 fn journal<const N: usize>(events: [Fact; N]) -> Command {
     Command::Journal { run: run(), events: events.into() }
@@ -367,7 +367,7 @@ fn prepare(shards: &[u32]) -> Duty {
     Duty::Prepare(Prepare { run: run(), spec_yaml: "spec".into(), fingerprint: "f".into(), shards })
 }
 
-/// The duty of a rank in a generation of `workers`, which starts from the checkpoint (lineage, step).
+/// The duty of a rank in a generation of `workers` that begins at the checkpoint `from` (lineage, step).
 fn train(generation: u64, workers: &[u64], rank: u32, from: Option<(u64, u64)>) -> Train {
     let mut seed = vec![0; 32];
     seed.extend_from_slice(b"r");
@@ -408,7 +408,7 @@ fn generation(number: u64, step: u64, members: &[u64]) -> (Fact, Notice) {
     (history, notice)
 }
 
-/// What is journaled with the first generation.
+/// The fact that is journaled with the first generation.
 fn based() -> Fact {
     Fact::Based { digest: "base".into() }
 }
@@ -445,11 +445,11 @@ fn seal_with(lineage: u64, step: u64, skipped: &[u64]) -> Command {
         receipt: None,
         state_digest: Some(format!("state {step}")),
     };
-    Command::Seal { checkpoint, skipped: skipped.iter().copied().map(nothing_learnt).collect() }
+    Command::Seal { checkpoint, skipped: skipped.iter().copied().map(skipped_step).collect() }
 }
 
 fn receipt(skipped: &[u64]) -> Command {
-    Command::Receipt { run: run(), skipped: skipped.iter().copied().map(nothing_learnt).collect() }
+    Command::Receipt { run: run(), skipped: skipped.iter().copied().map(skipped_step).collect() }
 }
 
 fn checkpoint_notice(lineage: u64, step: u64) -> Command {
@@ -457,7 +457,7 @@ fn checkpoint_notice(lineage: u64, step: u64) -> Command {
     notify(Notice::Checkpoint { step, path })
 }
 
-/// Of one lineage; the last is the newest.
+/// The command to retain these checkpoints of one lineage, of which the last is the newest.
 fn retain(lineage: u64, steps: &[u64], best: Option<u64>) -> Command {
     let place = |step: u64| CheckpointId { lineage: Lineage(lineage), step };
     let kept: Vec<_> = steps.iter().copied().map(place).collect();

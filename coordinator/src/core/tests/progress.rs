@@ -1,4 +1,4 @@
-//! Steps and evaluations: put together from all ranks, and from this generation's only.
+//! Steps and evaluations, which are put together from the reports of all ranks of the current generation.
 
 use super::*;
 
@@ -45,8 +45,8 @@ fn losses_by_source_are_means_over_the_weights_of_all_ranks() {
     };
     b.report(2, done(2, &[(0, 6.0, 2.0), (1, 2.0, 1.0)]));
     let none = b.core.status(&run()).expect("it is known").sources;
-    assert_eq!(none, BySource::new(), "one rank has not said its share");
-    // A source that the spec does not have is a lie.
+    assert_eq!(none, BySource::new(), "one rank has not reported its share");
+    // Source 7 is not in the spec, so its sum is ignored.
     let out = b.report(1, done(1, &[(0, 3.0, 1.0), (7, 9.0, 9.0)]));
     let expected = named(&[("a", 3.0, 10), ("b", 2.0, 5)]);
     let [Command::Notify { notice: Notice::Step { sources, .. }, .. }] = &out[..] else {
@@ -83,9 +83,9 @@ fn the_held_out_loss_is_a_mean_over_the_weights_of_all_ranks() {
         }),
     ];
     assert_eq!(b.report(2, evaluated(1, 2, &[(0, 4.0, 1.0)])), expected);
-    // Facts are said again on every new stream.
+    // Reports are resent on every new stream.
     b.report(1, evaluated(1, 2, &[(0, 6.0, 2.0), (1, 1.0, 1.0)]));
-    assert_eq!(b.report(2, evaluated(1, 2, &[(0, 4.0, 1.0)])), [], "it is known");
+    assert_eq!(b.report(2, evaluated(1, 2, &[(0, 4.0, 1.0)])), [], "the loss is known");
 }
 
 #[test]
@@ -103,13 +103,13 @@ fn reports_of_another_generation_or_lineage_are_refused() {
             assert_eq!(b.report(stream, stopped(place.generation.0 + 1, 4)), []);
         }
     }
-    // The same from the right place is heard.
+    // The same reports count from the right place.
     b.part(1, 1, 2);
     assert_eq!(b.part(2, 1, 2), [seal(1, 2)]);
 }
 
 #[test]
-fn a_held_out_set_without_weight_does_not_hold_the_end_up() {
+fn a_held_out_set_without_weight_does_not_delay_the_end() {
     let mut b = Bench::checkpointed(4);
     b.report(1, evaluated(1, 4, &[]));
     assert_eq!(b.report(2, evaluated(1, 4, &[])), []);

@@ -1,10 +1,10 @@
-//! Ranges of one object: leased like anything else, and put together by line at the end.
+//! Ranges of one object, which are leased like other shards, and whose line numbers are joined at the end.
 
 use super::*;
 use proto::manifest::PreparedShard;
 use proto::receipt::{Counts, Example, Place as Where, Reason};
 
-/// Two ranges of one object, then another object.
+/// A survey of two ranges of one object and of another object.
 fn survey() -> Event {
     let cut = |index: u32, range: std::ops::Range<u64>| RawShard { range, ..shard(index) };
     let shards = vec![cut(0, 0..4), cut(1, 4..10), cut(2, 0..10)];
@@ -12,7 +12,7 @@ fn survey() -> Event {
     Event::Surveyed { run: run(), outcome }
 }
 
-/// `shard` has ten lines, of which the `bad` one is malformed.
+/// A report that `shard` is prepared: it has ten lines, of which line `bad` is malformed.
 fn outcome(shard: u32, bad: u64) -> Report {
     let mut counts = Counts { read: 9, eligible: 9, ..Counts::default() };
     let (object, reason) = (format!("o{}", shard / 2), "bad".to_owned());
@@ -25,7 +25,7 @@ fn outcome(shard: u32, bad: u64) -> Report {
     Report::ShardPrepared { run: run(), shard, outcome }
 }
 
-/// The table of contents that comes of reports by (stream, report) in this order.
+/// The table of contents after these reports, given as (stream, report), in this order.
 fn contents(reports: [(u64, Report); 3]) -> manifest::Prepared {
     let mut b = Bench::new();
     b.report(1, hello(1));
@@ -42,8 +42,8 @@ fn contents(reports: [(u64, Report); 3]) -> manifest::Prepared {
 }
 
 #[test]
-fn ranges_of_an_object_count_its_lines_on_whatever_came_first() {
-    // The greater range goes to the first worker, the first one and the other object to the second.
+fn ranges_of_an_object_continue_its_line_numbers_whichever_is_done_first() {
+    // The first worker prepares the first range and the other object, the second worker the second range.
     let forward = contents([(1, outcome(0, 3)), (2, outcome(1, 4)), (1, outcome(2, 5))]);
     let backward = contents([(1, outcome(2, 5)), (2, outcome(1, 4)), (1, outcome(0, 3))]);
     assert_eq!(forward, backward);
@@ -57,13 +57,13 @@ fn ranges_of_an_object_count_its_lines_on_whatever_came_first() {
 }
 
 #[test]
-fn nobody_holds_more_shards_than_keep_it_busy() {
+fn no_worker_holds_more_shards_than_keep_it_busy() {
     let mut b = Bench::new();
     b.report(1, hello(1));
     b.submit();
     let out = b.handle(surveyed(6));
     assert_eq!(out.last(), Some(&direct(1, prepare(&[0, 1, 2, 3]))));
-    assert_eq!(b.report(2, hello(2)), [direct(2, prepare(&[4, 5]))], "the rest is free to take");
+    assert_eq!(b.report(2, hello(2)), [direct(2, prepare(&[4, 5]))], "the rest is free");
     let out = b.report(1, prepared(0));
     assert_eq!(out.last(), Some(&direct(1, prepare(&[1, 2, 3]))));
 }

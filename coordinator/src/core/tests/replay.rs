@@ -1,8 +1,8 @@
-//! A coordinator that replays journals is the one that wrote them.
+//! A coordinator that replays journals goes on like the one that wrote them.
 
 use super::*;
 
-/// Of a run in generation 1 with a checkpoint after step 2, and what came then.
+/// The history of a run in generation 1 with a checkpoint after step 2, followed by `then`.
 pub(super) fn history(then: &[Fact]) -> Vec<Fact> {
     let before = [
         Fact::Submitted { spec_yaml: "spec".into() },
@@ -24,7 +24,7 @@ fn claim() -> Command {
 fn a_generation_whose_members_all_come_back_goes_on() {
     let (mut b, out) = Bench::adopted(history(&[]), false);
     assert_eq!(out, [claim()]);
-    assert_eq!(b.report(1, hello_from(1, 1, 3)), [], "it is left alone until all are here");
+    assert_eq!(b.report(1, hello_from(1, 1, 3)), [], "no directive until all are back");
     let duty = |rank| Duty::Train(train(1, &[1, 2], rank, None));
     assert_eq!(b.report(2, hello_from(2, 1, 3)), [direct(1, duty(0)), direct(2, duty(1))]);
     b.report(1, step_done(1, 1, 3));
@@ -32,7 +32,7 @@ fn a_generation_whose_members_all_come_back_goes_on() {
 }
 
 #[test]
-fn what_the_first_to_come_back_says_counts_before_the_last_is_there() {
+fn reports_of_the_first_member_to_come_back_count_before_the_last_is_back() {
     let (mut b, _) = Bench::adopted(history(&[]), false);
     b.report(1, hello_from(1, 1, 4));
     assert_eq!(b.part(1, 1, 4), []);
@@ -45,7 +45,7 @@ fn what_the_first_to_come_back_says_counts_before_the_last_is_there() {
 }
 
 #[test]
-fn a_member_that_is_missing_after_the_grace_is_gathered_without() {
+fn the_run_regroups_without_a_member_that_is_missing_after_the_grace() {
     let (mut b, _) = Bench::adopted(history(&[]), false);
     b.report(1, hello_from(1, 1, 3));
     b.report(3, hello(3));
@@ -95,7 +95,7 @@ fn stopped_and_failed_runs_go_on_only_when_they_are_resumed() {
 }
 
 #[test]
-fn what_has_ended_for_good_is_never_resumed() {
+fn succeeded_and_cancelled_runs_do_not_go_on_when_they_are_adopted() {
     let succeeded = Fact::Succeeded { model: "model".into() };
     for (end, phase) in [(succeeded, "succeeded"), (Fact::Cancelled, "cancelled")] {
         let (b, out) = Bench::adopted(history(&[end]), true);
@@ -104,7 +104,7 @@ fn what_has_ended_for_good_is_never_resumed() {
 }
 
 #[test]
-fn a_run_without_a_plan_begins_with_the_survey() {
+fn a_run_without_a_plan_begins_with_its_survey() {
     let (_, out) = Bench::adopted(history(&[])[..3].to_vec(), false);
     assert_eq!(out, [claim(), Command::Survey { run: run() }]);
 }
@@ -134,7 +134,7 @@ fn a_stop_that_the_restarted_coordinator_does_not_know_of_ends_the_membership_on
 }
 
 #[test]
-fn a_run_that_was_resumed_stays_resumed_over_a_restart() {
+fn a_resumed_run_stays_resumed_after_a_restart() {
     let resumed = [Fact::Paused { step: 2 }, Fact::Claimed { epoch: Epoch(6), holder: None }];
     let (b, out) = Bench::adopted(history(&resumed), false);
     assert_eq!((b.phase(), out), ("gathering", vec![claim()]));

@@ -1,4 +1,4 @@
-//! Checkpoints: put together from every rank's part, committed once, kept or not.
+//! Checkpoints, which are put together from the parts of all ranks, committed once, and kept or deleted.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn parts_of_a_fenced_member_never_reach_a_manifest() {
     let mut b = Bench::training();
     b.part(1, 1, 2);
     b.replace(2, 3);
-    assert_eq!(b.part(2, 1, 2), [], "its stream is no longer its own");
+    assert_eq!(b.part(2, 1, 2), [], "its stream is closed");
     assert_eq!(b.report(3, part(2, 1, 2)), [], "the membership is over");
     b.report(1, loaded());
     b.report(3, loaded());
@@ -80,12 +80,12 @@ fn nobody_waits_for_a_part_that_was_not_begun_or_died_or_failed() {
     b.report(1, loaded());
     b.report(2, loaded());
     let out = b.report(2, part_failed(1, 2));
-    let told = incident(None, "").len() + 1;
-    formed(out[told..].to_vec());
+    let before = incident(None, "").len() + 1;
+    formed(out[before..].to_vec());
 }
 
 #[test]
-fn what_is_said_again_of_a_settled_checkpoint_is_not_waited_for() {
+fn resent_reports_of_a_settled_checkpoint_are_not_waited_for() {
     let mut b = Bench::checkpointed(2);
     b.report(2, part_failed(1, 3));
     for step in [1, 2, 3] {
@@ -115,7 +115,7 @@ fn the_part_of_a_worker_that_leaves_is_waited_for() {
 }
 
 #[test]
-fn what_a_worker_cannot_store_before_it_has_to_go_is_not_held_against_the_store() {
+fn a_part_that_a_leaving_worker_cannot_store_does_not_count_against_the_run() {
     let mut b = Bench::training();
     b.report(2, leaving());
     for step in 1..=4 {
@@ -125,7 +125,7 @@ fn what_a_worker_cannot_store_before_it_has_to_go_is_not_held_against_the_store(
 }
 
 #[test]
-fn what_is_stored_during_a_regroup_is_where_the_next_generation_begins() {
+fn a_checkpoint_stored_during_a_regroup_is_where_the_next_generation_begins() {
     let mut b = Bench::training();
     b.part(1, 1, 2);
     b.report(1, trouble(1, Cause::Peer));
@@ -137,7 +137,7 @@ fn what_is_stored_during_a_regroup_is_where_the_next_generation_begins() {
 }
 
 #[test]
-fn what_is_stored_during_a_regroup_knows_what_was_skipped() {
+fn a_checkpoint_stored_during_a_regroup_knows_what_was_skipped() {
     let mut b = Bench::training();
     b.part(1, 1, 2);
     b.report(1, trouble(1, Cause::Peer));
@@ -155,7 +155,7 @@ fn a_part_outlives_its_rank_once_it_is_stored() {
 }
 
 #[test]
-fn a_generation_that_went_back_ends_what_was_on_its_way() {
+fn a_generation_that_goes_back_ends_the_checkpoints_on_their_way() {
     let mut b = Bench::training();
     b.part(1, 1, 2);
     b.report(1, trouble(1, Cause::Peer));
@@ -171,20 +171,20 @@ fn a_part_that_cannot_be_stored_costs_its_checkpoint_and_a_second_one_the_run() 
     b.part(1, 1, 1);
     let given_up = |step| {
         let why = "worker w2 (rank 1): full";
-        let told = incident(None, &format!("the checkpoint after step {step} was given up: {why}"));
-        [&told[..], &[Command::Discard { run: run(), lineage: Lineage(1), step }]].concat()
+        let why = incident(None, &format!("the checkpoint after step {step} was given up: {why}"));
+        [&why[..], &[Command::Discard { run: run(), lineage: Lineage(1), step }]].concat()
     };
     assert_eq!(b.report(2, part_failed(1, 1)), given_up(1));
-    assert_eq!(b.report(2, part_failed(1, 1)), [], "said again");
+    assert_eq!(b.report(2, part_failed(1, 1)), [], "the report is resent");
     assert_eq!(b.part(1, 1, 1), []);
     b.checkpoint(1, 2);
-    assert_eq!(b.report(2, part_failed(1, 3)), given_up(3), "not in a row");
+    assert_eq!(b.report(2, part_failed(1, 3)), given_up(3), "not two in a row");
     b.report(2, part_failed(1, 4));
     assert_eq!(b.phase(), "failed");
 }
 
 #[test]
-fn of_a_damaged_checkpoint_the_one_before_it_takes_the_place() {
+fn the_checkpoint_before_a_damaged_one_takes_its_place() {
     let mut b = Bench::checkpointed(1);
     b.checkpoint(1, 2);
     b.report(1, trouble(1, Cause::Peer));
@@ -195,14 +195,14 @@ fn of_a_damaged_checkpoint_the_one_before_it_takes_the_place() {
                    the one after step 1 is used instead";
     let damaged = journal([Fact::Damaged { lineage: Lineage(1), step: 2 }]);
     assert_eq!(out[..3], [&[damaged][..], &incident(Some(2), message)].concat());
-    assert_eq!(b.report(1, trouble(2, Cause::Checkpoint)), [], "of the same one");
+    assert_eq!(b.report(1, trouble(2, Cause::Checkpoint)), [], "about the same checkpoint");
     b.report(1, loaded());
     let (history, _) = generation(3, 1, &[1, 2]);
     assert_eq!(b.report(2, loaded())[0], journal([history]));
 }
 
 #[test]
-fn damage_is_heard_although_a_peer_was_missed_before() {
+fn damage_counts_although_a_lost_peer_was_reported_first() {
     let mut b = Bench::checkpointed(1);
     b.checkpoint(1, 2);
     b.report(1, trouble(1, Cause::Peer));
@@ -241,7 +241,7 @@ fn the_newest_and_the_best_are_kept() {
 }
 
 #[test]
-fn what_is_measured_after_its_commit_may_be_the_best() {
+fn a_checkpoint_that_is_measured_after_its_commit_may_be_the_best() {
     let mut b = Bench::checkpointed(2);
     b.report(1, evaluated(1, 2, &[(0, 1.0, 1.0)]));
     let out = b.report(2, evaluated(1, 2, &[]));
@@ -249,14 +249,14 @@ fn what_is_measured_after_its_commit_may_be_the_best() {
 }
 
 #[test]
-fn nothing_is_the_best_where_nothing_is_measured() {
+fn no_checkpoint_is_the_best_if_none_is_measured() {
     let mut b = Bench::checkpointed(1);
     b.checkpoint(1, 2);
     assert_eq!(b.checkpoint(1, 3).last(), Some(&retain(1, &[2, 3], None)));
 }
 
 #[test]
-fn a_pruned_checkpoint_is_not_made_again_from_what_is_said_again() {
+fn resent_reports_do_not_make_a_pruned_checkpoint_again() {
     let mut b = Bench::checkpointed(1);
     b.checkpoint(1, 2);
     b.checkpoint(1, 3);
@@ -265,7 +265,7 @@ fn a_pruned_checkpoint_is_not_made_again_from_what_is_said_again() {
 }
 
 #[test]
-fn of_two_manifests_the_later_step_is_the_newest_whichever_is_stored_first() {
+fn the_checkpoint_of_the_later_step_is_the_newest_whichever_is_stored_first() {
     let mut b = Bench::training();
     for step in [1, 2] {
         b.part(1, 1, step);
@@ -277,7 +277,7 @@ fn of_two_manifests_the_later_step_is_the_newest_whichever_is_stored_first() {
 }
 
 #[test]
-fn a_checkpoint_that_cannot_be_is_an_incident() {
+fn a_checkpoint_that_cannot_be_sealed_is_an_incident() {
     let mut b = Bench::training();
     b.part(1, 1, 2);
     b.part(2, 1, 2);
@@ -289,7 +289,7 @@ fn a_checkpoint_that_cannot_be_is_an_incident() {
 }
 
 #[test]
-fn a_last_checkpoint_that_cannot_be_fails_the_run_whichever_is_heard_first() {
+fn a_last_checkpoint_that_cannot_be_sealed_fails_the_run_whichever_comes_first() {
     let outcome = || Err("the disk is full".into());
     let failed = || Event::Sealed { run: run(), lineage: Lineage(1), step: 4, outcome: outcome() };
     for failed_first in [true, false] {

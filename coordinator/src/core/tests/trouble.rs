@@ -1,4 +1,4 @@
-//! One node's trouble is its own; what is wrong everywhere ends the run.
+//! Trouble of one node does not end a run; trouble of all nodes does.
 
 use super::*;
 
@@ -76,7 +76,7 @@ fn a_newcomers_trouble_does_not_concern_a_run_that_trains() {
         let status = b.core.status(&run()).expect("it is known");
         assert_eq!(status.troubled.len(), 1);
         assert_eq!(status.troubled[0].trouble.as_deref(), Some("broken"));
-        // It is tried again, after longer each time.
+        // It is tried again, after a longer wait each time.
         let again = [direct(3, Duty::Load(load()))];
         assert_eq!(b.pass(1000, &[1, 2, 3]), again);
         b.report(3, trouble(0, cause));
@@ -88,7 +88,7 @@ fn a_newcomers_trouble_does_not_concern_a_run_that_trains() {
 }
 
 #[test]
-fn a_newcomer_that_speaks_for_a_generation_changes_nothing() {
+fn a_newcomer_that_reports_for_a_generation_changes_nothing() {
     let mut b = Bench::training();
     b.report(3, hello(3));
     for cause in [Cause::Data, Cause::Model, Cause::Peer, Cause::Storage, Cause::Checkpoint] {
@@ -98,16 +98,16 @@ fn a_newcomer_that_speaks_for_a_generation_changes_nothing() {
 }
 
 #[test]
-fn what_every_member_says_of_data_or_model_fails_the_run() {
+fn data_or_model_trouble_of_every_member_fails_the_run() {
     for (cause, kind) in [(Cause::Data, Failure::Data), (Cause::Model, Failure::User)] {
         let mut b = Bench::training();
-        assert_eq!(b.report(1, trouble(1, cause)), [], "the others are asked");
+        assert_eq!(b.report(1, trouble(1, cause)), [], "the other may report the same");
         assert_eq!(b.report(2, trouble(1, cause))[..2], failed(kind), "{cause:?}");
     }
 }
 
 #[test]
-fn what_one_member_says_of_data_or_model_is_its_own_trouble() {
+fn data_or_model_trouble_of_one_member_is_its_own_setback() {
     let mut b = Bench::training();
     b.report(1, trouble(1, Cause::Model));
     let out = b.report(2, accuse(1, 0, false, None));
@@ -115,7 +115,7 @@ fn what_one_member_says_of_data_or_model_is_its_own_trouble() {
     assert_eq!(out[..2], incident(Some(1), why));
     assert_eq!(b.phase(), "gathering");
     assert_eq!(reason(&b, 1).as_deref(), Some("broken"));
-    // The same where the other has nothing left to do.
+    // The same holds if the other has stopped.
     let mut b = Bench::training();
     b.report(1, trouble(1, Cause::Model));
     b.report(2, stopped(1, 4));
@@ -123,7 +123,7 @@ fn what_one_member_says_of_data_or_model_is_its_own_trouble() {
 }
 
 #[test]
-fn a_members_store_that_does_not_answer_is_never_held_against_the_run() {
+fn storage_trouble_of_a_member_never_counts_against_the_run() {
     let mut b = Bench::training();
     for generation in 1..20 {
         let out = b.report(1, trouble(generation, Cause::Storage));
@@ -136,7 +136,7 @@ fn a_members_store_that_does_not_answer_is_never_held_against_the_run() {
 }
 
 #[test]
-fn what_may_be_chance_fails_the_run_once_every_worker_has_tried_often() {
+fn trouble_that_may_be_chance_fails_the_run_once_every_worker_has_tried_often() {
     let mut b = Bench::planned();
     for _ in 0..Timing::default().fruitless_generations {
         b.report(1, trouble(0, Cause::Internal));
@@ -158,7 +158,7 @@ fn a_bad_shard_counts_once_a_second_worker_agrees() {
     b.handle(surveyed(2));
     let out = b.report(1, bad_shard(0));
     assert_eq!(out, [direct(1, Duty::Idle), direct(2, prepare(&[0, 1]))], "the other tries it");
-    assert_eq!(b.report(1, bad_shard(0)), [], "it is no longer its own");
+    assert_eq!(b.report(1, bad_shard(0)), [], "it does not hold the shard any more");
     assert_eq!(b.report(2, bad_shard(0))[..2], failed(Failure::Data));
 }
 
@@ -187,7 +187,7 @@ fn a_node_that_prepares_nothing_leaves_its_shards_to_the_others() {
 }
 
 #[test]
-fn a_second_process_of_one_name_is_told_to_try_later() {
+fn a_second_process_of_the_same_name_is_turned_away_for_now() {
     let mut b = Bench::training();
     let out = b.report(3, hello_anew(2));
     let [Command::Direct { stream: Stream(3), directive }, last] = &out[..] else {
@@ -197,7 +197,7 @@ fn a_second_process_of_one_name_is_told_to_try_later() {
     assert_eq!(*last, close(3));
     b.handle(Event::Hangup { stream: Stream(3) });
     assert_eq!(b.phase(), "training");
-    // One that died without a word loses its lease; then the other gets in.
+    // The connected process falls silent and its lease ends; then the other one is accepted.
     b.pass(5000, &[1]);
     let out = b.report(4, hello_anew(2));
     assert_eq!(out.last(), Some(&direct(4, Duty::Load(load()))));
@@ -218,16 +218,16 @@ fn a_candidate_is_dialled_before_it_is_admitted() {
     let out = b.core.handle(b.now, Event::Reported { stream: Stream(3), report });
     assert_eq!(out[0], dial);
     b.report(3, loaded());
-    assert_eq!(b.phase(), "gathering", "nobody has reached it yet");
+    assert_eq!(b.phase(), "gathering", "it was not reached yet");
     let dialled = |outcome: Result<(), String>| Event::Dialled {
         worker: worker(3),
         incarnation: Incarnation::new("process 3"),
         outcome,
     };
     b.handle(dialled(Err("connection refused".into())));
-    let reason = reason(&b, 3).expect("it is told");
+    let reason = reason(&b, 3).expect("it waits");
     assert!(reason.contains("10.0.0.3:1") && reason.contains("--ring-address"), "{reason}");
-    // It is dialled again, and what it has loaded is as good as before.
+    // It is dialled again, and need not load again.
     b.now += Duration::from_secs(1);
     assert!(b.core.handle(b.now, Event::Tick).contains(&dial));
     let formed = b.handle(dialled(Ok(())));
@@ -235,7 +235,7 @@ fn a_candidate_is_dialled_before_it_is_admitted() {
 }
 
 #[test]
-fn a_lost_rank_is_named_and_not_who_reports_it() {
+fn a_lost_rank_is_named_and_not_its_reporter() {
     let mut b = Bench::training();
     let out = b.report(1, accuse(1, 1, false, None));
     let why = "worker w2 (rank 1) was lost at step 1: worker w1 (rank 0) reports: broken";
@@ -243,20 +243,19 @@ fn a_lost_rank_is_named_and_not_who_reports_it() {
 }
 
 #[test]
-fn how_a_process_ended_is_told_once_the_next_one_is_there() {
+fn the_end_of_a_process_is_an_incident_once_the_next_one_connects() {
     let mut b = Bench::training();
     b.handle(Event::Hangup { stream: Stream(2) });
     let Report::Hello(next) = hello_anew(2) else { unreachable!("it is one") };
     let last_end = Some("killed by signal 9 (SIGKILL)".to_owned());
     let out = b.report(3, Report::Hello(Hello { last_end, ..next }));
     let lost = "worker w2 (rank 1) was lost after step 0: another process took its place";
-    let back =
-        "worker w2 has a new process; the one before it ended so: killed by signal 9 (SIGKILL)";
+    let back = "worker w2 has a new process; the one before it ended: killed by signal 9 (SIGKILL)";
     assert_eq!(out[..4], [incident(Some(2), lost), incident(Some(2), back)].concat());
 }
 
 #[test]
-fn two_that_cannot_reach_each_other_are_both_named_and_none_is_set_aside() {
+fn two_workers_that_cannot_reach_each_other_are_both_named_and_none_is_set_aside() {
     let mut b = Bench::training();
     let out = b.report(1, accuse(1, 1, true, None));
     let [Command::Journal { events, .. }, ..] = &out[..] else { panic!("{out:?}") };
@@ -268,7 +267,7 @@ fn two_that_cannot_reach_each_other_are_both_named_and_none_is_set_aside() {
     assert_eq!((reason(&b, 1), reason(&b, 2)), (None, None));
 }
 
-/// A bench with three workers, in generation 1.
+/// A bench with three workers that have nothing loaded, and a run of two or three members whose plan is stored.
 fn three() -> Bench {
     let mut b = Bench::new();
     let settings = Settings { min_workers: 2, max_workers: 3, ..settings() };
@@ -309,15 +308,15 @@ fn a_worker_that_has_read_another_base_is_never_a_member() {
     b.report(2, based_on("another"));
     let formed = b.report(3, based_on("base"));
     assert_eq!(formed[0], journal([based(), generation(1, 0, &[1, 3]).0]));
-    assert!(reason(&b, 2).is_some_and(|reason| reason.contains("another base")));
-    // Later ones are compared with what is journaled.
+    assert!(reason(&b, 2).is_some_and(|reason| reason.contains("2 of 3 workers have read")));
+    // Later workers are compared with the base that is journaled.
     b.report(4, hello(4));
     b.report(4, based_on("another"));
-    assert!(reason(&b, 4).is_some_and(|reason| reason.contains("another base")));
+    assert!(reason(&b, 4).is_some_and(|reason| reason.contains("the run began with")));
 }
 
 #[test]
-fn two_that_have_read_different_bases_fail_the_run_and_both_are_named() {
+fn two_workers_with_different_bases_fail_the_run_and_both_are_named() {
     let mut b = Bench::planned();
     b.report(1, based_on("a"));
     let out = b.report(2, based_on("b"));
@@ -325,7 +324,7 @@ fn two_that_have_read_different_bases_fail_the_run_and_both_are_named() {
         panic!("{out:?}")
     };
     assert_eq!(*kind, Failure::User);
-    for part in ["w1 have digest a", "w2 have digest b"] {
+    for part in ["digest a on w1", "digest b on w2"] {
         assert!(message.contains(part), "{message}");
     }
 }
@@ -338,7 +337,7 @@ fn parts_of_different_states_are_no_checkpoint_and_all_go_back() {
     let other = SavedPart { digest: "another".into(), ..part };
     let out = b.report(2, Report::PartSaved(place, step, other));
     let message = "the checkpoint after step 2 was given up: the ranks do not hold the same state: \
-                   worker w2 (rank 1) and worker w1 (rank 0) hold each another one";
+                   worker w2 (rank 1) and worker w1 (rank 0) differ";
     assert_eq!(out[..2], incident(None, message));
     assert_eq!(out[2], Command::Discard { run: run(), lineage: Lineage(1), step: 2 });
     assert_eq!(b.phase(), "gathering");
@@ -377,7 +376,7 @@ fn a_worker_that_cannot_be_reached_gives_its_shards_back() {
 }
 
 #[test]
-fn a_shard_that_one_has_failed_on_is_tried_again_once_the_others_are_gone() {
+fn a_shard_that_one_worker_failed_on_is_tried_again_once_the_others_are_gone() {
     let mut b = Bench::new();
     b.report(1, hello(1));
     b.report(2, hello(2));

@@ -1,4 +1,4 @@
-//! Several runs: who has the workers, and who waits for what.
+//! Several runs: which one has the workers, and what the others wait for.
 
 use super::*;
 
@@ -31,7 +31,7 @@ fn phase(b: &Bench, name: &str) -> (&'static str, String) {
     (status.phase, status.detail)
 }
 
-/// Loads for whom each worker was told to, in these commands.
+/// The runs for which these commands have workers load.
 fn loads(commands: &[Command]) -> Vec<RunId> {
     let load = |command: &Command| match command {
         Command::Direct { directive, .. } => match &directive.duty {
@@ -44,13 +44,13 @@ fn loads(commands: &[Command]) -> Vec<RunId> {
 }
 
 #[test]
-fn sources_are_listed_whosever_turn_it_is_and_runs_go_in_the_order_of_submission() {
+fn sources_of_waiting_runs_are_listed_and_the_first_run_that_can_start_starts() {
     let mut b = Bench::new();
     b.report(1, hello(1));
     b.report(2, hello(2));
     assert!(submit(&mut b, "first", 1).contains(&Command::Survey { run: named("first") }));
     assert!(submit(&mut b, "second", 1).contains(&Command::Survey { run: named("second") }));
-    // The second is listed first: nothing holds it up.
+    // The second run is listed first and need not wait for the first one.
     let out = b.handle(listed("second", true));
     assert_eq!(out.len(), 1, "its plan: {out:?}");
     assert_eq!(b.handle(listed("first", true)), []);
@@ -63,7 +63,7 @@ fn sources_are_listed_whosever_turn_it_is_and_runs_go_in_the_order_of_submission
 }
 
 #[test]
-fn data_that_another_run_has_prepared_meanwhile_is_not_prepared_again() {
+fn data_that_another_run_has_since_prepared_is_not_prepared_again() {
     let mut b = Bench::training();
     submit(&mut b, "next", 1);
     b.handle(listed("next", false));
@@ -77,7 +77,7 @@ fn data_that_another_run_has_prepared_meanwhile_is_not_prepared_again() {
 }
 
 #[test]
-fn a_source_that_hangs_keeps_nobody_waiting() {
+fn a_source_that_hangs_does_not_delay_other_runs() {
     let mut b = Bench::new();
     b.report(1, hello(1));
     submit(&mut b, "hangs", 1);
@@ -88,7 +88,7 @@ fn a_source_that_hangs_keeps_nobody_waiting() {
 }
 
 #[test]
-fn a_run_that_wants_more_workers_than_there_are_lets_the_next_one_pass() {
+fn a_run_that_wants_more_workers_than_are_connected_lets_the_next_one_pass() {
     let mut b = Bench::new();
     b.report(1, hello(1));
     submit(&mut b, "greedy", 9);
@@ -97,7 +97,7 @@ fn a_run_that_wants_more_workers_than_there_are_lets_the_next_one_pass() {
     b.handle(planned_as("greedy"));
     b.report(1, Report::Loaded { run: named("greedy"), base_digest: "base".into() });
     assert_eq!(phase(&b, "greedy").1, "waiting: 1 of 9 workers");
-    // It keeps them for a while: more may be on their way.
+    // It keeps its workers for a while, since more may connect.
     b.handle(listed("modest", true));
     assert_eq!(phase(&b, "modest").0, "queued");
     b.pass(9500, &[1]);
@@ -109,7 +109,7 @@ fn a_run_that_wants_more_workers_than_there_are_lets_the_next_one_pass() {
     b.pass(1000, &[1]);
     assert_eq!(phase(&b, "modest").0, "training");
     assert_eq!(phase(&b, "greedy"), ("gathering", "waiting: 0 of 9 workers, 1 loading".to_owned()));
-    // Nobody takes them from a run that trains, and the greedy one is tried again after it.
+    // The greedy run does not take workers from a run that trains, and has its turn after it.
     b.handle(Event::Cancel { ticket: Ticket(3), run: named("modest") });
     assert_eq!(b.core.current(), Some(&named("greedy")));
 }
@@ -129,7 +129,7 @@ fn a_run_that_has_lost_a_worker_keeps_the_others_for_longer() {
 }
 
 #[test]
-fn of_runs_that_have_ended_only_a_summary_stays() {
+fn only_the_status_of_an_ended_run_stays_in_memory() {
     let mut b = Bench::training();
     b.handle(Event::Cancel { ticket: Ticket(3), run: run() });
     assert!(!b.core.holds(&run()));
@@ -138,7 +138,7 @@ fn of_runs_that_have_ended_only_a_summary_stays() {
 }
 
 #[test]
-fn a_beat_moves_nobody() {
+fn a_beat_causes_no_commands() {
     let mut b = Bench::training();
     let before = b.core.next_deadline();
     for _ in 0..100 {
@@ -153,7 +153,7 @@ fn another_attempt_begins_at_the_newest_checkpoint_behind_the_runs_that_wait() {
     b.handle(Event::Cancel { ticket: Ticket(3), run: run() });
     assert!(b.core.may_resume(&run()).is_ok());
     let history = super::replay::history(&[Fact::Cancelled]);
-    // One checkpoint was stored, and its run ended before it was journaled.
+    // The checkpoint after step 3 was stored, but the run ended before it was journaled.
     let resumed = Fact::Resumed { attempt: 2, spec_yaml: "spec".into() };
     let beginning = vec![resumed.clone(), checkpointed(1, 3)];
     let out = b.core.resume(b.now, Ticket(4), past(settings(), history), beginning);
@@ -170,19 +170,19 @@ fn another_attempt_begins_at_the_newest_checkpoint_behind_the_runs_that_wait() {
     b.report(1, loaded());
     let formed = b.report(2, loaded());
     assert_eq!(formed[0], journal([generation(2, 3, &[1, 2]).0]));
-    // The next end is this attempt's.
+    // This attempt can be ended too.
     b.handle(Event::Cancel { ticket: Ticket(5), run: run() });
     assert_eq!(b.phase(), "cancelled");
 }
 
 #[test]
-fn a_run_that_has_succeeded_has_no_other_attempt() {
+fn a_run_that_has_succeeded_cannot_be_resumed() {
     let mut b = Bench::checkpointed(4);
     b.report(1, stopped(1, 4));
     b.report(2, stopped(1, 4));
     b.handle(published());
     let refused = b.core.may_resume(&run()).unwrap_err();
-    assert!(refused.contains("it is succeeded"), "{refused}");
+    assert!(refused.contains("cannot be resumed: it is succeeded"), "{refused}");
     assert!(b.core.may_resume(&named("x")).unwrap_err().contains("no run `x`"));
 }
 
@@ -196,7 +196,7 @@ fn a_run_whose_journal_cannot_be_read_is_listed_with_the_reason() {
 }
 
 #[test]
-fn steps_that_are_recorded_are_named_and_not_counted_twice() {
+fn recorded_steps_are_acknowledged_and_not_counted_twice() {
     let mut b = Bench::training();
     for step in 0..3 {
         b.report(1, step_done(1, 1, step));
@@ -210,11 +210,11 @@ fn steps_that_are_recorded_are_named_and_not_counted_twice() {
     });
     assert_eq!(heard, Some(3));
     assert_eq!(b.report(1, step_done(1, 1, 1)), []);
-    assert_eq!(b.report(3, step_done(2, 1, 1)), [], "it is known");
+    assert_eq!(b.report(3, step_done(2, 1, 1)), [], "the step is committed");
 }
 
 #[test]
-fn a_restarted_coordinator_hears_hundreds_of_steps_of_one_rank_before_the_others() {
+fn a_restarted_coordinator_takes_hundreds_of_steps_of_one_rank_before_those_of_the_others() {
     let (mut b, _) = Bench::adopted(super::replay::history(&[]), false);
     b.core.recorded(&run(), Lineage(1), 3);
     b.report(1, hello_from(1, 1, 500));
@@ -234,7 +234,7 @@ fn a_restart_takes_no_member_from_a_run_that_trains_for_one_that_cannot_start() 
     let greedy = Past { run: named("greedy"), ..past(greedy, planned_only) };
     b.core.adopt(b.now, greedy, None, false);
     b.core.adopt(b.now, past(settings(), super::replay::history(&[])), None, false);
-    assert_eq!(b.report(1, hello_from(1, 1, 3)), [], "it is left alone");
+    assert_eq!(b.report(1, hello_from(1, 1, 3)), [], "no directive until all are back");
     let out = b.report(2, hello_from(2, 1, 3));
     assert!(loads(&out).is_empty(), "{out:?}");
     assert_eq!(phase(&b, "r").0, "training");
@@ -243,7 +243,7 @@ fn a_restart_takes_no_member_from_a_run_that_trains_for_one_that_cannot_start() 
 }
 
 #[test]
-fn a_run_that_no_worker_can_work_for_does_not_keep_them_by_trying_again() {
+fn a_run_that_no_worker_can_work_for_does_not_keep_the_workers_by_retrying() {
     let mut b = Bench::new();
     b.report(1, hello(1));
     b.report(2, hello(2));

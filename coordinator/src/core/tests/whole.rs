@@ -1,4 +1,4 @@
-//! A run from its submission to its end, every command of it.
+//! Every command of a run from its submission to its end.
 
 use super::*;
 
@@ -76,7 +76,7 @@ fn a_run_goes_from_submit_to_succeeded() {
     assert_eq!(b.report(1, stopped(1, 4)), []);
     assert_eq!(b.report(2, stopped(1, 4)), []);
     assert_eq!(b.part(2, 1, 4), []);
-    assert_eq!(b.part(1, 1, 4), [seal(1, 4)], "once every rank's part is there");
+    assert_eq!(b.part(1, 1, 4), [seal(1, 4)], "once every rank has stored its part");
     let expected = [
         journal([checkpointed(1, 4)]),
         checkpoint_notice(1, 4),
@@ -169,7 +169,7 @@ fn a_wrong_protocol_is_refused() {
 }
 
 #[test]
-fn a_last_call_lets_more_than_the_least_in() {
+fn a_last_call_admits_more_than_the_minimum() {
     let mut b = Bench::new();
     let settings = Settings { min_workers: 1, max_workers: 3, ..settings() };
     let history = vec![
@@ -181,7 +181,7 @@ fn a_last_call_lets_more_than_the_least_in() {
     b.report(1, hello(1));
     b.report(2, hello(2));
     b.report(3, hello(3));
-    assert_eq!(b.report(1, loaded()), [], "the others may still come");
+    assert_eq!(b.report(1, loaded()), [], "the others may still become ready");
     assert_eq!(b.core.next_deadline(), Some(Duration::from_secs(1)));
     assert_eq!(b.pass(500, &[1, 2, 3]), []);
     assert_eq!(b.report(2, loaded()), []);
