@@ -3,15 +3,15 @@
 //! ```text
 //! core/          PURE: events in, commands out
 //! runtime/       owns core, clock and queue; executes commands in order; its journal and its watchers' feed
-//! data/          from what a spec names to a stored plan
-//! checkpoints/   what makes stored parts a checkpoint, which of them stay, the finished model
-//! takeover/      whether the coordinator before is still there, and going on where it was
+//! data/          from the sources in a spec to a stored plan
+//! checkpoints/   sealing stored parts as a checkpoint, retention, publishing the finished model
+//! takeover/      whether the previous coordinator is still alive, and resuming its runs
 //! service/       the gRPC edge
 //! launch/        workers that a command starts for its own run
-//! cli/           what a user types and sees
+//! cli/           commands and their output
 //! ```
 //!
-//! It never knows a tensor, and a tokenizer only to show samples: whatever computes is a worker's work.
+//! The coordinator knows no tensors, and uses a tokenizer only to show samples: workers do all computation.
 
 pub mod checkpoints;
 pub mod cli;

@@ -1,4 +1,4 @@
-//! `coordinator`: the one program that a user types.
+//! The `coordinator` program, the only one that users run by hand.
 
 use std::process::ExitCode;
 
