@@ -132,7 +132,10 @@ impl Show {
             }
             Notice::Incident { message, .. } => say(&format!("incident: {message}")),
             Notice::Paused { step } => {
-                say(&format!("stopped after step {step}; {} continues", self.resume_command));
+                say(&format!(
+                    "stopped after step {step}; {} continues the run",
+                    self.resume_command
+                ));
             }
             Notice::Cancelled => say("cancelled"),
             // The command prints these as its own error.

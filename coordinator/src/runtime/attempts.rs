@@ -92,8 +92,8 @@ impl Runtime {
         let journal = Some(journal.patient(self.patience));
         let begun = Run { journal, feed: Feed::new(recorded.last_ms), spec, submitted_ms };
         self.runs.insert(run.clone(), begun);
-        self.in_turn(Work::Begin { run: run.clone(), chunk: recorded.chunks }).await;
-        self.in_turn(Work::Task(run, Task::Spec(yaml))).await;
+        self.enqueue(Work::Begin { run: run.clone(), chunk: recorded.chunks }).await;
+        self.enqueue(Work::Task(run, Task::Spec(yaml))).await;
         self.outbox.extend(commands);
     }
 }

@@ -180,7 +180,7 @@ impl Runtime {
     /// Spawns a check whether a run's data has changed since it was prepared. The data itself is not read again.
     pub(super) fn compare(&self, run: &RunId, spec: Arc<Spec>, fingerprint: String) {
         let (run, storage) = (run.clone(), self.prepared.clone());
-        self.beside(async move {
+        self.spawn(async move {
             let difference = survey::difference(&storage, &spec, &fingerprint).await;
             Event::Compared { run, difference }
         });
@@ -224,7 +224,7 @@ impl Runtime {
         }
         let recorded = feed::recorded(&self.storage, &id, lineage).await?;
         self.core.recorded(&id, lineage, recorded.steps);
-        self.in_turn(Work::Begin { run: id.clone(), chunk: recorded.chunks }).await;
+        self.enqueue(Work::Begin { run: id.clone(), chunk: recorded.chunks }).await;
         let (feed, spec) = (Feed::new(recorded.last_ms), Arc::new(spec));
         let mut run = Run { journal: None, feed, spec, submitted_ms };
         let (journal, claimed, rest) = claim(journal, commands, &id).await;

@@ -86,7 +86,7 @@ impl Runtime {
             Command::Close { stream } => drop(self.streams.remove(&stream)),
             Command::Notify { run, notice } => self.notify(run, notice).await,
             Command::Dial { worker, incarnation, ring } => {
-                self.beside(async move {
+                self.spawn(async move {
                     let outcome = dial::dial(&ring).await;
                     Event::Dialled { worker, incarnation, outcome }
                 });
@@ -96,19 +96,19 @@ impl Runtime {
             Command::Plan { run, fingerprint, prepared } => self.plan(run, fingerprint, prepared),
             Command::Seal { checkpoint, skipped } => self.seal(checkpoint, skipped),
             Command::Receipt { run, skipped } => {
-                self.in_turn(Work::Task(run, Task::Receipt(skipped))).await;
+                self.enqueue(Work::Task(run, Task::Receipt(skipped))).await;
             }
             Command::Publish { run, lineage, step, losses } => {
                 let Some(spec) = self.spec(&run) else { return };
                 let checkpoint = CheckpointId { lineage, step };
                 let finished = checkpoints::Finished { run: run.clone(), spec, checkpoint, losses };
-                self.in_turn(Work::Task(run, Task::Publish(Box::new(finished)))).await;
+                self.enqueue(Work::Task(run, Task::Publish(Box::new(finished)))).await;
             }
             Command::Discard { run, lineage, step } => {
-                self.in_turn(Work::Task(run, Task::Discard(CheckpointId { lineage, step }))).await;
+                self.enqueue(Work::Task(run, Task::Discard(CheckpointId { lineage, step }))).await;
             }
             Command::Retain { run, retained } => {
-                self.in_turn(Work::Task(run, Task::Retain(retained))).await;
+                self.enqueue(Work::Task(run, Task::Retain(retained))).await;
             }
         }
     }
@@ -126,7 +126,7 @@ impl Runtime {
     fn survey(&self, run: RunId) {
         let Some(spec) = self.spec(&run) else { return };
         let storage = self.prepared.clone();
-        self.beside(async move {
+        self.spawn(async move {
             let outcome = survey::survey(&storage, &spec).await;
             Event::Surveyed { run, outcome }
         });
@@ -134,7 +134,7 @@ impl Runtime {
 
     fn find_prepared(&self, run: RunId, fingerprint: String) {
         let storage = self.prepared.clone();
-        self.beside(async move {
+        self.spawn(async move {
             let found = survey::is_prepared(&storage, &fingerprint).await;
             let found = found.unwrap_or_else(|error| {
                 let error = chain(&error);
@@ -150,7 +150,7 @@ impl Runtime {
             planning::Places { run: self.storage.clone(), prepared: self.prepared.clone() };
         let Some(spec) = self.spec(&run) else { return };
         let patience = self.patience;
-        self.beside(async move {
+        self.spawn(async move {
             let began = Instant::now();
             let outcome = loop {
                 let prepared = prepared.clone();
@@ -172,7 +172,7 @@ impl Runtime {
         let Some(spec) = self.spec(&checkpoint.run) else { return };
         let storage = self.storage.clone();
         let patience = spec.checkpoint().storage_patience;
-        self.beside(async move {
+        self.spawn(async move {
             let began = Instant::now();
             let outcome = loop {
                 match checkpoints::seal(&storage, &checkpoint, skipped.clone()).await {
@@ -281,7 +281,7 @@ impl Runtime {
         };
         if run.feed.publish(notice) {
             let lines = run.feed.take_unstored();
-            self.in_turn(Work::Task(id.clone(), Task::Metrics(lines))).await;
+            self.enqueue(Work::Task(id.clone(), Task::Metrics(lines))).await;
         }
         if ends && let Some(run) = self.runs.remove(&id) {
             let (submitted_ms, last) = (run.submitted_ms, run.feed.last());

@@ -291,7 +291,7 @@ impl Runtime {
                 return Ok(());
             }
             Input::Settled { answer } => {
-                self.in_turn(Work::Settled(None, answer)).await;
+                self.enqueue(Work::Settled(None, answer)).await;
                 return Ok(());
             }
         };
@@ -349,7 +349,7 @@ impl Runtime {
             let spec = Arc::new(spec);
             let begun = Run { journal: Some(journal), feed, spec, submitted_ms };
             self.runs.insert(run.clone(), begun);
-            self.in_turn(Work::Task(run, Task::Spec(spec_yaml))).await;
+            self.enqueue(Work::Task(run, Task::Spec(spec_yaml))).await;
         }
     }
 
@@ -446,13 +446,13 @@ impl Runtime {
     }
 
     /// Hands work in storage to the background task, which does a run's work one piece at a time.
-    async fn in_turn(&self, work: Work) {
+    async fn enqueue(&self, work: Work) {
         // The task receives at once, and ends only with this coordinator.
         let _ = self.works.send(work).await;
     }
 
     /// Spawns long work; its outcome comes back as an event.
-    fn beside(&self, work: impl Future<Output = Event> + Send + 'static) {
+    fn spawn(&self, work: impl Future<Output = Event> + Send + 'static) {
         let handle = self.handle.clone();
         tokio::spawn(async move {
             let event = work.await;
