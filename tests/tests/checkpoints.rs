@@ -113,7 +113,7 @@ fn a_run_goes_on_with_its_data_and_says_that_it_has_changed_since() {
     fixture.write("data.jsonl", &fixture.read("data.jsonl").replacen('a', "e", 9));
     let resumed = resume(&fixture);
     let incident = resumed.only("incident").text("message");
-    assert!(incident.contains("/data.jsonl` has changed since; the run goes on"), "{incident}");
+    assert!(incident.contains("/data.jsonl` has changed since; the run continues"), "{incident}");
     assert_as_undisturbed(&fixture, &[&first, &resumed]);
 }
 

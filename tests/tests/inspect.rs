@@ -142,7 +142,7 @@ fn plan_says_in_words_what_it_rests_on_and_warns_of_few_steps() {
         "with 1 worker on this machine",
         "from the fastest of 3 micro-batches of ",
         "for each worker",
-        "of it the model's; 5 checkpoints in the run",
+        "are the model; 5 checkpoints in the run",
         "warning: fewer than 50 steps",
     ] {
         assert!(said.contains(words), "`{words}` in:\n{said}");

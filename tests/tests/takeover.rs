@@ -88,7 +88,7 @@ fn taken_over(fixture: &Fixture, output: &str, environment: &[(&'static str, Str
     let deposed = coordinator.end().with_code(1);
     let host = coordinator::takeover::holder::host();
     let words = [
-        "error: this coordinator has ended, its workers go over to the one in its place: ",
+        "error: this coordinator was replaced, and its workers move to the one that replaced it: ",
         "another coordinator took over: it wrote ",
         "/pool/journal/0000000002.json`",
         &format!("hint: it is on host `{host}` and answers at {}", pool.url),

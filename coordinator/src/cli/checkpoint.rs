@@ -1,4 +1,4 @@
-//! `coordinator checkpoint`: what a run has left in storage.
+//! `coordinator checkpoint`: lists, verifies, exports and prunes the checkpoints of a run in storage.
 
 use super::{Blame, Exit, Outcome, Refusal};
 use crate::checkpoints::tools::{Error, Found, Run};
@@ -16,7 +16,7 @@ use storage::Storage;
 pub(super) enum Command {
     /// List a run's checkpoints
     Ls(Ls),
-    /// Compare every byte of a run's checkpoints with what was written; exit code 3 if anything differs
+    /// Verify every byte of a run's checkpoints; the exit code is 3 if anything is damaged
     Verify(Verify),
     /// Copy a checkpoint's model to a folder that `transformers` loads
     Export(Export),
@@ -27,8 +27,8 @@ pub(super) enum Command {
 #[derive(Args)]
 pub(super) struct Ls {
     #[command(flatten)]
-    run: Where,
-    /// Print one JSON object a line on standard output
+    run: RunFolder,
+    /// Print one JSON object per line on standard output
     #[arg(long)]
     json: bool,
 }
@@ -36,11 +36,11 @@ pub(super) struct Ls {
 #[derive(Args)]
 pub(super) struct Verify {
     #[command(flatten)]
-    run: Where,
-    /// Verify only this one: a name, `latest`, or `best`, which has the lowest held-out loss
+    run: RunFolder,
+    /// Verify only this checkpoint: a name, `latest`, or `best`, which has the lowest held-out loss
     #[arg(long, value_name = "NAME")]
     checkpoint: Option<String>,
-    /// Print one JSON object a line on standard output
+    /// Print one JSON object per line on standard output
     #[arg(long)]
     json: bool,
 }
@@ -48,8 +48,8 @@ pub(super) struct Verify {
 #[derive(Args)]
 pub(super) struct Export {
     #[command(flatten)]
-    run: Where,
-    /// Where to: a new folder, or an empty prefix of a store
+    run: RunFolder,
+    /// The target: a new folder, or an empty prefix of a store
     to: String,
     /// Checkpoint to export: a name, `latest` or `best`
     #[arg(long, value_name = "NAME", default_value = "latest")]
@@ -59,8 +59,8 @@ pub(super) struct Export {
 #[derive(Args)]
 pub(super) struct Prune {
     #[command(flatten)]
-    run: Where,
-    /// Number of the newest checkpoints to keep; the best is kept besides
+    run: RunFolder,
+    /// Number of newest checkpoints to keep; the best one is kept as well
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     keep: u32,
     /// Only print what would be deleted
@@ -69,13 +69,13 @@ pub(super) struct Prune {
 }
 
 #[derive(Args)]
-struct Where {
+struct RunFolder {
     /// A run's folder, such as ./runs/NAME-20261121-093000-1f2e or s3://bucket/runs/NAME-...; credentials come from the
     /// environment
     run: String,
 }
 
-impl Where {
+impl RunFolder {
     async fn open(&self) -> Result<Run, Refusal> {
         let here = std::fs::canonicalize(&self.run).ok();
         let here = here.as_deref().and_then(|path| path.to_str());
@@ -135,12 +135,12 @@ async fn ls(arguments: Ls) -> Outcome {
         if arguments.json {
             print::line(json!({"checkpoint": name, "step": step, "marks": ["gone"]}))?;
         } else {
-            print::line(format_args!("{name}  gone: it was the last one"))?;
+            print::line(format_args!("{name}  gone, though it is the last one"))?;
         }
     }
     if !arguments.json && !run.others.is_empty() {
         let others = run.others.len();
-        print::line(format_args!("and {others} that are not committed, or no more"))?;
+        print::line(format_args!("and {others} uncommitted or replaced"))?;
     }
     Ok(Exit::Done)
 }
@@ -195,7 +195,7 @@ async fn export(arguments: Export) -> Outcome {
     super::probe(&to, "the folder to export to").await?;
     if !to.list("").await.blame(Exit::Infrastructure)?.is_empty() {
         let error = anyhow::anyhow!(
-            "`{}` is not empty\nhint: name a folder that is not there yet",
+            "`{}` is not empty\nhint: name a folder that does not exist yet",
             arguments.to
         );
         return Err(Refusal { exit: Exit::User, error });
@@ -205,12 +205,12 @@ async fn export(arguments: Export) -> Outcome {
     let outcome = run.export(checkpoint, &to, &|copied| bar.inc(copied)).await;
     bar.finish_and_clear();
     if let Err(error) = outcome {
-        // Nothing of it was there before.
+        // The target was empty before, so everything in it is of this export.
         for object in to.list("").await.blame(Exit::Infrastructure)? {
             to.delete(&object.key).await.blame(Exit::Infrastructure)?;
         }
         if let Some(folder) = to.local_path("") {
-            // It stays where somebody has put something else into it meanwhile.
+            // The folder stays if something else was put into it meanwhile.
             let _ = std::fs::remove_dir(folder);
         }
         return Err(refusal(error));

@@ -1,4 +1,4 @@
-//! A coordinator inside this process, on the loopback: what `run`, `plan` and `inspect` work with.
+//! A coordinator inside this process, on the loopback, for `run`, `plan` and `inspect`.
 
 use super::{Blame, Exit, Refusal};
 use crate::runtime::handle::{Handle, Stopped};
@@ -12,15 +12,15 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
 
-/// For work in storage that a run has left.
-const FAREWELL: Duration = Duration::from_secs(10);
+/// How long the end of a command waits for background work in storage.
+const SETTLE_TIME: Duration = Duration::from_secs(10);
 
-/// A port on the loopback, where nobody is answered yet; 0 is a free one.
+/// Binds a port on the loopback without listening; 0 is any free port.
 pub(super) fn reserve(port: u16) -> Result<TcpSocket, Refusal> {
     super::reserve(SocketAddr::from(([127, 0, 0, 1], port))).map_err(|error| busy(port, error))
 }
 
-/// Begins to answer there.
+/// Starts to listen on a bound port.
 pub(super) fn listen(socket: TcpSocket) -> Result<TcpListener, Refusal> {
     let port = socket.local_addr().map_or(0, |address| address.port());
     socket.listen(super::BACKLOG).map_err(|error| busy(port, error))
@@ -28,18 +28,18 @@ pub(super) fn listen(socket: TcpSocket) -> Result<TcpListener, Refusal> {
 
 fn busy(port: u16, error: std::io::Error) -> Refusal {
     let error = anyhow::Error::from(error).context(format!(
-        "port {port} on the loopback cannot be listened on\nhint: leave --port out for a free one"
+        "cannot listen on port {port} of the loopback\nhint: leave --port out to use any free port"
     ));
     Refusal { exit: Exit::User, error }
 }
 
-/// Where a coordinator that listens there is found from this host.
+/// The URL of a coordinator that listens there, for this host.
 pub(super) fn url(listener: &TcpListener) -> Result<String, Refusal> {
     let address = listener.local_addr().blame(Exit::Infrastructure)?;
     Ok(format!("http://{address}"))
 }
 
-/// The place that a spec's output names, which answers and can be written to.
+/// Opens a spec's output, and checks that it answers.
 pub(super) async fn output(spec: &proto::spec::Spec) -> Result<Storage, Refusal> {
     let storage = Storage::open(&spec.output().to_string())
         .context("output\nhint: name a folder that this user can write to")
@@ -51,16 +51,16 @@ pub(super) async fn output(spec: &proto::spec::Spec) -> Result<Storage, Refusal>
 /// A running coordinator and its server.
 pub(super) struct Embedded {
     pub(super) handle: Handle,
-    /// Where its workers find it.
+    /// The URL for its workers.
     pub(super) url: String,
     coordinator: JoinHandle<Result<(), runtime::Error>>,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
-    /// Dropped, it shuts the server.
+    /// Shuts down the server when dropped.
     _shutdown: oneshot::Sender<()>,
 }
 
 impl Embedded {
-    /// Starts `runtime`, whose workers come to `listener`.
+    /// Starts `runtime`, and a server for its workers at `listener`.
     pub(super) fn start(
         runtime: Runtime,
         handle: Handle,
@@ -69,7 +69,7 @@ impl Embedded {
         let url = url(&listener)?;
         let (shutdown, shut) = oneshot::channel::<()>();
         let server = tokio::spawn(service::serve(listener, handle.clone(), async {
-            // Dropped or sent, it is time.
+            // The sender is dropped to shut down.
             let _ = shut.await;
         }));
         Ok(Self {
@@ -81,8 +81,8 @@ impl Embedded {
         })
     }
 
-    /// What `work` with it comes to; if it stops by itself meanwhile, why it did. Who waits for its answer learns only
-    /// that there will be none.
+    /// Returns the outcome of `work`, or the coordinator's error if it stops meanwhile: work that waits for its answer
+    /// only learns that it has stopped.
     pub(super) async fn work<T>(
         &mut self,
         work: impl Future<Output = Result<T, Refusal>>,
@@ -97,7 +97,7 @@ impl Embedded {
         Err(self.stopped().await).blame(Exit::Infrastructure)
     }
 
-    /// Done when the coordinator stops by itself, which it never should; says why.
+    /// Waits until the coordinator stops by itself, which is always an error, and returns the reason.
     pub(super) async fn stopped(&mut self) -> anyhow::Error {
         match (&mut self.coordinator).await {
             Ok(Err(error)) => error.into(),
@@ -107,19 +107,19 @@ impl Embedded {
         }
     }
 
-    /// Ends it: workers are dismissed once nothing is left to do.
+    /// Closes the coordinator, which dismisses its workers once no run is left.
     pub(super) async fn close(&self) {
-        // It may have stopped by itself.
+        // The coordinator may have stopped by itself.
         let _ = self.handle.close().await;
     }
 
-    /// Waits for what it still has to do in storage: old checkpoints go, if their store lets them.
+    /// Waits until background work in storage is done, such as the deletion of old checkpoints.
     pub(super) async fn settled(&self) {
-        // What stays behind goes with the run's next checkpoint, or with `checkpoint prune`.
-        let _ = tokio::time::timeout(FAREWELL, self.handle.settled()).await;
+        // After a timeout, the next checkpoint of the run or `checkpoint prune` deletes what is left.
+        let _ = tokio::time::timeout(SETTLE_TIME, self.handle.settled()).await;
     }
 
-    /// Takes the server away.
+    /// Stops the server.
     pub(super) fn end(self) {
         self.server.abort();
     }

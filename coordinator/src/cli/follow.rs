@@ -1,4 +1,4 @@
-//! A run that this process coordinates itself, to its end: with local workers beside it.
+//! Work with an embedded coordinator and local workers, and the exit code that a run's end stands for.
 
 use super::embedded::Embedded;
 use super::{Blame, Exit, Outcome, Refusal};
@@ -7,11 +7,11 @@ use crate::launch::{self, Launched};
 use anyhow::anyhow;
 use std::path::PathBuf;
 
-/// Does `work` with `count` local workers, which are dismissed after it, and waits until they have gone and until what
-/// was to be done in storage is done.
+/// Does `work` with `count` local workers and dismisses them, then waits until they have ended and background work in
+/// storage is done.
 ///
 /// # Errors
-/// The work's own, the coordinator's if it stops, the workers' if they leave before the work is done.
+/// The error of the work, of a coordinator that stops, or of workers that leave before the work is done.
 pub(super) async fn with_workers<T>(
     coordinator: &mut Embedded,
     program: PathBuf,
@@ -24,7 +24,7 @@ pub(super) async fn with_workers<T>(
     let done = coordinator.work(async {
         tokio::select! {
             outcome = work => outcome,
-            ended = workers.watch(say) => Err(deserted(ended)),
+            ended = workers.watch(say) => Err(left_early(ended)),
         }
     });
     let outcome = done.await;
@@ -33,8 +33,8 @@ pub(super) async fn with_workers<T>(
     outcome
 }
 
-/// Workers that went before they were dismissed.
-fn deserted(ended: Result<(), launch::Error>) -> Refusal {
+/// The error if workers leave before they are dismissed.
+fn left_early(ended: Result<(), launch::Error>) -> Refusal {
     let error = match ended {
         Ok(()) => anyhow!("the workers left before the run was over"),
         Err(error) => error.into(),
@@ -42,7 +42,7 @@ fn deserted(ended: Result<(), launch::Error>) -> Refusal {
     Refusal { exit: Exit::Infrastructure, error }
 }
 
-/// How a command ends that followed a run to its end.
+/// The outcome of a command that follows a run, if the notice ends the run.
 pub(super) fn end(notice: &Notice) -> Option<Outcome> {
     match notice {
         Notice::Finished { .. } => Some(Ok(Exit::Done)),

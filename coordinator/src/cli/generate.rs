@@ -1,4 +1,4 @@
-//! `coordinator generate`: the `worker` program knows tensors, this one does not, so it is asked to do it.
+//! `coordinator generate`: runs `worker generate`, since this program knows no tensors.
 
 use super::{Blame, Exit, Outcome};
 use crate::launch;

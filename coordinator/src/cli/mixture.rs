@@ -1,4 +1,4 @@
-//! How a plan mixes the sources: what each gives to an epoch, what of it is never seen, and the plan's warnings.
+//! The mixture of a plan: each source's part of an epoch, sources that are not seen whole, and the plan's warnings.
 
 use proto::plan::SourceSummary;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ pub(super) struct Mixed {
     pub(super) figures: SourceSummary,
 }
 
-/// A line for each, below a header; none where there is nothing to mix.
+/// A table with a line for each source. Empty without sources, and for a single source that an epoch sees once.
 pub(super) fn table(sources: &[Mixed]) -> Vec<String> {
     if let [] | [Mixed { figures: SourceSummary { repeat: 1.0, .. }, .. }] = sources {
         return Vec::new();
@@ -26,14 +26,14 @@ pub(super) fn table(sources: &[Mixed]) -> Vec<String> {
     std::iter::once(header).chain(sources.iter().map(row)).collect()
 }
 
-/// A warning for each source of which `epochs` do not show all.
+/// A warning for each source that `epochs` epochs do not show completely.
 pub(super) fn unseen(sources: &[Mixed], epochs: usize) -> Vec<String> {
     let warning = |Mixed { name, figures }: &Mixed| {
         let seen = figures.repeat * epochs as f64;
-        // A thousandth is rounding.
+        // Allows for rounding.
         (seen < 0.999).then(|| {
             format!(
-                "{:.1} % of {name} is never seen; more `train.epochs`, or more of it, shows more",
+                "{:.1} % of {name} is never seen; more `train.epochs`, or more of this source, shows more",
                 (1.0 - seen) * 100.0
             )
         })
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_are_a_table_where_there_is_something_to_mix() {
+    fn several_sources_or_a_repeat_are_shown_as_a_table() {
         assert_eq!(table(&[mixed("a", 1.0)]), [""; 0]);
         assert_eq!(
             table(&[mixed("a", 1.0), mixed("/b.jsonl", 2.5)]),
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_epoch_shows_is_warned_of() {
+    fn a_source_that_is_not_seen_completely_causes_a_warning() {
         assert_eq!(unseen(&[mixed("a", 0.5), mixed("b", 0.25)], 2).len(), 1);
         let [warning] = &unseen(&[mixed("b", 0.25)], 3)[..] else { panic!("one") };
         assert!(warning.starts_with("25.0 % of b is never seen; "), "{warning}");

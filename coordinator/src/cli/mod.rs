@@ -1,4 +1,4 @@
-//! What a user types, and what they see.
+//! The commands of the `coordinator` program, and their output.
 
 mod advice;
 mod checkpoint;
@@ -28,22 +28,22 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use storage::Storage;
 use tokio::net::TcpSocket;
 
-/// How a command ends.
+/// The exit code of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Exit {
     Done = 0,
-    /// Machines, processes, storage.
+    /// An error of machines, processes or storage.
     Infrastructure = 1,
-    /// The spec, the base model, the arguments.
+    /// An error in the spec, the base model or the arguments.
     User = 2,
-    /// The data set.
+    /// An error in the data set.
     Data = 3,
-    /// Cancelled by a user.
+    /// A user has cancelled the run.
     Cancelled = 4,
-    /// Stopped gracefully; goes on with `--resume`.
+    /// The run has stopped gracefully and can be continued with `--resume`.
     Paused = 75,
-    /// The reader of standard output has gone.
+    /// The reader of standard output has closed it.
     Unread = print::EXIT_UNREAD,
 }
 
@@ -57,7 +57,7 @@ impl From<Failure> for Exit {
     }
 }
 
-/// An error, and whose fault it is.
+/// An error with its exit code.
 struct Refusal {
     exit: Exit,
     error: anyhow::Error,
@@ -81,7 +81,7 @@ impl From<print::Error> for Refusal {
 
 type Outcome = Result<Exit, Refusal>;
 
-/// Says whose fault an error is.
+/// Gives an error its exit code, which says whose fault it is.
 trait Blame<T> {
     fn blame(self, exit: Exit) -> Result<T, Refusal>;
 }
@@ -100,23 +100,23 @@ Exit codes:
   2    user error: the spec, the base model, the arguments
   3    data error: the data set, a damaged checkpoint
   4    cancelled by a user
-  75   stopped gracefully; `run --resume` goes on
-  141  the reader of standard output has gone
+  75   stopped gracefully; `run --resume` continues the run
+  141  the reader of standard output has closed it
 
 Environment:
-  MUSTER_LOG          what is logged to standard error: error, warn, info, debug or trace,
-                      for one module too (warn,coordinator::runtime::journal=debug)
+  MUSTER_LOG          log level on standard error: error, warn, info, debug or trace; a module
+                      can have its own (warn,coordinator::runtime::journal=debug)
                       [default: info for `serve`, otherwise warn]
   MUSTER_COORDINATOR  default of --coordinator
   MUSTER_TIMEOUT      default of --timeout
-  MUSTER_OUTPUT       default of `serve --output`, and the place that `doctor` checks
+  MUSTER_OUTPUT       default of `serve --output` and of the place that `doctor` checks
   MUSTER_LISTEN       default of `serve --listen`
   MUSTER_ADVERTISE    default of `serve --advertise`
-  MUSTER_CACHE        where models from a store or a hub are kept [default: ~/.cache/muster]
+  MUSTER_CACHE        folder for models from a store or a hub [default: ~/.cache/muster]
   MUSTER_WORKER       the `worker` program [default: beside this one, otherwise in the PATH]
   NO_COLOR            if set, `inspect` prints no colours
 
-Credentials of stores come from the variables of their own tools:
+Credentials for stores are taken from the variables of their own tools:
   AWS_*, GOOGLE_*, AZURE_*, HF_TOKEN, HF_ENDPOINT";
 
 /// Tunes language models to follow instructions, on many workers at once.
@@ -129,40 +129,40 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Prepare the data, train on local worker processes and leave a model folder, all in one command
+    /// Prepare the data, train with local worker processes and write a model folder, all in one command
     Run(run::Arguments),
     /// Coordinate a pool of workers and the runs that are submitted to it
     Serve(serve::Arguments),
-    /// Queue a run at a standing coordinator, or resume one that ended without success
+    /// Submit a run to a standing coordinator, or resume one that ended without success
     Submit(remote::Submit),
     /// List the runs and the workers of a standing coordinator
     List(remote::List),
-    /// Show how a run is doing
+    /// Show the status of a run
     Status(remote::Status),
     /// Follow a run until it ends
     Watch(remote::Watch),
     /// Cancel a run
     Cancel(remote::Cancel),
-    /// Show a run's data before it runs: what becomes of every record, lengths, findings, samples with their mask
+    /// Show a run's data before it runs: the outcome of every record, lengths, findings, samples with their mask
     Inspect(inspect::Arguments),
     /// Show what a run would do: packs, steps, tokens, memory, time
     Plan(plan::Arguments),
     /// List, verify, export and prune a run's checkpoints
     #[command(subcommand)]
     Checkpoint(checkpoint::Command),
-    /// Check whether a place can hold runs, and how fast it is
+    /// Check whether a folder or a store is suitable for runs, and how fast it is
     Doctor(doctor::Arguments),
-    /// Answer prompts with a model folder
+    /// Generate answers to prompts with a model folder
     Generate(generate::Arguments),
     /// Print the JSON Schema of run specs
     Schema,
 }
 
-/// Runs the command line.
+/// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
     let command = match Cli::try_parse() {
         Ok(Cli { command }) => command,
-        Err(said) => return told(&said),
+        Err(error) => return print_usage(&error),
     };
     print::log(if matches!(command, Command::Serve(_)) { "info" } else { "warn" });
     let outcome = match command {
@@ -184,20 +184,21 @@ pub fn main() -> ExitCode {
             printed.map(|()| Exit::Done).map_err(Into::into)
         }
     };
-    ended(outcome)
+    exit_code(outcome)
 }
 
-/// Prints help, a version, or what is wrong with the arguments.
-fn told(said: &clap::Error) -> ExitCode {
-    match said.print() {
-        Ok(()) => ExitCode::from(u8::try_from(said.exit_code()).unwrap_or(Exit::User as u8)),
-        Err(error) => ended(Err(print::Error::from(error).into())),
+/// Prints help, a version, or an error in the arguments.
+fn print_usage(usage: &clap::Error) -> ExitCode {
+    match usage.print() {
+        Ok(()) => ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(Exit::User as u8)),
+        Err(error) => exit_code(Err(print::Error::from(error).into())),
     }
 }
 
-fn ended(outcome: Outcome) -> ExitCode {
+/// Prints the error, if any, and returns the exit code.
+fn exit_code(outcome: Outcome) -> ExitCode {
     let exit = outcome.unwrap_or_else(|Refusal { exit, error }| {
-        // As of a program that SIGPIPE ends, nobody hears of it.
+        // A closed standard output is no error to report; programs that SIGPIPE ends print nothing either.
         if exit != Exit::Unread {
             print::note(format_args!("error: {}", visible(&proto::error::chain(error.as_ref()))));
         }
@@ -206,20 +207,20 @@ fn ended(outcome: Outcome) -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
-/// Connections that wait for a coordinator to take them.
+/// Maximum number of connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 
-/// Takes an address without answering there. Whoever held a run or a pool before is asked then: at the address of the
-/// one before, a coordinator that answered already would ask itself.
+/// Binds an address without listening. The previous holder of a run or a pool is asked in between: a coordinator with
+/// the same address that already listened would ask itself.
 fn reserve(address: SocketAddr) -> std::io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A port that was in use a moment ago; but of free ones, none that another has reserved.
+    // A given port may have been in use a moment ago. A free port must not be one that another process has reserved.
     socket.set_reuseaddr(address.port() != 0)?;
     socket.bind(address)?;
     Ok(socket)
 }
 
-/// Proves that what is to be written to answers.
+/// Checks that a storage that will be written to answers.
 async fn probe(storage: &Storage, what: &'static str) -> Result<(), Refusal> {
     storage.probe().await.map_err(|error| {
         let exit = if error.is_users() { Exit::User } else { Exit::Infrastructure };
@@ -238,7 +239,7 @@ fn block_on(work: impl Future<Output = Outcome>) -> Outcome {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.blame(Exit::Infrastructure)?;
     let outcome = runtime.block_on(work);
-    // A thread that reads standard input or stores a last object must not hold the end up.
+    // A thread that reads standard input or stores a last object must not delay the end.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     outcome
 }

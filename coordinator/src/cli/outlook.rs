@@ -1,4 +1,4 @@
-//! A run in numbers, before it runs: what the plan says, and what follows from a measured step.
+//! The figures of a run in advance: those of the plan, and those that follow from a measured step.
 
 use super::advice;
 use super::mixture::{self, Mixed};
@@ -10,7 +10,7 @@ use serde::Serialize;
 use std::fmt;
 use std::time::Duration;
 
-/// For people, and field by field for programs.
+/// The figures of a run. `Display` is for people, and the serialized fields are for programs.
 #[derive(Serialize)]
 pub(super) struct Outlook {
     name: String,
@@ -20,7 +20,7 @@ pub(super) struct Outlook {
     held_out: u64,
     packs_per_epoch: u64,
     max_tokens: u32,
-    /// Tokens per token of room in the packs.
+    /// The share of the packs' capacity that is filled.
     density: f64,
     epochs: usize,
     steps: u64,
@@ -31,15 +31,14 @@ pub(super) struct Outlook {
     trained_tokens_per_step: f64,
     tokens: u64,
     checkpoints: u64,
-    /// What each source gives, in the spec's order.
+    /// The mixture, in the spec's order.
     sources: Vec<Mixed>,
-    /// What a user may not have meant.
     warnings: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) measured: Option<Measured>,
 }
 
-/// What follows from a measured step.
+/// Estimates from a measured step.
 #[derive(Serialize)]
 pub(super) struct Measured {
     workers: u32,
@@ -48,13 +47,13 @@ pub(super) struct Measured {
     eta_seconds: f64,
     model_bytes: u64,
     checkpoint_bytes: u64,
-    /// What all of it rests on.
+    /// The measurement.
     #[serde(flatten)]
     cost: Cost,
 }
 
 impl Outlook {
-    /// What is known without a measurement.
+    /// The figures that need no measurement.
     pub(super) fn new(preview: &Preview) -> Self {
         let Preview { spec, receipt, plan, sources, warnings, .. } = preview;
         let planned_steps = (plan.steps_per_epoch * plan.epochs.len() as u64).max(1);
@@ -92,7 +91,7 @@ impl Outlook {
 }
 
 impl Measured {
-    /// With `workers` processes on this machine.
+    /// Estimates for `workers` processes on this machine.
     pub(super) fn new(cost: Cost, spec: &Spec, outlook: &Outlook, workers: u32) -> Self {
         // The slowest worker is the one with the most packs; the others wait for it.
         let packs = (outlook.packs_per_step / f64::from(workers)).ceil();
@@ -155,7 +154,7 @@ impl fmt::Display for Outlook {
     }
 }
 
-/// Ends with the size of a checkpoint, without a line break: how many there will be is the plan's to say.
+/// Ends with the size of a checkpoint and without a line break: [`Outlook`] adds the number of checkpoints.
 impl fmt::Display for Measured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
@@ -167,13 +166,13 @@ impl fmt::Display for Measured {
         )?;
         writeln!(
             f,
-            "              from the fastest of {} micro-batches of {} tokens; all else comes on top",
+            "              from the fastest of {} micro-batches of {} tokens; other overhead not included",
             self.cost.micro_batches, self.cost.micro_batch_tokens
         )?;
         writeln!(f, "  memory      {} for each worker", bytes(self.memory_bytes_per_worker))?;
         write!(
             f,
-            "  checkpoint  {}, {} of it the model's",
+            "  checkpoint  {}, of which {} are the model",
             bytes(self.checkpoint_bytes),
             bytes(self.model_bytes)
         )
@@ -184,12 +183,12 @@ pub(super) fn ratio(part: u64, whole: u64) -> f64 {
     part as f64 / whole.max(1) as f64
 }
 
-/// `1 epoch`, `3 epochs`.
+/// Formats a count with its noun: `1 epoch`, `3 epochs`.
 fn counted(n: u64, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
-/// `1.8 GB`, as storage is sold and as `ls -h --si` shows it.
+/// Formats a size in decimal units, such as `1.8 GB`.
 fn bytes(n: u64) -> String {
     const UNITS: [(&str, f64); 4] = [("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)];
     let n = n as f64;
@@ -197,7 +196,7 @@ fn bytes(n: u64) -> String {
     unit.map_or_else(|| format!("{n} B"), |(name, size)| format!("{:.1} {name}", n / size))
 }
 
-/// `2 h 5 min`, to two parts.
+/// Formats a duration in its two largest units, such as `2 h 5 min`.
 pub(super) fn duration(seconds: f64) -> String {
     let all = Duration::from_secs_f64(seconds.clamp(0.0, 1e9)).as_secs();
     match (all / 86400, all / 3600 % 24, all / 60 % 60, all % 60) {
@@ -213,10 +212,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_times_read_as_people_say_them() {
+    fn sizes_times_and_counts_are_readable() {
         assert_eq!([bytes(999), bytes(1_600_000_000)], ["999 B", "1.6 GB"]);
-        let said = [4.2, 125.0, 7_500.0, 100_000.0].map(duration);
-        assert_eq!(said, ["4 s", "2 min 5 s", "2 h 5 min", "1 d 3 h"]);
+        let durations = [4.2, 125.0, 7_500.0, 100_000.0].map(duration);
+        assert_eq!(durations, ["4 s", "2 min 5 s", "2 h 5 min", "1 d 3 h"]);
         assert_eq!([counted(1, "epoch"), counted(2, "epoch")], ["1 epoch", "2 epochs"]);
     }
 
@@ -236,7 +235,7 @@ mod tests {
     fn a_step_lasts_as_long_as_its_fullest_worker() {
         let preview = Preview::example();
         let outlook = Outlook::new(&preview);
-        // Of 16 packs on 3 workers one has 6.
+        // With 16 packs on 3 workers, one worker has 6 packs.
         let measured = Measured::new(cost(), &preview.spec, &outlook, 3);
         assert_eq!(measured.eta_seconds, 65.0);
         assert_eq!((measured.model_bytes, measured.checkpoint_bytes), (20, 140));
@@ -244,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outlook_says_what_it_rests_on_and_what_may_not_be_meant() {
+    fn an_outlook_shows_its_measurement_and_its_warnings() {
         let preview = Preview::example();
         let mut outlook = Outlook::new(&preview);
         outlook.measured = Some(Measured::new(cost(), &preview.spec, &outlook, 1));
@@ -254,13 +253,13 @@ mod tests {
   a step      16.0 packs, 32.0 samples, 1600 tokens, 400 of them trained
   in all      10 steps of 1 epoch; 16000 tokens
   time        about 2 min 45 s with 1 worker on this machine, 97 tokens/s
-              from the fastest of 3 micro-batches of 100 tokens; all else comes on top
+              from the fastest of 3 micro-batches of 100 tokens; other overhead not included
   memory      147 B for each worker
-  checkpoint  140 B, 20 B of it the model's; 1 checkpoint in the run
+  checkpoint  140 B, of which 20 B are the model; 1 checkpoint in the run
 source    samples  trained tokens  repeat  share of an epoch
 /d.jsonl      320            4000   0.500  100.0 %
-warning: 50.0 % of /d.jsonl is never seen; more `train.epochs`, or more of it, shows more
-warning: fewer than 50 steps change a model little; a smaller `train.global_batch` gives more
+warning: 50.0 % of /d.jsonl is never seen; more `train.epochs`, or more of this source, shows more
+warning: fewer than 50 steps change a model little; a smaller `train.global_batch` gives more steps
 ";
         assert_eq!(outlook.to_string(), expected);
     }

@@ -1,4 +1,4 @@
-//! `coordinator plan`: what a run would do, before it does it: steps, tokens, memory, time.
+//! `coordinator plan`: shows the steps, tokens, memory and time of a run in advance.
 
 use super::outlook::{Measured, Outlook, ratio};
 use super::preview::{Preview, preview};
@@ -17,10 +17,10 @@ use tokio::io::AsyncWriteExt;
 pub(super) struct Arguments {
     /// The run spec, a YAML file or an object such as s3://bucket/run.yaml
     spec: PathBuf,
-    /// Worker processes on this machine, for memory and time [default: the spec's workers.min]
+    /// Number of worker processes on this machine, to estimate memory and time [default: the spec's workers.min]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     workers: Option<u32>,
-    /// Do not train a few micro-batches: leaves out time, memory and the checkpoints' size
+    /// Do not train a few micro-batches to measure time, memory and checkpoint size
     #[arg(long)]
     no_measure: bool,
     /// Print one JSON object on standard output
@@ -44,23 +44,23 @@ pub(super) async fn plan(arguments: Arguments) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// Lets a worker train a few micro-batches as the run would, and time them.
+/// Lets a worker train and time a few micro-batches like those of the run.
 async fn measure(preview: &Preview, workers: u32) -> Result<Cost, Refusal> {
     if std::io::stderr().is_terminal() {
-        print::note("measuring a few micro-batches (--no-measure leaves it out) ...");
+        print::note("measuring a few micro-batches (--no-measure skips this) ...");
     }
-    let output = ask(preview, workers).await.blame(Exit::Infrastructure)?;
-    let said = String::from_utf8_lossy(&output.stderr);
+    let output = run_worker(preview, workers).await.blame(Exit::Infrastructure)?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        return Err(refusal(&output, &said));
+        return Err(refusal(&output, &stderr));
     }
-    print::note_text(&said);
+    print::note_text(&stderr);
     serde_json::from_slice(&output.stdout)
-        .context("what the worker measured")
+        .context("the worker's measurement")
         .blame(Exit::Infrastructure)
 }
 
-async fn ask(preview: &Preview, workers: u32) -> anyhow::Result<Output> {
+async fn run_worker(preview: &Preview, workers: u32) -> anyhow::Result<Output> {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let threads = (cores / workers as usize).max(1);
     let total = preview.receipt.total();
@@ -82,18 +82,18 @@ async fn ask(preview: &Preview, workers: u32) -> anyhow::Result<Output> {
     Ok(child.wait_with_output().await?)
 }
 
-/// Why nothing was measured: the worker's own error, or how it was ended before it could say one.
-fn refusal(output: &Output, said: &str) -> Refusal {
+/// Why nothing was measured: the worker's own error, or its exit status if it printed none.
+fn refusal(output: &Output, stderr: &str) -> Refusal {
     let users = output.status.code() == Some(Exit::User as i32);
     let exit = if users { Exit::User } else { Exit::Infrastructure };
-    let error = match said.split_once("error: ") {
+    let error = match stderr.split_once("error: ") {
         Some((before, error)) => {
             print::note_text(before);
             anyhow!(error.trim_end().to_owned())
         }
         None => anyhow!(
             "a step cannot be measured: the worker ended with {}\n\
-             hint: --no-measure leaves time and memory out",
+             hint: --no-measure skips the measurement of time and memory",
             output.status
         ),
     };

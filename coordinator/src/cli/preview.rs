@@ -1,5 +1,5 @@
-//! What comes before a run's first step, without the run: its data is prepared by a local worker and planned. Nothing
-//! stays but the prepared data set, which the run then finds.
+//! Prepares a run's data with a local worker and plans it, without running it. Only the prepared data set stays, and
+//! the run can use it.
 
 use super::embedded::{self, Embedded};
 use super::mixture::{self, Mixed};
@@ -25,22 +25,22 @@ use std::time::Duration;
 use storage::Storage;
 use tokio::sync::broadcast::error::RecvError;
 
-/// A run that has not begun.
+/// A run that is planned but not started.
 pub(super) struct Preview {
     pub(super) spec: Spec,
-    /// Names the run in `scratch`.
+    /// The run's name in `scratch`.
     pub(super) run: RunId,
-    /// What the run would have left behind: its plan.
+    /// An in-memory storage with the run's plan.
     pub(super) scratch: Storage,
     /// The spec's output.
     pub(super) storage: Storage,
-    /// Names the prepared data set there.
+    /// The fingerprint of the prepared data set in `storage`.
     pub(super) fingerprint: String,
-    /// What became of every record.
+    /// The account of every record.
     pub(super) receipt: Receipt,
-    /// What the run would do.
+    /// The plan's summary.
     pub(super) plan: Summary,
-    /// With what of each source, in the spec's order.
+    /// The plan's use of each source, in the spec's order.
     pub(super) sources: Vec<Mixed>,
     /// Warnings about the plan.
     pub(super) warnings: Vec<String>,
@@ -49,7 +49,7 @@ pub(super) struct Preview {
 /// Prepares and plans the spec at `path`.
 pub(super) async fn preview(path: &Path) -> Result<Preview, Refusal> {
     let Typed { spec, .. } = Typed::read(path).await?;
-    // As if it were submitted today.
+    // The preview is of a run that is submitted today.
     let spec = spec.dated(Some(chrono::Local::now().date_naive()));
     let program = launch::program().blame(Exit::Infrastructure)?;
     let listener = embedded::listen(embedded::reserve(0)?)?;
@@ -63,12 +63,12 @@ pub(super) async fn preview(path: &Path) -> Result<Preview, Refusal> {
 
     let mut progress = Progress::new(watch);
     let outcome = match coordinator.work(progress.next()).await {
-        // One process that has every core: a shard's records are prepared in parallel.
+        // One process with all cores is enough: it prepares the records of a shard in parallel.
         Ok(Milestone::Shards) => {
             let say = |line: &str| print::note(line);
             follow::with_workers(&mut coordinator, program, 1, say, progress.planned()).await
         }
-        // Prepared before: no worker is needed.
+        // The data was prepared before, so no worker is needed.
         Ok(Milestone::Planned(plan)) => Ok(plan),
         Err(refusal) => Err(refusal),
     };
@@ -95,18 +95,19 @@ struct Planned {
     warnings: Vec<String>,
 }
 
-/// What the preview waits for.
+/// An event that the preview waits for.
 enum Milestone {
     /// There are raw shards to prepare.
     Shards,
-    /// That was all.
+    /// The run is planned.
     Planned(Box<Planned>),
 }
 
-/// What the coordinator says, up to the plan.
+/// Follows the run's notices up to the plan.
 struct Progress {
     watch: Watch,
-    said: usize,
+    /// Number of notices handled so far.
+    handled: usize,
     bar: ProgressBar,
     prepared: Option<(String, Receipt)>,
 }
@@ -117,7 +118,7 @@ impl Progress {
         let bar = if terminal { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
         bar.enable_steady_tick(Duration::from_millis(200));
         bar.set_message("listing sources");
-        Self { watch, said: 0, bar, prepared: None }
+        Self { watch, handled: 0, bar, prepared: None }
     }
 
     async fn planned(&mut self) -> Result<Box<Planned>, Refusal> {
@@ -130,7 +131,7 @@ impl Progress {
 
     async fn next(&mut self) -> Result<Milestone, Refusal> {
         loop {
-            let notice = match self.watch.past.get(self.said) {
+            let notice = match self.watch.past.get(self.handled) {
                 Some(notice) => notice.clone(),
                 None => match self.watch.now.recv().await {
                     Ok(notice) => notice,
@@ -138,7 +139,7 @@ impl Progress {
                     Err(RecvError::Closed) => return Err(Stopped).blame(Exit::Infrastructure),
                 },
             };
-            self.said += 1;
+            self.handled += 1;
             match &notice.notice {
                 Notice::Preparing { done, shards } => {
                     self.bar.set_message(format!("preparing data: {done} of {shards} shards"));
@@ -154,7 +155,7 @@ impl Progress {
                 other => {
                     if let Some(ended) = follow::end(other) {
                         ended?;
-                        return Err(anyhow!("the run ended before its plan was made"))
+                        return Err(anyhow!("the run ended before it was planned"))
                             .blame(Exit::Infrastructure);
                     }
                 }
@@ -164,7 +165,8 @@ impl Progress {
 
     fn plan(&mut self, steps: u64, mut summary: serde_json::Value) -> anyhow::Result<Milestone> {
         let prepared = self.prepared.take();
-        let (fingerprint, receipt) = prepared.context("the plan came without its data")?;
+        let (fingerprint, receipt) =
+            prepared.context("the run was planned before its data was prepared")?;
         summary["steps"] = steps.into();
         let sources = Vec::deserialize(&summary["sources"]).context("the plan's sources")?;
         let warnings = mixture::warnings(&summary);
@@ -176,7 +178,7 @@ impl Progress {
 
 #[cfg(test)]
 impl Preview {
-    /// Ten steps of one epoch, each of 16 packs of 100 tokens; of its source it sees one half.
+    /// Ten steps of one epoch, each of 16 packs of 100 tokens. The epoch sees half of its source.
     pub(super) fn example() -> Self {
         use proto::plan::{EpochSummary, SourceSummary};
         let spec = "name: n\nmodel: {base: /b}\ndata: {train: [{source: /d.jsonl}]}\n";

@@ -1,4 +1,4 @@
-//! `coordinator run`: an embedded coordinator on the loopback, local workers, one run from start to end.
+//! `coordinator run`: one run from start to end, with an embedded coordinator on the loopback and local workers.
 
 use super::embedded::{self, Embedded};
 use super::show::{Show, Style};
@@ -25,16 +25,16 @@ use tokio::sync::broadcast::error::RecvError;
 pub(super) struct Arguments {
     /// The run spec, a YAML file or an object such as s3://bucket/run.yaml
     spec: PathBuf,
-    /// Worker processes; each gets an equal share of the cores [default: the spec's workers.min]
+    /// Number of worker processes, which share the cores equally [default: the spec's workers.min]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     workers: Option<u32>,
     /// Resume the newest run of this spec that was stopped or interrupted
     #[arg(long)]
     resume: bool,
-    /// Take the run over from a coordinator that still answers
+    /// Take over the run from a coordinator that still answers
     #[arg(long, requires = "resume")]
     take_over: bool,
-    /// Print what happens as JSON, one object a line; the run stops gracefully once nobody reads it
+    /// Print events as JSON, one object per line; the run stops gracefully once standard output is closed
     #[arg(long)]
     json: bool,
     /// Port to listen on, on the loopback interface [default: any free port]
@@ -53,7 +53,7 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
         let found = resume::find(&storage, spec.clone(), arguments.take_over).await;
         Some(found.blame(Exit::User)?)
     } else {
-        // Nothing of a run that cannot begin is left behind.
+        // Check everything first, so that a run that cannot begin leaves nothing behind.
         spec = sources::pin(spec).await?;
         survey::check(&spec, survey::Scope::Everywhere).await?;
         None
@@ -75,7 +75,7 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
         Some(run) => run,
         None => coordinator.work(submit(&handle, spec, text, &storage)).await?,
     };
-    let style = if arguments.json { Style::Json } else { Style::People };
+    let style = if arguments.json { Style::Json } else { Style::Human };
     let folder = storage.url().strip_prefix("file://").unwrap_or(storage.url());
     let heading = format!("run {run} in {folder}/{run}");
     let show = Show::new(style, &heading, "the same command with --resume".into());
@@ -105,8 +105,8 @@ async fn submit(
     Ok(run)
 }
 
-/// Shows what happens until nothing more will. The first Ctrl-C stops the run gracefully, the second at once; so does
-/// the first notice that standard output does not take, since a program that follows the run no longer does.
+/// Shows notices until the run has ended. The first Ctrl-C stops the run gracefully, the second at once. If standard
+/// output cannot be written to, the run stops gracefully as well, since the program that followed it no longer does.
 async fn until_the_end(mut watch: Watch, show: &Show, handle: &Handle) -> Outcome {
     let mut interrupt = signal(SignalKind::interrupt()).blame(Exit::Infrastructure)?;
     let mut terminate = signal(SignalKind::terminate()).blame(Exit::Infrastructure)?;
@@ -119,7 +119,7 @@ async fn until_the_end(mut watch: Watch, show: &Show, handle: &Handle) -> Outcom
             None => tokio::select! {
                 _ = interrupt.recv() => {
                     if asked {
-                        show.tell("stopped at once; `--resume` goes on from the last checkpoint");
+                        show.log("stopped at once; `--resume` continues from the last checkpoint");
                         return Ok(Exit::Paused);
                     }
                     asked = stop(show, handle).await?;
@@ -145,13 +145,13 @@ async fn until_the_end(mut watch: Watch, show: &Show, handle: &Handle) -> Outcom
         if let Err(error) = &printed
             && !asked
         {
-            show.tell(&proto::error::chain(error));
+            show.log(&proto::error::chain(error));
             asked = stop(show, handle).await?;
         }
     }
 }
 
-/// How a run ends of which not everything could be printed: as it did, if it is only that its reader has gone.
+/// The outcome of a run whose notices could not all be printed. That the reader has gone does not change it.
 fn unprinted(exit: Exit, printed: Result<(), print::Error>) -> Outcome {
     match printed {
         Ok(()) | Err(print::Error::Unread) => Ok(exit),
@@ -160,7 +160,7 @@ fn unprinted(exit: Exit, printed: Result<(), print::Error>) -> Outcome {
 }
 
 async fn stop(show: &Show, handle: &Handle) -> Result<bool, Refusal> {
-    show.tell("stopping after the current step, with a checkpoint; Ctrl-C again stops at once");
+    show.log("stopping after the current step, with a checkpoint; Ctrl-C again stops at once");
     handle.close().await.blame(Exit::Infrastructure)?;
     Ok(true)
 }

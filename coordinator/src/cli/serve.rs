@@ -15,16 +15,16 @@ use storage::Storage;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-/// How long workers have to hear where the coordinator is that has this one's place.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// How long a replaced coordinator goes on serving, so that workers learn the address of its successor.
+const REDIRECT_TIME: Duration = Duration::from_secs(2);
 
 #[derive(Args)]
 pub(super) struct Arguments {
     /// Address and port to listen on
     #[arg(long, env = "MUSTER_LISTEN", default_value = "127.0.0.1:7070")]
     listen: SocketAddr,
-    /// Where others reach this coordinator [default: the address that it listens on, or this host's name if that is
-    /// every address]
+    /// URL at which others reach this coordinator [default: the address that it listens on, or this host's name if it
+    /// listens on all addresses]
     #[arg(
         long,
         value_name = "URL",
@@ -32,10 +32,10 @@ pub(super) struct Arguments {
         value_parser = wire::address::parse
     )]
     advertise: Option<String>,
-    /// Folder or prefix under which the pool keeps everything, such as /shared/muster or s3://bucket/muster
+    /// Folder or prefix under which the pool stores everything, such as /shared/muster or s3://bucket/muster
     #[arg(long, env = "MUSTER_OUTPUT")]
     output: String,
-    /// Take the place of a coordinator that still answers; its runs go on, and its workers come here
+    /// Take over from a coordinator that still answers; its runs continue, and its workers move to this one
     #[arg(long)]
     take_over: bool,
 }
@@ -43,9 +43,9 @@ pub(super) struct Arguments {
 pub(super) async fn serve(arguments: Arguments) -> Outcome {
     let busy = |error: std::io::Error| {
         let listen = arguments.listen;
-        let hint = "hint: choose another with --listen";
-        let said = format!("{listen} cannot be listened on\n{hint}");
-        Refusal { exit: Exit::User, error: anyhow::Error::from(error).context(said) }
+        let hint = "hint: choose another address with --listen";
+        let context = format!("cannot listen on {listen}\n{hint}");
+        Refusal { exit: Exit::User, error: anyhow::Error::from(error).context(context) }
     };
     let socket = super::reserve(arguments.listen).map_err(busy)?;
     let storage = Storage::open(&arguments.output)
@@ -66,12 +66,12 @@ pub(super) async fn serve(arguments: Arguments) -> Outcome {
     let mut terminate = signal(SignalKind::terminate()).blame(Exit::Infrastructure)?;
     let (shutdown, shut) = oneshot::channel::<()>();
     let mut server = pin!(service::serve(listener, handle.clone(), async {
-        // Dropped or sent, it is time.
+        // The sender is dropped to shut down.
         let _ = shut.await;
     }));
-    // Beside the connections that it answers, so that what one of them brings wakes no other thread.
+    // Spawned, to run on the same threads as the connections: their inputs then need not wake the main thread.
     let mut running = tokio::spawn(runtime.run());
-    // Workers go on without a coordinator and come back to the next one: leaving needs no ceremony.
+    // Workers continue without a coordinator and reconnect to the next one, so nothing needs to be stopped here.
     let error = tokio::select! {
         _ = interrupt.recv() => return Ok(Exit::Done),
         _ = terminate.recv() => return Ok(Exit::Done),
@@ -82,8 +82,8 @@ pub(super) async fn serve(arguments: Arguments) -> Outcome {
         outcome = &mut server => return outcome.map(|()| Exit::Done).blame(Exit::Infrastructure),
     };
     drop(shutdown);
-    // Whoever does not hear it finds the other as it found this one.
-    let _ = tokio::time::timeout(FAREWELL, server).await;
+    // A worker that misses the redirection finds the successor in the way it found this coordinator.
+    let _ = tokio::time::timeout(REDIRECT_TIME, server).await;
     Err(refused(error))
 }
 

@@ -1,4 +1,4 @@
-//! How a run is shown: a progress bar for people, one object a line for programs.
+//! Shows a run's notices: as lines and a progress bar for people, or as JSON lines for programs.
 
 use super::advice;
 use super::mixture::{self, Mixed};
@@ -12,68 +12,68 @@ use serde::Deserialize;
 use std::io::IsTerminal;
 use std::time::Duration;
 
-/// For whom.
+/// The format of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Style {
-    /// A bar where there is a terminal, lines where there is none.
-    People,
-    /// JSON on standard output, nothing but errors elsewhere.
+    /// A progress bar on a terminal, otherwise lines.
+    Human,
+    /// JSON on standard output, and only errors on standard error.
     Json,
 }
 
-/// Shows one run.
+/// The output for one run.
 pub(super) struct Show {
     style: Style,
     bar: ProgressBar,
     terminal: bool,
-    go_on: String,
+    resume_command: String,
 }
 
-/// Lines about steps that a whole run prints where there is no terminal, roughly.
+/// Approximate number of lines about steps that a run prints without a terminal.
 const STEP_LINES: u64 = 50;
-/// How the time of day is written.
+/// The format of the time of day.
 const CLOCK: &str = "%H:%M:%S";
 
 impl Show {
-    /// Says first what is shown: `run NAME in FOLDER`. `go_on` is what goes on with the run after a stop.
-    pub(super) fn new(style: Style, heading: &str, go_on: String) -> Self {
+    /// Prints the heading, such as `run NAME in FOLDER`. `resume_command` continues the run after a stop.
+    pub(super) fn new(style: Style, heading: &str, resume_command: String) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let bar = match (style, terminal) {
-            (Style::People, true) => ProgressBar::new_spinner(),
-            (Style::People, false) | (Style::Json, _) => ProgressBar::hidden(),
+            (Style::Human, true) => ProgressBar::new_spinner(),
+            (Style::Human, false) | (Style::Json, _) => ProgressBar::hidden(),
         };
         bar.enable_steady_tick(Duration::from_millis(200));
-        let show = Self { style, bar, terminal, go_on };
-        if style == Style::People {
+        let show = Self { style, bar, terminal, resume_command };
+        if style == Style::Human {
             show.say(heading);
         }
         show
     }
 
-    /// A line beside the bar.
+    /// Prints a line above the progress bar.
     pub(super) fn say(&self, line: &str) {
         let line = visible(line);
-        if self.style == Style::People && self.terminal {
+        if self.style == Style::Human && self.terminal {
             self.bar.println(line);
         } else {
             print::note(line);
         }
     }
 
-    /// What this command does or sees itself, with the time.
-    pub(super) fn tell(&self, line: &str) {
+    /// Prints a line with the current time, about something that this command does or observes itself.
+    pub(super) fn log(&self, line: &str) {
         self.say(&format!("{} {line}", Local::now().format(CLOCK)));
     }
 
-    /// Something that happened.
+    /// Shows a notice.
     ///
     /// # Errors
-    /// If standard output takes it no more.
+    /// If standard output cannot be written to.
     pub(super) fn notice(&self, stamped: &Stamped) -> Result<(), print::Error> {
         if self.style == Style::Json {
             print::line(serde_json::to_string(stamped).expect("notices are JSON"))?;
         } else {
-            self.people(stamped)?;
+            self.show_human(stamped)?;
         }
         if stamped.notice.last() {
             self.bar.finish_and_clear();
@@ -81,10 +81,10 @@ impl Show {
         Ok(())
     }
 
-    fn people(&self, stamped: &Stamped) -> Result<(), print::Error> {
+    fn show_human(&self, stamped: &Stamped) -> Result<(), print::Error> {
         let Stamped { at_ms, notice } = stamped;
         let say = |line: &str| self.say(&format!("{}{line}", clock(*at_ms)));
-        // Another attempt.
+        // The notice is of another attempt.
         if self.bar.is_finished() {
             self.bar.reset();
         }
@@ -103,12 +103,12 @@ impl Show {
             Notice::Waiting { detail } if self.terminal => self.bar.set_message(detail.clone()),
             Notice::Waiting { detail } => say(detail),
             Notice::Generation { generation, world_size, step, redone, .. } => {
-                say(&began(*generation, *world_size, *step, *redone));
+                say(&generation_line(*generation, *world_size, *step, *redone));
                 self.bar.set_position(*step);
             }
             Notice::Step { step, steps, loss, tokens_per_second, lr, sources, .. } => {
                 let by_source = short(sources);
-                // Every one of these may draw the bar, but for the position while it ticks.
+                // Each of these calls may redraw the bar, except setting the position while the bar ticks.
                 if self.bar.length() != Some(*steps) {
                     self.bar.set_length(*steps);
                 }
@@ -132,10 +132,13 @@ impl Show {
             }
             Notice::Incident { message, .. } => say(&format!("incident: {message}")),
             Notice::Paused { step } => {
-                say(&format!("stopped after step {step}; {} goes on", self.go_on));
+                say(&format!(
+                    "stopped after step {step}; {} continues the run",
+                    self.resume_command
+                ));
             }
             Notice::Cancelled => say("cancelled"),
-            // The command's own error says it.
+            // The command prints these as its own error.
             Notice::Failed { .. } | Notice::Lost { .. } => {}
             Notice::Finished { model, steps } => {
                 self.bar.finish_and_clear();
@@ -146,7 +149,7 @@ impl Show {
         Ok(())
     }
 
-    /// The rest of the plan, and a bar as long as it.
+    /// Prints the plan's mixture and warnings, and starts the bar for its steps.
     fn plan(&self, steps: u64, summary: &serde_json::Value) {
         if let Some(sources) = summary.get("sources") {
             let epochs = summary.get("epochs").and_then(serde_json::Value::as_array);
@@ -161,15 +164,15 @@ impl Show {
         let template = "{bar:30} {pos}/{len}  {msg}  eta {eta}";
         let style = ProgressStyle::with_template(template).expect("the template is ours");
         self.bar.set_style(style);
-        // Nothing spins any more, only the time left counts down.
+        // There is no spinner any more, so the bar only needs a tick to count down the time left.
         self.bar.enable_steady_tick(Duration::from_secs(1));
         self.bar.set_length(steps);
         self.bar.set_message("gathering workers");
     }
 
-    /// The sources, where there is something to mix, and those of which a part is never seen.
+    /// Prints the table of sources, and a warning for each one that is not seen completely.
     fn mixture(&self, sources: &serde_json::Value, epochs: usize) {
-        // Of another version: the plan is as good without its table.
+        // A coordinator of another version may have another format. The table is not essential.
         let Ok(sources) = Vec::<Mixed>::deserialize(sources) else { return };
         mixture::table(&sources).iter().for_each(|line| self.say(line));
         let warnings = mixture::unseen(&sources, epochs);
@@ -177,7 +180,7 @@ impl Show {
     }
 }
 
-/// `15:04:05 `, on this machine's clock; nothing where the time is unknown.
+/// The time of day, such as `15:04:05 `, on this machine's clock. Empty if the time is unknown.
 fn clock(at_ms: u64) -> String {
     let at = i64::try_from(at_ms).ok().filter(|ms| *ms > 0);
     let at = at.and_then(DateTime::from_timestamp_millis);
@@ -188,7 +191,7 @@ fn clock(at_ms: u64) -> String {
 fn planned(steps: u64, summary: &serde_json::Value) -> String {
     let number = |key: &str| summary.get(key).and_then(serde_json::Value::as_u64).unwrap_or(0);
     format!(
-        "planned: {steps} steps of {} packs of up to {} tokens; {} packs an epoch, {} samples held out",
+        "planned: {steps} steps of {} packs of up to {} tokens; {} packs per epoch, {} samples held out",
         number("global_batch"),
         number("max_tokens"),
         number("packs_per_epoch"),
@@ -196,21 +199,21 @@ fn planned(steps: u64, summary: &serde_json::Value) -> String {
     )
 }
 
-/// A generation in one line, and what it costs.
-fn began(generation: u64, world_size: usize, step: u64, redone: u64) -> String {
+/// A generation in one line, with the number of steps that it repeats.
+fn generation_line(generation: u64, world_size: usize, step: u64, redone: u64) -> String {
     let workers = if world_size == 1 { "worker" } else { "workers" };
-    let began = format!("generation {generation}: {world_size} {workers}, from step {step}");
+    let line = format!("generation {generation}: {world_size} {workers}, from step {step}");
     match redone {
-        0 => began,
-        1 => format!("{began} (1 step is done again)"),
-        steps => format!("{began} ({steps} steps are done again)"),
+        0 => line,
+        1 => format!("{line} (1 step is repeated)"),
+        steps => format!("{line} ({steps} steps are repeated)"),
     }
 }
 
-/// Sources whose losses have room beside the loss of all.
+/// Maximum number of sources whose losses are shown beside the total loss.
 const SHORT: usize = 3;
 
-/// Losses by source as a few words: `  (alpaca 1.10, code 0.84)`.
+/// The losses by source, such as `  (alpaca 1.10, code 0.84)`. Empty if there are too many.
 fn short(sources: &BySource) -> String {
     if sources.is_empty() || sources.len() > SHORT {
         return String::new();
@@ -229,23 +232,23 @@ mod tests {
     use crate::core::SourceFigures;
 
     #[test]
-    fn a_generation_says_what_it_costs() {
+    fn a_generation_line_shows_how_many_steps_are_repeated() {
         let wanted = "generation 3: 2 workers, from step 50";
-        assert_eq!(began(3, 2, 50, 0), wanted);
-        assert_eq!(began(3, 2, 50, 1), format!("{wanted} (1 step is done again)"));
-        assert_eq!(began(3, 2, 50, 29), format!("{wanted} (29 steps are done again)"));
+        assert_eq!(generation_line(3, 2, 50, 0), wanted);
+        assert_eq!(generation_line(3, 2, 50, 1), format!("{wanted} (1 step is repeated)"));
+        assert_eq!(generation_line(3, 2, 50, 29), format!("{wanted} (29 steps are repeated)"));
     }
 
     #[test]
-    fn lines_begin_with_the_time_where_it_is_known() {
+    fn lines_begin_with_the_time_if_it_is_known() {
         assert_eq!(clock(0), "");
-        let said = clock(1_800_000_000_000);
-        // The minutes and seconds are the same almost everywhere on earth.
-        assert!(said.ends_with(":00 ") && said.len() == "15:04:05 ".len(), "{said}");
+        let time = clock(1_800_000_000_000);
+        // The seconds are the same in every time zone.
+        assert!(time.ends_with(":00 ") && time.len() == "15:04:05 ".len(), "{time}");
     }
 
     #[test]
-    fn a_few_sources_have_room_and_many_have_not() {
+    fn losses_by_source_are_shown_for_a_few_sources_only() {
         let figures = SourceFigures { loss: 1.104, trained_tokens: 3 };
         let of = |names: &[&str]| names.iter().map(|n| ((*n).to_owned(), figures)).collect();
         assert_eq!(short(&of(&["/d/a.jsonl", "s3://b/code/"])), "  (a 1.10, code 1.10)");

@@ -1,4 +1,4 @@
-//! The run spec that a user names: a file on this machine, or an object in a store.
+//! Reads the run spec that a user names: a file on this machine, or an object in a store.
 
 use super::{Blame, Exit, Refusal};
 use crate::core::Fault;
@@ -10,14 +10,14 @@ use storage::Storage;
 
 /// A run spec that this version can run.
 pub(super) struct Typed {
-    /// As a user typed it.
+    /// The text as the user wrote it.
     pub(super) text: String,
-    /// What it says.
+    /// The parsed spec.
     pub(super) spec: Spec,
 }
 
 impl Typed {
-    /// Reads the spec at `place`; what is wrong in it is told with its name.
+    /// Reads the spec at `place`. Errors in its content name the place.
     pub(super) async fn read(place: &Path) -> Result<Self, Refusal> {
         let (text, location) = match place.to_str().filter(|place| place.contains("://")) {
             Some(url) => stored(url).await?,
@@ -66,7 +66,7 @@ async fn stored(url: &str) -> Result<(String, Location), Refusal> {
         return Err(spec::Error::NoFile(location)).blame(Exit::User);
     }
     let (storage, key) = Storage::containing(url).blame(Exit::User)?;
-    // What is longer is no spec, and refused as such.
+    // The parser refuses a longer text.
     let body = storage.read_range(&key, 0..spec::MAX_BYTES as u64 + 1, None).await;
     let body = body.map_err(|error| {
         let exit = if error.is_users() { Exit::User } else { Exit::Infrastructure };
@@ -74,6 +74,6 @@ async fn stored(url: &str) -> Result<(String, Location), Refusal> {
     })?;
     let text = String::from_utf8(body.into());
     let text =
-        text.with_context(|| format!("the run spec `{url}` is no text")).blame(Exit::User)?;
+        text.with_context(|| format!("the run spec `{url}` is not UTF-8")).blame(Exit::User)?;
     Ok((text, location))
 }

@@ -19,7 +19,7 @@ pub(crate) async fn check(location: &Location, progress: &Progress) -> Result<()
     if base.head("config.json").await.map_err(unread)?.is_some() {
         return Ok(());
     }
-    // Where there is no bucket, there is no object either.
+    // The object is also missing if the bucket does not exist; this reports a missing bucket.
     base.probe().await.map_err(unread)?;
     let hint = match base.head("model/config.json").await.map_err(unread)? {
         Some(_) => "name the folder `model` in it",
@@ -33,10 +33,10 @@ pub(crate) async fn check(location: &Location, progress: &Progress) -> Result<()
     })
 }
 
-/// The contents of [`data::Folder::FILES`]; a missing file is empty.
+/// Reads the files in [`data::Folder::FILES`]; a missing file counts as empty.
 ///
 /// # Errors
-/// As [`check`].
+/// The errors of [`check`].
 pub(crate) async fn tokenizer(
     location: &Location,
     progress: &Progress,
@@ -75,7 +75,7 @@ fn positions_in(config: &Value) -> Option<u64> {
     Some(trained.max(scaled as u64))
 }
 
-/// Opens the base's folder. On a thread of its own: a file system that never answers must not hold up the rest.
+/// Opens the base's folder on a blocking thread, because a file system that never answers must not block other tasks.
 async fn open(location: &Location, patience: Patience) -> Result<Storage, Fault> {
     let location = location.clone();
     let opened = tokio::task::spawn_blocking(move || {
@@ -86,7 +86,7 @@ async fn open(location: &Location, patience: Patience) -> Result<Storage, Fault>
         }
         Storage::open_with_patience(&location.to_string(), patience).map_err(unread)
     });
-    opened.await.expect("opening a folder panics on nothing")
+    opened.await.expect("opening a folder does not panic")
 }
 
 fn unread(error: storage::Error) -> Fault {
@@ -99,7 +99,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn scaled_rotations_reach_further() {
+    fn scaled_rotary_embeddings_reach_further() {
         let of = |rope: Value| {
             let mut config = json!({"max_position_embeddings": 1000});
             config.as_object_mut().unwrap().extend(rope.as_object().unwrap().clone());

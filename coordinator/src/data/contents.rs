@@ -1,9 +1,9 @@
-//! What a plan needs to know of a prepared data set: read part by part from the front, never the tokens.
+//! Reads what planning needs from a prepared data set: the front of every part, never the tokens.
 //!
 //! ```text
-//! parts --fronts--> metas      16 bytes a sample: all that is kept where nothing is checked
-//!                   Records    60 bytes a record, where the quality checks ask for them
-//!       --ranges--> Signatures 128 bytes a record, of which a few at a time are in memory
+//! parts --fronts--> metas      16 bytes per sample; all that is kept without quality checks
+//!                   Records    60 bytes per record, for the quality checks
+//!       --ranges--> Signatures 128 bytes per record, a few of which are in memory at a time
 //! ```
 
 mod signatures;
@@ -21,36 +21,36 @@ use std::future;
 use storage::Storage;
 use thiserror::Error;
 
-/// Reads that are under way at once: a data set has hundreds of parts, and a store answers in tens of milliseconds.
+/// Number of concurrent reads. A data set has hundreds of parts, and a store takes tens of milliseconds to answer.
 const READS: usize = 8;
 
-/// Every sample by its id.
+/// The samples of a prepared data set, without their tokens.
 #[derive(Debug)]
 pub(crate) struct Contents {
-    /// 16 bytes a sample.
+    /// The metas of all samples, by sample id.
     pub(crate) metas: Vec<Meta>,
-    /// Samples by source, which follow each other.
+    /// Number of samples of each source; ids ascend with the sources.
     pub(crate) by_source: Vec<u32>,
-    /// What the quality checks compare, if there is any.
+    /// The input of the quality checks, if any check is on.
     pub(crate) checked: Option<Checked>,
 }
 
-/// What the quality checks know of a data set.
+/// The input of the quality checks.
 #[derive(Debug)]
 pub(crate) struct Checked {
-    /// All but the signatures.
+    /// The records, without their signatures.
     pub(crate) records: Records,
-    /// Where those lie.
+    /// The signatures, which are read in ranges.
     pub(crate) signatures: Signatures,
 }
 
 /// Why a prepared data set cannot be planned with.
 #[derive(Debug, Error)]
 pub(crate) enum Error {
-    /// The object store's fault.
+    /// A storage operation failed.
     #[error(transparent)]
     Storage(#[from] storage::Error),
-    /// A part is not what the manifest says.
+    /// A part differs from the manifest.
     #[error("{0}")]
     Damaged(String),
 }
@@ -65,7 +65,7 @@ impl Contents {
     /// Reads the front of every part that `prepared` lists.
     ///
     /// # Errors
-    /// Storage, or parts that are missing, foreign or damaged.
+    /// Errors of the store, and parts that are missing, damaged or of another data set.
     pub(crate) async fn read(
         storage: &Storage,
         fingerprint: &str,
@@ -77,7 +77,7 @@ impl Contents {
             signatures: Signatures::new(storage.clone()),
         };
         let mut contents = Self {
-            metas: room(prepared)?,
+            metas: reserve_metas(prepared)?,
             by_source: vec![0; data.sources().len()],
             checked: data.quality.is_on().then(checked),
         };
@@ -115,7 +115,7 @@ impl Contents {
         for index in 0..front.len() {
             let source = front.object(index).map(|object| object.source);
             let count = source.and_then(|source| self.by_source.get_mut(source as usize));
-            *count.ok_or_else(|| format!("sample {index} is of no source"))? += 1;
+            *count.ok_or_else(|| format!("sample {index} belongs to no source"))? += 1;
         }
         self.metas.extend(front.metas().map(|m| Meta {
             length: m.length,
@@ -126,8 +126,9 @@ impl Contents {
     }
 }
 
-/// Room for the metas of all samples: a list that grew as they come would take three times as much on its way.
-fn room(prepared: &Prepared) -> Result<Vec<Meta>, Error> {
+/// An empty list with capacity for the metas of all samples. A growing list would take three times the memory while it
+/// is reallocated.
+fn reserve_metas(prepared: &Prepared) -> Result<Vec<Meta>, Error> {
     let parts = prepared.shards.iter().flat_map(|shard| &shard.parts);
     let samples = parts.fold(0u64, |sum, samples| sum.saturating_add(*samples));
     let mut metas = Vec::new();
@@ -139,13 +140,13 @@ fn room(prepared: &Prepared) -> Result<Vec<Meta>, Error> {
     }
 }
 
-/// The bytes of a part's front: one read, and a second where the first was too short.
+/// Reads the bytes of a part's front, with a second read if the first was too short.
 async fn read_front(storage: &Storage, part: &PreparedPart) -> Result<Bytes, Error> {
     let mut wanted = HEAD_BYTES;
     loop {
         let bytes = storage.read_range(&part.key, 0..wanted, None).await?;
         let needed = Front::needs(&bytes).map_err(|e| Error::damaged(&part.key, &e))?;
-        // Fewer than wanted: the object ends there.
+        // If there are fewer bytes than wanted, the object ends there.
         if needed <= bytes.len() as u64 || (bytes.len() as u64) < wanted {
             return Ok(bytes);
         }
@@ -177,12 +178,12 @@ mod tests {
         writer.finish()
     }
 
-    /// A record's signature: of its part, and other at every place.
+    /// A signature that differs between parts (`seed`), records and places.
     fn signature(seed: usize, record: usize) -> Signature {
         Signature(std::array::from_fn(|place| (seed + 7 * record + 31 * place) as u8))
     }
 
-    /// Three parts: two records, one record, and a front that is larger than what is read at first.
+    /// Stores three parts: two records, one record, and a front that is larger than the first read.
     async fn stored(storage: &Storage) -> Prepared {
         let parts: [(u32, u32, u32, Vec<usize>); 3] =
             [(0, 0, 0, vec![2, 5]), (0, 1, 0, vec![4]), (2, 0, 1, vec![3; MANY])];
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_as_the_manifest_says_is_refused() {
+    async fn a_part_that_differs_from_the_manifest_is_refused() {
         let storage = Storage::memory();
         let mut prepared = stored(&storage).await;
         let refused = async |prepared: &Prepared, data: &str| {
@@ -223,7 +224,7 @@ mod tests {
         assert!(error.contains("shard-00000-001.safetensors`: belongs to another"), "{error}");
         prepared.shards[0].parts[1] = 1;
         let error = refused(&prepared, "train: [{source: a}]").await;
-        assert!(error.contains("sample 0 is of no source"), "{error}");
+        assert!(error.contains("sample 0 belongs to no source"), "{error}");
         let cut = body("f", 1, &vec![3; MANY])[..20_000].to_vec();
         storage.put(&proto::key::prepared_part("f", 2, 0), cut).await.unwrap();
         let error = refused(&prepared, TWO_SOURCES).await;
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_of_the_records_is_kept_where_nothing_is_checked() {
+    async fn without_quality_checks_no_records_are_kept() {
         let storage = Storage::memory();
         let prepared = stored(&storage).await;
         let off = "duplicates: off, near_duplicates: off, contradictions: off, loops: off, \

@@ -1,10 +1,10 @@
-//! A run's data, from what a spec names to a stored plan.
+//! A run's data, from the sources in a spec to a stored plan.
 //!
 //! ```text
-//! sources    which objects a source names            progress   a deadline for work without answers
-//! base       what is read in a base model's folder   staging    a base model, brought from the hub
-//! survey     cuts raw shards, fingerprints them      contents   the prepared samples, read back
-//! quality/   PURE: what is wrong with a data set, and which samples that excludes
+//! sources    lists the objects that a source names   progress   a deadline for work without answers
+//! base       reads files of a base model's folder    staging    copies a base model from the hub
+//! survey     cuts raw shards, fingerprints them      contents   reads prepared samples back
+//! quality/   PURE: findings about a data set, and which samples they exclude
 //! planning   from prepared samples to a stored plan  fault      whose fault an error is
 //! ```
 

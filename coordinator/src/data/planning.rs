@@ -1,6 +1,6 @@
-//! From prepared samples to a stored plan: the data is checked and the receipt settled, then chunks are written as they
-//! are made, then their outline. A plan's chunks are never in memory together: a run of many epochs has many times the
-//! samples' own bytes of them.
+//! Turns prepared samples into a stored plan: checks the data, completes the receipt, stores each chunk of the plan as
+//! soon as it is made, and then the outline. The chunks are never all in memory: over many epochs they would take many
+//! times the memory of the samples' metas.
 
 use super::contents::{self, Checked, Contents};
 use super::quality::{self, Verdict};
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use storage::Storage;
 use tokio::runtime::Handle;
 
-/// Where things are: the same storage, unless the run is only being looked at.
+/// The storages that planning reads and writes. Both are the same, except for a preview.
 pub(crate) struct Places {
     /// The run's own folder.
     pub(crate) run: Storage,
@@ -26,10 +26,10 @@ pub(crate) struct Places {
     pub(crate) prepared: Storage,
 }
 
-/// Stores the prepared data set's table of contents, where this run made it, and plans the run.
+/// Stores the manifest of the prepared data set, if this run prepared it, and plans the run.
 ///
 /// # Errors
-/// A fault of the data's if nothing is left to train on or more is lost than the spec allows.
+/// A data fault if no sample is left to train on, or if more records are lost than the spec allows.
 pub(crate) async fn plan(
     places: &Places,
     run: &RunId,
@@ -41,7 +41,7 @@ pub(crate) async fn plan(
     let manifest_key = key::prepared_manifest(fingerprint);
     if let Some(prepared) = prepared {
         let body = serde_json::to_vec_pretty(&prepared).expect("counts are JSON");
-        // Another run may have prepared the same: the contents are a function of the fingerprint.
+        // Another run may have stored it as well; equal fingerprints have equal manifests.
         storage.put(&manifest_key, body).await.map_err(infrastructure)?;
     }
     let bytes = storage.read(&manifest_key).await.map_err(infrastructure)?;
@@ -64,7 +64,7 @@ pub(crate) async fn plan(
             let sources = sources(&spec, &contents.by_source);
             let mut excluded = Vec::new();
             if let Some(checked) = &contents.checked {
-                let verdict = judge(&spec, &contents.metas, checked, &sources);
+                let verdict = check_quality(&spec, &contents.metas, checked, &sources);
                 let verdict = verdict.map_err(|e| unreadable(&fingerprint, e))?;
                 let names: Vec<_> =
                     spec.data().sources().iter().map(|s| s.location.to_string()).collect();
@@ -83,20 +83,20 @@ pub(crate) async fn plan(
     })??;
     let made = match made {
         Ok(made) => made,
-        Err(Unmade::Plan(plan::Error::Nothing { .. })) => {
+        Err(MakeError::Plan(plan::Error::Nothing { .. })) => {
             let message = nothing_left(spec, &receipt);
             return Err(refused(&places.run, run, &receipt, message).await);
         }
-        Err(Unmade::Plan(error)) => return Err(fault::of(Failure::Data, &error)),
-        Err(Unmade::Stored(fault)) => return Err(fault),
+        Err(MakeError::Plan(error)) => return Err(fault::of(Failure::Data, &error)),
+        Err(MakeError::Store(fault)) => return Err(fault),
     };
     warnings.extend(endless_warmup(spec, made.summary.steps));
     store(&places.run, run, spec, made, (receipt, warnings)).await.map_err(infrastructure)
 }
 
-/// A warning, if the learning rate only rises.
+/// A warning if the warmup is as long as the run.
 fn endless_warmup(spec: &Spec, steps: u64) -> Option<String> {
-    // A share of a run of a few steps may well be all of them.
+    // A warmup given as a share may round up to all steps of a very short run.
     let Warmup::Steps(warmup) = spec.train().schedule().warmup else { return None };
     (warmup >= steps).then(|| {
         format!(
@@ -106,7 +106,7 @@ fn endless_warmup(spec: &Spec, steps: u64) -> Option<String> {
     })
 }
 
-/// A warning, if samples are longer than what the base was trained on.
+/// A warning if samples are longer than the sequences that the base was trained on.
 fn unseen_positions(metas: &[Meta], seen: u64) -> Option<String> {
     let longer = metas.iter().filter(|meta| u64::from(meta.length) > seen).count();
     let longest = metas.iter().map(|meta| meta.length).max()?;
@@ -137,7 +137,7 @@ fn unreadable(fingerprint: &str, error: contents::Error) -> Fault {
     }
 }
 
-/// What the plan needs to know of the sources to train on, each with so many samples.
+/// The sources to train on, as the plan needs them; `counts` is the number of samples of each source.
 fn sources(spec: &Spec, counts: &[u32]) -> Vec<plan::Source> {
     let data = spec.data();
     let share = match &data.eval.on {
@@ -152,8 +152,8 @@ fn sources(spec: &Spec, counts: &[u32]) -> Vec<plan::Source> {
     counts.iter().zip(&data.train).map(source).collect()
 }
 
-/// Checks the data as the spec asks for. To be called on a thread that may block.
-fn judge(
+/// Runs the quality checks of the spec. Must be called on a thread that may block.
+fn check_quality(
     spec: &Spec,
     metas: &[Meta],
     checked: &Checked,
@@ -167,18 +167,18 @@ fn judge(
     quality::check(records, sources.len() as u32, &held_out, &spec.data().quality, read)
 }
 
-/// All that a plan is made of, but for the spec.
+/// The input of a plan, besides the spec.
 struct Input {
     metas: Vec<Meta>,
-    /// Samples by source.
+    /// Number of samples of each source.
     by_source: Vec<u32>,
-    /// Those to train on.
+    /// The sources to train on.
     sources: Vec<plan::Source>,
-    /// Samples that the checks left out.
+    /// Samples that the quality checks have excluded.
     excluded: Vec<u32>,
 }
 
-/// A plan whose chunks are stored: each with its name and SHA-256.
+/// A plan whose chunks are stored. Each chunk is listed by name and SHA-256.
 struct Made {
     summary: plan::Summary,
     chunks: Vec<(String, String)>,
@@ -186,27 +186,27 @@ struct Made {
     held_out_by_source: Vec<u64>,
 }
 
-/// Why there is no plan.
-enum Unmade {
-    /// None can be made.
+/// Why a plan was not made.
+enum MakeError {
+    /// No plan is possible.
     Plan(plan::Error),
-    /// It cannot be stored.
-    Stored(Fault),
+    /// A chunk cannot be stored.
+    Store(Fault),
 }
 
-impl From<plan::Error> for Unmade {
+impl From<plan::Error> for MakeError {
     fn from(error: plan::Error) -> Self {
         Self::Plan(error)
     }
 }
 
-impl From<Fault> for Unmade {
+impl From<Fault> for MakeError {
     fn from(fault: Fault) -> Self {
-        Self::Stored(fault)
+        Self::Store(fault)
     }
 }
 
-fn make(spec: &Spec, input: &Input, store: Chunks) -> Result<Made, Unmade> {
+fn make(spec: &Spec, input: &Input, store: Chunks) -> Result<Made, MakeError> {
     let data = spec.data();
     let Input { metas, by_source, sources, excluded } = input;
     let trained: usize = sources.iter().map(|s| s.samples as usize).sum();
@@ -225,7 +225,7 @@ fn make(spec: &Spec, input: &Input, store: Chunks) -> Result<Made, Unmade> {
         }
     }
 
-    // Held-out packs, one step a source.
+    // Held-out packs, one step per source.
     let mut steps = Vec::new();
     match &data.eval.on {
         EvalOn::Nothing => {}
@@ -264,7 +264,7 @@ fn make(spec: &Spec, input: &Input, store: Chunks) -> Result<Made, Unmade> {
     Ok(Made { summary: plan.summary(), chunks, held_out, held_out_by_source })
 }
 
-/// Packs as one step; their ids count from `first`.
+/// One step of the given packs, whose sample ids are relative to `first`.
 fn step(metas: &[Meta], packs: &Packs, first: u32) -> Step {
     let meta = |id: &u32| metas[*id as usize];
     let pack = |ids: &[u32]| {
@@ -278,14 +278,14 @@ fn step(metas: &[Meta], packs: &Packs, first: u32) -> Step {
     Step { weight: weights.sum(), packs }
 }
 
-/// Where the chunks of a run's plan go.
+/// The folder for the chunks of a run's plan.
 struct Chunks {
     storage: Storage,
     folder: String,
 }
 
 impl Chunks {
-    /// The chunk's name and SHA-256. To be called on a thread that may block.
+    /// Stores a chunk, and returns its name and SHA-256. Must be called on a thread that may block.
     fn put(&self, name: String, chunk: &Chunk) -> Result<(String, String), Fault> {
         let body = chunk.encode();
         let sha256 = manifest::sha256(&body);
@@ -295,7 +295,7 @@ impl Chunks {
     }
 }
 
-/// Stores the outline behind its chunks, and the receipt.
+/// Stores the outline, after its chunks, and the receipt.
 async fn store(
     storage: &Storage,
     run: &RunId,
@@ -311,7 +311,7 @@ async fn store(
     let steps = made.summary.steps;
     let mut summary = serde_json::to_value(&made.summary).expect("numbers are JSON");
     if let Some(summary) = summary.as_object_mut() {
-        // Said beside it: an object that says it twice is not read back.
+        // `PlanOutline` has its own `steps`; an object with the field twice could not be parsed.
         summary.shift_remove("steps");
         let sources = summary.get_mut("sources").and_then(serde_json::Value::as_array_mut);
         for (figures, source) in sources.into_iter().flatten().zip(&spec.data().train) {
@@ -331,7 +331,7 @@ async fn store(
     Ok(PlanOutline { digest, steps, receipt, summary })
 }
 
-/// What the held-out packs are made of, in their order.
+/// The sources of the held-out packs, in the order of the packs.
 pub(crate) fn held_out_sources(spec: &Spec) -> &[Source] {
     match &spec.data().eval.on {
         EvalOn::Nothing => &[],
@@ -340,12 +340,12 @@ pub(crate) fn held_out_sources(spec: &Spec) -> &[Source] {
     }
 }
 
-/// Refuses the run for what became of its records, and leaves the receipt where it would have been.
+/// The fault that refuses the run because of its records. The receipt is stored nevertheless.
 async fn refused(storage: &Storage, run: &RunId, receipt: &Receipt, message: String) -> Fault {
     let key = key::receipt(run);
     let body = serde_json::to_vec_pretty(receipt).expect("counts are JSON");
     let place = match storage.put(&key, body).await {
-        // Of a preview nothing stays.
+        // A preview keeps nothing.
         Ok(()) if storage.is_memory() => String::new(),
         Ok(()) => {
             let url = storage.url();
@@ -361,10 +361,10 @@ async fn refused(storage: &Storage, run: &RunId, receipt: &Receipt, message: Str
     Fault { kind: Failure::Data, message: message + &place }
 }
 
-/// What to say, if more is lost than the spec allows.
+/// The message of the fault if more records are lost than the spec allows.
 fn too_many_lost(spec: &Spec, receipt: &Receipt) -> Option<String> {
     let data = spec.data();
-    // Where the spec allows neither, they have failed the run, or count.
+    // For the reasons that the spec does not allow, such a record has failed the run already, or counts here.
     let mut allowed = vec![Reason::BrokenEnd];
     allowed.extend((data.media == Media::Drop).then_some(Reason::Media));
     allowed.extend((data.left_out == LeftOut::Drop).then_some(Reason::LeftOut));
@@ -377,7 +377,7 @@ fn too_many_lost(spec: &Spec, receipt: &Receipt) -> Option<String> {
     let total = receipt.total();
     let fitting = match receipt.fitting_max_tokens(most) {
         Some(tokens) => format!("write `max_tokens: {tokens}`, with which few enough are too long"),
-        None => "mend these records".into(),
+        None => "fix these records".into(),
     };
     Some(format!(
         "{} of {} records are lost ({:.1} %), more than the {:.1} % that `data.max_dropped` allows\
@@ -391,7 +391,7 @@ fn too_many_lost(spec: &Spec, receipt: &Receipt) -> Option<String> {
     ))
 }
 
-/// What to say where nothing can be trained.
+/// The message of the fault if no sample is left.
 fn nothing_left(spec: &Spec, receipt: &Receipt) -> String {
     let total = receipt.total();
     if total.read == 0 {
@@ -399,7 +399,7 @@ fn nothing_left(spec: &Spec, receipt: &Receipt) -> String {
         let sources = sources.collect::<Vec<_>>().join(", ");
         return format!(
             "no sample is left to train on: no record was found in {sources}\n\
-             hint: look whether these are the files that you mean, and whether they are empty"
+             hint: check that these are the intended files and that they are not empty"
         );
     }
     format!(

@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_stands_still_is_given_up_by_name() {
+    async fn stalled_work_is_given_up_and_named() {
         let progress = with_a_second();
         let work = async {
             progress.begin("data source `a`");
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_goes_on_may_take_longer_than_its_patience() {
+    async fn work_that_makes_progress_may_take_longer_than_its_patience() {
         let (progress, began) = (with_a_second(), Instant::now());
         let work = async {
             while began.elapsed() < 2 * progress.patience {

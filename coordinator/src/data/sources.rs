@@ -1,11 +1,11 @@
-//! What the user's words for data and models come to: objects that can be read, each pinned to what it is now.
+//! Resolves the names of data and models in a spec to objects, each pinned to its current content.
 //!
 //! ```text
 //! pin    hf://datasets/a/b            -> hf://datasets/a/b#<commit>, once, when a run is submitted
 //! list   ./f.jsonl, s3://b/p/*.zst    -> the objects, sorted, with size and ETag
 //! ```
 //!
-//! A folder, a prefix and a repository mean the data files in them, known by their endings.
+//! A folder, a prefix or a repository stands for the data files in it, which are recognized by their endings.
 
 use super::progress::Progress;
 use crate::core::Fault;
@@ -18,10 +18,10 @@ use std::path::{Path, PathBuf};
 use storage::hub::{self, Hub};
 use storage::{Object, Patience, Storage};
 
-/// The endings of data files, each also with one of [`COMPRESSED`] behind it.
+/// The endings of data files. One of [`COMPRESSED`] may follow.
 const DATA_FILES: [&str; 8] = ["json", "jsonl", "ndjson", "csv", "tsv", "parquet", "txt", "md"];
 const COMPRESSED: [&str; 2] = ["gz", "zst"];
-/// What lies beside data and is about it: the list that `datasets` passes over (its `data_files.py`), and licences.
+/// Files beside data that are no data themselves: those that `datasets` ignores (in its `data_files.py`), and licences.
 const NO_DATA: [&str; 8] = [
     "README.md",
     "LICENSE.txt",
@@ -32,19 +32,19 @@ const NO_DATA: [&str; 8] = [
     "dataset_dict.json",
     "state.json",
 ];
-/// Where the hub keeps its own conversion of a data set that it could read.
+/// The revision with the hub's own conversion of a data set.
 const CONVERTED: &str = "refs/convert/parquet";
-/// How data sets on the hub call their parts; what `datasets` takes for training stands first.
+/// Splits of data sets on the hub, with the words that name them in a path. The training split is the first.
 const SPLITS: [(&str, &[&str]); 3] = [
     ("train", &["train", "training"]),
     ("validation", &["validation", "valid", "val", "dev"]),
     ("test", &["test", "testing", "eval", "evaluation"]),
 ];
 
-/// The same run with every name on the hub resolved to the commit that it stands for now.
+/// Resolves every name on the hub in the spec to its current commit.
 ///
 /// # Errors
-/// A fault of the user's for a name that the hub does not know or show, of the infrastructure's for a hub that does
+/// A user fault for a name that does not exist on the hub or is not accessible, an infrastructure fault if the hub does
 /// not answer.
 pub(crate) async fn pin(spec: Spec) -> Result<Spec, Fault> {
     let names = spec.hub_names();
@@ -60,7 +60,7 @@ pub(crate) async fn pin(spec: Spec) -> Result<Spec, Fault> {
     Ok(spec.pinned(&pins))
 }
 
-/// The commit of a name; for a data set in a form that nobody reads, that of the hub's own conversion.
+/// The commit of a name. For a data set without data files that Muster reads, the commit of the hub's own conversion.
 async fn resolve(hub: &Hub, name: &HubName) -> Result<Commit, hub::Error> {
     let commit = hub.resolve(name).await?;
     if name.kind == Kind::Model || name.revision.is_some() || !name.path.is_empty() {
@@ -72,17 +72,16 @@ async fn resolve(hub: &Hub, name: &HubName) -> Result<Commit, hub::Error> {
     }
     let converted = HubName { revision: Some(CONVERTED.into()), ..name.clone() };
     match hub.resolve(&converted).await {
-        // There is none: what is said of the data set itself then says more.
+        // Without a conversion, listing the data set itself gives the clearer error.
         Err(hub::Error::NoRevision { .. }) => Ok(commit),
         resolved => resolved,
     }
 }
 
-/// The objects that a source names, sorted, as URLs.
+/// Lists the objects that a source names, sorted, each with its URL.
 ///
 /// # Errors
-/// A fault of the user's where there is nothing, or nothing that they may read; of the infrastructure's where nobody
-/// answers.
+/// A user fault if there is no object or it may not be read, an infrastructure fault if the store does not answer.
 pub(crate) async fn list(
     source: &Source,
     progress: &Progress,
@@ -102,7 +101,7 @@ async fn list_within(
         message: format!("data source `{location}`: {}", chain(&e)),
     };
     let opened = tokio::task::spawn_blocking({
-        // A network file system whose server is gone blocks the calling thread.
+        // A network file system without a server blocks the calling thread.
         let location = location.clone();
         move || Place::of(&location).map(|p| (Storage::open_with_patience(&p.root, patience), p))
     });
@@ -111,7 +110,7 @@ async fn list_within(
     let storage = storage.map_err(unread)?;
     let listed = async |folder: &str| {
         let mut found = storage.list_noting(folder, || progress.note()).await?;
-        // A listing leaves these out, and the user would not learn that their records are missing.
+        // A listing omits these files, and the user would not notice that their records are missing.
         let irregular = storage.irregular(folder).await?.into_iter();
         found.extend(irregular.map(|key| Object { key, bytes: 0, etag: None, modified_ms: 0 }));
         Ok(found)
@@ -129,7 +128,7 @@ async fn list_within(
         Pattern::Folder => data_files(listed("").await.map_err(unread)?),
     };
     if found.is_empty() {
-        return Err(missing(location, &place.pattern.nothing()));
+        return Err(missing(location, &place.pattern.not_found()));
     }
     for object in &found {
         storage.regular("read", &object.key).await.map_err(unread)?;
@@ -171,19 +170,19 @@ const GLOB: glob::MatchOptions = glob::MatchOptions {
     require_literal_leading_dot: false,
 };
 
-/// Where to look, and what for.
+/// A storage, and what to look for in it.
 struct Place {
     /// The storage's URL.
     root: String,
     pattern: Pattern,
-    /// Of the only object, where its key in the storage does not tell it.
+    /// The URL of the only object, if it cannot be derived from the object's key.
     url: Option<String>,
 }
 
-/// What to look for; keys are relative to the storage.
+/// What to look for. Keys are relative to the storage.
 enum Pattern {
     File(String),
-    /// A store knows no folders: what is no object may be a prefix.
+    /// An object, or a prefix if there is no such object: stores have no folders.
     FileOrFolder(String),
     Glob {
         folder: String,
@@ -223,24 +222,24 @@ impl Place {
 const HINT: &str = "\nhint: relative paths start at the spec's folder";
 
 impl Pattern {
-    /// What to say where nothing was found.
-    fn nothing(&self) -> String {
+    /// The error message if nothing was found.
+    fn not_found(&self) -> String {
         let endings = format!("no file that ends in .{}", DATA_FILES.join(", ."));
         match self {
             Pattern::File(_) => format!("there is no such file{HINT}"),
             Pattern::FileOrFolder(_) => {
-                format!("there is no such object, and under it {endings}")
+                format!("there is no such object, and {endings} under it")
             }
             Pattern::Glob { .. } => {
                 "the pattern matches no file\nhint: `*` stays within a folder, `**` crosses them"
                     .into()
             }
-            Pattern::Folder => format!("it holds {endings}"),
+            Pattern::Folder => format!("it has {endings}"),
         }
     }
 }
 
-/// The folder to look in, and what for.
+/// The folder to look in for a path, and the pattern to look for.
 fn on_disk(path: &Path) -> (PathBuf, Pattern) {
     if path.is_dir() {
         return (path.to_owned(), Pattern::Folder);
@@ -261,7 +260,7 @@ fn on_disk(path: &Path) -> (PathBuf, Pattern) {
     }
 }
 
-/// What a key of a store asks for.
+/// The pattern that a key of a store stands for.
 fn in_store(key: &str) -> Pattern {
     if key.is_empty() {
         return Pattern::Folder;
@@ -284,7 +283,7 @@ fn data_files(mut objects: Vec<Object>) -> Vec<Object> {
     objects
 }
 
-/// Whether a file among others is taken for data.
+/// Whether a file in a folder counts as data.
 fn is_data(path: &str) -> bool {
     let hidden = path.split('/').any(|part| part.starts_with(['.', '_']));
     let name = path.rsplit('/').next().unwrap_or(path);
@@ -296,8 +295,8 @@ fn is_data(path: &str) -> bool {
     !hidden && !NO_DATA.contains(&name) && DATA_FILES.contains(&ending)
 }
 
-/// A data set whose test split would be trained on is refused: nobody who names it as a whole means that. `named` is
-/// how the user would name one of its files.
+/// Refuses a data set whose test split would be trained on, since a user who names the whole data set does not intend
+/// that. `named` returns the location by which the user would name a file.
 fn one_split(objects: &[Object], named: impl Fn(&str) -> String) -> Result<(), String> {
     let splits: BTreeSet<_> = objects.iter().map(|object| split(&object.key)).collect();
     let is_trained = |split: &Option<&str>| split.is_none_or(|split| split == SPLITS[0].0);
@@ -306,15 +305,16 @@ fn one_split(objects: &[Object], named: impl Fn(&str) -> String) -> Result<(), S
     }
     let example = objects.iter().find(|object| is_trained(&split(&object.key)));
     let example = named(&example.unwrap_or(&objects[0]).key);
-    let others = splits.contains(&None).then_some("files of none");
+    let others = splits.contains(&None).then_some("files of no split");
     let splits: Vec<_> = splits.iter().flatten().copied().chain(others).collect();
     Err(format!(
-        "it has several splits: {}\nhint: name the files of one, with `*` for what differs: {example}",
+        "it has several splits: {}\n\
+         hint: name the files of one split, with `*` for the parts that differ; one file is {example}",
         splits.join(", ")
     ))
 }
 
-/// The split that a file's path names, if it names one: a word of its own, the last that there is.
+/// The split that a file's path names, if any: the last of its words that is the name of a split.
 fn split(path: &str) -> Option<&'static str> {
     let words = path.split(|c: char| !c.is_ascii_alphabetic());
     words.rev().find_map(|word| {
@@ -328,7 +328,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_files_are_known_by_their_ending() {
+    fn data_files_are_recognized_by_their_ending() {
         for data in ["a.jsonl", "x/b.json.gz", "c.parquet", "d.csv.zst", "e.ndjson", "f.v2.md"] {
             assert!(is_data(data), "{data}");
         }
@@ -348,7 +348,7 @@ mod tests {
         }
     }
 
-    /// Lists a source, with two seconds for what does not answer.
+    /// Lists a source, with a timeout of two seconds.
     async fn listed(source: &str) -> Result<Vec<(String, Object)>, Fault> {
         let yaml = format!("model: {{base: b}}\ndata: {{train: [{{source: \"{source}\"}}]}}\n");
         let spec = proto::spec::parse(&yaml, Path::new("/")).unwrap();
@@ -387,11 +387,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_folder_of_several_splits_is_refused_and_a_pattern_takes_what_it_says() {
+    async fn a_folder_of_several_splits_is_refused_and_a_pattern_for_all_of_them_is_not() {
         for (files, splits) in [
             (&["data/train-0.jsonl", "data/test-0.jsonl"][..], Some("test, train")),
             (&["train.jsonl", "dev.jsonl", "test.jsonl"], Some("test, train, validation")),
-            (&["a.jsonl", "b.jsonl", "test.jsonl"], Some("test, files of none")),
+            (&["a.jsonl", "b.jsonl", "test.jsonl"], Some("test, files of no split")),
             (&["train.jsonl", "a.jsonl"], None),
             (&["train-0.jsonl", "train-1.jsonl"], None),
             (&["test-0.jsonl", "test-1.jsonl"], None),
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_of_a_store_is_looked_for_under_its_plain_part() {
+    fn a_pattern_in_a_store_is_listed_under_its_plain_part() {
         let Pattern::Glob { folder, glob } = in_store("a/b*/c.jsonl") else { panic!("a glob") };
         assert_eq!(folder, "a");
         assert!(glob.matches_with("a/b1/c.jsonl", GLOB));

@@ -1,8 +1,8 @@
-//! Brings a base model from the hub under the output, once: workers then need neither the hub nor its token, and a run
-//! outlives what its owner does to the repository.
+//! Copies a base model from the hub to the output, once. Workers then need neither the hub nor its token, and the run
+//! does not depend on later changes to the repository.
 //!
-//! Only what a model folder needs is taken. The table of contents comes last, so a folder without one is not finished;
-//! two that stage the same commit write the same bytes.
+//! Only the files that a model folder needs are copied. The manifest is written last, so a folder without one is
+//! incomplete. Two coordinators that stage the same commit write the same bytes.
 
 use super::progress::Progress;
 use crate::core::Fault;
@@ -20,8 +20,8 @@ use storage::Storage;
 use storage::hub::{self, Hub};
 use thiserror::Error;
 
-/// No upload is at work so long.
-const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
+/// Uploads older than this are abandoned.
+const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// Why a model cannot be staged.
 #[derive(Debug, Error)]
@@ -31,22 +31,22 @@ enum Error {
     #[error(transparent)]
     Storage(#[from] storage::Error),
     #[error(
-        "it holds no model: there is no `config.json`\nhint: name a repository in Hugging Face's format"
+        "it contains no model: there is no `config.json`\nhint: name a repository in Hugging Face's format"
     )]
     NoModel,
-    #[error("`{file}` came damaged: {what}\nhint: run it again")]
+    #[error("`{file}` was damaged during the download: {what}\nhint: run the command again")]
     Damaged { file: String, what: String },
 }
 
-/// Stages the base of a run, if it is the hub's.
+/// Stages the base of a run, if it is on the hub.
 ///
 /// # Errors
-/// A fault of the user's for a repository without a model, of the infrastructure's for hub and storage.
+/// A user fault for a repository without a model, an infrastructure fault if the hub or the storage fails.
 pub(crate) async fn stage(output: &Storage, spec: &Spec, progress: &Progress) -> Result<(), Fault> {
     let Location::Hub(name) = &spec.model().base else { return Ok(()) };
     let Some(commit) = name.pinned() else { return Ok(()) };
     progress.begin(format!("model.base `{name}`"));
-    bring(output, name, &commit, progress).await.map_err(|e| {
+    stage_commit(output, name, &commit, progress).await.map_err(|e| {
         let users = match &e {
             Error::Hub(e) => e.is_users(),
             Error::Storage(e) => e.is_users(),
@@ -60,7 +60,7 @@ pub(crate) async fn stage(output: &Storage, spec: &Spec, progress: &Progress) ->
     })
 }
 
-async fn bring(
+async fn stage_commit(
     output: &Storage,
     name: &HubName,
     commit: &Commit,
@@ -77,20 +77,20 @@ async fn bring(
     }
     let url = Location::Hub(name.at(commit.clone())).to_string();
     let repository = Storage::open_existing(&url)?;
-    // What somebody began to stage, and did not live to.
-    output.sweep(&folder, FORGOTTEN).await?;
+    // Uploads of a coordinator that died while it staged this commit.
+    output.sweep(&folder, ABANDONED_AFTER).await?;
     let mut staged = Staged { files: Vec::new() };
     for file in files.into_iter().filter(|f| Staged::takes(&f.path)) {
         tracing::info!(repository = name.repo, file = file.path, bytes = file.bytes, "staging");
         staged.files.push(copy((&repository, output), &folder, file, progress).await?);
     }
     let body = serde_json::to_vec_pretty(&staged).expect("a table of contents is JSON");
-    // Another may have come first: with the same files, a commit's.
+    // Another coordinator may have created it first, with the same files of the same commit.
     output.create(&contents, body).await?;
     Ok(())
 }
 
-/// Copies a file, and verifies it before it exists under its name.
+/// Copies a file. A file that differs from its digest on the hub does not appear in the output.
 async fn copy(
     (repository, output): (&Storage, &Storage),
     folder: &str,
@@ -100,12 +100,13 @@ async fn copy(
     let hash = Arc::<Mutex<Hasher>>::default();
     let add = |piece: Result<Bytes, storage::Error>| {
         let piece = piece?;
-        hash.lock().expect("held only to add").update(&piece);
+        hash.lock().expect("no code panics while holding the lock").update(&piece);
         progress.note();
         Ok(piece)
     };
     let verdict = futures::stream::once(async {
-        let Digests { sha256, .. } = hash.lock().expect("held only to read").clone().finish();
+        let hash = hash.lock().expect("no code panics while holding the lock").clone();
+        let Digests { sha256, .. } = hash.finish();
         match &file.sha256 {
             Some(wanted) if *wanted != sha256 => {
                 let what = format!("its SHA-256 is {sha256}, not {wanted}");
@@ -116,6 +117,6 @@ async fn copy(
     });
     let pieces = repository.pieces(&file.path, file.bytes, None).map(add).chain(verdict);
     output.put_stream(&format!("{folder}/{}", file.path), file.bytes, pieces).await?;
-    let digests = hash.lock().expect("held only to read").clone().finish();
+    let digests = hash.lock().expect("no code panics while holding the lock").clone().finish();
     Ok(manifest::File { key: file.path, bytes: file.bytes, digests, tensors: Vec::new() })
 }

@@ -1,6 +1,7 @@
-//! What is to be prepared: lists every source, pins each object's identity, and looks for a prepared data set.
+//! Surveys a run's data: lists every source, pins each object's identity, and checks whether the data set is already
+//! prepared.
 //!
-//! [`data::Recipe`] names a prepared data set. Two runs that agree in its fingerprint share the shards.
+//! The fingerprint of a [`data::Recipe`] names a prepared data set. Runs with equal fingerprints share its shards.
 
 use super::progress::Progress;
 use super::{base, fault, sources, staging};
@@ -17,14 +18,14 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use storage::{Object, Storage};
 
-/// Raw shards are at most so large: some seconds of work, so that a lease lost with its worker costs little and nobody
-/// waits long for the last one; and large beside what each costs in itself, a tokenizer loaded and a look at the head.
+/// Maximum size of a raw shard. A shard is some seconds of work, so that a worker that dies loses little and the last
+/// shard is not waited for long, but large compared with its fixed cost of loading a tokenizer and reading the head.
 const SHARD_BYTES: u64 = 64 << 20;
-/// And at least so large, where there is more.
+/// Minimum size of the shards of a larger object.
 const LEAST_SHARD_BYTES: u64 = 8 << 20;
-/// Less data than fills so many is cut finer, so that every worker has a share.
+/// Approximate number of shards that a small data set is cut into, so that every worker gets some of them.
 const PIECES: u64 = 16;
-/// Objects in which the next record's start is found from any byte on. Anything else is one raw shard.
+/// Endings of objects in which a record's start can be found from any byte. Any other object is one raw shard.
 const SPLITTABLE: [&str; 3] = [".jsonl", ".ndjson", ".parquet"];
 
 /// Lists the sources of `spec`.
@@ -54,7 +55,7 @@ async fn find(storage: &Storage, spec: &Spec, progress: &Progress) -> Result<Sur
 /// Whether a data set is prepared.
 ///
 /// # Errors
-/// What the store says.
+/// Errors of the store.
 pub(crate) async fn is_prepared(
     storage: &Storage,
     fingerprint: &str,
@@ -62,16 +63,16 @@ pub(crate) async fn is_prepared(
     Ok(storage.head(&key::prepared_manifest(fingerprint)).await?.is_some())
 }
 
-/// How the sources of a run differ from what its data was prepared from, in a sentence; none where they do not, and
-/// where an older version prepared the data and did not say from what.
+/// Describes how the sources of a run have changed since its data was prepared. `None` if they have not, or if an older
+/// version prepared the data and did not record its objects.
 pub(crate) async fn difference(
     storage: &Storage,
     spec: &Spec,
     fingerprint: &str,
 ) -> Option<String> {
-    const GOES_ON: &str = "the run goes on with the data that it prepared when it began";
+    const CONTINUES: &str = "the run continues with the data that it prepared when it began";
     let unknown =
-        |why: &str| Some(format!("whether the data has changed is unknown ({why}); {GOES_ON}"));
+        |why: &str| Some(format!("whether the data has changed is unknown ({why}); {CONTINUES}"));
     let prepared = match storage.read(&key::prepared_manifest(fingerprint)).await {
         Ok(prepared) => serde_json::from_slice(&prepared),
         Err(error) => return unknown(&chain(&error)),
@@ -106,26 +107,26 @@ pub(crate) async fn difference(
         2 => ", and 1 other object differs".to_owned(),
         all => format!(", and {} other objects differ", all - 1),
     };
-    Some(format!("{first} since{more}; {GOES_ON}; a new run trains on what is there now"))
+    Some(format!("{first} since{more}; {CONTINUES}; a new run would train on the current data"))
 }
 
-/// What became of objects, each in a sentence.
+/// Describes the changes of objects, each in a sentence.
 fn changes(before: &[Origin], now: &[Origin]) -> Vec<String> {
     let by_url = |all: &[Origin]| -> BTreeMap<String, Origin> {
         all.iter().map(|origin| (origin.url.clone(), origin.clone())).collect()
     };
     let (before, now) = (by_url(before), by_url(now));
     let changed = before.iter().filter_map(|(url, origin)| match now.get(url) {
-        None => Some(format!("`{url}` has gone")),
+        None => Some(format!("`{url}` has disappeared")),
         Some(found) if found != origin => Some(format!("`{url}` has changed")),
         Some(_) => None,
     });
     let new = now.keys().filter(|url| !before.contains_key(*url));
-    changed.chain(new.map(|url| format!("`{url}` has come"))).collect()
+    changed.chain(new.map(|url| format!("`{url}` was added"))).collect()
 }
 
-/// Cuts objects, each with its source, into raw shards. A function of the objects alone: whoever prepares the same
-/// data, with as many workers as there may be, gets the same shards.
+/// Cuts objects, each with its source, into raw shards. The result depends only on the objects, so the same data is
+/// always cut into the same shards, whatever the number of workers.
 fn raw_shards(objects: Vec<(u32, String, Object)>) -> Vec<RawShard> {
     let total: u64 = objects.iter().map(|(_, _, object)| object.bytes).sum();
     let most = (total / PIECES).clamp(LEAST_SHARD_BYTES, SHARD_BYTES);
@@ -146,7 +147,7 @@ fn raw_shards(objects: Vec<(u32, String, Object)>) -> Vec<RawShard> {
     shards
 }
 
-/// Equal ranges of at most `most` bytes, for objects whose records are found from any byte on.
+/// Divides a splittable object into ranges of about equal size, of at most `most` bytes; any other object is one range.
 fn ranges(url: &str, bytes: u64, most: u64) -> impl Iterator<Item = Range<u64>> {
     let name = url.to_ascii_lowercase();
     let splittable = SPLITTABLE.iter().any(|ending| name.ends_with(ending));
@@ -155,12 +156,12 @@ fn ranges(url: &str, bytes: u64, most: u64) -> impl Iterator<Item = Range<u64>> 
     (0..pieces).map(move |piece| cut(piece)..cut(piece + 1))
 }
 
-/// Which of the places that a spec names [`check`] looks at.
+/// Which locations in a spec [`check`] looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
     /// All of them, except a base on the hub, which is checked when it is staged.
     Everywhere,
-    /// Only paths.
+    /// Only paths of the file system.
     OnThisHost,
 }
 
@@ -176,7 +177,7 @@ impl Scope {
 /// Checks that everything the run reads exists, before the run is created.
 ///
 /// # Errors
-/// As [`survey`].
+/// The errors of [`survey`].
 pub(crate) async fn check(spec: &Spec, scope: Scope) -> Result<(), Fault> {
     let progress = Progress::new();
     let look = async {
@@ -219,7 +220,7 @@ async fn template(spec: &Spec, progress: &Progress) -> Result<Option<String>, Fa
     progress.begin(format!("data.chat_template `{location}`"));
     let body = read(&location.to_string()).await;
     let body = body.map_err(|error| match location.as_file() {
-        // The folder may be missing, of which a store would say less.
+        // If the folder is missing as well, the store's error is less clear.
         Some(path) if error.is_users() && !path.exists() => {
             let path = path.display();
             let hint = "hint: relative paths start at the spec's folder";
@@ -237,9 +238,9 @@ async fn template(spec: &Spec, progress: &Progress) -> Result<Option<String>, Fa
 
 async fn read(url: &str) -> Result<Bytes, storage::Error> {
     let url = url.to_owned();
-    // A file system that never answers must not hold up the rest.
+    // A file system that never answers must not block other tasks.
     let opened = tokio::task::spawn_blocking(move || Storage::containing(&url)).await;
-    let (storage, key) = opened.expect("opening a folder panics on nothing")?;
+    let (storage, key) = opened.expect("opening a folder does not panic")?;
     storage.read(&key).await
 }
 
@@ -248,17 +249,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_became_of_objects_is_told() {
+    fn changes_of_objects_are_described() {
         let origin =
             |url: &str, modified_ms| Origin { url: url.into(), bytes: 1, etag: None, modified_ms };
         let before = [origin("a", 1), origin("b", 1), origin("c", 1)];
         assert_eq!(changes(&before, &before), Vec::<String>::new());
         let now = [origin("c", 2), origin("d", 1), origin("a", 1)];
-        assert_eq!(changes(&before, &now), ["`b` has gone", "`c` has changed", "`d` has come"]);
+        let expected = ["`b` has disappeared", "`c` has changed", "`d` was added"];
+        assert_eq!(changes(&before, &now), expected);
     }
 
     /// The fingerprint of a run on a base with this `tokenizer_config.json`.
-    async fn of(config: &str, data: &str) -> String {
+    async fn fingerprint_with(config: &str, data: &str) -> String {
         let base = tempfile::tempdir().expect("a folder");
         std::fs::write(base.path().join("tokenizer_config.json"), config).expect("written");
         std::fs::write(base.path().join("t.jinja"), "{{ strftime_now('%d') }}").expect("written");
@@ -271,22 +273,22 @@ mod tests {
 
     #[tokio::test]
     async fn the_fingerprint_covers_the_tokenizer_and_the_template() {
-        let plain = of("{}", "tokenizer, date: 2026-11-21").await;
-        assert_eq!(of("{}", "tokenizer, date: 2026-11-22").await, plain);
-        assert_ne!(of("{ }", "tokenizer, date: 2026-11-21").await, plain);
-        let dated = of("{}", "./t.jinja, date: 2026-11-21").await;
-        assert_ne!(of("{}", "./t.jinja, date: 2026-11-22").await, dated);
+        let plain = fingerprint_with("{}", "tokenizer, date: 2026-11-21").await;
+        assert_eq!(fingerprint_with("{}", "tokenizer, date: 2026-11-22").await, plain);
+        assert_ne!(fingerprint_with("{ }", "tokenizer, date: 2026-11-21").await, plain);
+        let dated = fingerprint_with("{}", "./t.jinja, date: 2026-11-21").await;
+        assert_ne!(fingerprint_with("{}", "./t.jinja, date: 2026-11-22").await, dated);
     }
 
     #[tokio::test]
-    async fn a_template_that_is_not_there_is_named_whether_or_not_its_folder_is() {
+    async fn a_missing_template_is_named_whether_or_not_its_folder_exists() {
         let at = tempfile::tempdir().expect("a folder");
         for path in ["t.jinja", "nowhere/t.jinja"] {
             let yaml = format!(
                 "model: {{base: .}}\ndata: {{train: [{{source: a}}], chat_template: ./{path}}}\n"
             );
             let spec = proto::spec::parse(&yaml, at.path()).expect("valid");
-            let fault = template(&spec, &Progress::new()).await.expect_err("it is not there");
+            let fault = template(&spec, &Progress::new()).await.expect_err("it is missing");
             let path = at.path().join(path);
             let expected = format!(
                 "data.chat_template: there is no file {}\nhint: relative paths start at the spec's folder",
@@ -317,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_can_be_read_from_any_byte_on_is_cut_and_never_too_fine() {
+    fn only_splittable_objects_are_cut_and_never_too_finely() {
         for (size, expected) in [
             (0, vec![0]),
             (8, vec![8]),

@@ -1,5 +1,5 @@
-//! Another attempt of a run that has ended without success: its history is read anew beside the queue, and it goes on
-//! from its newest checkpoint.
+//! Another attempt of a run that has ended without success. A spawned task reads the run's history again, and the run
+//! continues from its newest checkpoint.
 
 use super::claims::{last_lineage, last_prepared, last_spec};
 use super::feed::{self, Feed};
@@ -17,7 +17,7 @@ use storage::Storage;
 use tokio::sync::oneshot;
 
 impl Runtime {
-    /// Whether another attempt of the run may begin: not before the end of the last one is durable.
+    /// Refuses another attempt of the run while the end of the last one is not durable, or if the core refuses it.
     fn may_resume(&self, run: &RunId) -> Result<(), String> {
         self.core.may_resume(run)?;
         if self.runs.contains_key(run) {
@@ -26,7 +26,7 @@ impl Runtime {
         Ok(())
     }
 
-    /// Reads, beside the queue, what a user wants to go on with.
+    /// Spawns a task that reads the run to be resumed and checks the spec for it.
     pub(super) fn look_up(
         &self,
         run: RunId,
@@ -34,7 +34,7 @@ impl Runtime {
         answer: oneshot::Sender<Result<(RunId, u64), String>>,
     ) {
         if let Err(refusal) = self.may_resume(&run) {
-            // Whoever asked may be gone.
+            // The caller may be gone.
             let _ = answer.send(Err(refusal));
             return;
         }
@@ -54,7 +54,7 @@ impl Runtime {
         });
     }
 
-    /// Begins another attempt of a run.
+    /// Begins another attempt of a run that [`Self::look_up`] has read.
     pub(super) async fn begin_attempt(
         &mut self,
         found: Found,
@@ -66,12 +66,10 @@ impl Runtime {
         let refusal = match self.may_resume(&run) {
             Err(refusal) => Some(refusal),
             Ok(()) if is_next => None,
-            Ok(()) => {
-                Some(format!("another attempt of run `{run}` has ended meanwhile; try again"))
-            }
+            Ok(()) => Some(format!("another attempt of run `{run}` ended meanwhile; try again")),
         };
         if let Some(refusal) = refusal {
-            // Whoever asked may be gone.
+            // The caller may be gone.
             let _ = answer.send(Err(refusal));
             return;
         }
@@ -94,40 +92,41 @@ impl Runtime {
         let journal = Some(journal.patient(self.patience));
         let begun = Run { journal, feed: Feed::new(recorded.last_ms), spec, submitted_ms };
         self.runs.insert(run.clone(), begun);
-        self.in_turn(Work::Begin { run: run.clone(), chunk: recorded.chunks }).await;
-        self.in_turn(Work::Of(run, Task::Spec(yaml))).await;
+        self.enqueue(Work::Begin { run: run.clone(), chunk: recorded.chunks }).await;
+        self.enqueue(Work::Task(run, Task::Spec(yaml))).await;
         self.outbox.extend(commands);
     }
 }
 
-/// A run that has ended, under the spec that it is to go on with.
+/// Reads an ended run, and checks that it can continue with the given spec.
 async fn find(storage: &Storage, run: RunId, spec_yaml: Option<String>) -> Result<Found, String> {
-    fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    fn text(error: &(dyn std::error::Error + 'static)) -> String {
         proto::error::chain(error)
     }
     let folder = proto::key::journal(&run);
     let (journal, mut history) =
-        Journal::open::<Fact>(storage, folder).await.map_err(|e| told(&e))?;
+        Journal::open::<Fact>(storage, folder).await.map_err(|e| text(&e))?;
     let yaml = last_spec(&history).ok_or("its journal has no spec")?;
-    let old = Spec::from_resolved(yaml).map_err(|e| told(&e))?;
+    let old = Spec::from_resolved(yaml).map_err(|e| text(&e))?;
     let spec = match spec_yaml {
         None => old,
         Some(yaml) => {
-            let new = Spec::from_resolved(&yaml).map_err(|e| told(&e))?;
+            let new = Spec::from_resolved(&yaml).map_err(|e| text(&e))?;
             let new = new.dated(old.data().date).pinned_as(&old);
-            compatible_for_resume(&old, &new).map_err(|e| told(&e))?;
+            compatible_for_resume(&old, &new).map_err(|e| text(&e))?;
             new
         }
     };
     let attempt = attempts(&history) + 1;
     let mut beginning = vec![Fact::Resumed { attempt, spec_yaml: spec.resolved_yaml() }];
-    // Of a run that is over nothing would be looked for.
+    // With the resumption, the history does not count as over: for one that is over, the two functions below look for
+    // nothing.
     let going_on = [&history[..], &beginning].concat();
     beginning
-        .extend(checkpoints::uncommitted(storage, &run, &going_on).await.map_err(|e| told(&e))?);
-    history.extend(checkpoints::replaced(storage, &run, &going_on).await.map_err(|e| told(&e))?);
+        .extend(checkpoints::uncommitted(storage, &run, &going_on).await.map_err(|e| text(&e))?);
+    history.extend(checkpoints::replaced(storage, &run, &going_on).await.map_err(|e| text(&e))?);
     let lineage = last_lineage(&history);
-    let recorded = feed::recorded(storage, &run, lineage).await.map_err(|e| told(&e))?;
+    let recorded = feed::recorded(storage, &run, lineage).await.map_err(|e| text(&e))?;
     Ok(Found { run, journal, history, beginning, spec, recorded })
 }
 
@@ -138,7 +137,7 @@ mod tests {
     use proto::key;
 
     #[tokio::test]
-    async fn another_attempt_begins_with_the_checkpoint_that_the_last_one_did_not_live_to_commit() {
+    async fn another_attempt_begins_with_the_stored_checkpoint_that_was_not_committed() {
         let output = tempfile::tempdir().unwrap();
         let storage = Storage::open(&output.path().to_string_lossy()).unwrap();
         let yaml = format!(

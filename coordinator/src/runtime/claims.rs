@@ -1,8 +1,8 @@
-//! What a coordinator takes over: the pool from its journal, runs from theirs. And what is taken from it.
+//! Claims the pool and its runs through their journals, and handles the loss of a claim to another coordinator.
 //!
-//! Taking over is appending a claim. Whoever held the journal before may still be writing: where it got the number
-//! first, the journal has grown by an entry that claims nothing, and the claim is tried again behind it. Where another
-//! claim got it, there is another heir.
+//! Taking over means appending a claim. The previous holder may still be writing. If it took the entry's number first,
+//! the journal has grown by an entry without a claim, and the claim is tried again behind it. If the number was taken
+//! by another claim, another coordinator is taking over at the same time, and this one gives up.
 
 use super::feed::{self, Feed, Stamped};
 use super::handle::{Handle, Input};
@@ -22,13 +22,14 @@ use std::time::Duration;
 use storage::Storage;
 use tokio::sync::oneshot;
 
-/// Claims of a journal that grows meanwhile. Whoever held it writes seldom, and ends once it loses a number itself.
+/// Maximum number of attempts to claim a journal that is growing. A few are enough: the previous holder writes rarely,
+/// and stops once it loses a number.
 const CLAIMS: u32 = 8;
-/// Between two looks at whether another has taken over: well within the time that a restarted coordinator gives
-/// workers to come back to it.
-pub(super) const LOOK: Duration = Duration::from_secs(5);
+/// Interval of the checks whether another coordinator has taken over. Well below the time that a restarted
+/// coordinator gives workers to reconnect.
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A pool whose place is free, or is to be taken; nothing is claimed yet.
+/// A pool that is free or to be taken over, but not yet claimed.
 pub struct Vacancy {
     storage: Storage,
     pool: Journal,
@@ -37,12 +38,12 @@ pub struct Vacancy {
 }
 
 impl Vacancy {
-    /// The pool under `storage`. This coordinator must not listen yet: at the address of the one before, it would ask
-    /// itself.
+    /// Reads the pool under `storage`. This coordinator must not listen yet: if it had the address of the previous
+    /// one, it would ask itself.
     ///
     /// # Errors
-    /// [`Error::Held`] if the one before answers, unless this one is to `take_over`; [`Error::Journal`] if the pool's
-    /// journal cannot be replayed.
+    /// [`Error::Held`] if the previous coordinator may still be alive and `take_over` is false; [`Error::Journal`] if
+    /// the pool's journal cannot be replayed.
     pub async fn find(storage: Storage, take_over: bool) -> Result<Self, Error> {
         let (pool, past) = open_pool(&storage).await?;
         if !take_over && let Some(before) = last_claim(&past) {
@@ -52,7 +53,7 @@ impl Vacancy {
     }
 }
 
-/// A run that was read, and is about to be claimed.
+/// A run that has been read and is about to be claimed.
 struct Read {
     run: RunId,
     journal: Journal,
@@ -61,10 +62,10 @@ struct Read {
 }
 
 impl Runtime {
-    /// A coordinator of the pool, with everything that the pool has seen.
+    /// A coordinator of the pool, which claims the pool and all of its runs.
     ///
     /// # Errors
-    /// [`Error::Journal`] if a journal cannot be replayed, or another coordinator begins at the same time.
+    /// [`Error::Journal`] if a journal cannot be replayed, or if another coordinator claims the pool at the same time.
     pub async fn of_pool(
         vacancy: Vacancy,
         timing: Timing,
@@ -74,7 +75,7 @@ impl Runtime {
         let before = last_claim(&past).cloned();
         let epoch = next_epoch(&past);
         let mut found = Some((pool, past));
-        let (pool, past) = behind_the_last(async || {
+        let (pool, past) = claim_behind_last(async || {
             let (mut pool, past) = match found.take() {
                 Some(found) => found,
                 None => open_pool(&storage).await?,
@@ -85,10 +86,10 @@ impl Runtime {
         })
         .await?;
         if take_over && let Some(before) = before.filter(|before| before.url != holder.url) {
-            // It looks at its journal before it answers: that ends it.
+            // To answer, the previous coordinator checks its journal, finds the claim, and ends.
             holder::ask(&before, None).await;
         }
-        // A pool outlives its store's outages.
+        // A pool waits for its store however long an outage lasts.
         let pool = pool.patient(Duration::MAX);
         let places = (storage.clone(), storage);
         let (runtime, handle) = Self::new(places, timing, epoch, Some(pool), Duration::MAX);
@@ -99,9 +100,10 @@ impl Runtime {
         Ok((runtime, handle))
     }
 
-    /// Takes over a run of the pool. One whose journal cannot be read is listed as such; the others go on.
+    /// Takes over a run of the pool. A run whose journal cannot be read is listed as unreadable, and the other runs
+    /// continue.
     async fn adopt(&mut self, run: RunId, idempotency_key: String) -> Result<(), Error> {
-        let claimed = behind_the_last(async || {
+        let claimed = claim_behind_last(async || {
             let folder = proto::key::journal(&run);
             let (mut journal, mut history) = Journal::open::<Fact>(&self.storage, folder).await?;
             self.commit_stored(&run, &mut journal, &mut history).await?;
@@ -132,21 +134,21 @@ impl Runtime {
         }
     }
 
-    /// Takes over a run that was stopped or broken off, under a spec whose workers or checkpoints a user may have
+    /// Takes over a run that was stopped or interrupted, with a spec whose `workers` or `checkpoint` the user may have
     /// changed.
     ///
     /// # Errors
-    /// If its journal cannot be replayed or claimed.
+    /// If the run's journal cannot be replayed or claimed.
     pub async fn resume(&mut self, found: Resumable) -> Result<(), Error> {
         let Resumable { run, spec, before, take_over } = found;
-        behind_the_last(async || {
+        claim_behind_last(async || {
             let folder = proto::key::journal(&run);
             let (mut journal, mut history) =
                 Journal::open::<Fact>(&self.storage, folder.clone()).await?;
             expect_claim(before.as_ref(), &history, &self.storage, folder)?;
             self.commit_stored(&run, &mut journal, &mut history).await?;
             let spec_yaml = spec.resolved_yaml();
-            let began = if ends(&history) {
+            let began = if has_ended(&history) {
                 let attempt = crate::core::attempts(&history) + 1;
                 Some(Fact::Resumed { attempt, spec_yaml })
             } else {
@@ -169,22 +171,22 @@ impl Runtime {
         let own = self.core.holder().map(|own| own.url.clone());
         if take_over && let Some(before) = before.filter(|before| Some(&before.url) != own.as_ref())
         {
-            // It looks at the journal before it answers: that ends it.
+            // To answer, the previous coordinator checks the journal, finds the claim, and ends.
             holder::ask(&before, Some(&run)).await;
         }
         Ok(())
     }
 
-    /// Looks, beside the queue, whether a run's data has changed since it was prepared: it is not read again.
+    /// Spawns a check whether a run's data has changed since it was prepared. The data itself is not read again.
     pub(super) fn compare(&self, run: &RunId, spec: Arc<Spec>, fingerprint: String) {
         let (run, storage) = (run.clone(), self.prepared.clone());
-        self.beside(async move {
+        self.spawn(async move {
             let difference = survey::difference(&storage, &spec, &fingerprint).await;
             Event::Compared { run, difference }
         });
     }
 
-    /// Commits the checkpoints that were stored and not journaled.
+    /// Journals the checkpoints that were stored but not journaled.
     async fn commit_stored(
         &self,
         run: &RunId,
@@ -206,7 +208,7 @@ impl Runtime {
         resume: bool,
     ) -> Result<(), Error> {
         let Read { run: id, journal, spec, mut history } = read;
-        // For the core only: the journal does not need it.
+        // Only the core needs these facts; they are not journaled.
         history.extend(checkpoints::replaced(&self.storage, &id, &history).await?);
         let (lineage, last) = (last_lineage(&history), last_notice(&history));
         let settings = settings(&spec, self.goal);
@@ -222,7 +224,7 @@ impl Runtime {
         }
         let recorded = feed::recorded(&self.storage, &id, lineage).await?;
         self.core.recorded(&id, lineage, recorded.steps);
-        self.in_turn(Work::Begin { run: id.clone(), chunk: recorded.chunks }).await;
+        self.enqueue(Work::Begin { run: id.clone(), chunk: recorded.chunks }).await;
         let (feed, spec) = (Feed::new(recorded.last_ms), Arc::new(spec));
         let mut run = Run { journal: None, feed, spec, submitted_ms };
         let (journal, claimed, rest) = claim(journal, commands, &id).await;
@@ -233,20 +235,20 @@ impl Runtime {
         Ok(())
     }
 
-    /// Looks, beside the queue, whether another has written to what this coordinator holds. Without it a deposed
-    /// coordinator that has nothing to write would never know, and hold on to workers that no longer listen to it.
-    pub(super) fn look(&self) {
+    /// Starts checks whether another coordinator has written to the journals that this one holds. Without them, a
+    /// deposed coordinator with nothing to write would never notice, and would keep its workers.
+    pub(super) fn check_journals(&self) {
         if self.is_pool {
-            // Who takes a pool's runs takes the pool first.
-            return self.ask_journal(None, None);
+            // A coordinator that takes over a pool's runs claims the pool first.
+            return self.check_journal(None, None);
         }
         for id in self.runs.keys().filter(|id| self.core.holds(id)) {
-            self.ask_journal(Some(id.clone()), None);
+            self.check_journal(Some(id.clone()), None);
         }
     }
 
-    /// Looks at the end of the run's journal, or of the pool's; what is found there comes back as an input.
-    pub(super) fn ask_journal(
+    /// Spawns a check of the end of the run's journal, or of the pool's. The outcome comes back as an input.
+    pub(super) fn check_journal(
         &self,
         run: Option<RunId>,
         answer: Option<oneshot::Sender<Option<String>>>,
@@ -263,19 +265,19 @@ impl Runtime {
                     None => end.found::<PoolEvent>().await,
                     Some(_) => end.found::<Fact>().await,
                 },
-                // It is being written to: that will tell.
+                // An entry is being written, which shows whether the journal is lost.
                 None => None,
             };
             // The coordinator may have stopped meanwhile.
-            let _ = handle.send(Input::Looked { run, found, answer }).await;
+            let _ = handle.send(Input::Checked { run, found, answer }).await;
         });
     }
 
-    /// What a look at the end of a journal comes to: whether the run, or the pool, is still this coordinator's.
+    /// Handles the outcome of [`Self::check_journal`]. Returns whether this coordinator still holds the run or pool.
     ///
     /// # Errors
-    /// [`Error::Replaced`] if the pool is not.
-    pub(super) async fn looked(
+    /// [`Error::Replaced`] if another coordinator holds the pool.
+    pub(super) async fn checked(
         &mut self,
         run: Option<RunId>,
         found: Option<journal::Found>,
@@ -284,7 +286,7 @@ impl Runtime {
             None => self.pool.as_ref(),
             Some(id) => self.runs.get(id).and_then(|run| run.journal.as_ref()),
         };
-        // An entry that this coordinator has written meanwhile, or is writing, says nothing.
+        // An entry that this coordinator has written meanwhile, or is writing, does not count.
         let deposed = journal.zip(found).and_then(|(journal, found)| journal.is_lost(found));
         match (run, deposed) {
             (None, Some(error)) => Err(self.replaced(error)),
@@ -297,11 +299,12 @@ impl Runtime {
         }
     }
 
-    /// Drops a run whose journal another has. What was to be done for it is not; its workers and watchers are told.
+    /// Drops a run whose journal another coordinator has claimed. Its pending commands are discarded, and its workers
+    /// and watchers are notified.
     ///
     /// # Errors
-    /// [`Error::Replaced`] if the whole pool is lost, which says nothing to its workers: they go over as they are.
-    /// [`Error::Journal`] if the journal is not another's, but broken.
+    /// [`Error::Replaced`] if the whole pool is lost. Workers then get no new directive, and move to the successor as
+    /// they are. [`Error::Journal`] if the journal is broken instead of claimed.
     pub(super) async fn lose(&mut self, run: RunId, error: journal::Error) -> Result<(), Error> {
         let journal::Error::Deposed { .. } = &error else { return Err(error.into()) };
         if let Some(pool) = &self.pool
@@ -316,7 +319,8 @@ impl Runtime {
         Ok(())
     }
 
-    /// What an error of the pool's journal comes to. Workers are told where to go.
+    /// Converts an error of the pool's journal. If another coordinator has claimed the pool, its address is noted for
+    /// the workers.
     pub(super) fn replaced(&self, error: journal::Error) -> Error {
         let journal::Error::Deposed { by, .. } = &error else { return error.into() };
         if let Some(by) = by {
@@ -326,7 +330,7 @@ impl Runtime {
     }
 }
 
-/// Writes the claim, which comes first where there is one; one that comes too late is made anew.
+/// Writes the claim, which is the first command if there is one, and returns the other commands.
 async fn claim(
     mut journal: Journal,
     mut commands: Vec<Command>,
@@ -342,7 +346,7 @@ async fn claim(
     (journal, claimed, commands)
 }
 
-/// The runs of a pool in the order of their turns: one that was resumed goes to the end.
+/// The runs of a pool in their order in the queue. A run that was resumed goes to the end.
 fn in_turn(past: Vec<PoolEvent>) -> Vec<(RunId, String)> {
     let mut runs: Vec<(RunId, String)> = Vec::new();
     for event in past {
@@ -360,7 +364,7 @@ fn in_turn(past: Vec<PoolEvent>) -> Vec<(RunId, String)> {
     runs
 }
 
-/// The spec that holds at the end of a history.
+/// The spec in force at the end of a history.
 pub(super) fn last_spec(history: &[Fact]) -> Option<&str> {
     history.iter().rev().find_map(|event| match event {
         Fact::Submitted { spec_yaml } | Fact::Resumed { spec_yaml, .. } => Some(spec_yaml.as_str()),
@@ -368,7 +372,7 @@ pub(super) fn last_spec(history: &[Fact]) -> Option<&str> {
     })
 }
 
-/// The data set that a run was planned on.
+/// The fingerprint of the data set that a run was planned on.
 pub(super) fn last_prepared(history: &[Fact]) -> Option<&str> {
     history.iter().rev().find_map(|event| match event {
         Fact::Prepared { fingerprint } => Some(fingerprint.as_str()),
@@ -376,7 +380,7 @@ pub(super) fn last_prepared(history: &[Fact]) -> Option<&str> {
     })
 }
 
-/// What was said last about a run that has ended.
+/// The last notice of a run that has ended.
 fn last_notice(history: &[Fact]) -> Option<Notice> {
     let planned = history.iter().rev().find_map(|event| match event {
         Fact::Planned { steps, .. } => Some(*steps),
@@ -403,8 +407,8 @@ pub(super) fn last_lineage(history: &[Fact]) -> Lineage {
     history.iter().rev().find_map(of).unwrap_or_default()
 }
 
-/// Whether a history ends, however that was.
-fn ends(history: &[Fact]) -> bool {
+/// Whether the run of a history has ended, in whatever way.
+fn has_ended(history: &[Fact]) -> bool {
     let of = |event: &Fact| match event {
         Fact::Paused { .. } | Fact::Cancelled | Fact::Failed { .. } | Fact::Succeeded { .. } => {
             Some(true)
@@ -415,8 +419,10 @@ fn ends(history: &[Fact]) -> bool {
     history.iter().rev().find_map(of).unwrap_or(false)
 }
 
-/// Claims again where the one before has written meanwhile.
-async fn behind_the_last<T>(mut claim: impl AsyncFnMut() -> Result<T, Error>) -> Result<T, Error> {
+/// Claims again if the previous holder has written meanwhile.
+async fn claim_behind_last<T>(
+    mut claim: impl AsyncFnMut() -> Result<T, Error>,
+) -> Result<T, Error> {
     for _ in 1..CLAIMS {
         match claim().await {
             Err(Error::Journal(journal::Error::Deposed { by: None, .. })) => {}
@@ -430,7 +436,7 @@ async fn open_pool(storage: &Storage) -> Result<(Journal, Vec<PoolEvent>), journ
     Journal::open(storage, proto::key::POOL_JOURNAL.into()).await
 }
 
-/// Makes sure that the journal still is as it was when `before` was asked.
+/// Checks that `before` still holds the last claim, as it did when it was asked.
 fn expect_claim<E: Journaled>(
     before: Option<&Holder>,
     past: &[E],

@@ -1,15 +1,15 @@
-//! Whether a worker's peers could connect to it: tried from here, before it becomes a member.
+//! Checks that peers can connect to a worker, by connecting to it from the coordinator before it becomes a member.
 
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// A host that takes no connection for so long is not reached.
+/// A host that accepts no connection within this time counts as unreachable.
 const WITHIN: Duration = Duration::from_secs(3);
 
-/// Connects to `ring`, `host:port`, and hangs up.
+/// Connects to `ring` (`host:port`) and closes the connection.
 ///
 /// # Errors
-/// In words: why not.
+/// The reason, as text.
 pub(super) async fn dial(ring: &str) -> Result<(), String> {
     match tokio::time::timeout(WITHIN, TcpStream::connect(ring)).await {
         Ok(Ok(_)) => Ok(()),
@@ -27,7 +27,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("[::1]:0").await;
         let listener = match listener {
             Ok(listener) => listener,
-            // A host without IPv6.
+            // The host has no IPv6.
             Err(_) => tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(),
         };
         let ring = listener.local_addr().unwrap().to_string();

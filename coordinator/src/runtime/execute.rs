@@ -1,4 +1,4 @@
-//! Commands, executed in order up to the next journal entry, which is written beside the queue.
+//! Executes commands in order up to the next journal entry. A spawned task writes the entry.
 
 use super::journal::{self, Journal, Trouble};
 use super::works::{Task, Work};
@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-/// Between two attempts at what the store would not do.
+/// Pause after an operation that the store has refused.
 const PAUSE: Duration = Duration::from_secs(3);
 
 /// A journal entry that is being written.
@@ -24,12 +24,12 @@ pub(super) struct Writing {
     writing: JoinHandle<Done>,
     since: Instant,
     trouble: Trouble,
-    told: bool,
+    reported: bool,
 }
 
-/// What came of an entry.
+/// The outcome of writing an entry.
 pub(super) struct Done {
-    /// The run whose entry it is; none for the pool's.
+    /// The run whose entry it is; `None` for the pool's.
     of: Option<RunId>,
     journal: Option<Journal>,
     outcome: Result<(), journal::Error>,
@@ -37,33 +37,33 @@ pub(super) struct Done {
 
 impl Writing {
     pub(super) async fn done(&mut self) -> Done {
-        (&mut self.writing).await.expect("writing an entry panics on nothing")
+        (&mut self.writing).await.expect("writing an entry does not panic")
     }
 
-    /// When whoever watches is to be told that it takes long.
+    /// When to report that the entry takes long; `None` if that has been reported.
     pub(super) fn slow_at(&self) -> Option<Instant> {
-        (!self.told).then(|| self.since + super::SLOW)
+        (!self.reported).then(|| self.since + super::SLOW)
     }
 
-    /// What to tell them, once.
-    pub(super) fn told(&mut self) -> Option<String> {
-        self.told = true;
+    /// A report for watchers that the entry takes long.
+    pub(super) fn report(&mut self) -> Option<String> {
+        self.reported = true;
         self.waiting(Duration::ZERO)
     }
 
-    /// What is waited for, if that has taken longer than `slow`.
+    /// A text that says how long the entry has taken and why, if longer than `slow`.
     pub(super) fn waiting(&self, slow: Duration) -> Option<String> {
         let waited = self.since.elapsed();
         let why = self.trouble.last().map(|why| format!(": {why}")).unwrap_or_default();
         let seconds = waited.as_secs();
         (waited >= slow).then(|| {
-            format!("waiting for the storage to take a journal entry, for {seconds} s now{why}")
+            format!("waiting for the storage to accept a journal entry, for {seconds} s now{why}")
         })
     }
 }
 
 impl Runtime {
-    /// Executes commands until one of them has to be durable before the next is begun.
+    /// Executes commands up to the next journal entry, which must be durable before the command behind it begins.
     pub(super) async fn execute(&mut self) {
         while self.writing.is_none()
             && let Some(command) = self.outbox.pop_front()
@@ -78,7 +78,7 @@ impl Runtime {
             Command::JournalPool(event) => self.write_pool(event),
             Command::Answer { ticket, answer } => {
                 if let Some(waiting) = self.answers.remove(&ticket.0) {
-                    // Whoever asked may be gone.
+                    // The caller may be gone.
                     let _ = waiting.send(answer);
                 }
             }
@@ -86,7 +86,7 @@ impl Runtime {
             Command::Close { stream } => drop(self.streams.remove(&stream)),
             Command::Notify { run, notice } => self.notify(run, notice).await,
             Command::Dial { worker, incarnation, ring } => {
-                self.beside(async move {
+                self.spawn(async move {
                     let outcome = dial::dial(&ring).await;
                     Event::Dialled { worker, incarnation, outcome }
                 });
@@ -96,24 +96,25 @@ impl Runtime {
             Command::Plan { run, fingerprint, prepared } => self.plan(run, fingerprint, prepared),
             Command::Seal { checkpoint, skipped } => self.seal(checkpoint, skipped),
             Command::Receipt { run, skipped } => {
-                self.in_turn(Work::Of(run, Task::Receipt(skipped))).await;
+                self.enqueue(Work::Task(run, Task::Receipt(skipped))).await;
             }
             Command::Publish { run, lineage, step, losses } => {
                 let Some(spec) = self.spec(&run) else { return };
                 let checkpoint = CheckpointId { lineage, step };
                 let finished = checkpoints::Finished { run: run.clone(), spec, checkpoint, losses };
-                self.in_turn(Work::Of(run, Task::Publish(Box::new(finished)))).await;
+                self.enqueue(Work::Task(run, Task::Publish(Box::new(finished)))).await;
             }
             Command::Discard { run, lineage, step } => {
-                self.in_turn(Work::Of(run, Task::Discard(CheckpointId { lineage, step }))).await;
+                self.enqueue(Work::Task(run, Task::Discard(CheckpointId { lineage, step }))).await;
             }
             Command::Retain { run, retained } => {
-                self.in_turn(Work::Of(run, Task::Retain(retained))).await;
+                self.enqueue(Work::Task(run, Task::Retain(retained))).await;
             }
         }
     }
 
-    /// Tells a worker what to do. A stream whose queue is full is not being read: its worker is told again on the next.
+    /// Sends a directive to a worker. A full queue means that the stream is not being read: it is dropped, and the
+    /// worker gets its directive on its next stream.
     fn direct(&mut self, stream: Stream, directive: Directive) {
         if let Some(directives) = self.streams.get(&stream)
             && directives.try_send(directive).is_err()
@@ -125,7 +126,7 @@ impl Runtime {
     fn survey(&self, run: RunId) {
         let Some(spec) = self.spec(&run) else { return };
         let storage = self.prepared.clone();
-        self.beside(async move {
+        self.spawn(async move {
             let outcome = survey::survey(&storage, &spec).await;
             Event::Surveyed { run, outcome }
         });
@@ -133,7 +134,7 @@ impl Runtime {
 
     fn find_prepared(&self, run: RunId, fingerprint: String) {
         let storage = self.prepared.clone();
-        self.beside(async move {
+        self.spawn(async move {
             let found = survey::is_prepared(&storage, &fingerprint).await;
             let found = found.unwrap_or_else(|error| {
                 let error = chain(&error);
@@ -149,7 +150,7 @@ impl Runtime {
             planning::Places { run: self.storage.clone(), prepared: self.prepared.clone() };
         let Some(spec) = self.spec(&run) else { return };
         let patience = self.patience;
-        self.beside(async move {
+        self.spawn(async move {
             let began = Instant::now();
             let outcome = loop {
                 let prepared = prepared.clone();
@@ -171,7 +172,7 @@ impl Runtime {
         let Some(spec) = self.spec(&checkpoint.run) else { return };
         let storage = self.storage.clone();
         let patience = spec.checkpoint().storage_patience;
-        self.beside(async move {
+        self.spawn(async move {
             let began = Instant::now();
             let outcome = loop {
                 match checkpoints::seal(&storage, &checkpoint, skipped.clone()).await {
@@ -190,7 +191,7 @@ impl Runtime {
         });
     }
 
-    /// Begins to write an entry of a run's journal.
+    /// Starts to write an entry of a run's journal.
     fn write(&mut self, id: RunId, events: Vec<Fact>) {
         let journal = self.runs.get_mut(&id).and_then(|run| run.journal.take());
         let trouble = journal.as_ref().map(Journal::trouble).unwrap_or_default();
@@ -199,7 +200,7 @@ impl Runtime {
         let writing = async move {
             let opened = match journal {
                 Some(journal) => Ok(journal),
-                // Of a run that has ended.
+                // The run has ended.
                 None => {
                     let folder = proto::key::journal(&id);
                     Journal::reopen::<Fact>(&storage, folder, patience, &noted).await
@@ -216,7 +217,7 @@ impl Runtime {
         self.begin(trouble, tokio::spawn(writing));
     }
 
-    /// Begins to write an entry of the pool's journal, where there is a pool.
+    /// Starts to write an entry of the pool's journal, if there is a pool.
     fn write_pool(&mut self, event: PoolEvent) {
         let Some(mut journal) = self.pool.take() else { return };
         let trouble = journal.trouble();
@@ -229,16 +230,16 @@ impl Runtime {
 
     fn begin(&mut self, trouble: Trouble, writing: JoinHandle<Done>) {
         let since = Instant::now();
-        self.writing = Some(Writing { writing, since, trouble, told: false });
+        self.writing = Some(Writing { writing, since, trouble, reported: false });
     }
 
-    /// An entry is durable, or will never be.
+    /// Handles the outcome of writing an entry.
     ///
     /// # Errors
-    /// If that ends this coordinator.
+    /// If the outcome ends this coordinator.
     pub(super) async fn written(&mut self, done: Done) -> Result<(), Error> {
         if let Some(writing) = self.writing.take()
-            && writing.told
+            && writing.reported
         {
             let seconds = writing.since.elapsed().as_secs();
             tracing::warn!(seconds, "the storage answers again");
@@ -249,7 +250,7 @@ impl Runtime {
             return outcome.map_err(|error| self.replaced(error));
         };
         let Some(run) = self.runs.get_mut(&id) else {
-            // It had ended before: what was to be added to its end is no reason to end this coordinator.
+            // The run had already ended. That an entry behind its end is lost does not end this coordinator.
             return match outcome {
                 Err(error @ journal::Error::Deposed { .. }) => self.lose(id, error).await,
                 Err(error) => {
@@ -271,16 +272,16 @@ impl Runtime {
         let ends = notice.last();
         log::notice(&id, &notice);
         let Some(run) = self.runs.get_mut(&id) else {
-            // Of a run that had ended before: whoever asks next is told.
+            // The run had already ended; the next request to watch it gets this notice.
             if let Some(ended) = self.ended.get_mut(&id) {
                 let at_ms = feed::now_ms();
                 ended.last = Some(std::sync::Arc::new(feed::Stamped { at_ms, notice }));
             }
             return;
         };
-        if run.feed.say(notice) {
+        if run.feed.publish(notice) {
             let lines = run.feed.take_unstored();
-            self.in_turn(Work::Of(id.clone(), Task::Metrics(lines))).await;
+            self.enqueue(Work::Task(id.clone(), Task::Metrics(lines))).await;
         }
         if ends && let Some(run) = self.runs.remove(&id) {
             let (submitted_ms, last) = (run.submitted_ms, run.feed.last());

@@ -1,4 +1,4 @@
-//! What has been said about a run: kept for whoever starts watching late, stored as metrics, passed on as it happens.
+//! A run's notices: sent to watchers as they happen, kept for watchers that come later, and stored as metrics.
 
 use crate::core::Notice;
 use bytes::Bytes;
@@ -12,27 +12,27 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use storage::{Created, Storage};
 use tokio::sync::broadcast;
 
-/// Notices that a watcher can be behind before it loses some.
+/// Number of notices by which a watcher can lag behind before it loses some.
 const WATCHER_LAG: usize = 4096;
-/// Notices kept for late watchers: the oldest are forgotten first.
+/// Maximum number of notices kept for later watchers; the oldest are dropped first.
 const REMEMBERED: usize = 100_000;
-/// Notices in one metrics object, at most.
+/// Number of unstored notices at which they are stored.
 const CHUNK: usize = 1000;
-/// Metrics objects that are read at once.
+/// Number of metrics objects that are read concurrently.
 const READS: usize = 8;
 
-/// A notice, and when it was said.
+/// A notice with its time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stamped {
-    /// Milliseconds since 1970; of one run they always rise. 0 in what an older version has written.
+    /// Milliseconds since 1970, strictly increasing within a run. 0 if an older version wrote the notice.
     #[serde(default)]
     pub at_ms: u64,
-    /// What was said.
+    /// The notice.
     #[serde(flatten)]
     pub notice: Notice,
 }
 
-/// One run's notices.
+/// The notices of one run.
 pub(crate) struct Feed {
     past: VecDeque<Arc<Stamped>>,
     now: broadcast::Sender<Arc<Stamped>>,
@@ -40,17 +40,17 @@ pub(crate) struct Feed {
     last_ms: u64,
 }
 
-/// The past, and what comes.
+/// A run's past and future notices.
 pub struct Watch {
-    /// What was said before.
+    /// Notices from before the watch began.
     pub past: Vec<Arc<Stamped>>,
-    /// What is said from now on.
+    /// Receives the notices from now on.
     pub now: broadcast::Receiver<Arc<Stamped>>,
 }
 
 impl Watch {
-    /// Of a run of which nothing more will be said.
-    pub(crate) fn over(past: Vec<Arc<Stamped>>) -> Self {
+    /// A watch of a run that has ended, without future notices.
+    pub(crate) fn ended(past: Vec<Arc<Stamped>>) -> Self {
         let (_, now) = broadcast::channel(1);
         Self { past, now }
     }
@@ -63,7 +63,7 @@ pub(crate) fn now_ms() -> u64 {
 }
 
 impl Feed {
-    /// Of a run of which something was said up to `last_ms`, by this coordinator's clock or another's.
+    /// An empty feed of a run whose last notice has the time `last_ms`, by this coordinator's clock or another's.
     pub(crate) fn new(last_ms: u64) -> Self {
         let (now, _) = broadcast::channel(WATCHER_LAG);
         Self { past: VecDeque::new(), now, unstored: Vec::new(), last_ms }
@@ -74,8 +74,8 @@ impl Feed {
         Watch { past, now: self.now.subscribe() }
     }
 
-    /// Passes a notice on; true if what is not yet stored should be stored now.
-    pub(crate) fn say(&mut self, notice: Notice) -> bool {
+    /// Sends a notice to the watchers. Returns true if the unstored notices should be stored now.
+    pub(crate) fn publish(&mut self, notice: Notice) -> bool {
         self.last_ms = now_ms().max(self.last_ms + 1);
         let landmark = notice.last()
             || matches!(notice, Notice::Checkpoint { .. } | Notice::Generation { .. });
@@ -85,12 +85,12 @@ impl Feed {
             self.past.pop_front();
         }
         self.unstored.push(stamped.clone());
-        // Nobody watching is fine.
+        // There may be no watcher.
         let _ = self.now.send(stamped);
         landmark || self.unstored.len() >= CHUNK
     }
 
-    /// What is not yet stored, as lines.
+    /// Takes the notices that are not stored yet, as JSON lines.
     pub(crate) fn take_unstored(&mut self) -> Vec<u8> {
         let mut lines = Vec::new();
         for stamped in std::mem::take(&mut self.unstored) {
@@ -100,17 +100,17 @@ impl Feed {
         lines
     }
 
-    /// The last thing that was said.
+    /// The last notice.
     pub(crate) fn last(&self) -> Option<Arc<Stamped>> {
         self.past.back().cloned()
     }
 }
 
-/// Stores lines as the first chunk from number `chunk` on that is free; another coordinator's is never overwritten.
-/// `chunk` is then the one after.
+/// Stores lines as the first unused chunk from number `chunk` on, and sets `chunk` to the number after it. Chunks of
+/// another coordinator are never overwritten.
 ///
 /// # Errors
-/// What the store says; the lines may be stored then.
+/// Errors of the store; the lines may have been stored nonetheless.
 pub(crate) async fn store(
     storage: &Storage,
     run: &RunId,
@@ -122,14 +122,14 @@ pub(crate) async fn store(
         *chunk += 1;
         match created {
             Created::Ours => return Ok(()),
-            // By an attempt whose answer was lost.
+            // Stored by an earlier attempt whose reply was lost.
             Created::Theirs(found) if found == lines => return Ok(()),
             Created::Theirs(_) => {}
         }
     }
 }
 
-/// The numbers of a run's metrics objects, in order.
+/// The keys of a run's metrics objects, in order.
 async fn chunks(storage: &Storage, run: &RunId) -> Result<Vec<String>, storage::Error> {
     let mut keys: Vec<_> =
         storage.list(&key::all_metrics(run)).await?.into_iter().map(|o| o.key).collect();
@@ -137,10 +137,10 @@ async fn chunks(storage: &Storage, run: &RunId) -> Result<Vec<String>, storage::
     Ok(keys)
 }
 
-/// Everything that was stored of what was said about a run.
+/// Reads all stored notices of a run.
 ///
 /// # Errors
-/// What the store says.
+/// Errors of the store.
 pub(crate) async fn stored(
     storage: &Storage,
     run: &RunId,
@@ -151,21 +151,21 @@ pub(crate) async fn stored(
     Ok(bodies.iter().flat_map(|body| parse(body)).map(Arc::new).collect())
 }
 
-/// What a run's metrics objects say of how far they reach.
+/// The extent of a run's stored metrics.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Recorded {
-    /// How many there are.
+    /// Number of metrics objects.
     pub(crate) chunks: u64,
-    /// Steps of the lineage that was asked for.
+    /// The number of the last recorded step of the requested lineage; 0 if there is none.
     pub(crate) steps: u64,
-    /// When the last notice in them was said; 0 if none was.
+    /// The time of the last notice; 0 if there is none.
     pub(crate) last_ms: u64,
 }
 
-/// How far a run's metrics reach, with the steps of `lineage`.
+/// Reads how far a run's metrics reach, with the steps of `lineage`.
 ///
 /// # Errors
-/// What the store says.
+/// Errors of the store.
 pub(crate) async fn recorded(
     storage: &Storage,
     run: &RunId,
@@ -194,7 +194,7 @@ pub(crate) async fn recorded(
     Ok(recorded)
 }
 
-/// The notices of a metrics object; lines of another version are left out.
+/// The notices of a metrics object, without lines that this version cannot parse.
 fn parse(body: &[u8]) -> impl Iterator<Item = Stamped> + '_ {
     body.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok())
 }
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_stored_is_read_back_and_tells_which_steps_are_recorded() {
+    async fn stored_notices_are_read_back_with_the_last_recorded_step() {
         let (storage, run) = (Storage::memory(), RunId::new("r"));
         let none = recorded(&storage, &run, Lineage(1)).await.unwrap();
         assert_eq!(none, Recorded::default());
@@ -233,7 +233,7 @@ mod tests {
         let mut chunk = 0;
         for (lineage, steps) in [(1, 1..4), (2, 3..6)] {
             for number in steps {
-                feed.say(step(number, lineage));
+                feed.publish(step(number, lineage));
             }
             let lines = Bytes::from(feed.take_unstored());
             store(&storage, &run, &mut chunk, lines).await.unwrap();
@@ -248,10 +248,10 @@ mod tests {
         assert!(all.windows(2).all(|pair| pair[0].at_ms < pair[1].at_ms), "times rise");
         let after = all[3].at_ms;
         assert_eq!(feed.watch(after).past.len(), 2);
-        // A coordinator whose clock is behind goes on where the one before ended.
+        // A coordinator whose clock is behind continues from its predecessor's times.
         let ahead = last.last_ms + 60_000;
         let mut next = Feed::new(ahead);
-        next.say(step(6, 2));
+        next.publish(step(6, 2));
         assert_eq!(next.watch(ahead).past.len(), 1);
     }
 

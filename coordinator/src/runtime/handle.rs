@@ -1,5 +1,5 @@
-//! How everybody else talks to a running coordinator: its queue, from outside. And where to find the next one, once
-//! another has its place.
+//! The handle to a running coordinator, through which all other code sends inputs to its queue. It also knows the
+//! address of the coordinator that replaced this one.
 
 use super::feed::{Recorded, Watch};
 use super::journal::{self, Journal};
@@ -14,10 +14,10 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-/// How long a file system may take to say what a path is.
+/// How long a file system may take to resolve a path.
 const LOOK_UP: Duration = Duration::from_secs(5);
 
-/// What comes in from outside the core.
+/// An input to the runtime's queue.
 pub(crate) enum Input {
     Core(Event),
     Attach {
@@ -34,7 +34,7 @@ pub(crate) enum Input {
         spec_yaml: Option<String>,
         answer: oneshot::Sender<Result<(RunId, u64), String>>,
     },
-    /// What is to be resumed has been read.
+    /// The run to be resumed has been read.
     Found {
         found: Box<Found>,
         answer: oneshot::Sender<Result<(RunId, u64), String>>,
@@ -55,8 +55,8 @@ pub(crate) enum Input {
         run: Option<RunId>,
         answer: oneshot::Sender<Option<String>>,
     },
-    /// The end of the run's journal, or of the pool's, has been looked at.
-    Looked {
+    /// The end of the run's journal, or of the pool's, has been checked.
+    Checked {
         run: Option<RunId>,
         found: Option<journal::Found>,
         answer: Option<oneshot::Sender<Option<String>>>,
@@ -66,52 +66,52 @@ pub(crate) enum Input {
     },
 }
 
-/// A run that has ended, read anew, and the spec that it is to go on under.
+/// An ended run as it was read again from storage, with the spec for its next attempt.
 pub(crate) struct Found {
     pub(crate) run: RunId,
     pub(crate) journal: Journal,
     pub(crate) history: Vec<Fact>,
-    /// What another attempt begins with.
+    /// The first facts of the next attempt.
     pub(crate) beginning: Vec<Fact>,
     pub(crate) spec: Spec,
-    /// How far its metrics reach.
+    /// The extent of its stored metrics.
     pub(crate) recorded: Recorded,
 }
 
-/// A run, as it is shown.
+/// A run's status and submission time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Seen {
-    /// How it is doing.
+    /// The run's status.
     pub status: Status,
-    /// When it was submitted, in milliseconds since 1970; 0 if that is unknown.
+    /// When the run was submitted, in milliseconds since 1970; 0 if unknown.
     pub submitted_ms: u64,
 }
 
-/// How everything is doing.
+/// The status of all runs and workers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Overview {
     /// Every run, oldest first.
     pub runs: Vec<Seen>,
     /// Every connected worker, by name.
     pub workers: Vec<WorkerStatus>,
-    /// The coordinator's time, since it started.
+    /// The time since the coordinator started.
     pub now: Duration,
-    /// When it started, in milliseconds since 1970.
+    /// When the coordinator started, in milliseconds since 1970.
     pub began_ms: u64,
 }
 
-/// How everybody else talks to a running coordinator.
+/// A handle to a running coordinator.
 #[derive(Clone)]
 pub struct Handle {
     inputs: mpsc::Sender<Input>,
-    /// The URL under which the coordinator keeps everything.
+    /// The URL under which the coordinator stores everything.
     output: Arc<str>,
     successor: Arc<OnceLock<String>>,
     beats: Beats,
 }
 
-/// The streams that have beaten since it was looked last. Nothing follows from a beat but that its worker lives: so
-/// many of them are taken in together, and one by itself costs the coordinator nothing.
+/// The streams that have sent a beat since the last [`take`](Self::take). A beat only says that its worker lives, so
+/// the core handles many of them as one event.
 #[derive(Clone, Default)]
 pub(crate) struct Beats(Arc<Mutex<BTreeSet<Stream>>>);
 
@@ -120,7 +120,7 @@ impl Beats {
         self.0.lock().expect("held only to add").insert(stream);
     }
 
-    /// Those streams, once.
+    /// Returns the streams and clears the set.
     pub(crate) fn take(&self) -> BTreeSet<Stream> {
         std::mem::take(&mut *self.0.lock().expect("held only to add"))
     }
@@ -136,12 +136,14 @@ impl Handle {
         Self { inputs, output: output.into(), successor: Arc::default(), beats: Beats::default() }
     }
 
-    /// Workers take the output from the spec: a run whose spec names another would be split between two. It may be
-    /// another name of the same folder, which only the file system knows, and that may never answer: so it is not asked
-    /// in the queue.
+    /// Checks that the spec's output is this coordinator's. Workers take the output from the spec, so a run with a
+    /// different one would be split between two places.
+    ///
+    /// Two paths may name the same folder, which only the file system can tell. It may never answer, so the check does
+    /// not run in the coordinator's queue.
     ///
     /// # Errors
-    /// In words, with the hint.
+    /// The reason as text, with a hint.
     pub(crate) async fn check_output(&self, spec: &Spec) -> Result<(), String> {
         let (own, wanted) = (&*self.output, spec.output().to_string());
         let looked_up = tokio::task::spawn_blocking({
@@ -167,10 +169,10 @@ impl Handle {
         answered.await.map_err(|_| Stopped)
     }
 
-    /// Queues a run; answers once that is durable.
+    /// Submits a run. Returns once the submission is durable.
     ///
     /// # Errors
-    /// [`Stopped`], or in words why not.
+    /// [`Stopped`], or the reason of a refusal as text.
     pub async fn submit(&self, spec: Spec, key: String) -> Result<Result<RunId, String>, Stopped> {
         if let Err(refusal) = self.check_output(&spec).await {
             return Ok(Err(refusal));
@@ -178,18 +180,18 @@ impl Handle {
         self.ask(|answer| Input::Submit { spec: Box::new(spec), key, answer }).await
     }
 
-    /// Asks for a run's end; answers once the intent is durable.
+    /// Cancels a run. Returns once the cancellation is durable.
     ///
     /// # Errors
-    /// [`Stopped`], or in words why not.
+    /// [`Stopped`], or the reason of a refusal as text.
     pub async fn cancel(&self, run: RunId) -> Result<Result<RunId, String>, Stopped> {
         self.ask(|answer| Input::Cancel { run, answer }).await
     }
 
-    /// Begins another attempt of a run that has ended without success; says which.
+    /// Begins another attempt of a run that has ended without success. Returns the run and the attempt's number.
     ///
     /// # Errors
-    /// [`Stopped`], or in words why not.
+    /// [`Stopped`], or the reason of a refusal as text.
     pub async fn resume(
         &self,
         run: RunId,
@@ -198,10 +200,10 @@ impl Handle {
         self.ask(|answer| Input::Resume { run, spec_yaml, answer }).await
     }
 
-    /// What was said about a run after `after_ms`, and what will be, if there is such a run.
+    /// Returns the past notices of a run after `after_ms` and its future ones, or `None` if there is no such run.
     ///
     /// # Errors
-    /// [`Stopped`], or in words why nothing can be said about it.
+    /// [`Stopped`], or as text why the run cannot be read.
     pub async fn watch(
         &self,
         run: RunId,
@@ -210,7 +212,7 @@ impl Handle {
         self.ask(|answer| Input::Watch { run, after_ms, answer }).await
     }
 
-    /// How everything is doing: answered from memory.
+    /// Returns the status of all runs and workers, from memory.
     ///
     /// # Errors
     /// [`Stopped`].
@@ -218,16 +220,16 @@ impl Handle {
         self.ask(|answer| Input::Status { answer }).await
     }
 
-    /// This process's token, if the coordinator holds the run, or without one the pool: it looks at its journal
-    /// before it answers.
+    /// Returns this process's token if the coordinator holds the run, or the pool if `run` is `None`. The coordinator
+    /// checks the journal before it answers.
     ///
     /// # Errors
-    /// [`Stopped`], also where that look has shown that another has its place.
+    /// [`Stopped`], also if the check shows that another coordinator has taken over.
     pub async fn holds(&self, run: Option<RunId>) -> Result<Option<String>, Stopped> {
         self.ask(|answer| Input::Holds { run, answer }).await
     }
 
-    /// Where the coordinator is that has this one's place.
+    /// The address of the coordinator that replaced this one.
     pub fn successor(&self) -> Option<&str> {
         self.successor.get().map(String::as_str)
     }
@@ -245,7 +247,7 @@ impl Handle {
         self.event(Event::Close).await
     }
 
-    /// Answers once what was to be done in storage beside the queue is done.
+    /// Returns once no background work in storage is left.
     ///
     /// # Errors
     /// [`Stopped`].

@@ -1,11 +1,11 @@
-//! History on object storage: numbered batches of events, each created if absent.
+//! A journal: history in object storage, as numbered batches of events that are each created only if absent.
 //!
-//! Whoever loses a number has been deposed by another writer, and learns it here. Numbers are never reused and entries
-//! never deleted, since a deleted number could be created again by a stale writer.
+//! A writer that finds its number taken has been deposed by another writer. Numbers are never reused and entries are
+//! never deleted, since a stale writer could create a deleted entry again.
 //!
-//! Nothing here trusts a listing to be complete: it only says how far the journal reaches at least, and reads go on
-//! from there. Nothing trusts a single answer either: an entry that comes damaged is read again, and a write whose
-//! outcome is unknown is repeated, the same bytes under the same number, until it is known.
+//! A listing need not be complete: it is a lower bound for the journal's length, and reads continue from there. A
+//! single reply is not trusted either: a damaged entry is read again, and a write whose outcome is unknown is repeated,
+//! with the same bytes under the same number, until its outcome is known.
 
 #[cfg(test)]
 mod tests;
@@ -21,17 +21,17 @@ use storage::{Created, Patience, Storage};
 use thiserror::Error;
 use tokio::time::Instant;
 
-/// Entries that are fetched at once while a journal is replayed.
+/// Number of entries that are fetched concurrently while a journal is replayed.
 const AHEAD: usize = 16;
-/// Reads of an entry that comes damaged, before it is called so.
+/// Number of damaged reads after which an entry counts as damaged.
 const READS: usize = 4;
-/// How long a write whose outcome is unknown is repeated, beyond the storage's own patience with each attempt, unless
-/// the journal is made more [patient](Journal::patient).
+/// How long a write whose outcome is unknown is repeated, in addition to the storage's own retries within each attempt.
+/// [`Journal::patient`] changes it.
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
-/// Pauses between repetitions: the first, and the longest.
+/// The shortest and the longest pause between repetitions.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 
-/// What can go wrong with a journal.
+/// Errors of a journal.
 #[derive(Debug, Error)]
 pub enum Error {
     /// Another coordinator has written the entry: this one must stop.
@@ -41,7 +41,7 @@ pub enum Error {
         url: String,
         /// The entry.
         key: String,
-        /// Who, if the entry is a claim; else it is what the one before wrote last.
+        /// The new holder, if the entry is a claim. `None` if it is an ordinary entry of the previous holder.
         by: Option<Holder>,
     },
     /// The journal cannot be replayed.
@@ -55,18 +55,18 @@ pub enum Error {
         #[source]
         source: EntryError,
     },
-    /// An entry is not there, and a later one is.
-    #[error("the journal entry `{url}/{key}` is missing, though later ones are there")]
+    /// An entry is missing, though a later one exists.
+    #[error("the journal entry `{url}/{key}` is missing, though later ones exist")]
     Missing {
         /// The storage.
         url: String,
         /// The entry.
         key: String,
     },
-    /// Whether an entry was written cannot be found out.
+    /// It is unknown whether an entry was written.
     #[error(
         "whether `{url}/{key}` was written is unknown after {} seconds\n\
-         hint: start again once the storage answers; what was written is then found",
+         hint: start again once the storage answers; the entry is then found if it was written",
         .waited.as_secs()
     )]
     Unsettled {
@@ -74,13 +74,13 @@ pub enum Error {
         url: String,
         /// The entry.
         key: String,
-        /// For how long it was tried.
+        /// How long the write was repeated.
         waited: Duration,
-        /// What came of the last attempt.
+        /// The error of the last attempt.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The store refused or broke.
+    /// A storage operation failed.
     #[error(transparent)]
     Storage(#[from] storage::Error),
 }
@@ -90,18 +90,18 @@ fn hint(by: &Option<Holder>) -> String {
     by.as_ref().map(hint).unwrap_or_default()
 }
 
-/// What the store has said last to an entry that it has not taken yet. Clones are the same.
+/// The store's last error for an entry that it has not accepted yet. Clones refer to the same value.
 #[derive(Clone, Default)]
 pub struct Trouble(Arc<Mutex<Option<String>>>);
 
 impl Trouble {
-    /// In words.
+    /// The last error, as text.
     pub fn last(&self) -> Option<String> {
-        self.0.lock().expect("held only to copy").clone()
+        self.0.lock().expect("no code panics while holding the lock").clone()
     }
 
     fn set(&self, what: Option<String>) {
-        *self.0.lock().expect("held only to copy") = what;
+        *self.0.lock().expect("no code panics while holding the lock") = what;
     }
 }
 
@@ -110,14 +110,14 @@ pub struct Journal {
     storage: Storage,
     folder: String,
     next: u64,
-    /// When its first entry was written, in milliseconds since 1970.
+    /// When the first entry was written, in milliseconds since 1970.
     began_ms: u64,
     settled_within: Duration,
     trouble: Trouble,
 }
 
 impl Journal {
-    /// Replays the journal in `folder` and goes on from its end.
+    /// Replays the journal in `folder`, and opens it to append to it.
     ///
     /// # Errors
     /// [`Error::Missing`], [`Error::Unusable`], [`Error::Storage`].
@@ -131,24 +131,24 @@ impl Journal {
         Ok((Self { storage, folder, next, began_ms, settled_within, trouble }, events))
     }
 
-    /// A journal that nobody has written to yet: whoever is not the first learns it by the first entry.
+    /// A journal without entries. If another writer has begun it, the first append is deposed.
     pub fn fresh(storage: &Storage, folder: String, within: Duration) -> Self {
-        // Of a store whose client cannot be made with another patience its own has to do.
+        // A store whose client cannot be made with another patience keeps the one it has.
         let storage = storage.patient(Patience::Journal).unwrap_or_else(|_| storage.clone());
         let (began_ms, trouble) = (now_ms(), Trouble::default());
         Self { storage, folder, next: 0, began_ms, settled_within: within, trouble }
     }
 
-    /// The same, which repeats a write whose outcome is unknown for that long.
+    /// The same journal, which repeats a write whose outcome is unknown for at most `within`.
     pub fn patient(self, within: Duration) -> Self {
         Self { settled_within: within, ..self }
     }
 
-    /// Opens a journal to append to it once more, however long the storage is away up to `within`; what it says
-    /// meanwhile goes to `trouble`.
+    /// Opens a journal again to append to it, and retries storage errors for at most `within`. Meanwhile the last error
+    /// is in `trouble`.
     ///
     /// # Errors
-    /// As [`Self::open`].
+    /// The errors of [`Self::open`].
     pub async fn reopen<E: Journaled>(
         storage: &Storage,
         folder: String,
@@ -173,24 +173,24 @@ impl Journal {
         }
     }
 
-    /// When its first entry was written, in milliseconds since 1970.
+    /// When the first entry was written, in milliseconds since 1970.
     pub fn began_ms(&self) -> u64 {
         self.began_ms
     }
 
-    /// What keeps it from being written to.
+    /// Shows why an entry is not written yet.
     pub fn trouble(&self) -> Trouble {
         self.trouble.clone()
     }
 
-    /// Appends a batch; it is durable when this returns.
+    /// Appends a batch, which is durable when this returns.
     ///
     /// # Errors
-    /// [`Error::Deposed`] if another writer holds the number, [`Error::Unsettled`] if the outcome is unknown: the
-    /// journal must not be written to then.
+    /// [`Error::Deposed`] if another writer took the number, [`Error::Unsettled`] if the outcome is unknown. In both
+    /// cases the journal must not be written to again.
     pub async fn append<E: Journaled>(&mut self, events: Vec<E>) -> Result<(), Error> {
         let at_ms = now_ms();
-        // The same bytes whenever it is repeated: what an earlier attempt wrote is known again by its token.
+        // Repetitions write the same bytes. The token in them identifies an entry written by an earlier attempt.
         let body = Bytes::from(Entry { token: id::unique(), at_ms, events }.encode());
         let key = key::journal_entry(&self.folder, self.next);
         let began = Instant::now();
@@ -205,10 +205,10 @@ impl Journal {
                     }
                     Ok(Created::Theirs(found)) => match claimant::<E>(&found) {
                         Ok(by) => return Err(self.deposed(key, by)),
-                        // Ours, perhaps, and damaged on the way back.
+                        // The entry may be ours, and damaged while it was read.
                         Err(damage) => damage.into(),
                     },
-                    // Also where the store says that this writer may not: credentials are renewed, and clocks are set.
+                    // Permission errors are retried as well: credentials are renewed, and clocks are set.
                     Err(error) => error.into(),
                 };
             let waited = began.elapsed();
@@ -217,17 +217,17 @@ impl Journal {
                 return Err(Error::Unsettled { url, key, waited, source });
             }
             let error = proto::error::chain(&*source);
-            tracing::warn!(key, error, "writing it once more");
+            tracing::warn!(key, error, "writing the journal entry again");
             self.trouble.set(Some(error));
             tokio::time::sleep(pause).await;
             pause = (2 * pause).min(longest);
         }
     }
 
-    /// Makes sure that nobody has written behind this writer's back.
+    /// Checks that no other writer has appended to the journal.
     ///
     /// # Errors
-    /// [`Error::Deposed`] if somebody has; [`Error::Unusable`] or [`Error::Storage`] if that cannot be known now.
+    /// [`Error::Deposed`] if another writer has; [`Error::Unusable`] or [`Error::Storage`] if that is unknown.
     #[cfg(test)]
     pub async fn check<E: Journaled>(&self) -> Result<(), Error> {
         let Some(entry) = fetch::<E>(&self.storage, &self.folder, self.next).await? else {
@@ -237,13 +237,13 @@ impl Journal {
         Err(self.deposed(key, claim(&entry)))
     }
 
-    /// Where the next entry goes, for a look at it beside the writer.
+    /// The position of the next entry, to check it while the writer goes on.
     pub fn end(&self) -> End {
         let (storage, folder) = (self.storage.clone(), self.folder.clone());
         End { storage, folder, number: self.next }
     }
 
-    /// The loss of this journal, if `found` is where its next entry goes.
+    /// The error that this journal is lost, if `found` is at the position of its next entry.
     pub fn is_lost(&self, found: Found) -> Option<Error> {
         let key = key::journal_entry(&self.folder, found.number);
         (found.number == self.next).then(|| self.deposed(key, found.by))
@@ -254,14 +254,14 @@ impl Journal {
     }
 }
 
-/// A number that was free when its journal's writer gave it out.
+/// The position after a journal's last entry, as its writer knew it when it called [`Journal::end`].
 pub struct End {
     storage: Storage,
     folder: String,
     number: u64,
 }
 
-/// An entry that was found at a journal's end: the writer's own, or another's.
+/// An entry found at [`End`], written by the journal's own writer or by another.
 #[derive(Debug)]
 pub struct Found {
     number: u64,
@@ -269,13 +269,17 @@ pub struct Found {
 }
 
 impl End {
-    /// The entry that is there now. What cannot be known is none.
+    /// The entry that is there now; `None` if there is none or it cannot be read.
     pub async fn found<E: Journaled>(&self) -> Option<Found> {
         match fetch::<E>(&self.storage, &self.folder, self.number).await {
             Ok(entry) => entry.map(|entry| Found { number: self.number, by: claim(&entry) }),
             Err(error) => {
                 let error = proto::error::chain(&error);
-                tracing::debug!(folder = self.folder, error, "the journal cannot be looked at");
+                tracing::debug!(
+                    folder = self.folder,
+                    error,
+                    "the end of the journal cannot be read"
+                );
                 None
             }
         }
@@ -287,15 +291,15 @@ fn now_ms() -> u64 {
     since.as_millis().try_into().unwrap_or(0)
 }
 
-/// Everything that a journal says, for whoever does not write to it.
+/// Reads all events of a journal without opening it for writing.
 ///
 /// # Errors
-/// As [`Journal::open`].
+/// The errors of [`Journal::open`].
 pub async fn read<E: Journaled>(storage: &Storage, folder: &str) -> Result<Vec<E>, Error> {
     Ok(replay(&storage.patient(Patience::Journal)?, folder).await?.events)
 }
 
-/// What a journal holds.
+/// The content of a journal.
 struct Replayed<E> {
     /// The number after the last entry.
     next: u64,
@@ -350,7 +354,10 @@ async fn fetch<E: Journaled>(
     }
 }
 
-/// Who claims the journal with this entry; an error if the bytes may not be what was written.
+/// The holder that claims the journal with this entry, if the entry is a claim.
+///
+/// # Errors
+/// If the bytes may differ from what was written.
 fn claimant<E: Journaled>(entry: &[u8]) -> Result<Option<Holder>, EntryError> {
     match Entry::<E>::decode(entry) {
         Ok(entry) => Ok(claim(&entry)),

@@ -1,18 +1,18 @@
-//! What a coordinator's log says: transitions of runs and workers, one line each. Those of runs are said to whoever
-//! watches as well, so that `run`, which shows them, need not log them twice.
+//! The coordinator's log: one line for each transition of a run or a worker. Watchers get the transitions of runs as
+//! well, and `run`, which shows them, does not log them a second time.
 
 use crate::core::{Event, Notice};
 use proto::id::RunId;
 use proto::protocol::Report;
 
-/// Logs what a worker has done, where that is a transition.
+/// Logs an event that is a transition of a worker.
 pub(super) fn event(event: &Event) {
     match event {
         Event::Reported { report: Report::Hello(hello), .. } => {
             tracing::info!(worker = %hello.worker, ring = hello.ring, "a worker has connected");
         }
         Event::Reported { stream, report: Report::Leaving { .. } } => {
-            tracing::info!(stream = stream.0, "a worker was told to go");
+            tracing::info!(stream = stream.0, "a worker is leaving");
         }
         Event::Dialled { worker, outcome: Err(error), .. } => {
             tracing::warn!(%worker, error, "a worker's ring address does not answer");
@@ -37,18 +37,18 @@ pub(super) fn event(event: &Event) {
     }
 }
 
-/// Logs what has happened to a run, but for its steps.
+/// Logs a notice about a run, unless it is about a step or the progress of preparation.
 pub(super) fn notice(run: &RunId, notice: &Notice) {
     match notice {
         Notice::Step { .. } | Notice::Preparing { .. } => {}
         Notice::Prepared { cached, .. } => tracing::info!(%run, cached, "the data is prepared"),
-        Notice::Planned { steps, .. } => tracing::info!(%run, steps, "the plan is made"),
+        Notice::Planned { steps, .. } => tracing::info!(%run, steps, "the run is planned"),
         Notice::Waiting { detail } => tracing::info!(%run, detail, "the run waits"),
         Notice::Generation { generation, world_size, step, redone, .. } => {
             tracing::info!(%run, generation, world_size, step, redone, "a generation begins");
         }
         Notice::Eval { step, loss, .. } => tracing::info!(%run, step, loss, "held-out loss"),
-        Notice::Checkpoint { step, .. } => tracing::info!(%run, step, "a checkpoint is whole"),
+        Notice::Checkpoint { step, .. } => tracing::info!(%run, step, "a checkpoint is committed"),
         Notice::Incident { message, .. } => tracing::info!(%run, message, "an incident"),
         Notice::Paused { step } => tracing::info!(%run, step, "the run has stopped"),
         Notice::Cancelled => tracing::info!(%run, "the run is cancelled"),

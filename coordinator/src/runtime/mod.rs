@@ -1,20 +1,20 @@
 //! Owns the core, the clock and the queue; executes commands in order.
 //!
 //! ```text
-//! inputs --> core --> outbox --> executed in order, but never waited for: while a journal entry is being written
-//!              ^                 the commands behind it wait, and inputs are still taken in and answered
-//!              '---- events of long work (listing, planning, storing manifests), which runs beside
+//! inputs --> core --> outbox --> executed in order. While a journal entry is being written, the commands behind
+//!              ^                 it wait, but the core still handles inputs and answers requests
+//!              '---- events of long work (listing, planning, storing manifests) in tasks of the async runtime
 //! ```
 //!
-//! A command behind a journal entry is begun only when the entry is durable. A store that is away holds up these
-//! commands and nobody else: leases go on, questions are answered from memory, and the answers say what is waited for.
+//! A command behind a journal entry starts only when the entry is durable. If the store is unreachable, only these
+//! commands wait: leases are still renewed, and requests are answered from memory with the reason for the wait.
 //!
 //! ```text
-//! claims     taking the pool and its runs          execute   commands, one after another
-//! attempts   a run that is begun again             works     long work beside the queue
-//! journal    history on object storage             feed      what watchers are told, kept as metrics
-//! handle     the queue, from outside               dial      whether peers reach a worker
-//! naming     what a run is called                  log       what is logged of what happens
+//! claims     claiming the pool and its runs        execute   executes commands one after another
+//! attempts   another attempt of an ended run       works     background work in storage
+//! journal    history in object storage             feed      notices for watchers, stored as metrics
+//! handle     sends inputs to the queue             dial      checks that peers can connect to a worker
+//! naming     names of runs                         log       the log lines of events and notices
 //! ```
 
 mod attempts;
@@ -50,26 +50,26 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 use works::{Task, Work};
 
-/// Inputs that can wait for the core.
+/// Maximum number of inputs that wait for the core.
 const QUEUE: usize = 1024;
-/// Commands that can wait for a journal entry. Of what workers report most follows nothing that has to wait, so that
-/// this many are reached only by an outage of days; then no more is taken in until the store is back.
+/// Maximum number of commands that wait for a journal entry. Most reports cause no command that has to wait, so only
+/// an outage of days fills the outbox. The runtime then handles no input until the store is back.
 const OUTBOX: usize = 100_000;
-/// How long whoever watches a run that has ended waits for the last of what was said to be stored.
+/// How long a request to watch an ended run waits for the run's last notices to be stored.
 const STORED_WITHIN: Duration = Duration::from_secs(6);
-/// An entry that takes longer than this to write is told to whoever watches or asks.
+/// When an entry takes longer than this to write, watchers and status replies say so.
 const SLOW: Duration = Duration::from_secs(2);
 
 /// Why a coordinator cannot start, or must stop.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// A journal cannot be read or written, or belongs to another now.
+    /// A journal cannot be read or written, or another coordinator has claimed it.
     #[error(transparent)]
     Journal(#[from] journal::Error),
-    /// The store refused or broke.
+    /// A storage operation failed.
     #[error(transparent)]
     Storage(#[from] storage::Error),
-    /// A stored spec is not one.
+    /// The spec in a run's journal is missing or invalid.
     #[error("the spec of run `{run}` cannot be read back: {reason}")]
     Spec {
         /// The run.
@@ -77,41 +77,41 @@ pub enum Error {
         /// Why.
         reason: String,
     },
-    /// Another coordinator answers for the pool.
+    /// Another coordinator is alive and holds the pool.
     #[error(transparent)]
     Held(#[from] holder::Held),
-    /// Another coordinator has taken this one's pool over.
-    #[error("this coordinator has ended, its workers go over to the one in its place")]
+    /// Another coordinator has taken over this one's pool.
+    #[error("this coordinator was replaced, and its workers move to the one that replaced it")]
     Replaced(#[source] journal::Error),
 }
 
-/// A run that has not ended, or whose end is not yet said.
+/// A run that has not ended, or whose end has not been announced yet.
 struct Run {
-    /// Away while an entry of it is being written.
+    /// `None` while an entry is being written.
     journal: Option<Journal>,
     feed: Feed,
     spec: Arc<Spec>,
     submitted_ms: u64,
 }
 
-/// What stays in memory of a run that has ended.
+/// The part of an ended run that stays in memory.
 struct Ended {
     submitted_ms: u64,
-    /// The last thing that was said about it; none of a run whose journal cannot be read.
+    /// The run's last notice, if it has one.
     last: Option<Arc<Stamped>>,
 }
 
-/// A coordinator that is not yet running, or is.
+/// A coordinator: the core with its inputs, its journals and the tasks that execute its commands.
 pub struct Runtime {
     core: Core,
-    /// Everything that belongs to a run.
+    /// The storage of everything that belongs to a run.
     storage: Storage,
-    /// Prepared data sets, which runs share.
+    /// The storage of prepared data sets, which runs share.
     prepared: Storage,
-    /// Away while an entry of it is being written.
+    /// The pool's journal; `None` without a pool, and while an entry is being written.
     pool: Option<Journal>,
     is_pool: bool,
-    /// Of every run.
+    /// The goal of all runs.
     goal: Goal,
     runs: BTreeMap<RunId, Run>,
     ended: BTreeMap<RunId, Ended>,
@@ -123,19 +123,19 @@ pub struct Runtime {
     outbox: VecDeque<Command>,
     writing: Option<Writing>,
     works: mpsc::Sender<Work>,
-    /// How often a worker beats, and who has.
+    /// The interval between beats of a worker.
     beat: Duration,
     beats: Beats,
-    /// How long the store may be away before this coordinator gives up.
+    /// How long the store may be unreachable before this coordinator gives up.
     patience: Duration,
-    /// None before it runs: however long it takes to read what it takes over, that is no time that passes for workers.
+    /// When `run` began. `None` before, so that the time spent reading journals does not count against leases.
     began: Option<Instant>,
     began_ms: u64,
 }
 
 impl Runtime {
-    /// A coordinator of its own runs only, without a pool: what `coordinator run` embeds. It ends once the store has
-    /// been away for longer than its `patience`.
+    /// A coordinator without a pool, as `coordinator run` embeds it. It ends once the store has been unreachable for
+    /// longer than `patience`.
     pub fn alone(
         storage: Storage,
         timing: Timing,
@@ -147,8 +147,7 @@ impl Runtime {
         (runtime.known_as(holder), handle)
     }
 
-    /// A coordinator whose runs end with their plan and leave nothing in `output` but the prepared data set: for
-    /// looking before running.
+    /// A coordinator whose runs end once they are planned, and which writes only the prepared data set to `output`.
     pub fn preview(scratch: Storage, output: Storage, timing: Timing) -> (Self, Handle) {
         let places = (scratch, output);
         let (runtime, handle) = Self::new(places, timing, epoch_of_now(), None, Duration::ZERO);
@@ -166,8 +165,9 @@ impl Runtime {
         let handle = Handle::new(sender, prepared.url().to_owned());
         let secret = format!("{}{}", id::unique(), id::unique());
         let (works, inbox) = mpsc::channel(works::QUEUE);
-        let (place, told) = (storage.clone(), handle.clone());
-        tokio::spawn(works::work(works::Worker { storage: place, handle: told, patience }, inbox));
+        let executor =
+            works::Executor { storage: storage.clone(), handle: handle.clone(), patience };
+        tokio::spawn(works::work(executor, inbox));
         let runtime = Self {
             core: Core::new(timing, epoch, proto::manifest::sha256_bytes(secret.as_bytes())),
             storage,
@@ -205,12 +205,12 @@ impl Runtime {
     /// Runs until every handle is dropped or the pool is lost.
     ///
     /// # Errors
-    /// [`Error::Replaced`] when another coordinator has taken over, [`Error::Journal`] when storage has been away for
-    /// longer than this coordinator's patience.
+    /// [`Error::Replaced`] when another coordinator has taken over, [`Error::Journal`] when the store has been
+    /// unreachable for longer than this coordinator's patience.
     pub async fn run(mut self) -> Result<(), Error> {
         let began = *self.began.insert(Instant::now());
-        let mut looks = tokio::time::interval(claims::LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut checks = tokio::time::interval(claims::CHECK_INTERVAL);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut beats = tokio::time::interval(self.beat / 2);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -228,13 +228,13 @@ impl Runtime {
                     Some(input) => input,
                     None => return Ok(()),
                 },
-                () = at(deadline) => Input::Core(Event::Tick),
-                () = at(slow) => {
-                    self.say_waiting();
+                () = sleep_until(deadline) => Input::Core(Event::Tick),
+                () = sleep_until(slow) => {
+                    self.report_waiting();
                     continue;
                 }
-                _ = looks.tick() => {
-                    self.look();
+                _ = checks.tick() => {
+                    self.check_journals();
                     continue;
                 }
             };
@@ -273,25 +273,25 @@ impl Runtime {
                 return Ok(());
             }
             Input::Status { answer } => {
-                // Whoever asked may be gone.
+                // The caller may be gone.
                 let _ = answer.send(self.overview());
                 return Ok(());
             }
             Input::Holds { run, answer } => {
-                self.ask_journal(run, Some(answer));
+                self.check_journal(run, Some(answer));
                 return Ok(());
             }
-            Input::Looked { run, found, answer } => {
-                let holds = self.looked(run, found).await?;
+            Input::Checked { run, found, answer } => {
+                let holds = self.checked(run, found).await?;
                 let token = self.core.holder().filter(|_| holds).map(|h| h.token.clone());
                 if let Some(answer) = answer {
-                    // Whoever asked may be gone.
+                    // The caller may be gone.
                     let _ = answer.send(token);
                 }
                 return Ok(());
             }
             Input::Settled { answer } => {
-                self.in_turn(Work::Settled(None, answer)).await;
+                self.enqueue(Work::Settled(None, answer)).await;
                 return Ok(());
             }
         };
@@ -303,7 +303,7 @@ impl Runtime {
         let now = self.now();
         for command in self.core.handle(now, event) {
             match command {
-                // Steps are what training says all the time, and nothing waits for them nor they for anything.
+                // Steps are frequent, and their order relative to other commands does not matter.
                 Command::Notify { run, notice: notice @ Notice::Step { .. } } => {
                     self.notify(run, notice).await;
                 }
@@ -327,7 +327,7 @@ impl Runtime {
         let settings = settings(&spec, self.goal);
         let known = self.core.known(&key, &settings.identity);
         if let Err(refusal) = known {
-            // Whoever asked may be gone.
+            // The caller may be gone.
             let _ = answer.send(Err(refusal));
             return;
         }
@@ -342,18 +342,18 @@ impl Runtime {
             settings,
         };
         self.step(event).await;
-        // If the key was known, the name was not needed.
+        // If the core already knew the key, it did not use this name.
         if self.core.holds(&run) {
             let journal = Journal::fresh(&self.storage, proto::key::journal(&run), self.patience);
             let (feed, submitted_ms) = (Feed::new(0), feed::now_ms());
             let spec = Arc::new(spec);
             let begun = Run { journal: Some(journal), feed, spec, submitted_ms };
             self.runs.insert(run.clone(), begun);
-            self.in_turn(Work::Of(run, Task::Spec(spec_yaml))).await;
+            self.enqueue(Work::Task(run, Task::Spec(spec_yaml))).await;
         }
     }
 
-    /// A name that no run of this coordinator has: of many that are submitted within a second two can draw the same.
+    /// A name that no run of this coordinator has. Two runs submitted within the same second can draw the same name.
     fn fresh_name(&self, spec: &Spec) -> RunId {
         loop {
             let run = naming::fresh(spec);
@@ -363,7 +363,7 @@ impl Runtime {
         }
     }
 
-    /// Answers with what was said about a run, from memory while it goes on, else from what is stored.
+    /// Answers with a run's notices, from memory until the run has ended and from storage afterwards.
     fn watch(
         &self,
         run: RunId,
@@ -371,7 +371,7 @@ impl Runtime {
         answer: oneshot::Sender<Result<Option<Watch>, String>>,
     ) {
         if let Some(live) = self.runs.get(&run) {
-            // Whoever asked may be gone.
+            // The caller may be gone.
             let _ = answer.send(Ok(Some(live.feed.watch(after_ms))));
             return;
         }
@@ -382,16 +382,16 @@ impl Runtime {
         };
         let (storage, last, works) = (self.storage.clone(), ended.last.clone(), self.works.clone());
         tokio::spawn(async move {
-            // What was said last may still be on its way into the store.
-            let (told, settled) = oneshot::channel();
-            let asked = works.send(Work::Settled(Some(run.clone()), told)).await;
+            // The last notices may not be stored yet.
+            let (sender, settled) = oneshot::channel();
+            let asked = works.send(Work::Settled(Some(run.clone()), sender)).await;
             if asked.is_ok() {
-                // What is there by then has to do.
+                // After a timeout, answer with the notices that are stored by then.
                 let _ = tokio::time::timeout(STORED_WITHIN, settled).await;
             }
             let mut past = feed::stored(&storage, &run).await.unwrap_or_else(|error| {
                 let error = proto::error::chain(&error);
-                tracing::warn!(%run, error, "what was said about a run cannot be read");
+                tracing::warn!(%run, error, "the notices of a run cannot be read");
                 Vec::new()
             });
             if let Some(last) = last
@@ -399,16 +399,15 @@ impl Runtime {
             {
                 past.push(last);
             }
-            // The end is always told: nobody who has seen it asks again.
+            // The end is always sent: a watcher that has seen it does not ask again.
             let end = past.pop();
-            // What an older version has stored has no time.
+            // Notices that an older version has stored have the time 0.
             past.retain(|stamped| after_ms == 0 || stamped.at_ms > after_ms);
             past.extend(end);
-            let _ = answer.send(Ok(Some(Watch::over(past))));
+            let _ = answer.send(Ok(Some(Watch::ended(past))));
         });
     }
 
-    /// How everything is doing.
     fn overview(&self) -> Overview {
         let waiting = self.writing.as_ref().and_then(|writing| writing.waiting(SLOW));
         let submitted = |run: &RunId| {
@@ -429,31 +428,31 @@ impl Runtime {
         }
     }
 
-    /// Tells whoever watches that the store does not answer.
-    fn say_waiting(&mut self) {
+    /// Notifies watchers that the store does not answer.
+    fn report_waiting(&mut self) {
         let Some(writing) = &mut self.writing else { return };
-        let Some(detail) = writing.told() else { return };
+        let Some(detail) = writing.report() else { return };
         for (id, run) in &mut self.runs {
             if self.core.holds(id) {
-                // It is stored with what follows.
-                run.feed.say(Notice::Waiting { detail: detail.clone() });
+                // It is stored together with later notices.
+                run.feed.publish(Notice::Waiting { detail: detail.clone() });
             }
         }
     }
 
-    /// None where the run is gone by now: its commands then mean nothing any more.
+    /// The spec of a run; `None` if the run is gone, in which case its commands can be dropped.
     fn spec(&self, run: &RunId) -> Option<Arc<Spec>> {
         self.runs.get(run).map(|run| run.spec.clone())
     }
 
-    /// Does work on a run's folder beside the queue, after all such work before it.
-    async fn in_turn(&self, work: Work) {
-        // Whoever does it takes it in at once, and ends with this coordinator only.
+    /// Hands work in storage to the background task, which does a run's work one piece at a time.
+    async fn enqueue(&self, work: Work) {
+        // The task receives at once, and ends only with this coordinator.
         let _ = self.works.send(work).await;
     }
 
-    /// Runs long work beside the queue; its outcome comes back as an event.
-    fn beside(&self, work: impl Future<Output = Event> + Send + 'static) {
+    /// Spawns long work; its outcome comes back as an event.
+    fn spawn(&self, work: impl Future<Output = Event> + Send + 'static) {
         let handle = self.handle.clone();
         tokio::spawn(async move {
             let event = work.await;
@@ -463,7 +462,7 @@ impl Runtime {
     }
 }
 
-async fn at(time: Option<Instant>) {
+async fn sleep_until(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
@@ -477,7 +476,7 @@ async fn written(writing: &mut Option<Writing>) -> Done {
     }
 }
 
-/// Rises with time, so that a later claim of the same run stands above an earlier one's.
+/// An epoch that rises with time, so that a later claim of a run has a higher epoch than an earlier one.
 fn epoch_of_now() -> Epoch {
     Epoch(feed::now_ms().max(1))
 }

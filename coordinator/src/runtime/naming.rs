@@ -1,9 +1,9 @@
-//! What a run is called.
+//! Names of runs.
 
 use proto::id::{self, RunId};
 use proto::spec::Spec;
 
-/// A fresh name: the user's, the time, and a mark against twins.
+/// A fresh name: the spec's name, the time, and a random suffix that tells apart runs of the same second.
 pub(crate) fn fresh(spec: &Spec) -> RunId {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let seconds = since.unwrap_or_default().as_secs();
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn days_become_dates() {
+    fn days_are_converted_to_dates() {
         assert_eq!(civil(0), (1970, 1, 1));
         assert_eq!(civil(19_782), (2024, 2, 29));
         assert_eq!(civil(20_778), (2026, 11, 21));

@@ -1,8 +1,8 @@
-//! What is to be done in storage beside the queue. Nothing waits for it, and no failure of it ends a coordinator.
+//! Background work in storage. No command waits for it, and a failure does not end the coordinator.
 //!
-//! Of one run one thing is done after the other, since what was to be kept then says nothing of what is to be kept now.
-//! What fails is tried again when everything else of its run has had its turn. Of work that a later one makes
-//! superfluous only the later one is kept, so that what waits is bounded by the number of runs.
+//! A run's tasks are done one at a time, because an old list of checkpoints to retain must not be applied after a newer
+//! one. A failed task is tried again after the run's tasks of other kinds have had a turn. A later spec, receipt or
+//! retention replaces a waiting one, and metrics are merged, so that little accumulates while the store is unreachable.
 
 use super::feed;
 use super::handle::Handle;
@@ -20,42 +20,42 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// Work that can wait to be taken in; it always is at once.
+/// Capacity of the channel of work. Its receiver never waits for the store, so it does not fill up.
 pub(super) const QUEUE: usize = 1024;
-/// Lines of a run's metrics that wait for a store that is away: of more than that the oldest are lost.
+/// Maximum size of a run's metrics that wait for the store; the oldest lines beyond it are dropped.
 const METRICS_BYTES: usize = 64 << 20;
-/// Between two attempts at what the store would not do.
+/// Pause after a failed attempt.
 const PAUSE: Duration = Duration::from_secs(3);
-/// How long it is tried to tidy up: the next checkpoint asks for it anew.
+/// How long receipts and deletions are retried. The next checkpoint requests them again.
 const TIDYING: Duration = Duration::from_secs(3600);
 
-/// A piece of work.
+/// A message to the background task.
 pub(super) enum Work {
-    /// Of a run.
-    Of(RunId, Task),
-    /// Metrics of the run begin with this chunk.
+    /// Do a task for a run.
+    Task(RunId, Task),
+    /// Number the run's next chunks of metrics from `chunk`.
     Begin { run: RunId, chunk: u64 },
-    /// Say when everything is done, of this run or of all.
+    /// Answer when no task is left, of this run or of all runs.
     Settled(Option<RunId>, oneshot::Sender<()>),
 }
 
-/// What is to be done for a run.
+/// A task for a run.
 pub(super) enum Task {
-    /// Store the spec as it was resolved.
+    /// Store the resolved spec.
     Spec(String),
-    /// Say in the receipt what was skipped.
+    /// Update the skipped steps in the receipt.
     Receipt(Vec<Skipped>),
     /// Add lines to the metrics.
     Metrics(Vec<u8>),
     /// Delete a checkpoint that was given up.
     Discard(CheckpointId),
-    /// Bring the checkpoints in storage to those that are kept.
+    /// Delete checkpoints that are not retained.
     Retain(Retained),
-    /// Copy the finished model to its place.
+    /// Copy the finished model to its final location.
     Publish(Box<checkpoints::Finished>),
 }
 
-/// What a task is of; of a run they take turns in this order.
+/// The kind of a task. A run's kinds take turns in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Spec,
@@ -67,8 +67,8 @@ enum Kind {
 }
 
 impl Kind {
-    /// What is said of it while it waits for the store.
-    fn waits(self) -> &'static str {
+    /// The log line for a task that waits for the store.
+    fn waiting_text(self) -> &'static str {
         match self {
             Self::Spec => "the resolved spec waits for the store",
             Self::Receipt => "the receipt waits for the store",
@@ -78,18 +78,18 @@ impl Kind {
         }
     }
 
-    /// What is said of it when it is given up.
-    fn given_up(self) -> &'static str {
+    /// The log line for a task that is given up.
+    fn failed_text(self) -> &'static str {
         match self {
             Self::Spec => "the resolved spec is not stored; the journal has it",
-            Self::Receipt => "the receipt lacks what was skipped last; the journal has it",
+            Self::Receipt => "the receipt lacks the steps skipped last; the journal has them",
             Self::Metrics => "metrics are lost",
-            Self::Discard | Self::Retain => "an old checkpoint stays behind",
+            Self::Discard | Self::Retain => "an old checkpoint is not deleted",
             Self::Publish => "the model is not published",
         }
     }
 
-    /// Whether only the last task of the kind counts.
+    /// Whether a task of this kind replaces earlier ones.
     fn is_replaced(self) -> bool {
         matches!(self, Self::Spec | Self::Receipt | Self::Retain)
     }
@@ -102,10 +102,9 @@ impl Kind {
     }
 }
 
-/// A task, and how it went so far.
+/// A task and the time of its first failure.
 struct Job {
     task: Task,
-    /// When it failed first.
     failed: Option<Instant>,
 }
 
@@ -122,23 +121,23 @@ impl Task {
     }
 }
 
-/// What waits of one run.
+/// The waiting tasks of one run.
 #[derive(Default)]
 struct Line {
     waiting: BTreeMap<Kind, VecDeque<Job>>,
-    /// Of the task that is being done, or was last.
+    /// The kind of the task that was taken last.
     turn: Option<Kind>,
 }
 
 impl Line {
-    /// Adds a task; what it makes superfluous goes.
+    /// Adds a task, and drops those that it replaces.
     fn add(&mut self, run: &RunId, task: Task) {
         let kind = task.kind();
         let waiting = self.waiting.entry(kind).or_default();
         if kind.is_replaced() {
             waiting.clear();
         }
-        // What may have been stored in part is stored again as it was.
+        // Lines are not merged into a failed task: it may have been stored, and is recognized by its bytes.
         let untried = waiting.back_mut().filter(|job| job.failed.is_none());
         match (untried, &task) {
             (Some(Job { task: Task::Metrics(before), .. }), Task::Metrics(lines)) => {
@@ -149,7 +148,7 @@ impl Line {
         }
     }
 
-    /// Takes the next one out.
+    /// Removes and returns the next task.
     fn next(&mut self) -> Option<Job> {
         let after = self.turn.map_or(Bound::Unbounded, Bound::Excluded);
         let later = self.waiting.range_mut((after, Bound::Unbounded)).find(|(_, w)| !w.is_empty());
@@ -161,8 +160,8 @@ impl Line {
         waiting.pop_front()
     }
 
-    /// Puts back what was taken out, unless it is superfluous by now.
-    fn again(&mut self, job: Job) {
+    /// Puts a failed task back, unless a later one has replaced it.
+    fn put_back(&mut self, job: Job) {
         let kind = job.task.kind();
         let waiting = self.waiting.entry(kind).or_default();
         if waiting.is_empty() || !kind.is_replaced() {
@@ -171,49 +170,49 @@ impl Line {
     }
 }
 
-/// Drops the first lines where there are too many.
+/// Drops the oldest lines beyond [`METRICS_BYTES`].
 fn trim(run: &RunId, lines: &mut Vec<u8>) {
     let Some(over) = lines.len().checked_sub(METRICS_BYTES).filter(|over| *over > 0) else {
         return;
     };
     let end = lines[over..].iter().position(|byte| *byte == b'\n');
     let cut = end.map_or(lines.len(), |end| over + end + 1);
-    tracing::warn!(%run, bytes = cut, "metrics are lost: the store has been away for too long");
+    tracing::warn!(%run, bytes = cut, "metrics are lost: the store was unreachable for too long");
     lines.drain(..cut);
 }
 
-/// Where it is done, who is told, and how long it is tried.
+/// Executes tasks in `storage`, and retries each for at most `patience`.
 #[derive(Clone)]
-pub(super) struct Worker {
+pub(super) struct Executor {
     pub(super) storage: Storage,
     pub(super) handle: Handle,
     pub(super) patience: Duration,
 }
 
-/// What came of an attempt.
+/// The outcome of an attempt.
 struct Done {
     run: RunId,
-    /// It is to be tried again.
-    again: Option<Job>,
+    /// The task, if it is to be retried.
+    retry: Option<Job>,
     /// The number of the run's next chunk of metrics.
     chunk: u64,
 }
 
-/// Does the work until nobody can send any more, and all of it is done.
-pub(super) async fn work(worker: Worker, mut inbox: mpsc::Receiver<Work>) {
+/// The background task: runs until all senders are dropped and all tasks are done.
+pub(super) async fn work(executor: Executor, mut inbox: mpsc::Receiver<Work>) {
     let mut lines: BTreeMap<RunId, Line> = BTreeMap::new();
     let mut chunks: BTreeMap<RunId, u64> = BTreeMap::new();
     let mut doing = JoinSet::new();
     let mut asked = Vec::new();
     let mut open = true;
     while open || !lines.is_empty() {
-        // The run whose next task can be begun.
+        // The run whose next task can start.
         let free = tokio::select! {
             Some(done) = doing.join_next() => {
-                let Done { run, again, chunk } = done.expect("no work panics");
+                let Done { run, retry, chunk } = done.expect("no task panics");
                 chunks.insert(run.clone(), chunk);
-                if let Some((line, job)) = lines.get_mut(&run).zip(again) {
-                    line.again(job);
+                if let Some((line, job)) = lines.get_mut(&run).zip(retry) {
+                    line.put_back(job);
                 }
                 run
             }
@@ -228,10 +227,10 @@ pub(super) async fn work(worker: Worker, mut inbox: mpsc::Receiver<Work>) {
                 }
                 Some(Work::Settled(run, answer)) => {
                     asked.push((run, answer));
-                    say_settled(&lines, &mut asked);
+                    answer_settled(&lines, &mut asked);
                     continue;
                 }
-                Some(Work::Of(run, task)) => {
+                Some(Work::Task(run, task)) => {
                     let is_busy = lines.contains_key(&run);
                     lines.entry(run.clone()).or_default().add(&run, task);
                     if is_busy {
@@ -244,45 +243,45 @@ pub(super) async fn work(worker: Worker, mut inbox: mpsc::Receiver<Work>) {
         match lines.get_mut(&free).and_then(Line::next) {
             Some(job) => {
                 let chunk = chunks.get(&free).copied().unwrap_or_default();
-                let worker = worker.clone();
-                doing.spawn(async move { worker.attempt(free, job, chunk).await });
+                let executor = executor.clone();
+                doing.spawn(async move { executor.attempt(free, job, chunk).await });
             }
             None => {
                 lines.remove(&free);
-                say_settled(&lines, &mut asked);
+                answer_settled(&lines, &mut asked);
             }
         }
     }
 }
 
-/// Who wants to know when nothing is left to do, of a run or of all.
+/// The sender for the answer to [`Work::Settled`].
 type Asked = (Option<RunId>, oneshot::Sender<()>);
 
-/// Tells those for whom nothing is left to do.
-fn say_settled(lines: &BTreeMap<RunId, Line>, asked: &mut Vec<Asked>) {
+/// Answers the requests for which no task is left.
+fn answer_settled(lines: &BTreeMap<RunId, Line>, asked: &mut Vec<Asked>) {
     let is_busy = |run: &Option<RunId>| match run {
         Some(run) => lines.contains_key(run),
         None => !lines.is_empty(),
     };
     for (_, answer) in asked.extract_if(.., |(run, _)| !is_busy(run)) {
-        // Whoever asked may not have had the patience.
+        // The caller may have stopped waiting.
         let _ = answer.send(());
     }
 }
 
-impl Worker {
-    /// Tries a task once; where that fails and may go better later, a pause follows.
+impl Executor {
+    /// Tries a task once. Pauses after a failure that is worth a retry.
     async fn attempt(&self, run: RunId, mut job: Job, mut chunk: u64) -> Done {
         let kind = job.task.kind();
         let failure = self.perform(&run, &job.task, &mut chunk).await.err();
         let began = job.failed.unwrap_or_else(Instant::now);
-        let again = match failure {
+        let retry = match failure {
             None => None,
             Some(Unpublished::Store(error))
                 if error.can_be_mended() && began.elapsed() < kind.patience(self.patience) =>
             {
                 if job.failed.is_none() {
-                    tracing::warn!(%run, error = chain(&error), "{}", kind.waits());
+                    tracing::warn!(%run, error = chain(&error), "{}", kind.waiting_text());
                 }
                 tokio::time::sleep(PAUSE).await;
                 job.failed = Some(began);
@@ -290,14 +289,14 @@ impl Worker {
             }
             Some(error) => {
                 let error = chain(&error);
-                tracing::warn!(%run, error, "{}", kind.given_up());
+                tracing::warn!(%run, error, "{}", kind.failed_text());
                 if kind == Kind::Publish {
                     self.published(&run, Err(error)).await;
                 }
                 None
             }
         };
-        Done { run, again, chunk }
+        Done { run, retry, chunk }
     }
 
     async fn perform(&self, run: &RunId, task: &Task, chunk: &mut u64) -> Result<(), Unpublished> {
@@ -345,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_of_a_run_is_bounded_and_no_line_is_lost() {
+    fn waiting_tasks_of_a_run_are_bounded_and_no_line_is_lost() {
         let mut line = Line::default();
         for i in 0..100 {
             line.add(&run(), Task::Receipt(Vec::new()));
@@ -359,23 +358,23 @@ mod tests {
     }
 
     #[test]
-    fn what_fails_comes_again_after_everything_else_and_before_what_is_newer_of_its_kind() {
+    fn a_failed_task_is_retried_after_other_kinds_and_before_newer_ones_of_its_kind() {
         let mut line = Line::default();
         line.add(&run(), Task::Metrics("old\n".into()));
         let mut job = line.next().unwrap();
         job.failed = Some(Instant::now());
         line.add(&run(), Task::Discard(CheckpointId { lineage: Lineage(1), step: 8 }));
         line.add(&run(), Task::Metrics("new\n".into()));
-        line.again(job);
+        line.put_back(job);
         line.add(&run(), Task::Metrics("newer\n".into()));
         assert_eq!(line.next().unwrap().task.kind(), Kind::Discard);
-        assert_eq!(lines(line.next()), "old\n", "as it was when it may have been stored");
+        assert_eq!(lines(line.next()), "old\n", "unchanged, since it may have been stored");
         assert_eq!(lines(line.next()), "new\nnewer\n");
-        // What is superfluous by then does not.
+        // A failed task that was replaced meanwhile is not retried.
         line.add(&run(), Task::Spec("first".into()));
         let job = line.next().unwrap();
         line.add(&run(), Task::Spec("second".into()));
-        line.again(job);
+        line.put_back(job);
         assert!(matches!(line.next().unwrap().task, Task::Spec(yaml) if yaml == "second"));
         assert!(line.next().is_none());
     }
@@ -384,16 +383,16 @@ mod tests {
     async fn a_run_that_cannot_be_written_to_holds_up_no_other() {
         let folder = tempfile::tempdir().unwrap();
         let storage = Storage::open(&folder.path().to_string_lossy()).unwrap();
-        // A file where the run's folder should be.
+        // A file at the path of the run's folder.
         let in_the_way = folder.path().join("stuck");
         std::fs::write(&in_the_way, "").unwrap();
         let (inputs, _) = mpsc::channel(1);
         let handle = Handle::new(inputs, storage.url().to_owned());
         let (works, inbox) = mpsc::channel(QUEUE);
-        tokio::spawn(work(Worker { storage, handle, patience: Duration::MAX }, inbox));
+        tokio::spawn(work(Executor { storage, handle, patience: Duration::MAX }, inbox));
         for run in ["stuck", "free"] {
             let task = Task::Spec(format!("{run}'s"));
-            works.send(Work::Of(RunId::new(run), task)).await.unwrap();
+            works.send(Work::Task(RunId::new(run), task)).await.unwrap();
         }
         let stored = |run| {
             std::fs::read_to_string(folder.path().join(proto::key::resolved_spec(&RunId::new(run))))
@@ -413,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn of_too_many_lines_the_oldest_are_lost() {
+    fn the_oldest_of_too_many_lines_are_dropped() {
         let mut lines = vec![b'x'; METRICS_BYTES - 2];
         lines.extend_from_slice(b"\nlast\n");
         trim(&run(), &mut lines);

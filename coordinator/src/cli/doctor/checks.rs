@@ -1,4 +1,4 @@
-//! What Muster relies on, each tried once against a storage.
+//! Checks of everything that Muster relies on, each tried once against a storage.
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, future, stream};
@@ -10,36 +10,36 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use storage::{Created, Error, Storage};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Writers that race for one key.
+/// Number of writers that race for one key.
 const RACERS: usize = 16;
-/// Small documents that are timed.
+/// Number of small documents that are timed.
 const SMALL: usize = 20;
-/// A large object, and the pieces that it is made of.
+/// The size of a large object, and of its pieces.
 const LARGE: u64 = 64 << 20;
 const PIECE: usize = 4 << 20;
-/// Signatures are refused by a clock that is wrong by a quarter of an hour.
+/// Maximum difference of the clocks. Stores refuse signatures from a clock that is wrong by 15 minutes.
 const SKEW: Duration = Duration::from_secs(300);
 
-/// How a check ended.
+/// The outcome of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Verdict {
     Ok,
     No,
-    /// It cannot be found out here.
+    /// The check is not possible here.
     Unknown,
 }
 
-/// What one check has found.
+/// The result of one check.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Finding {
     pub(super) check: &'static str,
     pub(super) verdict: Verdict,
-    /// Whether Muster cannot do without.
+    /// Whether Muster needs this.
     pub(super) needed: bool,
-    /// What was seen.
+    /// What was observed.
     seen: String,
-    /// What it means for Muster, and what can be done, if it does not hold.
+    /// What a failed check means for Muster, and a hint.
     #[serde(skip_serializing_if = "Option::is_none")]
     otherwise: Option<&'static str>,
 }
@@ -59,29 +59,29 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What was seen of a check that could be made.
+/// An observation: what the check found, as text.
 enum Seen {
-    Holds(String),
-    Fails(String),
-    Untold(String),
+    Passed(String),
+    Failed(String),
+    Unclear(String),
 }
 
 type Tried = Result<Seen, Error>;
 
-/// Tries everything, tells each finding at once, and removes what it wrote.
-pub(super) async fn examine(storage: &Storage, mut tell: impl FnMut(&Finding)) -> Vec<Finding> {
+/// Runs all checks, passes each finding to `report` at once, and deletes everything that it wrote.
+pub(super) async fn examine(storage: &Storage, mut report: impl FnMut(&Finding)) -> Vec<Finding> {
     let scratch = Scratch { storage, folder: format!("doctor-{}", &id::unique()[..12]) };
     let mut findings = Vec::new();
     let mut note = |check, needed, otherwise, tried: Tried| {
         let (verdict, seen) = match tried {
-            Ok(Seen::Holds(seen)) => (Verdict::Ok, seen),
-            Ok(Seen::Fails(seen)) => (Verdict::No, seen),
-            Ok(Seen::Untold(seen)) => (Verdict::Unknown, seen),
+            Ok(Seen::Passed(seen)) => (Verdict::Ok, seen),
+            Ok(Seen::Failed(seen)) => (Verdict::No, seen),
+            Ok(Seen::Unclear(seen)) => (Verdict::Unknown, seen),
             Err(error) => (Verdict::No, chain(&error)),
         };
         let otherwise = (verdict != Verdict::Ok).then_some(otherwise);
         let finding = Finding { check, verdict, needed, seen, otherwise };
-        tell(&finding);
+        report(&finding);
         findings.push(finding);
     };
     note("write and read", true, WRITE, scratch.round_trip().await);
@@ -99,23 +99,24 @@ pub(super) async fn examine(storage: &Storage, mut tell: impl FnMut(&Finding)) -
     findings
 }
 
-const WRITE: &str = "nothing can be kept here\nhint: look at what these credentials may do";
+const WRITE: &str = "nothing can be stored here\nhint: check the permissions of these credentials";
 const CREATE: &str = "two coordinators could both believe that a run is theirs, and undo each other's work\n\
-    hint: take a store that honours `If-None-Match: *` on writes, as S3, SeaweedFS, MinIO, R2, Google's and Azure do";
-const LISTING: &str = "a restarted coordinator would miss the end of a journal\n\
-    hint: take a store whose listings show at once what was written and deleted; switch off a cache before it";
+    hint: use a store that honours `If-None-Match: *` on writes, as S3, SeaweedFS, MinIO, R2, Google's and Azure do";
+const LISTING: &str = "a restarted coordinator could miss checkpoints and metrics that were just stored\n\
+    hint: use a store whose listings show writes and deletions at once; switch off any cache in front of it";
 const RANGES: &str = "data sets and checkpoints are read in ranges\n\
-    hint: switch off whatever answers in the store's place";
+    hint: switch off any proxy or cache that answers instead of the store";
 const PINS: &str = "a data set that is replaced during a run could go unnoticed\n\
-    hint: take a store that tells ETags";
+    hint: use a store that returns ETags";
 const PARTS: &str =
     "checkpoints are written in parts\nhint: allow multipart uploads in the bucket's policy";
-const GIVEN_UP: &str = "parts of uploads that died may stay, and cost as much as objects do\n\
+const GIVEN_UP: &str = "parts of interrupted uploads may stay, and cost as much as objects do\n\
     hint: give the bucket a lifecycle rule that aborts incomplete multipart uploads; Azure drops them after a week";
-const CLOCK: &str = "signatures are refused by clocks that differ by 15 minutes, and ages are reckoned wrong\n\
-    hint: set this machine's clock by NTP";
-const SPEED: &str = "hint: try it again, and nearer to the store";
-const REMOVAL: &str = "old checkpoints would never go\nhint: allow deleting in the bucket's policy";
+const CLOCK: &str = "stores refuse signatures if clocks differ by 15 minutes, and ages of objects are wrong\n\
+    hint: synchronize this machine's clock with NTP";
+const SPEED: &str = "hint: run the check again, or closer to the store";
+const REMOVAL: &str =
+    "old checkpoints would never be deleted\nhint: allow deletions in the bucket's policy";
 
 struct Scratch<'a> {
     storage: &'a Storage,
@@ -134,10 +135,10 @@ impl Scratch<'_> {
             let found = self.storage.read(&key).await?;
             if found != body {
                 let found = String::from_utf8_lossy(&found);
-                return Ok(Seen::Fails(format!("`{body}` was written and `{found}` is read")));
+                return Ok(Seen::Failed(format!("`{body}` was written, but `{found}` was read")));
             }
         }
-        Ok(Seen::Holds("written, overwritten, and read at once".into()))
+        Ok(Seen::Passed("written, overwritten, and read back at once".into()))
     }
 
     async fn create_if_absent(&self) -> Tried {
@@ -146,12 +147,12 @@ impl Scratch<'_> {
             [self.storage.create(&key, "first").await?, self.storage.create(&key, "second").await?];
         Ok(match created {
             [Created::Ours, Created::Theirs(found)] if found == "first" => {
-                Seen::Holds("the second of two writers is refused".into())
+                Seen::Passed("the second of two writers is refused".into())
             }
             [Created::Ours, Created::Ours] => {
-                Seen::Fails("the second of two writers overwrites what the first wrote".into())
+                Seen::Failed("the second of two writers overwrites what the first wrote".into())
             }
-            other => Seen::Fails(format!("two writers were told {other:?}")),
+            other => Seen::Failed(format!("two writers got {other:?}")),
         })
     }
 
@@ -161,12 +162,14 @@ impl Scratch<'_> {
         let created = future::try_join_all(creates).await?;
         let winners = created.iter().filter(|c| **c == Created::Ours).count();
         let won = created.iter().position(|c| *c == Created::Ours).unwrap_or(RACERS).to_string();
-        let told = |c: &Created| *c == Created::Ours || *c == Created::Theirs(won.clone().into());
-        if winners == 1 && created.iter().all(told) && self.storage.read(&key).await? == won {
-            return Ok(Seen::Holds(format!("of {RACERS} writers at once one wins, and all agree")));
+        let agrees = |c: &Created| *c == Created::Ours || *c == Created::Theirs(won.clone().into());
+        if winners == 1 && created.iter().all(agrees) && self.storage.read(&key).await? == won {
+            return Ok(Seen::Passed(format!(
+                "of {RACERS} concurrent writers one wins, and all agree"
+            )));
         }
-        Ok(Seen::Fails(format!(
-            "of {RACERS} writers at once {winners} were told that they had won"
+        Ok(Seen::Failed(format!(
+            "of {RACERS} concurrent writers {winners} won, or they do not agree on the winner"
         )))
     }
 
@@ -178,13 +181,13 @@ impl Scratch<'_> {
         };
         self.storage.put(&key, "there").await?;
         if !is_listed().await? {
-            return Ok(Seen::Fails("what was written is not listed".into()));
+            return Ok(Seen::Failed("a written object is not listed".into()));
         }
         self.storage.delete(&key).await?;
         if is_listed().await? {
-            return Ok(Seen::Fails("what was deleted is still listed".into()));
+            return Ok(Seen::Failed("a deleted object is still listed".into()));
         }
-        Ok(Seen::Holds("shows at once what was written, and no more what was deleted".into()))
+        Ok(Seen::Passed("shows writes and deletions at once".into()))
     }
 
     async fn ranges(&self) -> Tried {
@@ -194,26 +197,24 @@ impl Scratch<'_> {
             let found = self.storage.read_range(&key, range.clone(), None).await?;
             if found != wanted {
                 let found = String::from_utf8_lossy(&found);
-                return Ok(Seen::Fails(format!("bytes {range:?} of ten digits are `{found}`")));
+                return Ok(Seen::Failed(format!("bytes {range:?} of ten digits are `{found}`")));
             }
         }
-        Ok(Seen::Holds("any part of an object".into()))
+        Ok(Seen::Passed("any range of an object".into()))
     }
 
     async fn pins(&self) -> Tried {
         let key = self.key("pinned");
         self.storage.put(&key, "0123456789").await?;
         let Some(etag) = self.storage.head(&key).await?.and_then(|o| o.etag) else {
-            return Ok(Seen::Fails("this store tells no ETag".into()));
+            return Ok(Seen::Failed("this store returns no ETag".into()));
         };
         self.storage.read_range(&key, 0..4, Some(&etag)).await?;
         self.storage.put(&key, "9876543210").await?;
         Ok(match self.storage.read_range(&key, 0..4, Some(&etag)).await {
-            Err(Error::Changed { .. }) => {
-                Seen::Holds("another object in its place is noticed".into())
-            }
+            Err(Error::Changed { .. }) => Seen::Passed("a replaced object is noticed".into()),
             Err(error) => return Err(error),
-            Ok(_) => Seen::Fails("another object in its place has the same ETag".into()),
+            Ok(_) => Seen::Failed("a replaced object has the same ETag".into()),
         })
     }
 
@@ -223,9 +224,9 @@ impl Scratch<'_> {
         let stream = stream::iter(pieces.iter().cloned().map(Ok::<_, Error>));
         self.storage.put_stream(&key, bytes, stream).await?;
         if self.storage.read(&key).await? != pieces.concat() {
-            return Ok(Seen::Fails("what is read is not what was written".into()));
+            return Ok(Seen::Failed("the bytes that were read differ from those written".into()));
         }
-        Ok(Seen::Holds(format!("{} MiB written in parts", bytes >> 20)))
+        Ok(Seen::Passed(format!("{} MiB written in parts", bytes >> 20)))
     }
 
     async fn given_up(&self) -> Tried {
@@ -233,24 +234,24 @@ impl Scratch<'_> {
         let broken = Error::NotFound { url: self.storage.url().into(), key: key.clone() };
         let stream = stream::iter(pieces(3).into_iter().map(Ok).chain([Err(broken)]));
         if self.storage.put_stream::<Error>(&key, LARGE, stream).await.is_ok() {
-            return Ok(Seen::Fails("half an object was taken for a whole one".into()));
+            return Ok(Seen::Failed("half an object was accepted as a whole one".into()));
         }
         if self.storage.head(&key).await?.is_some() {
-            return Ok(Seen::Fails("half an upload became an object".into()));
+            return Ok(Seen::Failed("half an upload became an object".into()));
         }
         let all = match self.storage.unfinished("").await {
             Ok(Some(all)) => all,
-            Ok(None) => return Ok(Seen::Untold("this store does not list uploads".into())),
-            Err(error) => return Ok(Seen::Untold(chain(&error))),
+            Ok(None) => return Ok(Seen::Unclear("this store does not list uploads".into())),
+            Err(error) => return Ok(Seen::Unclear(chain(&error))),
         };
         if all.iter().any(|u| u.key == key) {
-            return Ok(Seen::Fails("an upload that was given up is still there".into()));
+            return Ok(Seen::Failed("an upload that was given up still exists".into()));
         }
         let old = all.iter().map(|u| u.age).max().unwrap_or_default().as_secs() / 3600;
-        Ok(Seen::Holds(match all.len() {
-            0 => "nothing is left of them".into(),
+        Ok(Seen::Passed(match all.len() {
+            0 => "no unfinished upload is left".into(),
             n => format!(
-                "nothing is left of ours; {n} others here are unfinished, the oldest for {old} h"
+                "none of ours is left; {n} other uploads here are unfinished, the oldest for {old} h"
             ),
         }))
     }
@@ -260,11 +261,11 @@ impl Scratch<'_> {
         self.storage.put(&key, "now").await?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let Some(object) = self.storage.head(&key).await? else {
-            return Ok(Seen::Fails("what was written is not there".into()));
+            return Ok(Seen::Failed("a written object is missing".into()));
         };
         let skew = now.abs_diff(Duration::from_millis(object.modified_ms));
-        let seen = format!("the store's and ours differ by {} s at most", skew.as_secs() + 1);
-        Ok(if skew < SKEW { Seen::Holds(seen) } else { Seen::Fails(seen) })
+        let seen = format!("the store's clock and ours differ by at most {} s", skew.as_secs() + 1);
+        Ok(if skew < SKEW { Seen::Passed(seen) } else { Seen::Failed(seen) })
     }
 
     async fn latency(&self) -> Tried {
@@ -279,7 +280,7 @@ impl Scratch<'_> {
             reads.push(began.elapsed());
         }
         let (writes, reads) = (quantiles(writes), quantiles(reads));
-        Ok(Seen::Holds(format!("a small write takes {writes}, a small read {reads}")))
+        Ok(Seen::Passed(format!("a small write takes {writes}, a small read {reads}")))
     }
 
     async fn throughput(&self) -> Tried {
@@ -295,7 +296,7 @@ impl Scratch<'_> {
         let down = began.elapsed();
         let rate = |took: Duration| LARGE as f64 / 1e6 / took.as_secs_f64();
         let (mib, up, down) = (LARGE >> 20, rate(up), rate(down));
-        Ok(Seen::Holds(format!(
+        Ok(Seen::Passed(format!(
             "{mib} MiB at {up:.0} MB/s up, {down:.0} MB/s down, four parts at once"
         )))
     }
@@ -306,17 +307,17 @@ impl Scratch<'_> {
         stream::iter(deletes).buffer_unordered(RACERS).try_collect::<()>().await?;
         let left = self.storage.list(&self.folder).await?.len();
         if left > 0 {
-            return Ok(Seen::Fails(format!("{left} of {} objects are still listed", all.len())));
+            return Ok(Seen::Failed(format!("{left} of {} objects are still listed", all.len())));
         }
         if let Some(folder) = self.storage.local_path(&self.folder) {
-            // Empty folders are nothing to a store; to a user they are.
+            // Other stores have no empty folders, but a file system does.
             let _ = std::fs::remove_dir_all(folder);
         }
-        Ok(Seen::Holds("all that was written here is gone".into()))
+        Ok(Seen::Passed("everything that was written here is deleted".into()))
     }
 }
 
-/// So many pieces that no store can make smaller.
+/// A number of pieces of incompressible bytes.
 fn pieces(count: usize) -> Vec<Bytes> {
     let words = (0..PIECE as u64 / 8).flat_map(|i| xxh3_64(&i.to_le_bytes()).to_le_bytes());
     vec![words.collect::<Vec<_>>().into(); count]
@@ -340,7 +341,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn memory_and_a_folder_have_all_that_is_needed() {
+    async fn memory_and_a_folder_pass_all_checks() {
         let folder = tempfile::tempdir().unwrap();
         let local = Storage::open(folder.path().to_str().unwrap()).unwrap();
         for storage in [Storage::memory(), local] {
@@ -351,17 +352,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_what_it_means_and_a_hint() {
+    fn a_failed_check_is_shown_with_its_meaning_and_a_hint() {
         let finding = Finding {
             check: "listing",
             verdict: Verdict::No,
             needed: true,
-            seen: "what was written is not listed".into(),
+            seen: "a written object is not listed".into(),
             otherwise: Some(LISTING),
         };
         let text = finding.to_string();
         let lines: Vec<_> = text.lines().map(str::trim_start).collect();
-        assert_eq!(lines[0], "no       listing             what was written is not listed");
+        assert_eq!(lines[0], "no       listing             a written object is not listed");
         assert!(lines[1].starts_with("a restarted coordinator") && lines[2].starts_with("hint: "));
     }
 }

@@ -1,5 +1,5 @@
-//! `coordinator doctor`: whether a place can hold runs. It tries what Muster relies on, under a folder of its own that
-//! it removes again.
+//! `coordinator doctor`: checks whether a folder or a store is suitable for runs. It tries everything that Muster
+//! relies on, in a scratch folder that it deletes again.
 
 mod checks;
 
@@ -11,7 +11,7 @@ use storage::Storage;
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// The place to try: a folder, s3://bucket/prefix, gs://..., az://...; some 100 MiB are written there, and removed
+    /// The place to check: a folder, s3://bucket/prefix, gs://... or az://...; about 100 MiB are written and deleted
     #[arg(env = "MUSTER_OUTPUT", default_value = "./runs")]
     url: String,
     /// Print one JSON object instead of lines
@@ -23,12 +23,12 @@ pub(super) async fn doctor(arguments: Arguments) -> Outcome {
     let storage = Storage::open(&arguments.url).blame(Exit::User)?;
     super::probe(&storage, "it cannot hold runs").await?;
     let mut printed = Ok(());
-    let tell = |finding: &Finding| {
+    let report = |finding: &Finding| {
         if !arguments.json && printed.is_ok() {
             printed = print::line(finding);
         }
     };
-    let findings = examine(&storage, tell).await;
+    let findings = examine(&storage, report).await;
     printed?;
     let fit = findings.iter().all(|f| f.verdict != Verdict::No || !f.needed);
     if arguments.json {

@@ -1,4 +1,4 @@
-//! What the plan does with each sample: a filter, `max_steps` or a `repeat` below one may keep it from being trained.
+//! The fate of each sample in the plan. A filter, `max_steps` or a `repeat` below one may leave it out.
 
 use crate::cli::preview::Preview;
 use anyhow::Context;
@@ -7,20 +7,20 @@ use proto::manifest;
 use proto::plan::{Chunk, Step};
 use serde::Serialize;
 
-/// What becomes of a sample.
+/// How the plan uses a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Fate {
-    /// It is in a step.
+    /// The sample is in a step.
     Trained,
-    /// It is held out, or of an evaluation source.
+    /// The sample is held out, or of an evaluation source.
     Evaluated,
-    /// Neither: a check filtered it, the run ends before it, or others are compared with it.
+    /// The sample is not used: a check has filtered it, no step reaches it, or it is of a benchmark.
     LeftOut,
 }
 
 impl Fate {
-    /// What there is to say of it beside the sample's text.
+    /// A label to show with the sample, unless it is trained.
     pub(super) fn label(self) -> Option<&'static str> {
         match self {
             Fate::Trained => None,
@@ -34,7 +34,7 @@ impl Fate {
 pub(super) struct Fates(Vec<Fate>);
 
 impl Fates {
-    /// Reads the plan, for a prepared data set of so many samples.
+    /// Reads the fates from the plan, for a prepared data set with this number of samples.
     pub(super) async fn read(preview: &Preview, samples: u64) -> anyhow::Result<Self> {
         let Preview { scratch, run, .. } = preview;
         let outline = scratch.read(&key::plan_outline(run)).await?;

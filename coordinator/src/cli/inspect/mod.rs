@@ -1,11 +1,11 @@
-//! `coordinator inspect`: a run's data as the model will see it, before any accelerator is taken.
+//! `coordinator inspect`: shows a run's data as the model will see it, without an accelerator.
 //!
 //! ```text
 //! preview --receipt, plan--> Inspection --> text, JSON lines, a page
 //! prepared shards --samples--^
 //! ```
 //!
-//! All three say the same.
+//! All three outputs have the same content.
 
 mod fate;
 mod page;
@@ -30,26 +30,26 @@ pub(super) struct Arguments {
     /// Number of samples to show, drawn evenly from the sources
     #[arg(long, default_value_t = 5)]
     samples: usize,
-    /// Show these records instead: FILE:LINE, the file's name or the end of its path
+    /// Show this record instead, where FILE is the file's name or the end of its path; may be repeated
     #[arg(long, value_name = "FILE:LINE")]
     record: Vec<samples::Record>,
-    /// Seed by which the samples are drawn
+    /// Seed for drawing the samples
     #[arg(long, default_value_t = 42)]
     seed: u64,
-    /// Print one JSON object a line on standard output
+    /// Print one JSON object per line on standard output
     #[arg(long)]
     json: bool,
-    /// Write everything to FILE as one self-contained page
+    /// Write everything to FILE as a self-contained HTML page
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }
 
-/// Everything there is to see.
+/// The content of all outputs.
 struct Inspection {
     name: String,
     receipt: Receipt,
     plan: Outlook,
-    /// So many samples there were to choose from.
+    /// Number of samples to choose from.
     of: u64,
     samples: Vec<Shown>,
 }

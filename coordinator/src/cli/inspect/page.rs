@@ -1,4 +1,4 @@
-//! The inspection as one page that needs nothing but itself.
+//! The inspection as a self-contained HTML page.
 
 use super::samples::Shown;
 use super::{Inspection, Outlook};
@@ -9,10 +9,10 @@ use serde::Serialize;
 use std::borrow::Cow;
 
 const PAGE: &str = include_str!("page.html");
-/// Values named below a chart.
+/// Maximum number of values below a chart.
 const TICKS: usize = 8;
 
-/// The page. Whatever the data set holds, it is text there: the template's name makes minijinja escape it.
+/// Renders the page. The template's name makes minijinja escape all content of the data set.
 pub(super) fn render(inspection: &Inspection) -> Result<String, minijinja::Error> {
     let mut environment = Environment::new();
     environment.add_filter("grouped", grouped);
@@ -21,18 +21,18 @@ pub(super) fn render(inspection: &Inspection) -> Result<String, minijinja::Error
     environment.get_template("page.html")?.render(Page::new(inspection))
 }
 
-/// All that the page says, in its order.
+/// The content of the page, in its order.
 #[derive(Serialize)]
 struct Page<'a> {
     name: &'a str,
     plan: &'a Outlook,
     total: Counts,
-    /// Of what was dropped: the columns.
+    /// The reasons for which records were dropped, which are columns.
     reasons: Vec<&'static str>,
     sources: Vec<Source<'a>>,
     findings: Vec<Finding>,
     samples: Vec<Sample>,
-    /// Samples that are not shown.
+    /// Number of samples that are not shown.
     more: u64,
 }
 
@@ -40,10 +40,10 @@ struct Page<'a> {
 struct Source<'a> {
     name: Cow<'a, str>,
     counts: &'a Counts,
-    /// By reason, as the page's columns.
+    /// Number of dropped records for each of the page's reasons.
     dropped: Vec<u64>,
     formats: Vec<String>,
-    /// Fields that nothing is read from.
+    /// Fields that are not read.
     unread: String,
     charts: Vec<Chart>,
 }
@@ -77,14 +77,14 @@ impl<'a> Page<'a> {
     }
 }
 
-/// How many values there are of each size.
+/// A histogram of lengths.
 #[derive(Serialize)]
 struct Chart {
     title: String,
     half: u64,
     most: u64,
     all: u64,
-    /// The highest bar's count.
+    /// The count of the highest bar.
     highest: u64,
     bars: Vec<Bar>,
     ticks: Vec<Tick>,
@@ -92,25 +92,25 @@ struct Chart {
 
 #[derive(Serialize)]
 struct Bar {
-    /// Its least value, and its greatest.
+    /// The least and the greatest value of the bar.
     from: u64,
     to: u64,
     count: u64,
-    /// Of the highest bar, in percent.
+    /// The height in percent of the highest bar.
     height: f64,
 }
 
-/// A value below the bar that begins with it.
+/// The least value of a bar, shown below it.
 #[derive(Serialize)]
 struct Tick {
     /// The bar's number, from 1.
     column: usize,
-    /// Bars that it has room below.
+    /// Number of bars below which the value extends.
     span: usize,
     value: u64,
 }
 
-/// How long a source's samples are, and the records that were too long.
+/// Charts of the lengths of a source's samples, and of records that were dropped for their length.
 fn charts(counts: &Counts) -> Vec<Chart> {
     let kept = [
         ("tokens per sample".to_owned(), &counts.lengths),
@@ -124,7 +124,7 @@ fn charts(counts: &Counts) -> Vec<Chart> {
 }
 
 impl Chart {
-    /// None without values.
+    /// A chart of `lengths`; `None` if there are none.
     fn new(title: String, lengths: &Histogram) -> Option<Self> {
         let highest = lengths.spanned().map(|(_, _, count)| count).max()?;
         let bar = |(from, next, count): (u64, u64, u64)| Bar {
@@ -146,27 +146,27 @@ impl Chart {
     }
 }
 
-/// Records of all sources that met one fate.
+/// The records of all sources that were dropped, cut or reported for one reason.
 #[derive(Serialize)]
 struct Finding {
     what: &'static str,
-    /// What was done about it.
+    /// `dropped`, `cut` or `kept`.
     done: &'static str,
     records: u64,
     tokens_lost: u64,
     examples: Vec<Place>,
-    /// Records without an example.
+    /// Number of records without an example.
     more: u64,
 }
 
-/// Where, and what is wrong there.
+/// An example: a place, and what was found there.
 #[derive(Serialize)]
 struct Place {
     at: String,
     reason: String,
 }
 
-/// What was dropped, cut, and left in place, with the examples of every source.
+/// The records that were dropped, cut or kept with a finding, with the examples of every source.
 fn findings(receipt: &Receipt, total: &Counts) -> Vec<Finding> {
     let of = |tally: fn(&Counts) -> Option<&Tally>| receipt.sources.values().filter_map(tally);
     let dropped = total.dropped.keys().map(|reason| {
@@ -214,7 +214,7 @@ struct Sample {
 #[derive(Serialize)]
 struct Piece {
     weight: f32,
-    /// Apart, so that a trained line break can be shown.
+    /// The lines of the piece, so that the page can mark trained line breaks.
     lines: Vec<String>,
 }
 
@@ -234,7 +234,7 @@ impl Sample {
     }
 }
 
-/// `12 345 678`, with spaces at which no line breaks.
+/// Groups digits with non-breaking spaces, such as `12 345 678`.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
@@ -256,7 +256,7 @@ mod tests {
 
     const HOSTILE: &str = "</pre><script>alert(1)</script>\u{1b}[31m\u{202e}";
 
-    /// A receipt with something of every kind, and two samples, all of them hostile.
+    /// A receipt with every kind of content, and two samples, all with hostile text.
     fn inspection() -> Inspection {
         let example = |place: proto::receipt::Place| Example {
             object: HOSTILE.into(),
@@ -298,14 +298,14 @@ mod tests {
     }
 
     #[test]
-    fn the_page_says_all_that_there_is_and_runs_nothing_of_it() {
+    fn the_page_shows_everything_and_executes_nothing() {
         let page = render(&inspection()).expect("the template is ours");
         for script in ["<script", "</script", "\u{1b}", "\u{202e}"] {
             assert!(!page.contains(script), "{script}");
         }
         let escaped =
             "&lt;&#x2f;pre&gt;&lt;script&gt;alert(1)&lt;&#x2f;script&gt;\\u{1b}[31m\\u{202e}";
-        for said in [
+        for text in [
             &*format!("text, Parquet: {escaped}, row 1 {escaped}; 2 more objects alike"),
             &format!("<code>{escaped}, record 4 (line 9)</code>: <bdi>{escaped}</bdi>"),
             &format!("<code>{escaped}, row 7</code>"),
@@ -323,14 +323,14 @@ mod tests {
             "1\u{202f}234 tokens, 3 trained · in no step of the run",
             "42 more are not shown.",
         ] {
-            assert!(page.contains(said), "`{said}` in:\n{page}");
+            assert!(page.contains(text), "`{text}` in:\n{page}");
         }
     }
 
     #[test]
-    fn numbers_are_read_in_threes() {
-        let said = [7, 999, 1000, 12_345_678].map(grouped);
-        assert_eq!(said, ["7", "999", "1\u{202f}000", "12\u{202f}345\u{202f}678"]);
+    fn digits_are_grouped_in_threes() {
+        let numbers = [7, 999, 1000, 12_345_678].map(grouped);
+        assert_eq!(numbers, ["7", "999", "1\u{202f}000", "12\u{202f}345\u{202f}678"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Which samples are shown, and their text.
+//! Chooses the samples to show, and decodes their text.
 
 use super::fate::{Fate, Fates};
 use crate::cli::preview::Preview;
@@ -19,18 +19,18 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Which samples to show.
 pub(super) enum Choice {
-    /// So many, drawn evenly from the sources.
+    /// Samples drawn evenly from the sources.
     Drawn {
-        /// How many.
+        /// Number of samples.
         count: usize,
-        /// Of the drawing.
+        /// Seed for drawing them.
         seed: u64,
     },
-    /// Those of these records.
+    /// The samples of these records.
     Records(Vec<Record>),
 }
 
-/// A record by its place.
+/// A record, named by its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Record {
     /// The end of the object's name.
@@ -50,12 +50,12 @@ impl FromStr for Record {
     }
 }
 
-/// A sample as a person reads it.
+/// A sample in readable form.
 #[derive(Serialize)]
 pub(super) struct Shown {
     /// The source's name.
     pub(super) source: String,
-    /// File and line.
+    /// The file and line.
     pub(super) origin: String,
     pub(super) tokens: usize,
     pub(super) trained_tokens: usize,
@@ -63,8 +63,7 @@ pub(super) struct Shown {
     pub(super) pieces: Vec<Piece>,
 }
 
-/// Finds the samples in the prepared data set, and turns them back into text. Tells also how many there are to choose
-/// from.
+/// Finds the samples in the prepared data set and decodes them. Also returns the number of samples to choose from.
 pub(super) async fn choose(
     preview: &Preview,
     choice: &Choice,
@@ -88,7 +87,7 @@ pub(super) async fn choose(
     }
 }
 
-/// What the run adds to the base's tokenizer.
+/// The options that add tokens to the base's tokenizer.
 fn added(preview: &Preview) -> Options {
     let spec = &preview.spec;
     Options {
@@ -103,7 +102,7 @@ fn added(preview: &Preview) -> Options {
     }
 }
 
-/// Ids drawn in turn from lists of ids, each once, ascending: a function of lists and seed.
+/// Draws ids from the lists in turn, each id at most once. The result depends only on the lists and the seed.
 fn draw(lists: &[Vec<u64>], count: usize, seed: u64) -> BTreeSet<u64> {
     let mut drawn = BTreeSet::new();
     let count = count.min(lists.iter().map(Vec::len).sum());
@@ -111,7 +110,7 @@ fn draw(lists: &[Vec<u64>], count: usize, seed: u64) -> BTreeSet<u64> {
         if drawn.len() == count {
             break;
         }
-        // The first of the list that is still free, from a random one on.
+        // Take the first id that is not drawn yet, starting at a random one.
         let at = xxh3_64_with_seed(&turn.to_le_bytes(), seed) % (list.len() as u64).max(1);
         let (before, from) = list.split_at(at as usize);
         drawn.extend(from.iter().chain(before).find(|id| !drawn.contains(*id)));
@@ -119,12 +118,12 @@ fn draw(lists: &[Vec<u64>], count: usize, seed: u64) -> BTreeSet<u64> {
     drawn
 }
 
-/// A prepared data set, as far as it is read.
+/// A prepared data set.
 struct Set {
     parts: Vec<PreparedPart>,
     storage: Storage,
     sources: Vec<String>,
-    /// Prepared samples by the source's name.
+    /// Number of prepared samples, by the source's name.
     samples: BTreeMap<String, u64>,
     fates: Fates,
     decoder: Decoder,
@@ -138,7 +137,7 @@ impl Set {
         let sources = spec.data().sources();
         let parts: Vec<_> = prepared.parts(fingerprint).collect();
         let total = parts.iter().map(|part| part.samples).sum();
-        // As they were prepared: the run's own receipt has no longer what a check filtered.
+        // These counts are from the preparation. The run's own receipt no longer counts samples that a check filtered.
         let counts = prepared.receipt.sources.into_iter();
         Ok(Self {
             parts,
@@ -150,7 +149,7 @@ impl Set {
         })
     }
 
-    /// The ids of each source's samples that the run uses; all in one list, where the receipt cannot tell them apart.
+    /// The ids of each source's samples that the run uses. They are in one list if the receipt's counts do not match.
     fn by_source(&self) -> Vec<Vec<u64>> {
         let total: u64 = self.parts.iter().map(|part| part.samples).sum();
         let mut ranges = Vec::new();
@@ -215,14 +214,14 @@ impl Set {
         Ok(shown)
     }
 
-    /// A part, whose positions count from its object's start.
+    /// Reads a part. Its positions count from the start of its object.
     async fn shard(&self, part: &PreparedPart) -> anyhow::Result<Shard> {
         let body = self.storage.read(&part.key).await?;
         let shard = Shard::parse(body).with_context(|| format!("`{}`", part.key))?;
         Ok(shard.starting_after(part.starts_after))
     }
 
-    /// A sample of a part whose first one has the id `start`.
+    /// Decodes a sample of a part. `start` is the id of the part's first sample.
     fn show(&self, shard: &Shard, start: u64, index: usize) -> anyhow::Result<Option<Shown>> {
         let source = shard.front().object(index).map(|object| object.source as usize);
         let source = source.and_then(|source| self.sources.get(source));

@@ -1,4 +1,4 @@
-//! The inspection for a terminal, and for programs.
+//! The inspection as text and as JSON lines.
 
 use super::Inspection;
 use super::samples::Shown;
@@ -6,7 +6,7 @@ use data::Piece;
 use proto::text::visible;
 use std::fmt::Write as _;
 
-/// What happened to the records, what the plan is, then every sample: one object a line.
+/// The receipt, the plan and every sample, one JSON object per line.
 pub(super) fn lines(inspection: &Inspection) -> String {
     let Inspection { name, receipt, plan, of, samples } = inspection;
     let mut objects = vec![
@@ -18,7 +18,7 @@ pub(super) fn lines(inspection: &Inspection) -> String {
     objects.iter().map(|object| format!("{object}\n")).collect()
 }
 
-/// For people: trained text in green, the rest dimmed; without colour, trained text in brackets.
+/// The inspection for people. Trained text is green and other text dimmed; without colour, trained text is in brackets.
 pub(super) fn text(inspection: &Inspection, colour: bool) -> String {
     let Inspection { name, receipt, plan, of, samples } = inspection;
     let mut out = format!("{name}\n\n{receipt}\n{plan}\n");
@@ -44,7 +44,7 @@ pub(super) fn text(inspection: &Inspection, colour: bool) -> String {
     }
     let more = of.saturating_sub(samples.len() as u64);
     if more > 0 {
-        let _ = writeln!(out, "{more} more samples; --samples N shows so many");
+        let _ = writeln!(out, "{more} more samples; use --samples N to show more");
     }
     out
 }
@@ -58,7 +58,7 @@ mod tests {
     use proto::receipt::Receipt;
 
     #[test]
-    fn trained_text_is_told_apart_with_and_without_colour() {
+    fn trained_text_is_marked_with_and_without_colour() {
         let piece = |text: &str, weight| Piece { text: text.into(), weight };
         let sample = Shown {
             source: "a".into(),
@@ -79,7 +79,7 @@ mod tests {
         let header = "── a.jsonl, line 3: 4 tokens, 2 trained; evaluated on, never trained\n";
         assert!(plain.contains(header), "{plain}");
         assert!(plain.contains("Q\\u{1b}[0m⟦A⟧⟦0.5|B⟧"), "{plain}");
-        assert!(plain.ends_with("\n7 more samples; --samples N shows so many\n"), "{plain}");
+        assert!(plain.ends_with("\n7 more samples; use --samples N to show more\n"), "{plain}");
         assert!(text(&inspection, true).contains("\u{1b}[32mA\u{1b}[0m"));
     }
 }

@@ -1,4 +1,4 @@
-//! The way to a standing coordinator: where it is, how long it may take, and what its errors mean.
+//! Requests to a standing coordinator: its URL, timeouts, and the meaning of its errors.
 
 use crate::cli::{Blame, Exit, Refusal};
 use anyhow::anyhow;
@@ -12,16 +12,16 @@ use tonic::{Code, Response, Status};
 use wire::connect::{self, Options, Unconnected, successor};
 use wire::runs_client::RunsClient;
 
-/// The longest answer that is read: the list of some ten thousand runs, or a long receipt.
+/// Maximum size of a reply: enough for a list of about ten thousand runs, or a long receipt.
 const ANSWER_BYTES: usize = 64 << 20;
-/// Coordinators that a question goes on to, one after another.
+/// Maximum number of redirections of a request from one coordinator to its successor.
 const MOVES: usize = 3;
 
 pub(super) type Client = RunsClient<Channel>;
 
 #[derive(Args)]
 pub(in crate::cli) struct Remote {
-    /// Where the coordinator is
+    /// URL of the coordinator
     #[arg(
         long,
         value_name = "URL",
@@ -39,18 +39,18 @@ pub(in crate::cli) struct Remote {
         value_parser = positive
     )]
     pub(super) timeout: Duration,
-    /// Print JSON, one object a line
+    /// Print JSON, one object per line
     #[arg(long)]
     pub(super) json: bool,
 }
 
-/// A question whose effect is unknown, since no answer came.
+/// A request without a reply, so that its effect is unknown.
 #[derive(Debug, Error)]
 pub(super) enum Unanswered {
     #[error(
         "the coordinator at `{url}` took the connection and has not answered for {} s; \
          it may be waiting for its storage\n\
-         hint: its log says what it waits for; --timeout waits longer",
+         hint: its log says what it waits for; a larger --timeout waits longer",
         .waited.as_secs()
     )]
     Silent { url: String, waited: Duration },
@@ -59,17 +59,17 @@ pub(super) enum Unanswered {
 }
 
 impl Remote {
-    /// What the coordinator answers, or the one that has its place.
+    /// Sends a request to the coordinator, or to the one that has replaced it, and returns the reply.
     pub(super) async fn ask<T>(
         &self,
-        question: impl AsyncFn(&mut Client) -> Result<Response<T>, Status>,
+        request: impl AsyncFn(&mut Client) -> Result<Response<T>, Status>,
     ) -> Result<T, Refusal> {
         let mut url = self.coordinator.clone();
         for _ in 0..=MOVES {
             let connecting =
                 tokio::time::timeout(self.timeout, connect(&url, Options::QUESTION)).await;
             let mut client = connecting.map_err(|_| self.silent(&url))??;
-            match tokio::time::timeout(self.timeout, question(&mut client)).await {
+            match tokio::time::timeout(self.timeout, request(&mut client)).await {
                 Err(_) => return Err(self.silent(&url)),
                 Ok(Ok(answer)) => return Ok(answer.into_inner()),
                 Ok(Err(status)) => match successor(&status) {
@@ -82,14 +82,14 @@ impl Remote {
             .blame(Exit::Infrastructure)
     }
 
-    /// It took the connection and says nothing.
+    /// The error if the coordinator accepts the connection and does not answer.
     pub(super) fn silent(&self, url: &str) -> Refusal {
         let error = Unanswered::Silent { url: url.to_owned(), waited: self.timeout };
         Refusal { exit: Exit::Infrastructure, error: error.into() }
     }
 }
 
-/// A connection to the coordinator at `url`.
+/// Connects to the coordinator at `url`.
 pub(super) async fn connect(url: &str, options: Options) -> Result<Client, Refusal> {
     let channel = connect::channel(url, options).await.map_err(|error| {
         let exit = match error {
@@ -101,7 +101,7 @@ pub(super) async fn connect(url: &str, options: Options) -> Result<Client, Refus
     Ok(RunsClient::new(channel?).max_decoding_message_size(ANSWER_BYTES))
 }
 
-/// Whether the same question would be answered in the same way later.
+/// Whether a later request would get the same error.
 pub(super) fn is_final(status: &Status) -> bool {
     matches!(
         status.code(),
@@ -111,12 +111,12 @@ pub(super) fn is_final(status: &Status) -> bool {
             | Code::PermissionDenied
             | Code::Unauthenticated
             | Code::Unimplemented
-            // Of an answer that is longer than `ANSWER_BYTES`.
+            // The reply is larger than `ANSWER_BYTES`.
             | Code::OutOfRange
     )
 }
 
-/// What the coordinator at `url` answers, as an error that is blamed on who can act on it.
+/// Converts an error from the coordinator at `url`. The exit code says whose fault it is.
 pub(super) fn refused(url: &str, status: &Status) -> Refusal {
     if let Some(cause) = status.source() {
         let cause = proto::error::chain(cause);
@@ -130,7 +130,7 @@ pub(super) fn refused(url: &str, status: &Status) -> Refusal {
     Refusal { exit, error: anyhow!(status.message().to_owned()) }
 }
 
-/// A span of time that is not empty.
+/// Parses a duration longer than zero.
 fn positive(text: &str) -> anyhow::Result<Duration> {
     let span = duration::parse(text)?;
     anyhow::ensure!(!span.is_zero(), "it must be longer than 0s");

@@ -1,4 +1,4 @@
-//! Following a run to its end, across the ends of connections and of coordinators.
+//! Follows a run to its end, across broken connections and replaced coordinators.
 
 use super::connect::{Remote, connect, is_final, refused};
 use crate::cli::show::{Show, Style};
@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 use wire::connect::{Options, successor};
 
-/// Before the first attempt to come back to a coordinator, and at most before a later one.
+/// The first and the longest pause before another attempt to reach a coordinator.
 const RETRY: Duration = Duration::from_millis(100);
 const RETRY_AT_MOST: Duration = Duration::from_secs(1);
 
@@ -20,35 +20,36 @@ const RETRY_AT_MOST: Duration = Duration::from_secs(1);
 pub(super) struct Following<'a> {
     remote: &'a Remote,
     run: &'a str,
-    /// How long the coordinator may be away; none: for ever.
+    /// How long the coordinator may be unreachable; `None` for no limit.
     give_up_after: Option<Duration>,
     show: Option<Show>,
-    /// Whether this coordinator has ever answered for this run.
+    /// Whether a coordinator is known to have this run.
     known: bool,
-    /// When the newest notice was made that has been shown.
+    /// The time of the newest notice shown.
     after_ms: u64,
-    /// The newest step that has been shown, and its lineage.
+    /// The lineage and number of the newest step shown.
     newest: Option<(u64, u64)>,
-    /// Where it is looked for, and where otherwise.
-    here: String,
-    there: String,
+    /// The URL to try next.
+    url: String,
+    /// The URL to try after that.
+    other_url: String,
 }
 
 /// How a stream of notices ends.
 enum End {
-    /// With the run, or with an answer that stays the same.
+    /// The run has ended, or the coordinator's error would not change.
     Final(Outcome),
-    /// Another coordinator has the place of the one that was asked.
+    /// Another coordinator, at this URL, has replaced the one that was asked.
     Moved(String),
-    /// The coordinator is away, or takes the connection and does not answer.
+    /// The coordinator is unreachable, or accepts the connection and does not answer.
     Away(Refusal),
 }
 
 impl<'a> Following<'a> {
-    /// A run that may be unknown, to a coordinator that may not be there: both are errors.
+    /// Follows a run. It is an error if the coordinator cannot be reached at first or does not know the run.
     pub(super) fn new(remote: &'a Remote, run: &'a str, give_up_after: Option<Duration>) -> Self {
-        let here = remote.coordinator.clone();
-        let there = here.clone();
+        let url = remote.coordinator.clone();
+        let other_url = url.clone();
         Self {
             remote,
             run,
@@ -57,18 +58,18 @@ impl<'a> Following<'a> {
             known: false,
             after_ms: 0,
             newest: None,
-            here,
-            there,
+            url,
+            other_url,
         }
     }
 
-    /// The same of a run that the coordinator has just taken.
+    /// Marks the run as known: a coordinator has just accepted it.
     pub(super) fn submitted(mut self) -> Self {
         self.known = true;
         self
     }
 
-    /// Shows what happens until the run has ended.
+    /// Shows notices until the run has ended.
     pub(super) async fn until_the_end(mut self) -> Outcome {
         let mut away: Option<Instant> = None;
         let mut tries = 0;
@@ -76,21 +77,21 @@ impl<'a> Following<'a> {
             match self.stream(&mut away, &mut tries).await {
                 End::Final(outcome) => return outcome,
                 End::Moved(url) => {
-                    self.show().tell(&format!("the coordinator has moved to {url}"));
-                    self.there = std::mem::replace(&mut self.here, url);
+                    self.show().log(&format!("the coordinator has moved to {url}"));
+                    self.other_url = std::mem::replace(&mut self.url, url);
                 }
                 End::Away(refusal) if !self.known => return Err(refusal),
                 End::Away(_) => {
                     if away.is_none() {
                         let line = "the coordinator went away; waiting for it to come back";
-                        self.show().tell(line);
+                        self.show().log(line);
                     }
                     let since = *away.get_or_insert_with(Instant::now);
                     if self.give_up_after.is_some_and(|limit| since.elapsed() >= limit) {
                         return Err(self.given_up(since.elapsed())).blame(Exit::Infrastructure);
                     }
-                    // Where it has moved to, or back where it was.
-                    std::mem::swap(&mut self.here, &mut self.there);
+                    // The coordinator may be at the address that it moved to, or back at the old one.
+                    std::mem::swap(&mut self.url, &mut self.other_url);
                 }
             }
             sleep(pause(tries)).await;
@@ -100,7 +101,7 @@ impl<'a> Following<'a> {
 
     /// One stream of notices, from its opening to its end.
     async fn stream(&mut self, away: &mut Option<Instant>, tries: &mut u32) -> End {
-        let mut client = match connect(&self.here, Options::STREAM).await {
+        let mut client = match connect(&self.url, Options::STREAM).await {
             Ok(client) => client,
             Err(refusal) => return End::Away(refusal),
         };
@@ -108,13 +109,13 @@ impl<'a> Following<'a> {
         let mut notices = match timeout(self.remote.timeout, client.watch(request)).await {
             Ok(Ok(notices)) => notices.into_inner(),
             Ok(Err(status)) => return self.broken(&status),
-            Err(_) => return End::Away(self.remote.silent(&self.here)),
+            Err(_) => return End::Away(self.remote.silent(&self.url)),
         };
         self.known = true;
         if away.take().is_some() {
-            self.show().tell("the coordinator is back");
+            self.show().log("the coordinator is back");
         }
-        // An end is the run's own once the coordinator has no more to say: another attempt may follow it.
+        // An end is final only if no further notice follows, since another attempt may follow.
         let mut ended: Option<Outcome> = None;
         loop {
             let message = notices.message().await;
@@ -136,7 +137,7 @@ impl<'a> Following<'a> {
         }
     }
 
-    /// Says why an attempt failed that is not the last one; other ends have been shown.
+    /// Shows why an attempt failed that another attempt followed. Other ends have been shown already.
     fn attempt_ended(&mut self, outcome: Outcome) {
         if let Err(Refusal { error, .. }) = outcome {
             let why = proto::error::chain(error.as_ref());
@@ -148,16 +149,16 @@ impl<'a> Following<'a> {
         if let Some(url) = successor(status) {
             End::Moved(url)
         } else if is_final(status) {
-            End::Final(Err(refused(&self.here, status)))
+            End::Final(Err(refused(&self.url, status)))
         } else {
-            End::Away(refused(&self.here, status))
+            End::Away(refused(&self.url, status))
         }
     }
 
-    /// Shows a notice; how the run has ended, if it has.
+    /// Shows a notice. Returns the outcome if the notice ends the run.
     fn notice(&mut self, json: &str) -> Result<Option<Outcome>, Refusal> {
         let stamped: Stamped = serde_json::from_str(json)
-            .context("the coordinator is of another version")
+            .context("the coordinator has another version")
             .blame(Exit::Infrastructure)?;
         self.after_ms = self.after_ms.max(stamped.at_ms);
         if self.is_repeated(&stamped.notice) {
@@ -171,7 +172,8 @@ impl<'a> Following<'a> {
         Ok(follow::end(&stamped.notice))
     }
 
-    /// Whether it is of a step that was shown before: workers tell a new coordinator of their last ones again.
+    /// Whether the notice is about a step that was shown before: workers report their last steps again to a restarted
+    /// coordinator.
     fn is_repeated(&mut self, notice: &Notice) -> bool {
         let Notice::Step { lineage, step, .. } = notice else { return false };
         let step = (*lineage, *step);
@@ -183,7 +185,7 @@ impl<'a> Following<'a> {
     }
 
     fn show(&mut self) -> &Show {
-        let style = if self.remote.json { Style::Json } else { Style::People };
+        let style = if self.remote.json { Style::Json } else { Style::Human };
         self.show.get_or_insert_with(|| {
             let heading = format!("run {} at {}", self.run, self.remote.coordinator);
             Show::new(style, &heading, format!("`coordinator submit --resume {}`", self.run))
@@ -194,12 +196,12 @@ impl<'a> Following<'a> {
         let (seconds, run) = (away.as_secs(), self.run);
         anyhow!(
             "the coordinator has been away for {seconds} s\n\
-             hint: workers train on without it; `coordinator watch {run}` follows the run again"
+             hint: workers continue to train without it; `coordinator watch {run}` follows the run again"
         )
     }
 }
 
-/// Before another attempt: twice as long each time, and jittered, so that not all who wait come back in one moment.
+/// The pause before another attempt: doubled each time, with jitter, so that not all watchers reconnect at once.
 fn pause(tries: u32) -> Duration {
     let longest = RETRY.saturating_mul(1 << tries.min(8)).min(RETRY_AT_MOST);
     let chance = u32::from_str_radix(&proto::id::unique()[..4], 16).unwrap_or(0);

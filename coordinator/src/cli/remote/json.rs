@@ -1,15 +1,15 @@
-//! Runs and workers as `--json` prints them: every field, `null` where it is unknown.
+//! Runs and workers as `--json` prints them: with all fields, which are `null` if unknown.
 
 use crate::core::{BySource, SourceFigures};
 use serde_json::{Value, json};
 
-/// A count of which 0 says that it is unknown.
+/// A count for which 0 means unknown.
 pub(super) fn known(count: u64) -> Option<u64> {
     (count > 0).then_some(count)
 }
 
-/// A text of which nothing says that there is none.
-fn said(text: &str) -> Option<&str> {
+/// A text, or `None` if it is empty.
+fn non_empty(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }
 
@@ -37,7 +37,7 @@ pub(super) fn run(run: &wire::RunStatus) -> Value {
         "model": run.model,
         "loss": run.loss,
         "sources": sources,
-        "last_incident": said(&run.last_incident),
+        "last_incident": non_empty(&run.last_incident),
         "last_incident_ms": known(run.last_incident_ms),
         "troubled": run.troubled.iter().map(worker).collect::<Vec<_>>(),
     })
@@ -47,10 +47,10 @@ pub(super) fn worker(worker: &wire::WorkerStatus) -> Value {
     json!({
         "worker": worker.worker,
         "state": worker.state,
-        "run": said(&worker.run),
+        "run": non_empty(&worker.run),
         "rank": worker.rank,
-        "trouble": said(&worker.trouble),
+        "trouble": non_empty(&worker.trouble),
         "retry_in_ms": known(worker.retry_in_ms),
-        "ring": said(&worker.ring),
+        "ring": non_empty(&worker.ring),
     })
 }

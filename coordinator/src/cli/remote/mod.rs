@@ -1,9 +1,9 @@
 //! Commands that talk to a standing coordinator.
 //!
 //! ```text
-//! connect   where it is, its timeouts, what its errors mean
+//! connect   its URL, timeouts, the meaning of its errors
 //! follow    a run's notices until it ends, across restarts and moves
-//! tables    what people see of runs and workers        json   what programs do
+//! tables    runs and workers for people                json   the same for programs
 //! ```
 
 mod connect;
@@ -27,8 +27,8 @@ pub(super) struct Submit {
     /// The run spec, a YAML file or an object such as s3://bucket/run.yaml
     #[arg(required_unless_present = "resume")]
     spec: Option<PathBuf>,
-    /// Start another attempt of a run that ended without success, from its newest checkpoint; SPEC may be left out, and
-    /// may differ from the run's only in `workers` and `checkpoint`
+    /// Start another attempt of a run that ended without success, from its newest checkpoint; SPEC is optional, and may
+    /// differ from the run's only in `workers` and `checkpoint`
     #[arg(long, value_name = "RUN", conflicts_with = "idempotency_key")]
     resume: Option<String>,
     /// Do not check that the spec's paths exist on this host
@@ -37,10 +37,10 @@ pub(super) struct Submit {
     /// Follow the run until it ends
     #[arg(long)]
     follow: bool,
-    /// End with an error once the coordinator has been away this long, such as 30s or 10m [default: wait for ever]
+    /// Fail once the coordinator has been unreachable for this long, such as 30s or 10m [default: wait forever]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "follow")]
     give_up_after: Option<Duration>,
-    /// Queue the run once, however often this key is used with its spec [default: a new key]
+    /// Queue the run only once, however often the same spec is submitted with this key [default: a new key]
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
     #[command(flatten)]
@@ -71,7 +71,7 @@ pub(super) struct Status {
 pub(super) struct Watch {
     /// The run's name, as `list` shows it
     run: String,
-    /// End with an error once the coordinator has been away this long, such as 30s or 10m [default: wait for ever]
+    /// Fail once the coordinator has been unreachable for this long, such as 30s or 10m [default: wait forever]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     give_up_after: Option<Duration>,
     #[command(flatten)]
@@ -132,7 +132,7 @@ async fn queued(
         }
         let context = format!(
             "it is unknown whether the run was queued\n\
-             hint: the same command with `--idempotency-key {idempotency_key}` queues it once at most"
+             hint: the same command with `--idempotency-key {idempotency_key}` queues it at most once"
         );
         Refusal { exit, error: error.context(context) }
     })
@@ -217,7 +217,7 @@ pub(super) async fn cancel(arguments: Cancel) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// The columns of the terminal that standard output is; none where it is none, and nothing is cut.
+/// The width of the terminal; `None` if standard output is not a terminal, in which case nothing is cut.
 fn width() -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)

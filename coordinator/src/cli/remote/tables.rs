@@ -1,4 +1,4 @@
-//! Runs and workers as people see them. What is unknown is left out.
+//! Formats runs and workers for people. Unknown values are left out.
 
 use crate::cli::outlook::duration;
 use chrono::{DateTime, Local};
@@ -6,10 +6,10 @@ use proto::text::visible;
 use std::time::Duration;
 use wire::{RunStatus, WorkerStatus};
 
-/// Columns that the words of `status` begin after.
+/// The width of the labels of `status`.
 const LABEL: usize = 12;
 
-/// How one run is doing.
+/// The status of one run.
 pub(super) fn status(run: &RunStatus, now_ms: u64) -> String {
     let mut out = String::new();
     let mut row = |label: &str, text: &str| {
@@ -57,7 +57,7 @@ pub(super) fn status(run: &RunStatus, now_ms: u64) -> String {
     out
 }
 
-/// A line for each run, below a header.
+/// A table with a line for each run.
 pub(super) fn runs(runs: &[RunStatus], now_ms: u64, width: Option<usize>) -> String {
     let row = |run: &RunStatus| {
         [
@@ -73,7 +73,7 @@ pub(super) fn runs(runs: &[RunStatus], now_ms: u64, width: Option<usize>) -> Str
     table(header, runs.iter().map(row), width)
 }
 
-/// A line for each worker, below a header.
+/// A table with a line for each worker.
 pub(super) fn workers(workers: &[WorkerStatus], width: Option<usize>) -> String {
     let row = |worker: &WorkerStatus| {
         let run = if worker.run.is_empty() { "-" } else { &worker.run };
@@ -88,7 +88,7 @@ pub(super) fn workers(workers: &[WorkerStatus], width: Option<usize>) -> String 
     table(["WORKER", "STATE", "RUN", "RANK", "DETAIL"], workers.iter().map(row), width)
 }
 
-/// Columns as wide as their longest word; a line that is longer than the terminal is wide is cut.
+/// Formats a table. Columns are as wide as their longest cell, and lines are cut to the width of the terminal.
 fn table<const N: usize>(
     header: [&str; N],
     rows: impl Iterator<Item = [String; N]>,
@@ -109,7 +109,7 @@ fn table<const N: usize>(
     out
 }
 
-/// The line, so far as it fits.
+/// Cuts a line to the width.
 fn cut(line: &str, width: Option<usize>) -> String {
     match width {
         Some(width) if line.chars().count() > width => {
@@ -127,12 +127,12 @@ fn phase(run: &RunStatus) -> String {
     }
 }
 
-/// `120/160 75 %`.
+/// The progress in short, such as `120/160 75 %`.
 fn steps(run: &RunStatus) -> String {
     format!("{}/{} {} %", run.step, run.steps, percent(run))
 }
 
-/// `step 120 of 160 (75 %), 5300 tokens/s, 3 min 20 s left`.
+/// The progress, such as `step 120 of 160 (75 %), 5300 tokens/s, 3 min 20 s left`.
 fn progress(run: &RunStatus) -> String {
     let mut words = format!("step {} of {} ({} %)", run.step, run.steps, percent(run));
     if run.tokens_per_second > 0.0 {
@@ -145,12 +145,12 @@ fn progress(run: &RunStatus) -> String {
     words
 }
 
-/// Rounded down: 100 is the end.
+/// The progress in percent, rounded down, so that 100 is only reached at the end.
 fn percent(run: &RunStatus) -> u64 {
     run.step.saturating_mul(100) / run.steps.max(1)
 }
 
-/// Why it is not used for now, and when it is tried again: in the first line.
+/// Why a worker is not used at the moment. The first line says when it is tried again.
 fn trouble(worker: &WorkerStatus) -> String {
     if worker.retry_in_ms == 0 {
         return worker.trouble.clone();
@@ -173,7 +173,7 @@ fn local(ms: u64) -> Option<DateTime<Local>> {
     Some(DateTime::from_timestamp_millis(ms)?.with_timezone(&Local))
 }
 
-/// `3 h ago`; clocks that differ a little say `just now`.
+/// A time as `3 h ago`. A time that is slightly in the future, by another clock, is `just now`.
 fn ago(then_ms: u64, now_ms: u64) -> String {
     if now_ms < then_ms + 1_000 {
         return "just now".into();
@@ -181,7 +181,7 @@ fn ago(then_ms: u64, now_ms: u64) -> String {
     format!("{} ago", span(then_ms, now_ms))
 }
 
-/// `3 h`, in the largest unit of which it has one.
+/// The time between the two, in the largest unit that fits, such as `3 h`.
 fn span(then_ms: u64, now_ms: u64) -> String {
     let seconds = now_ms.saturating_sub(then_ms) / 1000;
     const UNITS: [(u64, &str); 3] = [(86_400, "d"), (3_600, "h"), (60, "min")];
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_is_left_out_of_a_status() {
+    fn a_status_omits_what_is_unknown() {
         let wanted = "\
 run         small-1
 phase       training
@@ -232,7 +232,7 @@ rank 1      b-0
     }
 
     #[test]
-    fn what_is_known_stands_in_a_status() {
+    fn a_status_shows_everything_that_is_known() {
         let run = RunStatus {
             detail: "one\ntwo".into(),
             attempt: 2,
@@ -246,7 +246,7 @@ rank 1      b-0
             checkpoint_step: 100,
             ..training()
         };
-        let said = status(&run, NOW);
+        let shown = status(&run, NOW);
         let submitted = local(run.submitted_ms).expect("a time").format("%Y-%m-%d %H:%M");
         let wanted = format!(
             "\
@@ -266,7 +266,7 @@ cannot work c-0: it does not see `/base` (tried again in 4 s)
 checkpoint  step 100
 "
         );
-        assert_eq!(said, wanted);
+        assert_eq!(shown, wanted);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The records' signatures, 128 bytes each, where they lie: read by ranges of places, so that nobody holds all of them.
+//! The records' signatures in storage, 128 bytes each. They are read by ranges of places, so that they are never all in
+//! memory.
 
 use super::{Error, READS};
 use bytes::Bytes;
@@ -15,17 +16,17 @@ pub(crate) struct Signatures {
     records: usize,
 }
 
-/// Those of a part's records.
+/// The signatures of the records in one part.
 #[derive(Debug)]
 struct Part {
     key: String,
-    /// Where in it they begin.
+    /// The offset of the signatures in the object.
     start: u64,
     records: Range<usize>,
 }
 
 impl Signatures {
-    /// Of no record yet.
+    /// The signatures of no records; [`Self::push`] adds parts.
     pub(super) fn new(storage: Storage) -> Self {
         Self { storage, parts: Vec::new(), records: 0 }
     }
@@ -38,10 +39,10 @@ impl Signatures {
         self.parts.push(Part { key, start, records: first..self.records });
     }
 
-    /// Some places of all signatures, place by place.
+    /// Reads the bytes of all signatures at `places`, place by place.
     ///
     /// # Errors
-    /// Storage, or a part that is shorter than its front says.
+    /// Errors of the store, and a part that is shorter than its front says.
     pub(crate) async fn read(&self, places: Range<usize>) -> Result<Vec<u8>, Error> {
         let mut all = vec![0; places.len() * self.records];
         let read = async |part| Ok::<_, Error>((part, self.read_part(part, &places).await?));

@@ -1,4 +1,4 @@
-//! From prepared shards in storage to what is trained, and the receipt that says so.
+//! Tests from prepared shards in storage to the trained samples and the receipt.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,7 +14,7 @@ use super::*;
 
 const FINGERPRINT: &str = "f00d";
 
-/// Stores a shard of one source: a record a line.
+/// Stores a shard of one source with one record per line, and returns its receipt.
 async fn stored(storage: &Storage, index: u32, name: &str, lines: &[&str]) -> Receipt {
     let mut writer = Writer::new(FINGERPRINT);
     writer.object(Object { name: name.into(), source: index, unit: Unit::Line });
@@ -35,7 +35,7 @@ async fn stored(storage: &Storage, index: u32, name: &str, lines: &[&str]) -> Re
     Receipt::of(name, counts)
 }
 
-/// The receipt of a run over two sources and a benchmark, and the samples that its plan trains.
+/// Plans a run over two sources and a benchmark, and returns the receipt and the trained samples.
 async fn planned(quality: &str) -> (Receipt, BTreeSet<u32>) {
     let storage = Storage::memory();
     let lines: [&[&str]; 3] = [
@@ -66,7 +66,7 @@ async fn planned(quality: &str) -> (Receipt, BTreeSet<u32>) {
 }
 
 #[tokio::test]
-async fn what_is_filtered_is_not_trained_and_does_not_count_against_max_dropped() {
+async fn filtered_records_are_not_trained_and_do_not_count_against_max_dropped() {
     let (receipt, trained) = planned("duplicates: filter, contamination: filter").await;
     assert_eq!(trained, BTreeSet::from([0, 1, 5]));
     let total = receipt.total();
@@ -78,13 +78,13 @@ async fn what_is_filtered_is_not_trained_and_does_not_count_against_max_dropped(
     assert_eq!(dropped(b, Reason::Duplicate), "/b.jsonl, line 2: the same as /a.jsonl, line 2");
     assert_eq!(
         dropped(b, Reason::Contaminated),
-        "/b.jsonl, line 1: the same as /bench.jsonl, line 1, which the model is judged by"
+        "/b.jsonl, line 1: the same as /bench.jsonl, line 1, which the model is evaluated on"
     );
     assert_eq!(b.dropped[&Reason::Contaminated].tokens_lost, 5);
 }
 
 #[tokio::test]
-async fn what_is_reported_is_trained_all_the_same() {
+async fn records_with_reported_findings_are_still_trained() {
     let (receipt, trained) = planned("").await;
     assert_eq!(trained, (0..6).collect());
     let total = receipt.total();
@@ -93,8 +93,8 @@ async fn what_is_reported_is_trained_all_the_same() {
     assert_eq!(total.findings[&Reason::Contaminated].records, 1);
 }
 
-/// Samples of a log-normal length, a median of 200 tokens, in parts without their tokens, which nobody reads; every
-/// tenth record is near an earlier one. Their manifest.
+/// Stores samples of log-normal length with a median of 200 tokens, and returns their manifest. The parts lack the
+/// tokens, which planning does not read. Every tenth record is similar to an earlier one.
 async fn synthetic(storage: &Storage, samples: u64) -> Prepared {
     const PER_PART: u64 = 20_000;
     let word = |id: u64, n: u64| xxhash_rust::xxh3::xxh3_64_with_seed(&id.to_le_bytes(), n);
@@ -132,14 +132,14 @@ async fn synthetic(storage: &Storage, samples: u64) -> Prepared {
         let front = Front::parse(body.clone().into()).expect("our own bytes");
         body.truncate(front.signatures(0..SIGNATURE).end as usize);
         let key = key::prepared_part(FINGERPRINT, 0, part as u32);
-        storage.put(&key, body).await.expect("room on the disk");
+        storage.put(&key, body).await.expect("free space on the disk");
     }
     let receipt = Receipt::of("/a.jsonl", Counts::default());
     let shards = vec![PreparedShard { starts_after: 0, parts }];
     Prepared { shards, receipt, ..Prepared::default() }
 }
 
-/// What is in memory now, and the most since the last time that this was asked, in MB.
+/// The resident memory, and its peak since the last call, in MB.
 fn memory() -> (u64, u64) {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
     let megabytes = |name: &str| {
@@ -147,12 +147,12 @@ fn memory() -> (u64, u64) {
         let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().expect("a number");
         kib * 1024 / 1_000_000
     };
-    // As proc(5) has it: the peak begins anew.
+    // This resets the peak; see proc(5).
     std::fs::write("/proc/self/clear_refs", "5").expect("Linux");
     (megabytes("VmRSS:"), megabytes("VmHWM:"))
 }
 
-/// `cargo test -p coordinator --lib memory_of_planning -- --ignored --nocapture`, alone in its process.
+/// Run alone: `cargo test -p coordinator --lib memory_of_planning -- --ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
 async fn memory_of_planning() {
@@ -180,8 +180,10 @@ async fn memory_of_planning() {
         let (_, peak) = memory();
         let (seconds, more) = (start.elapsed().as_secs_f64(), peak - before);
         let each = more as f64 * 1e6 / samples as f64;
-        println!("{samples} samples, {name}: {seconds:.1} s, {more} MB, {each:.0} bytes a sample");
-        // To be held against those of another version of this program.
+        println!(
+            "{samples} samples, {name}: {seconds:.1} s, {more} MB, {each:.0} bytes per sample"
+        );
+        // For comparison with another version of this program.
         let receipt = serde_json::to_vec(&outline.receipt).expect("counts are JSON");
         let findings = outline.receipt.total().findings;
         let findings: u64 = findings.values().map(|tally| tally.records).sum();
@@ -190,7 +192,7 @@ async fn memory_of_planning() {
 }
 
 #[test]
-fn a_warmup_that_never_ends_is_told() {
+fn a_warmup_that_never_ends_causes_a_warning() {
     let warning = |warmup: &str, steps| {
         let yaml = format!(
             "model: {{base: m}}\ndata: {{train: [{{source: d}}]}}\n\
@@ -200,10 +202,10 @@ fn a_warmup_that_never_ends_is_told() {
     };
     assert_eq!(warning("100", 101), None);
     assert_eq!(warning("0.03", 1), None, "a share is meant for longer runs");
-    let told = warning("100", 100).expect("it never falls");
+    let text = warning("100", 100).expect("it never falls");
     assert!(
-        told.starts_with("the warmup takes 100 steps and the run has 100: the learning rate"),
-        "{told}"
+        text.starts_with("the warmup takes 100 steps and the run has 100: the learning rate"),
+        "{text}"
     );
 }
 

@@ -1,49 +1,49 @@
-//! What a check found, and how it stands in the receipt.
+//! Findings, and how they are entered in the receipt.
 
 use proto::receipt::{Counts, EXAMPLES, Example, Reason, Receipt};
 
 use super::{Pair, Records, Verdict};
 
-/// Something found in a record.
+/// A finding about a record.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Finding {
     /// The record's id.
     pub(crate) record: u32,
-    /// What it is.
+    /// What was found.
     pub(crate) found: Found,
-    /// Whether the record is left out because of it.
+    /// Whether the record is dropped because of it.
     pub(crate) is_dropped: bool,
 }
 
-/// What can be found, with the other record that it takes.
+/// The kinds of findings, with the id of the other record where there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// Its answer repeats itself to the end.
+    /// The answer repeats itself to the end.
     Looping,
-    /// Its answer stops in the middle.
+    /// The answer stops in the middle.
     Incomplete,
-    /// It has the content of another.
+    /// The record has the same content as another.
     Duplicate {
-        /// The first with it.
+        /// The first record with this content.
         of: u32,
     },
-    /// It has nearly the words of another.
+    /// The record has nearly the same words as another.
     NearDuplicate {
-        /// The most similar one.
+        /// The most similar record.
         to: u32,
-        /// In so many places the signatures agree.
+        /// Number of places in which the signatures agree.
         agreeing: u8,
     },
-    /// It answers otherwise what another was asked.
+    /// The record has the same question as another, and a different answer.
     Contradictory {
-        /// The first that was asked.
+        /// The first record with this question.
         to: u32,
     },
-    /// It overlaps with what the model is judged by.
+    /// The record overlaps with a record that the model is evaluated on.
     Contaminated {
         /// The record that it overlaps with.
         by: u32,
-        /// In what.
+        /// What the two have in common.
         how: Overlap,
     },
 }
@@ -51,16 +51,16 @@ pub(crate) enum Found {
 /// What two records have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Overlap {
-    /// All of their content.
+    /// The whole content.
     Content,
-    /// All that precedes the answer.
+    /// Everything before the answer.
     Question,
     /// Nearly all words.
     Words,
 }
 
 impl Found {
-    /// The heading that it is counted under.
+    /// The reason that the finding is counted under in a receipt.
     pub(crate) fn reason(self) -> Reason {
         match self {
             Found::Looping => Reason::Looping,
@@ -72,7 +72,7 @@ impl Found {
         }
     }
 
-    /// A sentence for people, with the place of the other record.
+    /// A text for users, with the place of the other record.
     fn detail(self, records: &Records) -> String {
         let other = |record: u32| {
             let (object, place) = records.origin(record);
@@ -87,7 +87,7 @@ impl Found {
                 format!("nearly the same as {} (similarity {similarity:.2})", other(to))
             }
             Found::Contradictory { to } => {
-                format!("answers otherwise what is asked in {}", other(to))
+                format!("answers the question of {} differently", other(to))
             }
             Found::Contaminated { by, how } => {
                 let what = match how {
@@ -95,15 +95,15 @@ impl Found {
                     Overlap::Question => "asks the same as",
                     Overlap::Words => "nearly the same as",
                 };
-                format!("{what} {}, which the model is judged by", other(by))
+                format!("{what} {}, which the model is evaluated on", other(by))
             }
         }
     }
 }
 
 impl Verdict {
-    /// Enters the findings in a receipt, whose sources are named as `sources` are in the run spec;
-    /// `length` gives the tokens of a sample.
+    /// Enters the findings in a receipt. `sources` are the names of the receipt's sources in the
+    /// order of the run spec; `length` returns the number of tokens of a sample.
     pub(crate) fn settle(
         &self,
         receipt: &mut Receipt,
@@ -134,7 +134,8 @@ impl Finding {
             }
             false => (counts.findings.entry(reason).or_default(), 0),
         };
-        // Findings come in the order of the records: later ones would not be kept as examples.
+        // Findings come in the order of the records, so that later ones would not be kept as
+        // examples.
         if tally.examples.len() >= EXAMPLES {
             return tally.count_more(tokens_lost);
         }

@@ -1,15 +1,15 @@
-//! Records that belong together, by pairs (union-find) or by an equal key.
+//! Groups of records, formed by pairs (union-find) or by equal keys.
 
 use rayon::prelude::*;
 
-/// Disjoint sets of 0..n; the least member of each stands for it.
+/// Disjoint sets of the numbers 0..n. Each is represented by its least member.
 #[derive(Debug)]
 pub(super) struct Groups {
     parents: Vec<u32>,
 }
 
 impl Groups {
-    /// Everyone alone.
+    /// One group for each member.
     pub(super) fn new(members: usize) -> Groups {
         Groups { parents: (0..members as u32).collect() }
     }
@@ -25,15 +25,16 @@ impl Groups {
         member
     }
 
-    /// Makes one group of two members' groups.
+    /// Joins the groups of two members.
     pub(super) fn join(&mut self, a: u32, b: u32) {
         let (a, b) = (self.first(a), self.first(b));
-        // Whatever the order of the pairs: a parent is never greater than its child.
+        // A parent is never greater than its child, whatever the order of the pairs.
         self.parents[a.max(b) as usize] = a.min(b);
     }
 }
 
-/// The records of each key that several have, ascending, in the order of the keys.
+/// Calls `group` with the records of each key that several records share, ascending, in the order
+/// of the keys.
 pub(super) fn by_key<K: Ord + Send + Copy>(
     keys: impl ParallelIterator<Item = (K, u32)>,
     group: impl FnMut(&[(K, u32)]),
@@ -48,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_least_member_stands_for_its_group_in_any_order_of_pairs() {
+    fn the_least_member_represents_its_group_in_any_order_of_pairs() {
         let pairs = [(4, 7), (9, 2), (7, 9), (1, 3), (5, 5)];
         let firsts = |order: &mut dyn Iterator<Item = &(u32, u32)>| -> Vec<u32> {
             let mut groups = Groups::new(10);

@@ -1,4 +1,4 @@
-//! What is wrong with a data set, found before anything is trained.
+//! Checks of a data set's quality, before anything is trained.
 //!
 //! ```text
 //! prepared shards' features --> Records
@@ -7,11 +7,11 @@
 //! Verdict --settle--> the receipt
 //! ```
 //!
-//! Pure: a verdict is a function of the data and the spec, in which neither threads nor order of
-//! work occur; whoever calls knows where signatures lie. The checks come in this order, and each
-//! sees what the filters before it left: flawed answers, duplicates, near duplicates,
-//! contradictions, contamination. They look at the records of training sources; evaluation sources
-//! and benchmarks are only compared with.
+//! The checks are pure: the verdict depends only on the data and the spec, not on threads or the
+//! order of work. The caller reads the signatures. The checks run in this order, and each sees the
+//! records that the filters before it have left: flawed answers, duplicates, near duplicates,
+//! contradictions, contamination. Only records of training sources get findings; those of
+//! evaluation sources and benchmarks are only compared with.
 
 mod finding;
 mod groups;
@@ -29,21 +29,21 @@ use groups::{Groups, by_key};
 use near::{Pair, Search};
 pub(crate) use records::Records;
 
-/// What the checks say.
+/// The outcome of the checks.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Verdict {
-    /// The ids of the samples that are not to be trained or evaluated on, ascending.
+    /// The ids of the samples that are neither trained nor evaluated on, ascending.
     pub(crate) excluded: Vec<u32>,
-    /// What was found, by record.
+    /// The findings, in the order of the records.
     pub(crate) findings: Vec<Finding>,
 }
 
-/// Looks for all that `checks` asks for. The records of the first `trained` sources are trained on,
-/// but for the samples `held_out`, whose ids ascend. `signatures` gives some places of all records'
-/// signatures, place by place; it is asked only where words are compared.
+/// Runs the given checks. The records of the first `trained` sources are trained on, except for the
+/// samples `held_out`, whose ids ascend. `signatures` reads a range of places of all records'
+/// signatures, place by place; it is only called if a check compares words.
 ///
 /// # Errors
-/// Those of `signatures`.
+/// The errors of `signatures`.
 pub(crate) fn check<S, E>(
     records: &Records,
     trained: u32,
@@ -63,15 +63,15 @@ pub(crate) fn check<S, E>(
     Ok(examination.verdict())
 }
 
-/// The checks under way.
+/// The state of the checks.
 struct Examination<'a> {
     records: &'a Records,
-    /// So many records, the first ones, are of training sources.
+    /// Number of records of training sources, which come first.
     trained: u32,
     held_out: &'a [u32],
-    /// The first record with the same content.
+    /// For each record, the first record with the same content.
     firsts: Vec<u32>,
-    /// Pairs of first records whose words are nearly the same.
+    /// Pairs of records with nearly the same words. Both are the first with their content.
     pairs: Vec<Pair>,
     left_out: Vec<bool>,
     findings: Vec<Finding>,
@@ -119,7 +119,7 @@ impl<'a> Examination<'a> {
         }
     }
 
-    /// Finds the pairs, of records with different content.
+    /// Finds the pairs among records with different content.
     fn search<E>(
         &mut self,
         similarity: f64,
@@ -144,7 +144,7 @@ impl<'a> Examination<'a> {
         for pair in self.pairs.iter().filter(|pair| pair.second < self.trained) {
             for (id, other) in [(pair.first, pair.second), (pair.second, pair.first)] {
                 let nearest = &mut nearest[id as usize];
-                // Of equals the first: pairs ascend.
+                // Pairs ascend, so that the first of equally similar records is kept.
                 if nearest.is_none_or(|(agreeing, _)| agreeing < pair.agreeing) {
                     *nearest = Some((pair.agreeing, other));
                 }
@@ -167,7 +167,7 @@ impl<'a> Examination<'a> {
             Some(((exchange.instruction, exchange.setting), id))
         });
         let mut contradictory = Vec::new();
-        let answer = |id: u32| self.records.exchanges[id as usize].map(|said| said.answer);
+        let answer = |id: u32| self.records.exchanges[id as usize].map(|exchange| exchange.answer);
         by_key(keys, |same| {
             let (_, first) = same[0];
             let others = same.iter().map(|(_, id)| *id).filter(|&id| answer(id) != answer(first));
@@ -178,31 +178,31 @@ impl<'a> Examination<'a> {
         }
     }
 
-    /// A text of which some chunks are held out and others trained is not compared: it would be
-    /// found in itself.
+    /// Finds training records that overlap with records that the model is evaluated on. A text of
+    /// which only some chunks are held out counts as evaluated on, and gets no finding: it would
+    /// overlap with itself.
     fn contamination(&mut self, check: Check) {
         if check == Check::Off {
             return;
         }
-        let judged: Vec<bool> =
-            (0..self.records.len() as u32).into_par_iter().map(|id| self.is_judged(id)).collect();
-        let judged = |id: u32| judged[id as usize];
+        let all = || (0..self.records.len() as u32).into_par_iter();
+        let evaluated: Vec<bool> = all().map(|id| self.is_evaluated_on(id)).collect();
+        let evaluated = |id: u32| evaluated[id as usize];
         let mut found: Vec<Option<Found>> = vec![None; self.trained as usize];
         let mut found_in = |id: u32, by: u32, how: Overlap| {
-            if id < self.trained && !judged(id) && found[id as usize].is_none() {
+            if id < self.trained && !evaluated(id) && found[id as usize].is_none() {
                 found[id as usize] = Some(Found::Contaminated { by, how });
             }
         };
-        let all = || (0..self.records.len() as u32).into_par_iter();
-        // The first of those that the model is judged by, where there is one among the same.
+        // In each group, the first record that the model is evaluated on, if any, is named.
         by_key(all().map(|id| (self.first(id), id)), |same| {
-            if let Some((_, by)) = same.iter().find(|(_, id)| judged(*id)) {
+            if let Some((_, by)) = same.iter().find(|(_, id)| evaluated(*id)) {
                 same.iter().for_each(|(_, id)| found_in(*id, *by, Overlap::Content));
             }
         });
         let question = |id: u32| Some((self.records.exchanges[id as usize]?.instruction, id));
         by_key(all().filter_map(question), |same| {
-            if let Some((_, by)) = same.iter().find(|(_, id)| judged(*id)) {
+            if let Some((_, by)) = same.iter().find(|(_, id)| evaluated(*id)) {
                 same.iter().for_each(|(_, id)| found_in(*id, *by, Overlap::Question));
             }
         });
@@ -210,7 +210,7 @@ impl<'a> Examination<'a> {
         let nearby: Vec<u32> =
             (0..self.records.len() as u32).map(|id| groups.first(self.first(id))).collect();
         by_key(all().map(|id| (nearby[id as usize], id)), |same| {
-            if let Some((_, by)) = same.iter().find(|(_, id)| judged(*id)) {
+            if let Some((_, by)) = same.iter().find(|(_, id)| evaluated(*id)) {
                 same.iter().for_each(|(_, id)| found_in(*id, *by, Overlap::Words));
             }
         });
@@ -221,7 +221,7 @@ impl<'a> Examination<'a> {
         }
     }
 
-    /// The groups of records that are near each other, among the first `records`.
+    /// The groups of similar records among the first `records` that are not left out.
     fn near(&self, records: u32) -> Groups {
         let mut groups = Groups::new(self.records.len());
         let left_out = |id: u32| self.left_out[id as usize];
@@ -237,9 +237,9 @@ impl<'a> Examination<'a> {
         self.firsts[id as usize]
     }
 
-    /// Whether the model is judged by a record: one of an evaluation source, a benchmark, or one
-    /// that is held out.
-    fn is_judged(&self, id: u32) -> bool {
+    /// Whether the model is evaluated on a record: one of an evaluation source or a benchmark, or
+    /// one with a held-out sample.
+    fn is_evaluated_on(&self, id: u32) -> bool {
         let samples = self.records.samples(id);
         let from = self.held_out.partition_point(|&held| held < samples.start);
         let is_held_out = self.held_out.get(from).is_some_and(|held| samples.contains(held));
@@ -262,7 +262,7 @@ impl<'a> Examination<'a> {
     fn verdict(self) -> Verdict {
         let left_out = |id: u32| self.left_out[id as usize];
         let mut findings = self.findings;
-        // What a later filter dropped was not kept.
+        // A finding says that its record is kept, which is wrong if a later filter has dropped it.
         findings.retain(|finding| finding.is_dropped || !left_out(finding.record));
         findings.sort_by_key(|finding| finding.record);
         let excluded = (0..self.trained).filter(|&id| left_out(id));

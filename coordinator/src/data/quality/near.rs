@@ -1,30 +1,31 @@
-//! Pairs of records whose words are nearly the same: MinHash with bands (locality-sensitive
-//! hashing), then every candidate's whole signature.
+//! Finds pairs of records with nearly the same words: candidates by MinHash with bands
+//! (locality-sensitive hashing), which are then compared by their whole signatures.
 //!
 //! ```text
 //! signatures --band by band: sort, equal neighbours--> candidates --place by place: count--> pairs
 //! ```
 //!
-//! Sans-I/O: the search says which places of the signatures it wants next, and is fed them, so that
-//! nobody ever holds all of them: 16 bytes a record while a band is sorted, 9 a candidate. In a
-//! band's bucket each record is paired with the first and with the one before it, not with all:
-//! what is near is joined through those, and a bucket of a million costs two million candidates.
+//! Sans-I/O: the search says which places of the signatures it needs next, and the caller feeds
+//! them, so that they are never all in memory. The search takes 16 bytes per record while a band is
+//! sorted, and 9 per candidate. In a band's bucket, each record is paired only with the first record
+//! and the previous one: similar records are joined through those, and a bucket of a million
+//! records has only two million candidates.
 //!
-//! Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, chapter 3.
+//! See Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, chapter 3.
 
 use std::ops::Range;
 
 use proto::prepared::{SIGNATURE, Signature};
 use rayon::prelude::*;
 
-/// A pair at the wanted similarity becomes a candidate at least this often.
+/// Minimum probability that a pair of exactly the wanted similarity becomes a candidate.
 const RECALL: f64 = 0.98;
-/// As many places as fit into a sort key.
+/// Number of places that fit into a sort key.
 const MAX_ROWS: usize = size_of::<u64>();
-/// About how much of the signatures is asked for at a time, in the second pass.
+/// Approximate size of the places that are requested at a time in the second pass.
 const FEED_BYTES: usize = 16 << 20;
 
-/// Two records, the first one first, and in how many places their signatures agree.
+/// Two records with `first < second`, and the number of places in which their signatures agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Pair {
     pub(crate) first: u32,
@@ -32,7 +33,7 @@ pub(crate) struct Pair {
     pub(crate) agreeing: u8,
 }
 
-/// A search under way.
+/// A search for similar records.
 #[derive(Debug)]
 pub(crate) struct Search {
     records: usize,
@@ -46,14 +47,14 @@ pub(crate) struct Search {
 
 #[derive(Clone, Copy, Debug)]
 enum Wanted {
-    /// A band, from this place on.
+    /// The band that begins at this place.
     Band(usize),
-    /// The places from this one on, for comparison.
+    /// Places from this one on, to compare candidates.
     Places(usize),
 }
 
 impl Search {
-    /// Searches among `compared`, ids in ascending order, of `records` records.
+    /// A search among the records `compared`, ids in ascending order, of `records` records in all.
     pub(crate) fn new(records: usize, compared: Vec<u32>, similarity: f64) -> Search {
         let rows = rows(similarity);
         let (candidates, agreeing) = (Vec::new(), Vec::new());
@@ -61,7 +62,7 @@ impl Search {
         Search { records, compared, similarity, rows, wanted, candidates, agreeing }
     }
 
-    /// The places that the search wants to be fed; none once it is over.
+    /// The places to feed next; `None` once the search is done.
     pub(crate) fn wants(&self) -> Option<Range<usize>> {
         match self.wanted {
             Wanted::Band(place) => Some(place..place + self.rows),
@@ -78,7 +79,7 @@ impl Search {
         let Some(wanted) = self.wants() else {
             return;
         };
-        assert_eq!(places.len(), wanted.len() * self.records, "a byte a place and record");
+        assert_eq!(places.len(), wanted.len() * self.records, "one byte per place and record");
         self.wanted = match self.wanted {
             Wanted::Band(_) => {
                 self.band(places);
@@ -94,7 +95,7 @@ impl Search {
         };
     }
 
-    /// The pairs that are at least as similar as was asked for, ascending.
+    /// The pairs with at least the wanted similarity, ascending.
     pub(crate) fn finish(self) -> Vec<Pair> {
         let similarity = self.similarity as f32;
         let pairs = self.candidates.into_iter().zip(self.agreeing);
@@ -145,7 +146,8 @@ impl Pair {
     }
 }
 
-/// The places of a band: as many as leave pairs of this similarity their chance to share a band.
+/// The number of places in a band: the largest for which pairs of this similarity share a band with
+/// probability [`RECALL`].
 fn rows(similarity: f64) -> usize {
     let recall = |rows: usize| {
         let bands = (SIGNATURE / rows) as i32;

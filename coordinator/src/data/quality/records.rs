@@ -1,5 +1,5 @@
-//! What is known of every record of a prepared data set, without its text: 60 bytes a record. The
-//! signatures, 128 more, are read where they lie.
+//! The features of every record of a prepared data set, 60 bytes per record. The signatures, 128
+//! bytes more, stay in storage.
 
 use std::ops::Range;
 
@@ -13,10 +13,10 @@ pub(crate) struct Records {
     pub(super) contents: Vec<u64>,
     pub(super) exchanges: Vec<Option<Exchange>>,
     pub(super) flaws: Vec<Flaws>,
-    /// Where each record's samples start.
+    /// The first sample of each record.
     first_samples: Vec<u32>,
     positions: Vec<u64>,
-    /// By sample.
+    /// Number of target tokens of each sample.
     targets: Vec<u32>,
     objects: Vec<(u32, Object)>,
 }
@@ -46,7 +46,7 @@ impl Records {
         }
     }
 
-    /// How many there are.
+    /// The number of records.
     pub(crate) fn len(&self) -> usize {
         self.contents.len()
     }
@@ -58,7 +58,7 @@ impl Records {
         start(record as usize).unwrap_or(end)..end
     }
 
-    /// How many of a sample's tokens are targets.
+    /// The number of target tokens of a sample.
     pub(crate) fn targets(&self, sample: u32) -> u32 {
         self.targets[sample as usize]
     }
@@ -68,13 +68,13 @@ impl Records {
         self.object(record).map_or(0, |object| object.source)
     }
 
-    /// How many records, the first ones, are of the first `sources` sources.
+    /// The number of records of the first `sources` sources, which are the first records.
     pub(super) fn of_sources(&self, sources: u32) -> u32 {
         let other = self.objects.iter().find(|(_, object)| object.source >= sources);
         other.map_or(self.len() as u32, |(first, _)| *first)
     }
 
-    /// Where a record stands: its object's name, and its place in it.
+    /// The name of a record's object, and its place in it.
     pub(crate) fn origin(&self, record: u32) -> (&str, Place) {
         let object = self.object(record);
         let unit = object.map_or(Unit::Line, |object| object.unit);

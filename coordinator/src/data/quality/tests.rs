@@ -1,4 +1,4 @@
-//! Each check on data a person can read, with the lines that it names.
+//! Tests of each check on readable data, and of the lines that it names.
 
 use std::convert::Infallible;
 
@@ -8,11 +8,10 @@ use proto::receipt::{Counts, Receipt};
 
 use super::*;
 
-/// A source: its object, and a question and an answer a line.
+/// A source: the name of its object, and a question and an answer for each line.
 type Lines<'a> = (&'a str, &'a [(&'a str, &'a str)]);
 
-/// Sources in shards of their own: what is known of their records, and the receipt of their
-/// preparation.
+/// Prepares each source as a shard, and returns the records, their signatures, and the receipt.
 fn prepared(sources: &[Lines<'_>]) -> (Records, Vec<Signature>, Receipt) {
     let (mut records, mut signatures) = (Records::default(), Vec::new());
     let mut receipt = Receipt::default();
@@ -40,7 +39,7 @@ fn prepared(sources: &[Lines<'_>]) -> (Records, Vec<Signature>, Receipt) {
     (records, signatures, receipt)
 }
 
-/// Some places of all signatures, place by place.
+/// The bytes of all signatures at `places`, place by place.
 fn places(signatures: &[Signature], places: Range<usize>) -> Result<Vec<u8>, Infallible> {
     Ok(places.flat_map(|place| signatures.iter().map(move |of| of.0[place])).collect())
 }
@@ -57,7 +56,7 @@ fn all(check: Check) -> Quality<()> {
     }
 }
 
-/// The excluded samples, and what the receipt says below its table.
+/// The excluded samples, and the lines of the receipt below its table.
 fn examine(
     sources: &[Lines<'_>],
     trained: u32,
@@ -75,8 +74,8 @@ fn examine(
     assert_eq!((total.trained_tokens, total.lengths.len()), (total.eligible, total.eligible));
     assert_eq!(total.dropped_records(), verdict.excluded.len() as u64);
     let text = receipt.to_string();
-    let said = text.lines().filter(|line| line.starts_with("  ") && !line.contains("per sample"));
-    (verdict.excluded, said.map(|line| line.trim().to_owned()).collect())
+    let listed = text.lines().filter(|line| line.starts_with("  ") && !line.contains("per sample"));
+    (verdict.excluded, listed.map(|line| line.trim().to_owned()).collect())
 }
 
 const LONG: &str = "Explain in a few sentences how a steam engine turns the heat of a fire into \
@@ -99,25 +98,25 @@ fn every_finding_names_its_line_and_the_other_one() {
         ("What do I need?", OPEN),
         ("What is 2 - 2?", "0"),
     ];
-    let (excluded, said) = examine(&[("a.jsonl", lines)], 1, &[], &all(Check::Report));
+    let (excluded, listed) = examine(&[("a.jsonl", lines)], 1, &[], &all(Check::Report));
     assert!(excluded.is_empty());
     assert_eq!(
-        said,
+        listed,
         [
             "duplicate, kept: a.jsonl, line 3: the same as a.jsonl, line 1",
             // 40 sets of three words each, 37 of them shared: 37 / 43 = 0.860.
             "near duplicate, kept: a.jsonl, line 5: nearly the same as a.jsonl, line 2 \
              (similarity 0.84)",
-            "contradictory, kept: a.jsonl, line 4: answers otherwise what is asked in a.jsonl, \
-             line 1",
+            "contradictory, kept: a.jsonl, line 4: answers the question of a.jsonl, line 1 \
+             differently",
             "looping, kept: a.jsonl, line 6: the answer repeats itself to the end",
             "incomplete, kept: a.jsonl, line 7: the answer stops in the middle",
         ]
     );
-    let (excluded, said) = examine(&[("a.jsonl", lines)], 1, &[], &all(Check::Filter));
+    let (excluded, listed) = examine(&[("a.jsonl", lines)], 1, &[], &all(Check::Filter));
     assert_eq!(excluded, [2, 3, 4, 5, 6]);
-    assert_eq!(said.len(), 5);
-    assert_eq!(said[0], "duplicate: a.jsonl, line 3: the same as a.jsonl, line 1");
+    assert_eq!(listed.len(), 5);
+    assert_eq!(listed[0], "duplicate: a.jsonl, line 3: the same as a.jsonl, line 1");
     assert_eq!(examine(&[("a.jsonl", lines)], 1, &[], &all(Check::Off)), (vec![], vec![]));
 }
 
@@ -127,34 +126,34 @@ fn held_out_samples_are_not_trained_under_another_name() {
         &[(LONG, ANSWER), ("Name a colour.", "Blue."), ("name a colour", "Red."), (NEARLY, ANSWER)];
     let checks = Quality { contamination: Check::Filter, ..all(Check::Off) };
     // The first two are held out, the others trained.
-    let (excluded, said) = examine(&[("a.jsonl", lines)], 1, &[0, 1], &checks);
+    let (excluded, listed) = examine(&[("a.jsonl", lines)], 1, &[0, 1], &checks);
     assert_eq!(excluded, [2, 3]);
     assert_eq!(
-        said,
+        listed,
         [
             "contaminated: a.jsonl, line 3: asks the same as a.jsonl, line 2, which the model is \
-             judged by",
+             evaluated on",
             "contaminated: a.jsonl, line 4: nearly the same as a.jsonl, line 1, which the model is \
-             judged by",
+             evaluated on",
         ]
     );
 }
 
 #[test]
-fn benchmarks_are_compared_with_and_never_touched() {
+fn benchmarks_are_compared_with_but_get_no_finding() {
     let train: &[(&str, &str)] = &[("Q one?", "A"), (LONG, ANSWER), ("Q three?", "B")];
     let bench: &[(&str, &str)] =
         &[("Q three?", "C"), ("Q one?", "A"), ("Q one?", "A"), ("Q", OPEN)];
-    let (excluded, said) =
+    let (excluded, listed) =
         examine(&[("a.jsonl", train), ("b.jsonl", bench)], 1, &[], &all(Check::Filter));
     assert_eq!(excluded, [0, 2]);
     assert_eq!(
-        said,
+        listed,
         [
-            "contaminated: a.jsonl, line 1: the same as b.jsonl, line 2, which the model is judged \
-             by",
+            "contaminated: a.jsonl, line 1: the same as b.jsonl, line 2, which the model is \
+             evaluated on",
             "contaminated: a.jsonl, line 3: asks the same as b.jsonl, line 1, which the model is \
-             judged by",
+             evaluated on",
         ]
     );
 }
@@ -164,31 +163,31 @@ fn filters_keep_the_first_in_the_order_of_the_sources() {
     let one: &[(&str, &str)] = &[("Another?", "Yes."), ("Same?", "Yes.")];
     let two: &[(&str, &str)] = &[("Same?", "Yes."), ("Same?", "No.")];
     let checks = Quality { near_duplicates: Check::Off, ..all(Check::Filter) };
-    let (excluded, said) = examine(&[("z.jsonl", one), ("a.jsonl", two)], 2, &[], &checks);
+    let (excluded, listed) = examine(&[("z.jsonl", one), ("a.jsonl", two)], 2, &[], &checks);
     assert_eq!(excluded, [2, 3]);
-    assert!(said.contains(&"duplicate: a.jsonl, line 1: the same as z.jsonl, line 2".into()));
+    assert!(listed.contains(&"duplicate: a.jsonl, line 1: the same as z.jsonl, line 2".into()));
 }
 
 #[test]
-fn what_a_filter_drops_is_not_said_to_be_kept_and_shields_nobody() {
-    // The first answer is flawed: with it gone, the second is the first of its kind.
+fn a_filtered_record_is_not_reported_as_kept_and_hides_no_other() {
+    // The first answer is flawed. Without it, the second record is the first with its question.
     let lines: &[(&str, &str)] = &[("Tools?", OPEN), ("Tools?", "A hammer."), ("Tools?", OPEN)];
     let checks =
         Quality { incomplete: Check::Filter, near_duplicates: Check::Off, ..all(Check::Report) };
-    let (excluded, said) = examine(&[("a.jsonl", lines)], 1, &[], &checks);
+    let (excluded, listed) = examine(&[("a.jsonl", lines)], 1, &[], &checks);
     assert_eq!(excluded, [0, 2]);
     let dropped =
         |line: u32| format!("incomplete: a.jsonl, line {line}: the answer stops in the middle");
-    assert_eq!(said, [dropped(1), dropped(3)]);
+    assert_eq!(listed, [dropped(1), dropped(3)]);
 }
 
 #[test]
 fn a_receipt_keeps_five_examples_and_counts_them_all() {
     let lines: Vec<(&str, &str)> = vec![("Same?", "Yes."); 9];
     let checks = Quality { duplicates: Check::Filter, ..all(Check::Off) };
-    let (excluded, said) = examine(&[("a.jsonl", &lines)], 1, &[], &checks);
+    let (excluded, listed) = examine(&[("a.jsonl", &lines)], 1, &[], &checks);
     assert_eq!(excluded, (1..9).collect::<Vec<u32>>());
-    assert_eq!((said.len(), said[5].as_str()), (6, "duplicate: 3 more"));
+    assert_eq!((listed.len(), listed[5].as_str()), (6, "duplicate: 3 more"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What a journal promises over a store that breaks.
+//! Tests of the journal's guarantees on a store with faults.
 
 mod faulty;
 
@@ -24,13 +24,13 @@ async fn open(storage: &Storage) -> (Journal, Vec<Fact>) {
     (journal, events)
 }
 
-/// A store that breaks as `faults` says, and the same one unbroken.
+/// A store with the given faults, and the same store without faults.
 fn broken(faults: impl FnMut(Operation) -> Fault + Send + 'static) -> (Storage, Storage) {
     let store = Arc::new(Faulty::new(faults));
     (Storage::over(store.clone()), Storage::over(store.unbroken()))
 }
 
-/// Breaks the first operations of a kind, one after the other.
+/// Injects the faults into the first operations of a kind, one into each.
 fn at_first(
     kind: Operation,
     faults: &'static [Fault],
@@ -55,7 +55,7 @@ async fn a_journal_is_replayed_in_order_however_long_it_is() {
 }
 
 #[tokio::test]
-async fn of_two_writers_one_is_deposed_and_told_by_whom() {
+async fn of_two_writers_one_is_deposed_and_learns_the_other_one() {
     let storage = Storage::memory();
     let ((mut one, _), (mut two, _)) = (open(&storage).await, open(&storage).await);
     one.check::<Fact>().await.unwrap();
@@ -107,14 +107,14 @@ async fn entries_that_a_listing_does_not_show_are_replayed() {
 }
 
 #[tokio::test]
-async fn an_entry_that_comes_damaged_is_read_again() {
+async fn an_entry_damaged_in_transit_is_read_again() {
     let (storage, unbroken) = broken(at_first(Operation::Get, &[Fault::Flipped; READS - 1]));
     open(&unbroken).await.0.append(vec![claimed(1)]).await.unwrap();
     assert_eq!(open(&storage).await.1, [claimed(1)]);
 }
 
 #[tokio::test]
-async fn an_entry_that_is_damaged_is_not_replayed() {
+async fn an_entry_damaged_in_the_store_is_not_replayed() {
     let storage = Storage::memory();
     open(&storage).await.0.append(vec![claimed(1)]).await.unwrap();
     let stored = storage.read("j/0000000000.json").await.unwrap();
@@ -127,18 +127,18 @@ async fn an_entry_that_is_damaged_is_not_replayed() {
 }
 
 #[tokio::test]
-async fn a_write_that_happened_is_known_again_whatever_the_store_answered() {
+async fn a_completed_write_is_recognized_whatever_the_store_replied() {
     let cases: [(&'static [Fault], &'static [Fault]); 6] = [
-        // It never arrived.
+        // The request was lost.
         (&[Fault::Lost], &[]),
-        // It did, and nobody said so.
+        // The reply was lost.
         (&[Fault::Unanswered], &[]),
-        // The store took our own retry for another's write.
+        // The store took the client's own retry for another writer's.
         (&[Fault::Denied], &[]),
-        // Nor could it be read back.
+        // Reads failed as well.
         (&[Fault::Unanswered], &[Fault::Lost]),
         (&[Fault::Denied, Fault::Lost], &[Fault::Lost, Fault::Lost]),
-        // What was read back was damaged on the way: it looks like another's.
+        // The entry was damaged when it was read back, and looks like another writer's.
         (&[Fault::Denied], &[Fault::Flipped, Fault::Flipped]),
     ];
     for (puts, gets) in cases {
@@ -181,28 +181,28 @@ async fn a_write_that_cannot_be_settled_ends_in_an_error() {
         "{text}"
     );
     assert!(text.contains("chance") && text.contains("\nhint: start again"), "{text}");
-    // Whoever starts again finds it.
+    // A coordinator that starts again finds the entry.
     assert_eq!(open(&unbroken).await.1, [claimed(1)]);
 }
 
-/// Writers come one after another, as coordinators do, and nobody else writes: none may be deposed, and the journal is
-/// what was acknowledged, with or without a batch whose fate its writer did not learn.
+/// Writers open the journal one after another, as coordinators do. None may be deposed, and the journal must contain
+/// exactly the acknowledged batches, with or without a batch whose outcome its writer did not learn.
 #[tokio::test]
-async fn nothing_is_lost_or_doubled_under_faults() {
+async fn no_entry_is_lost_or_doubled_under_faults() {
     const BATCHES: u64 = 12;
     let (mut unsettled, mut unread) = (0, 0);
     for seed in 0..100 {
         let mut random = faulty::random(seed);
         let (storage, unbroken) = broken(faulty::some_of_all(seed));
         let mut journal = None;
-        let mut told = Vec::new();
+        let mut expected = Vec::new();
         for epoch in 0..BATCHES {
             let mut writer = match journal.take().filter(|_| random(4) > 0) {
                 Some(writer) => writer,
                 None => loop {
                     match Journal::open::<Fact>(&storage, FOLDER.into()).await {
                         Ok((writer, events)) => {
-                            assert_eq!(events, told, "seed {seed}");
+                            assert_eq!(events, expected, "seed {seed}");
                             break writer;
                         }
                         Err(Error::Storage(_) | Error::Unusable { .. }) => unread += 1,
@@ -213,18 +213,18 @@ async fn nothing_is_lost_or_doubled_under_faults() {
             writer.settled_within = Duration::from_millis(30);
             match writer.append(vec![claimed(epoch)]).await {
                 Ok(()) => {
-                    told.push(claimed(epoch));
+                    expected.push(claimed(epoch));
                     journal = Some(writer);
                 }
                 Err(Error::Unsettled { .. }) => {
                     unsettled += 1;
-                    let there = open(&unbroken).await.1;
-                    told.extend(there.get(told.len()).cloned());
+                    let stored = open(&unbroken).await.1;
+                    expected.extend(stored.get(expected.len()).cloned());
                 }
                 Err(error) => panic!("seed {seed}: {error}"),
             }
         }
-        assert_eq!(open(&unbroken).await.1, told, "seed {seed}");
+        assert_eq!(open(&unbroken).await.1, expected, "seed {seed}");
     }
-    assert!(unsettled > 9 && unread > 9, "too little went wrong: {unsettled}, {unread}");
+    assert!(unsettled > 9 && unread > 9, "too few faults: {unsettled}, {unread}");
 }

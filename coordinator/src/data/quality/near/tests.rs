@@ -1,4 +1,4 @@
-//! Against all pairs of the true sets of three consecutive words.
+//! Compares the search with all pairs of the true sets of three consecutive words.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -8,7 +8,7 @@ use proto::prepared::Features;
 use super::super::groups::Groups;
 use super::*;
 
-/// SplitMix64, for texts.
+/// SplitMix64, to generate texts.
 struct Dice(u64);
 
 impl Dice {
@@ -24,8 +24,8 @@ impl Dice {
     }
 }
 
-/// Texts of 10 to 200 words, and copies of each with one word in `edits` replaced, for several
-/// `edits`.
+/// Texts of 10 to 200 words, and copies of each in which about one word in `edits` is replaced, for
+/// several values of `edits`.
 fn texts(originals: usize) -> Vec<Vec<String>> {
     let mut dice = Dice(1);
     let mut texts = Vec::new();
@@ -56,7 +56,7 @@ fn features(text: &[String]) -> Features {
     data::features(&record, record.hash())
 }
 
-/// Signatures place by place.
+/// The signatures' bytes, place by place.
 fn columns(signatures: &[Signature]) -> Vec<u8> {
     (0..SIGNATURE).flat_map(|place| signatures.iter().map(move |of| of.0[place])).collect()
 }
@@ -71,7 +71,7 @@ fn search(signatures: &[Signature], similarity: f64) -> Vec<Pair> {
 }
 
 #[test]
-fn what_is_near_by_its_true_sets_is_joined_and_what_is_not_is_not() {
+fn records_are_joined_if_and_only_if_their_true_sets_are_similar() {
     let texts = texts(100);
     let sets: Vec<HashSet<&[String]>> =
         texts.iter().map(|text| text.windows(3).collect()).collect();
@@ -145,13 +145,14 @@ fn result_does_not_depend_on_the_order_of_records() {
         pairs.filter(|&(a, b)| groups.first(id(a)) == groups.first(id(b))).collect()
     };
     let (a, b) = (together(&mut forward, &|id| id), together(&mut backward, &|id| last - id));
-    // Who meets whom in a bucket follows the order; a pair at the edge may be told by either.
+    // The pairs in a bucket depend on the order, so a pair near the threshold may be found in only
+    // one of them.
     let apart = a.symmetric_difference(&b).count();
     assert!(apart * 50 <= a.len(), "{apart} of {}", a.len());
 }
 
 #[test]
-fn only_those_that_are_compared_are_paired() {
+fn only_compared_records_are_paired() {
     let text: Vec<String> = (0..30).map(|n| n.to_string()).collect();
     let same = vec![features(&text).signature; 4];
     let columns = columns(&same);
@@ -168,7 +169,7 @@ fn only_those_that_are_compared_are_paired() {
 }
 
 #[test]
-fn bands_leave_a_pair_at_the_threshold_its_chance() {
+fn bands_find_pairs_at_the_threshold_with_the_wanted_recall() {
     // 1 - (1 - s^r)^(128 / r), by hand: 0.8 with 7 gives 0.986, with 8 only 0.947.
     let rows: Vec<usize> = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0].into_iter().map(rows).collect();
     assert_eq!(rows, [3, 4, 5, 7, 8, 8]);
@@ -181,7 +182,7 @@ fn a_million_signatures() {
     let mut dice = Dice(3);
     let mut signatures: Vec<Signature> = Vec::with_capacity(records);
     for id in 0..records {
-        // Every tenth is near an earlier one: a tenth of its places are others.
+        // Every tenth signature is similar to an earlier one and differs in a tenth of its places.
         let mut signature = Signature(std::array::from_fn(|_| dice.roll(256) as u8));
         if id % 10 == 9 {
             signature = signatures[dice.roll(id as u64) as usize];

@@ -1,4 +1,4 @@
-//! A store in memory that breaks on command: requests and answers get lost, bits flip, listings are stale.
+//! An in-memory store that injects faults: lost requests and replies, flipped bits, stale listings.
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -23,15 +23,15 @@ pub(super) enum Operation {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Fault {
     None,
-    /// The request never arrives.
+    /// The request is lost.
     Lost,
-    /// A put happens, and its answer is lost.
+    /// A put happens, and its reply is lost.
     Unanswered,
-    /// A put happens, and is answered as if another had been first: to the client's own retry.
+    /// A put happens, but the reply is that the object exists, as for the client's own retry.
     Denied,
-    /// A bit of what is got flips on the way.
+    /// One bit of the object flips while it is read.
     Flipped,
-    /// The listing lacks its entries of these numbers.
+    /// The listing lacks the entries at these positions.
     Stale(&'static [usize]),
 }
 
@@ -56,7 +56,7 @@ impl Faulty {
     }
 }
 
-/// Numbers below a bound. Splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators").
+/// Random numbers below a bound. Splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators").
 pub(super) fn random(seed: u64) -> impl FnMut(u64) -> u64 + Send + 'static {
     let mut state = seed.wrapping_mul(0x5851_f42d_4c95_7f2d);
     move |bound| {
@@ -68,7 +68,7 @@ pub(super) fn random(seed: u64) -> impl FnMut(u64) -> u64 + Send + 'static {
     }
 }
 
-/// Every kind of fault, more or less often.
+/// Injects every kind of fault, with a frequency that depends on the seed.
 pub(super) fn some_of_all(seed: u64) -> impl FnMut(Operation) -> Fault + Send + 'static {
     let mut random = random(!seed);
     let one_in = random(7) + 2;
