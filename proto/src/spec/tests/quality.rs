@@ -1,4 +1,4 @@
-//! The checks of the data, as they are written.
+//! The keys of `data.quality`.
 
 use super::*;
 
@@ -28,7 +28,7 @@ fn checks_that_contradict_themselves_are_refused() {
         ("similarity: 0.4", "`data.quality.similarity` must be a number from 0.5 to 1, got 0.4"),
         (
             "contamination: off, benchmarks: [{source: b}]",
-            "`data.quality.benchmarks` names sources that nothing is compared with",
+            "`data.quality.benchmarks` has no effect, because `contamination` is `off`",
         ),
         (
             "benchmarks: [{source: b, repeat: 2}]",
