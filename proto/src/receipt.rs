@@ -345,7 +345,8 @@ impl Receipt {
     }
 
     /// A `max_tokens` with which at most the share `most` of the records would be dropped. It is at most a quarter
-    /// above the smallest such value. Returns `None` if no record is too long, or too many are dropped for other reasons.
+    /// above the smallest such value. Returns `None` if no record is too long, or too many are dropped for other
+    /// reasons.
     pub fn fitting_max_tokens(&self, most: f64) -> Option<u64> {
         let total = self.total();
         let too_long = total.dropped.get(&Reason::TooLong)?;
