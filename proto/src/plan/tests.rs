@@ -212,7 +212,7 @@ fn a_small_share_holds_out_one_of_two_contents_and_nothing_of_one() {
 }
 
 #[test]
-fn steps_carry_their_exact_weights_and_chunks_hold_them_all() {
+fn steps_have_exact_weights_and_chunks_contain_all_steps() {
     let samples = samples(20_000, 4);
     let sources = [source(20_000)];
     let options = Options { global_batch: 2, max_steps: Some(3000), ..options() };

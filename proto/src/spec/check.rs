@@ -60,8 +60,9 @@ fn visit_map(
         let key = key.as_str().unwrap_or_default();
         if !map.contains_key(key) {
             let wanted = describe(&properties[key]);
-            problems
-                .push(Problem::new(join(path, key), "is missing").hint(format!("it is {wanted}")));
+            problems.push(
+                Problem::new(join(path, key), "is missing").hint(format!("it must be {wanted}")),
+            );
         }
     }
 }

@@ -45,7 +45,7 @@ impl Draft {
         }
         serde_path_to_error::deserialize(value).map_err(|error| {
             let field = error.path().to_string();
-            Error::invalid(Problem::new(field, format!("is wrong: {}", error.inner())))
+            Error::invalid(Problem::new(field, format!("is invalid: {}", error.inner())))
         })
     }
 
@@ -390,7 +390,7 @@ impl Resolver<'_> {
         match Location::parse_in(text, self.folder) {
             Ok(location) => Some(location),
             Err(error) => {
-                let problem = Problem::new(field, format!("is not a path or URL: {error}"));
+                let problem = Problem::new(field, format!("cannot be used: {error}"));
                 self.refuse(problem.hint(error.hint()));
                 None
             }

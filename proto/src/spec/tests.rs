@@ -248,7 +248,7 @@ fn schema_has_every_key_with_its_description_and_agrees_with_the_defaults() {
 }
 
 #[test]
-fn the_day_is_the_users_or_that_of_the_submission() {
+fn the_date_is_the_users_or_that_of_the_submission() {
     let day = NaiveDate::from_ymd_opt(2026, 11, 21);
     assert_eq!(valid(LEAST).data().date, None);
     let submitted = valid(LEAST).dated(day);
@@ -266,17 +266,17 @@ fn the_day_is_the_users_or_that_of_the_submission() {
 }
 
 #[test]
-fn names_and_places_are_checked() {
+fn names_and_locations_are_checked() {
     let error = problems(&format!("{LEAST}name: My Run_1\noutput: hf://a/b\n"));
     assert_eq!(error[1], "hint: write `name: my-run-1`");
     assert_eq!(error[2], "`output` must be writable, got `hf://a/b`");
     let error = problems("model: {base: 'gcs://m'}\ndata: {train: [{source: ~/a}]}\n");
     assert_eq!(error[1], "hint: write `gs://`");
-    assert!(error[2].starts_with("`data.train[0].source` is not a path or URL: `~`"), "{error:?}");
+    assert!(error[2].starts_with("`data.train[0].source` cannot be used: `~`"), "{error:?}");
 }
 
 #[test]
-fn a_model_and_data_are_named_as_what_they_are() {
+fn models_and_data_sets_cannot_be_confused() {
     let model = |base: &str| {
         problems(&format!("model: {{base: '{base}'}}\ndata: {{train: [{{source: a}}]}}\n"))
     };

@@ -95,8 +95,8 @@ pub enum Format {
     Messages,
     /// Records of `prompt` and `completion`.
     Completion,
-    /// OpenAssistant's trees of messages, or one record for each message of a tree. Each tree gives one conversation,
-    /// which follows the best-ranked reply after each message.
+    /// OpenAssistant's trees of messages, or one record for each message of a tree. Each tree becomes one
+    /// conversation, which follows the best-ranked reply after each message.
     Oasst,
     /// Records of plain `text`, every token of which is trained.
     Text,

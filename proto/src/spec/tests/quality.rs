@@ -41,7 +41,7 @@ fn checks_that_contradict_themselves_are_refused() {
 }
 
 #[test]
-fn benchmarks_are_judged_like_other_sources() {
+fn benchmarks_are_checked_like_other_sources() {
     let error = problems(&quality("benchmarks: [{source: 'hf://a/b'}]"));
     assert_eq!(error[0], "`data.quality.benchmarks[0].source` names a model: `hf://a/b`");
 }

@@ -106,7 +106,7 @@ fn an_unknown_word_names_the_known_ones_and_the_nearest() {
 }
 
 #[test]
-fn everything_that_the_schema_refuses_is_said_at_once() {
+fn everything_that_the_schema_refuses_is_reported_at_once() {
     let yaml =
         "model: {bas: m}\ndata: {train: [], max_tokens: 1}\ntrain: {epochs: no, packing: true}\n";
     let error = parse(yaml, base()).expect_err("many problems");
