@@ -15,8 +15,8 @@ pub enum Check {
     Filter,
 }
 
-/// Quality checks on the training data, which run before training. Of several records with the same content or words,
-/// the first in the order of the sources is kept.
+/// Quality checks on the training data, which run before training. If several records share a finding, such as
+/// duplicates, the first in the order of the sources is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "Quality")]
