@@ -1,13 +1,13 @@
-//! Times the plan of many samples.
+//! Measures how long it takes to plan a large data set.
 //!
 //! ```text
 //! cargo run --release -p proto --example plan [SAMPLES] [MAX_TOKENS]
 //! ```
 //!
-//! Lengths are log-normal, as those of instruction sets are. Once as one source, and once as a mixture: three sources
-//! that carry a share of the trained tokens each. Prints seconds, bytes per sample on top of the samples' own 16 (the
-//! peak of either, so the mixture's only where it is the higher), and the density next to that of packing within 1,000
-//! rows at a time.
+//! Lengths are log-normal, like those of instruction data. Plans the samples once as a single source, and once as a
+//! mixture of three sources with shares of the trained tokens. Prints seconds, bytes per sample in addition to the
+//! 16 of each sample, and the density, compared to that of packing 1,000 samples at a time. The peak memory is that
+//! of the process so far, so the mixture's value is only meaningful if it is the higher one.
 
 use std::time::Instant;
 
@@ -65,7 +65,7 @@ fn sample(id: u32, max_tokens: u32) -> Meta {
     Meta { length, weight: length as f32 / 2.0, hash }
 }
 
-/// The density of best fit decreasing within every 1,000 samples.
+/// The density of best fit decreasing within windows of 1,000 samples.
 fn windowed(samples: &[Meta], options: Options) -> Result<f64, proto::plan::Error> {
     let (mut tokens, mut packs) = (0, 0);
     for window in samples.chunks(1000).take(1000) {
@@ -79,7 +79,7 @@ fn windowed(samples: &[Meta], options: Options) -> Result<f64, proto::plan::Erro
     Ok(tokens as f64 / (packs * u64::from(options.max_tokens)) as f64)
 }
 
-/// The most memory that this process ever held, where the system says so.
+/// The peak memory of this process, if the system reports it.
 fn peak_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;

@@ -1,22 +1,22 @@
-//! What a step costs on one worker: `worker measure` says it, `coordinator plan` asks.
+//! The cost of a step on one worker: measured by `worker measure`, used by `coordinator plan`.
 
 use serde::{Deserialize, Serialize};
 
-/// What was found by training a few micro-batches of made-up tokens, as long as the run's.
+/// Measurements from training a few micro-batches of random tokens, which are as large as those of the run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
-    /// Parameters of the model.
+    /// Number of parameters of the model.
     pub parameters: u64,
-    /// Bytes of one of them in the model's files.
+    /// Bytes per parameter in the model's files.
     pub bytes_per_parameter: u64,
-    /// Micro-batches that were timed; the fastest counts.
+    /// Number of micro-batches that were timed. The fastest one counts.
     pub micro_batches: u64,
-    /// Tokens of each.
+    /// Tokens per micro-batch.
     pub micro_batch_tokens: u64,
-    /// Forward and backward of one micro-batch.
+    /// Time for forward and backward of one micro-batch.
     pub micro_batch_seconds: f64,
-    /// The optimizer's part of a step.
+    /// Time for the optimizer's part of a step.
     pub update_seconds: f64,
-    /// The most memory that the process had.
+    /// Peak memory of the process.
     pub peak_bytes: u64,
 }

@@ -1,19 +1,19 @@
-//! How an error is told: the whole chain of causes in one line, a hint on its own.
+//! Formats an error with all its causes in one line, followed by hints on their own lines.
 
-/// `error` and its causes, from the outside in. A hint, wherever in the chain it stands, comes last on its own line.
+/// Formats `error` and its causes, from the outside in. Hints come last, wherever in the chain they occur.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut causes: Vec<String> = Vec::new();
     let mut hints = Vec::new();
     let mut next = Some(error);
     while let Some(error) = next {
         let text = error.to_string();
-        let (said, hint) = match text.split_once("\nhint: ") {
-            Some((said, hint)) => (said.to_owned(), Some(hint.to_owned())),
+        let (cause, hint) = match text.split_once("\nhint: ") {
+            Some((cause, hint)) => (cause.to_owned(), Some(hint.to_owned())),
             None => (text, None),
         };
-        // Transparent wrappers say what their cause says, and some libraries end with it.
-        if !causes.last().is_some_and(|last| last.ends_with(&said)) {
-            causes.push(said);
+        // The text of a transparent wrapper is that of its cause, and in some libraries it ends with it.
+        if !causes.last().is_some_and(|last| last.ends_with(&cause)) {
+            causes.push(cause);
         }
         hints.extend(hint);
         next = error.source();
@@ -36,7 +36,7 @@ mod tests {
     struct Inner;
 
     #[test]
-    fn causes_are_told_outside_in_and_hints_last() {
+    fn causes_are_shown_from_the_outside_in_and_hints_last() {
         assert_eq!(chain(&Outer(Inner)), "outer: inner\nhint: do this");
     }
 
@@ -45,7 +45,7 @@ mod tests {
     struct Repeating(#[source] Inner);
 
     #[test]
-    fn a_cause_is_told_once() {
+    fn a_cause_that_its_wrapper_repeats_is_shown_once() {
         assert_eq!(chain(&Repeating(Inner)), "store: disk: inner");
     }
 }

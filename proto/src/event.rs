@@ -1,4 +1,5 @@
-//! A run's history: what its journal holds. State is the fold of these, so a start is a replay.
+//! The facts in the journals of runs and pools. A run's state is the fold of its facts, so that a coordinator
+//! starts by replaying them.
 
 mod entry;
 
@@ -9,20 +10,20 @@ use crate::receipt::Skipped;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// A coordinator's process, and where it can be asked whether it still holds what it claimed.
+/// A coordinator process, with the address at which it can be asked whether it still holds what it claimed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// Of this process only: whoever answers with another is another.
+    /// A token of this process only. A process that answers with another token is not the holder.
     pub token: String,
     /// The host that it runs on.
     pub host: String,
-    /// Where it answers: `http://host:port`, perhaps of the host's loopback.
+    /// Its address, `http://host:port`. It may be a loopback address of the host.
     pub url: String,
 }
 
-/// What journals are made of.
+/// An item of a journal.
 pub trait Journaled: Serialize + DeserializeOwned {
-    /// Who took the journal over with it.
+    /// The coordinator that claimed the journal with this item, if it is a claim.
     fn claimed_by(&self) -> Option<&Holder>;
 }
 
@@ -37,112 +38,112 @@ pub enum Fact {
     },
     /// A coordinator took the run over.
     Claimed {
-        /// Its epoch: higher than any before it in this journal.
+        /// Its epoch, higher than any before it in this journal.
         epoch: Epoch,
-        /// Who it is; of an older version, nobody knows.
+        /// The coordinator. Entries of older versions do not contain it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         holder: Option<Holder>,
     },
-    /// Another attempt of a run that had ended begins, from its newest checkpoint.
+    /// A run that had ended begins another attempt, from its newest checkpoint.
     Resumed {
-        /// 2 for the first that follows an end.
+        /// The number of the attempt. The first resumption is attempt 2.
         attempt: u64,
-        /// The resolved spec that holds from here on.
+        /// The resolved spec that applies from now on.
         spec_yaml: String,
     },
-    /// The state that training begins with, as all members of the first generation have read it.
+    /// All members of the first generation have read the same base.
     Based {
-        /// What every later member's must be.
+        /// Digest of the state that training begins with. Every later member must have the same.
         digest: String,
     },
     /// The data set is prepared.
     Prepared {
-        /// Names the prepared data set.
+        /// The fingerprint of the prepared data set.
         fingerprint: String,
     },
     /// The plan is stored.
     Planned {
-        /// What workers must find.
+        /// The digest that the plan must have when workers read it.
         digest: String,
-        /// Optimizer steps in all.
+        /// The total number of optimizer steps.
         steps: u64,
     },
-    /// A membership, persisted before it was announced.
+    /// A membership was formed. The entry is durable before the membership is announced.
     Generation {
-        /// Rises for as long as the run exists.
+        /// The number of the membership, which rises for as long as the run exists.
         generation: Generation,
-        /// Rises when the run went back.
+        /// The lineage, which rises when the run goes back to an earlier state.
         lineage: Lineage,
-        /// Steps committed where it starts.
+        /// Number of steps committed when it starts.
         step: u64,
-        /// By rank.
+        /// The members, by rank.
         members: Vec<WorkerId>,
     },
-    /// The held-out loss, complete over all ranks.
+    /// The held-out loss was measured by all ranks.
     Evaluated {
-        /// Steps committed when it was measured.
+        /// Number of steps committed when it was measured.
         step: u64,
-        /// In all; NaN where it was not finite, which JSON writes as `null`.
+        /// The loss over all sources. NaN if it was not finite, which JSON writes as `null`.
         #[serde(deserialize_with = "number")]
         loss: f64,
-        /// By source, null where a source has nothing held out or its loss was not finite.
+        /// The loss of each source, `None` if the source has nothing held out or its loss was not finite.
         by_source: Vec<Option<f64>>,
     },
-    /// A checkpoint is whole: this entry is its commit.
+    /// A checkpoint is complete. This entry is its commit.
     Checkpointed {
-        /// The lineage that it continues.
+        /// The lineage in which it was written.
         lineage: Lineage,
         /// Steps committed.
         step: u64,
         /// SHA-256 of the manifest.
         manifest_sha256: String,
     },
-    /// A checkpoint is not what was committed: nothing starts from it any more.
+    /// A checkpoint is not what was committed. It is not used any more.
     Damaged {
         /// Its lineage.
         lineage: Lineage,
         /// Steps committed.
         step: u64,
     },
-    /// A step of the present lineage taught nothing; a generation that begins before it takes that back.
+    /// A step of the current lineage was skipped. A later generation that starts before this step cancels the fact.
     Skipped(Skipped),
     /// Something went wrong and was dealt with.
     Incident {
-        /// The worker concerned, where there is one.
+        /// The worker concerned, if any.
         worker: Option<WorkerId>,
         /// What happened, in words.
         message: String,
     },
-    /// Stopped in order, with a checkpoint; goes on with `--resume`.
+    /// The run stopped gracefully, with a checkpoint. It can be continued with `--resume`.
     Paused {
         /// Steps committed.
         step: u64,
     },
-    /// Ended by a user, in whatever state it was.
+    /// A user cancelled the run.
     Cancelled,
-    /// Ended by an error.
+    /// The run ended with an error.
     Failed {
-        /// Whose fault it was.
+        /// The kind of error.
         kind: Failure,
-        /// What, where, and the hint.
+        /// The error, with its cause and hint.
         message: String,
     },
-    /// Ended well.
+    /// The run ended successfully.
     Succeeded {
-        /// Where the model lies.
+        /// Location of the model.
         model: String,
     },
 }
 
-/// Whose fault a failed run was; decides the exit code.
+/// The kind of error that ended a run. It decides the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Failure {
-    /// The spec, the base model, the arguments.
+    /// The spec, the base model or the arguments are wrong.
     User,
-    /// The data set.
+    /// The data set is wrong.
     Data,
-    /// Machines, processes, storage.
+    /// Machines, processes or storage failed.
     Infrastructure,
 }
 
@@ -150,11 +151,11 @@ pub enum Failure {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum PoolEvent {
-    /// A `serve` began.
+    /// A `coordinator serve` took the pool over.
     Opened {
-        /// Higher than any before it.
+        /// Its epoch, higher than any before it in this journal.
         epoch: Epoch,
-        /// Who it is; of an older version, nobody knows.
+        /// The coordinator. Entries of older versions do not contain it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         holder: Option<Holder>,
     },
@@ -162,20 +163,21 @@ pub enum PoolEvent {
     Submitted {
         /// The run.
         run: RunId,
-        /// The user's key.
+        /// The idempotency key of the submission.
         idempotency_key: String,
     },
-    /// A user resumed a run that had ended: it goes to the end of the queue.
+    /// A user resumed a run that had ended. It goes to the end of the queue.
     Resumed {
         /// The run.
         run: RunId,
     },
 }
 
-/// Reads a number that JSON may have no notation for: `null` stands for NaN and for the infinities.
+/// Reads a floating-point number. JSON cannot represent NaN and infinities and writes them as `null`, which is read
+/// as NaN.
 ///
 /// # Errors
-/// The deserializer's, for anything but a number or `null`.
+/// The deserializer's error, for anything except a number or `null`.
 pub fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }

@@ -1,4 +1,4 @@
-//! Identities and counters, one type each, so that none can stand in for another.
+//! Identities and counters, each with its own type, so that they cannot be confused.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -11,7 +11,7 @@ macro_rules! name {
         pub struct $name(String);
 
         impl $name {
-            /// Takes the name as it is.
+            /// Wraps a name without checking it.
             pub fn new(name: impl Into<String>) -> Self {
                 Self(name.into())
             }
@@ -40,7 +40,7 @@ macro_rules! counter {
         pub struct $name(pub u64);
 
         impl $name {
-            /// The one after.
+            /// The next number.
             pub fn next(self) -> Self {
                 Self(self.0 + 1)
             }
@@ -55,41 +55,43 @@ macro_rules! counter {
 }
 
 name! {
-    /// One submitted training: the name of its folder.
+    /// The identity of a run, which is the name of its folder.
     RunId
 }
 name! {
-    /// A worker's slot: stable over the processes that fill it.
+    /// The name of a worker's slot, which stays the same when the process in it is restarted.
     WorkerId
 }
 name! {
-    /// One process's life. A restarted process is another incarnation.
+    /// The identity of one worker process. A restarted process is another incarnation.
     Incarnation
 }
 counter! {
-    /// One membership of a run; rises for as long as the run exists.
+    /// The number of a membership of a run. It rises for as long as the run exists.
     Generation
 }
 counter! {
-    /// Rises whenever a run goes back to a checkpoint, so that what came after it cannot be mistaken.
+    /// A number that rises whenever a run goes back to a checkpoint, so that the abandoned steps after the
+    /// checkpoint are not mistaken for those that replace them.
     Lineage
 }
 counter! {
-    /// One coordinator's life; the highest that was persisted is the only one that may speak.
+    /// The number of a coordinator process. Only the coordinator with the highest epoch in the journal may direct
+    /// workers.
     Epoch
 }
 
-/// One checkpoint of a run. A later lineage outranks any step of an earlier one.
+/// The identity of a checkpoint of a run. A checkpoint of a later lineage is newer than any of an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CheckpointId {
-    /// The lineage that it continues.
+    /// The lineage in which it was written.
     pub lineage: Lineage,
-    /// Steps committed.
+    /// Number of steps committed.
     pub step: u64,
 }
 
-/// A name that no other process, file or run will ever bear: time, process, counter and the address of the stack,
-/// hashed.
+/// Returns a name that no other process, file or run has: a hash of the time, the process id, a counter and the
+/// address of the stack.
 pub fn unique() -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::{SystemTime, UNIX_EPOCH};

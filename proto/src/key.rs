@@ -1,11 +1,11 @@
-//! Where objects lie under the output prefix.
+//! Keys of objects under the output prefix.
 //!
 //! ```text
 //! pool/journal/0000000007.json
 //! <run>/spec.yaml  spec.resolved.yaml  receipt.json
 //! <run>/journal/0000000042.json
 //! <run>/plan/{<epoch>/<chunk>.bin, held-out.bin, outline.json}
-//! <run>/checkpoints/{latest, best}     the names of two of these, as hints
+//! <run>/checkpoints/{latest, best}     names of the newest and the best checkpoint, as hints
 //! <run>/checkpoints/step-00001200-l2/{model/..., state/..., receipt.json, manifest.json}
 //! <run>/metrics/00000012.jsonl
 //! <run>/model/...
@@ -13,7 +13,7 @@
 //! staged/<owner>--<name>-<commit>/{config.json, model.safetensors, ..., staged.json}
 //! ```
 //!
-//! A run's name ends in a date, a time and a mark, so none is called `pool`, `prepared` or `staged`.
+//! A run's folder name ends in a date, a time and a random mark, so it is never `pool`, `prepared` or `staged`.
 
 use crate::id::{CheckpointId, Lineage, RunId};
 
@@ -30,7 +30,7 @@ pub fn journal_entry(folder: &str, number: u64) -> String {
     format!("{folder}/{number:010}.json")
 }
 
-/// The number of a journal entry, from its key.
+/// The number of a journal entry, given its key.
 pub fn journal_number(key: &str) -> Option<u64> {
     key.rsplit('/').next()?.strip_suffix(".json")?.parse().ok()
 }
@@ -40,12 +40,12 @@ pub fn spec(run: &RunId) -> String {
     format!("{run}/spec.yaml")
 }
 
-/// The spec with every default written out.
+/// The resolved spec.
 pub fn resolved_spec(run: &RunId) -> String {
     format!("{run}/spec.resolved.yaml")
 }
 
-/// What became of every record.
+/// The receipt of a run.
 pub fn receipt(run: &RunId) -> String {
     format!("{run}/receipt.json")
 }
@@ -55,7 +55,7 @@ pub fn plan(run: &RunId) -> String {
     format!("{run}/plan")
 }
 
-/// What the plan consists of.
+/// The plan's table of contents.
 pub fn plan_outline(run: &RunId) -> String {
     format!("{}/outline.json", plan(run))
 }
@@ -65,7 +65,7 @@ pub fn plan_chunk(epoch: u32, chunk: usize) -> String {
     format!("{epoch:04}/{chunk:06}.bin")
 }
 
-/// The packs of the held-out set, likewise.
+/// The packs of the held-out set, relative to the plan's folder.
 pub const HELD_OUT_PLAN: &str = "held-out.bin";
 
 /// A numbered chunk of the run's metrics.
@@ -78,12 +78,12 @@ pub fn checkpoints(run: &RunId) -> String {
     format!("{run}/checkpoints")
 }
 
-/// What a checkpoint's folder is called.
+/// The name of a checkpoint's folder.
 pub fn checkpoint_name(lineage: Lineage, step: u64) -> String {
     format!("step-{step:08}-l{lineage}")
 }
 
-/// The checkpoint that a folder of that name belongs to.
+/// The checkpoint whose folder has this name, or `None` if it is not a checkpoint's folder.
 pub fn checkpoint_id(name: &str) -> Option<CheckpointId> {
     let (step, lineage) = name.strip_prefix("step-")?.split_once("-l")?;
     Some(CheckpointId { lineage: Lineage(lineage.parse().ok()?), step: step.parse().ok()? })
@@ -104,7 +104,7 @@ pub fn model(run: &RunId) -> String {
     format!("{run}/model")
 }
 
-/// The folder of a model that was brought from the hub.
+/// The folder of a model that was staged from the Hugging Face hub.
 pub fn staged(repo: &str, commit: &str) -> String {
     format!("staged/{}-{commit}", repo.replace('/', "--"))
 }
@@ -119,7 +119,7 @@ pub fn prepared_part(fingerprint: &str, shard: u32, part: u32) -> String {
     format!("{}/shard-{shard:05}-{part:03}.safetensors", prepared(fingerprint))
 }
 
-/// The list of a prepared data set's shards: written last, so that it exists only when they all do.
+/// The manifest of a prepared data set. It is written last, so that it exists only when all shards do.
 pub fn prepared_manifest(fingerprint: &str) -> String {
     format!("prepared/{fingerprint}/manifest.json")
 }

@@ -1,16 +1,17 @@
 //! The contract: what two processes, or two runs, must agree on byte for byte.
 //!
 //! ```text
-//! spec        what a user asks for            plan      which sample goes where, when
-//! protocol    what workers and coordinator say    id        identities and counters
-//! event       a run's history                  error     how an error is told
-//! prepared    tokenized shards in storage     receipt   what became of every record
-//! manifest    what a checkpoint consists of   key       where objects lie
-//! cost        what a step takes                tensors   heads of safetensors files
-//! text        what a data set says, safe to show   print     standard output, whose reader may go
+//! spec        the run spec that a user writes         plan      which sample is trained in which step
+//! protocol    messages of workers and coordinator     id        identities and counters
+//! event       a run's history                         error     error chains as text
+//! prepared    tokenized shards in storage             receipt   what happened to every record
+//! manifest    what checkpoints and data sets contain  key       object keys in storage
+//! cost        measured cost of a step                 tensors   headers of safetensors files
+//! text        text of a data set, safe to show        print     standard output and logs
 //! ```
 //!
-//! Knows no tensor, no tokenizer and no network: gRPC is the crate `wire`, object storage the crate `storage`.
+//! This crate contains no tensors, tokenizers, network or storage: gRPC is the crate `wire`, object storage the crate
+//! `storage`.
 
 pub mod cost;
 pub mod error;
@@ -27,5 +28,5 @@ pub mod spec;
 pub mod tensors;
 pub mod text;
 
-/// The version of the wire protocol, of the plan and of the step's arithmetic: equal in all members of a run.
+/// The version of the wire protocol, the plan and the arithmetic of a step. All members of a run must have the same.
 pub const PROTOCOL: u32 = 6;

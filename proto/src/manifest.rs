@@ -1,6 +1,7 @@
-//! What a checkpoint, a prepared data set and a plan consist of.
+//! Manifests: the tables of contents of checkpoints, prepared data sets, staged models and plans.
 //!
-//! All are written after everything that they name. A checkpoint counts once the run's journal names its manifest.
+//! A manifest is written after everything that it names. A checkpoint exists once the run's journal names its
+//! manifest.
 
 use crate::id::{Lineage, RunId};
 use crate::key;
@@ -13,20 +14,20 @@ use serde::{Deserialize, Serialize};
 pub struct Checkpoint {
     /// The run that wrote it.
     pub run: RunId,
-    /// The lineage that it continues.
+    /// The lineage in which it was written.
     pub lineage: Lineage,
-    /// Steps committed: training goes on with step number `step`.
+    /// Number of steps committed: training continues with step `step`, counted from 0.
     pub step: u64,
     /// Digest of the plan that the steps belong to.
     pub plan_digest: String,
-    /// Of the whole state, as every rank had it; none in a manifest of an older version.
+    /// Digest of the whole state, equal on every rank. `None` in manifests of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_digest: Option<String>,
-    /// Hugging Face model files, keys relative to the checkpoint's folder.
+    /// Model files in Hugging Face format. Their keys are relative to the checkpoint's folder.
     pub model: Vec<File>,
-    /// Optimizer state files, likewise.
+    /// Optimizer state files. Their keys are relative to the checkpoint's folder.
     pub state: Vec<File>,
-    /// What became of every record up to this step, likewise; none before the manifest is made.
+    /// The receipt up to this step, in the checkpoint's folder. `None` until it has been written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipt: Option<File>,
 }
@@ -34,30 +35,31 @@ pub struct Checkpoint {
 /// One object of a checkpoint or of a staged model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct File {
-    /// Relative to its folder.
+    /// Its key, relative to the folder of the checkpoint or model.
     pub key: String,
     /// Its exact size.
     pub bytes: u64,
-    /// What it is known by.
+    /// Digests of its content.
     #[serde(flatten)]
     pub digests: Digests,
-    /// The tensors in a file of weights or of optimizer state.
+    /// Names of the tensors in a file of weights or optimizer state.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tensors: Vec<String>,
 }
 
-/// What a file's bytes come to, in lower-case hex.
+/// Digests of a file's bytes, in lower-case hex.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digests {
-    /// For the world: any tool can tell that the file is what was written.
+    /// SHA-256, which users can verify with other tools.
     pub sha256: String,
-    /// xxh3-128, for whoever reads the file anyway: it costs a tenth of SHA-256, and sees damage as surely. Malice it
-    /// does not see; who can change a file here can change its manifest, too.
+    /// xxh3-128, which workers verify when they read the file. It costs a tenth of SHA-256 and detects accidental
+    /// damage as reliably. It does not detect malicious changes, but anyone who can change a file can also change
+    /// its manifest.
     pub xxh3: String,
 }
 
 impl Digests {
-    /// Those of `bytes`.
+    /// Computes the digests of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         let mut hasher = Hasher::default();
         hasher.update(bytes);
@@ -65,21 +67,21 @@ impl Digests {
     }
 }
 
-/// What a model that was brought from the hub consists of.
+/// The manifest of a model that was staged from the Hugging Face hub.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Staged {
-    /// Keys relative to its folder.
+    /// The model's files. Their keys are relative to its folder.
     pub files: Vec<File>,
 }
 
 impl Staged {
-    /// The table of contents, relative to the model's folder; written last.
+    /// The key of this manifest, relative to the model's folder. It is written last.
     pub const MANIFEST: &'static str = "staged.json";
-    /// The folder of a model's further chat templates, likewise.
+    /// The folder of additional chat templates, relative to the model's folder.
     pub const TEMPLATES: &'static str = "additional_chat_templates/";
 
-    /// Whether a file at `path` belongs to a model folder: weights, configuration, tokenizer and template, and nothing
-    /// of the same in another format.
+    /// Whether the file at `path` in a repository is staged: weights as safetensors, configuration, tokenizer and
+    /// templates, but not the same in other formats.
     pub fn takes(path: &str) -> bool {
         let tokenizer = ["merges.txt", "vocab.txt", "tokenizer.model"];
         let weights = path.starts_with("model") && path.ends_with(".safetensors");
@@ -96,19 +98,19 @@ impl Staged {
 impl Checkpoint {
     /// The folder of the model files, relative to the checkpoint's folder.
     pub const MODEL: &'static str = "model";
-    /// The folder of the optimizer state, likewise.
+    /// The folder of the optimizer state, relative to the checkpoint's folder.
     pub const STATE: &'static str = "state";
-    /// The receipt, likewise.
+    /// The receipt, relative to the checkpoint's folder.
     pub const RECEIPT: &'static str = "receipt.json";
-    /// The index of a model's shards, as `transformers` names it.
+    /// The file name of the index of a model's shards in `transformers`.
     pub const INDEX: &'static str = "model.safetensors.index.json";
 
-    /// Everything that it names.
+    /// All files that the manifest names.
     pub fn files(&self) -> impl Iterator<Item = &File> {
         self.model.iter().chain(&self.state).chain(&self.receipt)
     }
 
-    /// The index of the model's shards, as `transformers` reads it.
+    /// The index of the model's shards in the format of `transformers`.
     pub fn model_index(model: &[File]) -> serde_json::Value {
         let weight_map: serde_json::Map<_, _> = model
             .iter()
@@ -122,53 +124,53 @@ impl Checkpoint {
     }
 }
 
-/// A prepared data set's table of contents.
+/// The manifest of a prepared data set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Prepared {
-    /// What it was made of; nothing where an older version made it.
+    /// The objects that it was made from. Empty in manifests of older versions.
     #[serde(default)]
     pub objects: Vec<Origin>,
     /// The prepared shards, in the order of their indices.
     pub shards: Vec<PreparedShard>,
-    /// What became of every record.
+    /// The receipt of the whole data set.
     pub receipt: Receipt,
 }
 
 /// An object of a source, as it was listed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Origin {
-    /// Its place.
+    /// Its URL or path.
     pub url: String,
     /// Its size.
     pub bytes: u64,
-    /// Its identity, where the store has one.
+    /// Its ETag, if the store has one.
     pub etag: Option<String>,
-    /// When it was last changed.
+    /// The time of its last change, in milliseconds since 1970.
     pub modified_ms: u64,
 }
 
-/// A prepared shard, in the order of its object's records.
+/// A prepared shard. Its samples are in the order of the object's records.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PreparedShard {
-    /// The lines or rows of its object that lie before it: its positions count from there.
+    /// The number of lines or rows of the object before the shard, from which its positions count.
     pub starts_after: u64,
-    /// Samples in each part; a shard without samples has none.
+    /// The number of samples in each part. A shard without samples has no parts.
     pub parts: Vec<u64>,
 }
 
 /// A part of a prepared shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PreparedPart {
-    /// Its object, under the output.
+    /// Its key under the output.
     pub key: String,
-    /// As for its shard.
+    /// See [`PreparedShard::starts_after`].
     pub starts_after: u64,
-    /// Samples in it.
+    /// The number of samples in it.
     pub samples: u64,
 }
 
 impl Prepared {
-    /// Every part of every shard: sample ids count through them in this order.
+    /// The parts of all shards. Sample ids number the samples of these parts in this order.
     pub fn parts(&self, fingerprint: &str) -> impl Iterator<Item = PreparedPart> {
         (0..).zip(&self.shards).flat_map(move |(index, shard)| {
             (0..).zip(&shard.parts).map(move |(part, samples)| PreparedPart {
@@ -180,14 +182,14 @@ impl Prepared {
     }
 }
 
-/// A stored plan's table of contents; its SHA-256 is the plan's digest.
+/// The manifest of a stored plan. Its SHA-256 is the plan's digest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
-    /// The plan in numbers.
+    /// The plan's totals.
     pub summary: Summary,
-    /// Chunks in the order of their steps: key relative to the plan's folder, and SHA-256.
+    /// Key, relative to the plan's folder, and SHA-256 of each chunk, in the order of their steps.
     pub chunks: Vec<(String, String)>,
-    /// The held-out packs, one step a source, likewise; none where nothing is held out.
+    /// Key and SHA-256 of the held-out packs, which have one step per source. `None` if nothing is held out.
     pub held_out: Option<(String, String)>,
 }
 
@@ -196,7 +198,7 @@ pub fn sha256(bytes: &[u8]) -> String {
     hex(&sha256_bytes(bytes))
 }
 
-/// The digests of what comes in pieces.
+/// Computes the digests of bytes that arrive in pieces.
 #[derive(Clone, Default)]
 pub struct Hasher {
     sha256: sha2::Sha256,
@@ -210,14 +212,14 @@ impl Hasher {
         self.checksum.update(piece);
     }
 
-    /// Those of all pieces.
+    /// The digests of all pieces.
     pub fn finish(self) -> Digests {
         let sha256 = hex(&sha2::Digest::finalize(self.sha256));
         Digests { sha256, xxh3: self.checksum.finish() }
     }
 }
 
-/// [`Digests::xxh3`] alone, of what comes in pieces.
+/// Computes only [`Digests::xxh3`] of bytes that arrive in pieces.
 #[derive(Clone, Default)]
 pub struct Checksum(xxhash_rust::xxh3::Xxh3Default);
 
@@ -227,7 +229,7 @@ impl Checksum {
         self.0.update(piece);
     }
 
-    /// Lower-case hex.
+    /// The digest in lower-case hex.
     pub fn finish(self) -> String {
         format!("{:032x}", self.0.digest128())
     }
@@ -247,9 +249,9 @@ pub fn sha256_bytes(bytes: &[u8]) -> [u8; 32] {
 mod tests {
     use super::*;
 
-    /// As Python's `hashlib.sha256` and `xxhash.xxh3_128` have it.
+    /// The expected values were computed with Python's `hashlib.sha256` and `xxhash.xxh3_128`.
     #[test]
-    fn digests_are_what_other_tools_say() {
+    fn digests_agree_with_other_implementations() {
         assert_eq!(Digests::of(b"").xxh3, "99aa06d3014798d86001c324468d497f");
         let bytes: Vec<u8> = (0..100_000_u32).map(|i| (i % 251) as u8).collect();
         let mut hasher = Hasher::default();

@@ -1,13 +1,13 @@
-//! The plan: from the samples' lengths to what every step trains on, before the first one runs.
+//! The plan: decides what every step trains on, before the first step runs.
 //!
 //! ```text
-//! samples, less held out and excluded --mix--> an epoch's --best fit, shuffle--> packs --cut--> steps
+//! samples without held-out and excluded --mix--> samples of an epoch --best fit, shuffle--> packs --cut--> steps
 //! ```
 //!
-//! Pure: a plan is a function of the samples' lengths, weights and hashes and of a few options, in
-//! which neither workers nor time occur. An epoch of P packs has S = ceil(P / global batch) steps
-//! of floor(P / S) or ceil(P / S) packs, so no runt ends it, and P and S are equal in every epoch.
-//! Memory while planning: 12 bytes per sample and 8 per pack beside the samples' own 16.
+//! A plan is a pure function of the samples' lengths, weights and hashes and of a few options. It depends neither
+//! on the workers nor on time. An epoch of P packs has S = ceil(P / global batch) steps of floor(P / S) or ceil(P /
+//! S) packs, so its last step is not smaller than the others. P and S are equal in every epoch. Planning needs 12
+//! bytes of memory per sample and 8 per pack, in addition to the 16 bytes of each sample's [`Meta`].
 
 mod check;
 mod chunk;
@@ -36,62 +36,62 @@ pub use summary::{Epoch as EpochSummary, Summary};
 use mixture::Mixed;
 use random::Random;
 
-/// A chunk has no more steps, however small they are.
+/// The maximum number of steps in a chunk.
 pub const MAX_STEPS_PER_CHUNK: u64 = 256;
-/// A chunk has about as many samples at most, but at least one step: about 4 MiB.
+/// The approximate maximum number of samples in a chunk, about 4 MiB. A chunk has at least one step in any case.
 pub const SAMPLES_PER_CHUNK: u64 = 1 << 20;
 
-// The streams of random numbers that are drawn from a seed.
+// Keys of the independent random streams that are derived from a seed.
 const STREAM_EPOCH: u64 = 1;
 const STREAM_SOURCE: u64 = 2;
 
-/// All that a plan knows of a sample.
+/// What a plan needs to know about a sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Meta {
-    /// Tokens.
+    /// Number of tokens.
     pub length: u32,
     /// Sum of the target weights.
     pub weight: f32,
-    /// Of the content.
+    /// Hash of the content.
     pub hash: u64,
 }
 
-/// What a plan needs to know of a source.
+/// What a plan needs to know about a source.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Source {
-    /// How many samples it has; they follow those of the sources before it.
+    /// Number of samples. They follow those of the sources before it.
     pub samples: u32,
-    /// How much of it an epoch sees: a repeat of at most 100, or, like all others, a share.
+    /// How much of it an epoch uses: a repeat of at most 100, or a share if all sources have one.
     pub amount: Amount,
     /// The share that is held out, 0 to 0.5.
     pub holdout: f64,
 }
 
-/// What a plan needs to know of a run; every number is at least 1.
+/// What a plan needs to know about a run. Every number except the seed is at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The length of a pack.
     pub max_tokens: u32,
     /// Packs per step.
     pub global_batch: u32,
-    /// How often the data is seen.
+    /// Number of epochs.
     pub epochs: u32,
-    /// Stop after so many steps.
+    /// The maximum number of steps of the run.
     pub max_steps: Option<u64>,
-    /// Of the order.
+    /// The seed of the random order.
     pub seed: u64,
 }
 
-/// The plan of a run; its epochs are computed one at a time, in any order.
+/// The plan of a run. Its epochs are computed on request, one at a time and in any order.
 #[derive(Clone, Debug)]
 pub struct Plan<'a> {
     samples: &'a [Meta],
     sources: &'a [Source],
     options: Options,
     held_out: Vec<u32>,
-    // Ascending, as all lists of ids: what is held out or excluded.
+    /// Samples that are held out or excluded. Like all lists of ids, ascending.
     left_out: Vec<u32>,
-    /// By source.
+    /// The amount of each source, indexed by source.
     mixed: Vec<Mixed>,
     epochs: Vec<EpochSummary>,
     packs: u32,
@@ -100,18 +100,18 @@ pub struct Plan<'a> {
 /// An epoch's packs, in the order in which they are trained.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Epoch {
-    /// Which, from 0.
+    /// The epoch's number, from 0.
     pub index: u32,
     /// Its packs.
     pub packs: Packs,
 }
 
 impl<'a> Plan<'a> {
-    /// Plans a run over `samples`, which lie source by source; a sample's index is its id.
+    /// Plans a run over `samples`, which are ordered by source. A sample's index is its id.
     ///
     /// # Errors
-    /// Options out of bounds, a sample that does not fit, or nothing to train on: for the user to
-    /// mend.
+    /// Options that are out of bounds, a sample that does not fit, or nothing to train on. The user can fix all of
+    /// these.
     pub fn new(
         samples: &'a [Meta],
         sources: &'a [Source],
@@ -120,14 +120,14 @@ impl<'a> Plan<'a> {
         Plan::without(&[], samples, sources, options)
     }
 
-    /// Plans a run as [`new`](Self::new) does, but without the `excluded` samples, whose ids
-    /// ascend: they are neither trained nor evaluated.
+    /// Plans a run like [`new`](Self::new), but without the `excluded` samples, whose ids must be ascending. They are
+    /// neither trained nor evaluated.
     ///
-    /// Which samples are held out is settled before any is excluded: so excluding never lets a
-    /// sample that was kept from training slip into it.
+    /// The held-out samples are chosen before any sample is excluded, so that exclusion never moves a held-out sample
+    /// into training.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// The errors of [`new`](Self::new).
     pub fn without(
         excluded: &[u32],
         samples: &'a [Meta],
@@ -152,8 +152,7 @@ impl<'a> Plan<'a> {
         };
         let trainable = |range| plan.trainable(range);
         plan.mixed = mixture::mix(samples, sources, options.epochs, options.seed, trainable)?;
-        // Epochs that see the same samples are counted once: all of them, unless a repeat is a
-        // fraction.
+        // Epochs with the same samples are counted once. Unless a repeat is a fraction, all epochs are the same.
         let mut counted = BTreeMap::new();
         for epoch in 0..options.epochs {
             let (summary, packs) = *match counted.entry(plan.slices(epoch)) {
@@ -167,28 +166,28 @@ impl<'a> Plan<'a> {
         Ok(plan)
     }
 
-    /// The ids of the samples that are kept for evaluation, ascending.
+    /// The ids of the held-out samples, ascending.
     pub fn held_out(&self) -> &[u32] {
         &self.held_out
     }
 
-    /// S: the steps of a whole epoch.
+    /// S, the number of steps of a complete epoch.
     pub fn steps_per_epoch(&self) -> u64 {
         u64::from(self.packs).div_ceil(u64::from(self.options.global_batch))
     }
 
-    /// T: the steps of the run.
+    /// T, the number of steps of the run.
     pub fn steps(&self) -> u64 {
         let planned = self.steps_per_epoch() * u64::from(self.options.epochs);
         self.options.max_steps.map_or(planned, |most| most.min(planned))
     }
 
-    /// The epochs that the run enters: all, unless `max_steps` ends it before.
+    /// The number of epochs that the run begins: all, unless `max_steps` ends the run earlier.
     pub fn epochs(&self) -> u32 {
         self.steps().div_ceil(self.steps_per_epoch()) as u32
     }
 
-    /// The packs of an epoch; a function of the plan's input and the epoch's index alone.
+    /// The packs of an epoch, which depend only on the plan's input and the epoch's index.
     pub fn epoch(&self, index: u32) -> Epoch {
         let mut random = Random::new(&[self.options.seed, STREAM_EPOCH, index.into()]);
         let order = pack::Order { random: Some(&mut random), packs: self.packs };
@@ -197,7 +196,7 @@ impl<'a> Plan<'a> {
         Epoch { index, packs: pack::best_fit(samples, length, self.options.max_tokens, order) }
     }
 
-    /// The packs of the held-out samples, in an order of their own that no seed changes.
+    /// The packs of the held-out samples, in an order that does not depend on the seed.
     pub fn evaluation(&self) -> Packs {
         self.pack_all(self.held_out.clone())
     }
@@ -208,13 +207,13 @@ impl<'a> Plan<'a> {
         pack::best_fit(samples, |id| self.length(id), self.options.max_tokens, order)
     }
 
-    /// The range of an epoch's packs that its step `step`, from 0, trains on.
+    /// The range of an epoch's packs on which the epoch's step `step`, counted from 0, trains.
     pub fn step_packs(&self, epoch: &Epoch, step: u64) -> Range<usize> {
         let (packs, steps) = (epoch.packs.len() as u64, self.steps_per_epoch());
         (step * packs / steps) as usize..((step + 1) * packs / steps) as usize
     }
 
-    /// An epoch's steps in chunks, those that the run reaches.
+    /// The steps of an epoch that the run reaches, in chunks.
     pub fn chunks<'p>(&'p self, epoch: &'p Epoch) -> impl Iterator<Item = Chunk> + 'p {
         let first = u64::from(epoch.index) * self.steps_per_epoch();
         let reached = self.steps().saturating_sub(first).min(self.steps_per_epoch());
@@ -229,7 +228,7 @@ impl<'a> Plan<'a> {
         })
     }
 
-    /// The plan in numbers.
+    /// The plan without its packs: totals and options.
     pub fn summary(&self) -> Summary {
         Summary {
             version: VERSION,
@@ -282,13 +281,13 @@ impl<'a> Plan<'a> {
         ids.collect()
     }
 
-    /// What an epoch sees of each source: where it starts among the trainable samples, laid end to
-    /// end, and how many follow.
+    /// What an epoch uses of each source: the first of its trainable samples, and how many follow, repeated
+    /// cyclically.
     fn slices(&self, epoch: u32) -> Vec<(u128, u128)> {
         self.mixed.iter().map(|mixed| mixed.slice(epoch)).collect()
     }
 
-    /// The ids of an epoch's samples, each as often as it is seen.
+    /// The ids of an epoch's samples, each as often as the epoch uses it.
     fn members(&self, epoch: u32) -> Vec<u32> {
         let mut members = Vec::new();
         let slices = self.slices(epoch);
@@ -310,7 +309,7 @@ impl<'a> Plan<'a> {
         members
     }
 
-    /// An epoch in numbers, and its packs.
+    /// The totals of an epoch, and its number of packs.
     fn count(&self, epoch: u32) -> Result<(EpochSummary, u32), Error> {
         let members: u128 = self.slices(epoch).iter().map(|(_, len)| len).sum();
         if members > u128::from(u32::MAX) {
@@ -327,7 +326,7 @@ impl<'a> Plan<'a> {
         Ok((summary, pack::count(&by_length)))
     }
 
-    /// Every step of every epoch needs at least one pack, and that one sample.
+    /// Checks that every epoch has at least one sample for each of its steps.
     fn check_epochs(&self) -> Result<(), Error> {
         let steps = self.steps_per_epoch();
         if steps == 0 {

@@ -1,29 +1,28 @@
-//! The prepared shard: tokenized samples as safetensors files of bounded size, its parts.
+//! Prepared shards: tokenized samples, stored as parts, which are safetensors files of bounded size.
 //!
 //! ```text
-//! offsets      u64 [samples + 1]  where each sample's tokens start, then the number of tokens
-//! hashes       u64 [samples]      of the content, before the template: equal records hash equal
-//! positions    u64 [samples]      the line, or the record's or row's number, from 1
+//! offsets      u64 [samples + 1]  start of each sample's tokens, then the total number of tokens
+//! hashes       u64 [samples]      hash of the content before the template: equal for equal records
+//! positions    u64 [samples]      number of the line, record or row, from 1
 //! objects      u32 [samples]      index into the header's list of objects
-//! records      u32 [samples]      index of the record that it was made of
+//! records      u32 [samples]      index of the record that the sample was made from
 //! sums         f32 [samples]      sum of the weights
-//! targets      u32 [samples]      tokens that have a weight
+//! targets      u32 [samples]      number of tokens with a weight above 0
 //! contents     u64 [records]      these six are the records' features
 //! settings     u64 [records]
-//! instructions u64 [records]      0 where there is no exchange, in `settings` and `answers` too
+//! instructions u64 [records]      0 if there is no exchange; then `settings` and `answers` are 0 as well
 //! answers      u64 [records]
 //! flaws        u8  [records]      1: looping, 2: incomplete
-//! signatures   u8  [128, records] place by place, so that a band of them is one piece
+//! signatures   u8  [128, records] ordered by place, so that a band of places is contiguous
 //! tokens       u32 [tokens]
-//! weights      f32 [tokens]       of each token as a target; a document's first is never one: 0
+//! weights      f32 [tokens]       weight of each token as a target; 0 for the first token of a document
 //! header       JSON under the metadata key `muster`: format version, fingerprint, objects
 //! ```
 //!
-//! The signatures stand behind all else of the records, and tokens and weights last: a plan reads a part's
-//! front, signatures only where a check compares them, and tokens never. Positions
-//! count from the start of the raw shard: where that lies in its object is known only when all of them
-//! are prepared, and stands in the manifest. Equal input gives equal bytes. Nothing here knows a
-//! tokenizer.
+//! In the file, the signatures follow all other features, and tokens and weights come last: planning reads only the
+//! front of a part, reads signatures only for checks that compare them, and never reads tokens. Positions count
+//! from the start of the raw shard. Where the raw shard begins in its object is known only when all shards of the
+//! object are prepared, and is stored in the manifest. Equal input results in equal bytes.
 
 mod features;
 mod front;
@@ -41,7 +40,7 @@ pub use front::{Front, HEAD_BYTES};
 pub use shard::Shard;
 pub use writer::Writer;
 
-/// The layout above. A shard of another version is refused, and prepared anew.
+/// The version of the layout above. A shard of another version is refused, and must be prepared again.
 pub const FORMAT_VERSION: u32 = 4;
 
 const HEADER_KEY: &str = "muster";
@@ -49,50 +48,50 @@ const HEADER_KEY: &str = "muster";
 /// Why bytes are not a prepared shard that this program reads.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Cut short, or no safetensors file at all.
+    /// The bytes are truncated, or are not a safetensors file.
     #[error(
         "not a whole safetensors file of {bytes} bytes\n\
-         hint: the object is cut or foreign; delete it, and it is prepared anew"
+         hint: the object is truncated or foreign; delete it, and it is prepared again"
     )]
     NotSafetensors {
-        /// What was given.
+        /// The number of bytes given.
         bytes: usize,
-        /// What the parser says.
+        /// The parser's error.
         #[source]
         source: SafeTensorError,
     },
-    /// A safetensors file, but not of ours.
-    #[error("a safetensors file, but no prepared shard: {0}")]
+    /// The bytes are a safetensors file, but not a prepared shard.
+    #[error("a safetensors file, but not a prepared shard: {0}")]
     Foreign(String),
-    /// Of ours, but of another program version.
+    /// The shard was written by another version of this program.
     #[error(
         "prepared shard of format {found}, this program reads {FORMAT_VERSION}\n\
-         hint: delete it, and it is prepared anew"
+         hint: delete it, and it is prepared again"
     )]
     Version {
         /// The shard's version.
         found: u32,
     },
-    /// Its parts contradict each other.
+    /// The contents of the shard contradict each other.
     #[error("prepared shard with {0}")]
     Inconsistent(String),
 }
 
-/// One document ready to be trained on.
+/// One tokenized document.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sample {
     /// Token ids.
     pub tokens: Vec<u32>,
     /// The weight of each token as a target; the first is 0.
     pub weights: Vec<f32>,
-    /// Of the content before the template, so it outlives a change of tokenizer.
+    /// Hash of the content before the template, so that it does not depend on the tokenizer.
     pub hash: u64,
-    /// The line, or the record's or row's number, from 1.
+    /// The number of the line, record or row, from 1.
     pub position: u64,
 }
 
 impl Sample {
-    /// What a plan needs to know of this sample.
+    /// What a plan needs to know about this sample.
     pub fn meta(&self) -> Meta {
         Meta {
             length: self.tokens.len() as u32,
@@ -101,16 +100,16 @@ impl Sample {
         }
     }
 
-    /// How many of its tokens are targets.
+    /// The number of its tokens that are targets.
     pub fn targets(&self) -> usize {
         self.weights.iter().filter(|&&weight| weight > 0.0).count()
     }
 }
 
-/// All that a plan needs to know of a sample: 16 bytes.
+/// What a plan needs to know about a sample: 16 bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Meta {
-    /// Tokens.
+    /// Number of tokens.
     pub length: u32,
     /// Sum of the weights.
     pub weight: f32,
@@ -119,10 +118,10 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// Bytes of one meta on the wire.
+    /// The encoded size of one `Meta`.
     pub const BYTES: usize = 16;
 
-    /// Little-endian: length, weight, hash.
+    /// Encodes length, weight and hash in little-endian order.
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
         bytes[..4].copy_from_slice(&self.length.to_le_bytes());
@@ -145,11 +144,11 @@ impl Meta {
 /// An object whose records became samples.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Object {
-    /// As the user would write it: `s3://d/7.jsonl`.
+    /// The object's name as the user would write it: `s3://d/7.jsonl`.
     pub name: String,
     /// The source's index in the run spec.
     pub source: u32,
-    /// What a sample's position counts.
+    /// What positions count.
     pub unit: Unit,
 }
 
@@ -161,12 +160,12 @@ pub enum Unit {
     Line,
     /// Elements of a JSON array.
     Record,
-    /// Rows of a table that has no lines.
+    /// Rows of a table in a format without lines.
     Row,
 }
 
 impl Unit {
-    /// The place of a record, as far as its position tells.
+    /// The place of a record, of which only the position is known.
     pub fn place(self, position: u64) -> Place {
         match self {
             Unit::Line => Place::line(position),
@@ -191,7 +190,7 @@ struct Header {
     objects: Vec<Object>,
 }
 
-/// What is wrong with one document's weights, if anything.
+/// Describes what is wrong with a document's weights, if anything.
 fn weights_flaw(weights: &[f32]) -> Option<String> {
     if weights.first().is_some_and(|&first| first != 0.0) {
         return Some("a trained first token".into());
@@ -200,7 +199,7 @@ fn weights_flaw(weights: &[f32]) -> Option<String> {
     Some(format!("the weight {bad}"))
 }
 
-/// Summed in f64: a long sample's sum must not depend on the order.
+/// The sum, computed in f64 so that the order has next to no influence on the sum of a long sample.
 fn weight_sum(weights: &[f32]) -> f32 {
     weights.iter().map(|&w| f64::from(w)).sum::<f64>() as f32
 }

@@ -1,23 +1,24 @@
-//! What a program says: results on standard output, everything else on standard error.
+//! Output of the programs: results on standard output, everything else on standard error.
 //!
-//! `println!` panics once its reader has gone, as in `coordinator status RUN | head`. Here that is an error, with which
-//! a program ends quietly. Standard error is only for people: where nobody reads it, the work goes on.
+//! `println!` panics if the reader of standard output has gone, as in `coordinator status RUN | head`. The
+//! functions here return an error instead, and the program ends quietly. Failures to write to standard error are
+//! ignored, so that the work goes on.
 
 use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Write};
 use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 
-/// How a program ends whose reader has gone: what a shell reports of one that SIGPIPE has ended.
+/// The exit code of a program if the reader of its output has gone: the one that a shell reports after a SIGPIPE.
 pub const EXIT_UNREAD: u8 = 141;
 
 /// A result that could not be printed.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// Nobody reads standard output any more, and nobody has to be told.
+    /// The reader of standard output has gone. The program should end without a message.
     #[error("the reader of standard output has gone")]
     Unread,
-    /// Standard output takes nothing more, such as a file on a full disk.
+    /// Standard output cannot be written to, for example because it is a file on a full disk.
     #[error("standard output cannot be written to")]
     Refused(#[source] std::io::Error),
 }
@@ -31,25 +32,25 @@ impl From<std::io::Error> for Error {
     }
 }
 
-/// Prints text on standard output, at once.
+/// Prints text on standard output and flushes it.
 ///
 /// # Errors
-/// [`enum@Error`], and the text is lost.
+/// [`enum@Error`]; the text is lost.
 pub fn text(text: impl Display) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
     write!(out, "{text}")?;
     Ok(out.flush()?)
 }
 
-/// Prints a line on standard output, at once.
+/// Prints a line on standard output and flushes it.
 ///
 /// # Errors
-/// [`enum@Error`], and the line is lost.
+/// [`enum@Error`]; the line is lost.
 pub fn line(line: impl Display) -> Result<(), Error> {
     text(format_args!("{line}\n"))
 }
 
-/// Logs on standard error what the variable `MUSTER_LOG` asks for, else `default`.
+/// Starts logging to standard error, with the filter in the environment variable `MUSTER_LOG`, or `default`.
 ///
 /// # Panics
 /// If it is called twice.
@@ -64,24 +65,23 @@ pub fn log(default: &str) {
         .with_writer(std::io::stderr)
         .with_env_filter(filter)
         .with_target(false)
-        // It would panic where nobody reads standard error any more.
+        // It would panic if the reader of standard error has gone.
         .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     if let Some(error) = malformed {
         note(format_args!(
-            "warning: MUSTER_LOG is `{wanted}`, which is no filter: {error}; logging `{default}`"
+            "warning: MUSTER_LOG is `{wanted}`, which is not a valid filter: {error}; using `{default}`"
         ));
     }
 }
 
-/// Prints a line on standard error, if anybody reads it.
+/// Prints a line on standard error, and ignores failures.
 pub fn note(line: impl Display) {
     note_text(format_args!("{line}\n"));
 }
 
-/// Prints text on standard error, if anybody reads it.
+/// Prints text on standard error, and ignores failures.
 pub fn note_text(text: impl Display) {
-    // Nobody may be there to read it.
     let _ = write!(std::io::stderr().lock(), "{text}");
 }

@@ -1,4 +1,5 @@
-//! What workers and the coordinator say to each other, as domain types; the crate `wire` has their twins in gRPC.
+//! The messages between workers and the coordinator, as domain types. The crate `wire` converts them to gRPC
+//! messages.
 
 use crate::id::{Epoch, Generation, Incarnation, Lineage, RunId, WorkerId};
 use crate::manifest::File;
@@ -6,50 +7,50 @@ use crate::receipt::{Receipt, Skipped};
 use std::ops::Range;
 use std::time::Duration;
 
-/// The first thing that a worker says on a stream.
+/// The first report of a worker on a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// [`crate::PROTOCOL`] of its build.
     pub protocol: u32,
-    /// Its slot.
+    /// The name of its slot.
     pub worker: WorkerId,
-    /// Its process.
+    /// The identity of its process.
     pub incarnation: Incarnation,
-    /// The kind of device: members of a run share one.
+    /// The kind of its device. All members of a run have the same.
     pub device: String,
-    /// Computing threads.
+    /// Number of computing threads.
     pub threads: u32,
-    /// Where peers reach its collective listener.
+    /// The address of its collective listener, for its peers.
     pub ring: String,
-    /// What it is still training.
+    /// The membership in which it is still training.
     pub attachment: Option<Attachment>,
-    /// How the process before it in its slot ended, in words.
+    /// How the previous process in its slot ended, as text.
     pub last_end: Option<String>,
 }
 
-/// A duty that outlived its stream.
+/// A membership in which a worker kept training when its stream broke.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
     /// The membership.
     pub place: Place,
-    /// Steps committed.
+    /// Number of steps committed.
     pub step: u64,
 }
 
-/// What a computing thread is at, for naming a hang's culprit.
+/// What the training thread is doing, so that the cause of a hang can be named.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(i32)]
 pub enum Phase {
-    /// Nothing.
+    /// Doing nothing.
     #[default]
     Idle = 1,
-    /// Tokenizing.
+    /// Tokenizing raw shards.
     Preparing = 2,
     /// Reading the base, the data or a checkpoint.
     Loading = 3,
-    /// Forward and backward.
+    /// Computing forward and backward.
     Computing = 4,
-    /// Inside a collective.
+    /// Taking part in a collective.
     Reducing = 5,
     /// Measuring the held-out loss.
     Evaluating = 6,
@@ -60,117 +61,117 @@ pub enum Phase {
 /// Figures of one committed step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepDone {
-    /// 0-based index of the step.
+    /// The step's index, from 0.
     pub step: u64,
-    /// The global batch's, equal on every rank.
+    /// The loss of the global batch, equal on every rank.
     pub loss: f64,
-    /// What the update used.
+    /// The learning rate of the update.
     pub learning_rate: f64,
-    /// Before clipping.
+    /// The global gradient norm before clipping.
     pub grad_norm: f64,
-    /// Not applied: skipped for a non-finite gradient.
+    /// Whether the update was applied. It is skipped if the gradient is not finite.
     pub applied: bool,
-    /// This rank's.
+    /// Number of samples of this rank.
     pub samples: u64,
-    /// This rank's: order-independent.
+    /// Order-independent digest of the samples of this rank.
     pub samples_digest: u64,
-    /// This rank's, trained or not.
+    /// Number of tokens of this rank, trained or not.
     pub tokens: u64,
-    /// This rank's targets with a weight.
+    /// Number of trained tokens of this rank.
     pub trained_tokens: u64,
-    /// Time in forward and backward.
+    /// Time spent in forward and backward.
     pub compute: Duration,
-    /// Time waiting for reductions after the last backward.
+    /// Time spent waiting for reductions after the last backward.
     pub reduce_wait: Duration,
-    /// This rank's, by source.
+    /// Sums of this rank, by source.
     pub sources: Vec<SourceSum>,
 }
 
-/// A rank's share of a step, or of the held-out set, that is of one source.
+/// Sums over the targets of one source in a rank's share of a step or of the held-out set.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct SourceSum {
-    /// Its index in the spec: of those trained on, or of those evaluated on.
+    /// The source's index in the spec, among the sources to train on or among those to evaluate on.
     pub source: u32,
-    /// Sum of weight * nll.
+    /// Sum of weight * negative log-likelihood.
     pub loss_sum: f64,
     /// Sum of weights.
     pub weight: f64,
-    /// Targets with a weight.
+    /// Number of targets with a weight above 0.
     pub trained_tokens: u64,
 }
 
-/// Where in a run's history a report belongs.
+/// The membership of a run to which a report belongs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The run.
     pub run: RunId,
-    /// The membership under which it happened.
+    /// The number of the membership.
     pub generation: Generation,
     /// The lineage.
     pub lineage: Lineage,
 }
 
-/// What came of a raw shard.
+/// The result of preparing a raw shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ShardOutcome {
-    /// What became of its records; places count from the shard's start.
+    /// The receipt of its records. Places count from the start of the shard.
     pub receipt: Receipt,
-    /// Lines or rows that it has, so that the next shard of its object can count on.
+    /// The number of its lines or rows, from which the positions of the object's next shard count.
     pub positions: u64,
-    /// Samples in each part of the prepared shard.
+    /// The number of samples in each part of the prepared shard.
     pub parts: Vec<u64>,
 }
 
-/// The rank that another one lost, or could not reach.
+/// The rank that another rank lost or could not reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Accusation {
     /// The accused rank.
     pub rank: u32,
-    /// No connection with it was ever made.
+    /// Whether no connection to it was ever made.
     pub connecting: bool,
-    /// The accuser's other neighbour, if a connection with that one was made.
+    /// The accuser's other neighbour, if a connection to that one was made.
     pub met: Option<u32>,
 }
 
-/// Whose fault a trouble is.
+/// What caused a trouble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub enum Cause {
-    /// A collective broke: somebody else's.
+    /// A collective broke, because of another worker.
     Peer = 1,
-    /// The data set's: the run fails.
+    /// The data set. The run fails.
     Data = 2,
-    /// The base model's or its tokenizer's: the run fails.
+    /// The base model or its tokenizer. The run fails.
     Model = 3,
-    /// The object store's.
+    /// The object store.
     Storage = 4,
-    /// This worker's own.
+    /// This worker itself.
     Internal = 5,
     /// The checkpoint to start from is not what was committed.
     Checkpoint = 6,
-    /// The ranks do not hold the same state.
+    /// The ranks have different states.
     Diverged = 7,
 }
 
-/// A rank's part of a checkpoint, once it is stored.
+/// A rank's stored part of a checkpoint.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SavedPart {
-    /// The files.
+    /// Its files.
     pub files: Vec<File>,
-    /// Of the whole state at that step: parameters, moments and update count. Equal on every rank.
+    /// Digest of the whole state at that step: parameters, moments and update count. Equal on every rank.
     pub digest: String,
 }
 
-/// What a worker reports.
+/// A message from a worker to the coordinator.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Report {
-    /// It is here.
+    /// The worker introduces itself.
     Hello(Hello),
-    /// It lives.
+    /// The worker is alive.
     Beat {
-        /// Steps committed.
+        /// Number of steps committed.
         step: u64,
-        /// What it is at.
+        /// What the training thread is doing.
         phase: Phase,
         /// Number of its current or last collective.
         collective: u64,
@@ -179,97 +180,98 @@ pub enum Report {
     ShardPrepared {
         /// The run that it was leased for.
         run: RunId,
-        /// The raw shard.
+        /// The index of the raw shard.
         shard: u32,
-        /// What came of it.
+        /// The result.
         outcome: ShardOutcome,
     },
     /// Base, tokenizer and data are in memory.
     Loaded {
         /// The run.
         run: RunId,
-        /// Of the state that training begins with, as this worker has read it.
+        /// Digest of the state that training begins with, as this worker has read it.
         base_digest: String,
     },
     /// A step was committed.
     StepDone(Place, StepDone),
-    /// A committed step changed nothing: every rank names the samples of all.
+    /// A committed step was skipped. Every rank reports the samples of all ranks.
     Skipped(Place, Skipped),
-    /// Its share of the held-out set is measured.
+    /// The worker has measured its share of the held-out set after this number of steps.
     Evaluated(Place, u64, Vec<SourceSum>),
-    /// Its part of the checkpoint after so many steps is on its way.
+    /// The upload of the worker's part of the checkpoint after this number of steps has begun.
     PartBegun(Place, u64),
-    /// Its part of the checkpoint after so many steps could not be stored, and why.
+    /// The worker's part of the checkpoint after this number of steps could not be stored, and why.
     PartFailed(Place, u64, String),
-    /// Its part of the checkpoint after `step` steps is stored.
+    /// The worker's part of the checkpoint after this number of steps is stored.
     PartSaved(Place, u64, SavedPart),
-    /// The computing thread ended its duty in order.
+    /// The training thread ended its duty gracefully.
     Stopped {
         /// The run.
         run: RunId,
-        /// The membership that it leaves.
+        /// The membership that it left.
         generation: Generation,
-        /// Steps committed.
+        /// Number of steps committed.
         step: u64,
     },
-    /// The computing thread, a loader or an upload failed.
+    /// The training thread, a loader or an upload failed.
     Trouble {
         /// The run.
         run: RunId,
-        /// 0: outside training.
+        /// The membership, or 0 outside training.
         generation: Generation,
-        /// Steps committed.
+        /// Number of steps committed.
         step: u64,
-        /// Whose fault.
+        /// The cause.
         cause: Cause,
-        /// In words.
+        /// The error message.
         message: String,
-        /// The raw shard that it failed on.
+        /// The raw shard on which it failed.
         shard: Option<u32>,
-        /// The rank that it lost, or could not reach.
+        /// The rank that it lost or could not reach.
         accusation: Option<Accusation>,
     },
-    /// It was told to go.
+    /// The worker was asked to leave, for example by a signal.
     Leaving {
         /// How long it can stay.
         deadline: Duration,
     },
 }
 
-/// What a worker should be doing now.
+/// A message from the coordinator to a worker: everything that the worker should be doing now.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Directive {
-    /// Lower than one seen before: ignored.
+    /// The coordinator's epoch. A worker ignores a directive with a lower epoch than it has seen.
     pub epoch: Epoch,
-    /// How often to beat.
+    /// The interval between beats.
     pub beat: Duration,
     /// The duty.
     pub duty: Duty,
-    /// Steps of the run that it trains that are recorded: no need to report them again.
+    /// The number of steps of the current run that the coordinator has recorded. The worker need not report them
+    /// again.
     pub heard: u64,
 }
 
-/// The whole of a worker's duty.
+/// A worker's whole duty.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Duty {
     /// Wait.
     Idle,
     /// Tokenize raw shards.
     Prepare(Prepare),
-    /// Have base and data in memory, and hold no training state.
+    /// Load base and data into memory, without any training state.
     Load(Load),
-    /// Be a member.
+    /// Train as a member of a membership.
     Train(Train),
     /// End the process.
     Dismissed {
-        /// Why.
+        /// Why the worker is dismissed.
         reason: String,
-        /// It was never welcome and must not come back.
+        /// Whether the worker was refused from the beginning and must not come back.
         refused: bool,
     },
-    /// Close the stream and try again later: another process has this worker's name, and lives.
+    /// Close the stream and try again later, because another live process has this worker's name.
     NotNow {
-        /// Which.
+        /// The other process, as text.
         reason: String,
     },
 }
@@ -281,28 +283,28 @@ pub struct Prepare {
     pub run: RunId,
     /// Its resolved spec.
     pub spec_yaml: String,
-    /// Names the prepared data set.
+    /// The fingerprint of the prepared data set.
     pub fingerprint: String,
-    /// In this order.
+    /// The shards, in the order in which they are to be prepared.
     pub shards: Vec<RawShard>,
 }
 
-/// A piece of a source.
+/// A range of one object of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawShard {
-    /// Among all of the run.
+    /// Its index among all raw shards of the run.
     pub index: u32,
-    /// Index of the source in the spec: training sources first, then held-out ones.
+    /// The index of its source in the spec: first training sources, then evaluation sources, then benchmarks.
     pub source: u32,
-    /// The object.
+    /// The URL or path of the object.
     pub url: String,
-    /// Its pinned size.
+    /// The size that the object must have.
     pub bytes: u64,
-    /// Its pinned identity, where the store has one.
+    /// The ETag that the object must have, if the store has one.
     pub etag: Option<String>,
-    /// Its pinned time of change.
+    /// The time of change that the object must have, in milliseconds since 1970.
     pub modified_ms: u64,
-    /// The bytes of the object in which this shard's records begin; all of them where it is not cut.
+    /// The bytes of the object in which this shard's records begin. The whole object if it is not divided.
     pub range: Range<u64>,
 }
 
@@ -313,48 +315,48 @@ pub struct Load {
     pub run: RunId,
     /// Its resolved spec.
     pub spec_yaml: String,
-    /// Names the prepared data set.
+    /// The fingerprint of the prepared data set.
     pub fingerprint: String,
-    /// What the plan's chunks must add up to.
+    /// The digest that the plan must have.
     pub plan_digest: String,
 }
 
 /// A membership and this worker's place in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Train {
-    /// As for a load.
+    /// What the worker must have in memory.
     pub load: Load,
-    /// The membership.
+    /// The number of the membership.
     pub generation: Generation,
     /// The lineage.
     pub lineage: Lineage,
-    /// This worker's.
+    /// This worker's rank.
     pub rank: u32,
     /// Ring addresses by rank.
     pub members: Vec<String>,
-    /// Proves membership between peers.
+    /// The key with which peers prove their membership to each other.
     pub ring_key: [u8; 32],
-    /// Where to start from; none: the base.
+    /// The checkpoint to start from, or `None` to start from the base.
     pub checkpoint: Option<Start>,
-    /// Measure the held-out loss before the first step.
+    /// Whether to measure the held-out loss before the first step.
     pub evaluate_first: bool,
-    /// Stop after the current step, with a checkpoint.
+    /// Whether to stop after the current step, with a checkpoint.
     pub stop: bool,
-    /// Of the base, once it is recorded.
+    /// The digest that the base must have, once it is recorded.
     pub base_digest: Option<String>,
 }
 
-/// A committed checkpoint, to start from.
+/// A committed checkpoint to start from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Start {
-    /// Its manifest.
+    /// The key of its manifest.
     pub manifest: String,
-    /// The manifest's SHA-256, as the journal has it.
+    /// The manifest's SHA-256 in the journal.
     pub sha256: String,
 }
 
 impl Train {
-    /// Where reports of this duty belong.
+    /// The place to which reports of this duty belong.
     pub fn place(&self) -> Place {
         Place { run: self.load.run.clone(), generation: self.generation, lineage: self.lineage }
     }

@@ -1,16 +1,16 @@
-//! The receipt: what became of every record that was read.
+//! The receipt: what happened to every record that was read.
 //!
 //! ```text
 //! read = eligible + malformed + empty + too long + untrained + no stop + ...
 //! ```
 //!
-//! Records that can be trained on are eligible; the steps that taught nothing are listed beside the
-//! counts, since a record that is seen in every epoch may be in one of them.
+//! Records that can be trained on are eligible. Skipped steps are listed separately from the counts, because a
+//! record is used in every epoch and only some of these steps may have been skipped.
 //!
-//! Records that a quality check found and left in place are eligible; they stand among the findings.
-//! Each reason keeps a few examples by file and line. Receipts of raw shards are merged into the
-//! run's: the merge is commutative and associative, so the result does not depend on who prepared
-//! what, or when.
+//! Records that a quality check found but did not drop are eligible, and are counted among the findings. Each
+//! reason has a few examples by file and line. Receipts of raw shards are merged into the receipt of the run. The
+//! merge is commutative and associative, so that the result does not depend on which worker prepared a shard, or
+//! when.
 
 mod detected;
 mod histogram;
@@ -31,61 +31,61 @@ pub use place::{Example, Place};
 pub use skipped::{NAMES, Skipped};
 pub use unread::{OF_MESSAGES, Unread};
 
-/// The examples kept for each reason of each source.
+/// The maximum number of examples for each reason of each source.
 pub const EXAMPLES: usize = 5;
-/// Characters of an example's reason that are kept: it may quote the record.
+/// The maximum length in characters of an example's reason, which may quote the record.
 pub const REASON: usize = 500;
 
 /// Why a record was not trained on, or what was found in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// It could not be read as its format, or the chat template refused it.
+    /// The record does not match its format, or the chat template refused it.
     Malformed,
-    /// It asks nothing or answers nothing.
+    /// The question or the answer is empty.
     Empty,
-    /// It has more tokens than `max_tokens`.
+    /// The record has more tokens than `max_tokens`.
     TooLong,
-    /// No token of it would be trained.
+    /// No token of the record would be trained.
     Untrained,
-    /// It is trained, but the token that ends an answer never is.
+    /// The record is trained, but the token that ends an answer is never trained.
     NoStop,
-    /// An equal record is already there.
+    /// Another record has the same content.
     Duplicate,
-    /// Its words are nearly those of another record.
+    /// Another record has nearly the same words.
     NearDuplicate,
-    /// It answers a question that another record answers differently.
+    /// Another record has a different answer to the same question.
     Contradictory,
-    /// Its answer repeats itself to the end.
+    /// The answer repeats itself until the end.
     Looping,
-    /// Its answer stops in the middle.
+    /// The answer stops in the middle.
     Incomplete,
-    /// It overlaps with held-out, evaluation or benchmark data.
+    /// The record overlaps with held-out, evaluation or benchmark data.
     Contaminated,
-    /// It was set aside by hand or by policy.
+    /// The record was set aside by hand or by policy.
     Quarantined,
-    /// Its object breaks off there: what follows is lost, and counts as one record.
+    /// The object is broken at this place. The rest of it is lost, and counts as one record.
     BrokenEnd,
-    /// A quoted cell of it holds what look like rows of their own.
+    /// A quoted cell of the record contains what look like further rows.
     SwallowedRows,
-    /// It has images, videos or sounds, which a text model does not see.
+    /// The record has images, videos or sounds, which a text model cannot see.
     Media,
-    /// Its answers begin with an empty thinking block, which the prompt writes.
+    /// The answers begin with an empty thinking block, which is part of the prompt.
     EmptyThinking,
-    /// The chat template leaves something of it out.
+    /// The chat template leaves out part of the record.
     LeftOut,
-    /// A message holds the text of a special token.
+    /// A message contains the text of a special token.
     ControlTokens,
-    /// Its tools or calls hold nulls where its author wrote nothing.
+    /// The record's tools or calls contain nulls that its author did not write.
     Nulls,
-    /// Its prompt and its completion share a token.
+    /// A token covers the end of the prompt and the start of the completion.
     SharedToken,
-    /// It is a tree of messages, of which one conversation is read.
+    /// The record is a tree of messages, of which only one conversation is read.
     OtherReplies,
 }
 
 impl Reason {
-    /// The words that a person reads.
+    /// The reason's name in texts for people.
     pub fn label(self) -> &'static str {
         match self {
             Reason::Malformed => "malformed",
@@ -113,18 +113,18 @@ impl Reason {
     }
 }
 
-/// How many records met one fate, what that cost, and examples.
+/// The number of records with the same outcome, the tokens lost, and examples.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
-    /// Records.
+    /// Number of records.
     pub records: u64,
-    /// Tokens that will not be seen because of it; zero where the record was never tokenized.
+    /// Tokens that are not trained because of it. Records that were dropped before they were tokenized count as 0.
     #[serde(default)]
     pub tokens_lost: u64,
-    /// At most [`EXAMPLES`], the first by object and place.
+    /// The first records by object and place, at most [`EXAMPLES`].
     #[serde(default)]
     pub examples: Vec<Example>,
-    /// How long they were, where that was the reason.
+    /// The lengths of the records, if the reason was their length.
     #[serde(default, skip_serializing_if = "Histogram::is_empty")]
     pub lengths: Histogram,
 }
@@ -143,7 +143,7 @@ impl Tally {
         }
     }
 
-    /// Counts one record without an example: for those that come after the first [`EXAMPLES`].
+    /// Counts one record without an example, after the first [`EXAMPLES`] records.
     pub fn count_more(&mut self, tokens_lost: u64) {
         self.records += 1;
         self.tokens_lost += tokens_lost;
@@ -170,43 +170,42 @@ impl Tally {
     }
 }
 
-/// What became of one source's records.
+/// What happened to the records of one source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Records that were read.
     pub read: u64,
     /// Records that can be trained on or held out.
     pub eligible: u64,
-    /// How the objects are read.
+    /// The formats in which the objects are read.
     #[serde(default, skip_serializing_if = "Formats::is_empty")]
     pub formats: Formats,
-    /// Samples made of them: one per conversation, one per chunk of a text.
+    /// Samples made from the eligible records: one or several per conversation, one per chunk of a text.
     pub samples: u64,
-    /// Samples that are kept for evaluation.
+    /// Held-out samples.
     #[serde(default)]
     pub held_out: u64,
     /// Tokens of all samples.
     pub tokens: u64,
     /// Tokens that are targets.
     pub trained_tokens: u64,
-    /// Tokens by sample.
+    /// Histogram of the tokens per sample.
     #[serde(default)]
     pub lengths: Histogram,
-    /// Targets by sample.
+    /// Histogram of the targets per sample.
     #[serde(default)]
     pub target_lengths: Histogram,
-    /// Records that were cut to `max_tokens`; they are eligible.
+    /// Records that were truncated to `max_tokens`. They are eligible.
     #[serde(default)]
     pub truncated: Tally,
     /// Records that were dropped, by reason.
     #[serde(default)]
     pub dropped: BTreeMap<Reason, Tally>,
-    /// Records in which a check found something, and which it left in place; they are eligible, and
-    /// a record may be in several.
+    /// Records in which a check found something, but that were not dropped. They are eligible. A record may have
+    /// several findings.
     #[serde(default)]
     pub findings: BTreeMap<Reason, Tally>,
-    /// Fields that nothing is read from, by name, and in how many eligible records they say
-    /// something.
+    /// Fields that are not read, with the number of eligible records in which they are not empty.
     #[serde(default, skip_serializing_if = "Unread::is_empty")]
     pub unread: Unread,
 }
@@ -222,7 +221,7 @@ impl Counts {
         }
     }
 
-    /// Notes what was found in an eligible record.
+    /// Counts a finding in an eligible record.
     pub fn find(&mut self, reason: Reason, example: Example) {
         self.findings.entry(reason).or_default().count(example, 0);
     }
@@ -239,8 +238,8 @@ impl Counts {
         }
     }
 
-    /// Takes the samples of an eligible record back, each with its tokens and its targets, and
-    /// returns their tokens. The record is to be counted among the dropped.
+    /// Removes an eligible record with its samples, each given as its tokens and targets, and returns the number of
+    /// their tokens. The caller must count the record as dropped.
     pub fn withdraw(&mut self, samples: impl Iterator<Item = (u64, u64)>) -> u64 {
         let before = self.tokens;
         self.eligible -= 1;
@@ -254,7 +253,7 @@ impl Counts {
         before - self.tokens
     }
 
-    /// The records that were dropped for any reason.
+    /// The number of records that were dropped for any reason.
     pub fn dropped_records(&self) -> u64 {
         self.dropped.values().map(|tally| tally.records).sum()
     }
@@ -264,7 +263,7 @@ impl Counts {
         self.read == self.eligible + self.dropped_records()
     }
 
-    /// Adds other records' counts.
+    /// Adds the counts of other records.
     pub fn merge(&mut self, other: Counts) {
         self.read += other.read;
         self.eligible += other.eligible;
@@ -286,25 +285,25 @@ impl Counts {
     }
 }
 
-/// What became of every record, by source.
+/// What happened to every record, by source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
-    /// Counts by the source's name.
+    /// The counts of each source, by its name.
     pub sources: BTreeMap<String, Counts>,
-    /// Steps of the run's lineage that taught nothing, in order.
+    /// Skipped steps of the run's lineage, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<Skipped>,
 }
 
 impl Receipt {
-    /// The receipt of one source.
+    /// A receipt of one source.
     pub fn of(source: impl Into<String>, counts: Counts) -> Receipt {
         let sources = BTreeMap::from([(source.into(), counts)]);
         Receipt { sources, skipped: Vec::new() }
     }
 
-    /// The receipt of a range that begins `by` lines or rows into its object, with places counted
-    /// from the object's start.
+    /// Converts the receipt of a range, which begins `by` lines or rows into its object, to places that are counted
+    /// from the start of the object.
     #[must_use]
     pub fn shifted(mut self, by: u64) -> Receipt {
         for counts in self.sources.values_mut() {
@@ -324,7 +323,7 @@ impl Receipt {
         self.skipped.sort_by_key(|skipped| skipped.step);
     }
 
-    /// All sources together.
+    /// The sum over all sources.
     pub fn total(&self) -> Counts {
         let mut total = Counts::default();
         for counts in self.sources.values() {
@@ -333,8 +332,8 @@ impl Receipt {
         total
     }
 
-    /// The share of read records that were dropped for other reasons than those that are allowed, 0
-    /// where nothing was read.
+    /// The share of the records read that were dropped for reasons other than the `allowed` ones. It is 0 if
+    /// nothing was read.
     pub fn dropped_share(&self, allowed: &[Reason]) -> f64 {
         let total = self.total();
         let dropped = |reason: &Reason| total.dropped.get(reason).map_or(0, |tally| tally.records);
@@ -345,15 +344,16 @@ impl Receipt {
         }
     }
 
-    /// A `max_tokens` with which no more than this share of the records would be dropped, at most a
-    /// quarter above the least one; none where it is not their length that costs too many.
+    /// A `max_tokens` with which at most the share `most` of the records would be dropped. It is at most a quarter
+    /// above the smallest such value. Returns `None` if no record is too long, or too many are dropped for other
+    /// reasons.
     pub fn fitting_max_tokens(&self, most: f64) -> Option<u64> {
         let total = self.total();
         let too_long = total.dropped.get(&Reason::TooLong)?;
         let others = total.dropped_records() - too_long.records;
         let may_go = ((most * total.read as f64) as u64).checked_sub(others)?;
         let must_fit = too_long.records.saturating_sub(may_go);
-        // Half a record less: a share is rounded, and then up to whole records.
+        // Half a record less, because `below` rounds the share up to whole records.
         too_long.lengths.below((must_fit as f64 - 0.5).max(0.0) / too_long.records as f64)
     }
 }
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn range_of_an_object_counts_from_the_objects_start_once_it_is_shifted() {
+    fn shifted_receipts_count_from_the_start_of_the_object() {
         let mut receipt = Receipt::of("a", counts(&[2]));
         receipt.merge(Receipt::of("a", counts(&[1, 3])).shifted(10));
         let examples = &receipt.total().dropped[&Reason::Malformed].examples;
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_place_survives_json() {
+    fn places_round_trip_through_json() {
         for (place, json) in [
             (Place::line(3), r#"{"line":3}"#),
             (Place::Record { record: 2, line: 5 }, r#"{"record":2,"line":5}"#),
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn receipt_reads_as_a_table() {
+    fn a_receipt_is_displayed_as_a_table() {
         let mut counts = counts(&[1, 2, 3, 4, 5]);
         let reason = "role must be `user`, got `\u{1b}[31m`\nhint: name it".into();
         let odd = Example { object: "a.jsonl".into(), place: Place::line(0), reason };
@@ -455,14 +455,14 @@ source     read  eligible  held out  cut  malformed  tokens  trained  tokens los
     }
 
     #[test]
-    fn a_max_tokens_that_fits_is_found_where_length_is_the_reason() {
+    fn a_sufficient_max_tokens_is_found_if_length_is_the_reason() {
         let mut counts = counts(&[1]);
         for tokens in (100..1000).step_by(10) {
             let place = Place::line(tokens);
             let example = Example { object: "a".into(), place, reason: String::new() };
             counts.drop_record(Reason::TooLong, example, tokens);
         }
-        // 101 records: 10 are eligible, 1 is malformed, 90 are too long.
+        // Of 101 records, 10 are eligible, 1 is malformed, and 90 are too long.
         let receipt = Receipt::of("a", counts);
         for most in [0.02, 0.1, 0.5, 0.9] {
             let tokens = receipt.fitting_max_tokens(most).expect("length is the reason");
@@ -470,11 +470,11 @@ source     read  eligible  held out  cut  malformed  tokens  trained  tokens los
             assert!(lost(tokens) as f64 <= most * 101.0, "{most}: {tokens}");
             assert!(lost(tokens * 3 / 4) as f64 > most * 101.0, "{most}: {tokens} is far too much");
         }
-        assert_eq!(receipt.fitting_max_tokens(0.001), None, "one is malformed at any length");
+        assert_eq!(receipt.fitting_max_tokens(0.001), None, "one record is malformed at any limit");
     }
 
     #[test]
-    fn a_reason_that_quotes_a_long_record_is_cut() {
+    fn a_long_reason_is_truncated() {
         let mut tally = Tally::default();
         let reason = "é".repeat(REASON + 1);
         tally.count(Example { object: "a".into(), place: Place::line(1), reason }, 0);
@@ -485,7 +485,7 @@ source     read  eligible  held out  cut  malformed  tokens  trained  tokens los
     }
 
     #[test]
-    fn receipt_survives_json() {
+    fn receipts_round_trip_through_json() {
         let receipt = Receipt::of("a", counts(&[4]));
         let json = serde_json::to_string(&receipt).expect("a receipt serializes");
         let back: Receipt = serde_json::from_str(&json).expect("and reads back");

@@ -1,12 +1,12 @@
-//! The run spec: from the YAML that a user writes to a value that is known to be valid.
+//! The run spec: parses the YAML that a user writes into a value that is known to be valid.
 //!
 //! ```text
 //! YAML --parse--> Draft (typed, defaults filled in) --resolve--> Spec (valid, absolute) --> YAML
 //! ```
 //!
-//! What a key means, its default and its limits stand at the fields of [`draft`] and [`value`]; the
-//! published schema is made from them, and judges what was typed. Whether a file exists, or a model
-//! is implemented, is for those to say who open it: nothing here touches a disk.
+//! The fields of [`draft`] and [`value`] define the meaning, default and limits of each key. The published schema is
+//! generated from them, and input is validated against it. Whether a file exists or a model is implemented is checked
+//! where it is opened.
 
 mod bytes;
 mod check;
@@ -46,7 +46,7 @@ pub use value::{
     SaveDtype, Schedule, ScheduleKind, Think, TooLong, Train, TrainOn, Turns,
 };
 
-/// The longest text that is read as a spec.
+/// The longest text that is parsed as a spec.
 pub const MAX_BYTES: usize = 1 << 20;
 
 /// A valid run spec; only [`Draft::resolve`] makes one.
@@ -68,15 +68,15 @@ pub struct Model {
     pub base: Location,
     /// Whether its weights are used.
     pub init: Init,
-    /// Of parameters and activations in training.
+    /// The type of parameters and activations in training.
     pub dtype: Dtype,
-    /// Of the written weights; none: the base's.
+    /// The type of the written weights, or `None` for the base's.
     pub save_dtype: Option<SaveDtype>,
-    /// The most that one file of them holds.
+    /// The maximum size of one file of written weights.
     pub max_shard_bytes: u64,
-    /// Special tokens that the tokenizer is to have, none of them twice.
+    /// Special tokens that the tokenizer must have, without duplicates.
     pub add_tokens: Vec<String>,
-    /// What is trained instead of the whole model.
+    /// The adapter that is trained instead of the whole model.
     pub adapter: Option<Adapter>,
 }
 
@@ -87,48 +87,48 @@ pub struct Data {
     pub train: Vec<Source>,
     /// What the model is evaluated on, and when.
     pub eval: Eval,
-    /// What is looked for in them before anything is trained.
+    /// The quality checks that run on the samples before training.
     pub quality: Quality<Source>,
     /// The longest sample, and the length of a pack.
     pub max_tokens: u32,
-    /// What happens to a longer one.
+    /// What happens to a longer sample.
     pub too_long: TooLong,
     /// What happens to an object that ends before its records do.
     pub broken_end: BrokenEnd,
     /// What happens to records with images, videos or sounds.
     pub media: Media,
-    /// The share of records that may be lost, 0 to 1.
+    /// The maximum share of records that may be lost, 0 to 1.
     pub max_dropped: f64,
-    /// What happens to records of which the chat template leaves something out.
+    /// What happens to records when the chat template leaves out part of them.
     pub left_out: LeftOut,
-    /// What happens to conversations whose messages hold the text of a special token.
+    /// What happens to conversations whose messages contain the text of a special token.
     pub control_tokens: ControlTokens,
-    /// What happens to empty thinking blocks that the prompt would write.
+    /// Whether empty thinking blocks belong to the prompt or are trained.
     pub think: Think,
     /// Which messages are trained.
     pub train_on: TrainOn,
-    /// How many samples a conversation makes.
+    /// How many samples a conversation becomes.
     pub turns: Turns,
     /// How a conversation becomes text.
     pub chat_template: ChatTemplate,
-    /// Variables that the template sees, in the order of the spec.
+    /// Variables passed to the template, in the order of the spec.
     pub chat_template_kwargs: Map<String, Value>,
-    /// What `strftime_now` answers; none until the run is submitted, unless the user named a day.
+    /// The day that `strftime_now` returns. `None` until the run is submitted, unless the user named a day.
     pub date: Option<NaiveDate>,
 }
 
-/// Where samples come from, and how many of them.
+/// Where samples come from, and how many are taken.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Source {
     /// A file, a glob, a prefix, or a name in a store.
     pub location: Location,
     /// How its records are written.
     pub format: Format,
-    /// How much of it an epoch sees.
+    /// How much of it an epoch uses.
     pub amount: Amount,
-    /// The format's name of a field, and the records' own.
+    /// The name of a field in the format, mapped to its name in the records.
     pub fields: BTreeMap<String, String>,
-    /// The records' own names for those who speak; none under two keys.
+    /// Names of the speakers in the records. No name has two roles.
     pub roles: Roles,
     /// A system message for conversations without one.
     pub system: Option<String>,
@@ -137,9 +137,9 @@ pub struct Source {
 /// What the model is evaluated on, and when.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Eval {
-    /// The samples.
+    /// The samples to evaluate on.
     pub on: EvalOn,
-    /// When.
+    /// How often the model is evaluated.
     pub every: EvalEvery,
     /// Whether the untrained model is evaluated first.
     pub at_start: bool,
@@ -148,11 +148,11 @@ pub struct Eval {
 /// The samples that a model is evaluated on.
 #[derive(Clone, Debug, PartialEq)]
 pub enum EvalOn {
-    /// None: there is no evaluation.
+    /// No samples: the model is not evaluated.
     Nothing,
     /// This share of each training source, above 0, at most 0.5.
     Holdout(f64),
-    /// Sources of their own, each seen once.
+    /// Separate sources, each used once.
     Sources(Vec<Source>),
 }
 
@@ -169,20 +169,20 @@ pub enum ChatTemplate {
     File(Location),
 }
 
-/// How many workers the run takes; `1 <= min <= max`.
+/// How many workers the run uses; `1 <= min <= max`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Workers {
-    /// Training starts with no fewer.
+    /// Training waits until at least this number of workers is ready.
     pub min: u32,
-    /// Training takes no more.
+    /// Training uses at most this number of workers.
     pub max: u32,
 }
 
-/// Parses the text of the spec at `place`, a file or an object: relative paths start at its folder,
-/// and a missing name is made from its own.
+/// Parses the text of the spec at `place`, which is a file or an object. Relative paths start at its folder, and a
+/// missing run name is derived from the file name.
 ///
 /// # Errors
-/// As [`parse`], and where `place` is no file.
+/// The errors of [`parse`], and [`Error::NoFile`] if `place` is not a file.
 pub fn parse_at(yaml: &str, place: &Location) -> Result<Spec, Error> {
     let (folder, name) = place.split().ok_or_else(|| Error::NoFile(place.clone()))?;
     Draft::parse(yaml)?.named_after(&name).resolve(&folder)
@@ -191,7 +191,7 @@ pub fn parse_at(yaml: &str, place: &Location) -> Result<Spec, Error> {
 /// Parses a spec; relative paths start at `base`.
 ///
 /// # Errors
-/// YAML that is none, or everything that is wrong with the spec, for the user to mend.
+/// Invalid YAML, or the list of everything that is wrong with the spec, as text for the user.
 pub fn parse(yaml: &str, base: &Path) -> Result<Spec, Error> {
     // Workers read the resolved spec elsewhere: every path in it must be absolute.
     let base = std::path::absolute(base).unwrap_or_else(|_| base.to_owned());
@@ -214,33 +214,33 @@ impl Spec {
         &self.data
     }
 
-    /// The training itself.
+    /// Hyperparameters of the training.
     pub fn train(&self) -> &Train {
         &self.train
     }
 
-    /// How many workers the run takes.
+    /// How many workers the run uses.
     pub fn workers(&self) -> Workers {
         self.workers
     }
 
-    /// When checkpoints are written, and how many stay.
+    /// When checkpoints are written, and how many are kept.
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
     }
 
-    /// Where the run's folder goes.
+    /// Where the run's folder is created.
     pub fn output(&self) -> &Location {
         &self.output
     }
 
-    /// The spec with every default and every path written out; [`parse`] makes an equal spec of it
-    /// anywhere.
+    /// The spec as YAML with all defaults and absolute paths written out. [`parse`] returns an equal spec for it in
+    /// any folder.
     pub fn resolved_yaml(&self) -> String {
         serde_yaml_ng::to_string(&Draft::from(self)).expect("a draft is plain YAML")
     }
 
-    /// What this spec asks for and this version does not do yet, by name; none if it can be run.
+    /// The features of this spec that are not implemented yet, or `None` if the spec can be run.
     pub fn unsupported(&self) -> Option<Error> {
         let problems = unsupported::list(self);
         (!problems.is_empty()).then_some(Error::Invalid(problems))

@@ -1,14 +1,15 @@
-//! The head of a safetensors file, to be written before tensors that are then streamed.
+//! The header of a safetensors file, for writers that stream the tensors after it.
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use std::collections::HashMap;
 
-/// A tensor, in words: name, type, shape.
+/// Name, type and shape of a tensor.
 pub type Described = (String, Dtype, Vec<usize>);
 
-/// The table of contents behind its length; the bytes of `tensors` follow it, in this order and without gaps.
+/// Encodes the header: its length, then the table of contents. The bytes of `tensors` must follow it, in this order
+/// and without gaps.
 ///
-/// One entry of `metadata` is written the same by every process; the order of several differs.
+/// If `metadata` has more than one entry, their order differs between processes.
 pub fn head(
     metadata: HashMap<String, String>,
     tensors: impl Iterator<Item = Described>,
@@ -21,7 +22,7 @@ pub fn head(
     });
     let contents = Metadata::new(Some(metadata), tensors.collect()).expect("tensors without gaps");
     let mut json = serde_json::to_vec(&contents).expect("a table of contents is plain JSON");
-    // The format asks for data that starts at a multiple of 8.
+    // The format requires that the data start at a multiple of 8.
     json.resize(json.len().next_multiple_of(8), b' ');
     let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
     bytes.append(&mut json);

@@ -1,9 +1,9 @@
-//! What a data set says, safe to show: it is not to be trusted with a terminal, nor with the order of letters.
+//! Makes text of a data set safe to show: it may contain terminal control sequences or change the direction of text.
 
 use std::borrow::Cow;
 
-/// The text, with what would change a terminal's state or the direction of what follows written out. Line breaks,
-/// tabs, and the marks and joiners that scripts need stay.
+/// Escapes characters that would change the state of a terminal or the direction of the following text. Line breaks,
+/// tabs, and the marks and joiners that scripts need are kept.
 pub fn visible(text: &str) -> Cow<'_, str> {
     if !text.contains(is_hidden) {
         return Cow::Borrowed(text);
@@ -18,7 +18,8 @@ pub fn visible(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Control characters, and Unicode's embeddings, overrides and isolates, by which a text can pose as another.
+/// Whether `c` is a control character, or one of Unicode's embeddings, overrides and isolates, which can make a
+/// text look like another.
 fn is_hidden(c: char) -> bool {
     let turns = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     turns || (c.is_control() && c != '\n' && c != '\t')
@@ -29,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn controls_are_written_out_and_scripts_stay() {
+    fn controls_are_escaped_and_scripts_are_unchanged() {
         for plain in ["a\tb\n", "שלום\u{200f} 👩\u{200d}🚀", "<script>"] {
             assert!(matches!(visible(plain), Cow::Borrowed(text) if text == plain));
         }

@@ -1,4 +1,4 @@
-//! Compiles the wire contract with protox, so that nobody needs `protoc`.
+//! Compiles `muster.proto` with protox, so that `protoc` need not be installed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=muster.proto");

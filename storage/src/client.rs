@@ -1,16 +1,16 @@
-//! HTTP clients: which TLS library they use, and how long they wait.
+//! HTTP clients: their TLS library and their timeouts.
 
 use crate::patience::Limits;
 use object_store::ClientOptions;
 use std::sync::Once;
 
-/// The client of a store that is not configured from the environment.
+/// Options for clients of stores that are not configured from the environment.
 pub(crate) fn options(limits: Limits) -> ClientOptions {
     use_ring();
     ClientOptions::new().with_connect_timeout(limits.connect).with_timeout(limits.request)
 }
 
-/// Chooses the TLS library once for the whole process; one that is chosen already stays.
+/// Sets the TLS library of the process, unless one is set already.
 pub(crate) fn use_ring() {
     static CHOSEN: Once = Once::new();
     CHOSEN.call_once(|| {

@@ -1,27 +1,27 @@
-//! What can go wrong with storage, and what a store's answer means for whoever runs Muster.
+//! Errors of storage, with hints for the user.
 //!
-//! A store's whole answer is never told: it repeats parts of the signed request.
+//! A store's complete reply is never shown, because it may repeat parts of the signed request.
 
 use crate::hub;
 use crate::kind::Kind;
 use object_store::client::{HttpError, HttpErrorKind};
 use thiserror::Error;
 
-/// What can go wrong with storage.
+/// An error of a storage operation.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// The location cannot be used at all.
+    /// The location cannot be used as storage.
     #[error("`{url}` cannot be used as storage: {reason}")]
     Location {
-        /// As given.
+        /// The URL as given.
         url: String,
-        /// Why, and perhaps a hint.
+        /// The reason, and possibly a hint.
         reason: String,
-        /// The operating system's word, where there is one.
+        /// The error of the operating system, if any.
         #[source]
         source: Option<std::io::Error>,
     },
-    /// There is no such object.
+    /// The object does not exist.
     #[error("`{url}/{key}` does not exist")]
     NotFound {
         /// The storage.
@@ -29,7 +29,7 @@ pub enum Error {
         /// The object.
         key: String,
     },
-    /// The object is no longer what it was.
+    /// The object is no longer the one that was pinned.
     #[error("`{url}/{key}` has changed since the run began\nhint: start the run again")]
     Changed {
         /// The storage.
@@ -37,33 +37,33 @@ pub enum Error {
         /// The object.
         key: String,
     },
-    /// What came, or what was stored, is not what was sent.
+    /// The bytes that arrived, or that are stored, are not the bytes that were sent.
     #[error("`{url}/{key}` is damaged: {what}\nhint: {DAMAGED}")]
     Damaged {
         /// The storage.
         url: String,
         /// The object.
         key: String,
-        /// How it shows.
+        /// How the damage was detected.
         what: String,
     },
-    /// The store refused or broke.
+    /// The store refused the request or could not be reached.
     #[error("cannot {verb} `{url}/{key}`")]
     Access {
-        /// What was tried.
+        /// The operation.
         verb: &'static str,
         /// The storage.
         url: String,
         /// The object.
         key: String,
-        /// The store's word.
+        /// The cause.
         #[source]
         source: Cause,
     },
 }
 
 impl Error {
-    /// Whether what was named is not there, or not for this user: nothing that trying again would mend.
+    /// Whether the location does not exist or this user may not access it, so that trying again does not help.
     pub fn is_users(&self) -> bool {
         match self {
             Error::Location { .. } | Error::NotFound { .. } => true,
@@ -78,8 +78,8 @@ impl Error {
         }
     }
 
-    /// Whether somebody can mend what is wrong while the same request is tried again: an outage, a full disk, a right
-    /// that is missing.
+    /// Whether the cause may be fixed by someone while the same request is repeated: an outage, a full disk, a
+    /// missing permission.
     pub fn can_be_mended(&self) -> bool {
         match self {
             Error::Access { source, .. } => match source {
@@ -104,7 +104,7 @@ impl Error {
         }
     }
 
-    /// Whether the same request may go better a moment later, though a client does not try it again by itself.
+    /// Whether the same request may succeed a moment later, although the client does not retry it by itself.
     pub(crate) fn may_pass(&self) -> bool {
         match self {
             Error::Damaged { .. } => true,
@@ -123,54 +123,55 @@ impl Error {
     }
 }
 
-/// What object_store says of an answer that began well and makes no sense: cut short, or damaged on its way.
+/// The beginning of object_store's error for a successful reply that it cannot parse, because it was truncated or
+/// damaged on its way.
 const GARBLED: &str = "Got invalid ";
 
 const DAMAGED: &str =
-    "try again; what stays damaged is so where it is stored, or what lies between damages it";
+    "try again; if it stays damaged, the stored object is damaged, or the connection damages data";
 
-/// Why a store did not do what it was asked.
+/// Why a store did not perform an operation.
 #[derive(Debug, Error)]
 pub enum Cause {
-    /// It answered with an error.
+    /// The store replied with an error.
     #[error("the store answers {status}{}{}", spaced(.code), hinted(.hint))]
     Answer {
         /// The HTTP status.
         status: u16,
-        /// The store's name for it, where it gave one.
+        /// The store's error code. Empty if it sent none.
         code: String,
-        /// What usually mends it.
+        /// How to fix the most likely cause.
         hint: Option<&'static str>,
     },
-    /// There was nothing to sign a request with.
+    /// There are no credentials to sign requests with.
     #[error("there are no credentials\nhint: {hint}")]
     NoCredentials {
-        /// Where they are looked for.
+        /// How to set credentials.
         hint: &'static str,
     },
-    /// The bucket lies in another region.
-    #[error("the bucket is in another region\nhint: set AWS_REGION to the bucket's")]
+    /// The bucket is in another region.
+    #[error("the bucket is in another region\nhint: set AWS_REGION to the bucket's region")]
     Region,
     /// A fifo, a device or a socket on a disk.
     #[error("it is {0}, not a regular file\nhint: write its content to a file, and name that")]
     Special(&'static str),
-    /// Nobody answered.
+    /// There was no reply.
     #[error("{what}\nhint: {hint}")]
     Unreachable {
-        /// How it went.
+        /// What happened.
         what: String,
-        /// What to look at.
+        /// What to check.
         hint: &'static str,
     },
-    /// The hub refused or broke.
+    /// An error of the Hugging Face hub.
     #[error(transparent)]
     Hub(hub::Error),
-    /// Anything else, in the words of whoever noticed it.
+    /// Any other error of object_store.
     #[error(transparent)]
     Store(Box<object_store::Error>),
 }
 
-/// What `error` of a store of this kind comes to.
+/// Determines the cause of an error of a store of this kind.
 pub(crate) fn explain(kind: Kind, error: object_store::Error) -> Cause {
     let error = match error {
         object_store::Error::Generic { store, source } => match source.downcast::<hub::Error>() {
@@ -180,7 +181,8 @@ pub(crate) fn explain(kind: Kind, error: object_store::Error) -> Cause {
         error => error,
     };
     let text = error.to_string();
-    // Who has no credentials is asked by object_store to be a machine in the cloud, whose metadata service has some.
+    // Without credentials in the environment, object_store asks the metadata service of the cloud. If that fails,
+    // there are no credentials.
     if METADATA_SERVICES.iter().any(|path| text.contains(path))
         && let Some(hint) = kind.credentials()
     {
@@ -196,18 +198,18 @@ pub(crate) fn explain(kind: Kind, error: object_store::Error) -> Cause {
         return Cause::Store(Box::new(error));
     };
     if text.contains(NOT_SHOWN) {
-        let what = format!("credentials could not be asked for{}", deepest(&error));
+        let what = format!("credentials could not be requested{}", deepest(&error));
         return Cause::Unreachable { what, hint: kind.identity() };
     }
     let what = match http {
         HttpErrorKind::Timeout => "there was no answer in time",
-        HttpErrorKind::Connect => "nobody can be reached there",
+        HttpErrorKind::Connect => "the store cannot be reached",
         _ => "the connection broke",
     };
     Cause::Unreachable { what: format!("{what}{}", deepest(&error)), hint: kind.address() }
 }
 
-/// What an answer with an error comes to.
+/// The cause for an error reply with this status and body.
 pub(crate) fn answered(kind: Kind, status: u16, body: &str) -> Cause {
     let code = element(body, "Code").unwrap_or_default();
     if is_elsewhere(code) {
@@ -216,17 +218,17 @@ pub(crate) fn answered(kind: Kind, status: u16, body: &str) -> Cause {
     Cause::Answer { status, code: code.to_owned(), hint: kind.hint(status, code) }
 }
 
-/// What no answer comes to. The address is not told: it is signed.
+/// The cause for a request without a reply. The URL is not shown, because it contains a signature.
 pub(crate) fn unreachable(kind: Kind, error: reqwest::Error) -> Cause {
     let what = match &error {
         e if e.is_timeout() => "there was no answer in time",
-        e if e.is_connect() => "nobody can be reached there",
+        e if e.is_connect() => "the store cannot be reached",
         _ => "the connection broke",
     };
     Cause::Unreachable { what: format!("{what}{}", deepest(&error)), hint: kind.address() }
 }
 
-/// What is asked of the metadata services of AWS, of its containers, of Google and of Azure.
+/// Parts of the URLs of metadata services: those of AWS, of containers on AWS, of Google and of Azure.
 const METADATA_SERVICES: [&str; 5] = [
     "/latest/api/token",
     "/latest/meta-data/iam/",
@@ -235,25 +237,24 @@ const METADATA_SERVICES: [&str; 5] = [
     "/metadata/identity/",
 ];
 
-/// What object_store puts in the place of an address that has a secret in it: that of a service which gives credentials
-/// for an identity.
+/// The text with which object_store replaces a URL that contains a secret: that of a service that issues credentials.
 const NOT_SHOWN: &str = "REDACTED";
 
-/// Whether what is not there is the bucket itself.
+/// Whether the error says that the bucket itself does not exist.
 pub(crate) fn names_a_bucket(error: &(dyn std::error::Error + 'static)) -> bool {
     let text = error.to_string();
     let code = answer(&text).and_then(|(_, body)| element(body, "Code"));
     matches!(code, Some("NoSuchBucket" | "ContainerNotFound"))
 }
 
-/// Status and body of an answer, which object_store tells only in words.
+/// Parses status and body of a reply out of an error's text, because object_store does not expose them otherwise.
 fn answer(text: &str) -> Option<(u16, &str)> {
     let (_, rest) = text.split_once("status code: ")?;
     let status = rest.get(..3)?.parse().ok()?;
     Some((status, rest))
 }
 
-/// The text of an XML element; S3, Google and Azure all answer `<Error><Code>...`.
+/// The text of an XML element. S3, Google and Azure all reply with `<Error><Code>...`.
 fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = xml.split_once(&format!("<{name}>"))?;
     let (text, _) = rest.split_once(&format!("</{name}>"))?;
@@ -275,7 +276,7 @@ fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
     causes(error).filter_map(|e| e.downcast_ref()).any(denied)
 }
 
-/// The operating system's word, where it comes to one.
+/// The innermost error of the operating system as text with a leading colon, or an empty text if there is none.
 fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
     let io = causes(error).filter_map(|e| e.downcast_ref::<std::io::Error>()).last();
     io.map(|e| format!(": {e}")).unwrap_or_default()

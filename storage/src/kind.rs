@@ -1,6 +1,6 @@
-//! The kinds of stores, and the hints that go with their refusals.
+//! The kinds of stores, and hints for their errors.
 
-/// What kind of store a storage is in: what its errors mean differs.
+/// The kind of a store, on which the meaning of its errors depends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Local,
@@ -12,38 +12,40 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// What usually mends an answer of this status and code.
+    /// How to fix the most likely cause of an error reply with this status and code.
     pub(crate) fn hint(self, status: u16, code: &str) -> Option<&'static str> {
         match (self, status, code) {
-            (Self::S3, _, "NoSuchBucket") => Some("name a bucket that is there; Muster makes none"),
+            (Self::S3, _, "NoSuchBucket") => {
+                Some("name a bucket that exists; Muster does not create buckets")
+            }
             (Self::S3, _, "InvalidAccessKeyId" | "SignatureDoesNotMatch") => Some(
-                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not a pair that this endpoint knows",
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not a key pair of this endpoint",
             ),
             (Self::S3, _, "ExpiredToken") => Some("AWS_SESSION_TOKEN has expired: renew it"),
             (Self::Gcs | Self::Azure, 404, _) => {
-                Some("name a bucket or container that is there; Muster makes none")
+                Some("name a bucket or container that exists; Muster does not create it")
             }
             (Self::Azure, 401 | 403, _) => Some(
-                "look at AZURE_STORAGE_ACCOUNT_KEY, or at what this identity may do in the container",
+                "check AZURE_STORAGE_ACCOUNT_KEY, or the permissions of this identity in the container",
             ),
-            (Self::S3, 403, "") => Some(
-                "look at AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or at the bucket's policy",
-            ),
+            (Self::S3, 403, "") => {
+                Some("check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the bucket's policy")
+            }
             (Self::S3 | Self::Gcs, 401 | 403, _) => {
-                Some("these credentials may not do this here: look at the bucket's policy")
+                Some("these credentials do not allow this: check the bucket's policy")
             }
             (Self::Hub, 401 | 403, _) => {
-                Some("set HF_TOKEN to a token that may read it; a gated one has terms to accept")
+                Some("set HF_TOKEN to a token that may read it; accept the terms if it is gated")
             }
-            (Self::Web, 401 | 403, _) => Some("only addresses that need no sign-in can be read"),
+            (Self::Web, 401 | 403, _) => Some("only URLs that need no sign-in can be read"),
             (Self::Web, 405 | 501, _) => {
-                Some("the server must answer HEAD and ranged GET requests")
+                Some("the server must support HEAD requests and GET requests with a range")
             }
             _ => None,
         }
     }
 
-    /// Where credentials are looked for.
+    /// How to set credentials for this kind of store.
     pub(crate) fn credentials(self) -> Option<&'static str> {
         match self {
             Self::S3 => Some(
@@ -58,7 +60,7 @@ impl Kind {
         }
     }
 
-    /// Whether a note can go with an object.
+    /// Whether objects can have custom metadata.
     pub(crate) fn keeps_attributes(self) -> bool {
         match self {
             Self::S3 | Self::Gcs | Self::Azure => true,
@@ -66,23 +68,23 @@ impl Kind {
         }
     }
 
-    /// What decides who is asked for credentials.
+    /// The hint if credentials could not be requested from a service.
     pub(crate) fn identity(self) -> &'static str {
         match self {
-            Self::S3 => "look at AWS_ENDPOINT_URL_STS, AWS_REGION, and at the network",
+            Self::S3 => "check AWS_ENDPOINT_URL_STS, AWS_REGION and the network",
             Self::Azure | Self::Gcs | Self::Local | Self::Web | Self::Hub => {
-                "look at the credentials' configuration, and at the network"
+                "check the configuration of the credentials, and the network"
             }
         }
     }
 
-    /// What decides whom is talked to.
+    /// The hint if the store cannot be reached.
     pub(crate) fn address(self) -> &'static str {
         match self {
-            Self::S3 => "look at AWS_ENDPOINT_URL, AWS_REGION and AWS_VIRTUAL_HOSTED_STYLE_REQUEST",
-            Self::Azure => "look at AZURE_STORAGE_ACCOUNT_NAME and AZURE_ENDPOINT",
-            Self::Hub => "look at HF_ENDPOINT",
-            Self::Local | Self::Gcs | Self::Web => "look at the address, and at the network",
+            Self::S3 => "check AWS_ENDPOINT_URL, AWS_REGION and AWS_VIRTUAL_HOSTED_STYLE_REQUEST",
+            Self::Azure => "check AZURE_STORAGE_ACCOUNT_NAME and AZURE_ENDPOINT",
+            Self::Hub => "check HF_ENDPOINT",
+            Self::Local | Self::Gcs | Self::Web => "check the address and the network",
         }
     }
 }

@@ -1,18 +1,19 @@
-//! The few operations on an object store that everything durable relies on.
+//! The operations on object stores on which everything durable relies.
 //!
-//! Create-if-absent is the only conditional write (a local disk has no compare-and-swap), and a create whose outcome
-//! is unclear is settled by reading back: the same bytes are ours, since every document carries its writer's token.
-//! Files are opened with fsync: an acknowledged write survives a power cut.
+//! Create-if-absent is the only conditional write, because a local disk has no compare-and-swap. If the outcome of
+//! a create is unclear, the object is read back: if it has the same bytes, they are ours, because every document
+//! contains a token of its writer. Files are written with fsync, so that an acknowledged write survives a power
+//! failure.
 //!
 //! ```text
-//! open         from a URL to a store, with credentials from the environment
-//! url          URLs of storages and of objects     kind      what differs between stores, and the hints of each
-//! patience     how long to wait, by use            retry     attempts after the client's own
+//! open         opens a store by URL, with credentials from the environment
+//! url          URLs of storages and of objects     kind      kinds of stores, and the hints for their errors
+//! patience     timeouts and retries, by use        retry     retries in addition to the client's own
 //! client       HTTP clients
-//! write        an object at once, and proof that it arrived            upload    a large one, part by part
-//! unfinished   uploads that nobody ended
-//! hub          the Hugging Face hub: its revisions and files, and a repository as a store
-//! error        what a store's answer means
+//! write        writes and verifies small objects   upload    writes large objects part by part
+//! unfinished   finds uploads that were begun and never ended
+//! hub          the Hugging Face hub: revisions and files, and a repository as a store
+//! error        errors, and what a store's reply means
 //! ```
 
 mod client;
@@ -41,12 +42,12 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What is read of a large object at once.
+/// Bytes of a large object that are read with one request.
 const PIECE: u64 = 8 << 20;
-/// Pieces that are under way at once.
+/// The number of concurrent requests for pieces of an object.
 const PIECES: usize = 4;
 
-/// The URL of a store that lives in memory.
+/// The URL of a store in memory.
 const MEMORY: &str = "memory:";
 
 /// An object store and a prefix in it.
@@ -59,35 +60,35 @@ pub struct Storage {
     uploads: unfinished::Uploads,
 }
 
-/// Who holds a key after a create.
+/// The outcome of a create.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Created {
-    /// The key holds what we wrote.
+    /// The object is the one that we wrote.
     Ours,
-    /// Another wrote first; this is what.
+    /// Another writer was first, and wrote this object.
     Theirs(Bytes),
 }
 
-/// What is known of an object without reading it.
+/// Metadata of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
-    /// Relative to the prefix.
+    /// Its key, relative to the prefix.
     pub key: String,
     /// Its size.
     pub bytes: u64,
-    /// The store's identity of its content, where it has one.
+    /// Its ETag, if the store has one.
     pub etag: Option<String>,
-    /// Milliseconds since 1970.
+    /// The time of its last change, in milliseconds since 1970.
     pub modified_ms: u64,
 }
 
 impl Storage {
-    /// The storage's own URL, without a slash at its end.
+    /// The storage's URL, without a trailing slash.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Whether it ends with this process.
+    /// Whether the storage is in memory and ends with this process.
     pub fn is_memory(&self) -> bool {
         self.url == MEMORY
     }
@@ -95,18 +96,18 @@ impl Storage {
     /// Reads an object.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Access`], or [`Error::Damaged`] where it was written at once and is not what was
-    /// written.
+    /// [`Error::NotFound`], [`Error::Access`], or [`Error::Damaged`] if the object is not what was written. The
+    /// content of an object that was uploaded in parts is not verified.
     pub async fn read(&self, key: &str) -> Result<Bytes, Error> {
         self.insist("read", key, || self.get(key, GetOptions::new(), None)).await
     }
 
-    /// Reads `range` of an object, or as much of it as the object has; where an `etag` is given, of
-    /// that object only, and not of one that took its place.
+    /// Reads `range` of an object, or the part of it that exists. If an `etag` is given, the object must still have
+    /// it.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Changed`], or [`Error::Access`], also where the range begins
-    /// past the object's end.
+    /// [`Error::NotFound`], [`Error::Changed`], or [`Error::Access`], which is also returned if the range begins past
+    /// the end of the object.
     pub async fn read_range(
         &self,
         key: &str,
@@ -116,7 +117,7 @@ impl Storage {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        // A weak one never matches on the server's side; every answer tells its own as well.
+        // A weak ETag never matches in `If-Match`. The ETag of the reply is compared in any case.
         let strong = etag.filter(|e| !e.starts_with("W/"));
         let options =
             GetOptions::new().with_range(Some(GetRange::Bounded(range))).with_if_match(strong);
@@ -139,10 +140,11 @@ impl Storage {
         self.intact(key, found.bytes().await.map_err(access)?, bytes, seal.as_deref())
     }
 
-    /// An object of so many bytes, piece by piece and in order, a few of them fetched ahead; pinned by its `etag`.
+    /// Reads an object of `bytes` bytes in pieces, in order, and fetches a few pieces ahead. If an `etag` is given,
+    /// the object must still have it.
     ///
     /// # Errors
-    /// A piece is what [`Self::read_range`] gives; [`Error::Changed`] where the object is shorter.
+    /// The errors of [`Self::read_range`], and [`Error::Changed`] if the object is shorter than `bytes`.
     pub fn pieces<'a>(
         &'a self,
         key: &'a str,
@@ -158,21 +160,21 @@ impl Storage {
         futures::stream::iter(starts).map(read).buffered(PIECES)
     }
 
-    /// Where an object lies in the local file system, if it does: for mapping it.
+    /// The path of an object in the local file system, if the storage is a local folder.
     pub fn local_path(&self, key: &str) -> Option<PathBuf> {
         Some(PathBuf::from(self.url.strip_prefix("file://")?).join(key))
     }
 
-    /// The object at `key`, if there is one.
+    /// The metadata of the object at `key`, or `None` if there is no such object.
     ///
     /// # Errors
     /// [`Error::Access`].
     pub async fn head(&self, key: &str) -> Result<Option<Object>, Error> {
-        self.regular("look at", key).await?;
+        self.regular("check", key).await?;
         let path = self.path(key)?;
         let look =
-            || async { self.store.head(&path).await.map_err(|e| self.access("look at", key, e)) };
-        match self.insist("look at", key, look).await {
+            || async { self.store.head(&path).await.map_err(|e| self.access("check", key, e)) };
+        match self.insist("check", key, look).await {
             Ok(meta) => Ok(Some(self.object(meta))),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -187,7 +189,8 @@ impl Storage {
         self.list_noting(folder, || {}).await
     }
 
-    /// Lists like [`Self::list`] and calls `note` for each object as it arrives, so that the caller can see progress.
+    /// Lists like [`Self::list`], and calls `note` for each object as it arrives, so that the caller can show
+    /// progress.
     ///
     /// # Errors
     /// [`Error::Access`].
@@ -204,7 +207,7 @@ impl Storage {
         Ok(objects)
     }
 
-    /// Whether anything lies under `folder`: a listing of its first entries.
+    /// Whether there is any object under `folder`. Lists only its first entries.
     ///
     /// # Errors
     /// [`Error::Access`].
@@ -240,7 +243,7 @@ impl Storage {
     /// [`Error::Access`].
     pub async fn copy(&self, from: &str, to: &str) -> Result<(), Error> {
         if self.local_path(from).is_some() {
-            // object_store makes a second name for the same file: who writes to the one would change the other.
+            // object_store would create a hard link, and a later write to one file would change the other.
             let (url, key) = (self.url.clone(), from.to_owned());
             let bytes = self.head(from).await?.ok_or(Error::NotFound { url, key })?.bytes;
             return self.put_stream(to, bytes, self.pieces(from, bytes, None)).await.map(drop);
@@ -251,7 +254,7 @@ impl Storage {
             .map_err(|e| self.access("copy", from, e))
     }
 
-    /// Deletes an object; one that is not there is fine.
+    /// Deletes an object, if it exists.
     ///
     /// # Errors
     /// [`Error::Access`].
@@ -262,7 +265,7 @@ impl Storage {
         }
     }
 
-    /// Proves that the store answers, and that these credentials may list what is here.
+    /// Checks that the store replies, and that the credentials allow listing.
     ///
     /// # Errors
     /// [`Error::Access`].
@@ -271,8 +274,8 @@ impl Storage {
         first.map(drop).map_err(|e| self.access("list", "", e))
     }
 
-    /// Checks that `key` is not a special file on a disk, without opening it: opening a fifo that has no writer blocks
-    /// for ever. A missing file passes.
+    /// Checks that `key` is not a special file on a disk, without opening it, because opening a fifo without a writer
+    /// blocks forever. A missing file passes.
     ///
     /// # Errors
     /// [`Error::Access`] for a fifo, a device or a socket.
@@ -307,7 +310,7 @@ impl Storage {
         Ok(found.iter().filter_map(key).collect())
     }
 
-    /// Keys are plain text: what a listing gives names the same object.
+    /// Keys are plain text, not percent-encoded, so that a key from a listing can be passed back.
     fn path(&self, key: &str) -> Result<Path, Error> {
         Path::parse(key).map_err(|e| Error::Location {
             url: format!("{}/{key}", self.url),
@@ -317,7 +320,7 @@ impl Storage {
     }
 
     fn object(&self, meta: object_store::ObjectMeta) -> Object {
-        // Azure's listings leave out the quotes that its headers have.
+        // Azure's listings omit the quotes around ETags that its headers have.
         let quoted = |etag: String| match self.kind {
             Kind::Azure if !etag.starts_with('"') => format!("\"{etag}\""),
             _ => etag,
@@ -340,7 +343,7 @@ impl Storage {
 
     fn access(&self, verb: &'static str, key: &str, source: object_store::Error) -> Error {
         match source {
-            // A bucket that is not there is more than an object that is not.
+            // A missing bucket is reported as an access error, not as a missing object.
             object_store::Error::NotFound { source, .. } if !error::names_a_bucket(&*source) => {
                 Error::NotFound { url: self.url.clone(), key: key.to_owned() }
             }
@@ -354,7 +357,7 @@ impl Storage {
     }
 }
 
-/// Collects the special files under `folder`. Links to folders are not followed, since they may form a circle.
+/// Collects the special files under `folder`. Links to folders are not followed, because they may form a cycle.
 fn irregular(folder: &std::path::Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
@@ -368,7 +371,7 @@ fn irregular(folder: &std::path::Path, found: &mut Vec<PathBuf>) -> std::io::Res
     Ok(())
 }
 
-/// The kind of a special file; none for a regular file or a folder.
+/// The kind of a special file, or `None` for a regular file or a folder.
 fn special(file: std::fs::FileType) -> Option<&'static str> {
     use std::os::unix::fs::FileTypeExt;
     match file {

@@ -1,7 +1,7 @@
-//! From a URL to a store: which one, with whose credentials, how patient.
+//! Opens storages by URL.
 //!
-//! Credentials, endpoints and regions come from the environment, in the variables of each store's own tools; a spec
-//! never holds them.
+//! Credentials, endpoints and regions come from the environment, from the same variables that the tools of each store
+//! use. They are never part of a spec.
 
 use crate::client;
 use crate::hub::Hub;
@@ -23,35 +23,36 @@ use proto::spec::{HubName, Location, Scheme};
 use std::sync::Arc;
 
 impl Storage {
-    /// Opens `url` for reading and writing: a path, `file://`, `s3://bucket/prefix`, `gs://`, `az://container/prefix`.
-    /// A local folder is made. Its URL is its real path, so that two paths to one folder give the same URL.
+    /// Opens `url` for reading and writing: a path, `file://`, `s3://bucket/prefix`, `gs://`,
+    /// `az://container/prefix`. A local folder is created. Its URL is its real path, so that all paths to a folder
+    /// have the same URL.
     ///
     /// # Errors
-    /// [`Error::Location`] if the folder cannot be made or written to, or the store cannot be configured.
+    /// [`Error::Location`] if the folder cannot be created or written to, or the store cannot be configured.
     pub fn open(url: &str) -> Result<Self, Error> {
         let Location::File(folder) = location(url)? else { return Self::open_existing(url) };
-        make(url, &folder)?;
+        create_folder(url, &folder)?;
         Ok(Self { url: url_of(&real(&folder)), ..local(url, &folder)? })
     }
 
-    /// Opens `url` for reading, and any of those that [`Self::open`] does not write to: `https://host/folder`,
-    /// `hf://owner/name@commit`.
+    /// Opens `url` for reading. Besides the URLs of [`Self::open`], it accepts read-only ones:
+    /// `https://host/folder` and `hf://owner/name@commit`.
     ///
     /// # Errors
-    /// [`Error::Location`] if there is no such folder, or the store cannot be configured.
+    /// [`Error::Location`] if the folder does not exist, or the store cannot be configured.
     pub fn open_existing(url: &str) -> Result<Self, Error> {
         existing(url, Patience::default())
     }
 
-    /// As [`Self::open_existing`], with another patience than that for data.
+    /// Opens `url` like [`Self::open_existing`], with the given patience instead of [`Patience::Data`].
     ///
     /// # Errors
-    /// As [`Self::open_existing`].
+    /// The errors of [`Self::open_existing`].
     pub fn open_with_patience(url: &str, patience: Patience) -> Result<Self, Error> {
         existing(url, patience)
     }
 
-    /// The same storage with another patience: the same client where that makes no difference, else one more.
+    /// The same storage with another patience. Opens another client if the client depends on it.
     ///
     /// # Errors
     /// [`Error::Location`] if the environment no longer configures the store.
@@ -59,36 +60,36 @@ impl Storage {
         let same = patience == self.patience;
         match self.kind {
             Kind::S3 | Kind::Gcs | Kind::Azure if !same => existing(&self.url, patience),
-            // A disk does not wait. What is only read was opened with the patience of its one use, and the URL of a
-            // web server's folder lacks the query that it was opened with.
+            // A disk has no timeouts. Read-only stores were already opened with the right patience, and cannot be
+            // opened again: the stored URL of a web server's folder lacks its query.
             Kind::S3 | Kind::Gcs | Kind::Azure | Kind::Local | Kind::Web | Kind::Hub => {
                 Ok(Self { patience, ..self.clone() })
             }
         }
     }
 
-    /// The storage that holds the object at `url`, and the object's key in it.
+    /// Opens a storage that contains the object at `url`, and returns it with the object's key.
     ///
     /// # Errors
-    /// [`Error::Location`], also where `url` names no object.
+    /// [`Error::Location`], which is also returned if `url` does not name an object.
     pub fn containing(url: &str) -> Result<(Self, String), Error> {
         let (root, key) = url::split(url)?;
         Ok((Self::open_existing(&root)?, key))
     }
 
-    /// A store that lives in memory, for tests.
+    /// A storage in memory, for tests.
     pub fn memory() -> Self {
         Self::over(Arc::new(object_store::memory::InMemory::new()))
     }
 
-    /// A store of the caller's own making, for tests.
+    /// A storage in the given store, for tests.
     pub fn over(store: Arc<dyn ObjectStore>) -> Self {
         let (url, patience) = (MEMORY.into(), Patience::default());
         Self { store, url, kind: Kind::Local, patience, uploads: Uploads::None }
     }
 }
 
-/// Opens what is there, for this use.
+/// Opens a storage without creating anything.
 pub(crate) fn existing(url: &str, patience: Patience) -> Result<Storage, Error> {
     match location(url)? {
         Location::File(folder) => local(url, &folder),
@@ -106,14 +107,14 @@ pub(crate) fn existing(url: &str, patience: Patience) -> Result<Storage, Error> 
     }
 }
 
-/// Makes a folder and proves that it can be written to.
-fn make(url: &str, folder: &std::path::Path) -> Result<(), Error> {
+/// Creates a folder and checks that it can be written to.
+fn create_folder(url: &str, folder: &std::path::Path) -> Result<(), Error> {
     let refuse = |reason: &str, source| Error::Location {
         url: url.to_owned(),
         reason: reason.to_owned(),
         source: Some(source),
     };
-    std::fs::create_dir_all(folder).map_err(|e| refuse("the folder cannot be made", e))?;
+    std::fs::create_dir_all(folder).map_err(|e| refuse("the folder cannot be created", e))?;
     let probe = folder.join(format!(".probe-{}", proto::id::unique()));
     std::fs::write(&probe, [0u8; 4096]).and_then(|()| std::fs::remove_file(&probe)).map_err(|e| {
         let _ = std::fs::remove_file(&probe);
@@ -132,12 +133,12 @@ fn local(url: &str, folder: &std::path::Path) -> Result<Storage, Error> {
     })
 }
 
-/// A store, and where its unfinished uploads are found.
+/// A store, and the place of its unfinished uploads.
 type Opened = (Arc<dyn ObjectStore>, Uploads);
-/// Opens a bucket or container; a storage lies under a prefix of it. What is wrong comes in words.
+/// A function that opens a bucket or container for a storage under a prefix. The error is a message.
 type Cloud = fn(&str, Path, &Limits) -> Result<Opened, String>;
 
-/// A bucket or container, and perhaps a prefix in it.
+/// Opens a storage in a bucket or container, under the prefix in `path`, if any.
 fn bucket(
     url: &str,
     path: &str,
@@ -147,10 +148,10 @@ fn bucket(
     let (name, prefix) = path.split_once('/').unwrap_or((path, ""));
     client::use_ring();
     let prefix = Path::parse(prefix).map_err(|e| refuse(url, e.to_string()))?;
-    // What could be no name at all would be no part of an address either.
+    // The name becomes part of a URL, so it must not contain other characters.
     let fits = |c: char| c.is_ascii_alphanumeric() || "-._$".contains(c);
     if name.is_empty() || !name.chars().all(fits) {
-        return Err(refuse(url, format!("`{name}` is no name of a bucket or container")));
+        return Err(refuse(url, format!("`{name}` is not a valid bucket or container name")));
     }
     let opened = open(name, prefix.clone(), &patience.limits());
     let (store, uploads) = opened.map_err(|reason| refuse(url, reason))?;
@@ -159,25 +160,25 @@ fn bucket(
     Ok(Storage { store, url: url::url(url)?, kind, patience, uploads })
 }
 
-/// Why a store cannot be configured.
+/// The error message for a store that cannot be configured.
 fn unfit(kind: Kind, error: &object_store::Error) -> String {
     let hint = kind.credentials().map(|hint| format!("\nhint: {hint}"));
     format!("{error}{}", hint.unwrap_or_default())
 }
 
-/// Whether a variable says yes, as object_store reads it.
+/// Whether the value of a variable means "yes" for object_store.
 fn is_on(value: Option<String>) -> bool {
     let value = value.unwrap_or_default().to_ascii_lowercase();
     ["1", "true", "on", "yes", "y"].contains(&&value[..])
 }
 
-/// Whether an endpoint is an address: object_store takes any text for one.
-fn addressed(variable: &str, endpoint: &str) -> Result<(), String> {
+/// Checks that an endpoint is a URL, which object_store does not do.
+fn check_endpoint(variable: &str, endpoint: &str) -> Result<(), String> {
     let url = reqwest::Url::parse(endpoint).ok();
     match url.filter(|u| matches!(u.scheme(), "http" | "https") && u.has_host()) {
         Some(_) => Ok(()),
         None => Err(format!(
-            "{variable} is `{endpoint}`, which is no address\nhint: write it as `https://host:port`, or unset it"
+            "{variable} is `{endpoint}`, which is not a URL\nhint: write it as `https://host:port`, or unset it"
         )),
     }
 }
@@ -191,7 +192,7 @@ fn s3(bucket: &str, prefix: Path, limits: &Limits) -> Result<Opened, String> {
     ] {
         let value = builder.get_config_value(&key).unwrap_or_default();
         if value.chars().any(|c| c.is_control() || c.is_whitespace()) {
-            return Err(format!("{variable} has a space or a line's end in it, which no key has"));
+            return Err(format!("{variable} contains white space or a control character"));
         }
     }
     let endpoint = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
@@ -201,29 +202,29 @@ fn s3(bucket: &str, prefix: Path, limits: &Limits) -> Result<Opened, String> {
     };
     let mut builder = client_settings(endpoint.clone(), limits).into_iter().fold(builder, set);
     if let Some(endpoint) = endpoint {
-        addressed("AWS_ENDPOINT_URL", &endpoint)?;
+        check_endpoint("AWS_ENDPOINT_URL", &endpoint)?;
         if is_on(builder.get_config_value(&AmazonS3ConfigKey::VirtualHostedStyleRequest)) {
             let own = with_host(&endpoint, bucket);
-            addressed("with AWS_VIRTUAL_HOSTED_STYLE_REQUEST the bucket's address", &own)?;
+            check_endpoint("with AWS_VIRTUAL_HOSTED_STYLE_REQUEST, the bucket's URL", &own)?;
             builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, own);
         }
     }
     if builder.get_config_value(&AmazonS3ConfigKey::Checksum).is_none() {
-        // What a store verifies of a body it gets; it costs nothing: the same digest is signed.
+        // Stores verify bodies by this checksum. It costs nothing, because the signature contains the same digest.
         builder = builder.with_checksum_algorithm(Checksum::SHA256);
     }
-    // A list of keys to delete is a body, which not every store verifies; a key in the address is signed.
+    // A bulk delete sends the keys in the body, which not every store verifies. A key in the URL is signed.
     let builder = builder.with_disable_bulk_delete(true);
-    // Without a signature uploads are not listed, and credentials would be looked for in vain.
+    // Uploads can only be listed with a signature, for which there are no credentials here.
     let unsigned = is_on(builder.get_config_value(&AmazonS3ConfigKey::SkipSignature));
     let store = builder.with_bucket_name(bucket).with_retry(limits.retry()).build();
     let store = Arc::new(store.map_err(|e| unfit(Kind::S3, &e))?);
-    let uploads = if unsigned { Uploads::Untold } else { Uploads::Bucket(store.clone(), prefix) };
+    let uploads = if unsigned { Uploads::Unlisted } else { Uploads::Bucket(store.clone(), prefix) };
     Ok((store, uploads))
 }
 
-/// The endpoint with the bucket's own host, as S3's own tools make it, so that one endpoint serves several buckets:
-/// object_store takes it as it finds it.
+/// The endpoint with the bucket's name in front of the host, as S3's own tools build it. object_store would use the
+/// endpoint unchanged for every bucket.
 fn with_host(endpoint: &str, bucket: &str) -> String {
     let (scheme, host) = endpoint.split_once("://").unwrap_or(("https", endpoint));
     let own = format!("{bucket}.");
@@ -233,33 +234,34 @@ fn with_host(endpoint: &str, bucket: &str) -> String {
 fn gcs(bucket: &str, _: Path, limits: &Limits) -> Result<Opened, String> {
     let builder = GoogleCloudStorageBuilder::from_env();
     let endpoint = builder.get_config_value(&GoogleConfigKey::BaseUrl);
-    endpoint.as_deref().map_or(Ok(()), |endpoint| addressed("GOOGLE_BASE_URL", endpoint))?;
+    endpoint.as_deref().map_or(Ok(()), |endpoint| check_endpoint("GOOGLE_BASE_URL", endpoint))?;
     let set = |builder: GoogleCloudStorageBuilder, (key, value)| {
         builder.with_config(GoogleConfigKey::Client(key), value)
     };
     let builder = client_settings(endpoint, limits).into_iter().fold(builder, set);
     let store = builder.with_bucket_name(bucket).with_retry(limits.retry()).build();
-    Ok((Arc::new(store.map_err(|e| unfit(Kind::Gcs, &e))?), Uploads::Untold))
+    Ok((Arc::new(store.map_err(|e| unfit(Kind::Gcs, &e))?), Uploads::Unlisted))
 }
 
 fn azure(container: &str, _: Path, limits: &Limits) -> Result<Opened, String> {
     let builder = MicrosoftAzureBuilder::from_env();
     let endpoint = builder.get_config_value(&AzureConfigKey::Endpoint);
-    endpoint.as_deref().map_or(Ok(()), |endpoint| addressed("AZURE_ENDPOINT", endpoint))?;
+    endpoint.as_deref().map_or(Ok(()), |endpoint| check_endpoint("AZURE_ENDPOINT", endpoint))?;
     if builder.get_config_value(&AzureConfigKey::AccountName).is_none()
         && !is_on(builder.get_config_value(&AzureConfigKey::UseEmulator))
     {
-        return Err("the account is not named\nhint: set AZURE_STORAGE_ACCOUNT_NAME".into());
+        return Err("no account is named\nhint: set AZURE_STORAGE_ACCOUNT_NAME".into());
     }
     let set = |builder: MicrosoftAzureBuilder, (key, value)| {
         builder.with_config(AzureConfigKey::Client(key), value)
     };
     let builder = client_settings(endpoint, limits).into_iter().fold(builder, set);
     let store = builder.with_container_name(container).with_retry(limits.retry()).build();
-    Ok((Arc::new(store.map_err(|e| unfit(Kind::Azure, &e))?), Uploads::Untold))
+    Ok((Arc::new(store.map_err(|e| unfit(Kind::Azure, &e))?), Uploads::Unlisted))
 }
 
-/// What we change of a client that is configured from the environment. An endpoint that says `http://` means it.
+/// Additional settings of a client that is configured from the environment. Plain HTTP is allowed if the endpoint
+/// asks for it.
 fn client_settings(endpoint: Option<String>, limits: &Limits) -> Vec<(ClientConfigKey, String)> {
     let plain = endpoint.is_some_and(|e| e.starts_with("http://"));
     let mut settings = Vec::from(limits.client());
@@ -267,7 +269,7 @@ fn client_settings(endpoint: Option<String>, limits: &Limits) -> Vec<(ClientConf
     settings
 }
 
-/// A folder of a web server; a query goes with every request, and is not shown.
+/// Opens a folder of a web server. A query in `url` is sent with every request, but is never shown.
 fn web(url: &str, patience: Patience) -> Result<Storage, Error> {
     let folder = url.split('?').next().unwrap_or(url).to_owned();
     let options = client::options(patience.limits()).with_allow_http(true);
@@ -298,14 +300,14 @@ mod tests {
     use crate::url::url;
 
     #[test]
-    fn a_bucket_is_put_before_the_endpoint_once() {
+    fn the_bucket_is_prepended_to_the_host_once() {
         let own = "https://data.s3.example.com:9000";
         assert_eq!(with_host("https://s3.example.com:9000", "data"), own);
         assert_eq!(with_host(own, "data"), own);
     }
 
     #[test]
-    fn a_folder_of_several_names_is_one_storage() {
+    fn all_paths_to_a_folder_have_the_same_url() {
         let at = tempfile::tempdir().unwrap();
         let path = |name: &str| at.path().join(name).display().to_string();
         std::os::unix::fs::symlink(at.path(), at.path().join("link")).unwrap();
@@ -319,25 +321,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused_by_its_variable() {
+    fn an_invalid_endpoint_is_refused_and_its_variable_is_named() {
         let refused =
             ["", "127.0.0.1:9000", "s3.example.com", "http://data.127.0.0.1:9000", "ftp://a"];
         for endpoint in refused {
-            let reason = addressed("AWS_ENDPOINT_URL", endpoint).unwrap_err();
+            let reason = check_endpoint("AWS_ENDPOINT_URL", endpoint).unwrap_err();
             assert!(
                 reason.contains("AWS_ENDPOINT_URL is `") && reason.contains("hint: "),
                 "{reason}"
             );
         }
-        assert_eq!(addressed("AWS_ENDPOINT_URL", "http://127.0.0.1:9000"), Ok(()));
-        assert_eq!(addressed("AWS_ENDPOINT_URL", "https://[::1]:9000/path"), Ok(()));
+        assert_eq!(check_endpoint("AWS_ENDPOINT_URL", "http://127.0.0.1:9000"), Ok(()));
+        assert_eq!(check_endpoint("AWS_ENDPOINT_URL", "https://[::1]:9000/path"), Ok(()));
     }
 
     #[test]
-    fn what_could_be_no_bucket_is_refused_before_it_is_asked() {
+    fn invalid_bucket_names_are_refused_before_any_request() {
         for url in ["s3://mus ter/a", "gs://a%b", "az://\u{e4}"] {
             let error = Storage::open(url).unwrap_err().to_string();
-            assert!(error.contains("is no name of a bucket or container"), "{error}");
+            assert!(error.contains("is not a valid bucket or container name"), "{error}");
         }
     }
 }

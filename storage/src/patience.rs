@@ -1,7 +1,7 @@
-//! How long a storage waits and how often it tries again, by what it is used for.
+//! Timeouts and retries of a storage, depending on its use.
 //!
-//! The clients' own patience lasts for minutes, whatever is asked. That is right for data, and would keep a coordinator
-//! from learning that it has been deposed until all of its workers have given it up.
+//! By default, the clients retry for minutes. That is right for data, but too long for a journal: a coordinator would
+//! learn that it has been replaced only after all its workers have given it up.
 
 use object_store::{BackoffConfig, ClientConfigKey, RetryConfig};
 use std::time::Duration;
@@ -9,39 +9,42 @@ use std::time::Duration;
 /// What a storage is used for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Patience {
-    /// A journal: small documents upon which everybody waits. Whether one was written is known within ten seconds, or
-    /// that it cannot be known; a restarted coordinator grants its workers fifteen.
+    /// For journals: small documents on which everything waits. After at most ten seconds, the outcome of a write is
+    /// known, or it is known to be unclear. A restarted coordinator waits fifteen seconds for its workers.
     Journal,
-    /// Data sets, plans and models, which only their reader waits for: a store that is away for a minute costs no run.
+    /// For data sets, plans and models, on which only their reader waits. A run survives a store that is
+    /// unavailable for a minute.
     #[default]
     Data,
-    /// Listing data sets and looking for models, with one small answer for every thousand objects. A store that is away
-    /// for a minute costs no run. One that accepts connections and never answers is given up after eighty seconds.
+    /// For listing data sets and looking for models, with one small reply per thousand objects. A run survives a
+    /// store that is unavailable for a minute. A store that accepts connections and never replies is given up after
+    /// 80 s.
     Listing,
-    /// Checkpoints, which are written while a run goes on. Their writer tries again for as long as the run's spec says,
-    /// and wants to know within seconds that there is trouble: an attempt is given up soon. What is bounded is the time
-    /// of a part; how long all of them take is a matter of their number.
+    /// For checkpoints, which are written while a run continues. Their writer retries for as long as the run's spec
+    /// says, and must learn about trouble within seconds, so an attempt ends soon. The limit applies to each part
+    /// of an object; the total time depends on the number of parts.
     Checkpoint,
-    /// Whatever must be over by a deadline, as a drain must: no operation lasts longer, and no part of a large object.
+    /// For operations with a deadline. It limits each operation, and each part of a large object.
     Within(Duration),
 }
 
-/// The same in figures.
+/// The limits of a [`Patience`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// A host that takes no connection so long will not.
+    /// How long connecting may take.
     pub(crate) connect: Duration,
-    /// One request with its body, and with its answer's.
+    /// How long one request may take, including its body and the reply's.
     pub(crate) request: Duration,
-    /// No attempt begins so long after the first.
+    /// The time after the first attempt during which further attempts may begin.
     pub(crate) retry_for: Duration,
-    /// An operation with all its attempts, where that is bounded.
+    /// How long an operation may take with all its attempts, if that is limited.
     pub(crate) in_all: Option<Duration>,
     pub(crate) first_pause: Duration,
     pub(crate) longest_pause: Duration,
 }
 
-/// Bounded by time rather than by number: pauses grow to twice the one before.
+/// The maximum number of retries. It is high, because the time limit is meant to apply first: pauses double each
+/// time.
 const ATTEMPTS: usize = 12;
 
 impl Patience {
@@ -50,7 +53,7 @@ impl Patience {
         match self {
             Self::Journal => Limits {
                 connect: seconds(2),
-                // A healthy store takes a few hundredths of a second.
+                // A healthy store needs some tens of milliseconds.
                 request: seconds(3),
                 retry_for: seconds(6),
                 in_all: Some(seconds(10)),
@@ -59,7 +62,7 @@ impl Patience {
             },
             Self::Data => Limits {
                 connect: seconds(5),
-                // The largest object that is written at once must fit: a gigabyte at 6 MB/s.
+                // Enough for the largest object that is written with one request: a gigabyte at 6 MB/s.
                 request: seconds(180),
                 retry_for: seconds(60),
                 in_all: None,
@@ -68,7 +71,7 @@ impl Patience {
             },
             Self::Listing => Limits {
                 connect: seconds(5),
-                // A page of a listing, or what is known of one object.
+                // For one page of a listing, or the metadata of one object.
                 request: seconds(20),
                 retry_for: seconds(60),
                 in_all: None,
@@ -77,7 +80,7 @@ impl Patience {
             },
             Self::Checkpoint => Limits {
                 connect: seconds(5),
-                // A part: 8 MiB at 140 kB/s.
+                // Enough for one part: 8 MiB at 140 kB/s.
                 request: seconds(60),
                 retry_for: seconds(5),
                 in_all: None,
@@ -109,7 +112,7 @@ impl Limits {
         }
     }
 
-    /// For a client that is configured from the environment.
+    /// The settings of a client that is configured from the environment.
     pub(crate) fn client(&self) -> [(ClientConfigKey, String); 2] {
         let millis = |d: Duration| format!("{} ms", d.as_millis());
         [

@@ -1,15 +1,15 @@
-//! Attempts at an operation after those of the client itself.
+//! Retries of operations, in addition to those of the client.
 
 use crate::patience::Limits;
 use crate::{Cause, Error, Storage};
 use tokio::time::Instant;
 
-/// Attempts at what the client itself does not try again: see [`Error::may_pass`].
+/// The number of attempts at an operation that the client does not retry; see [`Error::may_pass`].
 const OUR_ATTEMPTS: u32 = 5;
 
 impl Storage {
-    /// Tries again what may go better a moment later, and what a client does not try again by itself: it does not know
-    /// that a create carries a token, nor that a body came damaged.
+    /// Retries an operation if it may succeed a moment later. The client does not retry these by itself: it does
+    /// not know that repeating a create is safe because of its token, or that a body arrived damaged.
     pub(crate) async fn insist<T, F: Future<Output = Result<T, Error>>>(
         &self,
         verb: &'static str,
@@ -36,9 +36,9 @@ impl Limits {
         for _ in 1..OUR_ATTEMPTS {
             match attempt().await {
                 Err(error) if error.may_pass() && Instant::now() + pause < last => {
-                    tracing::debug!(error = proto::error::chain(&error), "tried again");
+                    tracing::debug!(error = proto::error::chain(&error), "retrying");
                 }
-                settled => return settled,
+                result => return result,
             }
             tokio::time::sleep(pause).await;
             pause = self.longest_pause.min(pause * 2);
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_may_pass_is_tried_again_and_nothing_else() {
+    async fn only_errors_that_may_pass_are_retried() {
         let patience = Patience::Within(Duration::from_secs(10));
         let storage = Storage::memory().patient(patience).unwrap();
         let tried = Cell::new(0);
@@ -77,12 +77,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_operation_with_a_deadline_is_over_by_it() {
+    async fn an_operation_with_a_deadline_ends_by_it() {
         let patience = Patience::Within(Duration::from_millis(50));
         let storage = Storage::memory().patient(patience).unwrap();
         let stuck = || std::future::pending::<Result<(), Error>>();
         let error = storage.insist("create", "k", stuck).await.unwrap_err();
-        let (text, said) = (proto::error::chain(&error), "there was no answer within 0.05 s");
-        assert!(text.starts_with(&format!("cannot create `memory:/k`: {said}")), "{text}");
+        let (text, cause) = (proto::error::chain(&error), "there was no answer within 0.05 s");
+        assert!(text.starts_with(&format!("cannot create `memory:/k`: {cause}")), "{text}");
     }
 }

@@ -1,9 +1,9 @@
-//! Uploads that were begun and never ended: whoever began them died, or could not reach the store any more.
+//! Uploads that were begun and never ended, because the process that began them died or lost the connection.
 //!
-//! They are no objects, appear in no listing, and cost as much as objects do. S3 keeps them until they are abandoned or
-//! a lifecycle rule of the bucket does so; a local folder keeps a file `NAME#1` beside where `NAME` would have been.
-//! Azure drops what was not completed within a week and lists nothing; Google keeps it until a lifecycle rule
-//! (`AbortIncompleteMultipartUpload`) abandons it, and object_store cannot list it.
+//! They are not objects and not listed, but are billed like objects. S3 keeps them until they are aborted, by a
+//! request or by a lifecycle rule of the bucket. In a local folder, they are files `NAME#1` beside the future
+//! `NAME`. Azure drops them after a week and cannot list them. Google keeps them until a lifecycle rule
+//! (`AbortIncompleteMultipartUpload`) aborts them, and object_store cannot list them.
 
 use crate::error::{answered, unreachable};
 use crate::{Error, Storage};
@@ -19,30 +19,30 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Pages of a listing, of a thousand uploads each.
+/// The maximum number of pages of a listing, of a thousand uploads each.
 const PAGES: usize = 1000;
-/// A signature is used at once.
+/// The lifetime of a signed URL, which is used immediately.
 const SIGNED_FOR: Duration = Duration::from_secs(300);
 
-/// Where a storage's unfinished uploads are found.
+/// The place where a storage's unfinished uploads are found.
 #[derive(Clone, Debug)]
 pub(crate) enum Uploads {
     /// In a bucket, under the storage's prefix.
     Bucket(Arc<AmazonS3>, Path),
-    /// In a folder and those in it.
+    /// In a folder and its subfolders.
     Folder(PathBuf),
-    /// There are none: objects are written at once, or not at all.
+    /// Nowhere: the store has no multipart uploads, or is read-only.
     None,
-    /// The store does not tell.
-    Untold,
+    /// Unknown: the store cannot list them.
+    Unlisted,
 }
 
 /// An upload that was begun and has not ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfinished {
-    /// What it would have become, relative to the storage's prefix.
+    /// The key that the object would have, relative to the storage's prefix.
     pub key: String,
-    /// Since when, by the store's clock and ours.
+    /// The time since it was begun, measured with the store's clock and ours.
     pub age: Duration,
     place: Place,
 }
@@ -54,18 +54,18 @@ enum Place {
 }
 
 impl Storage {
-    /// The uploads to keys under `folder` that were begun and have not ended, those under way included, sorted by key;
-    /// nothing where the store does not tell.
+    /// The uploads to keys under `folder` that have not ended, including those in progress, sorted by key. Returns
+    /// `None` if the store cannot list them.
     ///
     /// # Errors
     /// [`Error::Access`].
     pub async fn unfinished(&self, folder: &str) -> Result<Option<Vec<Unfinished>>, Error> {
         let mut found = match &self.uploads {
-            Uploads::Untold => return Ok(None),
+            Uploads::Unlisted => return Ok(None),
             Uploads::None => Vec::new(),
             Uploads::Folder(root) => {
                 let (root, within) = (root.clone(), root.join(folder));
-                let walked = tokio::task::spawn_blocking(move || staged(&root, within)).await;
+                let walked = tokio::task::spawn_blocking(move || unnamed(&root, within)).await;
                 walked
                     .expect("a walk does not panic")
                     .map_err(|e| self.failed("list", folder, e))?
@@ -76,7 +76,7 @@ impl Storage {
         Ok(Some(found))
     }
 
-    /// Ends an upload without an object. One that has ended meanwhile is fine.
+    /// Aborts an upload. Succeeds if it has ended in the meantime.
     ///
     /// # Errors
     /// [`Error::Access`].
@@ -84,7 +84,7 @@ impl Storage {
         match (&upload.place, &self.uploads) {
             (Place::File(path), _) => match std::fs::remove_file(path) {
                 Err(e) if e.kind() != ErrorKind::NotFound => {
-                    Err(self.failed("abandon an upload to", &upload.key, e))
+                    Err(self.failed("abort an upload to", &upload.key, e))
                 }
                 Ok(()) | Err(_) => Ok(()),
             },
@@ -92,14 +92,14 @@ impl Storage {
                 let path = prefix.parts().chain(self.path(&upload.key)?.parts()).collect();
                 match store.abort_multipart(&path, id).await {
                     Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-                    Err(e) => Err(self.access("abandon an upload to", &upload.key, e)),
+                    Err(e) => Err(self.access("abort an upload to", &upload.key, e)),
                 }
             }
-            (Place::Upload(_), Uploads::Folder(_) | Uploads::None | Uploads::Untold) => Ok(()),
+            (Place::Upload(_), Uploads::Folder(_) | Uploads::None | Uploads::Unlisted) => Ok(()),
         }
     }
 
-    /// Abandons the uploads to keys under `folder` that were begun longer than `age` ago, and says which they were.
+    /// Aborts the uploads to keys under `folder` that were begun at least `age` ago, and returns them.
     ///
     /// # Errors
     /// [`Error::Access`].
@@ -112,7 +112,7 @@ impl Storage {
         Ok(swept)
     }
 
-    /// S3's ListMultipartUploads, which object_store does not have: it signs the address, and we ask.
+    /// Calls S3's ListMultipartUploads. object_store does not implement it, but signs the URL.
     async fn in_bucket(
         &self,
         store: &AmazonS3,
@@ -173,7 +173,7 @@ impl Storage {
             return Err(fault(answered(self.kind, status.as_u16(), &body)));
         }
         quick_xml::de::from_str(&body)
-            .map_err(|e| self.damaged(folder, format!("its list of uploads is none: {e}")))
+            .map_err(|e| self.damaged(folder, format!("its list of uploads is malformed: {e}")))
     }
 
     fn failed(&self, verb: &'static str, key: &str, error: std::io::Error) -> Error {
@@ -184,7 +184,7 @@ impl Storage {
 
 const LIST: &str = "list the unfinished uploads of";
 
-/// `ListMultipartUploadsResult`.
+/// One page of the reply, an element `ListMultipartUploadsResult`.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Page {
@@ -204,8 +204,8 @@ struct Upload {
     initiated: String,
 }
 
-/// The files that object_store writes before it gives them their name: `NAME#1`.
-fn staged(root: &std::path::Path, within: PathBuf) -> std::io::Result<Vec<Unfinished>> {
+/// Finds the files `NAME#1` that object_store writes before it renames them to `NAME`.
+fn unnamed(root: &std::path::Path, within: PathBuf) -> std::io::Result<Vec<Unfinished>> {
     let mut found = Vec::new();
     let mut folders = vec![within];
     while let Some(folder) = folders.pop() {
@@ -240,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_of_s3s_is_read() {
+    fn a_page_of_uploads_is_parsed() {
         // From the documentation of ListMultipartUploads, shortened.
         let text = r#"<?xml version="1.0" encoding="UTF-8"?>
             <ListMultipartUploadsResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_folder_has_those_files_that_never_got_their_name() {
+    async fn in_a_folder_files_that_were_never_renamed_are_unfinished() {
         let folder = tempfile::tempdir().unwrap();
         let storage = Storage::open(folder.path().to_str().unwrap()).unwrap();
         storage.put("a/b", "whole").await.unwrap();
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_those_of_some_age_are_swept() {
+    async fn only_old_uploads_are_swept() {
         let folder = tempfile::tempdir().unwrap();
         let storage = Storage::open(folder.path().to_str().unwrap()).unwrap();
         let (hour, day) = (Duration::from_secs(3600), Duration::from_secs(24 * 3600));

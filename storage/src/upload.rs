@@ -1,7 +1,9 @@
-//! Writing an object part by part: bounded memory, a few parts in flight, each of them tried again alone.
+//! Writes large objects part by part, with bounded memory. A few parts are in flight at once, and each part is
+//! retried on its own.
 //!
-//! Nothing exists under the key until all parts are there. An upload that fails or is dropped is given up in the store
-//! as well; one whose end cannot be told to the store stays there unfinished: see [`Storage::unfinished`].
+//! The object does not exist until all parts are stored. An upload that fails or is dropped is aborted in the
+//! store. If the store cannot be reached for that, the upload remains there unfinished; see
+//! [`Storage::unfinished`].
 
 use crate::patience::Limits;
 use crate::{Error, Storage};
@@ -17,28 +19,28 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-/// The least that goes in one part; S3 wants 5 MiB. What is smaller than one goes at once.
+/// The minimum size of a part; S3 requires 5 MiB. Objects up to this size are written with one request.
 const PART: u64 = 8 << 20;
-/// S3 takes so many parts of an object, Google as many, Azure more.
+/// The maximum number of parts of an object on S3 and Google. Azure accepts more.
 const MOST_PARTS: u64 = 10_000;
-/// Parts that are under way at once, each of them in memory.
+/// The number of parts in flight, all of which are in memory.
 const PARTS: usize = 4;
-/// Attempts at a part, each with the client's own retries and with a signature of its own.
+/// The number of attempts at a part. Each has the client's own retries and a new signature.
 const ATTEMPTS: usize = 4;
 const PAUSE: Duration = Duration::from_millis(100);
-/// Parts on their way are waited for so long before their upload is given up.
+/// How long parts in flight are waited for before their upload is aborted.
 const ARRIVES: Duration = Duration::from_secs(5);
 
-/// Whose parts an object is made of.
+/// The attribute with a unique mark of the upload that made an object.
 const MARK: Attribute = Attribute::Metadata(std::borrow::Cow::Borrowed("musterupload"));
 
 impl Storage {
-    /// Writes an object of so many bytes piece by piece, over whatever is there, and gives its ETag where the store
-    /// has one; the object exists once all of it is written.
+    /// Writes an object of `bytes` bytes from `pieces`, replacing any existing object, and returns its ETag if the
+    /// store has one. The object exists only once all of it is written.
     ///
     /// # Errors
-    /// The first error of `pieces`, [`Error::Damaged`] where they are more or fewer bytes than announced, or
-    /// [`Error::Access`]; nothing is written then.
+    /// The first error of `pieces`, [`Error::Damaged`] if they have more or fewer bytes than announced, or
+    /// [`Error::Access`]. In all cases, nothing is written.
     pub async fn put_stream<E: From<Error>>(
         &self,
         key: &str,
@@ -53,7 +55,7 @@ impl Storage {
             }
             return Ok(self.put_whole(key, &body.freeze()).await?);
         }
-        // A task of its own: dropped before the store has said the upload's name, it ends all the same, and gives up.
+        // Spawned, so that an upload is aborted even if this future is dropped before the store has returned its id.
         let begin = Upload::begin(self.clone(), key.to_owned(), part_size(bytes));
         let mut upload = tokio::spawn(begin).await.expect("nothing in it panics")?;
         match upload.send(self, pieces).await {
@@ -65,7 +67,7 @@ impl Storage {
         }
     }
 
-    /// The pieces, and an error after them if they are not so many bytes.
+    /// Passes the pieces on, and adds an error if they do not have exactly `bytes` bytes.
     fn counted<'a, E: From<Error> + 'a>(
         &'a self,
         key: &'a str,
@@ -92,12 +94,13 @@ impl Storage {
     }
 }
 
-/// Parts of one size, as some stores want it, and no more than a store takes.
+/// The part size for an object. All parts have the same size, which some stores require, and there are at most
+/// [`MOST_PARTS`].
 fn part_size(bytes: u64) -> u64 {
     PART.max(bytes.div_ceil(MOST_PARTS).next_multiple_of(1 << 20))
 }
 
-/// An upload under way; dropped, it is given up.
+/// An upload in progress. It is aborted when it is dropped.
 struct Upload {
     key: String,
     path: Path,
@@ -140,10 +143,10 @@ impl Upload {
         Ok(())
     }
 
-    /// Makes the parts one object, and looks at it.
+    /// Completes the upload and checks the resulting object.
     ///
-    /// A store may have done so and not have said so, or answer a retry that it knows of no such upload: the mark tells
-    /// whose object is there.
+    /// If a reply is lost, the store may have completed the upload, and reply to the retry that it does not exist.
+    /// The object's mark then shows that it is ours.
     async fn finish(mut self, storage: &Storage, bytes: u64) -> Result<Option<String>, Error> {
         let finished = self.writer.take().expect("it is taken only to end").finish().await;
         let (key, access) = (&self.key, |verb, e| storage.access(verb, &self.key, e));
@@ -160,14 +163,14 @@ impl Upload {
                 Err(storage.damaged(key, what))
             }
             (_, Err(e)) => Err(access("write", e)),
-            (Ok(_), Ok(_)) => Err(storage.damaged(key, "another has written there".into())),
-            (Err(e), Ok(_)) => Err(access("look at", e)),
+            (Ok(_), Ok(_)) => Err(storage.damaged(key, "another writer has replaced it".into())),
+            (Err(e), Ok(_)) => Err(access("check", e)),
         }
     }
 
     async fn abort(mut self) {
         if let Some(writer) = self.writer.take() {
-            given_up(writer, std::mem::take(&mut self.key)).await;
+            abort(writer, std::mem::take(&mut self.key)).await;
         }
     }
 }
@@ -175,24 +178,24 @@ impl Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         if let (Some(writer), Ok(runtime)) = (self.writer.take(), Handle::try_current()) {
-            runtime.spawn(given_up(writer, std::mem::take(&mut self.key)));
+            runtime.spawn(abort(writer, std::mem::take(&mut self.key)));
         }
     }
 }
 
-async fn given_up(mut writer: WriteMultipart, key: String) {
-    // A part that arrives after its upload's end may stay for ever, and bring the upload back.
+async fn abort(mut writer: WriteMultipart, key: String) {
+    // A part that arrives after the abort may bring the upload back and remain forever.
     let arrived = async { while writer.wait_for_capacity(1).await.is_err() {} };
     if tokio::time::timeout(ARRIVES, arrived).await.is_err() {
-        tracing::debug!(key, "parts of a given-up upload are still on their way");
+        tracing::debug!(key, "aborting an upload while parts are still in flight");
     }
     if let Err(error) = writer.abort().await {
-        // What is left there is swept up some day.
-        tracing::debug!(key, error = proto::error::chain(&error), "an upload stays unfinished");
+        // `Storage::sweep` aborts it later.
+        tracing::debug!(key, error = proto::error::chain(&error), "an upload remains unfinished");
     }
 }
 
-/// Tries a part again once the client has given it up, or if it arrived damaged.
+/// Retries a part after the client has given it up, or if it arrived damaged.
 #[derive(Debug)]
 struct EachPart(Limits);
 
@@ -200,7 +203,7 @@ struct EachPart(Limits);
 impl RetryPolicy for EachPart {
     async fn retry(&self, context: RetryContext) -> bool {
         let forbidden = match context.failure {
-            // An upload that is gone does not come back.
+            // If permissions are missing or the upload is gone, a retry cannot help.
             RetryFailure::Status(status) => [401, 403, 404].contains(&status.as_u16()),
             _ => false,
         };
@@ -217,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_grow_with_the_object_so_that_they_are_never_too_many() {
+    fn parts_of_large_objects_are_larger_so_that_there_are_never_too_many() {
         assert_eq!(part_size(PART + 1), PART);
         assert_eq!(part_size(PART * MOST_PARTS), PART);
         for bytes in [PART * MOST_PARTS + 1, 1 << 40, 5 << 40] {

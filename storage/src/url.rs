@@ -1,15 +1,15 @@
-//! URLs of storages and of objects in them: taken apart, put together, and made one where several name the same place.
+//! Splits, builds and normalizes the URLs of storages and of objects in them.
 
 use crate::Error;
 use object_store::path::Path;
 use proto::spec::{HubName, Location, Scheme};
 
-/// The URL of the storage that holds the object at `url`, and the object's key in it.
+/// Splits the URL of an object into the URL of a storage that contains it and the object's key in that storage.
 ///
 /// # Errors
-/// [`Error::Location`] where `url` names no object.
+/// [`Error::Location`] if `url` does not name an object.
 pub fn split(url: &str) -> Result<(String, String), Error> {
-    let nothing = || refuse(url, "it names no object");
+    let nothing = || refuse(url, "it does not name an object");
     match location(url)? {
         Location::File(path) => {
             let name = path.file_name().ok_or_else(nothing)?.to_string_lossy().into_owned();
@@ -25,7 +25,7 @@ pub fn split(url: &str) -> Result<(String, String), Error> {
                 None => (&path[..], String::new()),
             };
             let (folder, name) = path.rsplit_once('/').ok_or_else(nothing)?;
-            // Keys are plain text, and percent-encoded on the way.
+            // Keys are plain text. They are percent-encoded only in requests.
             let key = Path::from_url_path(name).map_err(|_| nothing())?;
             Ok((format!("{}://{folder}{query}", scheme.as_str()), key.to_string()))
         }
@@ -36,10 +36,10 @@ pub fn split(url: &str) -> Result<(String, String), Error> {
     }
 }
 
-/// The URL that a storage has after it was opened for writing at `url`.
+/// The URL that a storage would have if it were opened for writing at `url`.
 ///
 /// # Errors
-/// [`Error::Location`] for what names no place.
+/// [`Error::Location`] if `url` is not a valid location.
 pub fn url(url: &str) -> Result<String, Error> {
     Ok(match location(url)? {
         Location::File(folder) => url_of(&real(&folder)),
@@ -47,7 +47,7 @@ pub fn url(url: &str) -> Result<String, Error> {
     })
 }
 
-/// The path without links and dots. If nothing exists there yet, this holds for the part that does exist.
+/// The path without links and dots. If it does not exist yet, only the part that exists is resolved.
 pub(crate) fn real(path: &std::path::Path) -> std::path::PathBuf {
     match (path.canonicalize(), path.parent(), path.file_name()) {
         (Ok(real), _, _) => real,
@@ -56,12 +56,12 @@ pub(crate) fn real(path: &std::path::Path) -> std::path::PathBuf {
     }
 }
 
-/// A folder's URL, without a slash at its end.
+/// A folder's URL, without a trailing slash.
 pub(crate) fn url_of(folder: &std::path::Path) -> String {
     format!("file://{}", folder.display()).trim_end_matches('/').to_owned()
 }
 
-/// What `url` names, as seen from the current folder.
+/// Parses `url`. Relative paths start at the current folder.
 pub(crate) fn location(url: &str) -> Result<Location, Error> {
     let here = std::env::current_dir().map_err(|e| Error::Location {
         url: url.to_owned(),
@@ -71,7 +71,7 @@ pub(crate) fn location(url: &str) -> Result<Location, Error> {
     Location::parse(url, &here).map_err(|e| refuse(url, format!("{e}\nhint: {}", e.hint())))
 }
 
-/// Why `url` cannot be used.
+/// The error for a `url` that cannot be used.
 pub(crate) fn refuse(url: &str, reason: impl Into<String>) -> Error {
     Error::Location { url: url.to_owned(), reason: reason.into(), source: None }
 }

@@ -1,10 +1,13 @@
-//! Writing an object at once, and proof that what is stored is what was sent.
+//! Writes an object with one request, and verifies that what is stored is what was sent.
 //!
-//! Three things can damage a body on its way. A store that checks what it gets refuses it: S3 and SeaweedFS verify the
-//! SHA-256 that every upload bears in `x-amz-checksum-sha256` (SeaweedFS verifies no `x-amz-content-sha256`, which is
-//! part of the signature). Of a store that may not check, the ETag tells: where it is the body's MD5 all is well, else
-//! the object is read back. Google and Azure are spoken to over TLS only. And each body's SHA-256 goes with it as its
-//! seal, by which whoever reads the whole of it sees damage that came later, or on the way back.
+//! A damaged body is detected as follows:
+//! - S3 and SeaweedFS verify the SHA-256 in `x-amz-checksum-sha256`, which every upload has, and refuse a damaged
+//!   body. (SeaweedFS does not verify `x-amz-content-sha256`, which is part of the signature.)
+//! - For S3-compatible stores that may not verify it, the ETag is compared with the body's MD5. If they differ, the
+//!   object is read back.
+//! - Connections to Google and Azure always use TLS.
+//! - The SHA-256 of each body is stored as metadata, its *seal*. A read of the whole object verifies it, which
+//!   detects damage in storage or on the way back.
 
 use crate::kind::Kind;
 use crate::{Created, Error, Storage};
@@ -15,29 +18,30 @@ use object_store::{
 };
 use proto::manifest::sha256;
 
-/// The SHA-256 of an object written at once, in hexadecimal. Azure takes no punctuation in such a name.
+/// The attribute with the SHA-256 of an object that was written with one request, in hexadecimal. Azure does not
+/// allow punctuation in its name.
 const SEAL: Attribute = Attribute::Metadata(std::borrow::Cow::Borrowed("mustersha256"));
 
 impl Storage {
-    /// Writes an object, over whatever is there.
+    /// Writes an object, replacing any existing one.
     ///
     /// # Errors
-    /// [`Error::Access`], or [`Error::Damaged`] if it arrives damaged time and again.
+    /// [`Error::Access`], or [`Error::Damaged`] if it arrives damaged in every attempt.
     pub async fn put(&self, key: &str, body: impl Into<Bytes>) -> Result<(), Error> {
         self.put_whole(key, &body.into()).await.map(drop)
     }
 
-    /// Writes an object if there is none, and says who holds the key.
+    /// Writes an object if none exists, and returns whether ours or another writer's exists now.
     ///
     /// # Errors
-    /// [`Error::Access`] or [`Error::Damaged`] if the outcome cannot be known.
+    /// [`Error::Access`] or [`Error::Damaged`] if the outcome is unknown.
     pub async fn create(&self, key: &str, body: impl Into<Bytes>) -> Result<Created, Error> {
         let body = body.into();
-        // A create that is tried again after it has won finds its own body: its writer's token is in it.
+        // A retry of a create that has succeeded finds its own body, which it recognizes by the writer's token in it.
         self.insist("create", key, || self.create_once(key, &body)).await
     }
 
-    /// Writes an object, and gives its ETag.
+    /// Writes an object and returns its ETag.
     pub(crate) async fn put_whole(&self, key: &str, body: &Bytes) -> Result<Option<String>, Error> {
         self.insist("write", key, || self.put_once(key, body)).await
     }
@@ -52,7 +56,7 @@ impl Storage {
     async fn create_once(&self, key: &str, body: &Bytes) -> Result<Created, Error> {
         let refused = match self.put_in(PutMode::Create, key, body).await {
             Ok(put) => match self.prove(key, body, &put).await {
-                // The key is ours, and so nobody else's to write; only what it holds is wrong.
+                // We created the object, so nobody else writes it. Only its content is wrong.
                 Err(Error::Damaged { .. }) => {
                     self.put_whole(key, body).await?;
                     return Ok(Created::Ours);
@@ -61,8 +65,9 @@ impl Storage {
             },
             Err(e) => self.access("create", key, e),
         };
-        // A retry of a write that had won is answered "already exists"; a time-out says nothing at all; and where there
-        // is nothing, S3's 409 only said that others are at it, too.
+        // The reply does not decide whose object it is: a retry of a create that had succeeded gets "already
+        // exists", and after a timeout the outcome is unknown. If there is no object, S3's 409 only meant that
+        // others were writing, too.
         match self.read(key).await {
             Ok(found) if found == *body => Ok(Created::Ours),
             Ok(found) => Ok(Created::Theirs(found)),
@@ -86,7 +91,7 @@ impl Storage {
         self.store.put_opts(&path, PutPayload::from_bytes(body.clone()), options).await
     }
 
-    /// What was acknowledged is what was sent.
+    /// Verifies that the stored object is the one that was sent.
     async fn prove(&self, key: &str, body: &Bytes, put: &PutResult) -> Result<(), Error> {
         let proved = self.kind != Kind::S3 || put.e_tag.as_deref().is_some_and(|e| is_md5(e, body));
         if proved || self.read(key).await? == *body {
@@ -95,7 +100,7 @@ impl Storage {
         Err(self.damaged(key, "what is stored is not what was sent".into()))
     }
 
-    /// All of a body has come, and as it was written if its writer sealed it.
+    /// Verifies that a body is complete, and that it matches its seal, if it has one.
     pub(crate) fn intact(
         &self,
         key: &str,
@@ -104,24 +109,23 @@ impl Storage {
         seal: Option<&str>,
     ) -> Result<Bytes, Error> {
         if body.len() as u64 != bytes {
-            return Err(self.damaged(key, format!("{} of {bytes} bytes came", body.len())));
+            return Err(self.damaged(key, format!("{} of {bytes} bytes arrived", body.len())));
         }
         if seal.is_some_and(|seal| seal != sha256(&body)) {
-            return Err(
-                self.damaged(key, "its SHA-256 is not the one that its writer noted".into())
-            );
+            return Err(self.damaged(key, "its SHA-256 is not the one stored with it".into()));
         }
         Ok(body)
     }
 }
 
-/// What the writer noted, if all of the object was asked for.
+/// The seal of an object, if the whole object was requested.
 pub(crate) fn seal(found: &object_store::GetResult) -> Option<String> {
     let whole = found.range == (0..found.meta.size);
     whole.then(|| found.attributes.get(&SEAL).map(|seal| seal.to_string())).flatten()
 }
 
-/// Whether an ETag is this body's MD5, as S3's are for what was written at once and not encrypted with a key of KMS.
+/// Whether an ETag is the MD5 of this body. S3's ETags are, for objects that were written with one request and not
+/// encrypted with a KMS key.
 fn is_md5(etag: &str, body: &[u8]) -> bool {
     let digest = Md5::digest(body);
     etag.trim_matches('"').bytes().eq(digest.iter().flat_map(|b| hex_digits(*b)))

@@ -309,7 +309,7 @@ fn an_output_that_is_no_folder_is_named() {
     // Tests may run as root, who can write to a read-only folder, but not to a folder that is a file.
     fixture.write("runs", "a file");
     let ended = Process::run(&fixture, &[]).end().with_code(USER);
-    assert_refused(&fixture, &ended, &["output", "runs", "the folder cannot be made", "hint: "]);
+    assert_refused(&fixture, &ended, &["output", "runs", "the folder cannot be created", "hint: "]);
     assert_eq!(fixture.read("runs"), "a file");
 }
 

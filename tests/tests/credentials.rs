@@ -139,7 +139,7 @@ async fn it_says_that_it_cannot() -> Result<()> {
     let storage = Storage::open(&format!("s3://{BUCKET}"))?;
     let storage = storage.patient(Patience::Within(Duration::from_secs(2)))?;
     let error = proto::error::chain(&storage.probe().await.expect_err("that was no STS"));
-    ensure!(error.contains("credentials could not be asked for"), "{error}");
+    ensure!(error.contains("credentials could not be requested"), "{error}");
     ensure!(error.contains("AWS_ENDPOINT_URL_STS") && !error.contains(POD), "{error}");
     Ok(())
 }

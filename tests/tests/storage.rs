@@ -165,7 +165,7 @@ fn an_output_that_is_a_file_is_refused_by_name() -> Result<()> {
     let file = tempfile::NamedTempFile::new()?;
     let refused = Storage::open(&file.path().to_string_lossy());
     let error = refused.expect_err("a file is no folder").to_string();
-    ensure!(error.contains("the folder cannot be made"), "{error}");
+    ensure!(error.contains("the folder cannot be created"), "{error}");
     Ok(())
 }
 
@@ -272,8 +272,8 @@ async fn with_a_wrong_secret() -> Result<()> {
 async fn where_nobody_listens() -> Result<()> {
     refused(
         &format!("s3://{BUCKET}"),
-        "nobody can be reached there",
-        "hint: look at AWS_ENDPOINT_URL",
+        "the store cannot be reached",
+        "hint: check AWS_ENDPOINT_URL",
     )
     .await
 }

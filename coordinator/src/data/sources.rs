@@ -437,7 +437,7 @@ mod tests {
         let message = fault.message;
         assert!(message.starts_with(&format!("data source `{url}`: ")), "{message}");
         assert!(message.contains("there was no answer"), "{message}");
-        assert!(message.contains("hint: look at the address, and at the network"), "{message}");
+        assert!(message.contains("hint: check the address and the network"), "{message}");
     }
 
     #[test]

@@ -1,12 +1,12 @@
-//! One object of a journal, as bytes: a digest first, which covers every byte behind it.
+//! The encoding of a journal entry. It begins with a digest of all bytes after the digest.
 //!
 //! ```text
 //! {"sha256":"<64 hex digits>","token":"...","at_ms":...,"events":[...]}
 //!                             '------------- digested -------------'
 //! ```
 //!
-//! Entries of the first format have no digest and begin with the token; nothing else is an entry, so that no flipped
-//! bit can pass one for the other.
+//! Entries in the first format have no digest and begin with the token. Everything else is refused, so that no
+//! flipped bit can turn one format into the other.
 
 use crate::manifest::sha256;
 use serde::de::DeserializeOwned;
@@ -16,33 +16,34 @@ use thiserror::Error;
 const HEAD: &[u8] = b"{\"sha256\":\"";
 const DIGITS: usize = 64;
 const TAIL: &[u8] = b"\",";
-/// How an entry without a digest begins.
+/// The beginning of an entry without a digest.
 const UNDIGESTED: &[u8] = b"{\"token\":\"";
 
-/// One object of a journal: of a run's, whose facts are [`Fact`](super::Fact)s, or of a pool's.
+/// One journal entry: of a run, with [`Fact`](super::Fact)s, or of a pool, with [`PoolEvent`](super::PoolEvent)s.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry<E> {
-    /// Its writer's mark: makes its bytes unlike any other's, to be known again when a write's outcome was lost.
+    /// A unique token of the writer. By this token, a writer recognizes its own entry if the result of a write was
+    /// lost.
     pub token: String,
     /// Milliseconds since 1970, for people only.
     pub at_ms: u64,
-    /// In order.
+    /// The events, in order.
     pub events: Vec<E>,
 }
 
-/// Why bytes are no entry.
+/// Why bytes are not an entry.
 #[derive(Debug, Error)]
 pub enum EntryError {
-    /// They are not what was written; what is stored may still be whole.
+    /// The bytes are not what was written. The stored entry may still be intact.
     #[error("it is damaged: {0}")]
     Damaged(&'static str),
-    /// They are what was written, by a version that says more than this one understands.
+    /// The bytes are intact, but were written by another version and contain something unknown.
     #[error("it is of another version\nhint: use the version that wrote it, or a newer one")]
     Foreign(#[source] serde_json::Error),
 }
 
 impl<E: Serialize> Entry<E> {
-    /// What is stored.
+    /// Encodes the entry.
     pub fn encode(&self) -> Vec<u8> {
         let json = serde_json::to_vec(self).expect("events are JSON");
         let digested = &json[1..];
@@ -51,10 +52,10 @@ impl<E: Serialize> Entry<E> {
 }
 
 impl<E: DeserializeOwned> Entry<E> {
-    /// What was stored.
+    /// Decodes an entry.
     ///
     /// # Errors
-    /// [`EntryError`]; [`EntryError::Damaged`] is worth another read.
+    /// [`EntryError`]. After [`EntryError::Damaged`], the caller should read the object again.
     pub fn decode(bytes: &[u8]) -> Result<Self, EntryError> {
         match bytes.strip_prefix(HEAD).and_then(|rest| rest.split_at_checked(DIGITS)) {
             Some((digest, rest)) => {
@@ -72,7 +73,7 @@ impl<E: DeserializeOwned> Entry<E> {
                     | serde_json::error::Category::Eof => EntryError::Damaged("it is not JSON"),
                 })
             }
-            None => Err(EntryError::Damaged("it does not begin as an entry does")),
+            None => Err(EntryError::Damaged("it does not begin like an entry")),
         }
     }
 }
@@ -89,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_json_that_begins_with_the_digest_of_its_rest() {
+    fn an_entry_is_json_that_begins_with_the_digest_of_the_rest() {
         let bytes = entry().encode();
         let json: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
         assert_eq!(json["events"][1], serde_json::json!({"event": "paused", "step": 3}));
@@ -103,12 +104,12 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read() {
+    fn entries_round_trip() {
         assert_eq!(Entry::decode(&entry().encode()).expect("whole"), entry());
     }
 
     #[test]
-    fn no_flipped_bit_and_no_missing_byte_goes_unnoticed() {
+    fn every_flipped_bit_and_every_truncation_is_detected() {
         let bytes = entry().encode();
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_that_json_has_no_number_for_is_read_as_what_it_was() {
+    fn a_loss_that_json_cannot_represent_is_read_as_nan() {
         let old = br#"{"token":"t","at_ms":5,"events":[
             {"event":"evaluated","step":8,"loss":null,"by_source":[null,1.5]},
             {"event":"evaluated","step":16,"loss":0.5,"by_source":[0.5,null]}]}"#;
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_that_is_missing_or_no_number_is_refused() {
+    fn a_loss_that_is_missing_or_not_a_number_is_refused() {
         for loss in ["", r#""loss":"NaN","#, r#""loss":true,"#] {
             let event = format!(r#"{{"event":"evaluated","step":8,{loss}"by_source":[]}}"#);
             let entry = format!(r#"{{"token":"t","at_ms":5,"events":[{event}]}}"#);
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_newer_version_says_is_no_damage() {
+    fn an_entry_of_a_newer_version_is_not_reported_as_damaged() {
         let newer = Entry { token: "t".into(), at_ms: 5, events: vec!["something new"] }.encode();
         let read = Entry::<Fact>::decode(&newer);
         assert!(matches!(read, Err(EntryError::Foreign(_))), "{read:?}");

@@ -1,4 +1,4 @@
-//! Whether there is anything to plan, and every option lies within its bounds.
+//! Checks that there is something to plan and that every option is within its bounds.
 
 use super::{Amount, Error, Meta, Options, Source};
 

@@ -1,20 +1,20 @@
-//! A run of steps as bytes: the create-only objects `plan/<epoch>/<chunk>.bin`.
+//! The encoding of consecutive steps as bytes, for the create-only objects `plan/<epoch>/<chunk>.bin`.
 //!
 //! ```text
 //! "MSTRPLAN"  version u32  epoch u32  first step u64  steps u32  packs u32  samples u32
 //! steps   x { weight f64  packs u32 }
 //! packs   x { tokens u32  squares u64  samples u32 }
 //! samples x u32                          ids, pack by pack
-//! xxh3-128 of all before it              16 bytes; little-endian throughout
+//! xxh3-128 of everything before          16 bytes; all numbers are little-endian
 //! ```
 //!
-//! A worker needs nothing else to know its part of a step: what each pack costs, and which samples
-//! it holds.
+//! From a chunk alone, a worker can determine its part of a step: chunks contain the cost and the samples of each
+//! pack.
 
 use xxhash_rust::xxh3::xxh3_128;
 
-/// The layout above, and the rules by which plans are made: programs that differ in it cannot share
-/// a run.
+/// The version of the layout above and of the planning algorithm. Programs with different versions cannot take part
+/// in the same run.
 pub const VERSION: u32 = 1;
 
 const MAGIC: &[u8; 8] = b"MSTRPLAN";
@@ -23,7 +23,7 @@ const DIGEST: usize = 16;
 /// Consecutive steps of one epoch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chunk {
-    /// Which epoch, from 0.
+    /// The epoch's number, from 0.
     pub epoch: u32,
     /// The first step's number in the run, from 0.
     pub first_step: u64,
@@ -31,22 +31,22 @@ pub struct Chunk {
     pub steps: Vec<Step>,
 }
 
-/// What one optimizer step trains on.
+/// The packs that one optimizer step trains on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
-    /// W(s): the sum of all target weights of all its packs.
+    /// W(s), the sum of all target weights of all its packs.
     pub weight: f64,
-    /// Its packs in the epoch's order.
+    /// Its packs, in the order of the epoch.
     pub packs: Vec<Pack>,
 }
 
 impl Step {
-    /// Tokens of all packs.
+    /// Number of tokens in all packs.
     pub fn tokens(&self) -> u64 {
         self.packs.iter().map(|pack| u64::from(pack.tokens)).sum()
     }
 
-    /// Samples of all packs.
+    /// Ids of the samples in all packs.
     pub fn samples(&self) -> impl Iterator<Item = u32> {
         self.packs.iter().flat_map(|pack| pack.samples.iter().copied())
     }
@@ -55,55 +55,54 @@ impl Step {
 /// Samples that share a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pack {
-    /// Tokens of its samples.
+    /// Number of tokens of its samples.
     pub tokens: u32,
-    /// Sum of the squares of its samples' lengths: what attention costs.
+    /// Sum of the squares of its samples' lengths, to which the cost of attention is proportional.
     pub squares: u64,
     /// Sample ids, longest first.
     pub samples: Vec<u32>,
 }
 
 impl Pack {
-    /// The time it takes, in any unit: so much per token, and so much per pair of tokens in a
-    /// sample.
+    /// The pack's cost in any unit, given the cost per token and per pair of tokens in a sample.
     pub fn cost(&self, per_token: u64, per_pair: u64) -> u64 {
         let linear = u64::from(self.tokens).saturating_mul(per_token);
         linear.saturating_add(self.squares.saturating_mul(per_pair))
     }
 }
 
-/// Why bytes are no chunk that this program reads.
+/// Why bytes are not a chunk that this program reads.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Too short, or of something else.
+    /// The bytes are too short, or are something else.
     #[error("not a plan chunk: {0} bytes that do not start with `MSTRPLAN`")]
     Foreign(usize),
-    /// Of another version of this program.
+    /// The chunk was written by another version of this program.
     #[error(
         "plan chunk of version {0}, this program reads {VERSION}\n\
          hint: run the same version of coordinator and worker"
     )]
     Version(u32),
-    /// Cut or changed.
+    /// The bytes are truncated or damaged.
     #[error(
-        "plan chunk of {bytes} bytes with digest {found:032x}, should be {expected:032x}\n\
+        "plan chunk of {bytes} bytes has digest {found:032x}, expected {expected:032x}\n\
          hint: fetch it again"
     )]
     Digest {
-        /// Bytes given.
+        /// Number of bytes given.
         bytes: usize,
         /// The digest of these bytes.
         found: u128,
-        /// The digest written in them.
+        /// The digest that they contain.
         expected: u128,
     },
-    /// Whole, but its counts contradict each other.
-    #[error("plan chunk whose counts do not add up: {0}")]
+    /// The digest is right, but the counts contradict each other.
+    #[error("plan chunk with inconsistent counts: {0}")]
     Inconsistent(&'static str),
 }
 
 impl Chunk {
-    /// The chunk's bytes; equal chunks have equal bytes.
+    /// Encodes the chunk. Equal chunks have equal bytes.
     pub fn encode(&self) -> Vec<u8> {
         let packs = || self.steps.iter().flat_map(|step| &step.packs);
         let samples: usize = packs().map(|pack| pack.samples.len()).sum();
@@ -132,11 +131,10 @@ impl Chunk {
         bytes
     }
 
-    /// Reads a chunk and checks its digest.
+    /// Decodes a chunk and checks its digest.
     ///
     /// # Errors
-    /// Bytes that are foreign, of another version, or changed on the way; the last may be fetched
-    /// again.
+    /// See [`Error`]. After [`Error::Digest`], the caller can fetch the bytes again.
     pub fn decode(bytes: &[u8]) -> Result<Chunk, Error> {
         let foreign = Error::Foreign(bytes.len());
         let (rest, digest) = bytes.split_last_chunk::<DIGEST>().ok_or(foreign)?;
@@ -156,7 +154,7 @@ impl Chunk {
     }
 }
 
-/// The bytes that are left to read.
+/// The bytes that have not been read yet.
 struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
@@ -182,9 +180,9 @@ impl Reader<'_> {
     fn chunk(&mut self) -> Result<Chunk, Error> {
         let (epoch, first_step) = (self.u32()?, self.u64()?);
         let [steps, packs, samples] = [self.u32()?, self.u32()?, self.u32()?].map(u64::from);
-        // Before anything is allocated: the counts must be what the bytes hold.
+        // Checked before anything is allocated, so that wrong counts cannot cause large allocations.
         if steps * 12 + packs * 16 + samples * 4 != self.0.len() as u64 {
-            return Err(Error::Inconsistent("they need other bytes than there are"));
+            return Err(Error::Inconsistent("they do not match the number of bytes"));
         }
         let steps: Vec<(f64, u32)> =
             (0..steps).map(|_| Ok((self.f64()?, self.u32()?))).collect::<Result<_, Error>>()?;
@@ -194,7 +192,7 @@ impl Reader<'_> {
         let of_steps: u64 = steps.iter().map(|&(_, packs)| u64::from(packs)).sum();
         let of_packs: u64 = heads.iter().map(|&(_, _, samples)| u64::from(samples)).sum();
         if (of_steps, of_packs) != (packs, samples) {
-            return Err(Error::Inconsistent("the parts are not the whole"));
+            return Err(Error::Inconsistent("the parts do not add up to the totals"));
         }
         let mut heads = heads.into_iter();
         let mut pack = |(tokens, squares, samples): (u32, u64, u32)| {
@@ -231,7 +229,7 @@ mod tests {
         }
     }
 
-    /// Bytes with a digest that fits them.
+    /// Replaces the digest by the right one for the changed bytes.
     fn signed(mut bytes: Vec<u8>) -> Vec<u8> {
         bytes.truncate(bytes.len() - DIGEST);
         let digest = xxh3_128(&bytes);
@@ -240,12 +238,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn chunks_round_trip() {
         assert_eq!(Chunk::decode(&chunk().encode()), Ok(chunk()));
     }
 
     #[test]
-    fn every_cut_and_every_flipped_bit_is_refused() {
+    fn every_truncation_and_every_flipped_bit_is_refused() {
         let bytes = chunk().encode();
         for len in 0..bytes.len() {
             assert!(Chunk::decode(&bytes[..len]).is_err(), "cut at {len}");
@@ -258,15 +256,14 @@ mod tests {
     }
 
     #[test]
-    fn contradicting_counts_are_refused_before_they_are_believed() {
-        // From the number of steps on, with a digest that fits: a hostile or mistaken writer.
+    fn inconsistent_counts_are_refused_before_anything_is_allocated() {
+        // Changes each byte from the number of steps on, with a valid digest, as a faulty or malicious writer might.
         let bytes = chunk().encode();
         for at in 24..bytes.len() - DIGEST {
             for value in [0, 1, 0x7f, 0xff] {
                 let mut bytes = bytes.clone();
                 bytes[at] = value;
-                // Ids, weights and costs may change; counts may not, and nothing panics or takes
-                // gigabytes.
+                // Ids, weights and costs may change, but not counts. Nothing panics or allocates gigabytes.
                 if let Ok(read) = Chunk::decode(&signed(bytes)) {
                     assert_eq!(read.steps.len(), 2);
                 }
@@ -275,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_named() {
+    fn another_version_is_refused() {
         let mut bytes = chunk().encode();
         bytes[8] = 9;
         assert_eq!(Chunk::decode(&signed(bytes)), Err(Error::Version(9)));

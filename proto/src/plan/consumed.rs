@@ -1,16 +1,16 @@
-//! A fingerprint of what was trained on, to be compared with what was planned.
+//! A digest of the samples that were trained on, for comparison with the plan.
 
 use serde::{Deserialize, Serialize};
 
 use super::random::mix;
 
-/// How many samples were trained on, and which, whatever their order and whoever trained them.
+/// The number of samples that were trained on, and a digest of which, independent of their order and of the ranks.
 ///
-/// Each (epoch, sample) adds a well-mixed 64-bit number, so two sets with equal counts and sums are
-/// the same set but for a chance of 2^-64; a sample that is seen twice adds twice.
+/// Each (epoch, sample) adds a well-mixed 64-bit number. Two different sets have equal counts and sums only with a
+/// probability of 2^-64. A sample that is used twice is added twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Consumed {
-    /// Samples, each as often as it was seen.
+    /// Samples, each counted as often as it was used.
     pub samples: u64,
     /// Sum of the mixed numbers, modulo 2^64.
     pub digest: u64,
@@ -20,7 +20,7 @@ impl Consumed {
     /// Adds a sample of an epoch.
     pub fn add(&mut self, epoch: u32, sample: u32) {
         self.samples += 1;
-        // The added constant keeps (0, 0), which mixes to 0, from going unseen.
+        // `mix(0)` is 0. Without the added 1, epoch 0's sample 0 would not change the digest.
         let key = (u64::from(epoch) << 32 | u64::from(sample)).wrapping_add(1);
         self.digest = self.digest.wrapping_add(mix(key));
     }
@@ -30,7 +30,7 @@ impl Consumed {
         samples.iter().for_each(|&sample| self.add(epoch, sample));
     }
 
-    /// Adds what another rank, or another step, trained on.
+    /// Adds the samples of another rank or another step.
     pub fn merge(&mut self, other: Consumed) {
         self.samples += other.samples;
         self.digest = self.digest.wrapping_add(other.digest);

@@ -1,4 +1,4 @@
-//! What cannot be planned.
+//! Errors of planning.
 
 /// Why there is no plan.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -14,14 +14,14 @@ pub enum Error {
         found: f64,
     },
     /// The sources do not add up to the samples.
-    #[error("sources of {expected} samples, got {found}")]
+    #[error("the sources have {expected} samples in all, got {found}")]
     Sources {
         /// The sum over the sources.
         expected: u64,
         /// The samples given.
         found: u64,
     },
-    /// A sample that no pack holds, or that has nothing to learn.
+    /// A sample that does not fit into a pack, or that has no trained token.
     #[error(
         "sample {id} must have 1 to {max_tokens} tokens and a weight above 0, \
          got {length} and {weight}"
@@ -36,38 +36,38 @@ pub enum Error {
         /// The length of a pack.
         max_tokens: u32,
     },
-    /// More than an id can count.
+    /// More samples than a 32-bit id can number.
     #[error("an epoch of {0} samples, more than 2^32\nhint: lower `repeat`, or split the run")]
     TooManySamples(u64),
-    /// A part of the trained tokens that cannot be had.
+    /// A source with a share, but without samples.
     #[error(
-        "data.train[{index}] has a `share`, and no sample is left of it to train on\n\
+        "`data.train[{index}]` has a `share`, but none of its samples is left to train on\n\
          hint: see the receipt for what was dropped and held out, or leave the source out"
     )]
     EmptyShare {
-        /// The source's.
+        /// The source's index.
         index: usize,
     },
     /// Nothing to train on.
     #[error(
-        "no sample is left to train on, of {samples}\n\
+        "no sample is left to train on, out of {samples}\n\
          hint: see the receipt for what was dropped and held out"
     )]
     Nothing {
-        /// The samples given, all held out.
+        /// The number of samples given.
         samples: u64,
     },
-    /// A fraction of too little.
+    /// An epoch with fewer samples than steps, which a fractional `repeat` of little data can cause.
     #[error(
         "epoch {epoch} has {samples} samples for {steps} steps\n\
          hint: raise `repeat`, `epochs`, or `global_batch`"
     )]
     EpochTooSmall {
-        /// Which epoch, from 0.
+        /// The epoch's number, from 0.
         epoch: u32,
-        /// What it has.
+        /// The number of its samples.
         samples: u64,
-        /// What it needs.
+        /// The number of its steps.
         steps: u64,
     },
 }

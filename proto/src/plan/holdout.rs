@@ -1,13 +1,13 @@
-//! Which samples are kept for evaluation.
+//! Chooses the held-out samples.
 //!
-//! Of each source the k smallest content hashes, k = share x distinct contents, rounded, and at
-//! least 1 of two. A hash is as good as a random number that belongs to the content: the choice
-//! does not depend on order or file, hardly changes as the data grows, and equal contents fall on
-//! one side, those of another source included.
+//! The samples with the k smallest content hashes of each source are held out, where k = share x distinct contents,
+//! rounded, and at least 1 if there are two or more. A hash serves as a random number that is tied to the content:
+//! the choice does not depend on order or file, and hardly changes as the data grows. Samples with equal contents
+//! are either all held out or all trained, even if they come from different sources.
 
 use super::{Meta, Source, ranges};
 
-/// The ids of the samples that a plan holds out, ascending; the samples lie source by source.
+/// The ids of the held-out samples, ascending. `samples` are ordered by source.
 pub fn held_out(samples: &[Meta], sources: &[Source]) -> Vec<u32> {
     let mut chosen: Vec<u64> = Vec::new();
     for (range, source) in ranges(sources) {
@@ -26,13 +26,13 @@ pub fn held_out(samples: &[Meta], sources: &[Source]) -> Vec<u32> {
     };
     let ids = (0u32..).zip(samples);
     let ids = ids.filter(|(_, sample)| {
-        // Most are above the last one, and need no search.
+        // Most hashes are above the last chosen one and need no search.
         sample.hash <= last && chosen.binary_search(&sample.hash).is_ok()
     });
     ids.map(|(id, _)| id).collect()
 }
 
-/// k of so many distinct contents; one always stays to be trained.
+/// k, for a number of distinct contents. At least one content remains for training.
 fn kept(distinct: usize, share: f64) -> usize {
     if distinct < 2 {
         return 0;

@@ -1,19 +1,18 @@
-//! How much of each source an epoch sees.
+//! How much of each source an epoch uses.
 //!
 //! ```text
 //! repeat   r times its samples                       r as given
 //! share    a part of the trained tokens              r = c * share / trained tokens, the same c for all
 //! ```
 //!
-//! Laid end to end for ever, a source's samples are cut at r, 2r, 3r... of its whole, and epoch e
-//! sees the e-th piece: with r = 0.5 one half and then the other, with r = 2 every sample twice. So
-//! over the epochs no sample is seen more than once oftener than another. A repeat is cut by
-//! samples, a share by trained tokens: samples are whole, so a piece is right to within one.
+//! Imagine a source's samples repeated endlessly, and cut after r, 2r, 3r... passes. Epoch e uses the e-th piece:
+//! with r = 0.5, one half and then the other; with r = 2, every sample twice. So the numbers of times that two
+//! samples of a source have been used never differ by more than one. A repeat is cut by samples, a share by trained
+//! tokens; because samples are not divided, a piece is exact to within one sample.
 //!
-//! Of shares, c is the largest with which no source is seen twice in an epoch: nothing is repeated
-//! that nobody asked to repeat, and what is left of the others has its turn in the next epochs. It
-//! is `first_exhausted` of Hugging Face's `interleave_datasets` in what it stops at, and loses
-//! nothing over the epochs.
+//! For shares, c is the largest value with which no source is repeated within an epoch. The samples of the other
+//! sources that an epoch does not use follow in the next epochs. An epoch ends where `first_exhausted` of Hugging
+//! Face's `interleave_datasets` would stop, but no sample is lost over the epochs.
 
 use std::ops::Range;
 
@@ -22,55 +21,55 @@ use serde::{Deserialize, Serialize};
 use super::random::Random;
 use super::{Error, Meta, STREAM_SOURCE, Source, ranges};
 
-/// How much of a source an epoch sees.
+/// How much of a source an epoch uses.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Amount {
-    /// So many times, above 0.
+    /// A number of repetitions, above 0.
     Repeat(f64),
-    /// This part of the trained tokens, relative to the other sources' parts; above 0, and then on
-    /// every source.
+    /// A part of the trained tokens, above 0 and relative to the parts of the other sources. If one source has a
+    /// share, all have one.
     Share(f64),
 }
 
-/// What an epoch sees of one source, in numbers.
+/// Totals of one source, and how much of it an epoch uses.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SourceSummary {
-    /// Samples that are trained on: the held-out ones are not among them.
+    /// Samples that are trained on, without the held-out ones.
     pub samples: u64,
-    /// The sum of their target weights: the trained tokens, where each weighs 1.
+    /// The sum of their target weights. If every weight is 1, this is the number of trained tokens.
     pub weight: f64,
-    /// How often an epoch sees them.
+    /// How often an epoch repeats them.
     pub repeat: f64,
-    /// Its part of all that an epoch trains on, 0 to 1.
+    /// The source's part of the weight of an epoch, 0 to 1.
     pub share: f64,
 }
 
-/// A source's repeat is counted in so many parts: exact to a sample for 2^32 samples.
+/// The fixed-point denominator of a source's repeat: exact to a sample for 2^32 samples.
 const PARTS: u128 = 1_000_000_000_000;
 
-/// One source, cut into what each epoch sees.
+/// One source, cut into a piece for each epoch.
 #[derive(Clone, Debug)]
 pub(super) struct Mixed {
     samples: u128,
     weight: f64,
-    /// In [`PARTS`].
+    /// The repeat, in units of 1 / [`PARTS`].
     repeat: u128,
-    /// By epoch: where its piece begins in the samples laid end to end; and where the last one ends.
+    /// The beginning of each epoch's piece in the endlessly repeated samples, and the end of the last piece.
     cuts: Vec<u128>,
 }
 
 impl Mixed {
-    /// What an epoch sees: where it starts among the source's samples, and how many follow.
+    /// The piece of an epoch: the index of its first sample in the source, and its number of samples.
     pub(super) fn slice(&self, epoch: u32) -> (u128, u128) {
         let (start, end) = (self.cuts[epoch as usize], self.cuts[epoch as usize + 1]);
         (start % self.samples.max(1), end - start)
     }
 }
 
-/// Cuts every source for so many epochs; `trainable` names a source's samples, less the held out.
+/// Cuts every source into pieces for `epochs` epochs; `trainable` returns the ids of a source that are trained on.
 ///
 /// # Errors
-/// A share of nothing.
+/// [`Error::EmptyShare`] if a source with a share has nothing to train on.
 pub(super) fn mix(
     samples: &[Meta],
     sources: &[Source],
@@ -85,7 +84,7 @@ pub(super) fn mix(
         let (samples, weight) = (ids.len() as u128, weight(&ids));
         mixed.push(Mixed { samples, weight, repeat: 0, cuts: Vec::new() });
     }
-    // Trained tokens per unit of share; where they are fewest a source is exhausted first.
+    // Trained tokens per unit of share. The source with the fewest is exhausted first.
     let mut unit = f64::INFINITY;
     for (index, (source, mixed)) in sources.iter().zip(&mixed).enumerate() {
         if let Amount::Share(share) = source.amount {
@@ -119,14 +118,14 @@ pub(super) fn mix(
     Ok(mixed)
 }
 
-/// The order of a source that no epoch sees as a whole: the same in every epoch, so that each goes
-/// on where the one before ended.
+/// Shuffles a source that is used in parts. The order is the same in every epoch, so that each epoch continues where
+/// the one before ended.
 pub(super) fn shuffle(ids: &mut [u32], seed: u64, source: usize) {
     Random::new(&[seed, STREAM_SOURCE, source as u64]).shuffle(ids);
 }
 
-/// Turns ends in parts of the whole into numbers of samples: the first that begins at or behind the
-/// end is not before it.
+/// Converts ends of pieces, in units of 1 / [`PARTS`] of the source, to numbers of samples: a sample is before an
+/// end if it begins before it.
 fn cut_by_weight(
     ends: Vec<u128>,
     weights: impl ExactSizeIterator<Item = f64>,
@@ -150,7 +149,7 @@ fn cut_by_weight(
     cuts
 }
 
-/// The sources in numbers, of an epoch like the average one.
+/// The totals of each source, and how much of it an average epoch uses.
 pub(super) fn summaries(mixed: &[Mixed]) -> Vec<SourceSummary> {
     let repeat = |mixed: &Mixed| mixed.repeat as f64 / PARTS as f64;
     let all: f64 = mixed.iter().map(|mixed| repeat(mixed) * mixed.weight).sum();

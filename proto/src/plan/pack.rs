@@ -1,28 +1,27 @@
-//! Best fit decreasing over a whole set: which samples share a row.
+//! Decides which samples share a pack, by best fit decreasing over a whole set.
 //!
-//! The longest sample goes first, each into the pack with the least space that still holds it.
-//! Packs are found by their space, so the cost is one look-up in a small tree of bits per sample,
-//! whatever the number of packs. Which *lengths* share a pack depends on the lengths alone; the
-//! random stream only chooses among samples of equal length, and the order of the packs. So every
-//! epoch over the same samples has equally many packs.
+//! Samples are placed from the longest to the shortest, each into the pack with the least space that is enough for
+//! it. Packs are found by their space, so each sample costs one look-up in a small bit tree, whatever the number of
+//! packs. Which *lengths* share a pack depends only on the lengths; the random stream only chooses among samples of
+//! equal length, and the order of the packs. So every epoch over the same samples has the same number of packs.
 
 use super::random::Random;
 
-/// Samples by pack, in two flat lists.
+/// The sample ids of each pack, stored in two flat lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packs {
-    /// Where each pack starts in `samples`, and the end.
+    /// The start of each pack in `samples`, and the end of the last one.
     starts: Vec<u32>,
     samples: Vec<u32>,
 }
 
 impl Packs {
-    /// How many packs there are.
+    /// The number of packs.
     pub fn len(&self) -> usize {
         self.starts.len() - 1
     }
 
-    /// Whether there is none.
+    /// Whether there are no packs.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -30,7 +29,7 @@ impl Packs {
     /// The samples of one pack, longest first.
     ///
     /// # Panics
-    /// If there is no such pack.
+    /// If `index` is out of range.
     pub fn pack(&self, index: usize) -> &[u32] {
         &self.samples[self.starts[index] as usize..self.starts[index + 1] as usize]
     }
@@ -41,15 +40,16 @@ impl Packs {
     }
 }
 
-/// How the packs of a set come out.
+/// The order of packs and samples, and the minimum number of packs.
 pub(super) struct Order<'a> {
-    /// Chooses among equal lengths and shuffles the packs; none: by id, and the fullest first.
+    /// Chooses among samples of equal length and shuffles the packs. With `None`, samples of equal length are taken
+    /// in the order given, and packs stay in the order in which they were opened.
     pub(super) random: Option<&'a mut Random>,
-    /// Packs are split until there are so many, or none has two samples.
+    /// Packs are split until there are at least this number of packs, or every pack has one sample.
     pub(super) packs: u32,
 }
 
-/// Packs `samples` into rows of `capacity` tokens; no sample is longer than that.
+/// Packs `samples` into rows of `capacity` tokens. No sample may be longer than that.
 pub(super) fn best_fit(
     samples: Vec<u32>,
     length: impl Fn(u32) -> u32,
@@ -78,13 +78,13 @@ pub(super) fn best_fit(
         samples[*slot as usize] = sample;
         *slot += 1;
     }
-    // Each start has moved to its pack's end, which is the next one's start.
+    // The loop has moved each start to the end of its pack, which is the start of the next one.
     starts.pop();
     starts.insert(0, 0);
     Packs { starts, samples }
 }
 
-/// How many packs [`best_fit`] makes of so many samples of each length.
+/// The number of packs that [`best_fit`] returns, given the number of samples of each length.
 pub(super) fn count(samples_by_length: &[u32]) -> u32 {
     let capacity = samples_by_length.len() - 1;
     let mut spaces = Spaces::new(capacity);
@@ -112,7 +112,7 @@ pub(super) fn count(samples_by_length: &[u32]) -> u32 {
     packs
 }
 
-/// Sorts by length, ties by the random stream or in the order given.
+/// Sorts by descending length. Samples of equal length are shuffled by the random stream, or keep their order.
 fn longest_first(
     samples: Vec<u32>,
     length: impl Fn(u32) -> u32,
@@ -145,12 +145,12 @@ fn longest_first(
     sorted
 }
 
-/// The pack of each sample, and how many packs there are.
+/// Returns the pack of each sample, and the number of packs.
 fn place(sorted: &[u32], length: impl Fn(u32) -> u32, capacity: u32) -> (Vec<u32>, u32) {
     const NONE: u32 = u32::MAX;
     let capacity = capacity as usize;
     let mut spaces = Spaces::new(capacity);
-    // Packs of equal space are a stack: `top` by space, `below` by pack.
+    // Packs with equal space form a linked stack: `top[space]` is its first pack, `below[pack]` the next one.
     let mut top = vec![NONE; capacity + 1];
     let mut below: Vec<u32> = Vec::new();
     let mut pack_of = Vec::with_capacity(sorted.len());
@@ -179,7 +179,7 @@ fn place(sorted: &[u32], length: impl Fn(u32) -> u32, capacity: u32) -> (Vec<u32
     (pack_of, below.len() as u32)
 }
 
-/// Gives short samples packs of their own until there are `wanted`, or no pack has two samples.
+/// Moves short samples to new packs until there are `wanted` packs, or every pack has one sample.
 fn split(pack_of: &mut [u32], packs: u32, wanted: u32) -> u32 {
     let mut samples = vec![0u32; packs as usize];
     for &pack in &*pack_of {
@@ -200,8 +200,8 @@ fn split(pack_of: &mut [u32], packs: u32, wanted: u32) -> u32 {
     packs
 }
 
-/// A set of numbers up to a bound that finds the smallest member of a size or more: a tree of
-/// 64-bit words, in which a bit says whether the word below it has any.
+/// A set of bounded numbers that finds its smallest member at or above a given number. It is a tree of 64-bit
+/// words: a bit in an upper level says whether the word below it has any bit set.
 struct Spaces {
     levels: Vec<Vec<u64>>,
 }
@@ -240,7 +240,7 @@ impl Spaces {
     fn at_least(&self, from: usize) -> Option<usize> {
         let mut at = from;
         let mut height = 0;
-        // Up, until a word has a bit at or after ours ...
+        // Go up until a word has a bit at or after ours ...
         let mut found = loop {
             let level = self.levels.get(height)?;
             let word = level.get(at / 64)? & (u64::MAX << (at % 64));
@@ -250,7 +250,7 @@ impl Spaces {
             at = at / 64 + 1;
             height += 1;
         };
-        // ... and down along the first bits.
+        // ... then down along the first bits.
         for level in self.levels[..height].iter().rev() {
             found = found * 64 + level[found].trailing_zeros() as usize;
         }
@@ -272,14 +272,14 @@ mod tests {
 
     #[test]
     fn the_least_space_that_fits_is_taken() {
-        // 6 leaves 4, 5 leaves 5: 4 goes to the first, and then only 5 + 3 is left for 3.
+        // 6 leaves a space of 4, and 5 leaves 5. So 4 joins 6, and 3 joins 5.
         assert_eq!(packs(&[3, 4, 5, 6], 10), vec![vec![6, 4], vec![5, 3]]);
         assert_eq!(packs(&[10, 10], 10), vec![vec![10], vec![10]]);
         assert_eq!(packs(&[], 10), Vec::<Vec<u32>>::new());
     }
 
     #[test]
-    fn spaces_find_what_a_sorted_set_finds() {
+    fn spaces_agree_with_a_sorted_set() {
         let mut random = Random::new(&[3]);
         for most in [1usize, 63, 64, 4095, 4096, 300_000] {
             let mut numbers: Vec<usize> = (0..=most).collect();

@@ -1,23 +1,23 @@
-//! SplitMix64, written out: a plan and fresh weights must be the same on every machine and with
-//! every version of every crate.
+//! The random number generator SplitMix64. It is implemented here because plans and initial weights must be the
+//! same on every machine and with every version of every dependency.
 //!
-//! Source: Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators (2014), the variant
-//! `mix64` by Stafford that the Java library and xoshiro's authors use. No cryptography.
+//! Source: Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators (2014), with Stafford's variant of
+//! `mix64` that the Java library and the authors of xoshiro use. It is not cryptographically secure.
 
 /// The odd constant of SplitMix64: its multiples visit every 64-bit number.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The output at `place`, from 0, of the generator that begins at `state`: what it gives in turn,
-/// but anyone can ask for any of them.
+/// The output number `place`, from 0, of the generator that starts with `state`, computed without the outputs
+/// before it.
 pub fn at(state: u64, place: u64) -> u64 {
     mix(state.wrapping_add(GOLDEN.wrapping_mul(place.wrapping_add(1))))
 }
 
-/// A stream of numbers; equal keys give equal streams.
+/// A stream of random numbers. Equal keys yield equal streams.
 pub(super) struct Random(u64);
 
 impl Random {
-    /// The stream of a key, such as a seed and an epoch.
+    /// The stream for a key, such as a seed and an epoch.
     pub(super) fn new(key: &[u64]) -> Random {
         let state = key.iter().fold(0, |state, &word| mix(mix(word.wrapping_add(GOLDEN)) ^ state));
         Random(state)
@@ -28,9 +28,9 @@ impl Random {
         mix(self.0)
     }
 
-    /// A number below `bound`. Some come up more often than others, by less than one in a million
-    /// where the bound is below 4096, and by less than `bound` in 2^32 always: no matter for an
-    /// order of samples.
+    /// A number below `bound`. The distribution is slightly uneven: probabilities differ by less than one in a
+    /// million for bounds below 4096, and by less than `bound` in 2^32 in general. That does not matter for
+    /// shuffling samples.
     fn below(&mut self, bound: u32) -> u32 {
         (((self.next() >> 32) * u64::from(bound)) >> 32) as u32
     }
@@ -44,7 +44,7 @@ impl Random {
     }
 }
 
-/// A bijection of 64 bits in which every input bit moves every output bit.
+/// A bijection of 64-bit numbers in which every input bit affects every output bit.
 pub fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -81,7 +81,7 @@ mod tests {
             *seen.entry(items).or_insert(0) += 1;
         }
         assert_eq!(seen.len(), 6);
-        // 10,000 each, and five standard deviations of a binomial draw are 456.
+        // Expected are 10,000 each; five standard deviations of the binomial distribution are 456.
         assert!(seen.values().all(|&n| (9_500..10_500).contains(&n)), "{seen:?}");
     }
 }

@@ -1,35 +1,35 @@
-//! The learning rate of every step, a pure function of the step's number.
+//! The learning rate schedule: a pure function of the step's number.
 
-/// The learning rate's course over a run of T steps.
+/// A learning rate schedule for a run of T steps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
-    /// The highest rate, at the end of the warmup.
+    /// The maximum learning rate, reached at the end of the warmup.
     pub peak: f64,
-    /// What it falls to.
+    /// The learning rate at the end of the decay.
     pub floor: f64,
-    /// How long it rises.
+    /// The length of the warmup.
     pub warmup: Warmup,
-    /// How it falls.
+    /// The form of the decay.
     pub decay: Decay,
 }
 
-/// How long the learning rate rises: W steps.
+/// W, the number of steps in which the learning rate rises.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Warmup {
     /// This share of T, 0 to 1, rounded up.
     Share(f64),
-    /// So many steps.
+    /// A number of steps.
     Steps(u64),
 }
 
-/// The course from peak to floor over T - W steps.
+/// How the learning rate falls from peak to floor over T - W steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decay {
     /// Half a cosine.
     Cosine,
     /// A straight line.
     Linear,
-    /// None: it stays at the peak.
+    /// No decay: it stays at the peak.
     Constant,
 }
 
@@ -37,7 +37,7 @@ impl Schedule {
     /// W, the steps of the warmup in a run of `total` steps.
     pub fn warmup_steps(&self, total: u64) -> u64 {
         match self.warmup {
-            // 0.07 of 100 is 7.000000000000001 in binary, and means 7.
+            // 0.07 * 100 is 7.000000000000001 in floating point, and must not be rounded up to 8.
             Warmup::Share(share) => (share * total as f64 - 1e-9).ceil().max(0.0) as u64,
             Warmup::Steps(steps) => steps,
         }
@@ -46,11 +46,11 @@ impl Schedule {
 
 /// The learning rate of step `step` of `total`, counted from 0.
 ///
-/// It rises as `peak * (s + 1) / W` while `s < W`. Then `(s - W) / (T - W)` of the way down lies
-/// behind step `s`: step W still has the peak, and the floor would be reached at step T, so that no
-/// step is spent at a rate of 0. As `get_cosine_schedule_with_warmup` of `transformers`, but for
-/// the first step, which there has a rate of 0. Equal bits on every machine: `libm`'s cosine is
-/// computed in software.
+/// While step s < W, the rate is `peak * (s + 1) / W`. After that, step s has covered `(s - W) / (T - W)` of the
+/// way down: step W still has the peak, and only step T, which is not trained, would have the floor. So no step is
+/// wasted at a rate of 0. This equals `get_cosine_schedule_with_warmup` of `transformers` shifted by one step in
+/// the warmup, where the first step has a rate of 0. The bits are equal on every machine, because `libm` computes
+/// the cosine in software.
 pub fn learning_rate(step: u64, total: u64, schedule: &Schedule) -> f64 {
     let Schedule { peak, floor, .. } = *schedule;
     let warmup = schedule.warmup_steps(total);
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn cosine_goes_through_its_known_points() {
-        // cos of 0, 60, 90 and 120 degrees is 1, 1/2, 0 and -1/2.
+        // The cosine of 0, 60, 90 and 120 degrees is 1, 1/2, 0 and -1/2.
         let rates = rates(7, &schedule(Decay::Cosine, Warmup::Steps(1)));
         assert_close(
             &[rates[0], rates[1], rates[3], rates[4], rates[5]],
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_rounded_up_but_not_by_binary_dust() {
+    fn a_share_is_rounded_up_but_not_because_of_rounding_errors() {
         let steps =
             |share, total| schedule(Decay::Linear, Warmup::Share(share)).warmup_steps(total);
         assert_eq!(steps(0.03, 100), 3);

@@ -1,15 +1,14 @@
-//! Who computes what: a step's packs over the ranks.
+//! Distributes the packs of a step over the ranks.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// Gives each of `world_size` ranks its packs of a step, by index into `costs`, most expensive
-/// first.
+/// Returns the packs of each of `world_size` ranks, as indices into `costs`, most expensive first.
 ///
-/// Graham's longest processing time first: the most expensive pack left goes to the rank that has
-/// least to do, the lower pack and the lower rank where they tie. No rank has more than 4/3 of the
-/// best possible. With more ranks than packs some get none. Neighbours in a rank's list cost about
-/// the same, which suits micro-batches.
+/// This is Graham's longest-processing-time-first algorithm: the most expensive remaining pack goes to the rank
+/// with the least work. Ties go to the pack and the rank with the lower index. The most loaded rank has at most 4/3
+/// of the load that it would have in an optimal distribution. If there are more ranks than packs, some ranks get
+/// none. Neighbours in a rank's list cost about the same, which suits micro-batches.
 ///
 /// # Panics
 /// If `world_size` is 0.
@@ -37,8 +36,7 @@ mod tests {
 
     #[test]
     fn the_longest_goes_first_to_the_least_loaded() {
-        // Graham's example: 5 5 4 4 3 3 3 on three ranks gives 11, 8 and 8, where 9 each is
-        // possible.
+        // Graham's worst case: 5 5 4 4 3 3 3 on three ranks results in 11, 8 and 8, where 9 each is possible.
         let shares = share(&[3, 4, 5, 3, 5, 4, 3], 3);
         assert_eq!(shares, vec![vec![2, 0, 6], vec![4, 3], vec![1, 5]]);
     }

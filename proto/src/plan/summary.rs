@@ -1,51 +1,51 @@
-//! A plan without its packs, in numbers.
+//! The summary of a plan: its totals, without the packs.
 
 use serde::{Deserialize, Serialize};
 
 use super::SourceSummary;
 
-/// A plan in numbers: all that a worker, a progress bar and a receipt need besides the chunks.
+/// The totals of a plan: everything that workers, progress bars and receipts need besides the chunks.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// [`super::VERSION`] of the program that planned.
+    /// [`super::VERSION`] of the program that made the plan.
     pub version: u32,
-    /// Samples in all, held-out ones included.
+    /// All samples, including the held-out ones.
     pub samples: u64,
-    /// Samples that are kept for evaluation.
+    /// Held-out samples.
     pub held_out: u64,
     /// Packs of the held-out samples.
     pub eval_packs: u64,
     /// The length of a pack.
     pub max_tokens: u32,
-    /// Packs per step, at most.
+    /// The maximum number of packs per step.
     pub global_batch: u32,
-    /// T: the steps that are trained.
+    /// T, the number of steps of the run.
     pub steps: u64,
-    /// Steps of a whole epoch.
+    /// Steps of a complete epoch.
     pub steps_per_epoch: u64,
-    /// Packs of a whole epoch.
+    /// Packs of a complete epoch.
     pub packs_per_epoch: u64,
-    /// Steps of a chunk; an epoch's last one may have fewer.
+    /// Steps per chunk. The last chunk of an epoch may have fewer.
     pub steps_per_chunk: u64,
-    /// The epochs as planned; `max_steps` may end before the last.
+    /// All epochs, even if `max_steps` ends the run before the last.
     pub epochs: Vec<Epoch>,
     /// The sources, in their order.
     pub sources: Vec<SourceSummary>,
 }
 
-/// A whole epoch in numbers.
+/// Totals of a complete epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Epoch {
-    /// Samples, each as often as it is seen.
+    /// Samples, each counted as often as it is used.
     pub samples: u64,
     /// Their tokens.
     pub tokens: u64,
-    /// The sum of their target weights: the trained tokens, where each weighs 1.
+    /// The sum of their target weights. If every weight is 1, this is the number of trained tokens.
     pub weight: f64,
 }
 
 impl Summary {
-    /// Tokens per token of room in the packs of all epochs, 0 to 1.
+    /// The share of the packs' capacity that is filled with tokens, over all epochs, 0 to 1.
     pub fn density(&self) -> f64 {
         let tokens: u64 = self.epochs.iter().map(|epoch| epoch.tokens).sum();
         let packs = self.packs_per_epoch * self.epochs.len() as u64;

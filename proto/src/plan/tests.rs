@@ -1,4 +1,4 @@
-//! A plan as a whole: every sample as often as it should be, on every machine alike.
+//! Properties of whole plans: every sample is used as often as requested, and every machine computes the same plan.
 
 mod excluded;
 
@@ -11,11 +11,11 @@ fn options() -> Options {
     Options { max_tokens: 256, global_batch: 8, epochs: 3, max_steps: None, seed: 42 }
 }
 
-/// Samples with skewed lengths, some contents twice.
+/// Samples with skewed lengths, and some duplicate contents.
 fn samples(count: u32, seed: u64) -> Vec<Meta> {
     let sample = |id: u32| {
         let dice = |what: u64| random::mix(seed << 40 ^ u64::from(id) << 8 ^ what) as u32;
-        // The product of two dice: many short ones, few long ones.
+        // The product of two random numbers yields many short samples and few long ones.
         let length = 1 + (dice(1) % 256) * (dice(2) % 256) / 256;
         let content = if id % 10 == 9 { id - 1 } else { id };
         Meta {
@@ -64,7 +64,7 @@ fn every_sample_is_trained_once_an_epoch_or_held_out() {
 }
 
 #[test]
-fn no_pack_is_too_long_and_no_step_is_a_runt() {
+fn no_pack_is_too_long_and_all_steps_have_about_the_same_size() {
     for seed in 0..20 {
         let samples = samples(300 + 91 * seed as u32, seed);
         let sources = [repeated(0.3 + 0.1 * seed as f64, samples.len() as u32)];
@@ -92,7 +92,7 @@ fn no_pack_is_too_long_and_no_step_is_a_runt() {
 }
 
 #[test]
-fn a_half_is_one_half_now_and_the_other_next() {
+fn a_repeat_of_one_half_uses_the_two_halves_in_turn() {
     let samples = samples(401, 1);
     let sources = [repeated(0.5, 101), repeated(2.0, 100), source(200)];
     let plan = Plan::new(&samples, &sources, Options { epochs: 4, ..options() }).expect("a plan");
@@ -101,7 +101,7 @@ fn a_half_is_one_half_now_and_the_other_next() {
         |epoch: usize| epochs[epoch].range(..101).map(|(id, _)| *id).collect::<BTreeSet<_>>();
     assert_eq!(first(0).len(), 50);
     assert_eq!(first(1).len(), 51);
-    // 101 samples in two epochs are 50 and 51: all of them, each once.
+    // Two epochs use 50 and 51 of the 101 samples: all of them, each once.
     assert_eq!(first(0).union(&first(1)).count(), 101);
     assert_eq!(first(2).union(&first(3)).count(), 101);
     for epoch in &epochs {
@@ -113,7 +113,7 @@ fn a_half_is_one_half_now_and_the_other_next() {
 }
 
 #[test]
-fn any_repeat_comes_out_even_over_the_epochs() {
+fn over_the_epochs_a_fractional_repeat_uses_all_samples_equally_often() {
     for (repeat, times) in [(0.3, 3), (1.7, 17), (0.1, 1), (2.5, 25)] {
         let samples = samples(137, 5);
         let sources = [repeated(repeat, 137)];
@@ -131,7 +131,7 @@ fn any_repeat_comes_out_even_over_the_epochs() {
 }
 
 #[test]
-fn epochs_come_out_the_same_in_any_order_of_calls() {
+fn epochs_do_not_depend_on_the_order_of_calls() {
     let samples = samples(1000, 2);
     let sources = [source(1000)];
     let plan = Plan::new(&samples, &sources, options()).expect("a plan");
@@ -142,7 +142,7 @@ fn epochs_come_out_the_same_in_any_order_of_calls() {
 }
 
 #[test]
-fn seed_and_epoch_change_order_and_company_but_not_the_lengths_that_meet() {
+fn seed_and_epoch_change_order_and_neighbours_but_not_which_lengths_share_a_pack() {
     let samples = samples(1000, 2);
     let sources = [source(1000)];
     let plan = Plan::new(&samples, &sources, options()).expect("a plan");
@@ -150,8 +150,8 @@ fn seed_and_epoch_change_order_and_company_but_not_the_lengths_that_meet() {
     let seeded = Plan::new(&samples, &sources, seeded).expect("a plan");
     let (a, b, c) = (plan.epoch(0).packs, plan.epoch(1).packs, seeded.epoch(0).packs);
     assert!(a != b && a != c);
-    let company = |packs: &Packs| packs.iter().map(<[u32]>::to_vec).collect::<BTreeSet<_>>();
-    assert!(company(&a).intersection(&company(&b)).count() < a.len() / 2);
+    let neighbours = |packs: &Packs| packs.iter().map(<[u32]>::to_vec).collect::<BTreeSet<_>>();
+    assert!(neighbours(&a).intersection(&neighbours(&b)).count() < a.len() / 2);
     let lengths = |packs: &Packs| {
         let of = |pack: &[u32]| pack.iter().map(|&id| samples[id as usize].length).collect();
         let mut lengths: Vec<Vec<u32>> = packs.iter().map(of).collect();
@@ -165,7 +165,7 @@ fn seed_and_epoch_change_order_and_company_but_not_the_lengths_that_meet() {
 fn held_out_are_the_smallest_hashes_and_equal_contents_stay_together() {
     for seed in 0..10 {
         let mut samples = samples(1000, seed);
-        // The second source has ten contents of the first.
+        // Ten contents of the first source also occur in the second.
         for id in 0..10 {
             samples[900 + id].hash = samples[id * 7].hash;
         }
@@ -176,15 +176,15 @@ fn held_out_are_the_smallest_hashes_and_equal_contents_stay_together() {
             ids.filter(|id| is_held(id) == held).map(|id| samples[id].hash).collect()
         };
         let (held, trained) = (hashes(true, 0..900), hashes(false, 0..900));
-        // One content in ten is there twice: 810 distinct ones, of which 0.2 is 162.
+        // One content in ten occurs twice, so there are 810 distinct ones, and 0.2 of them is 162.
         assert_eq!((held.len(), trained.len()), (162, 648));
         assert!(held.last() < trained.first());
-        assert!(held.is_disjoint(&hashes(false, 0..1000)), "trained by way of the other source");
+        assert!(held.is_disjoint(&hashes(false, 0..1000)), "trained from the other source");
     }
 }
 
 #[test]
-fn the_hold_out_hardly_changes_as_data_grows() {
+fn the_held_out_set_hardly_changes_as_data_grows() {
     let samples = samples(4000, 3);
     let held = |count: u32| -> BTreeSet<u32> {
         let sources = [Source { holdout: 0.05, ..source(count) }];
@@ -199,7 +199,7 @@ fn the_hold_out_hardly_changes_as_data_grows() {
 }
 
 #[test]
-fn a_small_share_of_two_contents_is_one_and_of_one_content_none() {
+fn a_small_share_holds_out_one_of_two_contents_and_nothing_of_one() {
     let mut samples = samples(3, 3);
     samples[1].hash = samples[0].hash;
     let held = |count: u32| {
@@ -212,7 +212,7 @@ fn a_small_share_of_two_contents_is_one_and_of_one_content_none() {
 }
 
 #[test]
-fn steps_carry_their_exact_weights_and_chunks_hold_them_all() {
+fn steps_have_exact_weights_and_chunks_contain_all_steps() {
     let samples = samples(20_000, 4);
     let sources = [source(20_000)];
     let options = Options { global_batch: 2, max_steps: Some(3000), ..options() };
@@ -238,7 +238,7 @@ fn steps_carry_their_exact_weights_and_chunks_hold_them_all() {
             assert_eq!(Chunk::decode(&chunk.encode()), Ok(chunk));
         }
         if index == 0 {
-            // Halves add up exactly in binary.
+            // The weights are multiples of 0.5, whose sum is exact.
             assert_eq!(weight, summary.epochs[0].weight);
             assert_eq!(consumed.samples, 20_000);
         }
@@ -272,7 +272,7 @@ fn any_world_size_trains_on_the_same_samples() {
     }
 }
 
-/// First fit over samples in this order: the number of packs.
+/// The number of packs of first fit, over samples in this order.
 fn first_fit(lengths: &[u32], capacity: u32) -> usize {
     let mut packs: Vec<u32> = Vec::new();
     for &length in lengths {
@@ -284,7 +284,7 @@ fn first_fit(lengths: &[u32], capacity: u32) -> usize {
     packs.len()
 }
 
-/// Best fit as its definition says, by looking at every pack.
+/// The number of packs of best fit, computed by looking at every pack.
 fn slow_best_fit(lengths: &[u32], capacity: u32) -> usize {
     let mut packs: Vec<u32> = Vec::new();
     for &length in lengths {
@@ -318,8 +318,8 @@ fn best_fit_packs(lengths: &[u32], capacity: u32) -> usize {
     packs
 }
 
-/// Checks the packing of lengths as they come against the plain algorithms; answers the densities
-/// of next fit, first fit and best fit decreasing.
+/// Checks that our packing equals best fit decreasing and is no worse than the simpler algorithms. Returns the
+/// densities of next fit, first fit and best fit decreasing.
 fn compare(lengths: &[u32], capacity: u32) -> [f64; 3] {
     let best = best_fit_packs(lengths, capacity);
     let mut sorted = lengths.to_vec();
@@ -352,7 +352,7 @@ fn packs_of_real_instructions_are_denser_than_next_fit() {
     let path = Path::new(&folder).join("data/alpaca_en_demo.json");
     let text = std::fs::read_to_string(path).expect("the Alpaca demonstration set");
     let records: Vec<BTreeMap<String, String>> = serde_json::from_str(&text).expect("records");
-    // About four bytes make a token, and a template adds some thirty.
+    // A token has about four bytes, and a template adds about thirty tokens.
     let length = |record: &BTreeMap<String, String>| {
         let bytes: usize = record.values().map(String::len).sum();
         (bytes / 4 + 30).min(1024) as u32
@@ -387,8 +387,8 @@ fn what_cannot_be_planned_is_refused() {
 }
 
 #[test]
-fn a_plan_of_this_version_is_what_it_was() {
-    // Changes only together with `VERSION`: a run that is resumed by another build must find the
+fn plans_of_this_version_do_not_change() {
+    // These digests may only change together with `VERSION`: a run that is resumed by another build must find the
     // same steps.
     let samples = samples(1000, 9);
     let sources = [Source { holdout: 0.1, ..repeated(0.7, 500) }, source(500)];

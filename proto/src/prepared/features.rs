@@ -1,44 +1,41 @@
-//! What the quality checks know of a record: enough to compare it with millions of others without
-//! its text.
+//! Features of a record for the quality checks, which compare it with millions of others without reading its text.
 //!
-//! Computed where the text is at hand, before the chat template, and stored beside the samples. No
-//! check's setting decides about them, so a run that changes its mind about a check finds its data
-//! prepared.
+//! They are computed from the text before the chat template is applied, and stored with the samples. They do not
+//! depend on the settings of the checks, so that prepared data can be reused when these settings change.
 
-/// The length of a [`Signature`].
+/// The length of a [`Signature`] in bytes.
 pub const SIGNATURE: usize = 128;
 
-/// What is known of one record.
+/// Features of one record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Features {
-    /// Of the whole content, as it is written: what an exact duplicate shares.
+    /// Hash of the whole content as it is written. Exact duplicates have equal hashes.
     pub content: u64,
-    /// Question and answer; none for a text, which asks nothing.
+    /// Hashes of question and answer, or `None` for plain text.
     pub exchange: Option<Exchange>,
-    /// What is wrong with its last answer.
+    /// Flaws of its last answer.
     pub flaws: Flaws,
-    /// Of its words: what a near duplicate mostly shares.
+    /// Signature of its words. Near duplicates have similar signatures.
     pub signature: Signature,
 }
 
-/// Hashes of a record's last answer and of all that comes before it, whatever their case, white
-/// space and punctuation.
+/// Hashes of a record's last answer and of everything before it, ignoring case, white space and punctuation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exchange {
-    /// What frames the question: system message and tools.
+    /// Hash of the system message and the tools.
     pub setting: u64,
-    /// What is said before the answer, without the setting.
+    /// Hash of the messages before the answer, without the setting.
     pub instruction: u64,
-    /// The answer.
+    /// Hash of the answer.
     pub answer: u64,
 }
 
-/// What is wrong with an answer by itself.
+/// Flaws of an answer that can be seen without comparing it to others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flaws {
-    /// It repeats itself to the end.
+    /// The answer repeats itself until the end.
     pub looping: bool,
-    /// It stops in the middle.
+    /// The answer stops in the middle.
     pub incomplete: bool,
 }
 
@@ -50,7 +47,7 @@ impl Flaws {
         u8::from(self.looping) * Self::LOOPING + u8::from(self.incomplete) * Self::INCOMPLETE
     }
 
-    /// The inverse of [`to_bits`](Self::to_bits); none for bits without a meaning.
+    /// The inverse of [`to_bits`](Self::to_bits). Returns `None` if unknown bits are set.
     pub(super) fn from_bits(bits: u8) -> Option<Flaws> {
         let flaws =
             Flaws { looping: bits & Self::LOOPING != 0, incomplete: bits & Self::INCOMPLETE != 0 };
@@ -58,16 +55,16 @@ impl Flaws {
     }
 }
 
-/// A MinHash of a set, cut to a byte a place: two sets of Jaccard similarity J agree in a place
-/// with probability J + (1 - J) / 256.
+/// A MinHash signature of a set, with one byte of each of 128 hashes. A place of the signatures of two sets with
+/// Jaccard similarity J agrees with probability J + (1 - J) / 256.
 ///
-/// Li and König, b-Bit Minwise Hashing (WWW 2010): at J = 0.8 the estimate's standard deviation is
-/// 0.036, as that of 128 whole hashes.
+/// Source: Li and König, b-Bit Minwise Hashing (WWW 2010). At J = 0.8, the standard deviation of the estimate is
+/// 0.036, the same as with 128 complete hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Signature(pub [u8; SIGNATURE]);
 
 impl Signature {
-    /// The Jaccard similarity of two sets whose signatures agree in so many places.
+    /// The estimated Jaccard similarity of two sets whose signatures agree in `agreeing` places.
     pub fn similarity(agreeing: u32) -> f32 {
         let chance = 1.0 / 256.0;
         let share = agreeing as f32 / SIGNATURE as f32;
@@ -80,17 +77,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unknown_flaws_are_none() {
+    fn unknown_flaws_are_refused() {
         for bits in 0..=u8::MAX {
             assert_eq!(Flaws::from_bits(bits).map(Flaws::to_bits), (bits < 4).then_some(bits));
         }
     }
 
     #[test]
-    fn estimate_takes_chance_agreement_out() {
+    fn the_estimate_corrects_for_agreement_by_chance() {
         assert_eq!(Signature::similarity(128), 1.0);
         assert_eq!(Signature::similarity(0), 0.0);
-        // Of unrelated sets, half a place in 128 agrees.
+        // The signatures of unrelated sets agree in half a place of 128 on average.
         assert!(Signature::similarity(1) < 0.005);
     }
 }

@@ -1,5 +1,5 @@
-//! The small tensors at a shard's front: all that a plan needs, read without the tokens, and without
-//! the signatures, which are most of the rest.
+//! The front of a shard: the small tensors that planning needs, without tokens and signatures, which are most of the
+//! file.
 
 use std::ops::Range;
 
@@ -9,11 +9,11 @@ use safetensors::tensor::SafeTensorError;
 use super::layout::{Column, Layout};
 use super::{Error, Exchange, Flaws, Header, Meta, Object, SIGNATURE};
 
-/// Bytes from a shard's start in which its table of contents nearly always lies whole.
+/// The number of bytes at the start of a shard that nearly always contain its complete table of contents.
 pub const HEAD_BYTES: u64 = 16 << 10;
 
-/// Everything in a shard but signatures, tokens and weights. Numbers are decoded when they are asked
-/// for, so a front over a mapped file costs next to no memory.
+/// Everything in a shard except signatures, tokens and weights. Numbers are decoded on access, so that a front over a
+/// mapped file needs almost no memory.
 #[derive(Clone, Debug)]
 pub struct Front {
     bytes: Bytes,
@@ -23,20 +23,19 @@ pub struct Front {
 }
 
 impl Front {
-    /// How many of a shard's bytes it takes to go on, as far as the first of them tell: read so many,
-    /// and ask again, until there are enough to [`parse`](Self::parse).
+    /// How many bytes from the shard's start are needed next, given the first of them. The caller reads that many and
+    /// asks again, until it has enough to [`parse`](Self::parse).
     ///
     /// # Errors
-    /// As for [`parse`](Self::parse).
+    /// The errors of [`parse`](Self::parse).
     pub fn needs(head: &[u8]) -> Result<u64, Error> {
         Layout::needs(head)
     }
 
-    /// Reads a front from the bytes that it takes, or more of them.
+    /// Reads a front from the first bytes of a shard; there may be more bytes than needed.
     ///
     /// # Errors
-    /// Bytes that are cut, foreign, of another version, or that contradict themselves. Preparing
-    /// the raw shard again is the way out of all of them.
+    /// See [`enum@Error`]. In all cases, preparing the raw shard again helps.
     pub fn parse(bytes: Bytes) -> Result<Front, Error> {
         let (header, layout) = Layout::read(&bytes)?;
         if bytes.len() < layout.front_end() {
@@ -48,28 +47,28 @@ impl Front {
         Ok(front)
     }
 
-    /// Counts positions from the object's start, where `positions` lie before the shard.
+    /// Counts positions from the start of the object, which has `positions` lines or rows before the shard.
     #[must_use]
     pub fn starting_after(self, positions: u64) -> Front {
         Front { first: positions, ..self }
     }
 
-    /// Samples in the shard.
+    /// Number of samples in the shard.
     pub fn len(&self) -> usize {
         self.layout.hashes.len
     }
 
-    /// Whether there is no sample.
+    /// Whether the shard has no samples.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What made the tokens what they are.
+    /// The fingerprint of everything that decided the tokens.
     pub fn fingerprint(&self) -> &str {
         &self.header.fingerprint
     }
 
-    /// What a plan needs, sample by sample.
+    /// What a plan needs to know about each sample.
     pub fn metas(&self) -> impl ExactSizeIterator<Item = Meta> + '_ {
         (0..self.len()).map(|index| Meta {
             length: self.tokens_of(index).len() as u32,
@@ -84,14 +83,14 @@ impl Front {
         self.header.objects.get(object as usize)
     }
 
-    /// Where a sample comes from, for people: `s3://d/7.jsonl, line 42`.
+    /// Where a sample comes from, as text: `s3://d/7.jsonl, line 42`.
     pub fn origin(&self, index: usize) -> Option<String> {
         let object = self.object(index)?;
         let position = self.position(index)?;
         Some(format!("{}, {} {position}", object.name, object.unit.label()))
     }
 
-    /// Where in its object a sample comes from: what it counts, the object's unit says.
+    /// The position of a sample in its object, in the object's unit.
     pub fn position(&self, index: usize) -> Option<u64> {
         let position = self.get(self.layout.positions, index).map(u64::from_le_bytes)?;
         Some(self.first.saturating_add(position))
@@ -102,17 +101,17 @@ impl Front {
         self.get(self.layout.hashes, index).map(u64::from_le_bytes)
     }
 
-    /// How many of a sample's tokens are targets.
+    /// The number of a sample's tokens that are targets.
     pub fn targets(&self, index: usize) -> Option<u32> {
         self.get(self.layout.targets, index).map(u32::from_le_bytes)
     }
 
-    /// Records in the shard: each made one sample, or a few.
+    /// Number of records in the shard. Each has at least one sample.
     pub fn records(&self) -> usize {
         self.layout.contents.len
     }
 
-    /// The record that a sample is made of; a record's samples follow each other.
+    /// The record that a sample was made from. The samples of a record are consecutive.
     pub fn record(&self, index: usize) -> Option<usize> {
         self.get(self.layout.records, index).map(|record| u32::from_le_bytes(record) as usize)
     }
@@ -122,7 +121,7 @@ impl Front {
         self.get(self.layout.contents, record).map(u64::from_le_bytes)
     }
 
-    /// A record's question and answer, where it has them.
+    /// The hashes of a record's question and answer, if it has them.
     pub fn exchange(&self, record: usize) -> Option<Exchange> {
         let hash = |column| self.get(column, record).map(u64::from_le_bytes);
         Some(Exchange {
@@ -132,32 +131,32 @@ impl Front {
         })
     }
 
-    /// What is wrong with a record's answer.
+    /// The flaws of a record's last answer.
     pub fn flaws(&self, record: usize) -> Option<Flaws> {
         Flaws::from_bits(u8::from_le_bytes(self.get(self.layout.flaws, record)?))
     }
 
-    /// Where in the file some places of all records' signatures lie, place by place.
+    /// The position in the file of the given places of all records' signatures, ordered by place.
     ///
     /// # Panics
-    /// If there are no such places.
+    /// If `places` is out of range.
     pub fn signatures(&self, places: Range<usize>) -> Range<u64> {
         assert!(places.start <= places.end && places.end <= SIGNATURE, "{places:?}");
         let at = |place: usize| (self.layout.signatures.start + place * self.records()) as u64;
         at(places.start)..at(places.end)
     }
 
-    /// Which of the shard's tokens are those of a sample that there is.
+    /// The range of a sample's tokens in the shard's tokens. `index` must be in range.
     pub(super) fn tokens_of(&self, index: usize) -> Range<usize> {
         self.offset(index)..self.offset(index + 1)
     }
 
-    /// Where the tokens and the weights lie in the file.
+    /// The positions of tokens and weights in the file.
     pub(super) fn tokens_and_weights(&self) -> [Column; 2] {
         [self.layout.tokens, self.layout.weights]
     }
 
-    /// The byte behind all tensors.
+    /// The end of the last tensor in the file.
     pub(super) fn file_end(&self) -> usize {
         let Layout { signatures, tokens, weights, .. } = &self.layout;
         let behind = [signatures, tokens, weights].map(|column| column.end());
@@ -191,16 +190,16 @@ impl Front {
         }
         if (0..samples).any(|index| self.object(index).is_none()) {
             let objects = self.header.objects.len();
-            return flaw(format!("a sample of another than its {objects} objects"));
+            return flaw(format!("a sample of none of its {objects} objects"));
         }
         if (0..self.records()).any(|record| self.flaws(record).is_none()) {
-            return flaw("flaws without a meaning".into());
+            return flaw("unknown flaws".into());
         }
-        // Every record has a sample, and none comes twice.
+        // Every record has at least one sample, and its samples are consecutive.
         let mut records: Vec<_> = (0..samples).filter_map(|index| self.record(index)).collect();
         records.dedup();
         if !records.into_iter().eq(0..self.records()) {
-            return flaw(format!("records out of order, or not {} of them", self.records()));
+            return flaw(format!("samples that do not cover its {} records", self.records()));
         }
         Ok(())
     }

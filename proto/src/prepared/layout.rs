@@ -1,4 +1,4 @@
-//! Where in a shard's file each tensor lies, from the table of contents at its start.
+//! The position of each tensor in a shard's file, read from the table of contents at its start.
 
 use std::collections::HashMap;
 
@@ -7,28 +7,28 @@ use serde::Deserialize;
 
 use super::{Error, FORMAT_VERSION, HEADER_KEY, Header, SIGNATURE};
 
-/// The bytes before the table of contents: its length.
+/// The size of the length field before the table of contents.
 const LENGTH_BYTES: usize = 8;
 
-/// A tensor of one dimension in the file.
+/// The position of a tensor in the file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Column {
-    /// Its first byte.
+    /// Offset of its first byte.
     pub(super) start: usize,
-    /// Its elements.
+    /// Number of elements.
     pub(super) len: usize,
-    /// Bytes of an element.
+    /// Bytes per element.
     width: usize,
 }
 
 impl Column {
-    /// The byte behind its last.
+    /// Offset of the byte after its last byte.
     pub(super) fn end(self) -> usize {
         self.start + self.len * self.width
     }
 }
 
-/// Where each tensor lies.
+/// The position of each tensor.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
     pub(super) offsets: Column,
@@ -43,14 +43,14 @@ pub(super) struct Layout {
     pub(super) instructions: Column,
     pub(super) answers: Column,
     pub(super) flaws: Column,
-    /// By place, then by record.
+    /// Ordered by place, then by record.
     pub(super) signatures: Column,
     pub(super) tokens: Column,
     pub(super) weights: Column,
 }
 
 impl Layout {
-    /// How many of the first bytes must be there to go on, as far as `bytes` tell.
+    /// How many bytes from the start are needed next, as far as it can be determined from `bytes`.
     pub(super) fn needs(bytes: &[u8]) -> Result<u64, Error> {
         let Some(length) = bytes.first_chunk() else {
             return Ok(LENGTH_BYTES as u64);
@@ -62,7 +62,7 @@ impl Layout {
         Ok(Layout::read(bytes)?.1.front_end() as u64)
     }
 
-    /// The header and the layout, from a shard's first bytes.
+    /// Reads the header and the layout from a shard's first bytes.
     pub(super) fn read(bytes: &[u8]) -> Result<(Header, Layout), Error> {
         use SafeTensorError as Flaw;
         let cut = |source| Error::NotSafetensors { bytes: bytes.len(), source };
@@ -99,7 +99,7 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Where the front ends: all but signatures, tokens and weights.
+    /// The end of the front, which is everything except signatures, tokens and weights.
     pub(super) fn front_end(&self) -> usize {
         let Layout { offsets, hashes, positions, objects, records, sums, targets, .. } = self;
         let Layout { contents, settings, instructions, answers, flaws, .. } = self;
@@ -109,7 +109,7 @@ impl Layout {
         ends.max().unwrap_or(0)
     }
 
-    /// Whether all lengths agree.
+    /// Checks that all lengths agree.
     fn check(&self) -> Result<(), Error> {
         let (samples, records) = (self.hashes.len, self.contents.len);
         for (name, column, wanted) in [

@@ -1,12 +1,12 @@
-//! From a shard's bytes to samples; nothing of what they claim is believed unchecked.
+//! Reads samples from a shard's bytes, and checks everything that it reads.
 
 use bytes::Bytes;
 use safetensors::tensor::SafeTensorError;
 
 use super::{Error, Front, Sample, weights_flaw};
 
-/// A prepared shard whose front was read and checked. A sample is decoded, and its weights are
-/// checked, when it is taken: over a mapped file no page of tokens is touched before.
+/// A prepared shard whose front has been read and checked. Samples are decoded and their weights checked on access,
+/// so that no page of tokens in a mapped file is touched before.
 #[derive(Clone, Debug)]
 pub struct Shard {
     bytes: Bytes,
@@ -14,10 +14,10 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Reads a whole shard.
+    /// Reads a complete shard.
     ///
     /// # Errors
-    /// As for [`Front::parse`].
+    /// The errors of [`Front::parse`].
     pub fn parse(bytes: Bytes) -> Result<Shard, Error> {
         let front = Front::parse(bytes.clone())?;
         if bytes.len() < front.file_end() {
@@ -27,31 +27,31 @@ impl Shard {
         Ok(Shard { bytes, front })
     }
 
-    /// Counts positions from the object's start, where `positions` lie before the shard.
+    /// Counts positions from the start of the object, which has `positions` lines or rows before the shard.
     #[must_use]
     pub fn starting_after(self, positions: u64) -> Shard {
         Shard { front: self.front.starting_after(positions), ..self }
     }
 
-    /// Everything but the tokens and weights.
+    /// Everything except signatures, tokens and weights.
     pub fn front(&self) -> &Front {
         &self.front
     }
 
-    /// Samples in the shard.
+    /// Number of samples in the shard.
     pub fn len(&self) -> usize {
         self.front.len()
     }
 
-    /// Whether there is no sample.
+    /// Whether the shard has no samples.
     pub fn is_empty(&self) -> bool {
         self.front.is_empty()
     }
 
-    /// The sample with this index; none past the end.
+    /// The sample with this index, or `None` past the end.
     ///
     /// # Errors
-    /// Weights that no sample has.
+    /// [`Error::Inconsistent`] for invalid weights.
     pub fn sample(&self, index: usize) -> Result<Option<Sample>, Error> {
         let (Some(hash), Some(position)) = (self.front.hash(index), self.front.position(index))
         else {
@@ -70,7 +70,7 @@ impl Shard {
         Ok(Some(Sample { tokens: words(tokens, u32::from_le_bytes), weights, hash, position }))
     }
 
-    /// Where a sample comes from, for people: `s3://d/7.jsonl, line 42`.
+    /// Where a sample comes from, as text: `s3://d/7.jsonl, line 42`.
     pub fn origin(&self, index: usize) -> Option<String> {
         self.front.origin(index)
     }

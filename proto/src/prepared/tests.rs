@@ -1,4 +1,4 @@
-//! What is written is read back; what is not ours is refused.
+//! Shards round-trip, and invalid shards are refused.
 
 use std::ops::Range;
 
@@ -21,7 +21,7 @@ fn samples() -> Vec<Sample> {
     ]
 }
 
-/// A text's features, and an exchange's.
+/// Features of record `n`. Record 0 is plain text without an exchange.
 fn features(n: u8) -> Features {
     let hash = 1000 * u64::from(n);
     let exchange = Exchange { setting: 7, instruction: hash + 1, answer: hash + 2 };
@@ -33,7 +33,7 @@ fn features(n: u8) -> Features {
     }
 }
 
-/// Two records: the first made one sample, the second two.
+/// A writer with two records: the first has one sample, the second two.
 fn writer_of(samples: &[Sample]) -> Writer {
     let mut writer = Writer::new("f00d");
     writer.object(Object { name: "a.json".into(), source: 0, unit: Unit::Record });
@@ -50,7 +50,7 @@ fn bytes_of(samples: &[Sample]) -> Vec<u8> {
 }
 
 #[test]
-fn shard_gives_back_what_was_written() {
+fn samples_round_trip() {
     let samples = samples();
     let shard = Shard::parse(bytes_of(&samples).into()).expect("our own bytes");
     let sample = |index| shard.sample(index).expect("valid weights");
@@ -75,7 +75,7 @@ fn shard_gives_back_what_was_written() {
 }
 
 #[test]
-fn shard_gives_back_the_features_of_its_records() {
+fn features_of_records_round_trip() {
     let whole = bytes_of(&samples());
     let shard = Front::parse(whole.clone().into()).expect("our own bytes");
     let at = |range: Range<u64>| range.start as usize..range.end as usize;
@@ -95,7 +95,7 @@ fn shard_gives_back_the_features_of_its_records() {
 }
 
 #[test]
-fn range_of_an_object_counts_positions_from_the_objects_start() {
+fn positions_can_be_counted_from_the_start_of_the_object() {
     let shard = Shard::parse(bytes_of(&samples()).into()).expect("our own bytes");
     let shard = shard.starting_after(100);
     assert_eq!(shard.origin(2).as_deref(), Some("s3://d/7.jsonl, line 140"));
@@ -104,7 +104,7 @@ fn range_of_an_object_counts_positions_from_the_objects_start() {
 }
 
 #[test]
-fn front_is_read_without_a_byte_of_tokens_or_signatures() {
+fn the_front_needs_no_byte_of_tokens_or_signatures() {
     let whole = bytes_of(&samples());
     let mut read = 0;
     loop {
@@ -123,7 +123,7 @@ fn front_is_read_without_a_byte_of_tokens_or_signatures() {
 }
 
 #[test]
-fn other_readers_of_safetensors_find_every_tensor_in_place() {
+fn the_safetensors_library_reads_every_tensor() {
     let whole = bytes_of(&samples());
     let tensors = safetensors::SafeTensors::deserialize(&whole).expect("a safetensors file");
     let tokens = tensors.tensor("tokens").expect("there are tokens");
@@ -133,7 +133,7 @@ fn other_readers_of_safetensors_find_every_tensor_in_place() {
 }
 
 #[test]
-fn equal_samples_give_equal_bytes() {
+fn equal_samples_have_equal_bytes() {
     assert_eq!(bytes_of(&samples()), bytes_of(&samples()));
 }
 
@@ -146,13 +146,13 @@ fn size_is_known_before_the_shard_is_written() {
 }
 
 #[test]
-fn shard_without_samples_is_a_shard() {
+fn a_shard_without_samples_is_valid() {
     let shard = Shard::parse(Writer::new("").finish().into()).expect("an empty shard");
     assert!(shard.is_empty());
 }
 
 #[test]
-fn every_cut_of_a_shard_is_an_error() {
+fn every_truncation_of_a_shard_is_refused() {
     let whole = bytes_of(&samples());
     for len in 0..whole.len() {
         let cut = Bytes::copy_from_slice(&whole[..len]);
@@ -177,7 +177,7 @@ fn flipped_bytes_never_panic() {
 }
 
 #[test]
-fn foreign_and_future_files_are_refused_by_name() {
+fn foreign_files_and_newer_versions_are_refused() {
     let data = [0u8; 4];
     let view = TensorView::new(Dtype::F32, vec![1], &data).expect("4 bytes");
     let foreign = safetensors::serialize([("w", &view)], None).expect("valid");

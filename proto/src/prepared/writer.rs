@@ -1,4 +1,4 @@
-//! From samples to a shard's bytes.
+//! Writes samples as a shard.
 
 use safetensors::tensor::Dtype;
 
@@ -9,7 +9,7 @@ use super::{
     weights_flaw,
 };
 
-/// What a sample takes in a shard beside its tokens, a record, and a token with its weight.
+// Bytes in a shard per sample (without its tokens), per record, and per token with its weight.
 const SAMPLE_BYTES: usize = 3 * size_of::<u64>() + 4 * size_of::<u32>();
 const RECORD_BYTES: usize = 4 * size_of::<u64>() + 1 + SIGNATURE;
 const TOKEN_BYTES: usize = size_of::<u32>() + size_of::<f32>();
@@ -31,7 +31,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// An empty shard; `fingerprint` names everything that made its tokens what they are.
+    /// Creates an empty shard. `fingerprint` identifies everything that decides its tokens.
     pub fn new(fingerprint: impl Into<String>) -> Writer {
         Writer {
             header: Header {
@@ -52,21 +52,20 @@ impl Writer {
         }
     }
 
-    /// Names the object that the samples pushed from now on come from.
+    /// Begins an object: samples that are pushed from now on come from it.
     pub fn object(&mut self, object: Object) {
         self.header.objects.push(object);
     }
 
-    /// Begins a record of the object named last: the samples pushed from now on are made of it.
+    /// Begins a record of the current object: samples that are pushed from now on were made from it.
     pub fn record(&mut self, features: Features) {
         self.features.push(features);
     }
 
-    /// Adds a sample of the record begun last.
+    /// Adds a sample of the current record.
     ///
     /// # Panics
-    /// If no object was named or no record was begun, or the sample breaks the layout's rules:
-    /// those are errors of the caller.
+    /// If no object or no record was begun, or if the sample's weights are invalid.
     pub fn push(&mut self, sample: &Sample) {
         let last = |len: usize| len.checked_sub(1).map(|last| last as u32);
         let (Some(object), Some(record)) =
@@ -89,17 +88,17 @@ impl Writer {
         self.targets.push(sample.targets() as u32);
     }
 
-    /// Samples so far.
+    /// Number of samples so far.
     pub fn len(&self) -> usize {
         self.hashes.len()
     }
 
-    /// Whether there is no sample yet.
+    /// Whether there are no samples yet.
     pub fn is_empty(&self) -> bool {
         self.hashes.is_empty()
     }
 
-    /// The bytes of the shard so far, but for the table of contents.
+    /// The size of the shard so far in bytes, without the table of contents.
     pub fn bytes(&self) -> usize {
         let offsets_end = size_of::<u64>();
         offsets_end
@@ -108,17 +107,17 @@ impl Writer {
             + self.tokens.len() * TOKEN_BYTES
     }
 
-    /// The shard's bytes.
+    /// Encodes the shard.
     pub fn finish(self) -> Vec<u8> {
-        // Those of a plan first: `safetensors::serialize` would sort them by type and name.
+        // The order matters: what a plan reads comes first. `safetensors::serialize` would sort by type and name.
         let parts = [
             part("offsets", Dtype::U64, &self.offsets, u64::to_le_bytes),
             part("hashes", Dtype::U64, &self.hashes, u64::to_le_bytes),
             part("positions", Dtype::U64, &self.positions, u64::to_le_bytes),
             self.of_records("contents", |record| record.content),
-            self.of_records("settings", |record| hash_in(record, |said| said.setting)),
-            self.of_records("instructions", |record| hash_in(record, |said| said.instruction)),
-            self.of_records("answers", |record| hash_in(record, |said| said.answer)),
+            self.of_records("settings", |record| hash_in(record, |hashes| hashes.setting)),
+            self.of_records("instructions", |record| hash_in(record, |hashes| hashes.instruction)),
+            self.of_records("answers", |record| hash_in(record, |hashes| hashes.answer)),
             part("objects", Dtype::U32, &self.objects, u32::to_le_bytes),
             part("records", Dtype::U32, &self.records, u32::to_le_bytes),
             part("sums", Dtype::F32, &self.sums, f32::to_le_bytes),
@@ -136,7 +135,7 @@ impl Writer {
         let small: usize = parts.iter().map(|part| part.data.len()).sum();
         bytes.reserve_exact(small + TOKEN_BYTES * tokens);
         parts.iter().for_each(|part| bytes.extend_from_slice(&part.data));
-        // Nearly all of it: written in place, and freed as it is written.
+        // Nearly all of the bytes. They are written without an intermediate copy, which would double the memory.
         self.tokens.into_iter().for_each(|token| bytes.extend_from_slice(&token.to_le_bytes()));
         self.weights.into_iter().for_each(|weight| bytes.extend_from_slice(&weight.to_le_bytes()));
         bytes
@@ -164,7 +163,7 @@ impl Writer {
     }
 }
 
-/// A tensor as it is written.
+/// A tensor, encoded.
 struct Part {
     name: &'static str,
     dtype: Dtype,

@@ -1,4 +1,4 @@
-//! How a source's objects are read, and what shows it.
+//! The formats in which a source's objects are read, and how they were detected.
 
 use std::fmt;
 
@@ -7,40 +7,40 @@ use serde::{Deserialize, Serialize};
 use super::Place;
 use crate::text::visible;
 
-/// A way in which some of a source's objects are read.
+/// A detected format, with the objects of a source that have it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Detected {
-    /// As the run spec names it: `alpaca`.
+    /// The format's name in a run spec: `alpaca`.
     pub format: String,
-    /// How the objects hold their records: "JSON lines".
+    /// The container of the records: "JSON lines".
     pub container: String,
-    /// What shows it: "has `instruction` and `output`", "as the run spec says".
+    /// What shows the format: "has `instruction` and `output`", "as the run spec says".
     pub why: String,
-    /// Objects that are read so; those without a record are in no format.
+    /// Number of objects that are read this way. Objects without records have no format.
     pub objects: u64,
-    /// The first of them by name.
+    /// The first of these objects by name.
     pub object: String,
-    /// The record in it that `why` is said of; counted from the object's start, whatever range was read.
+    /// The record of that object to which `why` refers, counted from the start of the object.
     #[serde(flatten)]
     pub place: Option<Place>,
 }
 
 impl Detected {
-    /// Two ways are the same if all but the objects are.
-    fn way(&self) -> (&str, &str, &str) {
+    /// The key by which formats are merged: everything except the objects.
+    fn key(&self) -> (&str, &str, &str) {
         (&self.format, &self.container, &self.why)
     }
 }
 
-/// All ways in which a source's objects are read, each once, in order.
+/// All detected formats of a source's objects, sorted, each once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Formats(Vec<Detected>);
 
 impl Formats {
-    /// Notes how further objects are read.
+    /// Adds the format of further objects.
     pub fn add(&mut self, detected: Detected) {
-        match self.0.binary_search_by(|known| known.way().cmp(&detected.way())) {
+        match self.0.binary_search_by(|known| known.key().cmp(&detected.key())) {
             Err(at) => self.0.insert(at, detected),
             Ok(at) => {
                 let known = &mut self.0[at];
@@ -52,23 +52,23 @@ impl Formats {
         }
     }
 
-    /// Notes how another receipt's objects are read; in whatever order, the result is the same.
+    /// Adds the formats of another receipt. The result does not depend on the order of merges.
     pub fn merge(&mut self, other: Formats) {
         other.0.into_iter().for_each(|detected| self.add(detected));
     }
 
-    /// Whether no object had a record.
+    /// Whether no format was detected, because no object had a record.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Each way, by format.
+    /// The detected formats, in order.
     pub fn iter(&self) -> impl Iterator<Item = &Detected> {
         self.0.iter()
     }
 }
 
-/// "alpaca, JSON lines: a.jsonl, line 1 has `instruction` and `output`; 2 more objects alike".
+/// Formats as "alpaca, JSON lines: a.jsonl, line 1 has `instruction` and `output`; 2 more objects alike".
 impl fmt::Display for Detected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, {}: ", self.format, self.container)?;
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_way_is_told_once_whoever_saw_it_first() {
+    fn equal_formats_are_merged_in_any_order() {
         let all = [
             detected("text", "b.jsonl", 1),
             detected("messages", "c.jsonl", 2),
@@ -114,7 +114,7 @@ mod tests {
             detected("text", "d.jsonl", 1),
         ];
         let mut parts = [&all[..1], &all[1..3], &all[3..]].map(of);
-        let told = |parts: &[Formats]| {
+        let shown = |parts: &[Formats]| {
             let mut merged = Formats::default();
             parts.iter().for_each(|part| merged.merge(part.clone()));
             merged.iter().map(Detected::to_string).collect::<Vec<_>>()
@@ -123,21 +123,21 @@ mod tests {
             "messages, JSON lines: c.jsonl, line 2 has `messages`",
             "text, JSON lines: a.jsonl, line 7 has `text`; 2 more objects alike",
         ];
-        assert_eq!(told(&parts), expected);
+        assert_eq!(shown(&parts), expected);
         parts.reverse();
-        assert_eq!(told(&parts), expected);
-        assert_eq!(told(&[of(&all)]), expected);
+        assert_eq!(shown(&parts), expected);
+        assert_eq!(shown(&[of(&all)]), expected);
     }
 
     #[test]
-    fn what_the_spec_says_has_no_place_and_survives_json() {
-        let said = Detected {
+    fn formats_of_the_spec_have_no_place_and_round_trip_through_json() {
+        let in_spec = Detected {
             why: "as the run spec says".into(),
             place: None,
             ..detected("messages", "a.jsonl", 1)
         };
-        assert_eq!(said.to_string(), "messages, JSON lines: as the run spec says");
-        for detected in [said, detected("text", "a.jsonl", 3)] {
+        assert_eq!(in_spec.to_string(), "messages, JSON lines: as the run spec says");
+        for detected in [in_spec, detected("text", "a.jsonl", 3)] {
             let formats = of(&[detected]);
             let json = serde_json::to_string(&formats).expect("plain data");
             let back: Formats = serde_json::from_str(&json).expect("our own");

@@ -1,4 +1,4 @@
-//! How long samples are, in a few numbers.
+//! A histogram of the lengths of samples.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,19 +7,17 @@ use serde::{Deserialize, Serialize};
 
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// Counts of values in buckets that grow with them: four to every doubling, so that a bucket tells
-/// a value to a quarter.
+/// Counts of values in logarithmic buckets, four per power of two. A bucket determines a value to within a quarter.
 ///
-/// Adding, merging and taking away commute. Stored as a map from a bucket's least value to its
-/// count.
+/// Adding, merging and removing commute. Serialized as a map from the lowest value of a bucket to its count.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "BTreeMap<String, u64>", into = "BTreeMap<u64, u64>")]
 pub struct Histogram {
     buckets: BTreeMap<u64, u64>,
 }
 
-/// From names, since those of an object are texts to a reader that holds it back, as one of an enum
-/// by its tag does.
+/// Reads buckets with string keys: for an internally tagged enum, serde buffers the object, and then its keys are no
+/// longer parsed as numbers.
 impl TryFrom<BTreeMap<String, u64>> for Histogram {
     type Error = std::num::ParseIntError;
 
@@ -41,7 +39,7 @@ impl Histogram {
         *self.buckets.entry(least(value)).or_default() += 1;
     }
 
-    /// Takes a value back that was added.
+    /// Removes a value that was added before.
     pub fn remove(&mut self, value: u64) {
         let bucket = least(value);
         if let Some(count) = self.buckets.get_mut(&bucket) {
@@ -59,23 +57,22 @@ impl Histogram {
         }
     }
 
-    /// The values counted.
+    /// The number of values.
     pub fn len(&self) -> u64 {
         self.buckets.values().sum()
     }
 
-    /// Whether no value was counted.
+    /// Whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.buckets.is_empty()
     }
 
-    /// The buckets that are not empty: the least value, the least value of the next bucket, and
-    /// the count.
+    /// The buckets that are not empty, each as its lowest value, the lowest value of the next bucket, and its count.
     pub fn buckets(&self) -> impl Iterator<Item = (u64, u64, u64)> + '_ {
         self.buckets.iter().map(|(&from, &count)| (from, next(from), count))
     }
 
-    /// All buckets from the first to the last that is not empty, likewise.
+    /// All buckets from the first to the last that is not empty, in the form of [`buckets`](Self::buckets).
     pub fn spanned(&self) -> impl Iterator<Item = (u64, u64, u64)> + '_ {
         let first = self.buckets.keys().next().copied();
         let last = self.buckets.keys().next_back().copied();
@@ -85,7 +82,7 @@ impl Histogram {
         all.map(|from| (from, next(from), self.buckets.get(&from).copied().unwrap_or(0)))
     }
 
-    /// A bound that at least this share of the values, 0 to 1, lies below; none without values.
+    /// An upper bound for at least this share of the values, 0 to 1. `None` without values.
     pub fn below(&self, share: f64) -> Option<u64> {
         let wanted = (share * self.len() as f64).ceil() as u64;
         let mut counted = 0;
@@ -97,7 +94,7 @@ impl Histogram {
     }
 }
 
-/// The least value of the bucket that a value is in: its three leading bits.
+/// The lowest value of the bucket of a value, which consists of its three leading bits.
 fn least(value: u64) -> u64 {
     match value.checked_ilog2() {
         Some(bits @ 2..) => value >> (bits - 2) << (bits - 2),
@@ -105,13 +102,13 @@ fn least(value: u64) -> u64 {
     }
 }
 
-/// The least value of the bucket after the one that begins at `least`.
+/// The lowest value of the bucket after the one that begins at `least`.
 fn next(least: u64) -> u64 {
     let width = least.checked_ilog2().map_or(0, |bits| bits.saturating_sub(2));
     least.saturating_add(1 << width)
 }
 
-/// `50% below 112, 90% below 256, all below 640, from 16 ▁▃█▅▂`: a bar for every doubling.
+/// Formats as `50% below 112, 90% below 256, all below 640, from 16 ▁▃█▅▂`, with a bar for each power of two.
 impl fmt::Display for Histogram {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Some(half), Some(most), Some(all)) =
@@ -131,7 +128,7 @@ impl fmt::Display for Histogram {
             let count = doublings.get(&doubling).copied().unwrap_or(0);
             let bar = match count {
                 0 => ' ',
-                // Rounded up: what is there is seen.
+                // Rounded up, so that every count above 0 is visible.
                 _ => BARS[((count * 8).div_ceil(highest) - 1) as usize],
             };
             write!(f, "{bar}")?;
@@ -145,22 +142,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn histogram_is_read_back_also_from_within_an_enum_that_is_told_by_a_tag() {
+    fn histograms_round_trip_inside_an_internally_tagged_enum() {
         #[derive(Debug, PartialEq, Serialize, Deserialize)]
         #[serde(tag = "event")]
-        enum Told {
+        enum Tagged {
             Lengths { lengths: Histogram },
         }
         let mut lengths = Histogram::default();
         [3, 3, 100].into_iter().for_each(|value| lengths.add(value));
-        let told = Told::Lengths { lengths };
-        let json = serde_json::to_string(&told).expect("plain JSON");
+        let tagged = Tagged::Lengths { lengths };
+        let json = serde_json::to_string(&tagged).expect("plain JSON");
         assert_eq!(json, r#"{"event":"Lengths","lengths":{"3":2,"96":1}}"#);
-        assert_eq!(serde_json::from_str::<Told>(&json).expect("our own"), told);
+        assert_eq!(serde_json::from_str::<Tagged>(&json).expect("our own"), tagged);
     }
 
     #[test]
-    fn buckets_tile_the_numbers_and_tell_a_value_to_a_quarter() {
+    fn buckets_have_no_gaps_and_determine_a_value_to_within_a_quarter() {
         let mut end = 0;
         for value in 0..100_000u64 {
             let from = least(value);
@@ -175,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_added_can_be_taken_back_and_order_does_not_matter() {
+    fn values_can_be_removed_and_order_does_not_matter() {
         let of = |values: &[u64]| {
             let mut histogram = Histogram::default();
             values.iter().for_each(|&value| histogram.add(value));
@@ -196,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_bounded_from_above() {
+    fn below_is_an_upper_bound_for_a_share() {
         let mut histogram = Histogram::default();
         assert_eq!(histogram.below(0.5), None);
         (1..=1000).for_each(|value| histogram.add(value));

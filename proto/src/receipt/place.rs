@@ -1,10 +1,10 @@
-//! A record by its place, and what is wrong with it.
+//! Places of records in their objects, and examples of records that were dropped or found.
 
 use crate::text::visible;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Where a record stands in its object, or in the range of it that was read; all count from 1.
+/// The place of a record in its object, or in the range of the object that was read. All numbers count from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Place {
@@ -15,12 +15,12 @@ pub enum Place {
         /// The line on which it starts.
         line: u64,
     },
-    /// A row of a table that has no lines.
+    /// A row of a table in a format without lines.
     Row {
         /// Its number in the table.
         row: u64,
     },
-    /// What starts on a line.
+    /// A record that starts on a line.
     Line {
         /// The line.
         line: u64,
@@ -28,12 +28,12 @@ pub enum Place {
 }
 
 impl Place {
-    /// A record that is a line.
+    /// The place of a record that starts on line `line`.
     pub fn line(line: u64) -> Place {
         Place::Line { line }
     }
 
-    /// What a prepared shard keeps of it.
+    /// The number that a prepared shard stores for this place.
     pub fn position(self) -> u64 {
         match self {
             Place::Record { record, .. } => record,
@@ -42,7 +42,8 @@ impl Place {
         }
     }
 
-    /// The same place, counted from `by` lines or rows before. An array is never cut into ranges.
+    /// The same place, counted from `by` lines or rows earlier. Records of an array do not change, because an array
+    /// is never divided into ranges.
     #[must_use]
     pub fn shifted(self, by: u64) -> Place {
         match self {
@@ -52,7 +53,7 @@ impl Place {
         }
     }
 
-    /// A record of an array, of which only the number is known.
+    /// The place of a record of an array of which only the number is known, not the line.
     pub fn record(record: u64) -> Place {
         Place::Record { record, line: 0 }
     }
@@ -61,7 +62,7 @@ impl Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // Where only its number is known.
+            // The line is unknown.
             Place::Record { record, line: 0 } => write!(f, "record {record}"),
             Place::Record { record, line } => write!(f, "record {record} (line {line})"),
             Place::Row { row } => write!(f, "row {row}"),
@@ -70,12 +71,12 @@ impl fmt::Display for Place {
     }
 }
 
-/// One record that was dropped, cut or found, and why.
+/// One record that was dropped, truncated or found by a check, and why.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Example {
     /// The object's name as the user would write it: `s3://d/7.jsonl`.
     pub object: String,
-    /// Where in the object.
+    /// The record's place in the object.
     #[serde(flatten)]
     pub place: Place,
     /// What is wrong, in one sentence.

@@ -1,28 +1,28 @@
-//! Steps whose update was not made: their samples were seen, and taught nothing.
+//! Skipped steps, whose update was not applied because their gradient was not finite.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Samples of one step that are named; of a larger batch the rest is counted.
+/// The maximum number of samples of one step that are named. The others are only counted.
 pub const NAMES: usize = 10_000;
-/// Samples that a person is shown at once.
+/// The number of samples that are shown in text.
 const SHOWN: usize = 3;
 
-/// A step whose gradient was not finite, and whose samples therefore changed nothing.
+/// A step whose gradient was not finite, so that the model was not updated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
-    /// Its number as people count: the steps committed, this one included.
+    /// The step's number, from 1: the number of committed steps, including this one.
     pub step: u64,
-    /// Its samples by file and line, [`NAMES`] at most.
+    /// Its samples by file and line, at most [`NAMES`].
     pub samples: Vec<String>,
-    /// Its samples beyond those.
+    /// The number of its other samples.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unnamed: u64,
 }
 
 impl Skipped {
-    /// The step that is number `step`, and the names of its samples.
+    /// Skipped step number `step`, with the names of all its samples.
     pub fn new(step: u64, mut samples: Vec<String>) -> Skipped {
         let unnamed = samples.len().saturating_sub(NAMES) as u64;
         samples.truncate(NAMES);
@@ -30,7 +30,7 @@ impl Skipped {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde requires this signature")]
 fn is_zero(count: &u64) -> bool {
     *count == 0
 }

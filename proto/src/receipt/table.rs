@@ -1,12 +1,11 @@
-//! The receipt as a person reads it.
+//! The receipt as text for people.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use super::{Counts, Histogram, Reason, Receipt, Tally};
 
-/// A table with a row per source; then for each source how it is read, its samples' lengths, and the
-/// examples by reason.
+/// Formats as a table with a row per source, followed by the formats, lengths and examples of each source.
 impl fmt::Display for Receipt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total = self.total();
@@ -82,9 +81,9 @@ fn write_lengths(f: &mut fmt::Formatter<'_>, label: &str, lengths: &Histogram) -
 }
 
 fn write_examples(f: &mut fmt::Formatter<'_>, label: &str, tally: &Tally) -> fmt::Result {
-    let mut said = BTreeSet::new();
+    let mut hints = BTreeSet::new();
     for example in &tally.examples {
-        writeln!(f, "  {label}: {}", once(&mut said, &example.to_string()))?;
+        writeln!(f, "  {label}: {}", once(&mut hints, &example.to_string()))?;
     }
     let more = tally.records.saturating_sub(tally.examples.len() as u64);
     if more > 0 {
@@ -93,25 +92,24 @@ fn write_examples(f: &mut fmt::Formatter<'_>, label: &str, tally: &Tally) -> fmt
     Ok(())
 }
 
-/// A text of several lines with its hints, but for those that were said before. A hint on a line of
-/// its own belongs to its text.
-fn once(said: &mut BTreeSet<String>, text: &str) -> String {
-    let is_new = |line: &&str| !line.starts_with("hint: ") || said.insert((*line).to_owned());
+/// Indents a text of several lines, and removes the hint lines that are already in `hints`. Adds the others to it.
+fn once(hints: &mut BTreeSet<String>, text: &str) -> String {
+    let is_new = |line: &&str| !line.starts_with("hint: ") || hints.insert((*line).to_owned());
     let lines: Vec<_> = text.lines().filter(is_new).collect();
     lines.join("\n    ")
 }
 
 impl Receipt {
-    /// The reasons why records were dropped, a line each, with so many places of each.
+    /// The reasons why records were dropped, one per line, each followed by at most `each` examples.
     pub fn losses(&self, each: usize) -> String {
-        let mut said = BTreeSet::new();
+        let mut hints = BTreeSet::new();
         let mut lines = String::new();
         for (reason, tally) in &self.total().dropped {
             let records = tally.records;
             let plural = if records == 1 { "record" } else { "records" };
             lines += &format!("\n  {}: {records} {plural}", reason.label());
             for example in tally.examples.iter().take(each) {
-                lines += &format!("\n    {}", once(&mut said, &example.to_string()));
+                lines += &format!("\n    {}", once(&mut hints, &example.to_string()));
             }
         }
         lines

@@ -1,4 +1,4 @@
-//! Fields of records that nothing is read from.
+//! Fields of records that are not read.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,15 +7,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::text::visible;
 
-/// What the names of messages' fields begin with.
+/// The prefix of the names of fields of messages.
 pub const OF_MESSAGES: &str = "messages[].";
 
-/// Names that are kept: data whose fields are named by what they hold has as many as records.
+/// The maximum number of names. Data that uses values as field names may have a different field in every record.
 const NAMES: usize = 64;
-/// Characters of a name that are kept.
+/// The maximum length of a name in characters.
 const CHARACTERS: usize = 64;
 
-/// In how many records each field says something. Of too many names the first by their order are kept.
+/// The number of records in which each field is not empty. If there are too many names, the first in sorted order are
+/// kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Unread(BTreeMap<String, u64>);
@@ -28,12 +29,12 @@ impl Unread {
         self.trim();
     }
 
-    /// Whether everything is read.
+    /// Whether every field was read.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The names, and in how many records they say something.
+    /// Each name, with the number of records in which the field is not empty.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
         self.0.iter().map(|(name, records)| (name.as_str(), *records))
     }
@@ -52,7 +53,7 @@ impl Unread {
     }
 }
 
-/// `` `images` (3), `source` of messages (12) ``
+/// Formats as `` `images` (3), `source` of messages (12) ``.
 impl fmt::Display for Unread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let named = |(name, records): (&str, u64)| match name.strip_prefix(OF_MESSAGES) {
@@ -69,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn however_it_is_put_together_it_is_the_same() {
+    fn the_result_does_not_depend_on_the_order_of_merges() {
         let names: Vec<_> = (0..200).map(|i| format!("f{:03}", i * 37 % 100)).collect();
         let of = |names: &[String]| {
             let mut unread = Unread::default();
@@ -88,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_shown_with_what_they_belong_to() {
+    fn fields_of_messages_are_shown_as_such() {
         let mut unread = Unread::default();
         unread.add("images");
         unread.add("messages[].name");

@@ -1,4 +1,4 @@
-//! Numbers of bytes as people write them: `5GB`, `512MiB`.
+//! Sizes in bytes as written in a spec: `5GB`, `512MiB`.
 
 const UNITS: [(&str, u64); 6] = [
     ("GiB", 1 << 30),
@@ -9,14 +9,14 @@ const UNITS: [(&str, u64); 6] = [
     ("KB", 1_000),
 ];
 
-/// The bytes that `text` says: a whole number and a unit.
+/// Parses a whole number and a unit.
 pub(super) fn parse(text: &str) -> Option<u64> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
     let (_, bytes) = UNITS.iter().find(|(name, _)| *name == unit.trim_start())?;
     number.parse::<u64>().ok()?.checked_mul(*bytes)
 }
 
-/// How `bytes`, which came from [`parse`], are written.
+/// Formats a size, which came from [`parse`], in the largest unit that divides it.
 pub(super) fn write(bytes: u64) -> String {
     let fits = |(_, unit): &&(&str, u64)| bytes.is_multiple_of(*unit);
     let largest = UNITS.iter().filter(fits).max_by_key(|(_, unit)| *unit);
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn sizes_round_trip() {
         for text in ["5GB", "1GiB", "512MiB", "750MB", "3KB", "7KiB"] {
             assert_eq!(write(parse(text).expect(text)), text);
         }
@@ -37,7 +37,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_number_or_no_unit_is_no_size() {
+    fn text_without_a_number_or_a_unit_is_refused() {
         for text in
             ["", "5", "GB", "-5GB", "5gigs", "5.5GB", "99999999999999999999GB", "20000000000GB"]
         {

@@ -1,7 +1,6 @@
-//! Judges what was typed by the published schema: one source for limits, defaults, names and error
-//! texts.
+//! Validates a spec against the published schema, so that limits, names and error texts have a single source.
 //!
-//! Knows as much of JSON Schema as the schema of a [`Draft`](super::Draft) uses.
+//! Supports only the part of JSON Schema that the schema of a [`Draft`](super::Draft) uses.
 
 use serde_json::{Map, Value};
 
@@ -9,8 +8,8 @@ use super::error::Problem;
 use super::keys;
 use super::schema::{self, choices, join, target};
 
-/// Reports everything that the schema refuses, and takes out of `value` the keys that are unknown,
-/// and those that have no value: they count as left out.
+/// Reports everything that the schema refuses. Removes unknown keys from `value`, and keys without a value, which
+/// count as absent.
 pub(super) fn check(value: &mut Value, problems: &mut Vec<Problem>) {
     visit(value, schema::schema(), "", problems);
 }
@@ -61,13 +60,14 @@ fn visit_map(
         let key = key.as_str().unwrap_or_default();
         if !map.contains_key(key) {
             let wanted = describe(&properties[key]);
-            problems
-                .push(Problem::new(join(path, key), "is missing").hint(format!("it is {wanted}")));
+            problems.push(
+                Problem::new(join(path, key), "is missing").hint(format!("it must be {wanted}")),
+            );
         }
     }
 }
 
-/// Whether a value without named parts fits.
+/// Whether the schema accepts a value that is not a map with known keys.
 fn accepts(value: &Value, node: &Value) -> bool {
     let node = target(node);
     if let Some(choices) = choices(node) {
@@ -122,14 +122,14 @@ fn mismatch(value: &Value, node: &Value, path: &str) -> Problem {
     }
 }
 
-/// What a node wants, as the end of "must be ...".
+/// What a schema node accepts, as the end of "must be ...".
 fn describe(node: &Value) -> String {
     let node = target(node);
     let mut parts: Vec<String> = words(node).iter().map(|word| format!("`{word}`")).collect();
     let choices = choices(node).unwrap_or_else(|| vec![node]);
     parts.extend(choices.into_iter().filter_map(describe_kind));
     match parts.as_slice() {
-        [] => "something else".into(),
+        [] => "another value".into(),
         [only] => only.clone(),
         [first @ .., last] => format!("{} or {last}", first.join(", ")),
     }
@@ -180,7 +180,7 @@ fn describe_range(node: &Value) -> String {
     }
 }
 
-/// The texts that a node accepts by name.
+/// The string constants that a node accepts.
 fn words(node: &Value) -> Vec<String> {
     let node = target(node);
     let own = node.get("const").into_iter();

@@ -1,4 +1,4 @@
-//! What follows from a valid spec.
+//! Values and variants derived from a valid spec.
 
 use super::{ChatTemplate, Data, Error, EvalOn, HubName, Location, Source, Spec, Workers};
 use crate::key;
@@ -7,22 +7,21 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 impl Spec {
-    /// A spec from [`Spec::resolved_yaml`], in which every path is absolute.
+    /// Parses the output of [`Spec::resolved_yaml`], in which every path is absolute.
     ///
     /// # Errors
-    /// If it is not one.
+    /// The errors of [`parse`](super::parse).
     pub fn from_resolved(yaml: &str) -> Result<Spec, Error> {
         super::parse(yaml, Path::new("/"))
     }
 
-    /// The same run on `day`, unless it has a date already.
+    /// The same spec with `day` as its date, unless it has a date already.
     pub fn dated(mut self, day: Option<NaiveDate>) -> Spec {
         self.data.date = self.data.date.or(day);
         self
     }
 
-    /// Tells this spec from any other, whatever day it is submitted on and by whatever name it calls its output: the
-    /// SHA-256 of everything else.
+    /// Identifies the spec: a SHA-256 of everything except the date of the submission and the location of the output.
     pub fn identity(&self) -> String {
         let mut rest = self.clone();
         rest.data.date = None;
@@ -30,13 +29,14 @@ impl Spec {
         crate::manifest::sha256(rest.resolved_yaml().as_bytes())
     }
 
-    /// The same run with between `min` and `max` workers.
+    /// The same spec with between `min` and `max` workers.
     pub fn with_workers(mut self, min: u32, max: u32) -> Spec {
         self.workers = Workers { min, max };
         self
     }
 
-    /// Where the base's files lie: a name on the hub stands for what is staged of it under the output.
+    /// Where the files of the base model are. A pinned name on the hub becomes the folder under the output to which
+    /// its files are staged.
     pub fn base(&self) -> Location {
         match &self.model.base {
             Location::Hub(name) => match name.pinned() {
@@ -47,7 +47,7 @@ impl Spec {
         }
     }
 
-    /// Every name on the hub that the run reads, with the field that it stands in.
+    /// Every name on the hub that the run reads, with the field that contains it.
     pub fn hub_names(&self) -> Vec<(String, HubName)> {
         let mut spec = self.clone();
         let name = |(field, location): (String, &mut Location)| {
@@ -56,7 +56,7 @@ impl Spec {
         spec.inputs().into_iter().filter_map(name).collect()
     }
 
-    /// The same run with names on the hub resolved as in `pins`.
+    /// The same spec with names on the hub resolved as in `pins`.
     pub fn pinned(mut self, pins: &BTreeMap<HubName, HubName>) -> Spec {
         for (_, location) in self.inputs() {
             if let Location::Hub(name) = location
@@ -68,13 +68,13 @@ impl Spec {
         self
     }
 
-    /// The same run with names on the hub resolved as `old` has them: a resumed run reads what it read.
+    /// The same spec with names on the hub resolved as in `old`, so that a resumed run reads the same commits.
     pub fn pinned_as(self, old: &Spec) -> Spec {
         let names = old.hub_names().into_iter();
         self.pinned(&names.map(|(_, name)| (name.unpinned(), name)).collect())
     }
 
-    /// Everything that the run reads, with the field that it stands in.
+    /// Every location that the run reads, with the field that contains it.
     fn inputs(&mut self) -> Vec<(String, &mut Location)> {
         let evaluated = match &mut self.data.eval.on {
             EvalOn::Sources(sources) => &mut sources[..],
@@ -99,8 +99,8 @@ impl Spec {
 }
 
 impl Data {
-    /// Every source whose records are prepared: those to train on, then those that are only
-    /// evaluated, then the benchmarks.
+    /// Every source whose records are prepared: first those to train on, then those that are only evaluated, then the
+    /// benchmarks.
     pub fn sources(&self) -> Vec<&Source> {
         let others = self.evaluated().iter().chain(&self.quality.benchmarks);
         self.train.iter().chain(others).collect()

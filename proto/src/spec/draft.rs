@@ -1,9 +1,8 @@
-//! What the user typed, with the defaults filled in.
+//! The spec as the user wrote it, with the defaults filled in.
 //!
-//! These types *are* the interface: their fields, documentation, defaults and limits make the
-//! published JSON Schema, and the schema in turn judges what was typed (`check.rs`). A draft may
-//! still contradict itself, and its paths are relative; [`Draft::resolve`](super::Draft::resolve)
-//! makes a [`Spec`](super::Spec) of it.
+//! These types *are* the interface: the published JSON Schema is generated from their fields, documentation, defaults
+//! and limits, and input is validated against that schema (`check.rs`). A draft may still contradict itself, and its
+//! paths are relative; [`Draft::resolve`](super::Draft::resolve) converts it to a [`Spec`](super::Spec).
 
 use std::collections::BTreeMap;
 
@@ -16,7 +15,7 @@ use super::value::{
     Roles, SaveDtype, Think, TooLong, Train, TrainOn, Turns,
 };
 
-/// The longest sample that a run may ask for.
+/// The largest `max_tokens` that a spec may ask for.
 pub const MAX_TOKENS: u32 = 1 << 20;
 
 /// A Muster run: which model is tuned, on which data, and how.
@@ -24,8 +23,7 @@ pub const MAX_TOKENS: u32 = 1 << 20;
 #[serde(deny_unknown_fields)]
 #[schemars(title = "Muster run spec")]
 pub struct Draft {
-    /// The run's name: lower-case letters, digits and `-`. Left out, it is made from the spec
-    /// file's name.
+    /// The run's name: lower-case letters, digits and `-`. By default, it is derived from the name of the spec file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 52))]
     pub name: Option<String>,
@@ -33,16 +31,16 @@ pub struct Draft {
     pub model: Model,
     /// The samples to train and to evaluate on.
     pub data: Data,
-    /// The training itself.
+    /// Hyperparameters of the training.
     #[serde(default)]
     pub train: Train,
-    /// How many workers the run takes.
+    /// How many workers the run uses.
     #[serde(default)]
     pub workers: Workers,
-    /// When checkpoints are written, and how many stay.
+    /// When checkpoints are written, and how many are kept.
     #[serde(default)]
     pub checkpoint: Checkpoint,
-    /// Where the run's folder goes: a folder, or a prefix such as `s3://bucket/prefix`.
+    /// Where the run's folder is created: a folder, or a prefix such as `s3://bucket/prefix`.
     #[serde(default = "default_output")]
     #[schemars(length(min = 1))]
     pub output: String,
@@ -52,28 +50,28 @@ pub struct Draft {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// A Hugging Face folder, `hf://owner/name[@revision]`, `s3://bucket/prefix`, or the model folder
-    /// of another run's checkpoint.
+    /// A folder in Hugging Face format, `hf://owner/name[@revision]`, `s3://bucket/prefix`, or the model folder of
+    /// another run's checkpoint.
     #[schemars(length(min = 1))]
     pub base: String,
-    /// Whether the base's weights are used, or only its config and tokenizer.
+    /// Whether the weights of the base model are used, or only its config and tokenizer.
     #[serde(default)]
     pub init: Init,
-    /// Of parameters and activations: `f32`, or `bf16` on an accelerator.
+    /// The type of parameters and activations in training: `f32`, or `bf16` on an accelerator.
     #[serde(default)]
     pub dtype: Dtype,
-    /// Of the weights that are written; left out, the base's.
+    /// The type of the weights that are written. By default, that of the base model.
     #[serde(default)]
     pub save_dtype: Option<SaveDtype>,
-    /// The most that one file of the written weights holds: `5GB`, `512MiB`.
+    /// The maximum size of one file of the written weights, such as `5GB` or `512MiB`.
     #[serde(default = "default_max_shard_size")]
     pub max_shard_size: String,
-    /// Special tokens for the chat template, such as `<|user|>`: those that the tokenizer lacks are
-    /// added to it, and the vocabulary grows where their ids need it.
+    /// Special tokens for the chat template, such as `<|user|>`. Those that the tokenizer lacks are added to it,
+    /// and the model's vocabulary is enlarged if their ids do not fit.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000), inner(length(min = 1, max = 256)))]
     pub add_tokens: Vec<String>,
-    /// Train an adapter beside frozen weights; left out, every parameter is trained.
+    /// Trains an adapter beside frozen weights. By default, every parameter is trained.
     #[serde(default)]
     pub adapter: Option<Adapter>,
 }
@@ -88,15 +86,14 @@ pub struct Data {
     /// What the model is evaluated on, and when.
     #[serde(default)]
     pub eval: Eval,
-    /// What is looked for in the training data before anything is trained, and what follows from
-    /// finding it: `off`, `report` or `filter`.
+    /// Quality checks on the data, which run before training. A check is `off`, `report` or `filter`.
     #[serde(default)]
     pub quality: Quality<Source>,
     /// The longest sample, and the length of a pack.
     #[serde(default = "default_max_tokens")]
     #[schemars(range(min = 2, max = 1048576))]
     pub max_tokens: u32,
-    /// What happens to a sample that is longer than `max_tokens`; always counted in the receipt.
+    /// What happens to a sample that is longer than `max_tokens`. The receipt counts these samples in any case.
     #[serde(default)]
     pub too_long: TooLong,
     /// What happens to a data file that ends before its records do.
@@ -105,38 +102,39 @@ pub struct Data {
     /// What happens to records with images, videos or sounds.
     #[serde(default)]
     pub media: Media,
-    /// If more than this share of the records is lost, the run is refused, naming the `max_tokens`
-    /// that fits.
+    /// The largest share of records that may be lost. If more are lost, the run is refused, and the error names a
+    /// `max_tokens` that would be enough.
     #[serde(default = "default_max_dropped")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub max_dropped: f64,
-    /// What happens to records of which the chat template leaves something out, such as earlier
-    /// thoughts or tools.
+    /// What happens to records when the chat template leaves out part of them, such as the thinking in earlier
+    /// answers, or tools.
     #[serde(default)]
     pub left_out: LeftOut,
-    /// What happens to conversations whose messages hold the text of a special token.
+    /// What happens to conversations whose messages contain the text of a special token.
     #[serde(default)]
     pub control_tokens: ControlTokens,
-    /// What happens to empty thinking blocks that the prompt would write.
+    /// Whether empty thinking blocks belong to the prompt or are trained.
     #[serde(default)]
     pub think: Think,
     /// Which messages of a conversation are trained.
     #[serde(default)]
     pub train_on: TrainOn,
-    /// Whether a conversation is one sample, or `each` answer that is trained makes one, with what
-    /// comes before it as the model sees it then: for templates that drop earlier thinking.
+    /// Whether a conversation becomes one sample (`whole`), or every trained answer becomes a sample that ends with
+    /// it (`each`), after the earlier messages as the model sees them at that point. Use `each` with templates that
+    /// drop the thinking of earlier answers.
     #[serde(default)]
     pub turns: Turns,
-    /// How a conversation becomes text: `tokenizer` (the template that comes with it), `chatml`,
-    /// `alpaca`, or a `.jinja` file.
+    /// The template that turns a conversation into text: `tokenizer` (the tokenizer's own), `chatml`, `alpaca`, or a
+    /// `.jinja` file.
     #[serde(default = "default_chat_template")]
     #[schemars(length(min = 1))]
     pub chat_template: String,
-    /// Variables that the chat template sees, such as `enable_thinking: false`.
+    /// Variables that are passed to the chat template, such as `enable_thinking: false`.
     #[serde(default)]
     pub chat_template_kwargs: serde_json::Map<String, serde_json::Value>,
-    /// The day that a chat template is told when it asks with `strftime_now`, such as `2026-11-21`.
-    /// Left out, the day on which the run is submitted: a resumed run keeps it.
+    /// The day that `strftime_now` returns in a chat template, such as `2026-11-21`. By default, the day on which
+    /// the run is submitted; a resumed run keeps that day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date"))]
     pub date: Option<String>,
@@ -146,33 +144,34 @@ pub struct Data {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// A file, a glob such as `data/*.jsonl` (`**` crosses folders) or a folder, here or in
-    /// `s3://`, `gs://`, `az://`, `hf://datasets/owner/name[@revision][/path]`; or an `https://` file.
+    /// A file, a folder, or a glob such as `data/*.jsonl` (`**` matches any number of folders). It may be a local
+    /// path or a URL: `s3://`, `gs://`, `az://`, `hf://datasets/owner/name[@revision][/path]`, or `https://` for a
+    /// single file.
     #[schemars(length(min = 1))]
     pub source: String,
-    /// How the records are written; `auto` detects it, and shows what it found.
+    /// The format of the records. `auto` detects it and reports what it found.
     #[serde(default)]
     pub format: Format,
-    /// How often an epoch sees this source; 0.5 is one half in one epoch, the other half in the
-    /// next. Left out, 1.
+    /// How often an epoch repeats this source. With 0.5, one epoch uses one half of its samples, and the next epoch
+    /// the other half. The default is 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.001, max = 100.0))]
     pub repeat: Option<f64>,
-    /// This source's part of the trained tokens, relative to the other sources' parts; instead of
-    /// `repeat`, and then on every source. An epoch is as long as it can be with no sample seen
-    /// twice: one source is seen as a whole, the others in parts that take turns over the epochs.
-    /// The plan shows what `repeat` that comes to.
+    /// This source's part of the trained tokens, relative to the parts of the other sources. Replaces `repeat`; if
+    /// one source has a `share`, all must have one. An epoch is as long as possible without using a sample twice:
+    /// it uses one source completely, and of each other source a different part in each epoch. `coordinator plan`
+    /// shows the equivalent `repeat`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 1000000.0), extend("exclusiveMinimum" = 0.0))]
     pub share: Option<f64>,
-    /// Other names for a format's fields: `{instruction: prompt}` reads the instruction from
-    /// `prompt`; also inside messages, as in `{role: speaker, content: utterance}`.
+    /// Names of the format's fields in this source. `{instruction: prompt}` reads the instruction from `prompt`.
+    /// Fields of messages can be renamed as well: `{role: speaker, content: utterance}`.
     #[serde(default)]
     pub fields: BTreeMap<String, String>,
-    /// Other names for those who speak: `{assistant: [bot], user: [customer]}`.
+    /// Additional names for the speakers in this source: `{assistant: [bot], user: [customer]}`.
     #[serde(default, skip_serializing_if = "Roles::is_empty")]
     pub roles: Roles,
-    /// A system message for the conversations that have none.
+    /// A system message for conversations without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
 }
@@ -181,18 +180,18 @@ pub struct Source {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Eval {
-    /// This share of each training source is held out and never trained. Left out, 0: no
+    /// The share of each training source that is held out for evaluation and never trained. The default is 0: no
     /// evaluation.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 0.5))]
     pub holdout: Option<f64>,
-    /// Sources to evaluate on, written like those of `data.train`; instead of `holdout`.
+    /// Sources to evaluate on instead of `holdout`, written like those of `data.train`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1000))]
     pub sources: Option<Vec<Source>>,
-    /// `checkpoint`, or a number of steps.
+    /// When the model is evaluated: after every checkpoint (`checkpoint`), or after every N steps (a number).
     pub every: EvalEvery,
-    /// Whether the untrained model is evaluated first.
+    /// Whether the model is also evaluated before the first step.
     pub at_start: bool,
 }
 
@@ -202,15 +201,15 @@ impl Default for Eval {
     }
 }
 
-/// How many workers the run takes.
+/// How many workers the run uses.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Workers {
-    /// Training starts with no fewer. Left out, 1.
+    /// Training waits until at least this number of workers is ready. The default is 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4096))]
     pub min: Option<u32>,
-    /// Training takes no more. Left out, 8, or `min` where that is more.
+    /// Training uses at most this number of workers. The default is 8, or `min` if that is larger.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4096))]
     pub max: Option<u32>,

@@ -1,4 +1,4 @@
-//! Spans of time as people write them: `30m`, `90s`, `2h`.
+//! Durations in a spec: `30m`, `90s`, `2h`.
 
 use serde::{Deserialize, Deserializer, Serializer, de};
 use std::time::Duration;
@@ -6,15 +6,15 @@ use thiserror::Error;
 
 const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)];
 
-/// A text that names no span of time.
+/// A text that is not a duration.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("expected a time such as `30m`, `90s` or `2h`, got `{0}`")]
 pub struct Malformed(String);
 
-/// The span that `text` names: a whole number and a unit.
+/// Parses a whole number and a unit.
 ///
 /// # Errors
-/// [`Malformed`].
+/// [`Malformed`] for any other text.
 pub fn parse(text: &str) -> Result<Duration, Malformed> {
     let span = || {
         let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
@@ -24,7 +24,7 @@ pub fn parse(text: &str) -> Result<Duration, Malformed> {
     span().ok_or_else(|| Malformed(text.to_owned()))
 }
 
-/// How a span of whole seconds is written: in the largest unit that divides it.
+/// Formats a duration of whole seconds in the largest unit that divides it.
 fn write(span: Duration) -> String {
     let seconds = span.as_secs();
     let (name, unit) = UNITS
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_are_read_as_they_are_written() {
+    fn durations_round_trip() {
         for text in ["0s", "90s", "30m", "2h", "3d"] {
             assert_eq!(write(parse(text).expect(text)), text);
         }
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn text_without_a_number_or_a_unit_is_no_span() {
+    fn text_without_a_number_or_a_unit_is_refused() {
         for text in
             ["", "5", "m", "-5m", "5min", "1.5h", "99999999999999999999s", "999999999999999999d"]
         {

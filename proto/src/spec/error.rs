@@ -1,10 +1,10 @@
-//! What is wrong with a spec, in the words of the person who wrote it.
+//! Errors of a spec, which name its keys as the user wrote them.
 
 use super::location::Location;
 use std::fmt;
 use std::path::PathBuf;
 
-/// Why a text is no valid run spec.
+/// Why a text is not a valid run spec.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be read.
@@ -12,60 +12,61 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         #[source]
         source: std::io::Error,
     },
-    /// The place names no file.
+    /// The location is not a file or object.
     #[error(
         "`{0}` names no run spec\nhint: name a YAML file, or an object such as `s3://bucket/run.yaml`"
     )]
     NoFile(Location),
-    /// More text than any spec needs.
+    /// The text is longer than [`MAX_BYTES`](super::MAX_BYTES).
     #[error(
         "run spec of {bytes} bytes, more than {}\nhint: a spec names data, it does not contain it",
         super::MAX_BYTES
     )]
     TooLarge {
-        /// What was given.
+        /// The length of the text.
         bytes: usize,
     },
-    /// No YAML; the parser's words, with line and column.
+    /// The text is not valid YAML.
     #[error(
-        "run spec is no valid YAML: {what}
+        "run spec is not valid YAML: {what}
 hint: {hint}"
     )]
     Syntax {
-        /// What the parser says.
+        /// The parser's message, with line and column.
         what: String,
-        /// What usually mends it.
+        /// How to fix the most likely mistake.
         hint: &'static str,
     },
-    /// Valid YAML, but no valid spec: everything that was found, in the order of the text.
+    /// The text is valid YAML, but not a valid spec. Lists all problems.
     #[error("{}", lines(.0))]
     Invalid(Vec<Problem>),
 }
 
 impl Error {
-    /// The single problem of a field.
+    /// An error with a single problem.
     pub(super) fn invalid(problem: Problem) -> Error {
         Error::Invalid(vec![problem])
     }
 }
 
-/// One thing that is wrong, and how to mend it.
+/// One problem of a spec, and how to fix it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The field's path: `data.train[0].source`.
     pub field: String,
-    /// A sentence with the field and the value.
+    /// The message, with the field and the value.
     pub what: String,
-    /// What to write instead, where that is known.
+    /// What to write instead, if known.
     pub hint: Option<String>,
 }
 
 impl Problem {
-    /// `what` follows the field's name: ``must be ..., got ...``.
+    /// A problem with a message that begins with the field's name; `what` is the rest, such as ``must be ..., got
+    /// ...``.
     pub(super) fn new(field: impl Into<String>, what: impl fmt::Display) -> Problem {
         let field = field.into();
         let what = match field.as_str() {

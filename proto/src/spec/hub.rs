@@ -1,22 +1,22 @@
-//! A name on the Hugging Face hub: `[datasets/]owner/name[@revision][/path][#commit]`.
+//! Names on the Hugging Face hub: `[datasets/]owner/name[@revision][/path][#commit]`.
 //!
-//! A revision may move; what a run reads must not. So a name is resolved once, when the run is submitted, and the
-//! commit is kept behind `#` in the resolved spec: the user's own words stay readable before it, and a resumed run
-//! compares them.
+//! A revision may move to another commit, but all of a run must read the same one. So a name is resolved once, when
+//! the run is submitted, and the resolved spec contains the commit after a `#`. What the user wrote remains before
+//! it, so that it can be compared when the run is resumed.
 
 use std::fmt;
 
-/// What kind of repository a name stands for.
+/// The kind of a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// Weights, a config, a tokenizer.
+    /// A model: weights, a config and a tokenizer.
     Model,
-    /// Data files.
+    /// A data set: files of data.
     Dataset,
 }
 
 impl Kind {
-    /// The kind's folder in the hub's interface.
+    /// The path segment of this kind in the hub's API.
     pub fn folder(self) -> &'static str {
         match self {
             Kind::Model => "models",
@@ -24,7 +24,7 @@ impl Kind {
         }
     }
 
-    /// What stands before `owner/name` in the hub's own URLs.
+    /// The prefix before `owner/name` in the hub's own URLs.
     pub fn prefix(self) -> &'static str {
         match self {
             Kind::Model => "",
@@ -38,7 +38,7 @@ impl Kind {
 pub struct Commit(String);
 
 impl Commit {
-    /// Reads a full hash; nothing shorter names a commit for good.
+    /// Parses a full hash. A shorter one may become ambiguous.
     pub fn parse(text: &str) -> Option<Self> {
         let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
         (text.len() == 40 && text.bytes().all(digit)).then(|| Self(text.to_owned()))
@@ -56,23 +56,23 @@ impl fmt::Display for Commit {
     }
 }
 
-/// A repository on the hub, at a revision, and what is meant in it.
+/// A repository on the hub, at a revision, and a path in it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HubName {
-    /// A model or a data set.
+    /// Whether it is a model or a data set.
     pub kind: Kind,
     /// `owner/name`.
     pub repo: String,
-    /// A branch, a tag or a commit, as the user wrote it; none: the main branch.
+    /// A branch, a tag or a commit, as the user wrote it. `None` is the main branch.
     pub revision: Option<String>,
-    /// A file, a folder or a glob in the repository; empty: all of it.
+    /// A file, a folder or a glob in the repository. Empty for the whole repository.
     pub path: String,
-    /// What the revision was when the run was submitted.
+    /// The commit that the revision referred to when the run was submitted.
     pub commit: Option<Commit>,
 }
 
 impl HubName {
-    /// Reads what stands behind `hf://`; none for what names no repository.
+    /// Parses the text after `hf://`. Returns `None` if it does not name a repository.
     pub fn parse(text: &str) -> Option<Self> {
         let (rest, commit) = match text.rsplit_once('#') {
             Some((rest, commit)) => (rest, Some(Commit::parse(commit)?)),
@@ -107,12 +107,12 @@ impl HubName {
         Some(Self { kind, repo: format!("{owner}/{name}"), revision, path: path.join("/"), commit })
     }
 
-    /// The commit, where the name is pinned to one or is one itself.
+    /// The commit to which the name is resolved, or its revision if that is a full commit hash.
     pub fn pinned(&self) -> Option<Commit> {
         self.commit.clone().or_else(|| self.revision.as_deref().and_then(Commit::parse))
     }
 
-    /// The same name, resolved.
+    /// The same name, resolved to `commit`.
     pub fn at(&self, commit: Commit) -> Self {
         Self { commit: Some(commit), ..self.clone() }
     }
@@ -123,7 +123,7 @@ impl HubName {
     }
 }
 
-/// What stands behind `hf://`; [`HubName::parse`] reads it back.
+/// Formats the text after `hf://`, which [`HubName::parse`] reads back.
 impl fmt::Display for HubName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.kind.prefix(), self.repo)?;
@@ -147,7 +147,7 @@ mod tests {
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
     #[test]
-    fn names_are_read_part_by_part_and_written_back() {
+    fn names_round_trip() {
         let name = HubName::parse("datasets/a/b.c@v1/data/*.jsonl").unwrap();
         assert_eq!((name.kind, name.repo.as_str()), (Kind::Dataset, "a/b.c"));
         assert_eq!((name.revision.as_deref(), name.path.as_str()), (Some("v1"), "data/*.jsonl"));
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_repository_is_refused() {
+    fn names_without_a_repository_are_refused() {
         for text in ["a", "a/", "datasets/a", "spaces/a/b", "a/b@", "a/b#main", "a/..", "a/b c"] {
             assert_eq!(HubName::parse(text), None, "{text}");
         }
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_pinned_by_its_commit_whatever_its_revision() {
+    fn a_name_is_pinned_by_its_commit_or_by_a_revision_that_is_a_commit() {
         let pinned = |text: &str| HubName::parse(text).unwrap().pinned();
         assert_eq!(pinned("a/b@v1"), None);
         assert_eq!(pinned(&format!("a/b@v1#{COMMIT}")), Commit::parse(COMMIT));

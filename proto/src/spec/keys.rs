@@ -1,8 +1,8 @@
-//! Hints for keys that a spec does not have: those of other tools, misplaced ones, misspelt ones.
+//! Hints for unknown keys: keys of other tools, misplaced keys, and misspelt keys.
 
 use super::schema::{join, known_keys};
 
-/// Groups of a few lines of keys and one indented line with the hint.
+/// Groups of keys, each followed by an indented line with the hint for the group.
 const FOREIGN: &str = include_str!("foreign_keys.txt");
 
 /// What to write instead of the unknown `key` in the map at `path`, whose known keys are `here`.
@@ -35,7 +35,7 @@ pub(super) fn hint<'a>(
     format!("known here: {}", here.join(", "))
 }
 
-/// The candidate that `word` is most likely meant to be, if it is close to any.
+/// The candidate with the smallest edit distance to `word`, if one is close enough.
 pub(super) fn nearest<'a>(
     word: &str,
     candidates: impl Iterator<Item = &'a str>,
@@ -66,9 +66,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_foreign_key_is_one_of_ours_in_its_place() {
-        // `path` and `type` are never ours; a key that is both would be refused with another tool's
-        // hint.
+    fn no_key_of_the_spec_is_listed_as_foreign() {
+        // A known key in the wrong place would otherwise get the hint for another tool's key.
         let ours = known_keys();
         assert!(ours.len() > 50, "{ours:?}");
         for (_, key) in &ours {
@@ -77,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn nearest_takes_one_slip_in_three_letters() {
+    fn nearest_allows_one_edit_in_three_letters() {
         let keys = ["learning_rate", "epochs", "min"];
         assert_eq!(nearest("learning_rat", keys.into_iter()), Some("learning_rate"));
         assert_eq!(nearest("epoch", keys.into_iter()), Some("epochs"));

@@ -1,7 +1,7 @@
-//! Where a model, a source or a run's output is: a path, or a URL of a store.
+//! Locations of models, sources and a run's output: a path, or the URL of a store.
 //!
-//! Nothing here checks whether the place exists. The disk is only consulted for `..`: after a folder it is removed as
-//! text, after a link it leads to the folder that holds the link's target.
+//! Nothing here checks whether a location exists. The disk is only consulted for `..`: after a folder, the two cancel
+//! out; after a symbolic link, `..` leads to the folder that contains the link's target.
 
 use super::hub::HubName;
 use std::fmt;
@@ -14,7 +14,7 @@ pub enum Location {
     File(PathBuf),
     /// `scheme://path`.
     Url {
-        /// Which store.
+        /// The kind of store.
         scheme: Scheme,
         /// Bucket and key, or host and path; never empty.
         path: String,
@@ -26,7 +26,7 @@ pub enum Location {
 /// The stores that a spec can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scheme {
-    /// S3 and what speaks its protocol.
+    /// S3, or a store with the same protocol.
     S3,
     /// Google Cloud Storage.
     Gs,
@@ -34,7 +34,7 @@ pub enum Scheme {
     Az,
     /// A web server, read-only.
     Https,
-    /// A web server on this machine, read-only: nothing that leaves it may go in the clear.
+    /// A web server on this machine, read-only. To other machines, connections must be encrypted.
     Http,
 }
 
@@ -42,7 +42,7 @@ impl Scheme {
     /// Every scheme.
     pub const ALL: [Scheme; 5] = [Scheme::S3, Scheme::Gs, Scheme::Az, Scheme::Https, Scheme::Http];
 
-    /// As it is written before `://`.
+    /// The scheme without `://`.
     pub fn as_str(self) -> &'static str {
         match self {
             Scheme::S3 => "s3",
@@ -61,43 +61,43 @@ impl Scheme {
         }
     }
 
-    /// Whether what lies there can be listed.
+    /// Whether objects can be listed there.
     pub fn is_listed(self) -> bool {
         self.is_writable()
     }
 }
 
-/// Why a text names no place.
+/// Why a text is not a location.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A scheme that is not known.
+    /// An unknown scheme.
     #[error(
         "scheme `{0}://` is not one of `s3://`, `gs://`, `az://`, `https://`, `hf://` and `file://`"
     )]
     Scheme(String),
-    /// A URL that lacks one.
+    /// A URL with only one slash after the colon.
     #[error("`{0}:/` is neither a URL nor a path")]
     Slash(String),
-    /// Unencrypted, and to another machine.
+    /// An unencrypted URL of another machine.
     #[error("`http://` is unencrypted")]
     Plain,
-    /// No repository of the hub.
-    #[error("`hf://{0}` is no name on the hub")]
+    /// A text after `hf://` that does not name a repository.
+    #[error("`hf://{0}` is not a valid name on the Hugging Face hub")]
     Hub(String),
-    /// A scheme with nothing behind it, or an empty text.
-    #[error("nothing is named by `{0}`")]
+    /// A scheme without a bucket, host or path after it, or an empty text.
+    #[error("`{0}` does not name a file, folder or bucket")]
     Empty(String),
-    /// `~` means something to a shell only.
+    /// A path that starts with `~`, which only a shell expands.
     #[error("`~` is not expanded in `{0}`")]
     Home(String),
-    /// A user name or password, which is not shown.
-    #[error("there is a user or a password before the `@`")]
+    /// A URL with a user name or password, which the error does not show.
+    #[error("the URL has a user name or password before the `@`")]
     Secret,
-    /// A signature or token in a web address, which is not shown.
-    #[error("there is a credential behind the `?`")]
+    /// A web URL with a signature or token, which the error does not show.
+    #[error("the URL has a credential after the `?`")]
     Signed,
     /// A relative path that leaves the bucket or host that it starts in.
-    #[error("`{0}` is outside of where the spec is")]
+    #[error("`{0}` leaves the bucket, host or repository of the spec")]
     Outside(String),
 }
 
@@ -108,7 +108,7 @@ impl Error {
             Error::Slash(_) => "write two slashes after the colon, or `./` before a path",
             Error::Scheme(scheme) => match scheme.as_str() {
                 "s3a" | "s3n" | "r2" | "minio" => {
-                    "write `s3://`, and name the endpoint in the environment"
+                    "write `s3://`, and set the endpoint in the environment"
                 }
                 "gcs" => "write `gs://`",
                 "abfs" | "abfss" | "azure" | "adl" => "write `az://container/prefix`",
@@ -120,23 +120,23 @@ impl Error {
                 "write `hf://owner/name[@revision]` for a model, \
                  `hf://datasets/owner/name[@revision][/path]` for data"
             }
-            Error::Empty(_) => "name a file, a folder or a bucket",
-            Error::Home(_) => "write the folder out, or a path relative to the spec's folder",
+            Error::Empty(_) => "write a path, or a URL such as `s3://bucket/prefix`",
+            Error::Home(_) => "write the full path, or a path relative to the spec's folder",
             Error::Secret | Error::Signed => {
                 "secrets are never in a spec; credentials come from the environment"
             }
-            Error::Outside(_) => "write the URL out",
+            Error::Outside(_) => "write the full URL",
         }
     }
 }
 
 impl Location {
-    /// Reads a path or URL; a relative path starts at `base`, which is absolute.
+    /// Parses a path or URL. A relative path starts at `base`, which must be absolute.
     pub fn parse(text: &str, base: &Path) -> Result<Location, Error> {
         Self::parse_in(text, &Location::File(base.to_owned()))
     }
 
-    /// Reads a path or URL; a relative path starts at `folder`, wherever that is.
+    /// Parses a path or URL. A relative path starts at `folder`, which may be in a store.
     pub fn parse_in(text: &str, folder: &Location) -> Result<Location, Error> {
         let empty = || Error::Empty(text.to_owned());
         let Some((scheme, path)) = text.split_once("://") else {
@@ -184,7 +184,7 @@ impl Location {
         Ok(Location::Url { scheme, path })
     }
 
-    /// The place to which a path leads from here.
+    /// Resolves a path relative to this location.
     fn relative(&self, path: &str) -> Result<Location, Error> {
         if path.starts_with('/') {
             return Ok(Location::File(plain(Path::new(path))));
@@ -194,18 +194,18 @@ impl Location {
             Location::File(folder) => Location::File(plain(&folder.join(path))),
             Location::Url { scheme, path: folder } => {
                 let (root, folder) = folder.split_once('/').unwrap_or((folder, ""));
-                let below = walked(folder, path).ok_or_else(outside)?;
+                let below = resolve(folder, path).ok_or_else(outside)?;
                 let path = format!("{root}/{below}").trim_end_matches('/').to_owned();
                 Location::Url { scheme: *scheme, path }
             }
             Location::Hub(hub) => {
-                let path = walked(&hub.path, path).ok_or_else(outside)?;
+                let path = resolve(&hub.path, path).ok_or_else(outside)?;
                 Location::Hub(HubName { path, ..hub.clone() })
             }
         })
     }
 
-    /// The path, where this is one.
+    /// The path, if this is a local one.
     pub fn as_file(&self) -> Option<&Path> {
         match self {
             Location::File(path) => Some(path),
@@ -213,7 +213,7 @@ impl Location {
         }
     }
 
-    /// The name, where this is one of the hub's.
+    /// The name on the hub, if this is one.
     pub fn as_hub(&self) -> Option<&HubName> {
         match self {
             Location::Hub(name) => Some(name),
@@ -221,7 +221,7 @@ impl Location {
         }
     }
 
-    /// The folder that this file or object is in, and its name there; none for what is no file.
+    /// The folder of this file or object, and its name in that folder. `None` if this is not a file or object.
     pub fn split(&self) -> Option<(Location, String)> {
         match self {
             Location::File(path) => {
@@ -237,7 +237,7 @@ impl Location {
         }
     }
 
-    /// The place `name` below this one; `name` is relative, its parts separated by `/`.
+    /// The location `name` below this one; `name` is a relative path with `/` as separator.
     pub fn join(&self, name: &str) -> Location {
         match self {
             Location::File(path) => Location::File(path.join(name)),
@@ -252,7 +252,7 @@ impl Location {
     }
 }
 
-/// A plain path or a URL; [`Location::parse`] reads it back.
+/// Formats a path or URL that [`Location::parse`] reads back.
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -263,7 +263,7 @@ impl fmt::Display for Location {
     }
 }
 
-/// Whether `authority`, a host and perhaps a port, is this machine.
+/// Whether `authority`, a host with an optional port, is this machine.
 fn is_loopback(authority: &str) -> bool {
     let host = match authority.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
@@ -272,7 +272,7 @@ fn is_loopback(authority: &str) -> bool {
     host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
-/// Whether a web address carries what lets its bearer in.
+/// Whether a web URL contains a credential.
 fn is_signed(path: &str) -> bool {
     const CREDENTIALS: [&str; 7] = [
         "x-amz-signature",
@@ -288,8 +288,8 @@ fn is_signed(path: &str) -> bool {
     names.any(|name| CREDENTIALS.contains(&name.to_ascii_lowercase().as_str()))
 }
 
-/// Where `path` leads from `folder`; nowhere above the root.
-fn walked(folder: &str, path: &str) -> Option<String> {
+/// Resolves `path` relative to `folder`. Returns `None` if it leads above the root.
+fn resolve(folder: &str, path: &str) -> Option<String> {
     let mut parts: Vec<_> = folder.split('/').filter(|part| !part.is_empty()).collect();
     for part in path.split('/') {
         match part {
@@ -301,8 +301,8 @@ fn walked(folder: &str, path: &str) -> Option<String> {
     Some(parts.join("/"))
 }
 
-/// The path without `.`, doubled separators and `..`: a worker elsewhere may see the place but not the folder that the
-/// user's path goes through. A `..` after something that does not exist stays.
+/// The path without `.`, doubled separators and `..`: a worker on another machine may see the target but not the
+/// folders that the user's path goes through. A `..` after something that does not exist stays.
 fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for component in path.components() {
@@ -319,7 +319,7 @@ fn plain(path: &Path) -> PathBuf {
     plain
 }
 
-/// The parent of `path`, if `path` is a folder or a link to one.
+/// The parent of `path`, if `path` is a folder, or the parent of its target, if it is a link to a folder.
 fn above(path: &Path) -> Option<PathBuf> {
     let found = path.symlink_metadata().ok()?;
     let real = if found.is_symlink() { path.canonicalize().ok()? } else { path.to_owned() };
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn dots_are_folded_as_the_disk_reads_them() {
+    fn parent_components_are_resolved_as_the_file_system_does() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = folder.path().canonicalize().expect("it is there");
         std::fs::create_dir_all(at.join("far/specs")).expect("written");
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn relative_paths_start_at_a_folder_in_a_store_likewise() {
+    fn relative_paths_start_at_a_folder_in_a_store() {
         let folder = Location::parse("s3://bucket/specs", Path::new("/")).expect("a URL");
         let parse = |text| Location::parse_in(text, &folder).map(|location| location.to_string());
         assert_eq!(parse("./a//b/./c.json").as_deref(), Ok("s3://bucket/specs/a/b/c.json"));
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_place_is_refused() {
+    fn invalid_locations_are_refused() {
         assert_eq!(parse("gcs://b"), Err(Error::Scheme("gcs".into())));
         for scheme in ["s3", "gs", "az", "https", "hf", "file"] {
             assert_eq!(parse(&format!("{scheme}:/b/c")), Err(Error::Slash(scheme.into())));
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_is_for_this_machine_alone() {
+    fn http_is_allowed_only_for_this_machine() {
         for host in ["127.0.0.1:9000", "localhost:80", "[::1]:80", "127.9.9.9"] {
             assert!(parse(&format!("http://{host}/a.jsonl")).is_ok(), "{host}");
         }
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn signed_addresses_are_refused_and_not_repeated() {
+    fn signed_urls_are_refused_and_not_shown() {
         let error = parse("https://b.s3.amazonaws.com/k?X-Amz-Date=1&X-Amz-Signature=hush");
         assert_eq!(error, Err(Error::Signed));
         assert!(!Error::Signed.to_string().contains("hush"));
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn passwords_are_refused_and_not_repeated() {
+    fn passwords_are_refused_and_not_shown() {
         let error = parse("s3://key:hush@bucket/p").expect_err("a secret");
         assert_eq!(error, Error::Secret);
         assert!(!error.to_string().contains("hush"));

@@ -1,47 +1,45 @@
-//! What is looked for in the data, and what follows from finding it.
+//! The quality checks of a spec, and what each does with its findings.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What follows from a finding.
+/// What a quality check does with its findings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Check {
-    /// It is not looked for.
+    /// The check does not run.
     Off,
-    /// It stands in the receipt, with examples; the samples are trained.
+    /// The receipt lists the findings, with examples. The samples are trained.
     Report,
-    /// The samples are left out, and stand in the receipt as such; `max_dropped` does not count
-    /// them.
+    /// The samples are left out. The receipt counts them, but `max_dropped` does not.
     Filter,
 }
 
-/// What is looked for in the training data before anything is trained. Where several records share
-/// a finding, the first of them, in the order of the sources, stays.
+/// Quality checks on the training data, which run before training. If several records share a finding, such as
+/// duplicates, the first in the order of the sources is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "Quality")]
 pub struct Quality<S> {
-    /// A record with the content of another.
+    /// Records with the same content as another record.
     pub duplicates: Check,
-    /// A record with nearly the words of another: the Jaccard similarity of their sets of three
-    /// consecutive words, estimated by MinHash, is at least `similarity`. System messages do not
-    /// count, nor do case and punctuation.
+    /// Records with nearly the same words as another record: the Jaccard similarity of their sets of three
+    /// consecutive words, estimated by MinHash, is at least `similarity`. System messages, case and punctuation are
+    /// ignored.
     pub near_duplicates: Check,
-    /// A record that answers otherwise what another was asked, under the same system message.
+    /// Records that give different answers to the same question, under the same system message.
     pub contradictions: Check,
-    /// An answer that repeats itself to the end.
+    /// Answers that repeat themselves until the end.
     pub loops: Check,
-    /// An answer that stops in the middle: in a code block, a bracket, or a sentence.
+    /// Answers that stop in the middle of a code block, a bracket or a sentence.
     pub incomplete: Check,
-    /// A record that overlaps with what the model is judged by, held-out samples, evaluation
-    /// sources or `benchmarks`: the same content, the same question, or nearly the same words.
+    /// Training records that overlap with held-out samples, evaluation sources or `benchmarks`: the same content, the
+    /// same question, or nearly the same words.
     pub contamination: Check,
-    /// The similarity from which on words are nearly the same.
+    /// The similarity from which two records count as having nearly the same words.
     #[schemars(range(min = 0.5, max = 1.0))]
     pub similarity: f64,
-    /// Sources that no training sample may overlap with, written like those of `data.train`; they
-    /// are never trained.
+    /// Sources that no training sample may overlap with, written like those of `data.train`. They are never trained.
     #[schemars(length(max = 1000))]
     pub benchmarks: Vec<S>,
 }
@@ -62,7 +60,7 @@ impl<S> Default for Quality<S> {
 }
 
 impl<S> Quality<S> {
-    /// Whether anything is looked for.
+    /// Whether any check runs.
     pub fn is_on(&self) -> bool {
         let of_one = [self.loops, self.incomplete];
         let of_many = [self.duplicates, self.contradictions];
@@ -70,7 +68,7 @@ impl<S> Quality<S> {
         checks.into_iter().any(|check| check != Check::Off)
     }
 
-    /// Whether records are compared by their words: what is most of the work.
+    /// Whether records are compared by their words, which is most of the work.
     pub fn compares_words(&self) -> bool {
         self.by_words().into_iter().any(|check| check != Check::Off)
     }

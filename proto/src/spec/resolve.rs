@@ -1,4 +1,4 @@
-//! Draft to spec: paths become absolute, and what contradicts itself is refused.
+//! Parses drafts and resolves them to specs: makes paths absolute and refuses contradictions.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -17,26 +17,25 @@ use super::{
     yaml,
 };
 
-/// The name of a run that has none, from a text that is no file.
+/// The name of a run without a name, if its spec was not read from a file.
 const DEFAULT_NAME: &str = "run";
 const MAX_NAME: usize = 52;
 const DEFAULT_MAX_WORKERS: u32 = 8;
-/// S3 copies no larger object in one request, and the finished model is a copy.
+/// The finished model is copied, and S3 copies at most 5 GB in one request.
 const SHARD_BYTES: RangeInclusive<u64> = 1_000..=5_000_000_000;
 
 impl Draft {
-    /// The same draft; a missing name is made from the name of its file.
+    /// Derives a missing run name from the name of the spec file.
     pub(super) fn named_after(mut self, file: &str) -> Draft {
         let stem = Path::new(file).file_stem().map(|stem| slug(&stem.to_string_lossy()));
         self.name = self.name.or(stem.filter(|stem| !stem.is_empty()));
         self
     }
 
-    /// Reads what was typed, and judges it by the schema.
+    /// Parses YAML and validates it against the schema.
     ///
     /// # Errors
-    /// A text that is no YAML, or all keys that are unknown or missing and values of the wrong type
-    /// or size.
+    /// Invalid YAML, or the list of all unknown keys, missing keys, and values of the wrong type or size.
     pub fn parse(text: &str) -> Result<Draft, Error> {
         let mut problems = Vec::new();
         let mut value = yaml::read(text, &mut problems)?;
@@ -46,17 +45,17 @@ impl Draft {
         }
         serde_path_to_error::deserialize(value).map_err(|error| {
             let field = error.path().to_string();
-            Error::invalid(Problem::new(field, format!("is wrong: {}", error.inner())))
+            Error::invalid(Problem::new(field, format!("is invalid: {}", error.inner())))
         })
     }
 
-    /// Makes a valid spec; relative paths start at `folder`, where the spec is.
+    /// Converts the draft to a valid spec. Relative paths start at `folder`, the folder of the spec.
     ///
     /// # Errors
-    /// Everything that is out of its limits or contradicts something else.
+    /// The list of all values that are outside their limits or contradict another value.
     pub fn resolve(&self, folder: &Location) -> Result<Spec, Error> {
         let mut resolver = Resolver { folder, problems: Vec::new() };
-        // A draft may come from elsewhere than a text.
+        // The draft may have been changed since it was parsed.
         let mut value = serde_json::to_value(self).expect("a draft is plain JSON");
         check::check(&mut value, &mut resolver.problems);
         let spec = resolver.spec(self);
@@ -67,7 +66,7 @@ impl Draft {
     }
 }
 
-/// Collects problems on the way; a part that has one is none.
+/// Resolves each part of a draft and collects the problems. A part with a problem may resolve to `None`.
 struct Resolver<'a> {
     folder: &'a Location,
     problems: Vec<Problem>,
@@ -139,16 +138,17 @@ impl Resolver<'_> {
         for (index, token) in tokens.iter().enumerate() {
             let field = format!("model.add_tokens[{index}]");
             if token.trim() != token || token.is_empty() {
-                let what = format!("must be a text without outer white space, got `{token}`");
+                let what =
+                    format!("must be a text without white space at either end, got `{token}`");
                 self.refuse(Problem::new(field, what));
             } else if tokens[..index].contains(token) {
-                self.refuse(Problem::new(field, format!("names `{token}` again")));
+                self.refuse(Problem::new(field, format!("repeats `{token}`")));
             }
         }
         tokens.to_vec()
     }
 
-    /// A model is a folder, or what can be listed like one.
+    /// Refuses a base that is not a folder or cannot be listed like one.
     fn check_base(&mut self, base: &Location) {
         let (what, hint) = match base {
             Location::File(_) => return,
@@ -227,7 +227,7 @@ impl Resolver<'_> {
             }
         };
         if draft.format == Format::Text && draft.system.is_some() {
-            let what = "has no place in `format: text`, which knows no messages";
+            let what = "cannot be used with `format: text`, which has no messages";
             let problem = Problem::new(format!("{field}.system"), what);
             self.refuse(problem.hint("leave it out"));
         }
@@ -258,7 +258,7 @@ impl Resolver<'_> {
 
     fn roles(&mut self, field: &str, draft: &draft::Source) {
         if !draft.roles.is_empty() && !draft.format.has_roles() {
-            let what = "has no place in a format without messages";
+            let what = "cannot be used with a format that has no messages";
             self.refuse(Problem::new(format!("{field}.roles"), what).hint("leave it out"));
         }
         let mut keys = BTreeMap::new();
@@ -278,7 +278,7 @@ impl Resolver<'_> {
                 return None;
             }
             (_, Some(sources)) => {
-                self.refuse_amounts("data.eval.sources", sources, "is evaluated once as it is");
+                self.refuse_amounts("data.eval.sources", sources, "is evaluated exactly once");
                 EvalOn::Sources(self.sources("data.eval.sources", sources)?)
             }
             (Some(share), None) if share > 0.0 => EvalOn::Holdout(share),
@@ -297,7 +297,7 @@ impl Resolver<'_> {
         let field = "data.quality.benchmarks";
         self.refuse_amounts(field, &draft.benchmarks, "is never trained");
         if draft.contamination == Check::Off && !draft.benchmarks.is_empty() {
-            let what = "names sources that nothing is compared with";
+            let what = "has no effect, because `contamination` is `off`";
             let hint = "write `contamination: report` or `filter`, or leave `benchmarks` out";
             self.refuse(Problem::new(field, what).hint(hint));
         }
@@ -305,7 +305,7 @@ impl Resolver<'_> {
         Some(draft.with_benchmarks(benchmarks))
     }
 
-    /// Refuses amounts of sources that are not trained on.
+    /// Refuses `repeat` and `share` of sources that are not trained.
     fn refuse_amounts(&mut self, field: &str, sources: &[draft::Source], but: &str) {
         for (index, source) in sources.iter().enumerate() {
             if source.share.is_some() || source.repeat.is_some_and(|repeat| repeat != 1.0) {
@@ -342,8 +342,8 @@ impl Resolver<'_> {
     fn date(&mut self, text: &str) -> Option<NaiveDate> {
         let date = text.parse().ok();
         if date.is_none() {
-            let what = format!("must be a day such as `2026-11-21`, got `{text}`");
-            let hint = "leave it out for the day on which the run is submitted";
+            let what = format!("must be a date such as `2026-11-21`, got `{text}`");
+            let hint = "leave it out to use the day on which the run is submitted";
             self.refuse(Problem::new("data.date", what).hint(hint));
         }
         date
@@ -390,7 +390,7 @@ impl Resolver<'_> {
         match Location::parse_in(text, self.folder) {
             Ok(location) => Some(location),
             Err(error) => {
-                let problem = Problem::new(field, format!("names no place: {error}"));
+                let problem = Problem::new(field, format!("cannot be used: {error}"));
                 self.refuse(problem.hint(error.hint()));
                 None
             }
@@ -398,14 +398,14 @@ impl Resolver<'_> {
     }
 
     fn refuse(&mut self, problem: Problem) {
-        // The schema may have found an empty text already.
+        // The schema check may have reported this field already, for example as empty.
         if !self.problems.iter().any(|known| known.field == problem.field) {
             self.problems.push(problem);
         }
     }
 }
 
-/// Lower-case letters, digits and single `-` between them.
+/// The text as a run name: lower-case letters and digits, with single `-` between them.
 fn slug(text: &str) -> String {
     let mut slug = String::new();
     for c in text.to_lowercase().chars() {

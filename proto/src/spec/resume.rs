@@ -1,4 +1,4 @@
-//! Whether a run can go on under a changed spec.
+//! Whether a run can be resumed with a changed spec.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::error::{Error, Problem};
 use super::{Draft, Spec, schema};
 
-/// What may change in the middle of a run: nothing of it changes which step does what.
+/// The keys that may change when a run is resumed: none of them changes the result of a step.
 const MAY_CHANGE: [&str; 8] = [
     "name",
     "workers",
@@ -19,11 +19,11 @@ const MAY_CHANGE: [&str; 8] = [
     "data.eval.at_start",
 ];
 
-/// Whether a run that was started as `old` may go on as `new`.
+/// Checks whether a run that was started with `old` may be resumed with `new`.
 ///
 /// # Errors
-/// Every field of data, model or schedule that differs. The way out is a new run from the
-/// checkpoint.
+/// The list of all fields of data, model and training that differ and must not. The user can start a new run from the
+/// checkpoint instead.
 pub fn compatible_for_resume(old: &Spec, new: &Spec) -> Result<(), Error> {
     let (old, new) = (fields(old), fields(new));
     let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
@@ -44,7 +44,7 @@ pub fn compatible_for_resume(old: &Spec, new: &Spec) -> Result<(), Error> {
         Some(last) => {
             problems.push(last.hint(
                 "undo the change, or start a new run from the checkpoint: \
-                 a new `name`, and `model.base` its model folder",
+                 write a new `name`, and the checkpoint's model folder as `model.base`",
             ));
             Err(Error::Invalid(problems))
         }

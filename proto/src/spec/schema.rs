@@ -1,4 +1,4 @@
-//! The JSON Schema of the run spec: made from [`Draft`], published, and walked.
+//! The JSON Schema of the run spec: generated from [`Draft`], published, and used for validation.
 
 use std::sync::LazyLock;
 
@@ -17,7 +17,7 @@ pub fn schema() -> &'static Value {
     &SCHEMA
 }
 
-/// Every key of the spec with the path of the map that it stands in; a list's items as `[]`.
+/// Every key of the spec, as the path of the map that contains it and its name. Items of a list are written `[]`.
 pub(super) fn known_keys() -> Vec<(String, String)> {
     let mut keys = Vec::new();
     collect(&SCHEMA, "", &mut keys);
@@ -42,7 +42,8 @@ pub(super) fn choices(node: &Value) -> Option<Vec<&Value>> {
     Some(list.iter().collect())
 }
 
-/// The node itself, or what it stands for: a definition, or the one alternative to null.
+/// Follows references and optional values: returns the definition that a node refers to, the only alternative to
+/// null, or the node itself.
 pub(super) fn target(node: &Value) -> &Value {
     if let Some(name) = node["$ref"].as_str() {
         let name = name.trim_start_matches("#/$defs/");
@@ -66,7 +67,7 @@ pub(super) fn join(path: &str, key: &str) -> String {
     }
 }
 
-/// Joins the lines of our source that a description was written on.
+/// Replaces the line breaks in descriptions, which come from doc comments, by spaces.
 fn unwrap_descriptions(node: &mut Value) {
     match node {
         Value::Object(map) => {

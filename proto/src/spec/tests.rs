@@ -1,4 +1,4 @@
-//! What a spec is taken for, and how it is refused.
+//! Valid specs: how they are parsed, resolved, written and compared.
 
 mod quality;
 mod refused;
@@ -9,10 +9,10 @@ const EXAMPLE: &str = include_str!("../../../deploy/specs/smollm2-alpaca.yaml");
 const SCRATCH: &str = include_str!("../../../deploy/specs/from-scratch.yaml");
 const CLUSTER: &str = include_str!("../../../deploy/specs/cluster-lora.yaml");
 
-/// The least that is a spec.
+/// The smallest valid spec.
 const LEAST: &str = "model: {base: ./m}\ndata: {train: [{source: a.jsonl}]}\n";
 
-/// Every key, none with its default.
+/// A spec with every key set to something other than its default.
 const FULL: &str = r#"
 name: full
 model:
@@ -92,7 +92,7 @@ fn problems(yaml: &str) -> Vec<String> {
     }
 }
 
-/// The least spec with a key of `train` set.
+/// The smallest spec with a key of `train` set.
 fn train(key: &str) -> String {
     format!("{LEAST}train: {{{key}}}\n")
 }
@@ -121,8 +121,7 @@ fn the_example_is_valid_and_means_what_it_says() {
 
 #[test]
 fn the_example_with_its_commented_keys_is_valid() {
-    // `# key: value   # words` and `# - item` become keys; the first two lines of the file are
-    // words.
+    // Lines such as `# key: value   # comment` become keys; all other comments stay.
     let keys = [
         "save_dtype",
         "adapter",
@@ -228,12 +227,12 @@ fn schema_has_every_key_with_its_description_and_agrees_with_the_defaults() {
     let known = schema::known_keys();
     assert!(known.len() > 50, "{known:?}");
     for yaml in [LEAST, FULL] {
-        // What a resolved spec has, the schema has: `check` refuses everything else.
+        // The schema has every key of a resolved spec: `check` would refuse an unknown one.
         valid(&valid(yaml).resolved_yaml());
     }
     let node = &schema()["$defs"]["Train"]["properties"]["epochs"];
     assert_eq!(node["default"], 3);
-    assert_eq!(node["description"], "How often every sample is seen.");
+    assert_eq!(node["description"], "Number of passes over the training data.");
     assert_eq!((&node["minimum"], &node["maximum"]), (&1.into(), &1000.into()));
     assert_eq!(schema()["additionalProperties"], false);
     assert!(!schema().to_string().contains(r"\n"), "a description of several lines");
@@ -249,7 +248,7 @@ fn schema_has_every_key_with_its_description_and_agrees_with_the_defaults() {
 }
 
 #[test]
-fn the_day_is_the_users_or_that_of_the_submission() {
+fn the_date_is_the_users_or_that_of_the_submission() {
     let day = NaiveDate::from_ymd_opt(2026, 11, 21);
     assert_eq!(valid(LEAST).data().date, None);
     let submitted = valid(LEAST).dated(day);
@@ -259,7 +258,7 @@ fn the_day_is_the_users_or_that_of_the_submission() {
         let yaml = LEAST.replace("]}", &format!("], date: {date}}}"));
         let error = problems(&yaml);
         let expected = format!(
-            "`data.date` must be a day such as `2026-11-21`, got `{}`",
+            "`data.date` must be a date such as `2026-11-21`, got `{}`",
             date.trim_matches('\'')
         );
         assert_eq!(error[0], expected);
@@ -267,17 +266,17 @@ fn the_day_is_the_users_or_that_of_the_submission() {
 }
 
 #[test]
-fn names_and_places_are_checked() {
+fn names_and_locations_are_checked() {
     let error = problems(&format!("{LEAST}name: My Run_1\noutput: hf://a/b\n"));
     assert_eq!(error[1], "hint: write `name: my-run-1`");
     assert_eq!(error[2], "`output` must be writable, got `hf://a/b`");
     let error = problems("model: {base: 'gcs://m'}\ndata: {train: [{source: ~/a}]}\n");
     assert_eq!(error[1], "hint: write `gs://`");
-    assert!(error[2].starts_with("`data.train[0].source` names no place: `~`"), "{error:?}");
+    assert!(error[2].starts_with("`data.train[0].source` cannot be used: `~`"), "{error:?}");
 }
 
 #[test]
-fn a_model_and_data_are_named_as_what_they_are() {
+fn models_and_data_sets_cannot_be_confused() {
     let model = |base: &str| {
         problems(&format!("model: {{base: '{base}'}}\ndata: {{train: [{{source: a}}]}}\n"))
     };
@@ -287,7 +286,7 @@ fn a_model_and_data_are_named_as_what_they_are() {
     );
     assert_eq!(model("hf://a/b/c")[1], "hint: write `hf://owner/name[@revision]`");
     assert_eq!(model("https://h/m")[1], "hint: download it, and write the folder");
-    assert!(model("hf://a")[0].contains("`hf://a` is no name on the hub"));
+    assert!(model("hf://a")[0].contains("`hf://a` is not a valid name on the Hugging Face hub"));
     let data = problems("model: {base: m}\ndata: {train: [{source: 'hf://a/b'}]}\n");
     assert_eq!(data[0], "`data.train[0].source` names a model: `hf://a/b`");
     assert_eq!(data[1], "hint: a data set is `hf://datasets/a/b`");
@@ -320,12 +319,12 @@ fn a_resumed_run_reads_what_it_read_and_a_changed_name_is_refused() {
 fn broken_yaml_names_line_and_column() {
     for yaml in ["name: a\nmodel: {base: b\n", "name: a\n\tmodel: b\n", "a: b: c\n"] {
         let error = parse(yaml, base()).expect_err(yaml).to_string();
-        assert!(error.starts_with("run spec is no valid YAML: "), "{error}");
+        assert!(error.starts_with("run spec is not valid YAML: "), "{error}");
         assert!(error.contains("line") && error.contains("column"), "{yaml:?}: {error}");
     }
     let twice = problems("a: 1\na: 2\n");
     assert!(twice[0].contains("duplicate entry with key \"a\""), "{twice:?}");
-    assert!(twice[1].contains("a key stands once"), "{twice:?}");
+    assert!(twice[1].contains("a key may occur only once"), "{twice:?}");
     assert!(problems("a: !include b\n")[0].contains("has the tag `!include`"));
     let huge = "#".repeat(MAX_BYTES + 1);
     assert!(matches!(parse(&huge, base()), Err(Error::TooLarge { .. })));
@@ -333,7 +332,7 @@ fn broken_yaml_names_line_and_column() {
 
 #[test]
 fn no_text_panics() {
-    // Cuts, and bytes changed one at a time to those that mean something in YAML.
+    // Truncates the text, and replaces single bytes by characters with a meaning in YAML.
     for at in (0..FULL.len()).step_by(3) {
         let _ = parse(&FULL[..at], base());
         for change in ["\n", ":", "{", "]", "- ", "&a ", "*a", "!", "0", "\t", "~", "\"", "é"] {

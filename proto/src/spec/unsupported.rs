@@ -1,12 +1,12 @@
-//! What a valid spec can ask for and this version does not do yet.
+//! Features that a valid spec can ask for and that are not implemented yet.
 //!
-//! The only list of its kind: an entry goes when the feature comes.
+//! This is the only such list. Remove an entry when its feature is implemented.
 
 use super::Spec;
 use super::error::Problem;
 use super::value::Dtype;
 
-/// Everything that `spec` asks for in vain.
+/// The features of `spec` that are not implemented yet.
 pub(super) fn list(spec: &Spec) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut refuse = |field: &str, what: &str, hint: &str| {

@@ -1,4 +1,4 @@
-//! The words and small groups of a run spec that mean the same before and after it is resolved.
+//! Enums and small groups of keys that are the same in a draft and in a resolved spec.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use crate::plan::schedule;
 
-/// Whether the base's weights are used.
+/// Whether the weights of the base model are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Init {
-    /// Training goes on from the base's weights.
+    /// Training starts with the weights of the base model.
     #[default]
     Pretrained,
-    /// Training starts from scratch: the base's folder has a `config.json` and a tokenizer, its
-    /// weights are not read, and parameters are drawn from `train.seed`.
+    /// Training starts from scratch: only the `config.json` and the tokenizer of the base model are read, and the
+    /// parameters are drawn randomly from `train.seed`.
     Random,
 }
 
@@ -25,7 +25,7 @@ pub enum Dtype {
     /// 32 bits throughout.
     #[default]
     F32,
-    /// bfloat16 with f32 masters, on an accelerator.
+    /// bfloat16 with f32 master weights, on an accelerator.
     Bf16,
 }
 
@@ -51,7 +51,7 @@ pub struct Adapter {
     #[serde(default = "default_rank")]
     #[schemars(range(min = 1, max = 4096))]
     pub rank: u32,
-    /// The update is scaled by `alpha / rank`.
+    /// The adapter's update is scaled by `alpha / rank`.
     #[serde(default = "default_alpha")]
     #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub alpha: f64,
@@ -68,7 +68,7 @@ pub enum AdapterKind {
     Lora,
 }
 
-/// The modules that an adapter stands beside.
+/// The modules that get an adapter.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AdapterTargets {
@@ -80,7 +80,7 @@ pub enum AdapterTargets {
     Named(Vec<String>),
 }
 
-/// How records are written.
+/// The format of a source's records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
@@ -95,15 +95,15 @@ pub enum Format {
     Messages,
     /// Records of `prompt` and `completion`.
     Completion,
-    /// OpenAssistant's trees of messages, or one record for each message of a tree. Each tree gives one conversation,
-    /// which follows the best-ranked reply after each message.
+    /// OpenAssistant's trees of messages, or one record for each message of a tree. Each tree becomes one
+    /// conversation, which follows the best-ranked reply after each message.
     Oasst,
     /// Records of plain `text`, every token of which is trained.
     Text,
 }
 
 impl Format {
-    /// As a spec names it.
+    /// The format's name in a spec.
     pub fn name(self) -> &'static str {
         match self {
             Format::Auto => "auto",
@@ -116,8 +116,7 @@ impl Format {
         }
     }
 
-    /// The names that a source's `fields` may rename: those of a record, and those of the messages
-    /// in its lists.
+    /// The fields that a source's `fields` may rename: those of a record, and those of the messages in its lists.
     pub fn fields(self) -> Vec<&'static str> {
         const BESIDE: &[&str] = &["system", "tools", "chat_template_kwargs"];
         const MESSAGE: &[&str] =
@@ -143,7 +142,7 @@ impl Format {
         lists.concat()
     }
 
-    /// Whether its records hold messages, whose speakers a source's `roles` may name.
+    /// Whether its records contain messages, whose speakers can be named in a source's `roles`.
     pub fn has_roles(self) -> bool {
         match self {
             Format::Auto
@@ -156,26 +155,26 @@ impl Format {
     }
 }
 
-/// Names of the speakers in a source's conversations, besides the format's own.
+/// Names of the speakers in a source's conversations, in addition to those that the format defines.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Roles {
-    /// Names of the speaker who gives the instructions for the whole conversation.
+    /// Names for the author of the system message, which gives instructions for the whole conversation.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub system: Vec<String>,
-    /// Names of the speaker who asks.
+    /// Names for the speaker who asks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub user: Vec<String>,
-    /// Names of the speaker who answers, and whose messages are trained.
+    /// Names for the speaker who answers, and whose messages are trained.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub assistant: Vec<String>,
-    /// Names under which a tool's results stand.
+    /// Names for messages with the result of a tool.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tool: Vec<String>,
 }
 
 impl Roles {
-    /// Every name, with the key that it stands under.
+    /// Every name, with the key that lists it.
     pub fn names(&self) -> impl Iterator<Item = (&'static str, &String)> {
         let keys = [
             ("system", &self.system),
@@ -186,7 +185,7 @@ impl Roles {
         keys.into_iter().flat_map(|(key, names)| names.iter().map(move |name| (key, name)))
     }
 
-    /// Whether there is none.
+    /// Whether no name is given.
     pub fn is_empty(&self) -> bool {
         self.names().next().is_none()
     }
@@ -205,69 +204,69 @@ pub enum TooLong {
     Fail,
 }
 
-/// What happens to a data file that ends before its records do: one that is cut off, an archive that
-/// breaks off, a quote that never closes.
+/// What happens to a data file that ends in the middle of a record or an archive: it was cut off, or a quote is never
+/// closed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum BrokenEnd {
-    /// The run is refused, with the place.
+    /// The run is refused, and the error names the position.
     #[default]
     Fail,
-    /// What comes before the place is trained; what follows is lost.
+    /// Everything before the break is trained, the rest is lost.
     Keep,
 }
 
-/// What happens to records with images, videos or sounds, which a text model does not see.
+/// What happens to records with images, videos or sounds, which a text model cannot see.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Media {
-    /// They are lost, and count against `max_dropped`.
+    /// The records are lost, and count against `max_dropped`.
     #[default]
     Refuse,
-    /// They are left out, and counted.
+    /// The records are left out and counted in the receipt.
     Drop,
-    /// Their text is trained alone, and what it speaks of is never seen.
+    /// Only their text is trained, without the media that it refers to.
     Text,
 }
 
-/// What happens to the thinking block that a chat template writes, empty, into an answer without
-/// thoughts, and into the prompt when thinking is switched off.
+/// Whether an empty thinking block is trained. Some chat templates write one into an answer without thinking, and
+/// into the prompt when thinking is switched off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Think {
-    /// It is part of the prompt, as when the model answers.
+    /// The empty block is part of the prompt, as when the model answers with thinking switched off.
     #[default]
     Prompt,
-    /// It is trained: the model learns not to think.
+    /// The empty block is trained: the model learns not to think.
     Train,
 }
 
-/// What happens to records of which the chat template leaves something out.
+/// What happens to records when the chat template leaves out part of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LeftOut {
-    /// What the template shows is trained, and the receipt says what is missing.
+    /// What the template renders is trained, and the receipt says what is missing.
     #[default]
     Report,
-    /// The record is left out, and counted.
+    /// The record is left out and counted in the receipt.
     Drop,
     /// The run is refused.
     Fail,
 }
 
-/// What happens to conversations whose messages hold the text of a special token, such as
-/// `<|im_end|>`: the tokenizer reads it as the token itself.
+/// What happens to conversations whose messages contain the text of a special token, such as `<|im_end|>`, which the
+/// tokenizer converts to the special token itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ControlTokens {
-    /// Nothing is looked for.
+    /// Messages are not searched for special tokens.
     Off,
-    /// They are trained as they are, and the receipt names them.
+    /// The conversations are trained unchanged, and the receipt lists them.
     #[default]
     Report,
-    /// The record is left out, and counted.
+    /// The record is left out and counted in the receipt.
     Filter,
-    /// Within messages it stays text: it is cut into pieces as every other text.
+    /// Within messages, the text is tokenized as ordinary text.
     Escape,
 }
 
@@ -284,14 +283,14 @@ pub enum TrainOn {
     All,
 }
 
-/// How many samples a conversation makes.
+/// How many samples a conversation becomes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Turns {
-    /// One sample, rendered as a whole.
+    /// One sample: the whole conversation.
     #[default]
     Whole,
-    /// One sample for every answer that is trained, ending with it.
+    /// One sample for every trained answer, which ends with that answer.
     Each,
 }
 
@@ -301,43 +300,42 @@ pub enum Turns {
 pub enum EvalEvery {
     /// After every checkpoint.
     Checkpoint,
-    /// Each time this number of further steps is taken, and after the last step.
+    /// After every N steps, and after the last step.
     #[serde(untagged)]
     Steps(#[schemars(range(min = 1))] u64),
 }
 
-/// The training itself.
+/// Hyperparameters of the training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Train {
-    /// How often every sample is seen.
+    /// Number of passes over the training data.
     #[schemars(range(min = 1, max = 1000))]
     pub epochs: u32,
-    /// Stop after this many steps, where the epochs would have more.
+    /// Stops training after this number of steps, even if `epochs` would take more.
     #[schemars(range(min = 1))]
     pub max_steps: Option<u64>,
-    /// Packs per optimizer step, whatever the world size.
+    /// Packs per optimizer step, over all workers. It does not depend on the number of workers.
     #[schemars(range(min = 1, max = 65536))]
     pub global_batch: u32,
-    /// Packs per forward and backward pass on one worker: `auto`, or a number. It changes speed and
-    /// memory, not the result. `auto` is 2048 / `data.max_tokens` packs and at least 1, whatever
-    /// memory there is: lower it where a worker runs out of memory.
+    /// Packs per forward and backward pass on one worker: `auto`, or a number. It changes speed and memory use, not
+    /// the result. `auto` is 2048 / `data.max_tokens` packs, but at least 1. It does not depend on the available
+    /// memory: write a smaller number if a worker runs out of memory.
     pub micro_batch: MicroBatch,
     /// The highest learning rate, at the end of the warmup.
     #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0))]
     pub learning_rate: f64,
-    /// How the learning rate rises and falls.
+    /// The learning rate schedule.
     pub schedule: Schedule,
-    /// What turns gradients into updates.
+    /// The optimizer.
     pub optimizer: Optimizer,
-    /// A gradient with a larger norm is scaled down to it.
+    /// The maximum global gradient norm. A larger gradient is scaled down to it.
     #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub clip_norm: f64,
-    /// Whether activations are computed again in the backward pass instead of kept, which saves
-    /// memory and costs time. `auto` is `off` for now: choose `on` where a worker runs out of
-    /// memory.
+    /// Whether activations are recomputed in the backward pass instead of stored, which saves memory and costs time.
+    /// `auto` currently means `off`: choose `on` if a worker runs out of memory.
     pub recompute: Recompute,
-    /// Seed of everything random: the order of the packs, and the values of new parameters.
+    /// The seed of everything random: the order of the packs, and the values of new parameters.
     pub seed: u64,
 }
 
@@ -359,7 +357,7 @@ impl Default for Train {
 }
 
 impl Train {
-    /// The learning rate's course, for [`schedule::learning_rate`].
+    /// The schedule, in the form that [`schedule::learning_rate`] takes.
     pub fn schedule(&self) -> schedule::Schedule {
         let Schedule { kind, warmup, min_lr } = self.schedule;
         schedule::Schedule {
@@ -382,24 +380,25 @@ impl Train {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MicroBatch {
-    /// 2048 / `data.max_tokens` packs, and at least 1: about 2048 tokens, enough for the matrix
-    /// products to be efficient. It does not depend on the memory at hand.
+    /// 2048 / `data.max_tokens` packs, but at least 1: about 2048 tokens, which is enough for efficient matrix
+    /// products. It does not depend on the available memory.
     Auto,
-    /// This number of packs.
+    /// A fixed number of packs.
     #[serde(untagged)]
     Packs(#[schemars(range(min = 1, max = 65536))] u32),
 }
 
-/// How the learning rate rises and falls.
+/// The learning rate schedule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Schedule {
-    /// The course after the warmup.
+    /// How the learning rate falls after the warmup.
     pub kind: ScheduleKind,
-    /// How long the learning rate rises: below 1 a share of all steps, else a number of steps.
+    /// The length of the warmup, in which the learning rate rises to its maximum. A value below 1 is a share of all
+    /// steps, otherwise it is a number of steps.
     #[schemars(range(min = 0.0))]
     pub warmup: f64,
-    /// What the learning rate falls to.
+    /// The learning rate at the end of the schedule.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub min_lr: f64,
 }
@@ -410,7 +409,7 @@ impl Default for Schedule {
     }
 }
 
-/// The learning rate's course after the warmup.
+/// How the learning rate falls after the warmup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleKind {
@@ -418,23 +417,23 @@ pub enum ScheduleKind {
     Cosine,
     /// A straight line.
     Linear,
-    /// No fall: the learning rate stays at its highest.
+    /// The learning rate stays at its maximum.
     Constant,
 }
 
-/// What turns gradients into updates.
+/// The optimizer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Optimizer {
     /// The only kind: AdamW.
     pub kind: OptimizerKind,
-    /// How slowly the means of the gradient and of its square forget.
+    /// Decay rates of the running averages of the gradient and of its square.
     #[schemars(inner(range(min = 0.0, max = 0.999999)))]
     pub betas: [f64; 2],
-    /// A small number that keeps the division by the gradient's size finite.
+    /// A small number that is added to the denominator of the update, so that it is never 0.
     #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0))]
     pub eps: f64,
-    /// Weight decay of tensors of two or more dimensions; norms and biases never decay.
+    /// Weight decay of tensors with two or more dimensions. Norms and biases are never decayed.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub weight_decay: f64,
 }
@@ -453,30 +452,30 @@ pub enum OptimizerKind {
     Adamw,
 }
 
-/// Whether activations are computed again in the backward pass.
+/// Whether activations are recomputed in the backward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Recompute {
-    /// Activations are kept.
+    /// Activations are stored.
     Off,
-    /// As `off`, for now; it is to depend on the memory at hand.
+    /// The same as `off` in this version; later, it will depend on the available memory.
     Auto,
-    /// Activations are computed again.
+    /// Activations are recomputed.
     On,
 }
 
-/// When checkpoints are written, and how many stay.
+/// When checkpoints are written, and how many are kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Checkpoint {
-    /// Steps between two checkpoints; the last step always has one.
+    /// Steps between two checkpoints. There is always one after the last step.
     #[schemars(range(min = 1))]
     pub every: u64,
-    /// Number of checkpoints that are kept, counted from the newest; the best one is kept as well.
+    /// The number of newest checkpoints that are kept. The best one is kept as well.
     #[schemars(range(min = 1))]
     pub keep: u32,
-    /// How long the storage may fail before the run does, such as `30m`, `90s` or `2h`. Until then training goes on,
-    /// and checkpoints that fall due meanwhile are left out.
+    /// How long the storage may be unavailable before the run fails, such as `30m`, `90s` or `2h`. Until then,
+    /// training continues and skips the checkpoints that are due.
     #[serde(with = "super::duration")]
     #[schemars(with = "String")]
     pub storage_patience: Duration,

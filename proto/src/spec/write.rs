@@ -1,4 +1,4 @@
-//! Spec to draft: the same spec in the words of the interface, with nothing left to a default.
+//! Converts a spec back to a draft in which every value is written out.
 
 use super::draft::{self, Draft};
 use super::{Amount, ChatTemplate, EvalOn, Source, Spec, bytes};

@@ -1,4 +1,4 @@
-//! YAML text to the plain values that JSON has, which is all that a spec needs.
+//! Parses YAML into JSON values, which are all that a spec needs.
 
 use serde_json::{Map, Number, Value};
 use serde_yaml_ng::Value as Yaml;
@@ -6,10 +6,10 @@ use serde_yaml_ng::Value as Yaml;
 use super::error::{Error, Problem};
 use super::{MAX_BYTES, schema};
 
-/// Reads a text; what JSON cannot say is a problem.
+/// Parses a text. Values that JSON cannot represent are added to `problems`.
 ///
 /// # Errors
-/// A text that is too long or no YAML.
+/// A text that is too long or is not valid YAML.
 pub(super) fn read(text: &str, problems: &mut Vec<Problem>) -> Result<Value, Error> {
     if text.len() > MAX_BYTES {
         return Err(Error::TooLarge { bytes: text.len() });
@@ -17,9 +17,9 @@ pub(super) fn read(text: &str, problems: &mut Vec<Problem>) -> Result<Value, Err
     let yaml = serde_yaml_ng::from_str(text).map_err(|error| {
         let what = error.to_string();
         let hint = match what.contains("duplicate entry") {
-            true => "a key stands once in a map; remove one of them",
+            true => "a key may occur only once in a map; remove one of them",
             false => {
-                "indent with spaces, put a space after each `:`, quote text that has one in it"
+                "indent with spaces, put a space after each `:`, and quote text that contains `:`"
             }
         };
         Error::Syntax { what, hint }

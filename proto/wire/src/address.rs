@@ -1,17 +1,17 @@
-//! Where a coordinator is, as users write it: `http://host:port`.
+//! Addresses of coordinators as users write them: `http://host:port`.
 
 use thiserror::Error;
 use tonic::transport::Uri;
 
-/// A text that is no such address.
+/// A text that is not an address of a coordinator.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("write http://host:port")]
 pub struct Malformed;
 
-/// The address itself, where it names a host and a port and nothing else.
+/// Checks that `text` is an address with a host, a port and nothing else, and returns it unchanged.
 ///
 /// # Errors
-/// [`Malformed`].
+/// [`Malformed`] for any other text.
 pub fn parse(text: &str) -> Result<String, Malformed> {
     let uri = text.parse::<Uri>().map_err(|_| Malformed)?;
     let names_both = uri.host().is_some_and(|host| !host.is_empty()) && uri.port().is_some();
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scheme_a_host_and_a_port_are_an_address() {
+    fn an_address_has_exactly_a_scheme_a_host_and_a_port() {
         for good in ["http://127.0.0.1:7070", "http://coordinator:7070/", "http://[::1]:7070"] {
             assert_eq!(parse(good).as_deref(), Ok(good));
         }

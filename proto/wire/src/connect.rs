@@ -1,61 +1,62 @@
-//! A channel to a coordinator, and where a coordinator has gone that answers no more questions.
+//! Connects to a coordinator, and finds the successor of a coordinator that was replaced.
 //!
-//! Every client of the house connects here: how long a host may take, how a dead peer is noticed and what the errors
-//! say is decided once.
+//! All clients connect here, so that timeouts, the detection of dead peers and error messages are the same
+//! everywhere.
 
 use std::time::Duration;
 use thiserror::Error;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-/// Metadata of the error that ends a worker's stream where another coordinator has this one's place: its address.
+/// The metadata key for the address of a successor, in the error that ends a worker's stream when another coordinator
+/// has taken over.
 pub const SUCCESSOR: &str = "muster-coordinator";
 
-/// How patient a channel is.
+/// Timeouts of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// A host that accepts no connection within this time counts as absent.
+    /// How long connecting may take.
     pub connect: Duration,
-    /// Between two signs of life, and how long each may take. Without it, only the caller's own deadline tells that
-    /// the peer has died.
+    /// The interval of keep-alive pings, and the time within which each must be answered. If `None`, a dead peer is
+    /// only detected by the caller's own deadline.
     pub keep_alive: Option<Duration>,
 }
 
 impl Options {
-    /// For a question that is answered at once, within a deadline of the caller's own.
+    /// Options for a request that is answered immediately. The caller sets a deadline.
     pub const QUESTION: Self = Self { connect: Duration::from_secs(5), keep_alive: None };
 
-    /// For a stream, on which the peer's silence means nothing and its death must be noticed.
+    /// Options for a stream, on which a live peer may be silent for a long time.
     pub const STREAM: Self =
         Self { connect: Duration::from_secs(5), keep_alive: Some(Duration::from_secs(5)) };
 }
 
-/// Why there is no channel.
+/// Why connecting failed.
 #[derive(Debug, Error)]
 pub enum Unconnected {
-    /// The URL is none.
-    #[error("`{url}` is not http://host:port")]
+    /// The URL is invalid.
+    #[error("`{url}` is not of the form http://host:port")]
     Malformed {
-        /// As given.
+        /// The URL as given.
         url: String,
-        /// The parser's word.
+        /// The parser's error.
         source: tonic::transport::Error,
     },
-    /// Nobody accepts a connection.
+    /// No connection could be made.
     #[error(
         "no coordinator answers at `{url}`\n\
          hint: start one with `coordinator serve`, or name it with --coordinator"
     )]
     Unreachable {
-        /// As given.
+        /// The URL as given.
         url: String,
-        /// The transport's word.
+        /// The transport's error.
         source: tonic::transport::Error,
     },
 }
 
 impl Unconnected {
-    /// The cause alone, for a caller that says itself where it wanted to go.
+    /// The cause alone, for callers whose own error names the URL.
     pub fn into_source(self) -> tonic::transport::Error {
         match self {
             Self::Malformed { source, .. } | Self::Unreachable { source, .. } => source,
@@ -66,7 +67,7 @@ impl Unconnected {
 /// Connects to the coordinator at `url`.
 ///
 /// # Errors
-/// [`Unconnected`].
+/// [`Unconnected`] if the URL is invalid or no connection can be made.
 pub async fn channel(url: &str, options: Options) -> Result<Channel, Unconnected> {
     let endpoint = Endpoint::from_shared(url.to_owned())
         .map_err(|source| Unconnected::Malformed { url: url.to_owned(), source })?
@@ -80,7 +81,7 @@ pub async fn channel(url: &str, options: Options) -> Result<Channel, Unconnected
     connected.map_err(|source| Unconnected::Unreachable { url: url.to_owned(), source })
 }
 
-/// The address of the coordinator that has taken the place of the one that answers with `status`.
+/// The address of the coordinator that replaced the one that sent `status`, if it names one.
 pub fn successor(status: &Status) -> Option<String> {
     Some(status.metadata().get(SUCCESSOR)?.to_str().ok()?.to_owned())
 }

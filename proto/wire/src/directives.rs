@@ -1,4 +1,4 @@
-//! Directives on the wire.
+//! Conversion between gRPC directives and domain types.
 
 use crate::{Error, messages, millis, named, refuse};
 use proto::id::{Epoch, Generation, Lineage, RunId};
@@ -96,7 +96,7 @@ impl TryFrom<messages::Directive> for Directive {
                 members: t.members,
                 ring_key: t.ring_key.try_into().map_err(|k: Vec<u8>| Error {
                     field: "train.ring_key",
-                    reason: format!("32 bytes expected, got {}", k.len()),
+                    reason: format!("must have 32 bytes, has {}", k.len()),
                 })?,
                 checkpoint: t
                     .checkpoint

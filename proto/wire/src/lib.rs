@@ -1,12 +1,14 @@
-//! The contract as gRPC: messages, their conversion to the types of `proto::protocol`, and the way to a coordinator.
+//! The gRPC side of the protocol: messages, their conversion to the types of `proto::protocol`, and connections to a
+//! coordinator.
 //!
 //! ```text
-//! messages    generated from muster.proto; re-exported here      address    a coordinator's URL, as users write it
-//! reports     reports, to and from domain types                  connect    a channel to a coordinator
-//! directives  directives, to and from domain types
+//! messages    generated from muster.proto; re-exported here        address    parses a coordinator's URL
+//! reports     converts reports to and from domain types            connect    connects to a coordinator
+//! directives  converts directives to and from domain types
 //! ```
 //!
-//! What a peer sends never panics: a message that makes no sense is an [`Error`](struct@Error) that names the field.
+//! Messages of a peer never cause a panic: an invalid message results in an [`Error`](struct@Error) that names the
+//! field.
 
 pub mod address;
 pub mod connect;
@@ -19,7 +21,7 @@ pub use messages::*;
 use std::time::Duration;
 use thiserror::Error;
 
-/// A message that this version does not understand.
+/// An invalid message.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("`{field}`: {reason}")]
 pub struct Error {
@@ -33,7 +35,7 @@ fn refuse<T>(field: &'static str, reason: impl Into<String>) -> Result<T, Error>
     Err(Error { field, reason: reason.into() })
 }
 
-/// Names are between 1 and 512 bytes.
+/// Checks that a name has between 1 and 512 bytes.
 fn named(field: &'static str, value: String) -> Result<String, Error> {
     match value.len() {
         1..=512 => Ok(value),
@@ -53,7 +55,7 @@ mod tests {
     use proto::protocol::{Directive, Duty, Load, Report, Start, Train};
 
     #[test]
-    fn a_train_directive_survives_the_wire() {
+    fn a_train_directive_round_trips() {
         let directive = Directive {
             epoch: Epoch(3),
             beat: Duration::from_millis(500),
@@ -81,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_mean_nothing_are_refused_by_field() {
+    fn invalid_messages_are_refused_and_the_field_is_named() {
         let empty = Report::try_from(wire::Report { what: None }).unwrap_err();
         assert_eq!(empty.field, "report.what");
         let beat = wire::Report { what: Some(wire::report::What::Beat(wire::Beat::default())) };

@@ -1,4 +1,4 @@
-//! The generated gRPC types. Named only at the edges, where they become domain types.
+//! The generated gRPC types. They are used only at the edges, where they are converted to domain types.
 
 #![allow(missing_docs, unreachable_pub, clippy::all)]
 

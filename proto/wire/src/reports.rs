@@ -1,4 +1,4 @@
-//! Reports on the wire.
+//! Conversion between gRPC reports and domain types.
 
 use crate::messages::report::What;
 use crate::{Error, messages, millis, named, refuse};
@@ -165,7 +165,7 @@ impl TryFrom<messages::Report> for Report {
             What::Skipped(mut s) => {
                 let names = s.samples.len();
                 if names > NAMES {
-                    let reason = format!("{NAMES} names at most, got {names}");
+                    let reason = format!("must have at most {NAMES} names, has {names}");
                     return refuse("skipped.samples", reason);
                 }
                 let place = place("skipped.place", s.place.take())?;
@@ -324,7 +324,7 @@ fn phase(value: i32) -> Result<Phase, Error> {
         Ok(messages::Phase::Evaluating) => Phase::Evaluating,
         Ok(messages::Phase::Saving) => Phase::Saving,
         Ok(messages::Phase::Unspecified) | Err(_) => {
-            return refuse("beat.phase", format!("{value} means nothing"));
+            return refuse("beat.phase", format!("unknown value {value}"));
         }
     })
 }
@@ -339,7 +339,7 @@ fn cause(value: i32) -> Result<Cause, Error> {
         Ok(messages::Cause::Checkpoint) => Cause::Checkpoint,
         Ok(messages::Cause::Diverged) => Cause::Diverged,
         Ok(messages::Cause::Unspecified) | Err(_) => {
-            return refuse("trouble.cause", format!("{value} means nothing"));
+            return refuse("trouble.cause", format!("unknown value {value}"));
         }
     })
 }

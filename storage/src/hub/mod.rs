@@ -1,10 +1,10 @@
-//! A thin client of the Hugging Face hub: what a revision is, and which files there are.
+//! A small client for the Hugging Face hub: resolves revisions and lists files.
 //!
-//! The crate `hf-hub` can do this and far more; it also brings its own store (Xet) and a second TLS library, some 250
-//! crates in all. Files themselves are read as from any web server: see `store`.
+//! The crate `hf-hub` can do this and much more, but it depends on its own store (Xet) and a second TLS library,
+//! about 250 crates in all. Files themselves are read like those of any web server; see `store`.
 //!
-//! `HF_ENDPOINT` names another hub, `HF_TOKEN` (or the file that `hf auth login` leaves) the user. The token is never
-//! sent to another host: not to that of a redirect, which the HTTP client sees to, nor to that of a next page.
+//! `HF_ENDPOINT` selects another hub, and `HF_TOKEN` (or the file written by `hf auth login`) the user. The token is
+//! never sent to another host: the HTTP client removes it on redirects, and a next page on another host is refused.
 
 pub(crate) mod store;
 
@@ -18,30 +18,30 @@ use std::path::PathBuf;
 use std::time::Duration;
 use thiserror::Error;
 
-/// The hub that is meant where no other is named.
+/// The default hub.
 const ENDPOINT: &str = "https://huggingface.co";
-/// A listing's page comes within this.
+/// The timeout of a request, such as one for a page of a listing.
 const REQUEST: Duration = Duration::from_secs(20);
 const CONNECT: Duration = Duration::from_secs(5);
-/// Attempts at a request that the hub was too busy for, each after twice the time of the one before.
+/// The number of attempts at a request if the hub is busy. Pauses double after each.
 const ATTEMPTS: u32 = 5;
 const FIRST_RETRY: Duration = Duration::from_millis(500);
-/// Pages of a listing, of a thousand files each.
+/// The maximum number of pages of a listing, of a thousand files each.
 const PAGES: usize = 1000;
 
-/// Why the hub gave nothing.
+/// An error of the hub.
 #[derive(Debug, Error)]
 pub enum Error {
     /// `HF_ENDPOINT` or `HF_TOKEN` cannot be used.
     #[error("{variable} is not {wanted}")]
     Environment {
-        /// Which.
+        /// The variable.
         variable: &'static str,
         /// What it should be.
         wanted: &'static str,
     },
-    /// No such repository, or none that this user may know of.
-    #[error("the hub knows no `{repo}`, or it is private\nhint: {}", private_hint(.signed_in))]
+    /// The repository does not exist, or this user may not see it.
+    #[error("the hub has no `{repo}`, or it is private\nhint: {}", private_hint(.signed_in))]
     NoRepo {
         /// `owner/name`, with its kind.
         repo: String,
@@ -53,21 +53,21 @@ pub enum Error {
     NoRevision {
         /// `owner/name`, with its kind.
         repo: String,
-        /// As given.
+        /// The revision as given.
         revision: String,
     },
-    /// The repository's owner must let this user in first.
+    /// The repository's owner must grant this user access first.
     #[error(
         "`{repo}` is gated\nhint: accept its terms at {url}, and set HF_TOKEN to a token that may read it"
     )]
     Gated {
         /// `owner/name`, with its kind.
         repo: String,
-        /// Where to ask.
+        /// Where to ask for access.
         url: String,
     },
-    /// The token is not let in.
-    #[error("the hub refuses to show `{repo}` ({status})\nhint: {}", private_hint(.signed_in))]
+    /// The token does not allow access.
+    #[error("the hub refuses access to `{repo}` ({status})\nhint: {}", private_hint(.signed_in))]
     Refused {
         /// `owner/name`, with its kind.
         repo: String,
@@ -76,7 +76,7 @@ pub enum Error {
         /// Whether a token was sent.
         signed_in: bool,
     },
-    /// It answered, but not with what was asked for.
+    /// The hub's reply is not the expected one.
     #[error("the hub's answer about `{repo}` cannot be used: {what}")]
     Answer {
         /// `owner/name`, with its kind.
@@ -84,12 +84,12 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
-    /// It did not answer.
-    #[error("the hub at {endpoint} gives no answer\nhint: look at HF_ENDPOINT and the network")]
+    /// The hub did not reply.
+    #[error("the hub at {endpoint} does not answer\nhint: check HF_ENDPOINT and the network")]
     Unreachable {
-        /// Which hub.
+        /// The URL of the hub.
         endpoint: String,
-        /// The client's word.
+        /// The client's error.
         #[source]
         source: reqwest::Error,
     },
@@ -104,7 +104,7 @@ fn private_hint(signed_in: &bool) -> &'static str {
 }
 
 impl Error {
-    /// Whether the name or the user's rights are at fault, rather than the hub or the way to it.
+    /// Whether the cause is the name or the user's permissions, and not the hub or the network.
     pub fn is_users(&self) -> bool {
         match self {
             Error::Environment { .. }
@@ -120,15 +120,15 @@ impl Error {
 /// A file of a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {
-    /// Relative to the repository's root.
+    /// Its path, relative to the root of the repository.
     pub path: String,
     /// Its size.
     pub bytes: u64,
-    /// Lower-case hex, for what lies in large file storage.
+    /// Its SHA-256 in lower-case hex, if it is in large file storage.
     pub sha256: Option<String>,
 }
 
-/// A hub, and who asks.
+/// A hub and the token of its user.
 #[derive(Clone, Debug)]
 pub struct Hub {
     endpoint: Url,
@@ -137,10 +137,10 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// The hub and the user that the environment names.
+    /// The hub and the user in the environment.
     ///
     /// # Errors
-    /// [`Error::Environment`].
+    /// [`Error::Environment`] if they are invalid.
     pub fn from_env() -> Result<Self, Error> {
         let endpoint = std::env::var("HF_ENDPOINT").unwrap_or_default();
         let endpoint = if endpoint.is_empty() { ENDPOINT } else { &endpoint };
@@ -150,11 +150,11 @@ impl Hub {
     /// The hub at `endpoint`, with the token of its user.
     ///
     /// # Errors
-    /// [`Error::Environment`].
+    /// [`Error::Environment`] if they are invalid.
     pub fn new(endpoint: &str, token: Option<String>) -> Result<Self, Error> {
         client::use_ring();
         let environment = |variable, wanted| Error::Environment { variable, wanted };
-        let wanted = environment("HF_ENDPOINT", "the address of a hub: https://host");
+        let wanted = environment("HF_ENDPOINT", "the URL of a hub: https://host");
         let endpoint = match Url::parse(endpoint.trim_end_matches('/')) {
             Ok(url) if matches!(url.scheme(), "https" | "http") && url.has_host() => url,
             Ok(_) | Err(_) => return Err(wanted),
@@ -162,7 +162,7 @@ impl Hub {
         let mut headers = HeaderMap::new();
         if let Some(token) = token {
             let value = HeaderValue::from_str(&format!("Bearer {token}"));
-            let mut value = value.map_err(|_| environment("HF_TOKEN", "a token"))?;
+            let mut value = value.map_err(|_| environment("HF_TOKEN", "a valid token"))?;
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
@@ -175,10 +175,10 @@ impl Hub {
         Ok(Self { endpoint, client, headers })
     }
 
-    /// The commit that a name stands for now.
+    /// Resolves a name to the current commit of its revision.
     ///
     /// # Errors
-    /// As the hub answers.
+    /// See [`enum@Error`].
     pub async fn resolve(&self, name: &HubName) -> Result<Commit, Error> {
         #[derive(Deserialize)]
         struct Info {
@@ -192,14 +192,14 @@ impl Hub {
         let repo = Repo::of(name.kind, &name.repo, revision);
         let answer = self.ask(url, &repo).await?;
         let info: Info = read(answer, &repo).await?;
-        let wrong = || repo.answer(format!("`{}` is no commit", info.sha));
+        let wrong = || repo.answer(format!("`{}` is not a commit", info.sha));
         Commit::parse(&info.sha).ok_or_else(wrong)
     }
 
-    /// Every file of a repository at a commit, under `folder` (empty: all of it).
+    /// Lists the files under `folder` of a repository at a commit. An empty `folder` is the whole repository.
     ///
     /// # Errors
-    /// As the hub answers.
+    /// See [`enum@Error`].
     pub async fn files(
         &self,
         kind: Kind,
@@ -227,13 +227,13 @@ impl Hub {
         Err(repo.answer(format!("more than {PAGES} pages of files")))
     }
 
-    /// The address under which a commit's files are read, without a slash at its end.
+    /// The URL under which the files of a commit are read, without a trailing slash.
     pub(crate) fn resolve_url(&self, kind: Kind, name: &str, commit: &Commit) -> Url {
         let before: Vec<_> = kind.prefix().split('/').filter(|p| !p.is_empty()).collect();
         self.url(&before, name, &["resolve", commit.as_str()])
     }
 
-    /// What every request for this hub carries.
+    /// The headers of every request to this hub.
     pub(crate) fn headers(&self) -> &HeaderMap {
         &self.headers
     }
@@ -246,7 +246,7 @@ impl Hub {
         url
     }
 
-    /// Asks until the hub has an answer, a minute at most when it gives none.
+    /// Sends a request and retries it while the hub is busy or unreachable.
     async fn ask(&self, url: Url, repo: &Repo) -> Result<Response, Error> {
         let mut pause = FIRST_RETRY;
         for attempt in 1.. {
@@ -271,7 +271,7 @@ impl Hub {
         unreachable!("the last attempt returns")
     }
 
-    /// What a refusal means; the hub names it in a header.
+    /// The error for a refused request, based on the error code in the hub's header.
     fn refusal(&self, answer: &Response, repo: &Repo) -> Error {
         let status = answer.status().as_u16();
         let code = answer.headers().get("x-error-code").and_then(|v| v.to_str().ok());
@@ -284,7 +284,7 @@ impl Hub {
                 Error::NoRevision { repo: repo_name, revision: repo.revision.clone() }
             }
             (Some("RepoNotFound"), _) | (None, 404) => Error::NoRepo { repo: repo_name, signed_in },
-            // To strangers, the hub denies that a private repository is there.
+            // Without a token, the hub does not reveal whether a private repository exists.
             (_, 401) if !signed_in => Error::NoRepo { repo: repo_name, signed_in },
             (_, 401 | 403) => Error::Refused { repo: repo_name, status, signed_in },
             (code, status) => repo.answer(format!("status {status} {}", code.unwrap_or_default())),
@@ -292,7 +292,7 @@ impl Hub {
     }
 }
 
-/// What a request is about, for its errors.
+/// The repository and revision of a request, for error messages.
 struct Repo {
     name: String,
     revision: String,
@@ -308,7 +308,7 @@ impl Repo {
     }
 }
 
-/// An entry of the tree listing, as the hub tells it.
+/// An entry of the hub's tree listing.
 #[derive(Deserialize)]
 struct Entry {
     r#type: String,
@@ -339,7 +339,7 @@ async fn read<T: serde::de::DeserializeOwned>(answer: Response, repo: &Repo) -> 
     serde_json::from_slice(&body).map_err(|e| repo.answer(e.to_string()))
 }
 
-/// The address that a `Link` header names as `rel="next"`.
+/// The URL with `rel="next"` in a `Link` header.
 fn next_page(headers: &HeaderMap) -> Option<String> {
     let links = headers.get(LINK)?.to_str().ok()?;
     links.split(',').find_map(|link| {
@@ -349,7 +349,7 @@ fn next_page(headers: &HeaderMap) -> Option<String> {
     })
 }
 
-/// The user's token, from where the hub's own tools look for it.
+/// The user's token, from the places where the hub's own tools look for it.
 fn token() -> Option<String> {
     let variable = |name| std::env::var(name).ok().filter(|v: &String| !v.trim().is_empty());
     let file = || {
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_the_hubs_own() {
+    fn urls_follow_the_hubs_api() {
         let hub = Hub::new("https://hub.example/mirror/", None).unwrap();
         let commit = Commit::parse(&"a".repeat(40)).unwrap();
         let url = hub.resolve_url(Kind::Dataset, "o/n", &commit).to_string();
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_that_is_no_address_is_refused() {
+    fn an_endpoint_that_is_not_a_url_is_refused() {
         for bad in ["hub", "ftp://hub", "file:///hub"] {
             assert!(matches!(Hub::new(bad, None), Err(Error::Environment { .. })), "{bad}");
         }

@@ -1,8 +1,8 @@
-//! A repository on the hub, at a commit, as a store that is only read: listed by the hub's own interface, read like any
-//! web server's files.
+//! A read-only store for a repository on the hub at a commit. Listings use the hub's API; files are read like those
+//! of any web server.
 //!
-//! What a commit names never changes, so objects carry neither ETag nor time: those at a redirect's end are the content
-//! network's own, and not the same from day to day.
+//! A commit never changes, so objects have neither ETag nor time. The hub redirects to a content delivery network,
+//! whose ETags and times differ from day to day.
 
 use super::{File, Hub};
 use crate::client;

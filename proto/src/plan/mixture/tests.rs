@@ -1,4 +1,4 @@
-//! Shares: what an epoch trains on is what was asked for, to within a sample.
+//! Shares: every epoch trains on the requested mixture, to within a sample.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ fn options(seed: u64) -> Options {
     Options { max_tokens: 256, global_batch: 4, epochs: EPOCHS, max_steps: None, seed }
 }
 
-/// Samples of all lengths, of which more or fewer tokens are trained.
+/// Samples with random lengths and random numbers of trained tokens.
 fn samples(count: u32, seed: u64) -> Vec<Meta> {
     let sample = |id: u32| {
         let dice = |what: u64| random::mix(seed << 40 ^ u64::from(id) << 8 ^ what) as u32;
@@ -26,7 +26,7 @@ fn shared(share: f64, samples: u32, holdout: f64) -> Source {
     Source { samples, amount: Amount::Share(share), holdout }
 }
 
-/// A few mixtures of three sources.
+/// 40 random mixtures of three sources each.
 fn mixtures() -> Vec<([Source; 3], Vec<Meta>)> {
     let mixture = |seed: u64| {
         let dice = |what: u64, sides: u64| random::mix(seed << 8 ^ what) % sides;
@@ -41,7 +41,7 @@ fn mixtures() -> Vec<([Source; 3], Vec<Meta>)> {
     (0..40).map(mixture).collect()
 }
 
-/// By source: the samples that can be trained on.
+/// The ids of the samples that can be trained on, by source.
 fn trainable(plan: &Plan<'_>, sources: &[Source]) -> Vec<Vec<u32>> {
     let is_trained = |id: &u32| plan.held_out().binary_search(id).is_err();
     let of_range = |(range, _): (Range<usize>, &Source)| {
@@ -77,7 +77,7 @@ fn shares_are_met_to_within_a_sample_in_every_epoch() {
 }
 
 #[test]
-fn one_source_is_seen_as_a_whole_and_none_twice() {
+fn one_source_is_used_completely_and_none_twice() {
     for (seed, (sources, samples)) in (0..).zip(mixtures()) {
         let plan = Plan::new(&samples, &sources, options(seed)).expect("a plan");
         let repeats: Vec<f64> = plan.summary().sources.iter().map(|s| s.repeat).collect();
@@ -91,7 +91,7 @@ fn one_source_is_seen_as_a_whole_and_none_twice() {
             assert_eq!(ids.len(), all, "{seed}: twice in epoch {epoch}");
             ids.into_iter().for_each(|id| *seen.entry(id).or_default() += 1);
         }
-        // Nothing is left out for good: the others take turns.
+        // Over the epochs, no sample is left out: each epoch uses another part of the other sources.
         for (ids, repeat) in trainable(&plan, &sources).iter().zip(repeats) {
             let expected = repeat * f64::from(EPOCHS);
             let fits = f64::floor(expected - 1e-6) as u32..=f64::ceil(expected + 1e-6) as u32;
@@ -103,7 +103,7 @@ fn one_source_is_seen_as_a_whole_and_none_twice() {
 }
 
 #[test]
-fn shares_leave_every_epoch_as_many_packs_and_steps() {
+fn with_shares_every_epoch_has_the_same_number_of_packs_and_steps() {
     for (seed, (sources, samples)) in (0..).zip(mixtures()) {
         let plan = Plan::new(&samples, &sources, options(seed)).expect("a plan");
         let summary = plan.summary();
@@ -114,28 +114,28 @@ fn shares_leave_every_epoch_as_many_packs_and_steps() {
             assert_eq!(weights.len() as u64, summary.steps_per_epoch);
             let (sum, planned): (f64, _) =
                 (weights.iter().sum(), summary.epochs[epoch.index as usize].weight);
-            // Whole numbers of tokens add up exactly.
+            // The weights are integers, whose sum is exact.
             assert_eq!(sum, planned);
         }
     }
 }
 
 #[test]
-fn the_summary_says_what_shares_come_to() {
+fn the_summary_shows_the_repeat_of_each_share() {
     let samples: Vec<Meta> =
         (0..30u32).map(|id| Meta { length: 20, weight: 10.0, hash: u64::from(id) }).collect();
-    // 100 trained tokens and 200: four parts to one are 100 and 25.
+    // The sources have 100 and 200 trained tokens. With shares of 4 to 1, an epoch uses 100 and 25.
     let sources = [shared(4.0, 10, 0.0), shared(1.0, 20, 0.0)];
     let summary = Plan::new(&samples, &sources, options(1)).expect("a plan").summary();
     let [a, b] = summary.sources[..] else { panic!("two sources") };
     assert_eq!((a.samples, a.weight, a.repeat, a.share), (10, 100.0, 1.0, 0.8));
     assert_eq!((b.samples, b.weight, b.repeat, b.share), (20, 200.0, 0.125, 0.2));
-    // 25 of 10 each: three samples, then two, then three.
+    // 25 tokens are 2.5 samples of 10 tokens each: epochs use three, two, three ... samples of the second source.
     assert_eq!(summary.epochs.iter().map(|e| e.samples).collect::<Vec<_>>(), [13, 12, 13, 12, 13]);
 }
 
 #[test]
-fn a_share_of_nothing_is_refused() {
+fn a_share_of_an_empty_source_is_refused() {
     let samples = samples(10, 1);
     let sources = [shared(1.0, 10, 0.0), shared(1.0, 0, 0.0)];
     let error = Plan::new(&samples, &sources, options(1)).expect_err("no plan");

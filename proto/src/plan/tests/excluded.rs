@@ -1,4 +1,4 @@
-//! What is excluded is in no step, and changes nothing about who is held out.
+//! Excluded samples are in no step, and do not change which samples are held out.
 
 use super::*;
 
@@ -28,7 +28,7 @@ fn excluded_samples_are_neither_trained_nor_evaluated_and_all_others_are() {
 }
 
 #[test]
-fn a_repeat_counts_what_is_left() {
+fn a_repeat_applies_to_the_samples_that_are_left() {
     let samples = samples(100, 5);
     let sources = [repeated(0.5, 100)];
     let excluded = excluded(100, 5);
@@ -36,7 +36,7 @@ fn a_repeat_counts_what_is_left() {
     let (first, second) = (seen(&plan, 0), seen(&plan, 1));
     assert_eq!((first.len(), second.len()), (40, 40));
     let both: BTreeSet<u32> = first.keys().chain(second.keys()).copied().collect();
-    assert_eq!(both.len(), 80, "a half twice");
+    assert_eq!(both.len(), 80, "one half was used twice");
     assert!(excluded.iter().all(|id| !both.contains(id)));
 }
 

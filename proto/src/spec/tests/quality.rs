@@ -1,4 +1,4 @@
-//! The checks of the data, as they are written.
+//! The keys of `data.quality`.
 
 use super::*;
 
@@ -28,7 +28,7 @@ fn checks_that_contradict_themselves_are_refused() {
         ("similarity: 0.4", "`data.quality.similarity` must be a number from 0.5 to 1, got 0.4"),
         (
             "contamination: off, benchmarks: [{source: b}]",
-            "`data.quality.benchmarks` names sources that nothing is compared with",
+            "`data.quality.benchmarks` has no effect, because `contamination` is `off`",
         ),
         (
             "benchmarks: [{source: b, repeat: 2}]",
@@ -41,7 +41,7 @@ fn checks_that_contradict_themselves_are_refused() {
 }
 
 #[test]
-fn benchmarks_are_judged_like_other_sources() {
+fn benchmarks_are_checked_like_other_sources() {
     let error = problems(&quality("benchmarks: [{source: 'hf://a/b'}]"));
     assert_eq!(error[0], "`data.quality.benchmarks[0].source` names a model: `hf://a/b`");
 }

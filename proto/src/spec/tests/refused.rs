@@ -1,4 +1,4 @@
-//! What is refused, and in which words.
+//! Invalid specs, and the errors and hints that they get.
 
 use super::*;
 
@@ -106,7 +106,7 @@ fn an_unknown_word_names_the_known_ones_and_the_nearest() {
 }
 
 #[test]
-fn everything_that_the_schema_refuses_is_said_at_once() {
+fn everything_that_the_schema_refuses_is_reported_at_once() {
     let yaml =
         "model: {bas: m}\ndata: {train: [], max_tokens: 1}\ntrain: {epochs: no, packing: true}\n";
     let error = parse(yaml, base()).expect_err("many problems");
@@ -166,11 +166,11 @@ fn contradictions_are_refused() {
     );
     assert_eq!(
         data("{source: a, format: text, system: Hello}", ""),
-        "`data.train[0].system` has no place in `format: text`, which knows no messages"
+        "`data.train[0].system` cannot be used with `format: text`, which has no messages"
     );
     assert_eq!(
         data("{source: a, format: alpaca, roles: {user: [x]}}", ""),
-        "`data.train[0].roles` has no place in a format without messages"
+        "`data.train[0].roles` cannot be used with a format that has no messages"
     );
     assert_eq!(
         data("{source: a, roles: {user: [x], assistant: [y, x]}}", ""),
@@ -187,10 +187,10 @@ fn contradictions_are_refused() {
     let model = |model: &str| {
         problems(&format!("model: {{base: m, {model}}}\ndata: {{train: [{{source: a}}]}}\n"))
     };
-    assert_eq!(model("add_tokens: [a, b, a]")[0], "`model.add_tokens[2]` names `a` again");
+    assert_eq!(model("add_tokens: [a, b, a]")[0], "`model.add_tokens[2]` repeats `a`");
     assert_eq!(
         model("add_tokens: ['<a> ']")[0],
-        "`model.add_tokens[0]` must be a text without outer white space, got `<a> `"
+        "`model.add_tokens[0]` must be a text without white space at either end, got `<a> `"
     );
     let hint = "hint: write `model.add_tokens: [\"<|user|>\"]` for tokens that the tokenizer lacks";
     assert_eq!(model("special_tokens: [a]")[1], hint);
