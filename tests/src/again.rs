@@ -1,16 +1,16 @@
-//! A test once more, in a process and an environment of its own: that is where a store's credentials come from.
+//! Runs an ignored test in its own process and environment, since a store's credentials come from the environment.
 
 use crate::seaweed::SeaweedFs;
 use std::process::Command;
 
-/// What a store is configured by.
+/// Prefixes of the variables that configure a store.
 const STORES: [&str; 5] = ["AWS_", "AZURE_", "AZURITE_", "GOOGLE_", "MUSTER_TEST_STORE"];
 
-/// Runs the test `name` of the calling test's file, which is ignored otherwise, with these variables and none of a
-/// store's beside them. What it says on standard output is passed on.
+/// Runs the ignored test `name` of the calling test's file with these variables, and with no other variable that
+/// configures a store. Prints what the test prints to standard output.
 ///
 /// # Errors
-/// If it fails, is not there, or shows a secret.
+/// The test fails, does not exist, or prints a secret.
 pub fn again(name: &str, environment: &[(&str, String)]) -> anyhow::Result<()> {
     let mut test = Command::new(std::env::current_exe()?);
     test.args(["--exact", name, "--ignored", "--nocapture"]);
@@ -20,10 +20,10 @@ pub fn again(name: &str, environment: &[(&str, String)]) -> anyhow::Result<()> {
         }
     }
     let ended = test.envs(environment.iter().cloned()).output()?;
-    let said = String::from_utf8_lossy(&ended.stdout) + String::from_utf8_lossy(&ended.stderr);
-    anyhow::ensure!(ended.status.success(), "{said}");
-    anyhow::ensure!(said.contains("1 passed"), "no such test: {said}");
-    anyhow::ensure!(!SeaweedFs::is_betrayed_by(&said), "{said}");
+    let output = String::from_utf8_lossy(&ended.stdout) + String::from_utf8_lossy(&ended.stderr);
+    anyhow::ensure!(ended.status.success(), "{output}");
+    anyhow::ensure!(output.contains("1 passed"), "no such test: {output}");
+    anyhow::ensure!(!SeaweedFs::is_betrayed_by(&output), "{output}");
     print!("{}", String::from_utf8_lossy(&ended.stdout));
     Ok(())
 }

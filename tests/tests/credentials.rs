@@ -1,4 +1,4 @@
-//! Where credentials are found, other than in variables: a machine's, a pod's, a web identity's. Needs SeaweedFS
+//! Credentials that do not come from variables: those of a machine, of a pod and of a web identity. Needs SeaweedFS
 //! (MUSTER_TEST_WEED).
 
 use anyhow::{Result, ensure};
@@ -13,7 +13,7 @@ const POD: &str = "token-of-the-pod";
 const ROLE: &str = "arn:aws:iam::123456789012:role/muster";
 const SESSION: &str = "token-of-the-session";
 
-/// The metadata service of a machine, and the agent that pods ask.
+/// The metadata service of a machine, and the credentials agent of pods.
 fn cloud(request: &Request) -> Answer {
     let bears = |header: &str, token| request.headers.get(header).is_some_and(|t| t == token);
     let service = "/latest/meta-data/iam/security-credentials/";
@@ -32,7 +32,7 @@ fn cloud(request: &Request) -> Answer {
     }
 }
 
-/// The service that makes credentials of a web identity: `AssumeRoleWithWebIdentity`.
+/// The service that returns credentials for a web identity: `AssumeRoleWithWebIdentity`.
 fn sts(request: &Request) -> Answer {
     let role = ROLE.replace(':', "%3A").replace('/', "%2F");
     let asked = [
@@ -81,7 +81,7 @@ fn a_machines_and_a_pods_credentials_are_found() -> Result<()> {
     ];
     again("it_can_write", &[&base[..], &pod].concat())?;
 
-    // A web identity is shown over TLS only.
+    // A web identity is sent over TLS only.
     let (sts, certificate) = serve_tls(sts);
     let trusted = folder.path().join("trusted.pem");
     std::fs::write(&trusted, certificate)?;
@@ -97,7 +97,7 @@ fn a_machines_and_a_pods_credentials_are_found() -> Result<()> {
 
 #[test]
 fn a_machine_that_has_no_role_is_said_to_have_no_credentials() -> Result<()> {
-    // Neither does it show its token, nor, where it does, a role.
+    // The first service returns no token, the second one a token but no role.
     for shown in ["/latest/api/token", ""] {
         let cloud = serve(move |request| match &request.target[..] {
             path if path == shown => content(request, SESSION.as_bytes()),
@@ -117,7 +117,7 @@ fn a_machine_that_has_no_role_is_said_to_have_no_credentials() -> Result<()> {
 async fn it_says_that_there_are_none() -> Result<()> {
     let storage = Storage::open(&format!("s3://{BUCKET}"))?;
     let storage = storage.patient(Patience::Within(Duration::from_secs(2)))?;
-    let error = proto::error::chain(&storage.probe().await.expect_err("nobody can sign this"));
+    let error = proto::error::chain(&storage.probe().await.expect_err("it cannot be signed"));
     ensure!(error.contains("there are no credentials"), "{error}");
     ensure!(error.contains("hint: set AWS_ACCESS_KEY_ID"), "{error}");
     Ok(())

@@ -26,7 +26,7 @@ fn a_pool_runs_what_is_submitted_and_answers_for_it() {
     assert_eq!(listed.events.len(), 1);
     assert_eq!(listed.events[0].0, status.0);
 
-    // Told to go, workers go gracefully, and idle ones at once.
+    // When asked to terminate, workers stop gracefully, and idle ones at once.
     let workers = pool.workers.take().expect("they work");
     workers.signal(Signal::TERM);
     workers.end().with_code(75);
@@ -42,12 +42,12 @@ fn workers_go_when_they_are_told_to_although_no_coordinator_answers() {
         let run = pool.submit(&fixture, "long");
         let mut watch = pool.ask(&["watch", &run]);
         watch.step(2);
-        // Stopped, it keeps its connections; killed, it does not.
+        // A stopped coordinator keeps its connections, and a killed one does not.
         pool.coordinator.signal(if twice { Signal::STOP } else { Signal::KILL });
         let workers = pool.workers.take().expect("they work");
         workers.signal(Signal::TERM);
         if twice {
-            // Signals of a kind that come together are one.
+            // A signal of another kind, since pending signals of one kind are merged.
             workers.signal(Signal::INT);
         }
         assert_eq!(workers.left_within(Duration::from_secs(10)), [""; 0]);
@@ -63,7 +63,7 @@ fn a_cancelled_run_ends_and_the_pool_goes_on() {
     let first = pool.submit(&fixture, "first");
     let second = pool.submit(&fixture, "second");
     assert_ne!(first, second, "another key is another run");
-    // Its sources are listed meanwhile.
+    // The second run's sources are listed while it waits.
     let waits = pool.status(&second);
     assert!(["preparing", "queued"].contains(&waits.text("phase")), "{waits:?}");
     let mut watch = pool.ask(&["watch", &first]);
@@ -76,7 +76,7 @@ fn a_cancelled_run_ends_and_the_pool_goes_on() {
     let watched = pool.ask(&["watch", &second]).end().with_code(0);
     assert_eq!(watched.only("prepared").0["cached"], true);
     assert_eq!(watched.only("finished").count("steps"), STEPS);
-    // A run that has ended is not ended again.
+    // Cancelling a run that has ended changes nothing.
     pool.ask(&["cancel", &second]).end().with_code(0);
     assert_eq!(pool.status(&second).text("phase"), "succeeded");
 }
@@ -117,7 +117,7 @@ fn a_spec_with_another_output_than_the_pools_is_refused() {
 fn a_coordinators_death_costs_no_generation() {
     let fixture = Fixture::new();
     for_two(&fixture);
-    // Long enough that the workers are still at it when the coordinator is back.
+    // Long enough that the workers are still training when the coordinator is back.
     fixture.long();
     let mut pool = Pool::start(&fixture);
     let run = pool.submit(&fixture, "long");

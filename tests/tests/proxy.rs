@@ -1,4 +1,4 @@
-//! What the fault proxy does to requests: held against a server of its own and a client that is not Muster's.
+//! Tests the fault proxy with a simple server and a client that is not Muster's.
 
 use muster_tests::http::{self, Answer, content};
 use muster_tests::proxy::{Befallen, Fault, Faults, Moment, Proxy, Stage};
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 static WRITES: AtomicU64 = AtomicU64::new(0);
 
-/// Counts writes, answers a listing with their count, and a read with a hundred zeros.
+/// Starts a store that counts writes, answers a listing with their count, and a read with a hundred zeros.
 fn store() -> SocketAddr {
     http::serve(|request| match request.method.as_str() {
         "PUT" => {
@@ -23,7 +23,7 @@ fn store() -> SocketAddr {
     })
 }
 
-/// What comes back, head and body, until the other side closes.
+/// Sends a request, and returns head and body of the answer, up to the end of the connection.
 fn ask(proxy: &Proxy, method: &str, target: &str, body: &str) -> String {
     answer(asked(proxy, method, target, body))
 }
@@ -35,7 +35,7 @@ fn asked(proxy: &Proxy, method: &str, target: &str, body: &str) -> TcpStream {
          connection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
-    // It may hang up before all is said.
+    // The proxy may hang up before it has read everything.
     let _ = stream.write_all(request.as_bytes());
     stream
 }
@@ -78,7 +78,7 @@ fn every_fault_is_what_it_says() {
         always(fault);
         assert_eq!(put(), "", "{fault:?}");
     }
-    assert_eq!(writes(), 1, "the store saw nothing of these");
+    assert_eq!(writes(), 1, "the store received none of these");
 
     always(Fault::ErrorAfter);
     assert!(put().contains("500") && writes() == 2);
@@ -106,7 +106,7 @@ fn every_fault_is_what_it_says() {
             body(&list()).parse().expect("a count")
         })
         .collect();
-    let stale = (5..25).zip(&counts).filter(|(now, told)| now != *told).count();
+    let stale = (5..25).zip(&counts).filter(|(now, listed)| now != *listed).count();
     assert!(stale > 0 && counts.iter().all(|n| (5..25).contains(n)), "{counts:?}");
     assert_eq!(proxy.befallen().len(), stale);
 }

@@ -1,7 +1,7 @@
-//! `kill -9` at every stage of a save, with real processes and a real S3 server: what is restored is what was committed
-//! last, the run ends as if nothing had been, and nothing is left over.
+//! Kills a process at every stage of a save, with real processes and a real S3 server. The newest commit is restored,
+//! the run ends like an undisturbed one, and no files are left over.
 //!
-//! A proxy before the server stands still at the request that a stage is known by, and then a process dies. Needs
+//! A proxy in front of the server pauses at the request that marks a stage, and then a process is killed. Needs
 //! SeaweedFS (MUSTER_TEST_WEED).
 
 use anyhow::{Context, Result, ensure};
@@ -18,15 +18,15 @@ use rustix::process::Signal;
 use std::sync::Arc;
 use storage::Storage;
 
-/// Of the run, each with a checkpoint of which only the newest is kept.
+/// Steps of the run. Each has a checkpoint, of which only the newest is kept.
 const STEPS: u64 = 3;
-/// The save that is disturbed: there is one before it to go back to, and a step behind it.
+/// The step whose save is disturbed. There is a checkpoint before it to go back to, and a step after it.
 const SAVE: u64 = 2;
 const FOLDER: &str = "step-00000002-l1";
 const BEFORE: &str = "step-00000001-l1";
 const COMMIT: &str = r#"{"event":"checkpointed","lineage":1,"step":2"#;
-/// The commit before. Left alone, the two saves would overlap: a rank stores its part of the one while another still
-/// stores its part of the other.
+/// The commit of the save before. The disturbed save waits for it, since otherwise one rank might store its part of
+/// the one while another still stores its part of the other.
 const COMMITTED_BEFORE: Stage = Stage {
     moment: Moment::Done,
     method: "PUT",
@@ -34,7 +34,7 @@ const COMMITTED_BEFORE: Stage = Stage {
     body: r#"{"event":"checkpointed","lineage":1,"step":1"#,
 };
 
-/// What the store is at, and whether the save is one to go back to then.
+/// A stage with its description, and whether the save can be restored from then on.
 type Scene = (&'static str, Stage, Saved);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ const fn scene(
     (what, Stage { moment, method, target, body }, saved)
 }
 
-/// In the order in which they come. The larger files of the state go in two parts.
+/// The stages in order. The larger state files are uploaded in two parts.
 const SCENES: [Scene; 12] = {
     use Moment::{Asked, Done};
     use Saved::{NotYet, Whole};
@@ -73,7 +73,7 @@ const SCENES: [Scene; 12] = {
         scene("the commit is journaled", Done, commit, Whole),
         scene("the save before goes", Done, ("DELETE", &[BEFORE, "/manifest.json"], ""), Whole),
         scene("its files go", Asked, ("DELETE", &[BEFORE, "/state/"], ""), Whole),
-        // The last save is committed: nothing that follows stores another.
+        // By then the last save is committed, and no other one follows.
         scene("it goes itself", Asked, ("DELETE", &[FOLDER, "/manifest.json"], ""), Whole),
     ]
 };
@@ -89,7 +89,7 @@ fn whoever_dies_at_whatever_stage_of_a_save_the_newest_commit_is_restored() -> R
 #[ignore = "run by `whoever_dies_at_whatever_stage_of_a_save_the_newest_commit_is_restored`"]
 async fn at_every_stage() -> Result<()> {
     let wanted = Arc::new(Reference::of(&fixture()));
-    // Beside each other: much of a death is waiting for what comes of it.
+    // Both run at the same time, since much of the time is spent waiting for the consequences of a death.
     let coordinators = tokio::spawn({
         let wanted = wanted.clone();
         async move {
@@ -128,8 +128,8 @@ async fn a_worker_leaves() -> Result<()> {
     let rank = rank_of(&still.reached()).context("it is a rank's request")?;
     // Every rank has begun to store its part before it commits the next step.
     process.step(SAVE + 1);
-    let told = Stage { body: "was told to leave", ..COMMITTED_BEFORE };
-    run.proxy.hold_back(["/state/state-r0-", "/state/state-r1-"][rank], told);
+    let leaving = Stage { body: "was told to leave", ..COMMITTED_BEFORE };
+    run.proxy.hold_back(["/state/state-r0-", "/state/state-r1-"][rank], leaving);
     let worker = run.member(rank).await?;
     process.signal_to(&format!("--slot {worker} "), Signal::TERM);
     still.go_on();
@@ -143,12 +143,12 @@ fn fixture() -> Fixture {
     let fixture = Fixture::new();
     fixture.respec("max_steps: 40", &format!("max_steps: {STEPS}"));
     fixture.respec("{every: 8, keep: 100}", "{every: 1, keep: 1}");
-    // What is best would be kept as well.
+    // With evaluations, the best checkpoint would also be kept.
     fixture.respec("  eval: {holdout: 0.1, every: checkpoint, at_start: true}\n", "");
     fixture
 }
 
-/// A run whose output is on S3, behind a proxy of its own.
+/// A run whose output is on S3, behind its own proxy.
 struct OnS3 {
     fixture: Fixture,
     proxy: Proxy,
@@ -162,7 +162,7 @@ impl OnS3 {
         Ok(Self { fixture, proxy: Proxy::start(here()), storage: Storage::open(&output)? })
     }
 
-    /// Stands still in the second save, which does not begin before the first is committed.
+    /// Pauses in the second save, which does not begin before the first is committed.
     fn stand_still_at(&self, stage: Stage) -> Standstill {
         self.proxy.hold_back(FOLDER, COMMITTED_BEFORE);
         self.proxy.stand_still_at(stage)
@@ -189,7 +189,7 @@ impl OnS3 {
         let goes_on_after = self.stored().await?.goes_on_after().await?;
         match saved {
             Saved::NotYet => ensure!(goes_on_after == SAVE - 1, "{goes_on_after}"),
-            // Training goes on while the save before is deleted.
+            // Training continues while the save before is deleted.
             Saved::Whole => ensure!(goes_on_after >= SAVE, "{goes_on_after}"),
         }
         let resumed = self.start(&["--resume"]).end().with_code(0);
@@ -198,7 +198,7 @@ impl OnS3 {
         Ok(())
     }
 
-    /// The one whose request it is; `rank` where it is the coordinator's.
+    /// Kills the worker whose request marks the stage, or `rank` if it is the coordinator's request.
     async fn worker_dies(
         &self,
         (_, stage, saved): &Scene,
@@ -218,7 +218,7 @@ impl OnS3 {
         let starts = self.ended_well(*saved, &[&ended], wanted).await?;
         match (saved, own) {
             (Saved::NotYet, Some(_)) => ensure!(starts == [0, SAVE - 1], "{starts:?}"),
-            // The coordinator completes the save; near the end, the dead one may not have been needed any more.
+            // The coordinator completes the save. Near the end, the run may not have needed the dead worker any more.
             (Saved::NotYet | Saved::Whole, _) => {
                 ensure!(starts[0] == 0 && starts[1..].iter().all(|s| *s >= SAVE), "{starts:?}");
             }
@@ -235,8 +235,8 @@ impl OnS3 {
         members.and_then(|mut m| (rank < m.len()).then(|| m.swap_remove(rank))).context("a member")
     }
 
-    /// Samples and model are the undisturbed run's, the last checkpoint is all that is left, and whatever was given up
-    /// was saved anew; after how many steps its generations began.
+    /// Checks that samples and model are those of the undisturbed run, that only the last checkpoint is left, and
+    /// that an abandoned save was repeated. Returns the step at which each generation began.
     async fn ended_well(
         &self,
         saved: Saved,
@@ -267,7 +267,7 @@ impl OnS3 {
     }
 }
 
-/// Whose part of a checkpoint a request is about.
+/// The rank to whose part of a checkpoint a request belongs.
 fn rank_of(target: &str) -> Option<usize> {
     let (_, rest) = target.split_once("/state-r")?;
     rest.split('-').next()?.parse().ok()

@@ -1,4 +1,4 @@
-//! One request and what becomes of it: passed on as it is, or with a fault.
+//! Handles one request: passes it on unchanged, or injects a fault.
 
 use super::fault::Asked;
 use super::standstill::{Gate, Moment};
@@ -15,10 +15,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpStream;
 
-/// An answer on its way to the client, perhaps with an early end.
+/// An answer to the client, which may break off early.
 pub(super) type Sent = Response<BoxBody<Bytes, HangUp>>;
 
-/// One request and what becomes of it.
+/// One request, and the context in which it is handled.
 pub(super) struct Exchange {
     pub(super) asked: Asked,
     pub(super) store: SocketAddr,
@@ -41,7 +41,7 @@ impl Exchange {
         match drawn {
             Some((Fault::HangUpInRequest, _)) => {
                 self.befell(Fault::HangUpInRequest);
-                half_heard(request).await;
+                read_half(request).await;
                 Err(HangUp)
             }
             Some((fault, random)) => self.with(fault, random, collect(request).await?).await,
@@ -117,7 +117,7 @@ impl Exchange {
         }
     }
 
-    /// What the store answers.
+    /// Passes a request on to the store and returns its answer.
     async fn pass_on(&self, mut request: Request<Bytes>) -> Result<Answer, HangUp> {
         let body = request.body().clone();
         self.gate.pass(self.client, Moment::Asked, &self.asked, &body).await?;
@@ -132,9 +132,9 @@ impl Exchange {
         if in_google {
             google::request(headers);
         }
-        // A client may give up on what is slow, and a store do it nevertheless, after what was asked for next: a fault
-        // of its own, which a busy machine would add to those that are drawn. So each has its turn, and takes it even
-        // if nobody waits any more.
+        // A client may give up on a slow request, and the store may still execute it after the client's next one. On
+        // a busy machine that would be a fault beside those that are drawn. Hence requests to one object take turns,
+        // and each is executed even if its client has given up.
         let turn = lock(&self.state).turns.entry(self.asked.target.clone()).or_default().clone();
         let turn = turn.lock_owned();
         let store = self.store;
@@ -159,7 +159,7 @@ impl Exchange {
         Ok(answer)
     }
 
-    /// What was answered to the same listing before.
+    /// Earlier answers to the same listing.
     fn listings(&self) -> Vec<Answer> {
         lock(&self.state).listings.get(&self.asked.target).cloned().unwrap_or_default()
     }
@@ -170,7 +170,7 @@ impl Exchange {
         lock(&self.state).befallen.push(Befallen { fault, method, target });
     }
 
-    /// Where the client gives up first, this is dropped.
+    /// Waits without an answer. If the client gives up first, this future is dropped.
     async fn silence(&self) -> Result<Sent, HangUp> {
         let limit = lock(&self.state).faults.silence;
         tokio::time::sleep(limit).await;
@@ -181,14 +181,14 @@ impl Exchange {
         self.befell(fault);
         let body = format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
-             <Error><Code>{code}</Code><Message>the proxy says so</Message></Error>"
+             <Error><Code>{code}</Code><Message>injected by the proxy</Message></Error>"
         );
         let mut answer = Response::new(Bytes::from(body));
         *answer.status_mut() = status;
         Ok(whole(answer))
     }
 
-    /// An answer with another body, where it has one.
+    /// Changes the body of an answer, if it has one.
     fn changed(
         &self,
         fault: Fault,
@@ -207,7 +207,7 @@ impl Exchange {
 
 pub(super) fn asked(request: &Request<Incoming>) -> Asked {
     let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
-    // What the server has made up, and what depends on the time.
+    // Leaves out parameters that the server chose or that depend on the time.
     let kept: Vec<_> = query
         .split('&')
         .filter(|pair| !pair.starts_with("uploadId=") && !pair.starts_with("X-Amz-"))
@@ -228,7 +228,7 @@ async fn collect(request: Request<Incoming>) -> Result<Request<Bytes>, HangUp> {
     Ok(Request::from_parts(head, body))
 }
 
-async fn half_heard(request: Request<Incoming>) {
+async fn read_half(request: Request<Incoming>) {
     let mut body = request.into_body();
     let half = body.size_hint().lower() / 2;
     let mut heard = 0;
@@ -239,7 +239,7 @@ async fn half_heard(request: Request<Incoming>) {
     }
 }
 
-/// One request on a connection of its own.
+/// Sends one request on a new connection.
 async fn ask(store: SocketAddr, request: Request<Bytes>) -> anyhow::Result<Answer> {
     let stream = TokioIo::new(TcpStream::connect(store).await?);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
@@ -252,7 +252,7 @@ fn whole(answer: Answer) -> Sent {
     answer.map(|body| Full::new(body).map_err(|never| match never {}).boxed())
 }
 
-/// An answer that announces its whole body and breaks off in the middle.
+/// An answer that announces its whole length but breaks off in the middle.
 fn halved(answer: Answer) -> Sent {
     answer.map(|body| {
         let half = body.slice(..body.len() / 2);

@@ -1,8 +1,8 @@
-//! A store that stands still at a request of the caller's choice: whoever is killed then is killed at a known stage.
+//! Pauses the store at a chosen request, so that a process can be killed at a known stage of its work.
 //!
 //! ```text
-//! stand_still_at(stage) --> reached(): the store stands still --> a process is killed --> it goes on: as if nothing
-//!                                                                 had been, without the request, without its clients
+//! stand_still_at(stage) --> reached(): the store has paused --> the test kills a process --> the store resumes:
+//!     go_on(): unchanged        without_request(): drops the request        without_clients(): drops old connections
 //! ```
 
 use super::HangUp;
@@ -11,25 +11,25 @@ use crate::process::PATIENCE;
 use std::sync::{Arc, mpsc};
 use tokio::sync::watch;
 
-/// On which side of what the store does.
+/// Whether to pause before or after the store executes a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// It has not been asked yet.
+    /// The store has not received the request yet.
     Asked,
-    /// It has done what was asked, and has not said so yet.
+    /// The store has executed the request, and the client has no answer yet.
     Done,
 }
 
-/// The request at which the store stands still.
+/// The request at which the store pauses.
 #[derive(Clone, Copy, Debug)]
 pub struct Stage {
-    /// Before it or behind it.
+    /// Before or after the request is executed.
     pub moment: Moment,
     /// `GET`, `PUT`, ...
     pub method: &'static str,
-    /// All of these are in its path and query.
+    /// Texts that its path and query contain.
     pub target: &'static [&'static str],
-    /// This is in its body.
+    /// A text that its body contains.
     pub body: &'static str,
 }
 
@@ -43,7 +43,7 @@ impl Stage {
     }
 }
 
-/// A stage that is waited for; once this is dropped, everything goes on.
+/// A pause at a stage. The store resumes when this is dropped.
 #[must_use]
 pub struct Standstill {
     gate: Arc<Gate>,
@@ -52,21 +52,21 @@ pub struct Standstill {
 }
 
 impl Standstill {
-    /// Path and query of the request at which the store stands still, once it does.
+    /// Waits until the store has paused, and returns path and query of the request.
     pub fn reached(&self) -> String {
         let target = self.reached.recv_timeout(PATIENCE);
         target.unwrap_or_else(|_| panic!("no request is {:?}", self.stage))
     }
 
-    /// Goes on as if nothing had been.
+    /// Resumes, and handles the request normally.
     pub fn go_on(self) {}
 
-    /// Goes on, but the request itself is not passed on any more, nor answered.
+    /// Resumes, but drops the request: it is neither passed on nor answered.
     pub fn without_request(self) {
         self.gate.0.send_modify(|state| state.request_is_lost = true);
     }
 
-    /// Goes on for those who come from now on: nothing that the others ask is passed on any more, nor answered.
+    /// Resumes for new connections only: requests on older connections are neither passed on nor answered.
     pub fn without_clients(self) {
         self.gate.0.send_modify(|state| state.gone = state.clients);
     }
@@ -78,7 +78,7 @@ impl Drop for Standstill {
     }
 }
 
-/// What every request passes before the store is asked, and every answer behind it.
+/// The gate that every request passes before the store executes it, and every answer after it.
 #[derive(Debug, Default)]
 pub(super) struct Gate(watch::Sender<State>);
 
@@ -87,9 +87,9 @@ struct State {
     awaited: Option<(Stage, mpsc::Sender<String>)>,
     is_still: bool,
     request_is_lost: bool,
-    /// Connections so far are numbered from 1.
+    /// The number of the newest connection; numbers start at 1.
     clients: u64,
-    /// Up to this one they are dead.
+    /// Connections up to this number are dropped.
     gone: u64,
     held_back: Option<(&'static str, Stage)>,
 }
@@ -120,7 +120,7 @@ impl Gate {
         self.0.borrow().clients
     }
 
-    /// Waits while the store stands still.
+    /// Waits while the store is paused.
     pub(super) async fn pass(
         &self,
         client: u64,
