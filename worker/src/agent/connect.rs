@@ -45,8 +45,8 @@ enum Ending {
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 impl Connection {
-    /// Opens one stream after another and hands each to the agent, until the agent ends. After a move, the successor's
-    /// address and the original one are tried in turn whenever a connection breaks.
+    /// Opens one stream after another and hands each to the agent, until the agent ends. After a move, the
+    /// successor's address and the original one are tried in turn whenever a connection breaks.
     pub(super) async fn keep_open(self) {
         let slot = &self.slot;
         let mut logged = BTreeSet::new();

@@ -1,8 +1,8 @@
 //! Stores a rank's part of a checkpoint while training goes on.
 //!
 //! A large file is uploaded in parts, so that a retry or a timeout concerns one part only. While the store fails, a
-//! file is retried until the run's `storage_patience` is over. During that time the snapshot's room reports that it is
-//! in trouble, and the training thread skips checkpoints instead of waiting for it.
+//! file is retried until the run's `storage_patience` is over. During that time the snapshot's room reports that it
+//! is in trouble, and the training thread skips checkpoints instead of waiting for it.
 
 use crate::replica::{PartFile, Reserved, Snapshot};
 use bytes::Bytes;

@@ -21,8 +21,8 @@ const AT_ONCE: usize = 8;
 /// Checks that every source of the spec can be reached, without reading it.
 ///
 /// # Errors
-/// [`Cause::Data`] for a source that does not exist or that this host cannot read, [`Cause::Storage`] for one that does
-/// not answer.
+/// [`Cause::Data`] for a source that does not exist or that this host cannot read, [`Cause::Storage`] for one that
+/// does not answer.
 pub(crate) async fn check_sources(spec: &Spec) -> Result<(), Trouble> {
     let sources = spec.data().sources();
     let locations: Vec<_> = sources.into_iter().map(|source| source.location.clone()).collect();
@@ -52,8 +52,8 @@ pub(crate) async fn open_output(spec: &Spec) -> Result<Storage, Trouble> {
 /// Checks a local base and a local chat template. Remote ones need no check: fetching them has deadlines.
 ///
 /// # Errors
-/// [`Cause::Model`] for one that does not exist or that this host cannot read, [`Cause::Storage`] for one that does not
-/// answer.
+/// [`Cause::Model`] for one that does not exist or that this host cannot read, [`Cause::Storage`] for one that does
+/// not answer.
 pub(crate) async fn check_base(spec: &Spec) -> Result<(), Trouble> {
     let base = spec.base();
     let template = match &spec.data().chat_template {

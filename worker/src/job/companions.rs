@@ -115,8 +115,8 @@ const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// Adds new tokens to those files of the base that repeat what `tokenizer.json` says.
 ///
-/// A program that reads `tokenizer.model` instead, such as llama.cpp's converter, needs them in `tokenizer_config.json`
-/// or `added_tokens.json`.
+/// A program that reads `tokenizer.model` instead, such as llama.cpp's converter, needs them in
+/// `tokenizer_config.json` or `added_tokens.json`.
 fn describe(files: &mut Vec<Companion>, tokens: &[NewToken]) {
     let mut described = false;
     edit(files, TOKENIZER_CONFIG, |config| {

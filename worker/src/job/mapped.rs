@@ -1,7 +1,7 @@
 //! Memory-maps the parts of prepared shards, since prepared data may be larger than memory.
 //!
-//! On a local output, parts are mapped in place. From any other store, each part is first downloaded to a cache folder
-//! that the ranks of a host share.
+//! On a local output, parts are mapped in place. From any other store, each part is first downloaded to a cache
+//! folder that the ranks of a host share.
 
 use crate::cache;
 use crate::inputs::storage_trouble;

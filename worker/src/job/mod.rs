@@ -1,7 +1,7 @@
 //! What every worker needs of a run in memory: its spec, the plan, the prepared samples, the base.
 //!
-//! Loading is async and finishes before the worker becomes a member; the training thread then only reads. Faults in the
-//! data or the base are found here, before any rank waits in a collective.
+//! Loading is async and finishes before the worker becomes a member; the training thread then only reads. Faults in
+//! the data or the base are found here, before any rank waits in a collective.
 
 mod base;
 mod companions;
@@ -57,8 +57,8 @@ pub struct Job {
 enum Kept {
     /// The base, read while loading, so that a fault in it is found early.
     Base(State),
-    /// The state that a membership left, possibly incomplete. A checkpoint can be restored into it, since that replaces
-    /// everything that is trained.
+    /// The state that a membership left, possibly incomplete. A checkpoint can be restored into it, since that
+    /// replaces everything that is trained.
     Used(State),
 }
 

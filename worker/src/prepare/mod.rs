@@ -24,8 +24,8 @@ use storage::Storage;
 /// Checks that this host can reach every source of a run, before it prepares the first of the shards.
 ///
 /// # Errors
-/// [`Cause::Data`] for a source that does not exist or that this host cannot read, [`Cause::Storage`] for one that does
-/// not answer.
+/// [`Cause::Data`] for a source that does not exist or that this host cannot read, [`Cause::Storage`] for one that
+/// does not answer.
 pub async fn check_sources(spec_yaml: &str) -> Result<(), Trouble> {
     access::check_sources(&parse(spec_yaml)?).await
 }
@@ -33,8 +33,8 @@ pub async fn check_sources(spec_yaml: &str) -> Result<(), Trouble> {
 /// Tokenizes a raw shard and stores the result, part by part.
 ///
 /// # Errors
-/// Every error names the shard. [`Cause::Data`] for an object that is gone, changed or unreadable, [`Cause::Model`] for
-/// the tokenizer, [`Cause::Storage`] if the store fails.
+/// Every error names the shard. [`Cause::Data`] for an object that is gone, changed or unreadable, [`Cause::Model`]
+/// for the tokenizer, [`Cause::Storage`] if the store fails.
 pub async fn prepare(
     spec_yaml: &str,
     fingerprint: &str,
