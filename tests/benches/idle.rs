@@ -90,7 +90,8 @@ async fn measure(workers: usize, ended: usize, beat: Option<Duration>) -> Result
 /// The share of a core that the bare server uses.
 async fn floor(workers: usize) -> Result<f64> {
     let server = Process::start(&std::env::current_exe()?, &[BARE]);
-    let streams = connect(&server.says(BARE_AT), workers, "127.0.0.1:1", Some(BEAT)).await?;
+    let streams =
+        connect(&server.wait_for_line(BARE_AT), workers, "127.0.0.1:1", Some(BEAT)).await?;
     let share = share(&server).await?;
     streams.iter().for_each(JoinHandle::abort);
     Ok(share)

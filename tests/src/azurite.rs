@@ -34,7 +34,7 @@ impl Azurite {
             .args(["--blobPort", &port.to_string()])
             .current_dir(folder.path());
         let mut server = Server::start("Azurite", &mut command, folder);
-        server.listens(port);
+        server.wait_until_listening(port);
         make_container(port);
         Some(Self { _server: server, port })
     }

@@ -48,7 +48,7 @@ struct Repository {
 #[derive(Debug, Default)]
 struct State {
     repositories: Vec<Repository>,
-    betrayals: AtomicUsize,
+    leaks: AtomicUsize,
     downloads: AtomicUsize,
 }
 
@@ -92,8 +92,8 @@ impl TestHub {
     }
 
     /// Number of times that the token was sent to the content network.
-    pub fn betrayals(&self) -> usize {
-        self.state.betrayals.load(Ordering::SeqCst)
+    pub fn leaks(&self) -> usize {
+        self.state.leaks.load(Ordering::SeqCst)
     }
 
     /// Number of reads of large files, whole or in part.
@@ -161,7 +161,7 @@ impl State {
 
     fn large_file(&self, request: &Request) -> Answer {
         if request.headers.contains_key("authorization") {
-            self.betrayals.fetch_add(1, Ordering::SeqCst);
+            self.leaks.fetch_add(1, Ordering::SeqCst);
         }
         if request.method == "GET" {
             self.downloads.fetch_add(1, Ordering::SeqCst);

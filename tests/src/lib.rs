@@ -9,7 +9,7 @@
 //! azurite    a real Azure server
 //! server     the code that both servers share
 //! proxy      a proxy in front of a server, which injects faults
-//! again      runs an ignored test in a store's environment
+//! ignored    runs an ignored test in a store's environment
 //! stored     inspects a run in a store
 //! hub        a test hub with the interface of the Hugging Face hub
 //! http       the part of HTTP that the hub needs
@@ -21,11 +21,11 @@
 //!
 //! The tests themselves are in `tests/`.
 
-pub mod again;
 pub mod azurite;
 pub mod fixture;
 pub mod http;
 pub mod hub;
+pub mod ignored;
 pub mod lone;
 pub mod model;
 pub mod pool;

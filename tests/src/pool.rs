@@ -59,10 +59,10 @@ impl Pool {
     /// Kills the coordinator and starts another one at the same address.
     pub fn restart_coordinator(&mut self, fixture: &Fixture) {
         self.coordinator.signal(Signal::KILL);
-        assert_eq!(self.coordinator.left_within(PATIENCE), [""; 0]);
+        assert_eq!(self.coordinator.remaining_within(PATIENCE), [""; 0]);
         let address = self.url.strip_prefix("http://").expect("http");
         self.coordinator = serve(&folder(fixture), address, &[], &[]);
-        self.coordinator.says("coordinator at ");
+        self.coordinator.wait_for_line("coordinator at ");
     }
 
     /// The workers' supervisor.
@@ -89,7 +89,7 @@ pub fn serve(
 
 /// The URL that a coordinator prints.
 pub fn address(coordinator: &Process) -> String {
-    let line = coordinator.says("coordinator at ");
+    let line = coordinator.wait_for_line("coordinator at ");
     line.split(',').next().expect("an address, then the output").to_owned()
 }
 

@@ -168,7 +168,7 @@ impl Process {
     }
 
     /// Waits for a line of standard error that begins with `words`, and returns the rest of the line.
-    pub fn says(&self, words: &str) -> String {
+    pub fn wait_for_line(&self, words: &str) -> String {
         let find = |text: &str| {
             let mut lines = text.split_inclusive('\n').filter_map(|l| l.strip_suffix('\n'));
             lines.find_map(|l| l.strip_prefix(words)).map(str::to_owned)
@@ -181,7 +181,7 @@ impl Process {
     }
 
     /// Waits until standard error contains `words`.
-    pub fn mentions(&self, words: &str) {
+    pub fn wait_for_text(&self, words: &str) {
         let text = self.stderr.0.lock().expect("held only to copy");
         let is_missing = |text: &mut String| !text.contains(words);
         let waited = self.stderr.1.wait_timeout_while(text, PATIENCE, is_missing);
@@ -189,8 +189,8 @@ impl Process {
         assert!(text.contains(words), "no `{words}` in:\n{text}");
     }
 
-    /// Does the same as [`Self::says`], but returns `None` if the program ends first.
-    pub fn says_or_ends(&self, words: &str) -> Option<String> {
+    /// Does the same as [`Self::wait_for_line`], but returns `None` if the program ends first.
+    pub fn wait_for_line_or_end(&self, words: &str) -> Option<String> {
         let until = Instant::now() + PATIENCE;
         let find =
             |text: &str| text.lines().find_map(|line| line.strip_prefix(words).map(str::to_owned));
@@ -248,27 +248,27 @@ impl Process {
     pub fn end(mut self) -> Ended {
         let until = Instant::now() + PATIENCE;
         while self.next(until).is_some() {}
-        let (code, stderr) = self.gone();
+        let (code, stderr) = self.wait();
         Ended { code, events: std::mem::take(&mut self.events), stderr }
     }
 
     /// Waits for the end of a program that prints no JSON, and checks that it ended with `code`. Returns standard
     /// output and standard error.
-    pub fn words(mut self, code: i32) -> (String, String) {
+    pub fn end_with_text(mut self, code: i32) -> (String, String) {
         let until = Instant::now() + PATIENCE;
         let lines = std::iter::from_fn(|| self.line(until));
         let stdout = lines.map(|line| line + "\n").collect();
-        let (ended, stderr) = self.gone();
+        let (ended, stderr) = self.wait();
         assert_eq!(ended, Some(code), "{stderr}");
         (stdout, stderr)
     }
 
     /// Waits for a program that has closed its output, and checks that it leaves no process behind. Returns its exit
     /// code and standard error.
-    fn gone(&mut self) -> (Option<i32>, String) {
+    fn wait(&mut self) -> (Option<i32>, String) {
         assert!(exited(self.pid(), PATIENCE), "it is still running\n{}", self.stderr());
         let code = self.child.wait().expect("it has ended").code();
-        assert_eq!(self.left_within(PATIENCE), Vec::<String>::new(), "left behind");
+        assert_eq!(self.remaining_within(PATIENCE), Vec::<String>::new(), "left behind");
         let listening = self.listening.take().expect("joined once");
         listening.join().expect("it only reads");
         (code, self.stderr())
@@ -285,7 +285,7 @@ impl Process {
     }
 
     /// The process among those that the program has started whose command line contains `words`.
-    pub fn started(&self, words: &str) -> Pid {
+    pub fn child_matching(&self, words: &str) -> Pid {
         let own = self.pid();
         let found: Vec<_> = marked(&self.mark)
             .into_iter()
@@ -297,19 +297,19 @@ impl Process {
 
     /// Sends a signal to a process that the program has started.
     pub fn signal_to(&self, words: &str, signal: Signal) {
-        rustix::process::kill_process(self.started(words), signal).expect("it was found");
+        rustix::process::kill_process(self.child_matching(words), signal).expect("it was found");
     }
 
     /// Kills a process that the program has started with SIGKILL.
     pub fn kill(&self, words: &str) {
-        let pid = self.started(words);
+        let pid = self.child_matching(words);
         rustix::process::kill_process(pid, Signal::KILL).expect("it was found");
         assert!(exited(pid, PATIENCE), "{words} outlived `kill -9`");
     }
 
     /// Waits for at most `limit` until the program and everything that it has started have ended. Returns the command
     /// lines of those that have not.
-    pub fn left_within(&self, limit: Duration) -> Vec<String> {
+    pub fn remaining_within(&self, limit: Duration) -> Vec<String> {
         let until = Instant::now() + limit;
         // A killed process loses its mark while one of its threads may still hold its files and ports.
         exited(self.pid(), limit);

@@ -66,7 +66,7 @@ impl SeaweedFs {
             .arg(format!("-s3.config={}", config.display()))
             .args(names.iter().zip(ports).map(|(name, port)| format!("-{name}={port}")));
         let mut server = Server::start("SeaweedFS", &mut command, folder);
-        server.listens(port);
+        server.wait_until_listening(port);
         let mut server = Self { server, port, filer };
         server.make_bucket(&weed, master, grpc);
         Some(server)
@@ -126,7 +126,7 @@ impl SeaweedFs {
     }
 
     /// Whether a text contains the secret key, which must never be printed.
-    pub fn is_betrayed_by(text: &str) -> bool {
+    pub fn leaks_secret(text: &str) -> bool {
         text.contains(SECRET_KEY)
     }
 
@@ -156,7 +156,7 @@ impl SeaweedFs {
     }
 }
 
-/// The server's address in a test that [`again`](crate::again::again) runs in the server's environment.
+/// The server's address in a test that [`run_ignored`](crate::ignored::run_ignored) runs in the server's environment.
 pub fn here() -> SocketAddr {
     let url = std::env::var("AWS_ENDPOINT_URL").expect("the server's environment");
     url.strip_prefix("http://").and_then(|a| a.parse().ok()).expect("the server's address")

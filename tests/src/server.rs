@@ -41,7 +41,7 @@ impl Server {
     }
 
     /// Waits until the server listens on `port`.
-    pub(crate) fn listens(&mut self, port: u16) {
+    pub(crate) fn wait_until_listening(&mut self, port: u16) {
         self.wait("listen", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     }
 

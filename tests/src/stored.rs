@@ -93,7 +93,7 @@ impl<'a> Stored<'a> {
     ///
     /// # Errors
     /// Those of [`Self::history`] and [`Self::checkpoints`].
-    pub async fn goes_on_after(&self) -> Result<u64> {
+    pub async fn resume_step(&self) -> Result<u64> {
         let history = self.history().await?;
         let current = history.iter().rev().find_map(|event| match event {
             Fact::Generation { lineage, .. } => Some(*lineage),

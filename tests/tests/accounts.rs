@@ -188,9 +188,9 @@ fn every_record_and_field_is_accounted_for_in_text_page_and_json() {
     fixture.respec("    - source: ./data.jsonl\n      format: messages\n", &sources.concat());
     fixture.respec("max_dropped: 0.01", "max_dropped: 1.0\n  broken_end: keep");
     let json: Ended = inspect(&fixture, &["--json"]).end().with_code(0);
-    let (text, _) = inspect(&fixture, &["--samples", "0"]).words(0);
+    let (text, _) = inspect(&fixture, &["--samples", "0"]).end_with_text(0);
     let html = fixture.path("page.html");
-    inspect(&fixture, &["--html", html.to_str().expect("a temporary path")]).words(0);
+    inspect(&fixture, &["--html", html.to_str().expect("a temporary path")]).end_with_text(0);
     let page = fixture.read("page.html");
 
     let receipt = &json.only("receipt").0["receipt"]["sources"];

@@ -70,7 +70,7 @@ fn another_tools_key_is_answered_with_ours() {
 }
 
 #[test]
-fn several_mistakes_in_a_spec_are_said_together() {
+fn several_mistakes_in_a_spec_are_reported_together() {
     let fixture = Fixture::new();
     fixture.respec("learning_rate: 1.0e-3", "learning_rate: fast");
     fixture.respec("max_tokens: 128", "max_tokens: 0");
@@ -141,7 +141,7 @@ fn a_missing_local_file_is_named_before_a_coordinator_is_asked() {
 }
 
 #[test]
-fn an_output_is_the_pools_by_whatever_name() {
+fn an_output_is_recognized_under_every_path() {
     let fixture = Fixture::new();
     std::fs::create_dir(fixture.path("specs")).expect("a temporary folder");
     let link = std::os::unix::fs::symlink(fixture.path("runs"), fixture.path("link"));
@@ -165,7 +165,7 @@ fn an_output_is_the_pools_by_whatever_name() {
 }
 
 #[test]
-fn samples_beyond_what_the_base_has_seen_are_warned_of() {
+fn samples_longer_than_the_bases_context_cause_a_warning() {
     let fixture = Fixture::new();
     fixture.respec("max_steps: 40", "max_steps: 1");
     let positions = "\"max_position_embeddings\": ";
@@ -216,7 +216,7 @@ fn more_broken_lines_than_allowed_are_refused_by_line() {
 }
 
 #[test]
-fn an_array_that_breaks_off_loses_what_follows_and_says_where() {
+fn a_truncated_array_is_refused_with_its_position() {
     let fixture = Fixture::new();
     let lines: Vec<_> = fixture.read("data.jsonl").lines().map(str::to_owned).collect();
     let broken = format!("[\n{},\n{},\n{}", lines[0], lines[1], &lines[2][..30]);
@@ -330,7 +330,7 @@ fn a_read_only_output_is_named() {
 }
 
 #[test]
-fn a_full_output_ends_the_run_with_the_systems_word() {
+fn a_full_output_ends_the_run_with_the_systems_error() {
     let fixture = Fixture::new();
     let runs = fixture.path("runs");
     std::fs::create_dir(&runs).expect("a temporary folder");

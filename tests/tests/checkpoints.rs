@@ -45,7 +45,7 @@ fn committed(run: &Path) -> Vec<u64> {
 type Damage = fn(&Path);
 
 #[test]
-fn a_damaged_checkpoint_is_told_and_the_one_before_it_restored() {
+fn a_damaged_checkpoint_is_reported_and_the_one_before_it_is_restored() {
     let damages: [(&str, Damage); 4] = [
         ("is not what was written", |checkpoint| {
             let path = state(checkpoint);
@@ -89,7 +89,7 @@ fn a_damaged_checkpoint_is_told_and_the_one_before_it_restored() {
 }
 
 #[test]
-fn a_run_without_a_whole_checkpoint_says_so_and_does_not_begin_anew_by_itself() {
+fn a_run_without_an_intact_checkpoint_fails_and_does_not_start_over_by_itself() {
     let fixture = Fixture::new();
     // Only the stop takes a checkpoint, even if it takes effect late.
     fixture.respec("checkpoint: {every: 8,", "checkpoint: {every: 100,");
@@ -107,7 +107,7 @@ fn a_run_without_a_whole_checkpoint_says_so_and_does_not_begin_anew_by_itself() 
 }
 
 #[test]
-fn a_run_goes_on_with_its_data_and_says_that_it_has_changed_since() {
+fn a_resumed_run_reports_changed_data_and_continues() {
     let fixture = Fixture::new();
     let first = stopped(&fixture);
     fixture.write("data.jsonl", &fixture.read("data.jsonl").replacen('a', "e", 9));
@@ -118,7 +118,7 @@ fn a_run_goes_on_with_its_data_and_says_that_it_has_changed_since() {
 }
 
 #[test]
-fn a_manifest_that_nobody_lived_to_journal_is_committed_by_the_next_coordinator() {
+fn a_manifest_that_was_not_journaled_is_committed_by_the_next_coordinator() {
     let fixture = Fixture::new();
     let mut process = Process::run(&fixture, &["--workers", "2"]);
     process.event("checkpoint", |e| e.kind() == "checkpoint");
@@ -317,7 +317,7 @@ fn checkpoints_are_listed_verified_exported_and_pruned() {
 }
 
 #[test]
-fn a_lost_checkpoint_is_missed_and_a_damaged_one_is_not_counted() {
+fn a_lost_checkpoint_is_reported_and_a_damaged_one_is_not_counted() {
     let fixture = Fixture::new();
     // The run is so long that a late stop does not come after its end.
     fixture.long();
@@ -356,7 +356,7 @@ fn a_lost_checkpoint_is_missed_and_a_damaged_one_is_not_counted() {
 }
 
 #[test]
-fn what_newer_checkpoints_have_replaced_is_not_gone_back_to() {
+fn a_resume_does_not_go_back_to_pruned_checkpoints() {
     let fixture = Fixture::new();
     fixture.long();
     fixture.respec("checkpoint: {every: 8, keep: 100}", "checkpoint: {every: 1, keep: 1}");

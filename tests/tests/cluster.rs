@@ -155,7 +155,7 @@ fn a_second_run_trains_on_what_the_first_prepared() {
 }
 
 #[test]
-fn a_killed_rank_costs_a_step_back_and_nothing_else() {
+fn a_killed_rank_costs_only_a_restore() {
     let fixture = Fixture::new();
     let mut process = Process::run(&fixture, &["--workers", "2"]);
     process.event("checkpoint", |e| e.kind() == "checkpoint");
@@ -191,13 +191,13 @@ fn assert_went_back(ended: &Ended, world_size: u64) {
 }
 
 #[test]
-fn workers_die_with_their_coordinator_and_resume_goes_on() {
+fn workers_die_with_their_coordinator_and_the_run_resumes() {
     let fixture = Fixture::new();
     let mut process = Process::run(&fixture, &["--workers", "2"]);
     process.event("checkpoint", |e| e.kind() == "checkpoint");
     process.step(EVERY + 2);
     process.signal(Signal::KILL);
-    assert_eq!(process.left_within(ORPHANS_GONE), Vec::<String>::new());
+    assert_eq!(process.remaining_within(ORPHANS_GONE), Vec::<String>::new());
     let killed = process.end();
     assert_eq!(killed.code, None, "it was killed in the middle");
     assert!(killed.all("finished").is_empty());

@@ -54,7 +54,7 @@ fn finished(fixture: &Fixture) -> (Pool, String) {
 }
 
 #[test]
-fn commands_end_quietly_once_nobody_reads_them_and_say_that_a_disk_is_full() {
+fn commands_end_quietly_without_a_reader_and_report_a_full_disk() {
     let fixture = Fixture::new();
     let (pool, run) = finished(&fixture);
     let folder = fixture.run();
@@ -105,7 +105,7 @@ fn read_up_to_a_step(fixture: &Fixture) -> (Process, BufReader<PipeReader>) {
 }
 
 #[test]
-fn a_run_that_nobody_reads_any_more_stops_gracefully() {
+fn a_run_whose_output_is_no_longer_read_stops_gracefully() {
     let fixture = Fixture::new();
     fixture.long();
     let (run, reader) = read_up_to_a_step(&fixture);
@@ -120,7 +120,7 @@ fn a_run_that_nobody_reads_any_more_stops_gracefully() {
 }
 
 #[test]
-fn an_address_that_is_none_is_the_users_error() {
+fn an_invalid_address_is_the_users_error() {
     for address in ["127.0.0.1:7070", "coordinator", "ftp://127.0.0.1:7070", "https://host:1"] {
         for command in [&["list"][..], &["status", "r"], &["watch", "r"], &["cancel", "r"]] {
             let arguments = [command, &["--coordinator", address]].concat();
@@ -166,7 +166,7 @@ fn a_watch_survives_the_coordinator_and_shows_nothing_twice() {
     let mut watch = pool.ask(&["watch", &run]);
     let lines = ["watch", &run, "--coordinator", &pool.url];
     let people = Process::start(&programs::coordinator(), &lines);
-    people.says(&format!("run {run} at {}", pool.url));
+    people.wait_for_line(&format!("run {run} at {}", pool.url));
     watch.step(EVERY + 2);
     pool.restart_coordinator(&fixture);
     watch.step(EVERY + 20);
@@ -179,7 +179,7 @@ fn a_watch_survives_the_coordinator_and_shows_nothing_twice() {
     }
     let steps: Vec<_> = ended.all("step").iter().map(|e| e.count("step")).collect();
     assert!(steps.is_sorted_by(|a, b| a < b), "{steps:?}");
-    let (printed, messages) = people.words(0);
+    let (printed, messages) = people.end_with_text(0);
     assert!(printed.trim_end().ends_with("/model"), "{printed}");
     assert_eq!(messages.matches("went away").count(), 2, "{messages}");
     assert_eq!(messages.matches(&format!("step {LONG}/{LONG} ")).count(), 1, "{messages}");
@@ -190,7 +190,7 @@ fn a_watch_survives_the_coordinator_and_shows_nothing_twice() {
 }
 
 #[test]
-fn a_watch_gives_up_if_it_is_told_to() {
+fn a_watch_gives_up_after_the_given_time() {
     let fixture = Fixture::new();
     for_two(&fixture);
     fixture.long();
@@ -206,12 +206,12 @@ fn a_watch_gives_up_if_it_is_told_to() {
 }
 
 #[test]
-fn a_cancel_says_what_has_become_of_the_run() {
+fn a_cancel_reports_the_outcome_of_the_run() {
     let fixture = Fixture::new();
     let (pool, finished) = finished(&fixture);
     let ask = |command: &str, run: &str, code| {
         let arguments = [command, run, "--coordinator", &pool.url];
-        Process::start(&programs::coordinator(), &arguments).words(code)
+        Process::start(&programs::coordinator(), &arguments).end_with_text(code)
     };
     fixture.respec("workers: {min: 2, max: 2}", "workers: {min: 3, max: 3}");
     let waiting = pool.submit(&fixture, "of three");
@@ -236,7 +236,7 @@ fn runs_and_workers_are_listed_together_or_alone() {
     let (pool, run) = finished(&fixture);
     let list = |choice: &[&str]| {
         let arguments = [&["list", "--coordinator", &pool.url], choice].concat();
-        Process::start(&programs::coordinator(), &arguments).words(0).0
+        Process::start(&programs::coordinator(), &arguments).end_with_text(0).0
     };
     let runs = list(&["--runs"]);
     let workers = list(&["--workers"]);
@@ -263,7 +263,7 @@ fn a_submission_names_a_spec_or_a_run_to_resume() {
 }
 
 #[test]
-fn a_log_filter_that_is_none_is_told() {
+fn an_invalid_log_filter_is_reported() {
     let environment = [("MUSTER_LOG", "a=b=c".to_owned())];
     let list = ["list", "--json", "--coordinator", "http://127.0.0.1:1"];
     let ended = Process::start_in(&programs::coordinator(), &list, &environment).end();

@@ -18,7 +18,7 @@ fn doctor(url: &str, environment: &[(&str, String)]) -> Result<Output> {
     doctor.env("MUSTER_LOG", "trace").envs(environment.iter().cloned());
     let output = doctor.output()?;
     let all = format!("{}{}", text(&output.stdout), text(&output.stderr));
-    ensure!(!SeaweedFs::is_betrayed_by(&all), "{all}");
+    ensure!(!SeaweedFs::leaks_secret(&all), "{all}");
     Ok(output)
 }
 
@@ -58,7 +58,7 @@ fn a_real_store_is_fit_and_one_that_ignores_conditions_is_not() -> Result<()> {
     ensure!(output.status.code() == Some(2) && text(&output.stderr).contains("NoSuchBucket"));
 
     let proxy = Proxy::start(server.address());
-    proxy.misbehave(Faults::none().ignoring("if-none-match"));
+    proxy.inject(Faults::none().ignoring("if-none-match"));
     let mut environment = Vec::from(SeaweedFs::environment_at(proxy.address()));
     environment.push(("AWS_SKIP_SIGNATURE", "true".into()));
     let output = doctor(&url, &environment)?;

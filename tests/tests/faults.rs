@@ -7,8 +7,8 @@
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, future, stream};
-use muster_tests::again::again;
-use muster_tests::proxy::{Befallen, Fault, Faults, Proxy, Random};
+use muster_tests::ignored::run_ignored;
+use muster_tests::proxy::{Fault, Faults, Injected, Proxy, Random};
 use muster_tests::seaweed::{BUCKET, SeaweedFs};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -37,21 +37,21 @@ fn no_fault_loses_or_changes_what_was_acknowledged() -> Result<()> {
     let name = "no_fault_loses_or_changes_what_was_acknowledged";
     let Some(server) = SeaweedFs::start(name) else { return Ok(()) };
     let mut environment = Proxy::before(server.address());
-    again("under_faults", &environment)?;
-    again("of_listings_that_come_garbled", &environment)?;
+    run_ignored("under_faults", &environment)?;
+    run_ignored("truncated_listings", &environment)?;
     // Requests are unsigned, so that the proxy may remove headers.
     environment.push(("AWS_SKIP_SIGNATURE", "true".into()));
-    again("of_a_store_that_verifies_nothing", &environment)
+    run_ignored("a_store_without_checksums", &environment)
 }
 
 #[tokio::test]
 #[ignore = "run by `no_fault_loses_or_changes_what_was_acknowledged` in the server's environment"]
-async fn of_a_store_that_verifies_nothing() -> Result<()> {
+async fn a_store_without_checksums() -> Result<()> {
     let proxy = Proxy::here();
     let storage = Storage::open(&format!("s3://{BUCKET}/unverified"))?;
     let storage = storage.patient(Patience::Within(PATIENCE))?;
     let faults = Faults::all(1, 0.0).with(Fault::FlipRequest, 0.4);
-    proxy.misbehave(faults.ignoring("x-amz-checksum-sha256"));
+    proxy.inject(faults.ignoring("x-amz-checksum-sha256"));
     let mut acknowledged = Vec::new();
     for key in (0..40).map(|key| key.to_string()) {
         let body = format!("document {key}");
@@ -63,8 +63,8 @@ async fn of_a_store_that_verifies_nothing() -> Result<()> {
             Err(error) => ensure!(matches!(error, Error::Damaged { .. }), "{error}"),
         }
     }
-    ensure!(proxy.befallen().len() > 10 && acknowledged.len() > 30, "{acknowledged:?}");
-    proxy.misbehave(Faults::none());
+    ensure!(proxy.injected().len() > 10 && acknowledged.len() > 30, "{acknowledged:?}");
+    proxy.inject(Faults::none());
     for (key, body) in acknowledged {
         ensure!(storage.read(&key).await? == body);
     }
@@ -73,7 +73,7 @@ async fn of_a_store_that_verifies_nothing() -> Result<()> {
 
 #[tokio::test]
 #[ignore = "run by `no_fault_loses_or_changes_what_was_acknowledged` in the server's environment"]
-async fn of_listings_that_come_garbled() -> Result<()> {
+async fn truncated_listings() -> Result<()> {
     let proxy = Proxy::here();
     let storage = Storage::open(&format!("s3://{BUCKET}/garbled"))?;
     let mut keys: Vec<_> = (0..20).map(|i| format!("some/{}/key", (b'a' + i) as char)).collect();
@@ -82,14 +82,14 @@ async fn of_listings_that_come_garbled() -> Result<()> {
     }
     keys.sort();
     // Only the end of the answer is missing.
-    proxy.misbehave(Faults::none().first(Fault::CutBody, "GET", "?"));
+    proxy.inject(Faults::none().first(Fault::CutBody, "GET", "?"));
     let listed: Vec<_> = storage.list("some").await?.into_iter().map(|o| o.key).collect();
     ensure!(listed == keys, "{listed:?}");
     let folders: Vec<_> = storage.folders("some").await?;
     ensure!(folders.len() == keys.len(), "{folders:?}");
     ensure!(storage.unfinished("some").await? == Some(Vec::new()));
-    let befallen = proxy.befallen();
-    ensure!(befallen.len() == 3 && proxy.requests() == 6, "{befallen:?}");
+    let injected = proxy.injected();
+    ensure!(injected.len() == 3 && proxy.requests() == 6, "{injected:?}");
     Ok(())
 }
 
@@ -101,28 +101,28 @@ async fn under_faults() -> Result<()> {
     let seeds = std::env::var("MUSTER_SEEDS").map_or(Ok(SEEDS), |n| n.parse())?;
 
     let rare = [Fault::Conflict, Fault::LostWin, Fault::StaleListing, Fault::FlipRequest];
-    proxy.misbehave(rare.into_iter().fold(Faults::all(1, RATE), |f, fault| f.with(fault, RARE)));
+    proxy.inject(rare.into_iter().fold(Faults::all(1, RATE), |f, fault| f.with(fault, RARE)));
     let run = |seed| {
         let (storage, proxy) = (&storage, &proxy);
         async move { Model::new(storage, seed).run(proxy).await.context(format!("seed {seed}")) }
     };
     let models: Vec<_> =
         stream::iter(0..seeds).map(run).buffer_unordered(AT_ONCE).try_collect().await?;
-    let befallen = proxy.befallen();
+    let injected = proxy.injected();
     let (settled, unsettled) =
         models.iter().fold((0, 0), |(a, b), m| (a + m.settled, b + m.unsettled));
     println!(
         "{seeds} seeds: {} requests, {} faults; {settled} operations settled, {unsettled} in an error",
         proxy.requests(),
-        befallen.len()
+        injected.len()
     );
     for fault in Fault::ALL {
-        ensure!(befallen.iter().any(|b| b.fault == fault), "{fault:?} was never injected");
+        ensure!(injected.iter().any(|b| b.fault == fault), "{fault:?} was never injected");
     }
     // Most faults are overcome: only silences last longer than this patience.
     ensure!(unsettled * 5 < settled, "{unsettled} of {settled}");
 
-    proxy.misbehave(Faults::none());
+    proxy.inject(Faults::none());
     for model in models {
         model.holds_in_the_end().await.context(format!("seed {}", model.seed))?;
     }
@@ -277,7 +277,7 @@ impl<'a> Model<'a> {
         let large = held.as_ref().is_some_and(|body| body.len() >= LARGE_BYTES);
         if large
             && !self.holds(key).contains(&held)
-            && proxy.befallen().iter().any(|b| flips(b, key))
+            && proxy.injected().iter().any(|b| flips(b, key))
         {
             // An object that was written in parts has no checksum here; its writers keep a digest of it.
             return Ok(());
@@ -298,8 +298,8 @@ impl<'a> Model<'a> {
         let listed = self.storage.list(&self.seed.to_string()).await;
         let Some(listed) = self.settle(listed) else { return Ok(()) };
         let words = format!("prefix={}%2F", self.seed);
-        let mut befallen = proxy.befallen().into_iter();
-        if befallen.any(|b| b.fault == Fault::StaleListing && b.target.contains(&words)) {
+        let mut injected = proxy.injected().into_iter();
+        if injected.any(|b| b.fault == Fault::StaleListing && b.target.contains(&words)) {
             ensure!(listed.iter().all(|o| self.ever.contains(&o.key)), "{listed:?}");
             return Ok(());
         }
@@ -332,8 +332,8 @@ impl<'a> Model<'a> {
     }
 }
 
-fn flips(befallen: &Befallen, key: &str) -> bool {
-    befallen.fault == Fault::FlipAnswer && befallen.target == format!("/{BUCKET}/{key}?")
+fn flips(injected: &Injected, key: &str) -> bool {
+    injected.fault == Fault::FlipAnswer && injected.target == format!("/{BUCKET}/{key}?")
 }
 
 /// A message with the beginnings of what was found and of what is possible.

@@ -72,7 +72,7 @@ fn samples_show_what_must_be_trained_and_nothing_else() {
 }
 
 #[test]
-fn a_run_does_what_inspect_and_plan_said_and_finds_its_data_prepared() {
+fn a_run_matches_inspect_and_plan_and_finds_its_data_prepared() {
     let fixture = Fixture::new();
     fixture.respec("max_steps: 40", "max_steps: 2");
     let inspected = quietly(start(&fixture, "inspect", &["--json"]).end());
@@ -131,9 +131,9 @@ fn a_run_does_what_inspect_and_plan_said_and_finds_its_data_prepared() {
 }
 
 #[test]
-fn plan_says_in_words_what_it_rests_on_and_warns_of_few_steps() {
+fn plan_states_its_assumptions_and_warns_of_few_steps() {
     let fixture = Fixture::new();
-    let (text, messages) = start(&fixture, "plan", &[]).words(0);
+    let (text, messages) = start(&fixture, "plan", &[]).end_with_text(0);
     assert_eq!(messages, "");
     for words in [
         "240 records: 0 dropped; 216 samples to train on, 24 held out",
@@ -149,7 +149,7 @@ fn plan_says_in_words_what_it_rests_on_and_warns_of_few_steps() {
 }
 
 #[test]
-fn nothing_of_the_model_is_loaded_to_look_at_data() {
+fn inspecting_data_loads_no_weights() {
     let fixture = Fixture::new();
     for name in files(&fixture.path("base")).iter().filter(|name| name.ends_with(".safetensors")) {
         // A worker that opens the weights blocks, does not exit when it is dismissed, and is killed with a message.
@@ -184,7 +184,7 @@ fn mixed() -> Fixture {
 }
 
 #[test]
-fn words_json_and_page_say_the_same() {
+fn text_json_and_page_agree() {
     let fixture = mixed();
     let (data, more) = (fixture.path("data.jsonl"), fixture.path("more.json"));
     let (data, more) = (data.display(), more.display());
@@ -192,7 +192,7 @@ fn words_json_and_page_say_the_same() {
     let page = page.to_str().expect("a temporary path");
     let records = ["--record", "more.json:1", "--record", "data.jsonl:241"];
     let (words, messages) =
-        start(&fixture, "inspect", &[&records[..], &["--html", page]].concat()).words(0);
+        start(&fixture, "inspect", &[&records[..], &["--html", page]].concat()).end_with_text(0);
     assert_eq!(messages, format!("wrote {page}\n"));
     let json = quietly(start(&fixture, "inspect", &[&records[..], &["--json"]].concat()).end());
     assert_only_prepared(&fixture);
@@ -244,9 +244,10 @@ fn words_json_and_page_say_the_same() {
 }
 
 #[test]
-fn a_record_that_no_sample_was_made_of_is_refused() {
+fn a_record_without_a_sample_is_refused() {
     let fixture = Fixture::new();
-    let (text, error) = start(&fixture, "inspect", &["--record", "data.jsonl:9999"]).words(USER);
+    let (text, error) =
+        start(&fixture, "inspect", &["--record", "data.jsonl:9999"]).end_with_text(USER);
     assert_eq!(text, "");
     assert!(
         error.starts_with("error: --record: no sample was made of data.jsonl:9999\nhint: "),
@@ -264,7 +265,7 @@ fn error(fixture: &Fixture, command: &str, arguments: &[&str], code: i32) -> Str
 }
 
 #[test]
-fn what_fails_a_run_fails_a_look_at_it_with_the_same_words() {
+fn inspect_and_plan_fail_with_the_same_error_as_the_run() {
     let fixture = Fixture::new();
     fixture.respec("./base", "./bse");
     let missing = error(&fixture, "inspect", &["--json"], USER);
@@ -291,7 +292,7 @@ fn what_fails_a_run_fails_a_look_at_it_with_the_same_words() {
 }
 
 #[test]
-fn a_base_that_cannot_be_measured_is_told_as_a_run_tells_it() {
+fn plan_reports_a_damaged_base_as_a_run_does() {
     let fixture = Fixture::new();
     let path = fixture.path("base/model-00001-of-00002.safetensors");
     let bytes = std::fs::read(&path).expect("the base has weights");

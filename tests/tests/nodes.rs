@@ -48,7 +48,7 @@ fn worker_with_mount(mount: &str, url: &str, name: &str) -> Option<Process> {
 }
 
 #[test]
-fn a_node_that_does_not_see_the_base_or_the_pool_waits_and_the_run_goes_on() {
+fn a_node_that_cannot_read_the_base_or_the_output_waits_and_the_run_continues() {
     for hidden in ["base", "runs"] {
         let fixture = Fixture::new();
         for_two(&fixture);
@@ -90,7 +90,7 @@ fn a_node_waits_for_the_name_of_its_coordinator() {
     let mount = format!("--bind '{}' /etc/hosts", hosts.display());
     let url = pool.url.replace("127.0.0.1", name);
     let Some(worker) = worker_with_mount(&mount, &url, "early") else { return };
-    worker.mentions(&format!("`{name}:"));
+    worker.wait_for_text(&format!("`{name}:"));
     std::fs::write(&hosts, format!("127.0.0.1 localhost {name}\n")).expect("it can be written");
     listed(&pool, "early-0", |_| true);
     assert!(!worker.stderr().contains("died"), "{}", worker.stderr());
@@ -116,7 +116,7 @@ fn two_workers_of_one_name_do_not_evict_each_other() {
     let watched = pool.ask(&["watch", &run]).end().with_code(0);
     assert_eq!(watched.only("generation").count("world_size"), 1);
     assert_eq!(watched.all("incident").len(), 0);
-    second.mentions("another process is connected as worker `twin-0`");
+    second.wait_for_text("another process is connected as worker `twin-0`");
     // After the first has died, the other one is accepted.
     drop(first);
     let run = pool.submit(&fixture, "second");
@@ -176,7 +176,7 @@ fn a_worker_that_its_peers_cannot_reach_is_never_a_member() {
 }
 
 #[test]
-fn a_cancelled_run_goes_on_as_another_attempt() {
+fn a_cancelled_run_continues_as_another_attempt() {
     let reference = &*UNDISTURBED;
     let fixture = Fixture::new();
     for_two(&fixture);

@@ -60,7 +60,7 @@ fn checkpoint_after(process: &mut Process, step: u64) {
 }
 
 #[test]
-fn a_pool_trains_on_and_answers_while_its_store_is_away() {
+fn a_pool_keeps_training_and_answers_while_its_store_is_away() {
     let Some((store, proxy, fixture)) = scene("outage, pool") else { return };
     for_two(&fixture);
     let mut pool = Pool::start_in(&format!("s3://{BUCKET}/runs"), &environment(&proxy));
@@ -70,7 +70,7 @@ fn a_pool_trains_on_and_answers_while_its_store_is_away() {
     let coordinator = pool.coordinator.pid();
     let before = pool.status(&run).count("step");
 
-    proxy.take_away(true);
+    proxy.set_away(true);
     let began = Instant::now();
     let (mut last, mut waited, mut longest) = (before, false, Duration::ZERO);
     while began.elapsed() < outage() {
@@ -89,7 +89,7 @@ fn a_pool_trains_on_and_answers_while_its_store_is_away() {
     assert!(waited, "the status does not say that the run waits for the storage");
     assert!(last > before + 10, "training stood still: {before} to {last}");
     assert!(longest < AT_ONCE, "an answer took {longest:?}");
-    proxy.take_away(false);
+    proxy.set_away(false);
     println!(
         "away for {:?}: {} steps meanwhile, the longest answer took {longest:?}",
         began.elapsed(),
@@ -107,18 +107,18 @@ fn a_pool_trains_on_and_answers_while_its_store_is_away() {
 }
 
 #[test]
-fn a_run_trains_on_while_its_store_is_away() {
+fn a_run_keeps_training_while_its_store_is_away() {
     let Some((store, proxy, fixture)) = scene("outage, run") else { return };
     let mut run = Process::run_in(&fixture, &["--workers", "2"], &environment(&proxy));
     let before = run.step(30).count("step");
-    proxy.take_away(true);
+    proxy.set_away(true);
     let began = Instant::now();
     let mut last = before;
     while began.elapsed() < outage() {
         last = run.event("step", |e| e.kind() == "step").count("step");
     }
     assert!(last > before + 10, "training stood still: {before} to {last}");
-    proxy.take_away(false);
+    proxy.set_away(false);
     println!("away for {:?}: {} steps meanwhile", began.elapsed(), last - before);
     checkpoint_after(&mut run, last);
     run.signal(Signal::INT);

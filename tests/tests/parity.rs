@@ -252,7 +252,7 @@ fn recomputing_layers_changes_no_bit_of_a_gradient() {
 }
 
 #[test]
-fn smollm2_says_what_transformers_says() {
+fn smollm2_generates_the_same_tokens_as_transformers() {
     let Some((model, reference)) = smollm2() else {
         return;
     };

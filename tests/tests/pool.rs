@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use std::time::Duration;
 
 #[test]
-fn a_pool_runs_what_is_submitted_and_answers_for_it() {
+fn a_pool_runs_a_submission_and_reports_on_it() {
     let fixture = Fixture::new();
     for_two(&fixture);
     let mut pool = Pool::start(&fixture);
@@ -33,7 +33,7 @@ fn a_pool_runs_what_is_submitted_and_answers_for_it() {
 }
 
 #[test]
-fn workers_go_when_they_are_told_to_although_no_coordinator_answers() {
+fn workers_exit_on_request_although_no_coordinator_answers() {
     for twice in [false, true] {
         let fixture = Fixture::new();
         for_two(&fixture);
@@ -50,7 +50,7 @@ fn workers_go_when_they_are_told_to_although_no_coordinator_answers() {
             // A signal of another kind, since pending signals of one kind are merged.
             workers.signal(Signal::INT);
         }
-        assert_eq!(workers.left_within(Duration::from_secs(10)), [""; 0]);
+        assert_eq!(workers.remaining_within(Duration::from_secs(10)), [""; 0]);
         workers.end().with_code(75);
     }
 }
@@ -82,7 +82,7 @@ fn a_cancelled_run_ends_and_the_pool_goes_on() {
 }
 
 #[test]
-fn questions_about_no_run_and_to_no_coordinator_are_refused() {
+fn questions_about_an_unknown_run_or_to_no_coordinator_are_refused() {
     let fixture = Fixture::new();
     let pool = Pool::start(&fixture);
     for command in ["status", "watch", "cancel"] {
@@ -123,7 +123,8 @@ fn a_coordinators_death_costs_no_generation() {
     let run = pool.submit(&fixture, "long");
     let mut watch = pool.ask(&["watch", &run]);
     watch.step(EVERY + 2);
-    let ranks = ["--slot hand-0 ", "--slot hand-1 "].map(|slot| pool.workers().started(slot));
+    let ranks =
+        ["--slot hand-0 ", "--slot hand-1 "].map(|slot| pool.workers().child_matching(slot));
     pool.restart_coordinator(&fixture);
     assert_eq!(pool.submit(&fixture, "long"), run, "the key outlives the coordinator");
     let watched = pool.ask(&["watch", &run]).end().with_code(0);
@@ -134,7 +135,8 @@ fn a_coordinators_death_costs_no_generation() {
     assert_eq!(fixture.facts(&run, "claimed"), 2);
     assert_eq!(fixture.facts(&run, "incident"), 0);
     assert_eq!(fixture.facts(&run, "checkpointed") as u64, LONG / EVERY);
-    let still = ["--slot hand-0 ", "--slot hand-1 "].map(|slot| pool.workers().started(slot));
+    let still =
+        ["--slot hand-0 ", "--slot hand-1 "].map(|slot| pool.workers().child_matching(slot));
     assert_eq!(still, ranks, "the processes are the same");
     assert_each_step_once(&watched);
 }

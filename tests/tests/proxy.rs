@@ -1,7 +1,7 @@
 //! Tests the fault proxy with a simple server and a client that is not Muster's.
 
 use muster_tests::http::{self, Answer, content};
-use muster_tests::proxy::{Befallen, Fault, Faults, Moment, Proxy, Stage};
+use muster_tests::proxy::{Fault, Faults, Injected, Moment, Proxy, Stage};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
@@ -53,7 +53,7 @@ fn body(answer: &str) -> &str {
 #[test]
 fn every_fault_is_what_it_says() {
     let proxy = Proxy::start(store());
-    let always = |fault| proxy.misbehave(Faults::none().with(fault, 1.0));
+    let always = |fault| proxy.inject(Faults::none().with(fault, 1.0));
     let writes = || WRITES.load(Ordering::SeqCst);
     let put = || ask(&proxy, "PUT", "/b/k", "hello");
     let get = || ask(&proxy, "GET", "/b/k", "");
@@ -63,7 +63,7 @@ fn every_fault_is_what_it_says() {
     let whole = get();
     assert!(whole.starts_with("HTTP/1.1 200") && body(&whole) == "\0".repeat(100), "{whole}");
     assert_eq!(body(&list()), "1");
-    assert_eq!(proxy.befallen(), []);
+    assert_eq!(proxy.injected(), []);
 
     for (fault, status, code) in [
         (Fault::Error, "500", "InternalError"),
@@ -84,8 +84,8 @@ fn every_fault_is_what_it_says() {
     assert!(put().contains("500") && writes() == 2);
     always(Fault::LostWin);
     assert!(put().contains("412") && writes() == 3);
-    let befallen = Befallen { fault: Fault::LostWin, method: "PUT".into(), target: "/b/k?".into() };
-    assert_eq!(proxy.befallen(), [befallen]);
+    let injected = Injected { fault: Fault::LostWin, method: "PUT".into(), target: "/b/k?".into() };
+    assert_eq!(proxy.injected(), [injected]);
     always(Fault::FlipRequest);
     assert!(put().contains("200") && writes() == 4);
 
@@ -108,11 +108,11 @@ fn every_fault_is_what_it_says() {
         .collect();
     let stale = (5..25).zip(&counts).filter(|(now, listed)| now != *listed).count();
     assert!(stale > 0 && counts.iter().all(|n| (5..25).contains(n)), "{counts:?}");
-    assert_eq!(proxy.befallen().len(), stale);
+    assert_eq!(proxy.injected().len(), stale);
 }
 
 #[test]
-fn a_silent_store_has_acted_or_not() {
+fn a_silent_store_has_executed_the_request_or_not() {
     static HEARD: AtomicU64 = AtomicU64::new(0);
     let store = http::serve(|_| {
         HEARD.fetch_add(1, Ordering::SeqCst);
@@ -120,7 +120,7 @@ fn a_silent_store_has_acted_or_not() {
     });
     let proxy = Proxy::start(store);
     for (fault, heard) in [(Fault::Silence, 0), (Fault::SilenceAfter, 1)] {
-        proxy.misbehave(Faults::none().with(fault, 1.0));
+        proxy.inject(Faults::none().with(fault, 1.0));
         let mut stream = TcpStream::connect(proxy.address()).expect("it listens");
         let limit = std::time::Duration::from_millis(500);
         stream.set_read_timeout(Some(limit)).expect("a socket");
@@ -134,7 +134,7 @@ fn a_silent_store_has_acted_or_not() {
 }
 
 #[test]
-fn a_store_stands_still_at_the_chosen_request_until_it_is_let_go_on() {
+fn a_store_pauses_at_the_chosen_request_until_it_is_resumed() {
     static HEARD: Mutex<Vec<String>> = Mutex::new(Vec::new());
     let heard = || std::mem::take(&mut *HEARD.lock().expect("held only to look"));
     let proxy = Proxy::start(http::serve(|request| {
@@ -146,32 +146,32 @@ fn a_store_stands_still_at_the_chosen_request_until_it_is_let_go_on() {
     let other = || asked(&proxy, "PUT", "/b/other", "hello");
     let is_fine = |stream| answer(stream).starts_with("HTTP/1.1 200");
 
-    for (moment, before) in [(Moment::Asked, &[][..]), (Moment::Done, &["/b/k"])] {
-        let still = proxy.stand_still_at(stage(moment));
+    for (moment, before) in [(Moment::Before, &[][..]), (Moment::After, &["/b/k"])] {
+        let pause = proxy.pause_at(stage(moment));
         assert!(is_fine(asked(&proxy, "PUT", "/b/k", "bye")), "another body");
         assert_eq!(heard(), ["/b/k"]);
-        let (first, _) = (put(), assert_eq!(still.reached(), "/b/k?"));
+        let (first, _) = (put(), assert_eq!(pause.reached(), "/b/k?"));
         let second = other();
         assert_eq!(heard(), before, "{moment:?}");
-        still.go_on();
+        pause.resume();
         assert!(is_fine(first) && is_fine(second));
         heard();
 
-        let still = proxy.stand_still_at(stage(moment));
-        let (first, _) = (put(), still.reached());
+        let pause = proxy.pause_at(stage(moment));
+        let (first, _) = (put(), pause.reached());
         let second = other();
-        still.without_request();
+        pause.resume_without_request();
         assert!(answer(first).is_empty() && is_fine(second));
         assert_eq!(heard(), [before, &["/b/other"]].concat(), "{moment:?}");
 
-        let still = proxy.stand_still_at(stage(moment));
-        let (first, _) = (put(), still.reached());
-        still.without_clients();
+        let pause = proxy.pause_at(stage(moment));
+        let (first, _) = (put(), pause.reached());
+        pause.resume_without_clients();
         assert!(answer(first).is_empty() && is_fine(put()));
         assert_eq!(heard(), [before, &["/b/k"]].concat(), "{moment:?}");
     }
 
-    proxy.hold_back("late", stage(Moment::Done));
+    proxy.hold_back("late", stage(Moment::After));
     let late = asked(&proxy, "PUT", "/b/late", "");
     assert!(is_fine(put()) && is_fine(late));
     assert_eq!(heard(), ["/b/k", "/b/late"]);

@@ -6,11 +6,11 @@
 //! S3. If one is missing, its tests say that they are skipped.
 
 use anyhow::Result;
-use muster_tests::again::again;
 use muster_tests::azurite::{Azurite, CONTAINER};
 use muster_tests::fixture::{RECORDS, files, journal};
 use muster_tests::http::{content, serve};
 use muster_tests::hub::{self, Access, Repositories, TOKEN, TestHub};
+use muster_tests::ignored::run_ignored;
 use muster_tests::model::{Weights, assert_bit_equal, weights};
 use muster_tests::proxy::{Faults, Proxy};
 use muster_tests::seaweed::{BUCKET, SeaweedFs};
@@ -63,7 +63,7 @@ fn some_hub(fixture: &Fixture) -> TestHub {
 }
 
 #[test]
-fn a_run_on_the_hubs_base_and_data_is_the_run_on_local_files() {
+fn a_run_on_the_hubs_base_and_data_equals_the_run_on_local_files() {
     let fixture = short();
     let hub = some_hub(&fixture);
     fixture.respec("./base", "hf://tiny/base");
@@ -72,7 +72,7 @@ fn a_run_on_the_hubs_base_and_data_is_the_run_on_local_files() {
     let ended = Process::run_in(&fixture, &["--workers", "2"], &environment).end().with_code(0);
     let run = fixture.run();
     assert_bit_equal(&weights(&run.join("model")), &LOCAL.weights);
-    assert_eq!(hub.betrayals(), 0, "the token went to another host");
+    assert_eq!(hub.leaks(), 0, "the token went to another host");
     assert!(hub.downloads() > 0, "no large file was read");
 
     // Both names are pinned, and what the user wrote is also recorded.
@@ -103,13 +103,13 @@ fn refused(fixture: &Fixture, environment: &[(&'static str, String)], words: &[&
     }
     let errors = ended.stderr.lines().filter(|l| l.starts_with("error: ")).count();
     assert_eq!(errors, 1, "{}", ended.stderr);
-    assert!(!ended.stderr.contains(TOKEN) && !SeaweedFs::is_betrayed_by(&ended.stderr));
+    assert!(!ended.stderr.contains(TOKEN) && !SeaweedFs::leaks_secret(&ended.stderr));
     assert!(ended.events.is_empty(), "{:?}", ended.events);
     assert_eq!(files(&fixture.path("runs")), [""; 0]);
 }
 
 #[test]
-fn what_the_hub_does_not_show_is_refused_before_there_is_a_run() {
+fn what_the_hub_does_not_serve_is_refused_before_a_run_exists() {
     let environment = {
         let fixture = short();
         some_hub(&fixture).environment()
@@ -165,11 +165,11 @@ fn the_hubs_own_client_reads_the_same_hub() {
     for (name, body) in hub::folder(&fixture.path("base")) {
         assert!(std::fs::read(there.path().join(&name)).expect(&name) == body, "{name} differs");
     }
-    assert_eq!(hub.betrayals(), 0);
+    assert_eq!(hub.leaks(), 0);
 }
 
 #[test]
-fn a_web_servers_file_is_read_in_place() {
+fn a_file_on_a_web_server_is_read_in_place() {
     let fixture = short();
     let lines: &'static [u8] = fixture.read("data.jsonl").into_bytes().leak();
     let address = serve(move |request| match request.target.as_str() {
@@ -190,8 +190,10 @@ fn a_web_servers_file_is_read_in_place() {
 }
 
 #[test]
-fn a_run_on_s3_is_the_run_on_local_files() {
-    let Some(server) = SeaweedFs::start("a_run_on_s3_is_the_run_on_local_files") else { return };
+fn a_run_on_s3_equals_the_run_on_local_files() {
+    let Some(server) = SeaweedFs::start("a_run_on_s3_equals_the_run_on_local_files") else {
+        return;
+    };
     let fixture = short();
     for (name, body) in hub::folder(&fixture.path("base")) {
         server.put(&format!("bases/tiny/{name}"), &body);
@@ -221,7 +223,7 @@ fn a_run_on_s3_is_the_run_on_local_files() {
         Process::start_in(&programs::coordinator(), &arguments, &environment).end()
     };
     let ended = run("spec.yaml").with_code(0);
-    assert!(!SeaweedFs::is_betrayed_by(&ended.stderr), "{}", ended.stderr);
+    assert!(!SeaweedFs::leaks_secret(&ended.stderr), "{}", ended.stderr);
 
     let model = ended.only("finished").text("model").to_owned();
     let key = model.strip_prefix(&format!("s3://{BUCKET}/")).expect("the model is in the bucket");
@@ -257,21 +259,21 @@ fn a_run_on_s3_is_the_run_on_local_files() {
 }
 
 #[test]
-fn a_run_on_azure_is_the_run_on_local_files() -> Result<()> {
-    let name = "a_run_on_azure_is_the_run_on_local_files";
+fn a_run_on_azure_equals_the_run_on_local_files() -> Result<()> {
+    let name = "a_run_on_azure_equals_the_run_on_local_files";
     let Some(server) = Azurite::start(name) else { return Ok(()) };
     let place = (PLACE, format!("az://{CONTAINER}/muster"));
-    again("a_run_elsewhere", &[&server.environment()[..], &[place]].concat())
+    run_ignored("a_run_elsewhere", &[&server.environment()[..], &[place]].concat())
 }
 
 #[test]
-fn a_run_on_googles_api_is_the_run_on_local_files() -> Result<()> {
-    let name = "a_run_on_googles_api_is_the_run_on_local_files";
+fn a_run_on_googles_api_equals_the_run_on_local_files() -> Result<()> {
+    let name = "a_run_on_googles_api_equals_the_run_on_local_files";
     let Some(server) = SeaweedFs::start(name) else { return Ok(()) };
     let proxy = Proxy::start(server.address());
-    proxy.misbehave(Faults::none().in_google());
+    proxy.inject(Faults::none().in_google());
     let place = (PLACE, format!("gs://{BUCKET}/muster"));
-    again("a_run_elsewhere", &[&proxy.environment_of_google()[..], &[place]].concat())
+    run_ignored("a_run_elsewhere", &[&proxy.environment_of_google()[..], &[place]].concat())
 }
 
 /// Environment variable with the URL at which [`a_run_elsewhere`] stores everything.

@@ -6,10 +6,10 @@
 //! requests. Needs SeaweedFS (MUSTER_TEST_WEED). MUSTER_SEEDS sets the number of seeds.
 
 use anyhow::{Context, Result, ensure};
-use muster_tests::again::again;
 use muster_tests::fixture::files;
+use muster_tests::ignored::run_ignored;
 use muster_tests::model::assert_bit_equal;
-use muster_tests::proxy::{Befallen, Fault, Faults, Moment, Proxy, Stage};
+use muster_tests::proxy::{Fault, Faults, Injected, Moment, Proxy, Stage};
 use muster_tests::seaweed::{BUCKET, SeaweedFs, here};
 use muster_tests::stored::Stored;
 use muster_tests::undisturbed::Reference;
@@ -33,14 +33,14 @@ const AT_ONCE: usize = 3;
 const PANICKED: i32 = 101;
 
 #[test]
-fn a_run_under_faults_ends_as_undisturbed_or_says_why_and_goes_on_after_them() -> Result<()> {
-    let name = "a_run_under_faults_ends_as_undisturbed_or_says_why_and_goes_on_after_them";
+fn a_run_under_faults_succeeds_or_reports_why_and_can_be_resumed() -> Result<()> {
+    let name = "a_run_under_faults_succeeds_or_reports_why_and_can_be_resumed";
     let Some(server) = SeaweedFs::start(name) else { return Ok(()) };
-    again("under_faults", &server.environment())
+    run_ignored("under_faults", &server.environment())
 }
 
 #[test]
-#[ignore = "run by `a_run_under_faults_ends_as_undisturbed_or_says_why_and_goes_on_after_them`"]
+#[ignore = "run by `a_run_under_faults_succeeds_or_reports_why_and_can_be_resumed`"]
 fn under_faults() -> Result<()> {
     let seeds = std::env::var("MUSTER_SEEDS").map_or(Ok(SEEDS), |n| n.parse())?;
     let rough = Rough::new()?;
@@ -60,37 +60,39 @@ fn under_faults() -> Result<()> {
 
     let sum = |of: fn(&Run) -> u64| runs.iter().map(of).sum::<u64>();
     let requests = sum(|r| r.requests);
-    let befallen = sum(|r| r.befallen.len() as u64);
+    let injected = sum(|r| r.injected.len() as u64);
     let succeeded = runs.iter().filter(|r| r.error.is_none()).count();
     println!(
-        "{seeds} runs: {requests} requests, {befallen} faults; {succeeded} succeeded under them"
+        "{seeds} runs: {requests} requests, {injected} faults; {succeeded} succeeded under them"
     );
     let mut kinds = BTreeMap::<Fault, u32>::new();
-    runs.iter().flat_map(|r| &r.befallen).for_each(|b| *kinds.entry(b.fault).or_default() += 1);
+    runs.iter().flat_map(|r| &r.injected).for_each(|b| *kinds.entry(b.fault).or_default() += 1);
     println!("{kinds:?}");
     for Run { seed, error, .. } in &runs {
         if let Some(error) = error {
             println!("seed {seed}: {error}");
         }
     }
-    ensure!(befallen >= seeds, "few faults were injected: {befallen}");
+    ensure!(injected >= seeds, "few faults were injected: {injected}");
     ensure!(2 * succeeded as u64 >= seeds, "most faults are overcome");
     Ok(())
 }
 
 #[test]
-fn a_coordinator_that_cannot_go_on_says_why() {
-    let Some(server) = SeaweedFs::start("a_coordinator_that_cannot_go_on_says_why") else { return };
+fn a_coordinator_that_cannot_continue_reports_why() {
+    let Some(server) = SeaweedFs::start("a_coordinator_that_cannot_continue_reports_why") else {
+        return;
+    };
     let (fixture, proxy) = (fixture(), Proxy::start(server.address()));
     fixture.respec("./runs", &format!("s3://{BUCKET}/out"));
     fixture.respec("keep: 1}", "keep: 1, storage_patience: 1s}");
     // The store goes away at the first entry of the run's journal.
-    let (moment, method, body) = (Moment::Asked, "PUT", "");
-    let still = proxy.stand_still_at(Stage { moment, method, target: &["/journal/"], body });
+    let (moment, method, body) = (Moment::Before, "PUT", "");
+    let pause = proxy.pause_at(Stage { moment, method, target: &["/journal/"], body });
     let process = start(&fixture, &proxy, &[]);
-    still.reached();
-    proxy.take_away(true);
-    still.without_request();
+    pause.reached();
+    proxy.set_away(true);
+    pause.resume_without_request();
     let ended = process.end().with_code(1);
     let error = error(&ended).expect("it says why");
     assert!(error.contains("was written is unknown after"), "{error}");
@@ -101,7 +103,7 @@ fn a_coordinator_that_cannot_go_on_says_why() {
 struct Run {
     seed: u64,
     requests: u64,
-    befallen: Vec<Befallen>,
+    injected: Vec<Injected>,
     /// The error, unless it succeeded.
     error: Option<String>,
 }
@@ -135,11 +137,11 @@ impl Rough {
         fixture.respec("./data.jsonl", &format!("s3://{BUCKET}/data.jsonl"));
         fixture.respec("./runs", &format!("s3://{BUCKET}/out/{seed}"));
         let proxy = Proxy::start(here());
-        proxy.misbehave(faults(seed));
+        proxy.inject(faults(seed));
         let ended = start(&fixture, &proxy, &[]).end();
-        let (requests, befallen) = (proxy.requests(), proxy.befallen());
-        proxy.misbehave(Faults::none());
-        let run = Run { seed, requests, befallen, error: error(&ended) };
+        let (requests, injected) = (proxy.requests(), proxy.injected());
+        proxy.inject(Faults::none());
+        let run = Run { seed, requests, injected, error: error(&ended) };
         let details = || format!("seed {seed}: {run:#?}\n{}", ended.stderr);
         self.ends_well(&fixture, &proxy, &run, &ended).with_context(details)?;
         Ok(run)
@@ -155,7 +157,7 @@ impl Rough {
         // That the coordinator has stopped is not a reason.
         let stopped = run.error.as_deref() == Some("the coordinator has stopped");
         ensure!(!stopped, "no reason why the coordinator has stopped");
-        ensure!(!SeaweedFs::is_betrayed_by(&ended.stderr), "a secret was printed");
+        ensure!(!SeaweedFs::leaks_secret(&ended.stderr), "a secret was printed");
         let output = Storage::open(&format!("s3://{BUCKET}/out/{}", run.seed))?;
         let mut runs = vec![ended];
         let resumed;

@@ -11,7 +11,7 @@ use coordinator::checkpoints;
 use coordinator::core::Retained;
 use coordinator::runtime::journal::{self, Journal};
 use futures::{StreamExt, TryStreamExt, stream};
-use muster_tests::again::again;
+use muster_tests::ignored::run_ignored;
 use muster_tests::lone::{self, PLAN};
 use muster_tests::proxy::{Fault, Faults, Proxy};
 use muster_tests::seaweed::{BUCKET, SeaweedFs};
@@ -127,13 +127,13 @@ fn no_fault_loses_a_checkpoint_or_restores_a_wrong_one() -> Result<()> {
     let name = "no_fault_loses_a_checkpoint_or_restores_a_wrong_one";
     let Some(server) = SeaweedFs::start(name) else { return Ok(()) };
     let environment = Proxy::before(server.address());
-    again("a_file_is_stored_once_more", &environment)?;
-    again("saves_and_restores_under_faults", &environment)
+    run_ignored("a_damaged_completion_is_retried", &environment)?;
+    run_ignored("saves_and_restores_under_faults", &environment)
 }
 
 #[tokio::test]
 #[ignore = "run by `no_fault_loses_a_checkpoint_or_restores_a_wrong_one` in the server's environment"]
-async fn a_file_is_stored_once_more() -> Result<()> {
+async fn a_damaged_completion_is_retried() -> Result<()> {
     let proxy = Proxy::here();
     let storage = Storage::open(&format!("s3://{BUCKET}"))?;
     let mut snapshot = part(&state(), 1, 0, 1);
@@ -143,7 +143,7 @@ async fn a_file_is_stored_once_more() -> Result<()> {
     snapshot.files = vec![PartFile { key, body: body.clone(), tensors }];
     let place = Place { run: run(u64::MAX), generation: Generation(1), lineage: LINEAGE };
     // The request to join the parts arrives damaged, and the store refuses it finally.
-    proxy.misbehave(Faults::none().first(Fault::FlipRequest, "POST", "large"));
+    proxy.inject(Faults::none().first(Fault::FlipRequest, "POST", "large"));
     let stored_part = upload::store(&storage, &place, snapshot, PATIENCE)
         .await
         .map_err(|error| anyhow!(error))?;
@@ -151,8 +151,8 @@ async fn a_file_is_stored_once_more() -> Result<()> {
     let stored = format!("{}/state/large", key::checkpoint(&place.run, LINEAGE, 1));
     ensure!(storage.read(&stored).await? == body);
     // Two uploads with two parts each, and the cleanup of the first one.
-    let befallen = proxy.befallen();
-    ensure!(befallen.len() == 1 && proxy.requests() > 8, "{befallen:?} of {}", proxy.requests());
+    let injected = proxy.injected();
+    ensure!(injected.len() == 1 && proxy.requests() > 8, "{injected:?} of {}", proxy.requests());
     ensure!(storage.unfinished("").await? == Some(Vec::new()));
     Ok(())
 }
@@ -174,30 +174,30 @@ async fn saves_and_restores_under_faults() -> Result<()> {
     let faults = rare.into_iter().fold(Faults::all(1, RATE), |f, fault| f.with(fault, RARE));
     let silent = [Fault::Silence, Fault::SilenceAfter];
     let faults = silent.into_iter().fold(faults, |f, fault| f.with(fault, RATE / 3.0));
-    proxy.misbehave(faults);
+    proxy.inject(faults);
     let storage = &storage;
     let saved = stream::iter(0..seeds).map(|seed| async move {
         save_and_restore(storage, seed).await.with_context(|| format!("seed {seed}"))
     });
     let runs: Vec<Run> = saved.buffer_unordered(AT_ONCE).try_collect().await?;
-    let befallen = proxy.befallen();
+    let injected = proxy.injected();
     let sum = |of: fn(&Run) -> u64| runs.iter().map(of).sum::<u64>();
     println!(
         "{seeds} seeds: {} requests, {} faults; {} of {} saves committed, {} coordinators \
          started again; {} of {seeds} restores under faults",
         proxy.requests(),
-        befallen.len(),
+        injected.len(),
         sum(|r| r.states.len() as u64),
         seeds * SAVES,
         sum(|r| r.restarts),
         sum(|r| u64::from(r.restored)),
     );
     for fault in Fault::ALL {
-        ensure!(befallen.iter().any(|b| b.fault == fault), "{fault:?} was never injected");
+        ensure!(injected.iter().any(|b| b.fault == fault), "{fault:?} was never injected");
     }
     ensure!(sum(|r| r.states.len() as u64) * 10 > seeds * SAVES * 8, "most faults are overcome");
 
-    proxy.misbehave(Faults::none());
+    proxy.inject(Faults::none());
     for run in runs {
         run.holds_in_the_end(&patient).await.with_context(|| format!("seed {}", run.seed))?;
     }

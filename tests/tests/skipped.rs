@@ -109,7 +109,7 @@ fn unapplied(ended: &Ended) -> Vec<u64> {
 }
 
 #[test]
-fn a_skipped_step_stands_in_the_receipt_by_file_and_line() {
+fn a_skipped_step_is_listed_in_the_receipt_by_file_and_line() {
     let fixture = fixture();
     let ended = Process::run(&fixture, &["--workers", "2"]).end().with_code(0);
     let [step] = unapplied(&ended)[..] else { panic!("one step: {:?}", unapplied(&ended)) };
@@ -134,7 +134,7 @@ fn a_skipped_step_stands_in_the_receipt_by_file_and_line() {
 }
 
 #[test]
-fn a_step_that_is_skipped_again_after_a_restore_stands_there_once() {
+fn a_step_that_is_skipped_again_after_a_restore_is_listed_once() {
     let fixture = fixture();
     let mut process = Process::run(&fixture, &["--workers", "2"]);
     process.event("skipped step", |e| e.kind() == "step" && e.0["applied"] == false);

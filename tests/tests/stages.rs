@@ -5,9 +5,9 @@
 //! SeaweedFS (MUSTER_TEST_WEED).
 
 use anyhow::{Context, Result, ensure};
-use muster_tests::again::again;
+use muster_tests::ignored::run_ignored;
 use muster_tests::model::assert_bit_equal;
-use muster_tests::proxy::{Moment, Proxy, Stage, Standstill};
+use muster_tests::proxy::{Moment, Pause, Proxy, Stage};
 use muster_tests::seaweed::{BUCKET, SeaweedFs, here};
 use muster_tests::stored::{Stored, starts};
 use muster_tests::undisturbed::Reference;
@@ -28,7 +28,7 @@ const COMMIT: &str = r#"{"event":"checkpointed","lineage":1,"step":2"#;
 /// The commit of the save before. The disturbed save waits for it, since otherwise one rank might store its part of
 /// the one while another still stores its part of the other.
 const COMMITTED_BEFORE: Stage = Stage {
-    moment: Moment::Done,
+    moment: Moment::After,
     method: "PUT",
     target: &["/journal/"],
     body: r#"{"event":"checkpointed","lineage":1,"step":1"#,
@@ -55,38 +55,38 @@ const fn scene(
 
 /// The stages in order. The larger state files are uploaded in two parts.
 const SCENES: [Scene; 12] = {
-    use Moment::{Asked, Done};
+    use Moment::{After, Before};
     use Saved::{NotYet, Whole};
     let upload = ("POST", &[FOLDER, "/state/", "?uploads"] as _, "");
     let complete = ("POST", &[FOLDER, "/state/"] as _, "<CompleteMultipartUpload");
     let manifest = ("PUT", &[FOLDER, "/manifest.json"] as _, "");
     let commit = ("PUT", &["/journal/"] as _, COMMIT);
     [
-        scene("an upload is to begin", Asked, upload, NotYet),
-        scene("an upload has begun", Done, upload, NotYet),
-        scene("half is uploaded", Asked, ("PUT", &[FOLDER, "partNumber=2"], ""), NotYet),
-        scene("all parts of a file are uploaded", Asked, complete, NotYet),
-        scene("they are one file", Done, complete, NotYet),
-        scene("all files are stored", Asked, manifest, NotYet),
-        scene("the manifest is stored", Done, manifest, Whole),
-        scene("the commit is to be journaled", Asked, commit, Whole),
-        scene("the commit is journaled", Done, commit, Whole),
-        scene("the save before goes", Done, ("DELETE", &[BEFORE, "/manifest.json"], ""), Whole),
-        scene("its files go", Asked, ("DELETE", &[BEFORE, "/state/"], ""), Whole),
+        scene("an upload is to begin", Before, upload, NotYet),
+        scene("an upload has begun", After, upload, NotYet),
+        scene("half is uploaded", Before, ("PUT", &[FOLDER, "partNumber=2"], ""), NotYet),
+        scene("all parts of a file are uploaded", Before, complete, NotYet),
+        scene("they are one file", After, complete, NotYet),
+        scene("all files are stored", Before, manifest, NotYet),
+        scene("the manifest is stored", After, manifest, Whole),
+        scene("the commit is to be journaled", Before, commit, Whole),
+        scene("the commit is journaled", After, commit, Whole),
+        scene("the save before goes", After, ("DELETE", &[BEFORE, "/manifest.json"], ""), Whole),
+        scene("its files go", Before, ("DELETE", &[BEFORE, "/state/"], ""), Whole),
         // By then the last save is committed, and no other one follows.
-        scene("it goes itself", Asked, ("DELETE", &[FOLDER, "/manifest.json"], ""), Whole),
+        scene("it goes itself", Before, ("DELETE", &[FOLDER, "/manifest.json"], ""), Whole),
     ]
 };
 
 #[test]
-fn whoever_dies_at_whatever_stage_of_a_save_the_newest_commit_is_restored() -> Result<()> {
-    let name = "whoever_dies_at_whatever_stage_of_a_save_the_newest_commit_is_restored";
+fn whichever_process_dies_during_a_save_the_newest_commit_is_restored() -> Result<()> {
+    let name = "whichever_process_dies_during_a_save_the_newest_commit_is_restored";
     let Some(server) = SeaweedFs::start(name) else { return Ok(()) };
-    again("at_every_stage", &server.environment())
+    run_ignored("at_every_stage", &server.environment())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "run by `whoever_dies_at_whatever_stage_of_a_save_the_newest_commit_is_restored`"]
+#[ignore = "run by `whichever_process_dies_during_a_save_the_newest_commit_is_restored`"]
 async fn at_every_stage() -> Result<()> {
     let wanted = Arc::new(Reference::of(&fixture()));
     // Both run at the same time, since much of the time is spent waiting for the consequences of a death.
@@ -112,27 +112,27 @@ async fn at_every_stage() -> Result<()> {
 }
 
 #[test]
-fn a_checkpoint_outlives_the_worker_that_has_to_go_while_it_stores_its_part() -> Result<()> {
-    let name = "a_checkpoint_outlives_the_worker_that_has_to_go_while_it_stores_its_part";
+fn a_checkpoint_survives_a_worker_that_is_terminated_while_storing_its_part() -> Result<()> {
+    let name = "a_checkpoint_survives_a_worker_that_is_terminated_while_storing_its_part";
     let Some(server) = SeaweedFs::start(name) else { return Ok(()) };
-    again("a_worker_leaves", &server.environment())
+    run_ignored("a_worker_leaves", &server.environment())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "run by `a_checkpoint_outlives_the_worker_that_has_to_go_while_it_stores_its_part`"]
+#[ignore = "run by `a_checkpoint_survives_a_worker_that_is_terminated_while_storing_its_part`"]
 async fn a_worker_leaves() -> Result<()> {
     let run = OnS3::new("leaves")?;
     let (_, begins, _) = SCENES[0];
-    let still = run.stand_still_at(begins);
+    let pause = run.pause_at(begins);
     let mut process = run.start(&[]);
-    let rank = rank_of(&still.reached()).context("it is a rank's request")?;
+    let rank = rank_of(&pause.reached()).context("it is a rank's request")?;
     // Every rank has begun to store its part before it commits the next step.
     process.step(SAVE + 1);
     let leaving = Stage { body: "was told to leave", ..COMMITTED_BEFORE };
     run.proxy.hold_back(["/state/state-r0-", "/state/state-r1-"][rank], leaving);
     let worker = run.member(rank).await?;
     process.signal_to(&format!("--slot {worker} "), Signal::TERM);
-    still.go_on();
+    pause.resume();
     let ended = process.end().with_code(0);
     let starts = run.ended_well(Saved::Whole, &[&ended], &Reference::of(&fixture())).await?;
     ensure!(starts == [0, SAVE], "{starts:?}");
@@ -163,9 +163,9 @@ impl OnS3 {
     }
 
     /// Pauses in the second save, which does not begin before the first is committed.
-    fn stand_still_at(&self, stage: Stage) -> Standstill {
+    fn pause_at(&self, stage: Stage) -> Pause {
         self.proxy.hold_back(FOLDER, COMMITTED_BEFORE);
-        self.proxy.stand_still_at(stage)
+        self.proxy.pause_at(stage)
     }
 
     fn start(&self, more: &[&str]) -> Process {
@@ -179,22 +179,22 @@ impl OnS3 {
     }
 
     async fn coordinator_dies(&self, (_, stage, saved): &Scene, wanted: &Reference) -> Result<()> {
-        let still = self.stand_still_at(*stage);
+        let pause = self.pause_at(*stage);
         let process = self.start(&[]);
-        still.reached();
+        pause.reached();
         process.signal(Signal::KILL);
         let killed = process.end();
-        still.without_clients();
+        pause.resume_without_clients();
 
-        let goes_on_after = self.stored().await?.goes_on_after().await?;
+        let resume_step = self.stored().await?.resume_step().await?;
         match saved {
-            Saved::NotYet => ensure!(goes_on_after == SAVE - 1, "{goes_on_after}"),
+            Saved::NotYet => ensure!(resume_step == SAVE - 1, "{resume_step}"),
             // Training continues while the save before is deleted.
-            Saved::Whole => ensure!(goes_on_after >= SAVE, "{goes_on_after}"),
+            Saved::Whole => ensure!(resume_step >= SAVE, "{resume_step}"),
         }
         let resumed = self.start(&["--resume"]).end().with_code(0);
         let starts = self.ended_well(*saved, &[&killed, &resumed], wanted).await?;
-        ensure!(starts == [0, goes_on_after], "{starts:?}, not {goes_on_after}");
+        ensure!(starts == [0, resume_step], "{starts:?}, not {resume_step}");
         Ok(())
     }
 
@@ -205,14 +205,14 @@ impl OnS3 {
         rank: usize,
         wanted: &Reference,
     ) -> Result<()> {
-        let still = self.stand_still_at(*stage);
+        let pause = self.pause_at(*stage);
         let process = self.start(&[]);
-        let own = rank_of(&still.reached());
+        let own = rank_of(&pause.reached());
         let worker = self.member(own.unwrap_or(rank)).await?;
         process.kill(&format!("--slot {worker} "));
         match own {
-            Some(_) => still.without_request(),
-            None => still.go_on(),
+            Some(_) => pause.resume_without_request(),
+            None => pause.resume(),
         }
         let ended = process.end().with_code(0);
         let starts = self.ended_well(*saved, &[&ended], wanted).await?;

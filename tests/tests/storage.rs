@@ -6,8 +6,8 @@
 
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, stream};
-use muster_tests::again::again;
 use muster_tests::azurite::{Azurite, CONTAINER};
+use muster_tests::ignored::run_ignored;
 use muster_tests::process::PATIENCE;
 use muster_tests::proxy::{Faults, Proxy};
 use muster_tests::seaweed::{BUCKET, DOMAIN, SeaweedFs};
@@ -172,7 +172,7 @@ fn an_output_that_is_a_file_is_refused_by_name() -> Result<()> {
 #[test]
 fn seaweedfs_conforms() -> Result<()> {
     let Some(server) = SeaweedFs::start("seaweedfs_conforms") else { return Ok(()) };
-    again("in_seaweedfs", &server.environment())?;
+    run_ignored("in_seaweedfs", &server.environment())?;
 
     let with = |key: &str, value: &str| {
         let mut environment = server.environment();
@@ -180,12 +180,12 @@ fn seaweedfs_conforms() -> Result<()> {
         pair.1 = value.to_owned();
         environment
     };
-    again("with_a_wrong_secret", &with("AWS_SECRET_ACCESS_KEY", "wrong"))?;
+    run_ignored("with_a_wrong_secret", &with("AWS_SECRET_ACCESS_KEY", "wrong"))?;
     // No program listens on the discard port.
-    again("where_nobody_listens", &with("AWS_ENDPOINT_URL", "http://127.0.0.1:9"))?;
+    run_ignored("without_a_server", &with("AWS_ENDPOINT_URL", "http://127.0.0.1:9"))?;
     let [endpoint, ..] = server.environment();
     let metadata = ("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9".to_owned());
-    again("without_credentials", &[endpoint, metadata])
+    run_ignored("without_credentials", &[endpoint, metadata])
 }
 
 #[tokio::test]
@@ -202,8 +202,8 @@ async fn in_seaweedfs() -> Result<()> {
 
 /// Requests go to host names that do not resolve, so the server is configured as their HTTP proxy.
 #[test]
-fn a_bucket_with_a_host_of_its_own_conforms() -> Result<()> {
-    let name = "a_bucket_with_a_host_of_its_own_conforms";
+fn a_virtual_hosted_bucket_conforms() -> Result<()> {
+    let name = "a_virtual_hosted_bucket_conforms";
     let Some(server) = SeaweedFs::start(name) else { return Ok(()) };
     let mut environment = Vec::from(server.environment());
     environment.retain(|(key, _)| *key != "AWS_ENDPOINT_URL");
@@ -216,20 +216,20 @@ fn a_bucket_with_a_host_of_its_own_conforms() -> Result<()> {
         ("no_proxy", String::new()),
         ("NO_PROXY", String::new()),
     ]);
-    again("in_seaweedfs", &environment)
+    run_ignored("in_seaweedfs", &environment)
 }
 
 #[test]
 fn azurite_conforms() -> Result<()> {
     let Some(server) = Azurite::start("azurite_conforms") else { return Ok(()) };
-    again("in_azurite", &server.environment())?;
+    run_ignored("in_azurite", &server.environment())?;
     let with = |key: &str, value: &str| {
         let mut environment = server.environment();
         let pair = environment.iter_mut().find(|(k, _)| *k == key).expect("it is set");
         pair.1 = value.to_owned();
         environment
     };
-    again("with_a_wrong_key", &with("AZURE_STORAGE_ACCOUNT_KEY", "d3Jvbmc="))
+    run_ignored("with_a_wrong_key", &with("AZURE_STORAGE_ACCOUNT_KEY", "d3Jvbmc="))
 }
 
 #[tokio::test]
@@ -250,8 +250,8 @@ async fn with_a_wrong_key() -> Result<()> {
 fn googles_api_conforms() -> Result<()> {
     let Some(server) = SeaweedFs::start("googles_api_conforms") else { return Ok(()) };
     let proxy = Proxy::start(server.address());
-    proxy.misbehave(Faults::none().in_google());
-    again("in_google", &proxy.environment_of_google())
+    proxy.inject(Faults::none().in_google());
+    run_ignored("in_google", &proxy.environment_of_google())
 }
 
 #[tokio::test]
@@ -269,7 +269,7 @@ async fn with_a_wrong_secret() -> Result<()> {
 
 #[tokio::test]
 #[ignore = "run by `seaweedfs_conforms` in the server's environment"]
-async fn where_nobody_listens() -> Result<()> {
+async fn without_a_server() -> Result<()> {
     refused(
         &format!("s3://{BUCKET}"),
         "nobody can be reached there",

@@ -37,7 +37,7 @@ fn exactly_one_wins(output: impl Fn(usize) -> String, environment: &[(&'static s
         let started = [start(), start()];
         let mut url = None;
         for coordinator in started {
-            if coordinator.says_or_ends("coordinator at ").is_none() {
+            if coordinator.wait_for_line_or_end("coordinator at ").is_none() {
                 let ended = coordinator.end();
                 assert_lost_to_another(&ended);
                 at_once += usize::from(ended.code == Some(1));
@@ -54,15 +54,15 @@ fn exactly_one_wins(output: impl Fn(usize) -> String, environment: &[(&'static s
 }
 
 #[test]
-fn of_two_pools_that_begin_at_once_one_wins() {
+fn of_two_pools_that_start_at_once_one_wins() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let output = |round: usize| folder.path().join(round.to_string()).display().to_string();
     exactly_one_wins(output, &[]);
 }
 
 #[test]
-fn of_two_pools_that_begin_at_once_on_s3_one_wins() {
-    let Some(server) = SeaweedFs::start("of_two_pools_that_begin_at_once_on_s3_one_wins") else {
+fn of_two_pools_that_start_at_once_on_s3_one_wins() {
+    let Some(server) = SeaweedFs::start("of_two_pools_that_start_at_once_on_s3_one_wins") else {
         return;
     };
     let output = |round: usize| format!("s3://{BUCKET}/pools/{round}");
@@ -77,7 +77,8 @@ fn taken_over(fixture: &Fixture, output: &str, environment: &[(&'static str, Str
     let run = pool.submit(fixture, "long");
     let mut watch = pool.ask(&["watch", &run]);
     watch.step(EVERY + 2);
-    let ranks = ["--slot hand-0 ", "--slot hand-1 "].map(|slot| pool.workers().started(slot));
+    let ranks =
+        ["--slot hand-0 ", "--slot hand-1 "].map(|slot| pool.workers().child_matching(slot));
 
     let another = |more: &[&str]| serve(output, "127.0.0.1:0", more, environment);
     let refused = another(&[]).end().with_code(2);
@@ -104,7 +105,8 @@ fn taken_over(fixture: &Fixture, output: &str, environment: &[(&'static str, Str
     assert_said(&moved, &["the coordinator has moved to ", &pool.url]);
     let status = pool.status(&run);
     assert_eq!((status.count("generation"), status.count("lineage")), (1, 1));
-    let still = ["--slot hand-0 ", "--slot hand-1 "].map(|slot| pool.workers().started(slot));
+    let still =
+        ["--slot hand-0 ", "--slot hand-1 "].map(|slot| pool.workers().child_matching(slot));
     assert_eq!(still, ranks, "the processes are the same");
     // A new process in a rank's slot connects to the coordinator to which the rank has moved.
     pool.workers().kill("--slot hand-1 ");
@@ -127,8 +129,8 @@ fn a_pool_is_taken_over_on_request_and_its_runs_go_on_with_the_same_workers() {
 }
 
 #[test]
-fn a_pool_on_s3_is_taken_over_likewise() {
-    let Some(server) = SeaweedFs::start("a_pool_on_s3_is_taken_over_likewise") else { return };
+fn a_pool_on_s3_is_taken_over_on_request() {
+    let Some(server) = SeaweedFs::start("a_pool_on_s3_is_taken_over_on_request") else { return };
     let fixture = Fixture::new();
     let output = format!("s3://{BUCKET}/taken");
     fixture.respec("./runs", &output);
@@ -137,7 +139,7 @@ fn a_pool_on_s3_is_taken_over_likewise() {
 }
 
 #[test]
-fn of_two_that_resume_one_run_at_once_one_goes_on() {
+fn of_two_concurrent_resumes_of_a_run_one_continues() {
     let fixture = Fixture::new();
     let mut process = Process::run(&fixture, &["--workers", "1"]);
     process.event("checkpoint", |e| e.kind() == "checkpoint");

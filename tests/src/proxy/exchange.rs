@@ -1,8 +1,8 @@
 //! Handles one request: passes it on unchanged, or injects a fault.
 
-use super::fault::Asked;
-use super::standstill::{Gate, Moment};
-use super::{Answer, Befallen, EARLIER, Fault, HangUp, Random, State, google, lock};
+use super::fault::RequestInfo;
+use super::pause::{Gate, Moment};
+use super::{Answer, EARLIER, Fault, HangUp, Injected, Random, State, google, lock};
 use bytes::Bytes;
 use futures::stream;
 use http_body_util::combinators::BoxBody;
@@ -20,7 +20,7 @@ pub(super) type Sent = Response<BoxBody<Bytes, HangUp>>;
 
 /// One request, and the context in which it is handled.
 pub(super) struct Exchange {
-    pub(super) asked: Asked,
+    pub(super) info: RequestInfo,
     pub(super) store: SocketAddr,
     pub(super) state: Arc<Mutex<State>>,
     pub(super) gate: Arc<Gate>,
@@ -32,15 +32,15 @@ impl Exchange {
     pub(super) async fn answer(self, request: Request<Incoming>) -> Result<Sent, HangUp> {
         let drawn = {
             let mut state = lock(&self.state);
-            let what = format!("{} {}", self.asked.method, self.asked.target);
+            let what = format!("{} {}", self.info.method, self.info.target);
             let times = state.times.entry(what).or_default();
             *times += 1;
             let times = *times;
-            state.faults.draw(&self.asked, times)
+            state.faults.draw(&self.info, times)
         };
         match drawn {
             Some((Fault::HangUpInRequest, _)) => {
-                self.befell(Fault::HangUpInRequest);
+                self.record(Fault::HangUpInRequest);
                 read_half(request).await;
                 Err(HangUp)
             }
@@ -57,11 +57,11 @@ impl Exchange {
     ) -> Result<Sent, HangUp> {
         match fault {
             Fault::HangUp | Fault::HangUpInRequest => {
-                self.befell(fault);
+                self.record(fault);
                 Err(HangUp)
             }
             Fault::Silence => {
-                self.befell(fault);
+                self.record(fault);
                 self.silence().await
             }
             Fault::Error => self.refuse(fault, StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
@@ -70,16 +70,16 @@ impl Exchange {
                 self.refuse(fault, StatusCode::CONFLICT, "ConditionalRequestConflict")
             }
             Fault::FlipRequest => {
-                self.befell(fault);
+                self.record(fault);
                 let request = request.map(|body| flipped(&body, &mut random));
                 Ok(whole(self.pass_on(request).await?))
             }
             Fault::HangUpInAnswer => {
-                self.befell(fault);
+                self.record(fault);
                 Ok(halved(self.pass_on(request).await?))
             }
             Fault::SilenceAfter => {
-                self.befell(fault);
+                self.record(fault);
                 self.pass_on(request).await?;
                 self.silence().await
             }
@@ -110,7 +110,7 @@ impl Exchange {
                 moments.push(now.clone());
                 let answer = moments.swap_remove(random.below(moments.len()));
                 if answer.body() != now.body() {
-                    self.befell(fault);
+                    self.record(fault);
                 }
                 Ok(whole(answer))
             }
@@ -120,7 +120,7 @@ impl Exchange {
     /// Passes a request on to the store and returns its answer.
     async fn pass_on(&self, mut request: Request<Bytes>) -> Result<Answer, HangUp> {
         let body = request.body().clone();
-        self.gate.pass(self.client, Moment::Asked, &self.asked, &body).await?;
+        self.gate.pass(self.client, Moment::Before, &self.info, &body).await?;
         let headers = request.headers_mut();
         for hop in [CONNECTION, EXPECT, TRANSFER_ENCODING] {
             headers.remove(hop);
@@ -135,7 +135,7 @@ impl Exchange {
         // A client may give up on a slow request, and the store may still execute it after the client's next one. On
         // a busy machine that would be a fault beside those that are drawn. Hence requests to one object take turns,
         // and each is executed even if its client has given up.
-        let turn = lock(&self.state).turns.entry(self.asked.target.clone()).or_default().clone();
+        let turn = lock(&self.state).turns.entry(self.info.target.clone()).or_default().clone();
         let turn = turn.lock_owned();
         let store = self.store;
         let asking = tokio::spawn(async move {
@@ -146,28 +146,28 @@ impl Exchange {
         if in_google {
             google::answer(answer.headers_mut());
         }
-        if self.asked.is_listing && answer.status().is_success() {
+        if self.info.is_listing && answer.status().is_success() {
             let mut state = lock(&self.state);
-            let known = state.listings.entry(self.asked.target.clone()).or_default();
+            let known = state.listings.entry(self.info.target.clone()).or_default();
             known.push(answer.clone());
             let surplus = known.len().saturating_sub(EARLIER);
             known.drain(..surplus);
         }
         if answer.status().is_success() {
-            self.gate.pass(self.client, Moment::Done, &self.asked, &body).await?;
+            self.gate.pass(self.client, Moment::After, &self.info, &body).await?;
         }
         Ok(answer)
     }
 
     /// Earlier answers to the same listing.
     fn listings(&self) -> Vec<Answer> {
-        lock(&self.state).listings.get(&self.asked.target).cloned().unwrap_or_default()
+        lock(&self.state).listings.get(&self.info.target).cloned().unwrap_or_default()
     }
 
-    fn befell(&self, fault: Fault) {
-        let Asked { method, target, .. } = &self.asked;
+    fn record(&self, fault: Fault) {
+        let RequestInfo { method, target, .. } = &self.info;
         let (method, target) = (method.clone(), target.clone());
-        lock(&self.state).befallen.push(Befallen { fault, method, target });
+        lock(&self.state).injected.push(Injected { fault, method, target });
     }
 
     /// Waits without an answer. If the client gives up first, this future is dropped.
@@ -178,7 +178,7 @@ impl Exchange {
     }
 
     fn refuse(&self, fault: Fault, status: StatusCode, code: &str) -> Result<Sent, HangUp> {
-        self.befell(fault);
+        self.record(fault);
         let body = format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
              <Error><Code>{code}</Code><Message>injected by the proxy</Message></Error>"
@@ -196,7 +196,7 @@ impl Exchange {
         change: impl FnOnce(&Bytes) -> Bytes,
     ) -> Answer {
         if answer.status().is_success() && !answer.body().is_empty() {
-            self.befell(fault);
+            self.record(fault);
             *answer.body_mut() = change(answer.body());
             let length = answer.body().len().into();
             answer.headers_mut().insert(CONTENT_LENGTH, length);
@@ -205,7 +205,7 @@ impl Exchange {
     }
 }
 
-pub(super) fn asked(request: &Request<Incoming>) -> Asked {
+pub(super) fn info(request: &Request<Incoming>) -> RequestInfo {
     let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
     // Leaves out parameters that the server chose or that depend on the time.
     let kept: Vec<_> = query
@@ -213,7 +213,7 @@ pub(super) fn asked(request: &Request<Incoming>) -> Asked {
         .filter(|pair| !pair.starts_with("uploadId=") && !pair.starts_with("X-Amz-"))
         .collect();
     let lists = |name: &str| kept.iter().any(|pair| pair.split('=').next() == Some(name));
-    Asked {
+    RequestInfo {
         method: request.method().to_string(),
         target: format!("{path}?{}", kept.join("&")),
         is_conditional: request.headers().contains_key(IF_NONE_MATCH),

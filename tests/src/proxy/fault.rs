@@ -59,7 +59,7 @@ impl Fault {
         Self::FlipAnswer,
     ];
 
-    fn may_befall(self, asked: &Asked) -> bool {
+    fn applies_to(self, info: &RequestInfo) -> bool {
         match self {
             Self::Error
             | Self::SlowDown
@@ -68,18 +68,18 @@ impl Fault {
             | Self::Silence
             | Self::SilenceAfter
             | Self::ErrorAfter => true,
-            Self::Conflict | Self::LostWin => asked.is_conditional,
-            Self::HangUpInRequest | Self::FlipRequest => asked.has_body,
-            Self::CutBody => asked.method == "GET",
-            Self::StaleListing => asked.is_listing,
-            Self::FlipAnswer => asked.method == "GET" && !asked.is_listing,
+            Self::Conflict | Self::LostWin => info.is_conditional,
+            Self::HangUpInRequest | Self::FlipRequest => info.has_body,
+            Self::CutBody => info.method == "GET",
+            Self::StaleListing => info.is_listing,
+            Self::FlipAnswer => info.method == "GET" && !info.is_listing,
         }
     }
 }
 
 /// The properties of a request on which faults depend.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct RequestInfo {
     pub(super) method: String,
     /// Path and query, without parameters that the server chose or that depend on the time.
     pub(super) target: String,
@@ -161,21 +161,21 @@ impl Faults {
     }
 
     /// Draws the fault for a request that is made for the `times`-th time, with a source of further random choices.
-    pub(super) fn draw(&self, asked: &Asked, times: u64) -> Option<(Fault, Random)> {
-        let mut random = Random::of(self.seed, &[&asked.method, &asked.target], times);
+    pub(super) fn draw(&self, info: &RequestInfo, times: u64) -> Option<(Fault, Random)> {
+        let mut random = Random::of(self.seed, &[&info.method, &info.target], times);
         if let Some((fault, method, words)) = self.first
             && times == 1
-            && asked.method == method
-            && asked.target.contains(words)
+            && info.method == method
+            && info.target.contains(words)
         {
-            return fault.may_befall(asked).then_some((fault, random));
+            return fault.applies_to(info).then_some((fault, random));
         }
         let drawn = random.unit();
         let mut below = 0.0;
         for (fault, rate) in &self.rates {
             below += rate;
             if drawn < below {
-                return fault.may_befall(asked).then_some((*fault, random));
+                return fault.applies_to(info).then_some((*fault, random));
             }
         }
         None
@@ -228,8 +228,8 @@ impl Random {
 mod tests {
     use super::*;
 
-    fn get(target: &str) -> Asked {
-        Asked {
+    fn get(target: &str) -> RequestInfo {
+        RequestInfo {
             method: "GET".into(),
             target: target.into(),
             is_conditional: false,
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_befalls_a_request_does_not_depend_on_other_requests() {
+    fn the_fault_of_a_request_does_not_depend_on_other_requests() {
         let drawn = |seed| {
             let faults = Faults::all(seed, 0.05);
             (0..200).map(|n| faults.draw(&get("/b/x"), n).map(|(f, _)| f)).collect::<Vec<_>>()

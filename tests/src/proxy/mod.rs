@@ -5,7 +5,7 @@
 //! ```
 //!
 //! It can also pause at a chosen request, so that a test can kill a process at a known stage of its work:
-//! [`Proxy::stand_still_at`].
+//! [`Proxy::pause_at`].
 //!
 //! The proxy knows HTTP and a little of S3, and nothing of Muster. The fault of a request depends on the seed, on the
 //! request and on how often it was made before. It does not depend on time or on the order of concurrent requests.
@@ -15,19 +15,19 @@
 mod exchange;
 mod fault;
 mod google;
-mod standstill;
+mod pause;
 
 pub use fault::{Fault, Faults, Random};
-pub use standstill::{Moment, Stage, Standstill};
+pub use pause::{Moment, Pause, Stage};
 
 use crate::seaweed::{self, SeaweedFs};
 use crate::server::free_ports;
 use bytes::Bytes;
-use exchange::{Exchange, asked};
+use exchange::{Exchange, info};
 use hyper::Response;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use standstill::Gate;
+use pause::Gate;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,7 +43,7 @@ const EARLIER: usize = 8;
 
 /// A fault that was injected.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Befallen {
+pub struct Injected {
     /// The kind of fault.
     pub fault: Fault,
     /// `GET`, `PUT`, ...
@@ -68,8 +68,8 @@ impl Proxy {
         Self::start_at(([127, 0, 0, 1], 0).into(), store)
     }
 
-    /// The environment for a test that [`again`](crate::again::again) runs and that reaches its storage through a
-    /// proxy, which it starts with [`here`](Self::here).
+    /// The environment for a test that [`run_ignored`](crate::ignored::run_ignored) runs and that reaches its storage
+    /// through a proxy, which it starts with [`here`](Self::here).
     pub fn before(store: SocketAddr) -> Vec<(&'static str, String)> {
         let [port] = free_ports();
         let mut environment = Vec::from(SeaweedFs::environment_at(([127, 0, 0, 1], port).into()));
@@ -108,18 +108,18 @@ impl Proxy {
     }
 
     /// Injects these faults from now on, and forgets earlier requests and faults.
-    pub fn misbehave(&self, faults: Faults) {
+    pub fn inject(&self, faults: Faults) {
         *lock(&self.state) = State { faults, ..State::default() };
     }
 
     /// Makes the store unreachable, or reachable again. While it is away, every connection breaks, old and new.
-    pub fn take_away(&self, away: bool) {
+    pub fn set_away(&self, away: bool) {
         self.away.store(away, Ordering::SeqCst);
     }
 
     /// Pauses at the next request that matches `stage`. Until the caller resumes the proxy, nothing is passed on and
     /// nothing is answered.
-    pub fn stand_still_at(&self, stage: Stage) -> Standstill {
+    pub fn pause_at(&self, stage: Stage) -> Pause {
         Gate::close_at(&self.gate, stage)
     }
 
@@ -129,12 +129,12 @@ impl Proxy {
         self.gate.hold_back(words, until);
     }
 
-    /// All faults that were injected since [`Self::misbehave`].
-    pub fn befallen(&self) -> Vec<Befallen> {
-        lock(&self.state).befallen.clone()
+    /// All faults that were injected since [`Self::inject`].
+    pub fn injected(&self) -> Vec<Injected> {
+        lock(&self.state).injected.clone()
     }
 
-    /// Number of requests since [`Self::misbehave`], including those without a fault.
+    /// Number of requests since [`Self::inject`], including those without a fault.
     pub fn requests(&self) -> u64 {
         lock(&self.state).times.values().sum()
     }
@@ -151,7 +151,7 @@ impl Drop for Proxy {
 #[derive(Debug, Default)]
 struct State {
     faults: Faults,
-    befallen: Vec<Befallen>,
+    injected: Vec<Injected>,
     /// How often each request was made.
     times: BTreeMap<String, u64>,
     /// A lock for each object.
@@ -200,9 +200,7 @@ async fn serve(
                 if is_away {
                     return Err(HangUp);
                 }
-                Exchange { asked: asked(&request), store, state, gate, client }
-                    .answer(request)
-                    .await
+                Exchange { info: info(&request), store, state, gate, client }.answer(request).await
             }
         });
         let http = hyper::server::conn::http1::Builder::new();

@@ -11,8 +11,8 @@ use crate::comparison::DAY;
 use crate::peer::{Peer, manifest, variable};
 
 #[test]
-fn an_escaped_token_is_cut_as_transformers_cuts_a_text() -> Result<()> {
-    const TEST: &str = "an_escaped_token_is_cut_as_transformers_cuts_a_text";
+fn an_escaped_token_is_tokenized_like_text_in_transformers() -> Result<()> {
+    const TEST: &str = "an_escaped_token_is_tokenized_like_text_in_transformers";
     let (Some(peer), Some(model)) = (Peer::find(TEST), variable("MUSTER_TEST_MODEL", TEST)) else {
         return Ok(());
     };

@@ -61,8 +61,8 @@ fn masks_of_unmarked_templates_are_those_of_their_marked_twins() -> Result<()> {
 
 /// Compares the marks that we ship for known templates.
 #[test]
-fn marks_that_we_ship_change_no_byte_and_mean_what_they_mean_to_transformers() -> Result<()> {
-    const TEST: &str = "marks_that_we_ship_change_no_byte_and_mean_what_they_mean_to_transformers";
+fn shipped_marks_change_no_byte_and_give_the_masks_of_transformers() -> Result<()> {
+    const TEST: &str = "shipped_marks_change_no_byte_and_give_the_masks_of_transformers";
     let Some(peer) = Peer::find(TEST) else {
         return Ok(());
     };

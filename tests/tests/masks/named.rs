@@ -61,8 +61,8 @@ fn write(at: &Path, chat_template: &Value, has_file: bool, further: &[&str]) -> 
 }
 
 #[test]
-fn a_conversation_with_tools_takes_the_template_for_it() -> Result<()> {
-    const TEST: &str = "a_conversation_with_tools_takes_the_template_for_it";
+fn a_conversation_with_tools_takes_the_template_for_tools() -> Result<()> {
+    const TEST: &str = "a_conversation_with_tools_takes_the_template_for_tools";
     let Some(peer) = Peer::find(TEST) else {
         return Ok(());
     };

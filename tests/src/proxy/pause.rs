@@ -1,12 +1,12 @@
 //! Pauses the store at a chosen request, so that a process can be killed at a known stage of its work.
 //!
 //! ```text
-//! stand_still_at(stage) --> reached(): the store has paused --> the test kills a process --> the store resumes:
-//!     go_on(): unchanged        without_request(): drops the request        without_clients(): drops old connections
+//! pause_at(stage) --> reached(): the store has paused --> the test kills a process --> the store resumes:
+//!     resume() normally, resume_without_request(), or resume_without_clients()
 //! ```
 
 use super::HangUp;
-use super::fault::Asked;
+use super::fault::RequestInfo;
 use crate::process::PATIENCE;
 use std::sync::{Arc, mpsc};
 use tokio::sync::watch;
@@ -15,9 +15,9 @@ use tokio::sync::watch;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
     /// The store has not received the request yet.
-    Asked,
+    Before,
     /// The store has executed the request, and the client has no answer yet.
-    Done,
+    After,
 }
 
 /// The request at which the store pauses.
@@ -34,24 +34,24 @@ pub struct Stage {
 }
 
 impl Stage {
-    fn is(&self, moment: Moment, asked: &Asked, body: &[u8]) -> bool {
+    fn is(&self, moment: Moment, info: &RequestInfo, body: &[u8]) -> bool {
         let words = self.body.as_bytes();
         self.moment == moment
-            && self.method == asked.method
-            && self.target.iter().all(|words| asked.target.contains(words))
+            && self.method == info.method
+            && self.target.iter().all(|words| info.target.contains(words))
             && (words.is_empty() || body.windows(words.len()).any(|w| w == words))
     }
 }
 
 /// A pause at a stage. The store resumes when this is dropped.
 #[must_use]
-pub struct Standstill {
+pub struct Pause {
     gate: Arc<Gate>,
     stage: Stage,
     reached: mpsc::Receiver<String>,
 }
 
-impl Standstill {
+impl Pause {
     /// Waits until the store has paused, and returns path and query of the request.
     pub fn reached(&self) -> String {
         let target = self.reached.recv_timeout(PATIENCE);
@@ -59,22 +59,22 @@ impl Standstill {
     }
 
     /// Resumes, and handles the request normally.
-    pub fn go_on(self) {}
+    pub fn resume(self) {}
 
     /// Resumes, but drops the request: it is neither passed on nor answered.
-    pub fn without_request(self) {
+    pub fn resume_without_request(self) {
         self.gate.0.send_modify(|state| state.request_is_lost = true);
     }
 
     /// Resumes for new connections only: requests on older connections are neither passed on nor answered.
-    pub fn without_clients(self) {
+    pub fn resume_without_clients(self) {
         self.gate.0.send_modify(|state| state.gone = state.clients);
     }
 }
 
-impl Drop for Standstill {
+impl Drop for Pause {
     fn drop(&mut self) {
-        self.gate.0.send_modify(|state| (state.awaited, state.is_still) = (None, false));
+        self.gate.0.send_modify(|state| (state.awaited, state.is_paused) = (None, false));
     }
 }
 
@@ -85,7 +85,7 @@ pub(super) struct Gate(watch::Sender<State>);
 #[derive(Debug, Default)]
 struct State {
     awaited: Option<(Stage, mpsc::Sender<String>)>,
-    is_still: bool,
+    is_paused: bool,
     request_is_lost: bool,
     /// The number of the newest connection; numbers start at 1.
     clients: u64,
@@ -95,19 +95,19 @@ struct State {
 }
 
 impl State {
-    fn holds_back(&self, asked: &Asked) -> bool {
-        self.held_back.is_some_and(|(words, _)| asked.target.contains(words))
+    fn holds_back(&self, info: &RequestInfo) -> bool {
+        self.held_back.is_some_and(|(words, _)| info.target.contains(words))
     }
 }
 
 impl Gate {
-    pub(super) fn close_at(gate: &Arc<Self>, stage: Stage) -> Standstill {
+    pub(super) fn close_at(gate: &Arc<Self>, stage: Stage) -> Pause {
         let (tell, reached) = mpsc::channel();
         gate.0.send_modify(|state| {
             state.awaited = Some((stage, tell));
             state.request_is_lost = false;
         });
-        Standstill { gate: gate.clone(), stage, reached }
+        Pause { gate: gate.clone(), stage, reached }
     }
 
     pub(super) fn hold_back(&self, words: &'static str, until: Stage) {
@@ -125,27 +125,27 @@ impl Gate {
         &self,
         client: u64,
         moment: Moment,
-        asked: &Asked,
+        info: &RequestInfo,
         body: &[u8],
     ) -> Result<(), HangUp> {
         let mut states = self.0.subscribe();
-        if moment == Moment::Asked {
-            let its_turn = states.wait_for(|state| !state.holds_back(asked)).await;
+        if moment == Moment::Before {
+            let its_turn = states.wait_for(|state| !state.holds_back(info)).await;
             its_turn.map_err(|_| HangUp)?;
         }
         let mut awaited = None;
         self.0.send_if_modified(|state| {
-            let over = state.held_back.take_if(|(_, until)| until.is(moment, asked, body));
-            awaited = state.awaited.take_if(|(stage, _)| stage.is(moment, asked, body));
-            state.is_still |= awaited.is_some();
+            let over = state.held_back.take_if(|(_, until)| until.is(moment, info, body));
+            awaited = state.awaited.take_if(|(stage, _)| stage.is(moment, info, body));
+            state.is_paused |= awaited.is_some();
             awaited.is_some() || over.is_some()
         });
         let is_the_one = awaited.is_some();
         if let Some((_, tell)) = awaited {
             // The test may have ended.
-            let _ = tell.send(asked.target.clone());
+            let _ = tell.send(info.target.clone());
         }
-        let state = states.wait_for(|state| !state.is_still).await.map_err(|_| HangUp)?;
+        let state = states.wait_for(|state| !state.is_paused).await.map_err(|_| HangUp)?;
         if client <= state.gone || is_the_one && state.request_is_lost {
             return Err(HangUp);
         }
