@@ -6,7 +6,7 @@
 //! HEAD, GET /[datasets/]O/N/resolve/C/P           a small file, or a redirect to the content network
 //! ```
 //!
-//! The content network is another port, hence another host, so a client that sends the token there has leaked it.
+//! The content network is another port and thereby another host, so a client that sends the token there has leaked it.
 
 use crate::http::{Answer, Request, content, serve};
 use proto::manifest::sha256;

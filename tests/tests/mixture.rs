@@ -5,7 +5,7 @@ use muster_tests::{Ended, Event, Fixture, Process};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Of every twelve trained tokens, nine come from the first source and three from the second.
+/// Shares of the trained tokens: of every twelve, nine come from the first source and three from the second.
 const SHARES: [f64; 2] = [9.0, 3.0];
 
 /// Data in two files, of which the second is sorted before the first.

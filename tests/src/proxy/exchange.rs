@@ -133,7 +133,7 @@ impl Exchange {
             google::request(headers);
         }
         // A client may give up on a slow request, and the store may still execute it after the client's next one. On
-        // a busy machine that would be a fault beside those that are drawn. Hence requests to one object take turns,
+        // a busy machine that would be a fault beside those that are drawn. So requests to one object take turns,
         // and each is executed even if its client has given up.
         let turn = lock(&self.state).turns.entry(self.info.target.clone()).or_default().clone();
         let turn = turn.lock_owned();

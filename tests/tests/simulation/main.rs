@@ -1,7 +1,7 @@
 //! Simulates failures with the real core and the real sessions: streams break, processes die or fall silent, and the
 //! coordinator dies between two commands, sleeps, is closed and resumed, or is replaced while it runs. Time is
-//! virtual, and the seed alone decides the history, so a failing seed is a complete bug report: `MUSTER_SEED=17 cargo
-//! test -p muster-tests --test simulation`.
+//! virtual, and the seed alone decides the history, so a failing seed is a complete bug report:
+//! `MUSTER_SEED=17 cargo test -p muster-tests --test simulation`.
 //!
 //! ```text
 //! Core <--- messages with latency, lost with their stream ---> Session (one per process)

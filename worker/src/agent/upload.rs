@@ -1,4 +1,4 @@
-//! Stores a rank's part of a checkpoint while training goes on.
+//! Stores a rank's part of a checkpoint while training continues.
 //!
 //! A large file is uploaded in parts, so that a retry or a timeout concerns one part only. While the store fails, a
 //! file is retried until the run's `storage_patience` is over. During that time the snapshot's room reports that it
