@@ -103,7 +103,8 @@ impl Agent {
             }
         });
         // The drain has not ended by its deadline. The extra time lets uploads that were given up abort in the store.
-        let mut overdue = std::pin::pin!(upload::late(self.leaving.subscribe(), FLUSH_TIMEOUT));
+        let mut overdue =
+            std::pin::pin!(upload::after_deadline(self.leaving.subscribe(), FLUSH_TIMEOUT));
         let (connected, mut connections) = mpsc::channel(1);
         let connection = Connection {
             slot: self.slot.clone(),
@@ -366,7 +367,7 @@ fn training_thread(
                 runtime.spawn(async move {
                     let step = snapshot.step;
                     let stored = upload::store(&storage, &place, snapshot, patience);
-                    let outcome = upload::in_time(stored, leaving).await;
+                    let outcome = upload::before_deadline(stored, leaving).await;
                     // The agent may have ended meanwhile.
                     let _ = events.send(Event::PartSaved(place, step, outcome)).await;
                 });

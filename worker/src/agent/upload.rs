@@ -42,19 +42,19 @@ pub type Leaving = watch::Receiver<Option<Instant>>;
 ///
 /// # Errors
 /// The error of `stored`, or that the deadline passed first.
-pub async fn in_time<T>(
+pub async fn before_deadline<T>(
     stored: impl Future<Output = Result<T, String>>,
     leaving: Leaving,
 ) -> Result<T, String> {
     tokio::select! {
         biased;
         outcome = stored => outcome,
-        () = late(leaving, Duration::ZERO) => Err("the worker had to exit before it was stored".into()),
+        () = after_deadline(leaving, Duration::ZERO) => Err("the worker had to exit before it was stored".into()),
     }
 }
 
 /// Resolves this long after the deadline of this process.
-pub async fn late(mut leaving: Leaving, by: Duration) {
+pub async fn after_deadline(mut leaving: Leaving, by: Duration) {
     let deadline = leaving.wait_for(Option::is_some).await.map(|deadline| *deadline);
     match deadline {
         Ok(Some(deadline)) => tokio::time::sleep_until(deadline + by).await,
@@ -171,9 +171,9 @@ mod tests {
     #[tokio::test]
     async fn an_upload_is_given_up_at_the_deadline_of_its_worker() {
         let (goes, leaving) = watch::channel(None);
-        assert_eq!(in_time(async { Ok(7) }, leaving.clone()).await, Ok(7));
+        assert_eq!(before_deadline(async { Ok(7) }, leaving.clone()).await, Ok(7));
         // The deadline is set in the middle of an upload.
-        let late = tokio::spawn(in_time(pending::<Result<(), String>>(), leaving.clone()));
+        let late = tokio::spawn(before_deadline(pending::<Result<(), String>>(), leaving.clone()));
         tokio::task::yield_now().await;
         let (asked, left) = (Instant::now(), Duration::from_millis(50));
         goes.send_replace(Some(asked + left));
@@ -181,7 +181,7 @@ mod tests {
         assert!(error.contains("the worker had to exit"), "{error}");
         assert!(asked.elapsed() >= left);
         // An upload that completes at once still succeeds.
-        assert_eq!(in_time(async { Ok(7) }, leaving).await, Ok(7));
+        assert_eq!(before_deadline(async { Ok(7) }, leaving).await, Ok(7));
     }
 
     const LONG: Duration = Duration::from_secs(600);
