@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Compares the bits of training with those of an earlier commit, for machines that worker/tests/golden has no entry for.
+# Compares the bits of training with those of an earlier commit, for processors without an entry in worker/tests/golden.
 #
-#   tests/golden.sh [REVISION]      the commit before this one, unless another is named
+#   tests/golden.sh [REVISION]      default: the previous commit
 #
-# The earlier commit is built in a worktree of its own under target/golden, and writes the entries that the present
-# tree is then held against. The test must exist there.
+# The earlier commit is built in a separate worktree under target/golden, and writes the entries with which the current
+# tree is then compared. The golden test must exist there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 revision=$(git rev-parse --verify "${1:-HEAD^}^{commit}")

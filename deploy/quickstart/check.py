@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Asks a model folder the prompts and the exam with `transformers`: `python3 check.py FOLDER [FOLDER ...]`.
 
-An independent reader of what Muster writes: the folder loads, the template renders, generation stops by itself, and the
-answers to questions that no instruction asked are counted. Needs `torch` and `transformers`.
+An independent check of Muster's model folders: the folder loads, the template renders, generation stops by itself, and the
+correct answers to questions that no instruction asked are counted. Needs `torch` and `transformers`.
 """
 
 import json
@@ -26,9 +26,9 @@ def main():
         print(f"== {folder}")
         for prompt in prompts:
             print(f"> {prompt}\n  {answer(model, tokenizer, prompt)[0]!r}")
-        said = [answer(model, tokenizer, item["question"]) for item in exam]
-        right = sum(holds(item["holds"], text) for item, (text, _) in zip(exam, said))
-        stopped = sum(stop for _, stop in said)
+        answers = [answer(model, tokenizer, item["question"]) for item in exam]
+        right = sum(holds(item["holds"], text) for item, (text, _) in zip(exam, answers))
+        stopped = sum(stop for _, stop in answers)
         print(f"exam: {right} of {len(exam)} right, {stopped} stopped by themselves")
 
 

@@ -1,4 +1,4 @@
-"""What the base model reads: pages of facts, lessons, stories and lists, as plain documents."""
+"""The corpus of the base model: pages of facts, lessons, stories and lists, as plain documents."""
 
 from stories import tell
 from tables import DAYS, MONTHS, NUMBERS
@@ -41,7 +41,7 @@ HUES = [
 ]
 
 PAGE_ROUNDS, LESSON_ROUNDS, STORIES, LISTS = 14, 18, 1100, 200
-# Sums and comparisons are many and alike; half the lessons do for them.
+# There are many similar sums and comparisons, so they get half as many lessons.
 MANY = ("plus", "minus", "bigger")
 
 

@@ -1,7 +1,7 @@
-"""What the assistant learns from: questions about the world, answered in a sentence or two; and the exam.
+"""The instructions: questions about the world, answered in a sentence or two. Also the exam.
 
-The facts named in `HELD_OUT` stand in the corpus, but no instruction asks for or tells them. The exam asks for exactly
-those: whoever answers it has learnt *to answer*, not the answers.
+The facts in `HELD_OUT` are in the corpus, but no instruction asks for or states them. The exam asks for exactly these
+facts. A model that answers them has learned *to answer*, not the answers.
 """
 
 import stories
@@ -9,7 +9,7 @@ from corpus import series, yes_or_no
 from tables import ANIMALS, COLOURS, DAYS, MONTHS, NUMBERS, PEOPLE
 from world import a, cap
 
-# Facts that would give another one away are held out together.
+# Facts that would reveal another one are held out together.
 HELD_OUT = set(
     """
 sound/owl, sound/horse, food/bear, food/rabbit, home/fox, home/bee, baby/goat, baby/duck, legs/ant, kind/swan,
@@ -23,9 +23,9 @@ nextmonth/June, beforemonth/July, weather/autumn, bigger/cow-mouse, bigger/horse
     .split(", ")
 )
 
-# Families with many facts of one kind: a sample of them teaches the form.
+# Families with many similar facts, of which a sample is enough to teach the form.
 SAMPLED = {"plus": 50, "minus": 30, "bigger": 40}
-# Stories and portraits of these people or animals would tell what is held out.
+# Stories and portraits of these people or animals would reveal held-out facts.
 SHY_PEOPLE = {
     key.split("/")[1]
     for key in HELD_OUT
@@ -123,7 +123,7 @@ def records(facts, rng) -> list:
 
 
 def exam(facts) -> list:
-    """A question for every held-out fact, its answer, and the words that a right answer holds."""
+    """A question for every held-out fact, its answer, and the words that a correct answer contains."""
     return [
         {"fact": f.key, "question": f.questions[0], "answer": f.answer, "holds": f.short}
         for f in facts
@@ -132,7 +132,7 @@ def exam(facts) -> list:
 
 
 def check(made, held):
-    """No record may ask for, or tell, what the exam asks."""
+    """Checks that no record asks for or states a fact of the exam."""
     text = "\n".join(m["content"] for r in made for m in r)
     for fact in held:
         for said in (
@@ -202,7 +202,7 @@ def conversations(taught, rng) -> list:
 
 
 def with_pronoun(fact):
-    """ "Where does she live?", or nothing where a pronoun would not do."""
+    """A question with a pronoun, such as "Where does she live?", or nothing if a pronoun does not fit."""
     if fact.family not in ("food", "home", "legs", "sound", "house", "likes", "hobby"):
         return None
     question = fact.questions[0].replace(f"does {fact.follow} ", f"does {fact.pronoun.lower()} ")

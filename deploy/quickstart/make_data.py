@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 
 def main():
     world = facts()
-    # One generator each, so that a change of the corpus leaves the instructions as they are.
+    # Each has its own generator, so that a change of the corpus does not change the instructions.
     texts = documents(world, random.Random(f"corpus {SEED}"))
     write("corpus.jsonl", [{"text": text} for text in texts])
     write(

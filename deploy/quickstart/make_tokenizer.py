@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Trains the base's tokenizer on `corpus.jsonl` and `instructions.jsonl` and writes it into `base/`.
 
-Byte-level BPE, so that any text can be written in it. Needs the `tokenizers` package. Run once; the result is
-committed, because the base's weights belong to it.
+It is a byte-level BPE tokenizer, so it can encode any text. Needs the `tokenizers` package. It was run once, and the result
+is committed, because the base's weights depend on it.
 """
 
 import json
@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 HERE = Path(__file__).resolve().parent
 VOCABULARY = 2048
-# The end of a document, and the two that frame a message in a conversation. Their ids are 0, 1 and 2.
+# The end of a document, and the start and end of a message in a conversation. Their ids are 0, 1 and 2.
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 

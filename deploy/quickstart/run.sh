@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The quick start: builds the programs, lets the base answer, tunes it on two workers, lets the result answer.
+# The quick start: builds the programs, asks the base, tunes it on two workers, and asks the result.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -7,7 +7,7 @@ cargo build --release --locked
 programs=${CARGO_TARGET_DIR:-target}/release
 mapfile -t prompts < deploy/quickstart/prompts.txt
 
-echo "== before: the base has read about Fernhill, and has never seen a question answered"
+echo "== before: the base was trained on texts about Fernhill, but never on an answered question"
 "$programs/coordinator" generate deploy/quickstart/base "${prompts[@]}" --max-new-tokens 40
 echo
 echo "== tuning on two workers"

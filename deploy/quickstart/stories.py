@@ -1,7 +1,7 @@
 """Short stories of Fernhill: plots whose beats are drawn from variants.
 
 A plot is a list of beats; a beat is a list of ways to tell it. A beat whose first variant starts with `*` carries the
-plot: the stories that an assistant tells consist of those beats only.
+plot: an assistant's stories consist of those beats only.
 """
 
 from tables import ANIMALS, PEOPLE
@@ -229,7 +229,7 @@ def tell(rng, plot=None, hero=None, brief=False, animal=None) -> str:
 
 
 def cast(rng, hero, animal) -> dict:
-    """Who and what a story is about."""
+    """The characters and things of a story."""
     row = next(p for p in PEOPLE if p[0] == hero) if hero else rng.choice(PEOPLE)
     name, pronoun, _, pet, pet_name, house, food, hobby = row
     friend = rng.choice([p[0] for p in PEOPLE if p[0] != name])

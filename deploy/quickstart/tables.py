@@ -1,4 +1,4 @@
-"""The tables behind `world.py`: one row, one thing. Change the world here, then run `make_data.py` again."""
+"""The tables for `world.py`: one row per thing. Change the world here, then run `make_data.py` again."""
 
 
 def table(text: str) -> list:

@@ -1,8 +1,8 @@
 """The closed world of the quick start: everything that is true in the village of Fernhill.
 
-`facts()` turns the tables below into `Fact`s. Each fact carries the sentences that state it (for the corpus that
-the base model reads) and the questions that ask for it with their right answer (for the instructions). Nothing
-here is random, and nothing here knows how a corpus or an instruction record looks.
+`facts()` turns the tables below into `Fact`s. Each fact has the sentences that state it (for the corpus that
+the base model reads) and the questions that ask for it with their correct answer (for the instructions). Nothing
+here is random or depends on the form of a corpus or an instruction record.
 """
 
 from dataclasses import dataclass
@@ -36,16 +36,16 @@ plus minus job who pet petname baby house""".split()
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing that is true, in every form in which it is told."""
+    """A fact, in every form in which it is stated."""
 
     key: str  # "sound/cow": the family, then the thing
-    page: str  # facts with the same page are told together
+    page: str  # facts of the same page are stated together
     statements: tuple  # "{S}" stands for the subject, which may become a pronoun
     subject: str  # "A cow"
     pronoun: str  # "It"
     questions: tuple
     answer: str  # a whole sentence
-    short: str  # what a judge looks for in an answer
+    short: str  # the words that a correct answer contains
     follow: str  # how a second question of the same family names the thing: "a cow"
 
     @property
@@ -54,7 +54,7 @@ class Fact:
 
     @property
     def word(self) -> str:
-        """The answer in one word, or nothing where it takes more."""
+        """The answer in one word, or nothing if it needs more."""
         words = self.short.split()
         return words[-1] if self.family in ONE_WORD and len(words) <= 2 else ""
 
@@ -177,7 +177,7 @@ def animals():
 
 def sizes():
     for (i, small), (j, big) in product(enumerate(SIZES), enumerate(SIZES)):
-        if j - i < 2:  # neighbours in the table are too close to tell apart
+        if j - i < 2:  # neighbours in the table are too similar in size
             continue
         less, more = a(small), a(big)
         yield fact(

@@ -1,10 +1,10 @@
 //! What idle workers and ended runs cost a standing coordinator: `cargo bench -p muster-tests --bench idle`.
 //!
-//! Simulated worker streams, 50 to a connection, that beat once a second and have nothing to do. For each number of
-//! them the coordinator's processor time is taken over a window, without and with 500 runs that have ended; once more
-//! where they beat as they are directed, as real ones do; and once more against a bare server that reads the same
-//! beats over the same gRPC library and does nothing else, which is the floor.
-//! `cargo bench -p muster-tests --bench idle -- 2000` tries this number only.
+//! Simulated workers, 50 to a connection, beat once a second and have nothing to do. For each number of workers, the
+//! benchmark measures the coordinator's processor time over a window, without and with 500 ended runs, and again with
+//! workers that beat at the directed interval, as real ones do. A bare server that only reads the same beats with the
+//! same gRPC library gives the lower bound. `cargo bench -p muster-tests --bench idle -- 2000` measures this number
+//! only.
 
 use anyhow::{Context, Result, ensure};
 use muster_tests::simulated::Simulated;
@@ -19,24 +19,25 @@ use tonic::{Request, Response, Status, Streaming};
 use wire::runs_client::RunsClient;
 use wire::workers_server::{Workers, WorkersServer};
 
-/// Workers that are tried.
+/// Numbers of workers that are measured.
 const WORKERS: [usize; 4] = [500, 1000, 2000, 4000];
-/// Runs that have ended, in the second half.
+/// Number of ended runs in the second series.
 const ENDED: usize = 500;
-/// Streams that share a connection.
+/// Number of streams per connection.
 const SHARED: usize = 50;
 const BEAT: Duration = Duration::from_secs(1);
-/// How long the coordinator is given to come to rest, and how long it is then measured.
+/// How long the benchmark waits for the coordinator to become idle.
 const SETTLE: Duration = Duration::from_secs(5);
+/// How long it then measures.
 const WINDOW: Duration = Duration::from_secs(20);
 
-/// The argument that makes this program the bare server.
+/// The argument with which this program runs the bare server.
 const BARE: &str = "bare";
 
 fn main() -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    // `cargo bench` adds an argument of its own.
+    // `cargo bench` adds an argument.
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.iter().any(|argument| argument == BARE) {
         return runtime.block_on(Bare::serve());
@@ -66,13 +67,13 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The share of a core that the coordinator takes, and its memory in MiB.
+/// The share of a core that the coordinator uses, and its memory in MiB.
 async fn measure(workers: usize, ended: usize, beat: Option<Duration>) -> Result<(f64, u64)> {
     let fixture = Fixture::new();
     let coordinator = pool::serve(&pool::folder(&fixture), "127.0.0.1:0", &[], &[]);
     let url = pool::address(&coordinator);
     end_runs(&fixture, &url, ended).await?;
-    // Where they say that their peers reach them: the coordinator looks.
+    // The address that the workers publish. It must be reachable, since the coordinator checks it.
     let ring = TcpListener::bind("127.0.0.1:0").await?;
     let address = ring.local_addr()?.to_string();
     let listening = tokio::spawn(async move { while ring.accept().await.is_ok() {} });
@@ -86,16 +87,17 @@ async fn measure(workers: usize, ended: usize, beat: Option<Duration>) -> Result
     Ok((share, memory(&coordinator)?))
 }
 
-/// The share of a core that the bare server takes.
+/// The share of a core that the bare server uses.
 async fn floor(workers: usize) -> Result<f64> {
     let server = Process::start(&std::env::current_exe()?, &[BARE]);
-    let streams = connect(&server.says(BARE_AT), workers, "127.0.0.1:1", Some(BEAT)).await?;
+    let streams =
+        connect(&server.wait_for_line(BARE_AT), workers, "127.0.0.1:1", Some(BEAT)).await?;
     let share = share(&server).await?;
     streams.iter().for_each(JoinHandle::abort);
     Ok(share)
 }
 
-/// Opens the streams of `workers`, which say that their peers reach them at `ring`.
+/// Opens the streams of `workers` workers, which publish the address `ring`.
 async fn connect(
     url: &str,
     workers: usize,
@@ -111,7 +113,7 @@ async fn connect(
                 ring: ring.to_owned(),
                 reports: Vec::new(),
                 beat,
-                // Spread over the second, as those of real workers are.
+                // Beats are spread over the second, as those of real workers are.
                 delay: BEAT.mul_f64(number as f64 % 97.0 / 97.0),
             };
             streams.push(worker.connect(channel.clone()).await?);
@@ -120,7 +122,7 @@ async fn connect(
     Ok(streams)
 }
 
-/// The share of a core that a process takes, once it has come to rest.
+/// The share of a core that a process uses once it is idle.
 async fn share(process: &Process) -> Result<f64> {
     tokio::time::sleep(SETTLE).await;
     let (began, before) = (Instant::now(), processor_time(process)?);
@@ -128,14 +130,14 @@ async fn share(process: &Process) -> Result<f64> {
     Ok((processor_time(process)? - before) / began.elapsed().as_secs_f64())
 }
 
-/// A server of workers that reads what they say, and no more.
+/// A server that reads workers' reports and does nothing else.
 struct Bare;
 
-/// What comes before its address.
+/// The text before the address of the bare server.
 const BARE_AT: &str = "bare server at ";
 
 impl Bare {
-    /// Serves as a coordinator does, until it is killed.
+    /// Serves with a coordinator's settings, until it is killed.
     async fn serve() -> Result<()> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         eprintln!("{BARE_AT}http://{}", listener.local_addr()?);
@@ -184,18 +186,18 @@ async fn end_runs(fixture: &Fixture, url: &str, count: usize) -> Result<()> {
     }
 }
 
-/// Seconds of processor time that a process has taken.
+/// Seconds of processor time that a process has used.
 fn processor_time(process: &Process) -> Result<f64> {
     let pid = process.pid().as_raw_nonzero();
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name, in brackets, may hold anything; user and system time are the 14th and 15th field.
+    // The name, in brackets, may contain any character. User and system time are the 14th and 15th field.
     let (_, rest) = stat.rsplit_once(") ").context("a name")?;
     let fields: Vec<&str> = rest.split(' ').collect();
     let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
     Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
-/// MiB of memory that a process holds.
+/// Resident memory of a process in MiB.
 fn memory(process: &Process) -> Result<u64> {
     let pid = process.pid().as_raw_nonzero();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;

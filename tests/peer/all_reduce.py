@@ -1,7 +1,7 @@
 """One rank of PyTorch's gloo all-reduce, for `cargo bench -p worker --bench all_reduce`.
 
-Speaks what the benchmark's own ranks speak: each line `LENGTH REPETITIONS` on standard input is answered
-by one line, two figures for each repetition: the seconds that passed and the seconds of processor time.
+Uses the protocol of the benchmark's own ranks: each line `LENGTH REPETITIONS` on standard input is answered
+by one line with two figures for each repetition: seconds of wall time and seconds of processor time.
 """
 
 import os

@@ -2,9 +2,9 @@
 
     checkpoint.py --threads N < lines
 
-The first line is the elements of every parameter, `[n, n, ...]`. A line `save FOLDER` is answered with one line of JSON: the
-seconds until `async_save` gave training back, and until all was on disk. `load FOLDER` likewise, with the seconds of `load`:
-masters and moments, not the model in its own dtype, which nobody needs to go on.
+The first line has the number of elements of every parameter, `[n, n, ...]`. A line `save FOLDER` is answered with one line
+of JSON: the seconds until `async_save` returned, and until everything was on disk. A line `load FOLDER` is answered with the
+seconds of `load`. It loads masters and moments, but not the model in its own dtype, which is not needed to resume.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def main():
     parser.add_argument("--threads", type=int, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    # Nobody else listens to what is said on standard output.
+    # Keeps standard output for the answers: other prints go to standard error.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     elements = json.loads(sys.stdin.readline())

@@ -1,4 +1,4 @@
-"""Writes one set of conversations into the folder given: as JSON lines, as gzip of several members, and as Parquet of
+"""Writes one set of conversations to the given folder: as JSON lines, as gzip with several members, and as Parquet with
 several row groups. The lines and the table are large enough to be cut into ranges."""
 
 import gzip
@@ -31,10 +31,10 @@ def record(i):
 records = [record(i) for i in range(RECORDS)]
 lines = "".join(json.dumps(r) + "\n" for r in records).encode()
 (folder / "data.jsonl").write_bytes(lines)
-# Members end anywhere, also within a line.
+# Members may end within a line.
 size = len(lines) // MEMBERS + 1
 members = [gzip.compress(lines[at : at + size], 1) for at in range(0, len(lines), size)]
 (folder / "data.jsonl.gz").write_bytes(b"".join(members))
-# As large as the lines: what a codec or a dictionary saves would leave too little to cut.
+# Uncompressed, so that the file is large enough to be cut.
 options = {"compression": "none", "use_dictionary": False, "row_group_size": ROW_GROUP}
 pq.write_table(pa.Table.from_pylist(records), folder / "data.parquet", **options)

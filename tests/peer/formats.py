@@ -1,4 +1,4 @@
-"""The reference for ShareGPT: what a user of transformers writes to render such a set.
+"""The reference for ShareGPT: renders such a data set as a user of transformers would.
 
 Arguments: a tokenizer's folder, a file of records, and template files. Writes one JSON line per
 template and record: {"text": ...} or {"error": ...}.
@@ -25,7 +25,7 @@ def main():
     with open(file, encoding="utf-8") as records:
         records = json.load(records)
     for path in templates:
-        # Newlines as they are: transformers reads its templates so.
+        # Does not translate newlines, as transformers does not for its templates.
         with open(path, encoding="utf-8", newline="") as template:
             template = template.read()
         for record in records:
@@ -36,7 +36,7 @@ def main():
                     messages, tools=tools or None, chat_template=template, tokenize=False
                 )
                 print(json.dumps({"text": text}))
-            except Exception as error:  # what a template raises is part of the answer
+            except Exception as error:  # an error of a template is part of the answer
                 print(json.dumps({"error": f"{type(error).__name__}: {error}"}))
 
 

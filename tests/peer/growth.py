@@ -1,4 +1,4 @@
-"""What transformers makes of a model folder whose vocabulary has grown.
+"""Loads a model folder whose vocabulary has grown in transformers, and prints what it sees.
 
 Arguments: the folder, the token that ends an answer, and the special tokens to look up. Writes
 one JSON object.

@@ -1,6 +1,6 @@
-"""What transformers makes of a model folder: loaded from there alone, without a network.
+"""Loads model folders in transformers, without a network, and prints what it sees.
 
-Arguments: folders. Writes one JSON object a line for each: keys that do not fit, a digest of the logits of a short
+Arguments: folders. Writes one line of JSON for each: keys that do not fit, a digest of the logits of a short
 prompt, where generation stops, and a conversation as the template renders it.
 """
 
@@ -26,7 +26,7 @@ def seen(folder):
     ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
     with torch.no_grad():
         logits = model(input_ids=ids).logits
-    # What the template puts behind an answer begins with the token that ends it.
+    # The template's text after an answer begins with the token that ends it.
     behind = tokenizer.encode(text[text.index(ANSWER) + len(ANSWER) :], add_special_tokens=False)
     eos = GenerationConfig.from_pretrained(folder).eos_token_id
     return {

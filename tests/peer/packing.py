@@ -1,12 +1,12 @@
-"""The peers of the planner: how many packs of so many tokens TRL and axolotl make of a data set's conversations.
+"""The peers of the planner: how many packs of a given size TRL and axolotl make of a data set's conversations.
 
     packing.py MODEL DATA CAPACITY...
 
-DATA is a file of Alpaca records. The model's tokenizer gives the lengths; what is longer than a pack is left out for all. Prints
+DATA is a file of Alpaca records. The model's tokenizer gives the lengths; samples longer than a pack are left out. Prints
 one line of JSON for each capacity: `{"capacity": ..., "lengths": [...], "trl": packs, "axolotl": packs}`.
 
-TRL packs by its own `trl.data_utils.pack_dataset` with the strategy `bfd`, best fit decreasing. Of axolotl there is only the
-algorithm, since the package needs a GPU's libraries to be imported: `pack_group` in `axolotl/utils/samplers/multipack.py`
+TRL packs with `trl.data_utils.pack_dataset` and the strategy `bfd`, best fit decreasing. Importing axolotl needs a GPU's
+libraries, so its algorithm is repeated here: `pack_group` in `axolotl/utils/samplers/multipack.py`
 (0.19.0), first fit in the sampler's order, in groups of `sample_packing_group_size` (100,000) with at most
 `sample_packing_bin_size` (200) samples a pack.
 """

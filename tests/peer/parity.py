@@ -1,11 +1,11 @@
-"""Makes the reference that `tests/parity.rs` holds our decoder against, with transformers and PyTorch in f32.
+"""Makes the references with which `tests/parity.rs` compares our decoder, with transformers and PyTorch in f32.
 
     parity.py OUT [--model FOLDER]
 
 For every case OUT/<case>/ becomes a model folder as transformers writes it (tiny, random weights), and
-OUT/<case>/reference.safetensors holds a pack of documents, the targets, and what transformers makes of them: logits, the weighted
-loss sum, and its gradient with respect to every parameter. Each document runs through transformers by itself, so that nothing about packing
-is taken on trust. With --model, OUT/smollm2/ holds the reference of that folder and greedy continuations.
+OUT/<case>/reference.safetensors has a pack of documents, the targets, and the results of transformers: logits, the weighted
+loss sum, and its gradient with respect to every parameter. Each document runs through transformers by itself, so that the
+reference does not depend on packing. With --model, OUT/smollm2/ has the reference of that folder and greedy continuations.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def cases():
 
 
 def scramble(model):
-    """Norms off one and biases off zero, where a wrong use of them shows."""
+    """Makes norms differ from one and biases from zero, so that wrong uses of them show."""
     for name, parameter in model.named_parameters():
         if "norm" in name:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
@@ -128,7 +128,7 @@ def tiny(out):
         model.to(dtype).save_pretrained(folder, max_shard_size=options.get("shard", "1GB"))
         if options.get("older"):
             as_transformers4(folder)
-        # What counts is what transformers reads back.
+        # The reference is computed from the stored weights.
         model = load(folder)
         save_file(reference(model, DOCUMENTS, seed), folder / "reference.safetensors")
 

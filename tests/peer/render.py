@@ -2,9 +2,10 @@
 
 Reads one JSON object on standard input: {"models": [FOLDER], "cases": [{"model": INDEX, "template":
 TEXT or null, "messages": [...], "tools": [...] or null, "kwargs": {...} or null,
-"add_generation_prompt": bool, "mask": bool, "without_prompts": bool, "literal": [TOKEN] or null}]}. Writes one JSON line per case: {"text": ...} or {"error": ...}, and with `mask` also {"tokens": [...],
-"mask": [...]}, tokenized with add_special_tokens off; `without_prompts` takes out of the mask what generation prompts
-write. With `literal` the texts of these special tokens in messages are cut as texts.
+"add_generation_prompt": bool, "mask": bool, "without_prompts": bool, "literal": [TOKEN] or null}]}. Writes one JSON line per
+case: {"text": ...} or {"error": ...}, and with `mask` also {"tokens": [...], "mask": [...]}, tokenized with
+add_special_tokens off. `without_prompts` removes from the mask what generation prompts write. With `literal`, the texts of
+these special tokens in messages are tokenized as text.
 """
 
 import datetime
@@ -17,7 +18,7 @@ from transformers.utils import chat_template_utils
 
 
 class PinnedDate(datetime.datetime):
-    """What `strftime_now` asks, on the day that the test names to both sides."""
+    """The clock of `strftime_now`, pinned to the day that the test uses on both sides."""
 
     @classmethod
     def now(cls, tz=None):
@@ -28,17 +29,17 @@ chat_template_utils.datetime = PinnedDate
 
 
 def clear_prompts(tokenizer, messages, result, shared):
-    """Takes out of the mask what a prompt would write after the messages before an answer."""
+    """Removes from the mask what a prompt would write after the messages before an answer."""
     text = result["text"]
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     if encoded["input_ids"] != result["tokens"]:
-        raise ValueError("the text has other tokens by itself")
+        raise ValueError("the text alone has other tokens")
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
         try:
             before = tokenizer.apply_chat_template(messages[:i], tokenize=False, **shared)
-        except Exception:  # some templates take no conversation that ends like this
+        except Exception:  # some templates refuse a conversation that ends like this
             continue
         for thinking in ({}, {"enable_thinking": False}, {"thinking": False}):
             asked = shared | {"add_generation_prompt": True} | thinking
@@ -50,7 +51,7 @@ def clear_prompts(tokenizer, messages, result, shared):
 
 
 def literal(tokenizer, case, shared):
-    """Tokens of a conversation in which the texts of special tokens stay texts."""
+    """Tokens of a conversation in which the texts of special tokens stay text."""
     tokens = case["literal"]
     hidden = {token: f"\u2063{i}\u2063" for i, token in enumerate(tokens)}
 
@@ -92,7 +93,7 @@ def answer(tokenizer, case):
             if case.get("without_prompts"):
                 clear_prompts(tokenizer, case["messages"], result, shared)
         return result
-    except Exception as error:  # what a template raises is part of the answer
+    except Exception as error:  # an error of a template is part of the answer
         return {"error": f"{type(error).__name__}: {error}"}
 
 

@@ -3,7 +3,7 @@
     step.py MODEL --threads N < lines
 
 The first line is the batch, `[[ids of document 1], [ids of document 2]]`. Every line `step` after it is answered with one line
-of JSON: the step's seconds by the wall and by the processors, loss before the update, and the norm of its gradient.
+of JSON: the step's wall time and processor time in seconds, the loss before the update, and the norm of its gradient.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def main():
     torch.set_num_threads(arguments.threads)
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32, attn_implementation="sdpa")
     model.train()
-    # The pad token is a token like any other in our gradient too.
+    # In our gradient, the pad token is a token like any other.
     model.get_input_embeddings().padding_idx = None
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.01, fused=True)
     batch = torch.tensor(json.loads(sys.stdin.readline()))

@@ -1,5 +1,5 @@
-"""Writes one set of records with every container's own library into the folder given, and prints for each file its name
-and the records that the library itself reads back."""
+"""Writes one set of records to the given folder with each container's own library, and prints for each file its name and
+the records that the library reads back."""
 
 import csv
 import gzip
@@ -25,7 +25,7 @@ def record(i):
         {"role": "user", "content": text(5), "name": None},
         {"role": "assistant", "content": text(50), "name": "a" if i % 3 else None},
     ]
-    # A long text now and then, and one that repeats, as a dictionary likes it.
+    # Some long texts, and a repeated one for dictionary encoding.
     return {"id": i, "messages": messages[: 1 + i % 2], "score": i / 8, "system": "Be brief.", "tags": [] if i % 4 else ["x", "y"]}
 
 

@@ -7,23 +7,23 @@ use base64::prelude::BASE64_STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use std::process::Command;
 
-/// The container that is there.
+/// The only container.
 pub const CONTAINER: &str = "muster";
-/// The account that every Azurite has, as its documentation tells.
+/// The account of every Azurite server, according to its documentation.
 const ACCOUNT: &str = "devstoreaccount1";
 const KEY: &str =
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 const VERSION: &str = "2021-08-06";
 
-/// A server; it ends with this.
+/// A running server, which is stopped when this is dropped.
 pub struct Azurite {
     _server: Server,
     port: u16,
 }
 
 impl Azurite {
-    /// Starts a server with `azurite-blob` (MUSTER_TEST_AZURITE); none, said on standard output, where there is no such
-    /// program.
+    /// Starts a server with `azurite-blob` (MUSTER_TEST_AZURITE). Without that program, prints that the test is
+    /// skipped and returns `None`.
     pub fn start(test: &str) -> Option<Self> {
         let azurite = program(test, "MUSTER_TEST_AZURITE")?;
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -34,7 +34,7 @@ impl Azurite {
             .args(["--blobPort", &port.to_string()])
             .current_dir(folder.path());
         let mut server = Server::start("Azurite", &mut command, folder);
-        server.listens(port);
+        server.wait_until_listening(port);
         make_container(port);
         Some(Self { _server: server, port })
     }
@@ -49,7 +49,7 @@ impl Azurite {
     }
 }
 
-/// "Create Container", signed as "Authorize with Shared Key" has it: object_store makes none.
+/// Sends "Create Container", signed according to "Authorize with Shared Key", since object_store cannot create one.
 fn make_container(port: u16) {
     let date = chrono::Utc::now().format("%a, %d %b %Y %H:%M:%S GMT").to_string();
     let signed = format!(

@@ -1,13 +1,13 @@
-//! A small run in a folder of its own: the quick start's base and the first of its conversations.
+//! A small run in its own folder, with the quick start's base and the first of its conversations.
 
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// Conversations in the data set: two packs of 256 tokens hold about 20.
+/// Conversations in the data set; two packs of 256 tokens hold about 20.
 pub const RECORDS: usize = 240;
 /// Steps that [`SPEC`] plans.
 pub const STEPS: u64 = 40;
-/// Steps of a run that is made long.
+/// Steps of a run after [`Fixture::long`].
 pub const LONG: u64 = 160;
 /// Steps between two checkpoints.
 pub const EVERY: u64 = 8;
@@ -34,7 +34,7 @@ checkpoint: {every: 8, keep: 100}
 output: ./runs
 ";
 
-/// A folder with `base/`, `data.jsonl` and `spec.yaml`; it goes when this does.
+/// A folder with `base/`, `data.jsonl` and `spec.yaml`, which is deleted when this is dropped.
 pub struct Fixture {
     folder: TempDir,
 }
@@ -46,7 +46,7 @@ impl Default for Fixture {
 }
 
 impl Fixture {
-    /// A run that ends well.
+    /// A run that succeeds.
     pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let fixture = Self { folder };
@@ -66,12 +66,12 @@ impl Fixture {
         fixture
     }
 
-    /// A path in the folder.
+    /// A path in the fixture's folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// Writes a file, over whatever is there.
+    /// Writes a file, or overwrites it.
     pub fn write(&self, name: &str, text: &str) {
         std::fs::write(self.path(name), text).expect("the temporary folder can be written to");
     }
@@ -82,25 +82,25 @@ impl Fixture {
         std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
     }
 
-    /// Changes a file's only occurrence of `old`.
+    /// Replaces the only occurrence of `old` in a file.
     pub fn change(&self, name: &str, old: &str, new: &str) {
         let text = self.read(name);
         assert_eq!(text.matches(old).count(), 1, "`{old}` in {name}");
         self.write(name, &text.replace(old, new));
     }
 
-    /// Changes the spec's only occurrence of `old`.
+    /// Replaces the only occurrence of `old` in the spec.
     pub fn respec(&self, old: &str, new: &str) {
         self.change("spec.yaml", old, new);
     }
 
-    /// Makes the run long enough that something can be done while it is at it.
+    /// Makes the run long enough that a test can act while it is training.
     pub fn long(&self) {
         self.respec("max_steps: 40", &format!("max_steps: {LONG}"));
         self.respec("epochs: 20", "epochs: 80");
     }
 
-    /// How many facts of a kind the journal of `run` holds.
+    /// Number of facts of a kind in the journal of `run`.
     pub fn facts(&self, run: &str, kind: &str) -> usize {
         journal(&self.path("runs").join(run)).iter().filter(|f| f["event"] == kind).count()
     }
@@ -147,7 +147,7 @@ pub fn files(folder: &Path) -> Vec<String> {
 pub fn journal(run: &Path) -> Vec<serde_json::Value> {
     let folder = run.join("journal");
     let mut facts = Vec::new();
-    // A writer that was killed leaves `NAME#1`, which is no entry.
+    // A writer that was killed leaves `NAME#1`, which is not an entry.
     let entries = files(&folder).into_iter().filter(|name| !name.contains('#'));
     for (number, name) in entries.enumerate() {
         assert_eq!(name, format!("{number:010}.json"), "a journal has no gap");

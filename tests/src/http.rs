@@ -1,4 +1,4 @@
-//! As much of HTTP/1.1 as tests need: one request on a connection, bodies of a known length.
+//! The part of HTTP/1.1 that tests need: one request per connection, and bodies of a known length.
 
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -7,34 +7,34 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 
-/// What was asked.
+/// A request.
 #[derive(Debug)]
 pub struct Request {
     /// `GET`, `HEAD`, ...
     pub method: String,
     /// Path and query, as sent.
     pub target: String,
-    /// By lower-case name.
+    /// The headers, by lower-case name.
     pub headers: BTreeMap<String, String>,
 }
 
-/// What is answered.
+/// A response.
 #[derive(Debug, Default)]
 pub struct Answer {
-    /// The status.
+    /// The status code.
     pub status: u16,
-    /// Names and values.
+    /// Names and values of the headers.
     pub headers: Vec<(&'static str, String)>,
-    /// All of it; to a HEAD request only its length is sent.
+    /// The whole body; the answer to a HEAD request has its length only.
     pub body: Vec<u8>,
 }
 
-/// Answers every request on a port of its own for as long as the test's process lives.
+/// Answers every request on a new port for as long as the test's process runs.
 pub fn serve(answer: impl Fn(&Request) -> Answer + Send + Sync + Copy + 'static) -> SocketAddr {
     accept(move |stream| converse(stream, answer))
 }
 
-/// As [`serve`], over TLS, and the certificate by which it is known: of its own making.
+/// Does the same as [`serve`] over TLS. Also returns the self-signed certificate.
 pub fn serve_tls(
     answer: impl Fn(&Request) -> Answer + Send + Sync + Copy + 'static,
 ) -> (SocketAddr, String) {
@@ -52,7 +52,7 @@ pub fn serve_tls(
     (address, made.cert.pem())
 }
 
-/// Listens on a port of its own; each connection has a thread of its own.
+/// Listens on a new port, with one thread per connection.
 fn accept(
     converse: impl Fn(TcpStream) -> std::io::Result<()> + Clone + Send + 'static,
 ) -> SocketAddr {
@@ -61,7 +61,7 @@ fn accept(
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let converse = converse.clone();
-            // A client that hangs up has made up its mind.
+            // A client may hang up.
             std::thread::spawn(move || drop(converse(stream)));
         }
     });
@@ -98,7 +98,7 @@ fn converse(
     stream.flush()
 }
 
-/// A body under a range, where the request asks for one.
+/// Answers with `body`, or with the range of it that the request asks for.
 pub fn content(request: &Request, body: &[u8]) -> Answer {
     let range =
         request.headers.get("range").and_then(|r| r.strip_prefix("bytes=")?.split_once('-'));
@@ -115,12 +115,12 @@ pub fn content(request: &Request, body: &[u8]) -> Answer {
     }
 }
 
-/// The body of an answer that says it went well: JSON where the server can choose.
+/// Sends a request that prefers JSON and returns the body of the answer. Panics if the answer is not a success.
 pub fn ask(port: u16, method: &str, target: &str, body: &[u8]) -> Vec<u8> {
     send(port, method, target, &[("Accept", "application/json")], body)
 }
 
-/// Sends a request, and gives the body of an answer that says it went well: in one piece, as HTTP/1.0 has it.
+/// Sends an HTTP/1.0 request, so that the answer is not chunked, and returns its body. Panics if it is not a success.
 pub fn send(
     port: u16,
     method: &str,
@@ -143,11 +143,11 @@ pub fn send(
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("an answer has a head") + 4;
     let head = String::from_utf8_lossy(&answer[..end]).into_owned();
     let body = answer.split_off(end);
-    let said = || String::from_utf8_lossy(&body);
+    let text = || String::from_utf8_lossy(&body);
     assert!(
         head.split(' ').nth(1).is_some_and(|status| status.starts_with("20")),
         "{method} {target}: {head}{}",
-        said()
+        text()
     );
     body
 }

@@ -1,12 +1,12 @@
-//! A hub of our own: as much of the Hugging Face hub's interface as reading takes.
+//! A test hub: the part of the Hugging Face hub's interface that reading needs.
 //!
 //! ```text
-//! GET  /api/{models,datasets}/O/N/revision/R      what a revision is
-//! GET  /api/{models,datasets}/O/N/tree/C[/P]      files, in pages of two, the next by a Link header
+//! GET  /api/{models,datasets}/O/N/revision/R      the commit of a revision
+//! GET  /api/{models,datasets}/O/N/tree/C[/P]      files, in pages of two, with a Link header
 //! HEAD, GET /[datasets/]O/N/resolve/C/P           a small file, or a redirect to the content network
 //! ```
 //!
-//! The content network is another port, and so another host: whoever sends the token there has betrayed it.
+//! The content network is another port and thereby another host, so a client that sends the token there has leaked it.
 
 use crate::http::{Answer, Request, content, serve};
 use proto::manifest::sha256;
@@ -16,23 +16,23 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What opens private repositories.
+/// The token that grants access to private repositories.
 pub const TOKEN: &str = "hf_not_to_be_shown";
-/// A larger file lies in large file storage.
+/// Larger files are in large file storage.
 const SMALL: usize = 4096;
-/// What every repository's only commit is called.
+/// Names of every repository's only commit.
 const REVISIONS: [&str; 2] = ["main", "v1"];
-/// Files on a page of a listing.
+/// Number of files on a page of a listing.
 const PAGE: usize = 2;
 
-/// Whom a repository is shown to.
+/// Who may read a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Everybody.
+    /// Every client.
     Public,
-    /// Whoever has the token.
+    /// Clients that send the token.
     Private,
-    /// Nobody, before its owner has agreed.
+    /// No client, since the terms have not been accepted.
     Gated,
 }
 
@@ -44,19 +44,19 @@ struct Repository {
     files: BTreeMap<String, Vec<u8>>,
 }
 
-/// Repositories under way, and what was asked of them.
+/// The served repositories, and counts of requests.
 #[derive(Debug, Default)]
 struct State {
     repositories: Vec<Repository>,
-    betrayals: AtomicUsize,
+    leaks: AtomicUsize,
     downloads: AtomicUsize,
 }
 
-/// Repositories to be served.
+/// Repositories that a hub will serve.
 #[derive(Debug, Default)]
 pub struct Repositories(Vec<Repository>);
 
-/// A hub that answers for as long as the test's process lives.
+/// A hub that answers for as long as the test's process runs.
 #[derive(Clone, Copy, Debug)]
 pub struct TestHub {
     state: &'static State,
@@ -64,7 +64,7 @@ pub struct TestHub {
 }
 
 impl Repositories {
-    /// With one more: its `id` is `models/owner/name` or `datasets/owner/name`.
+    /// Adds a repository, whose `id` is `models/owner/name` or `datasets/owner/name`.
     pub fn with(mut self, id: &str, access: Access, files: BTreeMap<String, Vec<u8>>) -> Self {
         self.0.push(Repository { id: id.into(), access, files });
         self
@@ -81,28 +81,28 @@ impl Repositories {
 }
 
 impl TestHub {
-    /// The environment in which Muster, and the hub's own client, find it.
+    /// The environment in which Muster and the hub's Python client use this hub.
     pub fn environment(&self) -> [(&'static str, String); 2] {
         [("HF_ENDPOINT", self.endpoint()), ("HF_TOKEN", TOKEN.into())]
     }
 
-    /// Its address.
+    /// URL of the hub.
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// How often the token was sent to another host.
-    pub fn betrayals(&self) -> usize {
-        self.state.betrayals.load(Ordering::SeqCst)
+    /// Number of times that the token was sent to the content network.
+    pub fn leaks(&self) -> usize {
+        self.state.leaks.load(Ordering::SeqCst)
     }
 
-    /// How many large files were read, or pieces of them.
+    /// Number of reads of large files, whole or in part.
     pub fn downloads(&self) -> usize {
         self.state.downloads.load(Ordering::SeqCst)
     }
 }
 
-/// The files of a folder, by name.
+/// Reads the files of a folder, by name.
 pub fn folder(path: &Path) -> BTreeMap<String, Vec<u8>> {
     let read = |name: &String| std::fs::read(path.join(name)).expect("it was listed");
     let names = crate::fixture::files(path);
@@ -161,7 +161,7 @@ impl State {
 
     fn large_file(&self, request: &Request) -> Answer {
         if request.headers.contains_key("authorization") {
-            self.betrayals.fetch_add(1, Ordering::SeqCst);
+            self.leaks.fetch_add(1, Ordering::SeqCst);
         }
         if request.method == "GET" {
             self.downloads.fetch_add(1, Ordering::SeqCst);
@@ -184,7 +184,7 @@ impl Repository {
 
     fn tree(&self, request: &Request, under: &str, query: &str) -> Answer {
         let cursor = query.split('&').find_map(|pair| pair.strip_prefix("cursor="));
-        let start: usize = cursor.map_or(0, |c| c.parse().expect("our own"));
+        let start: usize = cursor.map_or(0, |c| c.parse().expect("made by this hub"));
         let inside = |path: &&String| {
             under.is_empty() || path.strip_prefix(under).is_some_and(|rest| rest.starts_with('/'))
         };

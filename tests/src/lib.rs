@@ -1,26 +1,31 @@
-//! What tests of the whole system share.
+//! Code that tests of the whole system share.
 //!
 //! ```text
 //! programs   the `coordinator` and `worker` of this build
-//! fixture    a small run in a folder of its own: base, data, spec
-//! process    a program under way: its events, each with a deadline; signals; what it leaves behind
+//! fixture    a small run in its own folder: base, data, spec
+//! process    a running program: its events, each with a deadline; signals; processes that it leaves behind
 //! pool       a standing coordinator and its workers
-//! seaweed    a real S3 server                                proxy      what goes wrong before it
-//! azurite    a real Azure server                             server     what they have in common
-//! again      a test once more, in a store's environment
-//! stored     a run in a store, looked at from beside it
-//! hub        a hub of our own            http       as much of HTTP as that takes
-//! model      the weights of a model folder                    lone       a run of one worker, without a plan
-//! simulated  a worker that only speaks
+//! seaweed    a real S3 server
+//! azurite    a real Azure server
+//! server     the code that both servers share
+//! proxy      a proxy in front of a server, which injects faults
+//! ignored    runs an ignored test in a store's environment
+//! stored     inspects a run in a store
+//! hub        a test hub with the interface of the Hugging Face hub
+//! http       the part of HTTP that the hub needs
+//! model      the weights of a model folder
+//! lone       a run of one worker, without a plan
+//! simulated  a worker that sends messages and does no work
+//! undisturbed  the reference result of the fixture's run
 //! ```
 //!
-//! Here is no claim: those are in `tests/`.
+//! The tests themselves are in `tests/`.
 
-pub mod again;
 pub mod azurite;
 pub mod fixture;
 pub mod http;
 pub mod hub;
+pub mod ignored;
 pub mod lone;
 pub mod model;
 pub mod pool;

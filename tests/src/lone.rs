@@ -1,13 +1,13 @@
-//! A run of one worker without a plan: what it saves, and what it is told to begin with.
+//! A run of one worker without a plan: the manifest of its checkpoint, and the duty to start from one.
 
 use proto::id::{Generation, Lineage, RunId};
 use proto::manifest::{Checkpoint, File};
 use proto::protocol::{Load, Start, Train};
 
-/// The digest of its plan.
+/// The digest of the run's plan.
 pub const PLAN: &str = "d";
 
-/// The manifest of a checkpoint of these files.
+/// The manifest of a checkpoint with these files.
 pub fn manifest(run: &RunId, lineage: Lineage, step: u64, files: Vec<File>) -> Checkpoint {
     let of_state = |f: &File| f.key.starts_with(Checkpoint::STATE);
     let (state, model) = files.into_iter().partition(of_state);
@@ -15,7 +15,7 @@ pub fn manifest(run: &RunId, lineage: Lineage, step: u64, files: Vec<File>) -> C
     Checkpoint { run, lineage, step, plan_digest, model, state, receipt: None, state_digest: None }
 }
 
-/// What the worker is told that begins there.
+/// The duty of the worker that starts from this checkpoint.
 pub fn duty(run: &RunId, start: Start) -> Train {
     let load = Load {
         run: run.clone(),

@@ -1,4 +1,4 @@
-//! The weights of a model folder, however many files hold them.
+//! Reads the weights of a model folder, from any number of files.
 
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
@@ -29,7 +29,7 @@ pub fn weights(folder: &Path) -> Weights {
 pub fn assert_bit_equal(got: &Weights, wanted: &Weights) {
     assert_eq!(got.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>());
     for (name, tensor) in wanted {
-        // Bytes would fill the screen.
+        // `assert_eq!` would print all the bytes.
         assert!(got[name] == *tensor, "{name} differs");
     }
 }

@@ -10,19 +10,19 @@ use rustix::process::Signal;
 pub struct Pool {
     /// The coordinator.
     pub coordinator: Process,
-    /// Two slots, `hand-0` and `hand-1`.
+    /// The supervisor of the two slots `hand-0` and `hand-1`.
     pub workers: Option<Process>,
-    /// Where the coordinator is.
+    /// URL of the coordinator.
     pub url: String,
 }
 
 impl Pool {
-    /// Both, over the folder of `fixture`.
+    /// Starts both, with the output of `fixture`.
     pub fn start(fixture: &Fixture) -> Self {
         Self::start_in(&folder(fixture), &[])
     }
 
-    /// Both, over any output.
+    /// Starts both, with any output.
     pub fn start_in(output: &str, environment: &[(&'static str, String)]) -> Self {
         let [port] = free_ports();
         let listen = format!("127.0.0.1:{port}");
@@ -33,14 +33,14 @@ impl Pool {
         Self { coordinator, workers, url }
     }
 
-    /// A command of the pool's users, with `--json`.
+    /// Starts a user's command against the coordinator, with `--json`.
     pub fn ask(&self, arguments: &[&str]) -> Process {
         let mut all = arguments.to_vec();
         all.extend(["--coordinator", &self.url, "--json"]);
         Process::start(&programs::coordinator(), &all)
     }
 
-    /// The name of a submitted run.
+    /// Submits the fixture's run and returns its name.
     pub fn submit(&self, fixture: &Fixture, key: &str) -> String {
         let spec = fixture.path("spec.yaml");
         let spec = spec.to_str().expect("a temporary path");
@@ -49,25 +49,25 @@ impl Pool {
         answer["run"].as_str().expect("a name").to_owned()
     }
 
-    /// How a run is doing.
+    /// The status of a run.
     pub fn status(&self, run: &str) -> Event {
         let ended = self.ask(&["status", run]).end().with_code(0);
         let [status] = &ended.events[..] else { panic!("one status: {:?}", ended.events) };
         status.clone()
     }
 
-    /// Kills the coordinator; another takes its place.
+    /// Kills the coordinator and starts another one at the same address.
     pub fn restart_coordinator(&mut self, fixture: &Fixture) {
         self.coordinator.signal(Signal::KILL);
-        assert_eq!(self.coordinator.left_within(PATIENCE), [""; 0]);
+        assert_eq!(self.coordinator.remaining_within(PATIENCE), [""; 0]);
         let address = self.url.strip_prefix("http://").expect("http");
         self.coordinator = serve(&folder(fixture), address, &[], &[]);
-        self.coordinator.says("coordinator at ");
+        self.coordinator.wait_for_line("coordinator at ");
     }
 
     /// The workers' supervisor.
     pub fn workers(&self) -> &Process {
-        self.workers.as_ref().expect("they were not told to go")
+        self.workers.as_ref().expect("they have not been stopped")
     }
 }
 
@@ -76,7 +76,7 @@ pub fn folder(fixture: &Fixture) -> String {
     fixture.path("runs").display().to_string()
 }
 
-/// A coordinator over an output.
+/// Starts a coordinator with an output.
 pub fn serve(
     output: &str,
     listen: &str,
@@ -87,18 +87,18 @@ pub fn serve(
     Process::start_in(&programs::coordinator(), &all, environment)
 }
 
-/// Where a coordinator says that it is.
+/// The URL that a coordinator prints.
 pub fn address(coordinator: &Process) -> String {
-    let said = coordinator.says("coordinator at ");
-    said.split(',').next().expect("an address, then the output").to_owned()
+    let line = coordinator.wait_for_line("coordinator at ");
+    line.split(',').next().expect("an address, then the output").to_owned()
 }
 
-/// The spec's workers: both of the pool.
+/// Makes the run use both workers of the pool.
 pub fn for_two(fixture: &Fixture) {
     fixture.respec("name: small", "name: small\nworkers: {min: 2, max: 2}");
 }
 
-/// From the first that the new coordinator of a long run recorded to the last, none is missing and none is told twice.
+/// Checks that no step is missing or repeated, from the first one that the new coordinator of a long run recorded.
 pub fn assert_each_step_once(watched: &Ended) {
     let steps: Vec<_> = watched.all("step").iter().map(|e| e.count("step")).collect();
     let first = *steps.first().expect("steps after the restart");

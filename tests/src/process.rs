@@ -1,7 +1,7 @@
-//! A program under way: its events, each with a deadline; signals to it and to what it has started.
+//! A running program: its events, each with a deadline, and signals to it and to the processes that it has started.
 //!
-//! Every program is started with a mark in its environment, which whatever it starts inherits: so a test finds a rank
-//! among the ranks of other tests, and sees whether anything was left behind.
+//! Every program has a mark in its environment, which the processes that it starts inherit. By the mark, a test tells
+//! its ranks from those of other tests, and finds processes that were left behind.
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -16,40 +16,40 @@ use std::time::{Duration, Instant};
 
 /// How long anything may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
-/// Between two looks at whether a program still says something.
+/// The pause between two checks of whether a program still runs.
 const POLL: Duration = Duration::from_millis(20);
 const MARK: &str = "MUSTER_TEST_MARK";
 
-/// One line of `--json`.
+/// One line of `--json` output.
 #[derive(Clone, Debug)]
 pub struct Event(pub Value);
 
 impl Event {
-    /// What happened.
+    /// The kind of the event.
     pub fn kind(&self) -> &str {
         self.text("event")
     }
 
-    /// A word of it.
+    /// A field that is text.
     pub fn text(&self, key: &str) -> &str {
         self.0[key].as_str().unwrap_or_else(|| panic!("`{key}` of {}", self.0))
     }
 
-    /// A count of it.
+    /// A field that is a count.
     pub fn count(&self, key: &str) -> u64 {
         self.0[key].as_u64().unwrap_or_else(|| panic!("`{key}` of {}", self.0))
     }
 
-    /// A figure of it.
+    /// A field that is a number.
     pub fn number(&self, key: &str) -> f64 {
         self.0[key].as_f64().unwrap_or_else(|| panic!("`{key}` of {}", self.0))
     }
 }
 
-/// How a program ended, and all that it said.
+/// How a program ended, and everything that it printed.
 #[derive(Debug)]
 pub struct Ended {
-    /// None: by a signal.
+    /// The exit code; `None` if a signal ended it.
     pub code: Option<i32>,
     /// Standard output, line by line.
     pub events: Vec<Event>,
@@ -63,7 +63,7 @@ impl Ended {
         self.events.iter().filter(|e| e.kind() == kind).collect()
     }
 
-    /// The only event of its kind.
+    /// The only event of a kind.
     pub fn only(&self, kind: &str) -> &Event {
         let [event] = self.all(kind)[..] else {
             panic!("one `{kind}`, not {:?}\n{}", self.all(kind), self.stderr)
@@ -71,31 +71,31 @@ impl Ended {
         event
     }
 
-    /// The same, once it is known to have ended with `code`.
+    /// Checks that the program ended with `code`.
     pub fn with_code(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{}\n{:?}", self.stderr, self.events.last());
         self
     }
 }
 
-/// A program under way; it ends with this, and so does whatever it has started.
+/// A running program. When this is dropped, the program and the processes that it has started are killed.
 pub struct Process {
     child: Child,
     mark: String,
     lines: Receiver<String>,
     events: Vec<Event>,
     stderr: Arc<(Mutex<String>, Condvar)>,
-    /// Done when nobody holds standard error any more.
+    /// Ends when no process has standard error open any more.
     listening: Option<JoinHandle<()>>,
 }
 
 impl Process {
-    /// Starts a program, which prints JSON if it prints at all.
+    /// Starts a program.
     pub fn start<A: AsRef<std::ffi::OsStr>>(program: &Path, arguments: &[A]) -> Self {
         Self::start_in(program, arguments, &[])
     }
 
-    /// The same with more in its environment.
+    /// Starts a program with additional environment variables.
     pub fn start_in<A: AsRef<std::ffi::OsStr>>(
         program: &Path,
         arguments: &[A],
@@ -104,7 +104,7 @@ impl Process {
         Self::start_to(Stdio::piped(), program, arguments, environment)
     }
 
-    /// The same with standard output somewhere else: nothing of it is heard here.
+    /// Starts a program with standard output redirected; if it is not a pipe, no output can be read here.
     pub fn start_to<A: AsRef<std::ffi::OsStr>>(
         stdout: Stdio,
         program: &Path,
@@ -123,12 +123,12 @@ impl Process {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|e| panic!("{}: {e}", program.display()));
-        let (said, lines) = channel();
+        let (sender, lines) = channel();
         if let Some(stdout) = child.stdout.take() {
             std::thread::spawn(move || {
                 for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                    // Whoever listened may have gone.
-                    let _ = said.send(line);
+                    // The receiver may have been dropped.
+                    let _ = sender.send(line);
                 }
             });
         }
@@ -145,12 +145,12 @@ impl Process {
         Self { child, mark, lines, events: Vec::new(), stderr, listening: Some(listening) }
     }
 
-    /// `coordinator run SPEC --json` with further arguments.
+    /// Starts `coordinator run SPEC --json` with further arguments.
     pub fn run(fixture: &crate::Fixture, arguments: &[&str]) -> Self {
         Self::run_in(fixture, arguments, &[])
     }
 
-    /// The same with more in its environment.
+    /// Starts the same command with additional environment variables.
     pub fn run_in(
         fixture: &crate::Fixture,
         arguments: &[&str],
@@ -167,39 +167,39 @@ impl Process {
         self.stderr.0.lock().expect("held only to copy").clone()
     }
 
-    /// The line of standard error that begins with `words`, once it is there; what follows them.
-    pub fn says(&self, words: &str) -> String {
+    /// Waits for a line of standard error that begins with `words`, and returns the rest of the line.
+    pub fn wait_for_line(&self, words: &str) -> String {
         let find = |text: &str| {
             let mut lines = text.split_inclusive('\n').filter_map(|l| l.strip_suffix('\n'));
             lines.find_map(|l| l.strip_prefix(words)).map(str::to_owned)
         };
         let text = self.stderr.0.lock().expect("held only to copy");
-        let unsaid = |text: &mut String| find(text).is_none();
-        let waited = self.stderr.1.wait_timeout_while(text, PATIENCE, unsaid);
+        let is_missing = |text: &mut String| find(text).is_none();
+        let waited = self.stderr.1.wait_timeout_while(text, PATIENCE, is_missing);
         let (text, _) = waited.expect("held only to copy");
         find(&text).unwrap_or_else(|| panic!("no `{words}` in:\n{text}"))
     }
 
-    /// Waits until standard error has `words` somewhere.
-    pub fn mentions(&self, words: &str) {
+    /// Waits until standard error contains `words`.
+    pub fn wait_for_text(&self, words: &str) {
         let text = self.stderr.0.lock().expect("held only to copy");
-        let unsaid = |text: &mut String| !text.contains(words);
-        let waited = self.stderr.1.wait_timeout_while(text, PATIENCE, unsaid);
+        let is_missing = |text: &mut String| !text.contains(words);
+        let waited = self.stderr.1.wait_timeout_while(text, PATIENCE, is_missing);
         let (text, _) = waited.expect("held only to copy");
         assert!(text.contains(words), "no `{words}` in:\n{text}");
     }
 
-    /// As [`Self::says`], or none where the program ends without having said so.
-    pub fn says_or_ends(&self, words: &str) -> Option<String> {
+    /// Does the same as [`Self::wait_for_line`], but returns `None` if the program ends first.
+    pub fn wait_for_line_or_end(&self, words: &str) -> Option<String> {
         let until = Instant::now() + PATIENCE;
-        let said =
+        let find =
             |text: &str| text.lines().find_map(|line| line.strip_prefix(words).map(str::to_owned));
         while Instant::now() < until {
             let listening = self.listening.as_ref().is_some_and(|thread| !thread.is_finished());
             let text = self.stderr.0.lock().expect("held only to copy");
-            let unsaid = |text: &mut String| said(text).is_none();
-            let waited = self.stderr.1.wait_timeout_while(text, POLL, unsaid);
-            let found = said(&waited.expect("held only to copy").0);
+            let is_missing = |text: &mut String| find(text).is_none();
+            let waited = self.stderr.1.wait_timeout_while(text, POLL, is_missing);
+            let found = find(&waited.expect("held only to copy").0);
             if found.is_some() || !listening {
                 return found;
             }
@@ -207,7 +207,7 @@ impl Process {
         panic!("neither `{words}` nor an end:\n{}", self.stderr())
     }
 
-    /// The next event that is `wanted`; the ones before it are kept.
+    /// Waits for the next event that is `wanted`; [`Self::end`] returns the events before it, too.
     pub fn event(&mut self, what: &str, wanted: impl Fn(&Event) -> bool) -> Event {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -220,7 +220,7 @@ impl Process {
         }
     }
 
-    /// The event `step`, once so many steps are committed.
+    /// Waits for a `step` event with at least this number of committed steps.
     pub fn step(&mut self, step: u64) -> Event {
         let what = format!("step {step}");
         self.event(&what, |e| e.kind() == "step" && e.count("step") >= step)
@@ -244,47 +244,48 @@ impl Process {
         self.events.last().cloned()
     }
 
-    /// Waits for the program's end.
+    /// Waits for the end of a program that prints JSON, if anything.
     pub fn end(mut self) -> Ended {
         let until = Instant::now() + PATIENCE;
         while self.next(until).is_some() {}
-        let (code, stderr) = self.gone();
+        let (code, stderr) = self.wait();
         Ended { code, events: std::mem::take(&mut self.events), stderr }
     }
 
-    /// Waits for the end of a program that prints no JSON; standard output and standard error, once it is known to have
-    /// ended with `code`.
-    pub fn words(mut self, code: i32) -> (String, String) {
+    /// Waits for the end of a program that prints no JSON, and checks that it ended with `code`. Returns standard
+    /// output and standard error.
+    pub fn end_with_text(mut self, code: i32) -> (String, String) {
         let until = Instant::now() + PATIENCE;
         let lines = std::iter::from_fn(|| self.line(until));
         let stdout = lines.map(|line| line + "\n").collect();
-        let (ended, stderr) = self.gone();
+        let (ended, stderr) = self.wait();
         assert_eq!(ended, Some(code), "{stderr}");
         (stdout, stderr)
     }
 
-    /// How the program ended that has closed its output, and its standard error; nothing of it is left.
-    fn gone(&mut self) -> (Option<i32>, String) {
-        assert!(exited(self.pid(), PATIENCE), "it runs on\n{}", self.stderr());
+    /// Waits for a program that has closed its output, and checks that it leaves no process behind. Returns its exit
+    /// code and standard error.
+    fn wait(&mut self) -> (Option<i32>, String) {
+        assert!(exited(self.pid(), PATIENCE), "it is still running\n{}", self.stderr());
         let code = self.child.wait().expect("it has ended").code();
-        assert_eq!(self.left_within(PATIENCE), Vec::<String>::new(), "left behind");
+        assert_eq!(self.remaining_within(PATIENCE), Vec::<String>::new(), "left behind");
         let listening = self.listening.take().expect("joined once");
         listening.join().expect("it only reads");
         (code, self.stderr())
     }
 
-    /// The program's own process.
+    /// The process id of the program.
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
 
-    /// Sends a signal to the program alone.
+    /// Sends a signal to the program only.
     pub fn signal(&self, signal: Signal) {
         rustix::process::kill_process(self.pid(), signal).expect("it runs");
     }
 
-    /// The process with these words on its command line, among those that the program has started.
-    pub fn started(&self, words: &str) -> Pid {
+    /// The process among those that the program has started whose command line contains `words`.
+    pub fn child_matching(&self, words: &str) -> Pid {
         let own = self.pid();
         let found: Vec<_> = marked(&self.mark)
             .into_iter()
@@ -296,20 +297,21 @@ impl Process {
 
     /// Sends a signal to a process that the program has started.
     pub fn signal_to(&self, words: &str, signal: Signal) {
-        rustix::process::kill_process(self.started(words), signal).expect("it was found");
+        rustix::process::kill_process(self.child_matching(words), signal).expect("it was found");
     }
 
-    /// Kills a process that the program has started, as `kill -9` does.
+    /// Kills a process that the program has started with SIGKILL.
     pub fn kill(&self, words: &str) {
-        let pid = self.started(words);
+        let pid = self.child_matching(words);
         rustix::process::kill_process(pid, Signal::KILL).expect("it was found");
         assert!(exited(pid, PATIENCE), "{words} outlived `kill -9`");
     }
 
-    /// What still runs of all that the program has started, itself included, after `limit` at most.
-    pub fn left_within(&self, limit: Duration) -> Vec<String> {
+    /// Waits for at most `limit` until the program and everything that it has started have ended. Returns the command
+    /// lines of those that have not.
+    pub fn remaining_within(&self, limit: Duration) -> Vec<String> {
         let until = Instant::now() + limit;
-        // One that was killed is no longer marked while a thread of it still holds its files and ports.
+        // A killed process loses its mark while one of its threads may still hold its files and ports.
         exited(self.pid(), limit);
         for (pid, _) in marked(&self.mark) {
             exited(pid, until.saturating_duration_since(Instant::now()));
@@ -320,7 +322,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Whatever a failed test leaves must not disturb the next.
+        // Processes that a failed test leaves behind must not disturb the next test.
         for (pid, _) in marked(&self.mark) {
             let _ = rustix::process::kill_process(pid, Signal::KILL);
         }
@@ -328,14 +330,14 @@ impl Drop for Process {
     }
 }
 
-/// Every live process with this mark, and its command line.
+/// Every running process with this mark, and its command line.
 fn marked(mark: &str) -> Vec<(Pid, String)> {
     let wanted = format!("{MARK}={mark}");
     let mut found = Vec::new();
     for entry in Path::new("/proc").read_dir().expect("Linux").flatten() {
         let pid = entry.file_name().to_str().and_then(|n| n.parse().ok()).and_then(Pid::from_raw);
         let Some(pid) = pid else { continue };
-        // A process may end while it is looked at; one that has ended has no environment.
+        // A process may end during this; one that has ended has no environment.
         let read = |name| std::fs::read(entry.path().join(name)).unwrap_or_default();
         if read("environ").split(|b| *b == 0).any(|v| v == wanted.as_bytes()) {
             let line = read("cmdline").split(|b| *b == 0).map(String::from_utf8_lossy).fold(
@@ -350,7 +352,7 @@ fn marked(mark: &str) -> Vec<(Pid, String)> {
     found
 }
 
-/// Waits until a process has ended; false if it has not within `limit`.
+/// Waits until a process has ended. Returns false if it has not within `limit`.
 fn exited(pid: Pid, limit: Duration) -> bool {
     let Ok(handle) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return true };
     let limit = Timespec::try_from(limit).expect("a short time");

@@ -1,10 +1,10 @@
-//! The programs under test: built by the first test that asks, so that none ever runs a stale one.
+//! The programs under test. The first test that needs one builds them, so that no test runs a stale program.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
-/// Where the running test's profile puts programs.
+/// The folder of the running test's profile, in which the programs are.
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     let test = std::env::current_exe().expect("a test is a file");
     let folder = test.ancestors().nth(2).expect("tests lie in `TARGET/PROFILE/deps`");
@@ -20,7 +20,7 @@ static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
         .args(["--profile", profile, "--target-dir"])
         .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"));
-    // What cargo tells a test of its package; build scripts that watch it would think that everything has changed.
+    // Cargo sets these for a test. Build scripts that watch them would rebuild everything.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {

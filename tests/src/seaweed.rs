@@ -1,4 +1,4 @@
-//! A real S3 server: SeaweedFS, all in one process, with one bucket and one user.
+//! A real S3 server: SeaweedFS, in a single process, with one bucket and one user.
 
 use crate::http::ask;
 use crate::server::{Server, free_ports, program};
@@ -7,14 +7,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// The bucket that is there.
+/// The only bucket.
 pub const BUCKET: &str = "muster";
-/// Its hosts are the buckets.
+/// The domain whose subdomains are the buckets.
 pub const DOMAIN: &str = "s3.test";
 const ACCESS_KEY: &str = "muster-tests";
 const SECRET_KEY: &str = "not-to-be-shown";
 
-/// A server; it ends with this.
+/// A running server, which is stopped when this is dropped.
 pub struct SeaweedFs {
     server: Server,
     port: u16,
@@ -22,7 +22,8 @@ pub struct SeaweedFs {
 }
 
 impl SeaweedFs {
-    /// Starts a server with `weed` (MUSTER_TEST_WEED); none, said on standard output, where there is no such program.
+    /// Starts a server with `weed` (MUSTER_TEST_WEED). Without that program, prints that the test is skipped and
+    /// returns `None`.
     pub fn start(test: &str) -> Option<Self> {
         let weed = program(test, "MUSTER_TEST_WEED")?;
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -31,7 +32,7 @@ impl SeaweedFs {
             "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
             "actions": ["Read", "Write", "List", "Tagging", "Admin"],
         }, {
-            // Whoever signs nothing: requests that a proxy may change.
+            // For unsigned requests, which a proxy may change.
             "name": "anonymous",
             "actions": ["Read", "Write", "List"],
         }]});
@@ -56,32 +57,32 @@ impl SeaweedFs {
                 "-volume.max=60",
                 "-master.volumeSizeLimitMB=1024",
                 "-s3.autoCreateBucket=false",
-                // A bucket is found by its host name, too.
+                // Buckets can be addressed by host name, too.
                 &format!("-s3.domainName={DOMAIN}"),
             ])
-            // Catalogs listen on ports of their own, which two servers at once would quarrel about.
+            // Catalogs listen on fixed ports, for which two servers would compete.
             .args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"])
             .arg(format!("-dir={}", folder.path().display()))
             .arg(format!("-s3.config={}", config.display()))
             .args(names.iter().zip(ports).map(|(name, port)| format!("-{name}={port}")));
         let mut server = Server::start("SeaweedFS", &mut command, folder);
-        server.listens(port);
+        server.wait_until_listening(port);
         let mut server = Self { server, port, filer };
         server.make_bucket(&weed, master, grpc);
         Some(server)
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub fn address(&self) -> SocketAddr {
         ([127, 0, 0, 1], self.port).into()
     }
 
-    /// The environment in which Muster finds it.
+    /// The environment in which Muster uses this server.
     pub fn environment(&self) -> [(&'static str, String); 4] {
         Self::environment_at(self.address())
     }
 
-    /// The environment in which Muster finds what stands before it.
+    /// The environment in which Muster uses the server, or a proxy in front of it, at `address`.
     pub fn environment_at(address: SocketAddr) -> [(&'static str, String); 4] {
         [
             ("AWS_ENDPOINT_URL", format!("http://{address}")),
@@ -91,17 +92,17 @@ impl SeaweedFs {
         ]
     }
 
-    /// Writes an object by the back door, which asks for no credentials.
+    /// Writes an object through the filer, which needs no credentials.
     pub fn put(&self, key: &str, body: &[u8]) {
         ask(self.filer, "PUT", &format!("/buckets/{BUCKET}/{key}"), body);
     }
 
-    /// Reads one likewise.
+    /// Reads an object through the filer.
     pub fn get(&self, key: &str) -> Vec<u8> {
         ask(self.filer, "GET", &format!("/buckets/{BUCKET}/{key}"), b"")
     }
 
-    /// Copies the objects directly in `folder` to the local folder `to`, likewise.
+    /// Copies the objects directly in `folder` to the local folder `to`.
     pub fn download(&self, folder: &str, to: &Path) {
         let listed = self.get(&format!("{folder}/?limit=1000"));
         let listed: serde_json::Value = serde_json::from_slice(&listed).expect("a listing");
@@ -113,7 +114,7 @@ impl SeaweedFs {
         }
     }
 
-    /// The user's credentials, as the services of a machine in the cloud tell them.
+    /// The user's credentials as a cloud machine's metadata service returns them.
     pub fn credentials() -> String {
         serde_json::json!({
             "AccessKeyId": ACCESS_KEY,
@@ -124,12 +125,12 @@ impl SeaweedFs {
         .to_string()
     }
 
-    /// Whether a text holds what must never be shown.
-    pub fn is_betrayed_by(text: &str) -> bool {
+    /// Whether a text contains the secret key, which must never be printed.
+    pub fn leaks_secret(text: &str) -> bool {
         text.contains(SECRET_KEY)
     }
 
-    /// Makes the bucket with the server's own shell, again until the filer is there that it needs.
+    /// Creates the bucket with the server's shell, and retries until the filer is running.
     fn make_bucket(&mut self, weed: &Path, master: u16, grpc: u16) {
         let shell = || {
             let mut shell = Command::new(weed)
@@ -140,7 +141,7 @@ impl SeaweedFs {
                 .spawn()
                 .expect("the server has started");
             let mut commands = shell.stdin.take().expect("piped");
-            // It may have ended before it has read.
+            // The shell may end before it reads this.
             let _ = writeln!(commands, "s3.bucket.create -name {BUCKET}");
             shell
         };
@@ -148,14 +149,14 @@ impl SeaweedFs {
         self.server.wait("make a bucket", || {
             let ended = tried.get_or_insert_with(shell).try_wait().expect("it was started");
             let Some(shell) = tried.take_if(|_| ended.is_some()) else { return false };
-            let said = shell.wait_with_output().expect("it has ended");
-            let said_so = |text: &[u8]| String::from_utf8_lossy(text).contains("already exists");
-            said.status.success() || said_so(&said.stdout) || said_so(&said.stderr)
+            let output = shell.wait_with_output().expect("it has ended");
+            let exists = |text: &[u8]| String::from_utf8_lossy(text).contains("already exists");
+            output.status.success() || exists(&output.stdout) || exists(&output.stderr)
         });
     }
 }
 
-/// Where the server is in whose environment a test runs [`again`](crate::again::again).
+/// The server's address in a test that [`run_ignored`](crate::ignored::run_ignored) runs in the server's environment.
 pub fn here() -> SocketAddr {
     let url = std::env::var("AWS_ENDPOINT_URL").expect("the server's environment");
     url.strip_prefix("http://").and_then(|a| a.parse().ok()).expect("the server's address")

@@ -1,4 +1,4 @@
-//! A program of somebody else's that serves: waited for while it starts, and ended with the test.
+//! A third-party server: waits while it starts, and stops it at the end of the test.
 
 use crate::process::PATIENCE;
 use std::net::{TcpListener, TcpStream};
@@ -6,17 +6,18 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Between two looks at a server that is starting.
+/// The pause between two checks of a server that is starting.
 const POLL: Duration = Duration::from_millis(50);
 
-/// A server under way; it ends with this, and its files with it.
+/// A running server. When this is dropped, the server is stopped and its files are deleted.
 pub(crate) struct Server {
     name: &'static str,
     child: Child,
     folder: tempfile::TempDir,
 }
 
-/// The program that the environment names; none, said on standard output, where it does not.
+/// The program that the environment variable names. If it is unset, prints that the test is skipped and returns
+/// `None`.
 pub(crate) fn program(test: &str, variable: &str) -> Option<PathBuf> {
     let program = std::env::var_os(variable).map(PathBuf::from);
     if program.is_none() {
@@ -26,28 +27,28 @@ pub(crate) fn program(test: &str, variable: &str) -> Option<PathBuf> {
 }
 
 impl Server {
-    /// Starts it; its files are in `folder`.
+    /// Starts a server whose files are in `folder`.
     pub(crate) fn start(
         name: &'static str,
         command: &mut Command,
         folder: tempfile::TempDir,
     ) -> Self {
         let log = std::fs::File::create(folder.path().join("log")).expect("a temporary folder");
-        let said = log.try_clone().expect("a file");
-        command.stdin(Stdio::null()).stdout(said).stderr(log);
+        let stdout = log.try_clone().expect("a file");
+        command.stdin(Stdio::null()).stdout(stdout).stderr(log);
         let child = command.spawn().unwrap_or_else(|e| panic!("{name}: {e}"));
         Self { name, child, folder }
     }
 
-    /// Waits until it listens.
-    pub(crate) fn listens(&mut self, port: u16) {
+    /// Waits until the server listens on `port`.
+    pub(crate) fn wait_until_listening(&mut self, port: u16) {
         self.wait("listen", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     }
 
-    /// Waits until something is so, and no longer than the server lives.
-    pub(crate) fn wait(&mut self, what: &str, mut is_so: impl FnMut() -> bool) {
+    /// Waits until the condition is true. Panics if the server ends first.
+    pub(crate) fn wait(&mut self, what: &str, mut condition: impl FnMut() -> bool) {
         let until = Instant::now() + PATIENCE;
-        while !is_so() {
+        while !condition() {
             let ended = self.child.try_wait().expect("it was started");
             assert!(ended.is_none(), "{} has ended: {}", self.name, self.log());
             assert!(Instant::now() < until, "{} does not {what}: {}", self.name, self.log());
@@ -55,7 +56,7 @@ impl Server {
         }
     }
 
-    /// What it has said.
+    /// What the server has printed.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
@@ -63,20 +64,20 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended on its own.
+        // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Ports that nobody listens on, all different, and that the kernel gives to nobody who asks for just any: they are
-/// still free when a server comes, or comes back, to them.
+/// Different free ports outside of the kernel's ephemeral range, so that they are still free when a server starts or
+/// restarts on them.
 pub fn free_ports<const N: usize>() -> [u16; N] {
     let taken: [TcpListener; N] = std::array::from_fn(|_| free_port());
     taken.map(|listener| listener.local_addr().expect("an address").port())
 }
 
-/// Attempts at finding a free port; most ports of the range are free.
+/// Number of attempts to find a free port; most ports of the range are free.
 const PORTS_TRIED: u32 = 1000;
 
 fn free_port() -> TcpListener {

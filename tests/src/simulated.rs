@@ -1,4 +1,4 @@
-//! A worker that only speaks: it says hello and beats, and does nothing of what it is told.
+//! A simulated worker: it sends a hello and beats, and ignores its duties.
 
 use anyhow::{Context, Result};
 use proto::id::{Incarnation, WorkerId};
@@ -11,28 +11,28 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use wire::workers_client::WorkersClient;
 
-/// What it says.
+/// The settings of a simulated worker.
 pub struct Simulated {
-    /// Its name.
+    /// Name of the worker.
     pub name: String,
-    /// Where it says that its peers reach it.
+    /// The address that it gives for its peers.
     pub ring: String,
-    /// What follows the hello.
+    /// Reports that follow the hello.
     pub reports: Vec<Report>,
-    /// Between two beats; none: as it is directed.
+    /// The time between two beats; `None` follows the directives.
     pub beat: Option<Duration>,
-    /// Before the first one.
+    /// The time before the first beat.
     pub delay: Duration,
 }
 
 impl Simulated {
-    /// Opens its stream; it beats until the task is aborted or the stream ends.
+    /// Opens the worker's stream. The worker beats until the task is aborted or the stream ends.
     ///
     /// # Errors
-    /// If the coordinator takes no stream.
+    /// The coordinator does not accept the stream.
     pub async fn connect(self, channel: Channel) -> Result<JoinHandle<()>> {
-        let Self { name, ring, reports: then, beat, delay } = self;
-        let (reports, outgoing) = mpsc::channel::<wire::Report>(1 + then.len());
+        let Self { name, ring, reports: more, beat, delay } = self;
+        let (reports, outgoing) = mpsc::channel::<wire::Report>(1 + more.len());
         let hello = Report::Hello(Hello {
             protocol: proto::PROTOCOL,
             worker: WorkerId::new(name),
@@ -43,7 +43,7 @@ impl Simulated {
             attachment: None,
             last_end: None,
         });
-        for report in std::iter::once(hello).chain(then) {
+        for report in std::iter::once(hello).chain(more) {
             reports.send(report.into()).await?;
         }
         let session = WorkersClient::new(channel).session(ReceiverStream::new(outgoing)).await;

@@ -1,4 +1,4 @@
-//! A run in a store, looked at from beside it: what its journal says, what it has left there.
+//! Inspects a run in a store: its journal, its checkpoints, and leftovers.
 
 use crate::model::{Weights, weights};
 use anyhow::{Context, Result, bail, ensure};
@@ -13,15 +13,15 @@ use storage::Storage;
 /// A run under an output.
 pub struct Stored<'a> {
     storage: &'a Storage,
-    /// Its name.
+    /// The run's id.
     pub id: RunId,
 }
 
 impl<'a> Stored<'a> {
-    /// The only run under `storage`, none if there is none.
+    /// The only run under `storage`, if there is one.
     ///
     /// # Errors
-    /// What the store says, or that there are several.
+    /// The store's error, or that there are several runs.
     pub async fn find(storage: &'a Storage) -> Result<Option<Self>> {
         let mut runs = Vec::new();
         for folder in storage.folders("").await? {
@@ -34,18 +34,18 @@ impl<'a> Stored<'a> {
         Ok(runs.pop())
     }
 
-    /// Its journal.
+    /// The facts of the run's journal.
     ///
     /// # Errors
-    /// What the store says, or that it cannot be replayed.
+    /// The store's error, or that the journal cannot be replayed.
     pub async fn history(&self) -> Result<Vec<Fact>> {
         Ok(journal::read(self.storage, &key::journal(&self.id)).await?)
     }
 
-    /// The weights of its finished model.
+    /// The weights of the run's finished model.
     ///
     /// # Errors
-    /// What the store says.
+    /// The store's error.
     pub async fn weights(&self) -> Result<Weights> {
         let folder = tempfile::tempdir()?;
         for object in self.storage.list(&key::model(&self.id)).await? {
@@ -55,11 +55,11 @@ impl<'a> Stored<'a> {
         Ok(weights(folder.path()))
     }
 
-    /// The steps after which it has a checkpoint, journaled or not, and all that lies beside them and belongs to none:
-    /// files that no manifest names, and uploads that nobody ended.
+    /// The run's checkpoints, journaled or not, and everything in their folder that belongs to none of them: files
+    /// that no manifest names, and unfinished uploads.
     ///
     /// # Errors
-    /// What the store says, or that a manifest is none.
+    /// The store's error, or that a manifest cannot be parsed.
     pub async fn checkpoints(&self) -> Result<(BTreeSet<CheckpointId>, BTreeSet<String>)> {
         let folder = key::checkpoints(&self.id);
         let listed = self.storage.list(&folder).await?;
@@ -82,30 +82,31 @@ impl<'a> Stored<'a> {
             }
             whole.insert(id);
         }
-        let unfinished = self.storage.unfinished(&folder).await?.context("this store tells")?;
+        let unfinished =
+            self.storage.unfinished(&folder).await?.context("this store lists uploads")?;
         keys.extend(unfinished.into_iter().map(|upload| upload.key + " (unfinished)"));
         Ok((whole, keys))
     }
 
-    /// After how many steps it goes on if its coordinator dies now: after its newest commit, or a checkpoint of its
-    /// present lineage that is whole and that nobody lived to journal.
+    /// The step from which the run would continue if its coordinator died now: its newest commit, or a newer complete
+    /// checkpoint of the current lineage that was not journaled yet.
     ///
     /// # Errors
-    /// As [`Self::history`] and [`Self::checkpoints`].
-    pub async fn goes_on_after(&self) -> Result<u64> {
+    /// Those of [`Self::history`] and [`Self::checkpoints`].
+    pub async fn resume_step(&self) -> Result<u64> {
         let history = self.history().await?;
-        let present = history.iter().rev().find_map(|event| match event {
+        let current = history.iter().rev().find_map(|event| match event {
             Fact::Generation { lineage, .. } => Some(*lineage),
             _ => None,
         });
-        let present = present.unwrap_or_default();
+        let current = current.unwrap_or_default();
         let (whole, _) = self.checkpoints().await?;
-        let stored = whole.into_iter().filter(|id| id.lineage == present);
+        let stored = whole.into_iter().filter(|id| id.lineage == current);
         Ok(stored.map(|id| id.step).chain(newest_commit(&history)).max().unwrap_or(0))
     }
 }
 
-/// The last commit of a history, which is where a generation behind it begins.
+/// The step of the last commit of a history, at which a generation that follows begins.
 pub fn newest_commit(history: &[Fact]) -> Option<u64> {
     history.iter().rev().find_map(|event| match event {
         Fact::Checkpointed { step, .. } => Some(*step),
@@ -113,7 +114,7 @@ pub fn newest_commit(history: &[Fact]) -> Option<u64> {
     })
 }
 
-/// After how many steps each generation began. Panics unless it was at the newest commit of that moment.
+/// The step at which each generation began. Panics if one did not begin at the commit that was newest then.
 pub fn starts(history: &[Fact]) -> Vec<u64> {
     let generations = history.iter().enumerate().filter_map(|(at, event)| match event {
         Fact::Generation { step, .. } => Some((at, *step)),

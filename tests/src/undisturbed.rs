@@ -1,5 +1,5 @@
-//! The fixture's run as it goes when nothing happens to it: whatever is done to another, that must end where this one
-//! ends, bit for bit.
+//! The result of the fixture's run when nothing disturbs it. A disturbed run must end with the same result, bit for
+//! bit.
 
 use crate::fixture::STEPS;
 use crate::model::{Weights, assert_bit_equal, weights};
@@ -7,21 +7,21 @@ use crate::{Ended, Fixture, Process};
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-/// What the undisturbed run comes to.
+/// The result of an undisturbed run.
 pub struct Reference {
-    /// Of the samples of every step.
+    /// The digest of the samples of every step.
     pub digests: BTreeMap<u64, String>,
-    /// Of every step.
+    /// The loss of every step.
     pub losses: BTreeMap<u64, f64>,
-    /// Of the finished model.
+    /// The weights of the finished model.
     pub weights: Weights,
 }
 
-/// It runs once a test program, when it is first asked for.
+/// The undisturbed run, which each test program runs once, on first use.
 pub static UNDISTURBED: LazyLock<Reference> = LazyLock::new(|| Reference::of(&Fixture::new()));
 
 impl Reference {
-    /// What the run of `fixture` comes to, which nobody disturbs.
+    /// Runs `fixture` undisturbed.
     pub fn of(fixture: &Fixture) -> Self {
         let ended = Process::run(fixture, &["--workers", "2"]).end().with_code(0);
         let steps = lineage(&[&ended]);
@@ -32,7 +32,7 @@ impl Reference {
         }
     }
 
-    /// A run and its resumptions have trained on the same samples, step by step.
+    /// Checks that a run and its resumptions have trained on the same samples, step by step.
     pub fn assert_same_samples(&self, runs: &[&Ended]) {
         let digests: BTreeMap<_, _> =
             lineage(runs).into_iter().map(|(step, (digest, _))| (step, digest)).collect();
@@ -40,7 +40,7 @@ impl Reference {
     }
 }
 
-/// Digest and loss of every step as it was committed last, over a run and its resumptions.
+/// Digest and loss of every step as it was last committed, over a run and its resumptions.
 pub fn lineage(runs: &[&Ended]) -> BTreeMap<u64, (String, f64)> {
     let steps = runs.iter().flat_map(|run| run.all("step"));
     steps
@@ -48,7 +48,7 @@ pub fn lineage(runs: &[&Ended]) -> BTreeMap<u64, (String, f64)> {
         .collect()
 }
 
-/// The run's samples and its model are the undisturbed run's.
+/// Checks that the run's samples and its model are those of the undisturbed run.
 pub fn assert_as_undisturbed(fixture: &Fixture, runs: &[&Ended]) {
     assert_eq!(UNDISTURBED.digests.len() as u64, STEPS);
     UNDISTURBED.assert_same_samples(runs);

@@ -1,22 +1,22 @@
-//! Receipts that add up: of files as users have them, every record is read, dropped with its reason, or both read and
-//! told of; every field that nothing is read from is named. The same in text, on the page and as JSON.
+//! Receipts account for every record and field of files as users have them: a record is kept, dropped with a reason,
+//! or kept with a finding, and every field that is not read is named. Text, page and JSON agree.
 
 use muster_tests::{Ended, Fixture, Process, programs};
 use std::collections::BTreeSet;
 
-/// A file, and what must be said of it.
+/// A file, and the expected account of it.
 struct Input {
     name: &'static str,
     content: &'static str,
     read: u64,
-    /// Reasons, as JSON has them, of records that are dropped.
+    /// Reasons for dropped records, as named in JSON.
     dropped: &'static [&'static str],
-    /// The same of records that are kept and told of.
+    /// Findings about records that are kept, as named in JSON.
     found: &'static [&'static str],
     unread: &'static [&'static str],
 }
 
-/// A line of the file goes on here: as long as they are, they do not fit.
+/// Marks where a long line of a file is broken in this source.
 const BROKEN_LINE: &str = "\n            ";
 
 const NONE: Input = Input { name: "", content: "", read: 0, dropped: &[], found: &[], unread: &[] };
@@ -166,7 +166,7 @@ fn inspect(fixture: &Fixture, arguments: &[&str]) -> Process {
     Process::start(&programs::coordinator(), &all)
 }
 
-/// Where a source's part of the text begins and ends.
+/// The section of the text about one source.
 fn section<'t>(text: &'t str, name: &str) -> &'t str {
     let head = text.find(&format!("/{name}\n")).unwrap_or_else(|| panic!("no `{name}` in {text}"));
     let rest = &text[head + name.len() + 2..];
@@ -188,9 +188,9 @@ fn every_record_and_field_is_accounted_for_in_text_page_and_json() {
     fixture.respec("    - source: ./data.jsonl\n      format: messages\n", &sources.concat());
     fixture.respec("max_dropped: 0.01", "max_dropped: 1.0\n  broken_end: keep");
     let json: Ended = inspect(&fixture, &["--json"]).end().with_code(0);
-    let (text, _) = inspect(&fixture, &["--samples", "0"]).words(0);
+    let (text, _) = inspect(&fixture, &["--samples", "0"]).end_with_text(0);
     let html = fixture.path("page.html");
-    inspect(&fixture, &["--html", html.to_str().expect("a temporary path")]).words(0);
+    inspect(&fixture, &["--html", html.to_str().expect("a temporary path")]).end_with_text(0);
     let page = fixture.read("page.html");
 
     let receipt = &json.only("receipt").0["receipt"]["sources"];
@@ -212,17 +212,17 @@ fn every_record_and_field_is_accounted_for_in_text_page_and_json() {
         assert_eq!(reasons("findings"), input.found.iter().copied().collect(), "{name}");
         assert_eq!(reasons("unread"), input.unread.iter().copied().collect(), "{name}");
 
-        let said = section(&text, name);
+        let section = section(&text, name);
         for reason in input.dropped.iter().chain(input.found) {
             let label = reason.replace('_', " ");
-            assert!(said.contains(&format!("  {label}")), "`{label}` of {name} in {said}");
+            assert!(section.contains(&format!("  {label}")), "`{label}` of {name} in {section}");
             assert!(page.contains(&label), "`{label}` of {name} on the page");
         }
         for field in input.unread {
-            // For people a field of messages is `NAME` of messages.
+            // The text writes a field of messages as "`NAME` of messages".
             let field = field.strip_prefix("messages[].").unwrap_or(field);
-            let named = said.lines().any(|l| l.starts_with("  not read: ") && l.contains(field));
-            assert!(named, "`{field}` of {name} in {said}");
+            let named = section.lines().any(|l| l.starts_with("  not read: ") && l.contains(field));
+            assert!(named, "`{field}` of {name} in {section}");
             assert!(page.contains(field), "`{field}` of {name} on the page");
         }
     }

@@ -1,8 +1,8 @@
-//! The step's arithmetic over ranks: threads of one process, a tiny random model, the real trainer.
+//! The step's arithmetic over ranks, with threads of one process, a tiny random model and the real trainer.
 //!
-//! The world size may change the order in which gradients are added, and nothing else: in f32 that moves a loss by
-//! some 1e-7 of itself a step, so 1e-4 after 20 steps leaves room for the rounding and for no mistake. What each rank
-//! holds after a step has no tolerance.
+//! The world size may change the order in which gradients are added, and nothing else. In f32 that changes a loss by
+//! about 1e-7 of its value per step, so a tolerance of 1e-4 after 20 steps covers rounding but no mistake. The states
+//! of the ranks after a step must be equal bit for bit.
 
 use proto::protocol::StepDone;
 use std::path::Path;
@@ -28,10 +28,10 @@ const PACKS: usize = 8;
 const LEARNING_RATE: f64 = 1e-2;
 const STALL: Duration = Duration::from_secs(60);
 
-/// Elements of a bucket: every matrix has at least two, the embedding four.
+/// Elements of a bucket. Every matrix takes at least two buckets, the embedding four.
 const BUCKET_ELEMENTS: usize = 512;
 
-/// A state, and what takes its steps.
+/// A state and its trainer.
 struct Replica {
     state: State,
     trainer: Trainer,
@@ -42,7 +42,7 @@ impl Replica {
         self.trainer.step(&mut self.state, collective, batch, false)
     }
 
-    /// Parameters, moments and the count of updates, as a checkpoint holds them: named by nothing that is drawn.
+    /// Parameters, moments and the count of updates, as bytes of a checkpoint without random names.
     fn held(&self) -> Vec<Vec<u8>> {
         let saved = Saved { dtype: Dtype::F32, file_bytes: u64::MAX };
         let room = Room::default().reserve(&AbortHandle::new()).expect("it is free");
@@ -86,7 +86,7 @@ fn pack(step: u64, index: usize) -> MicroBatch {
         let first = draw(64);
         for i in 0..length {
             let row = u32::try_from(tokens.len()).expect("few") - u32::from(i > 0);
-            // A pattern that can be learnt.
+            // A pattern that can be learned.
             let token = (first + 3 * u32::try_from(i).expect("few")) % 64;
             tokens.push(token);
             if i > 0 {
@@ -113,12 +113,12 @@ fn batch(step: u64, packs: usize, rank: usize, world: usize) -> Batch {
     }
 }
 
-/// By rank.
+/// Results by rank.
 type Ranks = Vec<Rank>;
-/// By step: what it did, and what the rank held after it.
+/// Results of one rank by step: the report of the step, and the state after it.
 type Rank = Vec<(StepDone, Vec<Vec<u8>>)>;
 
-/// Trains on every rank at once.
+/// Trains on all ranks in parallel.
 fn train(world: usize, packs: usize, steps: u64) -> Ranks {
     on_ranks(world, |mut collective| {
         let (rank, mut replica) = (collective.rank(), replica());
@@ -138,7 +138,7 @@ fn on_ranks<T: Send>(world: usize, rank: impl Fn(InProcess) -> T + Sync) -> Vec<
     })
 }
 
-/// The loss curve, once it is known that every rank has the same, and the same bits after every step.
+/// Checks that all ranks have the same losses and, after every step, the same bits. Returns the loss curve.
 fn curve(ranks: &[Rank]) -> Vec<f64> {
     for (number, rank) in ranks.iter().enumerate() {
         for (step, ((ours, held), (zeroth, wanted))) in rank.iter().zip(&ranks[0]).enumerate() {
@@ -173,7 +173,7 @@ fn workers_times_accumulation_changes_nothing() {
     }
 }
 
-/// Loss and trained tokens of each source, added up over the ranks as the coordinator does.
+/// Loss and trained tokens of each source, summed over the ranks as the coordinator does.
 fn by_source(ranks: &[Rank], step: usize) -> [(f64, u64); 2] {
     let mut all = [(0.0, 0.0, 0); 2];
     for sum in ranks.iter().flat_map(|rank| &rank[step].0.sources) {
@@ -218,7 +218,7 @@ fn ranks_without_packs_contribute_zeros() {
 fn gradients_are_the_same_in_buckets_of_any_size() {
     let train = |bucket_elements: usize| {
         on_ranks(2, |mut collective| {
-            // The norm is summed by bucket; without clipping it scales nothing.
+            // The norm is summed by bucket, and without clipping it changes nothing.
             let mut replica = replica_with(1e9, bucket_elements);
             let rank = collective.rank();
             for s in 0..STEPS {
@@ -229,13 +229,13 @@ fn gradients_are_the_same_in_buckets_of_any_size() {
         })
     };
     let one = train(usize::MAX);
-    // A block of so few rows that it is no matrix any more is multiplied in another order: none is cut so small.
+    // The sizes cut no block of rows so small that it is multiplied in another order.
     for bucket_elements in [BUCKET_ELEMENTS, 1100, 5000] {
         assert!(train(bucket_elements) == one, "{bucket_elements} elements");
     }
 }
 
-/// A collective whose rank puts something that is not a number in its first bucket.
+/// A collective whose rank writes NaN into each bucket.
 struct Poisoned(InProcess);
 
 impl Collective for Poisoned {
@@ -281,9 +281,9 @@ fn a_gradient_that_is_not_finite_changes_nothing_on_any_rank() {
             let committed = replica.step(collective, &batch(s, PACKS, rank, 2));
             (committed.expect("one or two such steps are survived").done, replica.held())
         };
-        // Moments are no longer zero when it happens.
+        // After this step the moments are not zero.
         let before = step(0, &mut collective);
-        // One rank's gradient is enough.
+        // A NaN on one rank is enough.
         let skipped = if rank == 1 {
             let mut poisoned = Poisoned(collective);
             let skipped = step(1, &mut poisoned);

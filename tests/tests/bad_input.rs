@@ -1,8 +1,8 @@
-//! What is wrong is said once, clearly, before any training, and nothing is left half-written.
+//! Bad input is reported once, clearly, before any training, and leaves nothing half-written.
 //!
-//! Every test here checks the same four things of a refused run: the exit code tells whose fault it was (1 the
-//! machine's, 2 the user's, 3 the data's); the error names the place and, where there is one, the way out; no step was
-//! trained; nothing lives on, neither a process nor a run that looks alive.
+//! Every test checks four things about a refused run. The exit code says what was at fault (1 the machine, 2 the
+//! user's settings, 3 the data). The error names the location and, where one is known, a fix. No step was trained.
+//! Neither a process nor a run that looks alive is left.
 
 use muster_tests::fixture::{RECORDS, files, journal};
 use muster_tests::pool::Pool;
@@ -13,7 +13,7 @@ const INFRASTRUCTURE: i32 = 1;
 const USER: i32 = 2;
 const DATA: i32 = 3;
 
-/// Runs what the fixture holds, and sees the run fail with all these words in its one error.
+/// Runs the fixture, and checks that the run fails with one error that contains all these words.
 fn refused(fixture: &Fixture, code: i32, words: &[&str]) -> Ended {
     let ended = ended(fixture, code, words);
     assert!(!fixture.runs().is_empty(), "a run has a history of its failure");
@@ -21,7 +21,7 @@ fn refused(fixture: &Fixture, code: i32, words: &[&str]) -> Ended {
 }
 
 fn ended(fixture: &Fixture, code: i32, words: &[&str]) -> Ended {
-    // `end` itself fails the test if a process is left behind.
+    // `end` fails the test if a process is left behind.
     let ended = Process::run(fixture, &["--workers", "2"]).end().with_code(code);
     assert_refused(fixture, &ended, words);
     ended
@@ -45,7 +45,7 @@ fn assert_refused(fixture: &Fixture, ended: &Ended, words: &[&str]) {
     assert!(!files(&fixture.path("runs")).iter().any(odd));
 }
 
-/// The same, refused before there was anything to keep a history of.
+/// Runs the fixture, and checks that it is refused before a run is created.
 fn refused_at_once(fixture: &Fixture, words: &[&str]) {
     let ended = ended(fixture, USER, words);
     assert!(ended.events.is_empty(), "{:?}", ended.events);
@@ -70,7 +70,7 @@ fn another_tools_key_is_answered_with_ours() {
 }
 
 #[test]
-fn several_mistakes_in_a_spec_are_said_together() {
+fn several_mistakes_in_a_spec_are_reported_together() {
     let fixture = Fixture::new();
     fixture.respec("learning_rate: 1.0e-3", "learning_rate: fast");
     fixture.respec("max_tokens: 128", "max_tokens: 0");
@@ -109,7 +109,7 @@ fn a_fifo_for_a_data_file_is_refused_and_not_waited_for() {
     assert_refused(&fixture, &submitted, &words);
 }
 
-/// Submits what the fixture holds to a coordinator that is not there.
+/// Submits the fixture to a coordinator that does not exist.
 fn submit(fixture: &Fixture, more: &[&str]) -> Ended {
     let spec = fixture.path("spec.yaml").display().to_string();
     let nowhere = ["submit", &spec, "--coordinator", "http://127.0.0.1:1"];
@@ -141,7 +141,7 @@ fn a_missing_local_file_is_named_before_a_coordinator_is_asked() {
 }
 
 #[test]
-fn an_output_is_the_pools_by_whatever_name() {
+fn an_output_is_recognized_under_every_path() {
     let fixture = Fixture::new();
     std::fs::create_dir(fixture.path("specs")).expect("a temporary folder");
     let link = std::os::unix::fs::symlink(fixture.path("runs"), fixture.path("link"));
@@ -165,7 +165,7 @@ fn an_output_is_the_pools_by_whatever_name() {
 }
 
 #[test]
-fn samples_beyond_what_the_base_has_seen_are_warned_of() {
+fn samples_longer_than_the_bases_context_cause_a_warning() {
     let fixture = Fixture::new();
     fixture.respec("max_steps: 40", "max_steps: 1");
     let positions = "\"max_position_embeddings\": ";
@@ -181,8 +181,8 @@ fn samples_beyond_what_the_base_has_seen_are_warned_of() {
     let spec = fixture.path("spec.yaml").display().to_string();
     let plan = Process::start(&programs::coordinator(), &["plan", &spec, "--json", "--no-measure"]);
     let plan = plan.end().with_code(0);
-    let said = plan.events[0].0["warnings"].as_array().expect("a list").clone();
-    assert!(said.contains(&warning.into()), "{said:?}");
+    let planned = plan.events[0].0["warnings"].as_array().expect("a list").clone();
+    assert!(planned.contains(&warning.into()), "{planned:?}");
 }
 
 #[test]
@@ -211,12 +211,12 @@ fn more_broken_lines_than_allowed_are_refused_by_line() {
     fixture.write("data.jsonl", &lines.join("\n"));
     let words = ["data.max_dropped", "1.2 %", "data.jsonl, line 7: not valid JSON", "hint: "];
     refused(&fixture, DATA, &words);
-    // What is wrong is a reason to mend it: the same data is refused again, from the cache too.
+    // The same data is refused again when it comes from the cache.
     refused(&fixture, DATA, &words);
 }
 
 #[test]
-fn an_array_that_breaks_off_loses_what_follows_and_says_where() {
+fn a_truncated_array_is_refused_with_its_position() {
     let fixture = Fixture::new();
     let lines: Vec<_> = fixture.read("data.jsonl").lines().map(str::to_owned).collect();
     let broken = format!("[\n{},\n{},\n{}", lines[0], lines[1], &lines[2][..30]);
@@ -228,7 +228,7 @@ fn an_array_that_breaks_off_loses_what_follows_and_says_where() {
         "hint: get the whole file; `data.broken_end: keep` trains on what comes before",
     ];
     refused(&fixture, DATA, &words);
-    // Whatever else may be lost.
+    // A higher `max_dropped` does not permit a truncated file.
     fixture.respec("max_dropped: 0.01", "max_dropped: 1.0");
     refused(&fixture, DATA, &words);
     fixture.respec("max_dropped: 1.0", "broken_end: keep");
@@ -256,7 +256,7 @@ fn data_without_a_record_is_refused() {
     let words =
         ["no sample is left to train on: no record was found in `", "data.jsonl`", "hint: "];
     refused(&fixture, DATA, &words);
-    assert_eq!(RECORDS, 240, "what the other tests count on");
+    assert_eq!(RECORDS, 240, "other tests rely on this");
 }
 
 #[test]
@@ -282,8 +282,8 @@ fn weights_that_were_cut_short_are_refused_by_file() {
     std::fs::write(&path, &bytes[..bytes.len() / 2]).expect("a temporary file");
     let words = ["base/model-00001-of-00002.safetensors", "hint: copy or download the file again"];
     let ended = refused(&fixture, USER, &words);
-    let told = format!("cut short: {} bytes of {}", bytes.len() / 2, bytes.len());
-    assert!(ended.stderr.contains(&told), "`{told}` in:\n{}", ended.stderr);
+    let detail = format!("cut short: {} bytes of {}", bytes.len() / 2, bytes.len());
+    assert!(ended.stderr.contains(&detail), "`{detail}` in:\n{}", ended.stderr);
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn a_port_in_use_is_named() {
 #[test]
 fn an_output_that_is_no_folder_is_named() {
     let fixture = Fixture::new();
-    // Tests may run as root, who can write to a read-only folder, but not to a folder that is a file.
+    // Tests may run as root. Root can write to a read-only folder, but not to a file as if it were a folder.
     fixture.write("runs", "a file");
     let ended = Process::run(&fixture, &[]).end().with_code(USER);
     assert_refused(&fixture, &ended, &["output", "runs", "the folder cannot be created", "hint: "]);
@@ -330,7 +330,7 @@ fn a_read_only_output_is_named() {
 }
 
 #[test]
-fn a_full_output_ends_the_run_with_the_systems_word() {
+fn a_full_output_ends_the_run_with_the_systems_error() {
     let fixture = Fixture::new();
     let runs = fixture.path("runs");
     std::fs::create_dir(&runs).expect("a temporary folder");
@@ -339,7 +339,7 @@ fn a_full_output_ends_the_run_with_the_systems_word() {
         return;
     };
     fixture.respec("keep: 100}", "keep: 100, storage_patience: 1s}");
-    // Room for the data set and a journal; none for a checkpoint of eight megabytes.
+    // The disk has room for the data set and a journal, but not for a checkpoint of eight megabytes.
     let ended = Process::run(&fixture, &["--workers", "2"]).end().with_code(INFRASTRUCTURE);
     let words = ["checkpoints/step-", "No space left on device", "hint: "];
     for word in words {
@@ -352,7 +352,7 @@ fn a_full_output_ends_the_run_with_the_systems_word() {
     drop(disk);
 }
 
-/// A disk of four megabytes; it goes when this does.
+/// A disk of four megabytes, which is unmounted when this is dropped.
 struct SmallDisk(std::path::PathBuf);
 
 impl SmallDisk {

@@ -1,5 +1,5 @@
-//! Checkpoints under damage and death, with real processes: what is restored is what was committed last, and what is
-//! not whole is never restored.
+//! Checkpoints when files are damaged and processes die: the newest commit is restored, and an incomplete or damaged
+//! checkpoint never is. Runs real processes.
 
 use muster_tests::fixture::{EVERY, STEPS, files, journal};
 use muster_tests::model::{assert_bit_equal, weights};
@@ -9,10 +9,10 @@ use rustix::process::Signal;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// Kills of each kind, at moments that differ.
+/// Number of kills of each kind, at different moments.
 const KILLS: u64 = 8;
 
-/// A run that was stopped in order, behind its second checkpoint.
+/// Starts a run and stops it gracefully after its first checkpoint.
 fn stopped(fixture: &Fixture) -> Ended {
     let mut process = Process::run(fixture, &["--workers", "2"]);
     process.step(EVERY + 2);
@@ -28,7 +28,7 @@ fn folder(run: &Path, step: u64, lineage: u64) -> PathBuf {
     run.join(format!("checkpoints/step-{step:08}-l{lineage}"))
 }
 
-/// The first file of optimizer state in a checkpoint.
+/// The first state file of a checkpoint.
 fn state(checkpoint: &Path) -> PathBuf {
     let names = files(&checkpoint.join("state"));
     checkpoint.join("state").join(names.first().expect("a rank has stored some"))
@@ -41,11 +41,11 @@ fn committed(run: &Path) -> Vec<u64> {
     steps.map(|step| step.as_u64().expect("a count")).collect()
 }
 
-/// What is done to a checkpoint's folder.
+/// Damages a checkpoint's folder.
 type Damage = fn(&Path);
 
 #[test]
-fn a_damaged_checkpoint_is_told_and_the_one_before_it_restored() {
+fn a_damaged_checkpoint_is_reported_and_the_one_before_it_is_restored() {
     let damages: [(&str, Damage); 4] = [
         ("is not what was written", |checkpoint| {
             let path = state(checkpoint);
@@ -74,10 +74,10 @@ fn a_damaged_checkpoint_is_told_and_the_one_before_it_restored() {
         let at = first.only("paused").count("step");
         damage(&folder(&fixture.run(), at, 1));
         let resumed = resume(&fixture);
-        let told = format!("the checkpoint after step {at} is damaged: ");
+        let damaged = format!("the checkpoint after step {at} is damaged: ");
         let incidents = resumed.all("incident");
         let mut incidents = incidents.iter().map(|e| e.text("message"));
-        let incident = incidents.find(|m| m.starts_with(&told)).expect("it is told");
+        let incident = incidents.find(|m| m.starts_with(&damaged)).expect("it is reported");
         assert!(incident.contains(word), "{word} in {incident}");
         let before = (at - 1) / EVERY * EVERY;
         let instead = format!("the one after step {before} is used instead");
@@ -89,9 +89,9 @@ fn a_damaged_checkpoint_is_told_and_the_one_before_it_restored() {
 }
 
 #[test]
-fn a_run_without_a_whole_checkpoint_says_so_and_does_not_begin_anew_by_itself() {
+fn a_run_without_an_intact_checkpoint_fails_and_does_not_start_over_by_itself() {
     let fixture = Fixture::new();
-    // Only the stop makes one, however late it is heard.
+    // Only the stop takes a checkpoint, even if it takes effect late.
     fixture.respec("checkpoint: {every: 8,", "checkpoint: {every: 100,");
     let mut process = Process::run(&fixture, &["--workers", "1"]);
     process.step(2);
@@ -107,7 +107,7 @@ fn a_run_without_a_whole_checkpoint_says_so_and_does_not_begin_anew_by_itself() 
 }
 
 #[test]
-fn a_run_goes_on_with_its_data_and_says_that_it_has_changed_since() {
+fn a_resumed_run_reports_changed_data_and_continues() {
     let fixture = Fixture::new();
     let first = stopped(&fixture);
     fixture.write("data.jsonl", &fixture.read("data.jsonl").replacen('a', "e", 9));
@@ -118,13 +118,13 @@ fn a_run_goes_on_with_its_data_and_says_that_it_has_changed_since() {
 }
 
 #[test]
-fn a_manifest_that_nobody_lived_to_journal_is_committed_by_the_next_coordinator() {
+fn a_manifest_that_was_not_journaled_is_committed_by_the_next_coordinator() {
     let fixture = Fixture::new();
     let mut process = Process::run(&fixture, &["--workers", "2"]);
     process.event("checkpoint", |e| e.kind() == "checkpoint");
     process.signal(Signal::KILL);
     let killed = process.end();
-    // As if it had died a moment before: the entry that names the checkpoint, and what followed, were never written.
+    // Removes the entry that names the checkpoint and all later ones, as if the coordinator had died before it.
     let run = fixture.run();
     let entries = files(&run.join("journal"));
     let names = |name: &String| {
@@ -155,7 +155,7 @@ fn whenever_the_coordinator_dies_the_newest_commit_is_what_is_restored() {
             let newest = committed(&fixture.run()).into_iter().max().unwrap_or(0);
             assert_eq!(generation.count("step"), newest);
         }
-        // With a checkpoint a step, one is always on its way: at which stage differs from kill to kill.
+        // With a checkpoint per step, one is always being saved, at a stage that differs from kill to kill.
         process.step(generation.count("step") + 2 + kill % 3);
         process.signal(Signal::KILL);
         ended.push(process.end());
@@ -194,7 +194,7 @@ fn whenever_a_worker_dies_the_newest_commit_is_what_is_restored() {
     assert_nothing_is_left_over(&fixture);
 }
 
-/// What was given up or replaced is gone: there are the newest two, and the best.
+/// Checks that replaced and abandoned checkpoints are deleted: only the newest two and the best are left.
 fn assert_nothing_is_left_over(fixture: &Fixture) {
     let folder = fixture.run().join("checkpoints");
     let entries = folder.read_dir().expect("a folder").flatten();
@@ -290,7 +290,7 @@ fn checkpoints_are_listed_verified_exported_and_pruned() {
     let name = victim.file_name().and_then(|n| n.to_str()).expect("plain");
     assert!(damaged.events[0].text("damage").contains(name));
 
-    // More than was written is damage, too; and the finished model is nobody else's.
+    // Extra bytes are damage, too. A change of the finished model damages no checkpoint.
     for longer in ["checkpoints/step-00000016-l1/model/config.json", "model/config.json"] {
         append(&run.join(longer), "}");
     }
@@ -299,7 +299,7 @@ fn checkpoints_are_listed_verified_exported_and_pruned() {
     assert_eq!(whole, [false, false, true, true, true]);
     assert!(damaged.events[1].text("damage").ends_with("is longer than it was"));
 
-    // As an upload lies there whose writer was killed.
+    // An upload whose writer was killed.
     let begun = run.join("model/model.safetensors#1");
     std::fs::write(&begun, "half").expect("it can be written");
     let would = checkpoint_text(&["prune", path, "--keep", "1", "--dry-run"]);
@@ -317,9 +317,9 @@ fn checkpoints_are_listed_verified_exported_and_pruned() {
 }
 
 #[test]
-fn a_lost_checkpoint_is_missed_and_a_damaged_one_is_not_counted() {
+fn a_lost_checkpoint_is_reported_and_a_damaged_one_is_not_counted() {
     let fixture = Fixture::new();
-    // However late the stop is heard, it is no end.
+    // The run is so long that a late stop does not come after its end.
     fixture.long();
     stopped(&fixture);
     let run = fixture.run();
@@ -330,15 +330,15 @@ fn a_lost_checkpoint_is_missed_and_a_damaged_one_is_not_counted() {
     let name = format!("step-{first:08}-l1");
     let manifest = |step| folder(&run, step, 1).join("manifest.json");
 
-    // The newest is damaged: whoever keeps one keeps the whole one.
+    // The newest checkpoint is damaged, so `--keep 1` also keeps the intact one.
     append(&manifest(last), " ");
     checkpoint_text(&["prune", path, "--keep", "1"]);
     assert!(manifest(first).exists() && manifest(last).exists());
 
-    // It is lost: that is no reason to take another one for it.
+    // The newest checkpoint is lost, and no other one is used in its place.
     std::fs::remove_file(manifest(last)).expect("it was there");
     let lost = checkpoint(&["verify", path, "--json"]).with_code(3);
-    let (gone, others) = lost.events.split_last().expect("it is told");
+    let (gone, others) = lost.events.split_last().expect("it is reported");
     assert!(!others.is_empty() && others.iter().all(|e| e.0["whole"] == true), "{others:?}");
     assert_eq!(gone.text("damage"), "it is gone");
     let to = fixture.path("exported");
@@ -347,16 +347,16 @@ fn a_lost_checkpoint_is_missed_and_a_damaged_one_is_not_counted() {
     let words = ["manifest.json` is gone", "hint: name another one of the run's: ", &name];
     assert!(words.iter().all(|word| refused.stderr.contains(word)), "{}", refused.stderr);
     let damaged = state(&folder(&run, last, 1)).exists();
-    assert!(damaged && !Path::new(to).exists(), "nothing was there, and nothing is");
+    assert!(damaged && !Path::new(to).exists(), "nothing was exported");
     checkpoint_text(&["export", path, to, "--checkpoint", &name]);
-    // By whatever path; a bucket alone is none.
+    // The path may be written in other ways, but a bucket alone is not a run.
     assert_eq!(checkpoint_text(&["ls", &format!("{path}/.")]), checkpoint_text(&["ls", path]));
     let no_run = checkpoint(&["ls", "s3://bucket"]).with_code(2);
     assert!(no_run.stderr.contains("there is no run at `s3://bucket`"), "{}", no_run.stderr);
 }
 
 #[test]
-fn what_newer_checkpoints_have_replaced_is_not_gone_back_to() {
+fn a_resume_does_not_go_back_to_pruned_checkpoints() {
     let fixture = Fixture::new();
     fixture.long();
     fixture.respec("checkpoint: {every: 8, keep: 100}", "checkpoint: {every: 1, keep: 1}");
@@ -365,9 +365,9 @@ fn what_newer_checkpoints_have_replaced_is_not_gone_back_to() {
     let run = fixture.run();
     let at = *committed(&run).last().expect("it has some");
     assert!(at > EVERY, "{at}");
-    assert!(!folder(&run, at - 1, 1).exists(), "a stop takes its time to clear away");
+    assert!(!folder(&run, at - 1, 1).exists(), "a stop waits until old checkpoints are deleted");
     std::fs::remove_file(state(&folder(&run, at, 1))).expect("it was found");
-    // There were others once: nobody asks for them one by one.
+    // The deleted checkpoints are not tried one by one.
     let refused = Process::run(&fixture, &["--workers", "2", "--resume"]).end().with_code(1);
     let incidents = refused.all("incident");
     let damaged: Vec<_> =

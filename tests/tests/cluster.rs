@@ -1,7 +1,7 @@
-//! `coordinator run` with real processes: what it leaves, and what deaths, stops and resumptions cost.
+//! `coordinator run` with real processes: its results, and the cost of deaths, stops and resumptions.
 //!
-//! Weights are compared bit for bit: a run that lost a worker, its coordinator or its terminal on the way must end
-//! where an undisturbed one ends.
+//! Weights are compared bit for bit: a run that lost a worker, its coordinator or its terminal must end with the same
+//! weights as an undisturbed run.
 
 use muster_tests::fixture::{EVERY, RECORDS, STEPS, files, journal};
 use muster_tests::model::weights;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
 
-/// Workers that lose their parent are gone so soon.
+/// How long workers may take to exit after their parent has died.
 const ORPHANS_GONE: Duration = Duration::from_secs(5);
 
 fn json(path: &Path) -> Value {
@@ -23,7 +23,7 @@ fn json(path: &Path) -> Value {
 #[test]
 fn a_run_leaves_a_model_and_accounts_for_every_record() {
     let fixture = Fixture::new();
-    // One record more than can be trained on: a question without an answer.
+    // One more record, which cannot be trained on: a question without an answer.
     let unanswered = r#"{"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": ""}]}"#;
     fixture.write("data.jsonl", &(fixture.read("data.jsonl") + unanswered + "\n"));
     let template = "additional_chat_templates/tool_use.jinja";
@@ -65,7 +65,7 @@ fn a_run_leaves_a_model_and_accounts_for_every_record() {
     assert_eq!(count("read"), RECORDS as u64 + 1);
     assert_eq!((count("eligible"), dropped), (RECORDS as u64, 1));
     assert_eq!(count("held_out"), RECORDS as u64 / 10);
-    // One epoch's steps see each of the others once.
+    // The steps of one epoch train on each of the other records once.
     let planned = ended.only("planned");
     assert_eq!(planned.count("held_out"), count("held_out"));
     let steps_per_epoch = usize::try_from(planned.count("steps_per_epoch")).expect("few");
@@ -84,7 +84,7 @@ fn nothing_of_a_run_is_half_written() {
         |name: &&String| name.contains('#') || name.contains(".probe") || name.ends_with(".tmp");
     assert_eq!(all.iter().filter(odd).collect::<Vec<_>>(), Vec::<&String>::new());
 
-    // Every checkpoint that the journal names is there to the last byte, and there is no other.
+    // Every checkpoint that the journal names is complete, and there is no other.
     let facts = journal(&run);
     assert_eq!(facts.last().expect("a history")["event"], "succeeded");
     let of_kind = |kind: &'static str| facts.iter().filter(move |f| f["event"] == kind);
@@ -123,7 +123,7 @@ fn nothing_of_a_run_is_half_written() {
     let best = format!("step-{:08}-l1", best.expect("measured").count("step"));
     assert_eq!(hint("best").trim_end(), best);
 
-    // The metrics are what was printed, less what is said to those who watch only.
+    // The metrics are the printed events.
     let metrics: Vec<Value> = files(&run.join("metrics"))
         .iter()
         .flat_map(|name| {
@@ -148,14 +148,14 @@ fn a_second_run_trains_on_what_the_first_prepared() {
     assert_eq!(second.only("prepared").0["cached"], true);
     assert_eq!(second.only("prepared").0["receipt"], first.only("prepared").0["receipt"]);
     assert_eq!(lineage(&[&second]), lineage(&[&first]));
-    // What changes a token makes another data set.
+    // An option that changes a token makes another data set.
     fixture.respec("max_tokens: 128", "max_tokens: 127");
     let third = Process::run(&fixture, &["--workers", "1"]).end().with_code(0);
     assert_eq!(third.only("prepared").0["cached"], false);
 }
 
 #[test]
-fn a_killed_rank_costs_a_step_back_and_nothing_else() {
+fn a_killed_rank_costs_only_a_restore() {
     let fixture = Fixture::new();
     let mut process = Process::run(&fixture, &["--workers", "2"]);
     process.event("checkpoint", |e| e.kind() == "checkpoint");
@@ -178,7 +178,7 @@ fn a_killed_supervisor_is_replaced_with_all_its_ranks() {
     assert_as_undisturbed(&fixture, &[&ended]);
 }
 
-/// The run formed at least two generations, and each later one began at a checkpoint.
+/// Checks that the run formed at least two generations, and that each later one began at a checkpoint.
 fn assert_went_back(ended: &Ended, world_size: u64) {
     let generations = ended.all("generation");
     assert!(generations.len() >= 2, "the death was not noticed");
@@ -191,13 +191,13 @@ fn assert_went_back(ended: &Ended, world_size: u64) {
 }
 
 #[test]
-fn workers_die_with_their_coordinator_and_resume_goes_on() {
+fn workers_die_with_their_coordinator_and_the_run_resumes() {
     let fixture = Fixture::new();
     let mut process = Process::run(&fixture, &["--workers", "2"]);
     process.event("checkpoint", |e| e.kind() == "checkpoint");
     process.step(EVERY + 2);
     process.signal(Signal::KILL);
-    assert_eq!(process.left_within(ORPHANS_GONE), Vec::<String>::new());
+    assert_eq!(process.remaining_within(ORPHANS_GONE), Vec::<String>::new());
     let killed = process.end();
     assert_eq!(killed.code, None, "it was killed in the middle");
     assert!(killed.all("finished").is_empty());
@@ -260,8 +260,8 @@ fn a_changed_schedule_is_refused_on_resume() {
     for word in ["train.learning_rate", "0.001", "0.002", "hint: undo the change"] {
         assert!(refused.stderr.contains(word), "{word} in:\n{}", refused.stderr);
     }
-    assert_eq!(journal(&fixture.run()), before, "the run is as it was");
-    // What changes no token and no step may change.
+    assert_eq!(journal(&fixture.run()), before, "the run is unchanged");
+    // An option that changes neither a token nor a step may be changed.
     fixture.respec("learning_rate: 2.0e-3", "learning_rate: 1.0e-3");
     fixture.respec("every: 8,", "every: 20,");
     let resumed = Process::run(&fixture, &["--workers", "1", "--resume"]).end().with_code(0);

@@ -1,4 +1,4 @@
-//! What commands do when somebody at the other end goes: the reader of their output, or the coordinator.
+//! What commands do when the other end disappears: the reader of their output, or the coordinator.
 
 use muster_tests::fixture::{EVERY, LONG, journal};
 use muster_tests::pool::{Pool, for_two};
@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, PipeReader};
 use std::net::TcpListener;
 use std::path::PathBuf;
 
-/// How a program ends whose reader has gone.
+/// Exit code of a program whose reader is gone.
 const UNREAD: i32 = 141;
 
 /// A program and its arguments.
@@ -18,14 +18,14 @@ fn line(program: PathBuf, arguments: &[&str]) -> Line {
     (program, arguments.iter().map(|&word| word.to_owned()).collect())
 }
 
-/// It prints, and nobody reads it.
+/// Runs a program whose output is not read.
 fn unread((program, arguments): &Line) -> Ended {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
     Process::start_to(writer.into(), program, arguments, &[]).end()
 }
 
-/// It prints to a disk that is full.
+/// Runs a program whose output goes to a full disk.
 fn full((program, arguments): &Line) -> Ended {
     let full = File::options().write(true).open("/dev/full").expect("Linux");
     Process::start_to(full.into(), program, arguments, &[]).end()
@@ -37,13 +37,13 @@ fn assert_ends_well(lines: &[Line]) {
         assert_eq!((ended.code, &*ended.stderr), (Some(UNREAD), ""), "{line:?}");
         let ended = full(line);
         assert_eq!(ended.code, Some(1), "{line:?}: {}", ended.stderr);
-        let said: Vec<_> = ended.stderr.lines().collect();
+        let lines: Vec<_> = ended.stderr.lines().collect();
         let wanted = "error: standard output cannot be written to: No space left on device";
-        assert!(matches!(said[..], [error] if error.starts_with(wanted)), "{line:?}: {said:?}");
+        assert!(matches!(lines[..], [error] if error.starts_with(wanted)), "{line:?}: {lines:?}");
     }
 }
 
-/// A pool that has finished a short run; its name.
+/// A pool that has finished a short run, and the run's name.
 fn finished(fixture: &Fixture) -> (Pool, String) {
     for_two(fixture);
     fixture.respec("max_steps: 40", "max_steps: 2");
@@ -54,7 +54,7 @@ fn finished(fixture: &Fixture) -> (Pool, String) {
 }
 
 #[test]
-fn commands_end_quietly_once_nobody_reads_them_and_say_that_a_disk_is_full() {
+fn commands_end_quietly_without_a_reader_and_report_a_full_disk() {
     let fixture = Fixture::new();
     let (pool, run) = finished(&fixture);
     let folder = fixture.run();
@@ -80,7 +80,7 @@ fn commands_end_quietly_once_nobody_reads_them_and_say_that_a_disk_is_full() {
         asked(&["cancel", &run, "--json"]),
         asked(&["submit", spec, "--idempotency-key", "short"]),
     ]);
-    // These say beside it what they are at.
+    // These also print their progress to standard error.
     for command in [&["inspect", spec, "--json"][..], &["plan", spec, "--no-measure"]] {
         let ended = unread(&coordinator(command)).with_code(UNREAD);
         assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
@@ -89,7 +89,7 @@ fn commands_end_quietly_once_nobody_reads_them_and_say_that_a_disk_is_full() {
     }
 }
 
-/// `run --json`, which somebody reads up to the first step.
+/// Starts `run --json`, and reads its output up to the first step.
 fn read_up_to_a_step(fixture: &Fixture) -> (Process, BufReader<PipeReader>) {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let spec = fixture.path("spec.yaml");
@@ -105,7 +105,7 @@ fn read_up_to_a_step(fixture: &Fixture) -> (Process, BufReader<PipeReader>) {
 }
 
 #[test]
-fn a_run_that_nobody_reads_any_more_stops_gracefully() {
+fn a_run_whose_output_is_no_longer_read_stops_gracefully() {
     let fixture = Fixture::new();
     fixture.long();
     let (run, reader) = read_up_to_a_step(&fixture);
@@ -120,7 +120,7 @@ fn a_run_that_nobody_reads_any_more_stops_gracefully() {
 }
 
 #[test]
-fn an_address_that_is_none_is_the_users_error() {
+fn an_invalid_address_is_the_users_error() {
     for address in ["127.0.0.1:7070", "coordinator", "ftp://127.0.0.1:7070", "https://host:1"] {
         for command in [&["list"][..], &["status", "r"], &["watch", "r"], &["cancel", "r"]] {
             let arguments = [command, &["--coordinator", address]].concat();
@@ -132,7 +132,7 @@ fn an_address_that_is_none_is_the_users_error() {
 
 #[test]
 fn a_coordinator_that_does_not_answer_is_waited_for_no_longer_than_asked() {
-    // The kernel takes connections; nobody else does.
+    // The kernel accepts connections, but no program answers them.
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let fixture = Fixture::new();
@@ -166,7 +166,7 @@ fn a_watch_survives_the_coordinator_and_shows_nothing_twice() {
     let mut watch = pool.ask(&["watch", &run]);
     let lines = ["watch", &run, "--coordinator", &pool.url];
     let people = Process::start(&programs::coordinator(), &lines);
-    people.says(&format!("run {run} at {}", pool.url));
+    people.wait_for_line(&format!("run {run} at {}", pool.url));
     watch.step(EVERY + 2);
     pool.restart_coordinator(&fixture);
     watch.step(EVERY + 20);
@@ -179,10 +179,10 @@ fn a_watch_survives_the_coordinator_and_shows_nothing_twice() {
     }
     let steps: Vec<_> = ended.all("step").iter().map(|e| e.count("step")).collect();
     assert!(steps.is_sorted_by(|a, b| a < b), "{steps:?}");
-    let (printed, said) = people.words(0);
+    let (printed, messages) = people.end_with_text(0);
     assert!(printed.trim_end().ends_with("/model"), "{printed}");
-    assert_eq!(said.matches("went away").count(), 2, "{said}");
-    assert_eq!(said.matches(&format!("step {LONG}/{LONG} ")).count(), 1, "{said}");
+    assert_eq!(messages.matches("went away").count(), 2, "{messages}");
+    assert_eq!(messages.matches(&format!("step {LONG}/{LONG} ")).count(), 1, "{messages}");
     for (i, event) in ended.events.iter().enumerate() {
         assert!(!ended.events[..i].iter().any(|e| e.0 == event.0), "twice: {event:?}");
     }
@@ -190,7 +190,7 @@ fn a_watch_survives_the_coordinator_and_shows_nothing_twice() {
 }
 
 #[test]
-fn a_watch_gives_up_if_it_is_told_to() {
+fn a_watch_gives_up_after_the_given_time() {
     let fixture = Fixture::new();
     for_two(&fixture);
     fixture.long();
@@ -206,19 +206,19 @@ fn a_watch_gives_up_if_it_is_told_to() {
 }
 
 #[test]
-fn a_cancel_says_what_has_become_of_the_run() {
+fn a_cancel_reports_the_outcome_of_the_run() {
     let fixture = Fixture::new();
     let (pool, finished) = finished(&fixture);
     let ask = |command: &str, run: &str, code| {
         let arguments = [command, run, "--coordinator", &pool.url];
-        Process::start(&programs::coordinator(), &arguments).words(code)
+        Process::start(&programs::coordinator(), &arguments).end_with_text(code)
     };
     fixture.respec("workers: {min: 2, max: 2}", "workers: {min: 3, max: 3}");
     let waiting = pool.submit(&fixture, "of three");
-    // The second time it is still true.
+    // Cancelling again gives the same answer.
     for _ in 0..2 {
-        let said = format!("run {waiting} was cancelled\n");
-        assert_eq!(ask("cancel", &waiting, 0), (String::new(), said));
+        let answer = format!("run {waiting} was cancelled\n");
+        assert_eq!(ask("cancel", &waiting, 0), (String::new(), answer));
     }
     let (status, _) = ask("status", &waiting, 0);
     assert!(status.contains("phase       cancelled\n"), "{status}");
@@ -226,8 +226,8 @@ fn a_cancel_says_what_has_become_of_the_run() {
     for line in [&*format!("run         {finished}"), "progress    step 2 of 2 (100 %)"] {
         assert!(status.lines().any(|l| l == line), "{line} in:\n{status}");
     }
-    let said = format!("run {finished} had already ended: succeeded\n");
-    assert_eq!(ask("cancel", &finished, 0), (String::new(), said));
+    let answer = format!("run {finished} had already ended: succeeded\n");
+    assert_eq!(ask("cancel", &finished, 0), (String::new(), answer));
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn runs_and_workers_are_listed_together_or_alone() {
     let (pool, run) = finished(&fixture);
     let list = |choice: &[&str]| {
         let arguments = [&["list", "--coordinator", &pool.url], choice].concat();
-        Process::start(&programs::coordinator(), &arguments).words(0).0
+        Process::start(&programs::coordinator(), &arguments).end_with_text(0).0
     };
     let runs = list(&["--runs"]);
     let workers = list(&["--workers"]);
@@ -263,7 +263,7 @@ fn a_submission_names_a_spec_or_a_run_to_resume() {
 }
 
 #[test]
-fn a_log_filter_that_is_none_is_told() {
+fn an_invalid_log_filter_is_reported() {
     let environment = [("MUSTER_LOG", "a=b=c".to_owned())];
     let list = ["list", "--json", "--coordinator", "http://127.0.0.1:1"];
     let ended = Process::start_in(&programs::coordinator(), &list, &environment).end();

@@ -1,6 +1,7 @@
-//! Containers against the libraries that write them: `pyarrow`, and Python's `csv`, `gzip` and `json`.
+//! Compares how containers are read with the libraries that write them: `pyarrow`, and Python's `csv`, `gzip` and
+//! `json`.
 //!
-//! Needs a Python with `pyarrow` (MUSTER_PEER_PYTHON); without it, that is said, and the test skipped.
+//! Needs a Python with `pyarrow` (MUSTER_PEER_PYTHON). Without it, the test says that it is skipped.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use data::{Body, Object};
 use serde_json::Value;
 
-/// The records of a file, read in so many ranges.
+/// The records of a file, read in this number of ranges.
 fn records(path: &Path, ranges: u64) -> Result<Vec<Value>> {
     let bytes = Arc::new(File::open(path)?);
     let size = bytes.metadata()?.len();
@@ -48,9 +49,9 @@ fn what_other_libraries_write_is_read_as_they_read_it() -> Result<()> {
     let files = String::from_utf8(output.stdout)?;
     ensure!(files.lines().count() == 11, "{} files", files.lines().count());
     for line in files.lines() {
-        let said: Value = serde_json::from_str(line)?;
-        let name = said["file"].as_str().context("a name")?;
-        let expected = said["records"].as_array().context("records")?;
+        let written: Value = serde_json::from_str(line)?;
+        let name = written["file"].as_str().context("a name")?;
+        let expected = written["records"].as_array().context("records")?;
         for ranges in [1, 7] {
             let found = records(&folder.path().join(name), ranges).context(name.to_owned())?;
             ensure!(found.len() == expected.len(), "{name}: {} records", found.len());

@@ -1,9 +1,9 @@
-//! Where credentials are found, other than in variables: a machine's, a pod's, a web identity's. Needs SeaweedFS
+//! Credentials that do not come from variables: those of a machine, of a pod and of a web identity. Needs SeaweedFS
 //! (MUSTER_TEST_WEED).
 
 use anyhow::{Result, ensure};
-use muster_tests::again::again;
 use muster_tests::http::{Answer, Request, content, serve, serve_tls};
+use muster_tests::ignored::run_ignored;
 use muster_tests::seaweed::{BUCKET, SeaweedFs};
 use serde_json::Value;
 use std::time::Duration;
@@ -13,7 +13,7 @@ const POD: &str = "token-of-the-pod";
 const ROLE: &str = "arn:aws:iam::123456789012:role/muster";
 const SESSION: &str = "token-of-the-session";
 
-/// The metadata service of a machine, and the agent that pods ask.
+/// The metadata service of a machine, and the credentials agent of pods.
 fn cloud(request: &Request) -> Answer {
     let bears = |header: &str, token| request.headers.get(header).is_some_and(|t| t == token);
     let service = "/latest/meta-data/iam/security-credentials/";
@@ -32,7 +32,7 @@ fn cloud(request: &Request) -> Answer {
     }
 }
 
-/// The service that makes credentials of a web identity: `AssumeRoleWithWebIdentity`.
+/// The service that returns credentials for a web identity: `AssumeRoleWithWebIdentity`.
 fn sts(request: &Request) -> Answer {
     let role = ROLE.replace(':', "%3A").replace('/', "%2F");
     let asked = [
@@ -69,7 +69,7 @@ fn a_machines_and_a_pods_credentials_are_found() -> Result<()> {
     let base = [endpoint, region];
 
     let machine = ("AWS_METADATA_ENDPOINT", cloud.clone());
-    again("it_can_write", &[&base[..], &[machine]].concat())?;
+    run_ignored("it_can_write", &[&base[..], &[machine]].concat())?;
 
     let folder = tempfile::tempdir()?;
     let token = folder.path().join("token");
@@ -79,9 +79,9 @@ fn a_machines_and_a_pods_credentials_are_found() -> Result<()> {
         ("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{cloud}/pod")),
         ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", token.clone()),
     ];
-    again("it_can_write", &[&base[..], &pod].concat())?;
+    run_ignored("it_can_write", &[&base[..], &pod].concat())?;
 
-    // A web identity is shown over TLS only.
+    // A web identity is sent over TLS only.
     let (sts, certificate) = serve_tls(sts);
     let trusted = folder.path().join("trusted.pem");
     std::fs::write(&trusted, certificate)?;
@@ -90,14 +90,14 @@ fn a_machines_and_a_pods_credentials_are_found() -> Result<()> {
         ("AWS_ROLE_ARN", ROLE.into()),
         ("AWS_ENDPOINT_URL_STS", format!("https://localhost:{}", sts.port())),
     ];
-    again("it_says_that_it_cannot", &[&base[..], &web].concat())?;
+    run_ignored("it_reports_that_it_cannot_write", &[&base[..], &web].concat())?;
     web.push(("SSL_CERT_FILE", trusted.to_string_lossy().into_owned()));
-    again("it_can_write", &[&base[..], &web].concat())
+    run_ignored("it_can_write", &[&base[..], &web].concat())
 }
 
 #[test]
-fn a_machine_that_has_no_role_is_said_to_have_no_credentials() -> Result<()> {
-    // Neither does it show its token, nor, where it does, a role.
+fn a_machine_without_a_role_is_reported_to_have_no_credentials() -> Result<()> {
+    // The first service returns no token, the second one a token but no role.
     for shown in ["/latest/api/token", ""] {
         let cloud = serve(move |request| match &request.target[..] {
             path if path == shown => content(request, SESSION.as_bytes()),
@@ -107,17 +107,17 @@ fn a_machine_that_has_no_role_is_said_to_have_no_credentials() -> Result<()> {
             ("AWS_ENDPOINT_URL", "http://127.0.0.1:9".to_owned()),
             ("AWS_METADATA_ENDPOINT", format!("http://{cloud}")),
         ];
-        again("it_says_that_there_are_none", &environment)?;
+        run_ignored("it_reports_missing_credentials", &environment)?;
     }
     Ok(())
 }
 
 #[tokio::test]
-#[ignore = "run by `a_machine_that_has_no_role_is_said_to_have_no_credentials` without credentials"]
-async fn it_says_that_there_are_none() -> Result<()> {
+#[ignore = "run by `a_machine_without_a_role_is_reported_to_have_no_credentials` without credentials"]
+async fn it_reports_missing_credentials() -> Result<()> {
     let storage = Storage::open(&format!("s3://{BUCKET}"))?;
     let storage = storage.patient(Patience::Within(Duration::from_secs(2)))?;
-    let error = proto::error::chain(&storage.probe().await.expect_err("nobody can sign this"));
+    let error = proto::error::chain(&storage.probe().await.expect_err("it cannot be signed"));
     ensure!(error.contains("there are no credentials"), "{error}");
     ensure!(error.contains("hint: set AWS_ACCESS_KEY_ID"), "{error}");
     Ok(())
@@ -135,7 +135,7 @@ async fn it_can_write() -> Result<()> {
 
 #[tokio::test]
 #[ignore = "run by `a_machines_and_a_pods_credentials_are_found` in the server's environment"]
-async fn it_says_that_it_cannot() -> Result<()> {
+async fn it_reports_that_it_cannot_write() -> Result<()> {
     let storage = Storage::open(&format!("s3://{BUCKET}"))?;
     let storage = storage.patient(Patience::Within(Duration::from_secs(2)))?;
     let error = proto::error::chain(&storage.probe().await.expect_err("that was no STS"));

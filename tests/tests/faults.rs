@@ -1,35 +1,35 @@
-//! A real S3 server behind a proxy that misbehaves: whatever goes wrong, an operation on storage ends in the right
-//! result or in an error, and what was acknowledged is there.
+//! A real S3 server behind a proxy that injects faults. Every operation on storage ends with the right result or an
+//! error, and what was acknowledged is stored.
 //!
-//! For every seed a random sequence of operations is held against a model: for each key, what it may hold. Needs
-//! SeaweedFS (MUSTER_TEST_WEED); MUSTER_SEEDS asks for more than the usual seeds.
+//! For every seed, a random sequence of operations is compared with a model that has the possible contents of each
+//! key. Needs SeaweedFS (MUSTER_TEST_WEED). MUSTER_SEEDS sets the number of seeds.
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, future, stream};
-use muster_tests::again::again;
-use muster_tests::proxy::{Befallen, Fault, Faults, Proxy, Random};
+use muster_tests::ignored::run_ignored;
+use muster_tests::proxy::{Fault, Faults, Injected, Proxy, Random};
 use muster_tests::seaweed::{BUCKET, SeaweedFs};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use storage::{Created, Error, Patience, Storage};
 
 const SEEDS: u64 = 300;
-/// Operations of a seed.
+/// Operations per seed.
 const OPERATIONS: usize = 12;
-/// Keys that they fall on.
+/// Keys per seed.
 const KEYS: usize = 3;
-/// How often a request meets each of the faults.
+/// Probability of each fault for a request.
 const RATE: f64 = 0.02;
-/// The same for those that few requests may meet.
+/// Probability of faults that apply to few requests.
 const RARE: f64 = 0.05;
-/// Seeds that run at once: most of their time they wait for an answer that does not come.
+/// Seeds that run at the same time. Most of the time they wait for an answer that does not come.
 const AT_ONCE: usize = 24;
-/// One seed in so many also writes objects of more than one part.
+/// Every seed that is a multiple of this writes objects of more than one part.
 const LARGE: u64 = 12;
-/// More than one part.
+/// Size of an object of more than one part.
 const LARGE_BYTES: usize = 9 << 20;
-/// Short, so that silence is soon over.
+/// Short, so that a silence ends soon.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 #[test]
@@ -37,21 +37,21 @@ fn no_fault_loses_or_changes_what_was_acknowledged() -> Result<()> {
     let name = "no_fault_loses_or_changes_what_was_acknowledged";
     let Some(server) = SeaweedFs::start(name) else { return Ok(()) };
     let mut environment = Proxy::before(server.address());
-    again("under_faults", &environment)?;
-    again("of_listings_that_come_garbled", &environment)?;
-    // Unsigned: what a proxy takes away would be missed from a signature.
+    run_ignored("under_faults", &environment)?;
+    run_ignored("truncated_listings", &environment)?;
+    // Requests are unsigned, so that the proxy may remove headers.
     environment.push(("AWS_SKIP_SIGNATURE", "true".into()));
-    again("of_a_store_that_verifies_nothing", &environment)
+    run_ignored("a_store_without_checksums", &environment)
 }
 
 #[tokio::test]
 #[ignore = "run by `no_fault_loses_or_changes_what_was_acknowledged` in the server's environment"]
-async fn of_a_store_that_verifies_nothing() -> Result<()> {
+async fn a_store_without_checksums() -> Result<()> {
     let proxy = Proxy::here();
     let storage = Storage::open(&format!("s3://{BUCKET}/unverified"))?;
     let storage = storage.patient(Patience::Within(PATIENCE))?;
     let faults = Faults::all(1, 0.0).with(Fault::FlipRequest, 0.4);
-    proxy.misbehave(faults.ignoring("x-amz-checksum-sha256"));
+    proxy.inject(faults.ignoring("x-amz-checksum-sha256"));
     let mut acknowledged = Vec::new();
     for key in (0..40).map(|key| key.to_string()) {
         let body = format!("document {key}");
@@ -63,8 +63,8 @@ async fn of_a_store_that_verifies_nothing() -> Result<()> {
             Err(error) => ensure!(matches!(error, Error::Damaged { .. }), "{error}"),
         }
     }
-    ensure!(proxy.befallen().len() > 10 && acknowledged.len() > 30, "{acknowledged:?}");
-    proxy.misbehave(Faults::none());
+    ensure!(proxy.injected().len() > 10 && acknowledged.len() > 30, "{acknowledged:?}");
+    proxy.inject(Faults::none());
     for (key, body) in acknowledged {
         ensure!(storage.read(&key).await? == body);
     }
@@ -73,7 +73,7 @@ async fn of_a_store_that_verifies_nothing() -> Result<()> {
 
 #[tokio::test]
 #[ignore = "run by `no_fault_loses_or_changes_what_was_acknowledged` in the server's environment"]
-async fn of_listings_that_come_garbled() -> Result<()> {
+async fn truncated_listings() -> Result<()> {
     let proxy = Proxy::here();
     let storage = Storage::open(&format!("s3://{BUCKET}/garbled"))?;
     let mut keys: Vec<_> = (0..20).map(|i| format!("some/{}/key", (b'a' + i) as char)).collect();
@@ -81,15 +81,15 @@ async fn of_listings_that_come_garbled() -> Result<()> {
         storage.put(key, "there").await?;
     }
     keys.sort();
-    // The end of the answer is missing, and all else is as it should be.
-    proxy.misbehave(Faults::none().first(Fault::CutBody, "GET", "?"));
+    // Only the end of the answer is missing.
+    proxy.inject(Faults::none().first(Fault::CutBody, "GET", "?"));
     let listed: Vec<_> = storage.list("some").await?.into_iter().map(|o| o.key).collect();
     ensure!(listed == keys, "{listed:?}");
     let folders: Vec<_> = storage.folders("some").await?;
     ensure!(folders.len() == keys.len(), "{folders:?}");
     ensure!(storage.unfinished("some").await? == Some(Vec::new()));
-    let befallen = proxy.befallen();
-    ensure!(befallen.len() == 3 && proxy.requests() == 6, "{befallen:?}");
+    let injected = proxy.injected();
+    ensure!(injected.len() == 3 && proxy.requests() == 6, "{injected:?}");
     Ok(())
 }
 
@@ -101,39 +101,39 @@ async fn under_faults() -> Result<()> {
     let seeds = std::env::var("MUSTER_SEEDS").map_or(Ok(SEEDS), |n| n.parse())?;
 
     let rare = [Fault::Conflict, Fault::LostWin, Fault::StaleListing, Fault::FlipRequest];
-    proxy.misbehave(rare.into_iter().fold(Faults::all(1, RATE), |f, fault| f.with(fault, RARE)));
+    proxy.inject(rare.into_iter().fold(Faults::all(1, RATE), |f, fault| f.with(fault, RARE)));
     let run = |seed| {
         let (storage, proxy) = (&storage, &proxy);
         async move { Model::new(storage, seed).run(proxy).await.context(format!("seed {seed}")) }
     };
     let models: Vec<_> =
         stream::iter(0..seeds).map(run).buffer_unordered(AT_ONCE).try_collect().await?;
-    let befallen = proxy.befallen();
+    let injected = proxy.injected();
     let (settled, unsettled) =
         models.iter().fold((0, 0), |(a, b), m| (a + m.settled, b + m.unsettled));
     println!(
         "{seeds} seeds: {} requests, {} faults; {settled} operations settled, {unsettled} in an error",
         proxy.requests(),
-        befallen.len()
+        injected.len()
     );
     for fault in Fault::ALL {
-        ensure!(befallen.iter().any(|b| b.fault == fault), "{fault:?} never befell");
+        ensure!(injected.iter().any(|b| b.fault == fault), "{fault:?} was never injected");
     }
-    // Most faults are overcome: only silence is longer than this patience.
+    // Most faults are overcome: only silences last longer than this patience.
     ensure!(unsettled * 5 < settled, "{unsettled} of {settled}");
 
-    proxy.misbehave(Faults::none());
+    proxy.inject(Faults::none());
     for model in models {
         model.holds_in_the_end().await.context(format!("seed {}", model.seed))?;
     }
-    for upload in storage.unfinished("").await?.expect("this store tells") {
+    for upload in storage.unfinished("").await?.expect("this store lists uploads") {
         storage.abandon(&upload).await?;
     }
     ensure!(storage.unfinished("").await? == Some(Vec::new()));
     Ok(())
 }
 
-/// What a key may hold.
+/// The possible contents of a key.
 type Holds = BTreeSet<Option<Bytes>>;
 
 struct Model<'a> {
@@ -141,7 +141,7 @@ struct Model<'a> {
     seed: u64,
     random: Random,
     keys: BTreeMap<String, Holds>,
-    /// Keys that once may have been there.
+    /// Keys that may have existed at some time.
     ever: BTreeSet<String>,
     bodies: u64,
     settled: u32,
@@ -180,14 +180,14 @@ impl<'a> Model<'a> {
         Ok(self)
     }
 
-    /// Unlike any other.
+    /// A body unlike any other.
     fn body(&mut self) -> Bytes {
         self.bodies += 1;
         let filler = "x".repeat(self.random.below(3000));
         format!("{} of seed {} {filler}", self.bodies, self.seed).into()
     }
 
-    /// Counts an operation, and gives its result if it has one.
+    /// Counts an operation, and returns its result unless it failed.
     fn settle<T>(&mut self, result: Result<T, Error>) -> Option<T> {
         match result {
             Ok(result) => {
@@ -205,7 +205,7 @@ impl<'a> Model<'a> {
         self.keys.get_mut(key).expect("the keys are fixed")
     }
 
-    /// What is held, now that it is known; it was possible.
+    /// Checks that what was found is possible, and records it as the only possibility.
     fn known(&mut self, key: &str, held: Option<Bytes>) -> Result<()> {
         let holds = self.holds(key);
         ensure!(holds.contains(&held), "{}", unlike(key, &held, holds));
@@ -213,7 +213,7 @@ impl<'a> Model<'a> {
         Ok(())
     }
 
-    /// So many writers at once.
+    /// Creates a key with several writers at the same time.
     async fn create(&mut self, key: &str, writers: usize) -> Result<()> {
         let bodies: Vec<_> = (0..writers).map(|_| self.body()).collect();
         self.ever.insert(key.to_owned());
@@ -277,15 +277,15 @@ impl<'a> Model<'a> {
         let large = held.as_ref().is_some_and(|body| body.len() >= LARGE_BYTES);
         if large
             && !self.holds(key).contains(&held)
-            && proxy.befallen().iter().any(|b| flips(b, key))
+            && proxy.injected().iter().any(|b| flips(b, key))
         {
-            // What was written in parts has no seal: whoever wrote it has a digest of it.
+            // An object that was written in parts has no checksum here; its writers keep a digest of it.
             return Ok(());
         }
         self.known(key, held)
     }
 
-    /// A range has no seal either: it is as long as it should be.
+    /// Reads a range. It has no checksum either, so only its length is checked.
     async fn read_range(&mut self, key: &str) -> Result<()> {
         let read = self.storage.read_range(key, 2..9, None).await;
         if let Some(part) = self.settle(read) {
@@ -298,8 +298,8 @@ impl<'a> Model<'a> {
         let listed = self.storage.list(&self.seed.to_string()).await;
         let Some(listed) = self.settle(listed) else { return Ok(()) };
         let words = format!("prefix={}%2F", self.seed);
-        let mut befallen = proxy.befallen().into_iter();
-        if befallen.any(|b| b.fault == Fault::StaleListing && b.target.contains(&words)) {
+        let mut injected = proxy.injected().into_iter();
+        if injected.any(|b| b.fault == Fault::StaleListing && b.target.contains(&words)) {
             ensure!(listed.iter().all(|o| self.ever.contains(&o.key)), "{listed:?}");
             return Ok(());
         }
@@ -314,7 +314,7 @@ impl<'a> Model<'a> {
         Ok(())
     }
 
-    /// Nothing misbehaves any more.
+    /// Checks the contents of all keys without faults.
     async fn holds_in_the_end(&self) -> Result<()> {
         let mut there = Vec::new();
         for (key, holds) in &self.keys {
@@ -332,11 +332,11 @@ impl<'a> Model<'a> {
     }
 }
 
-fn flips(befallen: &Befallen, key: &str) -> bool {
-    befallen.fault == Fault::FlipAnswer && befallen.target == format!("/{BUCKET}/{key}?")
+fn flips(injected: &Injected, key: &str) -> bool {
+    injected.fault == Fault::FlipAnswer && injected.target == format!("/{BUCKET}/{key}?")
 }
 
-/// What is there, and what may be, by their beginnings.
+/// A message with the beginnings of what was found and of what is possible.
 fn unlike(key: &str, held: &Option<Bytes>, holds: &Holds) -> String {
     let short = |held: &Option<Bytes>| match held {
         Some(body) => format!("`{}...`", String::from_utf8_lossy(&body[..body.len().min(20)])),

@@ -1,7 +1,7 @@
-//! A real set of tool calls in ShareGPT's format, rendered as a user of `transformers` renders it.
+//! Renders a real data set of tool calls in ShareGPT's format, and compares with `transformers`.
 //!
-//! Needs a Python with `transformers` (MUSTER_PEER_PYTHON), a tokenizer (MUSTER_TEST_MODEL) and the
-//! set (MUSTER_TEST_DATA). What is missing is said, and the test skipped.
+//! Needs a Python with `transformers` (MUSTER_PEER_PYTHON), a tokenizer (MUSTER_TEST_MODEL) and the data set
+//! (MUSTER_TEST_DATA). If one is missing, the test says that it is skipped.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -25,12 +25,12 @@ fn variable(name: &str) -> Option<PathBuf> {
     value
 }
 
-/// A set's file.
+/// The file of a data set.
 fn demo(name: &str) -> Option<PathBuf> {
     Some(variable("MUSTER_TEST_DATA")?.join("data").join(name))
 }
 
-/// Tool calls in ShareGPT's format.
+/// The data set of tool calls in ShareGPT's format.
 fn glaive() -> Option<PathBuf> {
     demo("glaive_toolcall_en_demo.json")
 }

@@ -1,7 +1,7 @@
-//! A base that lacks what its chat template needs: the vocabulary grows, on every rank alike,
-//! through a checkpoint, and as `transformers` reads it.
+//! A base that lacks tokens of its chat template: the vocabulary grows equally on every rank, through a checkpoint,
+//! and in the finished model.
 //!
-//! What `transformers` makes of the folder is asked where MUSTER_PEER_PYTHON is set.
+//! If MUSTER_PEER_PYTHON is set, the finished model is also loaded in `transformers`.
 
 use std::path::Path;
 use std::process::Command;
@@ -48,7 +48,7 @@ fn a_base_without_the_templates_tokens_is_tuned_and_resumed() {
     let (shape, _) = &weights(&model)["model.embed_tokens.weight"];
     assert_eq!(shape[0], ROWS + NEW.len());
 
-    // The folder says by itself what it was tuned with.
+    // The folder itself contains the template and the tokens that it was tuned with.
     let folder = Folder::read(&model).expect("a model folder");
     let preparer = Preparer::new(&folder, Options::default()).expect("a whole tokenizer");
     assert_eq!(preparer.new_tokens(), []);

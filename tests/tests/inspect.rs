@@ -1,5 +1,4 @@
-//! What a user sees of a run before it runs: `inspect` and `plan` say what the run then does, and leave nothing behind
-//! but the prepared data set.
+//! `inspect` and `plan` show what the run will do, and leave nothing behind but the prepared data set.
 
 use muster_tests::fixture::{RECORDS, STEPS, files};
 use muster_tests::{Ended, Fixture, Process, programs};
@@ -8,7 +7,7 @@ use std::process::Command;
 
 const USER: i32 = 2;
 const DATA: i32 = 3;
-/// A tenth of the records, as the fixture's spec says.
+/// A tenth of the records, according to the fixture's spec.
 const HELD_OUT: u64 = 24;
 
 /// `coordinator COMMAND SPEC` with further arguments.
@@ -19,21 +18,21 @@ fn start(fixture: &Fixture, command: &str, arguments: &[&str]) -> Process {
     Process::start(&programs::coordinator(), &all)
 }
 
-/// A command that went well and said nothing beside its answer: nobody had to be killed, nothing was in vain.
+/// Checks that a command succeeded without a message on standard error, such as that a worker had to be killed.
 fn quietly(ended: Ended) -> Ended {
     let ended = ended.with_code(0);
     assert_eq!(ended.stderr, "");
     ended
 }
 
-/// Nothing is in the output but the prepared data set.
+/// Checks that the output contains nothing but the prepared data set.
 fn assert_only_prepared(fixture: &Fixture) {
     let names = files(&fixture.path("runs"));
     assert!(names.iter().any(|name| name.ends_with("manifest.json")), "{names:?}");
     assert!(names.iter().all(|name| name.starts_with("prepared/")), "{names:?}");
 }
 
-/// The fixture's conversation on a line, from 1: its text by the base's template, and the parts of it that are trained.
+/// The conversation on a line of the data, counted from 1: its text in the base's template, and its trained parts.
 fn conversation(fixture: &Fixture, line: usize) -> (String, Vec<String>) {
     let data = fixture.read("data.jsonl");
     let record = data.lines().nth(line - 1).expect("as many lines as samples");
@@ -41,10 +40,10 @@ fn conversation(fixture: &Fixture, line: usize) -> (String, Vec<String>) {
     let (mut text, mut trained) = (String::new(), Vec::new());
     for message in record["messages"].as_array().expect("messages") {
         let [role, content] = ["role", "content"].map(|key| message[key].as_str().expect(key));
-        let said = format!("{content}<|im_end|>");
-        text += &format!("<|im_start|>{role}\n{said}\n");
+        let message = format!("{content}<|im_end|>");
+        text += &format!("<|im_start|>{role}\n{message}\n");
         if role == "assistant" {
-            trained.push(said);
+            trained.push(message);
         }
     }
     (text, trained)
@@ -73,7 +72,7 @@ fn samples_show_what_must_be_trained_and_nothing_else() {
 }
 
 #[test]
-fn a_run_does_what_inspect_and_plan_said_and_finds_its_data_prepared() {
+fn a_run_matches_inspect_and_plan_and_finds_its_data_prepared() {
     let fixture = Fixture::new();
     fixture.respec("max_steps: 40", "max_steps: 2");
     let inspected = quietly(start(&fixture, "inspect", &["--json"]).end());
@@ -92,8 +91,8 @@ fn a_run_does_what_inspect_and_plan_said_and_finds_its_data_prepared() {
         assert_eq!(counts[key], count, "{key}");
     }
     let format = &counts["formats"][0];
-    let told = ["format", "container", "why"].map(|key| format[key].as_str().expect(key));
-    assert_eq!(told, ["messages", "JSON lines", "as the run spec says"]);
+    let detected = ["format", "container", "why"].map(|key| format[key].as_str().expect(key));
+    assert_eq!(detected, ["messages", "JSON lines", "as the run spec says"]);
 
     let announced = ran.only("planned");
     let [plan] = &planned.events[..] else { panic!("one object: {:?}", planned.events) };
@@ -104,8 +103,8 @@ fn a_run_does_what_inspect_and_plan_said_and_finds_its_data_prepared() {
     }
     assert_eq!(plan.count("steps"), ran.only("finished").count("steps"));
     let tokens: u64 = ran.all("step").iter().map(|step| step.count("tokens")).sum();
-    let said = plan.number("tokens_per_step") * 2.0;
-    assert!((tokens as f64 - said).abs() <= 0.1 * said, "{tokens} tokens, {said} were said");
+    let wanted = plan.number("tokens_per_step") * 2.0;
+    assert!((tokens as f64 - wanted).abs() <= 0.1 * wanted, "{tokens} tokens, {wanted} planned");
 
     let [plan] = &measured.events[..] else { panic!("one object: {:?}", measured.events) };
     let cost = &plan.0["measured"];
@@ -120,10 +119,10 @@ fn a_run_does_what_inspect_and_plan_said_and_finds_its_data_prepared() {
     let stored: u64 = weights
         .map(|name| fixture.run().join("model").join(name).metadata().expect("listed").len())
         .sum();
-    // The header of each file comes on top.
+    // Each file has a header in addition.
     assert!(
         (model..model + model / 100 + 10_000).contains(&stored),
-        "{model} said, {stored} stored"
+        "{model} planned, {stored} stored"
     );
     assert_eq!(checkpoint, 4 * model, "masters and two moments, in f32 as the model is");
     for key in ["eta_seconds", "tokens_per_second", "memory_bytes_per_worker"] {
@@ -132,10 +131,10 @@ fn a_run_does_what_inspect_and_plan_said_and_finds_its_data_prepared() {
 }
 
 #[test]
-fn plan_says_in_words_what_it_rests_on_and_warns_of_few_steps() {
+fn plan_states_its_assumptions_and_warns_of_few_steps() {
     let fixture = Fixture::new();
-    let (said, told) = start(&fixture, "plan", &[]).words(0);
-    assert_eq!(told, "");
+    let (text, messages) = start(&fixture, "plan", &[]).end_with_text(0);
+    assert_eq!(messages, "");
     for words in [
         "240 records: 0 dropped; 216 samples to train on, 24 held out",
         &format!("{STEPS} steps of "),
@@ -145,17 +144,17 @@ fn plan_says_in_words_what_it_rests_on_and_warns_of_few_steps() {
         "are the model; 5 checkpoints in the run",
         "warning: fewer than 50 steps",
     ] {
-        assert!(said.contains(words), "`{words}` in:\n{said}");
+        assert!(text.contains(words), "`{words}` in:\n{text}");
     }
 }
 
 #[test]
-fn nothing_of_the_model_is_loaded_to_look_at_data() {
+fn inspecting_data_loads_no_weights() {
     let fixture = Fixture::new();
     for name in files(&fixture.path("base")).iter().filter(|name| name.ends_with(".safetensors")) {
-        // Whoever opens the weights waits for ever, does not go when it is dismissed, and is told of when it is killed.
+        // A worker that opens the weights blocks, does not exit when it is dismissed, and is killed with a message.
         let weights = fixture.path("base").join(name);
-        std::fs::remove_file(&weights).expect("a copy of our own");
+        std::fs::remove_file(&weights).expect("a copy");
         let made = Command::new("mkfifo").arg(&weights).status().expect("it can be started");
         assert!(made.success());
     }
@@ -185,16 +184,16 @@ fn mixed() -> Fixture {
 }
 
 #[test]
-fn words_json_and_page_say_the_same() {
+fn text_json_and_page_agree() {
     let fixture = mixed();
     let (data, more) = (fixture.path("data.jsonl"), fixture.path("more.json"));
     let (data, more) = (data.display(), more.display());
     let page = fixture.path("page.html");
     let page = page.to_str().expect("a temporary path");
     let records = ["--record", "more.json:1", "--record", "data.jsonl:241"];
-    let (words, told) =
-        start(&fixture, "inspect", &[&records[..], &["--html", page]].concat()).words(0);
-    assert_eq!(told, format!("wrote {page}\n"));
+    let (words, messages) =
+        start(&fixture, "inspect", &[&records[..], &["--html", page]].concat()).end_with_text(0);
+    assert_eq!(messages, format!("wrote {page}\n"));
     let json = quietly(start(&fixture, "inspect", &[&records[..], &["--json"]].concat()).end());
     assert_only_prepared(&fixture);
 
@@ -212,16 +211,16 @@ fn words_json_and_page_say_the_same() {
     let page = fixture.read("page.html").replace("&#x2f;", "/");
     assert!(!page.contains("<script") && !page.contains('\u{1b}'), "it would run");
     assert!(!words.contains('\u{1b}'), "it would clear the terminal:\n{words}");
-    for said in [
+    for line in [
         &*format!("alpaca, a JSON array: {more}, record 1 (line 1) has `question` and `answer`; "),
         "messages, JSON lines: as the run spec says",
         "in no step of the run",
         "is never seen",
     ] {
-        // All but one of the pages' sources are seen whole.
-        let expected = said != "is never seen";
-        assert_eq!(words.contains(said), expected, "`{said}` in:\n{words}");
-        assert_eq!(page.contains(said), expected, "`{said}` in:\n{page}");
+        // No sample is never seen, so that line must be absent.
+        let expected = line != "is never seen";
+        assert_eq!(words.contains(line), expected, "`{line}` in:\n{words}");
+        assert_eq!(page.contains(line), expected, "`{line}` in:\n{page}");
     }
     for (in_words, in_page) in [
         (
@@ -245,18 +244,19 @@ fn words_json_and_page_say_the_same() {
 }
 
 #[test]
-fn a_record_that_no_sample_was_made_of_is_refused() {
+fn a_record_without_a_sample_is_refused() {
     let fixture = Fixture::new();
-    let (said, told) = start(&fixture, "inspect", &["--record", "data.jsonl:9999"]).words(USER);
-    assert_eq!(said, "");
+    let (text, error) =
+        start(&fixture, "inspect", &["--record", "data.jsonl:9999"]).end_with_text(USER);
+    assert_eq!(text, "");
     assert!(
-        told.starts_with("error: --record: no sample was made of data.jsonl:9999\nhint: "),
-        "{told}"
+        error.starts_with("error: --record: no sample was made of data.jsonl:9999\nhint: "),
+        "{error}"
     );
     assert_only_prepared(&fixture);
 }
 
-/// The error of a command that is refused, from `error: ` on.
+/// Checks that a command is refused with a hint, and returns its error from `error: ` on.
 fn error(fixture: &Fixture, command: &str, arguments: &[&str], code: i32) -> String {
     let ended = start(fixture, command, arguments).end().with_code(code);
     let at = ended.stderr.find("error: ").unwrap_or_else(|| panic!("none in:\n{}", ended.stderr));
@@ -265,7 +265,7 @@ fn error(fixture: &Fixture, command: &str, arguments: &[&str], code: i32) -> Str
 }
 
 #[test]
-fn what_fails_a_run_fails_a_look_at_it_with_the_same_words() {
+fn inspect_and_plan_fail_with_the_same_error_as_the_run() {
     let fixture = Fixture::new();
     fixture.respec("./base", "./bse");
     let missing = error(&fixture, "inspect", &["--json"], USER);
@@ -282,7 +282,7 @@ fn what_fails_a_run_fails_a_look_at_it_with_the_same_words() {
     assert_only_prepared(&fixture);
     assert_eq!(dropped, error(&fixture, "plan", &["--json"], DATA), "from the cache");
     assert_only_prepared(&fixture);
-    // And a run says where its receipt is.
+    // A run also says where its receipt is.
     let run = error(&fixture, "run", &["--json"], DATA);
     let place =
         run.strip_prefix(&dropped).and_then(|rest| rest.strip_prefix("hint: the receipt is "));
@@ -292,7 +292,7 @@ fn what_fails_a_run_fails_a_look_at_it_with_the_same_words() {
 }
 
 #[test]
-fn a_base_that_cannot_be_measured_is_told_as_a_run_tells_it() {
+fn plan_reports_a_damaged_base_as_a_run_does() {
     let fixture = Fixture::new();
     let path = fixture.path("base/model-00001-of-00002.safetensors");
     let bytes = std::fs::read(&path).expect("the base has weights");

@@ -1,14 +1,14 @@
-//! Several sources in one run: what each is given, and what is told of each.
+//! Several sources in one run: the share of each, and the figures of each.
 
 use muster_tests::fixture::RECORDS;
 use muster_tests::{Ended, Event, Fixture, Process};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Of every twelve trained tokens these come from the one source, the rest from the other.
+/// Shares of the trained tokens: of every twelve, nine come from the first source and three from the second.
 const SHARES: [f64; 2] = [9.0, 3.0];
 
-/// Questions in two files, the second sorted before the first.
+/// Data in two files, of which the second is sorted before the first.
 fn fixture() -> Fixture {
     let fixture = Fixture::new();
     let data = fixture.read("data.jsonl");
@@ -86,7 +86,7 @@ fn shares_become_repeats_and_every_source_has_its_loss() {
         assert_eq!(sources(eval).into_keys().collect::<Vec<_>>(), ["few.jsonl", "many.jsonl"]);
     }
 
-    // What is held out of a source stands at that source.
+    // Held-out samples are counted at their source.
     let receipt = std::fs::read(fixture.run().join("receipt.json")).expect("a receipt");
     let receipt: Value = serde_json::from_slice(&receipt).expect("JSON");
     let receipts = receipt["sources"].as_object().expect("by name");

@@ -1,4 +1,4 @@
-//! Nodes that are set up wrong, and runs that wait: neither ends nor holds up a healthy run.
+//! Misconfigured nodes and waiting runs neither end nor delay a healthy run.
 
 use anyhow::Result;
 use muster_tests::fixture::STEPS;
@@ -12,11 +12,11 @@ use rustix::process::Signal;
 use std::time::{Duration, Instant};
 use tonic::transport::Endpoint;
 
-/// How long a pool may take to show what is wrong with a worker.
+/// How long a pool may take to report a worker's trouble.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(200);
 
-/// What `list` says of a worker, once `wanted` holds of it.
+/// Waits until a worker in `list` is as `wanted`, and returns its entry.
 fn listed(pool: &Pool, worker: &str, wanted: impl Fn(&Event) -> bool) -> Event {
     let until = Instant::now() + PATIENCE;
     loop {
@@ -25,13 +25,13 @@ fn listed(pool: &Pool, worker: &str, wanted: impl Fn(&Event) -> bool) -> Event {
         if let Some(found) = found.filter(|found| wanted(found)) {
             return found.clone();
         }
-        assert!(Instant::now() < until, "{worker} is not so: {all:#?}");
+        assert!(Instant::now() < until, "{worker} is not as wanted: {all:#?}");
         std::thread::sleep(POLL);
     }
 }
 
-/// A worker of the coordinator at `url` that has mounted something of its own; none, said on standard output, where
-/// this user may not do that.
+/// Starts a worker of the coordinator at `url` with its own mount. If this user may not mount, prints that the test
+/// is skipped and returns `None`.
 fn worker_with_mount(mount: &str, url: &str, name: &str) -> Option<Process> {
     let may = std::process::Command::new("unshare").args(["-m", "true"]).output();
     if !may.is_ok_and(|tried| tried.status.success()) {
@@ -48,7 +48,7 @@ fn worker_with_mount(mount: &str, url: &str, name: &str) -> Option<Process> {
 }
 
 #[test]
-fn a_node_that_does_not_see_the_base_or_the_pool_waits_and_the_run_goes_on() {
+fn a_node_that_cannot_read_the_base_or_the_output_waits_and_the_run_continues() {
     for hidden in ["base", "runs"] {
         let fixture = Fixture::new();
         for_two(&fixture);
@@ -68,7 +68,7 @@ fn a_node_that_does_not_see_the_base_or_the_pool_waits_and_the_run_goes_on() {
         let status = pool.status(&run);
         assert_eq!(status.text("phase"), "training", "{hidden}");
         assert_eq!(status.0["troubled"][0]["worker"], "blind-0");
-        // It is tried again, and then again.
+        // The worker is tried again and again, and the run continues.
         let before = watch.step(2).count("step");
         watch.step(before + 20);
         pool.ask(&["cancel", &run]).end().with_code(0);
@@ -90,7 +90,7 @@ fn a_node_waits_for_the_name_of_its_coordinator() {
     let mount = format!("--bind '{}' /etc/hosts", hosts.display());
     let url = pool.url.replace("127.0.0.1", name);
     let Some(worker) = worker_with_mount(&mount, &url, "early") else { return };
-    worker.mentions(&format!("`{name}:"));
+    worker.wait_for_text(&format!("`{name}:"));
     std::fs::write(&hosts, format!("127.0.0.1 localhost {name}\n")).expect("it can be written");
     listed(&pool, "early-0", |_| true);
     assert!(!worker.stderr().contains("died"), "{}", worker.stderr());
@@ -116,8 +116,8 @@ fn two_workers_of_one_name_do_not_evict_each_other() {
     let watched = pool.ask(&["watch", &run]).end().with_code(0);
     assert_eq!(watched.only("generation").count("world_size"), 1);
     assert_eq!(watched.all("incident").len(), 0);
-    second.mentions("another process is connected as worker `twin-0`");
-    // The first dies; the other gets in.
+    second.wait_for_text("another process is connected as worker `twin-0`");
+    // After the first has died, the other one is accepted.
     drop(first);
     let run = pool.submit(&fixture, "second");
     pool.ask(&["watch", &run]).end().with_code(0);
@@ -125,9 +125,9 @@ fn two_workers_of_one_name_do_not_evict_each_other() {
     second.end().with_code(75);
 }
 
-/// A worker that says that its peers reach it where nobody listens.
+/// Connects a worker whose published address is not listened on.
 async fn unreachable(url: &str, run: &str) -> Result<tokio::task::JoinHandle<()>> {
-    let loaded = Report::Loaded { run: RunId::new(run), base_digest: "whatever".into() };
+    let loaded = Report::Loaded { run: RunId::new(run), base_digest: "any".into() };
     let worker = Simulated {
         name: "far".into(),
         // The discard port.
@@ -154,7 +154,7 @@ fn a_worker_that_its_peers_cannot_reach_is_never_a_member() {
     let reason = |w: &Event| w.0["trouble"].as_str().is_some_and(|t| t.contains("127.0.0.1:9"));
     let listed = listed(&pool, "far", reason);
     assert!(listed.text("trouble").contains("--ring-address"), "{listed:?}");
-    // A regroup does without it, and is not held up by it.
+    // A regroup excludes it, and is not delayed by it.
     let killed = Instant::now();
     pool.workers().kill("--slot hand-1 ");
     let again = watch.event("generation", |e| e.kind() == "generation");
@@ -165,7 +165,7 @@ fn a_worker_that_its_peers_cannot_reach_is_never_a_member() {
     pool.ask(&["cancel", &run]).end().with_code(0);
     let watched = watch.end().with_code(4);
     let incidents: Vec<_> = watched.all("incident").iter().map(|e| e.text("message")).collect();
-    // The dead is named, and how it died.
+    // An incident names the dead worker and how it died.
     assert!(
         incidents[0].starts_with("worker hand-1 ") || incidents[0].contains("hand-1-"),
         "{incidents:?}"
@@ -176,7 +176,7 @@ fn a_worker_that_its_peers_cannot_reach_is_never_a_member() {
 }
 
 #[test]
-fn a_cancelled_run_goes_on_as_another_attempt() {
+fn a_cancelled_run_continues_as_another_attempt() {
     let reference = &*UNDISTURBED;
     let fixture = Fixture::new();
     for_two(&fixture);
@@ -199,7 +199,7 @@ fn a_cancelled_run_goes_on_as_another_attempt() {
     assert_as_undisturbed(&fixture, &[&first, &second]);
     assert_eq!(reference.digests.len() as u64, STEPS);
 
-    // What has succeeded has no other attempt, and a restarted coordinator knows of both.
+    // A run that has succeeded cannot be resumed, and a restarted coordinator knows both attempts.
     let refused = pool.ask(&["submit", "--resume", &run]).end().with_code(2);
     assert!(refused.stderr.contains("it is succeeded"), "{}", refused.stderr);
     pool.restart_coordinator(&fixture);

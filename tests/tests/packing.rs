@@ -1,11 +1,11 @@
-//! How densely real conversations are packed, beside TRL and axolotl on the same lengths.
+//! Compares how densely real conversations are packed with TRL and axolotl on the same lengths.
 
 use proto::plan::{Amount, Meta, Options, Plan, Source};
 use serde::Deserialize;
 use std::path::Path;
 use std::process::Command;
 
-/// What the peers make of a data set, as `peer/packing.py` prints it.
+/// The peers' packing of a data set, as `peer/packing.py` prints it.
 #[derive(Deserialize)]
 struct Peers {
     capacity: u32,
@@ -14,7 +14,7 @@ struct Peers {
     axolotl: u64,
 }
 
-/// Python, a model and data; none where one is not there.
+/// Runs the peers; `None` if Python, the model or the data is missing.
 fn peers() -> Option<Vec<Peers>> {
     let variable = |name: &str| {
         let value = std::env::var(name);

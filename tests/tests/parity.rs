@@ -1,14 +1,12 @@
-//! The model held against `transformers`: logits, loss, every gradient, and greedy generation, in
-//! f32.
+//! Compares the model with `transformers` in f32: logits, loss, every gradient, and greedy generation.
 //!
-//! `tests/peer/parity.py` makes tiny models of every kind and their references; with
-//! MUSTER_TEST_MODEL it makes a reference of that model too. Every pack holds several documents,
-//! and the reference runs each of them alone. MUSTER_PEER_PYTHON names the interpreter (torch,
-//! transformers, safetensors); where it is unset these tests say that they skipped.
+//! `tests/peer/parity.py` makes tiny models of every kind and their references. With MUSTER_TEST_MODEL it also makes
+//! a reference of that model. Every pack has several documents, and the reference runs each of them by itself.
+//! MUSTER_PEER_PYTHON names the interpreter (torch, transformers, safetensors); if it is unset, these tests say that
+//! they are skipped.
 //!
-//! Tolerances: logits within 1e-4 of max(1, largest logit); the difference of a gradient within
-//! 1e-3 of its norm. Two correct f32 implementations that sum in another order differ by a tenth of
-//! that or less.
+//! Tolerances: 1e-4 of max(1, largest logit) for logits; 1e-3 of its norm for the difference of a gradient. Two
+//! correct f32 implementations that sum in different orders differ by a tenth of that or less.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
@@ -26,7 +24,7 @@ const LOGIT_TOLERANCE: f64 = 1e-4;
 const LOSS_TOLERANCE: f64 = 1e-5;
 const GRADIENT_TOLERANCE: f64 = 1e-3;
 
-/// The folder of references; made once for each text of the script that makes it.
+/// The folder of references. It is made again whenever the script that makes it has changed.
 static REFERENCES: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
     let Some(python) = std::env::var_os("MUSTER_PEER_PYTHON") else {
         println!("skipped: MUSTER_PEER_PYTHON is unset");
@@ -49,7 +47,7 @@ static REFERENCES: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
     Some(out)
 });
 
-/// What transformers makes of a pack.
+/// The results of transformers for a pack.
 struct Reference {
     bytes: Vec<u8>,
 }
@@ -92,7 +90,7 @@ impl Reference {
     }
 }
 
-/// Gradients as they are, by parameter, and which of them are final.
+/// Gradients by parameter, and how often each was reported as final.
 struct Collected {
     slots: Vec<Buffer>,
     finished: Vec<usize>,
@@ -127,8 +125,7 @@ fn differentiate(model: &Model, reference: &Reference, recompute: bool) -> (f64,
     (losses.expect("the pack is sound").read(|_, _| {}), gradients)
 }
 
-/// Holds the model in `model` against the reference in `reference`, and returns what there is to
-/// object.
+/// Compares the model in `model` with the reference in `reference`, and returns the differences.
 fn disagreements(name: &str, model: &Path, reference: &Path) -> Vec<String> {
     let model =
         Model::load(model, kernels::host()).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -140,8 +137,8 @@ fn disagreements(name: &str, model: &Path, reference: &Path) -> Vec<String> {
     let logits = logits.expect("the pack is sound").flatten_all().expect("a matrix");
     let logits = logits.to_vec1::<f32>().expect("f32");
     let largest = want.iter().fold(1.0f32, |most, logit| most.max(logit.abs()));
-    assert_eq!(logits.len(), want.len(), "{name}: as many logits");
-    // NaN is larger than any tolerance here.
+    assert_eq!(logits.len(), want.len(), "{name}: the number of logits");
+    // NaN counts as larger than any tolerance here.
     let apart = logits.iter().zip(&want).fold(0.0f32, |most, (got, want)| {
         let apart = (got - want).abs();
         if apart <= most { most } else { apart }
@@ -183,7 +180,7 @@ fn disagreements(name: &str, model: &Path, reference: &Path) -> Vec<String> {
     wrong
 }
 
-/// Whether a difference is small; one that is no number is not.
+/// Whether a difference is within the tolerance; NaN is not.
 fn within(apart: f64, tolerance: f64) -> bool {
     apart <= tolerance
 }
@@ -259,19 +256,19 @@ fn recomputing_layers_changes_no_bit_of_a_gradient() {
 }
 
 #[test]
-fn smollm2_says_what_transformers_says() {
+fn smollm2_generates_the_same_tokens_as_transformers() {
     let Some((model, reference)) = smollm2() else {
         return;
     };
     let model = Model::load(&model, kernels::host()).expect("a sound folder");
     let text = std::fs::read(reference.join("generation.json")).expect("the script wrote it");
-    let said: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+    let expected: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
     let ids = |list: &serde_json::Value| -> Vec<u32> {
         let list = list.as_array().expect("a list");
         list.iter().map(|id| id.as_u64().expect("an id") as u32).collect()
     };
-    let stop = said["stop"].as_u64().expect("an id") as u32;
-    let continuations = said["continuations"].as_array().expect("a list");
+    let stop = expected["stop"].as_u64().expect("an id") as u32;
+    let continuations = expected["continuations"].as_array().expect("a list");
     assert!(!continuations.is_empty());
     for one in continuations {
         let mut want = ids(&one["greedy"]);

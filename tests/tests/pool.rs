@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use std::time::Duration;
 
 #[test]
-fn a_pool_runs_what_is_submitted_and_answers_for_it() {
+fn a_pool_runs_a_submission_and_reports_on_it() {
     let fixture = Fixture::new();
     for_two(&fixture);
     let mut pool = Pool::start(&fixture);
@@ -26,14 +26,14 @@ fn a_pool_runs_what_is_submitted_and_answers_for_it() {
     assert_eq!(listed.events.len(), 1);
     assert_eq!(listed.events[0].0, status.0);
 
-    // Told to go, workers go gracefully, and idle ones at once.
+    // When asked to terminate, workers stop gracefully, and idle ones at once.
     let workers = pool.workers.take().expect("they work");
     workers.signal(Signal::TERM);
     workers.end().with_code(75);
 }
 
 #[test]
-fn workers_go_when_they_are_told_to_although_no_coordinator_answers() {
+fn workers_exit_on_request_although_no_coordinator_answers() {
     for twice in [false, true] {
         let fixture = Fixture::new();
         for_two(&fixture);
@@ -42,15 +42,15 @@ fn workers_go_when_they_are_told_to_although_no_coordinator_answers() {
         let run = pool.submit(&fixture, "long");
         let mut watch = pool.ask(&["watch", &run]);
         watch.step(2);
-        // Stopped, it keeps its connections; killed, it does not.
+        // A stopped coordinator keeps its connections, and a killed one does not.
         pool.coordinator.signal(if twice { Signal::STOP } else { Signal::KILL });
         let workers = pool.workers.take().expect("they work");
         workers.signal(Signal::TERM);
         if twice {
-            // Signals of a kind that come together are one.
+            // A signal of another kind, since pending signals of one kind are merged.
             workers.signal(Signal::INT);
         }
-        assert_eq!(workers.left_within(Duration::from_secs(10)), [""; 0]);
+        assert_eq!(workers.remaining_within(Duration::from_secs(10)), [""; 0]);
         workers.end().with_code(75);
     }
 }
@@ -63,7 +63,7 @@ fn a_cancelled_run_ends_and_the_pool_goes_on() {
     let first = pool.submit(&fixture, "first");
     let second = pool.submit(&fixture, "second");
     assert_ne!(first, second, "another key is another run");
-    // Its sources are listed meanwhile.
+    // The second run's sources are listed while it waits.
     let waits = pool.status(&second);
     assert!(["preparing", "queued"].contains(&waits.text("phase")), "{waits:?}");
     let mut watch = pool.ask(&["watch", &first]);
@@ -76,13 +76,13 @@ fn a_cancelled_run_ends_and_the_pool_goes_on() {
     let watched = pool.ask(&["watch", &second]).end().with_code(0);
     assert_eq!(watched.only("prepared").0["cached"], true);
     assert_eq!(watched.only("finished").count("steps"), STEPS);
-    // A run that has ended is not ended again.
+    // Cancelling a run that has ended changes nothing.
     pool.ask(&["cancel", &second]).end().with_code(0);
     assert_eq!(pool.status(&second).text("phase"), "succeeded");
 }
 
 #[test]
-fn questions_about_no_run_and_to_no_coordinator_are_refused() {
+fn questions_about_an_unknown_run_or_to_no_coordinator_are_refused() {
     let fixture = Fixture::new();
     let pool = Pool::start(&fixture);
     for command in ["status", "watch", "cancel"] {
@@ -117,13 +117,14 @@ fn a_spec_with_another_output_than_the_pools_is_refused() {
 fn a_coordinators_death_costs_no_generation() {
     let fixture = Fixture::new();
     for_two(&fixture);
-    // Long enough that the workers are still at it when the coordinator is back.
+    // Long enough that the workers are still training when the coordinator is back.
     fixture.long();
     let mut pool = Pool::start(&fixture);
     let run = pool.submit(&fixture, "long");
     let mut watch = pool.ask(&["watch", &run]);
     watch.step(EVERY + 2);
-    let ranks = ["--slot hand-0 ", "--slot hand-1 "].map(|slot| pool.workers().started(slot));
+    let ranks =
+        ["--slot hand-0 ", "--slot hand-1 "].map(|slot| pool.workers().child_matching(slot));
     pool.restart_coordinator(&fixture);
     assert_eq!(pool.submit(&fixture, "long"), run, "the key outlives the coordinator");
     let watched = pool.ask(&["watch", &run]).end().with_code(0);
@@ -134,7 +135,8 @@ fn a_coordinators_death_costs_no_generation() {
     assert_eq!(fixture.facts(&run, "claimed"), 2);
     assert_eq!(fixture.facts(&run, "incident"), 0);
     assert_eq!(fixture.facts(&run, "checkpointed") as u64, LONG / EVERY);
-    let still = ["--slot hand-0 ", "--slot hand-1 "].map(|slot| pool.workers().started(slot));
+    let still =
+        ["--slot hand-0 ", "--slot hand-1 "].map(|slot| pool.workers().child_matching(slot));
     assert_eq!(still, ranks, "the processes are the same");
     assert_each_step_once(&watched);
 }

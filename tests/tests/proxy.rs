@@ -1,7 +1,7 @@
-//! What the fault proxy does to requests: held against a server of its own and a client that is not Muster's.
+//! Tests the fault proxy with a simple server and a client that is not Muster's.
 
 use muster_tests::http::{self, Answer, content};
-use muster_tests::proxy::{Befallen, Fault, Faults, Moment, Proxy, Stage};
+use muster_tests::proxy::{Fault, Faults, Injected, Moment, Proxy, Stage};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 static WRITES: AtomicU64 = AtomicU64::new(0);
 
-/// Counts writes, answers a listing with their count, and a read with a hundred zeros.
+/// Starts a store that counts writes, answers a listing with their count, and a read with a hundred zeros.
 fn store() -> SocketAddr {
     http::serve(|request| match request.method.as_str() {
         "PUT" => {
@@ -23,7 +23,7 @@ fn store() -> SocketAddr {
     })
 }
 
-/// What comes back, head and body, until the other side closes.
+/// Sends a request, and returns head and body of the answer, up to the end of the connection.
 fn ask(proxy: &Proxy, method: &str, target: &str, body: &str) -> String {
     answer(asked(proxy, method, target, body))
 }
@@ -35,7 +35,7 @@ fn asked(proxy: &Proxy, method: &str, target: &str, body: &str) -> TcpStream {
          connection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
-    // It may hang up before all is said.
+    // The proxy may hang up before it has read everything.
     let _ = stream.write_all(request.as_bytes());
     stream
 }
@@ -53,7 +53,7 @@ fn body(answer: &str) -> &str {
 #[test]
 fn every_fault_is_what_it_says() {
     let proxy = Proxy::start(store());
-    let always = |fault| proxy.misbehave(Faults::none().with(fault, 1.0));
+    let always = |fault| proxy.inject(Faults::none().with(fault, 1.0));
     let writes = || WRITES.load(Ordering::SeqCst);
     let put = || ask(&proxy, "PUT", "/b/k", "hello");
     let get = || ask(&proxy, "GET", "/b/k", "");
@@ -63,7 +63,7 @@ fn every_fault_is_what_it_says() {
     let whole = get();
     assert!(whole.starts_with("HTTP/1.1 200") && body(&whole) == "\0".repeat(100), "{whole}");
     assert_eq!(body(&list()), "1");
-    assert_eq!(proxy.befallen(), []);
+    assert_eq!(proxy.injected(), []);
 
     for (fault, status, code) in [
         (Fault::Error, "500", "InternalError"),
@@ -78,14 +78,14 @@ fn every_fault_is_what_it_says() {
         always(fault);
         assert_eq!(put(), "", "{fault:?}");
     }
-    assert_eq!(writes(), 1, "the store saw nothing of these");
+    assert_eq!(writes(), 1, "the store received none of these");
 
     always(Fault::ErrorAfter);
     assert!(put().contains("500") && writes() == 2);
     always(Fault::LostWin);
     assert!(put().contains("412") && writes() == 3);
-    let befallen = Befallen { fault: Fault::LostWin, method: "PUT".into(), target: "/b/k?".into() };
-    assert_eq!(proxy.befallen(), [befallen]);
+    let injected = Injected { fault: Fault::LostWin, method: "PUT".into(), target: "/b/k?".into() };
+    assert_eq!(proxy.injected(), [injected]);
     always(Fault::FlipRequest);
     assert!(put().contains("200") && writes() == 4);
 
@@ -106,13 +106,13 @@ fn every_fault_is_what_it_says() {
             body(&list()).parse().expect("a count")
         })
         .collect();
-    let stale = (5..25).zip(&counts).filter(|(now, told)| now != *told).count();
+    let stale = (5..25).zip(&counts).filter(|(now, listed)| now != *listed).count();
     assert!(stale > 0 && counts.iter().all(|n| (5..25).contains(n)), "{counts:?}");
-    assert_eq!(proxy.befallen().len(), stale);
+    assert_eq!(proxy.injected().len(), stale);
 }
 
 #[test]
-fn a_silent_store_has_acted_or_not() {
+fn a_silent_store_has_executed_the_request_or_not() {
     static HEARD: AtomicU64 = AtomicU64::new(0);
     let store = http::serve(|_| {
         HEARD.fetch_add(1, Ordering::SeqCst);
@@ -120,7 +120,7 @@ fn a_silent_store_has_acted_or_not() {
     });
     let proxy = Proxy::start(store);
     for (fault, heard) in [(Fault::Silence, 0), (Fault::SilenceAfter, 1)] {
-        proxy.misbehave(Faults::none().with(fault, 1.0));
+        proxy.inject(Faults::none().with(fault, 1.0));
         let mut stream = TcpStream::connect(proxy.address()).expect("it listens");
         let limit = std::time::Duration::from_millis(500);
         stream.set_read_timeout(Some(limit)).expect("a socket");
@@ -134,7 +134,7 @@ fn a_silent_store_has_acted_or_not() {
 }
 
 #[test]
-fn a_store_stands_still_at_the_chosen_request_until_it_is_let_go_on() {
+fn a_store_pauses_at_the_chosen_request_until_it_is_resumed() {
     static HEARD: Mutex<Vec<String>> = Mutex::new(Vec::new());
     let heard = || std::mem::take(&mut *HEARD.lock().expect("held only to look"));
     let proxy = Proxy::start(http::serve(|request| {
@@ -146,32 +146,32 @@ fn a_store_stands_still_at_the_chosen_request_until_it_is_let_go_on() {
     let other = || asked(&proxy, "PUT", "/b/other", "hello");
     let is_fine = |stream| answer(stream).starts_with("HTTP/1.1 200");
 
-    for (moment, before) in [(Moment::Asked, &[][..]), (Moment::Done, &["/b/k"])] {
-        let still = proxy.stand_still_at(stage(moment));
+    for (moment, before) in [(Moment::Before, &[][..]), (Moment::After, &["/b/k"])] {
+        let pause = proxy.pause_at(stage(moment));
         assert!(is_fine(asked(&proxy, "PUT", "/b/k", "bye")), "another body");
         assert_eq!(heard(), ["/b/k"]);
-        let (first, _) = (put(), assert_eq!(still.reached(), "/b/k?"));
+        let (first, _) = (put(), assert_eq!(pause.reached(), "/b/k?"));
         let second = other();
         assert_eq!(heard(), before, "{moment:?}");
-        still.go_on();
+        pause.resume();
         assert!(is_fine(first) && is_fine(second));
         heard();
 
-        let still = proxy.stand_still_at(stage(moment));
-        let (first, _) = (put(), still.reached());
+        let pause = proxy.pause_at(stage(moment));
+        let (first, _) = (put(), pause.reached());
         let second = other();
-        still.without_request();
+        pause.resume_without_request();
         assert!(answer(first).is_empty() && is_fine(second));
         assert_eq!(heard(), [before, &["/b/other"]].concat(), "{moment:?}");
 
-        let still = proxy.stand_still_at(stage(moment));
-        let (first, _) = (put(), still.reached());
-        still.without_clients();
+        let pause = proxy.pause_at(stage(moment));
+        let (first, _) = (put(), pause.reached());
+        pause.resume_without_clients();
         assert!(answer(first).is_empty() && is_fine(put()));
         assert_eq!(heard(), [before, &["/b/k"]].concat(), "{moment:?}");
     }
 
-    proxy.hold_back("late", stage(Moment::Done));
+    proxy.hold_back("late", stage(Moment::After));
     let late = asked(&proxy, "PUT", "/b/late", "");
     assert!(is_fine(put()) && is_fine(late));
     assert_eq!(heard(), ["/b/k", "/b/late"]);

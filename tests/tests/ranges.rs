@@ -1,8 +1,8 @@
-//! One data set in three containers through `coordinator run`: however it is cut into ranges, and those into parts, the
-//! run is the same, sample for sample and bit for bit.
+//! Runs `coordinator run` on one data set in three containers. However the data is cut into ranges and parts, the run
+//! is the same, sample for sample and bit for bit.
 //!
-//! The sizes are real: ranges of 8 MiB at most, parts of 32 MiB. Needs a Python with `pyarrow` (MUSTER_PEER_PYTHON);
-//! without it, that is said, and the test skipped.
+//! The sizes are those of production. Needs a Python with `pyarrow` (MUSTER_PEER_PYTHON). Without it, the test says
+//! that it is skipped.
 
 use muster_tests::fixture::files;
 use muster_tests::model::{Weights, assert_bit_equal, weights};
@@ -18,9 +18,9 @@ use std::process::Command;
 const RECORDS: u64 = 80_000;
 const STEPS: u64 = 6;
 
-/// What a run over one container comes to.
+/// The result of a run on one container.
 struct Outcome {
-    /// Of each raw shard.
+    /// Number of parts of each raw shard.
     parts: Vec<usize>,
     counts: Counts,
     /// The stored plan: its outline, whose SHA-256 is the plan's digest, and its chunks.
@@ -35,7 +35,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> T {
     serde_json::from_slice(&bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// Runs two workers over the data set at `source`.
+/// Runs two workers on the data set at `source`.
 fn run(source: &Path) -> Outcome {
     let fixture = Fixture::new();
     fixture.respec("source: ./data.jsonl", &format!("source: {}", source.display()));
@@ -56,7 +56,7 @@ fn run(source: &Path) -> Outcome {
     let digest = |step: &Event| (step.count("step"), step.text("samples_digest").to_owned());
     Outcome {
         parts: prepared.shards.iter().map(|shard| shard.parts.len()).collect(),
-        // Which object is read how is what differs.
+        // The formats differ by design.
         counts: Counts { formats: Formats::default(), ..receipt.total() },
         plan: files(&plan).into_iter().map(body).collect(),
         digests: ended.all("step").into_iter().map(digest).collect(),
@@ -76,7 +76,7 @@ fn ranges_and_parts_of_an_object_change_nothing() {
     let written = written.expect("MUSTER_PEER_PYTHON starts");
     assert!(written.status.success(), "{}", String::from_utf8_lossy(&written.stderr));
 
-    // One range, that of an object which cannot be cut, in several parts.
+    // An object that cannot be cut is one range, in several parts.
     let whole = run(&folder.path().join("data.jsonl.gz"));
     assert!(whole.parts.len() == 1 && whole.parts[0] > 1, "{:?}", whole.parts);
     assert_eq!((whole.counts.read, whole.counts.eligible), (RECORDS, RECORDS));

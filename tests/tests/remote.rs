@@ -1,16 +1,16 @@
-//! Runs whose base, data and output are elsewhere: on the hub, in a bucket, on a web server. They must end where the
-//! same run on local files ends, bit for bit; what is missing or forbidden is refused before there is a run.
+//! Runs whose base, data and output are remote: on the hub, in a bucket, on a web server. They must end like the same
+//! run on local files, bit for bit. Missing or forbidden inputs are refused before a run is created.
 //!
-//! The hub is one of our own, which the hub's Python client reads as well (MUSTER_PEER_PYTHON); S3 is SeaweedFS
-//! (MUSTER_TEST_WEED), Azure's blob storage Azurite (MUSTER_TEST_AZURITE), Google's API a translation of S3's. What is
-//! missing is said, and the test skipped.
+//! The hub is a test hub, which the hub's Python client also reads (MUSTER_PEER_PYTHON). S3 is SeaweedFS
+//! (MUSTER_TEST_WEED), Azure's blob storage is Azurite (MUSTER_TEST_AZURITE), and Google's API is a translation to
+//! S3. If one is missing, its tests say that they are skipped.
 
 use anyhow::Result;
-use muster_tests::again::again;
 use muster_tests::azurite::{Azurite, CONTAINER};
 use muster_tests::fixture::{RECORDS, files, journal};
 use muster_tests::http::{content, serve};
 use muster_tests::hub::{self, Access, Repositories, TOKEN, TestHub};
+use muster_tests::ignored::run_ignored;
 use muster_tests::model::{Weights, assert_bit_equal, weights};
 use muster_tests::proxy::{Faults, Proxy};
 use muster_tests::seaweed::{BUCKET, SeaweedFs};
@@ -31,7 +31,7 @@ fn short() -> Fixture {
     fixture
 }
 
-/// The model of the same run on local files; order and content of the data are what decides.
+/// The model of the same run on local files. It depends on the order and content of the data only.
 struct Local {
     weights: Weights,
     files: BTreeMap<String, Vec<u8>>,
@@ -63,7 +63,7 @@ fn some_hub(fixture: &Fixture) -> TestHub {
 }
 
 #[test]
-fn a_run_on_the_hubs_base_and_data_is_the_run_on_local_files() {
+fn a_run_on_the_hubs_base_and_data_equals_the_run_on_local_files() {
     let fixture = short();
     let hub = some_hub(&fixture);
     fixture.respec("./base", "hf://tiny/base");
@@ -72,10 +72,10 @@ fn a_run_on_the_hubs_base_and_data_is_the_run_on_local_files() {
     let ended = Process::run_in(&fixture, &["--workers", "2"], &environment).end().with_code(0);
     let run = fixture.run();
     assert_bit_equal(&weights(&run.join("model")), &LOCAL.weights);
-    assert_eq!(hub.betrayals(), 0, "the token went to another host");
+    assert_eq!(hub.leaks(), 0, "the token went to another host");
     assert!(hub.downloads() > 0, "no large file was read");
 
-    // Both names are pinned, and what the user wrote is still there to be read.
+    // Both names are pinned, and what the user wrote is also recorded.
     let facts = journal(&run);
     let spec = facts[0]["spec_yaml"].as_str().expect("a run begins with its spec");
     let (base, data) = (hub::commit(BASE), hub::commit(DATA));
@@ -89,13 +89,13 @@ fn a_run_on_the_hubs_base_and_data_is_the_run_on_local_files() {
     assert_eq!(staged, wanted);
     assert!(!ended.stderr.contains(TOKEN));
 
-    // A second run finds all of it; one that is resumed asks the hub nothing.
+    // A second run downloads nothing.
     let downloads = hub.downloads();
     Process::run_in(&fixture, &["--workers", "2"], &environment).end().with_code(0);
     assert_eq!(hub.downloads(), downloads, "staged and prepared once");
 }
 
-/// What `coordinator run` says of a spec that names what cannot be read; there must be no trace of a run.
+/// Checks that `coordinator run` refuses a spec whose inputs cannot be read, and that no run was created.
 fn refused(fixture: &Fixture, environment: &[(&'static str, String)], words: &[&str]) {
     let ended = Process::run_in(fixture, &["--workers", "1"], environment).end().with_code(2);
     for word in words {
@@ -103,13 +103,13 @@ fn refused(fixture: &Fixture, environment: &[(&'static str, String)], words: &[&
     }
     let errors = ended.stderr.lines().filter(|l| l.starts_with("error: ")).count();
     assert_eq!(errors, 1, "{}", ended.stderr);
-    assert!(!ended.stderr.contains(TOKEN) && !SeaweedFs::is_betrayed_by(&ended.stderr));
+    assert!(!ended.stderr.contains(TOKEN) && !SeaweedFs::leaks_secret(&ended.stderr));
     assert!(ended.events.is_empty(), "{:?}", ended.events);
     assert_eq!(files(&fixture.path("runs")), [""; 0]);
 }
 
 #[test]
-fn what_the_hub_does_not_show_is_refused_before_there_is_a_run() {
+fn what_the_hub_does_not_serve_is_refused_before_a_run_exists() {
     let environment = {
         let fixture = short();
         some_hub(&fixture).environment()
@@ -156,17 +156,20 @@ fn the_hubs_own_client_reads_the_same_hub() {
         .env("HF_HOME", there.path().join("home"))
         .output()
         .expect("MUSTER_PEER_PYTHON starts");
-    let said = String::from_utf8_lossy(&ended.stdout) + String::from_utf8_lossy(&ended.stderr);
-    assert!(ended.status.success(), "{said}");
-    assert!(said.contains("'onnx/config.json'") && said.contains("'tokenizer.json'"), "{said}");
+    let output = String::from_utf8_lossy(&ended.stdout) + String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success(), "{output}");
+    assert!(
+        output.contains("'onnx/config.json'") && output.contains("'tokenizer.json'"),
+        "{output}"
+    );
     for (name, body) in hub::folder(&fixture.path("base")) {
         assert!(std::fs::read(there.path().join(&name)).expect(&name) == body, "{name} differs");
     }
-    assert_eq!(hub.betrayals(), 0);
+    assert_eq!(hub.leaks(), 0);
 }
 
 #[test]
-fn a_web_servers_file_is_read_in_place() {
+fn a_file_on_a_web_server_is_read_in_place() {
     let fixture = short();
     let lines: &'static [u8] = fixture.read("data.jsonl").into_bytes().leak();
     let address = serve(move |request| match request.target.as_str() {
@@ -187,8 +190,10 @@ fn a_web_servers_file_is_read_in_place() {
 }
 
 #[test]
-fn a_run_on_s3_is_the_run_on_local_files() {
-    let Some(server) = SeaweedFs::start("a_run_on_s3_is_the_run_on_local_files") else { return };
+fn a_run_on_s3_equals_the_run_on_local_files() {
+    let Some(server) = SeaweedFs::start("a_run_on_s3_equals_the_run_on_local_files") else {
+        return;
+    };
     let fixture = short();
     for (name, body) in hub::folder(&fixture.path("base")) {
         server.put(&format!("bases/tiny/{name}"), &body);
@@ -207,7 +212,7 @@ fn a_run_on_s3_is_the_run_on_local_files() {
     let template = format!("max_tokens: 128\n  chat_template: s3://{BUCKET}/templates/mine.jinja");
     fixture.respec("max_tokens: 128", &template);
     fixture.respec("save_dtype: f32", "save_dtype: f32, max_shard_size: 2MB");
-    // The spec is in the bucket as well, and names everything else from there.
+    // The spec is also in the bucket, and names everything else relative to it.
     let spec = fixture.read("spec.yaml").replace(&format!("s3://{BUCKET}/"), "../");
     server.put("specs/spec.yaml", spec.as_bytes());
     let cache = ("MUSTER_CACHE", fixture.path("cache").to_string_lossy().into_owned());
@@ -218,7 +223,7 @@ fn a_run_on_s3_is_the_run_on_local_files() {
         Process::start_in(&programs::coordinator(), &arguments, &environment).end()
     };
     let ended = run("spec.yaml").with_code(0);
-    assert!(!SeaweedFs::is_betrayed_by(&ended.stderr), "{}", ended.stderr);
+    assert!(!SeaweedFs::leaks_secret(&ended.stderr), "{}", ended.stderr);
 
     let model = ended.only("finished").text("model").to_owned();
     let key = model.strip_prefix(&format!("s3://{BUCKET}/")).expect("the model is in the bucket");
@@ -228,16 +233,16 @@ fn a_run_on_s3_is_the_run_on_local_files() {
     assert!(here.join("model.safetensors.index.json").is_file(), "it is in several files");
     assert_bit_equal(&weights(&here), &LOCAL.weights);
     assert_loads_as_the_local_one(&here);
-    // Two ranks and the preparation before them needed the base; it came once.
+    // Two ranks and the preparation needed the base, which was fetched once.
     let fetched = files(&fixture.path("cache/models"));
     let base = files(&fixture.path("base"));
     assert_eq!(fetched.len(), base.len() + 1, "the base and a lock, not {fetched:?}");
 
     let folder = key.strip_suffix("/model").expect("in the run's folder");
     assert!(folder.starts_with("out/small-"), "{folder}");
-    assert_eq!(server.get(&format!("{folder}/spec.yaml")), spec.as_bytes(), "as it was typed");
+    assert_eq!(server.get(&format!("{folder}/spec.yaml")), spec.as_bytes(), "as the user wrote it");
 
-    // What is wrong is said before there is a run.
+    // Errors are reported before a run is created.
     let missing = run("none.yaml").with_code(2);
     assert!(missing.stderr.starts_with("error: run spec: "), "{}", missing.stderr);
     assert!(missing.stderr.contains("specs/none.yaml"), "{}", missing.stderr);
@@ -254,24 +259,24 @@ fn a_run_on_s3_is_the_run_on_local_files() {
 }
 
 #[test]
-fn a_run_on_azure_is_the_run_on_local_files() -> Result<()> {
-    let name = "a_run_on_azure_is_the_run_on_local_files";
+fn a_run_on_azure_equals_the_run_on_local_files() -> Result<()> {
+    let name = "a_run_on_azure_equals_the_run_on_local_files";
     let Some(server) = Azurite::start(name) else { return Ok(()) };
     let place = (PLACE, format!("az://{CONTAINER}/muster"));
-    again("a_run_elsewhere", &[&server.environment()[..], &[place]].concat())
+    run_ignored("a_run_elsewhere", &[&server.environment()[..], &[place]].concat())
 }
 
 #[test]
-fn a_run_on_googles_api_is_the_run_on_local_files() -> Result<()> {
-    let name = "a_run_on_googles_api_is_the_run_on_local_files";
+fn a_run_on_googles_api_equals_the_run_on_local_files() -> Result<()> {
+    let name = "a_run_on_googles_api_equals_the_run_on_local_files";
     let Some(server) = SeaweedFs::start(name) else { return Ok(()) };
     let proxy = Proxy::start(server.address());
-    proxy.misbehave(Faults::none().in_google());
+    proxy.inject(Faults::none().in_google());
     let place = (PLACE, format!("gs://{BUCKET}/muster"));
-    again("a_run_elsewhere", &[&proxy.environment_of_google()[..], &[place]].concat())
+    run_ignored("a_run_elsewhere", &[&proxy.environment_of_google()[..], &[place]].concat())
 }
 
-/// Where [`a_run_elsewhere`] has everything.
+/// Environment variable with the URL at which [`a_run_elsewhere`] stores everything.
 const PLACE: &str = "MUSTER_TEST_PLACE";
 
 #[tokio::test]
@@ -301,8 +306,8 @@ async fn a_run_elsewhere() -> Result<()> {
     Ok(())
 }
 
-/// `transformers` makes the same of a folder as of the local run's: it loads it without a network, stops where the
-/// template stops, and renders a conversation as the template does.
+/// Checks that `transformers` treats the folder like the local run's: it loads without a network, generation stops at
+/// the template's stop token, and a conversation is rendered as by the template.
 fn assert_loads_as_the_local_one(folder: &Path) {
     let Some(python) = std::env::var_os("MUSTER_PEER_PYTHON") else {
         return println!("not loaded in transformers: MUSTER_PEER_PYTHON is not set");

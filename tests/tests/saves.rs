@@ -1,9 +1,9 @@
-//! Saves and restores on a real S3 server behind a proxy that misbehaves: what is restored is exactly the newest
-//! commit, or there is a clear error, and the checkpoint before is whole.
+//! Saves and restores on a real S3 server behind a proxy that injects faults. A restore gives exactly the newest
+//! commit or a clear error.
 //!
-//! For every seed a run saves a few checkpoints, each by two ranks, with the code that workers and coordinators run; a
-//! coordinator that has lost its footing starts again from the journal. Needs SeaweedFS (MUSTER_TEST_WEED);
-//! MUSTER_SEEDS asks for more than the usual seeds.
+//! For every seed, a run saves a few checkpoints, each on two ranks, with the code of workers and coordinators. A
+//! coordinator whose journal entry fails starts again from the journal. Needs SeaweedFS (MUSTER_TEST_WEED).
+//! MUSTER_SEEDS sets the number of seeds.
 
 use anyhow::{Context, Result, anyhow, ensure};
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use coordinator::checkpoints;
 use coordinator::core::Retained;
 use coordinator::runtime::journal::{self, Journal};
 use futures::{StreamExt, TryStreamExt, stream};
-use muster_tests::again::again;
+use muster_tests::ignored::run_ignored;
 use muster_tests::lone::{self, PLAN};
 use muster_tests::proxy::{Fault, Faults, Proxy};
 use muster_tests::seaweed::{BUCKET, SeaweedFs};
@@ -38,21 +38,21 @@ use worker::replica::{
 };
 
 const SEEDS: u64 = 60;
-/// Checkpoints of a seed's run.
+/// Number of checkpoints per seed.
 const SAVES: u64 = 3;
-/// Ranks that save.
+/// Number of ranks that save.
 const WORLD: usize = 2;
-/// How often a request meets each of the faults.
+/// Probability of each fault for a request.
 const RATE: f64 = 0.01;
-/// The same for those that few requests may meet.
+/// Probability of faults that apply to few requests.
 const RARE: f64 = 0.05;
-/// Seeds that run at once: most of their time they wait for an answer that does not come.
+/// Seeds that run at the same time. Most of the time they wait for an answer that does not come.
 const AT_ONCE: usize = 30;
-/// Short, so that silence is soon over.
+/// Short, so that a silence ends soon.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// A coordinator that finds no answer is started again so often.
+/// Number of attempts to start a coordinator while the store fails.
 const STARTS: usize = 20;
-/// Attempts at journalling one entry under faults.
+/// Number of restarts until the first generation must be journaled.
 const RESTARTS: u64 = 20;
 
 const CONFIG: &str = r#"{
@@ -79,7 +79,7 @@ fn alone() -> InProcess {
     InProcess::world(1, Duration::from_secs(60)).swap_remove(0)
 }
 
-/// A step on a document that no other seed and step has.
+/// Takes a step on a document that is unique to the seed and step.
 fn train(state: &mut State, seed: u64, step: u64) -> Result<()> {
     let token = |i: u64| u32::try_from((seed + 3 * step + i * i) % 32).expect("small");
     let target = |row: u64| Target {
@@ -108,7 +108,7 @@ fn train(state: &mut State, seed: u64, step: u64) -> Result<()> {
 }
 
 fn saved() -> Saved {
-    // So small that the model has several files.
+    // The limit is so small that the model has several files.
     Saved { dtype: Dtype::F32, file_bytes: 4000 }
 }
 
@@ -117,7 +117,7 @@ fn part(state: &State, step: u64, rank: usize, world: usize) -> Snapshot {
     snapshot(state, step, (rank, world), saved(), room)
 }
 
-/// Parameters, moments and the count of updates, in one order.
+/// Parameters, moments and the count of updates, as bytes in a fixed order.
 fn held(state: &State) -> Vec<Vec<u8>> {
     part(state, 0, 0, 1).files.into_iter().map(|f| f.body.to_vec()).collect()
 }
@@ -127,31 +127,32 @@ fn no_fault_loses_a_checkpoint_or_restores_a_wrong_one() -> Result<()> {
     let name = "no_fault_loses_a_checkpoint_or_restores_a_wrong_one";
     let Some(server) = SeaweedFs::start(name) else { return Ok(()) };
     let environment = Proxy::before(server.address());
-    again("a_file_is_stored_once_more", &environment)?;
-    again("saves_and_restores_under_faults", &environment)
+    run_ignored("a_damaged_completion_is_retried", &environment)?;
+    run_ignored("saves_and_restores_under_faults", &environment)
 }
 
 #[tokio::test]
 #[ignore = "run by `no_fault_loses_a_checkpoint_or_restores_a_wrong_one` in the server's environment"]
-async fn a_file_is_stored_once_more() -> Result<()> {
+async fn a_damaged_completion_is_retried() -> Result<()> {
     let proxy = Proxy::here();
     let storage = Storage::open(&format!("s3://{BUCKET}"))?;
     let mut snapshot = part(&state(), 1, 0, 1);
-    // Of two parts.
+    // The body takes two parts.
     let body = Bytes::from(vec![7; 9 << 20]);
     let (key, tensors) = ("state/large".to_owned(), Vec::new());
     snapshot.files = vec![PartFile { key, body: body.clone(), tensors }];
     let place = Place { run: run(u64::MAX), generation: Generation(1), lineage: LINEAGE };
-    // The request that makes one object of the parts comes damaged: to that the store says no, for good.
-    proxy.misbehave(Faults::none().first(Fault::FlipRequest, "POST", "large"));
-    let stored_part =
-        upload::store(&storage, &place, snapshot, PATIENCE).await.map_err(|told| anyhow!(told))?;
+    // The request to join the parts arrives damaged, and the store refuses it finally.
+    proxy.inject(Faults::none().first(Fault::FlipRequest, "POST", "large"));
+    let stored_part = upload::store(&storage, &place, snapshot, PATIENCE)
+        .await
+        .map_err(|error| anyhow!(error))?;
     ensure!(stored_part.files[0].digests == Digests::of(&body));
     let stored = format!("{}/state/large", key::checkpoint(&place.run, LINEAGE, 1));
     ensure!(storage.read(&stored).await? == body);
-    // Twice begun, two parts, ended; and the first upload looked after and given up.
-    let befallen = proxy.befallen();
-    ensure!(befallen.len() == 1 && proxy.requests() > 8, "{befallen:?} of {}", proxy.requests());
+    // Two uploads with two parts each, and the cleanup of the first one.
+    let injected = proxy.injected();
+    ensure!(injected.len() == 1 && proxy.requests() > 8, "{injected:?} of {}", proxy.requests());
     ensure!(storage.unfinished("").await? == Some(Vec::new()));
     Ok(())
 }
@@ -160,7 +161,7 @@ async fn a_file_is_stored_once_more() -> Result<()> {
 #[ignore = "run by `no_fault_loses_a_checkpoint_or_restores_a_wrong_one` in the server's environment"]
 async fn saves_and_restores_under_faults() -> Result<()> {
     let proxy = Proxy::here();
-    // A server that has just started takes its time for the first object.
+    // A server that has just started may take long for the first object.
     let patient = Storage::open(&format!("s3://{BUCKET}"))?;
     let storage = patient.patient(Patience::Within(PATIENCE))?;
     let seeds = std::env::var("MUSTER_SEEDS").map_or(Ok(SEEDS), |n| n.parse())?;
@@ -173,30 +174,30 @@ async fn saves_and_restores_under_faults() -> Result<()> {
     let faults = rare.into_iter().fold(Faults::all(1, RATE), |f, fault| f.with(fault, RARE));
     let silent = [Fault::Silence, Fault::SilenceAfter];
     let faults = silent.into_iter().fold(faults, |f, fault| f.with(fault, RATE / 3.0));
-    proxy.misbehave(faults);
+    proxy.inject(faults);
     let storage = &storage;
     let saved = stream::iter(0..seeds).map(|seed| async move {
         save_and_restore(storage, seed).await.with_context(|| format!("seed {seed}"))
     });
     let runs: Vec<Run> = saved.buffer_unordered(AT_ONCE).try_collect().await?;
-    let befallen = proxy.befallen();
+    let injected = proxy.injected();
     let sum = |of: fn(&Run) -> u64| runs.iter().map(of).sum::<u64>();
     println!(
         "{seeds} seeds: {} requests, {} faults; {} of {} saves committed, {} coordinators \
          started again; {} of {seeds} restores under faults",
         proxy.requests(),
-        befallen.len(),
+        injected.len(),
         sum(|r| r.states.len() as u64),
         seeds * SAVES,
         sum(|r| r.restarts),
         sum(|r| u64::from(r.restored)),
     );
     for fault in Fault::ALL {
-        ensure!(befallen.iter().any(|b| b.fault == fault), "{fault:?} never befell");
+        ensure!(injected.iter().any(|b| b.fault == fault), "{fault:?} was never injected");
     }
     ensure!(sum(|r| r.states.len() as u64) * 10 > seeds * SAVES * 8, "most faults are overcome");
 
-    proxy.misbehave(Faults::none());
+    proxy.inject(Faults::none());
     for run in runs {
         run.holds_in_the_end(&patient).await.with_context(|| format!("seed {}", run.seed))?;
     }
@@ -209,12 +210,12 @@ fn run(seed: u64) -> RunId {
 
 const LINEAGE: Lineage = Lineage(1);
 
-/// A run of which some saves are committed.
+/// A run and its saves.
 struct Run {
     seed: u64,
-    /// By steps committed, and the states there.
+    /// Committed steps, and the state at each.
     states: Vec<(u64, Vec<Vec<u8>>)>,
-    /// A state that was given up, or of which it is not known what became of it.
+    /// Saves that failed, possibly after they were stored.
     doubtful: Vec<(u64, Vec<Vec<u8>>)>,
     restarts: u64,
     restored: bool,
@@ -228,7 +229,7 @@ async fn save_and_restore(storage: &Storage, seed: u64) -> Result<Run> {
     let members = ["w-0", "w-1"].map(WorkerId::new).into();
     let first = Fact::Generation { generation: Generation(1), lineage: LINEAGE, step: 0, members };
     while let Err(error) = journal.append(vec![first.clone()]).await {
-        ensure!(run.restarts < RESTARTS, "the first generation cannot be journalled: {error}");
+        ensure!(run.restarts < RESTARTS, "the first generation cannot be journaled: {error}");
         let (restarted, history) = run.restart(storage, error).await?;
         journal = restarted;
         if history.contains(&first) {
@@ -253,7 +254,7 @@ async fn save_and_restore(storage: &Storage, seed: u64) -> Result<Run> {
         };
         let commit = Fact::Checkpointed { lineage: LINEAGE, step, manifest_sha256 };
         if let Err(error) = journal.append(vec![commit]).await {
-            // The next coordinator finds it, in the journal or beside it.
+            // The next coordinator finds the checkpoint, journaled or not.
             journal = run.restart(storage, error).await?.0;
         }
         run.states.push((step, held));
@@ -262,7 +263,7 @@ async fn save_and_restore(storage: &Storage, seed: u64) -> Result<Run> {
             latest: checkpoint(step),
             best: None,
         };
-        // What could not be deleted stays behind, until the next time.
+        // Checkpoints that could not be deleted are left until the next time.
         let _ = checkpoints::retain(storage, &id, &retained).await;
     }
     drop(journal);
@@ -279,7 +280,7 @@ fn checkpoint(step: u64) -> CheckpointId {
     CheckpointId { lineage: LINEAGE, step }
 }
 
-/// Both ranks' parts, as workers store them.
+/// Stores both ranks' parts as workers do.
 async fn store(
     storage: &Storage,
     run: &RunId,
@@ -297,13 +298,13 @@ async fn store(
 
 /// Why nothing was restored.
 enum Unrestored {
-    /// The store did not answer; nothing is said of the checkpoint.
+    /// The store failed, which says nothing about the checkpoint.
     Store(String),
     Wrong(anyhow::Error),
 }
 
 impl Run {
-    /// A coordinator's start: the journal, and what was stored but not journaled.
+    /// Starts a coordinator: opens the journal and commits checkpoints that were stored but not journaled.
     async fn start(&self, storage: &Storage) -> Result<(Journal, Vec<Fact>)> {
         let mut last = None;
         for _ in 0..STARTS {
@@ -332,13 +333,16 @@ impl Run {
         storage: &Storage,
         error: journal::Error,
     ) -> Result<(Journal, Vec<Fact>)> {
-        ensure!(!matches!(error, journal::Error::Deposed { .. }), "by whom? {error}");
+        ensure!(
+            !matches!(error, journal::Error::Deposed { .. }),
+            "no other coordinator runs: {error}"
+        );
         self.restarts += 1;
         self.start(storage).await
     }
 
-    /// The newest commit of `history` is one that was acknowledged, or a later one that was in doubt, and it is what
-    /// a worker restores.
+    /// Checks that the newest commit of `history` is the newest acknowledged one or a later doubtful one, and that a
+    /// worker restores exactly that state.
     async fn restore(&self, storage: &Storage, history: &[Fact]) -> Result<(), Unrestored> {
         let wrong = |what: String| Unrestored::Wrong(anyhow!(what));
         let newest = history.iter().rev().find_map(|event| match event {
@@ -357,7 +361,7 @@ impl Run {
         }
         let mut known = self.states.iter().chain(&self.doubtful);
         let expected = known.find(|(s, _)| *s == step).map(|(_, state)| state);
-        let expected = expected.ok_or_else(|| wrong(format!("nobody saved step {step}")))?;
+        let expected = expected.ok_or_else(|| wrong(format!("step {step} was never saved")))?;
         let manifest = key::manifest(&run(self.seed), LINEAGE, step);
         let start = Start { manifest, sha256: sha256.clone() };
         let restored =
@@ -369,7 +373,7 @@ impl Run {
         if restored == *expected {
             Ok(())
         } else {
-            Err(wrong(format!("step {step} is not itself")))
+            Err(wrong(format!("the restored state of step {step} differs")))
         }
     }
 
@@ -385,7 +389,7 @@ impl Run {
 
 type Restored = Result<Vec<Vec<u8>>>;
 
-/// What a lone worker has in memory that starts there.
+/// The state of a lone worker that starts from this checkpoint.
 async fn restored(
     storage: &Storage,
     seed: u64,
@@ -393,7 +397,7 @@ async fn restored(
 ) -> Result<Restored, worker::session::Trouble> {
     let train = lone::duty(&run(seed), start);
     let opened = Restorable::open(storage, &train, PLAN).await?;
-    let mut from = opened.expect("there is somewhere to start from");
+    let mut from = opened.expect("a checkpoint to start from");
     let read = tokio::task::spawn_blocking(move || {
         let mut state = state();
         let mine = std::iter::from_fn(|| from.mine.blocking_recv());

@@ -1,7 +1,7 @@
-//! A step whose gradient is not finite: it changes nothing, and the receipt names its samples. And a held-out loss that
-//! is not finite: everything that reads the run's history later still can.
+//! A step whose gradient is not finite changes nothing, and the receipt names its samples. A held-out loss that is
+//! not finite does not prevent reading the run's history.
 //!
-//! The base reads one word as infinity, and one conversation has that word.
+//! The base's embedding of one word is infinite, and one conversation contains that word.
 
 use muster_tests::fixture::{EVERY, RECORDS, journal};
 use muster_tests::model::weights;
@@ -13,12 +13,12 @@ use serde_json::Value;
 use std::path::Path;
 
 const WORD: &str = "Trumpet";
-/// Less than an epoch: no sample is seen twice.
+/// Less than an epoch, so no sample is seen twice.
 const STEPS: u64 = 16;
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const INFINITY_BF16: [u8; 2] = [0x80, 0x7f];
 
-/// A run of one epoch's first steps, over data with the word somewhere in the middle of the file.
+/// A run of the first steps of an epoch, on data with the word in the middle of the file.
 fn fixture() -> Fixture {
     let fixture = Fixture::new();
     fixture.respec("  eval: {holdout: 0.1, every: checkpoint, at_start: true}\n", "");
@@ -31,14 +31,14 @@ fn fixture() -> Fixture {
     fixture
 }
 
-/// A conversation about an instrument, on a line.
+/// A conversation about an instrument, as one line of JSON.
 fn conversation(instrument: &str) -> String {
     let message = |role, content| serde_json::json!({"role": role, "content": content});
     let messages = [message("user", instrument), message("assistant", "A horn.")];
     serde_json::json!({ "messages": messages }).to_string()
 }
 
-/// A run whose first held-out source has the word, and whose second has not.
+/// A run whose first held-out source contains the word, and whose second does not.
 fn held_out() -> Fixture {
     let fixture = Fixture::new();
     let sources = "[{source: ./poisoned.jsonl}, {source: ./sound.jsonl}]";
@@ -50,7 +50,8 @@ fn held_out() -> Fixture {
     fixture
 }
 
-/// Sees that the losses of `run` were measured at these steps and are not finite, by the first source.
+/// Checks that the held-out losses of `run` were measured at these steps and are not finite because of the first
+/// source.
 fn assert_unfinite(run: &Path, steps: &[u64]) {
     let facts = journal(run);
     let evaluated: Vec<_> = facts.iter().filter(|f| f["event"] == "evaluated").collect();
@@ -62,18 +63,19 @@ fn assert_unfinite(run: &Path, steps: &[u64]) {
     }
 }
 
-/// Where the conversation with the word stands.
+/// The origin of the conversation with the word.
 fn origin(fixture: &Fixture) -> String {
     format!("{}, line {}", fixture.path("data.jsonl").display(), RECORDS / 2 + 1)
 }
 
-/// The word's row of the embedding becomes infinity. The output matrix must be another, or every loss would be.
+/// Sets the word's row of the embedding to infinity. The output matrix is a separate copy, since otherwise every loss
+/// would be infinite.
 fn poison(fixture: &Fixture) {
     let base = fixture.path("base");
     let mut weights = weights(&base);
     for file in base.read_dir().expect("a base").map(|e| e.expect("listed").path()) {
         if file.to_string_lossy().contains(".safetensors") {
-            std::fs::remove_file(file).expect("a copy of our own");
+            std::fs::remove_file(file).expect("a copy");
         }
     }
     let head = weights[EMBEDDING].clone();
@@ -100,14 +102,14 @@ fn receipt(fixture: &Fixture, path: &str) -> Value {
     serde_json::from_slice(&text).expect(path)
 }
 
-/// The steps that were not applied, as a run told.
+/// The steps that a run reported as not applied.
 fn unapplied(ended: &Ended) -> Vec<u64> {
     let skipped = ended.all("step").into_iter().filter(|e| e.0["applied"] == false);
     skipped.map(|e| e.count("step")).collect()
 }
 
 #[test]
-fn a_skipped_step_stands_in_the_receipt_by_file_and_line() {
+fn a_skipped_step_is_listed_in_the_receipt_by_file_and_line() {
     let fixture = fixture();
     let ended = Process::run(&fixture, &["--workers", "2"]).end().with_code(0);
     let [step] = unapplied(&ended)[..] else { panic!("one step: {:?}", unapplied(&ended)) };
@@ -132,7 +134,7 @@ fn a_skipped_step_stands_in_the_receipt_by_file_and_line() {
 }
 
 #[test]
-fn a_step_that_is_skipped_again_after_a_restore_stands_there_once() {
+fn a_step_that_is_skipped_again_after_a_restore_is_listed_once() {
     let fixture = fixture();
     let mut process = Process::run(&fixture, &["--workers", "2"]);
     process.event("skipped step", |e| e.kind() == "step" && e.0["applied"] == false);
@@ -145,7 +147,11 @@ fn a_step_that_is_skipped_again_after_a_restore_stands_there_once() {
     let [step] = unapplied(&killed)[..] else { panic!("it was killed at once") };
     assert_eq!(steps, [Some(step)]);
     let from = resumed.only("generation").count("step");
-    assert_eq!(unapplied(&resumed).len(), usize::from(from < step), "done again, or not");
+    assert_eq!(
+        unapplied(&resumed).len(),
+        usize::from(from < step),
+        "it is skipped again if it is repeated"
+    );
     assert!(from.is_multiple_of(EVERY));
 }
 

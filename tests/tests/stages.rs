@@ -1,13 +1,13 @@
-//! `kill -9` at every stage of a save, with real processes and a real S3 server: what is restored is what was committed
-//! last, the run ends as if nothing had been, and nothing is left over.
+//! Kills a process at every stage of a save, with real processes and a real S3 server. The newest commit is restored,
+//! the run ends like an undisturbed one, and no files are left over.
 //!
-//! A proxy before the server stands still at the request that a stage is known by, and then a process dies. Needs
+//! A proxy in front of the server pauses at the request that marks a stage, and then a process is killed. Needs
 //! SeaweedFS (MUSTER_TEST_WEED).
 
 use anyhow::{Context, Result, ensure};
-use muster_tests::again::again;
+use muster_tests::ignored::run_ignored;
 use muster_tests::model::assert_bit_equal;
-use muster_tests::proxy::{Moment, Proxy, Stage, Standstill};
+use muster_tests::proxy::{Moment, Pause, Proxy, Stage};
 use muster_tests::seaweed::{BUCKET, SeaweedFs, here};
 use muster_tests::stored::{Stored, starts};
 use muster_tests::undisturbed::Reference;
@@ -18,23 +18,23 @@ use rustix::process::Signal;
 use std::sync::Arc;
 use storage::Storage;
 
-/// Of the run, each with a checkpoint of which only the newest is kept.
+/// Steps of the run. Each has a checkpoint, of which only the newest is kept.
 const STEPS: u64 = 3;
-/// The save that is disturbed: there is one before it to go back to, and a step behind it.
+/// The step whose save is disturbed. There is a checkpoint before it to go back to, and a step after it.
 const SAVE: u64 = 2;
 const FOLDER: &str = "step-00000002-l1";
 const BEFORE: &str = "step-00000001-l1";
 const COMMIT: &str = r#"{"event":"checkpointed","lineage":1,"step":2"#;
-/// The commit before. Left alone, the two saves would overlap: a rank stores its part of the one while another still
-/// stores its part of the other.
+/// The commit of the save before. The disturbed save waits for it, since otherwise one rank might store its part of
+/// the one while another still stores its part of the other.
 const COMMITTED_BEFORE: Stage = Stage {
-    moment: Moment::Done,
+    moment: Moment::After,
     method: "PUT",
     target: &["/journal/"],
     body: r#"{"event":"checkpointed","lineage":1,"step":1"#,
 };
 
-/// What the store is at, and whether the save is one to go back to then.
+/// A stage with its description, and whether the save can be restored from then on.
 type Scene = (&'static str, Stage, Saved);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,43 +53,43 @@ const fn scene(
     (what, Stage { moment, method, target, body }, saved)
 }
 
-/// In the order in which they come. The larger files of the state go in two parts.
+/// The stages in order. The larger state files are uploaded in two parts.
 const SCENES: [Scene; 12] = {
-    use Moment::{Asked, Done};
+    use Moment::{After, Before};
     use Saved::{NotYet, Whole};
     let upload = ("POST", &[FOLDER, "/state/", "?uploads"] as _, "");
     let complete = ("POST", &[FOLDER, "/state/"] as _, "<CompleteMultipartUpload");
     let manifest = ("PUT", &[FOLDER, "/manifest.json"] as _, "");
     let commit = ("PUT", &["/journal/"] as _, COMMIT);
     [
-        scene("an upload is to begin", Asked, upload, NotYet),
-        scene("an upload has begun", Done, upload, NotYet),
-        scene("half is uploaded", Asked, ("PUT", &[FOLDER, "partNumber=2"], ""), NotYet),
-        scene("all parts of a file are uploaded", Asked, complete, NotYet),
-        scene("they are one file", Done, complete, NotYet),
-        scene("all files are stored", Asked, manifest, NotYet),
-        scene("the manifest is stored", Done, manifest, Whole),
-        scene("the commit is to be journaled", Asked, commit, Whole),
-        scene("the commit is journaled", Done, commit, Whole),
-        scene("the save before goes", Done, ("DELETE", &[BEFORE, "/manifest.json"], ""), Whole),
-        scene("its files go", Asked, ("DELETE", &[BEFORE, "/state/"], ""), Whole),
-        // The last save is committed: nothing that follows stores another.
-        scene("it goes itself", Asked, ("DELETE", &[FOLDER, "/manifest.json"], ""), Whole),
+        scene("an upload is to begin", Before, upload, NotYet),
+        scene("an upload has begun", After, upload, NotYet),
+        scene("half is uploaded", Before, ("PUT", &[FOLDER, "partNumber=2"], ""), NotYet),
+        scene("all parts of a file are uploaded", Before, complete, NotYet),
+        scene("they are one file", After, complete, NotYet),
+        scene("all files are stored", Before, manifest, NotYet),
+        scene("the manifest is stored", After, manifest, Whole),
+        scene("the commit is to be journaled", Before, commit, Whole),
+        scene("the commit is journaled", After, commit, Whole),
+        scene("the save before goes", After, ("DELETE", &[BEFORE, "/manifest.json"], ""), Whole),
+        scene("its files go", Before, ("DELETE", &[BEFORE, "/state/"], ""), Whole),
+        // By then the last save is committed, and no other one follows.
+        scene("it goes itself", Before, ("DELETE", &[FOLDER, "/manifest.json"], ""), Whole),
     ]
 };
 
 #[test]
-fn whoever_dies_at_whatever_stage_of_a_save_the_newest_commit_is_restored() -> Result<()> {
-    let name = "whoever_dies_at_whatever_stage_of_a_save_the_newest_commit_is_restored";
+fn whichever_process_dies_during_a_save_the_newest_commit_is_restored() -> Result<()> {
+    let name = "whichever_process_dies_during_a_save_the_newest_commit_is_restored";
     let Some(server) = SeaweedFs::start(name) else { return Ok(()) };
-    again("at_every_stage", &server.environment())
+    run_ignored("at_every_stage", &server.environment())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "run by `whoever_dies_at_whatever_stage_of_a_save_the_newest_commit_is_restored`"]
+#[ignore = "run by `whichever_process_dies_during_a_save_the_newest_commit_is_restored`"]
 async fn at_every_stage() -> Result<()> {
     let wanted = Arc::new(Reference::of(&fixture()));
-    // Beside each other: much of a death is waiting for what comes of it.
+    // Both run at the same time, since much of the time is spent waiting for the consequences of a death.
     let coordinators = tokio::spawn({
         let wanted = wanted.clone();
         async move {
@@ -112,27 +112,27 @@ async fn at_every_stage() -> Result<()> {
 }
 
 #[test]
-fn a_checkpoint_outlives_the_worker_that_has_to_go_while_it_stores_its_part() -> Result<()> {
-    let name = "a_checkpoint_outlives_the_worker_that_has_to_go_while_it_stores_its_part";
+fn a_checkpoint_survives_a_worker_that_is_terminated_while_storing_its_part() -> Result<()> {
+    let name = "a_checkpoint_survives_a_worker_that_is_terminated_while_storing_its_part";
     let Some(server) = SeaweedFs::start(name) else { return Ok(()) };
-    again("a_worker_leaves", &server.environment())
+    run_ignored("a_worker_leaves", &server.environment())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "run by `a_checkpoint_outlives_the_worker_that_has_to_go_while_it_stores_its_part`"]
+#[ignore = "run by `a_checkpoint_survives_a_worker_that_is_terminated_while_storing_its_part`"]
 async fn a_worker_leaves() -> Result<()> {
     let run = OnS3::new("leaves")?;
     let (_, begins, _) = SCENES[0];
-    let still = run.stand_still_at(begins);
+    let pause = run.pause_at(begins);
     let mut process = run.start(&[]);
-    let rank = rank_of(&still.reached()).context("it is a rank's request")?;
+    let rank = rank_of(&pause.reached()).context("it is a rank's request")?;
     // Every rank has begun to store its part before it commits the next step.
     process.step(SAVE + 1);
-    let told = Stage { body: "was told to leave", ..COMMITTED_BEFORE };
-    run.proxy.hold_back(["/state/state-r0-", "/state/state-r1-"][rank], told);
+    let leaving = Stage { body: "was told to leave", ..COMMITTED_BEFORE };
+    run.proxy.hold_back(["/state/state-r0-", "/state/state-r1-"][rank], leaving);
     let worker = run.member(rank).await?;
     process.signal_to(&format!("--slot {worker} "), Signal::TERM);
-    still.go_on();
+    pause.resume();
     let ended = process.end().with_code(0);
     let starts = run.ended_well(Saved::Whole, &[&ended], &Reference::of(&fixture())).await?;
     ensure!(starts == [0, SAVE], "{starts:?}");
@@ -143,12 +143,12 @@ fn fixture() -> Fixture {
     let fixture = Fixture::new();
     fixture.respec("max_steps: 40", &format!("max_steps: {STEPS}"));
     fixture.respec("{every: 8, keep: 100}", "{every: 1, keep: 1}");
-    // What is best would be kept as well.
+    // With evaluations, the best checkpoint would also be kept.
     fixture.respec("  eval: {holdout: 0.1, every: checkpoint, at_start: true}\n", "");
     fixture
 }
 
-/// A run whose output is on S3, behind a proxy of its own.
+/// A run whose output is on S3, behind its own proxy.
 struct OnS3 {
     fixture: Fixture,
     proxy: Proxy,
@@ -162,10 +162,10 @@ impl OnS3 {
         Ok(Self { fixture, proxy: Proxy::start(here()), storage: Storage::open(&output)? })
     }
 
-    /// Stands still in the second save, which does not begin before the first is committed.
-    fn stand_still_at(&self, stage: Stage) -> Standstill {
+    /// Pauses in the second save, which does not begin before the first is committed.
+    fn pause_at(&self, stage: Stage) -> Pause {
         self.proxy.hold_back(FOLDER, COMMITTED_BEFORE);
-        self.proxy.stand_still_at(stage)
+        self.proxy.pause_at(stage)
     }
 
     fn start(&self, more: &[&str]) -> Process {
@@ -179,46 +179,46 @@ impl OnS3 {
     }
 
     async fn coordinator_dies(&self, (_, stage, saved): &Scene, wanted: &Reference) -> Result<()> {
-        let still = self.stand_still_at(*stage);
+        let pause = self.pause_at(*stage);
         let process = self.start(&[]);
-        still.reached();
+        pause.reached();
         process.signal(Signal::KILL);
         let killed = process.end();
-        still.without_clients();
+        pause.resume_without_clients();
 
-        let goes_on_after = self.stored().await?.goes_on_after().await?;
+        let resume_step = self.stored().await?.resume_step().await?;
         match saved {
-            Saved::NotYet => ensure!(goes_on_after == SAVE - 1, "{goes_on_after}"),
-            // Training goes on while the save before is deleted.
-            Saved::Whole => ensure!(goes_on_after >= SAVE, "{goes_on_after}"),
+            Saved::NotYet => ensure!(resume_step == SAVE - 1, "{resume_step}"),
+            // Training continues while the save before is deleted.
+            Saved::Whole => ensure!(resume_step >= SAVE, "{resume_step}"),
         }
         let resumed = self.start(&["--resume"]).end().with_code(0);
         let starts = self.ended_well(*saved, &[&killed, &resumed], wanted).await?;
-        ensure!(starts == [0, goes_on_after], "{starts:?}, not {goes_on_after}");
+        ensure!(starts == [0, resume_step], "{starts:?}, not {resume_step}");
         Ok(())
     }
 
-    /// The one whose request it is; `rank` where it is the coordinator's.
+    /// Kills the worker whose request marks the stage, or `rank` if it is the coordinator's request.
     async fn worker_dies(
         &self,
         (_, stage, saved): &Scene,
         rank: usize,
         wanted: &Reference,
     ) -> Result<()> {
-        let still = self.stand_still_at(*stage);
+        let pause = self.pause_at(*stage);
         let process = self.start(&[]);
-        let own = rank_of(&still.reached());
+        let own = rank_of(&pause.reached());
         let worker = self.member(own.unwrap_or(rank)).await?;
         process.kill(&format!("--slot {worker} "));
         match own {
-            Some(_) => still.without_request(),
-            None => still.go_on(),
+            Some(_) => pause.resume_without_request(),
+            None => pause.resume(),
         }
         let ended = process.end().with_code(0);
         let starts = self.ended_well(*saved, &[&ended], wanted).await?;
         match (saved, own) {
             (Saved::NotYet, Some(_)) => ensure!(starts == [0, SAVE - 1], "{starts:?}"),
-            // The coordinator completes the save; near the end, the dead one may not have been needed any more.
+            // The coordinator completes the save. Near the end, the run may not have needed the dead worker any more.
             (Saved::NotYet | Saved::Whole, _) => {
                 ensure!(starts[0] == 0 && starts[1..].iter().all(|s| *s >= SAVE), "{starts:?}");
             }
@@ -235,8 +235,8 @@ impl OnS3 {
         members.and_then(|mut m| (rank < m.len()).then(|| m.swap_remove(rank))).context("a member")
     }
 
-    /// Samples and model are the undisturbed run's, the last checkpoint is all that is left, and whatever was given up
-    /// was saved anew; after how many steps its generations began.
+    /// Checks that samples and model are those of the undisturbed run, that only the last checkpoint is left, and
+    /// that an abandoned save was repeated. Returns the step at which each generation began.
     async fn ended_well(
         &self,
         saved: Saved,
@@ -267,7 +267,7 @@ impl OnS3 {
     }
 }
 
-/// Whose part of a checkpoint a request is about.
+/// The rank to whose part of a checkpoint a request belongs.
 fn rank_of(target: &str) -> Option<usize> {
     let (_, rest) = target.split_once("/state-r")?;
     rest.split('-').next()?.parse().ok()

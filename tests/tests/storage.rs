@@ -1,19 +1,19 @@
-//! One conformance suite that every store passes: memory, a local folder, SeaweedFS over S3, Azurite over Azure's API.
-//! Google's over SeaweedFS. And what a store that refuses comes to.
+//! A conformance suite that every store passes: memory, a local folder, SeaweedFS over S3, Azurite over Azure's API,
+//! and SeaweedFS over Google's API. Also the errors of stores that refuse access.
 //!
 //! The servers need their programs (MUSTER_TEST_WEED, MUSTER_TEST_AZURITE). A store's credentials come from the
-//! environment of the process, so the test runs itself once more inside the server's.
+//! environment of the process, so each test runs another test in the server's environment.
 
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, stream};
-use muster_tests::again::again;
 use muster_tests::azurite::{Azurite, CONTAINER};
+use muster_tests::ignored::run_ignored;
 use muster_tests::process::PATIENCE;
 use muster_tests::proxy::{Faults, Proxy};
 use muster_tests::seaweed::{BUCKET, DOMAIN, SeaweedFs};
 use storage::{Created, Error, Storage};
 
-/// What every backend must do.
+/// Checks the basic operations.
 async fn conforms(storage: &Storage) -> Result<()> {
     ensure!(matches!(storage.read("a/b").await, Err(Error::NotFound { .. })));
     ensure!(storage.head("a/b").await?.is_none());
@@ -34,7 +34,7 @@ async fn conforms(storage: &Storage) -> Result<()> {
     Ok(())
 }
 
-/// What a listing says of an object is what a look at it says, whatever its name; and it can be read by that.
+/// Checks that a listing and `head` agree about an object, whatever its name, and that it can be read.
 async fn names_and_pins_agree(storage: &Storage) -> Result<()> {
     for name in ["plain", "a b.jsonl", "50%.txt", "a#b", "[x]", "naïve-表.md", "a+b=c&d", "~x'y\"z"]
     {
@@ -55,12 +55,12 @@ async fn ranges_are_read_as_pinned(storage: &Storage) -> Result<()> {
     storage.put("r", "0123456789").await?;
     let pin = storage.head("r").await?.and_then(|o| o.etag);
     let pin = pin.as_deref();
-    ensure!(pin.is_some(), "this store tells identities");
+    ensure!(pin.is_some(), "this store has ETags");
     ensure!(storage.read_range("r", 2..5, pin).await? == "234");
     ensure!(storage.read_range("r", 9..10, None).await? == "9");
     ensure!(storage.read_range("r", 4..4, pin).await?.is_empty());
     let changed = |read| matches!(read, Err(Error::Changed { .. }));
-    ensure!(storage.read_range("r", 8..90, pin).await? == "89", "what there is");
+    ensure!(storage.read_range("r", 8..90, pin).await? == "89", "the part that exists");
     ensure!(storage.read_range("r", 10..11, pin).await.is_err(), "past the end");
     let pieces: Vec<_> = storage.pieces("r", 11, pin).collect().await;
     ensure!(matches!(&pieces[..], [Err(Error::Changed { .. })]), "shorter than it was");
@@ -100,13 +100,13 @@ async fn streams_are_written_whole_or_not_at_all(storage: &Storage) -> Result<()
         ensure!(matches!(error, Error::Damaged { .. }), "{error}");
     }
     let left = storage.unfinished("s").await?;
-    ensure!(left.is_none_or(|left| left.is_empty()), "given up in the store as well");
+    ensure!(left.is_none_or(|left| left.is_empty()), "aborted in the store, too");
     storage.put_stream("s/empty", 0, stream::iter([] as [Result<_, Error>; 0])).await?;
     ensure!(storage.read("s/empty").await?.is_empty());
     Ok(())
 }
 
-/// An upload that is dropped half-way ends in the store, too.
+/// Checks that an upload that is dropped half-way is also aborted in the store.
 async fn a_dropped_upload_leaves_nothing(storage: &Storage) -> Result<()> {
     let piece = Ok::<_, Error>(vec![1; 9 << 20].into());
     let never = stream::iter([piece]).chain(stream::pending());
@@ -119,7 +119,7 @@ async fn a_dropped_upload_leaves_nothing(storage: &Storage) -> Result<()> {
         ended = &mut upload => panic!("it never ends: {ended:?}"),
         begun = tokio::time::timeout(PATIENCE, begun) => begun.context("it does not begin")??,
     }
-    let found = storage.unfinished("").await?.expect("this store tells");
+    let found = storage.unfinished("").await?.expect("this store lists uploads");
     ensure!(found[0].key == "dropped" && found[0].age < PATIENCE, "{found:?}");
     drop(upload);
     let gone = async {
@@ -136,7 +136,7 @@ async fn every_claim(storage: &Storage) -> Result<()> {
     streams_are_written_whole_or_not_at_all(storage).await
 }
 
-/// In a bucket, and under a prefix of it.
+/// Checks everything in a bucket, and under a prefix of it.
 async fn everywhere(bucket: &str) -> Result<()> {
     for prefix in ["", "/some/prefix"] {
         let storage = Storage::open(&format!("{bucket}{prefix}"))?;
@@ -172,7 +172,7 @@ fn an_output_that_is_a_file_is_refused_by_name() -> Result<()> {
 #[test]
 fn seaweedfs_conforms() -> Result<()> {
     let Some(server) = SeaweedFs::start("seaweedfs_conforms") else { return Ok(()) };
-    again("in_seaweedfs", &server.environment())?;
+    run_ignored("in_seaweedfs", &server.environment())?;
 
     let with = |key: &str, value: &str| {
         let mut environment = server.environment();
@@ -180,19 +180,19 @@ fn seaweedfs_conforms() -> Result<()> {
         pair.1 = value.to_owned();
         environment
     };
-    again("with_a_wrong_secret", &with("AWS_SECRET_ACCESS_KEY", "wrong"))?;
-    // Nobody listens on the discard port.
-    again("where_nobody_listens", &with("AWS_ENDPOINT_URL", "http://127.0.0.1:9"))?;
+    run_ignored("with_a_wrong_secret", &with("AWS_SECRET_ACCESS_KEY", "wrong"))?;
+    // No program listens on the discard port.
+    run_ignored("without_a_server", &with("AWS_ENDPOINT_URL", "http://127.0.0.1:9"))?;
     let [endpoint, ..] = server.environment();
     let metadata = ("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9".to_owned());
-    again("without_credentials", &[endpoint, metadata])
+    run_ignored("without_credentials", &[endpoint, metadata])
 }
 
 #[tokio::test]
 #[ignore = "run by `seaweedfs_conforms` in the server's environment"]
 async fn in_seaweedfs() -> Result<()> {
     everywhere(&format!("s3://{BUCKET}")).await?;
-    // No other store tells.
+    // No other store can list unfinished uploads.
     for prefix in ["", "/some/prefix"] {
         let storage = Storage::open(&format!("s3://{BUCKET}{prefix}"))?;
         a_dropped_upload_leaves_nothing(&storage).await?;
@@ -200,10 +200,10 @@ async fn in_seaweedfs() -> Result<()> {
     refused("s3://nowhere", "NoSuchBucket", "hint: name a bucket").await
 }
 
-/// Its requests go to hosts that only the server knows: it is their proxy.
+/// Requests go to host names that do not resolve, so the server is configured as their HTTP proxy.
 #[test]
-fn a_bucket_with_a_host_of_its_own_conforms() -> Result<()> {
-    let name = "a_bucket_with_a_host_of_its_own_conforms";
+fn a_virtual_hosted_bucket_conforms() -> Result<()> {
+    let name = "a_virtual_hosted_bucket_conforms";
     let Some(server) = SeaweedFs::start(name) else { return Ok(()) };
     let mut environment = Vec::from(server.environment());
     environment.retain(|(key, _)| *key != "AWS_ENDPOINT_URL");
@@ -216,20 +216,20 @@ fn a_bucket_with_a_host_of_its_own_conforms() -> Result<()> {
         ("no_proxy", String::new()),
         ("NO_PROXY", String::new()),
     ]);
-    again("in_seaweedfs", &environment)
+    run_ignored("in_seaweedfs", &environment)
 }
 
 #[test]
 fn azurite_conforms() -> Result<()> {
     let Some(server) = Azurite::start("azurite_conforms") else { return Ok(()) };
-    again("in_azurite", &server.environment())?;
+    run_ignored("in_azurite", &server.environment())?;
     let with = |key: &str, value: &str| {
         let mut environment = server.environment();
         let pair = environment.iter_mut().find(|(k, _)| *k == key).expect("it is set");
         pair.1 = value.to_owned();
         environment
     };
-    again("with_a_wrong_key", &with("AZURE_STORAGE_ACCOUNT_KEY", "d3Jvbmc="))
+    run_ignored("with_a_wrong_key", &with("AZURE_STORAGE_ACCOUNT_KEY", "d3Jvbmc="))
 }
 
 #[tokio::test]
@@ -250,8 +250,8 @@ async fn with_a_wrong_key() -> Result<()> {
 fn googles_api_conforms() -> Result<()> {
     let Some(server) = SeaweedFs::start("googles_api_conforms") else { return Ok(()) };
     let proxy = Proxy::start(server.address());
-    proxy.misbehave(Faults::none().in_google());
-    again("in_google", &proxy.environment_of_google())
+    proxy.inject(Faults::none().in_google());
+    run_ignored("in_google", &proxy.environment_of_google())
 }
 
 #[tokio::test]
@@ -269,7 +269,7 @@ async fn with_a_wrong_secret() -> Result<()> {
 
 #[tokio::test]
 #[ignore = "run by `seaweedfs_conforms` in the server's environment"]
-async fn where_nobody_listens() -> Result<()> {
+async fn without_a_server() -> Result<()> {
     refused(
         &format!("s3://{BUCKET}"),
         "the store cannot be reached",

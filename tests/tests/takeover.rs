@@ -1,6 +1,7 @@
-//! Two coordinators, one prefix: exactly one wins, the other says why not, and nothing that they do is lost or doubled.
+//! Two coordinators on one prefix: exactly one wins, the other reports why it lost, and no work is lost or done
+//! twice.
 //!
-//! On S3 it is SeaweedFS (MUSTER_TEST_WEED).
+//! The tests on S3 need SeaweedFS (MUSTER_TEST_WEED).
 
 use muster_tests::fixture::{EVERY, LONG, journal};
 use muster_tests::pool::{Pool, address, assert_each_step_once, folder, for_two, serve};
@@ -8,17 +9,17 @@ use muster_tests::seaweed::{BUCKET, SeaweedFs};
 use muster_tests::{Ended, Fixture, Process, programs};
 use rustix::process::Signal;
 
-/// Times that two coordinators begin at once.
+/// Number of rounds in which two coordinators start at once.
 const ROUNDS: usize = 20;
 
-/// Every word is on standard error.
+/// Checks that standard error contains all the words.
 fn assert_said(ended: &Ended, words: &[&str]) {
     for word in words {
         assert!(ended.stderr.contains(word), "`{word}` in:\n{}", ended.stderr);
     }
 }
 
-/// Of two that would have the same, one came too late or found the other at it.
+/// Checks that a coordinator lost to another: it was replaced, or it found the other one at work.
 fn assert_lost_to_another(ended: &Ended) {
     let words = match ended.code {
         Some(1) => ["error: another coordinator took over", "hint: it is on host "],
@@ -36,7 +37,7 @@ fn exactly_one_wins(output: impl Fn(usize) -> String, environment: &[(&'static s
         let started = [start(), start()];
         let mut url = None;
         for coordinator in started {
-            if coordinator.says_or_ends("coordinator at ").is_none() {
+            if coordinator.wait_for_line_or_end("coordinator at ").is_none() {
                 let ended = coordinator.end();
                 assert_lost_to_another(&ended);
                 at_once += usize::from(ended.code == Some(1));
@@ -53,22 +54,22 @@ fn exactly_one_wins(output: impl Fn(usize) -> String, environment: &[(&'static s
 }
 
 #[test]
-fn of_two_pools_that_begin_at_once_one_wins() {
+fn of_two_pools_that_start_at_once_one_wins() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let output = |round: usize| folder.path().join(round.to_string()).display().to_string();
     exactly_one_wins(output, &[]);
 }
 
 #[test]
-fn of_two_pools_that_begin_at_once_on_s3_one_wins() {
-    let Some(server) = SeaweedFs::start("of_two_pools_that_begin_at_once_on_s3_one_wins") else {
+fn of_two_pools_that_start_at_once_on_s3_one_wins() {
+    let Some(server) = SeaweedFs::start("of_two_pools_that_start_at_once_on_s3_one_wins") else {
         return;
     };
     let output = |round: usize| format!("s3://{BUCKET}/pools/{round}");
     exactly_one_wins(output, &server.environment());
 }
 
-/// A pool is at a long run when another coordinator takes its place; the run's name.
+/// Starts a long run in a pool, and another coordinator that takes over. Returns the run's name.
 fn taken_over(fixture: &Fixture, output: &str, environment: &[(&'static str, String)]) -> String {
     for_two(fixture);
     fixture.long();
@@ -76,7 +77,8 @@ fn taken_over(fixture: &Fixture, output: &str, environment: &[(&'static str, Str
     let run = pool.submit(fixture, "long");
     let mut watch = pool.ask(&["watch", &run]);
     watch.step(EVERY + 2);
-    let ranks = ["--slot hand-0 ", "--slot hand-1 "].map(|slot| pool.workers().started(slot));
+    let ranks =
+        ["--slot hand-0 ", "--slot hand-1 "].map(|slot| pool.workers().child_matching(slot));
 
     let another = |more: &[&str]| serve(output, "127.0.0.1:0", more, environment);
     let refused = another(&[]).end().with_code(2);
@@ -103,9 +105,10 @@ fn taken_over(fixture: &Fixture, output: &str, environment: &[(&'static str, Str
     assert_said(&moved, &["the coordinator has moved to ", &pool.url]);
     let status = pool.status(&run);
     assert_eq!((status.count("generation"), status.count("lineage")), (1, 1));
-    let still = ["--slot hand-0 ", "--slot hand-1 "].map(|slot| pool.workers().started(slot));
+    let still =
+        ["--slot hand-0 ", "--slot hand-1 "].map(|slot| pool.workers().child_matching(slot));
     assert_eq!(still, ranks, "the processes are the same");
-    // Whoever takes a rank's place looks for the coordinator where the rank has found it.
+    // A new process in a rank's slot connects to the coordinator to which the rank has moved.
     pool.workers().kill("--slot hand-1 ");
     let after = pool.submit(fixture, "after");
     let mut watch = pool.ask(&["watch", &after]);
@@ -126,8 +129,8 @@ fn a_pool_is_taken_over_on_request_and_its_runs_go_on_with_the_same_workers() {
 }
 
 #[test]
-fn a_pool_on_s3_is_taken_over_likewise() {
-    let Some(server) = SeaweedFs::start("a_pool_on_s3_is_taken_over_likewise") else { return };
+fn a_pool_on_s3_is_taken_over_on_request() {
+    let Some(server) = SeaweedFs::start("a_pool_on_s3_is_taken_over_on_request") else { return };
     let fixture = Fixture::new();
     let output = format!("s3://{BUCKET}/taken");
     fixture.respec("./runs", &output);
@@ -136,7 +139,7 @@ fn a_pool_on_s3_is_taken_over_likewise() {
 }
 
 #[test]
-fn of_two_that_resume_one_run_at_once_one_goes_on() {
+fn of_two_concurrent_resumes_of_a_run_one_continues() {
     let fixture = Fixture::new();
     let mut process = Process::run(&fixture, &["--workers", "1"]);
     process.event("checkpoint", |e| e.kind() == "checkpoint");
@@ -176,7 +179,7 @@ fn a_run_is_taken_from_a_live_coordinator_on_request_only() {
     let second = second.end().with_code(0);
     assert_eq!(second.only("finished").count("steps"), LONG);
 
-    // What both committed is one line of steps.
+    // The steps of both form one sequence.
     let from = second.only("generation").count("step");
     let steps = |ended: &Ended| ended.all("step").iter().map(|e| e.count("step")).collect();
     let (before, after): (Vec<_>, Vec<_>) = (steps(&first), steps(&second));
@@ -206,7 +209,7 @@ fn a_pool_and_a_run_beside_it_leave_each_others_runs_alone() {
 
     own.signal(Signal::INT);
     own.end().with_code(75);
-    // The newest run of the spec's name is the pool's, and not meant.
+    // The newest run with the spec's name is the pool's, which must not be resumed here.
     let own = Process::run(&fixture, &["--workers", "1", "--resume"]).end().with_code(0);
     assert!(own.only("finished").text("model").contains(&alone));
     let refused = Process::run(&fixture, &["--workers", "1", "--resume"]).end();

@@ -221,7 +221,7 @@ pub async fn listen(
 ) -> Result<(Listener, String), Error> {
     let attempt = Arc::new(move || match &ring_address {
         Some(address) => address.listen(),
-        None => beside(&coordinator),
+        None => listen_on_route_to(&coordinator),
     });
     let mut logged = BTreeSet::new();
     loop {
@@ -242,7 +242,7 @@ pub async fn listen(
 }
 
 /// Listens on any free port of the local address used to reach the coordinator; peers can reach that address, too.
-fn beside(coordinator: &str) -> Result<(Listener, String), Error> {
+fn listen_on_route_to(coordinator: &str) -> Result<(Listener, String), Error> {
     let ip = own_ip(coordinator)?;
     let listener = Listener::bind(&SocketAddr::new(ip, 0).to_string())?;
     let published = listener.local_addr().to_string();
@@ -357,7 +357,7 @@ mod tests {
         if UdpSocket::bind("[::1]:0").is_err() {
             return println!("skipped: this host has no IPv6");
         }
-        let (listener, published) = beside("http://[::1]:7070").unwrap();
+        let (listener, published) = listen_on_route_to("http://[::1]:7070").unwrap();
         assert_eq!(published, format!("[::1]:{}", listener.local_addr().port()));
         let (listener, published) = address("[::1]").listen().unwrap();
         assert_eq!(published, format!("[::1]:{}", listener.local_addr().port()));

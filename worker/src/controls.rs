@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 /// A report from the training thread.
-pub enum Said {
+pub enum ThreadReport {
     /// A step was committed.
     Stepped(StepDone),
     /// A step that changed nothing, with the samples of all ranks in it.

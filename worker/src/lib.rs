@@ -4,10 +4,10 @@
 //! run.rs          START HERE: join -> restore -> steps -> checkpoints -> leave
 //! session.rs      PURE: the worker's side of the protocol
 //! agent/          async: streams, heartbeats, directives, uploads; starts and aborts the training thread
-//! controls.rs     what the agent and the training thread exchange
-//! inputs/         what is read of a run first: spec, base folder, template; and whether this host sees it all
+//! controls.rs     the interface between the agent and the training thread
+//! inputs/         a run's spec, base folder and template, and checks that this host can read all inputs
 //! prepare/        turns a raw shard into a prepared one, in storage
-//! job/            what a run needs in memory: plan, samples, base model
+//! job/            a run in memory: plan, samples, base model
 //! replica/        the training state, the step that changes it, snapshot and restore
 //! model/          configurations, parameters, the decoder, generation
 //! ops/            the tape, and each operation as a forward/backward pair

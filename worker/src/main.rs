@@ -16,7 +16,7 @@ use worker::supervise::{self, Devices, Node};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// How long an exiting rank waits for threads that are still blocked.
-const FAREWELL: std::time::Duration = std::time::Duration::from_secs(1);
+const SHUTDOWN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Exit code for options that cannot be used here; the same as clap's.
 const EXIT_OPTIONS: u8 = 2;
@@ -103,7 +103,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return told(&error),
+        Err(error) => return print_usage(&error),
     };
     print::log(match cli.command {
         None | Some(Command::Rank { .. }) => LOG_OF_A_NODE,
@@ -123,7 +123,7 @@ fn main() -> ExitCode {
 }
 
 /// Prints help, the version, or a usage error; returns clap's exit code.
-fn told(usage: &clap::Error) -> ExitCode {
+fn print_usage(usage: &clap::Error) -> ExitCode {
     match usage.print() {
         Ok(()) => ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(1)),
         Err(error) => failed(&print::Error::from(error).into()),
@@ -249,8 +249,8 @@ fn rank(
             () = orphaned => std::process::exit(1),
         })
     })?;
-    // A thread blocked on a file system that never answers must not keep the process alive for ever.
-    runtime.shutdown_timeout(FAREWELL);
+    // A thread blocked on a file system that never answers must not keep the process alive forever.
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     Ok(match exit {
         Exit::Dismissed => supervise::EXIT_DONE.into(),
         Exit::Drained => supervise::EXIT_DRAINED.into(),

@@ -12,7 +12,7 @@
 //! arrive through [`Controls`]. Any failure before a commit leaves the state as it was before the step.
 
 use crate::collective::{self, Collective, Listener, Ring};
-use crate::controls::{Controls, Said};
+use crate::controls::{Controls, ThreadReport};
 use crate::job::{Job, Restorable};
 use crate::replica::objective::sft;
 use crate::replica::{
@@ -43,7 +43,7 @@ pub struct Outside<'a> {
     /// The thread's instructions, and where it publishes its progress.
     pub controls: &'a Controls,
     /// Receives the thread's reports.
-    pub say: &'a mut dyn FnMut(Said),
+    pub report: &'a mut dyn FnMut(ThreadReport),
 }
 
 /// Trains under `duty` until the run is done or a stop is agreed on; returns the steps committed.
@@ -166,10 +166,10 @@ impl<'a> Member<'a> {
         };
         if !finite {
             let skipped = self.job.skipped(self.step).map_err(|t| self.failed(t))?;
-            (self.outside.say)(Said::Skipped(skipped));
+            (self.outside.report)(ThreadReport::Skipped(skipped));
         }
         let Committed { done, stop } = committed.map_err(|e| self.broken(e))?;
-        (self.outside.say)(Said::Stepped(done));
+        (self.outside.report)(ThreadReport::Stepped(done));
         self.step += 1;
         Ok(stop)
     }
@@ -189,7 +189,7 @@ impl<'a> Member<'a> {
         let room = controls.room.reserve(&controls.abort).ok_or(Broken::Aborted)?;
         let taken = snapshot(state, self.step, self.place(), self.job.saved(), room);
         let taken = self.job.with_companions(taken, self.collective.rank());
-        (self.outside.say)(Said::Snapshot(taken));
+        (self.outside.report)(ThreadReport::Snapshot(taken));
         Ok(())
     }
 
@@ -207,7 +207,7 @@ impl<'a> Member<'a> {
             let (weight, trained_tokens) = (micro_batch.weight(), micro_batch.targets.len() as u64);
             sums.push(SourceSum { source, loss_sum, weight, trained_tokens });
         }
-        (self.outside.say)(Said::Evaluated(self.step, sums));
+        (self.outside.report)(ThreadReport::Evaluated(self.step, sums));
         Ok(())
     }
 

@@ -130,7 +130,7 @@ async fn keep_running(
         let _lifeline = child.stdin.take();
         let status = tokio::select! {
             status = child.wait() => status?,
-            () = go(&mut stopping) => return stop(child).await,
+            () = stop_requested(&mut stopping) => return stop(child).await,
         };
         let end = describe(status);
         match status.code() {
@@ -157,7 +157,7 @@ async fn keep_running(
 }
 
 /// Resolves when the ranks should stop.
-async fn go(stopping: &mut watch::Receiver<bool>) {
+async fn stop_requested(stopping: &mut watch::Receiver<bool>) {
     // If the sender is gone, no request to stop will ever come.
     if stopping.wait_for(|stopping| *stopping).await.is_err() {
         std::future::pending().await

@@ -1,4 +1,4 @@
-//! A checkpoint's way to storage and back, in turn with the plain speed of the same storage and with PyTorch's
+//! Saves and restores a checkpoint, in turn with plain writes and reads of the same storage and with PyTorch's
 //! distributed checkpoint (`async_save`, `load`) of the same state on the same disk.
 //!
 //! ```text
@@ -6,14 +6,14 @@
 //! cargo bench -p muster-tests --bench checkpoint -- [--rounds N] [--layers N] [--at URL]
 //! ```
 //!
-//! The state is that of a model in the shape of SmolLM2-135M: masters and moments in f32, and the weights in bf16, of
-//! one rank. It goes to a folder on disk, and to SeaweedFS where MUSTER_TEST_WEED names one; `--at` measures another
-//! storage instead, with credentials from the environment. Without MUSTER_PEER_PYTHON ours runs alone. SeaweedFS keeps
-//! what was deleted: it takes 4 GB of the temporary folder's disk a round.
+//! The state is that of one rank of a model in the shape of SmolLM2-135M: masters and moments in f32, and weights in
+//! bf16. It is saved to a folder on disk, and to SeaweedFS if MUSTER_TEST_WEED names it; `--at` measures another
+//! storage instead, with credentials from the environment. Without MUSTER_PEER_PYTHON, PyTorch is left out. SeaweedFS
+//! does not free deleted data: each round takes 4 GB on the temporary folder's disk.
 //!
-//! Plain means the same bytes in the same objects, unhashed: on disk written from one thread and synced, on a bucket by
-//! `object_store`, in parts of the same size, twice as many at once. What is read has just been written, so a disk's
-//! cache holds it, for everybody alike.
+//! Plain writes have the same bytes in the same objects, without hashing: on disk from one thread, with a sync; on a
+//! bucket with `object_store`, in parts of the same size, twice as many at the same time. What is read has just been
+//! written, so all three read from the disk's cache.
 
 mod ours;
 mod peer;
@@ -35,12 +35,12 @@ struct Options {
     at: Option<String>,
 }
 
-/// A save, or a restore.
+/// The duration of a save or a restore.
 #[derive(Clone, Copy, serde::Deserialize)]
 struct Took {
-    /// Seconds that training stood still.
+    /// Seconds for which training paused.
     pause: f64,
-    /// Seconds in all.
+    /// Total seconds.
     seconds: f64,
 }
 
@@ -60,7 +60,7 @@ async fn main() -> Result<()> {
     }
 }
 
-/// In a process of its own, set up as a supervisor sets up a rank: credentials, too, come from the environment.
+/// Measures in a separate process with a rank's environment, since credentials come from the environment.
 fn apart(options: &Options, url: &str, environment: &[(&str, String)]) -> Result<()> {
     let Options { rounds, layers, .. } = options;
     let ended = Command::new(std::env::current_exe()?)
@@ -76,7 +76,7 @@ fn apart(options: &Options, url: &str, environment: &[(&str, String)]) -> Result
 async fn measure(options: &Options, url: &str) -> Result<()> {
     let mut ours = ours::Ours::new(options.layers, url)?;
     let plain = plain::Plain::new(url)?;
-    // It knows a disk only.
+    // The peer saves to a disk only.
     let mut peer = match url.strip_prefix("file://") {
         Some(folder) => peer::Peer::start(ours.elements(), folder)?,
         None => None,
@@ -90,7 +90,7 @@ async fn measure(options: &Options, url: &str) -> Result<()> {
     );
     let mut rounds = Vec::new();
     for number in 0..=options.rounds {
-        // Each clears away what it wrote: the next one's pages are as warm, and a disk's cache as empty.
+        // Each deletes what it wrote, so that the next one finds the same state of memory and of the disk's cache.
         let written = plain.write(&objects).await?;
         let read = plain.read(&objects, |key| key.contains("state/")).await?;
         plain.clear(&objects).await?;
@@ -103,7 +103,7 @@ async fn measure(options: &Options, url: &str) -> Result<()> {
             peer.clear()?;
         }
         let round = Round { written, saved, peer_saved, read, restored, peer_restored };
-        // The first one grows everybody's memory.
+        // The first round is a warm-up, in which memory is allocated.
         if number > 0 {
             println!("{round}");
             rounds.push(round);
@@ -138,7 +138,7 @@ impl std::fmt::Display for Round {
     }
 }
 
-/// What is told of a round, where it has it.
+/// A figure of a round, if the round has it.
 type Figure<'a> = &'a dyn Fn(&Round) -> Option<f64>;
 
 fn report(rounds: &[Round], saved: usize, restored: usize) {
@@ -179,7 +179,7 @@ fn options() -> Result<Options> {
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
         match argument.as_str() {
-            // Cargo says so to every benchmark.
+            // Cargo passes this to every benchmark.
             "--bench" => {}
             "--rounds" => options.rounds = value()?.parse()?,
             "--layers" => options.layers = value()?.parse()?,

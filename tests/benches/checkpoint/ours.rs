@@ -1,4 +1,4 @@
-//! Our save and restore, as a worker does them.
+//! Muster's save and restore, as a worker does them.
 
 use super::Took;
 use super::plain::Objects;
@@ -34,7 +34,7 @@ const STEP: u64 = 1;
 const LINEAGE: Lineage = Lineage(1);
 
 pub(super) struct Ours {
-    /// On a thread of its own while something is restored.
+    /// Shared with the thread that restores.
     state: Arc<Mutex<State>>,
     elements: Vec<usize>,
     room: Room,
@@ -55,31 +55,31 @@ impl Ours {
         let model = Model::random(config, 1, kernels::host());
         let elements = model.parameters().ids().map(|p| model.parameters().elements(p)).collect();
         let mut state = State::new(model);
-        // Moments that nobody has written yet are no memory.
+        // Without a step, the pages of the moments would not be allocated.
         Trainer::new(&state, recipe).step(&mut state, &mut alone()?, &batch(), false)?;
         let (state, storage) = (Arc::new(Mutex::new(state)), Storage::open(url)?);
         Ok(Self { state, elements, room: Room::default(), storage })
     }
 
-    /// Of every parameter.
+    /// The number of elements of every parameter.
     pub(super) fn elements(&self) -> &[usize] {
         &self.elements
     }
 
-    /// Of masters and moments, which a restore reads.
+    /// The bytes of masters and moments, which a restore reads.
     pub(super) fn state_bytes(&self) -> usize {
         12 * self.elements.iter().sum::<usize>()
     }
 
-    /// What a save writes.
+    /// The objects that a save writes.
     pub(super) fn objects(&self) -> Objects {
         let files = self.snapshot().files.into_iter();
         files.map(|file| (file.key, file.body)).collect()
     }
 
     fn snapshot(&self) -> Snapshot {
-        let room = self.room.reserve(&AbortHandle::new()).expect("nobody aborts");
-        let state = self.state.lock().expect("nobody panicked");
+        let room = self.room.reserve(&AbortHandle::new()).expect("no abort");
+        let state = self.state.lock().expect("no panic");
         snapshot(&state, STEP, (0, 1), SAVED, room)
     }
 
@@ -89,13 +89,13 @@ impl Ours {
         let pause = start.elapsed().as_secs_f64();
         let place = Place { run: run(), generation: Generation(1), lineage: LINEAGE };
         let stored = upload::store(&self.storage, &place, snapshot, Duration::from_secs(60)).await;
-        let stored = stored.map_err(|told| anyhow!(told))?;
+        let stored = stored.map_err(|error| anyhow!(error))?;
         let checkpoint = lone::manifest(&run(), LINEAGE, STEP, stored.files);
         self.storage.put(&manifest(), serde_json::to_vec(&checkpoint)?).await?;
         Ok(Took { pause, seconds: start.elapsed().as_secs_f64() })
     }
 
-    /// The seconds that it took.
+    /// Restores the state, and returns the seconds that it took.
     pub(super) async fn restore(&mut self) -> Result<f64> {
         let start = Instant::now();
         let manifest = manifest();
@@ -103,13 +103,13 @@ impl Ours {
         let train = lone::duty(&run(), Start { manifest, sha256 });
         let opened = Restorable::open(&self.storage, &train, PLAN).await;
         let Some(mut from) = opened.map_err(|trouble| anyhow!(trouble.message))? else {
-            bail!("there is somewhere to start from")
+            bail!("there is no checkpoint to start from")
         };
         let state = self.state.clone();
         let restored = tokio::task::spawn_blocking(move || {
             let mine = std::iter::from_fn(|| from.mine.blocking_recv());
             let mine = mine.map(|f| f.map_err(|trouble| anyhow!(trouble.message)));
-            let mut state = state.lock().expect("nobody panicked");
+            let mut state = state.lock().expect("no panic");
             restore(&mut state, &mut alone()?, &from.state, mine)
         });
         restored.await??;

@@ -1,4 +1,4 @@
-//! The peer process: one line in, one save or load, one line out.
+//! The peer process. It reads a line, does one save or load, and answers with a line.
 
 use super::Took;
 use anyhow::{Context, Result};
@@ -14,7 +14,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// Starts it on parameters of so many elements; `None` where MUSTER_PEER_PYTHON is unset.
+    /// Starts the peer with parameters of these sizes; `None` if MUSTER_PEER_PYTHON is unset.
     pub(super) fn start(elements: &[usize], folder: &str) -> Result<Option<Self>> {
         let Some(python) = std::env::var_os("MUSTER_PEER_PYTHON") else {
             println!("the peer is skipped: MUSTER_PEER_PYTHON is unset");
@@ -38,7 +38,7 @@ impl Peer {
         writeln!(self.input, "{verb} {}", self.folder.display())?;
         let mut line = String::new();
         self.output.read_line(&mut line)?;
-        serde_json::from_str(&line).with_context(|| format!("the peer said `{line}`"))
+        serde_json::from_str(&line).with_context(|| format!("the peer answered `{line}`"))
     }
 
     pub(super) fn clear(&self) -> Result<()> {
@@ -48,7 +48,7 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // It ends by itself when its input does; a benchmark that failed half-way does not wait for that.
+        // The peer exits when its input ends. A benchmark that failed half-way does not wait for that.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,4 +1,4 @@
-//! The storage as it is: bytes out, bytes in.
+//! Plain writes and reads of the storage.
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -33,7 +33,7 @@ impl Plain {
         Ok(Self::Bucket(Box::new(builder.build()?), Path::parse(prefix)?.join("plain")))
     }
 
-    /// The seconds that it took.
+    /// Writes the objects, and returns the seconds that it took.
     pub(super) async fn write(&self, objects: &Objects) -> Result<f64> {
         let start = Instant::now();
         for (key, body) in objects {
@@ -60,7 +60,7 @@ impl Plain {
         Ok(start.elapsed().as_secs_f64())
     }
 
-    /// The seconds that it took to read those of the objects that are `wanted`.
+    /// Reads the `wanted` objects, and returns the seconds that it took.
     pub(super) async fn read(
         &self,
         objects: &Objects,

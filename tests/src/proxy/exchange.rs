@@ -1,8 +1,8 @@
-//! One request and what becomes of it: passed on as it is, or with a fault.
+//! Handles one request: passes it on unchanged, or injects a fault.
 
-use super::fault::Asked;
-use super::standstill::{Gate, Moment};
-use super::{Answer, Befallen, EARLIER, Fault, HangUp, Random, State, google, lock};
+use super::fault::RequestInfo;
+use super::pause::{Gate, Moment};
+use super::{Answer, EARLIER, Fault, HangUp, Injected, Random, State, google, lock};
 use bytes::Bytes;
 use futures::stream;
 use http_body_util::combinators::BoxBody;
@@ -15,12 +15,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpStream;
 
-/// An answer on its way to the client, perhaps with an early end.
+/// An answer to the client, which may break off early.
 pub(super) type Sent = Response<BoxBody<Bytes, HangUp>>;
 
-/// One request and what becomes of it.
+/// One request, and the context in which it is handled.
 pub(super) struct Exchange {
-    pub(super) asked: Asked,
+    pub(super) info: RequestInfo,
     pub(super) store: SocketAddr,
     pub(super) state: Arc<Mutex<State>>,
     pub(super) gate: Arc<Gate>,
@@ -32,16 +32,16 @@ impl Exchange {
     pub(super) async fn answer(self, request: Request<Incoming>) -> Result<Sent, HangUp> {
         let drawn = {
             let mut state = lock(&self.state);
-            let what = format!("{} {}", self.asked.method, self.asked.target);
+            let what = format!("{} {}", self.info.method, self.info.target);
             let times = state.times.entry(what).or_default();
             *times += 1;
             let times = *times;
-            state.faults.draw(&self.asked, times)
+            state.faults.draw(&self.info, times)
         };
         match drawn {
             Some((Fault::HangUpInRequest, _)) => {
-                self.befell(Fault::HangUpInRequest);
-                half_heard(request).await;
+                self.record(Fault::HangUpInRequest);
+                read_half(request).await;
                 Err(HangUp)
             }
             Some((fault, random)) => self.with(fault, random, collect(request).await?).await,
@@ -57,11 +57,11 @@ impl Exchange {
     ) -> Result<Sent, HangUp> {
         match fault {
             Fault::HangUp | Fault::HangUpInRequest => {
-                self.befell(fault);
+                self.record(fault);
                 Err(HangUp)
             }
             Fault::Silence => {
-                self.befell(fault);
+                self.record(fault);
                 self.silence().await
             }
             Fault::Error => self.refuse(fault, StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
@@ -70,16 +70,16 @@ impl Exchange {
                 self.refuse(fault, StatusCode::CONFLICT, "ConditionalRequestConflict")
             }
             Fault::FlipRequest => {
-                self.befell(fault);
+                self.record(fault);
                 let request = request.map(|body| flipped(&body, &mut random));
                 Ok(whole(self.pass_on(request).await?))
             }
             Fault::HangUpInAnswer => {
-                self.befell(fault);
+                self.record(fault);
                 Ok(halved(self.pass_on(request).await?))
             }
             Fault::SilenceAfter => {
-                self.befell(fault);
+                self.record(fault);
                 self.pass_on(request).await?;
                 self.silence().await
             }
@@ -110,17 +110,17 @@ impl Exchange {
                 moments.push(now.clone());
                 let answer = moments.swap_remove(random.below(moments.len()));
                 if answer.body() != now.body() {
-                    self.befell(fault);
+                    self.record(fault);
                 }
                 Ok(whole(answer))
             }
         }
     }
 
-    /// What the store answers.
+    /// Passes a request on to the store and returns its answer.
     async fn pass_on(&self, mut request: Request<Bytes>) -> Result<Answer, HangUp> {
         let body = request.body().clone();
-        self.gate.pass(self.client, Moment::Asked, &self.asked, &body).await?;
+        self.gate.pass(self.client, Moment::Before, &self.info, &body).await?;
         let headers = request.headers_mut();
         for hop in [CONNECTION, EXPECT, TRANSFER_ENCODING] {
             headers.remove(hop);
@@ -132,10 +132,10 @@ impl Exchange {
         if in_google {
             google::request(headers);
         }
-        // A client may give up on what is slow, and a store do it nevertheless, after what was asked for next: a fault
-        // of its own, which a busy machine would add to those that are drawn. So each has its turn, and takes it even
-        // if nobody waits any more.
-        let turn = lock(&self.state).turns.entry(self.asked.target.clone()).or_default().clone();
+        // A client may give up on a slow request, and the store may still execute it after the client's next one. On
+        // a busy machine that would be a fault beside those that are drawn. So requests to one object take turns,
+        // and each is executed even if its client has given up.
+        let turn = lock(&self.state).turns.entry(self.info.target.clone()).or_default().clone();
         let turn = turn.lock_owned();
         let store = self.store;
         let asking = tokio::spawn(async move {
@@ -146,31 +146,31 @@ impl Exchange {
         if in_google {
             google::answer(answer.headers_mut());
         }
-        if self.asked.is_listing && answer.status().is_success() {
+        if self.info.is_listing && answer.status().is_success() {
             let mut state = lock(&self.state);
-            let known = state.listings.entry(self.asked.target.clone()).or_default();
+            let known = state.listings.entry(self.info.target.clone()).or_default();
             known.push(answer.clone());
             let surplus = known.len().saturating_sub(EARLIER);
             known.drain(..surplus);
         }
         if answer.status().is_success() {
-            self.gate.pass(self.client, Moment::Done, &self.asked, &body).await?;
+            self.gate.pass(self.client, Moment::After, &self.info, &body).await?;
         }
         Ok(answer)
     }
 
-    /// What was answered to the same listing before.
+    /// Earlier answers to the same listing.
     fn listings(&self) -> Vec<Answer> {
-        lock(&self.state).listings.get(&self.asked.target).cloned().unwrap_or_default()
+        lock(&self.state).listings.get(&self.info.target).cloned().unwrap_or_default()
     }
 
-    fn befell(&self, fault: Fault) {
-        let Asked { method, target, .. } = &self.asked;
+    fn record(&self, fault: Fault) {
+        let RequestInfo { method, target, .. } = &self.info;
         let (method, target) = (method.clone(), target.clone());
-        lock(&self.state).befallen.push(Befallen { fault, method, target });
+        lock(&self.state).injected.push(Injected { fault, method, target });
     }
 
-    /// Where the client gives up first, this is dropped.
+    /// Waits without an answer. If the client gives up first, this future is dropped.
     async fn silence(&self) -> Result<Sent, HangUp> {
         let limit = lock(&self.state).faults.silence;
         tokio::time::sleep(limit).await;
@@ -178,17 +178,17 @@ impl Exchange {
     }
 
     fn refuse(&self, fault: Fault, status: StatusCode, code: &str) -> Result<Sent, HangUp> {
-        self.befell(fault);
+        self.record(fault);
         let body = format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
-             <Error><Code>{code}</Code><Message>the proxy says so</Message></Error>"
+             <Error><Code>{code}</Code><Message>injected by the proxy</Message></Error>"
         );
         let mut answer = Response::new(Bytes::from(body));
         *answer.status_mut() = status;
         Ok(whole(answer))
     }
 
-    /// An answer with another body, where it has one.
+    /// Changes the body of an answer, if it has one.
     fn changed(
         &self,
         fault: Fault,
@@ -196,7 +196,7 @@ impl Exchange {
         change: impl FnOnce(&Bytes) -> Bytes,
     ) -> Answer {
         if answer.status().is_success() && !answer.body().is_empty() {
-            self.befell(fault);
+            self.record(fault);
             *answer.body_mut() = change(answer.body());
             let length = answer.body().len().into();
             answer.headers_mut().insert(CONTENT_LENGTH, length);
@@ -205,15 +205,15 @@ impl Exchange {
     }
 }
 
-pub(super) fn asked(request: &Request<Incoming>) -> Asked {
+pub(super) fn info(request: &Request<Incoming>) -> RequestInfo {
     let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
-    // What the server has made up, and what depends on the time.
+    // Leaves out parameters that the server chose or that depend on the time.
     let kept: Vec<_> = query
         .split('&')
         .filter(|pair| !pair.starts_with("uploadId=") && !pair.starts_with("X-Amz-"))
         .collect();
     let lists = |name: &str| kept.iter().any(|pair| pair.split('=').next() == Some(name));
-    Asked {
+    RequestInfo {
         method: request.method().to_string(),
         target: format!("{path}?{}", kept.join("&")),
         is_conditional: request.headers().contains_key(IF_NONE_MATCH),
@@ -228,7 +228,7 @@ async fn collect(request: Request<Incoming>) -> Result<Request<Bytes>, HangUp> {
     Ok(Request::from_parts(head, body))
 }
 
-async fn half_heard(request: Request<Incoming>) {
+async fn read_half(request: Request<Incoming>) {
     let mut body = request.into_body();
     let half = body.size_hint().lower() / 2;
     let mut heard = 0;
@@ -239,7 +239,7 @@ async fn half_heard(request: Request<Incoming>) {
     }
 }
 
-/// One request on a connection of its own.
+/// Sends one request on a new connection.
 async fn ask(store: SocketAddr, request: Request<Bytes>) -> anyhow::Result<Answer> {
     let stream = TokioIo::new(TcpStream::connect(store).await?);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
@@ -252,7 +252,7 @@ fn whole(answer: Answer) -> Sent {
     answer.map(|body| Full::new(body).map_err(|never| match never {}).boxed())
 }
 
-/// An answer that announces its whole body and breaks off in the middle.
+/// An answer that announces its whole length but breaks off in the middle.
 fn halved(answer: Answer) -> Sent {
     answer.map(|body| {
         let half = body.slice(..body.len() / 2);

@@ -1,46 +1,47 @@
-//! What can go wrong between Muster and a store, and when it does: a pure function of a seed and of what is asked.
+//! The faults between Muster and a store. Which request meets which fault is a pure function of a seed and the
+//! request.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Nobody is held back for longer, even one who never gives up.
+/// The longest silence, for clients that never give up.
 const HOLD: Duration = Duration::from_secs(300);
 
-/// One way to misbehave.
+/// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// 500 instead of passing the request on.
+    /// Answers 500 and does not pass the request on.
     Error,
-    /// 503 SlowDown likewise.
+    /// Answers 503 SlowDown and does not pass the request on.
     SlowDown,
-    /// 409 ConditionalRequestConflict to a conditional write that is not passed on: S3's word for "try again".
+    /// Answers 409 ConditionalRequestConflict, S3's "try again", to a conditional write and does not pass it on.
     Conflict,
-    /// Hangs up instead of passing the request on.
+    /// Hangs up and does not pass the request on.
     HangUp,
-    /// Hangs up once half of the request's body has come; nothing is passed on.
+    /// Hangs up in the middle of the request's body and does not pass the request on.
     HangUpInRequest,
-    /// Hangs up in the middle of the answer to what the store has done.
+    /// Hangs up in the middle of the answer, after the store has executed the request.
     HangUpInAnswer,
-    /// Passes nothing on and says nothing, until the client gives up.
+    /// Does not pass the request on and does not answer, until the client gives up.
     Silence,
-    /// Says nothing of what the store has done, until the client gives up.
+    /// Does not answer after the store has executed the request, until the client gives up.
     SilenceAfter,
-    /// 500 for what the store has done.
+    /// Answers 500 after the store has executed the request.
     ErrorAfter,
-    /// 412 to a conditional write that has won.
+    /// Answers 412 to a conditional write that has succeeded.
     LostWin,
-    /// An answer's body lacks its end, and its length agrees with that.
+    /// Cuts off the end of an answer's body and adjusts its length.
     CutBody,
-    /// A listing as it was earlier.
+    /// Answers with an earlier state of a listing.
     StaleListing,
-    /// One bit of a request's body is not what was sent.
+    /// Flips one bit of a request's body.
     FlipRequest,
-    /// One bit of an object's body is not what was stored. Listings are spared: S3 has no checksum for them.
+    /// Flips one bit of an object's body in an answer. Listings are exempt, since S3 has no checksum for them.
     FlipAnswer,
 }
 
 impl Fault {
-    /// Every one.
+    /// Every fault.
     pub const ALL: [Self; 14] = [
         Self::Error,
         Self::SlowDown,
@@ -58,7 +59,7 @@ impl Fault {
         Self::FlipAnswer,
     ];
 
-    fn may_befall(self, asked: &Asked) -> bool {
+    fn applies_to(self, info: &RequestInfo) -> bool {
         match self {
             Self::Error
             | Self::SlowDown
@@ -67,34 +68,34 @@ impl Fault {
             | Self::Silence
             | Self::SilenceAfter
             | Self::ErrorAfter => true,
-            Self::Conflict | Self::LostWin => asked.is_conditional,
-            Self::HangUpInRequest | Self::FlipRequest => asked.has_body,
-            Self::CutBody => asked.method == "GET",
-            Self::StaleListing => asked.is_listing,
-            Self::FlipAnswer => asked.method == "GET" && !asked.is_listing,
+            Self::Conflict | Self::LostWin => info.is_conditional,
+            Self::HangUpInRequest | Self::FlipRequest => info.has_body,
+            Self::CutBody => info.method == "GET",
+            Self::StaleListing => info.is_listing,
+            Self::FlipAnswer => info.method == "GET" && !info.is_listing,
         }
     }
 }
 
-/// What a request is, as far as faults depend on it.
+/// The properties of a request on which faults depend.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct RequestInfo {
     pub(super) method: String,
-    /// Path and query, without what the server or the clock has put there.
+    /// Path and query, without parameters that the server chose or that depend on the time.
     pub(super) target: String,
-    /// A write only if nothing is there.
+    /// Whether it is a write that succeeds only if the object does not exist.
     pub(super) is_conditional: bool,
     pub(super) has_body: bool,
-    /// Of objects, or of uploads.
+    /// Whether it lists objects or uploads.
     pub(super) is_listing: bool,
 }
 
-/// Which faults, and how often each befalls a request that it may befall.
+/// A configuration of faults: the probability of each for a request to which it applies.
 #[derive(Clone, Debug)]
 pub struct Faults {
     seed: u64,
     rates: BTreeMap<Fault, f64>,
-    /// Of requests with this method, and this in their path and query.
+    /// A fault for the first of each request with this method and this text in its path and query.
     first: Option<(Fault, &'static str, &'static str)>,
     pub(super) ignored: Vec<&'static str>,
     pub(super) google: bool,
@@ -115,66 +116,66 @@ impl Default for Faults {
 }
 
 impl Faults {
-    /// None.
+    /// No faults.
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// Every fault, each of them so often.
+    /// Every fault, each with this probability.
     pub fn all(seed: u64, rate: f64) -> Self {
         Fault::ALL
             .into_iter()
             .fold(Self { seed, ..Self::default() }, |f, fault| f.with(fault, rate))
     }
 
-    /// The same, with this one so often.
+    /// Sets the probability of one fault.
     pub fn with(mut self, fault: Fault, rate: f64) -> Self {
         self.rates.insert(fault, rate);
-        assert!(self.rates.values().sum::<f64>() <= 1.0, "one request meets one fault");
+        assert!(self.rates.values().sum::<f64>() <= 1.0, "a request meets one fault at most");
         self
     }
 
-    /// The same, with this one whenever something is asked for the first time, by this method and with these words in
-    /// path or query.
+    /// Adds a fault for every request with this method and these words in its path or query that is made for the
+    /// first time.
     pub fn first(mut self, fault: Fault, method: &'static str, words: &'static str) -> Self {
         self.first = Some((fault, method, words));
         self
     }
 
-    /// A store whose connections break after so much silence: a client's own patience with data lasts for minutes.
+    /// Sets how long a silence lasts before the connection breaks. Clients wait for minutes for data by themselves.
     pub fn silent_for(mut self, limit: Duration) -> Self {
         self.silence = limit;
         self
     }
 
-    /// A store that does not know this header of requests. Only unsigned requests can be changed like that.
+    /// Makes the store ignore this header of requests, which must be unsigned.
     pub fn ignoring(mut self, header: &'static str) -> Self {
         self.ignored.push(header);
         self
     }
 
-    /// A store that speaks Google's XML API. Only unsigned requests can be translated.
+    /// Makes the store speak Google's XML API. Requests must be unsigned.
     pub fn in_google(mut self) -> Self {
         self.google = true;
         self
     }
 
-    /// What befalls a request that was made so many times before, and what more there is to choose for it.
-    pub(super) fn draw(&self, asked: &Asked, times: u64) -> Option<(Fault, Random)> {
-        let mut random = Random::of(self.seed, &[&asked.method, &asked.target], times);
+    /// Draws the fault for a request that is made for the `times`-th time, with a source of further random choices.
+    pub(super) fn draw(&self, info: &RequestInfo, times: u64) -> Option<(Fault, Random)> {
+        let mut random = Random::of(self.seed, &[&info.method, &info.target], times);
         if let Some((fault, method, words)) = self.first
             && times == 1
-            && asked.method == method
-            && asked.target.contains(words)
+            && info.method == method
+            && info.target.contains(words)
         {
-            return fault.may_befall(asked).then_some((fault, random));
+            return fault.applies_to(info).then_some((fault, random));
         }
         let drawn = random.unit();
         let mut below = 0.0;
         for (fault, rate) in &self.rates {
             below += rate;
             if drawn < below {
-                return fault.may_befall(asked).then_some((*fault, random));
+                return fault.applies_to(info).then_some((*fault, random));
             }
         }
         None
@@ -186,10 +187,10 @@ impl Faults {
 pub struct Random(u64);
 
 impl Random {
-    /// A stream of its own for every seed.
+    /// An independent stream for every seed.
     pub fn new(seed: u64) -> Self {
         let mut random = Self(seed);
-        // Seeds are small numbers: neighbours shall not begin alike.
+        // Seeds are small numbers, and streams of neighbouring seeds should not begin alike.
         random.0 = random.number();
         random
     }
@@ -227,8 +228,8 @@ impl Random {
 mod tests {
     use super::*;
 
-    fn get(target: &str) -> Asked {
-        Asked {
+    fn get(target: &str) -> RequestInfo {
+        RequestInfo {
             method: "GET".into(),
             target: target.into(),
             is_conditional: false,
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_come_as_often_as_they_should_and_only_where_they_may() {
+    fn faults_have_their_probability_and_occur_only_where_they_apply() {
         let faults = Faults::all(7, 0.05);
         let mut counts = BTreeMap::new();
         for i in 0..10_000 {
@@ -249,13 +250,13 @@ mod tests {
         assert!(
             !counts.contains_key(&Fault::FlipRequest) && !counts.contains_key(&Fault::Conflict)
         );
-        // 500 expected of each, with a deviation of 22.
+        // 500 of each are expected, with a standard deviation of 22.
         assert!(counts.values().all(|n| (400..600).contains(n)), "{counts:?}");
         assert_eq!(counts.len(), 9, "{counts:?}");
     }
 
     #[test]
-    fn what_befalls_a_request_does_not_depend_on_other_requests() {
+    fn the_fault_of_a_request_does_not_depend_on_other_requests() {
         let drawn = |seed| {
             let faults = Faults::all(seed, 0.05);
             (0..200).map(|n| faults.draw(&get("/b/x"), n).map(|(f, _)| f)).collect::<Vec<_>>()

@@ -1,5 +1,5 @@
-//! Google's XML API before an S3 server: the two differ in the names of headers. It is how Google documents it, not
-//! Google.
+//! Translates Google's XML API to S3's: the two differ in the names of headers. It follows Google's documentation and
+//! is not tested against Google.
 
 use hyper::HeaderMap;
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue, IF_NONE_MATCH};
@@ -7,13 +7,13 @@ use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue, IF_NONE_MATCH};
 /// Google's names, and S3's.
 const NAMES: [(&str, &str); 2] =
     [("x-goog-meta-", "x-amz-meta-"), ("x-goog-copy-source", "x-amz-copy-source")];
-/// The generation of an object that is not there is 0.
+/// A precondition on an object's generation, which is 0 for an object that does not exist.
 const GENERATION: &str = "x-goog-if-generation-match";
 
-/// What it lets write; an S3 server knows nothing of it, and refuses any other.
+/// The bearer token that is accepted. It is removed before the S3 server sees it; the server refuses any other token.
 pub(super) const TOKEN: &str = "token-of-google";
 
-/// What Google is asked, as S3 is asked it.
+/// Translates a request to Google into one to S3.
 pub(super) fn request(headers: &mut HeaderMap) {
     let bearer =
         headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
@@ -28,7 +28,7 @@ pub(super) fn request(headers: &mut HeaderMap) {
     }
 }
 
-/// What S3 answers, as Google answers it.
+/// Translates an answer of S3 into one of Google.
 pub(super) fn answer(headers: &mut HeaderMap) {
     for (google, s3) in NAMES {
         rename(headers, s3, google);

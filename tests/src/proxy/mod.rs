@@ -1,33 +1,33 @@
-//! A store that misbehaves: an HTTP/1.1 proxy between Muster and a real S3 server, with faults drawn from a seed.
+//! An HTTP/1.1 proxy between Muster and a real S3 server that injects faults, drawn from a seed.
 //!
 //! ```text
-//! Muster --> Proxy --> SeaweedFS    a fault: instead of passing a request on, in place of its answer, in a body
+//! Muster --> Proxy --> SeaweedFS    a fault replaces the request or its answer, or changes a body
 //! ```
 //!
-//! And it can stand still at a request of the caller's choice, so that a process is killed at a known stage of what it
-//! does: [`Proxy::stand_still_at`].
+//! It can also pause at a chosen request, so that a test can kill a process at a known stage of its work:
+//! [`Proxy::pause_at`].
 //!
-//! It knows HTTP and a little of S3, and nothing of Muster. What befalls a request depends on the seed, on what is
-//! asked and on how often it was asked before; not on time, and not on the order of requests that run at once. Requests
-//! go on with their `Host`, which their signature covers; those to one object one after another, in the order in which
-//! they came, so that nothing is late but what is drawn to be.
+//! The proxy knows HTTP and a little of S3, and nothing of Muster. The fault of a request depends on the seed, on the
+//! request and on how often it was made before. It does not depend on time or on the order of concurrent requests.
+//! Requests keep their `Host` header, which their signature covers. Requests to one object are passed on one after
+//! another in order of arrival, so that only drawn faults cause delays.
 
 mod exchange;
 mod fault;
 mod google;
-mod standstill;
+mod pause;
 
 pub use fault::{Fault, Faults, Random};
-pub use standstill::{Moment, Stage, Standstill};
+pub use pause::{Moment, Pause, Stage};
 
 use crate::seaweed::{self, SeaweedFs};
 use crate::server::free_ports;
 use bytes::Bytes;
-use exchange::{Exchange, asked};
+use exchange::{Exchange, info};
 use hyper::Response;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use standstill::Gate;
+use pause::Gate;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,16 +35,16 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-/// Where the server is that a proxy [`Proxy::here`] stands before.
+/// Environment variable with the address of the server behind [`Proxy::here`].
 const STORE: &str = "MUSTER_TEST_STORE";
 
-/// Answers to one listing that are remembered.
+/// Number of answers to a listing that are remembered.
 const EARLIER: usize = 8;
 
-/// A fault that came to pass.
+/// A fault that was injected.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Befallen {
-    /// What it was.
+pub struct Injected {
+    /// The kind of fault.
     pub fault: Fault,
     /// `GET`, `PUT`, ...
     pub method: String,
@@ -52,24 +52,24 @@ pub struct Befallen {
     pub target: String,
 }
 
-/// A proxy under way; it ends with this.
+/// A running proxy, which is stopped when this is dropped.
 pub struct Proxy {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
     gate: Arc<Gate>,
-    /// Nobody gets through.
+    /// Whether every connection breaks.
     away: Arc<AtomicBool>,
     runtime: Option<Runtime>,
 }
 
 impl Proxy {
-    /// Stands before the server at `store`, on a port of its own, and passes everything on as it is.
+    /// Starts a proxy in front of the server at `store`, on a new port, without faults.
     pub fn start(store: SocketAddr) -> Self {
         Self::start_at(([127, 0, 0, 1], 0).into(), store)
     }
 
-    /// The environment of a test, run by [`again`](crate::again::again), whose storage is behind a proxy that it
-    /// starts [`here`](Self::here).
+    /// The environment for a test that [`run_ignored`](crate::ignored::run_ignored) runs and that reaches its storage
+    /// through a proxy, which it starts with [`here`](Self::here).
     pub fn before(store: SocketAddr) -> Vec<(&'static str, String)> {
         let [port] = free_ports();
         let mut environment = Vec::from(SeaweedFs::environment_at(([127, 0, 0, 1], port).into()));
@@ -77,14 +77,14 @@ impl Proxy {
         environment
     }
 
-    /// Stands where the environment that [`before`](Self::before) made has it.
+    /// Starts the proxy that the environment from [`before`](Self::before) describes.
     pub fn here() -> Self {
         let store = std::env::var(STORE).ok().and_then(|a| a.parse().ok());
         Self::start_at(seaweed::here(), store.expect("the environment has it"))
     }
 
     fn start_at(address: SocketAddr, store: SocketAddr) -> Self {
-        // Threads of its own: a test that blocks does not stop the store.
+        // The proxy has its own threads, so that a blocked test does not stop the store.
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(2).enable_all().build().expect("threads");
         let listener = std::net::TcpListener::bind(address).expect("a free port");
@@ -96,45 +96,45 @@ impl Proxy {
         Self { address, state, gate, away, runtime: Some(runtime) }
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The environment in which Muster takes it for Google's, while it is [`Faults::in_google`].
+    /// The environment in which Muster uses it as Google's storage, with [`Faults::in_google`].
     pub fn environment_of_google(&self) -> [(&'static str, String); 2] {
         let url = format!("http://{}", self.address);
         [("GOOGLE_BASE_URL", url), ("GOOGLE_BEARER_TOKEN", google::TOKEN.into())]
     }
 
-    /// Misbehaves like this from now on, as if nothing had been asked before; what befell is forgotten.
-    pub fn misbehave(&self, faults: Faults) {
+    /// Injects these faults from now on, and forgets earlier requests and faults.
+    pub fn inject(&self, faults: Faults) {
         *lock(&self.state) = State { faults, ..State::default() };
     }
 
-    /// Takes the store away, or brings it back: while it is away every connection breaks, old and new.
-    pub fn take_away(&self, away: bool) {
+    /// Makes the store unreachable, or reachable again. While it is away, every connection breaks, old and new.
+    pub fn set_away(&self, away: bool) {
         self.away.store(away, Ordering::SeqCst);
     }
 
-    /// Stands still at the first request from now on that is this one: nothing is passed on, and nothing answered,
-    /// until the caller says how it goes on.
-    pub fn stand_still_at(&self, stage: Stage) -> Standstill {
+    /// Pauses at the next request that matches `stage`. Until the caller resumes the proxy, nothing is passed on and
+    /// nothing is answered.
+    pub fn pause_at(&self, stage: Stage) -> Pause {
         Gate::close_at(&self.gate, stage)
     }
 
-    /// Holds back whatever has `words` in its path or query until this request has come: what processes do beside each
-    /// other happens in an order then.
+    /// Holds back requests with `words` in their path or query until a request that matches `until` has arrived. This
+    /// gives concurrent work of several processes a fixed order.
     pub fn hold_back(&self, words: &'static str, until: Stage) {
         self.gate.hold_back(words, until);
     }
 
-    /// All that befell since [`Self::misbehave`].
-    pub fn befallen(&self) -> Vec<Befallen> {
-        lock(&self.state).befallen.clone()
+    /// All faults that were injected since [`Self::inject`].
+    pub fn injected(&self) -> Vec<Injected> {
+        lock(&self.state).injected.clone()
     }
 
-    /// Requests since [`Self::misbehave`], those included that nothing befell.
+    /// Number of requests since [`Self::inject`], including those without a fault.
     pub fn requests(&self) -> u64 {
         lock(&self.state).times.values().sum()
     }
@@ -151,10 +151,10 @@ impl Drop for Proxy {
 #[derive(Debug, Default)]
 struct State {
     faults: Faults,
-    befallen: Vec<Befallen>,
-    /// How often each thing was asked.
+    injected: Vec<Injected>,
+    /// How often each request was made.
     times: BTreeMap<String, u64>,
-    /// Whose turn it is at each object.
+    /// A lock for each object.
     turns: BTreeMap<String, Arc<tokio::sync::Mutex<()>>>,
     /// The last answers to each listing.
     listings: BTreeMap<String, Vec<Answer>>,
@@ -164,10 +164,10 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().expect("held only to look and to write down")
 }
 
-/// An answer with all of its body.
+/// An answer with its whole body.
 type Answer = Response<Bytes>;
 
-/// The connection breaks here.
+/// An error that breaks the connection.
 #[derive(Debug)]
 struct HangUp;
 
@@ -200,14 +200,12 @@ async fn serve(
                 if is_away {
                     return Err(HangUp);
                 }
-                Exchange { asked: asked(&request), store, state, gate, client }
-                    .answer(request)
-                    .await
+                Exchange { info: info(&request), store, state, gate, client }.answer(request).await
             }
         });
         let http = hyper::server::conn::http1::Builder::new();
         let connection = http.serve_connection(TokioIo::new(stream), service);
-        // It ends in an error whenever we hang up, or the client does.
+        // It ends with an error whenever the proxy or the client hangs up.
         tokio::spawn(async { drop(connection.await) });
     }
 }

@@ -1,4 +1,4 @@
-//! Our tokens and masks of records beside those of `transformers`.
+//! Compares our tokens and masks of records with those of `transformers`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,47 +11,47 @@ use serde_json::{Value, json};
 
 use crate::peer::Peer;
 
-/// The day that render.py pins.
+/// The current date in templates, which `render.py` pins to the same day.
 pub(crate) const DAY: Option<NaiveDate> = NaiveDate::from_ymd_opt(2024, 7, 26);
 
-/// A template as our pipeline gets it, and the marked one that the peer renders.
+/// A template for our pipeline, and the marked template that the peer renders.
 #[derive(Clone)]
 pub(crate) struct Pair {
-    /// For the reader.
+    /// Name in the output.
     pub(crate) name: String,
-    /// The tokenizer of both.
+    /// Folder of the tokenizer, which both use.
     pub(crate) folder: PathBuf,
-    /// Ours.
+    /// The template for our pipeline.
     pub(crate) ours: ChatTemplate,
-    /// Theirs.
+    /// The marked template for the peer.
     pub(crate) marked: String,
-    /// A record as their template wants it.
+    /// Converts a record to the form that the peer's template expects.
     pub(crate) wanted: fn(&Value) -> Value,
-    /// Whether what prompts write is trained, here and there.
+    /// Whether text that generation prompts write is trained, on both sides.
     pub(crate) think: Think,
 }
 
-/// What became of the records.
+/// The outcomes of all records.
 #[derive(Debug, Default)]
 pub(crate) struct Comparison {
-    /// Tokens and mask are equal.
+    /// Records whose tokens and mask are equal.
     pub(crate) equal: usize,
-    /// The same, but for white space that they train after a stop token.
+    /// Records that are equal except for white space after a stop token, which only the peer trains.
     pub(crate) after_stop: usize,
-    /// The same, but for white space that they train before an answer.
+    /// Records that are equal except for white space before an answer, which only the peer trains.
     pub(crate) before_answer: usize,
-    /// The two templates write different texts.
+    /// Records for which the two templates write different texts.
     pub(crate) other_text: usize,
-    /// The peer's template refuses them.
+    /// Records that the peer's template refuses.
     pub(crate) refused_there: usize,
-    /// We refuse them, and why.
+    /// Number of records that our pipeline refuses, by reason.
     pub(crate) refused_here: BTreeMap<String, usize>,
-    /// What must not be.
+    /// Records that differ in any other way, which is an error.
     pub(crate) different: Vec<String>,
 }
 
 impl Comparison {
-    /// Records whose mask is as theirs.
+    /// Records whose mask agrees with the peer's, except for white space.
     pub(crate) fn trained(&self) -> usize {
         self.equal + self.after_stop + self.before_answer
     }
@@ -79,11 +79,11 @@ impl std::fmt::Display for Comparison {
 
 /// Compares every record on every pair.
 pub(crate) fn compare(peer: &Peer, pairs: &[Pair], records: &[Value]) -> Result<Vec<Comparison>> {
-    // One request for all: starting the peer costs more than its work.
+    // One request for all records, since starting the peer takes longer than its work.
     let mut cases = Vec::new();
     for (model, pair) in pairs.iter().enumerate() {
         for record in records {
-            // A record says what it says in one way; what the template wants is found out by us.
+            // Only the peer needs the converted record; our pipeline finds out by itself what a template expects.
             let record = (pair.wanted)(record);
             cases.push(json!({"model": model, "template": pair.marked, "mask": true,
                               "without_prompts": pair.think == Think::Prompt,
@@ -96,7 +96,7 @@ pub(crate) fn compare(peer: &Peer, pairs: &[Pair], records: &[Value]) -> Result<
     pairs.map(|(pair, answers)| compare_pair(pair, records, answers)).collect()
 }
 
-/// What the pipeline makes of each record by itself.
+/// Prepares each record by itself.
 pub(crate) fn prepare(pair: &Pair, records: &[Value]) -> Result<(Preparer, Vec<Outcome>)> {
     let options = Options {
         chat_template: pair.ours.clone(),
@@ -118,7 +118,7 @@ pub(crate) fn prepare(pair: &Pair, records: &[Value]) -> Result<(Preparer, Vec<O
     Ok((preparer, outcomes))
 }
 
-/// A sample, or why there is none.
+/// A sample, or the reason why there is none.
 type Outcome = Result<Sample, String>;
 
 fn compare_pair(pair: &Pair, records: &[Value], answers: &[Value]) -> Result<Comparison> {
@@ -130,7 +130,7 @@ fn compare_pair(pair: &Pair, records: &[Value], answers: &[Value]) -> Result<Com
             Err(_) if refused => comparison.refused_there += 1,
             Err(why) => *comparison.refused_here.entry(why).or_default() += 1,
             Ok(_) if refused => {
-                comparison.different.push(format!("rendered by us alone: {theirs}"));
+                comparison.different.push(format!("rendered only by us: {theirs}"));
             }
             Ok(sample) if json!(sample.tokens) != theirs["tokens"] => comparison.other_text += 1,
             Ok(sample) => {
@@ -152,7 +152,7 @@ fn compare_pair(pair: &Pair, records: &[Value], answers: &[Value]) -> Result<Com
     Ok(comparison)
 }
 
-/// The white space that they train and we do not.
+/// White space that only the peer trains.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Space {
     None,
@@ -160,7 +160,7 @@ enum Space {
     BeforeAnswer,
 }
 
-/// None where more than white space makes the difference.
+/// The white space by which the masks differ; `None` if they differ in anything else.
 fn theirs_alone(
     preparer: &Preparer,
     tokens: &[u32],

@@ -1,5 +1,5 @@
-//! The texts of special tokens in messages, kept as texts: the ids are those of a tokenizer that is told not to look
-//! for special tokens in what stands between the template's own.
+//! Texts of special tokens in messages, when they are escaped: the ids are those of a tokenizer that splits special
+//! tokens everywhere except in the template's own text.
 
 use std::fs;
 
@@ -11,13 +11,12 @@ use crate::comparison::DAY;
 use crate::peer::{Peer, manifest, variable};
 
 #[test]
-fn an_escaped_token_is_cut_as_transformers_cuts_a_text() -> Result<()> {
-    const TEST: &str = "an_escaped_token_is_cut_as_transformers_cuts_a_text";
+fn an_escaped_token_is_tokenized_like_text_in_transformers() -> Result<()> {
+    const TEST: &str = "an_escaped_token_is_tokenized_like_text_in_transformers";
     let (Some(peer), Some(model)) = (Peer::find(TEST), variable("MUSTER_TEST_MODEL", TEST)) else {
         return Ok(());
     };
-    // A byte-level tokenizer with a vocabulary of words, and the same with its special tokens outside of the model's
-    // own vocabulary is the quick start's.
+    // Both are byte-level tokenizers. The quick start's has its special tokens outside of the model's vocabulary.
     let models = [model, manifest("../deploy/quickstart/base")];
     let template = fs::read_to_string(manifest("../worker/data/src/templates/chatml.jinja"))?;
     let texts = [

@@ -1,8 +1,8 @@
-//! Conversations that templates stumble over.
+//! Conversations with which templates have difficulties.
 
 use serde_json::{Value, json};
 
-/// A record: `messages`, and `tools` where they are called.
+/// All records, each with `messages` and, if there are calls, `tools`.
 pub(crate) fn all() -> Vec<Value> {
     let many: Vec<String> = (0..14).map(|i| format!("turn {i}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
@@ -36,7 +36,7 @@ pub(crate) fn all() -> Vec<Value> {
     conversations.into_iter().map(record).collect()
 }
 
-/// The same record with each text as a list of parts, as templates of vision models want it.
+/// The same record with each text as a list of parts, as templates of vision models expect.
 pub(crate) fn in_parts(record: &Value) -> Value {
     let mut record = record.clone();
     for message in record["messages"].as_array_mut().into_iter().flatten() {
@@ -47,7 +47,7 @@ pub(crate) fn in_parts(record: &Value) -> Value {
     record
 }
 
-/// The same record with the arguments of its calls as texts, for a template that adds them to one.
+/// The same record with the arguments of calls as text, for a template that concatenates them.
 pub(crate) fn calls_as_texts(record: &Value) -> Value {
     let mut record = record.clone();
     for message in record["messages"].as_array_mut().into_iter().flatten() {
@@ -59,15 +59,15 @@ pub(crate) fn calls_as_texts(record: &Value) -> Value {
     record
 }
 
-/// The same record.
+/// Returns the record unchanged.
 pub(crate) fn as_it_is(record: &Value) -> Value {
     record.clone()
 }
 
 fn turns(contents: &[&str]) -> Vec<Value> {
     let roles = ["user", "assistant"].into_iter().cycle();
-    let said = roles.zip(contents);
-    said.map(|(role, content)| json!({"role": role, "content": content})).collect()
+    let messages = roles.zip(contents);
+    messages.map(|(role, content)| json!({"role": role, "content": content})).collect()
 }
 
 fn with_system(mut rest: Vec<Value>) -> Vec<Value> {

@@ -1,5 +1,5 @@
-//! A template with a tokenizer that has its family's special tokens: without them no stop token
-//! would exist, and its masks could not be compared.
+//! A template with a tokenizer that has its family's special tokens. Without them there would be no stop token, and
+//! the masks could not be compared.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::comparison::{DAY, Pair};
 use crate::conversations;
 use crate::peer::manifest;
 
-/// First and last token of a text, by a part of the template's name; the longest counts.
+/// First and last token of a text, by a part of the template's name. The longest match counts.
 const ENDS: [(&str, Option<&str>, &str); 22] = [
     ("", None, "<|im_end|>"),
     ("cohere", Some("<BOS_TOKEN>"), "<|END_OF_TURN_TOKEN|>"),
@@ -39,7 +39,7 @@ const ENDS: [(&str, Option<&str>, &str); 22] = [
     ("zephyr", Some("<s>"), "</s>"),
 ];
 
-/// Special tokens that do not look like one.
+/// Special tokens without bars.
 const PLAIN: [&str; 7] = [
     "<start_of_turn>",
     "<end_of_turn>",
@@ -61,8 +61,7 @@ pub(crate) struct Family {
 }
 
 impl Family {
-    /// All templates: the repository's, and those of MUSTER_TEST_TEMPLATES. Tokenizers are written
-    /// under `at`.
+    /// All templates of the repository and of MUSTER_TEST_TEMPLATES. Writes their tokenizers under `at`.
     pub(crate) fn all(at: &Path) -> Result<Vec<Family>> {
         let more = std::env::var_os("MUSTER_TEST_TEMPLATES").map(PathBuf::from);
         let shipped = manifest("../worker/data/src/templates");
@@ -83,22 +82,22 @@ impl Family {
         Ok(families)
     }
 
-    /// Whether the template says itself where the assistant speaks.
+    /// Whether the template has `{% generation %}` marks.
     pub(crate) fn is_marked(&self) -> bool {
         self.source.contains("endgeneration")
     }
 
-    /// Whether it is a vision model's, which shows nothing of a plain text.
+    /// Whether it is a vision model's template, which ignores plain text.
     pub(crate) fn wants_parts(&self) -> bool {
         ["idefics3", "llava_next", "smolvlm"].contains(&self.unmarked_name())
     }
 
-    /// The name of the template that it is the marked twin of, as TRL names them.
+    /// The name without TRL's suffix for marked templates.
     pub(crate) fn unmarked_name(&self) -> &str {
         self.name.trim_end_matches("_training")
     }
 
-    /// Our masks of it beside those of `marked`.
+    /// Pairs this template with the marked template `marked` for the peer.
     pub(crate) fn against(&self, marked: &str) -> Pair {
         Pair {
             name: self.name.clone(),
@@ -114,13 +113,13 @@ impl Family {
         }
     }
 
-    /// The template as we understand it.
+    /// The parsed template.
     pub(crate) fn parse(&self) -> Result<Template> {
         let special = self.read()?.special_tokens();
         Ok(Template::new(&self.source, &special, DAY.context("a day")?)?)
     }
 
-    /// The tokenizer's folder, read.
+    /// Reads the tokenizer's folder.
     pub(crate) fn read(&self) -> Result<Folder> {
         Ok(Folder::read(&self.folder)?)
     }
@@ -154,7 +153,7 @@ fn write_tokenizer(folder: &Path, name: &str, template: &str) -> Result<()> {
     Ok(())
 }
 
-/// What the template writes between `<` and `>` with a bar at either end, and what [`PLAIN`] names.
+/// The special tokens in a template: texts between `<` and `>` with a bar at one end, and those in [`PLAIN`].
 fn special_tokens(template: &str) -> BTreeSet<&str> {
     let bar = ['|', '｜'];
     let tag = |(start, _): (usize, &str)| {

@@ -1,9 +1,8 @@
-//! Rendered bytes, tokens and masks against `transformers`: its `apply_chat_template` is the judge.
+//! Compares rendered bytes, tokens and masks with those of `apply_chat_template` in `transformers`.
 //!
-//! Needs a Python with `transformers` (MUSTER_PEER_PYTHON); the tests on real data also a SmolLM2
-//! folder (MUSTER_TEST_MODEL) and MUSTER_TEST_DATA. What is missing is said, and the test skipped.
-//! MUSTER_TEST_TEMPLATES may name a folder of further `.jinja` files; where one ends in
-//! `_training`, it is the marked twin of the one without.
+//! Needs a Python with `transformers` (MUSTER_PEER_PYTHON). The tests on real data also need a SmolLM2 folder
+//! (MUSTER_TEST_MODEL) and MUSTER_TEST_DATA. If one is missing, a test says that it is skipped. MUSTER_TEST_TEMPLATES
+//! may name a folder with more `.jinja` files. There, `NAME_training.jinja` is the marked twin of `NAME.jinja`.
 
 mod comparison;
 mod control;
@@ -36,7 +35,7 @@ fn masks_of_marked_templates_are_those_of_transformers() -> Result<()> {
     for found in print(&pairs, compare(&peer, &pairs, &conversations::all())?)? {
         ensure!(
             found.equal == found.trained() && found.other_text == 0,
-            "its own marks are taken as they are"
+            "a template's own marks are used unchanged"
         );
         ensure!(found.equal > 0, "nothing was compared");
     }
@@ -60,10 +59,10 @@ fn masks_of_unmarked_templates_are_those_of_their_marked_twins() -> Result<()> {
     Ok(())
 }
 
-/// The marks that we ship, judged as if the template had them.
+/// Compares the marks that we ship for known templates.
 #[test]
-fn marks_that_we_ship_change_no_byte_and_mean_what_they_mean_to_transformers() -> Result<()> {
-    const TEST: &str = "marks_that_we_ship_change_no_byte_and_mean_what_they_mean_to_transformers";
+fn shipped_marks_change_no_byte_and_give_the_masks_of_transformers() -> Result<()> {
+    const TEST: &str = "shipped_marks_change_no_byte_and_give_the_masks_of_transformers";
     let Some(peer) = Peer::find(TEST) else {
         return Ok(());
     };
@@ -76,15 +75,15 @@ fn marks_that_we_ship_change_no_byte_and_mean_what_they_mean_to_transformers() -
     for found in print(&pairs, compare(&peer, &pairs, &conversations::all())?)? {
         ensure!(
             found.equal == found.trained() && found.other_text == 0,
-            "the marks are taken as they are"
+            "the marks are used unchanged"
         );
         ensure!(found.equal > 0, "nothing was compared");
     }
     Ok(())
 }
 
-/// An empty thinking block, or what opens one, is the prompt's where a prompt writes it: beside the
-/// prompts that `transformers` writes, with thinking as it is and switched off.
+/// An empty thinking block, or the tag that opens one, is not trained if a generation prompt writes it. The prompts
+/// are those of `transformers`, with thinking left alone and switched off.
 #[test]
 fn what_prompts_write_is_not_trained() -> Result<()> {
     let Some(peer) = Peer::find("what_prompts_write_is_not_trained") else {
@@ -116,7 +115,7 @@ fn what_prompts_write_is_not_trained() -> Result<()> {
     Ok(())
 }
 
-/// Which of the four ways each template takes, and how far it comes.
+/// Prints which of the four ways to find masks each template takes, and how many records it can train on.
 #[test]
 fn every_template_is_marked_known_proven_or_refused() -> Result<()> {
     let at = tempfile::tempdir()?;
@@ -137,7 +136,7 @@ fn every_template_is_marked_known_proven_or_refused() -> Result<()> {
     Ok(())
 }
 
-/// Shows what was found, a line a template; nothing may differ.
+/// Prints one line per template, and checks that no record differs.
 fn print(pairs: &[Pair], found: Vec<Comparison>) -> Result<Vec<Comparison>> {
     ensure!(!found.is_empty() && found.len() == pairs.len(), "nothing was compared");
     let mut different = Vec::new();
@@ -179,7 +178,7 @@ fn masks_are_those_of_transformers_on_real_data() -> Result<()> {
     Ok(())
 }
 
-/// A record as the conversation that Alpaca's fields mean.
+/// Converts a record of Alpaca's fields to a conversation.
 fn alpaca(record: &Value) -> Value {
     let field = |name: &str| record[name].as_str().unwrap_or_default();
     let question = match field("input") {

@@ -1,4 +1,4 @@
-//! Tokenizers with several chat templates: `transformers` takes `tool_use` for conversations with tools.
+//! Tokenizers with several chat templates. Like `transformers`, we use `tool_use` for conversations with tools.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::comparison::{Pair, prepare};
 use crate::conversations;
 use crate::peer::{Peer, manifest};
 
-/// A template that begins with its name.
+/// A template whose output begins with its name.
 fn named(name: &str) -> String {
     format!(
         "{name}:{{{{ tools | tojson }}}}\n\
@@ -21,7 +21,7 @@ fn named(name: &str) -> String {
     )
 }
 
-/// Where templates may stand: what the configuration says, the template's file, further files.
+/// Places of templates: the configuration's value, whether there is a template file, and additional files.
 fn shapes() -> Vec<(&'static str, Value, bool, &'static [&'static str])> {
     let list = |names: &[&str]| {
         let named = names.iter().map(|name| json!({"name": name, "template": named(name)}));
@@ -61,8 +61,8 @@ fn write(at: &Path, chat_template: &Value, has_file: bool, further: &[&str]) -> 
 }
 
 #[test]
-fn a_conversation_with_tools_takes_the_template_for_it() -> Result<()> {
-    const TEST: &str = "a_conversation_with_tools_takes_the_template_for_it";
+fn a_conversation_with_tools_takes_the_template_for_tools() -> Result<()> {
+    const TEST: &str = "a_conversation_with_tools_takes_the_template_for_tools";
     let Some(peer) = Peer::find(TEST) else {
         return Ok(());
     };

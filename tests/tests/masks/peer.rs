@@ -1,4 +1,4 @@
-//! The judge: `transformers`, asked through `tests/peer/render.py`.
+//! Asks `transformers` through `tests/peer/render.py`.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -13,12 +13,12 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// None, and said so, where MUSTER_PEER_PYTHON is not set.
+    /// The peer. If MUSTER_PEER_PYTHON is unset, prints that the test is skipped and returns `None`.
     pub(crate) fn find(test: &str) -> Option<Peer> {
         Some(Peer { python: variable("MUSTER_PEER_PYTHON", test)? })
     }
 
-    /// One answer for each case; a case names its tokenizer by index into `models`.
+    /// Returns one answer for each case. A case names its tokenizer by index into `models`.
     pub(crate) fn answers(&self, models: &[PathBuf], cases: &[Value]) -> Result<Vec<Value>> {
         let mut child = Command::new(&self.python)
             .arg(manifest("peer/render.py"))
@@ -28,7 +28,7 @@ impl Peer {
             .context("MUSTER_PEER_PYTHON does not start")?;
         let request = json!({"models": models, "cases": cases}).to_string();
         let mut stdin = child.stdin.take().context("stdin is piped")?;
-        // The script reads all of its input before it writes: no deadlock.
+        // The script reads all of its input before it writes, so this does not deadlock.
         stdin.write_all(request.as_bytes())?;
         drop(stdin);
         let output = child.wait_with_output()?;
@@ -40,7 +40,7 @@ impl Peer {
     }
 }
 
-/// A folder that the environment names; where it does not, that is said.
+/// The folder that an environment variable names. If it is unset, prints that the test is skipped.
 pub(crate) fn variable(name: &str, test: &str) -> Option<PathBuf> {
     let value = std::env::var_os(name).map(PathBuf::from);
     if value.is_none() {

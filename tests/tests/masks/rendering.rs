@@ -1,4 +1,4 @@
-//! Rendered bytes, and what expressions print as.
+//! Compares rendered bytes and printed expressions with `transformers`.
 
 use std::fs;
 use std::path::Path;
@@ -23,10 +23,10 @@ fn templates_render_to_the_bytes_of_transformers() -> Result<()> {
     let parts: Vec<Value> = texts.iter().map(conversations::in_parts).collect();
     let mut cases = Vec::new();
     for (model, family) in families.iter().enumerate() {
-        // A template that shows nothing of a text is given parts by us, whatever the record has.
+        // A template that ignores plain text always gets parts from us.
         let mut records: Vec<&Value> =
             if family.wants_parts() { vec![] } else { texts.iter().collect() };
-        // `~` on a list is known to differ: these print a list of parts so, as no one means it.
+        // These concatenate a list of parts with `~`, which is known to differ and is not intended by their authors.
         if !family.name.starts_with("nemotron") {
             records.extend(&parts);
         }
@@ -47,9 +47,9 @@ fn templates_render_to_the_bytes_of_transformers() -> Result<()> {
         let family = &families[usize::try_from(model)?];
         let ours = render(&family.source, &family.read()?.special_tokens(), case);
         rendered += usize::from(ours.is_ok());
-        // Python stumbles over what minijinja takes for nothing, such as a loop over `None`.
-        let stumbles = theirs["error"].as_str().is_some_and(|e| e.starts_with("TypeError"));
-        if ours.is_ok() && stumbles {
+        // Python raises a TypeError where minijinja does nothing, such as for a loop over `None`.
+        let raises = theirs["error"].as_str().is_some_and(|e| e.starts_with("TypeError"));
+        if ours.is_ok() && raises {
             lenient += 1;
         } else if !same(ours.as_deref().ok(), theirs) {
             let name = &family.name;
@@ -58,7 +58,7 @@ fn templates_render_to_the_bytes_of_transformers() -> Result<()> {
         }
     }
     println!(
-        "{} templates, {} renderings, {rendered} to a text, {lenient} of them where Python stumbles, \
+        "{} templates, {} renderings, {rendered} to a text, {lenient} of them where Python raises a TypeError, \
          {} differ",
         families.len(),
         cases.len(),
@@ -68,12 +68,12 @@ fn templates_render_to_the_bytes_of_transformers() -> Result<()> {
     Ok(())
 }
 
-/// A template's text for a conversation, as ours or theirs; an error's text is each one's own.
+/// Whether both sides rendered the same text or both failed. The texts of errors may differ.
 fn same(ours: Option<&str>, theirs: &Value) -> bool {
     ours == theirs.get("text").and_then(Value::as_str)
 }
 
-/// Our text for a case, or what is wrong.
+/// Our text for a case, or our error.
 fn render(source: &str, special: &Map<String, Value>, case: &Value) -> Result<String, String> {
     try_render(source, special, case).map_err(|error| error.to_string())
 }
@@ -101,7 +101,7 @@ fn conversation(messages: &Value) -> Result<Conversation> {
     Ok(Conversation::of(messages.collect::<Result<Vec<_>>>()?))
 }
 
-/// What templates rely on Python for. Each is its own template, so that a failure names itself.
+/// Expressions whose output depends on Python. Each is a template by itself, so that a failure names the expression.
 #[test]
 fn expressions_print_as_python_prints_them() -> Result<()> {
     let Some(peer) = Peer::find("expressions_print_as_python_prints_them") else {

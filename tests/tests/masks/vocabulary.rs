@@ -1,4 +1,5 @@
-//! Tokens that only a configuration knows: the ids of `AutoTokenizer`, on the base and on what comes out.
+//! Tokens that only `tokenizer_config.json` has: their ids are those of `AutoTokenizer`, for the base and the tuned
+//! model.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use crate::comparison::{Pair, compare};
 use crate::conversations;
 use crate::peer::{Peer, manifest};
 
-/// What each base's `tokenizer_config.json` says beside its own.
+/// Additions to the base's `tokenizer_config.json`.
 fn shapes() -> Vec<(&'static str, Value)> {
     let token = |content: &str, special: bool| {
         json!({"content": content, "special": special, "lstrip": false, "rstrip": false,
@@ -22,7 +23,7 @@ fn shapes() -> Vec<(&'static str, Value)> {
     let extra = token("<|extra|>", true);
     let (z, y) = (token("<|z|>", true), token("<|y|>", true));
     vec![
-        ("as it is", json!({})),
+        ("unchanged", json!({})),
         ("a token", json!({"added_tokens_decoder": {"2048": extra}})),
         ("two, the later first", json!({"added_tokens_decoder": {"2049": y, "2048": z}})),
         (
@@ -38,7 +39,7 @@ fn shapes() -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// The quick start's base with this in its configuration.
+/// Writes the quick start's base with these additions.
 fn write(at: &Path, more: &Value) -> Result<()> {
     let base = manifest("../deploy/quickstart/base");
     fs::create_dir(at)?;

@@ -1,5 +1,5 @@
-//! Coordinators over one journal: the one at work, and rivals that appear beside it and take over. Whoever appends
-//! without knowing of another's entry is deposed, as by the number of an entry in storage.
+//! Coordinators on one journal: the one at work, and rivals that start beside it and take over. A coordinator that
+//! appends without having read another's entry is deposed, as the numbers of entries in storage ensure.
 
 use crate::data::{self, SHARDS};
 use crate::ledger::STEPS;
@@ -15,7 +15,7 @@ use proto::receipt::Receipt;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// Between two looks at whether another has taken over.
+/// The time between two checks of whether another coordinator has taken over.
 const LOOK_US: u64 = 5_000_000;
 
 pub(crate) struct Coordinator {
@@ -37,7 +37,7 @@ impl Coordinator {
 }
 
 impl World {
-    /// The next life, if the one before is over.
+    /// Starts the next coordinator, if there is none.
     pub(crate) fn restart(&mut self) {
         if self.coordinators.is_empty() {
             self.restarts += usize::from(!self.ledger.journal.is_empty());
@@ -45,7 +45,7 @@ impl World {
         }
     }
 
-    /// A coordinator beside the one that is there, which knows nothing of it.
+    /// Starts another coordinator beside the existing one, which does not notice.
     pub(crate) fn rival(&mut self) {
         if !self.coordinators.is_empty() {
             self.rivals += 1;
@@ -96,7 +96,7 @@ impl World {
         self.within(8000, Next::Restart);
     }
 
-    /// Stops the run in order.
+    /// Stops the run gracefully.
     pub(crate) fn close(&mut self, life: u64) {
         if let Some(c) = self.coordinators.get_mut(&life) {
             c.closing = true;
@@ -115,7 +115,7 @@ impl World {
         self.execute(life, commands);
     }
 
-    /// A coordinator looks, from time to time, whether another has taken over.
+    /// A coordinator checks whether another has taken over, and schedules its next check.
     pub(crate) fn look(&mut self, life: u64) {
         if self.is_deposed(life) {
             if let Some(then) = self.lose(life, &mut VecDeque::new()) {
@@ -130,7 +130,8 @@ impl World {
         self.coordinators.get(&life).is_some_and(|c| c.next < self.ledger.entries)
     }
 
-    /// With the pool lost a coordinator ends as it stands, with the run alone in order.
+    /// Handles the loss of a journal. A coordinator that has lost its pool crashes at once; one that has lost just
+    /// the run handles [`Event::RunLost`] first.
     fn lose(&mut self, life: u64, commands: &mut VecDeque<Command>) -> Option<Vec<Command>> {
         self.deposed += 1;
         if self.chance(2) {
@@ -233,7 +234,7 @@ impl World {
             }
             Command::Retain { retained, .. } => self.ledger.retained(&retained),
             Command::Discard { lineage, step, .. } => self.ledger.discarded(lineage.0, step),
-            // A coordinator that does not know yet that it was replaced shows what it sees.
+            // A coordinator that does not know yet that it was replaced may still show steps.
             Command::Notify { notice: Notice::Step { lineage, .. }, .. } if life == self.life => {
                 let newest = self.ledger.generations.keys().next_back();
                 assert_eq!(Some(&lineage), newest, "a step of a fenced generation is shown");

@@ -1,14 +1,14 @@
-//! The data of every run: two objects, cut into ranges, and what comes of each range whoever prepares it.
+//! The data of every run: two objects, cut into ranges, and the result of preparing each range.
 
 use proto::manifest::{Prepared, PreparedShard};
 use proto::protocol::{RawShard, ShardOutcome};
 use proto::receipt::{Counts, Example, Place, Reason, Receipt};
 
-/// Ranges of both objects.
+/// Number of ranges of both objects together.
 pub(crate) const SHARDS: u32 = 9;
 /// The first range of the second object.
 const SECOND: u32 = 5;
-/// Lines of a range: as many as its number, and these.
+/// Range `i` has this number of lines plus `i`.
 const LINES: u64 = 10;
 
 pub(crate) fn raw_shard(index: u32) -> RawShard {
@@ -26,7 +26,7 @@ pub(crate) fn raw_shard(index: u32) -> RawShard {
     }
 }
 
-/// Its second line is malformed, the others are samples, in two parts.
+/// The result of a range: its second line is malformed, and the others are samples, in two parts.
 pub(crate) fn outcome(index: u32) -> ShardOutcome {
     let lines = LINES + u64::from(index);
     let mut counts = Counts { read: lines - 1, eligible: lines - 1, ..Counts::default() };
@@ -37,7 +37,7 @@ pub(crate) fn outcome(index: u32) -> ShardOutcome {
     ShardOutcome { receipt, positions: lines, parts: vec![LINES - 1, lines - LINES] }
 }
 
-/// Every range is there once, in its place, and every line is accounted for.
+/// Checks that every range is present once, in order, and that every line is accounted for.
 pub(crate) fn assert_whole(prepared: &Prepared) {
     let before = |index: u32| {
         let first = if index < SECOND { 0 } else { SECOND };

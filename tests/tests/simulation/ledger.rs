@@ -1,4 +1,4 @@
-//! What was really trained, stored and journaled, and what must hold of it at every moment.
+//! Records what was actually trained, stored and journaled, and checks the invariants at every moment.
 
 use coordinator::core::Retained;
 use proto::event::Fact;
@@ -14,24 +14,24 @@ pub(crate) struct Generation {
     /// The checkpoint from which it starts: lineage and step.
     pub(crate) start: Option<(u64, u64)>,
     next: u64,
-    /// Steps committed, the one included, whose gradient was not finite.
+    /// Steps whose gradient was not finite, counted from 1.
     skipped: Vec<u64>,
 }
 
 #[derive(Default)]
 pub(crate) struct Ledger {
     pub(crate) journal: Vec<Fact>,
-    /// Batches in it: the number that the next one has.
+    /// Number of entries in the journal, which is the number of the next one.
     pub(crate) entries: usize,
-    /// Lineage and generation rise together here.
+    /// Generations by lineage; the two rise together here.
     pub(crate) generations: BTreeMap<u64, Generation>,
     /// Lineage, step and rank of every part in storage.
     parts: BTreeSet<(u64, u64, u32)>,
     committed: BTreeSet<(u64, u64)>,
     pruned: BTreeSet<(u64, u64)>,
-    /// The model that the user gets.
+    /// The checkpoint that was published as the model.
     published: Option<(u64, u64)>,
-    /// Lineage, step and rank of every step record that reached a coordinator which lived.
+    /// Lineage, step and rank of every step record that reached a live coordinator.
     reported: BTreeSet<(u64, u64, usize)>,
     /// Steps that the run's receipt names as skipped.
     pub(crate) receipt: Vec<u64>,
@@ -72,7 +72,7 @@ impl Ledger {
         self.committed.last().copied()
     }
 
-    /// A rank begins to train.
+    /// Checks a directive to train.
     pub(crate) fn announced(&self, run: &RunId, train: &proto::protocol::Train) {
         let generation = self.generations.get(&train.generation.0).expect("journaled before");
         assert_eq!(train.members.len(), generation.members.len());
@@ -83,7 +83,7 @@ impl Ledger {
         assert!(!pruned, "where it begins is no longer there");
     }
 
-    /// All ranks of a generation committed a step.
+    /// Records that all ranks of a generation committed a step.
     pub(crate) fn stepped(&mut self, lineage: u64, step: u64, finite: bool) {
         let generation = self.generations.get_mut(&lineage).expect("announced after journaled");
         assert_eq!(step, generation.next, "lineage {lineage} skips or repeats a step");
@@ -91,7 +91,7 @@ impl Ledger {
         generation.skipped.extend((!finite).then_some(generation.next));
     }
 
-    /// The steps that taught nothing, from the base to `step` of `lineage`.
+    /// The skipped steps from the base to `step` of `lineage`.
     pub(crate) fn skipped_until(&self, lineage: u64, step: u64) -> Vec<u64> {
         let mut skipped = Vec::new();
         let mut at = Some((lineage, step));
@@ -104,7 +104,7 @@ impl Ledger {
         skipped
     }
 
-    /// A step record of `worker` reaches a coordinator.
+    /// Records that a step record of `worker` has reached a coordinator.
     pub(crate) fn reported(&mut self, worker: &WorkerId, lineage: Lineage, step: u64) {
         let generation = self.generations.get(&lineage.0).expect("announced after journaled");
         let rank = generation.members.iter().position(|member| member == worker);
@@ -115,7 +115,7 @@ impl Ledger {
         self.parts.insert((lineage, step, rank));
     }
 
-    /// A manifest names the parts of all ranks of one membership, which got as far as it says.
+    /// Checks that the parts of all ranks are stored and that the step was reached.
     pub(crate) fn assert_whole(&self, lineage: u64, step: u64) {
         let generation = &self.generations[&lineage];
         assert!(generation.next >= step, "a checkpoint of what was not trained");
@@ -143,8 +143,8 @@ impl Ledger {
         self.published = Some((lineage, step));
     }
 
-    /// From the published model back to the base, every step was committed exactly once and reported by every rank, and
-    /// the receipt names the steps that taught nothing.
+    /// Checks that every step from the base to the published model was committed exactly once and reported by every
+    /// rank, and that the receipt names the skipped steps.
     pub(crate) fn assert_every_step_once(&self, seed: u64) {
         let skipped = self.published.map(|(lineage, step)| self.skipped_until(lineage, step));
         assert_eq!(Some(&self.receipt), skipped.as_ref(), "seed {seed}: skipped");

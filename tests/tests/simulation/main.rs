@@ -1,12 +1,12 @@
-//! The real core and the real sessions in a world that breaks: streams that tear, processes that die or fall silent,
-//! a coordinator that dies between two commands, sleeps, is closed and resumed, or is replaced while it lives. Time is
-//! virtual, every seed is another history, and a seed that fails is the whole bug report:
+//! Simulates failures with the real core and the real sessions: streams break, processes die or fall silent, and the
+//! coordinator dies between two commands, sleeps, is closed and resumed, or is replaced while it runs. Time is
+//! virtual, and the seed alone decides the history, so a failing seed is a complete bug report:
 //! `MUSTER_SEED=17 cargo test -p muster-tests --test simulation`.
 //!
 //! ```text
-//! Core <--- messages with latency, lost with their stream ---> Session (one a process)
+//! Core <--- messages with latency, lost with their stream ---> Session (one per process)
 //!   | journal (survives)                                          | training threads in lockstep, uploads
-//!   '------------------- what must always hold: ledger.rs --------'
+//!   '------------------- invariants: ledger.rs --------------------'
 //! ```
 
 mod coordinators;
@@ -19,7 +19,7 @@ use ledger::STEPS;
 use proto::event::Fact;
 use world::World;
 
-/// Histories that are tried; more with `MUSTER_SEEDS`.
+/// Number of seeds, unless `MUSTER_SEEDS` sets another.
 const SEEDS: u64 = 3000;
 
 fn number(variable: &str) -> Option<u64> {
@@ -37,7 +37,7 @@ fn whatever_breaks_every_step_is_committed_once_and_the_run_ends_well() {
     let (mut rivals, mut deposed) = (0, 0);
     for seed in seeds {
         let caught = std::panic::catch_unwind(|| World::new(seed).run());
-        let world = caught.unwrap_or_else(|_| panic!("seed {seed} broke a promise"));
+        let world = caught.unwrap_or_else(|_| panic!("seed {seed} broke an invariant"));
         let last = world.ledger.journal.last();
         match world.cancelled {
             true => assert_eq!(last, Some(&Fact::Cancelled), "seed {seed}"),

@@ -1,4 +1,4 @@
-//! Training threads in lockstep: a step is committed by all ranks of a generation or by none. And what breaks.
+//! Training threads in lockstep: all ranks of a generation commit a step, or none does. Also injects the faults.
 
 use crate::ledger::STEPS;
 use crate::world::{Next, Process, World};
@@ -26,20 +26,20 @@ impl Thread {
     }
 }
 
-/// A rank gives its membership up because of another one.
+/// The end of a rank that gives its membership up because of another rank.
 fn gave_up(step: u64, accusation: Accusation) -> End {
     let trouble = Trouble { accusation: Some(accusation), ..Trouble::new(Cause::Peer, "chance") };
     End::Failed { step, trouble }
 }
 
-/// The ranks after and before a member's.
+/// The ranks after and before a member.
 fn neighbours(train: &Train) -> [u32; 2] {
     let world = u32::try_from(train.members.len()).expect("few");
     [(train.rank + 1) % world, (train.rank + world - 1) % world]
 }
 
 impl World {
-    /// The processes of a generation by rank, if every one is at work.
+    /// The processes of a generation by rank, if all have joined and none is aborting.
     fn ring(&self, generation: Generation) -> Option<Vec<u64>> {
         let at_work = |p: &&Process| {
             let thread = p.thread.as_ref();
@@ -77,7 +77,7 @@ impl World {
         }
     }
 
-    /// The control reduction is done, or never will be.
+    /// Commits a step, unless the ring is no longer complete.
     pub(crate) fn step(&mut self, generation: Generation) {
         let Some(ring) = self.ring(generation) else { return };
         let Some(step) = self.rings.get(&generation).copied() else { return };
@@ -117,7 +117,7 @@ impl World {
         }
     }
 
-    /// An upload is done, whatever has become of its membership.
+    /// Completes an upload, whether or not its membership still exists.
     pub(crate) fn stored(&mut self, id: u64, train: &Train, step: u64) {
         if !self.processes.contains_key(&id) {
             return;
@@ -135,18 +135,18 @@ impl World {
         );
     }
 
-    /// A training thread ends.
+    /// Ends a training thread.
     pub(crate) fn ended(&mut self, id: u64, generation: Generation, end: End) {
         let Some(p) = self.processes.get_mut(&id) else { return };
         let Some(thread) = p.thread.take_if(|t| t.train.generation == generation) else { return };
-        let in_order = matches!(end, End::Stopped { .. });
+        let gracefully = matches!(end, End::Stopped { .. });
         self.tell(id, session::Event::Ended(generation, end));
-        if !in_order {
+        if !gracefully {
             self.break_ring(generation, thread.train.rank);
         }
     }
 
-    /// Nobody came: whoever still waits for the others gives up.
+    /// Ends a thread that still waits for its ring to form.
     pub(crate) fn give_up(&mut self, id: u64, generation: Generation) {
         let thread = self.processes.get(&id).and_then(|p| p.thread.as_ref());
         let Some(thread) = thread.filter(|t| t.train.generation == generation) else { return };
@@ -156,7 +156,7 @@ impl World {
         }
     }
 
-    /// Whom a rank accuses that has waited for a ring in vain.
+    /// The accusation of a rank whose ring did not form.
     fn missed(&self, train: &Train) -> Accusation {
         let came = |rank: &u32| {
             self.processes.values().any(|p| {
@@ -171,7 +171,7 @@ impl World {
                 Accusation { rank: next, connecting: true, met }
             }
             [true, false] => Accusation { rank: previous, connecting: true, met: Some(next) },
-            // Another one is missing, and the next rank has given up because of it.
+            // Another rank is missing, and the next rank has given up because of it.
             [true, true] => {
                 let met = Some(previous).filter(|rank| *rank != next);
                 Accusation { rank: next, connecting: false, met }
@@ -179,7 +179,7 @@ impl World {
         }
     }
 
-    /// The others notice that they have lost a rank.
+    /// Makes the other ranks notice that a rank is lost.
     pub(crate) fn break_ring(&mut self, generation: Generation, lost: u32) {
         let Some(step) = self.rings.remove(&generation) else { return };
         let of = |p: &Process| p.thread.as_ref().is_some_and(|t| t.train.generation == generation);
@@ -192,7 +192,7 @@ impl World {
         }
     }
 
-    /// Something breaks; then, after a while, something else.
+    /// Injects a random fault, and schedules the next one.
     pub(crate) fn fault(&mut self) {
         if !self.faulty() {
             return;
@@ -225,7 +225,7 @@ impl World {
             }
             11..13 => self.crash(self.life),
             13 => {
-                // A second nap does not cut the first one short: messages would overtake those that wait for its end.
+                // A second sleep must not shorten the first: messages would overtake those that wait for its end.
                 let until = self.now + Duration::from_millis(self.below(20_000));
                 self.asleep_until = self.asleep_until.max(until);
             }

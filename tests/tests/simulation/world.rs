@@ -1,4 +1,4 @@
-//! Processes, streams and time, which is virtual; what fails, and when, is a function of the seed.
+//! Processes, streams and virtual time. The seed alone decides what fails and when.
 
 use crate::coordinators::Coordinator;
 use crate::data;
@@ -12,19 +12,19 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use worker::session::{self, End, Exit, Identity, Session, Trouble};
 
-/// Faults happen until then; a run must have ended so long after.
+/// Faults happen until this time, and the run must end within [`PATIENCE`] after it.
 const FAULTS: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What will happen.
+/// A scheduled event.
 pub(crate) enum Next {
-    /// To a coordinator, if the life that it is meant for still lasts.
+    /// An event for the coordinator with this number, if it still runs.
     Core(u64, Event),
     Tick(u64),
     Look(u64),
     Crash(u64),
     Restart,
-    /// To a process, if it still lives.
+    /// An event for a process, if it still runs.
     Process(u64, session::Event),
     Directive(u64, Stream, Directive),
     Connect(u64),
@@ -51,26 +51,27 @@ pub(crate) struct World {
     pub(crate) ledger: Ledger,
     pub(crate) cancelled: bool,
     pub(crate) restarts: usize,
-    /// Coordinators that appeared beside another, and those that lost the run to one.
+    /// Number of coordinators that started beside another one.
     pub(crate) rivals: usize,
+    /// Number of coordinators that lost the run to another one.
     pub(crate) deposed: usize,
     random: u64,
     pub(crate) now: Duration,
     agenda: BTreeMap<(Duration, u64), Next>,
     sequence: u64,
-    /// By their lives, which are their epochs. More than one where a rival has appeared.
+    /// Coordinators by number, which is their epoch. There is more than one after a rival has started.
     pub(crate) coordinators: BTreeMap<u64, Coordinator>,
-    /// The newest of them.
+    /// The number of the newest coordinator.
     pub(crate) life: u64,
     pub(crate) asleep_until: Duration,
     pub(crate) processes: BTreeMap<u64, Process>,
-    /// To which life each leads, and from which process.
+    /// The coordinator and the process of each stream.
     pub(crate) streams: BTreeMap<Stream, (u64, u64)>,
-    /// Which worker has, or had, a stream: what it said arrives after its end, too.
+    /// The worker of each stream, kept after its end, since its messages may still arrive.
     pub(crate) spoke: BTreeMap<Stream, WorkerId>,
-    /// Steps committed by the generations at work.
+    /// Steps committed by each generation that is training.
     pub(crate) rings: BTreeMap<Generation, u64>,
-    /// When the last message on a stream arrives: they keep their order.
+    /// When the last message on a stream arrives, so that messages keep their order.
     arrivals: BTreeMap<Stream, Duration>,
     pub(crate) settings: Settings,
 }
@@ -125,7 +126,7 @@ impl World {
 
     pub(crate) fn run(mut self) -> Self {
         while let Some(((at, sequence), next)) = self.agenda.pop_first() {
-            assert!(at < FAULTS + PATIENCE, "the run stands still: {}", self.describe());
+            assert!(at < FAULTS + PATIENCE, "the run does not end: {}", self.describe());
             self.now = at;
             let late = at < self.asleep_until
                 && matches!(next, Next::Core(..) | Next::Tick(_) | Next::Look(_));
@@ -231,7 +232,7 @@ impl World {
         if p.stream.is_some() {
             return;
         }
-        // A coordinator that was replaced sends its workers over to the newest.
+        // A coordinator that was replaced sends its workers to the newest one.
         let Some(life) = self.coordinators.keys().next_back().copied() else {
             return self.after(700_000, Next::Connect(id));
         };
@@ -243,7 +244,7 @@ impl World {
         self.tell(id, session::Event::Connected);
     }
 
-    /// A stream ends, and both sides learn it.
+    /// Ends a stream, and notifies both sides.
     pub(crate) fn end(&mut self, stream: Stream) {
         if let Some((life, id)) = self.streams.remove(&stream) {
             let at = self.arrival(stream);
@@ -254,7 +255,7 @@ impl World {
         }
     }
 
-    /// A process loses its stream.
+    /// Breaks the stream of a process, which reconnects later.
     pub(crate) fn tear(&mut self, id: u64) {
         let Some(p) = self.processes.get_mut(&id) else { return };
         p.stream = None;
@@ -292,7 +293,7 @@ impl World {
         self.after(500_000, Next::Beat(id));
     }
 
-    /// A process is gone; of a whole host that is gone nobody says so.
+    /// Kills a process. If its whole host is lost (`heard` is false), the coordinator is not notified.
     pub(crate) fn kill(&mut self, id: u64, heard: bool) {
         let Some(p) = self.processes.remove(&id) else { return };
         if let Some(thread) = &p.thread {
@@ -310,20 +311,20 @@ impl World {
     pub(crate) fn tell(&mut self, id: u64, event: session::Event) {
         let Some(p) = self.processes.get_mut(&id) else { return };
         let commands = p.session.handle(event);
-        self.say(id);
+        self.send_reports(id);
         for command in commands {
-            self.obey(id, command);
+            self.execute_session(id, command);
         }
     }
 
-    /// Its stream takes what there is to say of the membership.
-    fn say(&mut self, id: u64) {
+    /// Sends the session's pending reports.
+    fn send_reports(&mut self, id: u64) {
         while let Some(report) = self.processes.get_mut(&id).and_then(|p| p.session.next_report()) {
             self.send(id, report);
         }
     }
 
-    fn obey(&mut self, id: u64, command: session::Command) {
+    fn execute_session(&mut self, id: u64, command: session::Command) {
         let broken = self.faulty() && self.chance(20);
         match command {
             session::Command::Send(report) => self.send(id, report),

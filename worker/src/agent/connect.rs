@@ -1,4 +1,4 @@
-//! The stream to the coordinator: opened, followed wherever the coordinator has moved, opened again when it ends.
+//! The stream to the coordinator: opens it, reopens it when it ends, and follows the coordinator to a new address.
 
 use super::{Event, REPORTS};
 use proto::id::WorkerId;
@@ -11,56 +11,56 @@ use tonic::transport::Channel;
 use wire::connect::{self, Options};
 use wire::workers_client::WorkersClient;
 
-/// The longest wait between two attempts to reach the coordinator.
+/// The longest pause between two attempts to reach the coordinator.
 const RECONNECT: Duration = Duration::from_secs(1);
-/// Reasons for being without a coordinator that are remembered, so that each is said once.
+/// Number of reasons for a missing connection that are remembered, so that each is logged once.
 const DISTINCT: usize = 16;
 
-/// What keeps a stream open.
+/// Keeps a stream to the coordinator open.
 pub(super) struct Connection {
-    /// Whose it is.
+    /// The slot of this worker.
     pub(super) slot: WorkerId,
-    /// Where the coordinator is, or was when this process began.
+    /// The coordinator's URL when this process started.
     pub(super) coordinator: String,
-    /// Gets the sending end of each new stream.
+    /// Receives the sending end of each new stream.
     pub(super) connected: mpsc::Sender<mpsc::Sender<wire::Report>>,
-    /// Gets the directives.
+    /// Receives the directives, and the end of each stream.
     pub(super) events: mpsc::Sender<Event>,
-    /// Gets the place to which the coordinator has moved.
+    /// Receives the URL of each coordinator that replaced the previous one.
     pub(super) moved: watch::Sender<String>,
 }
 
 /// How a stream ended.
 enum Ending {
-    /// Nobody here needs another.
+    /// The agent has ended, so no stream is needed any more.
     AgentGone,
-    /// The coordinator does not want this worker yet, for this reason.
+    /// The coordinator does not accept this worker yet, for this reason.
     NotNow(String),
-    /// Another coordinator has its place: this one.
+    /// The coordinator at this URL has replaced the one that was asked.
     Moved(String),
-    /// Otherwise, after the coordinator had spoken or before.
+    /// The stream broke. `heard` is whether the coordinator had sent a directive on it.
     Broken { heard: bool, error: Error },
 }
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 impl Connection {
-    /// Hands over one stream after the other. Where another coordinator has the place of the one, the stream goes
-    /// there; if nobody answers at the one, the other is tried in turn.
+    /// Opens one stream after another and hands each to the agent, until the agent ends. After a move, the
+    /// successor's address and the original one are tried in turn whenever a connection breaks.
     pub(super) async fn keep_open(self) {
         let slot = &self.slot;
-        let mut said = BTreeSet::new();
+        let mut logged = BTreeSet::new();
         let (mut here, mut there) = (self.coordinator.clone(), self.coordinator.clone());
         loop {
             match self.session(&here).await {
                 Ending::AgentGone => return,
                 Ending::NotNow(reason) => {
-                    if is_new(&mut said, &reason) {
+                    if is_new(&mut logged, &reason) {
                         tracing::warn!(
                             %slot,
                             coordinator = here,
                             reason,
-                            "the coordinator does not take this worker yet; trying again"
+                            "the coordinator does not accept this worker yet; retrying"
                         );
                     }
                 }
@@ -69,22 +69,22 @@ impl Connection {
                         %slot,
                         coordinator = here,
                         successor,
-                        "going over to another coordinator"
+                        "moving to another coordinator"
                     );
                     self.moved.send_replace(successor.clone());
                     (here, there) = (successor, self.coordinator.clone());
                 }
                 Ending::Broken { heard: true, error } => {
-                    said.clear();
+                    logged.clear();
                     let why = proto::error::chain(&*error);
                     tracing::info!(%slot, coordinator = here, why, "lost the connection");
                     std::mem::swap(&mut here, &mut there);
                 }
                 Ending::Broken { heard: false, error } => {
                     let why = proto::error::chain(&*error);
-                    if is_new(&mut said, &why) {
+                    if is_new(&mut logged, &why) {
                         let coordinator = &here;
-                        tracing::warn!(%slot, coordinator, why, "no connection; trying again");
+                        tracing::warn!(%slot, coordinator, why, "cannot connect; retrying");
                     }
                     std::mem::swap(&mut here, &mut there);
                 }
@@ -93,7 +93,7 @@ impl Connection {
         }
     }
 
-    /// One stream, from its opening to its end.
+    /// Opens one stream and follows it to its end.
     async fn session(&self, coordinator: &str) -> Ending {
         let channel = match connect::channel(coordinator, Options::STREAM).await {
             Ok(channel) => channel,
@@ -110,7 +110,7 @@ impl Connection {
         followed.unwrap_or_else(|error| Ending::of(error, heard))
     }
 
-    /// Passes on what the coordinator directs, until the stream ends.
+    /// Passes on the coordinator's directives until the stream ends.
     async fn follow(
         &self,
         coordinator: &str,
@@ -145,16 +145,16 @@ impl Ending {
     }
 }
 
-/// Between two attempts. Jittered, so that a whole pool does not come back in one moment.
+/// Waits between two attempts. The pause is jittered, so that a whole pool does not reconnect at the same moment.
 pub(crate) async fn pause() {
     let jitter = u64::from_str_radix(&proto::id::unique()[..4], 16).unwrap_or(0) % 512;
     tokio::time::sleep(RECONNECT / 2 + Duration::from_millis(jitter)).await;
 }
 
-/// Whether something is to be said: it has not been, of late.
-fn is_new(said: &mut BTreeSet<String>, text: &str) -> bool {
-    if said.len() >= DISTINCT {
-        said.clear();
+/// Whether `text` has not been logged recently.
+fn is_new(logged: &mut BTreeSet<String>, text: &str) -> bool {
+    if logged.len() >= DISTINCT {
+        logged.clear();
     }
-    said.insert(text.to_owned())
+    logged.insert(text.to_owned())
 }

@@ -1,18 +1,19 @@
-//! The async side of a worker: the stream to the coordinator, beats, uploads; starts and aborts the training thread.
+//! The async side of a worker: the stream to the coordinator, beats and uploads. It starts and aborts the training
+//! thread.
 //!
 //! ```text
 //! coordinator <--gRPC--> agent --commands of the session--> loader, preparer, training thread, uploads
 //!                          ^-------------- events ---------------------------------'
 //! ```
 //!
-//! Nothing here decides: the session does. Beats come from here, never from the computing thread, so a long step is
-//! not taken for a death.
+//! All decisions are the session's. Beats come from here, never from the computing thread, so that a long step is not
+//! mistaken for a dead worker.
 
 mod connect;
 pub mod upload;
 
 use crate::collective::{AbortHandle, Listener};
-use crate::controls::{Controls, Gauge, Gauges, Said};
+use crate::controls::{Controls, Gauge, Gauges, ThreadReport};
 use crate::job::{Job, Restorable};
 use crate::prepare;
 use crate::replica::Room;
@@ -29,16 +30,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use upload::Leaving;
 
-/// Reports that can wait for the network.
+/// Number of reports that can be queued for the network.
 const REPORTS: usize = 1024;
-/// Of them, those about the membership that are handed over at once. As much room stays free beside them for the
-/// others, which the session does not keep.
+/// Number of the session's reports that are queued at once. Room for as many others stays free in the queue: those
+/// are lost if the queue is full, since the session does not keep them.
 const BATCH: usize = 256;
-/// Events that can wait for the session. A training thread that is so far ahead waits.
+/// Number of events that can be queued for the session. When the queue is full, the training thread blocks.
 const EVENTS: usize = 64;
-/// How long the last reports may take to leave.
-const FAREWELL: Duration = Duration::from_secs(1);
-/// How long a worker that was told to go asks for.
+/// How long sending the last reports may take.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// How much time a worker asks for when it is asked to terminate.
 const DRAIN: Duration = Duration::from_secs(20);
 
 /// A worker process.
@@ -54,7 +55,7 @@ pub struct Agent {
     beat: Duration,
     memory: Arc<Mutex<Option<Arc<Job>>>>,
     training: Option<(Place, Controls)>,
-    /// The run whose data it prepares, and whose sources it has seen.
+    /// The run whose data this worker prepares, once it has checked that it can reach the sources.
     preparing: Option<RunId>,
     room: Room,
     leaving: watch::Sender<Option<Instant>>,
@@ -62,7 +63,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// A worker that will call `coordinator` (`http://host:port`).
+    /// A worker that will connect to `coordinator` (`http://host:port`).
     pub fn new(coordinator: String, identity: Identity, listener: Listener) -> Self {
         let (events, inbox) = mpsc::channel(EVENTS);
         Self {
@@ -84,12 +85,13 @@ impl Agent {
         }
     }
 
-    /// Where the coordinator is that has the place of the one that it was told of, once there is one.
+    /// Reports the URL of each coordinator that replaces the previous one.
     pub fn moved(&self) -> watch::Receiver<String> {
         self.moved.subscribe()
     }
 
-    /// Works until it is told to go; `terminate` is done when the operating system wants it gone.
+    /// Works until the coordinator dismisses or refuses this worker, or until it has stopped gracefully after
+    /// `terminate` resolved.
     pub async fn work(mut self, terminate: impl Future<Output = ()> + Send + 'static) -> Exit {
         tokio::spawn({
             let (events, leaving) = (self.events.clone(), self.leaving.clone());
@@ -100,8 +102,9 @@ impl Agent {
                 let _ = events.send(Event::Terminate { deadline: DRAIN }).await;
             }
         });
-        // Neither gone nor let go; what it gave up storing has then had the time to be given up.
-        let mut overdue = std::pin::pin!(upload::late(self.leaving.subscribe(), FAREWELL));
+        // The drain has not ended by its deadline. The extra time lets uploads that were given up abort in the store.
+        let mut overdue =
+            std::pin::pin!(upload::after_deadline(self.leaving.subscribe(), FLUSH_TIMEOUT));
         let (connected, mut connections) = mpsc::channel(1);
         let connection = Connection {
             slot: self.slot.clone(),
@@ -133,7 +136,7 @@ impl Agent {
             if matches!(event, Event::Disconnected) {
                 self.stream = None;
             }
-            self.tell(&event);
+            self.log(&event);
             let before = self.beat;
             let commands = self.session.handle(event);
             self.fill();
@@ -161,8 +164,9 @@ impl Agent {
                 let events = self.events.clone();
                 tokio::spawn(async move {
                     let index = shard.index;
-                    let seen = if first { prepare::see_sources(&spec_yaml).await } else { Ok(()) };
-                    let outcome = match seen {
+                    let checked =
+                        if first { prepare::check_sources(&spec_yaml).await } else { Ok(()) };
+                    let outcome = match checked {
                         Ok(()) => prepare::prepare(&spec_yaml, &fingerprint, shard).await,
                         Err(trouble) => Err(trouble),
                     };
@@ -174,7 +178,7 @@ impl Agent {
                 tracing::info!(slot = %self.slot, run = %load.run, "loading the base and the data");
                 self.preparing = None;
                 let (memory, events) = (self.memory.clone(), self.events.clone());
-                // What is no longer needed makes room first.
+                // Frees the memory of the previous run first.
                 *memory.lock().expect("held only to swap") = None;
                 tokio::spawn(async move {
                     let outcome = Job::load(load.clone()).await.map(|job| {
@@ -198,8 +202,8 @@ impl Agent {
                 }
             }
             Command::Exit(exit) => {
-                // Without an answer in time nobody is there to be told.
-                let _ = tokio::time::timeout(FAREWELL, self.finish()).await;
+                // If this times out, no coordinator is there to receive the reports.
+                let _ = tokio::time::timeout(FLUSH_TIMEOUT, self.finish()).await;
                 return Some(exit);
             }
         }
@@ -208,12 +212,12 @@ impl Agent {
 
     fn send(&self, report: Report) {
         if let Some(stream) = &self.stream {
-            // A full queue means a network that stands still: the stream will break.
+            // A full queue means that the network has stalled; the stream will break.
             let _ = stream.try_send(report.into());
         }
     }
 
-    /// Hands a batch of what the session has to say over to the stream, if it has room.
+    /// Queues a batch of the session's reports for the stream, if the queue has room.
     fn fill(&mut self) {
         let Some(stream) = &self.stream else { return };
         let Ok(batch) = stream.try_reserve_many(2 * BATCH) else { return };
@@ -223,24 +227,24 @@ impl Agent {
         }
     }
 
-    /// Says the last of what there is to say, and waits until it is on its way.
+    /// Sends the session's remaining reports, and waits until the network has taken all of them.
     async fn finish(&mut self) {
         while self.session.has_more() {
             room(self.stream.as_ref()).await;
             self.fill();
         }
         if let Some(stream) = self.stream.take() {
-            // A stream that has broken is as empty as it will be.
+            // If the stream has broken, nothing more can be sent.
             let _ = stream.reserve_many(stream.max_capacity()).await;
         }
     }
 
-    /// Says what happens to this worker.
-    fn tell(&mut self, event: &Event) {
+    /// Logs what happens to this worker.
+    fn log(&mut self, event: &Event) {
         let slot = &self.slot;
         match event {
             Event::Terminate { deadline } => {
-                tracing::info!(%slot, ?deadline, "told to go");
+                tracing::info!(%slot, ?deadline, "asked to terminate");
             }
             Event::Directed(Directive { duty: Duty::Dismissed { reason, .. }, .. }) => {
                 tracing::info!(%slot, reason, "dismissed");
@@ -257,7 +261,7 @@ impl Agent {
             Event::Ended(generation, end) => {
                 let why = match end {
                     End::Stopped { step } => format!("it stopped after step {step}"),
-                    End::Aborted => "it was told to".to_owned(),
+                    End::Aborted => "it was aborted".to_owned(),
                     End::Failed { step, trouble } => {
                         format!("it failed after step {step}: {}", trouble.message)
                     }
@@ -330,7 +334,7 @@ impl Agent {
     }
 }
 
-/// What a training thread has of its process.
+/// The parts of the process that a training thread uses.
 struct Process<'a> {
     listener: &'a Listener,
     leaving: Leaving,
@@ -347,23 +351,23 @@ fn training_thread(
 ) {
     let Process { listener, leaving, events, runtime } = process;
     let place = train.place();
-    let mut say = |said| {
-        let event = match said {
-            Said::Stepped(done) => Event::Stepped(place.clone(), done),
-            Said::Skipped(skipped) => Event::Skipped(place.clone(), skipped),
-            Said::Evaluated(step, sums) => Event::Evaluated(place.clone(), step, sums),
-            Said::Snapshot(snapshot) => {
+    let mut report = |report| {
+        let event = match report {
+            ThreadReport::Stepped(done) => Event::Stepped(place.clone(), done),
+            ThreadReport::Skipped(skipped) => Event::Skipped(place.clone(), skipped),
+            ThreadReport::Evaluated(step, sums) => Event::Evaluated(place.clone(), step, sums),
+            ThreadReport::Snapshot(snapshot) => {
                 let (storage, place) = (job.storage().clone(), place.clone());
                 let (events, leaving) = (events.clone(), leaving.clone());
                 let patience = job.storage_patience();
                 let begun = Event::PartBegun(place.clone(), snapshot.step);
                 // The agent may have ended meanwhile.
                 let _ = events.blocking_send(begun);
-                // It outlives this membership: a checkpoint belongs to its lineage and step.
+                // The upload outlives this membership: a checkpoint belongs to its lineage and step.
                 runtime.spawn(async move {
                     let step = snapshot.step;
                     let stored = upload::store(&storage, &place, snapshot, patience);
-                    let outcome = upload::in_time(stored, leaving).await;
+                    let outcome = upload::before_deadline(stored, leaving).await;
                     // The agent may have ended meanwhile.
                     let _ = events.send(Event::PartSaved(place, step, outcome)).await;
                 });
@@ -373,21 +377,21 @@ fn training_thread(
         // The agent may have ended meanwhile.
         let _ = events.blocking_send(event);
     };
-    let outside = Outside { listener, controls, say: &mut say };
+    let outside = Outside { listener, controls, report: &mut report };
     let attempt = std::panic::AssertUnwindSafe(|| run::run(train, job, from, outside));
     let end = match std::panic::catch_unwind(attempt) {
         Ok(Ok(step)) => End::Stopped { step },
         Ok(Err(Broken::Aborted)) => End::Aborted,
         Ok(Err(Broken::Failed(step, trouble))) => End::Failed { step, trouble },
         Err(_) => {
-            let message = "the training thread panicked; its log says where";
+            let message = "the training thread panicked; the log says where";
             End::Failed { step: 0, trouble: Trouble::new(Cause::Internal, message) }
         }
     };
     let _ = events.blocking_send(Event::Ended(train.generation, end));
 }
 
-/// Done when the stream takes a batch; never, where it is broken or there is none.
+/// Resolves when the stream's queue has room for a batch; never, if the stream is broken or missing.
 async fn room(stream: Option<&mpsc::Sender<wire::Report>>) {
     let reserved = match stream {
         Some(stream) => stream.reserve_many(2 * BATCH).await.is_ok(),

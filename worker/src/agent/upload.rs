@@ -1,8 +1,8 @@
-//! Stores a rank's part of a checkpoint while training goes on.
+//! Stores a rank's part of a checkpoint while training continues.
 //!
-//! A large file goes part by part, so that what is tried again, and bounded in time, is a part. A store that fails is
-//! tried again until the run's patience is over; meanwhile the snapshot's room is in trouble, and the training thread
-//! leaves checkpoints out instead of waiting for it.
+//! A large file is uploaded in parts, so that a retry or a timeout concerns one part only. While the store fails, a
+//! file is retried until the run's `storage_patience` is over. During that time the snapshot's room reports that it
+//! is in trouble, and the training thread skips checkpoints instead of waiting for it.
 
 use crate::replica::{PartFile, Reserved, Snapshot};
 use bytes::Bytes;
@@ -15,56 +15,59 @@ use storage::{Error, Patience, Storage};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-const HINT: &str = "\nhint: make room or mend the storage";
+const HINT: &str = "\nhint: free space in the storage, or repair it";
 
-/// What is hashed and handed to the store at once.
+/// Number of bytes that are hashed and handed to the store at once.
 const PIECE: usize = 8 << 20;
 
-/// How often a file is stored from its beginning that fails for a reason which time does not mend: the request that
-/// makes one object of its parts can be damaged on its way, and the store's answer to that is final.
+/// How often a file is stored from the beginning if it fails for a reason that waiting does not cure. The second
+/// attempt covers a request to join the parts that was damaged on its way: the store's refusal of it is final.
 const ATTEMPTS: u32 = 2;
 
-/// Between two attempts at a file while the store fails, growing to twice the one before.
+/// The pause between two attempts at a file while the store fails; it doubles after each attempt.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
-/// More patience is as good as any.
+/// A cap that keeps the deadline representable; waiting longer makes no difference.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Files on their way at once: while the store settles some, others are hashed. They are all in memory anyway.
+/// Number of files in flight: while the store completes some, others are hashed. All of them are in memory anyway.
 const FILES: usize = 3;
 
-/// When this process has to be gone, once that is known.
+/// When this process must have ended, once that is known.
 pub type Leaving = watch::Receiver<Option<Instant>>;
 
-/// What `stored` comes to, if it does before this process has to go; else it is dropped, and given up in the store as
-/// well, which is better than being killed over it.
-pub async fn in_time<T>(
+/// Runs `stored`, but drops it at the deadline of this process. A dropped upload is also aborted in the store; if the
+/// process were killed in the middle of it, it would not be.
+///
+/// # Errors
+/// The error of `stored`, or that the deadline passed first.
+pub async fn before_deadline<T>(
     stored: impl Future<Output = Result<T, String>>,
     leaving: Leaving,
 ) -> Result<T, String> {
     tokio::select! {
         biased;
         outcome = stored => outcome,
-        () = late(leaving, Duration::ZERO) => Err("it was not stored before the worker had to go".into()),
+        () = after_deadline(leaving, Duration::ZERO) => Err("the worker had to exit before it was stored".into()),
     }
 }
 
-/// Done so long after this process had to be gone.
-pub async fn late(mut leaving: Leaving, by: Duration) {
+/// Resolves this long after the deadline of this process.
+pub async fn after_deadline(mut leaving: Leaving, by: Duration) {
     let deadline = leaving.wait_for(Option::is_some).await.map(|deadline| *deadline);
     match deadline {
         Ok(Some(deadline)) => tokio::time::sleep_until(deadline + by).await,
-        // Nobody is left who would say it.
+        // The sender is gone, so no deadline will ever be set.
         Ok(None) | Err(_) => std::future::pending().await,
     }
 }
 
-/// Stores every file of the part and says what they are. A store that fails is tried again until `patience`, counted
-/// from the snapshot, is over.
+/// Stores every file of the part and returns their descriptions. While the store fails, files are retried until
+/// `patience`, counted from the snapshot, is over.
 ///
 /// # Errors
-/// In words: what the store says last.
+/// The text of the store's last error.
 pub async fn store(
     storage: &Storage,
     place: &Place,
@@ -72,28 +75,28 @@ pub async fn store(
     patience: Duration,
 ) -> Result<SavedPart, String> {
     let folder = proto::key::checkpoint(&place.run, place.lineage, snapshot.step);
-    let told = |error: Error| proto::error::chain(&error) + HINT;
-    let storage = storage.patient(Patience::Checkpoint).map_err(told)?;
+    let message = |error: Error| proto::error::chain(&error) + HINT;
+    let storage = storage.patient(Patience::Checkpoint).map_err(message)?;
     let files = std::mem::take(&mut snapshot.files);
     let until = Instant::from_std(snapshot.taken) + patience.min(LONGEST_PATIENCE);
     let upload = Upload { storage: &storage, folder: &folder, room: &snapshot.room, until };
     let stored = stream::iter(files).map(|part| upload.store(part));
-    // Dropped at the first error, the other is given up in the store as well.
-    let files = stored.buffered(FILES).map_err(told).try_collect().await?;
+    // At the first error, the other uploads are dropped, which aborts them in the store.
+    let files = stored.buffered(FILES).map_err(message).try_collect().await?;
     Ok(SavedPart { files, digest: snapshot.digest.to_string() })
 }
 
-/// A part on its way.
+/// A part that is being stored.
 struct Upload<'a> {
     storage: &'a Storage,
     folder: &'a str,
     room: &'a Reserved,
-    /// A store that fails then is not tried again.
+    /// After this time, a file that fails is not retried.
     until: Instant,
 }
 
 impl Upload<'_> {
-    /// Stores a file, for as long as it takes.
+    /// Stores a file, with retries.
     async fn store(&self, part: PartFile) -> Result<File, Error> {
         let PartFile { key, body, tensors } = part;
         let bytes = body.len() as u64;
@@ -104,29 +107,25 @@ impl Upload<'_> {
                 Ok(digests) => {
                     if failing {
                         self.room.file_failing(false);
-                        tracing::info!(key = place, "a checkpoint's file is stored at last");
+                        tracing::info!(key = place, "a checkpoint's file is stored after retries");
                     }
                     return Ok(File { key, bytes, digests, tensors });
                 }
                 Err(error) => error,
             };
-            let told = proto::error::chain(&error);
+            let message = proto::error::chain(&error);
             if error.can_be_mended() {
                 if Instant::now() + pause > self.until {
                     return Err(error);
                 }
                 if !std::mem::replace(&mut failing, true) {
                     self.room.file_failing(true);
-                    tracing::warn!(key = place, error = told, "the storage fails; trying again");
+                    tracing::warn!(key = place, error = message, "the storage fails; retrying");
                 }
                 tokio::time::sleep(pause).await;
                 pause = LONGEST_PAUSE.min(pause * 2);
             } else if attempt < ATTEMPTS {
-                tracing::warn!(
-                    key = place,
-                    error = told,
-                    "a checkpoint's file is stored once more"
-                );
+                tracing::warn!(key = place, error = message, "storing a checkpoint's file again");
                 attempt += 1;
             } else {
                 return Err(error);
@@ -143,7 +142,8 @@ impl Upload<'_> {
     }
 }
 
-/// The pieces of `body`, each added to the hash on its way, and away from the threads that beat.
+/// The pieces of `body`, each added to the hash as it is read. Hashing runs on blocking threads, so that it does not
+/// delay beats.
 fn hashed(mut body: Bytes, hasher: Arc<Mutex<Hasher>>) -> impl Stream<Item = Result<Bytes, Error>> {
     let pieces = std::iter::from_fn(move || {
         (!body.is_empty()).then(|| body.split_to(body.len().min(PIECE)))
@@ -169,19 +169,19 @@ mod tests {
     use std::path::PathBuf;
 
     #[tokio::test]
-    async fn what_is_not_stored_when_the_worker_has_to_go_is_given_up() {
+    async fn an_upload_is_given_up_at_the_deadline_of_its_worker() {
         let (goes, leaving) = watch::channel(None);
-        assert_eq!(in_time(async { Ok(7) }, leaving.clone()).await, Ok(7));
-        // It is told in the middle of an upload.
-        let late = tokio::spawn(in_time(pending::<Result<(), String>>(), leaving.clone()));
+        assert_eq!(before_deadline(async { Ok(7) }, leaving.clone()).await, Ok(7));
+        // The deadline is set in the middle of an upload.
+        let late = tokio::spawn(before_deadline(pending::<Result<(), String>>(), leaving.clone()));
         tokio::task::yield_now().await;
-        let (told, left) = (Instant::now(), Duration::from_millis(50));
-        goes.send_replace(Some(told + left));
+        let (asked, left) = (Instant::now(), Duration::from_millis(50));
+        goes.send_replace(Some(asked + left));
         let error = late.await.unwrap().unwrap_err();
-        assert!(error.contains("before the worker had to go"), "{error}");
-        assert!(told.elapsed() >= left);
-        // What can be stored at once still is.
-        assert_eq!(in_time(async { Ok(7) }, leaving).await, Ok(7));
+        assert!(error.contains("the worker had to exit"), "{error}");
+        assert!(asked.elapsed() >= left);
+        // An upload that completes at once still succeeds.
+        assert_eq!(before_deadline(async { Ok(7) }, leaving).await, Ok(7));
     }
 
     const LONG: Duration = Duration::from_secs(600);
@@ -192,7 +192,7 @@ mod tests {
         Place { run, generation: Generation(1), lineage: Lineage(1) }
     }
 
-    /// A snapshot of two files, and the room that it takes.
+    /// A snapshot of two files, and the room that it occupies.
     fn part() -> (Snapshot, Room) {
         let room = Room::default();
         let reserved = room.reserve(&AbortHandle::new()).expect("it is free");
@@ -207,7 +207,7 @@ mod tests {
         (part, room)
     }
 
-    /// A storage whose folder for the second file cannot be made while there is a file in its place.
+    /// A storage in which the folder of the second file cannot be created, because a file has its name.
     fn failing() -> (tempfile::TempDir, Storage, PathBuf) {
         let root = tempfile::tempdir().unwrap();
         let storage = Storage::open(&root.path().to_string_lossy()).unwrap();
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_store_that_fails_is_tried_again_until_it_is_back() {
+    async fn a_failing_store_is_retried_until_it_recovers() {
         let (_root, storage, obstacle) = failing();
         let (part, room) = part();
         let stored = tokio::spawn(async move { store(&storage, &place(), part, LONG).await });
@@ -229,7 +229,7 @@ mod tests {
             move || room.vacancy(&AbortHandle::new())
         });
         assert_eq!(seen.await.unwrap(), Some(Vacancy::InTrouble));
-        // What is stored already is not stored again.
+        // A file that is already stored is not stored again.
         let first = obstacle.with_file_name("model").join("a");
         let is_there = async {
             while !first.exists() {
@@ -237,35 +237,35 @@ mod tests {
             }
         };
         tokio::time::timeout(Duration::from_secs(60), is_there).await.unwrap();
-        std::fs::write(&first, "as it is").unwrap();
+        std::fs::write(&first, "unchanged").unwrap();
         std::fs::remove_file(&obstacle).unwrap();
         let part = tokio::time::timeout(Duration::from_secs(60), stored).await.unwrap().unwrap();
         let part = part.unwrap();
         assert_eq!(part.files.len(), 2);
-        assert_eq!(std::fs::read_to_string(first).unwrap(), "as it is");
+        assert_eq!(std::fs::read_to_string(first).unwrap(), "unchanged");
         assert_eq!(std::fs::read_to_string(obstacle.join("b")).unwrap(), "state/b");
         assert!(!room.is_taken());
     }
 
     #[tokio::test]
-    async fn patience_with_a_store_that_fails_ends() {
+    async fn retries_end_with_the_patience() {
         let (_root, storage, _) = failing();
         let (mut part, room) = part();
         part.taken -= LONG;
-        let told = store(&storage, &place(), part, LONG).await.unwrap_err();
-        assert!(told.starts_with("cannot write") && told.ends_with(HINT), "{told}");
+        let error = store(&storage, &place(), part, LONG).await.unwrap_err();
+        assert!(error.starts_with("cannot write") && error.ends_with(HINT), "{error}");
         assert!(!room.is_taken());
     }
 
     #[tokio::test]
-    async fn what_no_patience_mends_fails_at_once() {
+    async fn an_error_that_waiting_cannot_cure_fails_at_once() {
         let (_root, storage, obstacle) = failing();
         std::fs::remove_file(obstacle).unwrap();
         let (mut part, _room) = part();
         part.files[1].key = "no//key".into();
         let place = place();
         let stored = store(&storage, &place, part, LONG);
-        let told = tokio::time::timeout(Duration::from_secs(60), stored).await.unwrap();
-        assert!(told.unwrap_err().starts_with("cannot write"));
+        let stored = tokio::time::timeout(Duration::from_secs(60), stored).await.unwrap();
+        assert!(stored.unwrap_err().starts_with("cannot write"));
     }
 }

@@ -1,6 +1,6 @@
-//! What a worker reads of a run before it prepares its data or trains it: the spec, the base's folder, the template.
+//! What a worker reads before it prepares a run's data or trains it: the spec, the base's folder, the chat template.
 
-pub(crate) mod sight;
+pub(crate) mod access;
 
 use crate::cache;
 use crate::session::Trouble;
@@ -10,7 +10,7 @@ use proto::spec::{ChatTemplate, Spec};
 use std::path::PathBuf;
 use storage::Storage;
 
-/// A failure of this cause, in the words that follow.
+/// Makes failures of this cause from their messages.
 pub(crate) fn trouble(cause: Cause) -> impl Fn(String) -> Trouble {
     move |message| Trouble::new(cause, message)
 }
@@ -20,12 +20,12 @@ pub(crate) fn storage_trouble(error: storage::Error) -> Trouble {
     Trouble::new(Cause::Storage, chain(&error))
 }
 
-/// The spec of a run, as its coordinator resolved it.
+/// Parses the spec of a run as its coordinator resolved it.
 pub(crate) fn parse(spec_yaml: &str) -> Result<Spec, Trouble> {
     Spec::from_resolved(spec_yaml).map_err(|e| Trouble::new(Cause::Internal, chain(&e)))
 }
 
-/// The base's folder on this host; a remote one is fetched first.
+/// The base's folder on this host; a remote base is fetched first.
 pub(crate) async fn base(spec: &Spec) -> Result<PathBuf, Trouble> {
     cache::folder(&spec.base()).await.map_err(|e| match e.is_users() {
         true => trouble(Cause::Model)(format!("model.base: {}", chain(&e))),
@@ -33,7 +33,7 @@ pub(crate) async fn base(spec: &Spec) -> Result<PathBuf, Trouble> {
     })
 }
 
-/// The text of the chat template's file, where the spec names one.
+/// The text of the chat template's file, if the spec names one.
 pub(crate) async fn template(spec: &Spec) -> Result<Option<String>, Trouble> {
     let ChatTemplate::File(location) = &spec.data().chat_template else { return Ok(None) };
     let refuse = |e: String| trouble(Cause::Model)(format!("data.chat_template: {e}"));
@@ -44,7 +44,7 @@ pub(crate) async fn template(spec: &Spec) -> Result<Option<String>, Trouble> {
     text.map(Some).map_err(|e| refuse(format!("`{location}` is not UTF-8: {e}")))
 }
 
-/// The options that the spec asks for; `template` is the text of the file that it names.
+/// The data options that the spec asks for; `template` is the text of the template file that it names.
 pub(crate) fn options(spec: &Spec, template: Option<String>) -> Result<data::Options, Trouble> {
     let undated = || trouble(Cause::Internal)("the resolved spec has no `data.date`".into());
     data::Options::of(spec, template).ok_or_else(undated)

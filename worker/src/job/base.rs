@@ -1,4 +1,4 @@
-//! The base as a run begins with it: the model before its first step, and what else lies in its folder.
+//! Reads the base: the model before its first step, and the other files of its folder.
 
 use super::companions::{self, Companion, Tuned};
 use crate::inputs::{options, trouble};
@@ -10,7 +10,7 @@ use proto::protocol::Cause;
 use proto::spec::{Init, SaveDtype, Spec};
 use std::path::Path;
 
-/// The model, the dtype to save it in, and the other files of its folder.
+/// Returns the model, the dtype to save it in, and the other files of its folder.
 pub(super) fn read(
     base: &Path,
     spec: &Spec,
@@ -31,14 +31,14 @@ pub(super) fn read(
     let vocab_size = model.config().vocab_size;
     let tokens = preparer.new_tokens().len();
     if tokens > 0 {
-        tracing::info!(tokens, vocab_size, "tokens that tokenizer.json lacked were added to it");
+        tracing::info!(tokens, vocab_size, "added the tokens that tokenizer.json lacks");
     }
     let tuned = Tuned { dtype, vocab_size, preparer: &preparer };
     let companions = companions::of(base, &tuned)?;
     Ok((model, dtype, companions))
 }
 
-/// The model as it is before its first step, with a row for every token id below `tokens`.
+/// Reads or draws the model that training begins with, with an embedding row for every token id below `tokens`.
 pub(super) fn read_model(base: &Path, spec: &Spec, tokens: usize) -> Result<Model, Trouble> {
     let model = match spec.model().init {
         Init::Pretrained => {

@@ -1,4 +1,4 @@
-//! The files that make a model folder of weights: the base's own, adapted to what was tuned.
+//! The files that turn weights into a model folder: those of the base, adapted to the tuned model.
 
 use crate::inputs::trouble;
 use crate::model::Dtype;
@@ -11,10 +11,10 @@ use std::fs::DirEntry;
 use std::io::ErrorKind;
 use std::path::Path;
 
-/// Name and content.
+/// A file's name and content.
 pub(super) type Companion = (String, Vec<u8>);
 
-/// The small files of the base's folder that belong to a model: everything but weights.
+/// Reads the files of the base's folder that belong to a model, except weights.
 fn read(base: &Path) -> Result<Vec<Companion>, Trouble> {
     const NAMES: [&str; 10] = [
         "config.json",
@@ -39,7 +39,7 @@ fn read(base: &Path) -> Result<Vec<Companion>, Trouble> {
     Ok(files)
 }
 
-/// The names of its further chat templates.
+/// The names of the base's additional chat templates.
 fn templates(base: &Path) -> Result<Vec<String>, Trouble> {
     let folder = base.join(Staged::TEMPLATES);
     let found = match folder.read_dir() {
@@ -60,20 +60,20 @@ fn unread(path: &Path, error: &std::io::Error) -> Trouble {
     trouble(Cause::Model)(format!("{}: {error}", path.display()))
 }
 
-/// What sets the files of a tuned model apart from its base's.
+/// How a tuned model differs from its base.
 pub(super) struct Tuned<'a> {
-    /// Of the weights.
+    /// Element type of the weights.
     pub(super) dtype: Dtype,
-    /// Rows of the embedding.
+    /// Number of rows of the embedding.
     pub(super) vocab_size: usize,
-    /// What it was tuned with.
+    /// The template and the tokenizer that it was tuned with.
     pub(super) preparer: &'a Preparer,
 }
 
 /// The companions of a tuned model.
 ///
-/// A base that has never seen the template does not know the token that ends its answers: `transformers`, vLLM and
-/// llama.cpp's converter take it from `generation_config.json`.
+/// `generation_config.json` gets the tokens that end an answer in the template that was trained: `transformers`, vLLM
+/// and llama.cpp's converter read them there, and the base's own may be others.
 ///
 /// # Errors
 /// [`Cause::Model`] for a file that cannot be read.
@@ -98,7 +98,7 @@ pub(super) fn of(base: &Path, tuned: &Tuned<'_>) -> Result<Vec<Companion>, Troub
     if let Some(template) = tuned.preparer.own_template() {
         put(&mut files, TEMPLATE, template.as_bytes());
         files.retain(|(name, _)| !name.starts_with(Staged::TEMPLATES));
-        // The older place, which programs that know both would otherwise choose from.
+        // Older models keep the template here. Programs that read both places might choose this one.
         edit(&mut files, TOKENIZER_CONFIG, |config| drop(config.shift_remove("chat_template")));
     }
     if let Some(tokenizer) = tuned.preparer.grown_tokenizer() {
@@ -113,9 +113,10 @@ const ADDED_TOKENS: &str = "added_tokens.json";
 const TEMPLATE: &str = "chat_template.jinja";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
-/// Names new tokens in the files that repeat what `tokenizer.json` says, where the base has them.
+/// Adds new tokens to those files of the base that repeat what `tokenizer.json` says.
 ///
-/// Who reads a SentencePiece model beside it, as llama.cpp's converter does, finds them in one of the two.
+/// A program that reads `tokenizer.model` instead, such as llama.cpp's converter, needs them in
+/// `tokenizer_config.json` or `added_tokens.json`.
 fn describe(files: &mut Vec<Companion>, tokens: &[NewToken]) {
     let mut described = false;
     edit(files, TOKENIZER_CONFIG, |config| {
@@ -133,13 +134,13 @@ fn describe(files: &mut Vec<Companion>, tokens: &[NewToken]) {
     });
 }
 
-/// Writes a file, over the base's if it has one.
+/// Adds a file, or replaces it.
 fn put(files: &mut Vec<Companion>, name: &str, body: &[u8]) {
     files.retain(|(known, _)| known != name);
     files.push((name.to_owned(), body.to_owned()));
 }
 
-/// Changes a file that is a JSON object; one that is not stays as it is.
+/// Edits a file that is a JSON object; leaves any other file unchanged.
 fn edit(files: &mut [Companion], name: &str, change: impl FnOnce(&mut Map<String, Value>)) {
     let Some((_, body)) = files.iter_mut().find(|(n, _)| n == name) else {
         return;
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn further_templates_come_along_with_the_bases_own() {
+    fn additional_templates_are_copied_with_the_bases_own_template() {
         let templates = |chat_template| {
             let files = tuned(&json!({}), &json!({"eos_token": "</s>"}), chat_template);
             let names = files.into_iter().map(|(name, _)| name);
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tuned_model_brings_its_template_and_its_tokens() {
+    fn a_tuned_model_includes_its_template_and_its_tokens() {
         let files = tuned_with_chatml(
             &json!({"vocab_size": 2}),
             &json!({"added_tokens_decoder": {"1": {"content": "</s>"}}, "chat_template": "old"}),

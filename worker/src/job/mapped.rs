@@ -1,7 +1,7 @@
-//! Stored parts as memory that the operating system pages in and out: prepared data may be larger than memory.
+//! Memory-maps the parts of prepared shards, since prepared data may be larger than memory.
 //!
-//! On a local output they are mapped where they lie. From any other store each is fetched once, to a cache folder that
-//! the ranks of a host share.
+//! On a local output, parts are mapped in place. From any other store, each part is first downloaded to a cache
+//! folder that the ranks of a host share.
 
 use crate::cache;
 use crate::inputs::storage_trouble;
@@ -15,10 +15,10 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use storage::Storage;
 
-/// A stored object as mapped bytes.
+/// Maps a stored object.
 ///
 /// # Errors
-/// [`Cause::Storage`] where it cannot be fetched, [`Cause::Internal`] where the cache cannot be written.
+/// [`Cause::Storage`] if it cannot be fetched, [`Cause::Internal`] if the cache cannot be read or written.
 pub(super) async fn map(storage: &Storage, key: &str) -> Result<Bytes, Trouble> {
     if let Some(path) = storage.local_path(key) {
         return map_file(&path).map_err(|e| unreadable(&path, &e, Cause::Storage));
@@ -34,15 +34,16 @@ async fn map_cached(storage: &Storage, key: &str, path: &Path) -> Result<Bytes, 
         Err(e) => return Err(broken(e)),
     }
     let body = storage.read(key).await.map_err(storage_trouble)?;
-    fetched(path, &body).and_then(|()| map_file(path)).map_err(broken)
+    write(path, &body).and_then(|()| map_file(path)).map_err(broken)
 }
 
-/// Under its name at once and whole, whatever dies, and whoever fetches the same.
-fn fetched(path: &Path, body: &[u8]) -> io::Result<()> {
+/// Writes under a temporary name and renames, so that neither a crash nor another rank that fetches the same part
+/// leaves a partial file.
+fn write(path: &Path, body: &[u8]) -> io::Result<()> {
     fs::create_dir_all(path.parent().unwrap_or(path))?;
     let partial = path.with_extension(id::unique());
     fs::write(&partial, body).and_then(|()| fs::rename(&partial, path)).inspect_err(|_| {
-        // The error that is told is the first.
+        // The first error is the one to report.
         let _ = fs::remove_file(&partial);
     })
 }
@@ -54,8 +55,8 @@ fn unreadable(path: &Path, error: &io::Error, cause: Cause) -> Trouble {
 #[allow(unsafe_code)]
 fn map_file(path: &Path) -> io::Result<Bytes> {
     let file = File::open(path)?;
-    // SAFETY: nobody writes into a part. It is put under its name whole, by a rename, and replaced in the same way by
-    // equal bytes; the mapping keeps the file that it began with.
+    // SAFETY: no process writes into an existing part. A part gets its name by a rename once it is complete, and is
+    // replaced in the same way; a mapping stays with the file that it was made from.
     let mapped = unsafe { Mmap::map(&file) }?;
     Ok(Bytes::from_owner(mapped))
 }
@@ -73,11 +74,15 @@ mod tests {
         assert_eq!(map_cached(&storage, "key", &path).await.unwrap(), "a part");
         storage.delete("key").await.unwrap();
         assert_eq!(map_cached(&storage, "key", &path).await.unwrap(), "a part", "cached");
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing else");
+        assert_eq!(
+            fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            1,
+            "no partial file is left"
+        );
     }
 
     #[tokio::test]
-    async fn a_part_on_a_local_output_is_mapped_where_it_lies_and_outlives_its_name() {
+    async fn a_part_on_a_local_output_is_mapped_in_place_and_survives_its_replacement() {
         let folder = tempfile::tempdir().unwrap();
         let storage = Storage::open(folder.path().to_str().unwrap()).unwrap();
         storage.put("a/part", "first").await.unwrap();

@@ -1,7 +1,7 @@
-//! What a run needs in memory on every worker: its spec, the plan, the prepared samples, the base.
+//! What every worker needs of a run in memory: its spec, the plan, the prepared samples, the base.
 //!
-//! Loading is async and done before the worker becomes a member; the training thread then only reads. Whatever is wrong
-//! with data or base is found here, before anybody waits in a collective.
+//! Loading is async and finishes before the worker becomes a member; the training thread then only reads. Faults in
+//! the data or the base are found here, before any rank waits in a collective.
 
 mod base;
 mod companions;
@@ -9,7 +9,7 @@ mod mapped;
 mod restorable;
 mod samples;
 
-use crate::inputs::{self, parse, sight, template};
+use crate::inputs::{self, access, parse, template};
 use crate::model::{Dtype, Model};
 use crate::replica::optimizer::AdamW;
 use crate::replica::{
@@ -30,13 +30,13 @@ use std::sync::Mutex;
 use std::time::Duration;
 use storage::Storage;
 
-/// Tokens in a micro-batch where the spec leaves it to us: enough for the matrix products to be efficient.
+/// Tokens in a micro-batch if the spec sets no size: enough for the matrix products to be efficient.
 const MICRO_BATCH_TOKENS: u32 = 2048;
-/// What attention costs per pair of tokens, and everything else per token, for sharing packs evenly.
+/// The estimated cost of attention per pair of tokens, and of everything else per token, used to share packs evenly.
 const COST_PER_TOKEN: u64 = 4096;
 const COST_PER_PAIR: u64 = 1;
 
-/// A run, ready to be trained.
+/// A run that is ready to be trained.
 pub struct Job {
     spec: Spec,
     load: Load,
@@ -44,35 +44,36 @@ pub struct Job {
     plan: Plan,
     samples: Samples,
     base: PathBuf,
-    /// Token ids that samples may hold: the base's, or more.
+    /// Number of token ids that samples may contain: the base's, and those that the chat template adds.
     vocabulary: usize,
     base_digest: String,
-    /// The training state while no membership has it.
+    /// The training state while no membership uses it.
     state: Mutex<Option<Kept>>,
     save_dtype: Dtype,
     companions: Vec<Companion>,
 }
 
-/// A state between two memberships.
+/// A training state between two memberships.
 enum Kept {
-    /// The base, read while loading, so that what is wrong with it is found early.
+    /// The base, read while loading, so that a fault in it is found early.
     Base(State),
-    /// What a membership left, whole or not: good for being restored, since that replaces all that is trained.
+    /// The state that a membership left, possibly incomplete. A checkpoint can be restored into it, since that
+    /// replaces everything that is trained.
     Used(State),
 }
 
 impl Job {
-    /// Brings everything into memory.
+    /// Loads the run into memory.
     ///
     /// # Errors
-    /// [`Cause::Model`] for the base, [`Cause::Data`] for what was prepared, [`Cause::Storage`].
+    /// [`Cause::Model`] for the base, [`Cause::Data`] for a source or the prepared data, [`Cause::Storage`].
     pub async fn load(load: Load) -> Result<Self, Trouble> {
         let spec = parse(&load.spec_yaml)?;
-        let storage = sight::of_output(&spec).await?;
+        let storage = access::open_output(&spec).await?;
         let plan = Plan::fetch(&storage, &load).await?;
         let samples = Samples::fetch(&storage, &load.fingerprint).await?;
-        sight::of_sources(&spec).await?;
-        sight::of_base(&spec).await?;
+        access::check_sources(&spec).await?;
+        access::check_base(&spec).await?;
         let (base, template) = (inputs::base(&spec).await?, template(&spec).await?);
         let read = tokio::task::spawn_blocking({
             let (base, spec) = (base.clone(), spec.clone());
@@ -99,49 +100,49 @@ impl Job {
         })
     }
 
-    /// The checkpoint that `train` begins with, being fetched; none for the base.
+    /// Starts fetching the checkpoint that `train` begins with; `None` if it begins with the base.
     ///
     /// # Errors
-    /// [`Cause::Checkpoint`] where it is not what was committed, [`Cause::Storage`].
+    /// [`Cause::Checkpoint`] if it differs from what was committed, [`Cause::Storage`].
     pub async fn restorable(&self, train: &Train) -> Result<Option<Restorable>, Trouble> {
         Restorable::open(&self.storage, train, &self.load.plan_digest).await
     }
 
-    /// The state that a membership begins with: the base; where it is about to be restored, any state.
+    /// The state that a membership begins with: the base, or any state if a checkpoint will be restored into it.
     ///
     /// # Errors
-    /// [`Cause::Model`] if the base has to be read again and is no longer what it was.
+    /// [`Cause::Model`] if the base has to be read again and can no longer be read.
     pub fn take_state(&self, to_restore: bool) -> Result<State, Trouble> {
         let kept = self.state.lock().expect("held only to swap").take();
         match kept {
             Some(Kept::Base(state)) => return Ok(state),
             Some(Kept::Used(state)) if to_restore => return Ok(state),
-            // Its memory is needed for the base.
+            // Frees its memory for the base.
             kept => drop(kept),
         }
         Ok(State::new(base::read_model(&self.base, &self.spec, self.vocabulary)?))
     }
 
-    /// Keeps what a membership leaves for the next one.
+    /// Keeps the state that a membership leaves for the next membership.
     pub fn keep_state(&self, state: State) {
         *self.state.lock().expect("held only to swap") = Some(Kept::Used(state));
     }
 
-    /// How the state is updated.
+    /// How the optimizer updates the state.
     pub fn recipe(&self) -> Recipe {
         recipe(&self.spec)
     }
 
-    /// The base as a run of `spec` begins with it, and how it is updated.
+    /// The model that a run of `spec` begins with, and how the optimizer updates it.
     ///
     /// # Errors
-    /// [`Cause::Model`] for the base, [`Cause::Storage`] where it lies.
+    /// [`Cause::Model`] for the base, [`Cause::Storage`] if its store fails.
     pub async fn blueprint(spec: &Spec) -> Result<(Model, Recipe), Trouble> {
         let (model, ..) = base::read(&inputs::base(spec).await?, spec, template(spec).await?)?;
         Ok((model, recipe(spec)))
     }
 
-    /// Packs that go through the model together.
+    /// Number of packs that go through the model together.
     pub fn micro_batch_packs(spec: &Spec) -> usize {
         let packs = match spec.train().micro_batch {
             MicroBatchSize::Packs(packs) => packs,
@@ -160,27 +161,27 @@ impl Job {
         &self.storage
     }
 
-    /// Steps planned.
+    /// Number of planned steps.
     pub fn steps(&self) -> u64 {
         self.plan.summary.steps
     }
 
-    /// How the model's files are written.
+    /// The dtype and the maximum size of the model's files.
     pub fn saved(&self) -> Saved {
         Saved { dtype: self.save_dtype, file_bytes: self.spec.model().max_shard_bytes }
     }
 
-    /// Of step `step`, from 0.
+    /// The learning rate of step `step`, counted from 0.
     fn learning_rate(&self, step: u64) -> f64 {
         schedule::learning_rate(step, self.steps(), &self.spec.train().schedule())
     }
 
-    /// Whether a checkpoint belongs after `step` steps.
+    /// Whether a checkpoint is due after `step` steps.
     pub fn checkpoint_due(&self, step: u64) -> bool {
         step.is_multiple_of(self.spec.checkpoint().every)
     }
 
-    /// How long a checkpoint may wait for the storage.
+    /// How long storing a checkpoint is retried while the storage fails.
     pub fn storage_patience(&self) -> Duration {
         self.spec.checkpoint().storage_patience
     }
@@ -194,10 +195,10 @@ impl Job {
         due && !matches!(self.spec.data().eval.on, EvalOn::Nothing)
     }
 
-    /// A rank's share of step `step`: a function of the plan alone.
+    /// A rank's share of step `step`. It depends on the plan, the rank and the world size only.
     ///
     /// # Errors
-    /// [`Cause::Internal`] for a step or a sample that the plan does not have.
+    /// [`Cause::Internal`] for a step or a sample that does not exist, [`Cause::Data`] for a damaged sample.
     pub fn batch(&self, step: u64, rank: usize, world: usize) -> Result<Batch, Trouble> {
         let (epoch, planned) = self.plan.step(step)?;
         let mut consumed = Consumed::default();
@@ -219,7 +220,7 @@ impl Job {
         })
     }
 
-    /// The samples of step `step` on all ranks, by file and line: for the receipt, should its update not be made.
+    /// The samples of step `step` on all ranks, by file and line, for the receipt of a skipped step.
     ///
     /// # Errors
     /// As [`Self::batch`].
@@ -235,7 +236,7 @@ impl Job {
     /// A rank's share of the held-out packs, by source.
     ///
     /// # Errors
-    /// [`Cause::Internal`] for a sample that the shards do not have.
+    /// [`Cause::Internal`] for a sample that does not exist, [`Cause::Data`] for a damaged one.
     pub fn held_out(&self, rank: usize, world: usize) -> Result<Vec<(u32, MicroBatch)>, Trouble> {
         let mut micro_batches = Vec::new();
         for (source, planned) in (0..).zip(&self.plan.held_out) {
@@ -246,7 +247,7 @@ impl Job {
         Ok(micro_batches)
     }
 
-    /// A rank's packs, in micro-batches.
+    /// A rank's share of `packs`, grouped into micro-batches.
     fn share<'a>(&self, packs: &'a [Pack], rank: usize, world: usize) -> Vec<Vec<&'a Pack>> {
         let costs: Vec<_> = packs.iter().map(|p| p.cost(COST_PER_TOKEN, COST_PER_PAIR)).collect();
         let mine = share(&costs, world).swap_remove(rank);
@@ -254,7 +255,7 @@ impl Job {
         mine.chunks(size).map(|m| m.iter().map(|i| &packs[*i]).collect()).collect()
     }
 
-    /// The snapshot with the files that make a model folder of it, which rank 0 adds.
+    /// On rank 0, adds the files that complete the model folder: configuration, tokenizer, templates.
     pub fn with_companions(&self, mut snapshot: Snapshot, rank: usize) -> Snapshot {
         if rank == 0 {
             let part = |(name, body): &Companion| PartFile {

@@ -1,4 +1,4 @@
-//! A checkpoint to start from: its manifest, and those of its files that this rank reads, every byte verified.
+//! Fetches the checkpoint to start from: its manifest, and the files that this rank reads, with every byte verified.
 
 use crate::inputs::{storage_trouble, trouble};
 use crate::replica::{Digest, Fetched, share_of};
@@ -11,31 +11,32 @@ use storage::{Error, Storage};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// How often a file is read before it counts as damaged: bits flip on the wire, too.
+/// How often a file is read before it counts as damaged, since bits may also flip on the wire.
 const READS: usize = 3;
 
-/// Pieces that wait for the training thread.
+/// Number of pieces that can be queued for the training thread.
 const AHEAD: usize = 2;
-/// Files on their way at once.
+/// Number of files that are fetched at the same time.
 const FILES: usize = 2;
 
-/// A committed checkpoint, being fetched.
+/// A committed checkpoint that is being fetched.
 pub struct Restorable {
-    /// Steps committed.
+    /// Number of committed steps.
     pub step: u64,
-    /// The digest of the state that was saved; none in a checkpoint of an older version.
+    /// The digest of the saved state; `None` in a checkpoint of an older version.
     pub digest: Option<Digest>,
-    /// Its state files.
+    /// All state files of the checkpoint.
     pub state: Vec<File>,
-    /// Of those that this rank reads, a few pieces ahead.
+    /// The pieces of the state files that this rank reads, fetched a few pieces ahead.
     pub mine: mpsc::Receiver<Result<Fetched, Trouble>>,
 }
 
 impl Restorable {
-    /// What `train` starts from; none: the base.
+    /// Opens the checkpoint that `train` starts from; `None` if it starts from the base.
     ///
     /// # Errors
-    /// [`Cause::Checkpoint`] where the manifest is not what was committed, [`Cause::Storage`]. So do the files.
+    /// [`Cause::Checkpoint`] if the manifest differs from what was committed, [`Cause::Storage`]. Errors of the state
+    /// files arrive through `mine`.
     pub async fn open(
         storage: &Storage,
         train: &Train,
@@ -59,7 +60,7 @@ impl Restorable {
         let folder = key.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
         let Checkpoint { step, state, state_digest, .. } = checkpoint;
         let digest = state_digest.map(|digest| digest.parse()).transpose();
-        let digest = digest.map_err(|e| damaged(format!("its state's digest: {e}")))?;
+        let digest = digest.map_err(|e| damaged(format!("the digest of its state: {e}")))?;
         let wanted = share_of(&state, train.rank as usize, train.members.len());
         let (fetched, mine) = mpsc::channel(AHEAD);
         let fetch = |file: usize| {
@@ -71,7 +72,7 @@ impl Restorable {
     }
 }
 
-/// Runs a few of them at once, each on a thread of its own, until all have ended, or one in trouble.
+/// Runs a few fetches at the same time, each as its own task, until all have ended or one has failed.
 async fn all(
     fetches: Vec<impl Future<Output = Result<(), Trouble>> + Send + 'static>,
     to: mpsc::Sender<Result<Fetched, Trouble>>,
@@ -80,7 +81,7 @@ async fn all(
     let mut running: JoinSet<_> = left.by_ref().take(FILES).collect();
     let all = async {
         while let Some(ended) = running.join_next().await {
-            ended.expect("nothing in it panics")?;
+            ended.expect("a fetch does not panic")?;
             if let Some(fetch) = left.next() {
                 running.spawn(fetch);
             }
@@ -89,7 +90,7 @@ async fn all(
     };
     let ended = tokio::select! {
         ended = all => ended,
-        // Whoever waited was aborted.
+        // The training thread was aborted.
         () = to.closed() => return,
     };
     if let Err(trouble) = ended {
@@ -97,7 +98,7 @@ async fn all(
     }
 }
 
-/// Hands over a file's pieces, from the beginning again if they were not what was written, and says when they were.
+/// Sends a file's pieces, again from the beginning if their checksum is wrong, and then [`Fetched::Whole`].
 async fn fetch(
     storage: Storage,
     key: String,
@@ -115,7 +116,7 @@ async fn fetch(
             let bytes = body.len() as u64;
             let piece = Fetched::Piece { file: index, offset, body };
             offset += bytes;
-            // While one is put in its place the next ones come.
+            // Fetches the next piece while this one waits for room in the channel.
             (_, next) = tokio::join!(to.send(Ok(piece)), pieces.next());
         }
         Ok(((), checksum.finish()))
@@ -125,10 +126,11 @@ async fn fetch(
     Ok(())
 }
 
-/// Why an object could not be read as it was written.
+/// Why an object could not be read and verified.
 enum Unread {
+    /// The store's error.
     Store(Error),
-    /// It was read, and is something else.
+    /// The checksum differs.
     Differs,
 }
 
@@ -148,7 +150,7 @@ impl Unread {
     }
 }
 
-/// What `read` gives with its digest, if that is the one expected.
+/// Returns the result of `read` if the digest that comes with it is `digest`.
 async fn verified<T, F: Future<Output = Result<(T, String), Error>>>(
     digest: &str,
     read: impl Fn() -> F,
@@ -158,7 +160,7 @@ async fn verified<T, F: Future<Output = Result<(T, String), Error>>>(
         match read().await {
             Ok((read, found)) if found == digest => return Ok(read),
             Ok(_) => last = Unread::Differs,
-            // Shorter than it should be: on the wire, perhaps.
+            // The object was too short or damaged, perhaps only on the wire.
             Err(error @ (Error::Changed { .. } | Error::Damaged { .. })) => {
                 last = Unread::Store(error);
             }

@@ -1,4 +1,4 @@
-//! What a run has in storage before it trains: its plan, fetched, and its prepared samples, mapped.
+//! Reads a run's plan and maps its prepared samples.
 
 use super::mapped;
 use crate::inputs::{storage_trouble, trouble};
@@ -17,7 +17,7 @@ use storage::Storage;
 pub(super) struct Plan {
     pub(super) summary: Summary,
     pub(super) chunks: Vec<Chunk>,
-    /// Held-out packs by source.
+    /// The held-out packs of each source.
     pub(super) held_out: Vec<Step>,
 }
 
@@ -34,7 +34,7 @@ impl Plan {
         let read = |key: String| async move { storage.read(&key).await.map_err(storage_trouble) };
         let bytes = read(key::plan_outline(&load.run)).await?;
         if manifest::sha256(&bytes) != load.plan_digest {
-            return Err(damaged("it is not the coordinator's".into()));
+            return Err(damaged("it is not the plan that the coordinator made".into()));
         }
         let outline: manifest::Plan =
             serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
@@ -50,7 +50,7 @@ impl Plan {
         Ok(Self { summary: outline.summary, chunks, held_out })
     }
 
-    /// A step of the run, from 0, and its epoch.
+    /// The epoch of a step, counted from 0, and the step.
     pub(super) fn step(&self, step: u64) -> Result<(u32, &Step), Trouble> {
         let lacks = || trouble(Cause::Internal)(format!("the plan has no step {step}"));
         let chunk = self.chunks.iter().rfind(|c| c.first_step <= step).ok_or_else(lacks)?;
@@ -60,7 +60,7 @@ impl Plan {
 }
 
 impl Samples {
-    /// Maps every part; which of them is in memory is the operating system's to say.
+    /// Maps every part; the operating system decides which pages are in memory.
     pub(super) async fn fetch(storage: &Storage, fingerprint: &str) -> Result<Self, Trouble> {
         let damaged = |what: String| trouble(Cause::Data)(format!("the prepared data set: {what}"));
         let bytes = storage.read(&key::prepared_manifest(fingerprint)).await;
@@ -74,7 +74,7 @@ impl Samples {
             let shard =
                 Shard::parse(body).map_err(|e| damaged(format!("`{key}`: {}", chain(&e))))?;
             if shard.front().fingerprint() != fingerprint || shard.len() as u64 != part.samples {
-                return Err(damaged(format!("`{key}` belongs to another")));
+                return Err(damaged(format!("`{key}` belongs to another data set")));
             }
             samples.starts.push(start);
             let next = u32::try_from(shard.len()).ok().and_then(|len| start.checked_add(len));
@@ -84,7 +84,7 @@ impl Samples {
         Ok(samples)
     }
 
-    /// The part that holds a sample, and the sample's index there.
+    /// The part that contains a sample, and the sample's index in it.
     fn find(&self, id: u32) -> Result<(&Shard, usize), Trouble> {
         let part = self.starts.partition_point(|start| *start <= id).checked_sub(1);
         let part = part.ok_or_else(|| lacks(id))?;
@@ -97,13 +97,13 @@ impl Samples {
         part.sample(index).map_err(damaged)?.ok_or_else(|| lacks(id))
     }
 
-    /// The index of its source in the spec.
+    /// The index of a sample's source in the spec.
     fn source(&self, id: u32) -> Result<u32, Trouble> {
         let (part, index) = self.find(id)?;
         part.front().object(index).map(|object| object.source).ok_or_else(|| lacks(id))
     }
 
-    /// Where a sample comes from, for people.
+    /// Where a sample comes from, as text for people.
     pub(super) fn origin(&self, id: u32) -> Result<String, Trouble> {
         let (part, index) = self.find(id)?;
         part.origin(index).ok_or_else(|| lacks(id))

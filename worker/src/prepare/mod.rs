@@ -1,15 +1,15 @@
-//! A raw shard's way into storage: read as pinned, tokenized, written as a prepared shard.
+//! Prepares a raw shard: reads it from its pinned object, tokenizes it, and stores it as a prepared shard.
 //!
 //! ```text
 //! object storage --ranges--> PinnedObject --blocks--> data --samples--> Parts --parts--> object storage
 //! ```
 //!
-//! All of it runs on a blocking thread, block by block: memory is bounded whatever the object's size.
+//! The work runs on a blocking thread, block by block, so memory is bounded whatever the object's size.
 
 mod parts;
 mod pinned;
 
-use crate::inputs::{base, options, parse, sight, template, trouble};
+use crate::inputs::{access, base, options, parse, template, trouble};
 use crate::session::Trouble;
 use parts::Parts;
 use pinned::{PinnedObject, blame};
@@ -21,19 +21,20 @@ use proto::spec::Spec;
 use std::sync::Arc;
 use storage::Storage;
 
-/// Proves that this host sees every source of a run, before it prepares the first of their shards.
+/// Checks that this host can reach every source of a run, before it prepares the first of the shards.
 ///
 /// # Errors
-/// [`Cause::Data`] for a source that is not there, or not for this host; [`Cause::Storage`] where nobody answers.
-pub async fn see_sources(spec_yaml: &str) -> Result<(), Trouble> {
-    sight::of_sources(&parse(spec_yaml)?).await
+/// [`Cause::Data`] for a source that does not exist or that this host cannot read, [`Cause::Storage`] for one that
+/// does not answer.
+pub async fn check_sources(spec_yaml: &str) -> Result<(), Trouble> {
+    access::check_sources(&parse(spec_yaml)?).await
 }
 
-/// Tokenizes a raw shard and stores what comes of it, part by part.
+/// Tokenizes a raw shard and stores the result, part by part.
 ///
 /// # Errors
-/// All name the shard. [`Cause::Data`] for an object that is gone, changed or unreadable, [`Cause::Model`] for the
-/// tokenizer, [`Cause::Storage`] for what cannot be read or written now.
+/// Every error names the shard. [`Cause::Data`] for an object that is gone, changed or unreadable, [`Cause::Model`]
+/// for the tokenizer, [`Cause::Storage`] if the store fails.
 pub async fn prepare(
     spec_yaml: &str,
     fingerprint: &str,
@@ -50,8 +51,8 @@ async fn tokenize(
     shard: RawShard,
 ) -> Result<ShardOutcome, Trouble> {
     let spec = parse(spec_yaml)?;
-    let storage = sight::of_output(&spec).await?;
-    sight::of_base(&spec).await?;
+    let storage = access::open_output(&spec).await?;
+    access::check_base(&spec).await?;
     let (base, template) = (base(&spec).await?, template(&spec).await?);
     let source = Arc::new(PinnedObject::find(&shard).await?);
     let writing = (storage, fingerprint.to_owned());
@@ -79,7 +80,7 @@ fn prepare_range(
         .get(shard.source as usize)
         .ok_or_else(|| data_set(format!("there is no source {}", shard.source)))?;
     let name = shard.url.strip_prefix("file://").unwrap_or(&shard.url);
-    // A web address's query says nothing of what the file is.
+    // The query of a web address is not part of the file's name.
     let name = if name.starts_with("http") { name.split('?').next().unwrap_or(name) } else { name };
     let unprepared = |e: data::PrepareError| unprepared(spec, &e);
     let mut preparation = preparer
@@ -88,7 +89,7 @@ fn prepare_range(
     let object = Object { name: name.to_owned(), source: shard.source, unit: preparation.unit() };
     let mut parts = Parts::new(storage, fingerprint, shard.index, object);
     let mut counts = Counts::default();
-    // Every range finds the same format: the first one says so for its object.
+    // Every range of an object detects the same format; only the first one counts it.
     if let Some(found) = preparation.detection().filter(|_| shard.range.start == 0) {
         counts.formats.add(detected(found, name));
     }
@@ -104,7 +105,7 @@ fn prepare_range(
     })
 }
 
-/// For the receipt: how one object is read.
+/// How one object is read, for the receipt.
 fn detected(found: &data::Detection, object: &str) -> Detected {
     Detected {
         format: found.format.name().to_owned(),
@@ -116,7 +117,7 @@ fn detected(found: &data::Detection, object: &str) -> Detected {
     }
 }
 
-/// Whose fault it is that nothing of an object can be prepared; what is the base's is told with its folder.
+/// The failure to report if an object cannot be prepared at all. An error in the base names the base's folder.
 fn unprepared(spec: &Spec, error: &data::PrepareError) -> Trouble {
     use data::PrepareError as E;
     match error {

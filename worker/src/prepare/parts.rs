@@ -1,4 +1,4 @@
-//! A prepared shard on its way into storage, in parts of bounded size.
+//! Writes a prepared shard to storage, in parts of bounded size.
 
 use crate::inputs::storage_trouble;
 use crate::session::Trouble;
@@ -8,12 +8,12 @@ use proto::prepared::{Object, Writer};
 use storage::Storage;
 use tokio::runtime::Handle;
 
-/// A part, but for its last record: a few times that is in memory while it is written. Short samples take more beside
-/// their tokens than for them, so bytes are counted, not tokens.
+/// A part is stored once it has at least this size. A few times as much memory is used while it is written. The limit
+/// is in bytes, not in tokens, since a short sample takes more space for its other fields than for its tokens.
 const PART_BYTES: usize = 16 << 20;
 
-/// Where a shard is cut, between two records, is a function of its records alone: whoever prepares it again writes the
-/// same parts.
+/// The parts of a prepared shard. Where the shard is cut, between two records, depends on its records alone, so a
+/// worker that prepares it again writes the same parts.
 pub(super) struct Parts {
     storage: Storage,
     runtime: Handle,
@@ -21,12 +21,13 @@ pub(super) struct Parts {
     shard: u32,
     object: Object,
     writer: Writer,
-    /// Samples in each part that is stored.
+    /// Number of samples in each stored part.
     stored: Vec<u64>,
 }
 
 impl Parts {
-    /// No part yet of prepared shard `shard`, all of `object`. To be called within a runtime, used outside of it.
+    /// Starts prepared shard `shard`, whose records all come from `object`. Must be called within a runtime; the
+    /// methods block, so they must be called outside of it.
     pub(super) fn new(storage: Storage, fingerprint: String, shard: u32, object: Object) -> Self {
         let writer = Self::writer(&fingerprint, &object);
         let (runtime, stored) = (Handle::current(), Vec::new());
@@ -39,20 +40,20 @@ impl Parts {
         writer
     }
 
-    /// Adds a record, and stores the part that it fills.
+    /// Adds a record, and stores the part if that fills it.
     ///
     /// # Errors
-    /// Storage.
+    /// [`Cause::Storage`](proto::protocol::Cause::Storage).
     pub(super) fn push(&mut self, record: PreparedRecord) -> Result<(), Trouble> {
         self.writer.record(record.features);
         record.samples.iter().for_each(|sample| self.writer.push(sample));
         if self.writer.bytes() >= PART_BYTES { self.store() } else { Ok(()) }
     }
 
-    /// Stores what is left, and says how many samples each part has.
+    /// Stores the last part, and returns the number of samples in each part.
     ///
     /// # Errors
-    /// Storage.
+    /// [`Cause::Storage`](proto::protocol::Cause::Storage).
     pub(super) fn finish(mut self) -> Result<Vec<u64>, Trouble> {
         if !self.writer.is_empty() {
             self.store()?;

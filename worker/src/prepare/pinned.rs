@@ -11,7 +11,7 @@ use std::ops::Range;
 use storage::{Object, Storage};
 use tokio::runtime::Handle;
 
-/// An object that is still what the survey found.
+/// An object that has not changed since the survey.
 pub(super) struct PinnedObject {
     storage: Storage,
     key: String,
@@ -21,11 +21,11 @@ pub(super) struct PinnedObject {
 }
 
 impl PinnedObject {
-    /// Looks whether the object of `shard` is still there and the same. To be called within a runtime, and read
-    /// outside of it.
+    /// Checks that the object of `shard` still exists and is unchanged. Must be called within a runtime; reading
+    /// blocks, so it must be done outside of it.
     ///
     /// # Errors
-    /// [`Cause::Data`] for one that is gone or has changed, [`Cause::Storage`] where nobody answers.
+    /// [`Cause::Data`] for an object that is gone or has changed, [`Cause::Storage`] if the store fails.
     pub(super) async fn find(shard: &RawShard) -> Result<Self, Trouble> {
         let unread = |e: storage::Error| {
             let cause = if e.is_users() { Cause::Data } else { Cause::Storage };
@@ -33,12 +33,12 @@ impl PinnedObject {
         };
         let (storage, key) = Storage::containing(&shard.url).map_err(unread)?;
         let found = storage.head(&key).await.map_err(unread)?;
-        // Where a store tells no identity, time has to do.
+        // If the store has no ETags, the modification time is compared instead.
         let as_old = |o: &Object| o.etag.is_some() || o.modified_ms == shard.modified_ms;
         let same = |o: &Object| o.bytes == shard.bytes && o.etag == shard.etag && as_old(o);
         let same = found.as_ref().is_some_and(same);
         if !same {
-            let what = if found.is_some() { "has changed" } else { "is gone" };
+            let what = if found.is_some() { "has changed" } else { "has disappeared" };
             let url = &shard.url;
             let message = format!("`{url}` {what} since the run began\nhint: start the run again");
             return Err(trouble(Cause::Data)(message));
@@ -66,7 +66,7 @@ impl ReadAt for PinnedObject {
         let read = self.storage.read_range(&self.key, range, self.etag.as_deref());
         let bytes = self.runtime.block_on(read).map_err(io::Error::other)?;
         if bytes.len() as u64 != wanted {
-            // The store has no ETag to tell by.
+            // The store has no ETag by which it could have refused the read.
             let (url, key) = (self.storage.url().to_owned(), self.key.clone());
             return Err(io::Error::other(storage::Error::Changed { url, key }));
         }
@@ -74,7 +74,7 @@ impl ReadAt for PinnedObject {
     }
 }
 
-/// Whose fault it is that a pinned object cannot be read on: whoever changed it, or the store.
+/// The cause to report if a pinned object cannot be read further: the data if it was changed, else the storage.
 pub(super) fn blame(error: &io::Error) -> Cause {
     use storage::Error as E;
     match error.get_ref().and_then(|error| error.downcast_ref()) {
