@@ -44,10 +44,8 @@ impl Gathering {
             return false;
         }
         let since = *self.enough_since.get_or_insert(turn.now);
-        let loading = turn.workers.usable(turn.run).saturating_sub(ready);
         let called = turn.now >= since + turn.timing.last_call;
-        let complete = ready >= needs.max || loading == 0 && needs.min == needs.max;
-        if !complete && !called {
+        if ready < needs.max && !called {
             return false;
         }
         // The next generation begins at that checkpoint, so its steps need not be repeated.

@@ -37,7 +37,9 @@ pub enum Error {
         max_tokens: u32,
     },
     /// More samples than a 32-bit id can number.
-    #[error("an epoch of {0} samples, more than 2^32\nhint: lower `repeat`, or split the run")]
+    #[error(
+        "{0} samples in an epoch, more than 4294967295\nhint: lower `repeat`, or train on fewer samples"
+    )]
     TooManySamples(u64),
     /// A source with a share, but without samples.
     #[error(

@@ -170,12 +170,11 @@ impl Resolver<'_> {
 
     fn data(&mut self, draft: &draft::Data) -> Option<Data> {
         let train = self.sources("data.train", &draft.train);
-        let shares = draft.train.iter().filter(|s| s.share.is_some()).count();
         if let Some(without) = draft.train.iter().position(|s| s.share.is_none())
-            && shares > 0
+            && draft.train.iter().any(|s| s.share.is_some())
         {
             let field = format!("data.train[{without}].share");
-            let what = format!("is missing, while {shares} other sources have one");
+            let what = "is missing, although another source has one";
             self.refuse(Problem::new(field, what).hint("give every source a `share`, or none"));
         }
         let eval = self.eval(&draft.eval);

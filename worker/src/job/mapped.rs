@@ -11,7 +11,7 @@ use memmap2::Mmap;
 use proto::id;
 use proto::protocol::Cause;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 use storage::Storage;
 
@@ -37,12 +37,16 @@ async fn map_cached(storage: &Storage, key: &str, path: &Path) -> Result<Bytes, 
     write(path, &body).and_then(|()| map_file(path)).map_err(broken)
 }
 
-/// Writes under a temporary name and renames, so that neither a crash nor another rank that fetches the same part
-/// leaves a partial file.
+/// Writes under a temporary name and renames once the data is on disk, so that neither a crash, nor a power loss, nor
+/// another rank that fetches the same part leaves a partial file under the final name.
 fn write(path: &Path, body: &[u8]) -> io::Result<()> {
     fs::create_dir_all(path.parent().unwrap_or(path))?;
     let partial = path.with_extension(id::unique());
-    fs::write(&partial, body).and_then(|()| fs::rename(&partial, path)).inspect_err(|_| {
+    let written = File::create(&partial).and_then(|mut file| {
+        file.write_all(body)?;
+        file.sync_all()
+    });
+    written.and_then(|()| fs::rename(&partial, path)).inspect_err(|_| {
         // The first error is the one to report.
         let _ = fs::remove_file(&partial);
     })

@@ -154,7 +154,7 @@ fn contradictions_are_refused() {
     );
     assert_eq!(
         data("{source: a, share: 2}, {source: b}", ""),
-        "`data.train[1].share` is missing, while 1 other sources have one"
+        "`data.train[1].share` is missing, although another source has one"
     );
     assert_eq!(
         data("{source: a}", ", eval: {holdout: 0.1, sources: [{source: b}]}"),
