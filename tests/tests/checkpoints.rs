@@ -344,7 +344,7 @@ fn a_lost_checkpoint_is_reported_and_a_damaged_one_is_not_counted() {
     let to = fixture.path("exported");
     let to = to.to_str().expect("a temporary path");
     let refused = checkpoint(&["export", path, to]).with_code(3);
-    let words = ["manifest.json` is gone", "hint: name another one of the run's: ", &name];
+    let words = ["manifest.json` is gone", "hint: name another checkpoint: ", &name];
     assert!(words.iter().all(|word| refused.stderr.contains(word)), "{}", refused.stderr);
     let damaged = state(&folder(&run, last, 1)).exists();
     assert!(damaged && !Path::new(to).exists(), "nothing was exported");
