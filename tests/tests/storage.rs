@@ -242,7 +242,7 @@ async fn in_azurite() -> Result<()> {
 #[tokio::test]
 #[ignore = "run by `azurite_conforms` in the server's environment"]
 async fn with_a_wrong_key() -> Result<()> {
-    refused(&format!("az://{CONTAINER}"), "403", "hint: look at AZURE_STORAGE_ACCOUNT_KEY").await
+    refused(&format!("az://{CONTAINER}"), "403", "hint: check AZURE_STORAGE_ACCOUNT_KEY").await
 }
 
 /// Google's API, in front of SeaweedFS.
