@@ -73,6 +73,11 @@ mod tests {
     }
 
     #[test]
+    fn cpu_kernels_in_bf16_match_the_references() {
+        run(&Cpu::default(), Dtype::Bf16);
+    }
+
+    #[test]
     fn every_kernel_has_cases() {
         let (_, table) = include_str!("../mod.rs").split_once("pub trait Kernels").unwrap();
         let (table, _) = table.split_once("\n}").unwrap();

@@ -12,22 +12,22 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::simd::{LANES, vectorized};
-use crate::device::{give, take};
+use crate::device::{Element, give, take};
 use crate::kernels::{Onto, Operand};
 
 /// A view of a matrix, row- or column-major, possibly part of wider rows.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
-    data: &'a [f32],
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
-    col_stride: usize,
+pub(super) struct Matrix<'a, T = f32> {
+    pub(super) data: &'a [T],
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) row_stride: usize,
+    pub(super) col_stride: usize,
 }
 
-impl<'a> Matrix<'a> {
+impl<'a, T: Element> Matrix<'a, T> {
     /// A matrix of whole rows.
-    pub(super) fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+    pub(super) fn new(data: &'a [T], rows: usize, cols: usize) -> Self {
         assert_eq!(data.len(), rows * cols, "a matrix of {rows} x {cols}");
         Self { data, rows, cols, row_stride: cols, col_stride: 1 }
     }

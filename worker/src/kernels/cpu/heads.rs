@@ -1,5 +1,6 @@
 //! Splits rows into heads and merges them back, with rotation.
 
+use super::float::Float;
 use super::simd::vectorized;
 use super::task_rows;
 use crate::kernels::{self, Heads, Onto};
@@ -34,15 +35,16 @@ impl<'a> From<kernels::Turn<'a>> for Turn<'a> {
 impl Rotation<'_> {
     /// Rotates `x` by the angles of `row`'s position, multiplies it by `scale`, and writes it to `y`.
     #[inline(always)]
-    fn rotate(&self, y: &mut [f32], x: &[f32], row: usize, scale: f32) {
+    fn rotate<T: Float>(&self, y: &mut [T], x: &[T], row: usize, scale: f32) {
         let pairs = x.len() / 2;
         let (cos, sin) = self.tables(row, pairs);
         let (y1, y2) = y.split_at_mut(pairs);
         let (x1, x2) = x.split_at(pairs);
         let ys = y1.iter_mut().zip(y2);
         for (((y1, y2), (x1, x2)), (c, s)) in ys.zip(x1.iter().zip(x2)).zip(cos.iter().zip(sin)) {
-            *y1 = (x1 * c - x2 * s) * scale;
-            *y2 = (x2 * c + x1 * s) * scale;
+            let (x1, x2) = (x1.widen(), x2.widen());
+            *y1 = T::round((x1 * c - x2 * s) * scale);
+            *y2 = T::round((x2 * c + x1 * s) * scale);
         }
     }
 
@@ -65,7 +67,12 @@ impl Rotation<'_> {
 }
 
 /// Splits rows `[T, H E]` into heads `[H, T, E]`, and applies `turn`.
-pub(super) fn split(y: &mut [f32], x: &[f32], Heads { heads, head_dim }: Heads, turn: &Turn<'_>) {
+pub(super) fn split<T: Float>(
+    y: &mut [T],
+    x: &[T],
+    Heads { heads, head_dim }: Heads,
+    turn: &Turn<'_>,
+) {
     if x.is_empty() {
         return;
     }
@@ -79,7 +86,10 @@ pub(super) fn split(y: &mut [f32], x: &[f32], Heads { heads, head_dim }: Heads, 
                     let x = &x[row * width + head * head_dim..][..head_dim];
                     match &turn.rotation {
                         Some(rotation) => rotation.rotate(y, x, row, turn.scale),
-                        None => y.iter_mut().zip(x).for_each(|(y, x)| *y = x * turn.scale),
+                        None => y
+                            .iter_mut()
+                            .zip(x)
+                            .for_each(|(y, x)| *y = T::round(x.widen() * turn.scale)),
                     }
                 }
             });
@@ -89,9 +99,9 @@ pub(super) fn split(y: &mut [f32], x: &[f32], Heads { heads, head_dim }: Heads, 
 
 /// Merges heads `[H, T, E]` into rows, and applies the transpose of `turn`. If rows have fewer heads, neighbouring
 /// heads are summed in order.
-pub(super) fn merge(
-    (y, onto): (&mut [f32], Onto),
-    x: &[f32],
+pub(super) fn merge<T: Float>(
+    (y, onto): (&mut [T], Onto),
+    x: &[T],
     Heads { heads, head_dim }: Heads,
     turn: &Turn<'_>,
 ) {
@@ -110,15 +120,16 @@ pub(super) fn merge(
                     sum.fill(0.);
                     for member in head * group..(head + 1) * group {
                         let x = &x[(member * rows + row) * head_dim..][..head_dim];
-                        sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+                        sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x.widen());
                     }
                     match &turn.rotation {
                         Some(rotation) => rotation.rotate_back(&mut sum, row, turn.scale),
                         None => sum.iter_mut().for_each(|sum| *sum *= turn.scale),
                     }
+                    let each = y.iter_mut().zip(&sum);
                     match onto {
-                        Onto::Fresh => y.copy_from_slice(&sum),
-                        Onto::Sum => y.iter_mut().zip(&sum).for_each(|(y, sum)| *y += sum),
+                        Onto::Fresh => each.for_each(|(y, sum)| *y = T::round(*sum)),
+                        Onto::Sum => each.for_each(|(y, sum)| *y = T::round(y.widen() + sum)),
                     }
                 }
             }

@@ -1,5 +1,6 @@
 //! Cross-entropy of rows of logits.
 
+use super::float::Float;
 use super::simd::{exponentials, vectorized};
 use rayon::prelude::*;
 
@@ -7,9 +8,9 @@ use rayon::prelude::*;
 type Target = (u32, f32);
 
 /// Computes a loss from every row of `logits` with `loss`, which may modify the row.
-pub(super) fn each(
+pub(super) fn each<T: Float>(
     losses: &mut [f64],
-    logits: &mut [f32],
+    logits: &mut [T],
     (tokens, weights): (&[u32], &[f32]),
     loss: impl Fn(&mut [f32], Target) -> f64 + Sync,
 ) {
@@ -20,7 +21,7 @@ pub(super) fn each(
     let targets = tokens.par_iter().zip(weights);
     let rows = logits.par_chunks_mut(vocabulary).zip(targets);
     losses.par_iter_mut().zip(rows).for_each(|(sum, (logits, (&token, &weight)))| {
-        *sum = vectorized(|| loss(logits, (token, weight)));
+        *sum = vectorized(|| T::in_f32(logits, |logits| loss(logits, (token, weight))));
     });
 }
 

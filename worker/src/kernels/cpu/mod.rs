@@ -1,7 +1,8 @@
 //! The kernels for this host's CPUs, which run in parallel on the threads of the current rayon pool.
 //!
 //! ```text
-//! gemm.rs        matrix products      simd.rs      loops compiled for the features of this CPU
+//! gemm.rs        products of f32      simd.rs      loops compiled for the features of this CPU
+//! gemm_bf16.rs   products of bf16     float.rs     f32 and bf16, for kernels that are written once for both
 //! elementwise.rs sums, SwiGLU         rows.rs      gathers, scatters, repeats and sums of rows
 //! norm.rs        RMSNorm              heads.rs     splits rows into heads and merges them, with rotation
 //! attention/     causal attention     loss.rs      cross-entropy
@@ -10,7 +11,9 @@
 
 mod attention;
 mod elementwise;
+mod float;
 mod gemm;
+mod gemm_bf16;
 mod heads;
 mod loss;
 mod norm;
@@ -22,7 +25,8 @@ pub(crate) use simd::{exp, max, vectorized};
 
 use super::{AdamStep, Attended, Attention, Heads, Kernels, Norm, Operand, Out, Rows, Span, Turn};
 use crate::device::{Device, Dtype, Window, WindowMut};
-use gemm::{Matrix, MatrixMut, gemm_parallel};
+use float::with_float;
+use gemm::{Matrix, MatrixMut};
 use half::bf16;
 
 /// Elements per task of an element-wise loop: enough to pay for the scheduling, few enough to balance the load.
@@ -61,64 +65,91 @@ impl Kernels for Cpu {
     }
 
     fn add(&self, y: WindowMut<'_>, a: Window<'_>, b: Window<'_>) {
-        elementwise::add(y.host(), a.host(), b.host());
+        with_float!(y.dtype(), T => elementwise::add::<T>(y.host(), a.host(), b.host()));
     }
 
     fn add_assign(&self, y: WindowMut<'_>, x: Window<'_>) {
-        elementwise::add_assign(y.host(), x.host());
+        with_float!(y.dtype(), T => elementwise::add_assign::<T>(y.host(), x.host()));
     }
 
     fn repeat_row(&self, y: WindowMut<'_>, row: Window<'_>) {
-        rows::repeat(y.host(), row.host());
+        with_float!(y.dtype(), T => rows::repeat::<T>(y.host(), row.host()));
     }
 
     fn sum_rows(&self, sum: WindowMut<'_>, x: Window<'_>) {
-        rows::sum(sum.host(), x.host());
+        with_float!(x.dtype(), T => rows::sum::<T>(sum.host(), x.host()));
     }
 
     fn gemm(&self, c: Out<'_>, a: Operand<'_>, b: Operand<'_>) {
-        let product = MatrixMut::new(c.to.host(), a.rows, b.cols);
-        gemm_parallel(product, c.onto, Matrix::of(a), Matrix::of(b));
+        match a.window.dtype() {
+            Dtype::Bf16 => with_float!(c.to.dtype(), C => {
+                let (a, b) = (Matrix::of(a), Matrix::of(b));
+                gemm_bf16::gemm_parallel::<C>(c.to.host(), c.onto, a, b);
+            }),
+            _ => {
+                let product = MatrixMut::new(c.to.host(), a.rows, b.cols);
+                gemm::gemm_parallel(product, c.onto, Matrix::of(a), Matrix::of(b));
+            }
+        }
     }
 
     fn gather_rows(&self, y: WindowMut<'_>, x: Window<'_>, rows: Rows<'_>) {
-        rows::gather(y.host(), x.host(), rows.indices.host(), rows.width);
+        with_float!(y.dtype(), T => {
+            rows::gather::<T>(y.host(), x.host(), rows.indices.host(), rows.width);
+        });
     }
 
     fn scatter_add_rows(&self, y: WindowMut<'_>, first: usize, x: Window<'_>, rows: Rows<'_>) {
-        rows::scatter_add((y.host(), first), x.host(), rows.indices.host(), rows.width);
+        with_float!(y.dtype(), Y => with_float!(x.dtype(), X => {
+            let (indices, width) = (rows.indices.host(), rows.width);
+            rows::scatter_add::<Y, X>((y.host(), first), x.host(), indices, width);
+        }));
     }
 
     fn rms_norm(&self, y: WindowMut<'_>, x: Window<'_>, norm: Norm<'_>) {
-        norm::forward(y.host(), x.host(), norm.w.host(), norm.eps);
+        with_float!(y.dtype(), T => {
+            norm::forward::<T>(y.host(), x.host(), norm.w.host(), norm.eps);
+        });
     }
 
     fn rms_norm_back(&self, dx: Out<'_>, dy: Window<'_>, x: Window<'_>, norm: Norm<'_>) {
-        norm::backward((dx.to.host(), dx.onto), dy.host(), x.host(), (norm.w.host(), norm.eps));
+        with_float!(x.dtype(), T => {
+            let (dx, norm) = ((dx.to.host(), dx.onto), (norm.w.host(), norm.eps));
+            norm::backward::<T>(dx, dy.host(), x.host(), norm);
+        });
     }
 
     fn rms_norm_weight_back(&self, dw: WindowMut<'_>, dy: Window<'_>, x: Window<'_>, eps: f32) {
-        norm::weight_backward(dw.host(), dy.host(), x.host(), eps);
+        with_float!(x.dtype(), T => {
+            norm::weight_backward::<T>(dw.host(), dy.host(), x.host(), eps);
+        });
     }
 
     fn swiglu(&self, y: WindowMut<'_>, gate: Window<'_>, up: Window<'_>) {
-        elementwise::swiglu(y.host(), gate.host(), up.host());
+        with_float!(y.dtype(), T => elementwise::swiglu::<T>(y.host(), gate.host(), up.host()));
     }
 
     fn swiglu_gate_back(&self, dgate: Out<'_>, dy: Window<'_>, gate: Window<'_>, up: Window<'_>) {
-        elementwise::swiglu_gate(dgate.to.host(), dgate.onto, [dy.host(), gate.host(), up.host()]);
+        with_float!(dy.dtype(), T => {
+            let operands = [dy.host(), gate.host(), up.host()];
+            elementwise::swiglu_gate::<T>(dgate.to.host(), dgate.onto, operands);
+        });
     }
 
     fn swiglu_up_back(&self, dup: Out<'_>, dy: Window<'_>, gate: Window<'_>) {
-        elementwise::swiglu_up(dup.to.host(), dup.onto, [dy.host(), gate.host()]);
+        with_float!(dy.dtype(), T => {
+            elementwise::swiglu_up::<T>(dup.to.host(), dup.onto, [dy.host(), gate.host()]);
+        });
     }
 
     fn split_heads(&self, y: WindowMut<'_>, x: Window<'_>, heads: Heads, turn: Turn<'_>) {
-        heads::split(y.host(), x.host(), heads, &turn.into());
+        with_float!(y.dtype(), T => heads::split::<T>(y.host(), x.host(), heads, &turn.into()));
     }
 
     fn merge_heads(&self, y: Out<'_>, x: Window<'_>, heads: Heads, turn: Turn<'_>) {
-        heads::merge((y.to.host(), y.onto), x.host(), heads, &turn.into());
+        with_float!(x.dtype(), T => {
+            heads::merge::<T>((y.to.host(), y.onto), x.host(), heads, &turn.into());
+        });
     }
 
     fn attend(
@@ -128,7 +159,9 @@ impl Kernels for Cpu {
         qkv: [Window<'_>; 3],
         (a, spans): (&Attention, &[Span]),
     ) {
-        attention::forward((o.host(), log_sums.host()), qkv.map(Window::host), a, spans);
+        with_float!(o.dtype(), T => {
+            attention::forward::<T>((o.host(), log_sums.host()), qkv.map(Window::host), a, spans);
+        });
     }
 
     fn attend_back(
@@ -138,12 +171,11 @@ impl Kernels for Cpu {
         of: Attended<'_>,
         (a, spans): (&Attention, &[Span]),
     ) {
-        let done = attention::Done {
-            qkv: of.qkv.map(Window::host),
-            y: of.y.host(),
-            log_sums: of.log_sums.host(),
-        };
-        attention::backward(gradients.map(WindowMut::host), dy.host(), &done, (a, spans));
+        with_float!(dy.dtype(), T => {
+            let (qkv, y) = (of.qkv.map(Window::host), of.y.host());
+            let done = attention::Done::<T> { qkv, y, log_sums: of.log_sums.host() };
+            attention::backward(gradients.map(WindowMut::host), dy.host(), &done, (a, spans));
+        });
     }
 
     fn nll(
@@ -153,7 +185,10 @@ impl Kernels for Cpu {
         tokens: Window<'_>,
         weights: Window<'_>,
     ) {
-        loss::each(losses.host(), logits.host(), (tokens.host(), weights.host()), loss::nll);
+        with_float!(logits.dtype(), T => {
+            let targets = (tokens.host(), weights.host());
+            loss::each::<T>(losses.host(), logits.host(), targets, loss::nll);
+        });
     }
 
     fn nll_back(
@@ -163,8 +198,10 @@ impl Kernels for Cpu {
         tokens: Window<'_>,
         weights: Window<'_>,
     ) {
-        let targets = (tokens.host(), weights.host());
-        loss::each(losses.host(), logits.host(), targets, loss::nll_gradient);
+        with_float!(logits.dtype(), T => {
+            let targets = (tokens.host(), weights.host());
+            loss::each::<T>(losses.host(), logits.host(), targets, loss::nll_gradient);
+        });
     }
 
     fn sum_squares(&self, sum: WindowMut<'_>, x: Window<'_>) {

@@ -6,6 +6,8 @@
 
 #![allow(unsafe_code)] // Calls code compiled for CPU features that were detected before.
 
+use super::float::Float;
+
 /// Number of partial sums in a reduction, the same on every CPU.
 pub(crate) const LANES: usize = 16;
 
@@ -24,6 +26,43 @@ pub(crate) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
         }
     }
     f()
+}
+
+/// Work with [`f32::mul_add`], which is one instruction on all but the oldest CPUs and has the same bits on every one.
+///
+/// `run` must be `#[inline(always)]`: compiled by itself, it calls a function for each element. A closure would not do,
+/// since it is not always inlined.
+pub(super) trait Fused {
+    /// Does the work.
+    fn run(self);
+}
+
+/// Runs `work`, compiled for the widest vectors that this CPU supports.
+pub(super) fn fused(work: impl Fused) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
+            // SAFETY: the CPU has the features that the function is compiled for.
+            return unsafe { fused_with_avx512(work) };
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: as above.
+            return unsafe { fused_with_avx2(work) };
+        }
+    }
+    work.run();
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vl")]
+fn fused_with_avx512(work: impl Fused) {
+    work.run();
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn fused_with_avx2(work: impl Fused) {
+    work.run();
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -99,15 +138,16 @@ pub(crate) fn sum_f64(x: &[f32], f: impl Fn(f64) -> f64) -> f64 {
 
 /// The scalar product of `x` and `y`.
 #[inline(always)]
-pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
+pub(super) fn dot<T: Float>(x: &[T], y: &[T]) -> f32 {
     let mut lanes = [0f32; LANES];
     let (mut xs, mut ys) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
     for (x, y) in (&mut xs).zip(&mut ys) {
         for i in 0..LANES {
-            lanes[i] += x[i] * y[i];
+            lanes[i] += x[i].widen() * y[i].widen();
         }
     }
-    let rest: f32 = xs.remainder().iter().zip(ys.remainder()).map(|(x, y)| x * y).sum();
+    let rest = xs.remainder().iter().zip(ys.remainder());
+    let rest: f32 = rest.map(|(x, y)| x.widen() * y.widen()).sum();
     lanes.into_iter().sum::<f32>() + rest
 }
 

@@ -5,6 +5,7 @@
 
 mod head;
 
+use super::float::Float;
 use super::gemm::{Matrix, transpose};
 use super::simd::{dot, vectorized};
 use crate::device::{give, take};
@@ -13,8 +14,19 @@ use head::{HeadKeys, Queries, TurnedKeys};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Computes the output of attention by head `[H, T, E]`, and the log-sum-exps `[H, T]`.
-pub(super) fn forward(
+/// Computes the output of attention by head `[H, T, E]`, and the log-sum-exps `[H, T]`. Everything between the inputs
+/// and the outputs is f32.
+pub(super) fn forward<T: Float>(
+    (o, log_sums): (&mut [T], &mut [f32]),
+    qkv: [&[T]; 3],
+    a: &Attention,
+    spans: &[Span],
+) {
+    let [q, k, v] = qkv.map(T::widened);
+    T::in_f32(o, |o| attend((o, log_sums), [&q, &k, &v], a, spans));
+}
+
+fn attend(
     (o, log_sums): (&mut [f32], &mut [f32]),
     [q, k, v]: [&[f32]; 3],
     a: &Attention,
@@ -50,17 +62,32 @@ pub(super) fn forward(
 }
 
 /// The inputs and results of the forward.
-pub(super) struct Done<'a> {
-    pub(super) qkv: [&'a [f32]; 3],
-    pub(super) y: &'a [f32],
+pub(super) struct Done<'a, T> {
+    pub(super) qkv: [&'a [T]; 3],
+    pub(super) y: &'a [T],
     pub(super) log_sums: &'a [f32],
 }
 
-/// Computes the gradients of queries, keys and values by query head, all `[H, T, E]`.
-pub(super) fn backward(
+/// Computes the gradients of queries, keys and values by query head, all `[H, T, E]`. Everything between the inputs
+/// and the outputs is f32.
+pub(super) fn backward<T: Float>(
+    [dq, dk, dv]: [&mut [T]; 3],
+    dy: &[T],
+    done: &Done<'_, T>,
+    shape: (&Attention, &[Span]),
+) {
+    let [q, k, v] = done.qkv.map(T::widened);
+    let (y, dy) = (T::widened(done.y), T::widened(dy));
+    let done = Done { qkv: [&*q, &*k, &*v], y: &*y, log_sums: done.log_sums };
+    T::in_f32(dq, |dq| {
+        T::in_f32(dk, |dk| T::in_f32(dv, |dv| attend_back([dq, dk, dv], &dy, &done, shape)));
+    });
+}
+
+fn attend_back(
     gradients: [&mut [f32]; 3],
     dy: &[f32],
-    done: &Done<'_>,
+    done: &Done<'_, f32>,
     (a, spans): (&Attention, &[Span]),
 ) {
     let width = a.head_dim;
