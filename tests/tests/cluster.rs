@@ -4,8 +4,8 @@
 //! weights as an undisturbed run.
 
 use muster_tests::fixture::{EVERY, RECORDS, STEPS, files, journal};
-use muster_tests::model::weights;
-use muster_tests::undisturbed::{UNDISTURBED, assert_as_undisturbed, lineage};
+use muster_tests::model::{assert_bit_equal, weights};
+use muster_tests::undisturbed::{Reference, UNDISTURBED, assert_as_undisturbed, lineage};
 use muster_tests::{Ended, Fixture, Process};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -176,6 +176,26 @@ fn a_killed_supervisor_is_replaced_with_all_its_ranks() {
     let ended = process.end().with_code(0);
     assert_went_back(&ended, 2);
     assert_as_undisturbed(&fixture, &[&ended]);
+}
+
+#[test]
+fn in_bf16_a_killed_rank_costs_only_a_restore() {
+    let in_bf16 = || {
+        let fixture = Fixture::new();
+        fixture.respec("base: ./base,", "base: ./base, dtype: bf16,");
+        fixture
+    };
+    let undisturbed = Reference::of(&in_bf16());
+    assert_ne!(undisturbed.losses, UNDISTURBED.losses, "activations are rounded");
+    let fixture = in_bf16();
+    let mut process = Process::run(&fixture, &["--workers", "2"]);
+    process.event("checkpoint", |e| e.kind() == "checkpoint");
+    process.step(EVERY + 2);
+    process.kill("--slot local-1 ");
+    let ended = process.end().with_code(0);
+    assert_went_back(&ended, 2);
+    undisturbed.assert_same_samples(&[&ended]);
+    assert_bit_equal(&weights(&fixture.run().join("model")), &undisturbed.weights);
 }
 
 /// Checks that the run formed at least two generations, and that each later one began at a checkpoint.

@@ -117,7 +117,12 @@ fn what_the_hub_does_not_serve_is_refused_before_a_run_exists() {
     let [endpoint, _] = environment.clone();
     let stranger = [endpoint, ("HF_TOKEN_PATH", "/nowhere".into()), ("HF_TOKEN", "".into())];
     let cases: [(&str, &str, &[_], &[&str]); 7] = [
-        ("./base", "hf://tiny/nothing", &environment, &["model.base", "the hub has no `tiny/nothing`"]),
+        (
+            "./base",
+            "hf://tiny/nothing",
+            &environment,
+            &["model.base", "the hub has no `tiny/nothing`"],
+        ),
         ("./base", "hf://tiny/base", &stranger, &["or it is private", "hint: ", "HF_TOKEN"]),
         ("./base", "hf://tiny/gated", &environment, &["`tiny/gated` is gated", "accept its terms"]),
         ("./base", "hf://tiny/base@v2", &environment, &["no revision `v2`", "hint: name a branch"]),

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 use worker::collective::{Collective, InProcess};
+use worker::device::Dtype;
 use worker::kernels;
 use worker::model::{Config, Model};
 use worker::ops::{Documents, Target};
@@ -79,15 +80,20 @@ fn tiny_models_on_four_threads_train_to_the_same_bits() {
 }
 
 fn train_tiny_models(threads: usize, recompute: bool) {
-    let outcomes = TINY.map(|(name, text)| {
-        let model = || {
-            let config = Config::parse(Path::new("config.json"), text).unwrap();
-            Model::random(config, 7, kernels::host())
-        };
-        let run = Run { threads, recompute, world: 2, steps: TINY_STEPS };
-        (name.to_owned(), train(&model, &run))
-    });
-    compare(&outcomes.into());
+    let mut outcomes = Golden::new();
+    for (name, text) in TINY {
+        for (dtype, suffix) in [(Dtype::F32, ""), (Dtype::Bf16, ", bf16")] {
+            let model = || {
+                let config = Config::parse(Path::new("config.json"), text).unwrap();
+                let mut model = Model::random(config, 7, kernels::host());
+                model.parameters_mut().set_dtype(dtype);
+                model
+            };
+            let run = Run { threads, recompute, world: 2, steps: TINY_STEPS };
+            outcomes.insert(format!("{name}{suffix}"), train(&model, &run));
+        }
+    }
+    compare(&outcomes);
 }
 
 #[test]

@@ -345,9 +345,7 @@ fn no_text_panics() {
 #[test]
 fn what_is_not_implemented_is_named() {
     let error = valid(FULL).unsupported().expect("much is not").to_string();
-    for field in ["model.dtype", "model.adapter"] {
-        assert!(error.contains(&format!("`{field}` ")), "no {field} in\n{error}");
-    }
+    assert!(error.contains("`model.adapter` "), "{error}");
 }
 
 #[test]

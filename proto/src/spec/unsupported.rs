@@ -4,7 +4,6 @@
 
 use super::Spec;
 use super::error::Problem;
-use super::value::Dtype;
 
 /// The features of `spec` that are not implemented yet.
 pub(super) fn list(spec: &Spec) -> Vec<Problem> {
@@ -13,10 +12,6 @@ pub(super) fn list(spec: &Spec) -> Vec<Problem> {
         let what = format!("{what} is not implemented yet");
         problems.push(Problem::new(field, what.trim_start()).hint(hint));
     };
-    match spec.model.dtype {
-        Dtype::F32 => {}
-        Dtype::Bf16 => refuse("model.dtype", "of `bf16`", "write `dtype: f32`"),
-    }
     if spec.model.adapter.is_some() {
         refuse("model.adapter", "of kind `lora`", "leave it out to train every parameter");
     }

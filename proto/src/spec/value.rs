@@ -25,7 +25,7 @@ pub enum Dtype {
     /// 32 bits throughout.
     #[default]
     F32,
-    /// bfloat16 with f32 master weights, on an accelerator.
+    /// bfloat16 for operands and activations; f32 for weights, gradients, moments and sums.
     Bf16,
 }
 

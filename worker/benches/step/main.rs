@@ -1,12 +1,12 @@
-//! The training step, compared with transformers' Llama on PyTorch with the same weights, tokens, threads and
-//! arithmetic; the two take steps in turn.
+//! The training step, compared with transformers' Llama on PyTorch with the same weights, tokens, threads and type of
+//! activations; the two take steps in turn.
 //!
 //! ```text
 //! export MUSTER_PEER_PYTHON=python MUSTER_TEST_MODEL=folder
-//! cargo bench -p worker --bench step -- [--rounds N] [--threads N]
+//! cargo bench -p worker --bench step -- [--rounds N] [--threads N] [--bf16]
 //! ```
 //!
-//! A step is forward, backward, clipping and AdamW on two documents of 512 tokens in f32, with every target trained.
+//! A step is forward, backward, clipping and AdamW on two documents of 512 tokens, with every target trained.
 //! Without MUSTER_TEST_MODEL, the weights are random in the shape of SmolLM2-135M; without MUSTER_PEER_PYTHON, ours
 //! runs alone.
 
@@ -17,6 +17,7 @@ mod phases;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use worker::device::Dtype;
 
 /// The same allocator as the worker's.
 #[global_allocator]
@@ -28,6 +29,7 @@ const BATCH: (usize, usize) = (2, 512);
 struct Options {
     rounds: usize,
     threads: usize,
+    dtype: Dtype,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -35,13 +37,14 @@ fn main() -> anyhow::Result<()> {
     rayon::ThreadPoolBuilder::new().num_threads(options.threads).build_global()?;
     let clock = phases::Clock::install();
     let folder = std::env::var_os("MUSTER_TEST_MODEL").map(PathBuf::from);
-    let mut ours = ours::Trainer::new(folder.as_deref())?;
+    let mut ours = ours::Trainer::new(folder.as_deref(), options.dtype)?;
     let documents = ours.batch();
     let mut peer = peer::Peer::start(folder.as_deref(), &ours, &documents, options.threads)?;
 
     let (rows, length) = BATCH;
     let tokens = (rows * length) as f64;
-    println!("{}, f32, {rows} x {length} tokens, {} threads", ours.name(), options.threads);
+    let Options { threads, dtype, .. } = options;
+    println!("{}, {dtype:?}, {rows} x {length} tokens, {threads} threads", ours.name());
     // The first step of each allocates its memory, so it is not timed.
     let mut first = (ours.step(&documents)?, None);
     if let Some(peer) = &mut peer {
@@ -95,7 +98,7 @@ struct Step {
 
 fn options() -> anyhow::Result<Options> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut options = Options { rounds: 5, threads };
+    let mut options = Options { rounds: 5, threads, dtype: Dtype::F32 };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut number = || -> anyhow::Result<usize> {
@@ -107,7 +110,10 @@ fn options() -> anyhow::Result<Options> {
             "--bench" => {}
             "--rounds" => options.rounds = number()?.max(1),
             "--threads" => options.threads = number()?.max(1),
-            other => anyhow::bail!("{other} is not an option\nhint: --rounds N, --threads N"),
+            "--bf16" => options.dtype = Dtype::Bf16,
+            other => {
+                anyhow::bail!("{other} is not an option\nhint: --rounds N, --threads N, --bf16")
+            }
         }
     }
     Ok(options)

@@ -45,8 +45,8 @@ impl Gradients for Flat {
 }
 
 impl Trainer {
-    pub(super) fn new(folder: Option<&Path>) -> anyhow::Result<Self> {
-        let (model, name) = match folder {
+    pub(super) fn new(folder: Option<&Path>, dtype: Dtype) -> anyhow::Result<Self> {
+        let (mut model, name) = match folder {
             Some(folder) => (Model::load(folder, kernels::host())?, folder.display().to_string()),
             None => {
                 let config = Config::parse("config.json".as_ref(), SMOLLM2_135M)?;
@@ -56,6 +56,7 @@ impl Trainer {
                 )
             }
         };
+        model.parameters_mut().set_dtype(dtype);
         let device = model.parameters().kernels().device();
         let zeros = |p| device.zeros(Dtype::F32, model.parameters().elements(p));
         let gradients = Flat(model.parameters().ids().map(zeros).collect());
@@ -65,6 +66,14 @@ impl Trainer {
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The name of the type of activations in PyTorch.
+    pub(super) fn dtype(&self) -> &'static str {
+        match self.model.parameters().dtype() {
+            Dtype::Bf16 => "bfloat16",
+            _ => "float32",
+        }
     }
 
     /// Token ids without short repetitions: multiples of a prime.
@@ -114,6 +123,7 @@ impl Trainer {
             let state = [parameters.values_mut(p), m, v].map(Buffer::all_mut);
             kernels.adamw(state, self.gradients.0[p.0].all(), &factors);
         }
+        parameters.round();
         drop(span);
         let seconds = start.elapsed().as_secs_f64();
         Ok(Step { seconds, cpu_seconds: cpu_seconds() - cpu, loss: loss / weight, norm })

@@ -48,6 +48,7 @@ impl Peer {
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/peer/step.py"))
             .args(folder)
             .args(["--threads", &threads.to_string()])
+            .args(["--dtype", ours.dtype()])
             .env("HF_HUB_DISABLE_PROGRESS_BARS", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

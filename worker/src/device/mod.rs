@@ -12,6 +12,7 @@ mod host;
 
 pub(crate) use host::{give, take};
 
+use half::bf16;
 use host::Memory;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -143,6 +144,17 @@ impl Buffer {
     /// If the elements are of another type.
     pub fn read<T: Element>(&self) -> Cow<'_, [T]> {
         Cow::Borrowed(self.all().host())
+    }
+
+    /// The elements of a type of activations in host memory, as f32.
+    ///
+    /// # Panics
+    /// If the elements are neither f32 nor bf16.
+    pub fn read_f32(&self) -> Cow<'_, [f32]> {
+        match self.dtype() {
+            Dtype::Bf16 => self.read::<bf16>().iter().map(|x| x.to_f32()).collect(),
+            _ => self.read(),
+        }
     }
 
     /// Replaces elements, starting at index `at`.

@@ -1,13 +1,14 @@
 //! Reads the base: the model before its first step, and the other files of its folder.
 
 use super::companions::{self, Companion, Tuned};
+use crate::device;
 use crate::inputs::{options, trouble};
 use crate::kernels;
 use crate::model::{Config, Dtype, Model};
 use crate::session::Trouble;
 use proto::error::chain;
 use proto::protocol::Cause;
-use proto::spec::{Init, SaveDtype, Spec};
+use proto::spec::{self, Init, SaveDtype, Spec};
 use std::path::Path;
 
 /// Returns the model, the dtype to save it in, and the other files of its folder.
@@ -49,5 +50,9 @@ pub(super) fn read_model(base: &Path, spec: &Spec, tokens: usize) -> Result<Mode
             Model::random(config, spec.train().seed, kernels::host())
         }),
     };
-    model.map_err(|e| trouble(Cause::Model)(chain(&e)))
+    let mut model = model.map_err(|e| trouble(Cause::Model)(chain(&e)))?;
+    if spec.model().dtype == spec::Dtype::Bf16 {
+        model.parameters_mut().set_dtype(device::Dtype::Bf16);
+    }
+    Ok(model)
 }

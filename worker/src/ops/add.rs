@@ -17,7 +17,7 @@ impl Tape<'_> {
         let got = || format!("{} x {}", b.rows(), b.cols());
         expect_shape("add", fits, || format!("{rows} x {cols}"), got)?;
 
-        let mut y = Array::take(self.device(), rows, cols);
+        let mut y = self.take(rows, cols);
         self.kernels().add(y.out(Onto::Fresh).to, a.array.all(), b.array.all());
         Ok(self.push(y, &[a, b], &[], |_| Add { inputs: [a.differentiated(), b.differentiated()] }))
     }

@@ -18,8 +18,8 @@ impl Array {
     }
 
     /// A matrix of unspecified elements: each must be written before it is read.
-    pub(super) fn take(device: &Device, rows: usize, cols: usize) -> Self {
-        Self::new(device.take(Dtype::F32, rows * cols), rows, cols)
+    pub(super) fn take(device: &Device, dtype: Dtype, rows: usize, cols: usize) -> Self {
+        Self::new(device.take(dtype, rows * cols), rows, cols)
     }
 
     pub(super) fn rows(&self) -> usize {
@@ -28,6 +28,10 @@ impl Array {
 
     pub(super) fn cols(&self) -> usize {
         self.cols
+    }
+
+    pub(super) fn dtype(&self) -> Dtype {
+        self.buffer.dtype()
     }
 
     pub(super) fn bytes(&self) -> usize {

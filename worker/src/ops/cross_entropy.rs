@@ -1,7 +1,8 @@
 //! The last linear map fused with the cross-entropy, so that the batch's logits never exist as a whole.
 //!
 //! Only rows that predict a trained token are computed, one chunk at a time: the logits, their gradient in place, and
-//! from it at once the gradients of `x` and `w`. A training tape therefore computes the loss in its backward, since
+//! from it at once the gradients of `x` and `w`. Logits are f32; their gradient is rounded to the type of the operands
+//! for the products with `x` and `w`. A training tape therefore computes the loss in its backward, since
 //! asking for it earlier would compute the logits twice. The losses stay on the device until they are read, once per
 //! step.
 
@@ -9,7 +10,7 @@ use super::error::{Error, Result, expect_shape};
 use super::parameters::{ParamId, Parameters};
 use super::tape::{Backward, Seed, Tape, Value};
 use crate::device::{Buffer, Dtype, Window, WindowMut};
-use crate::kernels::{Onto, Operand, Out, Rows};
+use crate::kernels::{Kernels, Onto, Operand, Out, Rows};
 
 /// Limits on the logits that exist at one time.
 #[derive(Clone, Copy)]
@@ -120,7 +121,7 @@ impl<'p> Tape<'p> {
 /// The rows of some targets: their inputs, and their logits or the gradient of these.
 struct Chunk<'a> {
     x: Operand<'a>,
-    logits: Operand<'a>,
+    logits: Window<'a>,
     rows: Rows<'a>,
 }
 
@@ -145,10 +146,10 @@ impl LossSum<'_> {
         let Self { vocabulary, width, .. } = *self;
         let kernels = self.params.kernels();
         let device = kernels.device();
-        let w = Operand::new(self.params.values(self.w).all(), vocabulary, width);
+        let w = Operand::new(self.params.operand(self.w).all(), vocabulary, width);
         let count = self.limits.chunks(self.targets.len(), vocabulary);
         let most = self.targets.len().div_ceil(count).max(1);
-        let mut x = device.take(Dtype::F32, most * width);
+        let mut x = device.take(self.params.dtype(), most * width);
         let mut logits = device.take(Dtype::F32, most * vocabulary);
         let mut chunks = Vec::with_capacity(count);
         for targets in self.targets.chunks(most) {
@@ -164,8 +165,7 @@ impl LossSum<'_> {
             let mut losses = device.take(Dtype::F64, n);
             let to = logits.window_mut(0..n * vocabulary);
             loss(losses.all_mut(), to, [tokens.all(), weights.all()]);
-            let logits = Operand::new(logits.window(0..n * vocabulary), n, vocabulary);
-            then(Chunk { x, logits, rows });
+            then(Chunk { x, logits: logits.window(0..n * vocabulary), rows });
             chunks.push(losses);
         }
         Losses { targets: self.targets.clone(), chunks }
@@ -179,16 +179,20 @@ impl Seed for LossSum<'_> {
         let _span = tracing::trace_span!("cross-entropy").entered();
         let Self { vocabulary, width, .. } = self;
         let kernels = flow.kernels();
-        let w = Operand::new(self.params.values(self.w).all(), vocabulary, width);
+        let dtype = self.params.dtype();
+        let w = Operand::new(self.params.operand(self.w).all(), vocabulary, width);
         let mut dx = if self.targets.is_empty() { None } else { flow.open(&self.x) };
         let losses = self.each_chunk(
             |losses, logits, [tokens, weights]| kernels.nll_back(losses, logits, tokens, weights),
             |Chunk { x, logits, rows }| {
+                let rounded = rounded(kernels, logits, dtype);
+                let logits = rounded.as_ref().map_or(logits, Buffer::all);
+                let logits = Operand::new(logits, x.rows(), vocabulary);
                 for (block, dw) in flow.row_blocks(self.w) {
                     kernels.gemm(Out { to: dw, onto: Onto::Sum }, logits.cols(block).t(), x);
                 }
                 if let Some(dx) = &mut dx {
-                    let mut part = kernels.device().take(Dtype::F32, x.rows() * width);
+                    let mut part = kernels.device().take(dtype, x.rows() * width);
                     kernels.gemm(Out { to: part.all_mut(), onto: Onto::Fresh }, logits, w);
                     kernels.scatter_add_rows(dx.sum(kernels), 0, part.all(), rows);
                 }
@@ -198,6 +202,15 @@ impl Seed for LossSum<'_> {
         flow.close(&self.x, dx);
         Ok(losses)
     }
+}
+
+/// `x` rounded to `dtype`; `None` if it has that type already.
+fn rounded(kernels: &dyn Kernels, x: Window<'_>, dtype: Dtype) -> Option<Buffer> {
+    (x.dtype() != dtype).then(|| {
+        let mut y = kernels.device().take(dtype, x.len());
+        kernels.copy(y.all_mut(), x);
+        y
+    })
 }
 
 #[cfg(test)]

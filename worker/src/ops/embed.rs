@@ -18,10 +18,10 @@ impl Tape<'_> {
         if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
             return Err(Error::Token { token, vocabulary });
         }
-        let mut y = Array::take(self.device(), tokens.len(), width);
+        let mut y = self.take(tokens.len(), width);
         let tokens = self.device().upload(tokens.to_vec());
         let rows = Rows { indices: tokens.all(), width };
-        self.kernels().gather_rows(y.out(Onto::Fresh).to, self.params().values(w).all(), rows);
+        self.kernels().gather_rows(y.out(Onto::Fresh).to, self.params().operand(w).all(), rows);
         Ok(self.push(y, &[], &[w], |_| Embed { tokens, w }))
     }
 }

@@ -1,6 +1,5 @@
 //! Selects the last row of a value, to predict only the next token.
 
-use super::array::Array;
 use super::error::{Error, Result};
 use super::tape::{Tape, Value};
 use crate::kernels::Onto;
@@ -19,7 +18,7 @@ impl Tape<'_> {
             let (expected, got) = ("at least one row".into(), "none".into());
             return Err(Error::Shape { op: "last_row", expected, got });
         };
-        let mut y = Array::take(self.device(), 1, x.cols());
+        let mut y = self.take(1, x.cols());
         let row = x.array.all().window(before * x.cols()..x.rows() * x.cols());
         self.kernels().copy(y.out(Onto::Fresh).to, row);
         Ok(self.input(Arc::new(y), false))

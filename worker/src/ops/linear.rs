@@ -23,18 +23,18 @@ impl Tape<'_> {
             expect_shape("linear", fits, expected, || format!("{:?}", params.shape(bias)))?;
         }
 
-        let mut y = Array::take(self.device(), x.rows(), outs);
+        let mut y = self.take(x.rows(), outs);
         let onto = match bias {
             None => Onto::Fresh,
             Some(bias) => {
-                self.kernels().repeat_row(y.out(Onto::Fresh).to, params.values(bias).all());
+                self.kernels().repeat_row(y.out(Onto::Fresh).to, params.operand(bias).all());
                 Onto::Sum
             }
         };
         self.kernels().gemm(
             y.out(onto),
             Operand::new(x.array.all(), x.rows(), ins),
-            Operand::new(params.values(w).all(), outs, ins).t(),
+            Operand::new(params.operand(w).all(), outs, ins).t(),
         );
 
         let used: Vec<_> = [w].into_iter().chain(bias).collect();
@@ -93,7 +93,7 @@ impl Op for Linear {
         let mut dx = flow.open(input);
         if let Some(dx) = &mut dx {
             let _span = tracing::trace_span!("linear dX").entered();
-            let w = Operand::new(flow.params().values(self.w).all(), outs, ins);
+            let w = Operand::new(flow.params().operand(self.w).all(), outs, ins);
             kernels.gemm(dx.out(), dy_matrix, w);
         }
         flow.close(input, dx);

@@ -1,7 +1,7 @@
 //! The parameters of a model, in a fixed order.
 
 use super::error::{Error, Result};
-use crate::device::Buffer;
+use crate::device::{Buffer, Dtype};
 use crate::kernels::Kernels;
 use std::sync::Arc;
 
@@ -9,9 +9,13 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ParamId(pub usize);
 
-/// The ordered f32 parameters of a model on one device; some are trained, the others are frozen.
+/// The ordered parameters of a model on one device; some are trained, the others are frozen.
+///
+/// Their values are f32. Operations use them as operands of one type, that of activations: f32, or bf16, for which
+/// each parameter has a rounded copy.
 pub struct Parameters {
     kernels: Arc<dyn Kernels>,
+    dtype: Dtype,
     list: Vec<Parameter>,
 }
 
@@ -19,13 +23,15 @@ struct Parameter {
     name: String,
     shape: Vec<usize>,
     values: Buffer,
+    /// The values rounded to another type than f32; `None` if there is no other, or if the values have changed since.
+    rounded: Option<Buffer>,
     trainable: bool,
 }
 
 impl Parameters {
     /// An empty list of parameters for use with `kernels`.
     pub fn new(kernels: Arc<dyn Kernels>) -> Self {
-        Self { kernels, list: Vec::new() }
+        Self { kernels, dtype: Dtype::F32, list: Vec::new() }
     }
 
     /// Appends a trainable parameter.
@@ -36,7 +42,8 @@ impl Parameters {
         let name = name.into();
         assert_eq!(values.len(), shape.iter().product::<usize>(), "`{name}` of shape {shape:?}");
         let values = self.kernels.device().upload(values);
-        self.list.push(Parameter { name, shape: shape.to_vec(), values, trainable: true });
+        let shape = shape.to_vec();
+        self.list.push(Parameter { name, shape, values, rounded: None, trainable: true });
         ParamId(self.list.len() - 1)
     }
 
@@ -53,6 +60,7 @@ impl Parameters {
             parameter.name
         );
         parameter.values = self.kernels.device().upload(values);
+        parameter.rounded = None;
         parameter.shape = shape.to_vec();
     }
 
@@ -106,14 +114,55 @@ impl Parameters {
         self.list[p.0].trainable = false;
     }
 
-    /// A parameter's values.
+    /// The type of operands and activations.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Sets the type of operands and activations, and rounds the values to it.
+    pub fn set_dtype(&mut self, dtype: Dtype) {
+        self.dtype = dtype;
+        self.list.iter_mut().for_each(|parameter| parameter.rounded = None);
+        self.round();
+    }
+
+    /// A parameter's values, in f32.
     pub fn values(&self, p: ParamId) -> &Buffer {
         &self.list[p.0].values
     }
 
-    /// A parameter's values, for modification.
+    /// A parameter's values, for modification. [`Parameters::round`] must follow before an operation uses them.
     pub fn values_mut(&mut self, p: ParamId) -> &mut Buffer {
-        &mut self.list[p.0].values
+        let parameter = &mut self.list[p.0];
+        // Its memory goes to the pool, from which the next copy takes it.
+        parameter.rounded = None;
+        &mut parameter.values
+    }
+
+    /// Rounds all values that have changed to the type of operands.
+    pub fn round(&mut self) {
+        if self.dtype == Dtype::F32 {
+            return;
+        }
+        for parameter in self.list.iter_mut().filter(|parameter| parameter.rounded.is_none()) {
+            let values = &parameter.values;
+            let mut rounded = self.kernels.device().take(self.dtype, values.len());
+            self.kernels.copy(rounded.all_mut(), values.all());
+            parameter.rounded = Some(rounded);
+        }
+    }
+
+    /// A parameter as an operand.
+    ///
+    /// # Panics
+    /// If its values have changed and were not rounded since.
+    pub(super) fn operand(&self, p: ParamId) -> &Buffer {
+        let Parameter { name, values, rounded, .. } = &self.list[p.0];
+        match rounded {
+            Some(rounded) => rounded,
+            None if self.dtype == Dtype::F32 => values,
+            None => panic!("`{name}` has changed since it was rounded"),
+        }
     }
 
     /// Number of rows and columns of a matrix; `op` is the operation to name in an error.

@@ -18,8 +18,8 @@ impl Tape<'_> {
         let expected = || format!("a multiple of {width} features");
         expect_shape("rms_norm", fits, expected, || x.cols().to_string())?;
 
-        let mut y = Array::take(self.device(), x.rows(), x.cols());
-        let norm = Norm { w: self.params().values(w).all(), eps };
+        let mut y = self.take(x.rows(), x.cols());
+        let norm = Norm { w: self.params().operand(w).all(), eps };
         self.kernels().rms_norm(y.out(Onto::Fresh).to, x.array.all(), norm);
         Ok(self.push(y, &[x], &[w], |_| RmsNorm { x: x.clone(), w, eps }))
     }
@@ -50,7 +50,7 @@ impl Op for RmsNorm {
 
         let mut dx = flow.open(&x);
         if let Some(dx) = &mut dx {
-            let norm = Norm { w: flow.params().values(w).all(), eps };
+            let norm = Norm { w: flow.params().operand(w).all(), eps };
             kernels.rms_norm_back(dx.out(), dy.all(), x.array.all(), norm);
         }
         flow.close(&x, dx);

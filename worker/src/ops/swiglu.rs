@@ -17,7 +17,7 @@ impl Tape<'_> {
         let got = || format!("{} x {}", up.rows(), up.cols());
         expect_shape("swiglu", fits, || format!("{rows} x {cols}"), got)?;
 
-        let mut y = Array::take(self.device(), rows, cols);
+        let mut y = self.take(rows, cols);
         self.kernels().swiglu(y.out(Onto::Fresh).to, gate.array.all(), up.array.all());
         let op = |_: &Arc<Array>| SwiGlu { gate: gate.clone(), up: up.clone() };
         Ok(self.push(y, &[gate, up], &[], op))

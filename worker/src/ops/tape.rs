@@ -45,9 +45,9 @@ impl Value {
         self.array.cols()
     }
 
-    /// The elements in host memory, in row-major order.
+    /// The elements in host memory, in row-major order, as f32.
     pub fn read(&self) -> Cow<'_, [f32]> {
-        self.array.buffer().read()
+        self.array.buffer().read_f32()
     }
 
     /// Whether a gradient flows back through it.
@@ -152,6 +152,11 @@ impl<'p> Tape<'p> {
     /// The device that holds the values.
     pub(super) fn device(&self) -> &'p Device {
         self.kernels().device()
+    }
+
+    /// A new matrix of activations, whose elements are unspecified.
+    pub(super) fn take(&self, rows: usize, cols: usize) -> Array {
+        Array::take(self.device(), self.params.dtype(), rows, cols)
     }
 
     /// Bytes of activations that each recorded operation saves.
@@ -363,7 +368,7 @@ impl<'a> Backward<'a> {
     pub(super) fn open(&mut self, x: &Value) -> Option<Partial> {
         let slot = x.grad?;
         let kernels = self.kernels();
-        let take = || Array::take(kernels.device(), x.rows(), x.cols());
+        let take = || Array::take(kernels.device(), x.array.dtype(), x.rows(), x.cols());
         let partial = match self.grads.remove(&slot).map(Arc::try_unwrap) {
             Some(Ok(array)) => Partial { array, onto: Onto::Sum },
             Some(Err(shared)) => {

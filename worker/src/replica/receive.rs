@@ -29,5 +29,6 @@ pub(super) fn receive<E: From<collective::Error>>(
     let mut updates = [if counts { state.updates() as f64 } else { 0.0 }];
     collective.control(&mut updates)?;
     state.set_updates(updates[0] as u64);
+    state.round();
     Ok(())
 }

@@ -82,6 +82,12 @@ impl State {
         }
     }
 
+    /// Rounds changed parameters to the type of operands, which must happen before the model is used again.
+    pub(super) fn round(&mut self) {
+        self.model.parameters_mut().round();
+    }
+
+    /// A part, for modification. [`State::round`] must follow.
     pub(super) fn part_mut(&mut self, part: Part, p: ParamId) -> &mut Buffer {
         match part {
             Part::Master => self.model.parameters_mut().values_mut(p),
@@ -90,7 +96,7 @@ impl State {
         }
     }
 
-    /// All parts of a parameter, in the order of [`Part::ALL`].
+    /// All parts of a parameter, in the order of [`Part::ALL`], for modification. [`State::round`] must follow.
     pub(super) fn parts_mut(&mut self, p: ParamId) -> [&mut Buffer; 3] {
         let [m, v] = self.moments.each_mut().map(|all| &mut all[p.0]);
         [self.model.parameters_mut().values_mut(p), m, v]

@@ -161,6 +161,7 @@ impl Trainer {
                 kernels.adamw(windows, buckets[*bucket].window(range.clone()), &factors);
             }
         }
+        state.round();
         norm
     }
 }

@@ -42,7 +42,7 @@ impl KvCache {
         if grown {
             self.capacity = end.next_power_of_two();
             let len = a.kv_heads * self.capacity * a.head_dim;
-            let take = || kernels.device().zeros(Dtype::F32, len);
+            let take = || kernels.device().zeros(new[0].dtype(), len);
             let before = self.heads.replace([take(), take()]);
             for (to, from) in self.heads.iter_mut().flatten().zip(before.iter().flatten()) {
                 copy_heads(kernels, (to, self.capacity, 0), (from, old.1, old.0), a);

@@ -40,7 +40,7 @@ fn check(a: &Attention, [q, k, v]: [&Value; 3]) -> Result<()> {
 /// Splits rows into heads `[H, T, E]`, rotated and scaled by `turn`.
 fn split(kernels: &dyn Kernels, x: &Array, head_dim: usize, turn: Turn<'_>) -> Buffer {
     let heads = Heads { heads: x.cols() / head_dim, head_dim };
-    let mut y = kernels.device().take(Dtype::F32, x.rows() * x.cols());
+    let mut y = kernels.device().take(x.dtype(), x.rows() * x.cols());
     kernels.split_heads(y.all_mut(), x.all(), heads, turn);
     y
 }
@@ -66,9 +66,11 @@ fn attend(
 ) -> Array {
     let Attention { heads, head_dim, .. } = *shape.0;
     let device = kernels.device();
-    let mut o = device.take(Dtype::F32, qkv[0].len());
+    let dtype = qkv[0].dtype();
+    let mut o = device.take(dtype, qkv[0].len());
     kernels.attend(o.all_mut(), log_sums.all_mut(), qkv, shape);
-    let mut y = Array::take(device, qkv[0].len() / (heads * head_dim), heads * head_dim);
+    let width = heads * head_dim;
+    let mut y = Array::take(device, dtype, qkv[0].len() / width, width);
     kernels.merge_heads(y.out(Onto::Fresh), o.all(), Heads { heads, head_dim }, Turn::NONE);
     y
 }
@@ -135,7 +137,7 @@ impl Op for Attend {
         let dy_heads = split(kernels, &dy, a.head_dim, Turn::NONE);
         drop(dy);
 
-        let take = || kernels.device().take(Dtype::F32, dy_heads.len());
+        let take = || kernels.device().take(dy_heads.dtype(), dy_heads.len());
         let mut gradients = [take(), take(), take()];
         let of = Attended {
             qkv: heads.each_ref().map(Buffer::all),

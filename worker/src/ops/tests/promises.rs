@@ -8,7 +8,7 @@ use super::{
     gradients::{placement, rotary},
     parameters, run, targets,
 };
-use crate::device::{Buffer, Device};
+use crate::device::{Buffer, Device, Dtype};
 use crate::kernels::Attention;
 use crate::ops::array::Array;
 use crate::ops::{Documents, Error, KvCache, ParamId, Parameters, Placement, Tape, Target};
@@ -32,20 +32,54 @@ fn with_frozen(frozen: impl Fn(ParamId) -> bool) -> Parameters {
     params
 }
 
+fn decoder_parameters_in(dtype: Dtype) -> Parameters {
+    let mut params = decoder_parameters();
+    params.set_dtype(dtype);
+    params
+}
+
 #[test]
 fn recomputing_layers_changes_no_bit() {
-    let params = decoder_parameters();
-    assert_eq!(decode(&params, true), decode(&params, false));
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let params = decoder_parameters_in(dtype);
+        assert_eq!(decode(&params, true), decode(&params, false));
+    }
 }
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
-    let params = decoder_parameters();
-    let on = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| decode(&params, false))
-    };
-    assert_eq!(on(1), on(3));
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let params = decoder_parameters_in(dtype);
+        let on = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| decode(&params, false))
+        };
+        assert_eq!(on(1), on(3));
+    }
+}
+
+#[test]
+fn in_bf16_every_parameter_has_about_the_gradient_of_f32() {
+    let (loss, exact, order) = decode(&decoder_parameters(), false);
+    let (rounded_loss, rounded, rounded_order) = decode(&decoder_parameters_in(Dtype::Bf16), false);
+    assert_ne!(loss, rounded_loss, "something was rounded");
+    assert!((loss - rounded_loss).abs() < 0.01 * loss, "{loss} {rounded_loss}");
+    assert_eq!(order, rounded_order);
+    for (p, (exact, rounded)) in exact.iter().zip(&rounded).enumerate() {
+        let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| x * x).sum::<f32>().sqrt();
+        let size = norm(&mut exact.iter().copied());
+        let difference = norm(&mut exact.iter().zip(rounded).map(|(a, b)| a - b));
+        // A roundoff of 2^-9 in each of about 50 operations, of which the errors are independent.
+        assert!(size > 0. && difference < 0.04 * size, "parameter {p}: {difference} of {size}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "has changed since it was rounded")]
+fn parameters_that_have_changed_are_not_used_before_they_are_rounded() {
+    let mut params = decoder_parameters_in(Dtype::Bf16);
+    params.values_mut(ParamId(1)).write(0, &[1f32]);
+    decode(&params, false);
 }
 
 #[test]
