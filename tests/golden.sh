@@ -15,7 +15,7 @@ if [[ ! -f $entries ]]; then
     git worktree remove --force "$folder/tree" 2>/dev/null || true
     git worktree add --detach "$folder/tree" "$revision"
     trap 'git worktree remove --force "$folder/tree"' EXIT
-    MUSTER_GOLDEN=write MUSTER_GOLDEN_FILE=$entries CARGO_TARGET_DIR=$folder/target \
+    MUSTER_GOLDEN=write MUSTER_GOLDEN_FILE=$entries CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target} \
         cargo test --manifest-path "$folder/tree/Cargo.toml" -p worker --test golden --locked
 fi
 MUSTER_GOLDEN_FILE=$entries cargo test -p worker --test golden --locked
