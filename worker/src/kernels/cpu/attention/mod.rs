@@ -78,7 +78,7 @@ pub(super) fn backward<T: Float>(
 ) {
     let [q, k, v] = done.qkv.map(T::widened);
     let (y, dy) = (T::widened(done.y), T::widened(dy));
-    let done = Done { qkv: [&*q, &*k, &*v], y: &*y, log_sums: done.log_sums };
+    let done = Done::<f32> { qkv: [&q, &k, &v], y: &y, log_sums: done.log_sums };
     T::in_f32(dq, |dq| {
         T::in_f32(dk, |dk| T::in_f32(dv, |dv| attend_back([dq, dk, dv], &dy, &done, shape)));
     });
