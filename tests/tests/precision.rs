@@ -1,5 +1,5 @@
-//! Compares training in bf16 with PyTorch: our losses differ from PyTorch's in bf16 by about as much as those differ from
-//! PyTorch's in f32.
+//! Compares training in bf16 with PyTorch: our losses differ from PyTorch's in bf16 by about as much as those differ
+//! from PyTorch's in f32.
 //!
 //! `tests/peer/precision.py` makes tiny models with three seeds and trains them for 50 steps. MUSTER_PEER_PYTHON names
 //! the interpreter (torch, transformers); if it is unset, the test reports that it was skipped.

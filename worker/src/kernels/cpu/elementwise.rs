@@ -1,9 +1,9 @@
 //! Element-wise kernels.
 
 use super::TASK_ELEMENTS;
-use super::float::{Float, with_float};
+use super::float::{Float, convert, each, with_float};
 use super::simd::{sigmoid, vectorized};
-use crate::device::{Dtype, Element, Window, WindowMut};
+use crate::device::{Dtype, Window, WindowMut};
 use crate::kernels::Onto;
 use rayon::prelude::*;
 
@@ -16,22 +16,6 @@ pub(super) fn copy(y: WindowMut<'_>, x: Window<'_>) {
             convert::<Y, X>(y.host(), x.host());
         })),
     }
-}
-
-/// `y = x`, rounded to the type of `y`, in parallel.
-pub(super) fn convert<Y: Float, X: Float>(y: &mut [Y], x: &[X]) {
-    each(y, x, |x| Y::round(x.widen()));
-}
-
-fn each<Y: Element, X: Element>(y: &mut [Y], x: &[X], f: impl Fn(X) -> Y + Sync) {
-    assert_eq!(y.len(), x.len(), "a copy of equal lengths");
-    if y.len() <= TASK_ELEMENTS {
-        // Generation copies single rows; handing them to another thread would take longer.
-        return vectorized(|| y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x)));
-    }
-    y.par_chunks_mut(TASK_ELEMENTS)
-        .zip(x.par_chunks(TASK_ELEMENTS))
-        .for_each(|(y, x)| vectorized(|| y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x))));
 }
 
 /// `y = a + b`.

@@ -3,9 +3,11 @@
 //! Kernels compute in f32. A bf16 element is widened when it is loaded, which is exact, and a result is rounded once,
 //! when it is stored.
 
-use super::elementwise::convert;
+use super::TASK_ELEMENTS;
+use super::simd::{LANES, vectorized};
 use crate::device::{Element, give, take};
 use half::bf16;
+use rayon::prelude::*;
 use std::ops::Deref;
 
 /// A type of activations and operands.
@@ -102,6 +104,38 @@ impl Drop for Widened<'_> {
     }
 }
 
+/// `y = x`, rounded to the type of `y`, in parallel.
+pub(super) fn convert<Y: Float, X: Float>(y: &mut [Y], x: &[X]) {
+    each(y, x, |x| Y::round(x.widen()));
+}
+
+/// `y = f(x)`, element by element, in parallel.
+pub(super) fn each<Y: Element, X: Element>(y: &mut [Y], x: &[X], f: impl Fn(X) -> Y + Sync) {
+    assert_eq!(y.len(), x.len(), "a copy of equal lengths");
+    if y.len() <= TASK_ELEMENTS {
+        // Generation copies single rows; handing them to another thread would take longer.
+        return vectorized(|| y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x)));
+    }
+    y.par_chunks_mut(TASK_ELEMENTS)
+        .zip(x.par_chunks(TASK_ELEMENTS))
+        .for_each(|(y, x)| vectorized(|| y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x))));
+}
+
+/// The scalar product of `x` and `y`.
+#[inline(always)]
+pub(super) fn dot<T: Float>(x: &[T], y: &[T]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (mut xs, mut ys) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
+    for (x, y) in (&mut xs).zip(&mut ys) {
+        for i in 0..LANES {
+            lanes[i] += x[i].widen() * y[i].widen();
+        }
+    }
+    let rest = xs.remainder().iter().zip(ys.remainder());
+    let rest: f32 = rest.map(|(x, y)| x.widen() * y.widen()).sum();
+    lanes.into_iter().sum::<f32>() + rest
+}
+
 /// Evaluates an expression in which `$T` is the Rust type of `$dtype`, one of activations.
 macro_rules! with_float {
     ($dtype:expr, $T:ident => $do:expr) => {
@@ -131,6 +165,14 @@ mod tests {
             assert_eq!(bf16::round(x.widen()).to_bits(), x.to_bits());
         }
         assert!(bf16::round(bf16::NAN.widen()).is_nan());
+    }
+
+    #[test]
+    fn scalar_products_have_the_same_bits_on_vectors_of_every_width() {
+        let x: Vec<f32> = (0..1000).map(|i| (i as f32 * 0.37).sin() * 9.).collect();
+        let rounded: Vec<bf16> = x.iter().map(|x| bf16::round(*x)).collect();
+        let work = || (dot(&x, &x[..999]), dot(&rounded, &rounded[..999]));
+        assert_eq!(work(), vectorized(work));
     }
 
     #[test]

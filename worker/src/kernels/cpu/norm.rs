@@ -1,8 +1,8 @@
 //! RMSNorm (Zhang and Sennrich 2019), as in `transformers`' `LlamaRMSNorm`: `w x / sqrt(mean(x^2) + eps)`.
 
-use super::float::Float;
+use super::float::{Float, dot};
 use super::rows::add_blocks;
-use super::simd::{LANES, dot, vectorized};
+use super::simd::{LANES, vectorized};
 use super::{BLOCK_ROWS, task_rows};
 use crate::kernels::Onto;
 use rayon::prelude::*;

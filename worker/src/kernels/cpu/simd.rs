@@ -6,8 +6,6 @@
 
 #![allow(unsafe_code)] // Calls code compiled for CPU features that were detected before.
 
-use super::float::Float;
-
 /// Number of partial sums in a reduction, the same on every CPU.
 pub(crate) const LANES: usize = 16;
 
@@ -136,21 +134,6 @@ pub(crate) fn sum_f64(x: &[f32], f: impl Fn(f64) -> f64) -> f64 {
     lanes(0f64, x, |sum, x| sum + f(f64::from(x))).into_iter().sum()
 }
 
-/// The scalar product of `x` and `y`.
-#[inline(always)]
-pub(super) fn dot<T: Float>(x: &[T], y: &[T]) -> f32 {
-    let mut lanes = [0f32; LANES];
-    let (mut xs, mut ys) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
-    for (x, y) in (&mut xs).zip(&mut ys) {
-        for i in 0..LANES {
-            lanes[i] += x[i].widen() * y[i].widen();
-        }
-    }
-    let rest = xs.remainder().iter().zip(ys.remainder());
-    let rest: f32 = rest.map(|(x, y)| x.widen() * y.widen()).sum();
-    lanes.into_iter().sum::<f32>() + rest
-}
-
 /// Replaces the `visible` scores with the exponentials of their differences from the largest, and the others with
 /// zeros; returns the largest score and the sum of the exponentials.
 #[inline(always)]
@@ -199,7 +182,7 @@ mod tests {
         let work = || {
             let mut y = x.clone();
             let (largest, sum) = exponentials(&mut y, 3..997);
-            (largest, sum, dot(&x, &y), sum_f64(&y, |y| y * y), y)
+            (largest, sum, sum_f64(&y, |y| y * y), y)
         };
         assert_eq!(work(), vectorized(work));
     }

@@ -69,8 +69,8 @@ fn in_bf16_every_parameter_has_about_the_gradient_of_f32() {
         let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| x * x).sum::<f32>().sqrt();
         let size = norm(&mut exact.iter().copied());
         let difference = norm(&mut exact.iter().zip(rounded).map(|(a, b)| a - b));
-        // A roundoff of 2^-9 in each of about 50 operations, of which the errors are independent.
-        assert!(size > 0. && difference < 0.04 * size, "parameter {p}: {difference} of {size}");
+        // About 50 operations round by up to 2^-9 each, and norms and softmax amplify what they subtract.
+        assert!(size > 0. && difference < 0.1 * size, "parameter {p}: {difference} of {size}");
     }
 }
 

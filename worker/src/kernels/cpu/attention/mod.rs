@@ -5,9 +5,9 @@
 
 mod head;
 
-use super::float::Float;
+use super::float::{Float, dot};
 use super::gemm::{Matrix, transpose};
-use super::simd::{dot, vectorized};
+use super::simd::vectorized;
 use crate::device::{give, take};
 use crate::kernels::{Attention, Span};
 use head::{HeadKeys, Queries, TurnedKeys};
