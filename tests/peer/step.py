@@ -21,7 +21,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], required=True)
     arguments = parser.parse_args()
     dtype = getattr(torch, arguments.dtype)
     torch.set_num_threads(arguments.threads)

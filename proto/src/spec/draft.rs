@@ -57,8 +57,8 @@ pub struct Model {
     /// Whether the weights of the base model are used, or only its config and tokenizer.
     #[serde(default)]
     pub init: Init,
-    /// The type of activations, and of parameters in products: `f32`, or `bf16`, which needs less memory. The
-    /// parameters that are trained are f32 in either case.
+    /// The type of activations, and of parameters as operations use them: `f32`, or `bf16`, which halves the memory
+    /// of activations. The parameters that are trained, and what is saved to resume, are f32 in either case.
     #[serde(default)]
     pub dtype: Dtype,
     /// The type of the weights that are written. By default, that of the base model.

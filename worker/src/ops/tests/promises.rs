@@ -75,6 +75,20 @@ fn in_bf16_every_parameter_has_about_the_gradient_of_f32() {
 }
 
 #[test]
+fn in_bf16_half_as_many_bytes_are_saved() {
+    let saved = |dtype| {
+        let params = decoder_parameters_in(dtype);
+        let tape = Tape::training(&params);
+        let rows: usize = LENGTHS.iter().sum();
+        decoder(&tape, &tokens(rows), &LENGTHS, &targets(0..rows, VOCABULARY), false).unwrap();
+        tape.saved_bytes().into_iter().map(|(_, bytes)| bytes).sum::<usize>()
+    };
+    // Tokens and log-sum-exps are as large as in f32.
+    let words = LENGTHS.iter().sum::<usize>() * (1 + LAYERS * ATTENTION.heads);
+    assert_eq!(saved(Dtype::F32) - 4 * words, 2 * (saved(Dtype::Bf16) - 4 * words));
+}
+
+#[test]
 #[should_panic(expected = "has changed since it was rounded")]
 fn parameters_that_have_changed_are_not_used_before_they_are_rounded() {
     let mut params = decoder_parameters_in(Dtype::Bf16);
