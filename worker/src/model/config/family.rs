@@ -1,7 +1,7 @@
 //! The supported model types. Each is one row of a table; nothing else in this folder asks for a model type.
 
-use super::super::error::Error;
 use super::fields::Fields;
+use crate::model::error::Error;
 
 /// A model type: what transformers fixes for it, and what it assumes for keys that a `config.json` omits.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,12 +42,12 @@ enum Sliding {
     /// All of them, unless `sliding_window` is null.
     All,
     /// Those from `max_window_layers` on if `use_sliding_window` is set, or those that `layer_types` names.
-    Some,
+    ByLayer,
 }
 
 impl Family {
     /// Every supported model type.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: &'static [Self] = &[
         // Llama 2 and 3, SmolLM.
         Self {
             name: "llama",
@@ -81,7 +81,7 @@ impl Family {
             output_bias: Switch::Always(false),
             mlp_bias: Switch::Always(false),
             qk_norm: false,
-            sliding: Sliding::Some,
+            sliding: Sliding::ByLayer,
         },
         Self {
             name: "qwen3",
@@ -92,19 +92,18 @@ impl Family {
             output_bias: Switch::Key("attention_bias"),
             mlp_bias: Switch::Always(false),
             qk_norm: true,
-            sliding: Sliding::Some,
+            sliding: Sliding::ByLayer,
         },
     ];
 
     pub(super) fn parse(fields: Fields<'_>) -> Result<&'static Self, Error> {
-        const ALL: &[Family] = &Family::ALL;
-        let supported: Vec<_> = ALL.iter().map(|family| family.name).collect();
+        let supported: Vec<_> = Self::ALL.iter().map(|family| family.name).collect();
         let supported = supported.join(", ");
         let Some(name) = fields.text("model_type")? else {
             return Err(fields.wrong("model_type", "one of ".to_owned() + &supported));
         };
         let hint = || format!("the model types {supported} are supported");
-        let found = ALL.iter().find(|family| family.name == name);
+        let found = Self::ALL.iter().find(|family| family.name == name);
         found.ok_or_else(|| fields.not_implemented("model_type", hint()))
     }
 
@@ -117,15 +116,15 @@ impl Family {
         let (window, first_sliding) = match self.sliding {
             Sliding::No => (None, 0),
             Sliding::All => (fields.size("sliding_window", 4096)?, 0),
-            Sliding::Some => {
+            Sliding::ByLayer => {
                 let used = fields.flag("use_sliding_window", false)?;
                 let window = fields.size("sliding_window", 4096)?.filter(|_| used);
                 (window, fields.count("max_window_layers", 28)?)
             }
         };
         let windows = fields.layer_types(layers, |layer| layer >= first_sliding, window)?;
-        // Only `Sliding::Some` reads `layer_types` in transformers; the others use one window for all layers.
-        if self.sliding != Sliding::Some && windows.iter().any(|layer| *layer != window) {
+        // Only `Sliding::ByLayer` reads `layer_types` in transformers; the others use one window for all layers.
+        if self.sliding != Sliding::ByLayer && windows.iter().any(|layer| *layer != window) {
             let hint = format!("`{}` has one window for all layers", self.name);
             return Err(fields.not_implemented("layer_types", hint));
         }
