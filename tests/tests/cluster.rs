@@ -157,24 +157,14 @@ fn a_second_run_trains_on_what_the_first_prepared() {
 #[test]
 fn a_killed_rank_costs_only_a_restore() {
     let fixture = Fixture::new();
-    let mut process = Process::run(&fixture, &["--workers", "2"]);
-    process.event("checkpoint", |e| e.kind() == "checkpoint");
-    process.step(EVERY + 2);
-    process.kill("--slot local-1 ");
-    let ended = process.end().with_code(0);
-    assert_went_back(&ended, 2);
+    let ended = run_and_kill(&fixture, "--slot local-1 ");
     assert_as_undisturbed(&fixture, &[&ended]);
 }
 
 #[test]
 fn a_killed_supervisor_is_replaced_with_all_its_ranks() {
     let fixture = Fixture::new();
-    let mut process = Process::run(&fixture, &["--workers", "2"]);
-    process.event("checkpoint", |e| e.kind() == "checkpoint");
-    process.step(EVERY + 2);
-    process.kill("--devices cpu:2");
-    let ended = process.end().with_code(0);
-    assert_went_back(&ended, 2);
+    let ended = run_and_kill(&fixture, "--devices cpu:2");
     assert_as_undisturbed(&fixture, &[&ended]);
 }
 
@@ -188,14 +178,21 @@ fn in_bf16_a_killed_rank_costs_only_a_restore() {
     let undisturbed = Reference::of(&in_bf16());
     assert_ne!(undisturbed.losses, UNDISTURBED.losses, "activations are rounded");
     let fixture = in_bf16();
-    let mut process = Process::run(&fixture, &["--workers", "2"]);
-    process.event("checkpoint", |e| e.kind() == "checkpoint");
-    process.step(EVERY + 2);
-    process.kill("--slot local-1 ");
-    let ended = process.end().with_code(0);
-    assert_went_back(&ended, 2);
+    let ended = run_and_kill(&fixture, "--slot local-1 ");
     undisturbed.assert_same_samples(&[&ended]);
     assert_bit_equal(&weights(&fixture.run().join("model")), &undisturbed.weights);
+}
+
+/// Runs on two workers, and kills the process with these arguments two steps after a checkpoint. The run must end well,
+/// in a later generation that began at a checkpoint.
+fn run_and_kill(fixture: &Fixture, arguments: &str) -> Ended {
+    let mut process = Process::run(fixture, &["--workers", "2"]);
+    process.event("checkpoint", |e| e.kind() == "checkpoint");
+    process.step(EVERY + 2);
+    process.kill(arguments);
+    let ended = process.end().with_code(0);
+    assert_went_back(&ended, 2);
+    ended
 }
 
 /// Checks that the run formed at least two generations, and that each later one began at a checkpoint.
