@@ -165,6 +165,8 @@ impl OnS3 {
     /// Pauses in the second save, which does not begin before the first is committed.
     fn pause_at(&self, stage: Stage) -> Pause {
         self.proxy.hold_back(FOLDER, COMMITTED_BEFORE);
+        // Workers leave once the model is published, and there would be none left to kill.
+        self.proxy.hold_back("/README.md", stage);
         self.proxy.pause_at(stage)
     }
 

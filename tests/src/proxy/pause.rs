@@ -91,12 +91,12 @@ struct State {
     clients: u64,
     /// Connections up to this number are dropped.
     gone: u64,
-    held_back: Option<(&'static str, Stage)>,
+    held_back: Vec<(&'static str, Stage)>,
 }
 
 impl State {
     fn holds_back(&self, info: &RequestInfo) -> bool {
-        self.held_back.is_some_and(|(words, _)| info.target.contains(words))
+        self.held_back.iter().any(|(words, _)| info.target.contains(words))
     }
 }
 
@@ -111,7 +111,7 @@ impl Gate {
     }
 
     pub(super) fn hold_back(&self, words: &'static str, until: Stage) {
-        self.0.send_modify(|state| state.held_back = Some((words, until)));
+        self.0.send_modify(|state| state.held_back.push((words, until)));
     }
 
     /// The number of a new connection.
@@ -135,10 +135,11 @@ impl Gate {
         }
         let mut awaited = None;
         self.0.send_if_modified(|state| {
-            let over = state.held_back.take_if(|(_, until)| until.is(moment, info, body));
+            let held_back = state.held_back.len();
+            state.held_back.retain(|(_, until)| !until.is(moment, info, body));
             awaited = state.awaited.take_if(|(stage, _)| stage.is(moment, info, body));
             state.is_paused |= awaited.is_some();
-            awaited.is_some() || over.is_some()
+            awaited.is_some() || state.held_back.len() < held_back
         });
         let is_the_one = awaited.is_some();
         if let Some((_, tell)) = awaited {
