@@ -346,6 +346,9 @@ fn nothing_is_printed_that_could_panic() {
 fn unsafe_code_is_named_and_explained() {
     let allowed = [
         "worker/src/kernels/cpu/gemm.rs",
+        "worker/src/kernels/cpu/gemm_bf16/amx.rs",
+        "worker/src/kernels/cpu/gemm_bf16/dot.rs",
+        "worker/src/kernels/cpu/gemm_bf16/pairs.rs",
         "worker/src/kernels/cpu/simd.rs",
         "worker/src/model/weights/",
         "worker/src/job/mapped.rs",

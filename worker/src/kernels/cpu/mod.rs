@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! gemm.rs        products of f32      simd.rs      loops compiled for the features of this CPU
-//! gemm_bf16.rs   products of bf16     float.rs     f32 and bf16, for kernels that are written once for both
+//! gemm_bf16/     products of bf16     float.rs     f32 and bf16, for kernels that are written once for both
 //! elementwise.rs sums, SwiGLU         rows.rs      gathers, scatters, repeats and sums of rows
 //! norm.rs        RMSNorm              heads.rs     splits rows into heads and merges them, with rotation
 //! attention/     causal attention     loss.rs      cross-entropy

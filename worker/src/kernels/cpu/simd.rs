@@ -26,41 +26,41 @@ pub(crate) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// Work with [`f32::mul_add`], which is one instruction on all but the oldest CPUs and has the same bits on every one.
+/// A loop that is surely compiled for the features of this CPU, while a closure is not always inlined. It may use
+/// [`f32::mul_add`], which is one instruction on all but the oldest CPUs and has the same bits on every one.
 ///
-/// `run` must be `#[inline(always)]`: compiled by itself, it calls a function for each element. A closure would not do,
-/// since it is not always inlined.
-pub(super) trait Fused {
-    /// Does the work.
+/// `run` must be `#[inline(always)]`: compiled by itself, it calls a function for each `mul_add`.
+pub(super) trait Loop {
+    /// Runs it.
     fn run(self);
 }
 
-/// Runs `work`, compiled for the widest vectors that this CPU supports.
-pub(super) fn fused(work: impl Fused) {
+/// Runs a loop, compiled for the widest vectors that this CPU supports.
+pub(super) fn run(body: impl Loop) {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
             // SAFETY: the CPU has the features that the function is compiled for.
-            return unsafe { fused_with_avx512(work) };
+            return unsafe { run_with_avx512(body) };
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             // SAFETY: as above.
-            return unsafe { fused_with_avx2(work) };
+            return unsafe { run_with_avx2(body) };
         }
     }
-    work.run();
+    body.run();
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512vl")]
-fn fused_with_avx512(work: impl Fused) {
-    work.run();
+fn run_with_avx512(body: impl Loop) {
+    body.run();
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn fused_with_avx2(work: impl Fused) {
-    work.run();
+fn run_with_avx2(body: impl Loop) {
+    body.run();
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -179,11 +179,11 @@ mod tests {
     #[test]
     fn vectors_of_every_width_give_the_same_bits() {
         let x: Vec<f32> = (0..1000).map(|i| (i as f32 * 0.37).sin() * 9.).collect();
-        let work = || {
+        let body = || {
             let mut y = x.clone();
             let (largest, sum) = exponentials(&mut y, 3..997);
             (largest, sum, sum_f64(&y, |y| y * y), y)
         };
-        assert_eq!(work(), vectorized(work));
+        assert_eq!(body(), vectorized(body));
     }
 }

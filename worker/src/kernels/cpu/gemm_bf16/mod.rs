@@ -1,31 +1,80 @@
 //! Products of bf16 matrices, summed in f32 and rounded once.
 //!
-//! An element of the result has the same bits on every CPU and for any number of threads. Its terms are added one at a
-//! time to a sum that starts at 0, each by a fused multiply-add, in the order in which AVX-512's `VDPBF16PS` adds them:
-//! the pairs of neighbouring terms in order, and of each pair the second term first.
-//!
 //! ```text
 //! pack      each operand into panels of a few rows of `a` or columns of `b`, in the order of the sum
 //! tile      one task: some panels of `a` with some of `b`, a block of the sum at a time
-//! Multiply  one panel of `a` with one of `b`, whose sums stay in registers
+//! multiply  one panel of `a` with one of `b`, whose sums stay in registers
 //! ```
+//!
+//! What multiplies is a [`Unit`], the fastest that the CPU has:
+//!
+//! ```text
+//! portable.rs  f32 fused multiply-add, on any CPU
+//! dot.rs       AVX-512 BF16's dot product of pairs
+//! amx.rs       AMX's product of tiles
+//! pairs.rs     the operands of `dot` and `amx`
+//! ```
+//!
+//! An element has the same bits for any number of threads. Portable and AVX-512 BF16 units have the same bits, but
+//! for numbers below 2^-126, which the latter takes as zero. A sum starts at 0 and each term is added by a fused
+//! multiply-add: the pairs of neighbouring terms in order, and of each pair the second term first. AMX sums in another
+//! order, see `amx.rs`. Sources: the Intel 64 and IA-32 Architectures Software Developer's Manual, `VDPBF16PS` and
+//! `TDPBF16PS`.
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod dot;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
+mod portable;
 
 use super::float::Float;
 use super::gemm::Matrix;
-use super::simd::{Fused, fused, vectorized};
-use crate::device::{give, take};
+use super::simd::{self, Loop};
+use crate::device::{Element, give, take};
 use crate::kernels::Onto;
 use half::bf16;
 use rayon::prelude::*;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
 
-/// Rows and columns of a block of sums that fits in the registers of AVX2.
-const ROWS: usize = 6;
-const COLS: usize = 16;
-/// Panels of `a` and of `b` in a tile.
-const ROW_PANELS: usize = 24;
-const COL_PANELS: usize = 8;
-/// Terms that are added at a time: a panel of `b` stays in the L1 cache, the panels of `a` in the L2 cache.
-const TERMS: usize = 384;
+/// Rows and columns of the result in a tile, multiples of those of every unit.
+const TILE_ROWS: usize = 192;
+const TILE_COLS: usize = 128;
+
+/// The part of a CPU that multiplies.
+trait Unit: Sized {
+    /// The elements of packed operands.
+    type Packed: Element;
+
+    /// Rows and columns of the block of sums that fits in its registers.
+    const ROWS: usize;
+    const COLS: usize;
+    /// The number of terms in an element.
+    const PACKED_TERMS: usize;
+    /// Operands are filled up with zeros to a multiple of this number of terms.
+    const STEP: usize;
+    /// Terms that are added at a time: a panel of `b` stays in the L1 cache, the panels of `a` in the L2 cache.
+    const TERMS: usize;
+
+    /// Packs `a` into panels of [`Self::ROWS`] rows.
+    fn pack_rows(packed: &mut [Self::Packed], a: Matrix<'_, bf16>);
+
+    /// Packs `b` into panels of [`Self::COLS`] columns.
+    fn pack_columns(packed: &mut [Self::Packed], b: Matrix<'_, bf16>);
+
+    /// Prepares the unit for this thread.
+    fn ready() -> Self;
+
+    /// Adds the product of two panels, or of the same terms of both, to a block of sums.
+    fn multiply(&self, a: &[Self::Packed], b: &[Self::Packed], sums: &mut [f32]);
+
+    /// Elements of a panel with `lines` rows or columns.
+    fn panel(lines: usize, terms: usize) -> usize {
+        lines * terms / Self::PACKED_TERMS
+    }
+}
 
 /// `c = a b` or `c += a b`, in tiles on all threads of the pool.
 pub(super) fn gemm_parallel<C: Float>(
@@ -34,79 +83,45 @@ pub(super) fn gemm_parallel<C: Float>(
     a: Matrix<'_, bf16>,
     b: Matrix<'_, bf16>,
 ) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if amx::is_available() {
+            return product::<amx::Amx, C>(c, onto, a, b);
+        }
+        if dot::is_available() {
+            return product::<dot::Dot, C>(c, onto, a, b);
+        }
+    }
+    product::<portable::Portable, C>(c, onto, a, b);
+}
+
+fn product<U: Unit, C: Float>(c: &mut [C], onto: Onto, a: Matrix<'_, bf16>, b: Matrix<'_, bf16>) {
     let (rows, cols, terms) = (a.rows, b.cols, a.cols);
     assert_eq!((c.len(), b.rows), (rows * cols, terms), "the shapes of operands match");
     if c.is_empty() {
         return;
     }
-    let terms = terms.next_multiple_of(2);
-    let (packed_a, packed_b) = (pack::<ROWS>(a), pack::<COLS>(b.t()));
+    let terms = terms.next_multiple_of(U::STEP);
+    let (panel_a, panel_b) = (U::panel(U::ROWS, terms), U::panel(U::COLS, terms));
+    let packed_a = Panels::new(panel_a * rows.div_ceil(U::ROWS), |to| U::pack_rows(to, a));
+    let packed_b = Panels::new(panel_b * cols.div_ceil(U::COLS), |to| U::pack_columns(to, b));
     tiles(c, cols).into_par_iter().with_max_len(1).for_each(|tile| {
-        let a = panels(&packed_a, tile.row_panel, ROW_PANELS, ROWS * terms);
-        let b = panels(&packed_b, tile.col_panel, COL_PANELS, COLS * terms);
-        tile.compute(onto, (a, b), terms);
+        let a = some(&packed_a, tile.row / U::ROWS, TILE_ROWS / U::ROWS, panel_a);
+        let b = some(&packed_b, tile.col / U::COLS, TILE_COLS / U::COLS, panel_b);
+        tile.compute::<U>(onto, (a, b), terms);
     });
-    give(packed_a);
-    give(packed_b);
 }
 
 /// Up to `count` panels of `len` elements, starting at panel `first`.
-fn panels(packed: &[f32], first: usize, count: usize, len: usize) -> &[f32] {
+fn some<T>(packed: &[T], first: usize, count: usize, len: usize) -> &[T] {
     let rest = &packed[first * len..];
     &rest[..rest.len().min(count * len)]
 }
 
-/// The lines of `m` in panels of `W`. Each panel holds one element of each of its lines after the other, in the order
-/// of the sum; lines and terms that do not exist are zero.
-fn pack<const W: usize>(m: Matrix<'_, bf16>) -> Vec<f32> {
-    let terms = m.cols.next_multiple_of(2);
-    let mut packed = take::<f32>(m.rows.next_multiple_of(W) * terms);
-    packed.par_chunks_mut((W * terms).max(1)).enumerate().for_each(|(panel, packed)| {
-        let lines = W.min(m.rows - panel * W);
-        if lines < W || m.cols < terms {
-            packed.fill(0.);
-        }
-        let m = m.rows(panel * W..panel * W + lines);
-        vectorized(|| match m.col_stride {
-            1 => pack_rows::<W>(packed, m),
-            _ => pack_columns::<W>(packed, m),
-        });
-    });
-    packed
-}
-
-/// Packs lines whose elements are neighbours.
-#[inline(always)]
-fn pack_rows<const W: usize>(packed: &mut [f32], m: Matrix<'_, bf16>) {
-    for line in 0..m.rows {
-        let row = &m.data[line * m.row_stride..][..m.cols];
-        for (two, pair) in packed.chunks_exact_mut(2 * W).zip(row.chunks(2)) {
-            two[W + line] = pair[0].widen();
-            if let Some(second) = pair.get(1) {
-                two[line] = second.widen();
-            }
-        }
-    }
-}
-
-/// Packs lines of which the elements with the same index are neighbours.
-#[inline(always)]
-fn pack_columns<const W: usize>(packed: &mut [f32], m: Matrix<'_, bf16>) {
-    assert_eq!(m.row_stride, 1, "rows or columns of elements that are neighbours");
-    for (term, packed) in packed.chunks_exact_mut(W).enumerate() {
-        // The second of each pair comes first.
-        let term = term ^ 1;
-        if term < m.cols {
-            let column = &m.data[term * m.col_stride..][..m.rows];
-            packed.iter_mut().zip(column).for_each(|(packed, x)| *packed = x.widen());
-        }
-    }
-}
-
 /// A part of the result.
 struct Tile<'a, C> {
-    row_panel: usize,
-    col_panel: usize,
+    row: usize,
+    col: usize,
     /// The part's elements of each row.
     rows: Vec<&'a mut [C]>,
 }
@@ -114,16 +129,16 @@ struct Tile<'a, C> {
 /// Cuts a result into tiles.
 fn tiles<C>(c: &mut [C], cols: usize) -> Vec<Tile<'_, C>> {
     let mut tiles = Vec::new();
-    for (band, c) in c.chunks_mut(ROW_PANELS * ROWS * cols).enumerate() {
+    for (band, c) in c.chunks_mut(TILE_ROWS * cols).enumerate() {
         let first = tiles.len();
-        let across = (0..cols.div_ceil(COL_PANELS * COLS)).map(|tile| Tile {
-            row_panel: band * ROW_PANELS,
-            col_panel: tile * COL_PANELS,
+        let across = (0..cols.div_ceil(TILE_COLS)).map(|tile| Tile {
+            row: band * TILE_ROWS,
+            col: tile * TILE_COLS,
             rows: Vec::with_capacity(c.len() / cols),
         });
         tiles.extend(across);
         for row in c.chunks_mut(cols) {
-            let parts = tiles[first..].iter_mut().zip(row.chunks_mut(COL_PANELS * COLS));
+            let parts = tiles[first..].iter_mut().zip(row.chunks_mut(TILE_COLS));
             parts.for_each(|(tile, part)| tile.rows.push(part));
         }
     }
@@ -132,59 +147,89 @@ fn tiles<C>(c: &mut [C], cols: usize) -> Vec<Tile<'_, C>> {
 
 impl<C: Float> Tile<'_, C> {
     /// Computes the tile from its panels of `a` and `b`.
-    fn compute(self, onto: Onto, (a, b): (&[f32], &[f32]), terms: usize) {
-        const BLOCK: usize = ROWS * COLS;
-        let down = self.rows.len().div_ceil(ROWS);
-        let across = self.rows[0].len().div_ceil(COLS);
-        let mut sums = take::<f32>(down * across * BLOCK);
-        sums.fill(0.);
-        for start in (0..terms).step_by(TERMS) {
-            let end = terms.min(start + TERMS);
-            for (b, sums) in b.chunks_exact(COLS * terms).zip(sums.chunks_exact_mut(down * BLOCK)) {
-                let b = &b[start * COLS..end * COLS];
-                for (a, sums) in a.chunks_exact(ROWS * terms).zip(sums.chunks_exact_mut(BLOCK)) {
-                    fused(Multiply { a: &a[start * ROWS..end * ROWS], b, sums });
+    fn compute<U: Unit>(self, onto: Onto, (a, b): (&[U::Packed], &[U::Packed]), terms: usize) {
+        let unit = U::ready();
+        let block = U::ROWS * U::COLS;
+        let down = self.rows.len().div_ceil(U::ROWS);
+        let across = self.rows[0].len().div_ceil(U::COLS);
+        let mut sums = Panels::<f32>::new(down * across * block, |sums| sums.fill(0.));
+        let (panel_a, panel_b) = (U::panel(U::ROWS, terms), U::panel(U::COLS, terms));
+        for start in (0..terms).step_by(U::TERMS) {
+            let end = terms.min(start + U::TERMS);
+            let of_a = U::panel(U::ROWS, start)..U::panel(U::ROWS, end);
+            let of_b = U::panel(U::COLS, start)..U::panel(U::COLS, end);
+            for (b, sums) in b.chunks_exact(panel_b).zip(sums.chunks_exact_mut(down * block)) {
+                for (a, sums) in a.chunks_exact(panel_a).zip(sums.chunks_exact_mut(block)) {
+                    unit.multiply(&a[of_a.clone()], &b[of_b.clone()], sums);
                 }
             }
         }
+        drop(unit);
         for (row, c) in self.rows.into_iter().enumerate() {
-            let blocks = sums.chunks_exact(down * BLOCK);
-            for (c, sums) in c.chunks_mut(COLS).zip(blocks) {
-                let each = c.iter_mut().zip(&sums[row * COLS..]);
-                match onto {
-                    Onto::Fresh => each.for_each(|(c, sum)| *c = C::round(*sum)),
-                    Onto::Sum => each.for_each(|(c, sum)| *c = C::round(c.widen() + sum)),
-                }
-            }
+            let sums = &sums[row * U::COLS..];
+            simd::run(Round::<C, U> { c, onto, sums, stride: down * block, unit: PhantomData });
         }
-        give(sums);
     }
 }
 
-/// Adds the product of two panels to a block of sums.
-struct Multiply<'a> {
-    a: &'a [f32],
-    b: &'a [f32],
-    sums: &'a mut [f32],
+/// Rounds the sums of a row.
+struct Round<'a, C, U> {
+    c: &'a mut [C],
+    onto: Onto,
+    /// The sums of a block every `stride`.
+    sums: &'a [f32],
+    stride: usize,
+    unit: PhantomData<U>,
 }
 
-impl Fused for Multiply<'_> {
+impl<C: Float, U: Unit> Loop for Round<'_, C, U> {
     #[inline(always)]
     fn run(self) {
-        let mut block = [[0f32; COLS]; ROWS];
-        for (line, sums) in block.iter_mut().zip(self.sums.chunks_exact(COLS)) {
-            line.copy_from_slice(sums);
-        }
-        for (a, b) in self.a.chunks_exact(ROWS).zip(self.b.chunks_exact(COLS)) {
-            for (line, a) in block.iter_mut().zip(a) {
-                for (sum, b) in line.iter_mut().zip(b) {
-                    *sum = a.mul_add(*b, *sum);
-                }
+        for (c, sums) in self.c.chunks_mut(U::COLS).zip(self.sums.chunks(self.stride)) {
+            let each = c.iter_mut().zip(&sums[..U::COLS]);
+            match self.onto {
+                Onto::Fresh => each.for_each(|(c, sum)| *c = C::round(*sum)),
+                Onto::Sum => each.for_each(|(c, sum)| *c = C::round(c.widen() + sum)),
             }
         }
-        for (line, sums) in block.iter().zip(self.sums.chunks_exact_mut(COLS)) {
-            sums.copy_from_slice(line);
-        }
+    }
+}
+
+/// Numbers in memory from the pool, from the start of a cache line.
+struct Panels<T: Element> {
+    memory: Vec<T>,
+    numbers: std::ops::Range<usize>,
+}
+
+impl<T: Element> Panels<T> {
+    /// `len` numbers, all of which `fill` sets.
+    fn new(len: usize, fill: impl FnOnce(&mut [T])) -> Self {
+        const LINE: usize = 64;
+        let mut memory = take::<T>(len + LINE / size_of::<T>());
+        let start = memory.as_ptr().align_offset(LINE);
+        let numbers = start..start + len;
+        fill(&mut memory[numbers.clone()]);
+        Self { memory, numbers }
+    }
+}
+
+impl<T: Element> Deref for Panels<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.memory[self.numbers.clone()]
+    }
+}
+
+impl<T: Element> DerefMut for Panels<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.memory[self.numbers.clone()]
+    }
+}
+
+impl<T: Element> Drop for Panels<T> {
+    fn drop(&mut self) {
+        give(std::mem::take(&mut self.memory));
     }
 }
 
@@ -201,34 +246,69 @@ mod tests {
         std::iter::repeat_with(next).take(n).collect()
     }
 
-    /// The definition, with `f32::mul_add` element by element.
-    fn defined(m: Matrix<'_, bf16>, b: Matrix<'_, bf16>, row: usize, col: usize) -> f32 {
-        let a = |k: usize| m.data[row * m.row_stride + k * m.col_stride].to_f32();
-        let b = |k: usize| b.data[k * b.row_stride + col * b.col_stride].to_f32();
-        let mut sum = 0f32;
-        for first in (0..m.cols).step_by(2) {
-            if first + 1 < m.cols {
-                sum = a(first + 1).mul_add(b(first + 1), sum);
-            }
-            sum = a(first).mul_add(b(first), sum);
-        }
-        sum
+    /// The terms of an element, each as its two factors.
+    fn terms(a: Matrix<'_, bf16>, b: Matrix<'_, bf16>, row: usize, col: usize) -> Vec<[f32; 2]> {
+        let x = |k: usize| a.data[row * a.row_stride + k * a.col_stride].to_f32();
+        let y = |k: usize| b.data[k * b.row_stride + col * b.col_stride].to_f32();
+        (0..a.cols).map(|k| [x(k), y(k)]).collect()
     }
 
-    #[test]
-    fn every_element_has_the_bits_of_its_definition() {
-        for (m, n, k) in [(1, 5, 3), (7, 33, 65), (150, 140, 2), (13, 17, 801), (145, 129, 386)] {
+    /// Adds terms to `sum` in their order.
+    fn chain<'a>(sum: f32, terms: impl Iterator<Item = &'a [f32; 2]>) -> f32 {
+        terms.fold(sum, |sum, [x, y]| x.mul_add(*y, sum))
+    }
+
+    /// The definition of the portable unit and AVX-512 BF16's.
+    fn in_pairs(terms: &[[f32; 2]]) -> f32 {
+        terms.chunks(2).fold(0., |sum, pair| chain(sum, pair.iter().rev()))
+    }
+
+    /// The definition of AMX's.
+    #[cfg(target_arch = "x86_64")]
+    fn in_tiles(terms: &[[f32; 2]]) -> f32 {
+        terms.chunks(pairs::TERMS).fold(0., |sum, terms| {
+            let even = chain(0., terms.iter().step_by(2));
+            let odd = chain(0., terms.iter().skip(1).step_by(2));
+            sum + (even + odd)
+        })
+    }
+
+    fn has_the_bits_of<U: Unit>(definition: fn(&[[f32; 2]]) -> f32) {
+        for (m, n, k) in [(1, 5, 3), (7, 33, 65), (150, 140, 2), (13, 17, 801), (197, 129, 386)] {
             let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
             for a in [Matrix::new(&a, m, k), Matrix::new(&a, k, m).t()] {
                 for b in [Matrix::new(&b, k, n), Matrix::new(&b, n, k).t()] {
                     let mut c = vec![f32::NAN; m * n];
-                    gemm_parallel(&mut c, Onto::Fresh, a, b);
+                    product::<U, f32>(&mut c, Onto::Fresh, a, b);
                     for (i, c) in c.iter().enumerate() {
-                        let expected = defined(a, b, i / n, i % n);
+                        let expected = definition(&terms(a, b, i / n, i % n));
                         assert_eq!(c.to_bits(), expected.to_bits(), "{m} {n} {k}: {i}");
                     }
                 }
             }
         }
+    }
+
+    #[test]
+    fn portable_products_have_the_bits_of_their_definition() {
+        has_the_bits_of::<portable::Portable>(in_pairs);
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn products_of_avx512_bf16_have_the_bits_of_portable_ones() {
+        if !dot::is_available() {
+            return eprintln!("skipped: this CPU has no AVX-512 BF16");
+        }
+        has_the_bits_of::<dot::Dot>(in_pairs);
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn products_of_amx_have_the_bits_of_their_definition() {
+        if !amx::is_available() {
+            return eprintln!("skipped: this CPU has no AMX");
+        }
+        has_the_bits_of::<amx::Amx>(in_tiles);
     }
 }
