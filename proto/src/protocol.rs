@@ -141,7 +141,7 @@ pub enum Cause {
     Peer = 1,
     /// The data set. The run fails.
     Data = 2,
-    /// The base model or its tokenizer. The run fails.
+    /// The base model or its tokenizer, or that there is not enough memory for it. The run fails.
     Model = 3,
     /// The object store.
     Storage = 4,

@@ -13,6 +13,7 @@
 //! stored     inspects a run in a store
 //! hub        a test hub with the interface of the Hugging Face hub
 //! http       the part of HTTP that the hub needs
+//! memory     predicted and measured memory of a rank
 //! model      the weights of a model folder
 //! lone       a run of one worker, without a plan
 //! simulated  a worker that sends messages and does no work
@@ -27,6 +28,7 @@ pub mod http;
 pub mod hub;
 pub mod ignored;
 pub mod lone;
+pub mod memory;
 pub mod model;
 pub mod pool;
 pub mod process;

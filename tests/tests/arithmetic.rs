@@ -11,7 +11,7 @@ use worker::collective::{self, AbortHandle, Collective, InProcess, Pending};
 use worker::device::{self, Buffer, WindowMut};
 use worker::kernels;
 use worker::model::{Config, Dtype, Model};
-use worker::ops::{Documents, Target};
+use worker::ops::{Documents, Recompute, Target};
 use worker::replica::optimizer::AdamW;
 use worker::replica::{
     Batch, Committed, Error, MicroBatch, Recipe, Room, Saved, State, Trainer, snapshot,
@@ -65,7 +65,7 @@ fn replica_with(clip_norm: f64, bucket_elements: usize, dtype: device::Dtype) ->
         adamw: AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8 },
         weight_decay: 0.1,
         clip_norm,
-        recompute: false,
+        recompute: Recompute::Off,
         bucket_elements,
     };
     let mut model = Model::random(config, 7, kernels::host());

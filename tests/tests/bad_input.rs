@@ -275,6 +275,26 @@ fn a_tokenizer_without_a_template_is_refused_with_a_way_out() {
 }
 
 #[test]
+fn a_model_that_does_not_fit_in_memory_is_refused_before_it_is_read() {
+    let fixture = Fixture::new();
+    fixture.change("base/config.json", r#""hidden_size": 192"#, r#""hidden_size": 49152"#);
+    fixture.change(
+        "base/config.json",
+        r#""intermediate_size": 512"#,
+        r#""intermediate_size": 196608"#,
+    );
+    // A hundred billion parameters, of which the weights are not there: they would be missed if they were read.
+    let words = [
+        "a worker needs ",
+        "TB, even with `train.micro_batch: 1` and `train.recompute: on`",
+        "the only worker on this host may use",
+        "moments ",
+        "hint: use a smaller model, or a host with more memory",
+    ];
+    refused(&fixture, USER, &words);
+}
+
+#[test]
 fn weights_that_were_cut_short_are_refused_by_file() {
     let fixture = Fixture::new();
     let path = fixture.path("base/model-00001-of-00002.safetensors");

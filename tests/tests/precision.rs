@@ -12,7 +12,7 @@ use worker::collective::InProcess;
 use worker::device::Dtype;
 use worker::kernels;
 use worker::model::Model;
-use worker::ops::{Documents, Target};
+use worker::ops::{Documents, Recompute, Target};
 use worker::replica::optimizer::AdamW;
 use worker::replica::{BUCKET_ELEMENTS, Batch, MicroBatch, Recipe, State, Trainer};
 
@@ -76,7 +76,7 @@ fn train(folder: &Path, curves: &Curves, dtype: Dtype) -> Vec<f64> {
         adamw: AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 },
         weight_decay: 0.0,
         clip_norm: 1.0,
-        recompute: false,
+        recompute: Recompute::Off,
         bucket_elements: BUCKET_ELEMENTS,
     };
     let mut state = State::new(model);

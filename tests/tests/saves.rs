@@ -30,7 +30,7 @@ use worker::collective::{AbortHandle, InProcess};
 use worker::job::Restorable;
 use worker::kernels;
 use worker::model::{Config, Dtype, Model};
-use worker::ops::{Documents, Target};
+use worker::ops::{Documents, Recompute, Target};
 use worker::replica::optimizer::AdamW;
 use worker::replica::{
     Batch, MicroBatch, PartFile, Recipe, RestoreError, Room, Saved, Snapshot, State, Trainer,
@@ -66,7 +66,7 @@ const RECIPE: Recipe = Recipe {
     adamw: AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8 },
     weight_decay: 0.1,
     clip_norm: 1.0,
-    recompute: false,
+    recompute: Recompute::Off,
     bucket_elements: 512,
 };
 

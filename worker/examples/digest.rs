@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use worker::collective::InProcess;
 use worker::kernels;
 use worker::model::{Config, Model};
-use worker::ops::{Documents, Target};
+use worker::ops::{Documents, Recompute, Target};
 use worker::replica::optimizer::AdamW;
 use worker::replica::{BUCKET_ELEMENTS, Batch, MicroBatch, Recipe, State, Trainer};
 
@@ -28,7 +28,7 @@ fn main() -> Result<()> {
         adamw: AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 },
         weight_decay: 0.0,
         clip_norm: 1.0,
-        recompute: false,
+        recompute: Recompute::Off,
         bucket_elements: BUCKET_ELEMENTS,
     };
     let mut state = State::new(model);

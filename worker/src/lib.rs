@@ -14,6 +14,7 @@
 //! kernels/        the arithmetic behind the operations, one kernel table per device
 //! device/         buffers in host or device memory
 //! collective/     all-reduce, broadcast and barrier over ranks: in-process, TCP ring
+//! available.rs    how much memory a rank may use
 //! cache.rs        this host's copies of remote models
 //! address.rs      the address at which peers reach a rank
 //! supervise.rs    one process per device
@@ -27,6 +28,7 @@
 
 pub mod address;
 pub mod agent;
+pub mod available;
 pub mod cache;
 pub mod collective;
 pub mod controls;

@@ -2,21 +2,20 @@
 //!
 //! The tokens are synthetic; their number, the length of the documents and the share of trained tokens are the run's.
 
-use crate::collective::InProcess;
-use crate::job::Job;
+use crate::available;
+use crate::collective::Alone;
+use crate::job::{self, Job, Sizing};
 use crate::model::Model;
-use crate::ops::{Documents, Target};
-use crate::replica::{Batch, MicroBatch, State, Trainer};
+use crate::replica::{Batch, MicroBatch, Setup, State, Trainer};
 use crate::session::Trouble;
-use anyhow::Context;
 use clap::Args;
-use proto::cost::Cost;
+use proto::cost::{Cost, Memory};
 use proto::print;
 use proto::protocol::Cause;
 use proto::spec::Spec;
 use std::io::Read;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Number of timed steps, after a warm-up step; the fastest time of each kind counts.
 const STEPS: u64 = 3;
@@ -27,6 +26,9 @@ pub struct Arguments {
     /// Number of compute threads
     #[arg(long)]
     threads: usize,
+    /// Number of workers of the run, all on this machine
+    #[arg(long)]
+    workers: usize,
     /// Average tokens per sample
     #[arg(long)]
     tokens_per_sample: u32,
@@ -51,8 +53,17 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     std::io::stdin().read_to_string(&mut yaml)?;
     let spec = Spec::from_resolved(&yaml)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (model, recipe) = match runtime.block_on(Job::blueprint(&spec)) {
-        Ok(blueprint) => blueprint,
+    let process = available::resident()?;
+    let measured = runtime.block_on(Job::blueprint(&spec, process)).and_then(|(model, saved)| {
+        let on_host = arguments.workers as u64;
+        let checkpoints = Some((arguments.workers, saved));
+        let config = model.config();
+        let chosen = Sizing { spec: &spec, config, checkpoints, on_host, process }.fit()?;
+        chosen.warn_if_too_large();
+        Ok((model, saved, chosen.fit))
+    });
+    let (model, saved, fit) = match measured {
+        Ok(measured) => measured,
         Err(Trouble { cause, message, .. }) => {
             print::note(format_args!("error: {message}"));
             return Ok(exit_code(cause));
@@ -60,10 +71,14 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let vocabulary = model.config().vocab_size;
     let of_model = sizes(&model);
+    let dtype = model.parameters().dtype();
+    let recipe = job::recipe(&spec, fit.recompute);
+    let checkpoints = Some((arguments.workers, saved));
+    let setup = Setup { config: model.config(), dtype, recipe, checkpoints };
+    let predicted = setup.memory(micro_batch(&spec, arguments, fit.packs, vocabulary))?;
     let mut state = State::new(model);
     let mut trainer = Trainer::new(&state, recipe);
-    let mut alone = InProcess::world(1, Duration::from_secs(600));
-    let collective = alone.first_mut().context("a world of one")?;
+    let mut alone = Alone::of(1);
 
     let mut cost = Cost {
         parameters: of_model.0,
@@ -73,9 +88,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         micro_batch_seconds: f64::INFINITY,
         update_seconds: f64::INFINITY,
         peak_bytes: 0,
+        predicted: Memory { process, ..predicted },
     };
     for step in 0..=STEPS {
-        let micro_batch = micro_batch(&spec, arguments, vocabulary);
+        let micro_batch = micro_batch(&spec, arguments, fit.packs, vocabulary);
         let weight = micro_batch.weight();
         cost.micro_batch_tokens = micro_batch.tokens.len() as u64;
         let batch = Batch {
@@ -89,14 +105,14 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             samples_digest: 0,
         };
         let began = Instant::now();
-        let committed = trainer.step(&mut state, collective, &batch, false)?;
+        let committed = trainer.step(&mut state, &mut alone, &batch, false)?;
         let compute = committed.done.compute.as_secs_f64();
         if step > 0 {
             cost.micro_batch_seconds = cost.micro_batch_seconds.min(compute);
             cost.update_seconds = cost.update_seconds.min(began.elapsed().as_secs_f64() - compute);
         }
     }
-    cost.peak_bytes = peak_bytes()?;
+    cost.peak_bytes = available::peak()?;
     print::line(serde_json::to_string(&cost)?)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -118,35 +134,9 @@ fn sizes(model: &Model) -> (u64, u64) {
 }
 
 /// A micro-batch of the run's size, with documents of its average length.
-fn micro_batch(spec: &Spec, arguments: &Arguments, vocabulary: usize) -> MicroBatch {
+fn micro_batch(spec: &Spec, arguments: &Arguments, packs: usize, vocabulary: usize) -> MicroBatch {
     let length = arguments.tokens_per_sample.clamp(2, spec.data().max_tokens) as usize;
-    let room = Job::micro_batch_packs(spec) * spec.data().max_tokens as usize;
-    let documents = (room / length).max(1);
-    // Any tokens will do. Neighbours differ, so that caching does not make them cheaper than real ones.
-    let tokens: Vec<u32> = (0..documents * length)
-        .map(|i| (i.wrapping_mul(2_654_435_761) % vocabulary) as u32)
-        .collect();
+    let documents = (packs * spec.data().max_tokens as usize / length).max(1);
     let trained = ((length - 1) as f64 * arguments.trained_share).round().max(1.0) as usize;
-    let mut targets = Vec::new();
-    for document in 0..documents {
-        let end = (document + 1) * length;
-        // The trained answer is at the end of the document; the last row predicts nothing.
-        for row in end - 1 - trained..end - 1 {
-            targets.push(Target { row: row as u32, token: tokens[row + 1], weight: 1.0 });
-        }
-    }
-    MicroBatch {
-        sources: vec![0; documents],
-        documents: Documents::of_lengths((0..documents).map(|_| length)),
-        targets,
-        tokens,
-    }
-}
-
-/// Peak resident memory of this process, as counted by the kernel.
-fn peak_bytes() -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")).context("no VmHWM")?;
-    Ok(kib.trim().parse::<u64>()? * 1024)
+    MicroBatch::synthetic(documents, length, trained, vocabulary)
 }

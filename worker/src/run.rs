@@ -3,6 +3,7 @@
 //! ```text
 //! join      connect the ring of this generation
 //! begin     restore the checkpoint that the coordinator names, or take the base model; all ranks verify equal state
+//! fit       all ranks agree on micro-batches that fit in the memory of each of them
 //! steps     every rank takes the same steps; the control reduction commits a step
 //!           at a checkpoint: snapshot (uploaded in the background; skipped while the storage fails), held-out loss
 //! leave     after the last step, or after a step in which a rank asked to stop
@@ -13,7 +14,8 @@
 
 use crate::collective::{self, Collective, Listener, Ring};
 use crate::controls::{Controls, ThreadReport};
-use crate::job::{Job, Restorable};
+use crate::job::{Fit, Job, Restorable};
+use crate::ops::Recompute;
 use crate::replica::objective::sft;
 use crate::replica::{
     self, Committed, Digest, Origin, RestoreError, State, Trainer, Vacancy, agree, digest, restore,
@@ -131,19 +133,20 @@ impl<'a> Member<'a> {
     }
 
     fn steps(&mut self, state: &mut State) -> Result<(), Broken> {
-        let mut trainer = Trainer::new(state, self.job.recipe());
+        let Fit { packs, recompute } = self.fit(state)?;
+        let mut trainer = Trainer::new(state, self.job.recipe(recompute));
         if self.duty.evaluate_first {
-            self.evaluate(state)?;
+            self.evaluate(state, packs)?;
         }
         while self.step < self.job.steps() {
-            let stop = self.take_step(&mut trainer, state)?;
+            let stop = self.take_step(&mut trainer, state, packs)?;
             let last = self.step == self.job.steps();
             let due = self.job.checkpoint_due(self.step);
             if last || stop || due {
                 self.save(state, last || stop)?;
             }
             if self.job.evaluation_due(self.step, last || due) {
-                self.evaluate(state)?;
+                self.evaluate(state, packs)?;
             }
             if stop {
                 break;
@@ -153,11 +156,38 @@ impl<'a> Member<'a> {
         Ok(())
     }
 
-    /// Takes the next step; returns whether any rank wants all ranks to stop after it.
-    fn take_step(&mut self, trainer: &mut Trainer, state: &mut State) -> Result<bool, Broken> {
-        self.at(Phase::Computing);
+    /// Chooses how micro-batches go through the model: as is necessary for the rank with the least memory.
+    fn fit(&mut self, state: &State) -> Result<Fit, Broken> {
+        const SETTINGS: [Recompute; 3] = [Recompute::Off, Recompute::Light, Recompute::On];
         let (rank, world) = self.place();
-        let batch = self.job.batch(self.step, rank, world).map_err(|t| self.failed(t))?;
+        let host = |member: &str| member.rsplit_once(':').map(|(host, _)| host.to_owned());
+        let own = host(&self.duty.members[rank]);
+        let on_host = self.duty.members.iter().filter(|member| host(member) == own).count() as u64;
+        let fit = self.job.fit(state.model(), world, on_host).map_err(|t| self.failed(t))?;
+        // Each rank adds its own choice to zeros.
+        let mut all = vec![0.0; 2 * world];
+        all[rank] = fit.packs as f64;
+        all[world + rank] = fit.recompute as u8 as f64;
+        self.collective.control(&mut all).map_err(|e| self.broken(e.into()))?;
+        let packs = all[..world].iter().fold(f64::INFINITY, |least, packs| least.min(*packs));
+        let recompute = all[world..].iter().fold(0.0, |most: f64, setting| most.max(*setting));
+        let fit = Fit { packs: packs as usize, recompute: SETTINGS[recompute as usize] };
+        if rank == 0 {
+            let Fit { packs, recompute } = fit;
+            tracing::info!(packs, ?recompute, "chose the micro-batches");
+        }
+        Ok(fit)
+    }
+
+    /// Takes the next step; returns whether any rank wants all ranks to stop after it.
+    fn take_step(
+        &mut self,
+        trainer: &mut Trainer,
+        state: &mut State,
+        packs: usize,
+    ) -> Result<bool, Broken> {
+        self.at(Phase::Computing);
+        let batch = self.job.batch(self.step, self.place(), packs).map_err(|t| self.failed(t))?;
         let wants_stop = self.outside.controls.stop.load(Ordering::Relaxed);
         let committed = trainer.step(state, &mut self.collective, &batch, wants_stop);
         let finite = match &committed {
@@ -194,11 +224,11 @@ impl<'a> Member<'a> {
     }
 
     /// Computes this rank's share of the held-out loss, per source.
-    fn evaluate(&mut self, state: &State) -> Result<(), Broken> {
+    fn evaluate(&mut self, state: &State, packs: usize) -> Result<(), Broken> {
         self.at(Phase::Evaluating);
-        let (rank, world) = self.place();
         let mut sums = Vec::new();
-        for (source, micro_batch) in self.job.held_out(rank, world).map_err(|t| self.failed(t))? {
+        let held_out = self.job.held_out(self.place(), packs).map_err(|t| self.failed(t))?;
+        for (source, micro_batch) in held_out {
             if self.outside.controls.abort.is_aborted() {
                 return Err(Broken::Aborted);
             }

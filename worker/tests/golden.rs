@@ -6,9 +6,9 @@
 //!
 //! Bits depend on the instruction set, which determines how matrix products are summed, so there is a file for each.
 //! Sums of more than 512 terms are cut, on most processors every 512 terms; an L1 cache that leads to other cuts is
-//! part of a run's name. Bits do not depend on the number of threads or on recomputation: each run is compared under
-//! all of them. If there is no entry for a machine, the test says that it skipped, and `tests/golden.sh` compares with
-//! a build of an earlier commit.
+//! part of a run's name, and so is the order in which products of bf16 are summed. Bits do not depend on the number of
+//! threads or on recomputation: each run is compared under all of them. If there is no entry for a machine, the test
+//! says that it skipped, and `tests/golden.sh` compares with a build of an earlier commit.
 
 #![allow(clippy::unwrap_used)]
 
@@ -19,9 +19,9 @@ use std::sync::Mutex;
 use std::time::Duration;
 use worker::collective::{Collective, InProcess};
 use worker::device::Dtype;
-use worker::kernels;
+use worker::kernels::{self, cpu::Cpu};
 use worker::model::{Config, Model};
-use worker::ops::{Documents, Target};
+use worker::ops::{Documents, Recompute, Target};
 use worker::replica::optimizer::AdamW;
 use worker::replica::{BUCKET_ELEMENTS, Batch, MicroBatch, Recipe, State, Trainer};
 
@@ -66,23 +66,24 @@ const REAL_STEPS: u64 = 10;
 
 #[test]
 fn tiny_models_on_one_thread_train_to_the_same_bits() {
-    train_tiny_models(1, false);
+    train_tiny_models(1, Recompute::Off);
 }
 
 #[test]
 fn tiny_models_on_two_threads_with_recomputation_train_to_the_same_bits() {
-    train_tiny_models(2, true);
+    train_tiny_models(2, Recompute::On);
 }
 
 #[test]
-fn tiny_models_on_four_threads_train_to_the_same_bits() {
-    train_tiny_models(4, false);
+fn tiny_models_on_four_threads_with_light_recomputation_train_to_the_same_bits() {
+    train_tiny_models(4, Recompute::Light);
 }
 
-fn train_tiny_models(threads: usize, recompute: bool) {
+fn train_tiny_models(threads: usize, recompute: Recompute) {
     let mut outcomes = Golden::new();
     for (name, text) in TINY {
-        for (dtype, suffix) in [(Dtype::F32, ""), (Dtype::Bf16, ", bf16")] {
+        let bf16 = format!(", bf16 in {}", Cpu::bf16_order());
+        for (dtype, suffix) in [(Dtype::F32, ""), (Dtype::Bf16, &bf16)] {
             let model = || {
                 let config = Config::parse(Path::new("config.json"), text).unwrap();
                 let mut model = Model::random(config, 7, kernels::host());
@@ -103,14 +104,14 @@ fn smollm2_trains_to_the_same_bits() {
     };
     let folder = PathBuf::from(folder);
     let model = || Model::load(&folder, kernels::host()).unwrap();
-    let run = Run { threads: 2, recompute: false, world: 1, steps: REAL_STEPS };
+    let run = Run { threads: 2, recompute: Recompute::Off, world: 1, steps: REAL_STEPS };
     let outcome = train(&model, &run);
     compare(&BTreeMap::from([(format!("smollm2-135m{}", unusual_cache()), outcome)]));
 }
 
 struct Run {
     threads: usize,
-    recompute: bool,
+    recompute: Recompute,
     world: usize,
     steps: u64,
 }

@@ -3,7 +3,7 @@
 use super::advice;
 use super::mixture::{self, Mixed};
 use super::preview::Preview;
-use proto::cost::Cost;
+use proto::cost::{Cost, Memory, bytes};
 use proto::plan::EpochSummary;
 use proto::spec::{SaveDtype, Spec};
 use serde::Serialize;
@@ -103,8 +103,7 @@ impl Measured {
         let checkpoint_bytes = model_bytes + cost.parameters * 12;
         Self {
             workers,
-            // A worker's share of a checkpoint is copied before it is stored.
-            memory_bytes_per_worker: cost.peak_bytes + checkpoint_bytes.div_ceil(workers.into()),
+            memory_bytes_per_worker: cost.predicted.total(),
             tokens_per_second: outlook.tokens_per_step / step_seconds,
             eta_seconds: step_seconds * outlook.steps as f64,
             model_bytes,
@@ -169,7 +168,19 @@ impl fmt::Display for Measured {
             "              from the fastest of {} micro-batches of {} tokens; other overhead not included",
             self.cost.micro_batches, self.cost.micro_batch_tokens
         )?;
-        writeln!(f, "  memory      {} for each worker", bytes(self.memory_bytes_per_worker))?;
+        let Memory { snapshot, .. } = self.cost.predicted;
+        writeln!(
+            f,
+            "  memory      {} for each worker: {}",
+            bytes(self.memory_bytes_per_worker),
+            self.cost.predicted
+        )?;
+        writeln!(
+            f,
+            "              predicted; without a checkpoint {}, and {} were measured",
+            bytes(self.memory_bytes_per_worker - snapshot),
+            bytes(self.cost.peak_bytes)
+        )?;
         write!(
             f,
             "  checkpoint  {}, of which {} are the model",
@@ -188,14 +199,6 @@ fn counted(n: u64, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
-/// Formats a size in decimal units, such as `1.8 GB`.
-fn bytes(n: u64) -> String {
-    const UNITS: [(&str, f64); 4] = [("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)];
-    let n = n as f64;
-    let unit = UNITS.iter().find(|(_, size)| n >= *size);
-    unit.map_or_else(|| format!("{n} B"), |(name, size)| format!("{:.1} {name}", n / size))
-}
-
 /// Formats a duration in its two largest units, such as `2 h 5 min`.
 pub(super) fn duration(seconds: f64) -> String {
     let all = Duration::from_secs_f64(seconds.clamp(0.0, 1e9)).as_secs();
@@ -212,8 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_times_and_counts_are_readable() {
-        assert_eq!([bytes(999), bytes(1_600_000_000)], ["999 B", "1.6 GB"]);
+    fn times_and_counts_are_readable() {
         let durations = [4.2, 125.0, 7_500.0, 100_000.0].map(duration);
         assert_eq!(durations, ["4 s", "2 min 5 s", "2 h 5 min", "1 d 3 h"]);
         assert_eq!([counted(1, "epoch"), counted(2, "epoch")], ["1 epoch", "2 epochs"]);
@@ -228,6 +230,7 @@ mod tests {
             micro_batch_seconds: 1.0,
             update_seconds: 0.5,
             peak_bytes: 7,
+            predicted: Memory { parameters: 40, snapshot: 47, ..Memory::default() },
         }
     }
 
@@ -239,7 +242,7 @@ mod tests {
         let measured = Measured::new(cost(), &preview.spec, &outlook, 3);
         assert_eq!(measured.eta_seconds, 65.0);
         assert_eq!((measured.model_bytes, measured.checkpoint_bytes), (20, 140));
-        assert_eq!(measured.memory_bytes_per_worker, 7 + 47);
+        assert_eq!(measured.memory_bytes_per_worker, 40 + 47);
     }
 
     #[test]
@@ -254,7 +257,8 @@ mod tests {
   in all      10 steps of 1 epoch; 16000 tokens
   time        about 2 min 45 s with 1 worker on this machine, 97 tokens/s
               from the fastest of 3 micro-batches of 100 tokens; other overhead not included
-  memory      147 B for each worker
+  memory      87 B for each worker: parameters 40 B, a checkpoint 47 B
+              predicted; without a checkpoint 40 B, and 7 B were measured
   checkpoint  140 B, of which 20 B are the model; 1 checkpoint in the run
 source    samples  trained tokens  repeat  share of an epoch
 /d.jsonl      320            4000   0.500  100.0 %

@@ -67,7 +67,7 @@ async fn run_worker(preview: &Preview, workers: u32) -> anyhow::Result<Output> {
     let program = launch::program()?;
     let mut child = tokio::process::Command::new(&program)
         .arg("measure")
-        .args(["--threads", &threads.to_string()])
+        .args(["--threads", &threads.to_string(), "--workers", &workers.to_string()])
         .args(["--tokens-per-sample", &(total.tokens / total.samples.max(1)).max(2).to_string()])
         .args(["--trained-share", &ratio(total.trained_tokens, total.tokens).to_string()])
         .stdin(Stdio::piped())

@@ -318,9 +318,9 @@ pub struct Train {
     /// Packs per optimizer step, over all workers. It does not depend on the number of workers.
     #[schemars(range(min = 1, max = 65536))]
     pub global_batch: u32,
-    /// Packs per forward and backward pass on one worker: `auto`, or a number. It changes speed and memory use, not
-    /// the result. `auto` is 2048 / `data.max_tokens` packs, but at least 1. It does not depend on the available
-    /// memory: write a smaller number if a worker runs out of memory.
+    /// Packs per forward and backward pass on one worker: `auto`, or a number. It changes speed and memory use, and
+    /// the order in which numbers are summed. `auto` is 2048 / `data.max_tokens` packs, but at least 1, and fewer if
+    /// they do not fit in memory.
     pub micro_batch: MicroBatch,
     /// The highest learning rate, at the end of the warmup.
     #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0))]
@@ -332,8 +332,8 @@ pub struct Train {
     /// The maximum global gradient norm. A larger gradient is scaled down to it.
     #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub clip_norm: f64,
-    /// Whether activations are recomputed in the backward pass instead of stored, which saves memory and costs time.
-    /// `auto` currently means `off`: choose `on` if a worker runs out of memory.
+    /// Whether activations are recomputed in the backward pass instead of stored, which saves memory and costs time;
+    /// the result is the same. `auto` recomputes only what is necessary to fit in memory.
     pub recompute: Recompute,
     /// The seed of everything random: the order of the packs, and the values of new parameters.
     pub seed: u64,
@@ -381,7 +381,7 @@ impl Train {
 #[serde(rename_all = "lowercase")]
 pub enum MicroBatch {
     /// 2048 / `data.max_tokens` packs, but at least 1: about 2048 tokens, which is enough for efficient matrix
-    /// products. It does not depend on the available memory.
+    /// products. Fewer if they do not fit in memory.
     Auto,
     /// A fixed number of packs.
     #[serde(untagged)]
@@ -458,9 +458,12 @@ pub enum OptimizerKind {
 pub enum Recompute {
     /// Activations are stored.
     Off,
-    /// The same as `off` in this version; later, it will depend on the available memory.
+    /// As little as fits in memory: nothing, what is cheap, or everything.
     Auto,
-    /// Activations are recomputed.
+    /// Only what is cheap to compute again: the outputs of norms and gate products. This saves a third of the memory
+    /// of activations for little time.
+    Light,
+    /// Each layer saves only its input: a third more time, for a fraction of the memory.
     On,
 }
 

@@ -17,7 +17,7 @@ use worker::collective::{self, AbortHandle, Listener, Membership, Ring};
 use worker::job::Restorable;
 use worker::kernels;
 use worker::model::{Config, Dtype, Model};
-use worker::ops::{Documents, Target};
+use worker::ops::{Documents, Recompute, Target};
 use worker::replica::optimizer::AdamW;
 use worker::replica::{
     BUCKET_ELEMENTS, Batch, MicroBatch, Recipe, Room, Saved, Snapshot, State, Trainer, restore,
@@ -49,7 +49,7 @@ impl Ours {
             adamw: AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 },
             weight_decay: 0.0,
             clip_norm: 1.0,
-            recompute: false,
+            recompute: Recompute::Off,
             bucket_elements: BUCKET_ELEMENTS,
         };
         let model = Model::random(config, 1, kernels::host());

@@ -100,7 +100,7 @@ impl Trainer {
         let sources = vec![0; documents.len()];
         let micro_batch = MicroBatch { tokens, documents: lengths, sources, targets };
         let tape = Tape::training(self.model.parameters());
-        let loss = sft::loss(&self.model, &tape, &micro_batch, false)?;
+        let loss = sft::loss(&self.model, &tape, &micro_batch)?;
         let loss = tape.backward(loss, &mut self.gradients)?.read(|_, _| {});
 
         let span = tracing::trace_span!("optimizer").entered();

@@ -12,9 +12,11 @@
 //! and the owner drops the collective and waits for the next generation.
 //!
 //! There are two implementations, which pass one conformance suite: [`InProcess`] for ranks that are threads, and
-//! [`Ring`] for ranks that are processes. This module knows nothing about operations, models or steps.
+//! [`Ring`] for ranks that are processes. [`Alone`] stands in for a world of which only one rank exists. This module
+//! knows nothing about operations, models or steps.
 
 mod abort;
+mod alone;
 mod error;
 mod in_process;
 mod ring;
@@ -24,6 +26,7 @@ mod conformance;
 
 use crate::device::{Buffer, WindowMut};
 pub use abort::AbortHandle;
+pub use alone::Alone;
 pub use error::{Call, Error, Kind};
 pub use in_process::InProcess;
 pub use ring::{Listener, Membership, Options, Refusal, Ring, SameHost};

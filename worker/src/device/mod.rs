@@ -3,14 +3,18 @@
 //! ```text
 //! Device   allocates; each rank has one        Buffer   elements of one type in a device's memory
 //! Window   a range of a buffer's elements      host.rs  host memory and its pool
+//! Ledger   counts the memory of a rehearsal
 //! ```
 //!
 //! Kernels see windows; operations own buffers. Values cross between host and device in three places: data is copied
 //! to the device by [`Device::upload`] and [`Buffer::write`], and results are copied back by [`Buffer::read`].
 
 mod host;
+mod pool;
+mod rehearsal;
 
 pub(crate) use host::{give, take};
+pub use rehearsal::Ledger;
 
 use half::bf16;
 use host::Memory;
@@ -31,6 +35,11 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    /// The counterpart of a Rust type.
+    pub fn of<T: Element>() -> Self {
+        T::DTYPE
+    }
+
     /// Bytes per element.
     pub const fn size(self) -> usize {
         match self {
@@ -52,33 +61,37 @@ pub enum Device {
     /// This host's CPUs and memory.
     #[default]
     Host,
+    /// No device: memory is only counted. Values that are written are lost, and those that are read are zeros.
+    Rehearsal(Ledger),
 }
 
 impl Device {
     /// A short-lived buffer whose contents are unspecified: every element must be written before it is read. Its
     /// memory is reused after it is dropped.
     pub fn take(&self, dtype: Dtype, len: usize) -> Buffer {
-        match self {
-            Self::Host => {
-                Buffer { device: self.clone(), memory: Memory::take(dtype, len), pooled: true }
-            }
-        }
+        let memory = match self {
+            Self::Host => Memory::take(dtype, len),
+            Self::Rehearsal(ledger) => Memory::Absent(ledger.take(dtype, len)),
+        };
+        Buffer { device: self.clone(), memory, pooled: true }
     }
 
     /// A long-lived buffer of zeros, whose memory is released when it is dropped.
     pub fn zeros(&self, dtype: Dtype, len: usize) -> Buffer {
-        match self {
-            Self::Host => {
-                Buffer { device: self.clone(), memory: Memory::zeros(dtype, len), pooled: false }
-            }
-        }
+        let memory = match self {
+            Self::Host => Memory::zeros(dtype, len),
+            Self::Rehearsal(ledger) => Memory::Absent(ledger.keep(dtype, len)),
+        };
+        Buffer { device: self.clone(), memory, pooled: false }
     }
 
     /// A buffer that holds `values`; in host memory, they are moved instead of copied.
     pub fn upload<T: Element>(&self, values: Vec<T>) -> Buffer {
-        match self {
-            Self::Host => Buffer { device: self.clone(), memory: T::memory(values), pooled: false },
-        }
+        let memory = match self {
+            Self::Host => T::memory(values),
+            Self::Rehearsal(ledger) => Memory::Absent(ledger.keep(T::DTYPE, values.len())),
+        };
+        Buffer { device: self.clone(), memory, pooled: false }
     }
 }
 
@@ -143,7 +156,10 @@ impl Buffer {
     /// # Panics
     /// If the elements are of another type.
     pub fn read<T: Element>(&self) -> Cow<'_, [T]> {
-        Cow::Borrowed(self.all().host())
+        match &self.memory {
+            Memory::Absent(absent) => Cow::Owned(vec![T::default(); absent.len()]),
+            _ => Cow::Borrowed(self.all().host()),
+        }
     }
 
     /// The elements of a type of activations in host memory, as f32.
@@ -162,7 +178,10 @@ impl Buffer {
     /// # Panics
     /// If there are too few elements, or they are of another type.
     pub fn write<T: Element>(&mut self, at: usize, values: &[T]) {
-        self.window_mut(at..at + values.len()).host().copy_from_slice(values);
+        let to = self.window_mut(at..at + values.len());
+        if !matches!(to.buffer.memory, Memory::Absent(_)) {
+            to.host().copy_from_slice(values);
+        }
     }
 
     /// Moves the elements out.

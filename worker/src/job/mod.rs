@@ -5,12 +5,15 @@
 
 mod base;
 mod companions;
+mod fit;
 mod mapped;
 mod restorable;
 mod samples;
 
+use crate::available;
 use crate::inputs::{self, access, parse, template};
-use crate::model::{Dtype, Model};
+use crate::model::{Config, Dtype, Model};
+use crate::ops::Recompute;
 use crate::replica::optimizer::AdamW;
 use crate::replica::{
     BUCKET_ELEMENTS, Batch, MicroBatch, PartFile, Recipe, Saved, Snapshot, State, digest,
@@ -18,20 +21,20 @@ use crate::replica::{
 use crate::session::Trouble;
 use bytes::Bytes;
 use companions::Companion;
+pub use fit::{Fit, Sizing};
+use proto::error::chain;
 use proto::manifest::Checkpoint;
 use proto::plan::{Consumed, Pack, schedule, share};
 use proto::protocol::{Cause, Load, Train};
 use proto::receipt::Skipped;
-use proto::spec::{EvalEvery, EvalOn, MicroBatch as MicroBatchSize, Recompute, Spec};
+use proto::spec::{EvalEvery, EvalOn, Spec};
 pub use restorable::Restorable;
 use samples::{Plan, Samples};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 use storage::Storage;
 
-/// Tokens in a micro-batch if the spec sets no size: enough for the matrix products to be efficient.
-const MICRO_BATCH_TOKENS: u32 = 2048;
 /// The estimated cost of attention per pair of tokens, and of everything else per token, used to share packs evenly.
 const COST_PER_TOKEN: u64 = 4096;
 const COST_PER_PAIR: u64 = 1;
@@ -51,6 +54,8 @@ pub struct Job {
     state: Mutex<Option<Kept>>,
     save_dtype: Dtype,
     companions: Vec<Companion>,
+    /// Bytes of this process before it read the base.
+    process: u64,
 }
 
 /// A training state between two memberships.
@@ -75,6 +80,9 @@ impl Job {
         access::check_sources(&spec).await?;
         access::check_base(&spec).await?;
         let (base, template) = (inputs::base(&spec).await?, template(&spec).await?);
+        // Where the system does not say, the program counts as nothing.
+        let process = available::resident().unwrap_or(0);
+        refuse_if_too_large(&spec, &base, process)?;
         let read = tokio::task::spawn_blocking({
             let (base, spec) = (base.clone(), spec.clone());
             move || {
@@ -87,6 +95,7 @@ impl Job {
         })??;
         Ok(Self {
             companions,
+            process,
             vocabulary: model.config().vocab_size,
             base_digest,
             state: Mutex::new(Some(Kept::Base(State::new(model)))),
@@ -129,26 +138,32 @@ impl Job {
     }
 
     /// How the optimizer updates the state.
-    pub fn recipe(&self) -> Recipe {
-        recipe(&self.spec)
+    pub fn recipe(&self, recompute: Recompute) -> Recipe {
+        recipe(&self.spec, recompute)
     }
 
-    /// The model that a run of `spec` begins with, and how the optimizer updates it.
+    /// The model that a run of `spec` begins with, and how its files are written; this process has `process` bytes.
     ///
     /// # Errors
     /// [`Cause::Model`] for the base, [`Cause::Storage`] if its store fails.
-    pub async fn blueprint(spec: &Spec) -> Result<(Model, Recipe), Trouble> {
-        let (model, ..) = base::read(&inputs::base(spec).await?, spec, template(spec).await?)?;
-        Ok((model, recipe(spec)))
+    pub async fn blueprint(spec: &Spec, process: u64) -> Result<(Model, Saved), Trouble> {
+        let base = inputs::base(spec).await?;
+        refuse_if_too_large(spec, &base, process)?;
+        let (model, dtype, _) = base::read(&base, spec, template(spec).await?)?;
+        Ok((model, Saved { dtype, file_bytes: spec.model().max_shard_bytes }))
     }
 
-    /// Number of packs that go through the model together.
-    pub fn micro_batch_packs(spec: &Spec) -> usize {
-        let packs = match spec.train().micro_batch {
-            MicroBatchSize::Packs(packs) => packs,
-            MicroBatchSize::Auto => (MICRO_BATCH_TOKENS / spec.data().max_tokens).max(1),
-        };
-        packs as usize
+    /// How micro-batches go through `model` on this rank, which is one of `world` and shares its host with `on_host`
+    /// of them, itself included.
+    ///
+    /// # Errors
+    /// Those of [`Sizing::fit`].
+    pub fn fit(&self, model: &Model, world: usize, on_host: u64) -> Result<Fit, Trouble> {
+        let checkpoints = Some((world, self.saved()));
+        let (spec, config, process) = (&self.spec, model.config(), self.process);
+        let chosen = Sizing { spec, config, checkpoints, on_host, process }.fit()?;
+        chosen.warn_if_too_large();
+        Ok(chosen.fit)
     }
 
     /// The digest of the state that training begins with.
@@ -195,15 +210,21 @@ impl Job {
         due && !matches!(self.spec.data().eval.on, EvalOn::Nothing)
     }
 
-    /// A rank's share of step `step`. It depends on the plan, the rank and the world size only.
+    /// A rank's share of step `step`, in micro-batches of up to `packs` packs. It depends on the plan, the rank and
+    /// the world size only.
     ///
     /// # Errors
     /// [`Cause::Internal`] for a step or a sample that does not exist, [`Cause::Data`] for a damaged sample.
-    pub fn batch(&self, step: u64, rank: usize, world: usize) -> Result<Batch, Trouble> {
+    pub fn batch(
+        &self,
+        step: u64,
+        (rank, world): (usize, usize),
+        packs: usize,
+    ) -> Result<Batch, Trouble> {
         let (epoch, planned) = self.plan.step(step)?;
         let mut consumed = Consumed::default();
         let mut micro_batches = Vec::new();
-        for packs in self.share(&planned.packs, rank, world) {
+        for packs in share_of(&planned.packs, (rank, world), packs) {
             for pack in &packs {
                 consumed.add_all(epoch, &pack.samples);
             }
@@ -233,26 +254,22 @@ impl Job {
         Ok(Skipped::new(step + 1, names))
     }
 
-    /// A rank's share of the held-out packs, by source.
+    /// A rank's share of the held-out packs, by source, in micro-batches of up to `packs` packs.
     ///
     /// # Errors
     /// [`Cause::Internal`] for a sample that does not exist, [`Cause::Data`] for a damaged one.
-    pub fn held_out(&self, rank: usize, world: usize) -> Result<Vec<(u32, MicroBatch)>, Trouble> {
+    pub fn held_out(
+        &self,
+        (rank, world): (usize, usize),
+        packs: usize,
+    ) -> Result<Vec<(u32, MicroBatch)>, Trouble> {
         let mut micro_batches = Vec::new();
         for (source, planned) in (0..).zip(&self.plan.held_out) {
-            for packs in self.share(&planned.packs, rank, world) {
+            for packs in share_of(&planned.packs, (rank, world), packs) {
                 micro_batches.push((source, self.samples.micro_batch(packs.into_iter())?));
             }
         }
         Ok(micro_batches)
-    }
-
-    /// A rank's share of `packs`, grouped into micro-batches.
-    fn share<'a>(&self, packs: &'a [Pack], rank: usize, world: usize) -> Vec<Vec<&'a Pack>> {
-        let costs: Vec<_> = packs.iter().map(|p| p.cost(COST_PER_TOKEN, COST_PER_PAIR)).collect();
-        let mine = share(&costs, world).swap_remove(rank);
-        let size = Self::micro_batch_packs(&self.spec);
-        mine.chunks(size).map(|m| m.iter().map(|i| &packs[*i]).collect()).collect()
     }
 
     /// On rank 0, adds the files that complete the model folder: configuration, tokenizer, templates.
@@ -269,14 +286,29 @@ impl Job {
     }
 }
 
-fn recipe(spec: &Spec) -> Recipe {
+/// Refuses a model that this host could not train by itself, before it is read.
+fn refuse_if_too_large(spec: &Spec, base: &Path, process: u64) -> Result<(), Trouble> {
+    let config = Config::read(base).map_err(|e| Trouble::new(Cause::Model, chain(&e)))?;
+    let sizing = Sizing { spec, config: &config, checkpoints: None, on_host: 1, process };
+    sizing.fit().map(|_| ())
+}
+
+/// A rank's share of `packs`, in groups of up to `size`.
+fn share_of(packs: &[Pack], (rank, world): (usize, usize), size: usize) -> Vec<Vec<&Pack>> {
+    let costs: Vec<_> = packs.iter().map(|p| p.cost(COST_PER_TOKEN, COST_PER_PAIR)).collect();
+    let mine = share(&costs, world).swap_remove(rank);
+    mine.chunks(size).map(|m| m.iter().map(|i| &packs[*i]).collect()).collect()
+}
+
+/// How the optimizer updates the model of a run of `spec`.
+pub fn recipe(spec: &Spec, recompute: Recompute) -> Recipe {
     let train = spec.train();
     let [beta1, beta2] = train.optimizer.betas;
     Recipe {
         adamw: AdamW { beta1, beta2, eps: train.optimizer.eps },
         weight_decay: train.optimizer.weight_decay,
         clip_norm: train.clip_norm,
-        recompute: train.recompute == Recompute::On,
+        recompute,
         bucket_elements: BUCKET_ELEMENTS,
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! shapes.rs   arguments of kernels other than windows: operands, rotations, the shape of an attention
 //! cpu/        the table for the CPUs of this host
+//! rehearsal.rs  a table that computes nothing and counts the memory that the CPU's kernels take
 //! cases/      (tests) each kernel against an f64 reference, with edge cases, for every device and type
 //! ```
 //!
@@ -14,6 +15,7 @@
 //! only on the shapes; matrix products are split over rows and columns of the result, never over the summed index.
 
 pub mod cpu;
+mod rehearsal;
 mod shapes;
 
 #[cfg(test)]
@@ -23,12 +25,17 @@ pub use shapes::{
     AdamStep, Attended, Attention, Heads, Norm, Onto, Operand, Out, Rotation, Rows, Span, Turn,
 };
 
-use crate::device::{Device, Window, WindowMut};
+use crate::device::{Device, Ledger, Window, WindowMut};
 use std::sync::Arc;
 
 /// The kernels for this host's CPUs and memory.
 pub fn host() -> Arc<dyn Kernels> {
     Arc::new(cpu::Cpu::default())
+}
+
+/// Kernels that compute nothing and enter into `ledger` the memory that a computation would use.
+pub fn rehearsal(ledger: Ledger) -> Arc<dyn Kernels> {
+    Arc::new(rehearsal::Rehearsal::new(ledger))
 }
 
 /// The computations of a device.

@@ -18,7 +18,7 @@ use super::error::Error;
 use super::layout::{Layer, Linear};
 use super::{Config, Model};
 use crate::device::Device;
-use crate::ops::{self, Documents, Placement, Rotary, Tape, Value};
+use crate::ops::{self, Documents, Placement, Recompute, Rotary, Tape, Value};
 use candle_core::Tensor;
 use std::sync::{Arc, Mutex};
 
@@ -30,7 +30,7 @@ impl Model {
     /// [`Error::Tensor`] if the tensor library refuses the result.
     pub fn logits(&self, tokens: &[u32], documents: &Documents) -> Result<Tensor, Error> {
         let tape = Tape::inference(&self.parameters);
-        let x_TE = self.hidden(&tape, tokens, documents, false)?;
+        let x_TE = self.hidden(&tape, tokens, documents)?;
         let logits_TV = tape.linear(&x_TE, self.layout.head, None)?;
         let shape = (logits_TV.rows(), logits_TV.cols());
         Ok(Tensor::from_slice(&logits_TV.read(), shape, &candle_core::Device::Cpu)?)
@@ -38,8 +38,7 @@ impl Model {
 
     /// Computes the hidden states that [`Model::head`] maps to logits: `[tokens, E]`.
     ///
-    /// `tokens` are the concatenated documents of a micro-batch. With `recompute`, a layer saves only its input and
-    /// runs its forward twice: about a third more arithmetic, for a fraction of the memory.
+    /// `tokens` are the concatenated documents of a micro-batch.
     ///
     /// # Errors
     /// [`Error::Ops`] for a token outside the vocabulary, or documents whose total length is not that of the tokens.
@@ -48,7 +47,6 @@ impl Model {
         tape: &Tape<'p>,
         tokens: &[u32],
         documents: &Documents,
-        recompute: bool,
     ) -> Result<Value, Error> {
         let device = self.parameters.kernels().device();
         let rotary = self.rotary.covering(&self.config, device, documents.longest())?;
@@ -65,7 +63,10 @@ impl Model {
                     tape.attention(qkv, &place, &layer.attention)
                 })
             };
-            x_TE = if recompute { tape.recompute(&x_TE, forward)? } else { forward(tape, &x_TE)? };
+            x_TE = match tape.recomputes() {
+                Recompute::On => tape.recompute(&x_TE, forward)?,
+                Recompute::Off | Recompute::Light => forward(tape, &x_TE)?,
+            };
         }
         Ok(tape.rms_norm(&x_TE, self.layout.norm, self.config.rms_norm_eps)?)
     }

@@ -70,6 +70,17 @@ impl Model {
         Self { config, layout, parameters, dtype, rotary: Default::default() }
     }
 
+    /// A model whose parameters are all zero, for a rehearsal.
+    pub fn zeros(config: Config, kernels: Arc<dyn Kernels>) -> Self {
+        let (layout, slots) = Layout::new(&config);
+        let mut parameters = Parameters::new(kernels);
+        for slot in &slots {
+            parameters.push_zeros(&slot.name, &slot.shape);
+        }
+        let dtype = config.dtype.unwrap_or(Dtype::F32);
+        Self { config, layout, parameters, dtype, rotary: Default::default() }
+    }
+
     /// The configuration of the model.
     pub fn config(&self) -> &Config {
         &self.config

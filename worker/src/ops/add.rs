@@ -2,7 +2,7 @@
 
 use super::array::Array;
 use super::error::{Result, expect_shape};
-use super::tape::{Backward, Op, Tape, Value};
+use super::tape::{Backward, Grad, Op, Tape, Value};
 use crate::kernels::Onto;
 use std::sync::Arc;
 
@@ -19,12 +19,12 @@ impl Tape<'_> {
 
         let mut y = self.take(rows, cols);
         self.kernels().add(y.out(Onto::Fresh).to, a.array.all(), b.array.all());
-        Ok(self.push(y, &[a, b], &[], |_| Add { inputs: [a.differentiated(), b.differentiated()] }))
+        Ok(self.push(y, &[a, b], &[], |_| Add { inputs: [a.grad, b.grad] }))
     }
 }
 
 struct Add {
-    inputs: [Option<Value>; 2],
+    inputs: [Option<Grad>; 2],
 }
 
 impl Op for Add {
@@ -38,8 +38,8 @@ impl Op for Add {
 
     /// Both inputs share `dy`. An input that adds to it copies it first, unless it holds the last reference.
     fn backward(self: Box<Self>, dy: Arc<Array>, flow: &mut Backward<'_>) -> Result<()> {
-        for input in self.inputs.into_iter().flatten() {
-            flow.pass(&input, dy.clone());
+        for input in self.inputs {
+            flow.pass(input, dy.clone());
         }
         Ok(())
     }

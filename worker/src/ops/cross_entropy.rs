@@ -181,7 +181,7 @@ impl Seed for LossSum<'_> {
         let kernels = flow.kernels();
         let dtype = self.params.dtype();
         let w = Operand::new(self.params.operand(self.w).all(), vocabulary, width);
-        let mut dx = if self.targets.is_empty() { None } else { flow.open(&self.x) };
+        let mut dx = if self.targets.is_empty() { None } else { flow.open(self.x.grad) };
         let losses = self.each_chunk(
             |losses, logits, [tokens, weights]| kernels.nll_back(losses, logits, tokens, weights),
             |Chunk { x, logits, rows }| {
@@ -199,7 +199,7 @@ impl Seed for LossSum<'_> {
             },
         );
         flow.release(self.w);
-        flow.close(&self.x, dx);
+        flow.close(self.x.grad, dx);
         Ok(losses)
     }
 }

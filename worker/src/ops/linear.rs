@@ -1,9 +1,10 @@
 //! The linear map, with or without a bias.
 
+use super::again::Saved;
 use super::array::Array;
 use super::error::{Result, expect_shape};
 use super::parameters::ParamId;
-use super::tape::{Backward, Op, Tape, Value};
+use super::tape::{Backward, Grad, Op, Tape, Value};
 use crate::kernels::{Onto, Operand, Out};
 use std::sync::Arc;
 
@@ -39,8 +40,8 @@ impl Tape<'_> {
 
         let used: Vec<_> = [w].into_iter().chain(bias).collect();
         Ok(self.push(y, &[x], &used, |_| Linear {
-            input: x.differentiated(),
-            x: params.trainable(w).then(|| x.array.clone()),
+            input: x.grad,
+            x: params.trainable(w).then(|| x.saved()),
             w,
             bias,
         }))
@@ -48,10 +49,10 @@ impl Tape<'_> {
 }
 
 struct Linear {
-    /// The input, if it needs a gradient.
-    input: Option<Value>,
+    /// The input's gradient, if one flows to it.
+    input: Option<Grad>,
     /// The input's elements, if the weight is trained.
-    x: Option<Arc<Array>>,
+    x: Option<Saved>,
     w: ParamId,
     bias: Option<ParamId>,
 }
@@ -62,7 +63,7 @@ impl Op for Linear {
     }
 
     fn saved_bytes(&self) -> usize {
-        self.x.as_ref().map_or(0, |x| x.bytes())
+        self.x.as_ref().map_or(0, Saved::bytes)
     }
 
     fn backward(self: Box<Self>, dy: Arc<Array>, flow: &mut Backward<'_>) -> Result<()> {
@@ -78,6 +79,7 @@ impl Op for Linear {
             flow.release(bias);
         }
         if let Some(x) = &self.x {
+            let x = x.elements(flow.params());
             let _span = tracing::trace_span!("linear dW").entered();
             for (block, dw) in flow.row_blocks(self.w) {
                 let dw = Out { to: dw, onto: Onto::Sum };
@@ -87,16 +89,13 @@ impl Op for Linear {
         flow.release(self.w);
         drop(self.x);
 
-        let Some(input) = &self.input else {
-            return Ok(());
-        };
-        let mut dx = flow.open(input);
+        let mut dx = flow.open(self.input);
         if let Some(dx) = &mut dx {
             let _span = tracing::trace_span!("linear dX").entered();
             let w = Operand::new(flow.params().operand(self.w).all(), outs, ins);
             kernels.gemm(dx.out(), dy_matrix, w);
         }
-        flow.close(input, dx);
+        flow.close(self.input, dx);
         Ok(())
     }
 }

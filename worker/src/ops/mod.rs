@@ -15,6 +15,7 @@
 //! vocabulary.
 
 mod add;
+mod again;
 mod array;
 mod attention;
 mod cross_entropy;
@@ -36,4 +37,4 @@ pub use cross_entropy::{LossSum, Losses, Target};
 pub use error::{Error, Result};
 pub use parameters::{ParamId, Parameters};
 pub use placement::{Documents, Placement, Rotary};
-pub use tape::{Backward, Gradients, Seed, Tape, Value};
+pub use tape::{Backward, Gradients, Recompute, Seed, Tape, Value};

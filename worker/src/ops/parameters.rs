@@ -47,6 +47,14 @@ impl Parameters {
         ParamId(self.list.len() - 1)
     }
 
+    /// Appends a trainable parameter of zeros.
+    pub fn push_zeros(&mut self, name: impl Into<String>, shape: &[usize]) -> ParamId {
+        let values = self.kernels.device().zeros(Dtype::F32, shape.iter().product());
+        let (name, shape) = (name.into(), shape.to_vec());
+        self.list.push(Parameter { name, shape, values, rounded: None, trainable: true });
+        ParamId(self.list.len() - 1)
+    }
+
     /// Replaces a parameter's values and shape.
     ///
     /// # Panics

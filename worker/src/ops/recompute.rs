@@ -19,10 +19,10 @@ impl<'p> Tape<'p> {
         x: &Value,
         f: impl Fn(&Tape<'p>, &Value) -> Result<Value> + 'p,
     ) -> Result<Value> {
-        let rehearsal = self.rehearsal();
-        let y = f(&rehearsal, &rehearsal.input(x.array.clone(), x.needs_grad()))?;
-        let (params, uses, through) = (self.params(), rehearsal.uses(), y.needs_grad());
-        drop(rehearsal);
+        let first = self.noting_uses();
+        let y = f(&first, &first.input(x.array.clone(), x.needs_grad()))?;
+        let (params, uses, through) = (self.params(), first.uses(), y.needs_grad());
+        drop(first);
         if !through {
             return Ok(self.input(y.array, false));
         }
@@ -50,7 +50,7 @@ impl<'p, F: Fn(&Tape<'p>, &Value) -> Result<Value>> Op for Recompute<'p, F> {
         let x = tape.input(self.x.array.clone(), self.x.needs_grad());
         let y = (self.f)(&tape, &x)?;
         if let Some(dx) = tape.backward_segment((&y, dy), &x, flow)? {
-            flow.pass(&self.x, dx);
+            flow.pass(self.x.grad, dx);
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use super::array::Array;
 use super::error::{Result, expect_shape};
-use super::parameters::ParamId;
+use super::parameters::{ParamId, Parameters};
 use super::tape::{Backward, Op, Tape, Value};
 use crate::kernels::{Norm, Onto};
 use std::sync::Arc;
@@ -18,11 +18,18 @@ impl Tape<'_> {
         let expected = || format!("a multiple of {width} features");
         expect_shape("rms_norm", fits, expected, || x.cols().to_string())?;
 
-        let mut y = self.take(x.rows(), x.cols());
-        let norm = Norm { w: self.params().operand(w).all(), eps };
-        self.kernels().rms_norm(y.out(Onto::Fresh).to, x.array.all(), norm);
-        Ok(self.push(y, &[x], &[w], |_| RmsNorm { x: x.clone(), w, eps }))
+        let y = normed(self.params(), &x.array, (w, eps));
+        let y = self.push(y, &[x], &[w], |_| RmsNorm { x: x.clone(), w, eps });
+        let x = x.array.clone();
+        Ok(self.cheap(y, move |params| normed(params, &x, (w, eps))))
     }
+}
+
+fn normed(params: &Parameters, x: &Array, (w, eps): (ParamId, f32)) -> Array {
+    let kernels = params.kernels();
+    let mut y = Array::take(kernels.device(), x.dtype(), x.rows(), x.cols());
+    kernels.rms_norm(y.out(Onto::Fresh).to, x.all(), Norm { w: params.operand(w).all(), eps });
+    y
 }
 
 struct RmsNorm {
@@ -48,12 +55,12 @@ impl Op for RmsNorm {
         }
         flow.release(w);
 
-        let mut dx = flow.open(&x);
+        let mut dx = flow.open(x.grad);
         if let Some(dx) = &mut dx {
             let norm = Norm { w: flow.params().operand(w).all(), eps };
             kernels.rms_norm_back(dx.out(), dy.all(), x.array.all(), norm);
         }
-        flow.close(&x, dx);
+        flow.close(x.grad, dx);
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use super::array::Array;
 use super::error::{Result, expect_shape};
+use super::parameters::Parameters;
 use super::tape::{Backward, Op, Tape, Value};
 use crate::kernels::Onto;
 use std::sync::Arc;
@@ -17,11 +18,19 @@ impl Tape<'_> {
         let got = || format!("{} x {}", up.rows(), up.cols());
         expect_shape("swiglu", fits, || format!("{rows} x {cols}"), got)?;
 
-        let mut y = self.take(rows, cols);
-        self.kernels().swiglu(y.out(Onto::Fresh).to, gate.array.all(), up.array.all());
+        let y = product(self.params(), &gate.array, &up.array);
         let op = |_: &Arc<Array>| SwiGlu { gate: gate.clone(), up: up.clone() };
-        Ok(self.push(y, &[gate, up], &[], op))
+        let y = self.push(y, &[gate, up], &[], op);
+        let (gate, up) = (gate.array.clone(), up.array.clone());
+        Ok(self.cheap(y, move |params| product(params, &gate, &up)))
     }
+}
+
+fn product(params: &Parameters, gate: &Array, up: &Array) -> Array {
+    let kernels = params.kernels();
+    let mut y = Array::take(kernels.device(), gate.dtype(), gate.rows(), gate.cols());
+    kernels.swiglu(y.out(Onto::Fresh).to, gate.all(), up.all());
+    y
 }
 
 struct SwiGlu {
@@ -43,16 +52,16 @@ impl Op for SwiGlu {
         let kernels = flow.kernels();
         // Both gradients are open at the same time. If `gate` and `up` are one value, the second `close` adds to the
         // first.
-        let mut dgate = flow.open(&gate);
+        let mut dgate = flow.open(gate.grad);
         if let Some(dgate) = &mut dgate {
             kernels.swiglu_gate_back(dgate.out(), dy.all(), gate.array.all(), up.array.all());
         }
-        let mut dup = flow.open(&up);
+        let mut dup = flow.open(up.grad);
         if let Some(dup) = &mut dup {
             kernels.swiglu_up_back(dup.out(), dy.all(), gate.array.all());
         }
-        flow.close(&gate, dgate);
-        flow.close(&up, dup);
+        flow.close(gate.grad, dgate);
+        flow.close(up.grad, dup);
         Ok(())
     }
 }

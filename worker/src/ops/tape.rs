@@ -1,15 +1,17 @@
 //! The tape: a record of the operations of a forward pass, from which the backward pass computes gradients in
 //! reverse.
 
+use super::again::{Again, Saved};
 use super::array::Array;
 use super::error::Result;
 use super::parameters::{ParamId, Parameters};
-use crate::device::{Device, WindowMut};
+use crate::device::{Device, Dtype, WindowMut};
 use crate::kernels::{Kernels, Onto, Out};
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// Receives the gradients of parameters.
@@ -27,12 +29,36 @@ pub trait Gradients {
 #[derive(Clone)]
 pub struct Value {
     pub(super) array: Arc<Array>,
-    grad: Option<Slot>,
+    /// Its gradient, if one flows back through it.
+    pub(super) grad: Option<Grad>,
+    /// Set if operations do not save its elements.
+    again: Option<Rc<Again>>,
 }
 
 /// Identifies a value's gradient during one backward.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Slot(usize);
+struct Slot(usize);
+
+/// The gradient of a value, which has the value's shape and type.
+#[derive(Clone, Copy)]
+pub(super) struct Grad {
+    slot: Slot,
+    rows: usize,
+    cols: usize,
+    dtype: Dtype,
+}
+
+/// What a training step computes twice, to save memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Recompute {
+    /// Nothing.
+    #[default]
+    Off,
+    /// The outputs of norms and the gate products, which cost little.
+    Light,
+    /// Layers: each saves only its input.
+    On,
+}
 
 impl Value {
     /// Number of rows, usually one per token.
@@ -55,9 +81,12 @@ impl Value {
         self.grad.is_some()
     }
 
-    /// This value, if a gradient flows back through it.
-    pub(super) fn differentiated(&self) -> Option<Self> {
-        self.needs_grad().then(|| self.clone())
+    /// What an operation saves of the elements.
+    pub(super) fn saved(&self) -> Saved {
+        match &self.again {
+            Some(again) => Saved::Again(again.clone()),
+            None => Saved::Elements(self.array.clone()),
+        }
     }
 }
 
@@ -101,6 +130,7 @@ enum Record {
 pub struct Tape<'p> {
     params: &'p Parameters,
     record: Record,
+    recompute: Recompute,
     log: RefCell<Log<'p>>,
 }
 
@@ -113,7 +143,7 @@ struct Log<'p> {
 
 struct Entry<'p> {
     op: Box<dyn Op + 'p>,
-    output: Slot,
+    output: Grad,
     /// The trainable parameters that the operation uses, one entry per use.
     uses: Vec<ParamId>,
 }
@@ -124,19 +154,29 @@ impl<'p> Tape<'p> {
         Self::recording(params, Record::Ops)
     }
 
+    /// A tape for training that saves less, and computes it again.
+    pub fn recomputing(params: &'p Parameters, recompute: Recompute) -> Self {
+        Self { recompute, ..Self::training(params) }
+    }
+
     /// A tape that records nothing: every value is freed with its last clone.
     pub fn inference(params: &'p Parameters) -> Self {
         Self::recording(params, Record::Nothing)
     }
 
     /// A tape that records only which parameters are used, or nothing if this one records nothing.
-    pub(super) fn rehearsal(&self) -> Self {
+    pub(super) fn noting_uses(&self) -> Self {
         let record = if self.record == Record::Nothing { Record::Nothing } else { Record::Uses };
         Self::recording(self.params, record)
     }
 
     fn recording(params: &'p Parameters, record: Record) -> Self {
-        Self { params, record, log: RefCell::default() }
+        Self { params, record, recompute: Recompute::Off, log: RefCell::default() }
+    }
+
+    /// What is computed twice.
+    pub fn recomputes(&self) -> Recompute {
+        self.recompute
     }
 
     /// The parameters of this tape.
@@ -178,7 +218,8 @@ impl<'p> Tape<'p> {
 
     /// A new value of this tape from an array computed elsewhere; with `needs_grad`, a gradient flows to it.
     pub(super) fn input(&self, array: Arc<Array>, needs_grad: bool) -> Value {
-        Value { array, grad: needs_grad.then(|| self.log.borrow_mut().slot()) }
+        let grad = needs_grad.then(|| self.log.borrow_mut().grad(&array));
+        Value { array, grad, again: None }
     }
 
     /// Records a use of `p`, whose gradient is not final before that use is released.
@@ -201,9 +242,19 @@ impl<'p> Tape<'p> {
             params.iter().copied().filter(|&p| self.params.trainable(p)).collect();
         let through = !trained.is_empty() || inputs.iter().any(|x| x.needs_grad());
         if !self.records() || !through {
-            return Value { array, grad: None };
+            return Value { array, grad: None, again: None };
         }
         self.push_differentiated(array.clone(), trained, || op(&array))
+    }
+
+    /// On a tape of [`Recompute::Light`], marks `y` as cheap to compute again.
+    pub(super) fn cheap(
+        &self,
+        y: Value,
+        compute: impl Fn(&Parameters) -> Array + 'static,
+    ) -> Value {
+        let again = (self.recompute == Recompute::Light).then(|| Rc::new(Again::new(compute)));
+        Value { again, ..y }
     }
 
     /// Turns `array` into a value that needs a gradient, and records `op`, which releases each of `uses` once.
@@ -215,11 +266,11 @@ impl<'p> Tape<'p> {
     ) -> Value {
         let mut log = self.log.borrow_mut();
         log.uses.extend(&uses);
-        let output = log.slot();
+        let output = log.grad(&array);
         if self.record == Record::Ops {
             log.entries.push(Entry { op: Box::new(op()), output, uses });
         }
-        Value { array, grad: Some(output) }
+        Value { array, grad: Some(output), again: None }
     }
 
     /// Adds the gradient of `seed` to the parameters' slots, and returns the seed's outcome.
@@ -244,9 +295,9 @@ impl<'p> Tape<'p> {
         outer: &mut Backward<'_>,
     ) -> Result<Option<Arc<Array>>> {
         let kept = std::mem::take(&mut outer.grads);
-        outer.pass(y, dy);
+        outer.pass(y.grad, dy);
         self.walk(outer)?;
-        let dx = x.grad.and_then(|slot| outer.grads.remove(&slot));
+        let dx = x.grad.and_then(|grad| outer.grads.remove(&grad.slot));
         outer.grads = kept;
         Ok(dx)
     }
@@ -255,7 +306,7 @@ impl<'p> Tape<'p> {
         let mut entries = self.log.into_inner().entries;
         while let Some(Entry { op, output, uses }) = entries.pop() {
             let _span = tracing::trace_span!("backward", op = op.name()).entered();
-            match flow.grads.remove(&output) {
+            match flow.grads.remove(&output.slot) {
                 Some(dy) => op.backward(dy, flow)?,
                 // This operation does not contribute to the loss, so its uses of parameters end here.
                 None => uses.into_iter().for_each(|p| flow.release(p)),
@@ -266,9 +317,11 @@ impl<'p> Tape<'p> {
 }
 
 impl Log<'_> {
-    fn slot(&mut self) -> Slot {
+    /// A new gradient, of a value with the elements `array`.
+    fn grad(&mut self, array: &Array) -> Grad {
         self.slots += 1;
-        Slot(self.slots)
+        let (rows, cols, dtype) = (array.rows(), array.cols(), array.dtype());
+        Grad { slot: Slot(self.slots), rows, cols, dtype }
     }
 }
 
@@ -363,12 +416,11 @@ impl<'a> Backward<'a> {
         }
     }
 
-    /// Takes the gradient of `x` out to add to it; `None` if no gradient flows to `x`. [`Backward::close`] puts it
-    /// back.
-    pub(super) fn open(&mut self, x: &Value) -> Option<Partial> {
-        let slot = x.grad?;
+    /// Takes a value's gradient out to add to it; `None` if none flows to the value. [`Backward::close`] puts it back.
+    pub(super) fn open(&mut self, grad: Option<Grad>) -> Option<Partial> {
+        let Grad { slot, rows, cols, dtype } = grad?;
         let kernels = self.kernels();
-        let take = || Array::take(kernels.device(), x.array.dtype(), x.rows(), x.cols());
+        let take = || Array::take(kernels.device(), dtype, rows, cols);
         let partial = match self.grads.remove(&slot).map(Arc::try_unwrap) {
             Some(Ok(array)) => Partial { array, onto: Onto::Sum },
             Some(Err(shared)) => {
@@ -382,16 +434,16 @@ impl<'a> Backward<'a> {
     }
 
     /// Puts back the gradient that [`Backward::open`] returned.
-    pub(super) fn close(&mut self, x: &Value, partial: Option<Partial>) {
+    pub(super) fn close(&mut self, grad: Option<Grad>, partial: Option<Partial>) {
         if let Some(partial) = partial {
-            self.pass(x, Arc::new(partial.array));
+            self.pass(grad, Arc::new(partial.array));
         }
     }
 
-    /// Adds a complete gradient to that of `x`; the first one is moved instead of copied.
-    pub(super) fn pass(&mut self, x: &Value, dx: Arc<Array>) {
-        let Some(slot) = x.grad else { return };
-        let present = self.grads.contains_key(&slot).then(|| self.open(x)).flatten();
+    /// Adds a complete gradient to that of a value; the first one is moved instead of copied.
+    pub(super) fn pass(&mut self, grad: Option<Grad>, dx: Arc<Array>) {
+        let Some(Grad { slot, .. }) = grad else { return };
+        let present = self.grads.contains_key(&slot).then(|| self.open(grad)).flatten();
         let sum = match present {
             None => dx,
             Some(mut sum) => {

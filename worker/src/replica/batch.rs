@@ -15,6 +15,23 @@ pub struct MicroBatch {
 }
 
 impl MicroBatch {
+    /// Documents of `length` tokens, the last `trained` of which are to be predicted. Any tokens would do; neighbours
+    /// differ, so that caching does not make them cheaper than real ones.
+    pub fn synthetic(documents: usize, length: usize, trained: usize, vocabulary: usize) -> Self {
+        let tokens: Vec<u32> = (0..documents * length)
+            .map(|i| (i.wrapping_mul(2_654_435_761) % vocabulary) as u32)
+            .collect();
+        // The last row of a document predicts nothing.
+        let rows = (1..=documents).flat_map(|n| n * length - 1 - trained..n * length - 1);
+        let target = |row| Target { row: row as u32, token: tokens[row + 1], weight: 1.0 };
+        Self {
+            targets: rows.map(target).collect(),
+            sources: vec![0; documents],
+            documents: Documents::of_lengths(std::iter::repeat_n(length, documents)),
+            tokens,
+        }
+    }
+
     /// The sum of the weights of the targets.
     pub fn weight(&self) -> f64 {
         self.targets.iter().map(|t| f64::from(t.weight)).sum()

@@ -76,6 +76,11 @@ impl Layout {
         &self.pieces[p.0]
     }
 
+    /// Bytes of all buckets.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.elements.iter().map(|n| (n * Dtype::F32.size()) as u64).sum()
+    }
+
     /// Allocates zeroed buckets.
     pub(crate) fn allocate(&self, device: &Device) -> Vec<Buffer> {
         self.elements.iter().map(|n| device.zeros(Dtype::F32, *n)).collect()

@@ -6,6 +6,7 @@
 //! step       gradients, their all-reduce, the update                              objective  the loss function
 //! buckets    gradient buckets       optimizer  AdamW                              batch      a rank's share of a
 //! step
+//! memory     predicts the memory of a rank, by part
 //! agreement  checks that all ranks hold the same state before they train together
 //!
 //! snapshot   copies this rank's share of a checkpoint     shares     which rank stores what
@@ -33,6 +34,7 @@ mod divergence;
 mod error;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod memory;
 pub mod objective;
 pub mod optimizer;
 mod receive;
@@ -49,6 +51,7 @@ pub use buckets::BUCKET_ELEMENTS;
 pub use digest::Digest;
 pub use divergence::{Divergence, Origin};
 pub use error::Error;
+pub use memory::Setup;
 pub use restore::{Error as RestoreError, Fetched, restore, share_of};
 pub use room::{Reserved, Room, Vacancy};
 pub use snapshot::{PartFile, Saved, Snapshot, snapshot};

@@ -48,6 +48,15 @@ pub(super) struct Share {
     pub(super) state: Vec<Vec<ParamId>>,
 }
 
+impl Share {
+    /// Bytes of its tensors.
+    pub(super) fn bytes(&self, sizes: &[Size], save: Dtype) -> u64 {
+        let of_state: u64 = self.state.iter().flatten().map(|p| sizes[p.0].of_state()).sum();
+        let saved = self.model.iter().flat_map(|file| &sizes[file.parameters.clone()]);
+        of_state + saved.map(|p| p.elements * save.size() as u64).sum::<u64>()
+    }
+}
+
 /// Every rank's share of a checkpoint.
 pub(super) fn shares(sizes: &[Size], save: Dtype, file_bytes: u64, world: usize) -> Vec<Share> {
     let saved = |p: &Size| p.elements * save.size() as u64;
@@ -129,12 +138,7 @@ mod tests {
             let mut seen: Vec<_> = shares.iter().flat_map(|s| s.state.concat()).collect();
             seen.sort_unstable();
             assert_eq!(seen, (0..sizes.len()).map(ParamId).collect::<Vec<_>>());
-            let bytes = |share: &Share| -> u64 {
-                let state = share.state.concat().iter().map(|p| sizes[p.0].of_state()).sum::<u64>();
-                let model = share.model.iter().flat_map(|f| &sizes[f.parameters.clone()]);
-                state + model.map(|p| p.elements * 2).sum::<u64>()
-            };
-            let loads: Vec<_> = shares.iter().map(bytes).collect();
+            let loads: Vec<_> = shares.iter().map(|s| s.bytes(&sizes, Dtype::Bf16)).collect();
             let (least, most) = (loads.iter().min().unwrap(), loads.iter().max().unwrap());
             // The difference is at most the largest item that cannot be divided.
             assert!(most - least <= 12_000, "{loads:?}");

@@ -55,11 +55,7 @@ pub fn snapshot(
     room: Reserved,
 ) -> Snapshot {
     let taken = Instant::now();
-    let parameters = state.model().parameters();
-    let size =
-        |p| Size { elements: parameters.elements(p) as u64, trainable: parameters.trainable(p) };
-    let sizes: Vec<_> = parameters.ids().map(size).collect();
-    let share = shares(&sizes, saved.dtype, saved.file_bytes, world).swap_remove(rank);
+    let share = shares(&sizes(state), saved.dtype, saved.file_bytes, world).swap_remove(rank);
     // A unique mark, so that a fenced process or another attempt at the same step never writes to the same keys.
     let mark = &proto::id::unique()[..12];
     let copy = Copying { state, room: &room };
@@ -72,6 +68,20 @@ pub fn snapshot(
     let files = model.chain(of_state).collect();
     room.tidy();
     Snapshot { step, digest: state.digest(), files, taken, room }
+}
+
+/// Bytes of the largest part of a checkpoint that any of `world` ranks stores, without the files' headers.
+pub(super) fn largest(state: &State, saved: Saved, world: usize) -> u64 {
+    let sizes = sizes(state);
+    let shares = shares(&sizes, saved.dtype, saved.file_bytes, world);
+    shares.iter().map(|share| share.bytes(&sizes, saved.dtype)).max().unwrap_or(0)
+}
+
+fn sizes(state: &State) -> Vec<Size> {
+    let parameters = state.model().parameters();
+    let size =
+        |p| Size { elements: parameters.elements(p) as u64, trainable: parameters.trainable(p) };
+    parameters.ids().map(size).collect()
 }
 
 /// A tensor of a file: its name, shape and values.

@@ -16,7 +16,7 @@ use super::optimizer::{AdamW, Update, clip_factor};
 use crate::collective::Collective;
 use crate::device::{Buffer, Dtype};
 use crate::model::Model;
-use crate::ops::{Losses, Tape};
+use crate::ops::{Losses, Recompute, Tape};
 use proto::protocol::StepDone;
 use std::time::Instant;
 
@@ -32,8 +32,8 @@ pub struct Recipe {
     pub weight_decay: f64,
     /// The maximum gradient norm, to which gradients are clipped.
     pub clip_norm: f64,
-    /// Whether layers save only their input and run their forward twice.
-    pub recompute: bool,
+    /// What is computed twice, to save memory.
+    pub recompute: Recompute,
     /// Approximate number of elements of a gradient bucket; a larger matrix has several buckets.
     pub bucket_elements: usize,
 }
@@ -62,6 +62,11 @@ impl Trainer {
     pub fn new(state: &State, recipe: Recipe) -> Self {
         let layout = Layout::new(state.model().parameters(), recipe.bucket_elements);
         Self { recipe, layout, buckets: None, non_finite: 0 }
+    }
+
+    /// Bytes of the gradients that a step sums.
+    pub(super) fn gradient_bytes(&self) -> u64 {
+        self.layout.bytes()
     }
 
     /// Takes one optimizer step on the global batch; `batch` is this rank's share.
@@ -170,11 +175,11 @@ impl Trainer {
 fn backward(
     model: &Model,
     micro_batch: &MicroBatch,
-    recompute: bool,
+    recompute: Recompute,
     sink: &mut Buckets<'_>,
 ) -> Result<Losses, Error> {
-    let tape = Tape::training(model.parameters());
-    let loss = sft::loss(model, &tape, micro_batch, recompute)?;
+    let tape = Tape::recomputing(model.parameters(), recompute);
+    let loss = sft::loss(model, &tape, micro_batch)?;
     Ok(tape.backward(loss, sink)?)
 }
 

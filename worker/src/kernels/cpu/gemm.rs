@@ -93,13 +93,8 @@ pub(super) fn gemm_parallel(c: MatrixMut<'_>, onto: Onto, a: Matrix<'_>, b: Matr
     const TILE_COLS: usize = 128;
     /// Number of rows that the crate's kernels process at a time.
     const KERNEL_ROWS: usize = 6;
-    /// A transposed right operand is made row-major once for all tiles if it has at most this many elements and the
-    /// result has at least `TURNED_ROWS_MIN` rows. Otherwise the crate packs it again for each tile, one element at a
-    /// time.
-    const TURNED_ELEMENTS_MAX: usize = 8 << 20;
-    const TURNED_ROWS_MIN: usize = 128;
 
-    if b.col_stride != 1 && c.rows >= TURNED_ROWS_MIN && b.rows * b.cols <= TURNED_ELEMENTS_MAX {
+    if turns(c.rows, b.col_stride != 1, b.rows * b.cols) {
         let mut turned = take::<f32>(b.rows * b.cols);
         transpose(&mut turned, b.t());
         gemm_parallel(c, onto, a, Matrix::new(&turned, b.rows, b.cols));
@@ -116,6 +111,16 @@ pub(super) fn gemm_parallel(c: MatrixMut<'_>, onto: Onto, a: Matrix<'_>, b: Matr
         // SAFETY: tiles begin at multiples of their size, so they do not overlap.
         unsafe { product.tile(row, rows, col, cols) };
     });
+}
+
+/// Whether [`gemm_parallel`] first makes the right operand row-major, in memory from the pool.
+pub(super) fn turns(rows: usize, transposed: bool, elements: usize) -> bool {
+    /// A transposed right operand is made row-major once for all tiles if it has at most this many elements and the
+    /// result has at least `TURNED_ROWS_MIN` rows. Otherwise the crate packs it again for each tile, one element at a
+    /// time.
+    const TURNED_ELEMENTS_MAX: usize = 8 << 20;
+    const TURNED_ROWS_MIN: usize = 128;
+    transposed && rows >= TURNED_ROWS_MIN && elements <= TURNED_ELEMENTS_MAX
 }
 
 /// `y = x^T` for an `x` with contiguous rows or parts of rows, in parallel.

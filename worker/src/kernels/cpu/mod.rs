@@ -6,7 +6,7 @@
 //! elementwise.rs sums, SwiGLU         rows.rs      gathers, scatters, repeats and sums of rows
 //! norm.rs        RMSNorm              heads.rs     splits rows into heads and merges them, with rotation
 //! attention/     causal attention     loss.rs      cross-entropy
-//! optimizer.rs   AdamW, norms
+//! optimizer.rs   AdamW, norms         scratch.rs   the memory that kernels take while they run
 //! ```
 
 mod attention;
@@ -19,6 +19,7 @@ mod loss;
 mod norm;
 mod optimizer;
 mod rows;
+pub(super) mod scratch;
 mod simd;
 
 pub(crate) use simd::{exp, max, vectorized};
@@ -44,6 +45,14 @@ fn task_rows(cols: usize) -> usize {
 #[derive(Clone, Debug, Default)]
 pub struct Cpu {
     device: Device,
+}
+
+impl Cpu {
+    /// The order in which products of bf16 are summed on this CPU, by which results differ: `pairs` of terms, or
+    /// `tiles` of 32 terms on AMX.
+    pub fn bf16_order() -> &'static str {
+        gemm_bf16::order()
+    }
 }
 
 impl Kernels for Cpu {

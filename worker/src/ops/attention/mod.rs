@@ -150,12 +150,12 @@ impl Op for Attend {
 
         let turns = [place.turn(a.scale), place.turn(1.), Turn::NONE];
         for ((input, gradient), turn) in inputs.iter().zip(gradients).zip(turns) {
-            let mut dx = flow.open(input);
+            let mut dx = flow.open(input.grad);
             if let Some(dx) = &mut dx {
                 let heads = Heads { heads: a.heads, head_dim: a.head_dim };
                 kernels.merge_heads(dx.out(), gradient.all(), heads, turn);
             }
-            flow.close(input, dx);
+            flow.close(input.grad, dx);
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use candle_core::{D, DType, Device, Tensor, Var};
 
 use super::{cross_entropy, gradients::placement, reference, run, targets};
 use crate::kernels::Attention;
-use crate::ops::{LossSum, ParamId, Parameters, Placement, Result, Tape, Target, Value};
+use crate::ops::{LossSum, ParamId, Parameters, Placement, Recompute, Result, Tape, Target, Value};
 
 pub(super) const LAYERS: usize = 2;
 pub(super) const VOCABULARY: usize = 40;
@@ -63,14 +63,16 @@ pub(super) fn decoder<'p>(
     tokens: &[u32],
     lengths: &[usize],
     targets: &[Target],
-    recompute: bool,
 ) -> Result<LossSum<'p>> {
     let place = placement(lengths, ATTENTION.head_dim);
     let mut x = tape.embed(tokens, ParamId(0))?;
     for i in 0..LAYERS {
         let (place, first) = (place.clone(), 1 + i * LAYER.len());
         let f = move |tape: &Tape<'p>, x: &Value| layer(tape, x, first, &place);
-        x = if recompute { tape.recompute(&x, f)? } else { f(tape, &x)? };
+        x = match tape.recomputes() {
+            Recompute::On => tape.recompute(&x, f)?,
+            Recompute::Off | Recompute::Light => f(tape, &x)?,
+        };
     }
     let x = tape.rms_norm(&x, ParamId(tape.params().len() - 1), EPS)?;
     cross_entropy(tape, &x, ParamId(0), targets)
@@ -87,7 +89,7 @@ fn loss_and_gradients_of_a_decoder_match_candles_autograd() {
     let lengths = [90, 1, 17];
     let tokens = tokens(lengths.iter().sum());
     let targets = targets((0..tokens.len()).filter(|row| row % 3 != 0), VOCABULARY);
-    let (loss, collected) = run(&params, |tape| decoder(tape, &tokens, &lengths, &targets, false));
+    let (loss, collected) = run(&params, |tape| decoder(tape, &tokens, &lengths, &targets));
 
     let var = |p| {
         let values = params.values(p).read::<f32>();

@@ -96,7 +96,15 @@ pub(super) fn run<'p>(
     params: &'p Parameters,
     forward: impl FnOnce(&Tape<'p>) -> Result<LossSum<'p>>,
 ) -> (f64, Collected) {
-    let tape = Tape::training(params);
+    run_on(Tape::training(params), forward)
+}
+
+/// As [`run`], on this tape.
+pub(super) fn run_on<'p>(
+    tape: Tape<'p>,
+    forward: impl FnOnce(&Tape<'p>) -> Result<LossSum<'p>>,
+) -> (f64, Collected) {
+    let params = tape.params();
     let loss = forward(&tape).unwrap();
     let zeros = |p| Device::Host.zeros(Dtype::F32, params.elements(p));
     let mut slots = Slots {

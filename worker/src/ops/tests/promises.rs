@@ -6,21 +6,22 @@ use super::{
     Numbers,
     against_candle::{ATTENTION, LAYERS, VOCABULARY, decoder, decoder_parameters, layer, tokens},
     gradients::{placement, rotary},
-    parameters, run, targets,
+    parameters, run, run_on, targets,
 };
-use crate::device::{Buffer, Device, Dtype};
-use crate::kernels::Attention;
+use crate::device::{Buffer, Device, Dtype, Ledger};
+use crate::kernels::{self, Attention};
+use crate::ops::Recompute::{self, Light, Off, On};
 use crate::ops::array::Array;
 use crate::ops::{Documents, Error, KvCache, ParamId, Parameters, Placement, Tape, Target};
 
 const LENGTHS: [usize; 3] = [70, 3, 20];
 
 /// Loss and gradients of the decoder on `LENGTHS`.
-fn decode(params: &Parameters, recompute: bool) -> (f64, Vec<Vec<f32>>, Vec<ParamId>) {
+fn decode(params: &Parameters, recompute: Recompute) -> (f64, Vec<Vec<f32>>, Vec<ParamId>) {
     let rows = LENGTHS.iter().sum();
     let targets = targets(0..rows, VOCABULARY);
-    let (loss, collected) =
-        run(params, |tape| decoder(tape, &tokens(rows), &LENGTHS, &targets, recompute));
+    let tape = Tape::recomputing(params, recompute);
+    let (loss, collected) = run_on(tape, |tape| decoder(tape, &tokens(rows), &LENGTHS, &targets));
     (loss, collected.grads, collected.finished)
 }
 
@@ -39,10 +40,12 @@ fn decoder_parameters_in(dtype: Dtype) -> Parameters {
 }
 
 #[test]
-fn recomputing_layers_changes_no_bit() {
+fn recomputation_changes_no_bit() {
     for dtype in [Dtype::F32, Dtype::Bf16] {
         let params = decoder_parameters_in(dtype);
-        assert_eq!(decode(&params, true), decode(&params, false));
+        for recompute in [Light, On] {
+            assert_eq!(decode(&params, recompute), decode(&params, Off), "{recompute:?}");
+        }
     }
 }
 
@@ -52,7 +55,7 @@ fn the_number_of_threads_changes_no_bit() {
         let params = decoder_parameters_in(dtype);
         let on = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| decode(&params, false))
+            pool.install(|| decode(&params, Off))
         };
         assert_eq!(on(1), on(3));
     }
@@ -60,8 +63,8 @@ fn the_number_of_threads_changes_no_bit() {
 
 #[test]
 fn in_bf16_every_parameter_has_about_the_gradient_of_f32() {
-    let (loss, exact, order) = decode(&decoder_parameters(), false);
-    let (rounded_loss, rounded, rounded_order) = decode(&decoder_parameters_in(Dtype::Bf16), false);
+    let (loss, exact, order) = decode(&decoder_parameters(), Off);
+    let (rounded_loss, rounded, rounded_order) = decode(&decoder_parameters_in(Dtype::Bf16), Off);
     assert_ne!(loss, rounded_loss, "something was rounded");
     assert!((loss - rounded_loss).abs() < 0.01 * loss, "{loss} {rounded_loss}");
     assert_eq!(order, rounded_order);
@@ -80,7 +83,7 @@ fn in_bf16_half_as_many_bytes_are_saved() {
         let params = decoder_parameters_in(dtype);
         let tape = Tape::training(&params);
         let rows: usize = LENGTHS.iter().sum();
-        decoder(&tape, &tokens(rows), &LENGTHS, &targets(0..rows, VOCABULARY), false).unwrap();
+        decoder(&tape, &tokens(rows), &LENGTHS, &targets(0..rows, VOCABULARY)).unwrap();
         tape.saved_bytes().into_iter().map(|(_, bytes)| bytes).sum::<usize>()
     };
     // Tokens and log-sum-exps are as large as in f32.
@@ -93,7 +96,7 @@ fn in_bf16_half_as_many_bytes_are_saved() {
 fn parameters_that_have_changed_are_not_used_before_they_are_rounded() {
     let mut params = decoder_parameters_in(Dtype::Bf16);
     params.values_mut(ParamId(1)).write(0, &[1f32]);
-    decode(&params, false);
+    decode(&params, Off);
 }
 
 #[test]
@@ -103,7 +106,7 @@ fn finished_is_called_in_backward_order_with_the_tied_parameter_last() {
     let last = params.len() - 1;
     let expected: Vec<_> =
         [ParamId(last)].into_iter().chain(layer(12)).chain(layer(1)).chain([ParamId(0)]).collect();
-    for recompute in [false, true] {
+    for recompute in [Off, Light, On] {
         assert_eq!(decode(&params, recompute).2, expected);
     }
 }
@@ -127,7 +130,7 @@ fn finished_is_called_for_parameters_that_do_not_reach_the_loss() {
 fn without_targets_the_loss_is_zero_and_everything_is_finished() {
     let params = decoder_parameters();
     let none: [Target; 0] = [];
-    let (loss, collected) = run(&params, |tape| decoder(tape, &tokens(5), &[5], &none, false));
+    let (loss, collected) = run(&params, |tape| decoder(tape, &tokens(5), &[5], &none));
     assert_eq!(loss, 0.);
     assert_eq!(collected.finished.len(), params.len());
     assert!(collected.grads.iter().flatten().all(|&g| g == 0.));
@@ -135,11 +138,11 @@ fn without_targets_the_loss_is_zero_and_everything_is_finished() {
 
 #[test]
 fn freezing_some_parameters_leaves_the_other_gradients_unchanged() {
-    let (_, all, _) = decode(&decoder_parameters(), false);
+    let (_, all, _) = decode(&decoder_parameters(), Off);
     // The test's `slots` panics when asked for a frozen parameter.
     let frozen = |p: ParamId| p.0 < 12 || p.0.is_multiple_of(3);
     let params = with_frozen(frozen);
-    for recompute in [false, true] {
+    for recompute in [Off, Light, On] {
         let (_, some, finished) = decode(&params, recompute);
         assert_eq!(finished.len(), params.ids().filter(|&p| !frozen(p)).count());
         for p in params.ids() {
@@ -155,7 +158,7 @@ fn nothing_is_saved_below_the_first_trained_parameter() {
     let params = with_frozen(|p| p.0 < last_layer + 8);
     let tape = Tape::training(&params);
     let rows: usize = LENGTHS.iter().sum();
-    decoder(&tape, &tokens(rows), &LENGTHS, &targets(0..rows, VOCABULARY), false).unwrap();
+    decoder(&tape, &tokens(rows), &LENGTHS, &targets(0..rows, VOCABULARY)).unwrap();
     let names: Vec<_> = tape.saved_bytes().into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["linear", "linear", "swiglu", "linear", "add", "rms_norm"]);
 }
@@ -165,12 +168,37 @@ fn recomputation_saves_only_the_inputs_of_layers() {
     let params = decoder_parameters();
     let rows: usize = LENGTHS.iter().sum();
     let saved = |recompute| {
-        let tape = Tape::training(&params);
+        let tape = Tape::recomputing(&params, recompute);
         let targets = targets(0..rows, VOCABULARY);
-        decoder(&tape, &tokens(rows), &LENGTHS, &targets, recompute).unwrap();
+        decoder(&tape, &tokens(rows), &LENGTHS, &targets).unwrap();
         tape.saved_bytes().into_iter().map(|(_, bytes)| bytes).sum::<usize>()
     };
-    assert!(saved(true) * 10 < saved(false), "{} {}", saved(true), saved(false));
+    assert!(saved(On) * 10 < saved(Off), "{} {}", saved(On), saved(Off));
+}
+
+/// Operations that share memory count it twice, so this counts what a rehearsal holds.
+#[test]
+fn light_recomputation_saves_neither_norm_outputs_nor_gate_products() {
+    let rows: usize = LENGTHS.iter().sum();
+    let held = |recompute| {
+        let ledger = Ledger::default();
+        let mut params = Parameters::new(kernels::rehearsal(ledger.clone()));
+        for p in decoder_parameters().ids() {
+            params.push_zeros("p", decoder_parameters().shape(p));
+        }
+        let before = ledger.bytes();
+        let tape = Tape::recomputing(&params, recompute);
+        let targets = targets(0..rows, VOCABULARY);
+        let loss = decoder(&tape, &tokens(rows), &LENGTHS, &targets).unwrap();
+        let held = ledger.bytes() - before;
+        drop((loss, tape));
+        held
+    };
+    let shape = |p: usize| decoder_parameters().shape(ParamId(1 + p)).to_vec();
+    // Two norms of the residual stream, and the product of gate and up.
+    let (width, inner) = (shape(1)[1], shape(8)[0]);
+    let saved = rows * (2 * width + inner) * LAYERS * size_of::<f32>();
+    assert_eq!(held(Off) - held(Light), saved);
 }
 
 #[test]
@@ -178,8 +206,7 @@ fn packed_documents_equal_separate_documents() {
     let params = decoder_parameters();
     let rows: usize = LENGTHS.iter().sum();
     let (tokens, targets) = (tokens(rows), targets(0..rows, VOCABULARY));
-    let (packed_loss, packed) =
-        run(&params, |tape| decoder(tape, &tokens, &LENGTHS, &targets, false));
+    let (packed_loss, packed) = run(&params, |tape| decoder(tape, &tokens, &LENGTHS, &targets));
 
     let (mut loss, mut start) = (0., 0);
     let mut sums: Vec<_> = params.ids().map(|p| vec![0f32; params.elements(p)]).collect();
@@ -190,8 +217,7 @@ fn packed_documents_equal_separate_documents() {
             .filter(|t| own.contains(&(t.row as usize)))
             .map(|t| Target { row: t.row - start as u32, ..*t })
             .collect();
-        let (part, collected) =
-            run(&params, |tape| decoder(tape, &tokens[own], &[len], &targets, false));
+        let (part, collected) = run(&params, |tape| decoder(tape, &tokens[own], &[len], &targets));
         loss += part;
         for (sum, grad) in sums.iter_mut().zip(collected.grads) {
             sum.iter_mut().zip(grad).for_each(|(sum, grad)| *sum += grad);
@@ -246,8 +272,8 @@ fn evaluation_gives_the_loss_of_training() {
     let rows = LENGTHS.iter().sum();
     let targets = targets(0..rows, VOCABULARY);
     let tape = Tape::inference(&params);
-    let loss = decoder(&tape, &tokens(rows), &LENGTHS, &targets, false).unwrap();
-    assert_eq!(loss.value(), decode(&params, false).0);
+    let loss = decoder(&tape, &tokens(rows), &LENGTHS, &targets).unwrap();
+    assert_eq!(loss.value(), decode(&params, Off).0);
     assert!(tape.saved_bytes().is_empty());
 }
 

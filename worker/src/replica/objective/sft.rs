@@ -15,10 +15,9 @@ pub fn loss<'p>(
     model: &'p Model,
     tape: &Tape<'p>,
     micro_batch: &MicroBatch,
-    recompute: bool,
 ) -> Result<LossSum<'p>, Error> {
     let MicroBatch { tokens, documents, targets, .. } = micro_batch;
-    let hidden = model.hidden(tape, tokens, documents, recompute)?;
+    let hidden = model.hidden(tape, tokens, documents)?;
     Ok(tape.linear_cross_entropy(&hidden, model.head(), targets)?)
 }
 
@@ -28,7 +27,7 @@ pub fn loss<'p>(
 /// Those of [`loss`].
 pub fn evaluate(model: &Model, micro_batch: &MicroBatch) -> Result<f64, Error> {
     let tape = Tape::inference(model.parameters());
-    Ok(loss(model, &tape, micro_batch, false)?.value())
+    Ok(loss(model, &tape, micro_batch)?.value())
 }
 
 /// Sums per source over one rank's share of a step.

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 /// Queries per block. A larger block would compute more scores that the causal mask discards; a smaller one would
 /// reuse each key that it reads less often.
-const BLOCK_ROWS: usize = 48;
+pub(in super::super) const BLOCK_ROWS: usize = 48;
 
 /// One head's keys `[E, rows]` and values `[rows, E]`, starting at position 0.
 #[derive(Clone, Copy)]

@@ -10,6 +10,7 @@ use super::gemm::{Matrix, transpose};
 use super::simd::vectorized;
 use crate::device::{give, take};
 use crate::kernels::{Attention, Span};
+pub(super) use head::BLOCK_ROWS;
 use head::{HeadKeys, Queries, TurnedKeys};
 use rayon::prelude::*;
 use std::ops::Range;

@@ -74,6 +74,7 @@ const GROUPS: usize = 2;
 impl Unit for Amx {
     type Packed = u32;
 
+    const ORDER: &'static str = "tiles";
     const ROWS: usize = GROUPS * SIDE;
     const COLS: usize = GROUPS * SIDE;
     const PACKED_TERMS: usize = 2;

@@ -24,6 +24,7 @@ fn pairs_are_available() -> bool {
 impl Unit for Dot {
     type Packed = u32;
 
+    const ORDER: &'static str = "pairs";
     const ROWS: usize = SIDE;
     const COLS: usize = SIDE;
     const PACKED_TERMS: usize = 2;

@@ -32,7 +32,7 @@ mod portable;
 use super::float::Float;
 use super::gemm::Matrix;
 use super::simd::{self, Loop};
-use crate::device::{Element, give, take};
+use crate::device::{Dtype, Element, give, take};
 use crate::kernels::Onto;
 use half::bf16;
 use rayon::prelude::*;
@@ -48,6 +48,8 @@ trait Unit: Sized {
     /// The elements of packed operands.
     type Packed: Element;
 
+    /// The name of its order of summation.
+    const ORDER: &'static str;
     /// Rows and columns of the block of sums that fits in its registers.
     const ROWS: usize;
     const COLS: usize;
@@ -76,6 +78,24 @@ trait Unit: Sized {
     }
 }
 
+/// Evaluates an expression in which `$U` is the fastest unit of this CPU.
+macro_rules! with_unit {
+    ($U:ident => $do:expr) => {{
+        #[cfg(target_arch = "x86_64")]
+        if amx::is_available() {
+            type $U = amx::Amx;
+            return $do;
+        }
+        #[cfg(target_arch = "x86_64")]
+        if dot::is_available() {
+            type $U = dot::Dot;
+            return $do;
+        }
+        type $U = portable::Portable;
+        $do
+    }};
+}
+
 /// `c = a b` or `c += a b`, in tiles on all threads of the pool.
 pub(super) fn gemm_parallel<C: Float>(
     c: &mut [C],
@@ -83,16 +103,29 @@ pub(super) fn gemm_parallel<C: Float>(
     a: Matrix<'_, bf16>,
     b: Matrix<'_, bf16>,
 ) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if amx::is_available() {
-            return product::<amx::Amx, C>(c, onto, a, b);
-        }
-        if dot::is_available() {
-            return product::<dot::Dot, C>(c, onto, a, b);
-        }
-    }
-    product::<portable::Portable, C>(c, onto, a, b);
+    with_unit!(U => product::<U, C>(c, onto, a, b))
+}
+
+/// The order in which this CPU sums: `pairs` or `tiles`.
+pub(super) fn order() -> &'static str {
+    with_unit!(U => U::ORDER)
+}
+
+/// The memory that a product of `[rows, terms]` with `[terms, cols]` takes from the pool, by type.
+pub(super) fn scratch(shape: [usize; 3]) -> Vec<(Dtype, usize)> {
+    with_unit!(U => scratch_of::<U>(shape))
+}
+
+fn scratch_of<U: Unit>([rows, terms, cols]: [usize; 3]) -> Vec<(Dtype, usize)> {
+    let terms = terms.next_multiple_of(U::STEP);
+    let packed = |lines: usize, of: usize| U::panel(of, terms) * lines.div_ceil(of);
+    let operands = [packed(rows, U::ROWS), packed(cols, U::COLS)];
+    let sums = TILE_ROWS.min(rows.next_multiple_of(U::ROWS))
+        * TILE_COLS.min(cols.next_multiple_of(U::COLS));
+    let operands = operands.map(|len| (Dtype::of::<U::Packed>(), len + Panels::<U::Packed>::SLACK));
+    let sums = (Dtype::F32, sums + Panels::<f32>::SLACK);
+    let threads = rayon::current_num_threads();
+    operands.into_iter().chain(std::iter::repeat_n(sums, threads)).collect()
 }
 
 fn product<U: Unit, C: Float>(c: &mut [C], onto: Onto, a: Matrix<'_, bf16>, b: Matrix<'_, bf16>) {
@@ -202,11 +235,15 @@ struct Panels<T: Element> {
 }
 
 impl<T: Element> Panels<T> {
+    /// Bytes of a cache line.
+    const LINE: usize = 64;
+    /// Numbers that alignment may cost.
+    const SLACK: usize = Self::LINE / size_of::<T>();
+
     /// `len` numbers, all of which `fill` sets.
     fn new(len: usize, fill: impl FnOnce(&mut [T])) -> Self {
-        const LINE: usize = 64;
-        let mut memory = take::<T>(len + LINE / size_of::<T>());
-        let start = memory.as_ptr().align_offset(LINE);
+        let mut memory = take::<T>(len + Self::SLACK);
+        let start = memory.as_ptr().align_offset(Self::LINE);
         let numbers = start..start + len;
         fill(&mut memory[numbers.clone()]);
         Self { memory, numbers }

@@ -17,6 +17,7 @@ pub(super) struct Portable;
 impl Unit for Portable {
     type Packed = f32;
 
+    const ORDER: &'static str = "pairs";
     const ROWS: usize = ROWS;
     const COLS: usize = COLS;
     const PACKED_TERMS: usize = 1;
