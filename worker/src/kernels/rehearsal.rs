@@ -33,26 +33,22 @@ impl Kernels for Rehearsal {
 
     fn attend(
         &self,
-        o: WindowMut<'_>,
         _: WindowMut<'_>,
-        [q, k, v]: [Window<'_>; 3],
-        (_, spans): (&Attention, &[Span]),
+        _: WindowMut<'_>,
+        [q, k, _]: [Window<'_>; 3],
+        (a, spans): (&Attention, &[Span]),
     ) {
-        let widened = [q.len(), k.len(), v.len(), o.len()];
-        self.borrow(scratch::attend(q.dtype(), &widened, k.len(), spans));
+        self.borrow(scratch::attend(q.dtype(), a, k.len(), spans));
     }
 
     fn attend_back(
         &self,
-        [dq, dk, dv]: [WindowMut<'_>; 3],
+        _: [WindowMut<'_>; 3],
         dy: Window<'_>,
         of: Attended<'_>,
-        (_, spans): (&Attention, &[Span]),
+        (a, spans): (&Attention, &[Span]),
     ) {
-        let [q, k, v] = of.qkv;
-        let inputs = [q.len(), k.len(), v.len(), of.y.len(), dy.len()];
-        let widened = [&inputs[..], &[dq.len(), dk.len(), dv.len()]].concat();
-        self.borrow(scratch::attend_back(q.dtype(), &widened, k.len(), spans));
+        self.borrow(scratch::attend_back(dy.dtype(), a, of.qkv[1].len(), spans));
     }
 
     fn clear(&self, _: WindowMut<'_>) {}

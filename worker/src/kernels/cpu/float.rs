@@ -8,7 +8,6 @@ use super::simd::{LANES, vectorized};
 use crate::device::{Element, give, take};
 use half::bf16;
 use rayon::prelude::*;
-use std::ops::Deref;
 
 /// A type of activations and operands.
 pub(super) trait Float: Element {
@@ -17,9 +16,6 @@ pub(super) trait Float: Element {
 
     /// The nearest element; the one with an even last bit if two are equally near.
     fn round(x: f32) -> Self;
-
-    /// The elements as f32: borrowed if they are f32 already, else widened into memory from the pool.
-    fn widened(x: &[Self]) -> Widened<'_>;
 
     /// Calls `f` with the elements as f32, which it may change; rounds them once afterwards.
     fn in_f32<R>(x: &mut [Self], f: impl FnOnce(&mut [f32]) -> R) -> R;
@@ -34,10 +30,6 @@ impl Float for f32 {
     #[inline(always)]
     fn round(x: f32) -> Self {
         x
-    }
-
-    fn widened(x: &[Self]) -> Widened<'_> {
-        Widened::Borrowed(x)
     }
 
     #[inline(always)]
@@ -62,12 +54,6 @@ impl Float for bf16 {
         Self::from_bits(bits as u16)
     }
 
-    fn widened(x: &[Self]) -> Widened<'_> {
-        let mut wide = take::<f32>(x.len());
-        convert(&mut wide, x);
-        Widened::Pooled(wide)
-    }
-
     #[inline(always)]
     fn in_f32<R>(x: &mut [Self], f: impl FnOnce(&mut [f32]) -> R) -> R {
         let mut wide = take::<f32>(x.len());
@@ -76,31 +62,6 @@ impl Float for bf16 {
         convert(x, &wide);
         give(wide);
         result
-    }
-}
-
-/// Elements as f32.
-pub(super) enum Widened<'a> {
-    Borrowed(&'a [f32]),
-    Pooled(Vec<f32>),
-}
-
-impl Deref for Widened<'_> {
-    type Target = [f32];
-
-    fn deref(&self) -> &[f32] {
-        match self {
-            Self::Borrowed(x) => x,
-            Self::Pooled(x) => x,
-        }
-    }
-}
-
-impl Drop for Widened<'_> {
-    fn drop(&mut self) {
-        if let Self::Pooled(x) = self {
-            give(std::mem::take(x));
-        }
     }
 }
 

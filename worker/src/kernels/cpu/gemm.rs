@@ -65,9 +65,9 @@ impl<'a, T: Element> Matrix<'a, T> {
 
 /// A matrix to write to.
 pub(super) struct MatrixMut<'a> {
-    data: &'a mut [f32],
-    rows: usize,
-    cols: usize,
+    pub(super) data: &'a mut [f32],
+    pub(super) rows: usize,
+    pub(super) cols: usize,
 }
 
 impl<'a> MatrixMut<'a> {

@@ -1,10 +1,12 @@
 //! The memory that kernels take from the pool while they run, as numbers of elements by type. It depends on the
 //! number of threads of the current rayon pool.
 
+use super::attention::Products;
+use super::float::with_float;
 use super::gemm::turns;
-use super::{attention, gemm_bf16};
+use super::gemm_bf16;
 use crate::device::Dtype;
-use crate::kernels::{Operand, Span};
+use crate::kernels::{Attention, Operand, Span};
 
 /// That of a product.
 pub(crate) fn gemm(a: &Operand<'_>, b: &Operand<'_>) -> Vec<(Dtype, usize)> {
@@ -16,33 +18,47 @@ pub(crate) fn gemm(a: &Operand<'_>, b: &Operand<'_>) -> Vec<(Dtype, usize)> {
     }
 }
 
-/// That of attention, whose operands have the lengths `widened`, and the keys `keys` elements.
+/// That of attention, whose keys have `keys` elements.
 pub(crate) fn attend(
     dtype: Dtype,
-    widened: &[usize],
+    a: &Attention,
     keys: usize,
     spans: &[Span],
 ) -> Vec<(Dtype, usize)> {
-    let blocks = vec![longest(spans) * attention::BLOCK_ROWS; rayon::current_num_threads()];
-    in_f32(dtype, widened, [vec![keys], blocks].concat())
+    let (rows, longest) = (block_rows(dtype), longest(spans));
+    let scores = (Dtype::F32, rows * longest);
+    if dtype == Dtype::F32 {
+        return [vec![(Dtype::F32, keys)], on_every_thread(&[scores])].concat();
+    }
+    let product = gemm_bf16::scratch_here([rows, longest, a.head_dim]);
+    on_every_thread(&[vec![scores, (dtype, rows * longest)], product].concat())
 }
 
 /// That of the backward of attention.
 pub(crate) fn attend_back(
     dtype: Dtype,
-    widened: &[usize],
+    a: &Attention,
     keys: usize,
     spans: &[Span],
 ) -> Vec<(Dtype, usize)> {
-    let blocks = vec![longest(spans) * attention::BLOCK_ROWS; 2 * rayon::current_num_threads()];
-    in_f32(dtype, widened, [vec![keys; 2], blocks].concat())
+    let (rows, longest) = (block_rows(dtype), longest(spans));
+    let scores = [(Dtype::F32, rows * longest); 2];
+    if dtype == Dtype::F32 {
+        return [vec![(Dtype::F32, keys); 2], on_every_thread(&scores)].concat();
+    }
+    let gradients = vec![(Dtype::F32, longest * a.head_dim); 2];
+    let product = gemm_bf16::scratch_here([longest, rows, a.head_dim]);
+    on_every_thread(&[&scores[..], &[(dtype, rows * longest)], &gradients, &product].concat())
+}
+
+fn block_rows(dtype: Dtype) -> usize {
+    with_float!(dtype, T => <T as Products>::BLOCK_ROWS)
 }
 
 fn longest(spans: &[Span]) -> usize {
     spans.iter().map(|span| span.keys.len()).max().unwrap_or(0)
 }
 
-fn in_f32(dtype: Dtype, widened: &[usize], rest: Vec<usize>) -> Vec<(Dtype, usize)> {
-    let widened = if dtype == Dtype::F32 { &[] } else { widened };
-    widened.iter().copied().chain(rest).map(|len| (Dtype::F32, len)).collect()
+fn on_every_thread(pieces: &[(Dtype, usize)]) -> Vec<(Dtype, usize)> {
+    pieces.repeat(rayon::current_num_threads())
 }

@@ -1,42 +1,32 @@
 //! Causal attention, with one task per query head and span.
 //!
-//! Matrix products are fastest if the right operand has contiguous rows, so keys (and values, in the backward) are
-//! transposed once for all heads. For the few queries of cached generation, that would cost more than it saves.
+//! Keys (and values, in the backward) are transposed once for all heads if that makes products faster. For the few
+//! queries of cached generation, it would cost more than it saves.
 
 mod head;
+mod products;
 
-use super::float::{Float, dot};
-use super::gemm::{Matrix, transpose};
+use super::float::dot;
+use super::gemm::Matrix;
 use super::simd::vectorized;
-use crate::device::{give, take};
+use crate::device::give;
 use crate::kernels::{Attention, Span};
-pub(super) use head::BLOCK_ROWS;
 use head::{HeadKeys, Queries, TurnedKeys};
+pub(super) use products::Products;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Computes the output of attention by head `[H, T, E]`, and the log-sum-exps `[H, T]`. Everything between the inputs
-/// and the outputs is f32.
-pub(super) fn forward<T: Float>(
+/// Computes the output of attention by head `[H, T, E]`, and the log-sum-exps `[H, T]`.
+pub(super) fn forward<T: Products>(
     (o, log_sums): (&mut [T], &mut [f32]),
-    qkv: [&[T]; 3],
-    a: &Attention,
-    spans: &[Span],
-) {
-    let [q, k, v] = qkv.map(T::widened);
-    T::in_f32(o, |o| attend((o, log_sums), [&q, &k, &v], a, spans));
-}
-
-fn attend(
-    (o, log_sums): (&mut [f32], &mut [f32]),
-    [q, k, v]: [&[f32]; 3],
+    [q, k, v]: [&[T]; 3],
     a: &Attention,
     spans: &[Span],
 ) {
     let width = a.head_dim;
     let cached = spans.iter().any(|span| span.queries.len() < span.keys.len());
     let (keys, rows) = (by_head(k, a.kv_heads), by_head(q, a.heads));
-    let turned = (!cached).then(|| turn_heads(k, keys / width, width));
+    let turned = if cached { None } else { T::turned(k, keys / width, width) };
     let mut tasks = Vec::new();
     let heads = o.chunks_mut(rows.max(1)).zip(log_sums.chunks_mut((rows / width).max(1)));
     for (head, (o, log_sums)) in heads.enumerate() {
@@ -69,33 +59,18 @@ pub(super) struct Done<'a, T> {
     pub(super) log_sums: &'a [f32],
 }
 
-/// Computes the gradients of queries, keys and values by query head, all `[H, T, E]`. Everything between the inputs
-/// and the outputs is f32.
-pub(super) fn backward<T: Float>(
-    [dq, dk, dv]: [&mut [T]; 3],
+/// Computes the gradients of queries, keys and values by query head, all `[H, T, E]`.
+pub(super) fn backward<T: Products>(
+    gradients: [&mut [T]; 3],
     dy: &[T],
     done: &Done<'_, T>,
-    shape: (&Attention, &[Span]),
-) {
-    let [q, k, v] = done.qkv.map(T::widened);
-    let (y, dy) = (T::widened(done.y), T::widened(dy));
-    let done = Done::<f32> { qkv: [&q, &k, &v], y: &y, log_sums: done.log_sums };
-    T::in_f32(dq, |dq| {
-        T::in_f32(dk, |dk| T::in_f32(dv, |dv| attend_back([dq, dk, dv], &dy, &done, shape)));
-    });
-}
-
-fn attend_back(
-    gradients: [&mut [f32]; 3],
-    dy: &[f32],
-    done: &Done<'_, f32>,
     (a, spans): (&Attention, &[Span]),
 ) {
     let width = a.head_dim;
     let [q, k, v] = done.qkv;
     let size = by_head(q, a.heads);
     let rows = size / width;
-    let turned = [k, v].map(|x| turn_heads(x, rows, width));
+    let turned = [k, v].map(|x| T::turned(x, rows, width));
     let mut tasks = Vec::new();
     let [dq, dk, dv] = gradients.map(|x| x.chunks_mut(size.max(1)));
     for (head, ((dq, dk), dv)) in dq.zip(dk).zip(dv).enumerate() {
@@ -122,18 +97,20 @@ fn attend_back(
             means: &means,
         };
         let head = head / a.group();
-        let [k_t, v_t] = turned
-            .each_ref()
-            .map(|x| Matrix::new(&x[head * size..][..size], width, rows).cols(span.keys.clone()));
-        let k = Matrix::new(&k[head * size..][own], span.keys.len(), width);
+        let [k, v] =
+            [k, v].map(|x| Matrix::new(&x[head * size..][own.clone()], span.keys.len(), width));
+        let [k_t, v_t] = [(k, &turned[0]), (v, &turned[1])].map(|(x, turned)| match turned {
+            Some(x) => Matrix::new(&x[head * size..][..size], width, rows).cols(span.keys.clone()),
+            None => x.t(),
+        });
         let keys = TurnedKeys { k, k_t, v_t };
         head::attend_backward(a, queries, keys, gradients);
     });
-    turned.into_iter().for_each(give);
+    turned.into_iter().flatten().for_each(give);
 }
 
 /// Number of elements of one head.
-fn by_head(x: &[f32], heads: usize) -> usize {
+fn by_head<T>(x: &[T], heads: usize) -> usize {
     x.len() / heads.max(1)
 }
 
@@ -142,28 +119,18 @@ fn elements(rows: &Range<usize>, width: usize) -> Range<usize> {
     rows.start * width..rows.end * width
 }
 
-/// Transposes each head: from `[heads, T, E]` to `[heads, E, T]`.
-fn turn_heads(x: &[f32], rows: usize, width: usize) -> Vec<f32> {
-    let mut y = take::<f32>(x.len());
-    let size = (rows * width).max(1);
-    for (y, x) in y.chunks_exact_mut(size).zip(x.chunks_exact(size)) {
-        transpose(y, Matrix::new(x, rows, width));
-    }
-    y
-}
-
 /// Takes ascending ranges out of a slice.
-struct Cut<'a> {
-    rest: &'a mut [f32],
+struct Cut<'a, T> {
+    rest: &'a mut [T],
     at: usize,
 }
 
-impl<'a> Cut<'a> {
-    fn new(rest: &'a mut [f32]) -> Self {
+impl<'a, T> Cut<'a, T> {
+    fn new(rest: &'a mut [T]) -> Self {
         Self { rest, at: 0 }
     }
 
-    fn take(&mut self, range: Range<usize>) -> &'a mut [f32] {
+    fn take(&mut self, range: Range<usize>) -> &'a mut [T] {
         let skipped = range.start.checked_sub(self.at).expect("spans ascend");
         let rest = &mut std::mem::take(&mut self.rest)[skipped..];
         let (taken, rest) = rest.split_at_mut(range.len());

@@ -81,16 +81,16 @@ impl Unit for Amx {
     const STEP: usize = pairs::TERMS;
     const TERMS: usize = 512;
 
-    fn pack_rows(packed: &mut [u32], a: Matrix<'_, bf16>) {
+    fn pack_rows(panel: &mut [u32], a: Matrix<'_, bf16>) {
         assert!(is_available());
         // SAFETY: the CPU has AMX, and AVX-512 with it.
-        unsafe { pairs::pack(packed, a, GROUPS, Order::Lines) };
+        unsafe { pairs::pack(panel, a, GROUPS, Order::Lines) };
     }
 
-    fn pack_columns(packed: &mut [u32], b: Matrix<'_, bf16>) {
+    fn pack_columns(panel: &mut [u32], b: Matrix<'_, bf16>) {
         assert!(is_available());
         // SAFETY: as above.
-        unsafe { pairs::pack(packed, b.t(), GROUPS, Order::Pairs) };
+        unsafe { pairs::pack(panel, b, GROUPS, Order::Pairs) };
     }
 
     fn ready() -> Self {

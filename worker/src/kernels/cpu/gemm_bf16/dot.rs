@@ -31,16 +31,16 @@ impl Unit for Dot {
     const STEP: usize = pairs::TERMS;
     const TERMS: usize = 512;
 
-    fn pack_rows(packed: &mut [u32], a: Matrix<'_, bf16>) {
+    fn pack_rows(panel: &mut [u32], a: Matrix<'_, bf16>) {
         assert!(pairs_are_available());
         // SAFETY: just checked.
-        unsafe { pairs::pack(packed, a, 1, Order::Lines) };
+        unsafe { pairs::pack(panel, a, 1, Order::Lines) };
     }
 
-    fn pack_columns(packed: &mut [u32], b: Matrix<'_, bf16>) {
+    fn pack_columns(panel: &mut [u32], b: Matrix<'_, bf16>) {
         assert!(pairs_are_available());
         // SAFETY: just checked.
-        unsafe { pairs::pack(packed, b.t(), 1, Order::Pairs) };
+        unsafe { pairs::pack(panel, b, 1, Order::Pairs) };
     }
 
     fn ready() -> Self {

@@ -30,7 +30,7 @@ mod pairs;
 mod portable;
 
 use super::float::Float;
-use super::gemm::Matrix;
+use super::gemm::{Matrix, MatrixMut};
 use super::simd::{self, Loop};
 use crate::device::{Dtype, Element, give, take};
 use crate::kernels::Onto;
@@ -60,11 +60,11 @@ trait Unit: Sized {
     /// Terms that are added at a time: a panel of `b` stays in the L1 cache, the panels of `a` in the L2 cache.
     const TERMS: usize;
 
-    /// Packs `a` into panels of [`Self::ROWS`] rows.
-    fn pack_rows(packed: &mut [Self::Packed], a: Matrix<'_, bf16>);
+    /// Packs up to [`Self::ROWS`] rows of `a` into a panel.
+    fn pack_rows(panel: &mut [Self::Packed], a: Matrix<'_, bf16>);
 
-    /// Packs `b` into panels of [`Self::COLS`] columns.
-    fn pack_columns(packed: &mut [Self::Packed], b: Matrix<'_, bf16>);
+    /// Packs up to [`Self::COLS`] columns of `b`, given as rows, into a panel.
+    fn pack_columns(panel: &mut [Self::Packed], b: Matrix<'_, bf16>);
 
     /// Prepares the unit for this thread.
     fn ready() -> Self;
@@ -106,9 +106,59 @@ pub(super) fn gemm_parallel<C: Float>(
     with_unit!(U => product::<U, C>(c, onto, a, b))
 }
 
+/// `c = a b` or `c += a b`, on this thread.
+pub(super) fn gemm(c: MatrixMut<'_>, onto: Onto, a: Matrix<'_, bf16>, b: Matrix<'_, bf16>) {
+    with_unit!(U => product_here::<U>(c, onto, a, b))
+}
+
 /// The order in which this CPU sums: `pairs` or `tiles`.
 pub(super) fn order() -> &'static str {
     with_unit!(U => U::ORDER)
+}
+
+fn product_here<U: Unit>(c: MatrixMut<'_>, onto: Onto, a: Matrix<'_, bf16>, b: Matrix<'_, bf16>) {
+    let MatrixMut { data, rows, cols } = c;
+    assert_eq!((rows, cols, a.cols), (a.rows, b.cols, b.rows), "the shapes of operands match");
+    if data.is_empty() {
+        return;
+    }
+    let terms = a.cols.next_multiple_of(U::STEP);
+    let (panel_a, panel_b) = (U::panel(U::ROWS, terms), U::panel(U::COLS, terms));
+    let (count_a, count_b) = (rows.div_ceil(U::ROWS), cols.div_ceil(U::COLS));
+    let packed_a = Panels::new(panel_a * count_a, |packed| {
+        for (n, panel) in packed.chunks_exact_mut(panel_a.max(1)).enumerate() {
+            U::pack_rows(panel, lines(a, n, U::ROWS));
+        }
+    });
+    let packed_b = Panels::new(panel_b * count_b, |packed| {
+        for (n, panel) in packed.chunks_exact_mut(panel_b.max(1)).enumerate() {
+            U::pack_columns(panel, lines(b.t(), n, U::COLS));
+        }
+    });
+    let whole = Tile { row: 0, col: 0, rows: data.chunks_mut(cols).collect() };
+    whole.compute::<U>(onto, (&packed_a, &packed_b), terms);
+}
+
+/// The lines of panel `n`, of up to `count` lines.
+fn lines(m: Matrix<'_, bf16>, n: usize, count: usize) -> Matrix<'_, bf16> {
+    m.rows(n * count..m.rows.min((n + 1) * count))
+}
+
+/// The memory that [`gemm`] takes from the pool, as [`scratch`].
+pub(super) fn scratch_here([rows, terms, cols]: [usize; 3]) -> Vec<(Dtype, usize)> {
+    with_unit!(U => {
+        let blocks = rows.next_multiple_of(U::ROWS) * cols.next_multiple_of(U::COLS);
+        let sums = (Dtype::F32, blocks + Panels::<f32>::SLACK);
+        operands::<U>([rows, terms, cols]).into_iter().chain([sums]).collect()
+    })
+}
+
+/// The memory of packed operands.
+fn operands<U: Unit>([rows, terms, cols]: [usize; 3]) -> [(Dtype, usize); 2] {
+    let terms = terms.next_multiple_of(U::STEP);
+    let packed = |lines: usize, of: usize| U::panel(of, terms) * lines.div_ceil(of);
+    [packed(rows, U::ROWS), packed(cols, U::COLS)]
+        .map(|len| (Dtype::of::<U::Packed>(), len + Panels::<U::Packed>::SLACK))
 }
 
 /// The memory that a product of `[rows, terms]` with `[terms, cols]` takes from the pool, by type.
@@ -117,15 +167,12 @@ pub(super) fn scratch(shape: [usize; 3]) -> Vec<(Dtype, usize)> {
 }
 
 fn scratch_of<U: Unit>([rows, terms, cols]: [usize; 3]) -> Vec<(Dtype, usize)> {
-    let terms = terms.next_multiple_of(U::STEP);
-    let packed = |lines: usize, of: usize| U::panel(of, terms) * lines.div_ceil(of);
-    let operands = [packed(rows, U::ROWS), packed(cols, U::COLS)];
     let sums = TILE_ROWS.min(rows.next_multiple_of(U::ROWS))
         * TILE_COLS.min(cols.next_multiple_of(U::COLS));
-    let operands = operands.map(|len| (Dtype::of::<U::Packed>(), len + Panels::<U::Packed>::SLACK));
     let sums = (Dtype::F32, sums + Panels::<f32>::SLACK);
     let threads = rayon::current_num_threads();
-    operands.into_iter().chain(std::iter::repeat_n(sums, threads)).collect()
+    let operands = operands::<U>([rows, terms, cols]).into_iter();
+    operands.chain(std::iter::repeat_n(sums, threads)).collect()
 }
 
 fn product<U: Unit, C: Float>(c: &mut [C], onto: Onto, a: Matrix<'_, bf16>, b: Matrix<'_, bf16>) {
@@ -136,8 +183,14 @@ fn product<U: Unit, C: Float>(c: &mut [C], onto: Onto, a: Matrix<'_, bf16>, b: M
     }
     let terms = terms.next_multiple_of(U::STEP);
     let (panel_a, panel_b) = (U::panel(U::ROWS, terms), U::panel(U::COLS, terms));
-    let packed_a = Panels::new(panel_a * rows.div_ceil(U::ROWS), |to| U::pack_rows(to, a));
-    let packed_b = Panels::new(panel_b * cols.div_ceil(U::COLS), |to| U::pack_columns(to, b));
+    let packed_a = Panels::new(panel_a * rows.div_ceil(U::ROWS), |packed| {
+        let panels = packed.par_chunks_exact_mut(panel_a.max(1)).enumerate();
+        panels.for_each(|(n, panel)| U::pack_rows(panel, lines(a, n, U::ROWS)));
+    });
+    let packed_b = Panels::new(panel_b * cols.div_ceil(U::COLS), |packed| {
+        let panels = packed.par_chunks_exact_mut(panel_b.max(1)).enumerate();
+        panels.for_each(|(n, panel)| U::pack_columns(panel, lines(b.t(), n, U::COLS)));
+    });
     tiles(c, cols).into_par_iter().with_max_len(1).for_each(|tile| {
         let a = some(&packed_a, tile.row / U::ROWS, TILE_ROWS / U::ROWS, panel_a);
         let b = some(&packed_b, tile.col / U::COLS, TILE_COLS / U::COLS, panel_b);

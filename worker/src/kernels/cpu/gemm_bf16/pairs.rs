@@ -10,7 +10,6 @@
 
 use super::super::gemm::Matrix;
 use half::bf16;
-use rayon::prelude::*;
 use std::arch::x86_64::*;
 
 /// Lines of a square, and pairs of each line.
@@ -29,24 +28,19 @@ pub(super) enum Order {
 
 type Square = [[u32; SIDE]; SIDE];
 
-/// Packs the lines of `m` into panels of `groups` squares side by side; lines and terms that do not exist are zero.
+/// Packs the lines of `m` into a panel of `groups` squares side by side; lines and terms that do not exist are zero.
 ///
 /// # Safety
 /// The CPU must have AVX-512 F and BW.
-pub(super) unsafe fn pack(packed: &mut [u32], m: Matrix<'_, bf16>, groups: usize, order: Order) {
+pub(super) unsafe fn pack(panel: &mut [u32], m: Matrix<'_, bf16>, groups: usize, order: Order) {
     assert!(m.col_stride == 1 || m.row_stride == 1, "rows or columns of neighbouring elements");
-    let lines = groups * SIDE;
-    let squares = groups * m.cols.div_ceil(TERMS);
-    let panel = (squares * SIDE * SIDE).max(1);
-    packed.par_chunks_exact_mut(panel).enumerate().for_each(|(number, packed)| {
-        let (squares, _) = packed.as_chunks_mut::<SIDE>();
-        let (squares, _) = squares.as_chunks_mut::<SIDE>();
-        for (at, square) in squares.iter_mut().enumerate() {
-            let (line, term) = (number * lines + at % groups * SIDE, at / groups * TERMS);
-            // SAFETY: the caller ensures that the CPU has the features.
-            unsafe { pack_square(square, m, (line, term), order) };
-        }
-    });
+    let (squares, _) = panel.as_chunks_mut::<SIDE>();
+    let (squares, _) = squares.as_chunks_mut::<SIDE>();
+    for (at, square) in squares.iter_mut().enumerate() {
+        let (line, term) = (at % groups * SIDE, at / groups * TERMS);
+        // SAFETY: the caller ensures that the CPU has the features.
+        unsafe { pack_square(square, m, (line, term), order) };
+    }
 }
 
 /// Packs the square that starts at `line` and `term`.

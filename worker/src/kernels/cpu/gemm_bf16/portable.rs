@@ -5,7 +5,6 @@ use super::super::gemm::Matrix;
 use super::super::simd::{self, Loop, vectorized};
 use super::Unit;
 use half::bf16;
-use rayon::prelude::*;
 
 /// Rows and columns of a block of sums that fits in the registers of AVX2.
 const ROWS: usize = 6;
@@ -24,12 +23,12 @@ impl Unit for Portable {
     const STEP: usize = 2;
     const TERMS: usize = 384;
 
-    fn pack_rows(packed: &mut [f32], a: Matrix<'_, bf16>) {
-        pack::<ROWS>(packed, a);
+    fn pack_rows(panel: &mut [f32], a: Matrix<'_, bf16>) {
+        pack::<ROWS>(panel, a);
     }
 
-    fn pack_columns(packed: &mut [f32], b: Matrix<'_, bf16>) {
-        pack::<COLS>(packed, b.t());
+    fn pack_columns(panel: &mut [f32], b: Matrix<'_, bf16>) {
+        pack::<COLS>(panel, b);
     }
 
     fn ready() -> Self {
@@ -41,20 +40,15 @@ impl Unit for Portable {
     }
 }
 
-/// The lines of `m` in panels of `W`. Each panel holds one element of each of its lines after the other, in the order
+/// Packs the lines of `m` into a panel of `W`. It holds one element of each of its lines after the other, in the order
 /// of the sum; lines and terms that do not exist are zero.
-fn pack<const W: usize>(packed: &mut [f32], m: Matrix<'_, bf16>) {
-    let terms = m.cols.next_multiple_of(Portable::STEP);
-    packed.par_chunks_mut((W * terms).max(1)).enumerate().for_each(|(panel, packed)| {
-        let lines = W.min(m.rows - panel * W);
-        if lines < W || m.cols < terms {
-            packed.fill(0.);
-        }
-        let m = m.rows(panel * W..panel * W + lines);
-        vectorized(|| match m.col_stride {
-            1 => pack_rows::<W>(packed, m),
-            _ => pack_columns::<W>(packed, m),
-        });
+fn pack<const W: usize>(panel: &mut [f32], m: Matrix<'_, bf16>) {
+    if m.rows < W || W * m.cols < panel.len() {
+        panel.fill(0.);
+    }
+    vectorized(|| match m.col_stride {
+        1 => pack_rows::<W>(panel, m),
+        _ => pack_columns::<W>(panel, m),
     });
 }
 
