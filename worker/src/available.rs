@@ -1,10 +1,12 @@
 //! How much memory a rank may use: its share of what this host and its control group have left.
 //!
-//! Source: the Linux kernel's documentation, `filesystems/proc.rst` (meminfo) and `admin-guide/cgroup-v2.rst` (memory).
+//! Sources: the Linux kernel's documentation, `filesystems/proc.rst` (meminfo), `admin-guide/cgroup-v2.rst` (memory)
+//! and `admin-guide/cgroup-v1/memory.rst`.
 
 use anyhow::{Context, Result};
+use proto::cost::bytes;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Memory for one rank.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,15 +22,15 @@ pub struct Available {
 pub enum Limit {
     /// What the host has left.
     Host,
-    /// The `memory.max` of a control group, in bytes.
+    /// The limit of a control group, in bytes.
     Group(u64),
 }
 
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Host => f.write_str("what the host has available"),
-            Self::Group(max) => write!(f, "the control group's memory.max of {max} bytes"),
+            Self::Host => f.write_str("what the host has left"),
+            Self::Group(limit) => write!(f, "its control group is limited to {}", bytes(*limit)),
         }
     }
 }
@@ -89,31 +91,67 @@ impl System<'_> {
         Ok(kilobytes * 1024)
     }
 
-    /// What each control group of version 2 around this process has left; pages of files count as left, since they
-    /// can be read again.
+    /// What each control group around this process has left; pages of files count as left, since they can be read
+    /// again.
     fn groups(&self) -> Result<Vec<(u64, Limit)>> {
-        let Ok(text) = std::fs::read_to_string(self.0.join("proc/self/cgroup")) else {
-            return Ok(Vec::new());
-        };
-        let root = self.0.join("sys/fs/cgroup");
-        let Some(path) = text.lines().find_map(|line| line.strip_prefix("0::/")) else {
-            return Ok(Vec::new());
-        };
-        // In a container, the path may begin outside of what is mounted; the limit is then that of the root.
-        let inside = Path::new(path.trim()).ancestors().map(|group| root.join(group));
-        Ok(inside.filter_map(|group| left_in(&group)).collect())
+        let file = self.0.join("proc/self/cgroup");
+        // A system without control groups does not have the file.
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let mut left = Vec::new();
+        for line in text.lines() {
+            let Some((names, path)) = Names::of(line) else { continue };
+            let root = self.0.join(names.root);
+            // In a container, the path may begin outside of what is mounted; the limit is then that of the root.
+            let groups = Path::new(path.trim_start_matches('/')).ancestors();
+            left.extend(groups.filter_map(|group| names.left_in(&root.join(group))));
+        }
+        Ok(left)
     }
 }
 
-/// `None` if the group has no limit, or does not exist here.
-fn left_in(group: &Path) -> Option<(u64, Limit)> {
-    let read = |name: &str| std::fs::read_to_string(PathBuf::from(group).join(name)).ok();
-    let max: u64 = read("memory.max")?.trim().parse().ok()?;
-    let current: u64 = read("memory.current")?.trim().parse().ok()?;
-    let stat = read("memory.stat")?;
-    let files = stat.lines().find_map(|line| line.strip_prefix("inactive_file "));
-    let files: u64 = files?.trim().parse().ok()?;
-    Some((max.saturating_sub(current.saturating_sub(files)), Limit::Group(max)))
+/// Where a version of control groups has its memory controller, and how that names things.
+struct Names {
+    root: &'static str,
+    limit: &'static str,
+    usage: &'static str,
+    files: &'static str,
+}
+
+impl Names {
+    const VERSION_1: Self = Self {
+        root: "sys/fs/cgroup/memory",
+        limit: "memory.limit_in_bytes",
+        usage: "memory.usage_in_bytes",
+        files: "total_inactive_file ",
+    };
+    const VERSION_2: Self = Self {
+        root: "sys/fs/cgroup",
+        limit: "memory.max",
+        usage: "memory.current",
+        files: "inactive_file ",
+    };
+
+    /// The version and the group of a line of `/proc/self/cgroup`, such as `0::/a` or `9:memory:/a`; `None` if it is
+    /// not about memory.
+    fn of(line: &str) -> Option<(Self, &str)> {
+        let (number, rest) = line.split_once(':')?;
+        let (controllers, path) = rest.split_once(':')?;
+        match number {
+            "0" => Some((Self::VERSION_2, path)),
+            _ => controllers.split(',').any(|c| c == "memory").then_some((Self::VERSION_1, path)),
+        }
+    }
+
+    /// `None` if the group has no limit, or does not exist here.
+    fn left_in(&self, group: &Path) -> Option<(u64, Limit)> {
+        let read = |name: &str| std::fs::read_to_string(group.join(name)).ok();
+        let limit: u64 = read(self.limit)?.trim().parse().ok()?;
+        let usage: u64 = read(self.usage)?.trim().parse().ok()?;
+        let stat = read("memory.stat")?;
+        let files = stat.lines().find_map(|line| line.strip_prefix(self.files));
+        let files: u64 = files?.trim().parse().ok()?;
+        Some((limit.saturating_sub(usage.saturating_sub(files)), Limit::Group(limit)))
+    }
 }
 
 #[cfg(test)]
@@ -148,7 +186,7 @@ mod tests {
 
     #[test]
     fn without_a_group_the_ranks_share_what_the_host_has_left() {
-        for cgroup in ["0::/\n", "3:memory:/docker/x\n", "0::/no/such/group\n"] {
+        for cgroup in ["0::/\n", "3:memory:/docker/x\n", "0::/no/such/group\n", "4:cpu:/a\n"] {
             let root = host(cgroup);
             assert_eq!(available(&root, 1), (8500, Limit::Host));
             assert_eq!(available(&root, 4), (2500, Limit::Host));
@@ -171,6 +209,22 @@ mod tests {
         assert_eq!(available(&root, 1), (5500 + 500, Limit::Group(6_144_000)));
         group("pods/one/", "4096000\n", 1000, 0);
         assert_eq!(available(&root, 2), (1500 + 500, Limit::Group(4_096_000)));
+    }
+
+    #[test]
+    fn groups_of_version_1_count_too() {
+        let root = host("9:cpu,memory:/pods\n0::/\n");
+        let group = |path: &str, limit: &str| {
+            let files = ["limit_in_bytes", "usage_in_bytes", "stat"]
+                .map(|name| format!("sys/fs/cgroup/memory/{path}memory.{name}"));
+            let stat = "inactive_file 7\ntotal_inactive_file 512000\n";
+            let texts = [limit, "1024000\n", stat];
+            let files: Vec<_> = files.iter().map(String::as_str).zip(texts).collect();
+            write(root.path(), &files);
+        };
+        group("", "9223372036854771712\n");
+        group("pods/", "2048000\n");
+        assert_eq!(available(&root, 1), (1500 + 500, Limit::Group(2_048_000)));
     }
 
     #[test]
