@@ -78,7 +78,7 @@ trait Unit: Sized {
     }
 }
 
-/// Evaluates an expression in which `$U` is the fastest unit of this CPU.
+/// Evaluates an expression in which `$U` is the fastest unit of this CPU, as the result of the function around it.
 macro_rules! with_unit {
     ($U:ident => $do:expr) => {{
         #[cfg(target_arch = "x86_64")]
