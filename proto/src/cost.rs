@@ -20,7 +20,7 @@ pub struct Cost {
     pub update_seconds: f64,
     /// Peak memory of the process.
     pub peak_bytes: u64,
-    /// What the same memory was predicted to be; there is no checkpoint in it.
+    /// The predicted memory of a worker of the run. Unlike the measured peak, it includes a checkpoint.
     pub predicted: Memory,
 }
 

@@ -69,17 +69,7 @@ impl Case<'_> {
         let room = Room::default();
         let mut snapshots = Vec::new();
         for step in 0..2 {
-            let micro_batch = micro_batch();
-            let weight = micro_batch.weight();
-            let batch = Batch {
-                step,
-                micro_batches: vec![micro_batch],
-                learning_rate: 1e-5,
-                planned_weight: weight,
-                weight,
-                samples: 0,
-                samples_digest: 0,
-            };
+            let batch = Batch::of(step, micro_batch(), 1e-5);
             trainer.step(&mut state, &mut Alone::of(world), &batch, false)?;
             if step == 0 {
                 let room = room.reserve(&AbortHandle::new()).context("the room is free")?;

@@ -1,4 +1,4 @@
-//! The memory of a rank is what was predicted, in processes that train a model of 22 million parameters.
+//! The memory of a rank is what was predicted, in processes that train a model of 20 million parameters.
 
 use anyhow::{Context, ensure};
 use muster_tests::ignored::run_ignored;

@@ -147,9 +147,10 @@ impl Names {
         let read = |name: &str| std::fs::read_to_string(group.join(name)).ok();
         let limit: u64 = read(self.limit)?.trim().parse().ok()?;
         let usage: u64 = read(self.usage)?.trim().parse().ok()?;
-        let stat = read("memory.stat")?;
+        let stat = read("memory.stat").unwrap_or_default();
         let files = stat.lines().find_map(|line| line.strip_prefix(self.files));
-        let files: u64 = files?.trim().parse().ok()?;
+        // Without this figure, all memory in use counts as needed.
+        let files: u64 = files.and_then(|files| files.trim().parse().ok()).unwrap_or(0);
         Some((limit.saturating_sub(usage.saturating_sub(files)), Limit::Group(limit)))
     }
 }

@@ -92,18 +92,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     for step in 0..=STEPS {
         let micro_batch = micro_batch(&spec, arguments, fit.packs, vocabulary);
-        let weight = micro_batch.weight();
         cost.micro_batch_tokens = micro_batch.tokens.len() as u64;
-        let batch = Batch {
-            step,
-            micro_batches: vec![micro_batch],
-            // A learning rate of zero leaves the model unchanged.
-            learning_rate: 0.0,
-            planned_weight: weight,
-            weight,
-            samples: 0,
-            samples_digest: 0,
-        };
+        // A learning rate of zero leaves the model unchanged.
+        let batch = Batch::of(step, micro_batch, 0.0);
         let began = Instant::now();
         let committed = trainer.step(&mut state, &mut alone, &batch, false)?;
         let compute = committed.done.compute.as_secs_f64();

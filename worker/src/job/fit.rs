@@ -15,7 +15,7 @@ use proto::spec::{self, Spec};
 const TOKENS: u32 = 2048;
 
 /// The share of the available memory that a prediction may fill, in percent. With transparent huge pages, the peak of
-/// a process was up to 7 % above the prediction for models of 135 million parameters and more, and 15 % for one of 22
+/// a process was up to 7 % above the prediction for models of 135 million parameters and more, and 11 % for one of 20
 /// million.
 const FILLED: u64 = 85;
 
@@ -29,17 +29,6 @@ pub struct Fit {
     pub packs: usize,
     /// What is computed twice.
     pub recompute: Recompute,
-}
-
-/// The way in which a spec's micro-batches fit.
-#[derive(Debug, PartialEq, Eq)]
-enum Fitting {
-    /// This one fits.
-    Fits(Fit, Memory),
-    /// The spec asks for this one, which does not fit.
-    Asked(Fit, Memory),
-    /// Nothing that the spec allows fits. This would need least.
-    Nothing(Fit, Memory),
 }
 
 /// All ways that `spec` allows, the fastest first. Smaller micro-batches cost less than computing layers twice.
@@ -68,7 +57,11 @@ fn ways(spec: &Spec) -> Vec<Fit> {
     }
 }
 
-/// Chooses the fastest way whose memory, according to `memory`, is available.
+/// A way that does not fit, and the memory that it would need.
+type TooLarge = (Fit, Memory);
+
+/// Chooses the fastest of `ways` whose memory, according to `memory`, is available. If the spec leaves a single way, it
+/// is chosen in any case. Otherwise, if none fits, returns the one that needs least.
 ///
 /// # Errors
 /// Those of `memory`.
@@ -76,19 +69,18 @@ fn choose<E>(
     ways: &[Fit],
     available: u64,
     mut memory: impl FnMut(Fit) -> Result<Memory, E>,
-) -> Result<Fitting, E> {
-    let mut smallest: Option<(Fit, Memory)> = None;
+) -> Result<Result<(Fit, Memory), TooLarge>, E> {
+    let mut smallest: Option<TooLarge> = None;
     for &way in ways {
         let needed = memory(way)?;
-        if fits(&needed, available) {
-            return Ok(Fitting::Fits(way, needed));
+        if ways.len() == 1 || fits(&needed, available) {
+            return Ok(Ok((way, needed)));
         }
         if smallest.is_none_or(|(_, least)| needed.total() < least.total()) {
             smallest = Some((way, needed));
         }
     }
-    let (fit, memory) = smallest.expect("there is at least one way");
-    Ok(if ways.len() == 1 { Fitting::Asked(fit, memory) } else { Fitting::Nothing(fit, memory) })
+    Ok(Err(smallest.expect("there is at least one way")))
 }
 
 /// The chosen way, its memory, and the memory that is available.
@@ -140,10 +132,8 @@ impl Sizing<'_> {
             Available { bytes: u64::MAX, limit: available::Limit::Host }
         });
         match choose(&ways(self.spec), available.bytes, |fit| self.memory(fit))? {
-            Fitting::Fits(fit, memory) | Fitting::Asked(fit, memory) => {
-                Ok(Chosen { fit, memory, available })
-            }
-            Fitting::Nothing(fit, memory) => {
+            Ok((fit, memory)) => Ok(Chosen { fit, memory, available }),
+            Err((fit, memory)) => {
                 let text = self.too_large(fit, memory, &available)?;
                 Err(Trouble::new(Cause::Model, text))
             }
@@ -294,21 +284,18 @@ mod tests {
         let chosen = |train: &str, available| choose(&ways_of(train), available, memory).unwrap();
         let fits = |packs, recompute| {
             let fit = way(packs, recompute);
-            Fitting::Fits(fit, memory(fit).unwrap())
+            Ok((fit, memory(fit).unwrap()))
         };
         assert_eq!(chosen("global_batch: 16", 1_420_000), fits(4, Off));
         assert_eq!(chosen("global_batch: 16", 1_410_000), fits(2, Off));
         assert_eq!(chosen("global_batch: 16", 1_060_000), fits(1, Off));
         assert_eq!(chosen("global_batch: 16", 1_050_000), fits(4, On));
         let least = way(1, On);
-        assert_eq!(
-            chosen("global_batch: 16", 800_000),
-            Fitting::Nothing(least, memory(least).unwrap())
-        );
+        assert_eq!(chosen("global_batch: 16", 800_000), Err((least, memory(least).unwrap())));
         let asked = way(3, Off);
         assert_eq!(
             chosen("micro_batch: 3, recompute: off", 800_000),
-            Fitting::Asked(asked, memory(asked).unwrap())
+            Ok((asked, memory(asked).unwrap()))
         );
     }
 }

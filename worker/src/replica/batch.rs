@@ -57,6 +57,20 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Step `step` of a world of one rank with a single micro-batch.
+    pub fn of(step: u64, micro_batch: MicroBatch, learning_rate: f64) -> Self {
+        let weight = micro_batch.weight();
+        Self {
+            step,
+            micro_batches: vec![micro_batch],
+            learning_rate,
+            planned_weight: weight,
+            weight,
+            samples: 0,
+            samples_digest: 0,
+        }
+    }
+
     /// Number of this rank's tokens.
     pub fn tokens(&self) -> u64 {
         self.micro_batches.iter().map(|m| m.tokens.len() as u64).sum()

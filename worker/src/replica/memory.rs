@@ -42,16 +42,7 @@ impl Setup<'_> {
 
         let mut trainer = Trainer::new(&state, self.recipe);
         let gradients = trainer.gradient_bytes();
-        let weight = micro_batch.weight();
-        let batch = Batch {
-            step: 0,
-            micro_batches: vec![micro_batch],
-            learning_rate: 0.0,
-            planned_weight: weight,
-            weight,
-            samples: 0,
-            samples_digest: 0,
-        };
+        let batch = Batch::of(0, micro_batch, 0.0);
         trainer.step(&mut state, &mut Alone::of(1), &batch, false)?;
         let activations = ledger.peak() as u64 - parameters - rounded - moments - gradients;
         let snapshot = match self.checkpoints {
