@@ -460,10 +460,10 @@ pub enum Recompute {
     Off,
     /// As little as fits in memory: nothing, what is cheap, or everything.
     Auto,
-    /// Only what is cheap to compute again: the outputs of norms and gate products. This saves a third of the memory
-    /// of activations for little time.
+    /// Only what is cheap to compute again: the outputs of norms and gate products. This saves a quarter of the memory
+    /// of activations, for hardly any time.
     Light,
-    /// Each layer saves only its input: a third more time, for a fraction of the memory.
+    /// Each layer saves only its input: a quarter more time, for a fraction of the memory.
     On,
 }
 
