@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-SEEDS = 3
+SEEDS = 8
 STEPS = 50
 DOCUMENTS = 8
 TOKENS = 24

@@ -1,7 +1,7 @@
 //! Compares training in bf16 with PyTorch: our losses differ from PyTorch's in bf16 by about as much as those differ
 //! from PyTorch's in f32.
 //!
-//! `tests/peer/precision.py` makes tiny models with three seeds and trains them for 50 steps. MUSTER_PEER_PYTHON names
+//! `tests/peer/precision.py` makes tiny models with eight seeds and trains them for 50 steps. MUSTER_PEER_PYTHON names
 //! the interpreter (torch, transformers); if it is unset, the test reports that it was skipped.
 
 use serde::Deserialize;
@@ -39,7 +39,7 @@ fn the_curve_in_bf16_is_as_close_to_pytorchs_as_that_is_to_f32() {
     assert!(peer.status.success(), "{}", String::from_utf8_lossy(&peer.stderr));
 
     let (mut ours_to_theirs, mut theirs_to_f32, mut ours_to_f32) = (0.0, 0.0, 0.0);
-    for seed in 0..3 {
+    for seed in 0..8 {
         let folder = out.path().join(seed.to_string());
         let text = std::fs::read(folder.join("curves.json")).expect("the script wrote it");
         let curves: Curves = serde_json::from_slice(&text).expect("curves");
@@ -49,9 +49,9 @@ fn the_curve_in_bf16_is_as_close_to_pytorchs_as_that_is_to_f32() {
         assert!(worst < 1e-3, "in f32, seed {seed}: {worst:.1e} apart");
         let ours = train(&folder, &curves, Dtype::Bf16);
         assert!(ours[49] < 0.7 * ours[0], "it learns: {ours:?}");
-        ours_to_theirs += gap(&ours, &curves.bf16) / 3.0;
-        theirs_to_f32 += gap(&curves.bf16, &curves.f32) / 3.0;
-        ours_to_f32 += gap(&ours, &exact) / 3.0;
+        ours_to_theirs += gap(&ours, &curves.bf16) / 8.0;
+        theirs_to_f32 += gap(&curves.bf16, &curves.f32) / 8.0;
+        ours_to_f32 += gap(&ours, &exact) / 8.0;
     }
     println!(
         "mean gap: ours to PyTorch's bf16 {ours_to_theirs:.2e}; \
@@ -59,7 +59,7 @@ fn the_curve_in_bf16_is_as_close_to_pytorchs_as_that_is_to_f32() {
     );
     assert!(ours_to_f32 > 0.0, "something is rounded");
     // Either gap is one outcome of many roundings, which differ from one kind of processor to another.
-    assert!(ours_to_theirs <= 1.25 * theirs_to_f32, "{ours_to_theirs:.2e} for {theirs_to_f32:.2e}");
+    assert!(ours_to_theirs <= 1.15 * theirs_to_f32, "{ours_to_theirs:.2e} for {theirs_to_f32:.2e}");
 }
 
 /// The mean difference of two curves.
