@@ -16,14 +16,14 @@ pub enum Error {
     Aborted,
 
     /// A rank is gone; the next generation continues without it.
-    #[error("lost rank {rank} in {call}")]
+    #[error("lost rank {rank} {}", moment(*call))]
     Broken {
         /// The rank that was lost first, as far as this one can tell.
         rank: usize,
         /// A neighbour to which this rank was linked, other than the lost one.
         met: Option<usize>,
-        /// The call that this rank was in.
-        call: Call,
+        /// The call that this rank was in, if it was in one.
+        call: Option<Call>,
         /// How the loss was noticed.
         #[source]
         source: Arc<io::Error>,
@@ -155,6 +155,10 @@ impl Error {
         let action = action.into();
         move |source| Self::Host { action, source: Arc::new(source) }
     }
+}
+
+fn moment(call: Option<Call>) -> String {
+    call.map_or_else(|| "between calls".to_owned(), |call| format!("in {call}"))
 }
 
 fn turned_away(refused: Option<Refusal>) -> String {

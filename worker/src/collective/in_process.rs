@@ -207,7 +207,7 @@ impl Hall {
             // A rank that leaves an unfinished round breaks it, even if it has already given its values.
             if let Some(rank) = *lost {
                 let source = Arc::new(io::ErrorKind::ConnectionAborted.into());
-                return Err(Error::Broken { rank, met: None, call, source });
+                return Err(Error::Broken { rank, met: None, call: Some(call), source });
             }
             let patience = until.saturating_duration_since(Instant::now());
             if patience.is_zero() {

@@ -20,6 +20,7 @@ mod alone;
 mod error;
 mod in_process;
 mod ring;
+mod signal;
 
 #[cfg(test)]
 mod conformance;

@@ -9,7 +9,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 
 use super::flow::Flow;
 use super::handshake::Membership;
@@ -35,6 +36,8 @@ pub(super) struct Links {
     /// The next rank left gracefully after its last call. It is no longer needed, unless there is something to send
     /// to it.
     next_has_left: bool,
+    /// The last call, if its values travel elsewhere.
+    elsewhere: Option<Call>,
     stop: Arc<Stop>,
     stall: Duration,
     scratch: Vec<f32>,
@@ -55,6 +58,7 @@ impl Links {
             next: Arc::new(next),
             previous: Arc::new(previous),
             next_has_left: false,
+            elsewhere: None,
             stop,
             stall,
             scratch: vec![0.0; SCRATCH_VALUES],
@@ -101,6 +105,53 @@ impl Links {
         self.pass(Kind::Barrier, 0, &flow, &mut vec![0; self.world_size])
     }
 
+    /// Counts a reduction whose values travel elsewhere, so that ranks that made different numbers of them notice.
+    pub(super) fn count(&mut self, len: usize) -> Result<(), Error> {
+        let call = Call { number: self.calls, kind: Kind::Reduce, len: len as u64 };
+        self.calls += 1;
+        self.elsewhere = Some(call);
+        if self.next_has_left {
+            let source = io::ErrorKind::ConnectionReset.into();
+            return Err(self.lost(self.elsewhere, self.next_rank(), source));
+        }
+        Ok(())
+    }
+
+    /// Sleeps between calls until `wake` is readable or the ring is stopped. The death of a rank ends the sleep with
+    /// its error.
+    ///
+    /// Only the next rank is watched. Its link is the one on which a notice arrives, so it distinguishes a rank that
+    /// died from one that left gracefully. From the previous rank there come only values, perhaps of a call that this
+    /// rank has not made yet, and the end of the stream, which says nothing of the reason; its own previous rank knows
+    /// the reason and sends a notice around the ring.
+    pub(super) fn idle(&mut self, wake: PollFd<'_>) -> Result<(), Error> {
+        let next = PollFd::from_borrowed_fd(self.next.as_fd(), PollFlags::IN);
+        let mut sockets = [self.stop.alarm(), wake, next];
+        let watched = &mut sockets[..2 + usize::from(!self.next_has_left)];
+        match poll(watched, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(Error::host("poll the links")(errno.into())),
+        }
+        if self.next_has_left || self.stop.is_stopped() || sockets[2].revents().is_empty() {
+            return Ok(());
+        }
+        match self.last_words() {
+            // The next rank has completed all calls that this rank has made.
+            Some(Notice::Left(calls)) if u64::from(calls) >= self.calls => {
+                self.next_has_left = true;
+                Ok(())
+            }
+            last_words => {
+                let source = io::ErrorKind::ConnectionReset.into();
+                Err(self.gone(self.elsewhere, self.next_rank(), last_words, source))
+            }
+        }
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stop.is_stopped()
+    }
+
     /// Leaves gracefully; no call is in flight.
     pub(super) fn leave(self) {
         self.say(Notice::Left(u32::try_from(self.calls).unwrap_or(u32::MAX)));
@@ -122,6 +173,7 @@ impl Links {
     fn pass(&mut self, kind: Kind, len: usize, flow: &Flow, bytes: &mut [u8]) -> Result<(), Error> {
         let call = Call { number: self.calls, kind, len: len as u64 };
         self.calls += 1;
+        self.elsewhere = None;
         let mut out = Outgoing::new(call, flow);
         let mut into = Incoming::new(flow);
         loop {
@@ -161,7 +213,7 @@ impl Links {
                     let met = self.other_than(rank);
                     return Err(Error::Mismatch { rank, met, theirs, ours: call });
                 }
-                None => return Err(self.lost(call, rank, io::ErrorKind::InvalidData.into())),
+                None => return Err(self.lost(Some(call), rank, io::ErrorKind::InvalidData.into())),
             }
         }
         Ok(!matches!(received, Received::Nothing))
@@ -196,7 +248,7 @@ impl Links {
                 }
                 last_words => {
                     let source = io::ErrorKind::ConnectionReset.into();
-                    return Err(self.gone(call, self.next_rank(), last_words, source));
+                    return Err(self.gone(Some(call), self.next_rank(), last_words, source));
                 }
             }
         }
@@ -204,7 +256,7 @@ impl Links {
     }
 
     fn next_is_gone(&self, call: Call, source: io::Error) -> Error {
-        self.gone(call, self.next_rank(), self.last_words(), source)
+        self.gone(Some(call), self.next_rank(), self.last_words(), source)
     }
 
     /// The previous rank may have left because it had lost another rank, whose number is then travelling around the
@@ -214,13 +266,13 @@ impl Links {
         let patience = self.stop.until(Instant::now() + NOTICE_GRACE);
         // Without a notice, the previous rank is blamed, which is right if only one rank was lost.
         let _ = patience.poll(&mut [next, self.stop.alarm()]);
-        self.gone(call, self.previous_rank(), self.last_words(), source)
+        self.gone(Some(call), self.previous_rank(), self.last_words(), source)
     }
 
     /// The error for a lost rank: the one named by the next rank's notice, else `suspect`.
     fn gone(
         &self,
-        call: Call,
+        call: Option<Call>,
         suspect: usize,
         last_words: Option<Notice>,
         source: io::Error,
@@ -244,7 +296,7 @@ impl Links {
         io::Error::other(format!("reported by rank {}", self.next_rank()))
     }
 
-    fn lost(&self, call: Call, rank: usize, source: io::Error) -> Error {
+    fn lost(&self, call: Option<Call>, rank: usize, source: io::Error) -> Error {
         if self.stop.is_stopped() {
             return Error::Aborted;
         }

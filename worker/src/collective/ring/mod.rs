@@ -12,11 +12,12 @@
 //!  shortcut.rs    two ranks on one host switch to a Unix socket
 //!  stream.rs      one connection
 //!  stop.rs        waiting that can be interrupted
+//!  wake.rs        wakes the communication thread for a queued call
 //! ```
 //!
 //! One thread serves both links of a rank and never blocks on either of them. On a machine whose cores are busy
 //! computing, separate sender and receiver threads would spend more time waking each other than copying. The ring
-//! owns its sockets; no async runtime touches them.
+//! owns its sockets; no async runtime touches them. Between calls, the thread watches for the death of another rank.
 
 mod connect;
 mod flow;
@@ -28,22 +29,25 @@ mod shortcut;
 mod stop;
 mod stream;
 mod transfer;
+mod wake;
 
 #[cfg(test)]
 pub(super) mod tests;
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::device::{Buffer, WindowMut};
 
-use super::{AbortHandle, Collective, Error, Pending, check_root};
+use super::signal::Signal;
+use super::{AbortHandle, Call, Collective, Error, Kind, Pending, check_root};
 pub use connect::Listener;
 pub use handshake::{Membership, Refusal};
 use links::Links;
 use stop::Stop;
+use wake::Wake;
 
 /// Maximum number of reductions in flight; starting another one waits.
 const MAX_BUCKETS_IN_FLIGHT: usize = 1024;
@@ -75,7 +79,7 @@ impl Default for Options {
     }
 }
 
-/// One process's rank in a ring. A neighbour's death is noticed in the next call that needs it, not between calls.
+/// One process's rank in a ring. The death of another rank is noticed in a call and between calls.
 #[derive(Debug)]
 pub struct Ring {
     rank: usize,
@@ -83,8 +87,10 @@ pub struct Ring {
     calls: u64,
     /// `None` only while the ring is being dropped.
     jobs: Option<SyncSender<Job>>,
+    wake: Arc<Wake>,
     fate: Fate,
     stop: Arc<Stop>,
+    stall: Duration,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -98,13 +104,24 @@ enum Job {
         to: SyncSender<Links>,
         back: Receiver<Links>,
     },
+    /// Counts a reduction of this number of values, which travel elsewhere.
+    Count(usize),
 }
 
 /// The error or abort that ended the ring, if it has ended.
 #[derive(Debug, Clone)]
 struct Fate {
     error: Arc<OnceLock<Error>>,
+    /// Raised once there is an error, and the neighbours are notified.
+    sealed: Signal,
     abort: AbortHandle,
+}
+
+/// Another thread's view of a ring: it learns of the ring's end, and can end it.
+#[derive(Debug, Clone)]
+pub(super) struct Lifeline {
+    fate: Fate,
+    stop: Arc<Stop>,
 }
 
 impl Ring {
@@ -132,16 +149,37 @@ impl Ring {
         let links = Links::new(membership, next, previous, stop.clone(), options.stall);
         links.close_on(&abort);
 
-        let fate = Fate { error: Arc::default(), abort };
+        let fate = Fate { error: Arc::default(), sealed: Signal::default(), abort };
         let (jobs, queue) = sync_channel(MAX_BUCKETS_IN_FLIGHT);
+        let wake = Arc::new(Wake::new().map_err(Error::host("open a socket pair"))?);
         let thread = std::thread::Builder::new()
             .name(format!("ring-{rank}"))
             .spawn({
-                let fate = fate.clone();
-                move || work_off(&queue, links, &fate)
+                let (fate, wake) = (fate.clone(), wake.clone());
+                move || work_off(&queue, &wake, links, &fate)
             })
             .map_err(Error::host("start the communication thread"))?;
-        Ok(Self { rank, world_size, calls: 0, jobs: Some(jobs), fate, stop, thread: Some(thread) })
+        let (jobs, thread, stall) = (Some(jobs), Some(thread), options.stall);
+        Ok(Self { rank, world_size, calls: 0, jobs, wake, fate, stop, stall, thread })
+    }
+
+    /// How long a call may take without progress.
+    pub(super) fn stall(&self) -> Duration {
+        self.stall
+    }
+
+    pub(super) fn lifeline(&self) -> Lifeline {
+        Lifeline { fate: self.fate.clone(), stop: self.stop.clone() }
+    }
+
+    /// Counts a reduction of `len` values that travel elsewhere as a call of this ring. If ranks made different
+    /// numbers of them, their next calls do not match, and a rank that left without having made them has not left
+    /// gracefully.
+    pub(super) fn count(&mut self, len: usize) -> Result<Call, Error> {
+        let call = Call { number: self.calls, kind: Kind::Reduce, len: len as u64 };
+        self.calls += 1;
+        self.queue(Job::Count(len))?;
+        Ok(call)
     }
 
     /// Runs one call on this thread, after all calls that were queued earlier.
@@ -163,13 +201,20 @@ impl Ring {
 
     fn queue(&self, job: Job) -> Result<(), Error> {
         let jobs = self.jobs.as_ref().expect("the queue lasts as long as the ring");
-        jobs.send(job).map_err(|_| self.fate.error())
+        jobs.send(job).map_err(|_| self.fate.error())?;
+        self.wake.wake();
+        Ok(())
     }
 }
 
 /// The body of the communication thread. If a call fails, `fate` is sealed before any waiting caller is released.
-fn work_off(queue: &Receiver<Job>, mut links: Links, fate: &Fate) {
-    while let Ok(job) = queue.recv() {
+fn work_off(queue: &Receiver<Job>, wake: &Wake, mut links: Links, fate: &Fate) {
+    loop {
+        let job = match next_job(queue, wake, &mut links) {
+            Ok(Some(job)) => job,
+            Ok(None) => return links.leave(),
+            Err(error) => return drop(fate.seal(links, error)),
+        };
         match job {
             Job::Reduce { mut bucket, done } => match links.reduce(bucket.all_mut().host()) {
                 // The caller may have dropped its `Pending`, which is its own business.
@@ -185,9 +230,36 @@ fn work_off(queue: &Receiver<Job>, mut links: Links, fate: &Fate) {
                     Err(_) => return,
                 }
             }
+            Job::Count(len) => {
+                if let Err(error) = links.count(len) {
+                    return drop(fate.seal(links, error));
+                }
+            }
         }
     }
-    links.leave();
+}
+
+/// Waits for a job; `None` once the ring is being dropped.
+///
+/// # Errors
+/// The error that ends the ring between calls.
+fn next_job(queue: &Receiver<Job>, wake: &Wake, links: &mut Links) -> Result<Option<Job>, Error> {
+    loop {
+        wake.arm();
+        // Read before the queue, since a ring that is being dropped closes its queue first.
+        let stopped = links.is_stopped();
+        let slept = match queue.try_recv() {
+            Ok(job) => {
+                wake.disarm();
+                return Ok(Some(job));
+            }
+            Err(TryRecvError::Disconnected) => return Ok(None),
+            Err(TryRecvError::Empty) if stopped => Err(Error::Aborted),
+            Err(TryRecvError::Empty) => links.idle(wake.descriptor()),
+        };
+        wake.disarm();
+        slept?;
+    }
 }
 
 impl Fate {
@@ -195,6 +267,7 @@ impl Fate {
     fn seal(&self, links: Links, error: Error) -> Error {
         let error = self.error.get_or_init(|| error).clone();
         links.close(&error);
+        self.sealed.raise();
         if self.abort.is_aborted() { Error::Aborted } else { error }
     }
 
@@ -203,6 +276,26 @@ impl Fate {
             Some(error) if !self.abort.is_aborted() => error.clone(),
             _ => Error::Aborted,
         }
+    }
+}
+
+impl Lifeline {
+    /// The error that ended the ring, if it has ended.
+    pub(super) fn error(&self) -> Option<Error> {
+        let ended = self.fate.abort.is_aborted() || self.fate.error.get().is_some();
+        ended.then(|| self.fate.error())
+    }
+
+    /// Calls `wake` when the ring has ended; immediately if it has.
+    pub(super) fn on_end(&self, wake: impl Fn() + Clone + Send + Sync + 'static) {
+        self.fate.sealed.on_raise(wake.clone());
+        self.fate.abort.on_abort(wake);
+    }
+
+    /// Ends the ring with `error`, unless it has ended. The other ranks lose this one.
+    pub(super) fn end(&self, error: Error) {
+        self.fate.error.get_or_init(|| error);
+        self.stop.stop();
     }
 }
 

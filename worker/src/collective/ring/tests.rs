@@ -1,5 +1,7 @@
 //! Tests of what only a ring does: authenticating its neighbours, and surviving malformed bytes on the wire.
 
+mod idle;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -40,15 +42,19 @@ pub(in crate::collective) fn ring_world(
     same_host: SameHost,
 ) -> Vec<Box<dyn Collective>> {
     let options = Options { stall, same_host, ..patient() };
+    rings(size, &options).into_iter().map(|ring| Box::new(ring) as _).collect()
+}
+
+fn rings(size: usize, options: &Options) -> Vec<Ring> {
     let members = members(size);
     std::thread::scope(|scope| {
         let connect = |(listener, membership): &(Listener, Membership)| {
-            Ring::connect(listener, membership, &options, AbortHandle::new())
+            Ring::connect(listener, membership, options, AbortHandle::new())
         };
         let threads: Vec<_> =
             members.iter().map(|member| scope.spawn(move || connect(member))).collect();
         let join = |thread: std::thread::ScopedJoinHandle<'_, Result<Ring, Error>>| {
-            Box::new(thread.join().expect("no panic").expect("the ring forms")) as _
+            thread.join().expect("no panic").expect("the ring forms")
         };
         threads.into_iter().map(join).collect()
     })
