@@ -33,9 +33,9 @@ pub(super) struct Links {
     calls: u64,
     next: Arc<Stream>,
     previous: Arc<Stream>,
-    /// The next rank left gracefully after its last call. It is no longer needed, unless there is something to send
-    /// to it.
-    next_has_left: bool,
+    /// How many calls the next rank made before it left gracefully, if it has left. It is no longer needed, unless
+    /// there is something to send to it.
+    next_left_after: Option<u64>,
     /// The last call, if its values travel elsewhere.
     elsewhere: Option<Call>,
     stop: Arc<Stop>,
@@ -57,7 +57,7 @@ impl Links {
             calls: 0,
             next: Arc::new(next),
             previous: Arc::new(previous),
-            next_has_left: false,
+            next_left_after: None,
             elsewhere: None,
             stop,
             stall,
@@ -107,13 +107,8 @@ impl Links {
 
     /// Counts a reduction whose values travel elsewhere, so that ranks that made different numbers of them notice.
     pub(super) fn count(&mut self, len: usize) -> Result<(), Error> {
-        let call = Call { number: self.calls, kind: Kind::Reduce, len: len as u64 };
-        self.calls += 1;
+        let call = self.begin(Kind::Reduce, len)?;
         self.elsewhere = Some(call);
-        if self.next_has_left {
-            let source = io::ErrorKind::ConnectionReset.into();
-            return Err(self.lost(self.elsewhere, self.next_rank(), source));
-        }
         Ok(())
     }
 
@@ -127,18 +122,18 @@ impl Links {
     pub(super) fn idle(&mut self, wake: PollFd<'_>) -> Result<(), Error> {
         let next = PollFd::from_borrowed_fd(self.next.as_fd(), PollFlags::IN);
         let mut sockets = [self.stop.alarm(), wake, next];
-        let watched = &mut sockets[..2 + usize::from(!self.next_has_left)];
+        let watched = &mut sockets[..2 + usize::from(self.next_left_after.is_none())];
         match poll(watched, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(Error::host("poll the links")(errno.into())),
         }
-        if self.next_has_left || self.stop.is_stopped() || sockets[2].revents().is_empty() {
+        if self.stop.is_stopped() || sockets[2].revents().is_empty() {
             return Ok(());
         }
         match self.last_words() {
             // The next rank has completed all calls that this rank has made.
             Some(Notice::Left(calls)) if u64::from(calls) >= self.calls => {
-                self.next_has_left = true;
+                self.next_left_after = Some(calls.into());
                 Ok(())
             }
             last_words => {
@@ -170,10 +165,19 @@ impl Links {
         let _ = self.previous.send(&notice.encode());
     }
 
-    fn pass(&mut self, kind: Kind, len: usize, flow: &Flow, bytes: &mut [u8]) -> Result<(), Error> {
+    /// Begins the next call, unless the next rank has left without it.
+    fn begin(&mut self, kind: Kind, len: usize) -> Result<Call, Error> {
         let call = Call { number: self.calls, kind, len: len as u64 };
         self.calls += 1;
         self.elsewhere = None;
+        if self.next_left_after.is_some_and(|calls| calls <= call.number) {
+            return Err(self.next_is_gone(call, io::ErrorKind::ConnectionReset.into()));
+        }
+        Ok(call)
+    }
+
+    fn pass(&mut self, kind: Kind, len: usize, flow: &Flow, bytes: &mut [u8]) -> Result<(), Error> {
+        let call = self.begin(kind, len)?;
         let mut out = Outgoing::new(call, flow);
         let mut into = Incoming::new(flow);
         loop {
@@ -227,7 +231,7 @@ impl Links {
         let next = PollFd::from_borrowed_fd(self.next.as_fd(), PollFlags::IN | room);
         let mut sockets = [previous, self.stop.alarm(), next];
         // A neighbour that this call no longer needs may leave. Its closed link must not wake us over and over.
-        let watch_next = sending.is_some() || !self.next_has_left;
+        let watch_next = sending.is_some() || self.next_left_after.is_none();
         let watched = &mut sockets[usize::from(!receiving)..2 + usize::from(watch_next)];
         let patience = self.stop.until(Instant::now() + self.stall);
         let patient = patience.poll(watched).map_err(Error::host("poll the links"))?;
@@ -244,7 +248,7 @@ impl Links {
             match self.last_words() {
                 // The next rank has completed this call, so it has received everything that it needed.
                 Some(Notice::Left(calls)) if u64::from(calls) > call.number => {
-                    self.next_has_left = true;
+                    self.next_left_after = Some(calls.into());
                 }
                 last_words => {
                     let source = io::ErrorKind::ConnectionReset.into();

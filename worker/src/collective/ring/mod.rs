@@ -212,7 +212,7 @@ fn work_off(queue: &Receiver<Job>, wake: &Wake, mut links: Links, fate: &Fate) {
     loop {
         let job = match next_job(queue, wake, &mut links) {
             Ok(Some(job)) => job,
-            Ok(None) => return links.leave(),
+            Ok(None) => return fate.leave(links),
             Err(error) => return drop(fate.seal(links, error)),
         };
         match job {
@@ -269,6 +269,14 @@ impl Fate {
         links.close(&error);
         self.sealed.raise();
         if self.abort.is_aborted() { Error::Aborted } else { error }
+    }
+
+    /// Leaves the ring, gracefully unless it has ended before.
+    fn leave(&self, links: Links) {
+        match self.error.get() {
+            Some(error) => links.close(error),
+            None => links.leave(),
+        }
     }
 
     fn error(&self) -> Error {

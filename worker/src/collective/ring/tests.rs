@@ -19,7 +19,7 @@ fn options(connect_within: Duration) -> Options {
     Options { connect_within, ..Options::default() }
 }
 
-fn patient() -> Options {
+pub(in crate::collective) fn patient() -> Options {
     options(Duration::from_secs(60))
 }
 
@@ -45,7 +45,7 @@ pub(in crate::collective) fn ring_world(
     rings(size, &options).into_iter().map(|ring| Box::new(ring) as _).collect()
 }
 
-fn rings(size: usize, options: &Options) -> Vec<Ring> {
+pub(in crate::collective) fn rings(size: usize, options: &Options) -> Vec<Ring> {
     let members = members(size);
     std::thread::scope(|scope| {
         let connect = |(listener, membership): &(Listener, Membership)| {

@@ -18,7 +18,9 @@ fn unix_rings(size: usize) -> Vec<Ring> {
 /// Receives a message when `ring` has ended.
 fn end_of(ring: &Ring) -> Receiver<()> {
     let (end, ended) = channel();
-    ring.lifeline().on_end(move || drop(end.send(())));
+    ring.lifeline().on_end(move || {
+        let _ = end.send(());
+    });
     ended
 }
 
@@ -58,6 +60,18 @@ fn an_abort_is_no_death_for_the_rank_itself() {
 }
 
 #[test]
+fn a_rank_that_ends_its_ring_and_drops_it_at_once_has_not_left_gracefully() {
+    for _ in 0..50 {
+        let mut world = unix_rings(2);
+        let zero = world.remove(0);
+        zero.lifeline().end(Error::Aborted);
+        drop(zero);
+        let error = error_while_idle(&world[0]);
+        assert!(matches!(error, Error::Broken { rank: 0, .. }), "{error}");
+    }
+}
+
+#[test]
 fn a_rank_that_ends_its_ring_is_lost_to_the_others() {
     let mut world = unix_rings(3);
     let reason = Error::NoSuchRank { rank: 7, world_size: 3 };
@@ -70,24 +84,27 @@ fn a_rank_that_ends_its_ring_is_lost_to_the_others() {
     assert_eq!(later.to_string(), reason.to_string());
 }
 
+fn is_loss(error: &Error, of: Call) -> bool {
+    matches!(error, Error::Broken { rank: 0, call: Some(call), .. } if *call == of)
+}
+
 #[test]
 fn a_rank_that_misses_a_counted_reduction_has_not_left_gracefully() {
     let reduction = Call { number: 0, kind: Kind::Reduce, len: 9 };
-    let is_loss = |error: &Error| matches!(error, Error::Broken { rank: 0, call: Some(call), .. } if *call == reduction);
 
     let mut world = unix_rings(2);
     let mut one = world.remove(1);
     assert_eq!(one.count(9).expect("nothing is broken"), reduction);
     drop(world);
     let error = error_while_idle(&one);
-    assert!(is_loss(&error), "{error}");
+    assert!(is_loss(&error, reduction), "{error}");
 
     let mut world = unix_rings(2);
     let mut one = world.remove(1);
     drop(world);
     one.count(9).expect("rank 0 may still leave gracefully");
     let error = error_while_idle(&one);
-    assert!(is_loss(&error), "{error}");
+    assert!(is_loss(&error, reduction), "{error}");
 }
 
 #[test]
