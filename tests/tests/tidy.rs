@@ -22,8 +22,16 @@ const LINES: usize = 500;
 const COLUMNS: usize = 120;
 
 /// The packages of the workspace, by folder.
-const PACKAGES: [&str; 7] =
-    ["proto", "proto/wire", "storage", "coordinator", "worker", "worker/data", "tests"];
+const PACKAGES: [&str; 8] = [
+    "proto",
+    "proto/wire",
+    "storage",
+    "coordinator",
+    "worker",
+    "worker/data",
+    "tests",
+    "tests/softgpu",
+];
 
 struct Source {
     path: String,
@@ -345,11 +353,14 @@ fn nothing_is_printed_that_could_panic() {
 #[test]
 fn unsafe_code_is_named_and_explained() {
     let allowed = [
+        "worker/src/collective/nccl/",
+        "worker/src/device/cuda/",
         "worker/src/kernels/cpu/gemm.rs",
         "worker/src/kernels/cpu/gemm_bf16/amx.rs",
         "worker/src/kernels/cpu/gemm_bf16/dot.rs",
         "worker/src/kernels/cpu/gemm_bf16/pairs.rs",
         "worker/src/kernels/cpu/simd.rs",
+        "worker/src/kernels/cuda/blas.rs",
         "worker/src/model/weights/",
         "worker/src/job/mapped.rs",
     ];

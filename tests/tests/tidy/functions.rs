@@ -32,7 +32,8 @@ pub(super) fn is_test(attributes: &[Attribute]) -> bool {
 impl Found<'_> {
     fn function(&mut self, signature: &Signature, block: Option<&Block>) {
         let name = format!("{}: {}", self.path, signature.ident);
-        if signature.inputs.len() > ARGUMENTS {
+        // The arguments of an interface to C are not ours to choose.
+        if signature.abi.is_none() && signature.inputs.len() > ARGUMENTS {
             self.wide.push(format!("{name} takes {}", signature.inputs.len()));
         }
         let Some(block) = block else { return };
