@@ -13,6 +13,7 @@
 //! stored     inspects a run in a store
 //! hub        a test hub with the interface of the Hugging Face hub
 //! http       the part of HTTP that the hub needs
+//! gpu        a software GPU
 //! memory     predicted and measured memory of a rank
 //! model      the weights of a model folder
 //! lone       a run of one worker, without a plan
@@ -24,6 +25,7 @@
 
 pub mod azurite;
 pub mod fixture;
+pub mod gpu;
 pub mod http;
 pub mod hub;
 pub mod ignored;

@@ -6,7 +6,7 @@ use proto::cost::Memory;
 use std::path::Path;
 use worker::available;
 use worker::collective::{AbortHandle, Alone};
-use worker::device::Dtype;
+use worker::device::{Device, Dtype};
 use worker::kernels;
 use worker::model::{self, Config, Model};
 use worker::ops::Recompute;
@@ -59,7 +59,7 @@ impl Case<'_> {
             || MicroBatch::synthetic(self.tokens / LENGTH, LENGTH, LENGTH - 1, config.vocab_size);
         let process = available::resident()?;
         let checkpoints = Some((world, saved));
-        let setup = Setup { config: &config, dtype, recipe, checkpoints };
+        let setup = Setup { config: &config, dtype, recipe, device: &Device::Host, checkpoints };
         let predicted = Memory { process, ..setup.memory(micro_batch())? };
 
         let mut model = Model::zeros(config.clone(), kernels::host());

@@ -24,12 +24,15 @@ pub enum Limit {
     Host,
     /// The limit of a control group, in bytes.
     Group(u64),
+    /// What its GPU has left, and the bytes that it has in all.
+    Gpu(u64),
 }
 
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Host => f.write_str("what the host has left"),
+            Self::Gpu(total) => write!(f, "what its GPU of {} has left", bytes(*total)),
             Self::Group(limit) => write!(f, "its control group is limited to {}", bytes(*limit)),
         }
     }

@@ -12,12 +12,13 @@
 //! model/          configurations, parameters, the decoder, generation
 //! ops/            the tape, and each operation as a forward/backward pair
 //! kernels/        the arithmetic behind the operations, one kernel table per device
-//! device/         buffers in host or device memory
+//! device/         buffers in host or device memory; GPUs
 //! collective/     all-reduce, broadcast and barrier over ranks: in-process, TCP ring
 //! available.rs    how much memory a rank may use
 //! cache.rs        this host's copies of remote models
 //! address.rs      the address at which peers reach a rank
 //! supervise.rs    one process per device
+//! devices/        which devices a node has, and the one that a rank uses
 //! generate.rs     answers prompts with a model
 //! measure.rs      measures the cost of a step, for `coordinator plan`
 //! ```
@@ -33,6 +34,7 @@ pub mod cache;
 pub mod collective;
 pub mod controls;
 pub mod device;
+pub mod devices;
 pub mod generate;
 mod inputs;
 pub mod job;

@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use worker::address::{self, RingAddress};
 use worker::agent::Agent;
+use worker::devices::{self, Device, Devices, Opened};
 use worker::session::{Exit, Identity};
-use worker::supervise::{self, Devices, Node};
+use worker::supervise::{self, Node};
 
 // Activations are large, short-lived and the same size at every step. An allocator that keeps freed memory (see
 // `supervise::KEEP_MEMORY`) spares the kernel from zeroing the same pages again.
@@ -28,13 +29,19 @@ const ENVIRONMENT: &str = "\
 Environment:
   MUSTER_LOG     Log filter, e.g. `debug` or `warn,worker=debug`
                  [default: `info` for Muster, `warn` for everything else]
-  MUSTER_CACHE   Folder for downloaded remote models
+  MUSTER_CACHE   Folder for downloaded remote models and compiled GPU kernels
                  [default: muster in XDG_CACHE_HOME, else .cache/muster in HOME]
+  MUSTER_CUDA_LIBRARIES
+                 Folders of the CUDA libraries, separated by colons
+                 [default: searched; `worker devices` shows where]
+  CUDA_VISIBLE_DEVICES, NCCL_*
+                 As in NVIDIA's own documentation
   POD_NAME       Default for --name
   HF_TOKEN, HF_ENDPOINT, AWS_*, AZURE_*, GOOGLE_*
                  Credentials and endpoints of the stores that a run uses
 
-Exit code: 0 dismissed, 1 gave up after repeated crashes, 2 invalid options or refused, 75 stopped on request.";
+Exit code: 0 dismissed, 1 gave up after repeated crashes, 2 invalid options or refused, 71 all GPUs are damaged,
+75 stopped on request.";
 
 /// Prepares data and trains, one process per device, under a coordinator.
 #[derive(Parser)]
@@ -58,7 +65,8 @@ struct NodeArgs {
         value_parser = wire::address::parse
     )]
     coordinator: String,
-    /// Devices to compute on, such as cpu:2; each gets its own rank process
+    /// Devices to compute on: cpu, cpu:2 (two ranks), cuda:all, or GPUs by number, such as cuda:0,3; each gets its own
+    /// rank process
     #[arg(long, default_value = "cpu")]
     devices: Devices,
     /// Compute threads per rank [default: an equal share of the cores]
@@ -92,12 +100,16 @@ enum Command {
         /// Where peers reach this rank.
         #[arg(long)]
         ring_address: Option<RingAddress>,
+        #[arg(long, default_value = "cpu")]
+        device: Device,
     },
     /// Times a few steps of the run whose resolved spec is read from standard input; started by `coordinator plan`.
     #[command(hide = true)]
     Measure(worker::measure::Arguments),
     /// Answers prompts with a model.
     Generate(worker::generate::Arguments),
+    /// Shows the GPUs of this host, and the CUDA libraries that would be used.
+    Devices(devices::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -107,17 +119,18 @@ fn main() -> ExitCode {
     };
     print::log(match cli.command {
         None | Some(Command::Rank { .. }) => LOG_OF_A_NODE,
-        Some(Command::Measure(_) | Command::Generate(_)) => "warn",
+        Some(Command::Measure(_) | Command::Generate(_) | Command::Devices(_)) => "warn",
     });
     let outcome = match cli.command {
         None => node(cli.node),
-        Some(Command::Rank { coordinator, slot, threads, last_end, ring_address }) => {
-            rank(coordinator, slot, threads, last_end, ring_address)
+        Some(Command::Rank { coordinator, slot, threads, last_end, ring_address, device }) => {
+            rank(RankArgs { coordinator, slot, threads, last_end, ring_address, device })
         }
         Some(Command::Measure(arguments)) => worker::measure::run(&arguments),
         Some(Command::Generate(arguments)) => {
             worker::generate::run(&arguments).map(|()| ExitCode::SUCCESS)
         }
+        Some(Command::Devices(arguments)) => devices::run(&arguments),
     };
     outcome.unwrap_or_else(|error| failed(&error))
 }
@@ -139,18 +152,26 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 }
 
 fn node(args: NodeArgs) -> anyhow::Result<ExitCode> {
+    let runtime = runtime()?;
+    let ranks = match runtime.block_on(args.devices.ranks()) {
+        Ok(ranks) => ranks,
+        Err(error) => {
+            print::note(format_args!("error: {error:#}"));
+            return Ok(EXIT_OPTIONS.into());
+        }
+    };
     let cores = std::thread::available_parallelism().map_or(1, Into::into);
-    let threads = args.threads.unwrap_or((cores / args.devices.cpu).max(1));
+    let threads = args.threads.unwrap_or((cores / ranks.len()).max(1));
     let name = args.name.filter(|name| !name.is_empty()).unwrap_or_else(default_name);
     if let Some(address) = &args.ring_address
-        && let Err(error) = address.check(args.devices.cpu)
+        && let Err(error) = address.check(ranks.len())
     {
         print::note(format_args!("error: {}", proto::error::chain(&error)));
         return Ok(EXIT_OPTIONS.into());
     }
     let node =
         Node { coordinator: args.coordinator, name, threads, ring_address: args.ring_address };
-    runtime()?.block_on(async {
+    runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let (count, counted) = tokio::sync::watch::channel(0);
@@ -171,7 +192,7 @@ fn node(args: NodeArgs) -> anyhow::Result<ExitCode> {
             }
         };
         Ok(tokio::select! {
-            code = supervise::supervise(&node, args.devices, signalled(1)) => code?,
+            code = supervise::supervise(&node, &ranks, signalled(1)) => code?,
             // A second signal means stop at once: ranks end with their supervisor.
             () = signalled(2) => supervise::EXIT_DRAINED.into(),
             // A graceful drain would wait for a coordinator that is gone; ranks end with their supervisor.
@@ -200,32 +221,38 @@ async fn parent_gone() {
     }
 }
 
-fn rank(
+/// The arguments of a rank process.
+struct RankArgs {
     coordinator: String,
     slot: String,
     threads: usize,
     last_end: Option<String>,
     ring_address: Option<RingAddress>,
-) -> anyhow::Result<ExitCode> {
+    device: Device,
+}
+
+fn rank(args: RankArgs) -> anyhow::Result<ExitCode> {
+    let RankArgs { coordinator, slot, threads, last_end, ring_address, device } = args;
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|i| format!("compute-{i}"))
         .build_global()
         .context("the compute threads cannot be started")?;
+    let Opened { kernels, kind } = devices::open(device)?;
     let runtime = runtime()?;
     let exit = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut orphaned = std::pin::pin!(supervise::orphaned());
         let listening = tokio::select! {
             listening = address::listen(&slot, ring_address, coordinator.clone()) => listening,
-            _ = terminate.recv() => return Ok(Exit::Drained),
+            _ = terminate.recv() => return Ok(Ok(Exit::Drained)),
             () = &mut orphaned => std::process::exit(1),
         };
         let (listener, ring) = listening.context("peers cannot reach this rank")?;
         let identity = Identity {
             worker: proto::id::WorkerId::new(slot),
             incarnation: proto::id::Incarnation::new(proto::id::unique()),
-            device: "cpu".into(),
+            device: kind,
             threads: threads.try_into().unwrap_or(u32::MAX),
             ring,
             last_end,
@@ -233,7 +260,7 @@ fn rank(
         let terminated = async move {
             terminate.recv().await;
         };
-        let agent = Agent::new(coordinator, identity, listener);
+        let agent = Agent::new(coordinator, identity, listener, kernels);
         let mut moved = agent.moved();
         tokio::spawn(async move {
             while moved.changed().await.is_ok() {
@@ -252,9 +279,14 @@ fn rank(
     // A thread blocked on a file system that never answers must not keep the process alive forever.
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     Ok(match exit {
-        Exit::Dismissed => supervise::EXIT_DONE.into(),
-        Exit::Drained => supervise::EXIT_DRAINED.into(),
-        Exit::Refused(reason) => {
+        Err(error) => {
+            print::note(format_args!("error: {device} can no longer be used: {error}"));
+            let damaged = error.is_hardware();
+            if damaged { supervise::EXIT_DAMAGED } else { supervise::EXIT_BROKEN }.into()
+        }
+        Ok(Exit::Dismissed) => supervise::EXIT_DONE.into(),
+        Ok(Exit::Drained) => supervise::EXIT_DRAINED.into(),
+        Ok(Exit::Refused(reason)) => {
             print::note(format_args!("error: the coordinator refused this worker: {reason}"));
             supervise::EXIT_REFUSED.into()
         }

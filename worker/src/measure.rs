@@ -4,6 +4,7 @@
 
 use crate::available;
 use crate::collective::Alone;
+use crate::device::Device;
 use crate::job::{self, Job, Sizing};
 use crate::model::Model;
 use crate::replica::{Batch, MicroBatch, Setup, State, Trainer};
@@ -58,7 +59,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let on_host = arguments.workers as u64;
         let checkpoints = Some((arguments.workers, saved));
         let config = model.config();
-        let chosen = Sizing { spec: &spec, config, checkpoints, on_host, process }.fit()?;
+        let chosen =
+            Sizing { spec: &spec, config, device: &Device::Host, checkpoints, on_host, process }
+                .fit()?;
         chosen.warn_if_too_large();
         Ok((model, saved, chosen.fit))
     });
@@ -74,7 +77,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let dtype = model.parameters().dtype();
     let recipe = job::recipe(&spec, fit.recompute);
     let checkpoints = Some((arguments.workers, saved));
-    let setup = Setup { config: model.config(), dtype, recipe, checkpoints };
+    let setup = Setup { config: model.config(), dtype, recipe, device: &Device::Host, checkpoints };
     let predicted = setup.memory(micro_batch(&spec, arguments, fit.packs, vocabulary))?;
     let mut state = State::new(model);
     let mut trainer = Trainer::new(&state, recipe);

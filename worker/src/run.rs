@@ -74,7 +74,7 @@ struct Member<'a> {
     duty: &'a Train,
     job: &'a Job,
     outside: Outside<'a>,
-    collective: Ring,
+    collective: Box<dyn Collective>,
     /// Steps committed.
     step: u64,
 }
@@ -93,7 +93,7 @@ impl<'a> Member<'a> {
         let options = collective::Options { stall: PATIENCE, ..Default::default() };
         let abort = outside.controls.abort.clone();
         let collective = Ring::connect(outside.listener, &membership, &options, abort);
-        let collective = collective.map_err(|e| broken(0, e.into()))?;
+        let collective = Box::new(collective.map_err(|e| broken(0, e.into()))?);
         Ok(Self { duty, job, outside, collective, step: 0 })
     }
 
@@ -107,18 +107,19 @@ impl<'a> Member<'a> {
             }
             None => (Origin::Base, self.recorded()?),
         };
+        let digest = state.digest();
+        self.check_device()?;
         // This also waits for the rank that takes longest to read its base model.
-        agree(&mut self.collective, state.digest(), origin, recorded)
-            .map_err(|e| self.broken(e))?;
+        agree(&mut *self.collective, digest, origin, recorded).map_err(|e| self.broken(e))?;
         let configuration = digest::of_configuration(state.model());
-        agree(&mut self.collective, configuration, Origin::Configuration, None)
+        agree(&mut *self.collective, configuration, Origin::Configuration, None)
             .map_err(|e| self.broken(e))
     }
 
     fn restore(&mut self, state: &mut State, mut from: Restorable) -> Result<(), Broken> {
         let mine = std::iter::from_fn(|| from.mine.blocking_recv());
         let mine = mine.map(|fetched| fetched.map_err(|trouble| Broken::Failed(0, trouble)));
-        restore(state, &mut self.collective, &from.state, mine)?;
+        restore(state, &mut *self.collective, &from.state, mine)?;
         self.step = from.step;
         Ok(())
     }
@@ -189,7 +190,7 @@ impl<'a> Member<'a> {
         self.at(Phase::Computing);
         let batch = self.job.batch(self.step, self.place(), packs).map_err(|t| self.failed(t))?;
         let wants_stop = self.outside.controls.stop.load(Ordering::Relaxed);
-        let committed = trainer.step(state, &mut self.collective, &batch, wants_stop);
+        let committed = trainer.step(state, &mut *self.collective, &batch, wants_stop);
         let finite = match &committed {
             Ok(committed) => committed.done.applied,
             Err(error) => !matches!(error, replica::Error::NonFinite(_)),
@@ -209,7 +210,7 @@ impl<'a> Member<'a> {
     fn save(&mut self, state: &State, must: bool) -> Result<(), Broken> {
         self.at(Phase::Saving);
         let controls = self.outside.controls;
-        if !must && !all_have_room(controls, &mut self.collective, self.step)? {
+        if !must && !all_have_room(controls, &mut *self.collective, self.step)? {
             if self.collective.rank() == 0 {
                 let (run, step) = (self.duty.load.run.to_string(), self.step);
                 tracing::warn!(run, step, "checkpoint skipped because the storage fails");
@@ -218,6 +219,7 @@ impl<'a> Member<'a> {
         }
         let room = controls.room.reserve(&controls.abort).ok_or(Broken::Aborted)?;
         let taken = snapshot(state, self.step, self.place(), self.job.saved(), room);
+        self.check_device()?;
         let taken = self.job.with_companions(taken, self.collective.rank());
         (self.outside.report)(ThreadReport::Snapshot(taken));
         Ok(())
@@ -237,8 +239,14 @@ impl<'a> Member<'a> {
             let (weight, trained_tokens) = (micro_batch.weight(), micro_batch.targets.len() as u64);
             sums.push(SourceSum { source, loss_sum, weight, trained_tokens });
         }
+        self.check_device()?;
         (self.outside.report)(ThreadReport::Evaluated(self.step, sums));
         Ok(())
+    }
+
+    /// Fails if the device has failed, and with it what was read since.
+    fn check_device(&self) -> Result<(), Broken> {
+        self.job.device().check().map_err(|e| self.broken(e.into()))
     }
 
     fn place(&self) -> (usize, usize) {
@@ -247,7 +255,7 @@ impl<'a> Member<'a> {
 
     /// Publishes what the thread is doing.
     fn at(&self, phase: Phase) {
-        self.outside.controls.gauges.at(self.step, phase, &self.collective);
+        self.outside.controls.gauges.at(self.step, phase, &*self.collective);
     }
 
     fn failed(&self, trouble: Trouble) -> Broken {
@@ -289,9 +297,10 @@ fn broken(step: u64, error: replica::Error) -> Broken {
     let cause = match &error {
         replica::Error::Collective(collective::Error::Aborted) => return Broken::Aborted,
         replica::Error::Collective(_) => Cause::Peer,
-        replica::Error::Model(_) | replica::Error::Ops(_) | replica::Error::Plan { .. } => {
-            Cause::Internal
-        }
+        replica::Error::Model(_)
+        | replica::Error::Ops(_)
+        | replica::Error::Device(_)
+        | replica::Error::Plan { .. } => Cause::Internal,
         replica::Error::NonFinite(_) => Cause::Data,
         replica::Error::Diverged(_) => Cause::Diverged,
     };
@@ -299,6 +308,7 @@ fn broken(step: u64, error: replica::Error) -> Broken {
         replica::Error::Collective(error) => error.accusation(),
         replica::Error::Model(_)
         | replica::Error::Ops(_)
+        | replica::Error::Device(_)
         | replica::Error::Plan { .. }
         | replica::Error::NonFinite(_)
         | replica::Error::Diverged(_) => None,

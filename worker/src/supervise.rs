@@ -7,11 +7,12 @@
 //! that Ctrl-C in a terminal reaches only the supervisor, which decides what to do.
 
 use crate::address::RingAddress;
+use crate::devices::{self, Device};
 use std::collections::VecDeque;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
-use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -24,6 +25,11 @@ pub const EXIT_REFUSED: u8 = 2;
 /// Exit code of a rank that was asked to terminate and left gracefully.
 pub const EXIT_DRAINED: u8 = 75;
 
+/// Exit code of a rank whose device can no longer be used by its process, or whose NCCL hangs: another process may.
+pub const EXIT_BROKEN: u8 = 70;
+/// Exit code of a rank whose device is damaged.
+pub const EXIT_DAMAGED: u8 = 71;
+
 /// The allocator's environment variable, and its value for a rank. Memory that the allocator returned to the system
 /// would be needed again a moment later, step after step, and the kernel would zero every page of it.
 pub const KEEP_MEMORY: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "-1");
@@ -35,34 +41,6 @@ const CRASH_WINDOW: Duration = Duration::from_secs(60);
 const RESTART_AFTER: Duration = Duration::from_millis(200);
 /// A rank that is still running this long after SIGTERM is killed.
 const KILL_AFTER: Duration = Duration::from_secs(25);
-
-/// The devices of a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Devices {
-    /// Number of rank processes on the CPU.
-    pub cpu: usize,
-}
-
-/// An invalid value of `--devices`.
-#[derive(Debug, Error, PartialEq, Eq)]
-#[error("devices must be `cpu` or `cpu:N` with N from 1 to 64, got `{0}`")]
-pub struct DevicesError(String);
-
-impl std::str::FromStr for Devices {
-    type Err = DevicesError;
-
-    fn from_str(text: &str) -> Result<Self, DevicesError> {
-        let count = match text.split_once(':') {
-            None if text == "cpu" => Some(1),
-            Some(("cpu", n)) => n.parse().ok(),
-            _ => None,
-        };
-        match count {
-            Some(cpu @ 1..=64) => Ok(Self { cpu }),
-            _ => Err(DevicesError(text.to_owned())),
-        }
-    }
-}
 
 /// Settings shared by all ranks of a node.
 #[derive(Clone, Debug)]
@@ -83,7 +61,7 @@ pub struct Node {
 /// This program cannot start itself.
 pub async fn supervise(
     node: &Node,
-    devices: Devices,
+    devices: &[Device],
     terminate: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<ExitCode> {
     let program = std::env::current_exe()?;
@@ -94,38 +72,53 @@ pub async fn supervise(
     });
     let coordinator = watch::Sender::new(node.coordinator.clone());
     let mut ranks = JoinSet::new();
-    for index in 0..devices.cpu {
-        let (node, program, stopping) = (node.clone(), program.clone(), stopping.clone());
-        let coordinator = coordinator.clone();
-        ranks.spawn(
-            async move { keep_running(&node, &program, index, coordinator, stopping).await },
-        );
+    for (index, &device) in devices.iter().enumerate() {
+        let slot = Slot {
+            node: node.clone(),
+            program: program.clone(),
+            name: format!("{}-{index}", node.name),
+            device,
+        };
+        let (coordinator, stopping) = (coordinator.clone(), stopping.clone());
+        ranks.spawn(async move { keep_running(&slot, coordinator, stopping).await });
     }
-    let mut worst = EXIT_DONE;
+    let mut worst = None;
     while let Some(ended) = ranks.join_next().await {
         let code = ended.map_err(std::io::Error::other)??;
-        // Exit at once if a slot was refused or given up: the others would fare no better.
-        if code != EXIT_DONE && code != EXIT_DRAINED {
+        // Exit at once if a slot was refused or given up: the others would fare no better. A damaged device only takes
+        // its own slot away.
+        if ![EXIT_DONE, EXIT_DRAINED, EXIT_DAMAGED].contains(&code) {
             return Ok(code.into());
         }
-        worst = worst.max(code);
+        worst = match worst {
+            // Damaged devices decide only if there is no other.
+            None | Some(EXIT_DAMAGED) => Some(code),
+            Some(worst) if code == EXIT_DAMAGED => Some(worst),
+            Some(worst) => Some(worst.max(code)),
+        };
     }
-    Ok(worst.into())
+    Ok(worst.unwrap_or(EXIT_DONE).into())
+}
+
+/// One of a node's ranks: its processes follow each other.
+struct Slot {
+    node: Node,
+    program: PathBuf,
+    name: String,
+    device: Device,
 }
 
 /// Keeps one slot filled; returns the exit code of a process that need not be started again.
 async fn keep_running(
-    node: &Node,
-    program: &std::path::Path,
-    index: usize,
+    this: &Slot,
     coordinator: watch::Sender<String>,
     mut stopping: watch::Receiver<bool>,
 ) -> std::io::Result<u8> {
-    let slot = format!("{}-{index}", node.name);
+    let slot = &this.name;
     let mut crashes = VecDeque::new();
     let mut last_end = None;
     loop {
-        let mut child = start(node, program, &slot, &coordinator, last_end.as_deref())?;
+        let mut child = start(this, &coordinator, last_end.as_deref())?;
         // Keeps the pipe open for as long as the rank may live; `wait` would close it.
         let _lifeline = child.stdin.take();
         let status = tokio::select! {
@@ -136,6 +129,10 @@ async fn keep_running(
         match status.code() {
             Some(code) if code == i32::from(EXIT_DONE) => return Ok(EXIT_DONE),
             Some(code) if code == i32::from(EXIT_REFUSED) => return Ok(EXIT_REFUSED),
+            Some(code) if code == i32::from(EXIT_DAMAGED) => {
+                tracing::error!(slot, device = %this.device, "the device is damaged and is set aside");
+                return Ok(EXIT_DAMAGED);
+            }
             Some(code) if code == i32::from(EXIT_DRAINED) => {
                 tracing::warn!(slot, "a rank process alone was asked to exit, and is replaced");
                 last_end = Some("asked to exit, unlike the other ranks of its node".to_owned());
@@ -165,16 +162,20 @@ async fn stop_requested(stopping: &mut watch::Receiver<bool>) {
 }
 
 fn start(
-    node: &Node,
-    program: &std::path::Path,
-    slot: &str,
+    slot: &Slot,
     coordinator: &watch::Sender<String>,
     last_end: Option<&str>,
 ) -> std::io::Result<Child> {
+    let Slot { node, program, name, device } = slot;
     let address = coordinator.borrow().clone();
     let ring_address = node.ring_address.as_ref().map(ToString::to_string);
-    let mut child = Command::new(program)
-        .args(["rank", "--coordinator", &address, "--slot", slot])
+    let mut command = Command::new(program);
+    if *device != Device::Cpu {
+        devices::prepare(command.as_std_mut());
+    }
+    let mut child = command
+        .args(["rank", "--coordinator", &address, "--slot", name])
+        .args(["--device", &device.to_string()])
         .args(["--threads", &node.threads.to_string()])
         .args(ring_address.iter().flat_map(|address| ["--ring-address", address]))
         .args(last_end.into_iter().flat_map(|end| ["--last-end", end]))
@@ -264,14 +265,5 @@ mod tests {
         assert_eq!(describe(raw(11 | 0x80)), "killed by signal 11 (SIGSEGV)", "with a core dump");
         assert_eq!(describe(raw(40)), "killed by signal 40");
         assert_eq!(describe(raw(101 << 8)), "exit code 101");
-    }
-
-    #[test]
-    fn devices_are_cpu_and_a_count() {
-        assert_eq!("cpu".parse(), Ok(Devices { cpu: 1 }));
-        assert_eq!("cpu:3".parse(), Ok(Devices { cpu: 3 }));
-        for bad in ["", "gpu", "cpu:0", "cpu:x", "cpu:65", "cuda:1"] {
-            assert!(bad.parse::<Devices>().is_err(), "{bad}");
-        }
     }
 }

@@ -69,9 +69,10 @@ async fn a_worker_whose_name_is_taken_tries_again_and_never_exits() {
         ring: listener.local_addr().to_string(),
         last_end: Some(end.into()),
     };
-    let work = Agent::new(url, identity, listener).work(std::future::pending());
+    let work =
+        Agent::new(url, identity, listener, worker::kernels::host()).work(std::future::pending());
     let exit = tokio::time::timeout(PATIENCE, work).await.unwrap();
-    assert_eq!(exit, Exit::Dismissed);
+    assert_eq!(exit, Ok(Exit::Dismissed));
     let hellos = coordinator.hellos.lock().unwrap();
     assert_eq!(hellos.len(), 3);
     for hello in &*hellos {

@@ -15,11 +15,11 @@ use std::path::PathBuf;
 pub(super) async fn with_workers<T>(
     coordinator: &mut Embedded,
     program: PathBuf,
-    count: usize,
+    devices: String,
     say: impl FnMut(&str),
     work: impl Future<Output = Result<T, Refusal>>,
 ) -> Result<T, Refusal> {
-    let launched = Launched::locally(program, coordinator.url.clone(), count);
+    let launched = Launched::locally(program, coordinator.url.clone(), devices);
     let mut workers = launched.blame(Exit::Infrastructure)?;
     let done = coordinator.work(async {
         tokio::select! {

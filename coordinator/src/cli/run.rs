@@ -16,7 +16,7 @@ use clap::Args;
 use proto::id::RunId;
 use proto::print;
 use proto::spec::Spec;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use storage::Storage;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::broadcast::error::RecvError;
@@ -28,6 +28,9 @@ pub(super) struct Arguments {
     /// Number of worker processes, which share the cores equally [default: the spec's workers.min]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     workers: Option<u32>,
+    /// Devices of the workers: cpu, cuda:all, or GPUs by number, such as cuda:0,3; each GPU gets a worker
+    #[arg(long, default_value = "cpu")]
+    devices: String,
     /// Resume the newest run of this spec that was stopped or interrupted
     #[arg(long)]
     resume: bool,
@@ -44,9 +47,9 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments) -> Outcome {
     let Typed { text, spec } = Typed::read(&arguments.spec).await?;
-    let workers = arguments.workers.unwrap_or(spec.workers().min);
-    let mut spec = spec.with_workers(workers, workers);
     let program = launch::program().blame(Exit::Infrastructure)?;
+    let (devices, workers) = devices(&arguments, &spec, &program).await?;
+    let mut spec = spec.with_workers(workers, workers);
     let socket = embedded::reserve(arguments.port)?;
     let storage = embedded::output(&spec).await?;
     let resumed = if arguments.resume {
@@ -87,10 +90,34 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
         until_the_end(watch, &show, &handle).await
     };
     let say = |line: &str| show.say(line);
-    let outcome =
-        follow::with_workers(&mut coordinator, program, workers as usize, say, followed).await;
+    let outcome = follow::with_workers(&mut coordinator, program, devices, say, followed).await;
     coordinator.end();
     outcome
+}
+
+/// The devices of the workers, as the `worker` program takes them, and the number of workers.
+async fn devices(
+    arguments: &Arguments,
+    spec: &Spec,
+    program: &Path,
+) -> Result<(String, u32), Refusal> {
+    let asked = arguments.workers;
+    if arguments.devices == "cpu" {
+        let workers = asked.unwrap_or(spec.workers().min);
+        return Ok((format!("cpu:{workers}"), workers));
+    }
+    let count = launch::count(program, &arguments.devices).await.blame(Exit::User)?;
+    match asked {
+        Some(asked) if asked != count => {
+            let error = anyhow!(
+                "`--devices {}` is {count} workers, but `--workers` asks for {asked}\n\
+                 hint: leave out `--workers`, or name as many GPUs",
+                arguments.devices
+            );
+            Err(Refusal { exit: Exit::User, error })
+        }
+        _ => Ok((arguments.devices.clone(), count)),
+    }
 }
 
 async fn submit(

@@ -103,6 +103,16 @@ impl Core {
             );
             return self.turn_away(stream, Duty::Dismissed { reason, refused: true }, out);
         }
+        let others = self.workers.iter().filter(|(id, _)| **id != hello.worker);
+        if let Some((id, other)) = others.into_iter().find(|(_, w)| w.device != hello.device) {
+            let reason = format!(
+                "this worker computes on `{}`, but worker `{id}` on `{}`, and their results differ\n\
+                 hint: all workers of a pool need the same kind of device and the same libraries; `worker devices` \
+                 shows them",
+                hello.device, other.device,
+            );
+            return self.turn_away(stream, Duty::Dismissed { reason, refused: true }, out);
+        }
         if let Some(before) = self.workers.get(&hello.worker) {
             match before.stream {
                 // Two processes of the same name would replace each other again and again. If the connected one is
@@ -138,6 +148,7 @@ impl Core {
         let worker = Worker {
             incarnation: hello.incarnation,
             stream: Some(stream),
+            device: hello.device,
             ring: hello.ring,
             reach,
             lease_until: now + self.timing.lease,

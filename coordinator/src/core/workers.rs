@@ -44,6 +44,8 @@ pub(super) struct Worker {
     pub(super) incarnation: Incarnation,
     /// `None` between two streams.
     pub(super) stream: Option<Stream>,
+    /// The kind of its device, with the libraries that compute there.
+    pub(super) device: String,
     pub(super) ring: String,
     pub(super) reach: Reach,
     pub(super) lease_until: Duration,

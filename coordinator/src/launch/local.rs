@@ -18,21 +18,21 @@ const RESTARTS: u32 = 3;
 pub struct Local {
     program: PathBuf,
     coordinator: String,
-    ranks: usize,
+    devices: String,
     child: Child,
     /// The workers exit when this is closed. It is kept here because waiting for a child would close it.
     lifeline: Option<ChildStdin>,
 }
 
 impl Local {
-    /// Starts `ranks` worker processes that share this machine's cores.
+    /// Starts a worker process for each of `devices`; they share this machine's cores.
     ///
     /// # Errors
     /// [`Error::Start`].
-    pub fn start(program: PathBuf, coordinator: String, ranks: usize) -> Result<Self, Error> {
-        let mut child = spawn(&program, &coordinator, ranks)?;
+    pub fn start(program: PathBuf, coordinator: String, devices: String) -> Result<Self, Error> {
+        let mut child = spawn(&program, &coordinator, &devices)?;
         let lifeline = child.stdin.take();
-        Ok(Self { program, coordinator, ranks, child, lifeline })
+        Ok(Self { program, coordinator, devices, child, lifeline })
     }
 
     /// Keeps the supervisor running, and calls `say` with each line that the workers print. Returns once the workers
@@ -60,7 +60,7 @@ impl Local {
             if status.code().is_some() || restart >= RESTARTS {
                 return Err(Error::Ended { status });
             }
-            self.child = spawn(&self.program, &self.coordinator, self.ranks)?;
+            self.child = spawn(&self.program, &self.coordinator, &self.devices)?;
             self.lifeline = self.child.stdin.take();
         }
         Ok(())
@@ -82,11 +82,11 @@ impl Local {
     }
 }
 
-fn spawn(program: &PathBuf, coordinator: &str, ranks: usize) -> Result<Child, Error> {
+fn spawn(program: &PathBuf, coordinator: &str, devices: &str) -> Result<Child, Error> {
     let quiet = std::env::var_os("MUSTER_LOG").is_none().then_some(("MUSTER_LOG", "warn"));
     Command::new(program)
         .args(["--coordinator", coordinator])
-        .args(["--devices", &format!("cpu:{ranks}")])
+        .args(["--devices", devices])
         .args(["--name", "local"])
         .env("MUSTER_LIVES_WITH_PARENT", "1")
         // This program already shows what a worker logs by default.

@@ -5,8 +5,9 @@
 mod local;
 
 use local::Local;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use thiserror::Error;
+use tokio::process::Command;
 
 /// Why there are no workers.
 #[derive(Debug, Error)]
@@ -26,6 +27,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The devices do not exist or cannot be used.
+    #[error("{0}")]
+    Devices(String),
     /// The workers were stopped by a signal, and not by this program.
     #[error(
         "the workers were stopped by a signal\nhint: `run --resume` goes on from the newest checkpoint"
@@ -54,6 +58,24 @@ pub fn program() -> Result<PathBuf, Error> {
     std::iter::once(beside).chain(in_path).find(|p| p.is_file()).ok_or(Error::Missing(own))
 }
 
+/// The number of workers that `program` would start on `devices`.
+///
+/// # Errors
+/// [`Error::Start`], or [`Error::Devices`] with what the program says.
+pub async fn count(program: &Path, devices: &str) -> Result<u32, Error> {
+    let command = Command::new(program).args(["devices", "--count", devices]).output();
+    let start = |source| Error::Start { program: program.to_owned(), source };
+    let output = command.await.map_err(start)?;
+    let said = String::from_utf8_lossy(&output.stdout).trim().parse();
+    match said {
+        Ok(count) if output.status.success() => Ok(count),
+        _ => {
+            let error = String::from_utf8_lossy(&output.stderr);
+            Err(Error::Devices(error.trim().trim_start_matches("error: ").to_owned()))
+        }
+    }
+}
+
 /// Workers that this process has started.
 pub enum Launched {
     /// Processes on this host.
@@ -61,12 +83,12 @@ pub enum Launched {
 }
 
 impl Launched {
-    /// Starts `ranks` processes of `program` that share this host's cores.
+    /// Starts a process of `program` for each of `devices`, such as `cpu:2`; they share this host's cores.
     ///
     /// # Errors
     /// [`Error::Start`].
-    pub fn locally(program: PathBuf, coordinator: String, ranks: usize) -> Result<Self, Error> {
-        Local::start(program, coordinator, ranks).map(Self::Local)
+    pub fn locally(program: PathBuf, coordinator: String, devices: String) -> Result<Self, Error> {
+        Local::start(program, coordinator, devices).map(Self::Local)
     }
 
     /// Keeps the workers running, and calls `say` with each line that they print. Returns once they were dismissed and

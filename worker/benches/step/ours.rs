@@ -121,7 +121,7 @@ impl Trainer {
         for p in parameters.ids() {
             let [m, v] = &mut self.moments[p.0];
             let state = [parameters.values_mut(p), m, v].map(Buffer::all_mut);
-            kernels.adamw(state, self.gradients.0[p.0].all(), &factors);
+            kernels.adamw(state, None, self.gradients.0[p.0].all(), &factors);
         }
         parameters.round();
         drop(span);

@@ -14,7 +14,9 @@ pub mod upload;
 
 use crate::collective::{AbortHandle, Listener};
 use crate::controls::{Controls, Gauge, Gauges, ThreadReport};
+use crate::device::cuda;
 use crate::job::{Job, Restorable};
+use crate::kernels::Kernels;
 use crate::prepare;
 use crate::replica::Room;
 use crate::run::{self, Broken, Outside};
@@ -46,6 +48,7 @@ const DRAIN: Duration = Duration::from_secs(20);
 pub struct Agent {
     slot: WorkerId,
     coordinator: String,
+    kernels: Arc<dyn Kernels>,
     session: Session,
     listener: Arc<Listener>,
     gauges: Arc<Gauges>,
@@ -63,12 +66,18 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// A worker that will connect to `coordinator` (`http://host:port`).
-    pub fn new(coordinator: String, identity: Identity, listener: Listener) -> Self {
+    /// A worker that will connect to `coordinator` (`http://host:port`), and compute with `kernels`.
+    pub fn new(
+        coordinator: String,
+        identity: Identity,
+        listener: Listener,
+        kernels: Arc<dyn Kernels>,
+    ) -> Self {
         let (events, inbox) = mpsc::channel(EVENTS);
         Self {
             slot: identity.worker.clone(),
             coordinator,
+            kernels,
             session: Session::new(identity),
             listener: Arc::new(listener),
             gauges: Arc::default(),
@@ -92,7 +101,13 @@ impl Agent {
 
     /// Works until the coordinator dismisses or refuses this worker, or until it has stopped gracefully after
     /// `terminate` resolved.
-    pub async fn work(mut self, terminate: impl Future<Output = ()> + Send + 'static) -> Exit {
+    ///
+    /// # Errors
+    /// The error after which this process can no longer use its device.
+    pub async fn work(
+        mut self,
+        terminate: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<Exit, cuda::Error> {
         tokio::spawn({
             let (events, leaving) = (self.events.clone(), self.leaving.clone());
             async move {
@@ -127,7 +142,7 @@ impl Agent {
                     self.fill();
                     continue;
                 }
-                () = &mut overdue => return Exit::Drained,
+                () = &mut overdue => return Ok(Exit::Drained),
                 _ = beats.tick() => {
                     self.send(beat(&self.gauges));
                     continue;
@@ -137,13 +152,19 @@ impl Agent {
                 self.stream = None;
             }
             self.log(&event);
+            let used_device = matches!(event, Event::Ended(..) | Event::Loaded { .. });
             let before = self.beat;
             let commands = self.session.handle(event);
             self.fill();
             for command in commands {
                 if let Some(exit) = self.execute(command).await {
-                    return exit;
+                    return Ok(exit);
                 }
+            }
+            if let Some(error) = self.kernels.device().lost().filter(|_| used_device) {
+                // If this times out, the supervisor's report of this process's end must do.
+                let _ = tokio::time::timeout(FLUSH_TIMEOUT, self.finish()).await;
+                return Err(error);
             }
             if self.beat != before {
                 beats = tokio::time::interval(self.beat);
@@ -178,10 +199,11 @@ impl Agent {
                 tracing::info!(slot = %self.slot, run = %load.run, "loading the base and the data");
                 self.preparing = None;
                 let (memory, events) = (self.memory.clone(), self.events.clone());
+                let kernels = self.kernels.clone();
                 // Frees the memory of the previous run first.
                 *memory.lock().expect("held only to swap") = None;
                 tokio::spawn(async move {
-                    let outcome = Job::load(load.clone()).await.map(|job| {
+                    let outcome = Job::load(load.clone(), kernels).await.map(|job| {
                         let digest = job.base_digest().to_owned();
                         *memory.lock().expect("held only to swap") = Some(Arc::new(job));
                         digest

@@ -5,6 +5,7 @@
 //! therefore kept, and the next request of a suitable size gets it with its old contents.
 
 use super::Dtype;
+use super::cuda::OnGpu;
 use super::pool::{POOLED_ELEMENTS_MIN, Pool};
 use super::rehearsal::Absent;
 use half::bf16;
@@ -18,6 +19,8 @@ pub enum Memory {
     U32(Vec<u32>),
     /// Those of a rehearsal, which has none.
     Absent(Absent),
+    /// Those in the memory of a GPU.
+    Cuda(OnGpu),
 }
 
 impl Memory {
@@ -46,6 +49,7 @@ impl Memory {
             Self::F64(_) => Dtype::F64,
             Self::U32(_) => Dtype::U32,
             Self::Absent(absent) => absent.dtype(),
+            Self::Cuda(memory) => memory.dtype(),
         }
     }
 
@@ -56,6 +60,7 @@ impl Memory {
             Self::F64(vec) => vec.len(),
             Self::U32(vec) => vec.len(),
             Self::Absent(absent) => absent.len(),
+            Self::Cuda(memory) => memory.len(),
         }
     }
 
@@ -67,12 +72,22 @@ impl Memory {
             Self::F64(vec) => give(std::mem::take(vec)),
             Self::U32(vec) => give(std::mem::take(vec)),
             Self::Absent(absent) => absent.give(),
+            // Its block is given back when it is dropped.
+            Self::Cuda(_) => {}
+        }
+    }
+
+    /// The address of the first element in the memory of a GPU.
+    pub(super) fn address(&self) -> u64 {
+        match self {
+            Self::Cuda(memory) => memory.address(),
+            other => panic!("a buffer of {:?} that is not in the memory of a GPU", other.dtype()),
         }
     }
 }
 
 /// A type that host memory can hold.
-pub trait Stored: Copy + Default + Send + Sync + std::fmt::Debug + 'static {
+pub trait Stored: bytemuck::Pod + Default + Send + Sync + std::fmt::Debug {
     /// The type's run-time counterpart.
     const DTYPE: Dtype;
     #[doc(hidden)]

@@ -3,12 +3,14 @@
 //! ```text
 //! Device   allocates; each rank has one        Buffer   elements of one type in a device's memory
 //! Window   a range of a buffer's elements      host.rs  host memory and its pool
-//! Ledger   counts the memory of a rehearsal
+//! Ledger   counts the memory of a rehearsal    cuda/    NVIDIA GPUs
 //! ```
 //!
-//! Kernels see windows; operations own buffers. Values cross between host and device in three places: data is copied
-//! to the device by [`Device::upload`] and [`Buffer::write`], and results are copied back by [`Buffer::read`].
+//! Kernels see windows; operations own buffers. Values cross between host and device in few places: data is copied
+//! to the device by [`Device::upload`], [`Device::stage`] and [`WindowMut::write`], and results are copied back by
+//! [`Window::read`] and [`Device::read_all`].
 
+pub mod cuda;
 mod host;
 mod pool;
 mod rehearsal;
@@ -16,13 +18,15 @@ mod rehearsal;
 pub(crate) use host::{give, take};
 pub use rehearsal::Ledger;
 
+use cuda::{Gpu, Use};
 use half::bf16;
 use host::Memory;
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// The type of a buffer's elements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dtype {
     /// Single precision, for parameters, gradients, moments, statistics and activations.
     F32,
@@ -63,6 +67,8 @@ pub enum Device {
     Host,
     /// No device: memory is only counted. Values that are written are lost, and those that are read are zeros.
     Rehearsal(Ledger),
+    /// A GPU. Its errors are kept until [`Device::check`].
+    Cuda(Arc<Gpu>),
 }
 
 impl Device {
@@ -72,6 +78,7 @@ impl Device {
         let memory = match self {
             Self::Host => Memory::take(dtype, len),
             Self::Rehearsal(ledger) => Memory::Absent(ledger.take(dtype, len)),
+            Self::Cuda(gpu) => Memory::Cuda(gpu.buffer(Use::Passing, dtype, len)),
         };
         Buffer { device: self.clone(), memory, pooled: true }
     }
@@ -81,17 +88,85 @@ impl Device {
         let memory = match self {
             Self::Host => Memory::zeros(dtype, len),
             Self::Rehearsal(ledger) => Memory::Absent(ledger.keep(dtype, len)),
+            Self::Cuda(gpu) => {
+                let memory = gpu.buffer(Use::Lasting, dtype, len);
+                gpu.clear(memory.address(), len * dtype.size());
+                Memory::Cuda(memory)
+            }
         };
         Buffer { device: self.clone(), memory, pooled: false }
     }
 
-    /// A buffer that holds `values`; in host memory, they are moved instead of copied.
+    /// A long-lived buffer that holds `values`; in host memory, they are moved instead of copied.
     pub fn upload<T: Element>(&self, values: Vec<T>) -> Buffer {
         let memory = match self {
             Self::Host => T::memory(values),
             Self::Rehearsal(ledger) => Memory::Absent(ledger.keep(T::DTYPE, values.len())),
+            Self::Cuda(gpu) => {
+                let memory = gpu.buffer(Use::Lasting, T::DTYPE, values.len());
+                gpu.write(memory.address(), bytemuck::cast_slice(&values));
+                Memory::Cuda(memory)
+            }
         };
         Buffer { device: self.clone(), memory, pooled: false }
+    }
+
+    /// A short-lived buffer that holds `values`, such as the tokens of a micro-batch, and that no kernel changes. A GPU
+    /// receives them while earlier kernels still run.
+    pub fn stage<T: Element>(&self, values: Vec<T>) -> Buffer {
+        let Self::Cuda(gpu) = self else { return self.upload(values) };
+        let memory = gpu.buffer(Use::Input, T::DTYPE, values.len());
+        gpu.send(memory.address(), bytemuck::cast_slice(&values));
+        Buffer { device: self.clone(), memory: Memory::Cuda(memory), pooled: false }
+    }
+
+    /// The elements of several buffers in host memory, with a single wait for the device unless they are large.
+    ///
+    /// # Panics
+    /// If the elements are of another type.
+    pub fn read_all<'a, T: Element>(
+        &self,
+        buffers: impl IntoIterator<Item = &'a Buffer>,
+    ) -> Vec<Cow<'a, [T]>> {
+        let buffers = buffers.into_iter();
+        let Self::Cuda(gpu) = self else { return buffers.map(Buffer::read).collect() };
+        let buffers: Vec<&Buffer> = buffers.collect();
+        let mut read: Vec<Vec<T>> = buffers.iter().map(|b| vec![T::default(); b.len()]).collect();
+        let parts = buffers.iter().zip(&mut read).map(|(buffer, to)| {
+            assert_eq!(buffer.dtype(), T::DTYPE, "a buffer read as another type");
+            (buffer.all().address(), bytemuck::cast_slice_mut(to))
+        });
+        gpu.read(parts.collect());
+        read.into_iter().map(Cow::Owned).collect()
+    }
+
+    /// The error after which this process can no longer use the device, if there was one.
+    pub fn lost(&self) -> Option<cuda::Error> {
+        match self {
+            Self::Host | Self::Rehearsal(_) => None,
+            Self::Cuda(gpu) => gpu.lost(),
+        }
+    }
+
+    /// A new account of memory like this device's, for a rehearsal.
+    pub fn ledger(&self) -> Ledger {
+        match self {
+            Self::Host => Ledger::of_host(),
+            Self::Cuda(_) => Ledger::of_gpu(),
+            Self::Rehearsal(ledger) if ledger.is_of_gpu() => Ledger::of_gpu(),
+            Self::Rehearsal(_) => Ledger::of_host(),
+        }
+    }
+
+    /// The first error of the device since the last call. What was computed since then is not valid.
+    ///
+    /// # Errors
+    /// That error.
+    pub fn check(&self) -> Result<(), cuda::Error> {
+        match self {
+            Self::Host | Self::Rehearsal(_) => Ok(()),
+            Self::Cuda(gpu) => gpu.check(),
+        }
     }
 }
 
@@ -156,10 +231,7 @@ impl Buffer {
     /// # Panics
     /// If the elements are of another type.
     pub fn read<T: Element>(&self) -> Cow<'_, [T]> {
-        match &self.memory {
-            Memory::Absent(absent) => Cow::Owned(vec![T::default(); absent.len()]),
-            _ => Cow::Borrowed(self.all().host()),
-        }
+        self.all().read()
     }
 
     /// The elements of a type of activations in host memory, as f32.
@@ -178,10 +250,7 @@ impl Buffer {
     /// # Panics
     /// If there are too few elements, or they are of another type.
     pub fn write<T: Element>(&mut self, at: usize, values: &[T]) {
-        let to = self.window_mut(at..at + values.len());
-        if !matches!(to.buffer.memory, Memory::Absent(_)) {
-            to.host().copy_from_slice(values);
-        }
+        self.window_mut(at..at + values.len()).write(values);
     }
 
     /// Moves the elements out.
@@ -240,6 +309,28 @@ impl<'a> Window<'a> {
         Self { start: self.start + range.start, len: range.len(), ..self }
     }
 
+    /// The elements in host memory: borrowed if they are there already, else copied.
+    ///
+    /// # Panics
+    /// If the elements are of another type.
+    pub fn read<T: Element>(self) -> Cow<'a, [T]> {
+        match &self.buffer.memory {
+            Memory::Absent(_) => Cow::Owned(vec![T::default(); self.len]),
+            Memory::Cuda(memory) => {
+                assert_eq!(memory.dtype(), T::DTYPE, "a buffer read as another type");
+                let mut read = vec![T::default(); self.len];
+                memory.gpu().read(vec![(self.address(), bytemuck::cast_slice_mut(&mut read))]);
+                Cow::Owned(read)
+            }
+            _ => Cow::Borrowed(self.host()),
+        }
+    }
+
+    /// The address of the first element, which must be in the memory of a GPU.
+    pub(crate) fn address(self) -> u64 {
+        self.buffer.memory.address() + (self.start * self.dtype().size()) as u64
+    }
+
     /// The elements, which must be in host memory.
     pub(crate) fn host<T: Element>(self) -> &'a [T] {
         &T::slice(&self.buffer.memory)[self.start..self.start + self.len]
@@ -269,6 +360,27 @@ impl<'a> WindowMut<'a> {
         self.buffer.dtype()
     }
 
+    /// The device whose memory holds the elements.
+    pub fn device(&self) -> &Device {
+        self.buffer.device()
+    }
+
+    /// Replaces all elements.
+    ///
+    /// # Panics
+    /// If the number of elements differs, or they are of another type.
+    pub fn write<T: Element>(self, values: &[T]) {
+        assert_eq!(self.len, values.len(), "a window takes as many elements as it has");
+        match &self.buffer.memory {
+            Memory::Absent(_) => {}
+            Memory::Cuda(memory) => {
+                assert_eq!(memory.dtype(), T::DTYPE, "a buffer written as another type");
+                memory.gpu().write(self.address(), bytemuck::cast_slice(values));
+            }
+            _ => self.host().copy_from_slice(values),
+        }
+    }
+
     /// The same window, borrowed for a shorter time.
     pub fn reborrow(&mut self) -> WindowMut<'_> {
         WindowMut { buffer: self.buffer, start: self.start, len: self.len }
@@ -281,6 +393,16 @@ impl<'a> WindowMut<'a> {
     pub fn window(self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);
         Self { start: self.start + range.start, len: range.len(), ..self }
+    }
+
+    /// The same window, to read.
+    pub(crate) fn shared(&self) -> Window<'_> {
+        Window { buffer: self.buffer, start: self.start, len: self.len }
+    }
+
+    /// The address of the first element, which must be in the memory of a GPU.
+    pub(crate) fn address(&self) -> u64 {
+        self.shared().address()
     }
 
     /// The elements, which must be in host memory.
@@ -299,7 +421,8 @@ mod tests {
         buffer.window_mut(1..5).window(1..3).host::<f32>().fill(9.);
         assert_eq!(*buffer.read::<f32>(), [0., 1., 9., 9., 4., 5.]);
         assert_eq!(buffer.window(2..6).window(1..3).host::<f32>(), [9., 4.]);
-        buffer.write(4, &[7f32, 8.]);
+        buffer.window_mut(4..6).write(&[7f32, 8.]);
+        assert_eq!(*buffer.window(3..6).read::<f32>(), [9., 7., 8.]);
         assert_eq!((buffer.len(), buffer.bytes()), (6, 24));
         assert_eq!(buffer.into_vec::<f32>(), [0., 1., 9., 9., 7., 8.]);
     }

@@ -3,26 +3,28 @@
 use super::companions::{self, Companion, Tuned};
 use crate::device;
 use crate::inputs::{options, trouble};
-use crate::kernels;
+use crate::kernels::Kernels;
 use crate::model::{Config, Dtype, Model};
 use crate::session::Trouble;
 use proto::error::chain;
 use proto::protocol::Cause;
 use proto::spec::{self, Init, SaveDtype, Spec};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Returns the model, the dtype to save it in, and the other files of its folder.
 pub(super) fn read(
     base: &Path,
     spec: &Spec,
     template: Option<String>,
+    kernels: Arc<dyn Kernels>,
 ) -> Result<(Model, Dtype, Vec<Companion>), Trouble> {
     let refuse = trouble(Cause::Model);
     let folder = data::Folder::read(base).map_err(|e| refuse(chain(&e)))?;
     let preparer = data::Preparer::new(&folder, options(spec, template)?);
     let preparer = preparer.map_err(|e| refuse(chain(&e)))?;
     let last = preparer.new_tokens().iter().map(|token| token.id).max();
-    let model = read_model(base, spec, last.map_or(0, |id| id as usize + 1))?;
+    let model = read_model(base, spec, last.map_or(0, |id| id as usize + 1), kernels)?;
     let dtype = match spec.model().save_dtype {
         None => model.dtype(),
         Some(SaveDtype::F32) => Dtype::F32,
@@ -40,14 +42,17 @@ pub(super) fn read(
 }
 
 /// Reads or draws the model that training begins with, with an embedding row for every token id below `tokens`.
-pub(super) fn read_model(base: &Path, spec: &Spec, tokens: usize) -> Result<Model, Trouble> {
+pub(super) fn read_model(
+    base: &Path,
+    spec: &Spec,
+    tokens: usize,
+    kernels: Arc<dyn Kernels>,
+) -> Result<Model, Trouble> {
     let model = match spec.model().init {
-        Init::Pretrained => {
-            Model::load(base, kernels::host()).map(|model| model.with_vocabulary(tokens))
-        }
+        Init::Pretrained => Model::load(base, kernels).map(|model| model.with_vocabulary(tokens)),
         Init::Random => Config::read(base).map(|mut config| {
             config.vocab_size = config.vocab_size.max(tokens);
-            Model::random(config, spec.train().seed, kernels::host())
+            Model::random(config, spec.train().seed, kernels)
         }),
     };
     let mut model = model.map_err(|e| trouble(Cause::Model)(chain(&e)))?;

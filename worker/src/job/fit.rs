@@ -1,8 +1,8 @@
 //! How a run's micro-batches go through the model: as many packs at a time as fit in memory, and nothing computed
 //! twice unless memory is short.
 
-use crate::available::{self, Available};
-use crate::device::Dtype;
+use crate::available::{self, Available, Limit};
+use crate::device::{Device, Dtype, cuda};
 use crate::model::Config;
 use crate::ops::Recompute;
 use crate::replica::{MicroBatch, Saved, Setup};
@@ -19,6 +19,9 @@ const TOKENS: u32 = 2048;
 /// million.
 const FILLED: u64 = 85;
 
+/// What a prediction for a GPU leaves free: inputs, results, and what the driver itself takes.
+const GPU_LEFT: u64 = 256 << 20;
+
 /// Shorter packs are not suggested.
 const SHORTEST: usize = 128;
 
@@ -31,14 +34,17 @@ pub struct Fit {
     pub recompute: Recompute,
 }
 
-/// All ways that `spec` allows, the fastest first. Smaller micro-batches cost less than computing layers twice.
-fn ways(spec: &Spec) -> Vec<Fit> {
+/// All ways that `spec` allows, the fastest first. Smaller micro-batches cost less than computing layers twice. A GPU
+/// refuses memory that it does not have, so `of_gpu` an explicit size is only where the choice begins.
+fn ways(spec: &Spec, of_gpu: bool) -> Vec<Fit> {
     let train = spec.train();
-    let packs = match train.micro_batch {
+    let halves =
+        |most| std::iter::successors(Some(most), |packs| (*packs > 1).then(|| packs / 2)).collect();
+    let packs: Vec<u32> = match train.micro_batch {
+        spec::MicroBatch::Packs(packs) if of_gpu => halves(packs),
         spec::MicroBatch::Packs(packs) => vec![packs],
         spec::MicroBatch::Auto => {
-            let most = (TOKENS / spec.data().max_tokens).clamp(1, train.global_batch);
-            std::iter::successors(Some(most), |packs| (*packs > 1).then(|| packs / 2)).collect()
+            halves((TOKENS / spec.data().max_tokens).clamp(1, train.global_batch))
         }
     };
     let each = |settings: &[Recompute]| -> Vec<Fit> {
@@ -60,20 +66,21 @@ fn ways(spec: &Spec) -> Vec<Fit> {
 /// A way that does not fit, and the memory that it would need.
 type TooLarge = (Fit, Memory);
 
-/// Chooses the fastest of `ways` whose memory, according to `memory`, is available. If the spec leaves a single way, it
-/// is chosen in any case. Otherwise, if none fits, returns the one that needs least.
+/// Chooses the fastest of `ways` whose memory, according to `memory`, `fits`. If the spec leaves a single way, it
+/// is chosen in any case with `keeps_single`. Otherwise, if none fits, returns the one that needs least.
 ///
 /// # Errors
 /// Those of `memory`.
 fn choose<E>(
     ways: &[Fit],
-    available: u64,
+    keeps_single: bool,
+    mut fits: impl FnMut(&Memory) -> bool,
     mut memory: impl FnMut(Fit) -> Result<Memory, E>,
 ) -> Result<Result<(Fit, Memory), TooLarge>, E> {
     let mut smallest: Option<TooLarge> = None;
     for &way in ways {
         let needed = memory(way)?;
-        if ways.len() == 1 || fits(&needed, available) {
+        if fits(&needed) || ways.len() == 1 && keeps_single {
             return Ok(Ok((way, needed)));
         }
         if smallest.is_none_or(|(_, least)| needed.total() < least.total()) {
@@ -95,7 +102,7 @@ impl Chosen {
     /// Warns if the spec leaves no choice, and what it asks for needs more memory than there is.
     pub fn warn_if_too_large(&self) {
         let Self { memory, available, .. } = self;
-        if !fits(memory, available.bytes) {
+        if !fits(memory, available) {
             tracing::warn!(
                 needed = bytes(memory.total()),
                 available = bytes(available.bytes),
@@ -113,6 +120,8 @@ pub struct Sizing<'a> {
     pub spec: &'a Spec,
     /// The model's configuration.
     pub config: &'a Config,
+    /// The device of this rank.
+    pub device: &'a Device,
     /// Number of ranks, and how checkpoints are stored; `None` if that is not known yet.
     pub checkpoints: Option<(usize, Saved)>,
     /// Number of ranks that share this host.
@@ -127,11 +136,75 @@ impl Sizing<'_> {
     /// # Errors
     /// [`Cause::Model`] if nothing fits, with what would.
     pub fn fit(&self) -> Result<Chosen, Trouble> {
-        let available = available::memory(self.on_host).unwrap_or_else(|error| {
+        let available = self.available();
+        self.choose(&available, |memory| fits(memory, &available))
+    }
+
+    /// As [`Self::fit`], and reserves a GPU's memory for activations; what it has no memory for does not fit. Other
+    /// errors are kept for [`Device::check`].
+    ///
+    /// # Errors
+    /// Those of [`Self::fit`].
+    pub fn reserve(&self) -> Result<Chosen, Trouble> {
+        let Device::Cuda(gpu) = self.device else { return self.fit() };
+        let available = self.available();
+        self.choose(&available, |memory| {
+            if !fits(memory, &available) {
+                return false;
+            }
+            match gpu.reserve(memory.activations) {
+                Ok(()) => true,
+                Err(error @ cuda::Error::OutOfMemory { .. }) => {
+                    tracing::warn!(%error, "a smaller micro-batch is tried");
+                    false
+                }
+                Err(error) => {
+                    gpu.fail(error);
+                    true
+                }
+            }
+        })
+    }
+
+    /// The memory that this rank may use.
+    fn available(&self) -> Available {
+        let available = match self.device {
+            Device::Cuda(gpu) => gpu
+                .usable()
+                .map_err(anyhow::Error::from)
+                .map(|[usable, total]| Available { bytes: usable, limit: Limit::Gpu(total) }),
+            Device::Host | Device::Rehearsal(_) => available::memory(self.on_host),
+        };
+        available.unwrap_or_else(|error| {
             tracing::warn!(error = format!("{error:#}"), "the memory of this host is not known");
-            Available { bytes: u64::MAX, limit: available::Limit::Host }
-        });
-        match choose(&ways(self.spec), available.bytes, |fit| self.memory(fit))? {
+            Available { bytes: u64::MAX, limit: Limit::Host }
+        })
+    }
+
+    /// All ways that the spec allows. On a GPU, micro-batches have a fixed size, so they are not larger than a rank's
+    /// share of a step.
+    fn ways(&self) -> Vec<Fit> {
+        let mut ways = ways(self.spec, self.of_gpu());
+        if let (true, Some((world, _))) = (self.of_gpu(), self.checkpoints) {
+            let share = (self.spec.train().global_batch as usize).div_ceil(world);
+            ways.iter_mut().for_each(|way| way.packs = way.packs.min(share));
+            ways.dedup();
+        }
+        ways
+    }
+
+    fn of_gpu(&self) -> bool {
+        matches!(self.device, Device::Cuda(_))
+    }
+
+    fn choose(
+        &self,
+        available: &Available,
+        fits: impl FnMut(&Memory) -> bool,
+    ) -> Result<Chosen, Trouble> {
+        let available = available.clone();
+        let of_gpu = self.of_gpu();
+        match choose(&self.ways(), !of_gpu, fits, |fit| self.memory(fit))? {
             Ok((fit, memory)) => Ok(Chosen { fit, memory, available }),
             Err((fit, memory)) => {
                 let text = self.too_large(fit, memory, &available)?;
@@ -149,10 +222,14 @@ impl Sizing<'_> {
         let vocabulary = self.config.vocab_size;
         let micro_batch = MicroBatch::synthetic(fit.packs, length, length - 1, vocabulary);
         let recipe = super::recipe(self.spec, fit.recompute);
-        let setup = Setup { config: self.config, dtype, recipe, checkpoints: self.checkpoints };
+        let (config, device) = (self.config, self.device);
+        // The host's memory is not what a GPU lacks.
+        let checkpoints = self.checkpoints.filter(|_| !self.of_gpu());
+        let process = if self.of_gpu() { 0 } else { self.process };
+        let setup = Setup { config, dtype, recipe, device, checkpoints };
         let memory = setup.memory(micro_batch);
         let memory = memory.map_err(|e| Trouble::new(Cause::Internal, proto::error::chain(&e)))?;
-        Ok(Memory { process: self.process, ..memory })
+        Ok(Memory { process, ..memory })
     }
 
     /// Explains that nothing fits, and what would.
@@ -164,10 +241,12 @@ impl Sizing<'_> {
     ) -> Result<String, Trouble> {
         let sharing = match self.on_host {
             1 => "the only worker on this host".to_owned(),
+            _ if self.of_gpu() => "each worker".to_owned(),
             ranks => format!("each of the {ranks} workers on this host"),
         };
         let would = self.remedies(fit, available)?;
         let hint = match &would[..] {
+            [] if self.of_gpu() => "use a smaller model, or a GPU with more memory".to_owned(),
             [] => "use a smaller model, or a host with more memory".to_owned(),
             would => would.join("; or "),
         };
@@ -177,7 +256,7 @@ impl Sizing<'_> {
             bytes(memory.total()),
             fit.packs,
             name(fit.recompute),
-            bytes(usable(available.bytes)),
+            bytes(usable(available)),
             available.limit,
         ))
     }
@@ -188,7 +267,7 @@ impl Sizing<'_> {
         let mut would = Vec::new();
         if self.spec.model().dtype == spec::Dtype::F32 {
             let memory = self.memory_with(fit, Dtype::Bf16, length)?;
-            if fits(&memory, available.bytes) {
+            if fits(&memory, available) {
                 would.push(format!("`model.dtype: bf16` needs {}", bytes(memory.total())));
             }
         }
@@ -197,19 +276,21 @@ impl Sizing<'_> {
                 break;
             }
             let memory = self.memory_with(fit, self.dtype(), shorter)?;
-            if fits(&memory, available.bytes) {
+            if fits(&memory, available) {
                 let needed = bytes(memory.total());
                 would.push(format!("`data.max_tokens: {shorter}` needs {needed}"));
                 break;
             }
         }
-        for fewer in (1..self.on_host).rev() {
+        let fewest = if self.of_gpu() { self.on_host } else { 1 };
+        for fewer in (fewest..self.on_host).rev() {
             // Each of them stores a larger part of a checkpoint.
             let checkpoints = self.checkpoints.map(|(world, saved)| {
                 (world.saturating_sub((self.on_host - fewer) as usize).max(1), saved)
             });
             let memory = Self { checkpoints, ..*self }.memory(fit)?;
-            if fits(&memory, available.bytes / fewer * self.on_host) {
+            let bytes_each = available.bytes / fewer * self.on_host;
+            if fits(&memory, &Available { bytes: bytes_each, ..available.clone() }) {
                 let needed = bytes(memory.total());
                 would.push(match fewer {
                     1 => format!("a single worker on this host needs {needed}"),
@@ -230,11 +311,14 @@ impl Sizing<'_> {
 }
 
 /// The part of the available memory that predictions may fill.
-fn usable(available: u64) -> u64 {
-    available / 100 * FILLED
+fn usable(available: &Available) -> u64 {
+    match available.limit {
+        Limit::Gpu(_) => available.bytes.saturating_sub(GPU_LEFT),
+        Limit::Host | Limit::Group(_) => available.bytes / 100 * FILLED,
+    }
 }
 
-fn fits(memory: &Memory, available: u64) -> bool {
+fn fits(memory: &Memory, available: &Available) -> bool {
     memory.total() <= usable(available)
 }
 
@@ -259,7 +343,7 @@ mod tests {
         let data = "{train: [{source: /d.jsonl, format: alpaca}], max_tokens: 512}";
         let yaml =
             format!("name: n\nmodel: {{base: /b}}\ndata: {data}\ntrain: {{{train}}}\noutput: /o\n");
-        ways(&Spec::from_resolved(&yaml).expect("a sound spec"))
+        ways(&Spec::from_resolved(&yaml).expect("a sound spec"), false)
     }
 
     #[test]
@@ -281,7 +365,11 @@ mod tests {
             let activations = if fit.recompute == On { 10_000 } else { 100_000 } * fit.packs as u64;
             Ok::<_, ()>(Memory { parameters: 800_000, activations, ..Memory::default() })
         };
-        let chosen = |train: &str, available| choose(&ways_of(train), available, memory).unwrap();
+        let chosen = |train: &str, bytes| {
+            let available = Available { bytes, limit: Limit::Host };
+            let fits = |memory: &Memory| super::fits(memory, &available);
+            choose(&ways_of(train), true, fits, memory).unwrap()
+        };
         let fits = |packs, recompute| {
             let fit = way(packs, recompute);
             Ok((fit, memory(fit).unwrap()))

@@ -11,7 +11,9 @@ mod restorable;
 mod samples;
 
 use crate::available;
+use crate::device::{Device, cuda};
 use crate::inputs::{self, access, parse, template};
+use crate::kernels::{self, Kernels};
 use crate::model::{Config, Dtype, Model};
 use crate::ops::Recompute;
 use crate::replica::optimizer::AdamW;
@@ -31,7 +33,7 @@ use proto::spec::{EvalEvery, EvalOn, Spec};
 pub use restorable::Restorable;
 use samples::{Plan, Samples};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use storage::Storage;
 
@@ -54,6 +56,7 @@ pub struct Job {
     state: Mutex<Option<Kept>>,
     save_dtype: Dtype,
     companions: Vec<Companion>,
+    kernels: Arc<dyn Kernels>,
     /// Bytes of this process before it read the base.
     process: u64,
 }
@@ -68,11 +71,11 @@ enum Kept {
 }
 
 impl Job {
-    /// Loads the run into memory.
+    /// Loads the run into memory, to be trained with `kernels`.
     ///
     /// # Errors
     /// [`Cause::Model`] for the base, [`Cause::Data`] for a source or the prepared data, [`Cause::Storage`].
-    pub async fn load(load: Load) -> Result<Self, Trouble> {
+    pub async fn load(load: Load, kernels: Arc<dyn Kernels>) -> Result<Self, Trouble> {
         let spec = parse(&load.spec_yaml)?;
         let storage = access::open_output(&spec).await?;
         let plan = Plan::fetch(&storage, &load).await?;
@@ -82,23 +85,32 @@ impl Job {
         let (base, template) = (inputs::base(&spec).await?, template(&spec).await?);
         // Where the system does not say, the program counts as nothing.
         let process = available::resident().unwrap_or(0);
-        refuse_if_too_large(&spec, &base, process)?;
+        refuse_if_too_large(&spec, &base, kernels.device(), process)?;
         let read = tokio::task::spawn_blocking({
-            let (base, spec) = (base.clone(), spec.clone());
+            let (base, spec, kernels) = (base.clone(), spec.clone(), kernels.clone());
             move || {
-                let (model, dtype, companions) = base::read(&base, &spec, template)?;
+                let (model, dtype, companions) = base::read(&base, &spec, template, kernels)?;
                 Ok((digest::of_base(&model).to_string(), model, dtype, companions))
             }
         });
         let (base_digest, model, save_dtype, companions) = read.await.map_err(|_| {
             Trouble::new(Cause::Internal, "reading the base model panicked; the log says where")
         })??;
+        let vocabulary = model.config().vocab_size;
+        let state = State::new(model);
+        kernels.device().check().map_err(|error| match error {
+            cuda::Error::OutOfMemory { .. } => {
+                Trouble::new(Cause::Model, format!("the model does not fit on the device: {error}"))
+            }
+            _ => Trouble::new(Cause::Internal, error.to_string()),
+        })?;
         Ok(Self {
             companions,
+            kernels,
             process,
-            vocabulary: model.config().vocab_size,
             base_digest,
-            state: Mutex::new(Some(Kept::Base(State::new(model)))),
+            vocabulary,
+            state: Mutex::new(Some(Kept::Base(state))),
             spec,
             load,
             storage,
@@ -129,7 +141,12 @@ impl Job {
             // Frees its memory for the base.
             kept => drop(kept),
         }
-        Ok(State::new(base::read_model(&self.base, &self.spec, self.vocabulary)?))
+        Ok(State::new(base::read_model(
+            &self.base,
+            &self.spec,
+            self.vocabulary,
+            self.kernels.clone(),
+        )?))
     }
 
     /// Keeps the state that a membership leaves for the next membership.
@@ -148,8 +165,8 @@ impl Job {
     /// [`Cause::Model`] for the base, [`Cause::Storage`] if its store fails.
     pub async fn blueprint(spec: &Spec, process: u64) -> Result<(Model, Saved), Trouble> {
         let base = inputs::base(spec).await?;
-        refuse_if_too_large(spec, &base, process)?;
-        let (model, dtype, _) = base::read(&base, spec, template(spec).await?)?;
+        refuse_if_too_large(spec, &base, &Device::Host, process)?;
+        let (model, dtype, _) = base::read(&base, spec, template(spec).await?, kernels::host())?;
         Ok((model, Saved { dtype, file_bytes: spec.model().max_shard_bytes }))
     }
 
@@ -157,13 +174,20 @@ impl Job {
     /// of them, itself included.
     ///
     /// # Errors
-    /// Those of [`Sizing::fit`].
+    /// Those of [`Sizing::reserve`].
     pub fn fit(&self, model: &Model, world: usize, on_host: u64) -> Result<Fit, Trouble> {
         let checkpoints = Some((world, self.saved()));
         let (spec, config, process) = (&self.spec, model.config(), self.process);
-        let chosen = Sizing { spec, config, checkpoints, on_host, process }.fit()?;
+        let device = self.kernels.device();
+        let sizing = Sizing { spec, config, device, checkpoints, on_host, process };
+        let chosen = sizing.reserve()?;
         chosen.warn_if_too_large();
         Ok(chosen.fit)
+    }
+
+    /// The device that computes.
+    pub fn device(&self) -> &Device {
+        self.kernels.device()
     }
 
     /// The digest of the state that training begins with.
@@ -210,7 +234,7 @@ impl Job {
         due && !matches!(self.spec.data().eval.on, EvalOn::Nothing)
     }
 
-    /// A rank's share of step `step`, in micro-batches of up to `packs` packs. It depends on the plan, the rank and
+    /// A rank's share of step `step`, in micro-batches of up to `most` packs. It depends on the plan, the rank and
     /// the world size only.
     ///
     /// # Errors
@@ -219,16 +243,16 @@ impl Job {
         &self,
         step: u64,
         (rank, world): (usize, usize),
-        packs: usize,
+        most: usize,
     ) -> Result<Batch, Trouble> {
         let (epoch, planned) = self.plan.step(step)?;
         let mut consumed = Consumed::default();
         let mut micro_batches = Vec::new();
-        for packs in share_of(&planned.packs, (rank, world), packs) {
+        for packs in share_of(&planned.packs, (rank, world), most) {
             for pack in &packs {
                 consumed.add_all(epoch, &pack.samples);
             }
-            micro_batches.push(self.samples.micro_batch(packs.into_iter())?);
+            micro_batches.push(self.micro_batch(packs, most)?);
         }
         Ok(Batch {
             step,
@@ -254,22 +278,30 @@ impl Job {
         Ok(Skipped::new(step + 1, names))
     }
 
-    /// A rank's share of the held-out packs, by source, in micro-batches of up to `packs` packs.
+    /// A rank's share of the held-out packs, by source, in micro-batches of up to `most` packs.
     ///
     /// # Errors
     /// [`Cause::Internal`] for a sample that does not exist, [`Cause::Data`] for a damaged one.
     pub fn held_out(
         &self,
         (rank, world): (usize, usize),
-        packs: usize,
+        most: usize,
     ) -> Result<Vec<(u32, MicroBatch)>, Trouble> {
         let mut micro_batches = Vec::new();
         for (source, planned) in (0..).zip(&self.plan.held_out) {
-            for packs in share_of(&planned.packs, (rank, world), packs) {
-                micro_batches.push((source, self.samples.micro_batch(packs.into_iter())?));
+            for packs in share_of(&planned.packs, (rank, world), most) {
+                micro_batches.push((source, self.micro_batch(packs, most)?));
             }
         }
         Ok(micro_batches)
+    }
+
+    /// The samples of `packs`, of which there are up to `most`. A GPU gets the same number of tokens every time.
+    fn micro_batch(&self, packs: Vec<&Pack>, most: usize) -> Result<MicroBatch, Trouble> {
+        let micro_batch = self.samples.micro_batch(packs.into_iter())?;
+        let Device::Cuda(_) = self.kernels.device() else { return Ok(micro_batch) };
+        let length = self.spec.data().max_tokens as usize;
+        Ok(micro_batch.padded(most * length, length))
     }
 
     /// On rank 0, adds the files that complete the model folder: configuration, tokenizer, templates.
@@ -286,10 +318,15 @@ impl Job {
     }
 }
 
-/// Refuses a model that this host could not train by itself, before it is read.
-fn refuse_if_too_large(spec: &Spec, base: &Path, process: u64) -> Result<(), Trouble> {
+/// Refuses a model that this device could not train by itself, before it is read.
+fn refuse_if_too_large(
+    spec: &Spec,
+    base: &Path,
+    device: &Device,
+    process: u64,
+) -> Result<(), Trouble> {
     let config = Config::read(base).map_err(|e| Trouble::new(Cause::Model, chain(&e)))?;
-    let sizing = Sizing { spec, config: &config, checkpoints: None, on_host: 1, process };
+    let sizing = Sizing { spec, config: &config, device, checkpoints: None, on_host: 1, process };
     sizing.fit().map(|_| ())
 }
 

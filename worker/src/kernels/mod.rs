@@ -3,7 +3,8 @@
 //! ```text
 //! shapes.rs   arguments of kernels other than windows: operands, rotations, the shape of an attention
 //! cpu/        the table for the CPUs of this host
-//! rehearsal.rs  a table that computes nothing and counts the memory that the CPU's kernels take
+//! cuda/       the table for NVIDIA GPUs
+//! rehearsal.rs  a table that computes nothing and counts the memory that other kernels take
 //! cases/      (tests) each kernel against an f64 reference, with edge cases, for every device and type
 //! ```
 //!
@@ -12,9 +13,11 @@
 //! input, so kernels panic on windows that do not match: that is a bug in an operation.
 //!
 //! Order of summation: no result depends on the number of threads. Sums over rows are cut into blocks that depend
-//! only on the shapes; matrix products are split over rows and columns of the result, never over the summed index.
+//! only on the shapes; on the CPU, matrix products are split over rows and columns of the result, never over the summed
+//! index. GPUs of one kind give equal bits, other devices others.
 
 pub mod cpu;
+pub mod cuda;
 mod rehearsal;
 mod shapes;
 
@@ -22,7 +25,8 @@ mod shapes;
 mod cases;
 
 pub use shapes::{
-    AdamStep, Attended, Attention, Heads, Norm, Onto, Operand, Out, Rotation, Rows, Span, Turn,
+    AdamStep, Attended, Attention, Heads, Norm, Onto, Operand, Out, Rotation, Rows, Span, Spans,
+    Turn,
 };
 
 use crate::device::{Device, Ledger, Window, WindowMut};
@@ -33,7 +37,7 @@ pub fn host() -> Arc<dyn Kernels> {
     Arc::new(cpu::Cpu::default())
 }
 
-/// Kernels that compute nothing and enter into `ledger` the memory that a computation would use.
+/// Kernels that compute nothing and enter into `ledger` the memory that a computation would use on its device.
 pub fn rehearsal(ledger: Ledger) -> Arc<dyn Kernels> {
     Arc::new(rehearsal::Rehearsal::new(ledger))
 }
@@ -114,7 +118,7 @@ pub trait Kernels: Send + Sync {
         o: WindowMut<'_>,
         log_sums: WindowMut<'_>,
         qkv: [Window<'_>; 3],
-        shape: (&Attention, &[Span]),
+        shape: (&Attention, &Spans),
     );
 
     /// The gradients of [`Kernels::attend`], all `[H, T, E]`: those of the queries, and each query head's part of
@@ -128,7 +132,7 @@ pub trait Kernels: Send + Sync {
         gradients: [WindowMut<'_>; 3],
         dy: Window<'_>,
         of: Attended<'_>,
-        shape: (&Attention, &[Span]),
+        shape: (&Attention, &Spans),
     );
 
     /// The weighted loss of each row of logits `[T, V]`: `losses = weight (log sum exp(logits) - logits[token])`, in
@@ -151,13 +155,18 @@ pub trait Kernels: Send + Sync {
         weights: Window<'_>,
     );
 
-    /// Sets the single f64 of `sum` to the sum of the squares of `x`, with the same bits on every rank of a run:
-    /// chunks of 65,536 elements are summed in f64, each in 16 lanes (element i in lane i mod 16) that are added in
-    /// order; then the chunks are added in order.
+    /// Sets the single f64 of `sum` to the sum of the squares of `x`, computed in f64 and in an order that depends
+    /// only on the kind of device and the length: with the same bits on every rank of a run.
     fn sum_squares(&self, sum: WindowMut<'_>, x: Window<'_>);
 
-    /// Applies one AdamW update to parameters, first moments and second moments with the summed gradient `g`. The
-    /// result has the same bits on every rank of a run: the order of operations is that of [`AdamStep`], without
-    /// fused multiply-add.
-    fn adamw(&self, state: [WindowMut<'_>; 3], g: Window<'_>, step: &AdamStep);
+    /// Applies one AdamW update to parameters, first moments and second moments with the summed gradient `g`, and sets
+    /// `rounded` to the new parameters, rounded to its type. The result has the same bits on every rank of a run: the
+    /// order of operations is that of [`AdamStep`], without fused multiply-add.
+    fn adamw(
+        &self,
+        state: [WindowMut<'_>; 3],
+        rounded: Option<WindowMut<'_>>,
+        g: Window<'_>,
+        step: &AdamStep,
+    );
 }

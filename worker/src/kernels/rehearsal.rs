@@ -1,18 +1,19 @@
-//! Kernels that compute nothing. They take the memory that the CPU's kernels take while they run.
+//! Kernels that compute nothing. They take the memory that the kernels of the CPU or of a GPU take while they run.
 
-use super::cpu::scratch;
-use super::{AdamStep, Attended, Attention, Heads, Kernels, Norm, Operand, Out, Rows, Span, Turn};
+use super::{AdamStep, Attended, Attention, Heads, Kernels, Norm, Operand, Out, Rows, Spans, Turn};
+use super::{cpu, cuda};
 use crate::device::{Device, Dtype, Ledger, Window, WindowMut};
 
 /// The kernels of a rehearsal.
 #[derive(Debug)]
 pub(super) struct Rehearsal {
     device: Device,
+    of_gpu: bool,
 }
 
 impl Rehearsal {
     pub(super) fn new(ledger: Ledger) -> Self {
-        Self { device: Device::Rehearsal(ledger) }
+        Self { of_gpu: ledger.is_of_gpu(), device: Device::Rehearsal(ledger) }
     }
 
     /// Takes memory, all pieces at the same time, and gives it back.
@@ -28,7 +29,9 @@ impl Kernels for Rehearsal {
     }
 
     fn gemm(&self, _: Out<'_>, a: Operand<'_>, b: Operand<'_>) {
-        self.borrow(scratch::gemm(&a, &b));
+        if !self.of_gpu {
+            self.borrow(cpu::scratch::gemm(&a, &b));
+        }
     }
 
     fn attend(
@@ -36,9 +39,14 @@ impl Kernels for Rehearsal {
         _: WindowMut<'_>,
         _: WindowMut<'_>,
         [q, k, _]: [Window<'_>; 3],
-        (a, spans): (&Attention, &[Span]),
+        (a, spans): (&Attention, &Spans),
     ) {
-        self.borrow(scratch::attend(q.dtype(), a, k.len(), spans));
+        self.borrow(if self.of_gpu {
+            let rows = [q.len() / (a.heads * a.head_dim), k.len() / (a.kv_heads * a.head_dim)];
+            cuda::scratch::attend(q.dtype(), a, rows)
+        } else {
+            cpu::scratch::attend(q.dtype(), a, k.len(), spans.list())
+        });
     }
 
     fn attend_back(
@@ -46,9 +54,34 @@ impl Kernels for Rehearsal {
         _: [WindowMut<'_>; 3],
         dy: Window<'_>,
         of: Attended<'_>,
-        (a, spans): (&Attention, &[Span]),
+        (a, spans): (&Attention, &Spans),
     ) {
-        self.borrow(scratch::attend_back(dy.dtype(), a, of.qkv[1].len(), spans));
+        self.borrow(if self.of_gpu {
+            cuda::scratch::attend_back(dy.dtype(), a, dy.len() / (a.heads * a.head_dim))
+        } else {
+            cpu::scratch::attend_back(dy.dtype(), a, of.qkv[1].len(), spans.list())
+        });
+    }
+
+    fn sum_rows(&self, sum: WindowMut<'_>, x: Window<'_>) {
+        if self.of_gpu {
+            self.borrow(cuda::scratch::sum_columns(x.len() / sum.len().max(1), sum.len()));
+        }
+    }
+
+    fn rms_norm_weight_back(&self, dw: WindowMut<'_>, _: Window<'_>, x: Window<'_>, _: f32) {
+        if self.of_gpu {
+            let groups = x.len() / dw.len().max(1);
+            let [r] = cuda::scratch::inverse_rms(groups);
+            let [sums] = cuda::scratch::sum_columns(groups, dw.len());
+            self.borrow([r, sums]);
+        }
+    }
+
+    fn sum_squares(&self, _: WindowMut<'_>, x: Window<'_>) {
+        if self.of_gpu {
+            self.borrow(cuda::scratch::sum_squares(x.len()));
+        }
     }
 
     fn clear(&self, _: WindowMut<'_>) {}
@@ -56,12 +89,10 @@ impl Kernels for Rehearsal {
     fn add(&self, _: WindowMut<'_>, _: Window<'_>, _: Window<'_>) {}
     fn add_assign(&self, _: WindowMut<'_>, _: Window<'_>) {}
     fn repeat_row(&self, _: WindowMut<'_>, _: Window<'_>) {}
-    fn sum_rows(&self, _: WindowMut<'_>, _: Window<'_>) {}
     fn gather_rows(&self, _: WindowMut<'_>, _: Window<'_>, _: Rows<'_>) {}
     fn scatter_add_rows(&self, _: WindowMut<'_>, _: usize, _: Window<'_>, _: Rows<'_>) {}
     fn rms_norm(&self, _: WindowMut<'_>, _: Window<'_>, _: Norm<'_>) {}
     fn rms_norm_back(&self, _: Out<'_>, _: Window<'_>, _: Window<'_>, _: Norm<'_>) {}
-    fn rms_norm_weight_back(&self, _: WindowMut<'_>, _: Window<'_>, _: Window<'_>, _: f32) {}
     fn swiglu(&self, _: WindowMut<'_>, _: Window<'_>, _: Window<'_>) {}
     fn swiglu_gate_back(&self, _: Out<'_>, _: Window<'_>, _: Window<'_>, _: Window<'_>) {}
     fn swiglu_up_back(&self, _: Out<'_>, _: Window<'_>, _: Window<'_>) {}
@@ -69,6 +100,5 @@ impl Kernels for Rehearsal {
     fn merge_heads(&self, _: Out<'_>, _: Window<'_>, _: Heads, _: Turn<'_>) {}
     fn nll(&self, _: WindowMut<'_>, _: WindowMut<'_>, _: Window<'_>, _: Window<'_>) {}
     fn nll_back(&self, _: WindowMut<'_>, _: WindowMut<'_>, _: Window<'_>, _: Window<'_>) {}
-    fn sum_squares(&self, _: WindowMut<'_>, _: Window<'_>) {}
-    fn adamw(&self, _: [WindowMut<'_>; 3], _: Window<'_>, _: &AdamStep) {}
+    fn adamw(&self, _: [WindowMut<'_>; 3], _: Option<WindowMut<'_>>, _: Window<'_>, _: &AdamStep) {}
 }

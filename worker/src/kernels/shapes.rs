@@ -1,6 +1,6 @@
 //! Arguments of kernels other than plain windows.
 
-use crate::device::{Window, WindowMut};
+use crate::device::{Buffer, Device, Window, WindowMut};
 use std::ops::Range;
 
 /// Whether a result replaces the existing contents or is added to them.
@@ -150,6 +150,48 @@ pub struct Span {
     pub queries: Range<usize>,
     /// Rows of keys and values, starting at position 0.
     pub keys: Range<usize>,
+}
+
+/// The spans of a batch of rows. They ascend and do not overlap.
+#[derive(Debug)]
+pub struct Spans {
+    list: Vec<Span>,
+    /// The keys that each row of queries sees: none outside all spans.
+    seen: Vec<Range<u32>>,
+    /// The same on the device, u32 `[T, 2]`.
+    visible: Buffer,
+}
+
+impl Spans {
+    /// These spans of `rows` rows of queries.
+    pub fn new(device: &Device, rows: usize, list: Vec<Span>) -> Self {
+        let mut seen = vec![0..0; rows];
+        for Span { queries, keys } in &list {
+            // The last query sees all keys, and each one before sees one key less.
+            for (row, end) in queries.clone().rev().zip((keys.start..=keys.end).rev()) {
+                seen[row] = keys.start as u32..end as u32;
+            }
+        }
+        let flat = seen.iter().flat_map(|keys| [keys.start, keys.end]).collect();
+        Self { list, seen, visible: device.stage::<u32>(flat) }
+    }
+
+    /// The spans.
+    pub fn list(&self) -> &[Span] {
+        &self.list
+    }
+
+    /// The keys that a row of queries sees through a window.
+    pub(super) fn seen(&self, row: usize, window: Option<usize>) -> Range<usize> {
+        let Range { start, end } = self.seen[row];
+        let (start, end) = (start as usize, end as usize);
+        start.max(end.saturating_sub(window.unwrap_or(usize::MAX)))..end
+    }
+
+    /// The first key and the end of the keys that each row of queries sees without a window, u32 `[T, 2]`.
+    pub(super) fn visible(&self) -> Window<'_> {
+        self.visible.all()
+    }
 }
 
 /// The inputs and results of an attention, for its backward.

@@ -11,6 +11,7 @@ use super::parameters::{ParamId, Parameters};
 use super::tape::{Backward, Seed, Tape, Value};
 use crate::device::{Buffer, Dtype, Window, WindowMut};
 use crate::kernels::{Kernels, Onto, Operand, Out, Rows};
+use std::borrow::Cow;
 
 /// Limits on the logits that exist at one time.
 #[derive(Clone, Copy)]
@@ -30,6 +31,11 @@ impl Limits {
     fn chunks(self, targets: usize, vocabulary: usize) -> usize {
         let by_elements = (targets * vocabulary).div_ceil(self.elements);
         by_elements.min(targets.div_ceil(self.rows)).max(1)
+    }
+
+    /// Rows of a chunk of at most `targets` targets, at most.
+    fn room(self, targets: usize, vocabulary: usize) -> usize {
+        targets.min(self.rows.max(self.elements.div_ceil(vocabulary.max(1))))
     }
 }
 
@@ -64,12 +70,25 @@ pub struct Losses {
 }
 
 impl Losses {
+    /// The losses on the device, one buffer per chunk of targets.
+    pub fn chunks(&self) -> &[Buffer] {
+        &self.chunks
+    }
+
     /// The sum of the losses; `show` is called with each target and its weighted loss.
-    pub fn read(&self, mut show: impl FnMut(&Target, f64)) -> f64 {
+    pub fn read(&self, show: impl FnMut(&Target, f64)) -> f64 {
+        self.sum(self.chunks.iter().map(Buffer::read), show)
+    }
+
+    /// As [`Losses::read`], if the elements of [`Losses::chunks`] were read already.
+    pub fn sum<'a>(
+        &self,
+        chunks: impl IntoIterator<Item = Cow<'a, [f64]>>,
+        mut show: impl FnMut(&Target, f64),
+    ) -> f64 {
         let mut sum = 0.;
         let mut targets = self.targets.iter();
-        for chunk in &self.chunks {
-            let losses = chunk.read::<f64>();
+        for losses in chunks {
             sum += losses.iter().sum::<f64>();
             losses.iter().zip(&mut targets).for_each(|(loss, target)| show(target, *loss));
         }
@@ -149,20 +168,23 @@ impl LossSum<'_> {
         let w = Operand::new(self.params.operand(self.w).all(), vocabulary, width);
         let count = self.limits.chunks(self.targets.len(), vocabulary);
         let most = self.targets.len().div_ceil(count).max(1);
-        let mut x = device.take(self.params.dtype(), most * width);
-        let mut logits = device.take(Dtype::F32, most * vocabulary);
+        // Room for as many targets as there are rows, so that every step takes the same memory.
+        let room = self.limits.room(self.x.rows(), vocabulary);
+        let mut x = device.take(self.params.dtype(), room * width);
+        let mut logits = device.take(Dtype::F32, room * vocabulary);
         let mut chunks = Vec::with_capacity(count);
         for targets in self.targets.chunks(most) {
             let n = targets.len();
-            let indices = device.upload::<u32>(targets.iter().map(|t| t.row).collect());
-            let tokens = device.upload::<u32>(targets.iter().map(|t| t.token).collect());
-            let weights = device.upload::<f32>(targets.iter().map(|t| t.weight).collect());
+            let indices = device.stage::<u32>(targets.iter().map(|t| t.row).collect());
+            let tokens = device.stage::<u32>(targets.iter().map(|t| t.token).collect());
+            let weights = device.stage::<f32>(targets.iter().map(|t| t.weight).collect());
             let rows = Rows { indices: indices.all(), width };
             kernels.gather_rows(x.window_mut(0..n * width), self.x.array.all(), rows);
             let x = Operand::new(x.window(0..n * width), n, width);
             let to = logits.window_mut(0..n * vocabulary);
             kernels.gemm(Out { to, onto: Onto::Fresh }, x, w.t());
-            let mut losses = device.take(Dtype::F64, n);
+            // They are kept until the end of the step, and would lie in the way of other micro-batches.
+            let mut losses = device.zeros(Dtype::F64, n);
             let to = logits.window_mut(0..n * vocabulary);
             loss(losses.all_mut(), to, [tokens.all(), weights.all()]);
             then(Chunk { x, logits: logits.window(0..n * vocabulary), rows });
@@ -229,5 +251,9 @@ mod tests {
         assert_eq!(rows(2216, 49_152), 554);
         assert_eq!(rows(2048, 32_000), 683);
         assert_eq!(LIMITS.chunks(0, 49_152), 1);
+        for (vocabulary, all) in [(262_144, 2048), (49_152, 2048), (96, 40), (32_000, 700)] {
+            let room = LIMITS.room(all, vocabulary);
+            assert!((1..=all).all(|targets| rows(targets, vocabulary) <= room), "{vocabulary}");
+        }
     }
 }

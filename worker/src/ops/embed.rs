@@ -19,7 +19,7 @@ impl Tape<'_> {
             return Err(Error::Token { token, vocabulary });
         }
         let mut y = self.take(tokens.len(), width);
-        let tokens = self.device().upload(tokens.to_vec());
+        let tokens = self.device().stage(tokens.to_vec());
         let rows = Rows { indices: tokens.all(), width };
         self.kernels().gather_rows(y.out(Onto::Fresh).to, self.params().operand(w).all(), rows);
         Ok(self.push(y, &[], &[w], |_| Embed { tokens, w }))

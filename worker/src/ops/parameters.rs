@@ -23,8 +23,10 @@ struct Parameter {
     name: String,
     shape: Vec<usize>,
     values: Buffer,
-    /// The values rounded to another type than f32; `None` if there is no other, or if the values have changed since.
+    /// The values rounded to another type than f32; `None` if there is no other.
     rounded: Option<Buffer>,
+    /// The values have changed since they were rounded.
+    stale: bool,
     trainable: bool,
 }
 
@@ -43,7 +45,14 @@ impl Parameters {
         assert_eq!(values.len(), shape.iter().product::<usize>(), "`{name}` of shape {shape:?}");
         let values = self.kernels.device().upload(values);
         let shape = shape.to_vec();
-        self.list.push(Parameter { name, shape, values, rounded: None, trainable: true });
+        self.list.push(Parameter {
+            name,
+            shape,
+            values,
+            rounded: None,
+            stale: true,
+            trainable: true,
+        });
         ParamId(self.list.len() - 1)
     }
 
@@ -51,7 +60,14 @@ impl Parameters {
     pub fn push_zeros(&mut self, name: impl Into<String>, shape: &[usize]) -> ParamId {
         let values = self.kernels.device().zeros(Dtype::F32, shape.iter().product());
         let (name, shape) = (name.into(), shape.to_vec());
-        self.list.push(Parameter { name, shape, values, rounded: None, trainable: true });
+        self.list.push(Parameter {
+            name,
+            shape,
+            values,
+            rounded: None,
+            stale: true,
+            trainable: true,
+        });
         ParamId(self.list.len() - 1)
     }
 
@@ -69,6 +85,7 @@ impl Parameters {
         );
         parameter.values = self.kernels.device().upload(values);
         parameter.rounded = None;
+        parameter.stale = true;
         parameter.shape = shape.to_vec();
     }
 
@@ -130,7 +147,9 @@ impl Parameters {
     /// Sets the type of operands and activations, and rounds the values to it.
     pub fn set_dtype(&mut self, dtype: Dtype) {
         self.dtype = dtype;
-        self.list.iter_mut().for_each(|parameter| parameter.rounded = None);
+        self.list
+            .iter_mut()
+            .for_each(|parameter| (parameter.rounded, parameter.stale) = (None, true));
         self.round();
     }
 
@@ -142,9 +161,14 @@ impl Parameters {
     /// A parameter's values, for modification. [`Parameters::round`] must follow before an operation uses them.
     pub fn values_mut(&mut self, p: ParamId) -> &mut Buffer {
         let parameter = &mut self.list[p.0];
-        // Its memory goes to the pool, from which the next copy takes it.
-        parameter.rounded = None;
+        parameter.stale = true;
         &mut parameter.values
+    }
+
+    /// A parameter's values, and where an update writes them rounded to the type of operands, if that is another type.
+    pub fn updated(&mut self, p: ParamId) -> (&mut Buffer, Option<&mut Buffer>) {
+        let Parameter { values, rounded, .. } = &mut self.list[p.0];
+        (values, rounded.as_mut())
     }
 
     /// Rounds all values that have changed to the type of operands.
@@ -152,11 +176,12 @@ impl Parameters {
         if self.dtype == Dtype::F32 {
             return;
         }
-        for parameter in self.list.iter_mut().filter(|parameter| parameter.rounded.is_none()) {
-            let values = &parameter.values;
-            let mut rounded = self.kernels.device().take(self.dtype, values.len());
-            self.kernels.copy(rounded.all_mut(), values.all());
-            parameter.rounded = Some(rounded);
+        let device = self.kernels.device();
+        for Parameter { values, rounded, stale, .. } in &mut self.list {
+            if std::mem::take(stale) {
+                let rounded = rounded.get_or_insert_with(|| device.zeros(self.dtype, values.len()));
+                self.kernels.copy(rounded.all_mut(), values.all());
+            }
         }
     }
 
@@ -165,11 +190,11 @@ impl Parameters {
     /// # Panics
     /// If its values have changed and were not rounded since.
     pub(super) fn operand(&self, p: ParamId) -> &Buffer {
-        let Parameter { name, values, rounded, .. } = &self.list[p.0];
+        let Parameter { name, values, rounded, stale, .. } = &self.list[p.0];
         match rounded {
-            Some(rounded) => rounded,
-            None if self.dtype == Dtype::F32 => values,
-            None => panic!("`{name}` has changed since it was rounded"),
+            _ if self.dtype == Dtype::F32 => values,
+            Some(rounded) if !stale => rounded,
+            _ => panic!("`{name}` has changed since it was rounded"),
         }
     }
 

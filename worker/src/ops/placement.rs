@@ -2,7 +2,7 @@
 
 use super::error::{Error, Result};
 use crate::device::{Buffer, Device};
-use crate::kernels::{Rotation, Span, Turn};
+use crate::kernels::{Rotation, Span, Spans, Turn};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -98,7 +98,7 @@ pub struct Placement {
     /// Each row's position in its document.
     pub(super) positions: Buffer,
     /// The documents as spans of queries and keys for attention.
-    pub(super) spans: Vec<Span>,
+    pub(super) spans: Spans,
 }
 
 impl Placement {
@@ -106,8 +106,8 @@ impl Placement {
     pub fn new(device: &Device, rotary: Arc<Rotary>, documents: Documents) -> Self {
         let positions: Vec<u32> = documents.iter().flat_map(|rows| 0..rows.len() as u32).collect();
         let spans = documents.iter().map(|rows| Span { queries: rows.clone(), keys: rows });
-        let spans = spans.collect();
-        Self { rotary, documents, positions: device.upload(positions), spans }
+        let spans = Spans::new(device, documents.rows(), spans.collect());
+        Self { rotary, documents, positions: device.stage(positions), spans }
     }
 
     pub(super) fn turn(&self, scale: f32) -> Turn<'_> {

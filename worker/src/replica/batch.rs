@@ -8,7 +8,7 @@ pub struct MicroBatch {
     pub tokens: Vec<u32>,
     /// The boundaries of the documents.
     pub documents: Documents,
-    /// The source of each document.
+    /// The source of each document; documents beyond these are padding.
     pub sources: Vec<u32>,
     /// The tokens to predict.
     pub targets: Vec<Target>,
@@ -30,6 +30,19 @@ impl MicroBatch {
             documents: Documents::of_lengths(std::iter::repeat_n(length, documents)),
             tokens,
         }
+    }
+
+    /// Appends documents that predict nothing, of up to `length` tokens each, so that there are `rows` tokens. On a
+    /// GPU, all micro-batches then take the same memory.
+    pub fn padded(mut self, rows: usize, length: usize) -> Self {
+        let missing = rows.saturating_sub(self.tokens.len());
+        let added = (0..missing).step_by(length.max(1)).map(|at| length.min(missing - at));
+        let lengths = self.documents.iter().map(|rows| rows.len()).chain(added);
+        self.documents = Documents::of_lengths(lengths);
+        // Many rows of one token would have to be added up one after another.
+        let tokens: Vec<u32> = self.tokens.iter().copied().chain([0]).collect();
+        self.tokens.extend(tokens.iter().cycle().take(missing));
+        self
     }
 
     /// The sum of the weights of the targets.
@@ -71,9 +84,11 @@ impl Batch {
         }
     }
 
-    /// Number of this rank's tokens.
+    /// Number of this rank's tokens, without padding.
     pub fn tokens(&self) -> u64 {
-        self.micro_batches.iter().map(|m| m.tokens.len() as u64).sum()
+        let of =
+            |m: &MicroBatch| m.documents.iter().take(m.sources.len()).map(|rows| rows.len()).sum();
+        self.micro_batches.iter().map(of).map(|tokens: usize| tokens as u64).sum()
     }
 
     /// Number of this rank's targets.

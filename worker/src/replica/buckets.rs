@@ -150,10 +150,6 @@ impl<'a> Buckets<'a> {
         }
     }
 
-    pub(crate) fn collective(&mut self) -> &mut dyn Collective {
-        self.collective
-    }
-
     /// Starts the reduction of every full bucket whose predecessors were started.
     fn launch(&mut self) {
         while self.failed.is_none() {

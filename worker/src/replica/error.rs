@@ -1,6 +1,7 @@
 //! Errors that prevent a training from beginning or a step from being committed.
 
 use super::divergence::Divergence;
+use crate::device::cuda;
 use crate::{collective, model, ops};
 use thiserror::Error;
 
@@ -19,6 +20,9 @@ pub enum Error {
     /// An operation refused its operands.
     #[error(transparent)]
     Ops(#[from] ops::Error),
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] cuda::Error),
     /// The ranks use different plans or different data.
     #[error("step {step}: the ranks' weights add up to {got}, but the plan says {planned}")]
     Plan {

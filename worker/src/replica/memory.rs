@@ -7,7 +7,7 @@
 use super::snapshot::{self, Saved};
 use super::{Batch, Error, MicroBatch, Recipe, State, Trainer};
 use crate::collective::Alone;
-use crate::device::{Dtype, Ledger};
+use crate::device::{Device, Dtype};
 use crate::kernels;
 use crate::model::{Config, Model};
 use proto::cost::Memory;
@@ -20,6 +20,8 @@ pub struct Setup<'a> {
     pub dtype: Dtype,
     /// How the optimizer updates the model, and what is computed twice.
     pub recipe: Recipe,
+    /// The device whose memory is counted.
+    pub device: &'a Device,
     /// Number of ranks, and how checkpoints are stored; `None` without checkpoints.
     pub checkpoints: Option<(usize, Saved)>,
 }
@@ -31,7 +33,7 @@ impl Setup<'_> {
     /// # Errors
     /// Those of a step with this micro-batch.
     pub fn memory(&self, micro_batch: MicroBatch) -> Result<Memory, Error> {
-        let ledger = Ledger::default();
+        let ledger = self.device.ledger();
         let held = || ledger.bytes() as u64;
         let mut model = Model::zeros(self.config.clone(), kernels::rehearsal(ledger.clone()));
         let parameters = held();

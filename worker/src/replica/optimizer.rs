@@ -73,7 +73,7 @@ mod tests {
                 (0..n).map(|i| ((i * 31 + count as usize * 17) % 97) as f32 / 10. - 4.5).collect();
             let gradient = Buffer::from(g.clone());
             let windows = state.each_mut().map(Buffer::all_mut);
-            kernels::host().adamw(windows, gradient.all(), &adamw.step(&update));
+            kernels::host().adamw(windows, None, gradient.all(), &adamw.step(&update));
             for ((p, m, v), g) in exact.iter_mut().zip(&g) {
                 let g = f64::from(*g) * update.gradient_scale;
                 *p *= 1. - update.lr * update.weight_decay;

@@ -96,9 +96,11 @@ impl State {
         }
     }
 
-    /// All parts of a parameter, in the order of [`Part::ALL`], for modification. [`State::round`] must follow.
-    pub(super) fn parts_mut(&mut self, p: ParamId) -> [&mut Buffer; 3] {
+    /// All parts of a parameter, in the order of [`Part::ALL`], and its rounded values if there are such, for an update
+    /// that writes both.
+    pub(super) fn updated(&mut self, p: ParamId) -> ([&mut Buffer; 3], Option<&mut Buffer>) {
         let [m, v] = self.moments.each_mut().map(|all| &mut all[p.0]);
-        [self.model.parameters_mut().values_mut(p), m, v]
+        let (master, rounded) = self.model.parameters_mut().updated(p);
+        ([master, m, v], rounded)
     }
 }

@@ -3,8 +3,10 @@
 //! ```text
 //! gradients of sum(w * nll), f32, summed over this rank's micro-batches
 //!   -> all-reduced per bucket, while the last backward still runs
+//!   -> losses and the norm are read                the only wait for the device
 //!   -> control reduction, whose completion commits the step
-//!   -> / W(s), global norm, clip, AdamW          cannot fail, and is bit-equal on every rank
+//!   -> / W(s), global norm, clip, AdamW          bit-equal on every rank; if a GPU fails here, its rank is lost, and
+//!                                                what it reads from now on is not used
 //! ```
 
 use super::State;
@@ -18,6 +20,7 @@ use crate::device::{Buffer, Dtype};
 use crate::model::Model;
 use crate::ops::{Losses, Recompute, Tape};
 use proto::protocol::StepDone;
+use std::borrow::Cow;
 use std::time::Instant;
 
 /// Number of consecutive steps without a finite gradient after which the run fails.
@@ -94,10 +97,17 @@ impl Trainer {
         let compute = began.elapsed();
         sink.launch_rest();
 
-        let (loss_sum, sums) = read(&batch.micro_batches, &losses);
-        let mut control = [f64::from(u8::from(wants_stop)), loss_sum, batch.weight];
-        sink.collective().control(&mut control)?;
         let buckets = sink.wait()?;
+        let device = state.model().parameters().kernels().device();
+        let squares = squares(state, &buckets);
+        let chunks = losses.iter().flat_map(Losses::chunks);
+        // The only wait for the device in a step.
+        let mut read = device.read_all(chunks.chain([&squares]));
+        device.check()?;
+        let squares: f64 = read.pop().expect("one for each bucket").iter().sum();
+        let (loss_sum, sums) = sums(&batch.micro_batches, &losses, read);
+        let mut control = [f64::from(u8::from(wants_stop)), loss_sum, batch.weight];
+        collective.control(&mut control)?;
         let reduce_wait = began.elapsed() - compute;
         let [stops, loss_sum, weight] = control;
         if (weight - batch.planned_weight).abs() > 1e-6 * batch.planned_weight.max(1.0) {
@@ -105,7 +115,8 @@ impl Trainer {
             return Err(Error::Plan { step, got: weight, planned });
         }
 
-        let grad_norm = self.update(state, &buckets, weight, batch.learning_rate);
+        let grad_norm = squares.sqrt() / weight;
+        self.update(state, &buckets, (grad_norm, weight), batch.learning_rate);
         self.buckets = Some(buckets);
         let applied = grad_norm.is_finite();
         self.non_finite = if applied { 0 } else { self.non_finite + 1 };
@@ -141,17 +152,12 @@ impl Trainer {
         }
     }
 
-    /// Applies the summed gradients and returns their norm. If that is not finite, the state is left unchanged.
-    fn update(&self, state: &mut State, buckets: &[Buffer], weight: f64, lr: f64) -> f64 {
-        let kernels = state.model().parameters().kernels().clone();
-        let mut squares = kernels.device().take(Dtype::F64, buckets.len());
-        for (i, bucket) in buckets.iter().enumerate() {
-            kernels.sum_squares(squares.window_mut(i..i + 1), bucket.all());
-        }
-        let norm = squares.read::<f64>().iter().sum::<f64>().sqrt() / weight;
+    /// Applies the summed gradients, whose mean has this norm. If it is not finite, the state is left unchanged.
+    fn update(&self, state: &mut State, buckets: &[Buffer], (norm, weight): (f64, f64), lr: f64) {
         if !norm.is_finite() {
-            return norm;
+            return;
         }
+        let kernels = state.model().parameters().kernels().clone();
         state.set_updates(state.updates() + 1);
         let gradient_scale = clip_factor(norm, self.recipe.clip_norm) / weight;
         for p in state.ids() {
@@ -160,14 +166,14 @@ impl Trainer {
             let count = state.updates();
             let update = Update { count, lr, weight_decay, gradient_scale };
             let factors = self.recipe.adamw.step(&update);
-            let mut parts = state.parts_mut(p);
+            let (mut parts, mut rounded) = state.updated(p);
             for Piece { elements, bucket, range } in self.layout.pieces(p) {
                 let windows = parts.each_mut().map(|part| part.window_mut(elements.clone()));
-                kernels.adamw(windows, buckets[*bucket].window(range.clone()), &factors);
+                let rounded = rounded.as_mut().map(|rounded| rounded.window_mut(elements.clone()));
+                let g = buckets[*bucket].window(range.clone());
+                kernels.adamw(windows, rounded, g, &factors);
             }
         }
-        state.round();
-        norm
     }
 }
 
@@ -183,13 +189,25 @@ fn backward(
     Ok(tape.backward(loss, sink)?)
 }
 
-/// The total loss of a step, and the sums per source.
-fn read(micro_batches: &[MicroBatch], losses: &[Losses]) -> (f64, Sums) {
+/// The sum of the squares of each bucket, on the device.
+fn squares(state: &State, buckets: &[Buffer]) -> Buffer {
+    let kernels = state.model().parameters().kernels();
+    let mut squares = kernels.device().take(Dtype::F64, buckets.len());
+    for (i, bucket) in buckets.iter().enumerate() {
+        kernels.sum_squares(squares.window_mut(i..i + 1), bucket.all());
+    }
+    squares
+}
+
+/// The total loss of a step, and the sums per source; `read` has the losses of all micro-batches.
+fn sums(micro_batches: &[MicroBatch], losses: &[Losses], read: Vec<Cow<'_, [f64]>>) -> (f64, Sums) {
     let mut sums = Sums::default();
     let mut loss_sum = 0.0;
+    let mut read = read.into_iter();
     for (micro_batch, losses) in micro_batches.iter().zip(losses) {
         let ends: Vec<_> = micro_batch.documents.iter().map(|rows| rows.end).collect();
-        loss_sum += losses.read(|target, loss| {
+        let own = read.by_ref().take(losses.chunks().len());
+        loss_sum += losses.sum(own, |target, loss| {
             let document = ends.partition_point(|end| *end <= target.row as usize);
             sums.add(micro_batch.sources[document], target, loss);
         });

@@ -169,6 +169,25 @@ fn a_wrong_protocol_is_refused() {
 }
 
 #[test]
+fn a_worker_with_another_kind_of_device_is_refused_by_name() {
+    let mut b = Bench::new();
+    b.report(1, hello(1));
+    let Report::Hello(other) = hello(2) else { unreachable!("it is one") };
+    let out = b.report(2, Report::Hello(Hello { device: "cuda sm_90".into(), ..other.clone() }));
+    let [Command::Direct { stream: Stream(2), directive }, last] = &out[..] else {
+        panic!("{out:?}")
+    };
+    let Duty::Dismissed { reason, refused: true } = &directive.duty else {
+        panic!("{directive:?}")
+    };
+    let expected = "this worker computes on `cuda sm_90`, but worker `";
+    assert!(reason.starts_with(expected) && reason.contains("on `cpu`"), "{reason}");
+    assert_eq!(*last, close(2));
+    // The same process with the same kind of device is welcome.
+    assert!(!b.report(2, Report::Hello(other)).contains(&close(2)));
+}
+
+#[test]
 fn a_last_call_admits_more_than_the_minimum() {
     let mut b = Bench::new();
     let settings = Settings { min_workers: 1, max_workers: 3, ..settings() };

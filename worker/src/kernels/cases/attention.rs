@@ -6,7 +6,7 @@ use super::numbers::{Numbers, rounded};
 use super::reference::attention::{Computed, attend, attend_back};
 use super::reference::{self, Turned};
 use crate::device::Dtype;
-use crate::kernels::{Attended, Attention, Heads, Span};
+use crate::kernels::{Attended, Attention, Heads, Span, Spans};
 use std::ops::Range;
 
 pub(super) fn cases(dtype: Dtype) -> Vec<Case> {
@@ -138,8 +138,9 @@ fn attended(numbers: &mut Numbers, dtype: Dtype, setting: &Setting, size: f64) -
     let outs = [output(dtype, result.o), output(Dtype::F32, result.log_sums)];
     let ins = qkv.each_ref().map(|x| input(dtype, x));
     let about = format!("{}, up to {size}", setting.about());
-    let (shape, spans) = (setting.shape, setting.spans.clone());
+    let (shape, spans, rows) = (setting.shape, setting.spans.clone(), setting.rows[0]);
     Case::new("attend", about, ins, outs, move |k, qkv, [o, log_sums]| {
+        let spans = Spans::new(k.device(), rows, spans.clone());
         k.attend(o, log_sums, qkv, (&shape, &spans));
     })
 }
@@ -149,7 +150,7 @@ fn differentiated(numbers: &mut Numbers, dtype: Dtype, setting: &Setting, size: 
     let qkv = setting.qkv(numbers, dtype, size);
     let of = qkv.each_ref().map(|x| &x[..]);
     let dy = numbers.within(1., dtype, qkv[0].len());
-    let (shape, spans) = (setting.shape, setting.spans.clone());
+    let (shape, spans, rows) = (setting.shape, setting.spans.clone(), setting.rows[0]);
     let result = attend(of, dtype, (&shape, &spans));
     let values = |x: Vec<Option<Near>>, dtype| -> Vec<f64> {
         x.iter().map(|x| rounded(x.map_or(f64::NAN, |x| x.value), dtype)).collect()
@@ -168,6 +169,7 @@ fn differentiated(numbers: &mut Numbers, dtype: Dtype, setting: &Setting, size: 
     Case::new("attend_back", about, ins, outs, move |kernels, ins, gradients| {
         let [q, k, v, dy, y, log_sums] = ins;
         let of = Attended { qkv: [q, k, v], y, log_sums };
+        let spans = Spans::new(kernels.device(), rows, spans.clone());
         kernels.attend_back(gradients, dy, of, (&shape, &spans));
     })
 }

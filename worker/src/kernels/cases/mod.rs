@@ -32,16 +32,19 @@ use super::Kernels;
 use crate::device::Dtype;
 use case::Case;
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use xxhash_rust::xxh3::Xxh3Default;
 
-/// Runs all cases with activations of `dtype`.
+/// Runs all cases with activations of `dtype`; returns a digest of all outputs.
 ///
 /// # Panics
 /// If a case fails; the message names every failed case.
-pub(crate) fn run(kernels: &dyn Kernels, dtype: Dtype) {
+pub(crate) fn run(kernels: &dyn Kernels, dtype: Dtype) -> u128 {
     let pools = [1, 3].map(pool);
-    let wrong: Vec<String> =
-        cases(dtype).iter().flat_map(|case| case.check(kernels, &pools)).collect();
+    let mut outputs = Xxh3Default::new();
+    let check = |case: &Case| case.check(kernels, &pools, &mut outputs);
+    let wrong: Vec<String> = cases(dtype).iter().flat_map(check).collect();
     assert!(wrong.is_empty(), "{} failures in {dtype:?}:\n{}", wrong.len(), wrong.join("\n"));
+    outputs.digest128()
 }
 
 fn pool(threads: usize) -> ThreadPool {

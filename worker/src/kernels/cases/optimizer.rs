@@ -19,7 +19,8 @@ pub(super) fn cases() -> Vec<Case> {
             let x = numbers.within(size, F32, len);
             cases.push(squares(format!("{len} up to {size:e}"), &x, None));
         }
-        cases.push(one_update(&mut numbers, len));
+        cases.push(one_update(&mut numbers, len, false));
+        cases.push(one_update(&mut numbers, len, true));
     }
     cases.extend(odd_squares(&mut numbers));
     for weight_decay in [0.1, 0.] {
@@ -57,8 +58,8 @@ fn setting(weight_decay: f64) -> AdamW {
     AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay, gradient_scale: 0.25 }
 }
 
-/// One update in the middle of a run, compared bit by bit.
-fn one_update(numbers: &mut Numbers, len: usize) -> Case {
+/// One update in the middle of a run, compared bit by bit; with `bf16`, it rounds the parameters, too.
+fn one_update(numbers: &mut Numbers, len: usize, bf16: bool) -> Case {
     let step = setting(0.1).step(7);
     let [p, m, g] = [2., 0.1, 3.].map(|size| numbers.within(size, F32, len));
     let mut v = numbers.within(0.2, F32, len);
@@ -72,10 +73,21 @@ fn one_update(numbers: &mut Numbers, len: usize) -> Case {
         }
     }
     let [new_p, new_m, new_v] = expected;
+    let rounded: Vec<Expected> = new_p.iter().map(|p| p.rounded(Dtype::Bf16)).collect();
     let outs = [(p, new_p), (m, new_m), (v, new_v)];
     let outs = outs.map(|(start, expected)| Output::of(F32, start, expected));
     let about = format!("{len}, update 7");
-    Case::new("adamw", about, [input(F32, &g)], outs, move |k, [g], state| k.adamw(state, g, &step))
+    let ins = [input(F32, &g)];
+    if !bf16 {
+        return Case::new("adamw", about, ins, outs, move |k, [g], state| {
+            k.adamw(state, None, g, &step);
+        });
+    }
+    let [p, m, v] = outs;
+    let outs = [p, m, v, Output::fresh(Dtype::Bf16, rounded)];
+    Case::new("adamw", format!("{about}, rounded"), ins, outs, move |k, [g], [p, m, v, rounded]| {
+        k.adamw([p, m, v], Some(rounded), g, &step);
+    })
 }
 
 /// Five updates from zero moments; one element never has a gradient.
@@ -106,7 +118,7 @@ fn updates(numbers: &mut Numbers, weight_decay: f64) -> Case {
     Case::new("adamw", about, ins, outs, move |k, gradients, mut state| {
         for (count, g) in (1..).zip(gradients) {
             let state = state.each_mut().map(|x| x.reborrow());
-            k.adamw(state, g, &adamw.step(count));
+            k.adamw(state, None, g, &adamw.step(count));
         }
     })
 }

@@ -24,7 +24,7 @@ mod simd;
 
 pub(crate) use simd::{exp, max, vectorized};
 
-use super::{AdamStep, Attended, Attention, Heads, Kernels, Norm, Operand, Out, Rows, Span, Turn};
+use super::{AdamStep, Attended, Attention, Heads, Kernels, Norm, Operand, Out, Rows, Spans, Turn};
 use crate::device::{Device, Dtype, Window, WindowMut};
 use float::with_float;
 use gemm::{Matrix, MatrixMut};
@@ -166,10 +166,10 @@ impl Kernels for Cpu {
         o: WindowMut<'_>,
         log_sums: WindowMut<'_>,
         qkv: [Window<'_>; 3],
-        (a, spans): (&Attention, &[Span]),
+        (a, spans): (&Attention, &Spans),
     ) {
         with_float!(o.dtype(), T => {
-            attention::forward::<T>((o.host(), log_sums.host()), qkv.map(Window::host), a, spans);
+            attention::forward::<T>((o.host(), log_sums.host()), qkv.map(Window::host), a, spans.list());
         });
     }
 
@@ -178,12 +178,12 @@ impl Kernels for Cpu {
         gradients: [WindowMut<'_>; 3],
         dy: Window<'_>,
         of: Attended<'_>,
-        (a, spans): (&Attention, &[Span]),
+        (a, spans): (&Attention, &Spans),
     ) {
         with_float!(dy.dtype(), T => {
             let (qkv, y) = (of.qkv.map(Window::host), of.y.host());
             let done = attention::Done::<T> { qkv, y, log_sums: of.log_sums.host() };
-            attention::backward(gradients.map(WindowMut::host), dy.host(), &done, (a, spans));
+            attention::backward(gradients.map(WindowMut::host), dy.host(), &done, (a, spans.list()));
         });
     }
 
@@ -218,7 +218,16 @@ impl Kernels for Cpu {
         *sum = optimizer::sum_squares(x.host());
     }
 
-    fn adamw(&self, state: [WindowMut<'_>; 3], g: Window<'_>, step: &AdamStep) {
-        optimizer::adamw(state.map(WindowMut::host), g.host(), step);
+    fn adamw(
+        &self,
+        [mut p, m, v]: [WindowMut<'_>; 3],
+        rounded: Option<WindowMut<'_>>,
+        g: Window<'_>,
+        step: &AdamStep,
+    ) {
+        optimizer::adamw([p.reborrow(), m, v].map(WindowMut::host), g.host(), step);
+        if let Some(rounded) = rounded {
+            elementwise::copy(rounded, p.shared());
+        }
     }
 }

@@ -27,7 +27,8 @@ pub(super) fn adamw([p, m, v]: [&mut [f32]; 3], g: &[f32], step: &AdamStep) {
     });
 }
 
-/// The sum of squares, in f64.
+/// The sum of squares, in f64: chunks are summed in 16 lanes (element i in lane i mod 16) that are added in order, and
+/// then the chunks in order.
 pub(super) fn sum_squares(x: &[f32]) -> f64 {
     let chunks = x.par_chunks(CHUNK_ELEMENTS);
     let sums: Vec<f64> = chunks.map(|x| vectorized(|| sum_f64(x, |x| x * x))).collect();

@@ -2,7 +2,7 @@
 
 use super::{attend, check, split_all};
 use crate::device::{Buffer, Dtype};
-use crate::kernels::{Attention, Kernels, Span};
+use crate::kernels::{Attention, Kernels, Span, Spans};
 use crate::ops::error::{Error, Result};
 use crate::ops::placement::Rotary;
 use crate::ops::tape::{Tape, Value};
@@ -93,11 +93,12 @@ impl Tape<'_> {
         let end = cache.positions + rows;
         rotary.check(a.head_dim, end)?;
         let positions = (cache.positions..end).map(|position| position as u32).collect();
-        let positions = self.device().upload::<u32>(positions);
+        let positions = self.device().stage::<u32>(positions);
         let [q, k, v] = split_all(self.kernels(), qkv, a, (rotary, &positions));
         let [k, v] = cache.append(self.kernels(), [&k, &v], rows, a);
         let mut log_sums = self.device().take(Dtype::F32, rows * a.heads);
-        let spans = [Span { queries: 0..rows, keys: 0..end }];
+        let spans = vec![Span { queries: 0..rows, keys: 0..end }];
+        let spans = Spans::new(self.device(), rows, spans);
         let qkv = [q.all(), k.all(), v.all()];
         let y = attend(self.kernels(), qkv, &mut log_sums, (a, &spans));
         Ok(self.input(Arc::new(y), false))

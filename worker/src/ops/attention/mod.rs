@@ -13,7 +13,7 @@ use super::error::{Result, expect_shape};
 use super::placement::{Placement, Rotary};
 use super::tape::{Backward, Op, Tape, Value};
 use crate::device::{Buffer, Dtype, Window};
-use crate::kernels::{Attended, Attention, Heads, Kernels, Onto, Span, Turn};
+use crate::kernels::{Attended, Attention, Heads, Kernels, Onto, Spans, Turn};
 use std::sync::Arc;
 
 pub use cache::KvCache;
@@ -62,7 +62,7 @@ fn attend(
     kernels: &dyn Kernels,
     qkv: [Window<'_>; 3],
     log_sums: &mut Buffer,
-    shape: (&Attention, &[Span]),
+    shape: (&Attention, &Spans),
 ) -> Array {
     let Attention { heads, head_dim, .. } = *shape.0;
     let device = kernels.device();

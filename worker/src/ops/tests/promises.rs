@@ -181,7 +181,7 @@ fn recomputation_saves_only_the_inputs_of_layers() {
 fn light_recomputation_saves_neither_norm_outputs_nor_gate_products() {
     let rows: usize = LENGTHS.iter().sum();
     let held = |recompute| {
-        let ledger = Ledger::default();
+        let ledger = Ledger::of_host();
         let mut params = Parameters::new(kernels::rehearsal(ledger.clone()));
         for p in decoder_parameters().ids() {
             params.push_zeros("p", decoder_parameters().shape(p));

@@ -1,0 +1,50 @@
+//! A software GPU for the programs under test: the environment in which they find it, and what it reports.
+
+use softgpu::{Report, Settings};
+use std::path::PathBuf;
+use tempfile::TempDir;
+
+/// The libraries of a software GPU in a folder of their own, and its reports.
+pub struct SoftGpu {
+    folder: TempDir,
+    settings: Settings,
+}
+
+impl SoftGpu {
+    /// A software GPU with these settings; `None` where there is no C++ compiler to build it.
+    pub fn new(settings: Settings) -> Option<Self> {
+        if let Err(why) = softgpu::available() {
+            eprintln!("skipped: there is no software GPU: {why}");
+            return None;
+        }
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        softgpu::install(&folder.path().join("lib")).expect("links to the software GPU");
+        let settings = Settings {
+            report: Some(folder.path().join("report")),
+            // A fault that struck again in every process would end every run.
+            once: Some(folder.path().join("struck")),
+            ..settings
+        };
+        Some(Self { folder, settings })
+    }
+
+    /// The variables with which a program finds it.
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        let path = |name| self.folder.path().join(name).display().to_string();
+        let settings = self.settings.envs().into_iter();
+        let mut environment: Vec<(&str, String)> =
+            settings.map(|(name, value)| (&*name.leak(), value)).collect();
+        environment.push(("MUSTER_CUDA_LIBRARIES", path("lib")));
+        environment.push(("MUSTER_CACHE", path("cache")));
+        environment
+    }
+
+    /// What all processes have reported so far.
+    pub fn report(&self) -> Report {
+        Report::read(&self.reports()).expect("reports can be read")
+    }
+
+    fn reports(&self) -> PathBuf {
+        self.folder.path().join("report")
+    }
+}

@@ -1,0 +1,32 @@
+//! NVIDIA GPUs, through libraries that are loaded at run time: a host without them is a host without a GPU.
+//!
+//! ```text
+//! library/     finds the driver, NVRTC, cuBLAS and NCCL, and loads them as one set
+//! present.rs   the GPUs of this host
+//! gpu.rs       a GPU in use: context, streams, events, launches, the first error
+//! arena.rs     PURE: which addresses are in use      memory.rs   memory on the GPU, and pinned memory
+//! program.rs   kernels, compiled for the GPU at hand  error.rs    why a GPU cannot be used
+//! event.rs     points in a stream's work, to order streams of different threads
+//! ```
+
+#![allow(unsafe_code)] // Calls C functions.
+
+mod arena;
+mod error;
+mod event;
+mod gpu;
+pub mod library;
+mod memory;
+mod present;
+mod program;
+
+pub(super) use arena::Arena;
+pub use error::Error;
+pub(crate) use event::Event;
+pub use gpu::Gpu;
+pub(crate) use gpu::{Argument, Function, Grid, Stream};
+pub(super) use memory::{OnGpu, Use};
+pub use present::{Mode, OLDEST, Present, free_memory, list};
+pub(crate) use program::Program;
+#[cfg(test)]
+pub(crate) use program::compile_for_all;

@@ -1,0 +1,72 @@
+//! All kernels on a software GPU, which checks every access: with the threads of a block in several orders, which must
+//! not matter.
+
+use super::{Cuda, SOURCE};
+use crate::device::Dtype;
+use crate::device::cuda::{Gpu, compile_for_all, library, list};
+use crate::kernels::cases;
+use softgpu::{Order, Settings};
+use std::collections::BTreeSet;
+use std::process::Command;
+
+/// Set in the processes that a test starts, since a software GPU is set up once per process.
+const CHILD: &str = "MUSTER_TEST_SOFTGPU";
+
+#[test]
+fn kernels_match_the_references_in_every_order_of_threads() {
+    const NAME: &str =
+        "kernels::cuda::tests::kernels_match_the_references_in_every_order_of_threads";
+    if let Err(why) = softgpu::available() {
+        eprintln!("skipped: there is no software GPU: {why}");
+        return;
+    }
+    if std::env::var_os(CHILD).is_some() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let kernels = kernels(folder.path());
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            println!("digest {:032x}", cases::run(&kernels, dtype));
+        }
+        return;
+    }
+    let orders = [Order::Forward, Order::Reverse, Order::Seed(7)];
+    let digests = orders.map(|order| {
+        let settings = Settings { order, ..Settings::default() };
+        let output = Command::new(std::env::current_exe().expect("this test"))
+            .args(["--exact", NAME, "--nocapture"])
+            .env(CHILD, "1")
+            .envs(settings.envs())
+            .output()
+            .expect("it starts");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{order:?}: {text}\n{errors}");
+        let digests = text.lines().filter(|line| line.starts_with("digest"));
+        digests.map(str::to_owned).collect::<Vec<_>>()
+    });
+    assert_eq!(digests[0].len(), 2);
+    assert!(digests.iter().all(|d| *d == digests[0]), "{digests:?}");
+}
+
+#[test]
+fn kernels_compile_for_every_architecture() {
+    const COMPILERS: &str = "MUSTER_TEST_NVRTC";
+    let Some(compilers) = std::env::var_os(COMPILERS) else {
+        return eprintln!("skipped: {COMPILERS} names no libnvrtc");
+    };
+    let mut all = BTreeSet::new();
+    for path in std::env::split_paths(&compilers) {
+        let architectures = compile_for_all(&path, SOURCE).expect("no errors");
+        println!("{}: {architectures:?}", path.display());
+        all.extend(architectures);
+    }
+    assert!(all.is_superset(&[80, 86, 89, 90, 100, 103, 110, 120, 121].into()), "{all:?}");
+}
+
+/// The kernels for a software GPU whose libraries are in `folder`.
+fn kernels(folder: &std::path::Path) -> Cuda {
+    softgpu::install(folder).expect("links to the software GPU");
+    let (driver, libraries) = library::in_folder(folder).expect("a complete set");
+    let present = list(driver).expect("a driver").remove(0);
+    let gpu = Gpu::open(driver, libraries, &present).expect("a GPU");
+    Cuda::new(&gpu, &folder.join("cache")).expect("kernels")
+}
