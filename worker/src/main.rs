@@ -233,6 +233,10 @@ struct RankArgs {
 
 fn rank(args: RankArgs) -> anyhow::Result<ExitCode> {
     let RankArgs { coordinator, slot, threads, last_end, ring_address, device } = args;
+    if device != Device::Cpu {
+        // It changes the environment, so it comes before any other thread.
+        worker::collective::prepare_nccl();
+    }
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|i| format!("compute-{i}"))

@@ -12,8 +12,9 @@
 //! This thread computes and never awaits. Its reports go through one bounded channel to the agent; its instructions
 //! arrive through [`Controls`]. Any failure before a commit leaves the state as it was before the step.
 
-use crate::collective::{self, Collective, Listener, Ring};
+use crate::collective::{self, Collective, Listener, Paired, Ring};
 use crate::controls::{Controls, ThreadReport};
+use crate::device::Device;
 use crate::job::{Fit, Job, Restorable};
 use crate::ops::Recompute;
 use crate::replica::objective::sft;
@@ -92,8 +93,14 @@ impl<'a> Member<'a> {
         // membership. What remains is a coordinator that is away, and then waiting costs less than regrouping.
         let options = collective::Options { stall: PATIENCE, ..Default::default() };
         let abort = outside.controls.abort.clone();
-        let collective = Ring::connect(outside.listener, &membership, &options, abort);
-        let collective = Box::new(collective.map_err(|e| broken(0, e.into()))?);
+        let connect = || -> Result<Box<dyn Collective>, collective::Error> {
+            let ring = Ring::connect(outside.listener, &membership, &options, abort)?;
+            match job.device() {
+                Device::Cuda(gpu) => Ok(Box::new(Paired::new(ring, gpu.clone())?)),
+                Device::Host | Device::Rehearsal(_) => Ok(Box::new(ring)),
+            }
+        };
+        let collective = connect().map_err(|e| broken(0, e.into()))?;
         Ok(Self { duty, job, outside, collective, step: 0 })
     }
 

@@ -7,9 +7,9 @@ use super::ring::tests::ring_world;
 use super::{Collective, Error, InProcess, Kind, Pending, SameHost};
 use crate::device::Buffer;
 
-type World = Vec<Box<dyn Collective>>;
+pub(super) type World = Vec<Box<dyn Collective>>;
 /// Makes the ranks of a world of the given size; each wait without progress is limited to the duration.
-type Make = fn(usize, Duration) -> World;
+pub(super) type Make = fn(usize, Duration) -> World;
 
 const PATIENT: Duration = Duration::from_secs(60);
 
@@ -90,7 +90,7 @@ fn broadcast(rank: &mut dyn Collective, root: usize, values: Vec<f32>) -> Result
     Ok(buffer.into_vec())
 }
 
-fn sums_are_exact_for_every_size_and_world(make: Make) {
+pub(super) fn sums_are_exact_for_every_size_and_world(make: Make) {
     for world_size in 1..=5 {
         on_each(make(world_size, PATIENT), |mut rank| {
             assert_eq!(rank.world_size(), world_size);
@@ -106,7 +106,7 @@ fn sums_are_exact_for_every_size_and_world(make: Make) {
     }
 }
 
-fn sums_have_the_same_bits_on_every_rank(make: Make) {
+pub(super) fn sums_have_the_same_bits_on_every_rank(make: Make) {
     const LEN: usize = 100_003;
     for world_size in 2..=5 {
         let sums = on_each(make(world_size, PATIENT), |mut rank| {
@@ -126,7 +126,7 @@ fn sums_have_the_same_bits_on_every_rank(make: Make) {
     }
 }
 
-fn many_buckets_in_flight_come_back_as_launched(make: Make) {
+pub(super) fn many_buckets_in_flight_come_back_as_launched(make: Make) {
     on_each(make(3, PATIENT), |mut rank| {
         let me = rank.rank();
         let launched = |number: usize| {
@@ -141,7 +141,7 @@ fn many_buckets_in_flight_come_back_as_launched(make: Make) {
     });
 }
 
-fn control_between_reductions_sums_in_rank_order(make: Make) {
+pub(super) fn control_between_reductions_sums_in_rank_order(make: Make) {
     // In another order, the ones would be lost to rounding.
     let term = |rank: usize| [1e16, -1e16, 1.0, 0.5][rank % 4];
     for world_size in 1..=5 {
@@ -167,7 +167,7 @@ fn control_between_reductions_sums_in_rank_order(make: Make) {
     }
 }
 
-fn broadcast_reaches_all_from_every_root(make: Make) {
+pub(super) fn broadcast_reaches_all_from_every_root(make: Make) {
     for world_size in 1..=5 {
         on_each(make(world_size, PATIENT), |mut rank| {
             let me = rank.rank();
@@ -190,7 +190,7 @@ fn broadcast_from_a_missing_rank_is_refused(make: Make) {
     }
 }
 
-fn barrier_holds_until_all_ranks_have_arrived(make: Make) {
+pub(super) fn barrier_holds_until_all_ranks_have_arrived(make: Make) {
     for world_size in 1..=5 {
         let arrived = AtomicUsize::new(0);
         on_each(make(world_size, PATIENT), |mut rank| {
@@ -204,7 +204,7 @@ fn barrier_holds_until_all_ranks_have_arrived(make: Make) {
     }
 }
 
-fn rank_may_leave_after_its_last_call(make: Make) {
+pub(super) fn rank_may_leave_after_its_last_call(make: Make) {
     for world_size in 1..=4 {
         for _ in 0..25 {
             on_each(make(world_size, PATIENT), |mut rank| {
@@ -216,7 +216,7 @@ fn rank_may_leave_after_its_last_call(make: Make) {
     }
 }
 
-fn abort_unblocks_a_waiting_rank_within_a_second(make: Make) {
+pub(super) fn abort_unblocks_a_waiting_rank_within_a_second(make: Make) {
     let mut world = make(3, PATIENT);
     let mut two = world.pop().expect("rank 2");
     let mut one = world.pop().expect("rank 1");
@@ -243,7 +243,7 @@ fn abort_unblocks_a_waiting_rank_within_a_second(make: Make) {
     drop(zero);
 }
 
-fn abort_of_an_idle_rank_breaks_the_others(make: Make) {
+pub(super) fn abort_of_an_idle_rank_breaks_the_others(make: Make) {
     let mut world = make(3, PATIENT);
     let idle = world.remove(1);
     idle.abort_handle().abort();
@@ -253,7 +253,7 @@ fn abort_of_an_idle_rank_breaks_the_others(make: Make) {
     drop(idle);
 }
 
-fn death_of_a_rank_breaks_all_others_and_is_named(make: Make) {
+pub(super) fn death_of_a_rank_breaks_all_others_and_is_named(make: Make) {
     for world_size in 2..=5 {
         for (dead, len) in (0..world_size).flat_map(|dead| [1, 500_000].map(|len| (dead, len))) {
             let mut world = make(world_size, PATIENT);
@@ -274,7 +274,7 @@ fn death_of_a_rank_breaks_all_others_and_is_named(make: Make) {
     }
 }
 
-fn dropping_a_rank_during_a_reduction_breaks_the_others(make: Make) {
+pub(super) fn dropping_a_rank_during_a_reduction_breaks_the_others(make: Make) {
     let mut world = make(3, PATIENT);
     let two = world.pop().expect("rank 2 takes no part yet");
     let errors = on_each(world, |mut rank| {
@@ -323,7 +323,7 @@ fn silent_rank_times_out_and_is_named(make: Make) {
     drop(silent);
 }
 
-fn calls_are_counted(make: Make) {
+pub(super) fn calls_are_counted(make: Make) {
     on_each(make(2, PATIENT), |mut rank| {
         assert_eq!(rank.calls(), 0);
         reduce(&mut *rank, vec![1.0]).expect("all ranks take part");

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Refusal;
+use super::{NcclError, Refusal};
 use proto::protocol::Accusation;
 
 /// Why a collective could not be formed or has ended. Cheap to clone, since every pending call returns it.
@@ -97,6 +97,19 @@ pub enum Error {
         refused: Option<Refusal>,
     },
 
+    /// NCCL cannot be used, or has failed on this rank.
+    #[error(transparent)]
+    Nccl(#[from] NcclError),
+
+    /// NCCL did not finish a reduction: a rank did not take part, or a connection is silent.
+    #[error("{call} made no progress for {} s", stall.as_secs_f64())]
+    Unfinished {
+        /// The reduction.
+        call: Call,
+        /// The time limit without progress.
+        stall: Duration,
+    },
+
     /// The root rank is outside the world.
     #[error("there is no rank {rank} in a world of {world_size}")]
     NoSuchRank {
@@ -130,7 +143,11 @@ impl Error {
             Self::Unreachable { rank, met, .. } | Self::Absent { rank, met, .. } => {
                 (*rank, true, *met)
             }
-            Self::Aborted | Self::NoSuchRank { .. } | Self::Host { .. } => return None,
+            Self::Aborted
+            | Self::Nccl(_)
+            | Self::Unfinished { .. }
+            | Self::NoSuchRank { .. }
+            | Self::Host { .. } => return None,
         };
         let on_the_wire = |rank: usize| u32::try_from(rank).unwrap_or(u32::MAX);
         let (rank, met) = (on_the_wire(rank), met.map(on_the_wire));
@@ -146,7 +163,11 @@ impl Error {
             | Self::Refused { met, .. }
             | Self::Unreachable { met, .. }
             | Self::Absent { met, .. } => *met = Some(neighbour),
-            Self::Aborted | Self::NoSuchRank { .. } | Self::Host { .. } => {}
+            Self::Aborted
+            | Self::Nccl(_)
+            | Self::Unfinished { .. }
+            | Self::NoSuchRank { .. }
+            | Self::Host { .. } => {}
         }
         self
     }

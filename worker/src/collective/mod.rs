@@ -11,14 +11,17 @@
 //! bits on every rank. Once a call fails, the collective is finished: every pending and later call returns the error,
 //! and the owner drops the collective and waits for the next generation.
 //!
-//! There are two implementations, which pass one conformance suite: [`InProcess`] for ranks that are threads, and
-//! [`Ring`] for ranks that are processes. [`Alone`] stands in for a world of which only one rank exists. This module
-//! knows nothing about operations, models or steps.
+//! Three implementations pass one conformance suite: [`InProcess`] for ranks that are threads, [`Ring`] for ranks that
+//! are processes, and [`Paired`] for processes with GPUs, where NCCL sums the buckets and a ring does the rest.
+//! [`Alone`] stands in for a world of which only one rank exists. This module knows nothing about operations, models
+//! or steps.
 
 mod abort;
 mod alone;
 mod error;
 mod in_process;
+mod nccl;
+mod paired;
 mod ring;
 mod signal;
 
@@ -30,6 +33,8 @@ pub use abort::AbortHandle;
 pub use alone::Alone;
 pub use error::{Call, Error, Kind};
 pub use in_process::InProcess;
+pub use nccl::{NcclError, prepare_nccl};
+pub use paired::Paired;
 pub use ring::{Listener, Membership, Options, Refusal, Ring, SameHost};
 
 /// One rank's end of a collective.
@@ -84,7 +89,8 @@ impl Pending {
         Self(Box::new(wait))
     }
 
-    /// Blocks until the sum is complete; it is returned in the allocation that was handed over.
+    /// Blocks until the sum is complete; it is returned in the allocation that was handed over. A sum in the memory of
+    /// a GPU is complete for all work that is launched from then on.
     ///
     /// # Errors
     /// The first error that finished the collective.

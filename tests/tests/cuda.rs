@@ -1,0 +1,126 @@
+//! Runs on GPUs, with all their processes: the coordinator, the supervisor and a rank for each GPU, on software GPUs
+//! that end a process at the first access that is out of bounds, unordered or undefined.
+
+use muster_tests::fixture::Fixture;
+use muster_tests::gpu::SoftGpu;
+use muster_tests::{Ended, Process};
+use rustix::process::Signal;
+use softgpu::{Fault, NcclAction, NcclPlace, Settings};
+
+/// Steps of a run here.
+const STEPS: u64 = 6;
+
+/// A software GPU is slow, so the model is tiny.
+const CONFIG: &str = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32,
+    "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "vocab_size": 2048, "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+    "tie_word_embeddings": true, "hidden_act": "silu", "eos_token_id": 0, "initializer_range": 0.05}"#;
+
+fn fixture() -> Fixture {
+    let fixture = Fixture::new();
+    fixture.write("base/config.json", CONFIG);
+    fixture.respec("{base: ./base, ", "{base: ./base, init: random, ");
+    fixture.respec("max_steps: 40", &format!("max_steps: {STEPS}"));
+    fixture.respec("checkpoint: {every: 8,", "checkpoint: {every: 3,");
+    fixture
+}
+
+fn gpus(count: usize, fail: Vec<Fault>) -> Option<SoftGpu> {
+    SoftGpu::new(Settings { devices: count, fail, ..Settings::default() })
+}
+
+fn losses(ended: &Ended) -> Vec<f64> {
+    ended.all("step").iter().map(|step| step.number("loss")).collect()
+}
+
+fn assert_close(got: &[f64], wanted: &[f64]) {
+    assert_eq!((got.len(), wanted.len()), (STEPS as usize, STEPS as usize));
+    for (step, (got, wanted)) in got.iter().zip(wanted).enumerate() {
+        assert!((got - wanted).abs() <= 1e-5 * wanted.abs(), "{step}: {got} and {wanted}");
+    }
+}
+
+fn assert_no_violation(gpu: &SoftGpu) {
+    let violations = gpu.report().violations;
+    assert!(violations.is_empty(), "{violations:?}");
+}
+
+fn on_the_cpu(fixture: &Fixture) -> Vec<f64> {
+    losses(&Process::run(fixture, &["--workers", "1"]).end().with_code(0))
+}
+
+#[test]
+fn runs_on_gpus_have_the_losses_of_a_run_on_the_cpu() {
+    let fixture = fixture();
+    let wanted = on_the_cpu(&fixture);
+    for count in [1, 2, 4] {
+        let Some(gpu) = gpus(count, Vec::new()) else { return };
+        let run = Process::run_in(&fixture, &["--devices", "cuda:all"], &gpu.environment());
+        let ended = run.end().with_code(0);
+        assert_close(&losses(&ended), &wanted);
+        assert_no_violation(&gpu);
+    }
+}
+
+/// The losses of a run on two GPUs that meets a fault, and how it ended.
+fn with_fault(fixture: &Fixture, fail: Vec<Fault>) -> Option<(Ended, SoftGpu)> {
+    let gpu = gpus(2, fail)?;
+    let run = Process::run_in(fixture, &["--devices", "cuda:all"], &gpu.environment());
+    Some((run.end(), gpu))
+}
+
+#[test]
+fn a_run_survives_whatever_happens_to_a_rank_in_nccl() {
+    let fixture = fixture();
+    let wanted = on_the_cpu(&fixture);
+    let at = |place, action| vec![Fault::Nccl { rank: 1, place, action }];
+    let faults = [
+        at(NcclPlace::Init, NcclAction::Kill),
+        at(NcclPlace::Collective(3), NcclAction::Kill),
+        // ncclSystemError and ncclRemoteError.
+        at(NcclPlace::Collective(4), NcclAction::Error(2)),
+        at(NcclPlace::Init, NcclAction::Error(6)),
+        at(NcclPlace::Init, NcclAction::Slow(3000)),
+    ];
+    for fault in faults {
+        let name = format!("{fault:?}");
+        let Some((ended, gpu)) = with_fault(&fixture, fault) else { return };
+        assert_eq!(ended.code, Some(0), "{name}: {}", ended.stderr);
+        let mut steps = ended.all("step");
+        // A step that was taken again counts as it was taken last.
+        steps.reverse();
+        let loss = |step: u64| {
+            let found = steps.iter().find(|event| event.count("step") == step);
+            found.unwrap_or_else(|| panic!("{name}: no step {step}")).number("loss")
+        };
+        let losses: Vec<f64> = (1..=STEPS).map(loss).collect();
+        assert_close(&losses, &wanted);
+        assert_no_violation(&gpu);
+        println!("{name}: {} steps reported", steps.len());
+    }
+}
+
+#[test]
+fn a_rank_whose_gpu_fails_is_started_again() {
+    let fixture = fixture();
+    let wanted = on_the_cpu(&fixture);
+    // An illegal address in the middle of a step.
+    let fail = vec![Fault::Launch { kernel: "swiglu_f32".into(), nth: 9, code: 700 }];
+    let Some((ended, gpu)) = with_fault(&fixture, fail) else { return };
+    let ended = ended.with_code(0);
+    let last = ended.all("step").last().expect("steps").number("loss");
+    assert!((last - wanted[STEPS as usize - 1]).abs() < 1e-5 * last, "{last}");
+    assert!(ended.stderr.contains("cuda:"), "{}", ended.stderr);
+    assert_no_violation(&gpu);
+}
+
+#[test]
+fn a_damaged_gpu_is_set_aside() {
+    let fixture = fixture();
+    let Some(gpu) = gpus(2, vec![Fault::Ecc { nth: 700 }]) else { return };
+    let run = Process::run_in(&fixture, &["--devices", "cuda:all"], &gpu.environment());
+    run.wait_for_text("the device is damaged and is set aside");
+    run.signal(Signal::TERM);
+    run.end();
+    assert_no_violation(&gpu);
+}

@@ -1,0 +1,147 @@
+//! The conformance suite with buckets in the memory of GPUs: with real ones where there are enough, and always with
+//! those of the software GPU, in a process of its own.
+
+use super::*;
+use crate::collective::conformance::{self, Make, World};
+use crate::collective::{AbortHandle, Options, Paired, Pending};
+use crate::device::cuda::library::{Driver, Libraries};
+use crate::device::cuda::{Gpu, Present, list};
+use crate::device::{Buffer, Device, WindowMut};
+
+/// The most ranks of the suite, each of which has its own GPU.
+const GPUS: usize = 5;
+
+/// A collective whose buckets are copied to a GPU and back.
+struct OnGpu {
+    paired: Paired,
+    device: Device,
+    ring: Lifeline,
+}
+
+impl Collective for OnGpu {
+    fn rank(&self) -> usize {
+        self.paired.rank()
+    }
+
+    fn world_size(&self) -> usize {
+        self.paired.world_size()
+    }
+
+    fn calls(&self) -> u64 {
+        self.paired.calls()
+    }
+
+    fn reduce(&mut self, bucket: Buffer) -> Result<Pending, Error> {
+        let sum = self.paired.reduce(self.device.upload(bucket.into_vec::<f32>()))?;
+        let (device, ring) = (self.device.clone(), self.ring.clone());
+        Ok(Pending::new(move || {
+            let sum = sum.wait()?.read::<f32>().into_owned();
+            device.check().expect("the GPU works");
+            // The sum is undefined if the ring has ended meanwhile, which the next call would report.
+            ring.error().map_or_else(|| Ok(sum.into()), Err)
+        }))
+    }
+
+    fn control(&mut self, values: &mut [f64]) -> Result<(), Error> {
+        self.paired.control(values)
+    }
+
+    fn broadcast(&mut self, root: usize, values: WindowMut<'_>) -> Result<(), Error> {
+        let mut copy = self.device.upload(values.shared().read::<f32>().into_owned());
+        self.paired.broadcast(root, copy.all_mut())?;
+        values.write::<f32>(&copy.read());
+        Ok(())
+    }
+
+    fn barrier(&mut self) -> Result<(), Error> {
+        self.paired.barrier()
+    }
+
+    fn abort_handle(&self) -> AbortHandle {
+        self.paired.abort_handle()
+    }
+}
+
+/// The driver and its GPUs, if there are enough.
+fn driver() -> Option<(&'static Driver, Libraries, Vec<Present>)> {
+    let driver = Driver::load().ok()?;
+    let libraries = Libraries::load(driver).ok()?;
+    let present = list(driver).ok()?;
+    (present.len() >= GPUS).then_some((driver, libraries, present))
+}
+
+fn on_gpus(size: usize, stall: Duration) -> World {
+    let (driver, libraries, present) = driver().expect("asked before");
+    let rings = rings(size, &Options { stall, ..patient() });
+    std::thread::scope(|scope| {
+        let join = |(present, ring): (Present, Ring)| {
+            let libraries = libraries.clone();
+            scope.spawn(move || {
+                let gpu = Gpu::open(driver, libraries, &present).expect("the GPU works");
+                let (device, ring_end) = (Device::Cuda(gpu.clone()), ring.lifeline());
+                let paired = Paired::new(ring, gpu).expect("the ranks join");
+                OnGpu { paired, device, ring: ring_end }
+            })
+        };
+        let threads: Vec<_> = present.into_iter().zip(rings).map(join).collect();
+        threads.into_iter().map(|thread| Box::new(thread.join().expect("no panic")) as _).collect()
+    })
+}
+
+macro_rules! on_gpus {
+    ($($claim:ident),* $(,)?) => {
+        $(#[test]
+        fn $claim() {
+            const MAKE: Make = on_gpus;
+            if driver().is_none() {
+                eprintln!("no real GPUs: there are fewer than {GPUS}");
+                return;
+            }
+            conformance::$claim(MAKE);
+        })*
+    };
+}
+
+// Different lengths are not noticed by NCCL, and it names no silent rank.
+on_gpus! {
+    sums_are_exact_for_every_size_and_world,
+    sums_have_the_same_bits_on_every_rank,
+    many_buckets_in_flight_come_back_as_launched,
+    control_between_reductions_sums_in_rank_order,
+    broadcast_reaches_all_from_every_root,
+    barrier_holds_until_all_ranks_have_arrived,
+    rank_may_leave_after_its_last_call,
+    abort_unblocks_a_waiting_rank_within_a_second,
+    abort_of_an_idle_rank_breaks_the_others,
+    death_of_a_rank_breaks_all_others_and_is_named,
+    dropping_a_rank_during_a_reduction_breaks_the_others,
+    calls_are_counted,
+}
+
+/// Whether this process has software GPUs.
+const CHILD: &str = "MUSTER_TEST_SOFTGPU";
+
+#[test]
+fn software_gpus_conform() {
+    if let Err(why) = softgpu::available() {
+        return eprintln!("skipped: there is no software GPU: {why}");
+    }
+    if std::env::var_os(CHILD).is_some() {
+        return;
+    }
+    for delays in [None, Some(3)] {
+        let folder = tempfile::tempdir().expect("a folder");
+        softgpu::install(folder.path()).expect("links to the software GPU");
+        let settings = softgpu::Settings { devices: GPUS, delays, ..Default::default() };
+        let output = std::process::Command::new(std::env::current_exe().expect("this test"))
+            .args(["collective::nccl::tests::gpu::", "--nocapture"])
+            .env(CHILD, "1")
+            .env("MUSTER_CUDA_LIBRARIES", folder.path())
+            .envs(settings.envs())
+            .output()
+            .expect("it starts");
+        let text = [output.stdout, output.stderr].map(|b| String::from_utf8_lossy(&b).into_owned());
+        assert!(output.status.success(), "{}", text.concat());
+        assert!(!text.concat().contains("no real GPUs"), "{}", text.concat());
+    }
+}
