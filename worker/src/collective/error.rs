@@ -5,7 +5,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{NcclError, Refusal};
+use super::Refusal;
+use super::nccl::error::Error as NcclError;
 use proto::protocol::Accusation;
 
 /// Why a collective could not be formed or has ended. Cheap to clone, since every pending call returns it.

@@ -18,7 +18,7 @@
 mod agreement;
 mod communicator;
 mod environment;
-mod error;
+pub(super) mod error;
 mod owner;
 mod queue;
 mod watchdog;

@@ -3,8 +3,9 @@
 //! Other calls of a [`Gpu`] do nothing after an error. Those on an [`Event`] are made nevertheless: memory that a sum
 //! of gradients uses must not be taken again before the sum is done, even if the GPU has run out of memory meanwhile.
 
+use super::calls::Handle;
 use super::error::Error;
-use super::gpu::{Gpu, Handle, Stream};
+use super::gpu::{Gpu, Stream};
 use cudarc::driver::sys;
 use std::ffi::{c_int, c_uint};
 use std::ptr::null_mut;

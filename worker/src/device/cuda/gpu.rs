@@ -9,12 +9,13 @@
 //! Calls do not return errors: the first one is kept, after it nothing is launched, and [`Gpu::check`] reports it. A
 //! step asks once, before it is committed, so that operations stay free of errors that only the device can have.
 
+use super::arenas::Memories;
+use super::calls::{Handle, driver_result};
 use super::error::Error;
 use super::library::{Driver, Libraries};
-use super::memory::Memories;
 use super::present::Present;
 use cudarc::driver::sys;
-use std::ffi::{CStr, c_int, c_uint, c_void};
+use std::ffi::{c_int, c_uint, c_void};
 use std::ptr::null_mut;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -31,15 +32,6 @@ pub struct Gpu {
     events: Mutex<Vec<Handle<sys::CUevent>>>,
     fault: Mutex<Option<Error>>,
 }
-
-/// A handle of the driver.
-#[derive(Clone, Copy)]
-pub(super) struct Handle<T>(pub(super) T);
-
-// SAFETY: the driver's handles may be used by any thread.
-unsafe impl<T> Send for Handle<T> {}
-// SAFETY: as above; the driver's functions are thread-safe.
-unsafe impl<T> Sync for Handle<T> {}
 
 /// A queue of work on the GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -305,23 +297,6 @@ impl Argument<'_> {
             Self::Struct(bytes) => bytes.as_ptr().cast_mut().cast(),
         }
     }
-}
-
-/// The error that the driver's `code` stands for, if it is one.
-pub(super) fn driver_result(driver: &Driver, call: &'static str, code: c_int) -> Result<(), Error> {
-    if code == 0 {
-        return Ok(());
-    }
-    let mut name = std::ptr::null();
-    // SAFETY: `name` outlives the call.
-    let known = unsafe { (driver.cuGetErrorName)(code, &mut name) } == 0;
-    let name = if known && !name.is_null() {
-        // SAFETY: the driver's names are static strings that end in a zero.
-        unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
-    } else {
-        "an unknown error".to_owned()
-    };
-    Err(Error::Call { call, code, name })
 }
 
 impl PartialEq for Gpu {

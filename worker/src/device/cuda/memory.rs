@@ -13,12 +13,11 @@
 //! that used it is done.
 
 use super::arena::{Arena, rounded};
+use super::arenas::{Memories, Released, Space, announce};
 use super::error::Error;
-use super::gpu::{Gpu, Handle, Stream};
-use super::library::Driver;
+use super::gpu::{Gpu, Stream};
 use crate::device::Dtype;
 use cudarc::driver::sys;
-use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::sync::Arc;
 
@@ -35,76 +34,6 @@ pub(crate) enum Use {
     Lasting,
     Passing,
     Input,
-}
-
-/// The arenas of a GPU.
-#[derive(Default)]
-pub(super) struct Memories {
-    lasting: Arena,
-    passing: Arena,
-    inputs: Arena,
-    pinned: Arena,
-    /// Blocks of `inputs` and `pinned` that are free once an event has happened.
-    released: VecDeque<Released>,
-    segments: Vec<u64>,
-    pinned_segments: Vec<u64>,
-}
-
-struct Released {
-    after: Handle<sys::CUevent>,
-    space: Space,
-    start: u64,
-    bytes: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Space {
-    Lasting,
-    Passing,
-    Inputs,
-    Pinned,
-}
-
-impl Memories {
-    fn arena(&mut self, space: Space) -> &mut Arena {
-        match space {
-            Space::Lasting => &mut self.lasting,
-            Space::Passing => &mut self.passing,
-            Space::Inputs => &mut self.inputs,
-            Space::Pinned => &mut self.pinned,
-        }
-    }
-
-    /// Frees all segments.
-    ///
-    /// # Safety
-    /// The context is current, and no work uses the memory.
-    pub(super) unsafe fn free(&mut self, driver: &Driver) {
-        for Released { space, start, bytes, .. } in self.released.drain(..) {
-            announce(driver.softgpuBlockGiven, space, start, bytes);
-        }
-        for segment in self.segments.drain(..) {
-            // SAFETY: the segment was allocated by `cuMemAlloc` and is freed once.
-            unsafe { (driver.cuMemFree_v2)(segment) };
-        }
-        for segment in self.pinned_segments.drain(..) {
-            // SAFETY: the segment was allocated by `cuMemHostAlloc` and is freed once.
-            unsafe { (driver.cuMemFreeHost)(segment as *mut c_void) };
-        }
-    }
-}
-
-/// Tells the software GPU of tests about a block. Other drivers have no such function.
-fn announce(
-    function: Option<unsafe extern "C" fn(sys::CUdeviceptr, usize)>,
-    space: Space,
-    start: u64,
-    bytes: u64,
-) {
-    if let (Some(function), false) = (function, space == Space::Pinned) {
-        // SAFETY: the function only notes the numbers.
-        unsafe { function(start, rounded(bytes) as usize) };
-    }
 }
 
 /// Device memory in use; given back when it is dropped.

@@ -4,7 +4,8 @@
 //! library/     finds the driver, NVRTC, cuBLAS and NCCL, and loads them as one set
 //! present.rs   the GPUs of this host
 //! gpu.rs       a GPU in use: context, streams, events, launches, the first error
-//! arena.rs     PURE: which addresses are in use      memory.rs   memory on the GPU, and pinned memory
+//! calls.rs     handles, and results of calls         arena.rs    PURE: which addresses are in use
+//! arenas.rs    the arenas of a GPU                   memory.rs   memory on the GPU, and pinned memory
 //! program.rs   kernels, compiled for the GPU at hand  error.rs    why a GPU cannot be used
 //! event.rs     points in a stream's work, to order streams of different threads
 //! ```
@@ -12,6 +13,8 @@
 #![allow(unsafe_code)] // Calls C functions.
 
 mod arena;
+mod arenas;
+mod calls;
 mod error;
 mod event;
 mod gpu;
@@ -30,3 +33,10 @@ pub use present::{Mode, OLDEST, Present, free_memory, list};
 pub(crate) use program::Program;
 #[cfg(test)]
 pub(crate) use program::compile_for_all;
+
+/// Ends this process without running the handlers that CUDA's libraries have registered for its end, which wait for the
+/// GPU.
+pub fn exit_at_once(code: u8) -> ! {
+    // SAFETY: nothing of this process is used any more.
+    unsafe { libc::_exit(code.into()) }
+}

@@ -1,8 +1,8 @@
 //! The GPUs of this host, as the driver shows them to this process: in `CUDA_VISIBLE_DEVICES`, in the order of
 //! `CUDA_DEVICE_ORDER`.
 
+use super::calls::driver_result;
 use super::error::Error;
-use super::gpu::driver_result;
 use super::library::Driver;
 use cudarc::driver::sys;
 use serde::{Deserialize, Serialize};

@@ -4,8 +4,9 @@
 //! newer than the compiler gets the assembly of the newest architecture that the compiler knows; the driver translates
 //! it.
 
+use super::calls::Handle;
 use super::error::Error;
-use super::gpu::{Function, Gpu, Handle};
+use super::gpu::{Function, Gpu};
 use super::library::Nvrtc;
 use cudarc::driver::sys;
 use std::ffi::{CStr, CString, c_char, c_int};

@@ -4,7 +4,7 @@
 //! ```text
 //! search      places, in order                   functions   tables of C functions, opened files
 //! candidate   a set from one place, tried        driver, nvrtc, cublas, nccl   one table each
-//! reason      why not, in sentences              host        the real folders and loader
+//! reason, error  why not, in sentences              host        the real folders and loader
 //! ```
 //!
 //! NVRTC and cuBLAS come from one place and one major version of CUDA, which the driver must
@@ -14,6 +14,7 @@
 mod candidate;
 pub mod cublas;
 pub mod driver;
+mod error;
 mod functions;
 mod host;
 pub mod nccl;
@@ -25,8 +26,9 @@ mod tests;
 mod version;
 
 pub use candidate::{Candidate, Versions};
+pub use error::{Error, Missing};
 pub use functions::Library;
-pub use reason::{Error, Missing, Reason};
+pub use reason::Reason;
 pub use search::{Origin, VARIABLE};
 pub use version::Version;
 
