@@ -242,7 +242,7 @@ fn rank(args: RankArgs) -> anyhow::Result<ExitCode> {
         .thread_name(|i| format!("compute-{i}"))
         .build_global()
         .context("the compute threads cannot be started")?;
-    let Opened { kernels, kind } = devices::open(device)?;
+    let Opened { kernels, kind } = devices::open(&device)?;
     let runtime = runtime()?;
     let exit = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
@@ -286,7 +286,8 @@ fn rank(args: RankArgs) -> anyhow::Result<ExitCode> {
         Err(error) => {
             print::note(format_args!("error: {device} can no longer be used: {error}"));
             let damaged = error.is_hardware();
-            if damaged { supervise::EXIT_DAMAGED } else { supervise::EXIT_BROKEN }.into()
+            let code = if damaged { supervise::EXIT_DAMAGED } else { supervise::EXIT_BROKEN };
+            worker::device::cuda::exit_at_once(code)
         }
         Ok(Exit::Dismissed) => supervise::EXIT_DONE.into(),
         Ok(Exit::Drained) => supervise::EXIT_DRAINED.into(),

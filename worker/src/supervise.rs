@@ -72,12 +72,12 @@ pub async fn supervise(
     });
     let coordinator = watch::Sender::new(node.coordinator.clone());
     let mut ranks = JoinSet::new();
-    for (index, &device) in devices.iter().enumerate() {
+    for (index, device) in devices.iter().enumerate() {
         let slot = Slot {
             node: node.clone(),
             program: program.clone(),
             name: format!("{}-{index}", node.name),
-            device,
+            device: device.clone(),
         };
         let (coordinator, stopping) = (coordinator.clone(), stopping.clone());
         ranks.spawn(async move { keep_running(&slot, coordinator, stopping).await });
@@ -175,7 +175,7 @@ fn start(
     }
     let mut child = command
         .args(["rank", "--coordinator", &address, "--slot", name])
-        .args(["--device", &device.to_string()])
+        .args(["--device", &device.argument()])
         .args(["--threads", &node.threads.to_string()])
         .args(ring_address.iter().flat_map(|address| ["--ring-address", address]))
         .args(last_end.into_iter().flat_map(|end| ["--last-end", end]))

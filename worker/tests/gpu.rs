@@ -48,7 +48,7 @@ fn on_a_software_gpu(name: &str, settings: &Settings, test: impl FnOnce()) {
 }
 
 fn gpu() -> Arc<dyn Kernels> {
-    devices::open(Device::Gpu(0)).unwrap().kernels
+    devices::open(&Device::Gpu { number: 0, uuid: None }).unwrap().kernels
 }
 
 fn model(text: &str, dtype: Dtype, kernels: Arc<dyn Kernels>) -> Model {

@@ -103,14 +103,7 @@ impl Core {
             );
             return self.turn_away(stream, Duty::Dismissed { reason, refused: true }, out);
         }
-        let others = self.workers.iter().filter(|(id, _)| **id != hello.worker);
-        if let Some((id, other)) = others.into_iter().find(|(_, w)| w.device != hello.device) {
-            let reason = format!(
-                "this worker computes on `{}`, but worker `{id}` on `{}`, and their results differ\n\
-                 hint: all workers of a pool need the same kind of device and the same libraries; `worker devices` \
-                 shows them",
-                hello.device, other.device,
-            );
+        if let Some(reason) = self.differs_from_others(&hello) {
             return self.turn_away(stream, Duty::Dismissed { reason, refused: true }, out);
         }
         if let Some(before) = self.workers.get(&hello.worker) {
@@ -161,6 +154,21 @@ impl Core {
             out.push(worker.dial(&hello.worker));
         }
         self.workers.insert(hello.worker, worker);
+    }
+
+    /// Why a worker cannot compute with the others, if its device is of another kind.
+    fn differs_from_others(&self, hello: &Hello) -> Option<String> {
+        // Those that are not connected may be about to come back with other libraries, too.
+        let differs = |id: &WorkerId, w: &Worker| {
+            *id != hello.worker && w.stream.is_some() && w.device != hello.device
+        };
+        let (id, other) = self.workers.iter().find(|(id, w)| differs(id, w))?;
+        Some(format!(
+            "this worker computes on `{}`, but worker `{id}` on `{}`, and their results differ\n\
+             hint: all workers of a pool need the same kind of device and the same libraries; `worker devices` shows \
+             them",
+            hello.device, other.device,
+        ))
     }
 
     /// Sends a process a duty that makes it leave, and closes its stream.

@@ -39,12 +39,17 @@ pub enum Devices {
 }
 
 /// The device of one rank.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Device {
     /// The CPU.
     Cpu,
-    /// The GPU with this number.
-    Gpu(i32),
+    /// A GPU.
+    Gpu {
+        /// Its number when it was chosen.
+        number: i32,
+        /// Its unique id, if it is known. If a GPU fails, others get its number.
+        uuid: Option<String>,
+    },
 }
 
 /// An invalid value of `--devices`.
@@ -87,7 +92,17 @@ impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu => f.write_str("cpu"),
-            Self::Gpu(number) => write!(f, "cuda:{number}"),
+            Self::Gpu { number, .. } => write!(f, "cuda:{number}"),
+        }
+    }
+}
+
+impl Device {
+    /// The text from which it can be parsed again: `cpu`, `cuda:0` or `cuda:0=GPU-4b0f...`.
+    pub fn argument(&self) -> String {
+        match self {
+            Self::Gpu { uuid: Some(uuid), .. } => format!("{self}={uuid}"),
+            Self::Cpu | Self::Gpu { uuid: None, .. } => self.to_string(),
         }
     }
 }
@@ -96,9 +111,15 @@ impl FromStr for Device {
     type Err = DevicesError;
 
     fn from_str(text: &str) -> Result<Self, DevicesError> {
-        match text.parse()? {
-            Devices::Cpu(1) => Ok(Self::Cpu),
-            Devices::Gpus(numbers) if numbers.len() == 1 => Ok(Self::Gpu(numbers[0])),
+        let (device, uuid) = match text.split_once('=') {
+            Some((device, uuid)) => (device, Some(uuid.to_owned())),
+            None => (text, None),
+        };
+        match device.parse()? {
+            Devices::Cpu(1) if uuid.is_none() => Ok(Self::Cpu),
+            Devices::Gpus(numbers) if numbers.len() == 1 => {
+                Ok(Self::Gpu { number: numbers[0], uuid })
+            }
             _ => Err(DevicesError(text.to_owned())),
         }
     }
@@ -132,7 +153,9 @@ impl Devices {
                 bail!("cuda:{} cannot be used: {reason}", gpu.number);
             }
         }
-        Ok(chosen.into_iter().map(|gpu| Device::Gpu(gpu.number)).collect())
+        let device =
+            |gpu: &Present| Device::Gpu { number: gpu.number, uuid: Some(gpu.uuid.clone()) };
+        Ok(chosen.into_iter().map(device).collect())
     }
 }
 
@@ -192,10 +215,12 @@ mod tests {
 
     #[test]
     fn a_rank_has_one_device() {
-        for device in [Device::Cpu, Device::Gpu(0), Device::Gpu(12)] {
-            assert_eq!(device.to_string().parse(), Ok(device));
+        let gpu =
+            |number, uuid: Option<&str>| Device::Gpu { number, uuid: uuid.map(str::to_owned) };
+        for device in [Device::Cpu, gpu(0, None), gpu(12, Some("GPU-4b0f"))] {
+            assert_eq!(device.argument().parse(), Ok(device));
         }
-        for bad in ["cpu:2", "cuda:all", "cuda:0,1"] {
+        for bad in ["cpu:2", "cuda:all", "cuda:0,1", "cpu=GPU-1"] {
             assert!(bad.parse::<Device>().is_err(), "{bad}");
         }
     }

@@ -20,14 +20,21 @@ pub struct Opened {
 ///
 /// # Errors
 /// The GPU or the libraries cannot be used.
-pub fn open(device: Device) -> anyhow::Result<Opened> {
-    let number = match device {
+pub fn open(device: &Device) -> anyhow::Result<Opened> {
+    let (number, uuid) = match device {
         Device::Cpu => return Ok(Opened { kernels: kernels::host(), kind: "cpu".to_owned() }),
-        Device::Gpu(number) => number,
+        Device::Gpu { number, uuid } => (number, uuid),
     };
     let driver = Driver::load()?;
-    let present = list(driver)?.into_iter().find(|gpu| gpu.number == number);
-    let present = present.with_context(|| format!("there is no GPU for `{device}`"))?;
+    let is_it = |gpu: &Present| match uuid {
+        Some(uuid) => gpu.uuid == *uuid,
+        None => gpu.number == *number,
+    };
+    let present = list(driver)?.into_iter().find(is_it);
+    let present = present.with_context(|| match uuid {
+        Some(uuid) => format!("{device} is gone: the driver no longer reports {uuid}"),
+        None => format!("there is no GPU for `{device}`"),
+    })?;
     if let Some(reason) = present.refusal() {
         anyhow::bail!("{device} cannot be used: {reason}");
     }

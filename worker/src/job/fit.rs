@@ -11,8 +11,10 @@ use proto::cost::{Memory, bytes};
 use proto::protocol::Cause;
 use proto::spec::{self, Spec};
 
-/// Tokens in a micro-batch if the spec sets no size: enough for the matrix products to be efficient.
+/// Tokens in a micro-batch if the spec sets no size: enough for the matrix products to be efficient on a CPU.
 const TOKENS: u32 = 2048;
+/// Those on a GPU, on which a small model would otherwise spend its time launching kernels.
+const TOKENS_ON_GPU: u32 = 16_384;
 
 /// The share of the available memory that a prediction may fill, in percent. With transparent huge pages, the peak of
 /// a process was up to 7 % above the prediction for models of 135 million parameters and more, and 11 % for one of 20
@@ -44,7 +46,8 @@ fn ways(spec: &Spec, of_gpu: bool) -> Vec<Fit> {
         spec::MicroBatch::Packs(packs) if of_gpu => halves(packs),
         spec::MicroBatch::Packs(packs) => vec![packs],
         spec::MicroBatch::Auto => {
-            halves((TOKENS / spec.data().max_tokens).clamp(1, train.global_batch))
+            let tokens = if of_gpu { TOKENS_ON_GPU } else { TOKENS };
+            halves((tokens / spec.data().max_tokens).clamp(1, train.global_batch))
         }
     };
     let each = |settings: &[Recompute]| -> Vec<Fit> {

@@ -16,7 +16,7 @@ use super::error::Error;
 use super::objective::sft::{self, Sums};
 use super::optimizer::{AdamW, Update, clip_factor};
 use crate::collective::Collective;
-use crate::device::{Buffer, Dtype};
+use crate::device::{Buffer, Device, Dtype};
 use crate::model::Model;
 use crate::ops::{Losses, Recompute, Tape};
 use proto::protocol::StepDone;
@@ -94,7 +94,7 @@ impl Trainer {
             let recompute = self.recipe.recompute;
             losses.push(backward(state.model(), micro_batch, recompute, &mut sink)?);
         }
-        let compute = began.elapsed();
+        let mut compute = began.elapsed();
         sink.launch_rest();
 
         let buckets = sink.wait()?;
@@ -104,6 +104,10 @@ impl Trainer {
         // The only wait for the device in a step.
         let mut read = device.read_all(chunks.chain([&squares]));
         device.check()?;
+        if let Device::Cuda(_) = device {
+            // Until now, work was only launched. Sums that other work does not hide count as computing.
+            compute = began.elapsed();
+        }
         let squares: f64 = read.pop().expect("one for each bucket").iter().sum();
         let (loss_sum, sums) = sums(&batch.micro_batches, &losses, read);
         let mut control = [f64::from(u8::from(wants_stop)), loss_sum, batch.weight];

@@ -7,9 +7,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Exit code of a process whose NCCL does not return. The supervisor starts it again.
-const EXIT_STUCK: i32 = crate::supervise::EXIT_BROKEN as i32;
-
 /// The call that the owner of a communicator is in.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Heartbeat(Arc<Mutex<Option<Call>>>);
@@ -78,7 +75,6 @@ fn watch(
 /// Ends the process because `call` does not return.
 pub(super) fn end_process(call: &'static str) {
     tracing::error!(call, "a call does not return; the process ends and is started again");
-    // SAFETY: it ends the process at once. Exit handlers are skipped because those of CUDA and NCCL would wait for the
-    // call that does not return.
-    unsafe { libc::_exit(EXIT_STUCK) }
+    // Exit handlers of CUDA and NCCL would wait for the call that does not return.
+    crate::device::cuda::exit_at_once(crate::supervise::EXIT_BROKEN)
 }
