@@ -124,3 +124,28 @@ fn a_damaged_gpu_is_set_aside() {
     run.end();
     assert_no_violation(&gpu);
 }
+
+#[test]
+fn memory_that_is_refused_costs_a_smaller_micro_batch_or_gives_one_clear_error() {
+    const OUT_OF_MEMORY: u32 = 2;
+    let fixture = fixture();
+    fixture.respec("micro_batch: 1", "micro_batch: 2");
+    let wanted = on_the_cpu(&fixture);
+    let mut smaller = 0;
+    // There are three allocations of device memory in such a run.
+    for nth in 1..=3 {
+        // An allocation is tried twice, the second time after unused memory was given back.
+        let refuse = |nth| Fault::Alloc { nth, code: OUT_OF_MEMORY };
+        let Some(gpu) = gpus(1, vec![refuse(nth), refuse(nth + 1)]) else { return };
+        let run = Process::run_in(&fixture, &["--devices", "cuda:0"], &gpu.environment()).end();
+        let refused = run.stderr.contains("of GPU memory is not available");
+        match run.code {
+            Some(0) => assert_close(&losses(&run), &wanted),
+            _ => assert!(refused, "allocation {nth}: {}", run.stderr),
+        }
+        smaller += usize::from(run.stderr.contains("a smaller micro-batch is tried"));
+        println!("allocation {nth}: exit code {:?}, refused {refused}", run.code);
+        assert_no_violation(&gpu);
+    }
+    assert!(smaller > 0, "no refusal met the activations");
+}

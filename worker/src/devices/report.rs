@@ -26,7 +26,7 @@ pub struct Arguments {
     list: bool,
     /// Print the number of ranks that these devices have
     #[arg(long, hide = true)]
-    count: Option<Devices>,
+    count: Option<String>,
 }
 
 /// What this host has.
@@ -73,6 +73,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     if let Some(devices) = &arguments.count {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let devices: Devices = devices.parse()?;
         print::line(runtime.block_on(devices.ranks())?.len())?;
         return Ok(ExitCode::SUCCESS);
     }

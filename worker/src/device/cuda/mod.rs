@@ -29,7 +29,7 @@ pub(crate) use event::Event;
 pub use gpu::Gpu;
 pub(crate) use gpu::{Argument, Function, Grid, Stream};
 pub(super) use memory::{OnGpu, Use};
-pub use present::{Mode, OLDEST, Present, free_memory, list};
+pub use present::{Mode, Present, free_memory, list};
 pub(crate) use program::Program;
 #[cfg(test)]
 pub(crate) use program::compile_for_all;

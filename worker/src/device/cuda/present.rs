@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::ffi::{CStr, c_char, c_int};
 
 /// The oldest compute capability that can be used: older GPUs have no bf16.
-pub const OLDEST: (i32, i32) = (8, 0);
+const OLDEST: (i32, i32) = (8, 0);
 
 /// A GPU of this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -19,27 +19,6 @@ functions! {
     fn cublasSetWorkspace_v2(handle: cublasHandle_t, workspace: *mut c_void, bytes: usize) -> c_int;
     // The mode is an integer because flags are added to it.
     fn cublasSetMathMode(handle: cublasHandle_t, mode: c_uint) -> c_int;
-    fn cublasGemmEx(
-        handle: cublasHandle_t,
-        transpose_a: cublasOperation_t,
-        transpose_b: cublasOperation_t,
-        m: c_int,
-        n: c_int,
-        k: c_int,
-        alpha: *const c_void,
-        a: *const c_void,
-        a_type: cudaDataType,
-        a_stride: c_int,
-        b: *const c_void,
-        b_type: cudaDataType,
-        b_stride: c_int,
-        beta: *const c_void,
-        c: *mut c_void,
-        c_type: cudaDataType,
-        c_stride: c_int,
-        compute_type: cublasComputeType_t,
-        algorithm: cublasGemmAlgo_t,
-    ) -> c_int;
     fn cublasGemmStridedBatchedEx(
         handle: cublasHandle_t,
         transpose_a: cublasOperation_t,

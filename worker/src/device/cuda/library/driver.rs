@@ -4,8 +4,8 @@ use super::functions::{Opened, Table, functions};
 use super::reason::Reason;
 use super::version::Version;
 use cudarc::driver::sys::{
-    CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUfunction,
-    CUfunction_attribute, CUjit_option, CUmodule, CUstream, CUuuid,
+    CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUfunction, CUjit_option,
+    CUmodule, CUstream, CUuuid,
 };
 use std::ffi::{c_char, c_int, c_uchar, c_uint, c_void};
 
@@ -13,7 +13,6 @@ functions! {
     fn cuInit(flags: c_uint) -> c_int;
     fn cuDriverGetVersion(version: *mut c_int) -> c_int;
     fn cuGetErrorName(status: c_int, name: *mut *const c_char) -> c_int;
-    fn cuGetErrorString(status: c_int, text: *mut *const c_char) -> c_int;
 
     fn cuDeviceGetCount(count: *mut c_int) -> c_int;
     fn cuDeviceGet(device: *mut CUdevice, ordinal: c_int) -> c_int;
@@ -65,7 +64,6 @@ functions! {
     fn cuEventRecord(event: CUevent, stream: CUstream) -> c_int;
     fn cuEventQuery(event: CUevent) -> c_int;
     fn cuEventSynchronize(event: CUevent) -> c_int;
-    fn cuEventElapsedTime(milliseconds: *mut f32, start: CUevent, end: CUevent) -> c_int;
 
     fn cuModuleLoadDataEx(
         module: *mut CUmodule,
@@ -79,16 +77,6 @@ functions! {
         function: *mut CUfunction,
         module: CUmodule,
         name: *const c_char,
-    ) -> c_int;
-    fn cuFuncSetAttribute(
-        function: CUfunction,
-        attribute: CUfunction_attribute,
-        value: c_int,
-    ) -> c_int;
-    fn cuFuncGetAttribute(
-        value: *mut c_int,
-        attribute: CUfunction_attribute,
-        function: CUfunction,
     ) -> c_int;
     fn cuLaunchKernel(
         function: CUfunction,

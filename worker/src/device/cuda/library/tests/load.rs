@@ -188,7 +188,7 @@ fn a_rejected_set_gives_way_to_that_of_the_next_place() {
     let root = folder.path();
     let (toolkit, venv) = (root.join("cuda"), root.join("venv"));
     make_set(&toolkit.join("lib64"), 13);
-    compile(&toolkit.join("lib64/libcublas.so.13"), &cublas(130_000, "cublasGemmEx"));
+    compile(&toolkit.join("lib64/libcublas.so.13"), &cublas(130_000, "cublasSetMathMode"));
     compile(&toolkit.join("lib64/libnccl.so.2"), &nccl(22_705));
     let wheels = venv.join("lib/python3.12/site-packages/nvidia/cu13/lib");
     make_set(&wheels, 13);
