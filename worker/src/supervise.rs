@@ -34,9 +34,13 @@ pub const EXIT_DAMAGED: u8 = 71;
 /// would be needed again a moment later, step after step, and the kernel would zero every page of it.
 pub const KEEP_MEMORY: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "-1");
 
-/// A slot is given up after this number of crashes within [`CRASH_WINDOW`].
+/// A slot is given up after this number of crashes within a minute.
 const CRASHES: usize = 5;
 const CRASH_WINDOW: Duration = Duration::from_secs(60);
+/// A device is set aside after this number of failures within half an hour, since a rank may train for minutes before it
+/// meets the fault again.
+const FAILURES: usize = 5;
+const FAILURE_WINDOW: Duration = Duration::from_secs(30 * 60);
 /// Delay before a dead rank is started again.
 const RESTART_AFTER: Duration = Duration::from_millis(200);
 /// A rank that is still running this long after SIGTERM is killed.
@@ -115,7 +119,8 @@ async fn keep_running(
     mut stopping: watch::Receiver<bool>,
 ) -> std::io::Result<u8> {
     let slot = &this.name;
-    let mut crashes = VecDeque::new();
+    let mut crashes = Recent::within(CRASH_WINDOW);
+    let mut failures = Recent::within(FAILURE_WINDOW);
     let mut last_end = None;
     loop {
         let mut child = start(this, &coordinator, last_end.as_deref())?;
@@ -141,15 +146,40 @@ async fn keep_running(
             _ => {}
         }
         let now = Instant::now();
-        crashes.push_back(now);
-        crashes.retain(|t| now.duration_since(*t) < CRASH_WINDOW);
         tracing::warn!(slot, end, "a rank process died");
         last_end = Some(end);
-        if crashes.len() >= CRASHES {
+        let broken = status.code() == Some(EXIT_BROKEN.into());
+        if broken && failures.count(now) >= FAILURES {
+            tracing::error!(
+                slot, device = %this.device,
+                "the device failed {FAILURES} times within half an hour and is set aside"
+            );
+            return Ok(EXIT_DAMAGED);
+        }
+        if crashes.count(now) >= CRASHES {
             tracing::error!(slot, "it died {CRASHES} times within a minute and is given up");
             return Ok(1);
         }
         tokio::time::sleep(RESTART_AFTER).await;
+    }
+}
+
+/// Counts events of the recent past.
+struct Recent {
+    within: Duration,
+    events: VecDeque<Instant>,
+}
+
+impl Recent {
+    fn within(within: Duration) -> Self {
+        Self { within, events: VecDeque::new() }
+    }
+
+    /// Adds an event; returns how many there are.
+    fn count(&mut self, now: Instant) -> usize {
+        self.events.push_back(now);
+        self.events.retain(|then| now.duration_since(*then) < self.within);
+        self.events.len()
     }
 }
 
@@ -257,6 +287,14 @@ pub async fn orphaned() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn events_of_long_ago_do_not_count() {
+        let start = Instant::now();
+        let mut recent = Recent::within(Duration::from_secs(60));
+        let counts = [0, 30, 59, 61, 200].map(|at| recent.count(start + Duration::from_secs(at)));
+        assert_eq!(counts, [1, 2, 3, 3, 1]);
+    }
 
     #[test]
     fn the_end_of_a_process_is_described_with_its_signal() {
