@@ -21,6 +21,7 @@
 //! devices/        which devices a node has, and the one that a rank uses
 //! generate.rs     answers prompts with a model
 //! measure.rs      measures the cost of a step, for `coordinator plan`
+//! bench/          measures the speed of steps, and estimates that of GPUs
 //! ```
 //!
 //! The crate `data`, in the folder beside `src`, turns bytes into batches. It knows no tensors, so it builds and is
@@ -30,6 +31,7 @@
 pub mod address;
 pub mod agent;
 pub mod available;
+pub mod bench;
 pub mod cache;
 pub mod collective;
 pub mod controls;

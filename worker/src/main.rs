@@ -110,6 +110,8 @@ enum Command {
     Generate(worker::generate::Arguments),
     /// Shows the GPUs of this host, and the CUDA libraries that would be used.
     Devices(devices::Arguments),
+    /// Measures how fast steps of a model are on this host, or estimates how fast they would be on a GPU.
+    Bench(worker::bench::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -119,7 +121,7 @@ fn main() -> ExitCode {
     };
     print::log(match cli.command {
         None | Some(Command::Rank { .. }) => LOG_OF_A_NODE,
-        Some(Command::Measure(_) | Command::Generate(_) | Command::Devices(_)) => "warn",
+        Some(_) => "warn",
     });
     let outcome = match cli.command {
         None => node(cli.node),
@@ -131,6 +133,7 @@ fn main() -> ExitCode {
             worker::generate::run(&arguments).map(|()| ExitCode::SUCCESS)
         }
         Some(Command::Devices(arguments)) => devices::run(&arguments),
+        Some(Command::Bench(arguments)) => worker::bench::run(&arguments),
     };
     outcome.unwrap_or_else(|error| failed(&error))
 }
@@ -242,7 +245,7 @@ fn rank(args: RankArgs) -> anyhow::Result<ExitCode> {
         .thread_name(|i| format!("compute-{i}"))
         .build_global()
         .context("the compute threads cannot be started")?;
-    let Opened { kernels, kind } = devices::open(&device)?;
+    let Opened { kernels, kind, .. } = devices::open(&device)?;
     let runtime = runtime()?;
     let exit = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;

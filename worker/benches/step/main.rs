@@ -12,12 +12,14 @@
 
 mod ours;
 mod peer;
-mod phases;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
-use worker::device::Dtype;
+use worker::bench::Clock;
+use worker::device::{Device, Dtype};
 
 /// The same allocator as the worker's.
 #[global_allocator]
@@ -35,7 +37,6 @@ struct Options {
 fn main() -> anyhow::Result<()> {
     let options = options()?;
     rayon::ThreadPoolBuilder::new().num_threads(options.threads).build_global()?;
-    let clock = phases::Clock::install();
     let folder = std::env::var_os("MUSTER_TEST_MODEL").map(PathBuf::from);
     let mut ours = ours::Trainer::new(folder.as_deref(), options.dtype)?;
     let documents = ours.batch();
@@ -50,14 +51,16 @@ fn main() -> anyhow::Result<()> {
     if let Some(peer) = &mut peer {
         first.1 = Some(peer.step()?);
     }
-    clock.reset();
 
     println!("round   ours tok/s   peer tok/s  ratio   ours cpu s   peer cpu s  ratio");
     let (mut ratios, mut cpu_ratios) = (Vec::new(), Vec::new());
-    let mut seconds = Vec::new();
+    let mut phases: BTreeMap<String, Duration> = BTreeMap::new();
     for round in 1..=options.rounds {
-        let mine = ours.step(&documents)?;
-        seconds.push(mine.seconds);
+        let (mine, times) = Clock::new(&Device::Host).time(|| ours.step(&documents));
+        let mine = mine?;
+        for (phase, time) in times {
+            *phases.entry(phase).or_default() += time;
+        }
         match &mut peer {
             None => println!("{round:5}   {:10.1}", tokens / mine.seconds),
             Some(peer) => {
@@ -83,8 +86,20 @@ fn main() -> anyhow::Result<()> {
         println!("its gradient norm:      ours {:.6}, peer {:.6}", mine.norm, theirs.norm);
     }
     println!("\nours by phase, mean of {} steps", options.rounds);
-    clock.print(seconds.iter().sum::<f64>(), options.rounds);
+    print_phases(phases, options.rounds);
     Ok(())
+}
+
+/// Prints a line per phase, the longest first.
+fn print_phases(phases: BTreeMap<String, Duration>, rounds: usize) {
+    let whole: Duration = phases.values().sum();
+    let mut phases: Vec<_> = phases.into_iter().collect();
+    phases.sort_by_key(|(_, time)| std::cmp::Reverse(*time));
+    for (name, time) in phases {
+        let milliseconds = time.as_secs_f64() * 1e3 / rounds as f64;
+        let share = time.as_secs_f64() / whole.as_secs_f64() * 100.0;
+        println!("{name:32} {milliseconds:8.1} ms  {share:5.1} %");
+    }
 }
 
 /// The times of one step, and its loss and gradient norm before the update.

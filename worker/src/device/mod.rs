@@ -4,6 +4,7 @@
 //! Device   allocates; each rank has one        Buffer   elements of one type in a device's memory
 //! Window   a range of a buffer's elements      host.rs  host memory and its pool
 //! Ledger   counts the memory of a rehearsal    cuda/    NVIDIA GPUs
+//! Moment   the end of a device's work so far
 //! ```
 //!
 //! Kernels see windows; operations own buffers. Values cross between host and device in few places: data is copied
@@ -12,10 +13,12 @@
 
 pub mod cuda;
 mod host;
+mod moment;
 mod pool;
 mod rehearsal;
 
 pub(crate) use host::{give, take};
+pub use moment::Moment;
 pub use rehearsal::Ledger;
 
 use cuda::{Gpu, Use};

@@ -14,6 +14,7 @@ pub use report::{Arguments, run};
 use crate::device::cuda::Present;
 use anyhow::{Context, bail, ensure};
 use std::fmt;
+use std::os::unix::process::CommandExt;
 use std::str::FromStr;
 use thiserror::Error;
 use tokio::process::Command;
@@ -126,6 +127,11 @@ impl FromStr for Device {
 }
 
 impl Devices {
+    /// Whether they are GPUs.
+    pub fn are_gpus(&self) -> bool {
+        !matches!(self, Self::Cpu(_))
+    }
+
     /// The device of each rank. GPUs are looked up by another process, which may hang or die in the driver.
     ///
     /// # Errors
@@ -190,6 +196,24 @@ async fn list() -> anyhow::Result<Vec<Present>> {
         "" => bail!("listing the GPUs ended with {}", output.status),
         said => bail!("{said}"),
     }
+}
+
+/// Starts this program again with the environment of a process that uses a GPU, unless it has that already. The driver
+/// reads its environment once, so it must be right from the start.
+///
+/// # Errors
+/// The program cannot be started.
+pub fn start_prepared() -> anyhow::Result<()> {
+    let set = ENVIRONMENT
+        .iter()
+        .all(|(name, value)| std::env::var_os(name).is_some_and(|is| is == *value));
+    if set && std::env::var_os(REMOVED).is_none() {
+        return Ok(());
+    }
+    let mut command = std::process::Command::new(std::env::current_exe()?);
+    command.args(std::env::args_os().skip(1));
+    prepare(&mut command);
+    Err(command.exec().into())
 }
 
 /// Sets the environment of a process that uses a GPU.

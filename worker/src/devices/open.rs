@@ -12,6 +12,8 @@ use std::sync::Arc;
 pub struct Opened {
     /// Its kernels.
     pub kernels: Arc<dyn Kernels>,
+    /// What it is called: `cpu`, or the driver's name of the GPU.
+    pub name: String,
     /// Its kind. The ranks of a generation have the same: only then do they compute equal bits.
     pub kind: String,
 }
@@ -22,7 +24,10 @@ pub struct Opened {
 /// The GPU or the libraries cannot be used.
 pub fn open(device: &Device) -> anyhow::Result<Opened> {
     let (number, uuid) = match device {
-        Device::Cpu => return Ok(Opened { kernels: kernels::host(), kind: "cpu".to_owned() }),
+        Device::Cpu => {
+            let [name, kind] = ["cpu"; 2].map(str::to_owned);
+            return Ok(Opened { kernels: kernels::host(), name, kind });
+        }
         Device::Gpu { number, uuid } => (number, uuid),
     };
     let driver = Driver::load()?;
@@ -45,7 +50,7 @@ pub fn open(device: &Device) -> anyhow::Result<Opened> {
     let kernels = cuda::Cuda::new(&gpu, &crate::cache::root().join("kernels"))?;
     gpu.check()?;
     tracing::info!(device = %device, name = present.name, kind, "took a GPU into use");
-    Ok(Opened { kernels: Arc::new(kernels), kind })
+    Ok(Opened { kernels: Arc::new(kernels), name: present.name, kind })
 }
 
 /// What decides about the bits of results: the architecture, and the libraries that compute.

@@ -7,8 +7,7 @@ use clap::Args;
 use proto::cost::bytes;
 use proto::print;
 use serde::Serialize;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 /// Less shared memory than this is too little for NCCL between the GPUs of a host.
 const SHARED_MEMORY_MIN: u64 = 1 << 30;
@@ -64,13 +63,7 @@ struct Seen {
 /// # Errors
 /// With `--list`, the driver cannot be used; else only failures to print.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    if std::env::var_os(super::ENVIRONMENT[0].0).is_none() {
-        // The driver reads its environment once, so that of this process must be right from the start.
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(std::env::args_os().skip(1));
-        super::prepare(&mut command);
-        return Err(command.exec().into());
-    }
+    super::start_prepared()?;
     if let Some(devices) = &arguments.count {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let devices: Devices = devices.parse()?;

@@ -5,6 +5,7 @@
 //! cpu/        the table for the CPUs of this host
 //! cuda/       the table for NVIDIA GPUs
 //! rehearsal.rs  a table that computes nothing and counts the memory that other kernels take
+//! roofline.rs  a table that passes its calls on and counts their work
 //! cases/      (tests) each kernel against an f64 reference, with edge cases, for every device and type
 //! ```
 //!
@@ -19,11 +20,13 @@
 pub mod cpu;
 pub mod cuda;
 mod rehearsal;
+mod roofline;
 mod shapes;
 
 #[cfg(test)]
 mod cases;
 
+pub use roofline::{Account, Peaks, Work};
 pub use shapes::{
     AdamStep, Attended, Attention, Heads, Norm, Onto, Operand, Out, Rotation, Rows, Span, Spans,
     Turn,
@@ -40,6 +43,11 @@ pub fn host() -> Arc<dyn Kernels> {
 /// Kernels that compute nothing and enter into `ledger` the memory that a computation would use on its device.
 pub fn rehearsal(ledger: Ledger) -> Arc<dyn Kernels> {
     Arc::new(rehearsal::Rehearsal::new(ledger))
+}
+
+/// The same kernels, whose work is entered into `account` as that of a device with these peaks.
+pub fn counted(kernels: Arc<dyn Kernels>, peaks: Peaks, account: Account) -> Arc<dyn Kernels> {
+    Arc::new(roofline::Counted { kernels, peaks, account })
 }
 
 /// The computations of a device.

@@ -97,7 +97,10 @@ impl Trainer {
         let mut compute = began.elapsed();
         sink.launch_rest();
 
-        let buckets = sink.wait()?;
+        let buckets = {
+            let _span = tracing::trace_span!("sums of gradients").entered();
+            sink.wait()?
+        };
         let device = state.model().parameters().kernels().device();
         let squares = squares(state, &buckets);
         let chunks = losses.iter().flat_map(Losses::chunks);
@@ -161,6 +164,7 @@ impl Trainer {
         if !norm.is_finite() {
             return;
         }
+        let _span = tracing::trace_span!("optimizer").entered();
         let kernels = state.model().parameters().kernels().clone();
         state.set_updates(state.updates() + 1);
         let gradient_scale = clip_factor(norm, self.recipe.clip_norm) / weight;

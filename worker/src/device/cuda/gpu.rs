@@ -11,6 +11,7 @@
 
 use super::arenas::Memories;
 use super::calls::{Handle, driver_result};
+use super::counts::{Counters, Counts};
 use super::error::Error;
 use super::library::{Driver, Libraries};
 use super::present::Present;
@@ -31,6 +32,7 @@ pub struct Gpu {
     /// Events that are not in use.
     events: Mutex<Vec<Handle<sys::CUevent>>>,
     fault: Mutex<Option<Error>>,
+    pub(super) counters: Counters,
 }
 
 /// A queue of work on the GPU.
@@ -108,6 +110,7 @@ impl Gpu {
             memories: Mutex::default(),
             events: Mutex::default(),
             fault: Mutex::default(),
+            counters: Counters::default(),
         }))
     }
 
@@ -122,6 +125,21 @@ impl Gpu {
     /// Whether it is a slice of a GPU (MIG).
     pub(crate) fn is_slice(&self) -> bool {
         self.slice
+    }
+
+    /// Whether it is a stand-in for a GPU, as tests have, whose times mean nothing.
+    pub fn is_simulated(&self) -> bool {
+        self.driver.softgpuBlockTaken.is_some()
+    }
+
+    /// What this process has asked it for so far.
+    pub fn counts(&self) -> Counts {
+        self.counters.counts()
+    }
+
+    /// Counts a call for products.
+    pub(crate) fn count_product(&self) {
+        self.counters.products.advance();
     }
 
     /// The driver's handle of a stream.
@@ -157,6 +175,7 @@ impl Gpu {
                 // SAFETY: the stream is live.
                 let code = unsafe { (self.driver.cuStreamSynchronize)(self.raw(stream)) };
                 self.result("cuStreamSynchronize", code)?;
+                self.counters.waits.advance();
             }
             *self.fault() = None;
         }
@@ -206,6 +225,7 @@ impl Gpu {
         let mut pointers: Vec<*mut c_void> = arguments.iter().map(Argument::address).collect();
         let Grid { blocks: [x, y], threads } = grid;
         self.attempt(|| {
+            self.counters.launches.advance();
             let launch = self.driver.cuLaunchKernel;
             let (stream, function) = (self.raw(Stream::Compute), function.0.0);
             // SAFETY: the arguments have the types of the kernel's parameters, which is for the caller to see to, and
@@ -257,6 +277,7 @@ impl Gpu {
     pub(crate) fn wait(&self, stream: Stream) {
         let event = self.record(stream);
         self.attempt(|| {
+            self.counters.waits.advance();
             // SAFETY: the event is live.
             let code = unsafe { (self.driver.cuEventSynchronize)(event.0) };
             self.result("cuEventSynchronize", code)

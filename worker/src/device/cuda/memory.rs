@@ -130,6 +130,7 @@ impl Gpu {
             // SAFETY: the stream is live.
             let code = unsafe { (self.driver().cuStreamSynchronize)(self.raw(stream)) };
             self.result("cuStreamSynchronize", code)?;
+            self.counters.waits.advance();
         }
         self.reap();
         let unused = {
@@ -187,6 +188,7 @@ impl Gpu {
     /// Allocates a segment with room for `bytes`.
     fn grow(&self, space: Space, bytes: u64) -> Result<(), Error> {
         self.bind()?;
+        self.counters.allocations.advance();
         let bytes = rounded(bytes).max(SEGMENT_BYTES).next_multiple_of(GRANULE_BYTES);
         let start = if space == Space::Pinned {
             let mut address = std::ptr::null_mut();
@@ -230,9 +232,14 @@ impl Gpu {
     /// Those of the driver.
     pub fn usable(&self) -> Result<[u64; 2], Error> {
         let [free, total] = self.memory()?;
+        Ok([free + self.reserved(), total])
+    }
+
+    /// Bytes of the GPU's memory that this process has reserved.
+    pub fn reserved(&self) -> u64 {
         let memories = self.memories();
         let arenas = [&memories.lasting, &memories.passing, &memories.inputs];
-        Ok([free + arenas.map(Arena::reserved).iter().sum::<u64>(), total])
+        arenas.map(Arena::reserved).iter().sum()
     }
 
     /// Bytes of the GPU's memory that no process uses, and bytes of all of it.

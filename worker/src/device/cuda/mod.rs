@@ -8,6 +8,7 @@
 //! arenas.rs    the arenas of a GPU                   memory.rs   memory on the GPU, and pinned memory
 //! program.rs   kernels, compiled for the GPU at hand  error.rs    why a GPU cannot be used
 //! event.rs     points in a stream's work, to order streams of different threads
+//! stamp.rs     times of a stream's work             counts.rs    how often a GPU was asked for something
 //! ```
 
 #![allow(unsafe_code)] // Calls C functions.
@@ -15,6 +16,7 @@
 mod arena;
 mod arenas;
 mod calls;
+mod counts;
 mod error;
 mod event;
 mod gpu;
@@ -22,8 +24,10 @@ pub mod library;
 mod memory;
 mod present;
 mod program;
+mod stamp;
 
 pub(super) use arena::Arena;
+pub use counts::Counts;
 pub use error::Error;
 pub(crate) use event::Event;
 pub use gpu::Gpu;
@@ -33,6 +37,7 @@ pub use present::{Mode, Present, free_memory, list};
 pub(crate) use program::Program;
 #[cfg(test)]
 pub(crate) use program::compile_for_all;
+pub use stamp::Stamp;
 
 /// Ends this process without running the handlers that CUDA's libraries have registered for its end, which wait for the
 /// GPU.

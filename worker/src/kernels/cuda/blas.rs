@@ -124,6 +124,7 @@ impl Blas {
         let (one, beta) = (std::ptr::from_ref(&one).cast(), std::ptr::from_ref(&beta).cast());
         let next = |x: Matrix| x.next as i64;
         self.gpu.attempt(|| {
+            self.gpu.count_product();
             let multiply = self.gpu.libraries().cublas().cublasGemmStridedBatchedEx;
             // SAFETY: the caller's matrices lie within their buffers; the factors outlive the call.
             let code = unsafe {

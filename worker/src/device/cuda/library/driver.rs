@@ -64,6 +64,7 @@ functions! {
     fn cuEventRecord(event: CUevent, stream: CUstream) -> c_int;
     fn cuEventQuery(event: CUevent) -> c_int;
     fn cuEventSynchronize(event: CUevent) -> c_int;
+    fn cuEventElapsedTime(milliseconds: *mut f32, start: CUevent, end: CUevent) -> c_int;
 
     fn cuModuleLoadDataEx(
         module: *mut CUmodule,
