@@ -34,6 +34,12 @@ checkpoint: {every: 8, keep: 100}
 output: ./runs
 ";
 
+/// A model that is small enough for a software GPU.
+const TINY: &str = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32,
+    "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "vocab_size": 2048, "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+    "tie_word_embeddings": true, "hidden_act": "silu", "eos_token_id": 0, "initializer_range": 0.05}"#;
+
 /// A folder with `base/`, `data.jsonl` and `spec.yaml`, which is deleted when this is dropped.
 pub struct Fixture {
     folder: TempDir,
@@ -50,7 +56,7 @@ impl Fixture {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let fixture = Self { folder };
-        let quickstart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/quickstart");
+        let quickstart = repository().join("deploy/quickstart");
         std::fs::create_dir(fixture.path("base")).expect("a fresh folder");
         for entry in quickstart.join("base").read_dir().expect("the repository has a base") {
             let from = entry.expect("the base can be listed").path();
@@ -63,6 +69,16 @@ impl Fixture {
         assert_eq!(lines.len(), RECORDS);
         fixture.write("data.jsonl", &(lines.join("\n") + "\n"));
         fixture.write("spec.yaml", SPEC);
+        fixture
+    }
+
+    /// A run of a tiny model for this number of steps, with a checkpoint after half of them.
+    pub fn tiny(steps: u64) -> Self {
+        let fixture = Self::new();
+        fixture.write("base/config.json", TINY);
+        fixture.respec("{base: ./base, ", "{base: ./base, init: random, ");
+        fixture.respec("max_steps: 40", &format!("max_steps: {steps}"));
+        fixture.respec("checkpoint: {every: 8,", &format!("checkpoint: {{every: {},", steps / 2));
         fixture
     }
 
@@ -121,6 +137,12 @@ impl Fixture {
         let [run] = &self.runs()[..] else { panic!("one run, not {:?}", self.runs()) };
         run.clone()
     }
+}
+
+/// The repository, or what `MUSTER_TEST_REPOSITORY` names on a machine that has only a part of it.
+fn repository() -> PathBuf {
+    let named = std::env::var_os("MUSTER_TEST_REPOSITORY").map(PathBuf::from);
+    named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
 }
 
 /// Every file under `folder`, relative to it, sorted.

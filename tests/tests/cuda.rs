@@ -10,19 +10,8 @@ use softgpu::{Fault, NcclAction, NcclPlace, Settings};
 /// Steps of a run here.
 const STEPS: u64 = 6;
 
-/// A software GPU is slow, so the model is tiny.
-const CONFIG: &str = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32,
-    "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
-    "vocab_size": 2048, "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-    "tie_word_embeddings": true, "hidden_act": "silu", "eos_token_id": 0, "initializer_range": 0.05}"#;
-
 fn fixture() -> Fixture {
-    let fixture = Fixture::new();
-    fixture.write("base/config.json", CONFIG);
-    fixture.respec("{base: ./base, ", "{base: ./base, init: random, ");
-    fixture.respec("max_steps: 40", &format!("max_steps: {STEPS}"));
-    fixture.respec("checkpoint: {every: 8,", "checkpoint: {every: 3,");
-    fixture
+    Fixture::tiny(STEPS)
 }
 
 fn gpus(count: usize, fail: Vec<Fault>) -> Option<SoftGpu> {

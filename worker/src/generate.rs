@@ -1,7 +1,7 @@
 //! `worker generate`: answers prompts with a model, streaming the answers to standard output.
 
 use crate::cache;
-use crate::kernels;
+use crate::devices::{self, Device};
 use crate::model::{Generation, Model, Sampling};
 use anyhow::Context;
 use clap::Args;
@@ -34,6 +34,9 @@ pub struct Arguments {
     /// Random seed for sampling, used if the temperature is above 0
     #[arg(long, default_value_t = 42)]
     seed: u64,
+    /// Device to compute on: cpu, or a GPU such as cuda:0
+    #[arg(long, default_value = "cpu")]
+    device: Device,
     /// Continue the prompt as plain text, without the chat template
     #[arg(long)]
     raw: bool,
@@ -44,10 +47,15 @@ pub struct Arguments {
 /// # Errors
 /// The model cannot be loaded, the sampling options are invalid, or a prompt does not fit.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    if arguments.device != Device::Cpu {
+        devices::start_prepared()?;
+    }
     let model = fetch(&arguments.model)?;
     let folder = Folder::read(&model)?;
     let preparer = Preparer::new(&folder, Options::default())?;
-    let model = Model::load(&model, kernels::host())?;
+    let kernels = devices::open(&arguments.device)?.kernels;
+    let model = Model::load(&model, kernels.clone())?;
+    kernels.device().check()?;
     let sampling = if arguments.temperature > 0.0 {
         Sampling::nucleus(arguments.temperature, arguments.top_p, arguments.seed)?
     } else {
@@ -63,6 +71,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
             print::line(format_args!("> {prompt}"))?;
         }
         answer(&model, &preparer, &generation, arguments, prompt)?;
+        kernels.device().check()?;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@
 
 use crate::collective::{self, Collective, Listener, Paired, Ring};
 use crate::controls::{Controls, ThreadReport};
-use crate::device::Device;
+use crate::device::{Device, cuda};
 use crate::job::{Fit, Job, Restorable};
 use crate::ops::Recompute;
 use crate::replica::objective::sft;
@@ -270,6 +270,9 @@ impl<'a> Member<'a> {
     }
 
     fn broken(&self, error: replica::Error) -> Broken {
+        if let replica::Error::Device(cuda::Error::OutOfMemory { .. }) = error {
+            self.job.ran_out_of_memory();
+        }
         broken(self.step, error)
     }
 }

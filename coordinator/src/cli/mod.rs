@@ -2,6 +2,7 @@
 
 mod advice;
 mod checkpoint;
+mod devices;
 mod doctor;
 mod embedded;
 mod follow;

@@ -2,14 +2,14 @@
 
 use super::outlook::{Measured, Outlook, ratio};
 use super::preview::{Preview, preview};
-use super::{Blame, Exit, Outcome, Refusal};
+use super::{Blame, Exit, Outcome, Refusal, devices};
 use crate::launch;
 use anyhow::{Context, anyhow};
 use clap::Args;
 use proto::cost::Cost;
 use proto::print;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use tokio::io::AsyncWriteExt;
 
@@ -20,6 +20,9 @@ pub(super) struct Arguments {
     /// Number of worker processes on this machine, to estimate memory and time [default: the spec's workers.min]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
     workers: Option<u32>,
+    /// Devices of these workers: cpu, cuda:all, or GPUs by number, such as cuda:0,3; the first one is measured
+    #[arg(long, default_value = "cpu")]
+    devices: String,
     /// Do not train a few micro-batches to measure time, memory and checkpoint size
     #[arg(long)]
     no_measure: bool,
@@ -32,8 +35,10 @@ pub(super) async fn plan(arguments: Arguments) -> Outcome {
     let preview = preview(&arguments.spec).await?;
     let mut outlook = Outlook::new(&preview);
     if !arguments.no_measure {
-        let workers = arguments.workers.unwrap_or(preview.spec.workers().min);
-        let cost = measure(&preview, workers).await?;
+        let program = launch::program().blame(Exit::Infrastructure)?;
+        let (devices, workers) =
+            devices::chosen(&arguments.devices, arguments.workers, &preview.spec, &program).await?;
+        let cost = measure(&preview, &program, (&devices, workers)).await?;
         outlook.measured = Some(Measured::new(cost, &preview.spec, &outlook, workers));
     }
     if arguments.json {
@@ -45,11 +50,11 @@ pub(super) async fn plan(arguments: Arguments) -> Outcome {
 }
 
 /// Lets a worker train and time a few micro-batches like those of the run.
-async fn measure(preview: &Preview, workers: u32) -> Result<Cost, Refusal> {
+async fn measure(preview: &Preview, program: &Path, workers: (&str, u32)) -> Result<Cost, Refusal> {
     if std::io::stderr().is_terminal() {
         print::note("measuring a few micro-batches (--no-measure skips this) ...");
     }
-    let output = run_worker(preview, workers).await.blame(Exit::Infrastructure)?;
+    let output = run_worker(preview, program, workers).await.blame(Exit::Infrastructure)?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         return Err(refusal(&output, &stderr));
@@ -60,13 +65,16 @@ async fn measure(preview: &Preview, workers: u32) -> Result<Cost, Refusal> {
         .blame(Exit::Infrastructure)
 }
 
-async fn run_worker(preview: &Preview, workers: u32) -> anyhow::Result<Output> {
+async fn run_worker(
+    preview: &Preview,
+    program: &Path,
+    (devices, workers): (&str, u32),
+) -> anyhow::Result<Output> {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let threads = (cores / workers as usize).max(1);
     let total = preview.receipt.total();
-    let program = launch::program()?;
-    let mut child = tokio::process::Command::new(&program)
-        .arg("measure")
+    let mut child = tokio::process::Command::new(program)
+        .args(["measure", "--devices", devices])
         .args(["--threads", &threads.to_string(), "--workers", &workers.to_string()])
         .args(["--tokens-per-sample", &(total.tokens / total.samples.max(1)).max(2).to_string()])
         .args(["--trained-share", &ratio(total.trained_tokens, total.tokens).to_string()])

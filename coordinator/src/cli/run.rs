@@ -3,7 +3,7 @@
 use super::embedded::{self, Embedded};
 use super::show::{Show, Style};
 use super::typed::Typed;
-use super::{Blame, Exit, Outcome, Refusal, follow};
+use super::{Blame, Exit, Outcome, Refusal, devices, follow};
 use crate::core::Timing;
 use crate::data::{sources, survey};
 use crate::launch;
@@ -16,7 +16,7 @@ use clap::Args;
 use proto::id::RunId;
 use proto::print;
 use proto::spec::Spec;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use storage::Storage;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::broadcast::error::RecvError;
@@ -48,7 +48,8 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> Outcome {
     let Typed { text, spec } = Typed::read(&arguments.spec).await?;
     let program = launch::program().blame(Exit::Infrastructure)?;
-    let (devices, workers) = devices(&arguments, &spec, &program).await?;
+    let (devices, workers) =
+        devices::chosen(&arguments.devices, arguments.workers, &spec, &program).await?;
     let mut spec = spec.with_workers(workers, workers);
     let socket = embedded::reserve(arguments.port)?;
     let storage = embedded::output(&spec).await?;
@@ -93,31 +94,6 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
     let outcome = follow::with_workers(&mut coordinator, program, devices, say, followed).await;
     coordinator.end();
     outcome
-}
-
-/// The devices of the workers, as the `worker` program takes them, and the number of workers.
-async fn devices(
-    arguments: &Arguments,
-    spec: &Spec,
-    program: &Path,
-) -> Result<(String, u32), Refusal> {
-    let asked = arguments.workers;
-    if arguments.devices == "cpu" {
-        let workers = asked.unwrap_or(spec.workers().min);
-        return Ok((format!("cpu:{workers}"), workers));
-    }
-    let count = launch::count(program, &arguments.devices).await.blame(Exit::User)?;
-    match asked {
-        Some(asked) if asked != count => {
-            let error = anyhow!(
-                "`--devices {}` is {count} workers, but `--workers` asks for {asked}\n\
-                 hint: leave out `--workers`, or name as many GPUs",
-                arguments.devices
-            );
-            Err(Refusal { exit: Exit::User, error })
-        }
-        _ => Ok((arguments.devices.clone(), count)),
-    }
 }
 
 async fn submit(

@@ -97,7 +97,7 @@ fn choose<E>(
 pub struct Chosen {
     /// The way.
     pub fit: Fit,
-    memory: Memory,
+    pub(super) memory: Memory,
     available: Available,
 }
 
@@ -131,6 +131,8 @@ pub struct Sizing<'a> {
     pub on_host: u64,
     /// Bytes of the program itself.
     pub process: u64,
+    /// Bytes of activations for which a GPU had no memory before; `u64::MAX` if it always had enough.
+    pub refused: u64,
 }
 
 impl Sizing<'_> {
@@ -152,7 +154,7 @@ impl Sizing<'_> {
         let Device::Cuda(gpu) = self.device else { return self.fit() };
         let available = self.available();
         self.choose(&available, |memory| {
-            if !fits(memory, &available) {
+            if memory.activations >= self.refused || !fits(memory, &available) {
                 return false;
             }
             match gpu.reserve(memory.activations) {

@@ -13,7 +13,7 @@ mod samples;
 use crate::available;
 use crate::device::{Device, cuda};
 use crate::inputs::{self, access, parse, template};
-use crate::kernels::{self, Kernels};
+use crate::kernels::Kernels;
 use crate::model::{Config, Dtype, Model};
 use crate::ops::Recompute;
 use crate::replica::optimizer::AdamW;
@@ -33,6 +33,7 @@ use proto::spec::{EvalEvery, EvalOn, Spec};
 pub use restorable::Restorable;
 use samples::{Plan, Samples};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use storage::Storage;
@@ -59,6 +60,10 @@ pub struct Job {
     kernels: Arc<dyn Kernels>,
     /// Bytes of this process before it read the base.
     process: u64,
+    /// Bytes of activations that the last membership planned with.
+    planned: AtomicU64,
+    /// As [`Sizing::refused`].
+    refused: AtomicU64,
 }
 
 /// A training state between two memberships.
@@ -108,6 +113,8 @@ impl Job {
             companions,
             kernels,
             process,
+            planned: AtomicU64::new(u64::MAX),
+            refused: AtomicU64::new(u64::MAX),
             base_digest,
             vocabulary,
             state: Mutex::new(Some(Kept::Base(state))),
@@ -159,14 +166,19 @@ impl Job {
         recipe(&self.spec, recompute)
     }
 
-    /// The model that a run of `spec` begins with, and how its files are written; this process has `process` bytes.
+    /// The model that a run of `spec` begins with, for these kernels, and how its files are written; this process has
+    /// `process` bytes.
     ///
     /// # Errors
     /// [`Cause::Model`] for the base, [`Cause::Storage`] if its store fails.
-    pub async fn blueprint(spec: &Spec, process: u64) -> Result<(Model, Saved), Trouble> {
+    pub async fn blueprint(
+        spec: &Spec,
+        process: u64,
+        kernels: Arc<dyn Kernels>,
+    ) -> Result<(Model, Saved), Trouble> {
         let base = inputs::base(spec).await?;
-        refuse_if_too_large(spec, &base, &Device::Host, process)?;
-        let (model, dtype, _) = base::read(&base, spec, template(spec).await?, kernels::host())?;
+        refuse_if_too_large(spec, &base, kernels.device(), process)?;
+        let (model, dtype, _) = base::read(&base, spec, template(spec).await?, kernels)?;
         Ok((model, Saved { dtype, file_bytes: spec.model().max_shard_bytes }))
     }
 
@@ -179,10 +191,17 @@ impl Job {
         let checkpoints = Some((world, self.saved()));
         let (spec, config, process) = (&self.spec, model.config(), self.process);
         let device = self.kernels.device();
-        let sizing = Sizing { spec, config, device, checkpoints, on_host, process };
+        let refused = self.refused.load(Ordering::Relaxed);
+        let sizing = Sizing { spec, config, device, checkpoints, on_host, process, refused };
         let chosen = sizing.reserve()?;
         chosen.warn_if_too_large();
+        self.planned.store(chosen.memory.activations, Ordering::Relaxed);
         Ok(chosen.fit)
+    }
+
+    /// Notes that the GPU had no memory in the middle of a step. The next membership then plans with less.
+    pub fn ran_out_of_memory(&self) {
+        self.refused.store(self.planned.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// The device that computes.
@@ -326,7 +345,8 @@ fn refuse_if_too_large(
     process: u64,
 ) -> Result<(), Trouble> {
     let config = Config::read(base).map_err(|e| Trouble::new(Cause::Model, chain(&e)))?;
-    let sizing = Sizing { spec, config: &config, device, checkpoints: None, on_host: 1, process };
+    let (config, checkpoints, refused) = (&config, None, u64::MAX);
+    let sizing = Sizing { spec, config, device, checkpoints, on_host: 1, process, refused };
     sizing.fit().map(|_| ())
 }
 

@@ -38,10 +38,10 @@ pub(super) struct Finding {
     /// Whether Muster needs this.
     pub(super) needed: bool,
     /// What was observed.
-    seen: String,
+    pub(super) seen: String,
     /// What a failed check means for Muster, and a hint.
     #[serde(skip_serializing_if = "Option::is_none")]
-    otherwise: Option<&'static str>,
+    pub(super) otherwise: Option<String>,
 }
 
 impl fmt::Display for Finding {
@@ -72,14 +72,14 @@ type Tried = Result<Seen, Error>;
 pub(super) async fn examine(storage: &Storage, mut report: impl FnMut(&Finding)) -> Vec<Finding> {
     let scratch = Scratch { storage, folder: format!("doctor-{}", &id::unique()[..12]) };
     let mut findings = Vec::new();
-    let mut note = |check, needed, otherwise, tried: Tried| {
+    let mut note = |check, needed, otherwise: &str, tried: Tried| {
         let (verdict, seen) = match tried {
             Ok(Seen::Passed(seen)) => (Verdict::Ok, seen),
             Ok(Seen::Failed(seen)) => (Verdict::No, seen),
             Ok(Seen::Unclear(seen)) => (Verdict::Unknown, seen),
             Err(error) => (Verdict::No, chain(&error)),
         };
-        let otherwise = (verdict != Verdict::Ok).then_some(otherwise);
+        let otherwise = (verdict != Verdict::Ok).then(|| otherwise.to_owned());
         let finding = Finding { check, verdict, needed, seen, otherwise };
         report(&finding);
         findings.push(finding);
@@ -358,7 +358,7 @@ mod tests {
             verdict: Verdict::No,
             needed: true,
             seen: "a written object is not listed".into(),
-            otherwise: Some(LISTING),
+            otherwise: Some(LISTING.to_owned()),
         };
         let text = finding.to_string();
         let lines: Vec<_> = text.lines().map(str::trim_start).collect();
