@@ -12,6 +12,7 @@ mod bytes;
 mod check;
 mod derived;
 pub mod draft;
+mod dtype;
 pub mod duration;
 mod error;
 pub mod hub;
@@ -34,6 +35,7 @@ use serde_json::{Map, Value};
 
 pub use crate::plan::Amount;
 pub use draft::Draft;
+pub use dtype::{Dtype, ReduceDtype, SaveDtype};
 pub use error::{Error, Problem};
 pub use hub::HubName;
 pub use location::{Location, Scheme};
@@ -41,9 +43,9 @@ pub use quality::{Check, Quality};
 pub use resume::compatible_for_resume;
 pub use schema::schema;
 pub use value::{
-    Adapter, AdapterKind, AdapterTargets, BrokenEnd, Checkpoint, ControlTokens, Dtype, EvalEvery,
-    Format, Init, LeftOut, Media, MicroBatch, Optimizer, OptimizerKind, Recompute, Roles,
-    SaveDtype, Schedule, ScheduleKind, Think, TooLong, Train, TrainOn, Turns,
+    Adapter, AdapterKind, AdapterTargets, BrokenEnd, Checkpoint, ControlTokens, EvalEvery, Format,
+    Init, LeftOut, Media, MicroBatch, Optimizer, OptimizerKind, Recompute, Roles, Schedule,
+    ScheduleKind, Think, TooLong, Train, TrainOn, Turns,
 };
 
 /// The longest text that is parsed as a spec.

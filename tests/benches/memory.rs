@@ -78,7 +78,8 @@ fn measure(options: &Options, recompute: Recompute, world: usize) -> anyhow::Res
     let name = options.shape.as_deref().unwrap_or_default();
     let (_, config) = SHAPES.iter().find(|(shape, _)| *shape == name).context("no such shape")?;
     let Options { tokens, dtype, .. } = *options;
-    let (predicted, measured) = Case { config, dtype, recompute, world, tokens }.measure()?;
+    let (predicted, measured) =
+        Case { config, dtype, reduce_dtype: Dtype::F32, recompute, world, tokens }.measure()?;
     let ratio = predicted.total() as f64 / measured as f64;
     let [total, measured] = [predicted.total(), measured].map(bytes);
     println!("{total:>9}   {measured:>9}   {ratio:.3}   ({predicted})");

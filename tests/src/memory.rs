@@ -28,6 +28,8 @@ pub struct Case<'a> {
     pub config: &'a str,
     /// The type of operands and activations.
     pub dtype: Dtype,
+    /// The type in which gradients are summed between ranks.
+    pub reduce_dtype: Dtype,
     /// What is computed twice.
     pub recompute: Recompute,
     /// Number of ranks.
@@ -45,13 +47,14 @@ impl Case<'_> {
     /// # Errors
     /// Those of a step.
     pub fn measure(&self) -> anyhow::Result<(Memory, u64)> {
-        let Self { dtype, recompute, world, .. } = *self;
+        let Self { dtype, reduce_dtype, recompute, world, .. } = *self;
         let config = Config::parse(Path::new(model::CONFIG_FILE), self.config)?;
         let recipe = Recipe {
             adamw: AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8 },
             weight_decay: 0.1,
             clip_norm: 1.0,
             recompute,
+            reduce_dtype,
             bucket_elements: BUCKET_ELEMENTS,
         };
         let saved = Saved { dtype: model::Dtype::Bf16, file_bytes: 5_000_000_000 };

@@ -66,6 +66,7 @@ fn replica_with(clip_norm: f64, bucket_elements: usize, dtype: device::Dtype) ->
         weight_decay: 0.1,
         clip_norm,
         recompute: Recompute::Off,
+        reduce_dtype: device::Dtype::F32,
         bucket_elements,
     };
     let mut model = Model::random(config, 7, kernels::host());

@@ -74,9 +74,17 @@ fn several_mistakes_in_a_spec_are_reported_together() {
     let fixture = Fixture::new();
     fixture.respec("learning_rate: 1.0e-3", "learning_rate: fast");
     fixture.respec("max_tokens: 128", "max_tokens: 0");
+    fixture.respec("  seed: 20", "  reduce_dtype: fp8");
     refused_at_once(
         &fixture,
-        &["spec.yaml", "train.learning_rate", "`fast`", "data.max_tokens", "got 0"],
+        &[
+            "spec.yaml",
+            "train.learning_rate",
+            "`fast`",
+            "data.max_tokens",
+            "got 0",
+            "`train.reduce_dtype` must be `f32` or `bf16`, got `fp8`",
+        ],
     );
 }
 

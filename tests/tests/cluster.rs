@@ -173,10 +173,11 @@ fn in_bf16_a_killed_rank_costs_only_a_restore() {
     let in_bf16 = || {
         let fixture = Fixture::new();
         fixture.respec("base: ./base,", "base: ./base, dtype: bf16,");
+        fixture.respec("  seed: 20", "  seed: 20\n  reduce_dtype: bf16");
         fixture
     };
     let undisturbed = Reference::of(&in_bf16());
-    assert_ne!(undisturbed.losses, UNDISTURBED.losses, "activations are rounded");
+    assert_ne!(undisturbed.losses, UNDISTURBED.losses, "activations and gradients are rounded");
     let fixture = in_bf16();
     let ended = run_and_kill(&fixture, "--slot local-1 ");
     undisturbed.assert_same_samples(&[&ended]);

@@ -23,9 +23,13 @@ fn losses(ended: &Ended) -> Vec<f64> {
 }
 
 fn assert_close(got: &[f64], wanted: &[f64]) {
+    assert_within(1e-5, got, wanted);
+}
+
+fn assert_within(tolerance: f64, got: &[f64], wanted: &[f64]) {
     assert_eq!((got.len(), wanted.len()), (STEPS as usize, STEPS as usize));
     for (step, (got, wanted)) in got.iter().zip(wanted).enumerate() {
-        assert!((got - wanted).abs() <= 1e-5 * wanted.abs(), "{step}: {got} and {wanted}");
+        assert!((got - wanted).abs() <= tolerance * wanted.abs(), "{step}: {got} and {wanted}");
     }
 }
 
@@ -38,17 +42,34 @@ fn on_the_cpu(fixture: &Fixture) -> Vec<f64> {
     losses(&Process::run(fixture, &["--workers", "1"]).end().with_code(0))
 }
 
+/// The losses of a run on this number of GPUs.
+fn on_gpus(fixture: &Fixture, count: usize) -> Option<Vec<f64>> {
+    let gpu = gpus(count, Vec::new())?;
+    let run = Process::run_in(fixture, &["--devices", "cuda:all"], &gpu.environment());
+    let ended = run.end().with_code(0);
+    assert_no_violation(&gpu);
+    Some(losses(&ended))
+}
+
 #[test]
 fn runs_on_gpus_have_the_losses_of_a_run_on_the_cpu() {
     let fixture = fixture();
     let wanted = on_the_cpu(&fixture);
     for count in [1, 2, 4] {
-        let Some(gpu) = gpus(count, Vec::new()) else { return };
-        let run = Process::run_in(&fixture, &["--devices", "cuda:all"], &gpu.environment());
-        let ended = run.end().with_code(0);
-        assert_close(&losses(&ended), &wanted);
-        assert_no_violation(&gpu);
+        let Some(losses) = on_gpus(&fixture, count) else { return };
+        assert_close(&losses, &wanted);
     }
+}
+
+#[test]
+fn a_run_with_sums_in_bf16_has_nearly_the_losses_of_sums_in_f32() {
+    let fixture = fixture();
+    let Some(exact) = on_gpus(&fixture, 2) else { return };
+    fixture.respec("  seed: 20", "  seed: 20\n  reduce_dtype: bf16");
+    let Some(rounded) = on_gpus(&fixture, 2) else { return };
+    println!("{exact:?} in f32, {rounded:?} in bf16");
+    assert_ne!(rounded, exact, "gradients are rounded");
+    assert_within(1e-3, &rounded, &exact);
 }
 
 /// The losses of a run on two GPUs that meets a fault, and how it ended.

@@ -16,16 +16,17 @@ const CONFIG: &str = r#"{"model_type": "llama", "vocab_size": 16384, "hidden_siz
 #[test]
 fn a_rank_needs_the_predicted_memory() -> anyhow::Result<()> {
     for (setting, _) in SETTINGS {
-        for dtype in ["f32", "bf16"] {
+        for (dtype, reduce_dtype) in [("f32", "f32"), ("bf16", "f32"), ("f32", "bf16")] {
             let environment = [
                 (KEEP_MEMORY.0, KEEP_MEMORY.1.to_owned()),
                 // The last page of a buffer would have up to 2 MiB, which is much for buffers as small as these.
                 ("MIMALLOC_ALLOW_THP", "0".to_owned()),
                 ("MUSTER_TEST_RECOMPUTE", setting.to_owned()),
                 ("MUSTER_TEST_DTYPE", dtype.to_owned()),
+                ("MUSTER_TEST_REDUCE_DTYPE", reduce_dtype.to_owned()),
             ];
             run_ignored("prediction_and_peak", &environment)
-                .context(format!("{setting}, {dtype}"))?;
+                .context(format!("{setting}, {dtype}, reduced in {reduce_dtype}"))?;
         }
     }
     Ok(())
@@ -34,15 +35,20 @@ fn a_rank_needs_the_predicted_memory() -> anyhow::Result<()> {
 #[test]
 #[ignore = "run by `a_rank_needs_the_predicted_memory`"]
 fn prediction_and_peak() -> anyhow::Result<()> {
-    let (setting, dtype) =
-        (std::env::var("MUSTER_TEST_RECOMPUTE")?, std::env::var("MUSTER_TEST_DTYPE")?);
+    let setting = std::env::var("MUSTER_TEST_RECOMPUTE")?;
     let (_, recompute) =
         *SETTINGS.iter().find(|(name, _)| *name == setting).context("a setting")?;
-    let dtype = if dtype == "bf16" { Dtype::Bf16 } else { Dtype::F32 };
-    let case = Case { config: CONFIG, dtype, recompute, world: 2, tokens: 2048 };
+    let dtype = |variable: &str| match std::env::var(variable)?.as_str() {
+        "bf16" => Ok::<_, anyhow::Error>(Dtype::Bf16),
+        _ => Ok(Dtype::F32),
+    };
+    let (dtype, reduce_dtype) = (dtype("MUSTER_TEST_DTYPE")?, dtype("MUSTER_TEST_REDUCE_DTYPE")?);
+    let case = Case { config: CONFIG, dtype, reduce_dtype, recompute, world: 2, tokens: 2048 };
     let (predicted, measured) = case.measure()?;
     let ratio = predicted.total() as f64 / measured as f64;
-    println!("{setting}, {dtype:?}: {ratio:.3} of {measured} bytes; {predicted}");
+    println!(
+        "{setting}, {dtype}, reduced in {reduce_dtype}: {ratio:.3} of {measured} bytes; {predicted}"
+    );
     ensure!(
         (0.95..1.05).contains(&ratio),
         "{ratio}: {predicted}, and {measured} bytes were measured"

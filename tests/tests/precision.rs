@@ -77,6 +77,7 @@ fn train(folder: &Path, curves: &Curves, dtype: Dtype) -> Vec<f64> {
         weight_decay: 0.0,
         clip_norm: 1.0,
         recompute: Recompute::Off,
+        reduce_dtype: Dtype::F32,
         bucket_elements: BUCKET_ELEMENTS,
     };
     let mut state = State::new(model);

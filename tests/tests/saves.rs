@@ -67,6 +67,7 @@ const RECIPE: Recipe = Recipe {
     weight_decay: 0.1,
     clip_norm: 1.0,
     recompute: Recompute::Off,
+    reduce_dtype: worker::device::Dtype::F32,
     bucket_elements: 512,
 };
 

@@ -2,9 +2,9 @@
 //!
 //! The rank processes of all contenders run from the start; in each round, the contenders run in turn while the
 //! others sleep. A repetition is timed on every rank, from the end of a barrier until the sum is there, and takes as
-//! long as its slowest rank. All contenders sum f32 in place, and the sum is checked outside the timed part. The CPU
-//! time of all ranks is shown, too: it is what the all-reduce takes away from the training step, and it hardly
-//! depends on other load on the machine.
+//! long as its slowest rank. All contenders sum the same number of values in place, one of them in bf16 and the others
+//! in f32, and the sum is checked outside the timed part. The CPU time of all ranks is shown, too: it is what the
+//! all-reduce takes away from the training step, and it hardly depends on other load on the machine.
 //!
 //! MUSTER_PEER_PYTHON names a Python that has torch; without it, gloo is skipped. Arguments (after `--`) are the
 //! number of rounds and, optionally, of processes: `-- 5 2`.
@@ -14,7 +14,9 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use half::bf16;
 use worker::collective::{AbortHandle, Collective, Listener, Membership, Options, Ring, SameHost};
+use worker::device::Element;
 
 const SIZES_MIB: [usize; 2] = [25, 512];
 const ROUNDS: usize = 7;
@@ -22,11 +24,15 @@ const ROUNDS: usize = 7;
 fn main() {
     let arguments: Vec<String> =
         std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    if let [mode, rank, world_size, same_host] = &arguments[..]
+    if let [mode, rank, world_size, same_host, dtype] = &arguments[..]
         && mode == "rank"
     {
         let same_host = if same_host == "unix" { SameHost::UnixSocket } else { SameHost::Tcp };
-        return rank_process(number(rank), number(world_size), same_host);
+        let (rank, world_size) = (number(rank), number(world_size));
+        return match dtype.as_str() {
+            "bf16" => rank_process(rank, world_size, same_host, bf16::from_f32),
+            _ => rank_process(rank, world_size, same_host, |x| x),
+        };
     }
     let rounds = arguments.first().map_or(ROUNDS, |rounds| number(rounds));
     match arguments.get(1) {
@@ -44,8 +50,9 @@ fn compare(world_size: usize, rounds: usize) {
         std::env::temp_dir().join(format!("all-reduce-{}-{world_size}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("the temporary folder can be written");
     let mut contenders = vec![
-        Contender::ring("unix", "ring, unix sockets", world_size),
-        Contender::ring("tcp", "ring, tcp", world_size),
+        Contender::ring(["unix", "f32"], "ring, unix sockets", world_size),
+        Contender::ring(["unix", "bf16"], "the same in bf16", world_size),
+        Contender::ring(["tcp", "f32"], "ring, tcp", world_size),
     ];
     match std::env::var("MUSTER_PEER_PYTHON") {
         Ok(python) => contenders.push(Contender::gloo(&python, &folder, world_size)),
@@ -62,7 +69,7 @@ fn compare(world_size: usize, rounds: usize) {
 }
 
 fn report(world_size: usize, size_mib: usize, contenders: &[Contender], rounds: &[Vec<Figure>]) {
-    println!("\n{size_mib} MiB between {world_size} processes, {} rounds", rounds.len());
+    println!("\n{size_mib} MiB of f32 between {world_size} processes, {} rounds", rounds.len());
     let gigabytes = (size_mib << 20) as f64 / 1e9;
     let gloo = contenders.iter().position(|contender| contender.name == "gloo");
     for (index, contender) in contenders.iter().enumerate() {
@@ -113,12 +120,14 @@ struct Rank {
 }
 
 impl Contender {
-    fn ring(same_host: &str, name: &'static str, world_size: usize) -> Self {
+    /// A ring over this transport, with values of this type.
+    fn ring(settings: [&str; 2], name: &'static str, world_size: usize) -> Self {
         let program = std::env::current_exe().expect("this program has a path");
         let spawn = |rank: usize| {
             let rank = rank.to_string();
             let world_size = world_size.to_string();
-            Rank::spawn(Command::new(&program).args(["rank", &rank, &world_size, same_host]))
+            let arguments = ["rank", &rank, &world_size].into_iter().chain(settings);
+            Rank::spawn(Command::new(&program).args(arguments))
         };
         let mut ranks: Vec<_> = (0..world_size).map(spawn).collect();
         let addresses: Vec<_> = ranks.iter_mut().map(Rank::reply).collect();
@@ -188,7 +197,12 @@ impl Rank {
 }
 
 /// The body of a rank process: forms the ring, then reduces on command.
-fn rank_process(rank: usize, world_size: usize, same_host: SameHost) {
+fn rank_process<T: Element + PartialEq>(
+    rank: usize,
+    world_size: usize,
+    same_host: SameHost,
+    of: fn(f32) -> T,
+) {
     let mut lines = stdin().lines().map(|line| line.expect("commands are UTF-8"));
     let listener = Listener::bind("127.0.0.1:0").expect("loopback has free ports");
     println!("{}", listener.local_addr());
@@ -209,17 +223,17 @@ fn rank_process(rank: usize, world_size: usize, same_host: SameHost) {
     let mut bucket = Vec::new();
     for line in lines {
         let (len, repetitions) = line.split_once(' ').expect("a command has two numbers");
-        bucket.resize(number(len), 0.0);
+        bucket.resize(number(len), of(0.0));
         let mut figures = Vec::new();
         for _ in 0..number(repetitions) {
-            bucket.fill((rank + 1) as f32);
+            bucket.fill(of((rank + 1) as f32));
             ring.barrier().expect("the ring holds");
             let (start, busy) = (Instant::now(), processor_seconds());
             let pending = ring.reduce(bucket.into()).expect("the ring holds");
             bucket = pending.wait().expect("the ring holds").into_vec();
             figures.push(start.elapsed().as_secs_f64().to_string());
             figures.push((processor_seconds() - busy).to_string());
-            let sum = (world_size * (world_size + 1) / 2) as f32;
+            let sum = of((world_size * (world_size + 1) / 2) as f32);
             assert!(bucket.iter().all(|&value| value == sum));
         }
         println!("{}", figures.join(" "));

@@ -6,6 +6,7 @@ use anyhow::Result;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use worker::collective::InProcess;
+use worker::device::Dtype;
 use worker::kernels;
 use worker::model::{Config, Model};
 use worker::ops::{Documents, Recompute, Target};
@@ -29,6 +30,7 @@ fn main() -> Result<()> {
         weight_decay: 0.0,
         clip_norm: 1.0,
         recompute: Recompute::Off,
+        reduce_dtype: Dtype::F32,
         bucket_elements: BUCKET_ELEMENTS,
     };
     let mut state = State::new(model);

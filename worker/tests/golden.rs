@@ -118,6 +118,7 @@ fn train_rank(model: Model, collective: &mut dyn Collective, run: &Run) -> Outco
         weight_decay: 0.1,
         clip_norm: 1.0,
         recompute: run.recompute,
+        reduce_dtype: Dtype::F32,
         // Small enough for several buckets, and for matrices that span several.
         bucket_elements: if run.world > 1 { 1000 } else { BUCKET_ELEMENTS },
     };

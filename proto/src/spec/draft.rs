@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::dtype::{Dtype, SaveDtype};
 use super::quality::Quality;
 use super::value::{
-    Adapter, BrokenEnd, Checkpoint, ControlTokens, Dtype, EvalEvery, Format, Init, LeftOut, Media,
-    Roles, SaveDtype, Think, TooLong, Train, TrainOn, Turns,
+    Adapter, BrokenEnd, Checkpoint, ControlTokens, EvalEvery, Format, Init, LeftOut, Media, Roles,
+    Think, TooLong, Train, TrainOn, Turns,
 };
 
 /// The largest `max_tokens` that a spec may ask for.

@@ -67,6 +67,7 @@ train:
   optimizer: {kind: adamw, betas: [0.8, 0.99], eps: 1.0e-6, weight_decay: 0.1}
   clip_norm: 0.5
   recompute: on
+  reduce_dtype: bf16
   seed: 18446744073709551615
 workers: {min: 2, max: 16}
 checkpoint: {every: 10, keep: 1}
@@ -198,6 +199,7 @@ fn every_key_is_read() {
     assert_eq!(data.date, NaiveDate::from_ymd_opt(2026, 2, 28));
     let train = spec.train();
     assert_eq!((train.micro_batch, train.recompute), (MicroBatch::Packs(4), Recompute::On));
+    assert_eq!(train.reduce_dtype, ReduceDtype::Bf16);
     assert_eq!((train.optimizer.betas, train.seed), ([0.8, 0.99], u64::MAX));
     assert_eq!(train.schedule().warmup, crate::plan::schedule::Warmup::Steps(100));
 }
@@ -215,8 +217,15 @@ fn the_resolved_spec_reads_back_as_the_same_spec_anywhere() {
 #[test]
 fn the_resolved_spec_writes_every_default_out() {
     let resolved = valid(LEAST).resolved_yaml();
-    let lines =
-        ["epochs: 3", "warmup: 0.03", "holdout: 0.0", "keep: 3", "output: /specs/runs", "min: 1"];
+    let lines = [
+        "epochs: 3",
+        "warmup: 0.03",
+        "reduce_dtype: f32",
+        "holdout: 0.0",
+        "keep: 3",
+        "output: /specs/runs",
+        "min: 1",
+    ];
     for line in lines {
         assert!(resolved.contains(line), "no `{line}` in\n{resolved}");
     }

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+use super::dtype::ReduceDtype;
 use crate::plan::schedule;
 
 /// Whether the weights of the base model are used.
@@ -16,29 +17,6 @@ pub enum Init {
     /// Training starts from scratch: only the `config.json` and the tokenizer of the base model are read, and the
     /// parameters are drawn randomly from `train.seed`.
     Random,
-}
-
-/// The type of parameters and activations in training.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    /// 32 bits throughout.
-    #[default]
-    F32,
-    /// bfloat16 for operands and activations; f32 for weights, gradients, moments and sums.
-    Bf16,
-}
-
-/// The type of the weights in a written model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum SaveDtype {
-    /// 32 bits.
-    F32,
-    /// bfloat16.
-    Bf16,
-    /// IEEE half precision.
-    F16,
 }
 
 /// A small set of new parameters, trained beside frozen weights.
@@ -335,6 +313,10 @@ pub struct Train {
     /// Whether activations are recomputed in the backward pass instead of stored, which saves memory and costs time;
     /// the result is the same. `auto` recomputes only what is necessary to fit in memory.
     pub recompute: Recompute,
+    /// The type in which gradients are summed between workers: `f32`, or `bf16`, which halves the bytes that they
+    /// exchange and rounds each gradient to 8 significant bits. Use `bf16` if the network limits the speed of a run.
+    /// Gradients are rounded even if there is only one worker.
+    pub reduce_dtype: ReduceDtype,
     /// The seed of everything random: the order of the packs, and the values of new parameters.
     pub seed: u64,
 }
@@ -351,6 +333,7 @@ impl Default for Train {
             optimizer: Optimizer::default(),
             clip_norm: 1.0,
             recompute: Recompute::Auto,
+            reduce_dtype: ReduceDtype::F32,
             seed: 42,
         }
     }

@@ -50,6 +50,7 @@ impl Ours {
             weight_decay: 0.0,
             clip_norm: 1.0,
             recompute: Recompute::Off,
+            reduce_dtype: worker::device::Dtype::F32,
             bucket_elements: BUCKET_ELEMENTS,
         };
         let model = Model::random(config, 1, kernels::host());

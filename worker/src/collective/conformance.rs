@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::ring::tests::ring_world;
 use super::{Collective, Error, InProcess, Kind, Pending, SameHost};
-use crate::device::Buffer;
+use crate::device::{Buffer, Dtype, Element};
+use half::bf16;
 
 pub(super) type World = Vec<Box<dyn Collective>>;
 /// Makes the ranks of a world of the given size; each wait without progress is limited to the duration.
@@ -28,6 +29,9 @@ macro_rules! implementations {
         $(conforms!($implementation, $make, [
             sums_are_exact_for_every_size_and_world,
             sums_have_the_same_bits_on_every_rank,
+            sums_of_bf16_are_exact_for_every_size_and_world,
+            sums_of_bf16_have_the_same_bits_on_every_rank,
+            buckets_of_both_types_in_flight_come_back_as_launched,
             many_buckets_in_flight_come_back_as_launched,
             control_between_reductions_sums_in_rank_order,
             broadcast_reaches_all_from_every_root,
@@ -76,8 +80,40 @@ fn awkward(rank: usize, index: usize) -> f32 {
     (mixed as f32 / 1e6 - 8.0) * 10f32.powi((index % 9) as i32 - 4)
 }
 
-fn reduce(rank: &mut dyn Collective, bucket: Vec<f32>) -> Result<Vec<f32>, Error> {
-    Ok(launch(rank, bucket)?.wait()?.into_vec())
+/// A type in which buckets are summed.
+trait Value: Element {
+    /// The distance between 1 and the next value.
+    const EPSILON: f64;
+    fn nearest(x: f32) -> Self;
+    fn exact(self) -> f64;
+}
+
+impl Value for f32 {
+    const EPSILON: f64 = f32::EPSILON as f64;
+
+    fn nearest(x: f32) -> Self {
+        x
+    }
+
+    fn exact(self) -> f64 {
+        self.into()
+    }
+}
+
+impl Value for bf16 {
+    const EPSILON: f64 = 1.0 / 128.0;
+
+    fn nearest(x: f32) -> Self {
+        Self::from_f32(x)
+    }
+
+    fn exact(self) -> f64 {
+        self.to_f64()
+    }
+}
+
+fn reduce<T: Value>(rank: &mut dyn Collective, bucket: Vec<T>) -> Result<Vec<T>, Error> {
+    Ok(rank.reduce(bucket.into())?.wait()?.into_vec())
 }
 
 fn launch(rank: &mut dyn Collective, bucket: Vec<f32>) -> Result<Pending, Error> {
@@ -91,39 +127,82 @@ fn broadcast(rank: &mut dyn Collective, root: usize, values: Vec<f32>) -> Result
 }
 
 pub(super) fn sums_are_exact_for_every_size_and_world(make: Make) {
+    assert_exact_sums::<f32>(make, whole);
+}
+
+pub(super) fn sums_of_bf16_are_exact_for_every_size_and_world(make: Make) {
+    // All sums are whole numbers below 256, which have 8 bits.
+    assert_exact_sums::<bf16>(make, |rank, index| whole(rank, index) % 51.0);
+}
+
+fn assert_exact_sums<T: Value>(make: Make, term: fn(usize, usize) -> f32) {
     for world_size in 1..=5 {
         on_each(make(world_size, PATIENT), |mut rank| {
             assert_eq!(rank.world_size(), world_size);
             for len in [0, 1, 2, 3, 4, 5, 7, 1000, 65_537, 1_300_001] {
                 let me = rank.rank();
-                let mine = (0..len).map(|index| whole(me, index)).collect();
+                let mine: Vec<T> = (0..len).map(|index| T::nearest(term(me, index))).collect();
                 let sum = reduce(&mut *rank, mine).expect("all ranks take part");
                 let right =
-                    (0..len).map(|index| -> f32 { (0..world_size).map(|r| whole(r, index)).sum() });
-                assert!(sum.iter().copied().eq(right), "{len} values over {world_size} ranks");
+                    (0..len).map(|index| -> f32 { (0..world_size).map(|r| term(r, index)).sum() });
+                let same = sum.into_iter().map(T::exact).eq(right.map(f64::from));
+                assert!(same, "{len} values over {world_size} ranks");
             }
         });
     }
 }
 
 pub(super) fn sums_have_the_same_bits_on_every_rank(make: Make) {
+    assert_equal_sums::<f32>(make);
+}
+
+pub(super) fn sums_of_bf16_have_the_same_bits_on_every_rank(make: Make) {
+    assert_equal_sums::<bf16>(make);
+}
+
+fn assert_equal_sums<T: Value>(make: Make) {
     const LEN: usize = 100_003;
+    let term = |rank: usize, index: usize| T::nearest(awkward(rank, index));
     for world_size in 2..=5 {
         let sums = on_each(make(world_size, PATIENT), |mut rank| {
-            let mine = (0..LEN).map(|index| awkward(rank.rank(), index)).collect();
+            let mine = (0..LEN).map(|index| term(rank.rank(), index)).collect();
             reduce(&mut *rank, mine).expect("all ranks take part")
         });
-        let bits = |sum: &[f32]| sum.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-        assert!(sums.iter().all(|sum| bits(sum) == bits(&sums[0])));
+        assert!(sums.iter().all(|sum| bytes(sum) == bytes(&sums[0])));
         for (index, &sum) in sums[0].iter().enumerate() {
-            let terms = (0..world_size).map(|rank| f64::from(awkward(rank, index)));
+            let terms = (0..world_size).map(|rank| term(rank, index).exact());
             let (right, size) = terms.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x.abs()));
             // Each addition has a rounding error of at most half a unit in the last place of the largest intermediate
             // sum.
-            let tolerance = world_size as f64 * f64::from(f32::EPSILON) / 2.0 * size;
-            assert!((f64::from(sum) - right).abs() <= tolerance, "{index}: {sum} is not {right}");
+            let tolerance = world_size as f64 * T::EPSILON / 2.0 * size;
+            assert!((sum.exact() - right).abs() <= tolerance, "{index}: {sum:?} is not {right}");
         }
     }
+}
+
+fn bytes<T: Value>(values: &[T]) -> &[u8] {
+    bytemuck::cast_slice(values)
+}
+
+pub(super) fn buckets_of_both_types_in_flight_come_back_as_launched(make: Make) {
+    on_each(make(3, PATIENT), |mut rank| {
+        let me = rank.rank();
+        let launched = |number: usize| {
+            let (value, len) = ((me + number) as f32, 1 + 97 * number);
+            let bucket = match number % 3 {
+                0 => vec![bf16::from_f32(value); len].into(),
+                _ => vec![value; len].into(),
+            };
+            rank.reduce(bucket).expect("nothing is broken")
+        };
+        // The sums are whole numbers below 256.
+        let pending: Vec<_> = (0..80).map(launched).collect();
+        for (number, pending) in pending.into_iter().enumerate().rev() {
+            let sum = pending.wait().expect("all ranks take part");
+            let right = vec![(3 + 3 * number) as f32; 1 + 97 * number];
+            assert_eq!(*sum.read_f32(), right);
+        }
+    });
 }
 
 pub(super) fn many_buckets_in_flight_come_back_as_launched(make: Make) {
@@ -209,7 +288,7 @@ pub(super) fn rank_may_leave_after_its_last_call(make: Make) {
         for _ in 0..25 {
             on_each(make(world_size, PATIENT), |mut rank| {
                 let sum =
-                    reduce(&mut *rank, vec![1.0; 40_000]).expect("nobody left before the end");
+                    reduce(&mut *rank, vec![1f32; 40_000]).expect("nobody left before the end");
                 assert_eq!(sum, vec![world_size as f32; 40_000]);
             });
         }
@@ -224,7 +303,7 @@ pub(super) fn abort_unblocks_a_waiting_rank_within_a_second(make: Make) {
     let pending = launch(&mut *one, vec![1.0; 1_000_000]).expect("nothing is broken");
     let abort = one.abort_handle();
     let at = std::thread::scope(|scope| {
-        let other = scope.spawn(|| reduce(&mut *two, vec![1.0; 1_000_000]));
+        let other = scope.spawn(|| reduce(&mut *two, vec![1f32; 1_000_000]));
         let waiting = scope.spawn(|| pending.wait());
         let blocked_in_a_call = scope.spawn(|| one.control(&mut [1.0]));
         let at = Instant::now();
@@ -238,7 +317,7 @@ pub(super) fn abort_unblocks_a_waiting_rank_within_a_second(make: Make) {
         at
     });
     assert!(at.elapsed() < Duration::from_secs(1), "took {:?}", at.elapsed());
-    assert!(matches!(reduce(&mut *one, vec![1.0]), Err(Error::Aborted)));
+    assert!(matches!(reduce(&mut *one, vec![1f32]), Err(Error::Aborted)));
     assert!(matches!(one.barrier(), Err(Error::Aborted)));
     drop(zero);
 }
@@ -293,11 +372,22 @@ pub(super) fn dropping_a_rank_during_a_reduction_breaks_the_others(make: Make) {
 fn different_calls_are_a_mismatch(make: Make) {
     let errors = on_each(make(2, PATIENT), |mut rank| {
         let len = 3 + rank.rank();
-        reduce(&mut *rank, vec![1.0; len]).expect_err("lengths differ")
+        reduce(&mut *rank, vec![1f32; len]).expect_err("lengths differ")
     });
     let mismatch = errors.iter().find(|error| matches!(error, Error::Mismatch { .. }));
     let text = mismatch.expect("the two disagree").to_string();
     assert!(text.contains("reduce, 3 values") && text.contains("reduce, 4 values"), "{text}");
+
+    let errors = on_each(make(2, PATIENT), |mut rank| {
+        let bucket = match rank.rank() {
+            0 => vec![1f32; 3].into(),
+            _ => vec![bf16::ONE; 3].into(),
+        };
+        rank.reduce(bucket).and_then(Pending::wait).expect_err("types differ")
+    });
+    let mismatch = errors.iter().find(|error| matches!(error, Error::Mismatch { .. }));
+    let text = mismatch.expect("the two disagree").to_string();
+    assert!(text.contains("3 values of f32") && text.contains("3 values of bf16"), "{text}");
 
     let errors = on_each(make(3, PATIENT), |mut rank| {
         if rank.rank() == 1 { rank.barrier() } else { rank.control(&mut [0.0]) }
@@ -313,10 +403,10 @@ fn silent_rank_times_out_and_is_named(make: Make) {
     let mut world = make(2, Duration::from_millis(50));
     let silent = world.remove(0);
     let mut one = world.remove(0);
-    let error = reduce(&mut *one, vec![1.0; 9]).expect_err("rank 0 is silent");
+    let error = reduce(&mut *one, vec![1f32; 9]).expect_err("rank 0 is silent");
     match error {
         Error::Timeout { rank: 0, call, .. } => {
-            assert_eq!((call.number, call.kind), (0, Kind::Reduce))
+            assert_eq!((call.number, call.kind), (0, Kind::Reduce(Dtype::F32)))
         }
         other => panic!("not a timeout of rank 0: {other}"),
     }
@@ -326,7 +416,7 @@ fn silent_rank_times_out_and_is_named(make: Make) {
 pub(super) fn calls_are_counted(make: Make) {
     on_each(make(2, PATIENT), |mut rank| {
         assert_eq!(rank.calls(), 0);
-        reduce(&mut *rank, vec![1.0]).expect("all ranks take part");
+        reduce(&mut *rank, vec![1f32]).expect("all ranks take part");
         rank.control(&mut [1.0]).expect("all ranks take part");
         broadcast(&mut *rank, 0, vec![1.0]).expect("all ranks take part");
         rank.barrier().expect("all ranks take part");

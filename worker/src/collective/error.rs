@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Refusal;
 use super::nccl::error::Error as NcclError;
+use crate::device::Dtype;
 use proto::protocol::Accusation;
 
 /// Why a collective could not be formed or has ended. Cheap to clone, since every pending call returns it.
@@ -203,8 +204,8 @@ pub struct Call {
 /// The operations of a collective.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// All-reduces (sums) a bucket of f32.
-    Reduce,
+    /// All-reduces (sums) a bucket with elements of this type.
+    Reduce(Dtype),
     /// All-reduces (sums) a few f64 in rank order.
     Control,
     /// Copies one rank's f32 to all ranks.
@@ -220,7 +221,7 @@ impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { number, kind, len } = self;
         match kind {
-            Kind::Reduce => write!(f, "call {number} (reduce, {len} values)"),
+            Kind::Reduce(dtype) => write!(f, "call {number} (reduce, {len} values of {dtype})"),
             Kind::Control => write!(f, "call {number} (control, {len} values)"),
             Kind::Broadcast { root } => {
                 write!(f, "call {number} (broadcast from rank {root}, {len} values)")

@@ -6,9 +6,11 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::device::{Buffer, WindowMut};
+use half::bf16;
 
-use super::{AbortHandle, Call, Collective, Error, Kind, Pending, check_root};
+use crate::device::{Buffer, Dtype, WindowMut};
+
+use super::{AbortHandle, Call, Collective, Error, Kind, Pending, check_root, sum};
 
 /// One rank of a collective whose ranks are threads.
 #[derive(Debug)]
@@ -54,6 +56,7 @@ struct Round {
 #[derive(Debug, Clone)]
 enum Values {
     F32(Vec<f32>),
+    Bf16(Vec<bf16>),
     F64(Vec<f64>),
     Nothing,
 }
@@ -105,12 +108,21 @@ impl Collective for InProcess {
     }
 
     fn reduce(&mut self, bucket: Buffer) -> Result<Pending, Error> {
-        let call =
-            self.give(Kind::Reduce, bucket.len(), Values::F32(bucket.read().into_owned()))?;
+        let dtype = bucket.dtype();
+        let values = match dtype {
+            Dtype::F32 => Values::F32(bucket.read().into_owned()),
+            Dtype::Bf16 => Values::Bf16(bucket.read().into_owned()),
+            Dtype::F64 | Dtype::U32 => panic!("{}", sum::not_summed(dtype)),
+        };
+        let call = self.give(Kind::Reduce(dtype), bucket.len(), values)?;
         let (rank, hall) = (self.rank, self.hall.clone());
         Ok(Pending::new(move || {
             let mut bucket = bucket;
-            bucket.write(0, &hall.take(rank, call)?.into_f32());
+            match hall.take(rank, call)? {
+                Values::F32(sum) => bucket.write(0, &sum),
+                Values::Bf16(sum) => bucket.write(0, &sum),
+                Values::F64(_) | Values::Nothing => unreachable!("{WRONG_TYPE}"),
+            }
             Ok(bucket)
         }))
     }
@@ -233,30 +245,32 @@ fn combine(given: impl Iterator<Item = Values>) -> Values {
     given.fold(Values::Nothing, |sum, values| match (sum, values) {
         (Values::Nothing, values) | (values, Values::Nothing) => values,
         (Values::F32(sum), Values::F32(values)) => Values::F32(add(sum, &values)),
+        (Values::Bf16(sum), Values::Bf16(values)) => Values::Bf16(add(sum, &values)),
         (Values::F64(sum), Values::F64(values)) => Values::F64(add(sum, &values)),
-        (Values::F32(_), Values::F64(_)) | (Values::F64(_), Values::F32(_)) => {
-            unreachable!("ranks in one call give one type")
-        }
+        (Values::F32(_) | Values::Bf16(_) | Values::F64(_), _) => unreachable!("{WRONG_TYPE}"),
     })
 }
 
-fn add<T: std::ops::AddAssign + Copy>(mut sum: Vec<T>, values: &[T]) -> Vec<T> {
-    sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += *value);
+fn add<T: sum::Addend>(mut sum: Vec<T>, values: &[T]) -> Vec<T> {
+    sum::add(&mut sum, values);
     sum
 }
+
+/// Why values of another type than expected are a bug here.
+const WRONG_TYPE: &str = "a call's kind decides the type of its values";
 
 impl Values {
     fn into_f32(self) -> Vec<f32> {
         match self {
             Self::F32(values) => values,
-            Self::F64(_) | Self::Nothing => unreachable!("a call's kind decides its type"),
+            Self::Bf16(_) | Self::F64(_) | Self::Nothing => unreachable!("{WRONG_TYPE}"),
         }
     }
 
     fn into_f64(self) -> Vec<f64> {
         match self {
             Self::F64(values) => values,
-            Self::F32(_) | Self::Nothing => unreachable!("a call's kind decides its type"),
+            Self::F32(_) | Self::Bf16(_) | Self::Nothing => unreachable!("{WRONG_TYPE}"),
         }
     }
 }

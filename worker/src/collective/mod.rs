@@ -24,6 +24,7 @@ mod nccl;
 mod paired;
 mod ring;
 mod signal;
+mod sum;
 
 #[cfg(test)]
 mod conformance;
@@ -48,9 +49,10 @@ pub trait Collective: Send {
     /// How many calls this rank has made. Comparing this number between ranks shows which rank never entered a call.
     fn calls(&self) -> u64;
 
-    /// Starts an all-reduce (sum) of `bucket`, which holds f32; the sum comes back through [`Pending::wait`].
+    /// Starts an all-reduce (sum) of `bucket`, which holds f32 or bf16; the sum comes back through [`Pending::wait`].
     ///
-    /// Returns without waiting for the sum. The length must be the same on every rank.
+    /// Returns without waiting for the sum. Length and type must be the same on every rank. Sums of bf16 are rounded to
+    /// bf16 with every addition.
     ///
     /// # Errors
     /// The error that finished this collective, if one has.

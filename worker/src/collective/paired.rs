@@ -70,11 +70,11 @@ impl Collective for Paired {
             // its next call of the ring, and leaves; the others notice that it has made fewer calls.
             return Ok(Pending::new(|| Ok(bucket)));
         }
-        let call = self.ring.count(bucket.len())?;
+        let (elements, dtype) = (bucket.len(), bucket.dtype());
+        let call = self.ring.count(dtype, elements)?;
         let (Some(nccl), false) = (&self.nccl, bucket.is_empty()) else {
             return Ok(Pending::new(|| Ok(bucket)));
         };
-        let (elements, dtype) = (bucket.len(), bucket.dtype());
         let window = Window { address: bucket.all().address(), elements, dtype };
         let started = nccl.reduce(call, window, self.gpu.mark(Stream::Compute));
         let lent = Lent { bucket: Some(bucket), started, gpu: self.gpu.clone() };

@@ -77,6 +77,18 @@ impl Memory {
         }
     }
 
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::F32(vec) => bytemuck::cast_slice_mut(vec),
+            Self::Bf16(vec) => bytemuck::cast_slice_mut(vec),
+            Self::F64(vec) => bytemuck::cast_slice_mut(vec),
+            Self::U32(vec) => bytemuck::cast_slice_mut(vec),
+            Self::Absent(_) | Self::Cuda(_) => {
+                panic!("a buffer of {:?} that is not in host memory", self.dtype())
+            }
+        }
+    }
+
     /// The address of the first element in the memory of a GPU.
     pub(super) fn address(&self) -> u64 {
         match self {

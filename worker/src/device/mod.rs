@@ -25,6 +25,7 @@ use cuda::{Gpu, Use};
 use half::bf16;
 use host::Memory;
 use std::borrow::Cow;
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -54,6 +55,17 @@ impl Dtype {
             Self::F32 | Self::U32 => 4,
             Self::F64 => 8,
         }
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F64 => "f64",
+            Self::U32 => "u32",
+        })
     }
 }
 
@@ -254,6 +266,11 @@ impl Buffer {
     /// If there are too few elements, or they are of another type.
     pub fn write<T: Element>(&mut self, at: usize, values: &[T]) {
         self.window_mut(at..at + values.len()).write(values);
+    }
+
+    /// The bytes of the elements, which must be in host memory.
+    pub(crate) fn host_bytes(&mut self) -> &mut [u8] {
+        self.memory.bytes_mut()
     }
 
     /// Moves the elements out.

@@ -11,7 +11,7 @@ mod restorable;
 mod samples;
 
 use crate::available;
-use crate::device::{Device, cuda};
+use crate::device::{self, Device, cuda};
 use crate::inputs::{self, access, parse, template};
 use crate::kernels::Kernels;
 use crate::model::{Config, Dtype, Model};
@@ -29,7 +29,7 @@ use proto::manifest::Checkpoint;
 use proto::plan::{Consumed, Pack, schedule, share};
 use proto::protocol::{Cause, Load, Train};
 use proto::receipt::Skipped;
-use proto::spec::{EvalEvery, EvalOn, Spec};
+use proto::spec::{EvalEvery, EvalOn, ReduceDtype, Spec};
 pub use restorable::Restorable;
 use samples::{Plan, Samples};
 use std::path::{Path, PathBuf};
@@ -366,6 +366,10 @@ pub fn recipe(spec: &Spec, recompute: Recompute) -> Recipe {
         weight_decay: train.optimizer.weight_decay,
         clip_norm: train.clip_norm,
         recompute,
+        reduce_dtype: match train.reduce_dtype {
+            ReduceDtype::F32 => device::Dtype::F32,
+            ReduceDtype::Bf16 => device::Dtype::Bf16,
+        },
         bucket_elements: BUCKET_ELEMENTS,
     }
 }

@@ -10,9 +10,14 @@
 //! A matrix that is larger than a bucket has several buckets of its own, each with whole rows. Its operations write
 //! there directly, so no gradient is copied. A tied embedding is final only at the very end of the backward, so it
 //! has the last buckets; earlier ones can be reduced without waiting for it.
+//!
+//! Gradients are f32. If they are reduced in another type, a rounded copy of the bucket is handed over, and its sum is
+//! copied back into the bucket. That happens in a world of one rank, too, so that the number of ranks changes only the
+//! order of additions.
 
 use crate::collective::{self, Collective, Pending};
 use crate::device::{Buffer, Device, Dtype, WindowMut};
+use crate::kernels::Kernels;
 use crate::ops::{Gradients, ParamId, Parameters};
 use std::ops::Range;
 
@@ -100,25 +105,49 @@ fn cut(shape: &[usize], size: usize) -> Vec<usize> {
 /// The gradients of one step, which are accumulated over micro-batches and then all-reduced.
 pub(crate) struct Buckets<'a> {
     layout: &'a Layout,
+    kernels: &'a dyn Kernels,
+    /// The type in which buckets are reduced.
+    reduce_dtype: Dtype,
     collective: &'a mut dyn Collective,
     held: Vec<Option<Buffer>>,
     /// Per bucket: the number of parameters whose gradient is not final.
     open: Vec<usize>,
-    flying: Vec<Pending>,
+    flying: Vec<Flight>,
     /// The current micro-batch is this rank's last one of the step, so gradients that become final are final for the
     /// step.
     last: bool,
     failed: Option<collective::Error>,
 }
 
+/// A bucket whose reduction was started.
+struct Flight {
+    sum: Pending,
+    /// The bucket that takes the sum, if a rounded copy of it is reduced.
+    bucket: Option<Buffer>,
+}
+
+impl Flight {
+    /// Waits for the sum, and returns it in the bucket.
+    fn land(self, kernels: &dyn Kernels) -> Result<Buffer, collective::Error> {
+        let sum = self.sum.wait()?;
+        let Some(mut bucket) = self.bucket else { return Ok(sum) };
+        kernels.copy(bucket.all_mut(), sum.all());
+        Ok(bucket)
+    }
+}
+
 impl<'a> Buckets<'a> {
     pub(crate) fn new(
         layout: &'a Layout,
+        kernels: &'a dyn Kernels,
+        reduce_dtype: Dtype,
         collective: &'a mut dyn Collective,
         buckets: Vec<Buffer>,
     ) -> Self {
         Self {
             layout,
+            kernels,
+            reduce_dtype,
             collective,
             open: layout.parameters.clone(),
             flying: Vec::with_capacity(buckets.len()),
@@ -146,7 +175,7 @@ impl<'a> Buckets<'a> {
     pub(crate) fn wait(self) -> Result<Vec<Buffer>, collective::Error> {
         match self.failed {
             Some(error) => Err(error),
-            None => self.flying.into_iter().map(Pending::wait).collect(),
+            None => self.flying.into_iter().map(|flight| flight.land(self.kernels)).collect(),
         }
     }
 
@@ -158,11 +187,20 @@ impl<'a> Buckets<'a> {
                 return;
             }
             let bucket = self.held[next].take().expect("launched once");
-            match self.collective.reduce(bucket) {
-                Ok(pending) => self.flying.push(pending),
+            match self.reduce(bucket) {
+                Ok(flight) => self.flying.push(flight),
                 Err(error) => self.failed = Some(error),
             }
         }
+    }
+
+    fn reduce(&mut self, bucket: Buffer) -> Result<Flight, collective::Error> {
+        if bucket.dtype() == self.reduce_dtype {
+            return Ok(Flight { sum: self.collective.reduce(bucket)?, bucket: None });
+        }
+        let mut rounded = self.kernels.device().take(self.reduce_dtype, bucket.len());
+        self.kernels.copy(rounded.all_mut(), bucket.all());
+        Ok(Flight { sum: self.collective.reduce(rounded)?, bucket: Some(bucket) })
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! gradients of sum(w * nll), f32, summed over this rank's micro-batches
+//!   -> rounded if they are reduced in bf16
 //!   -> all-reduced per bucket, while the last backward still runs
 //!   -> losses and the norm are read                the only wait for the device
 //!   -> control reduction, whose completion commits the step
@@ -37,6 +38,8 @@ pub struct Recipe {
     pub clip_norm: f64,
     /// What is computed twice, to save memory.
     pub recompute: Recompute,
+    /// The type in which gradients are summed between ranks: f32 or bf16.
+    pub reduce_dtype: Dtype,
     /// Approximate number of elements of a gradient bucket; a larger matrix has several buckets.
     pub bucket_elements: usize,
 }
@@ -84,7 +87,9 @@ impl Trainer {
         wants_stop: bool,
     ) -> Result<Committed, Error> {
         let buckets = self.cleared_buckets(state);
-        let mut sink = Buckets::new(&self.layout, collective, buckets);
+        let kernels = state.model().parameters().kernels().as_ref();
+        let mut sink =
+            Buckets::new(&self.layout, kernels, self.recipe.reduce_dtype, collective, buckets);
         let began = Instant::now();
         let mut losses = Vec::with_capacity(batch.micro_batches.len());
         for (i, micro_batch) in batch.micro_batches.iter().enumerate() {

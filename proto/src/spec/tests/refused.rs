@@ -31,6 +31,7 @@ fn keys_of_other_tools_are_refused_by_name_at_any_level() {
         ("lr_scheduler_type", "`train.schedule"),
         ("warmup_ratio", "`train.schedule: {warmup: 0.03}`"),
         ("bf16", "`model.dtype: bf16`"),
+        ("communication_data_type", "`train.reduce_dtype: bf16`"),
         ("deepspeed", "every worker holds the whole model"),
         ("datasets", "`data.train"),
         ("base_model", "`model.base"),
@@ -103,6 +104,8 @@ fn an_unknown_word_names_the_known_ones_and_the_nearest() {
         "hint: did you mean `cosine`?",
     ];
     assert_eq!(error, expected);
+    let error = problems(&train("reduce_dtype: fp8"));
+    assert_eq!(error[0], "`train.reduce_dtype` must be `f32` or `bf16`, got `fp8`");
 }
 
 #[test]

@@ -20,6 +20,7 @@ use super::stop::Stop;
 use super::stream::Stream;
 use super::transfer::{Incoming, Outgoing, Received, SCRATCH_VALUES};
 use crate::collective::{AbortHandle, Call, Error, Kind};
+use crate::device::{Buffer, Dtype};
 
 /// How long a rank whose previous rank has closed its link waits for a notice that names the rank that was lost
 /// first. A notice travels around a healthy ring much faster than this.
@@ -77,9 +78,10 @@ impl Links {
         }
     }
 
-    pub(super) fn reduce(&mut self, bucket: &mut [f32]) -> Result<(), Error> {
-        let flow = Flow::reduce(self.rank, self.world_size, bucket.len());
-        self.pass(Kind::Reduce, bucket.len(), &flow, bytemuck::cast_slice_mut(bucket))
+    pub(super) fn reduce(&mut self, bucket: &mut Buffer) -> Result<(), Error> {
+        let (len, dtype) = (bucket.len(), bucket.dtype());
+        let flow = Flow::reduce(self.rank, self.world_size, len, dtype);
+        self.pass(Kind::Reduce(dtype), len, &flow, bucket.host_bytes())
     }
 
     pub(super) fn control(&mut self, values: &mut [f64]) -> Result<(), Error> {
@@ -106,8 +108,8 @@ impl Links {
     }
 
     /// Counts a reduction whose values travel elsewhere, so that ranks that made different numbers of them notice.
-    pub(super) fn count(&mut self, len: usize) -> Result<(), Error> {
-        let call = self.begin(Kind::Reduce, len)?;
+    pub(super) fn count(&mut self, dtype: Dtype, len: usize) -> Result<(), Error> {
+        let call = self.begin(Kind::Reduce(dtype), len)?;
         self.elsewhere = Some(call);
         Ok(())
     }

@@ -39,7 +39,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::device::{Buffer, WindowMut};
+use crate::device::{Buffer, Dtype, WindowMut};
 
 use super::signal::Signal;
 use super::{AbortHandle, Call, Collective, Error, Kind, Pending, check_root};
@@ -105,7 +105,7 @@ enum Job {
         back: Receiver<Links>,
     },
     /// Counts a reduction of this number of values, which travel elsewhere.
-    Count(usize),
+    Count(Dtype, usize),
 }
 
 /// The error or abort that ended the ring, if it has ended.
@@ -175,10 +175,10 @@ impl Ring {
     /// Counts a reduction of `len` values that travel elsewhere as a call of this ring. If ranks made different
     /// numbers of them, their next calls do not match, and a rank that left without having made them has not left
     /// gracefully.
-    pub(super) fn count(&mut self, len: usize) -> Result<Call, Error> {
-        let call = Call { number: self.calls, kind: Kind::Reduce, len: len as u64 };
+    pub(super) fn count(&mut self, dtype: Dtype, len: usize) -> Result<Call, Error> {
+        let call = Call { number: self.calls, kind: Kind::Reduce(dtype), len: len as u64 };
         self.calls += 1;
-        self.queue(Job::Count(len))?;
+        self.queue(Job::Count(dtype, len))?;
         Ok(call)
     }
 
@@ -216,7 +216,7 @@ fn work_off(queue: &Receiver<Job>, wake: &Wake, mut links: Links, fate: &Fate) {
             Err(error) => return drop(fate.seal(links, error)),
         };
         match job {
-            Job::Reduce { mut bucket, done } => match links.reduce(bucket.all_mut().host()) {
+            Job::Reduce { mut bucket, done } => match links.reduce(&mut bucket) {
                 // The caller may have dropped its `Pending`, which is its own business.
                 Ok(()) => drop(done.send(bucket)),
                 Err(error) => return drop(fate.seal(links, error)),
@@ -230,8 +230,8 @@ fn work_off(queue: &Receiver<Job>, wake: &Wake, mut links: Links, fate: &Fate) {
                     Err(_) => return,
                 }
             }
-            Job::Count(len) => {
-                if let Err(error) = links.count(len) {
+            Job::Count(dtype, len) => {
+                if let Err(error) = links.count(dtype, len) {
                     return drop(fate.seal(links, error));
                 }
             }

@@ -3,15 +3,16 @@
 use std::io;
 use std::ops::Range;
 
-use super::flow::Flow;
+use super::flow::{Addends, Flow};
 use super::header::{self, HEADER_BYTES};
 use super::stream::Stream;
-use crate::collective::Call;
+use crate::collective::{Call, sum};
+use crate::device::Dtype;
 
 #[cfg(target_endian = "big")]
 compile_error!("values travel in the host's byte order, which must be little-endian on every rank");
 
-/// Number of values that are read and added at a time: few enough to stay in a core's L2 cache in between.
+/// The room, in f32, for what is read and added at a time: small enough to stay in a core's L2 cache in between.
 pub(super) const SCRATCH_VALUES: usize = 64 * 1024;
 
 /// Maximum number of bytes per system call, so that the other direction gets its turn.
@@ -104,8 +105,8 @@ pub(super) struct Incoming<'a> {
     header: [u8; HEADER_BYTES],
     header_read: usize,
     at: Cursor<'a>,
-    /// This many bytes are added to the existing values; the following ones replace them.
-    add: usize,
+    /// What is added to the existing values; the following bytes replace them.
+    add: Option<Addends>,
     /// Number of bytes at the start of the scratch that belong to an incomplete value.
     split_value: usize,
 }
@@ -149,8 +150,10 @@ impl<'a> Incoming<'a> {
         if piece.is_empty() {
             return Ok(Received::Nothing);
         }
-        if self.at.passed < self.add {
-            return self.receive_and_add(from, &mut bytes[piece], scratch);
+        if let Some(Addends { bytes: add, dtype }) = self.add
+            && self.at.passed < add
+        {
+            return self.receive_and_add(from, dtype, &mut bytes[piece], scratch);
         }
         let turn = piece.len().min(MAX_TURN_BYTES);
         let Some(count) = from.receive(&mut bytes[piece.start..][..turn])? else {
@@ -163,6 +166,7 @@ impl<'a> Incoming<'a> {
     fn receive_and_add(
         &mut self,
         from: &Stream,
+        dtype: Dtype,
         piece: &mut [u8],
         scratch: &mut [u8],
     ) -> io::Result<Received> {
@@ -171,12 +175,10 @@ impl<'a> Incoming<'a> {
             return Ok(Received::Nothing);
         };
         let have = self.split_value + count;
-        let whole = have - have % size_of::<f32>();
+        let whole = have - have % dtype.size();
         // Both slices start at a value boundary: pieces are cut between values, and the cursor advances by whole
         // values.
-        let sums: &mut [f32] = bytemuck::cast_slice_mut(&mut piece[..whole]);
-        let addends: &[f32] = bytemuck::cast_slice(&scratch[..whole]);
-        sums.iter_mut().zip(addends).for_each(|(sum, addend)| *sum += addend);
+        sum::add_bytes(dtype, &mut piece[..whole], &scratch[..whole]);
         scratch.copy_within(whole..have, 0);
         self.split_value = have - whole;
         self.at.advance(whole);

@@ -6,7 +6,8 @@ use crate::collective::conformance::{self, Make, World};
 use crate::collective::{AbortHandle, Options, Paired, Pending};
 use crate::device::cuda::library::{Driver, Libraries};
 use crate::device::cuda::{Gpu, Present, list};
-use crate::device::{Buffer, Device, WindowMut};
+use crate::device::{Buffer, Device, Dtype, WindowMut};
+use half::bf16;
 
 /// The most ranks of the suite, each of which has its own GPU.
 const GPUS: usize = 5;
@@ -32,13 +33,21 @@ impl Collective for OnGpu {
     }
 
     fn reduce(&mut self, bucket: Buffer) -> Result<Pending, Error> {
-        let sum = self.paired.reduce(self.device.upload(bucket.into_vec::<f32>()))?;
         let (device, ring) = (self.device.clone(), self.ring.clone());
+        let on_gpu = match bucket.dtype() {
+            Dtype::Bf16 => device.upload(bucket.into_vec::<bf16>()),
+            _ => device.upload(bucket.into_vec::<f32>()),
+        };
+        let sum = self.paired.reduce(on_gpu)?;
         Ok(Pending::new(move || {
-            let sum = sum.wait()?.read::<f32>().into_owned();
+            let sum = sum.wait()?;
+            let sum: Buffer = match sum.dtype() {
+                Dtype::Bf16 => sum.read::<bf16>().into_owned().into(),
+                _ => sum.read::<f32>().into_owned().into(),
+            };
             device.check().expect("the GPU works");
             // The sum is undefined if the ring has ended meanwhile, which the next call would report.
-            ring.error().map_or_else(|| Ok(sum.into()), Err)
+            ring.error().map_or_else(|| Ok(sum), Err)
         }))
     }
 
@@ -106,6 +115,9 @@ macro_rules! on_gpus {
 on_gpus! {
     sums_are_exact_for_every_size_and_world,
     sums_have_the_same_bits_on_every_rank,
+    sums_of_bf16_are_exact_for_every_size_and_world,
+    sums_of_bf16_have_the_same_bits_on_every_rank,
+    buckets_of_both_types_in_flight_come_back_as_launched,
     many_buckets_in_flight_come_back_as_launched,
     control_between_reductions_sums_in_rank_order,
     broadcast_reaches_all_from_every_root,

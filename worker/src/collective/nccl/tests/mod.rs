@@ -49,7 +49,7 @@ impl Rank {
     }
 
     fn reduce(&mut self) -> Started<()> {
-        let call = self.ring.count(4).expect("the ring has not ended");
+        let call = self.ring.count(Dtype::F32, 4).expect("the ring has not ended");
         let bucket = Window { address: 256, elements: 4, dtype: Dtype::F32 };
         self.nccl.reduce(call, bucket, ())
     }
@@ -189,7 +189,7 @@ fn a_reduction_without_progress_is_aborted_and_named() {
     let mut rank = joined(Script::default(), Limits { stall, ..PATIENT });
     rank.reduce().done().expect("it has started");
     let text = rank.ends().to_string();
-    assert_eq!(text, "call 0 (reduce, 4 values) made no progress for 0.05 s");
+    assert_eq!(text, "call 0 (reduce, 4 values of f32) made no progress for 0.05 s");
     let Rank { nccl, trace, .. } = rank;
     drop(nccl);
     assert_eq!(trace.all()[4..], ["abort", "hold"]);
@@ -224,7 +224,7 @@ fn ranks_join_by_the_ring_and_only_with_one_version() {
                 queue.is_done.store(true, Ordering::SeqCst);
                 let nccl = Nccl::join(&mut ring, functions(), version, queue)?;
                 let bucket = Window { address: 256, elements: 1, dtype: Dtype::Bf16 };
-                nccl.reduce(ring.count(1)?, bucket, ()).done().map(drop)
+                nccl.reduce(ring.count(Dtype::Bf16, 1)?, bucket, ()).done().map(drop)
             }
         };
         let threads: Vec<_> = rings(2, &patient())

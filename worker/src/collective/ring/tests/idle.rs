@@ -90,11 +90,11 @@ fn is_loss(error: &Error, of: Call) -> bool {
 
 #[test]
 fn a_rank_that_misses_a_counted_reduction_has_not_left_gracefully() {
-    let reduction = Call { number: 0, kind: Kind::Reduce, len: 9 };
+    let reduction = Call { number: 0, kind: Kind::Reduce(Dtype::F32), len: 9 };
 
     let mut world = unix_rings(2);
     let mut one = world.remove(1);
-    assert_eq!(one.count(9).expect("nothing is broken"), reduction);
+    assert_eq!(one.count(Dtype::F32, 9).expect("nothing is broken"), reduction);
     drop(world);
     let error = error_while_idle(&one);
     assert!(is_loss(&error, reduction), "{error}");
@@ -102,7 +102,7 @@ fn a_rank_that_misses_a_counted_reduction_has_not_left_gracefully() {
     let mut world = unix_rings(2);
     let mut one = world.remove(1);
     drop(world);
-    one.count(9).expect("rank 0 may still leave gracefully");
+    one.count(Dtype::F32, 9).expect("rank 0 may still leave gracefully");
     let error = error_while_idle(&one);
     assert!(is_loss(&error, reduction), "{error}");
 }
@@ -110,7 +110,7 @@ fn a_rank_that_misses_a_counted_reduction_has_not_left_gracefully() {
 #[test]
 fn different_numbers_of_counted_reductions_are_a_mismatch() {
     let mut world = unix_rings(2);
-    world[0].count(9).expect("nothing is broken");
+    world[0].count(Dtype::F32, 9).expect("nothing is broken");
     let errors = std::thread::scope(|scope| {
         let threads: Vec<_> =
             world.iter_mut().map(|ring| scope.spawn(|| ring.control(&mut [1.0]))).collect();
