@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A machine without a C++ compiler still builds the crate; `softgpu::available` then says why no
-//! kernel can run. `SOFTGPU_COVERAGE=1` compiles the kernels with gcov's counters.
+//! kernel can run. GCC 12 or newer adds counters of executed lines; counts.c writes them.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -29,10 +29,10 @@ const DYNAMIC_SHARED_BYTES: usize = 232_448;
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(softgpu_kernels, softgpu_coverage)");
-    for file in ["build.rs", "samples.cu", "prelude.h", "../../worker/src/kernels/cuda"] {
+    let product = "../../worker/src/kernels/cuda";
+    for file in ["build.rs", "samples.cu", "prelude.h", "counts.c", product] {
         println!("cargo::rerun-if-changed={file}");
     }
-    println!("cargo::rerun-if-env-changed=SOFTGPU_COVERAGE");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     match build(&out) {
         Ok(()) => {
@@ -57,7 +57,8 @@ struct Unit {
 fn build(out: &Path) -> Result<(), String> {
     let compiler = cc::Build::new().cpp(true).warnings(false).try_get_compiler();
     let compiler = compiler.map_err(|error| error.to_string())?;
-    let tool = kernel_compiler(&compiler).map_err(|error| error.to_string())?;
+    let counting = counts_library(&compiler);
+    let tool = kernel_compiler(counting.is_some()).map_err(|error| error.to_string())?;
     let mut units = Vec::new();
     for (index, source) in SOURCES.iter().enumerate() {
         write(&out.join(format!("kernels_{index}.cu")), source);
@@ -72,7 +73,19 @@ fn build(out: &Path) -> Result<(), String> {
     let mut archive = cc::Build::new();
     archive.warnings(false).pic(true).file(&arrays);
     archive.objects(units.iter().map(|unit| &unit.object));
-    archive.try_compile("softgpu_kernels").map_err(|error| error.to_string())
+    if counting.is_some() {
+        archive.file("counts.c");
+        write(&out.join("notes.rs"), &notes(units.len()));
+    }
+    archive.try_compile("softgpu_kernels").map_err(|error| error.to_string())?;
+    if let Some(folder) = counting {
+        println!("cargo::rustc-cfg=softgpu_coverage");
+        println!("cargo::rustc-link-lib=static:-bundle=gcov");
+        println!("cargo::rustc-link-search=native={}", folder.display());
+        // Linkers would drop the section that counts.c finds by name.
+        println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nostart-stop-gc");
+    }
+    Ok(())
 }
 
 fn build_unit(out: &Path, tool: &cc::Tool, index: usize) -> Result<Unit, String> {
@@ -101,7 +114,7 @@ fn build_unit(out: &Path, tool: &cc::Tool, index: usize) -> Result<Unit, String>
 }
 
 /// The C++ compiler with the kernels' flags.
-fn kernel_compiler(compiler: &cc::Tool) -> Result<cc::Tool, cc::Error> {
+fn kernel_compiler(counting: bool) -> Result<cc::Tool, cc::Error> {
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").opt_level(1).warnings(false).pic(true).debug(true);
     for flag in KERNEL_FLAGS {
@@ -113,12 +126,9 @@ fn kernel_compiler(compiler: &cc::Tool) -> Result<cc::Tool, cc::Error> {
     if host_has_fma() {
         build.flag("-mfma");
     }
-    if env::var("SOFTGPU_COVERAGE").is_ok_and(|value| value == "1") {
-        build.flag("--coverage");
-        println!("cargo::rustc-cfg=softgpu_coverage");
-        println!("cargo::rustc-link-lib=static:-bundle=gcov");
-        if let Some(folder) = gcov_folder(compiler) {
-            println!("cargo::rustc-link-search=native={}", folder.display());
+    if counting {
+        for flag in COUNT_FLAGS {
+            build.flag(flag);
         }
     }
     build.try_get_compiler()
@@ -146,6 +156,11 @@ const GCC_FLAGS: &[&str] = &[
     "-fno-if-conversion",
 ];
 
+/// Flags that count executed lines. Atomic counters are the only ones that `-fsanitize=thread` leaves
+/// alone. They are kept in a section instead of being written by every process that exits.
+const COUNT_FLAGS: &[&str] =
+    &["--coverage", "-fprofile-update=atomic", "-fprofile-info-section=softgpu_counts"];
+
 /// Runs a command and returns its output; an error is what it wrote.
 fn run(command: &mut Command) -> Result<String, String> {
     let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
@@ -155,11 +170,22 @@ fn run(command: &mut Command) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Where the compiler keeps its `libgcov.a`, if it has one.
-fn gcov_folder(tool: &cc::Tool) -> Option<PathBuf> {
-    let output = tool.to_command().arg("-print-file-name=libgcov.a").output().ok()?;
-    let path = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim().to_owned());
-    path.is_absolute().then(|| path.parent().map(Path::to_path_buf)).flatten()
+/// Where GCC keeps its `libgcov.a`, if that can write counters to any place.
+fn counts_library(compiler: &cc::Tool) -> Option<PathBuf> {
+    if !compiler.is_like_gnu() {
+        return None;
+    }
+    let printed = run(compiler.to_command().arg("-print-file-name=libgcov.a")).ok()?;
+    let library = PathBuf::from(printed.trim());
+    let symbols = run(Command::new("nm").args(["-g", "--defined-only"]).arg(&library)).ok()?;
+    symbols.contains(" __gcov_info_to_gcda").then(|| library.parent().map(Path::to_owned))?
+}
+
+/// Rust text that holds what gcov must know of the kernels besides their counters.
+fn notes(units: usize) -> String {
+    let note = |index| format!("(\"kernels_{index}\", include_bytes!(\"kernels_{index}.gcno\"))");
+    let list = (0..units).map(note).collect::<Vec<_>>().join(", ");
+    format!("const NOTES: &[(&str, &[u8])] = &[{list}];\n")
 }
 
 /// The names of the `extern "C"` kernels in preprocessed text, in the order of their appearance.

@@ -1,32 +1,39 @@
-//! A build with `SOFTGPU_COVERAGE=1` tells which lines of the kernels were executed.
+//! Counts of executed lines tell which lines of the kernels a process executed.
 
 mod common;
 
-use common::{Gpu, recording, scenario};
+use common::{Gpu, fresh_folder, recording, scenario};
+use softgpu::coverage::{self, Line, SAMPLES};
 
 #[test]
-fn lines_that_no_kernel_reached_are_listed() {
-    if !softgpu::coverage::enabled() {
-        println!("skipped: build with SOFTGPU_COVERAGE=1");
+fn lines_are_executed_only_if_everything_on_them_is() {
+    if let Err(why) = coverage::available() {
+        println!("skipped: {why}");
         return;
     }
-    softgpu::coverage::reset().expect("the counts can be removed");
-    let outcome = scenario("lines_that_no_kernel_reached_are_listed", &recording(), || {
+    let folder = fresh_folder("counts");
+    let settings = softgpu::Settings { coverage: Some(folder.clone()), ..recording() };
+    let name = "lines_are_executed_only_if_everything_on_them_is";
+    let outcome = scenario(name, &settings, || {
         let gpu = Gpu::ready();
         let x = gpu.upload(&[1_f32; 64]);
-        gpu.launch("sample_add", 1, 64, &[&x, &x, &gpu.alloc(256), &64_i32]);
+        let y = gpu.alloc(256);
+        gpu.launch("sample_add", 1, 64, &[&x, &x, &y, &64_i32]);
+        gpu.launch("sample_unary_exp", 1, 64, &[&x, &y, &64_i32]);
+        // All of its threads return early.
+        gpu.launch("sample_unary_log", 1, 64, &[&x, &y, &0_i32]);
         assert_eq!(gpu.synchronize(gpu.stream), 0);
     });
     outcome.expect(&[]);
-    let lines = softgpu::coverage::lines().expect("a process has exited");
-    let of = |name: &'static str| lines.iter().filter(move |(line, _)| line.file == name);
-    assert_eq!(
-        of("samples/elementwise.cu").filter(|(_, count)| **count > 0).count(),
-        4,
-        "{lines:?}"
-    );
-    assert!(of("samples/reduce.cu").count() > 20);
-    assert!(of("samples/reduce.cu").all(|(_, count)| *count == 0));
-    let never = softgpu::coverage::unexecuted().expect("as above");
-    assert!(never.iter().all(|line| !line.file.starts_with(softgpu::coverage::SAMPLES)));
+    let lines = coverage::lines(&folder).expect("a process has exited");
+    std::fs::remove_dir_all(&folder).expect("the folder is the test's own");
+    let of = |wanted: &'static str| -> Vec<bool> {
+        let own = |line: &Line| line.file.starts_with(SAMPLES) && line.function == wanted;
+        lines.iter().filter(|(line, _)| own(line)).map(|(_, executed)| *executed).collect()
+    };
+    assert_eq!(of("sample_add"), [true; 4], "{lines:?}");
+    assert_eq!(of("sample_unary_exp"), [false], "no thread returned early: {lines:?}");
+    assert_eq!(of("sample_unary_log"), [false], "no thread went on: {lines:?}");
+    assert_eq!(of("sample_from_bf16"), [false; 4], "it was not launched: {lines:?}");
+    assert!(lines.keys().any(|line| !line.file.starts_with(SAMPLES)), "{lines:?}");
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{CUresult, Code, context, plain, put, ready};
+use crate::coverage;
 use crate::report;
 use crate::settings::Settings;
 use crate::stream::Random;
@@ -93,6 +94,7 @@ pub(crate) extern "C" fn cuInit(flags: c_uint) -> CUresult {
             return Err(Code::NO_DEVICE);
         }
         report::start();
+        coverage::start();
         world().initialized.store(true, Ordering::SeqCst);
         Ok(())
     })

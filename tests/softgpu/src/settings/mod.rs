@@ -71,6 +71,8 @@ pub struct Settings {
     pub once: Option<PathBuf>,
     /// Folder of the reports.
     pub report: Option<PathBuf>,
+    /// Folder in which processes leave the counts of executed lines.
+    pub coverage: Option<PathBuf>,
     /// What a violation does.
     pub violations: Violations,
 }
@@ -96,6 +98,7 @@ impl Default for Settings {
             fail: Vec::new(),
             once: None,
             report: None,
+            coverage: None,
             violations: Violations::Abort,
         }
     }
@@ -123,7 +126,9 @@ impl Settings {
             ("FAIL", joined(&self.fail)),
             ("VIOLATIONS", self.violations.to_string()),
         ];
-        for (key, folder) in [("REPORT", &self.report), ("ONCE", &self.once)] {
+        let folders =
+            [("REPORT", &self.report), ("COVERAGE", &self.coverage), ("ONCE", &self.once)];
+        for (key, folder) in folders {
             list.extend(folder.as_ref().map(|folder| (key, folder.display().to_string())));
         }
         list.into_iter().map(|(key, value)| (format!("SOFTGPU_{key}"), value)).collect()
@@ -158,8 +163,10 @@ impl Settings {
         set(&mut settings.fail, "FAIL", &given, |text| {
             text.split(',').map(Fault::parse).collect()
         })?;
-        set(&mut settings.once, "ONCE", &given, |text| Some(Some(PathBuf::from(text))))?;
-        set(&mut settings.report, "REPORT", &given, |text| Some(Some(PathBuf::from(text))))?;
+        let folder = |text: &str| Some(Some(PathBuf::from(text)));
+        set(&mut settings.once, "ONCE", &given, folder)?;
+        set(&mut settings.report, "REPORT", &given, folder)?;
+        set(&mut settings.coverage, "COVERAGE", &given, folder)?;
         set(&mut settings.violations, "VIOLATIONS", &given, |text| match text {
             "abort" => Some(Violations::Abort),
             "record" => Some(Violations::Record),
@@ -266,6 +273,7 @@ mod tests {
             ],
             once: Some(PathBuf::from("struck")),
             report: Some(PathBuf::from("reports")),
+            coverage: Some(PathBuf::from("counts")),
             ..Settings::default()
         };
         let envs = settings.envs();

@@ -1,12 +1,14 @@
 //! All kernels on a software GPU, which checks every access: with the threads of a block in several orders, which must
-//! not matter.
+//! not matter. The cases execute every line of the kernels.
 
 use super::{Cuda, SOURCE};
 use crate::device::Dtype;
 use crate::device::cuda::{Gpu, compile_for_all, library, list};
 use crate::kernels::cases;
+use softgpu::coverage::{self, Line};
 use softgpu::{Order, Settings};
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
 /// Set in the processes that a test starts, since a software GPU is set up once per process.
@@ -28,9 +30,11 @@ fn kernels_match_the_references_in_every_order_of_threads() {
         }
         return;
     }
+    let counts = tempfile::tempdir().expect("a folder");
     let orders = [Order::Forward, Order::Reverse, Order::Seed(7)];
     let digests = orders.map(|order| {
-        let settings = Settings { order, ..Settings::default() };
+        let coverage = Some(counts.path().to_owned());
+        let settings = Settings { order, coverage, ..Settings::default() };
         let output = Command::new(std::env::current_exe().expect("this test"))
             .args(["--exact", NAME, "--nocapture"])
             .env(CHILD, "1")
@@ -45,6 +49,34 @@ fn kernels_match_the_references_in_every_order_of_threads() {
     });
     assert_eq!(digests[0].len(), 2);
     assert!(digests.iter().all(|d| *d == digests[0]), "{digests:?}");
+    assert_every_line_was_executed(counts.path());
+}
+
+/// Judges the counts that processes have left in `folder`. The kernels of one macro share its line.
+fn assert_every_line_was_executed(folder: &Path) {
+    if let Err(why) = coverage::available() {
+        eprintln!("skipped: lines of the kernels are not counted: {why}");
+        return;
+    }
+    let mut lines = coverage::lines(folder).expect("the processes have left their counts");
+    lines.retain(|line, _| !line.file.starts_with(coverage::SAMPLES));
+    let files = lines.keys().map(|line| &*line.file).collect::<BTreeSet<_>>();
+    assert!(SOURCE.matches("#line 1 ").count() == files.len(), "not all files: {files:?}");
+    for file in &files {
+        let own = || lines.iter().filter(|(line, _)| line.file == *file);
+        let executed = own().filter(|(_, executed)| **executed).count();
+        println!("{file}: {executed} of {} lines executed", own().count());
+    }
+    let missed = lines.iter().filter(|(_, executed)| !**executed);
+    let missed = missed.map(|(Line { file, number, function }, _)| {
+        format!("worker/src/kernels/cuda/{file}:{number}, in {function}")
+    });
+    let missed: Vec<_> = missed.collect();
+    assert!(
+        missed.is_empty(),
+        "not everything was executed on these lines:\n{}",
+        missed.join("\n")
+    );
 }
 
 #[test]
@@ -63,7 +95,7 @@ fn kernels_compile_for_every_architecture() {
 }
 
 /// The kernels for a software GPU whose libraries are in `folder`.
-fn kernels(folder: &std::path::Path) -> Cuda {
+fn kernels(folder: &Path) -> Cuda {
     softgpu::install(folder).expect("links to the software GPU");
     let (driver, libraries) = library::in_folder(folder).expect("a complete set");
     let present = list(driver).expect("a driver").remove(0);
