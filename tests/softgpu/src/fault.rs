@@ -10,19 +10,28 @@ const ECC_UNCORRECTABLE: u32 = 214;
 
 /// The code that the current call of an entry point must return instead of working.
 pub(crate) fn call(function: &str) -> Option<u32> {
-    let nth = count(
-        &format!("call:{function}"),
-        |fault| matches!(fault, Fault::Call { function: name, .. } if name == function),
-    )?;
-    world().settings.fail.iter().find_map(|fault| {
-        match fault {
-            Fault::Call { function: name, nth: at, code } if name == function && *at == nth => {
-                Some(*code)
-            }
-            _ => None,
+    let nth = count(&format!("call:{function}"), |fault| match fault {
+        Fault::Call { function: name, .. } | Fault::Kill { function: name, .. } => name == function,
+        _ => false,
+    })?;
+    world().settings.fail.iter().find_map(|fault| match fault {
+        Fault::Call { function: name, nth: at, code } if name == function && *at == nth => {
+            strikes(fault).then_some(*code)
         }
-        .filter(|_| strikes(fault))
+        Fault::Kill { function: name, nth: at } if name == function && *at == nth => {
+            strikes(fault).then(|| kill_process())
+        }
+        _ => None,
     })
+}
+
+/// Ends the process as a lost machine would.
+pub(crate) fn kill_process() -> ! {
+    // SAFETY: the signal goes to this process only.
+    unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    loop {
+        std::thread::park();
+    }
 }
 
 /// The code with which the current allocation fails.

@@ -3,6 +3,7 @@
 mod common;
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
 
 use common::{Gpu, Handle, command, fresh_folder, recording, scenario};
@@ -215,6 +216,21 @@ fn injected_faults_strike_at_their_count() {
         assert_eq!(call!(gpu, cuMemAlloc_v2(&mut address => *mut u64, 16_usize => usize)), 0);
     });
     outcome.expect(&[]);
+}
+
+#[test]
+fn a_process_is_killed_instead_of_making_a_call() {
+    let kill = Fault::Kill { function: "cuStreamQuery".to_owned(), nth: 2 };
+    let settings = Settings { fail: vec![kill], ..recording() };
+    let outcome = scenario("a_process_is_killed_instead_of_making_a_call", &settings, || {
+        let gpu = Gpu::ready();
+        assert_eq!(call!(gpu, cuStreamQuery(gpu.stream => Handle)), 0);
+        println!("one call");
+        call!(gpu, cuStreamQuery(gpu.stream => Handle));
+        println!("two calls");
+    });
+    assert_eq!(outcome.status.signal(), Some(libc::SIGKILL), "{}", outcome.output);
+    assert!(outcome.output.contains("one call") && !outcome.output.contains("two calls"));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::comm::Comm;
-use super::frames::{self, Kind};
+use super::frames::Kind;
 use super::reduce::{Element, Reduction};
 use crate::history::Touched;
 use crate::memory::Span;
@@ -138,7 +138,7 @@ impl Part {
 fn run(comm: &Comm, call: Call, sequence: u64, sent: Option<Span>, received: Span) {
     match fault::nccl(comm.rank, NcclPlace::Collective(sequence)) {
         Some(NcclAction::Hang) => return comm.wait_for_abort(),
-        Some(NcclAction::Kill) => kill_process(),
+        Some(NcclAction::Kill) => fault::kill_process(),
         Some(NcclAction::Slow(delay_ms)) => {
             std::thread::sleep(std::time::Duration::from_millis(delay_ms));
         }
@@ -170,14 +170,5 @@ fn run(comm: &Comm, call: Call, sequence: u64, sent: Option<Span>, received: Spa
             comm.wait_for_abort();
         }
         Some(_) | None => comm.wait_for_abort(),
-    }
-}
-
-/// Ends the process as a lost machine would.
-pub(super) fn kill_process() {
-    // SAFETY: the signal goes to this process only.
-    unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
-    loop {
-        std::thread::sleep(frames::POLL);
     }
 }

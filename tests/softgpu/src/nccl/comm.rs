@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::collectives::kill_process;
 use super::frames::{self, Hello, Kind};
 use super::server::{self, ID_BYTES};
 use super::{Failure, explain, version};
@@ -115,7 +114,7 @@ impl Comm {
     fn connect(&self, id: &[u8; ID_BYTES]) -> Result<(), Failure> {
         match fault::nccl(self.rank, NcclPlace::Init) {
             Some(NcclAction::Hang) => self.wait_for_abort(),
-            Some(NcclAction::Kill) => kill_process(),
+            Some(NcclAction::Kill) => fault::kill_process(),
             Some(NcclAction::Slow(delay_ms)) => {
                 std::thread::sleep(Duration::from_millis(delay_ms));
             }

@@ -1,7 +1,7 @@
 //! Faults to inject: what a test may choose, and how it is written.
 //!
 //! ```text
-//!   launch:KERNEL:N=CODE  alloc:N=CODE  call:FUNCTION:N=CODE  ecc:N  nccl:RANK:PLACE=ACTION
+//!   launch:KERNEL:N=CODE  alloc:N=CODE  call:FUNCTION:N=CODE  kill:FUNCTION:N  ecc:N  nccl:RANK:PLACE=ACTION
 //! ```
 
 use std::fmt;
@@ -56,6 +56,13 @@ pub enum Fault {
         /// The code of the library that the entry point belongs to.
         code: u32,
     },
+    /// The process kills itself with SIGKILL instead of making a call.
+    Kill {
+        /// The entry point's name in the library.
+        function: String,
+        /// Which of its calls, from 1.
+        nth: u64,
+    },
     /// A launch meets an uncorrectable memory error.
     Ecc {
         /// Which launch of any kernel, from 1.
@@ -86,6 +93,10 @@ impl Fault {
                 let (function, rest) = rest.split_once(':')?;
                 let (nth, code) = numbered(rest)?;
                 Some(Self::Call { function: function.to_owned(), nth, code })
+            }
+            "kill" => {
+                let (function, nth) = rest.split_once(':')?;
+                Some(Self::Kill { function: function.to_owned(), nth: nth.parse().ok()? })
             }
             "alloc" => numbered(rest).map(|(nth, code)| Self::Alloc { nth, code }),
             "ecc" => Some(Self::Ecc { nth: rest.parse().ok()? }),
@@ -129,6 +140,7 @@ impl fmt::Display for Fault {
             Self::Launch { kernel, nth, code } => write!(out, "launch:{kernel}:{nth}={code}"),
             Self::Alloc { nth, code } => write!(out, "alloc:{nth}={code}"),
             Self::Call { function, nth, code } => write!(out, "call:{function}:{nth}={code}"),
+            Self::Kill { function, nth } => write!(out, "kill:{function}:{nth}"),
             Self::Ecc { nth } => write!(out, "ecc:{nth}"),
             Self::Nccl { rank, place, action } => {
                 write!(out, "nccl:{rank}:")?;

@@ -264,6 +264,7 @@ mod tests {
             pci: vec![9, 4, 6],
             fail: vec![
                 Fault::Launch { kernel: "add".to_owned(), nth: 2, code: 700 },
+                Fault::Kill { function: "cuMemcpyDtoHAsync_v2".to_owned(), nth: 5 },
                 Fault::Ecc { nth: 1 },
                 Fault::Nccl {
                     rank: 1,
