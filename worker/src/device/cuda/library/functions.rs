@@ -226,6 +226,11 @@ fn unopened(path: &Path, error: &libloading::Error) -> Reason {
     // The loader's message begins with the name of what it could not open, which can be a library
     // that `path` depends on.
     match message.strip_prefix(&name) {
+        // The loader says so of a file for another kind of processor, too.
+        Some(rest) if rest.ends_with("No such file or directory") && path.is_file() => {
+            let message = "it is for another kind of processor".to_owned();
+            Reason::Unopened { file: path.to_owned(), message }
+        }
         Some(rest) if rest.ends_with("No such file or directory") => {
             Reason::Absent { name: path.to_owned() }
         }

@@ -172,6 +172,21 @@ fn a_file_that_is_no_library_is_refused_with_the_loaders_message() {
 }
 
 #[test]
+fn a_library_for_another_processor_is_not_called_missing() {
+    /// `e_machine` in the header of an ELF file, and its value for z/Architecture.
+    const MACHINE: (std::ops::Range<usize>, u16) = (18..20, 22);
+    let Some(folder) = folder() else { return };
+    make_set(folder.path(), 12);
+    let file = folder.path().join("libcublas.so.12");
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[MACHINE.0].copy_from_slice(&MACHINE.1.to_ne_bytes());
+    fs::write(&file, bytes).unwrap();
+    let text = rejection(folder.path()).0.to_string();
+    let wanted = "cannot be opened: it is for another kind of processor";
+    assert_eq!(text, format!("{} {wanted}", file.display()));
+}
+
+#[test]
 fn an_incomplete_set_says_what_it_lacks() {
     let Some(folder) = folder() else { return };
     for lacking in ["libnvrtc.so.12", "libcublas.so.12", "libnvrtc-builtins.so.12.0"] {
