@@ -142,18 +142,140 @@ fn software_gpus_conform() {
         return;
     }
     for delays in [None, Some(3)] {
-        let folder = tempfile::tempdir().expect("a folder");
-        softgpu::install(folder.path()).expect("links to the software GPU");
-        let settings = softgpu::Settings { devices: GPUS, delays, ..Default::default() };
-        let output = std::process::Command::new(std::env::current_exe().expect("this test"))
-            .args(["collective::nccl::tests::gpu::", "--nocapture"])
-            .env(CHILD, "1")
-            .env("MUSTER_CUDA_LIBRARIES", folder.path())
-            .envs(settings.envs())
-            .output()
-            .expect("it starts");
-        let text = [output.stdout, output.stderr].map(|b| String::from_utf8_lossy(&b).into_owned());
-        assert!(output.status.success(), "{}", text.concat());
-        assert!(!text.concat().contains("no real GPUs"), "{}", text.concat());
+        let settings = softgpu::Settings { delays, ..Default::default() };
+        let text = in_a_child(&["collective::nccl::tests::gpu::"], "", settings);
+        assert!(!text.contains("no real GPUs"), "{text}");
     }
+}
+
+/// Runs this program's tests that `filter` selects in a process with software GPUs, called `child`; returns what they
+/// print.
+fn in_a_child(filter: &[&str], child: &str, settings: softgpu::Settings) -> String {
+    let folder = tempfile::tempdir().expect("a folder");
+    softgpu::install(folder.path()).expect("links to the software GPU");
+    let settings = softgpu::Settings { devices: GPUS, ..settings };
+    let output = std::process::Command::new(std::env::current_exe().expect("this test"))
+        .args(filter)
+        .arg("--nocapture")
+        .env(CHILD, child)
+        .env("MUSTER_CUDA_LIBRARIES", folder.path())
+        .envs(settings.envs())
+        .output()
+        .expect("it starts");
+    let text = [output.stdout, output.stderr].map(|b| String::from_utf8_lossy(&b).into_owned());
+    assert!(output.status.success(), "{}", text.concat());
+    text.concat()
+}
+
+/// Runs `test` in a process in which rank 1 hangs at `place`, once; `name` is the calling test.
+fn where_a_rank_hangs(name: &str, place: softgpu::NcclPlace, test: impl FnOnce()) {
+    if let Err(why) = softgpu::available() {
+        return eprintln!("skipped: there is no software GPU: {why}");
+    }
+    match std::env::var_os(CHILD) {
+        Some(child) if child == *name => test(),
+        Some(_) => {}
+        None => {
+            let struck = tempfile::tempdir().expect("a folder");
+            let hang = softgpu::Fault::Nccl { rank: 1, place, action: softgpu::NcclAction::Hang };
+            let once = Some(struck.path().to_owned());
+            let settings = softgpu::Settings { fail: vec![hang], once, ..Default::default() };
+            in_a_child(&["--exact", name], name, settings);
+        }
+    }
+}
+
+/// A time limit that a software GPU meets, and for which a test can wait.
+const SHORT: Duration = Duration::from_secs(2);
+
+/// The sum of ones over all ranks.
+fn sum(rank: &mut dyn Collective) -> Result<f32, Error> {
+    let sum = rank.reduce(vec![1.0f32; 4].into())?.wait()?.into_vec::<f32>();
+    rank.barrier()?;
+    Ok(sum[0])
+}
+
+/// The sums of each rank, of which there are up to five, and the error after them.
+fn sums_until_failure(world: World) -> Vec<(Vec<f32>, Option<Error>)> {
+    let until_failure = |mut rank: Box<dyn Collective>| {
+        let mut sums = Vec::new();
+        while sums.len() < 5 {
+            match sum(&mut *rank) {
+                Ok(sum) => sums.push(sum),
+                Err(error) => return (sums, Some(error)),
+            }
+        }
+        (sums, None)
+    };
+    let threads: Vec<_> =
+        world.into_iter().map(|rank| std::thread::spawn(move || until_failure(rank))).collect();
+    threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+}
+
+#[test]
+fn a_sum_that_hangs_ends_every_rank_in_time_and_the_next_generation_sums() {
+    const NAME: &str = "collective::nccl::tests::gpu::\
+                        a_sum_that_hangs_ends_every_rank_in_time_and_the_next_generation_sums";
+    where_a_rank_hangs(NAME, softgpu::NcclPlace::Collective(3), || {
+        let world = on_gpus(2, SHORT);
+        let began = Instant::now();
+        let ended = sums_until_failure(world);
+        assert!(began.elapsed() < SHORT + LONG / 4, "{:?}", began.elapsed());
+        let mut unfinished = 0;
+        for (rank, (sums, error)) in ended.iter().enumerate() {
+            assert_eq!(sums, &[2.0; 2], "rank {rank}: {error:?}");
+            match error.as_ref().expect("the third sum hangs") {
+                Error::Unfinished { stall, .. } => {
+                    assert_eq!(*stall, SHORT);
+                    unfinished += 1;
+                }
+                Error::Broken { rank: lost, .. } => assert_eq!(*lost, 1 - rank),
+                other => panic!("rank {rank}: {other}"),
+            }
+        }
+        assert!(unfinished > 0, "{ended:?}");
+        for (sums, error) in sums_until_failure(on_gpus(2, SHORT)) {
+            assert_eq!(sums, [2.0; 5], "{error:?}");
+        }
+    });
+}
+
+/// Joins the ranks of `ring` as the product does, with other limits.
+fn join(ring: &mut Ring, gpu: &std::sync::Arc<Gpu>, limits: Limits) -> Result<(), Error> {
+    let library = gpu.libraries().nccl().expect("it is installed");
+    let nccl = Nccl::start(ring, **library, gpu.clone(), limits)?;
+    let id = if ring.rank() == 0 { Some(nccl.ask(Message::Draw)?) } else { None };
+    let id = agreement::agree(ring, library.version(), id.as_ref())?;
+    nccl.ask(|joined| Message::Join(id, joined))
+}
+
+#[test]
+fn joining_that_hangs_ends_every_rank_in_time_and_the_next_generation_joins() {
+    const NAME: &str = "collective::nccl::tests::gpu::\
+                        joining_that_hangs_ends_every_rank_in_time_and_the_next_generation_joins";
+    where_a_rank_hangs(NAME, softgpu::NcclPlace::Init, || {
+        let (driver, libraries, present) = driver().expect("software GPUs");
+        let gpus: Vec<_> = present[..2]
+            .iter()
+            .map(|present| Gpu::open(driver, libraries.clone(), present).expect("it works"))
+            .collect();
+        let generation = || -> Vec<Result<(), Error>> {
+            let limits = Limits { join: SHORT, ..PATIENT };
+            let rings = rings(2, &patient());
+            std::thread::scope(|scope| {
+                let member = |(mut ring, gpu)| scope.spawn(move || join(&mut ring, gpu, limits));
+                let threads: Vec<_> = rings.into_iter().zip(&gpus).map(member).collect();
+                threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+            })
+        };
+        let began = Instant::now();
+        let ended = generation();
+        assert!(began.elapsed() < SHORT + LONG / 4, "{:?}", began.elapsed());
+        let errors = ended.iter().map(|ended| ended.as_ref().expect_err("it hangs").to_string());
+        let slow = "ncclCommInitRankConfig did not finish within 2 s";
+        assert!(errors.clone().any(|error| error == slow), "{:?}", errors.collect::<Vec<_>>());
+        for joined in generation() {
+            joined.expect("it hangs once");
+        }
+    });
 }
