@@ -146,6 +146,8 @@ pub(super) enum Expected {
     Same(f64),
     /// NaN or infinite.
     NonFinite,
+    /// NaN.
+    Nan,
     /// Any value.
     Any,
 }
@@ -160,6 +162,7 @@ impl Expected {
             }
             Self::Same(value) => got == value,
             Self::NonFinite => !got.is_finite(),
+            Self::Nan => got.is_nan(),
             Self::Any => true,
         }
     }

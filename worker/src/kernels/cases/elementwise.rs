@@ -21,6 +21,7 @@ pub(super) fn cases(dtype: Dtype) -> Vec<Case> {
         }
     }
     cases.push(copy_of_extremes(dtype));
+    cases.push(copy_of_nans(dtype));
     cases
 }
 
@@ -67,6 +68,14 @@ fn copy_of_extremes(dtype: Dtype) -> Case {
     let same = x.iter().map(|x| Expected::Same(rounded(*x, dtype))).collect();
     let (x, y) = (input(Dtype::F32, &x), Output::fresh(dtype, same));
     Case::new("copy", "extremes", [x], [y], |k, [x], [y]| k.copy(y, x))
+}
+
+/// NaNs stay NaNs, also those from which rounding would carry into the exponent or the sign.
+fn copy_of_nans(dtype: Dtype) -> Case {
+    let bits = [0x7fc0_0000, 0xffc0_0000, 0x7fff_ffff, 0xffff_ffff];
+    let x = bits.map(|bits| f64::from(f32::from_bits(bits)));
+    let (x, y) = (input(Dtype::F32, &x), Output::fresh(dtype, vec![Expected::Nan; bits.len()]));
+    Case::new("copy", "NaNs", [x], [y], |k, [x], [y]| k.copy(y, x))
 }
 
 fn add(numbers: &mut Numbers, dtype: Dtype, len: usize) -> [Case; 2] {
