@@ -28,6 +28,17 @@ impl SoftGpu {
         Some(Self { folder, settings })
     }
 
+    /// Makes each fault strike in every process that comes to it, and not only in the first one.
+    pub fn failing_always(mut self) -> Self {
+        self.settings.once = None;
+        self
+    }
+
+    /// The folder of its libraries.
+    pub fn libraries(&self) -> PathBuf {
+        self.folder.path().join("lib")
+    }
+
     /// The variables with which a program finds it.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         let path = |name| self.folder.path().join(name).display().to_string();

@@ -1,11 +1,21 @@
 //! Runs on GPUs, with all their processes: the coordinator, the supervisor and a rank for each GPU, on software GPUs
 //! that end a process at the first access that is out of bounds, unordered or undefined.
 
+#[path = "cuda/bare.rs"]
+mod bare;
+#[path = "cuda/mixed.rs"]
+mod mixed;
+#[path = "cuda/refused.rs"]
+mod refused;
+#[path = "cuda/saving.rs"]
+mod saving;
+
 use muster_tests::fixture::Fixture;
 use muster_tests::gpu::SoftGpu;
-use muster_tests::{Ended, Process};
+use muster_tests::{Ended, Event, Process};
 use rustix::process::Signal;
 use softgpu::{Fault, NcclAction, NcclPlace, Settings};
+use std::collections::BTreeMap;
 
 /// Steps of a run here.
 const STEPS: u64 = 6;
@@ -18,18 +28,33 @@ fn gpus(count: usize, fail: Vec<Fault>) -> Option<SoftGpu> {
     SoftGpu::new(Settings { devices: count, fail, ..Settings::default() })
 }
 
-fn losses(ended: &Ended) -> Vec<f64> {
-    ended.all("step").iter().map(|step| step.number("loss")).collect()
+/// For each step, as it was committed last: the number of samples, their digest, and the loss.
+type Curve = BTreeMap<u64, (u64, String, f64)>;
+
+fn curve(ended: &Ended) -> Curve {
+    let step = |e: &&Event| {
+        let samples = (e.count("samples"), e.text("samples_digest").to_owned(), e.number("loss"));
+        (e.count("step"), samples)
+    };
+    ended.all("step").iter().map(step).collect()
 }
 
-fn assert_close(got: &[f64], wanted: &[f64]) {
-    assert_within(1e-5, got, wanted);
+fn on_the_cpu(fixture: &Fixture) -> Curve {
+    let wanted = curve(&Process::run(fixture, &["--workers", "1"]).end().with_code(0));
+    assert!(!wanted.is_empty() && wanted.keys().copied().eq(1..=wanted.len() as u64));
+    wanted
 }
 
-fn assert_within(tolerance: f64, got: &[f64], wanted: &[f64]) {
-    assert_eq!((got.len(), wanted.len()), (STEPS as usize, STEPS as usize));
-    for (step, (got, wanted)) in got.iter().zip(wanted).enumerate() {
-        assert!((got - wanted).abs() <= tolerance * wanted.abs(), "{step}: {got} and {wanted}");
+/// Checks that a run has trained on the same samples as on the CPU, step by step, with the same losses.
+fn assert_as_on_the_cpu(name: &str, ended: &Ended, wanted: &Curve) {
+    let got = curve(ended);
+    let steps = |curve: &Curve| curve.keys().copied().collect::<Vec<_>>();
+    assert_eq!(steps(&got), steps(wanted), "{name}");
+    for ((step, got), wanted) in got.iter().zip(wanted.values()) {
+        assert_eq!((got.0, &got.1), (wanted.0, &wanted.1), "{name}: samples of step {step}");
+        let (got, wanted) = (got.2, wanted.2);
+        let close = (got - wanted).abs() <= 1e-5 * wanted.abs();
+        assert!(close, "{name}: step {step} has loss {got} instead of {wanted}");
     }
 }
 
@@ -38,17 +63,13 @@ fn assert_no_violation(gpu: &SoftGpu) {
     assert!(violations.is_empty(), "{violations:?}");
 }
 
-fn on_the_cpu(fixture: &Fixture) -> Vec<f64> {
-    losses(&Process::run(fixture, &["--workers", "1"]).end().with_code(0))
-}
-
-/// The losses of a run on this number of GPUs.
-fn on_gpus(fixture: &Fixture, count: usize) -> Option<Vec<f64>> {
+/// A run on this number of GPUs.
+fn on_gpus(fixture: &Fixture, count: usize) -> Option<Ended> {
     let gpu = gpus(count, Vec::new())?;
     let run = Process::run_in(fixture, &["--devices", "cuda:all"], &gpu.environment());
     let ended = run.end().with_code(0);
     assert_no_violation(&gpu);
-    Some(losses(&ended))
+    Some(ended)
 }
 
 #[test]
@@ -56,23 +77,28 @@ fn runs_on_gpus_have_the_losses_of_a_run_on_the_cpu() {
     let fixture = fixture();
     let wanted = on_the_cpu(&fixture);
     for count in [1, 2, 4] {
-        let Some(losses) = on_gpus(&fixture, count) else { return };
-        assert_close(&losses, &wanted);
+        let Some(ended) = on_gpus(&fixture, count) else { return };
+        assert_as_on_the_cpu(&format!("{count} GPUs"), &ended, &wanted);
     }
 }
 
 #[test]
 fn a_run_with_sums_in_bf16_has_nearly_the_losses_of_sums_in_f32() {
     let fixture = fixture();
-    let Some(exact) = on_gpus(&fixture, 2) else { return };
+    let losses = || Some(curve(&on_gpus(&fixture, 2)?).into_values().map(|(_, _, loss)| loss));
+    let Some(exact) = losses() else { return };
     fixture.respec("  seed: 20", "  seed: 20\n  reduce_dtype: bf16");
-    let Some(rounded) = on_gpus(&fixture, 2) else { return };
+    let Some(rounded) = losses() else { return };
+    let [exact, rounded] = [exact, rounded].map(Iterator::collect::<Vec<f64>>);
     println!("{exact:?} in f32, {rounded:?} in bf16");
     assert_ne!(rounded, exact, "gradients are rounded");
-    assert_within(1e-3, &rounded, &exact);
+    assert_eq!(rounded.len(), exact.len());
+    for (rounded, exact) in rounded.iter().zip(&exact) {
+        assert!((rounded - exact).abs() <= 1e-3 * exact, "{rounded} and {exact}");
+    }
 }
 
-/// The losses of a run on two GPUs that meets a fault, and how it ended.
+/// How a run on two GPUs ended that met a fault.
 fn with_fault(fixture: &Fixture, fail: Vec<Fault>) -> Option<(Ended, SoftGpu)> {
     let gpu = gpus(2, fail)?;
     let run = Process::run_in(fixture, &["--devices", "cuda:all"], &gpu.environment());
@@ -96,17 +122,9 @@ fn a_run_survives_whatever_happens_to_a_rank_in_nccl() {
         let name = format!("{fault:?}");
         let Some((ended, gpu)) = with_fault(&fixture, fault) else { return };
         assert_eq!(ended.code, Some(0), "{name}: {}", ended.stderr);
-        let mut steps = ended.all("step");
-        // A step that was taken again counts as it was taken last.
-        steps.reverse();
-        let loss = |step: u64| {
-            let found = steps.iter().find(|event| event.count("step") == step);
-            found.unwrap_or_else(|| panic!("{name}: no step {step}")).number("loss")
-        };
-        let losses: Vec<f64> = (1..=STEPS).map(loss).collect();
-        assert_close(&losses, &wanted);
+        assert_as_on_the_cpu(&name, &ended, &wanted);
         assert_no_violation(&gpu);
-        println!("{name}: {} steps reported", steps.len());
+        println!("{name}: {} steps reported", ended.all("step").len());
     }
 }
 
@@ -118,8 +136,7 @@ fn a_rank_whose_gpu_fails_is_started_again() {
     let fail = vec![Fault::Launch { kernel: "swiglu_f32".into(), nth: 9, code: 700 }];
     let Some((ended, gpu)) = with_fault(&fixture, fail) else { return };
     let ended = ended.with_code(0);
-    let last = ended.all("step").last().expect("steps").number("loss");
-    assert!((last - wanted[STEPS as usize - 1]).abs() < 1e-5 * last, "{last}");
+    assert_as_on_the_cpu("an illegal address", &ended, &wanted);
     assert!(ended.stderr.contains("cuda:"), "{}", ended.stderr);
     assert_no_violation(&gpu);
 }
@@ -150,7 +167,7 @@ fn memory_that_is_refused_costs_a_smaller_micro_batch_or_gives_one_clear_error()
         let run = Process::run_in(&fixture, &["--devices", "cuda:0"], &gpu.environment()).end();
         let refused = run.stderr.contains("of GPU memory is not available");
         match run.code {
-            Some(0) => assert_close(&losses(&run), &wanted),
+            Some(0) => assert_as_on_the_cpu(&format!("allocation {nth}"), &run, &wanted),
             _ => assert!(refused, "allocation {nth}: {}", run.stderr),
         }
         smaller += usize::from(run.stderr.contains("a smaller micro-batch is tried"));
