@@ -1,4 +1,5 @@
-//! The programs under test. The first test that needs one builds them, so that no test runs a stale program.
+//! The programs under test. The first test that needs one builds them, so that no test runs a stale program. On a
+//! machine without Rust, `MUSTER_TEST_PROGRAMS` names their folder.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,6 +7,9 @@ use std::sync::LazyLock;
 
 /// The folder of the running test's profile, in which the programs are.
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+    if let Some(folder) = std::env::var_os("MUSTER_TEST_PROGRAMS") {
+        return folder.into();
+    }
     let test = std::env::current_exe().expect("a test is a file");
     let folder = test.ancestors().nth(2).expect("tests lie in `TARGET/PROFILE/deps`");
     let target = folder.parent().expect("a profile lies in the target folder");

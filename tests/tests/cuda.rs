@@ -9,6 +9,8 @@ mod mixed;
 mod refused;
 #[path = "cuda/saving.rs"]
 mod saving;
+#[path = "cuda/shared.rs"]
+mod shared;
 
 use muster_tests::fixture::Fixture;
 use muster_tests::gpu::SoftGpu;
@@ -66,7 +68,7 @@ fn assert_no_violation(gpu: &SoftGpu) {
 /// A run on this number of GPUs.
 fn on_gpus(fixture: &Fixture, count: usize) -> Option<Ended> {
     let gpu = gpus(count, Vec::new())?;
-    let run = Process::run_in(fixture, &["--devices", "cuda:all"], &gpu.environment());
+    let run = Process::run_in(fixture, &["--devices", &gpu.devices()], &gpu.environment());
     let ended = run.end().with_code(0);
     assert_no_violation(&gpu);
     Some(ended)

@@ -37,8 +37,8 @@ pub const KEEP_MEMORY: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "-1");
 /// A slot is given up after this number of crashes within a minute.
 const CRASHES: usize = 5;
 const CRASH_WINDOW: Duration = Duration::from_secs(60);
-/// A device is set aside after this number of failures within half an hour, since a rank may train for minutes before it
-/// meets the fault again.
+/// A device is set aside after this number of failures within half an hour, since a rank may train for minutes before
+/// it meets the fault again.
 const FAILURES: usize = 5;
 const FAILURE_WINDOW: Duration = Duration::from_secs(30 * 60);
 /// Delay before a dead rank is started again.

@@ -10,14 +10,17 @@ mod tiny;
 #[path = "tiny/training.rs"]
 mod training;
 
+use serde_json::{Value, json};
 use softgpu::Settings;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use tiny::TINY;
-use training::{gap, model, recipe, train, train_ranks};
+use training::{gap, model, recipe, seeded, train, train_ranks};
 use worker::collective::Alone;
 use worker::device::Dtype;
+use worker::device::cuda::library::Driver;
+use worker::device::cuda::{Counts, list};
 use worker::devices::{self, Device};
 use worker::kernels::{self, Kernels};
 use worker::model::Config;
@@ -26,8 +29,14 @@ use worker::replica::{Batch, MicroBatch, Recipe, Setup, State, Trainer};
 
 const CHILD: &str = "MUSTER_TEST_SOFTGPU";
 
+/// If it is set, tests use a GPU of this host instead of the software GPU; see `tests/gpu.sh`.
+const REAL: &str = "MUSTER_TEST_GPU";
+
 /// Runs `test` in a process of its own with a software GPU; `name` is the calling test.
 fn on_a_software_gpu(name: &str, settings: &Settings, test: impl FnOnce()) {
+    if std::env::var_os(REAL).is_some() {
+        return test();
+    }
     if let Err(why) = softgpu::available() {
         return eprintln!("skipped: there is no software GPU: {why}");
     }
@@ -53,39 +62,44 @@ fn gpu() -> Arc<dyn Kernels> {
     devices::open(&Device::Gpu { number: 0, uuid: None }).unwrap().kernels
 }
 
-/// Every setting of recomputation, with sums of gradients in either type.
+/// Every setting of recomputation, and sums of gradients in bf16.
 fn recipes() -> impl Iterator<Item = Recipe> {
-    [Dtype::F32, Dtype::Bf16].into_iter().flat_map(|reduce_dtype| {
-        let recompute = [Recompute::Off, Recompute::Light, Recompute::On].into_iter();
-        recompute.map(move |recompute| Recipe { recompute, ..recipe(reduce_dtype) })
-    })
+    let recompute = [Recompute::Off, Recompute::Light, Recompute::On].into_iter();
+    let recompute = recompute.map(|recompute| Recipe { recompute, ..recipe(Dtype::F32) });
+    recompute.chain([recipe(Dtype::Bf16)])
 }
 
 /// Fifty steps of a tiny model, on a GPU and on the CPU, in both types.
 ///
 /// In bf16 the two round at the same places but sum in other orders, so their curves differ as two random walks do.
-/// Each is compared with the CPU's curve in f32: the GPU may be as far from it as the CPU itself, with half as much
-/// again for chance.
+/// Each is compared with the CPU's curve in f32, over several seeds: the GPU may be as far from it as the CPU itself,
+/// with two fifths as much again for chance.
 fn follows_the_cpu(name: &str, (model_name, text): (&str, &str)) {
     const STEPS: u64 = 50;
+    const SEEDS: std::ops::Range<u64> = 7..9;
     on_a_software_gpu(name, &Settings::default(), || {
         let gpu = gpu();
-        let curve = |dtype, kernels| {
-            let model = model(text, dtype, kernels);
+        let curve = |seed, dtype, kernels| {
+            let model = seeded(seed, text, dtype, kernels);
             train(model, recipe(Dtype::F32), STEPS, &mut Alone::of(1)).0
         };
-        let exact = curve(Dtype::F32, kernels::host());
-        let (_, of_f32) = gap(&curve(Dtype::F32, gpu.clone()), &exact);
-        let (own, _) = gap(&curve(Dtype::Bf16, kernels::host()), &exact);
-        let (of_bf16, _) = gap(&curve(Dtype::Bf16, gpu.clone()), &exact);
+        let (mut own, mut of_gpu) = (0.0, 0.0);
+        for seed in SEEDS {
+            let exact = curve(seed, Dtype::F32, kernels::host());
+            if seed == SEEDS.start {
+                let (_, most) = gap(&curve(seed, Dtype::F32, gpu.clone()), &exact);
+                println!("figures: f32 at most {most:.1e} from the CPU's losses");
+                assert!(most < 1e-5);
+            }
+            let from_exact = |kernels| gap(&curve(seed, Dtype::Bf16, kernels), &exact).0;
+            own += from_exact(kernels::host()) / SEEDS.count() as f64;
+            of_gpu += from_exact(gpu.clone()) / SEEDS.count() as f64;
+        }
         println!(
-            "{model_name}: losses {:.4} to {:.4}; f32 at most {of_f32:.1e} from the CPU's; bf16 {of_bf16:.1e} \
-             from f32 on average, the CPU's {own:.1e}",
-            exact[0],
-            exact[STEPS as usize - 1],
+            "figures: bf16 {of_gpu:.2e} from f32 on average, the CPU {own:.2e}: {:.2}x ({model_name})",
+            of_gpu / own
         );
-        assert!(of_f32 < 1e-5);
-        assert!(of_bf16 <= 1.5 * own);
+        assert!(of_gpu <= 1.4 * own);
     });
 }
 
@@ -123,8 +137,27 @@ fn ranks_of_any_world_size_agree() {
     });
 }
 
-/// Counts of the software GPU in this process.
-fn counts() -> serde_json::Value {
+/// What the GPU was asked for while `work` ran: by our own count, which must be that of the software GPU.
+fn asked_for(kernels: &dyn Kernels, work: impl FnOnce()) -> Counts {
+    let worker::device::Device::Cuda(gpu) = kernels.device() else { panic!("a GPU") };
+    let counted = || if gpu.is_simulated() { counted_by_the_software_gpu() } else { json!({}) };
+    let (own, simulated) = (gpu.counts(), counted());
+    work();
+    let (own, after) = (gpu.counts().mean_since(&own, 1), counted());
+    if gpu.is_simulated() {
+        let of = |name: &str| {
+            let value = |counts: &Value| counts[name].as_u64().unwrap_or(0);
+            value(&after) - value(&simulated)
+        };
+        let Counts { launches, products, waits, allocations } = own;
+        assert_eq!([launches, products], [of("launches"), of("cublas_calls")]);
+        assert_eq!(waits, of("host_waits"));
+        assert_eq!(allocations, of("allocations") + of("pinned_allocations"));
+    }
+    own
+}
+
+fn counted_by_the_software_gpu() -> Value {
     type Counters = unsafe extern "C" fn(*mut u8, usize) -> usize;
     let path = Path::new(&std::env::var_os("MUSTER_CUDA_LIBRARIES").unwrap()).join("libcuda.so.1");
     let mut text = vec![0u8; 1 << 16];
@@ -159,25 +192,17 @@ fn a_step_waits_once_and_allocates_nothing() {
                     trainer.step(&mut state, &mut Alone::of(1), &batch, false).unwrap();
                 };
                 (0..3).for_each(&mut step);
-                let before = counts();
-                step(3);
-                let after = counts();
-                let count = |name: &str| {
-                    let of = |counts: &serde_json::Value| counts[name].as_u64().unwrap_or(0);
-                    of(&after) - of(&before)
-                };
-                let launches = count("launches") + count("cublas_calls");
+                let Counts { launches, products, waits, allocations } =
+                    asked_for(&*gpu, || step(3));
                 println!(
-                    "{dtype}, recompute {:?}, sums in {}: {} waits, {} allocations, {launches} launches, {} per \
-                     layer and micro-batch with all else",
+                    "figures: {dtype}, recompute {:?}, sums in {}: {waits} waits, {allocations} allocations, {} \
+                     launches, {} per layer and micro-batch with all else",
                     recipe.recompute,
                     recipe.reduce_dtype,
-                    count("host_waits"),
-                    count("allocations") + count("pinned_allocations"),
-                    launches / 2 / LAYERS,
+                    launches + products,
+                    (launches + products) / 2 / LAYERS,
                 );
-                assert_eq!(count("host_waits"), 1);
-                assert_eq!(count("allocations") + count("pinned_allocations"), 0);
+                assert_eq!((waits, allocations), (1, 0));
             }
         }
     });
@@ -212,5 +237,43 @@ fn memory_is_what_a_rehearsal_predicts() {
                 }
             }
         }
+    });
+}
+
+#[test]
+fn large_buffers_are_read_as_they_were_written() {
+    // More than passes through pinned memory at a time.
+    const LARGE: usize = (16 << 20) / 4 + 1000;
+    on_a_software_gpu("large_buffers_are_read_as_they_were_written", &Settings::default(), || {
+        let kernels = gpu();
+        let device = kernels.device();
+        let values =
+            |first: usize, n: usize| -> Vec<f32> { (first..first + n).map(|i| i as f32).collect() };
+        let large = device.upload(values(0, LARGE));
+        assert!(*large.read::<f32>() == values(0, LARGE));
+        let several: Vec<_> = (0..3).map(|i| device.upload(values(i, LARGE / 2))).collect();
+        for (i, read) in device.read_all::<f32>(&several).into_iter().enumerate() {
+            assert!(*read == values(i, LARGE / 2), "buffer {i}");
+        }
+        device.check().unwrap();
+    });
+}
+
+#[test]
+fn a_gpu_is_found_by_its_unique_id_whatever_its_number() {
+    let settings = Settings { devices: 2, ..Settings::default() };
+    on_a_software_gpu("a_gpu_is_found_by_its_unique_id_whatever_its_number", &settings, || {
+        let present = list(Driver::load().unwrap()).unwrap();
+        let Some(last) = present.last().filter(|_| present.len() > 1) else {
+            return println!("skipped: there is one GPU");
+        };
+        let moved = Device::Gpu { number: 0, uuid: Some(last.uuid.clone()) };
+        let opened = devices::open(&moved).unwrap();
+        let [of_last, of_first] = [last.number, 0].map(|n| format!("Cuda(Gpu({n}))"));
+        assert_eq!(format!("{:?}", opened.kernels.device()), of_last);
+        assert_eq!(format!("{:?}", gpu().device()), of_first);
+        let gone = Device::Gpu { number: 0, uuid: Some("GPU-0".to_owned()) };
+        let error = devices::open(&gone).err().unwrap().to_string();
+        assert!(error.contains("is gone"), "{error}");
     });
 }

@@ -1,5 +1,5 @@
-//! What GPUs can do at most, according to NVIDIA's data sheets: without sparsity, bf16 with sums in f32, and f32 without
-//! TF32.
+//! What GPUs can do at most, according to NVIDIA's data sheets: without sparsity, bf16 with sums in f32, and f32
+//! without TF32.
 
 use crate::kernels::Peaks;
 

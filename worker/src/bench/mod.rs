@@ -6,8 +6,8 @@
 //! report.rs   the result
 //! ```
 //!
-//! Weights are random and tokens are synthetic, since neither changes what a step costs. A measured step is a whole one:
-//! forward, backward, sums over ranks, clipping, AdamW.
+//! Weights are random and tokens are synthetic, since neither changes what a step costs. A measured step is a whole
+//! one: forward, backward, sums over ranks, clipping, AdamW.
 
 mod gpus;
 mod phases;
@@ -63,6 +63,9 @@ pub struct Arguments {
     /// Type of activations, and of parameters as operations use them
     #[arg(long, value_enum, default_value_t = Type::F32)]
     dtype: Type,
+    /// Type in which gradients are summed between ranks
+    #[arg(long, value_enum, default_value_t = Type::F32)]
+    reduce_dtype: Type,
     /// Tokens per pack [default: 1024, or as many as the model has positions]
     #[arg(long, value_parser = clap::value_parser!(u32).range(2..))]
     sequence: Option<u32>,
@@ -99,6 +102,15 @@ pub struct Arguments {
 enum Type {
     F32,
     Bf16,
+}
+
+impl Type {
+    fn dtype(self) -> Dtype {
+        match self {
+            Self::F32 => Dtype::F32,
+            Self::Bf16 => Dtype::Bf16,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -208,10 +220,7 @@ impl Step {
         );
         Ok(Self {
             config,
-            dtype: match arguments.dtype {
-                Type::F32 => Dtype::F32,
-                Type::Bf16 => Dtype::Bf16,
-            },
+            dtype: arguments.dtype.dtype(),
             recipe: Recipe {
                 adamw: ADAMW,
                 weight_decay: 0.01,
@@ -222,6 +231,7 @@ impl Step {
                     Again::On => Recompute::On,
                 },
                 bucket_elements: BUCKET_ELEMENTS,
+                reduce_dtype: arguments.reduce_dtype.dtype(),
             },
             sequence,
             document,

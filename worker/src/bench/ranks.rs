@@ -1,5 +1,5 @@
-//! The ranks of a measurement: threads of one process, each with its own device and compute threads, joined as the ranks
-//! of a run are.
+//! The ranks of a measurement: threads of one process, each with its own device and compute threads, joined as the
+//! ranks of a run are.
 
 use crate::collective::{
     self, AbortHandle, Alone, Collective, Listener, Membership, Options, Paired, Ring,

@@ -14,8 +14,13 @@ use worker::replica::{Batch, MicroBatch, Recipe, State, Trainer};
 
 /// A model with this configuration; the same at every call.
 pub(crate) fn model(text: &str, dtype: Dtype, kernels: Arc<dyn Kernels>) -> Model {
+    seeded(7, text, dtype, kernels)
+}
+
+/// A model with this configuration and the weights of a seed.
+pub(crate) fn seeded(seed: u64, text: &str, dtype: Dtype, kernels: Arc<dyn Kernels>) -> Model {
     let config = Config::parse(Path::new("config.json"), text).unwrap();
-    let mut model = Model::random(config, 7, kernels);
+    let mut model = Model::random(config, seed, kernels);
     model.parameters_mut().set_dtype(dtype);
     model
 }

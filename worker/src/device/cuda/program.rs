@@ -7,7 +7,7 @@
 use super::calls::Handle;
 use super::error::Error;
 use super::gpu::{Function, Gpu};
-use super::library::Nvrtc;
+use super::library::{Nvrtc, Version};
 use cudarc::driver::sys;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::Path;
@@ -43,6 +43,11 @@ impl Target {
         older.max().map(Self::Assembly)
     }
 
+    /// The options of a compilation.
+    fn options(self) -> [String; 3] {
+        [self.option(), OPTIONS[0].to_owned(), OPTIONS[1].to_owned()]
+    }
+
     fn option(self) -> String {
         match self {
             Self::Machine(architecture) => format!("--gpu-architecture=sm_{architecture}"),
@@ -67,10 +72,8 @@ impl Program {
             architecture: format!("sm_{architecture}"),
             log: format!("the compiler supports {supported:?}"),
         })?;
-        let options = [&target.option(), OPTIONS[0], OPTIONS[1]].map(str::to_owned);
-        let hash = xxh3_128(format!("{options:?}{source}").as_bytes());
-        let version = gpu.libraries().nvrtc().version();
-        let path = cache.join(format!("{hash:032x}-nvrtc-{version}.bin"));
+        let options = target.options();
+        let path = cache.join(file(source, &options, gpu.libraries().nvrtc().version()));
 
         if let Some(kept) = kept(&path) {
             match Self::of_image(gpu, &kept) {
@@ -122,6 +125,12 @@ impl Drop for Program {
             unsafe { (driver.cuModuleUnload)(self.module.0) };
         }
     }
+}
+
+/// The name of the file that keeps a compiled program: another source, other options or another compiler have another.
+fn file(source: &str, options: &[String], compiler: Version) -> String {
+    let hash = xxh3_128(format!("{options:?}{source}").as_bytes());
+    format!("{hash:032x}-nvrtc-{compiler}.bin")
 }
 
 /// A compiled program that an earlier start has kept, if it is whole: the driver would read beyond the end of one that
@@ -230,26 +239,59 @@ impl Compiler {
 }
 
 /// Compiles `source` with the compiler at `path` for every architecture that can be used, and as the assembly that a
-/// newer GPU gets; returns the architectures. For tests.
+/// newer GPU gets; returns the architectures and the assembly. For tests.
 #[cfg(test)]
-pub(crate) fn compile_for_all(path: &Path, source: &str) -> Result<Vec<i32>, Error> {
+pub(crate) fn compile_for_all(path: &Path, source: &str) -> Result<(Vec<i32>, String), Error> {
     let nvrtc = super::library::nvrtc_at(path).expect("a compiler");
     let compiler = Compiler(nvrtc);
     let mut architectures = compiler.supported()?;
     architectures.retain(|architecture| *architecture >= 80);
     let newer = Target::choose(i32::MAX, &architectures);
+    let mut assembly = String::new();
     for target in architectures.iter().map(|of| Target::Machine(*of)).chain(newer) {
-        let options = [&target.option(), OPTIONS[0], OPTIONS[1]].map(str::to_owned);
+        let options = target.options();
         let image = compiler.compile(source, &options, target)?;
         let machine = image.starts_with(b"\x7fELF");
         assert_eq!(machine, matches!(target, Target::Machine(_)), "{target:?}");
+        if !machine {
+            assembly = String::from_utf8_lossy(&image).into_owned();
+        }
     }
-    Ok(architectures)
+    Ok((architectures, assembly))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kept_program_belongs_to_one_source_compiler_and_set_of_options() {
+        let options = Target::Machine(90).options();
+        let names = [
+            file("a", &options, Version::new(13, 0)),
+            file("b", &options, Version::new(13, 0)),
+            file("a", &Target::Machine(80).options(), Version::new(13, 0)),
+            file("a", &options, Version::new(12, 8)),
+        ];
+        for (i, name) in names.iter().enumerate() {
+            assert!(!names[..i].contains(name), "{names:?}");
+        }
+        assert_eq!(names[0], file("a", &options, Version::new(13, 0)));
+    }
+
+    #[test]
+    fn a_kept_program_that_is_not_whole_is_compiled_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("cache/program.bin");
+        assert_eq!(kept(&path), None);
+        keep(&path, b"an image");
+        assert_eq!(kept(&path).as_deref(), Some(&b"an image"[..]));
+        let whole = std::fs::read(&path).expect("it was kept");
+        for damaged in [&whole[..10], &whole[..whole.len() - 1], &[&whole[..], b"x"].concat()] {
+            std::fs::write(&path, damaged).expect("the folder is the test's own");
+            assert_eq!(kept(&path), None, "{} of {} bytes", damaged.len(), whole.len());
+        }
+    }
 
     #[test]
     fn a_gpu_that_the_compiler_does_not_know_gets_the_newest_older_assembly() {

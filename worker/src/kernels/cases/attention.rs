@@ -48,6 +48,10 @@ fn documents() -> Vec<(Attention, Vec<usize>)> {
         (shape([4, 2, 8], Some(7)), vec![120, 1, 3]),
         (shape([1, 1, 16], Some(64)), vec![150, 64]),
         (shape([2, 1, 8], Some(500)), vec![60, 2]),
+        // More groups than heads in each, and more keys than a GPU's block has threads.
+        (shape([6, 3, 8], None), vec![40, 9]),
+        (shape([1, 1, 4], None), vec![300]),
+        (shape([1, 1, 4], Some(280)), vec![300]),
     ]
 }
 

@@ -8,9 +8,10 @@ use super::reference;
 use crate::device::Dtype;
 use crate::kernels::Rows;
 
-/// Numbers of rows and columns: none, one, partial vectors, several blocks of a sum, several tasks.
-const SHAPES: [[usize; 2]; 8] =
-    [[0, 5], [1, 1], [200, 1], [3, 17], [64, 48], [65, 33], [130, 7], [301, 250]];
+/// Numbers of rows and columns: none, one, partial vectors, several blocks of a sum, several tasks, more columns than a
+/// GPU's block has threads.
+const SHAPES: [[usize; 2]; 9] =
+    [[0, 5], [1, 1], [200, 1], [3, 17], [64, 48], [65, 33], [130, 7], [301, 250], [40, 301]];
 
 pub(super) fn cases(dtype: Dtype) -> Vec<Case> {
     let mut numbers = Numbers::new(2);

@@ -15,10 +15,10 @@ const BLOCK_ROWS: usize = 64;
 /// Blocks of a sum over rows, at most.
 const BLOCKS: usize = 256;
 
-/// Queries of a tile of scores, at most.
-pub(super) const QUERIES: usize = 1024;
+/// Queries of a tile of scores, at most. In this crate's own tests tiles are small, so that small cases have several.
+pub(super) const QUERIES: usize = if cfg!(test) { 48 } else { 1024 };
 /// Queries of a tile, at least, however many keys there are.
-const QUERIES_MIN: usize = 64;
+const QUERIES_MIN: usize = if cfg!(test) { 16 } else { 64 };
 /// Scores of a tile, at most, unless it has [`QUERIES_MIN`] queries.
 const SCORES: usize = 64 << 20;
 

@@ -13,11 +13,22 @@ use std::process::Command;
 
 /// Set in the processes that a test starts, since a software GPU is set up once per process.
 const CHILD: &str = "MUSTER_TEST_SOFTGPU";
+/// If it is set, tests use a GPU of this host instead of the software GPU; see `tests/gpu.sh`.
+const REAL: &str = "MUSTER_TEST_GPU";
 
 #[test]
 fn kernels_match_the_references_in_every_order_of_threads() {
     const NAME: &str =
         "kernels::cuda::tests::kernels_match_the_references_in_every_order_of_threads";
+    if std::env::var_os(REAL).is_some() {
+        let kernels = on_a_real_gpu();
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            let [first, again] = [(); 2].map(|()| cases::run(&kernels, dtype));
+            assert_eq!(first, again, "equal bits");
+            println!("figures: {dtype}: all cases pass, and have equal bits when they run again");
+        }
+        return;
+    }
     if let Err(why) = softgpu::available() {
         eprintln!("skipped: there is no software GPU: {why}");
         return;
@@ -87,11 +98,29 @@ fn kernels_compile_for_every_architecture() {
     };
     let mut all = BTreeSet::new();
     for path in std::env::split_paths(&compilers) {
-        let architectures = compile_for_all(&path, SOURCE).expect("no errors");
+        let (architectures, assembly) = compile_for_all(&path, SOURCE).expect("no errors");
         println!("{}: {architectures:?}", path.display());
+        assert_no_contraction(&assembly);
         all.extend(architectures);
     }
     assert!(all.is_superset(&[80, 86, 89, 90, 100, 103, 110, 120, 121].into()), "{all:?}");
+}
+
+/// Checks in the compiler's assembly that the products and sums of an update stay apart, so that all ranks round alike.
+fn assert_no_contraction(assembly: &str) {
+    let start = assembly.find(".entry adamw").expect("the kernel of updates");
+    let body = assembly[start..].split("\n}").next().expect("up to the end of the kernel");
+    assert!(body.contains("mul.rn.f32") || body.contains("mul.f32"), "{body}");
+    assert!(!body.contains("fma."), "{body}");
+}
+
+fn on_a_real_gpu() -> Cuda {
+    let driver = library::Driver::load().expect("a driver");
+    let libraries = library::Libraries::load(driver).expect("a complete set");
+    let present = list(driver).expect("the driver works").remove(0);
+    let gpu = Gpu::open(driver, libraries, &present).expect("it works");
+    let cache = tempfile::tempdir().expect("a folder");
+    Cuda::new(&gpu, cache.path()).expect("kernels")
 }
 
 /// The kernels for a software GPU whose libraries are in `folder`.

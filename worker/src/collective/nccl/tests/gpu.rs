@@ -34,10 +34,15 @@ impl Collective for OnGpu {
 
     fn reduce(&mut self, bucket: Buffer) -> Result<Pending, Error> {
         let (device, ring) = (self.device.clone(), self.ring.clone());
-        let on_gpu = match bucket.dtype() {
+        let (dtype, len) = (bucket.dtype(), bucket.len());
+        let uploaded = match dtype {
             Dtype::Bf16 => device.upload(bucket.into_vec::<bf16>()),
             _ => device.upload(bucket.into_vec::<f32>()),
         };
+        let Device::Cuda(gpu) = &device else { panic!("{device:?}") };
+        // Uploading has waited for the GPU. As in training, the bucket is complete only later.
+        let on_gpu = device.take(dtype, len);
+        gpu.copy(on_gpu.all().address(), uploaded.all().address(), on_gpu.bytes());
         let sum = self.paired.reduce(on_gpu)?;
         Ok(Pending::new(move || {
             let sum = sum.wait()?;
@@ -71,15 +76,25 @@ impl Collective for OnGpu {
     }
 }
 
-/// The driver and its GPUs, if there are enough.
+/// The driver and its GPUs, if there are enough or ranks may share one.
 fn driver() -> Option<(&'static Driver, Libraries, Vec<Present>)> {
     let driver = Driver::load().ok()?;
     let libraries = Libraries::load(driver).ok()?;
     let present = list(driver).ok()?;
-    (present.len() >= GPUS).then_some((driver, libraries, present))
+    let version = libraries.nccl().ok()?.version();
+    let shared = std::env::var_os("NCCL_MULTI_RANK_GPU_ENABLE").is_some_and(|on| on == *"1");
+    let enough = present.len() >= GPUS || shared && version >= Version::new(2, 30);
+    (enough && !present.is_empty()).then_some((driver, libraries, present))
 }
 
 fn on_gpus(size: usize, stall: Duration) -> World {
+    let pairs = pairs(size, stall).into_iter();
+    let on_gpu = |(paired, device, ring)| Box::new(OnGpu { paired, device, ring }) as _;
+    pairs.map(on_gpu).collect()
+}
+
+/// Ranks with GPUs.
+fn pairs(size: usize, stall: Duration) -> Vec<(Paired, Device, Lifeline)> {
     let (driver, libraries, present) = driver().expect("asked before");
     let rings = rings(size, &Options { stall, ..patient() });
     std::thread::scope(|scope| {
@@ -89,11 +104,11 @@ fn on_gpus(size: usize, stall: Duration) -> World {
                 let gpu = Gpu::open(driver, libraries, &present).expect("the GPU works");
                 let (device, ring_end) = (Device::Cuda(gpu.clone()), ring.lifeline());
                 let paired = Paired::new(ring, gpu).expect("the ranks join");
-                OnGpu { paired, device, ring: ring_end }
+                (paired, device, ring_end)
             })
         };
-        let threads: Vec<_> = present.into_iter().zip(rings).map(join).collect();
-        threads.into_iter().map(|thread| Box::new(thread.join().expect("no panic")) as _).collect()
+        let threads: Vec<_> = present.into_iter().cycle().zip(rings).map(join).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
     })
 }
 
@@ -169,19 +184,21 @@ fn in_a_child(filter: &[&str], child: &str, settings: softgpu::Settings) -> Stri
 
 /// Runs `test` in a process in which rank 1 hangs at `place`, once; `name` is the calling test.
 fn where_a_rank_hangs(name: &str, place: softgpu::NcclPlace, test: impl FnOnce()) {
+    let struck = tempfile::tempdir().expect("a folder");
+    let hang = softgpu::Fault::Nccl { rank: 1, place, action: softgpu::NcclAction::Hang };
+    let once = Some(struck.path().to_owned());
+    with_settings(name, softgpu::Settings { fail: vec![hang], once, ..Default::default() }, test);
+}
+
+/// Runs `test` in a process with such software GPUs; `name` is the calling test.
+fn with_settings(name: &str, settings: softgpu::Settings, test: impl FnOnce()) {
     if let Err(why) = softgpu::available() {
         return eprintln!("skipped: there is no software GPU: {why}");
     }
     match std::env::var_os(CHILD) {
         Some(child) if child == *name => test(),
         Some(_) => {}
-        None => {
-            let struck = tempfile::tempdir().expect("a folder");
-            let hang = softgpu::Fault::Nccl { rank: 1, place, action: softgpu::NcclAction::Hang };
-            let once = Some(struck.path().to_owned());
-            let settings = softgpu::Settings { fail: vec![hang], once, ..Default::default() };
-            in_a_child(&["--exact", name], name, settings);
-        }
+        None => drop(in_a_child(&["--exact", name], name, settings)),
     }
 }
 
@@ -276,6 +293,42 @@ fn joining_that_hangs_ends_every_rank_in_time_and_the_next_generation_joins() {
         assert!(errors.clone().any(|error| error == slow), "{:?}", errors.collect::<Vec<_>>());
         for joined in generation() {
             joined.expect("it hangs once");
+        }
+    });
+}
+
+#[test]
+fn memory_of_a_sum_that_nobody_awaits_is_taken_again_after_it() {
+    const NAME: &str = "collective::nccl::tests::gpu::\
+                        memory_of_a_sum_that_nobody_awaits_is_taken_again_after_it";
+    with_settings(NAME, softgpu::Settings { delays: Some(3), ..Default::default() }, || {
+        let rank = |(mut paired, device, _ring): (Paired, Device, Lifeline)| {
+            let bucket = device.upload(vec![1f32; 1000]);
+            let address = bucket.all().address();
+            drop(paired.reduce(bucket).expect("it starts"));
+            // The software GPU ends the process if this is not ordered after the sum.
+            let again = device.zeros(Dtype::F32, 1000);
+            assert_eq!(again.all().address(), address, "the same memory");
+            assert_eq!(*again.read::<f32>(), [0.0; 1000]);
+            paired.barrier().expect("all ranks live");
+        };
+        let threads: Vec<_> =
+            pairs(2, LONG).into_iter().map(|pair| std::thread::spawn(move || rank(pair))).collect();
+        threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    });
+}
+
+#[test]
+fn ranks_on_slices_of_gpus_are_refused() {
+    const NAME: &str = "collective::nccl::tests::gpu::ranks_on_slices_of_gpus_are_refused";
+    with_settings(NAME, softgpu::Settings { mig: true, ..Default::default() }, || {
+        let driver = Driver::load().expect("a driver");
+        let libraries = Libraries::load(driver).expect("a complete set");
+        let present = list(driver).expect("slices").remove(0);
+        let gpu = Gpu::open(driver, libraries, &present).expect("it works");
+        for ring in rings(2, &patient()) {
+            let refused = Paired::new(ring, gpu.clone()).err().expect("a slice");
+            assert!(matches!(refused, Error::Nccl(NcclError::Slice)), "{refused}");
         }
     });
 }

@@ -254,6 +254,8 @@ fn a_call_that_does_not_return_is_reported_by_name() {
     let budget = Duration::from_millis(40);
     let _watchdog = Watchdog::start(heartbeat.clone(), budget, end).expect("threads start");
     heartbeat.during("ncclAllReduce", || {});
+    let idle = reported.recv_timeout(4 * budget);
+    assert!(idle.is_err(), "{idle:?}: a call that has returned is not overdue");
     let call = heartbeat.during("ncclCommAbort", || reported.recv_timeout(SOON));
     assert_eq!(call, Ok("ncclCommAbort"));
 }
