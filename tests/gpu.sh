@@ -33,8 +33,8 @@ if [[ ${1:-} == pack ]]; then
     scratch=$(mktemp -d)
     trap 'rm -rf "$scratch"' EXIT
     build "$scratch/bin"
-    mkdir -p "$scratch/deploy"
-    cp -r "$here/../deploy/quickstart" "$scratch/deploy"
+    mkdir -p "$scratch/deploy/quickstart"
+    cp -r "$here"/../deploy/quickstart/{base,instructions.jsonl} "$scratch/deploy/quickstart"
     tar -C "$scratch" -czf "$2/checks.tar.gz" bin deploy
     cp "$here/gpu.sh" "$here/peer/gpu_step.py" "$2"
     du -sh "$2"
@@ -86,9 +86,10 @@ check() {
     done <<<"${figures:-$(tail -n 1 "$log")}"
 }
 
-# Runs one of the tests.
+# Runs one of the tests; a name that no test has is an error.
 test_of() {
-    "$bin/test-$1" --exact "$2" --nocapture
+    "$bin/test-$1" --exact "$2" --nocapture | tee "$scratch/test"
+    grep -q 'test result: ok. 1 passed' "$scratch/test"
 }
 
 # Measures a step, and prints its main figures.
@@ -124,7 +125,7 @@ check "waits and allocations" test_of gpu a_step_waits_once_and_allocates_nothin
 check "memory as predicted" test_of gpu memory_is_what_a_rehearsal_predicts
 check "NCCL with the ring" "$bin/test-worker" collective::nccl::tests::gpu:: --nocapture
 check "whole runs" test_of cuda runs_on_gpus_have_the_losses_of_a_run_on_the_cpu
-check "two nodes that share a GPU" test_of cuda two_nodes_with_a_gpu_train_together
+check "two nodes that share a GPU" test_of cuda shared::two_nodes_with_a_gpu_train_together
 for model in smollm2-135m qwen2.5-0.5b llama-3.2-1b smollm2-1.7b; do
     check "speed of $model" speed "$model" --dtype bf16 --sequence 4096
 done

@@ -148,8 +148,16 @@ on_gpus! {
 /// Whether this process has software GPUs.
 const CHILD: &str = "MUSTER_TEST_SOFTGPU";
 
+/// Whether tests use this host's GPUs instead; see `tests/gpu.sh`.
+fn on_real_gpus() -> bool {
+    std::env::var_os("MUSTER_TEST_GPU").is_some()
+}
+
 #[test]
 fn software_gpus_conform() {
+    if on_real_gpus() {
+        return eprintln!("only for software GPUs");
+    }
     if let Err(why) = softgpu::available() {
         return eprintln!("skipped: there is no software GPU: {why}");
     }
@@ -192,6 +200,9 @@ fn where_a_rank_hangs(name: &str, place: softgpu::NcclPlace, test: impl FnOnce()
 
 /// Runs `test` in a process with such software GPUs; `name` is the calling test.
 fn with_settings(name: &str, settings: softgpu::Settings, test: impl FnOnce()) {
+    if on_real_gpus() {
+        return eprintln!("only for software GPUs");
+    }
     if let Err(why) = softgpu::available() {
         return eprintln!("skipped: there is no software GPU: {why}");
     }
