@@ -173,6 +173,7 @@ impl<'a> Buckets<'a> {
     /// # Errors
     /// The error that broke the collective.
     pub(crate) fn wait(self) -> Result<Vec<Buffer>, collective::Error> {
+        let _span = tracing::trace_span!("sums of gradients").entered();
         match self.failed {
             Some(error) => Err(error),
             None => self.flying.into_iter().map(|flight| flight.land(self.kernels)).collect(),

@@ -102,10 +102,7 @@ impl Trainer {
         let mut compute = began.elapsed();
         sink.launch_rest();
 
-        let buckets = {
-            let _span = tracing::trace_span!("sums of gradients").entered();
-            sink.wait()?
-        };
+        let buckets = sink.wait()?;
         let device = state.model().parameters().kernels().device();
         let squares = squares(state, &buckets);
         let chunks = losses.iter().flat_map(Losses::chunks);
