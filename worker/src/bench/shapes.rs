@@ -65,12 +65,12 @@ pub(super) fn find(model: &str) -> anyhow::Result<Config> {
         return Ok(Config::read(path)?);
     }
     let names: Vec<&str> = KNOWN.iter().map(|(name, _)| *name).collect();
-    let text = std::fs::read_to_string(path).with_context(|| {
-        format!(
-            "there is no model shape `{model}`, and no such folder or config.json\nhint: the shapes are {}",
-            names.join(", ")
-        )
-    })?;
+    anyhow::ensure!(
+        path.is_file(),
+        "there is no model shape `{model}`, and no such folder or config.json\nhint: the shapes are {}",
+        names.join(", ")
+    );
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     Ok(Config::parse(path, &text)?)
 }
 
