@@ -3,7 +3,9 @@
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use proto::print;
+use proto::spec::duration;
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use worker::address::{self, RingAddress};
 use worker::agent::Agent;
@@ -17,7 +19,7 @@ use worker::supervise::{self, Node};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// How long an exiting rank waits for threads that are still blocked.
-const SHUTDOWN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Exit code for options that cannot be used here; the same as clap's.
 const EXIT_OPTIONS: u8 = 2;
@@ -81,6 +83,16 @@ struct NodeArgs {
     /// port]
     #[arg(long, env = "MUSTER_RING_ADDRESS")]
     ring_address: Option<RingAddress>,
+    /// How long the ranks may take to leave after SIGTERM, such as 90s; a checkpoint that is stored in that time loses
+    /// no step. A container needs 10 seconds more than this
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "MUSTER_GRACE",
+        default_value = "20s",
+        value_parser = duration::parse
+    )]
+    grace: Duration,
 }
 
 #[derive(Subcommand)]
@@ -94,6 +106,8 @@ enum Command {
         slot: String,
         #[arg(long)]
         threads: usize,
+        #[arg(long, value_parser = duration::parse)]
+        grace: Duration,
         /// How the previous process in this slot ended.
         #[arg(long)]
         last_end: Option<String>,
@@ -125,9 +139,15 @@ fn main() -> ExitCode {
     });
     let outcome = match cli.command {
         None => node(cli.node),
-        Some(Command::Rank { coordinator, slot, threads, last_end, ring_address, device }) => {
-            rank(RankArgs { coordinator, slot, threads, last_end, ring_address, device })
-        }
+        Some(Command::Rank {
+            coordinator,
+            slot,
+            threads,
+            grace,
+            last_end,
+            ring_address,
+            device,
+        }) => rank(RankArgs { coordinator, slot, threads, grace, last_end, ring_address, device }),
         Some(Command::Measure(arguments)) => worker::measure::run(&arguments),
         Some(Command::Generate(arguments)) => {
             worker::generate::run(&arguments).map(|()| ExitCode::SUCCESS)
@@ -172,8 +192,13 @@ fn node(args: NodeArgs) -> anyhow::Result<ExitCode> {
         print::note(format_args!("error: {}", proto::error::chain(&error)));
         return Ok(EXIT_OPTIONS.into());
     }
-    let node =
-        Node { coordinator: args.coordinator, name, threads, ring_address: args.ring_address };
+    let node = Node {
+        coordinator: args.coordinator,
+        name,
+        threads,
+        ring_address: args.ring_address,
+        grace: args.grace,
+    };
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -229,13 +254,14 @@ struct RankArgs {
     coordinator: String,
     slot: String,
     threads: usize,
+    grace: Duration,
     last_end: Option<String>,
     ring_address: Option<RingAddress>,
     device: Device,
 }
 
 fn rank(args: RankArgs) -> anyhow::Result<ExitCode> {
-    let RankArgs { coordinator, slot, threads, last_end, ring_address, device } = args;
+    let RankArgs { coordinator, slot, threads, grace, last_end, ring_address, device } = args;
     if device != Device::Cpu {
         // It changes the environment, so it comes before any other thread.
         worker::collective::prepare_nccl();
@@ -267,7 +293,7 @@ fn rank(args: RankArgs) -> anyhow::Result<ExitCode> {
         let terminated = async move {
             terminate.recv().await;
         };
-        let agent = Agent::new(coordinator, identity, listener, kernels);
+        let agent = Agent::new(coordinator, identity, listener, kernels).with_grace(grace);
         let mut moved = agent.moved();
         tokio::spawn(async move {
             while moved.changed().await.is_ok() {

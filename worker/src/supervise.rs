@@ -43,8 +43,8 @@ const FAILURES: usize = 5;
 const FAILURE_WINDOW: Duration = Duration::from_secs(30 * 60);
 /// Delay before a dead rank is started again.
 const RESTART_AFTER: Duration = Duration::from_millis(200);
-/// A rank that is still running this long after SIGTERM is killed.
-const KILL_AFTER: Duration = Duration::from_secs(25);
+/// A rank that is still running this long after its grace is killed.
+const OVERDUE: Duration = Duration::from_secs(5);
 
 /// Settings shared by all ranks of a node.
 #[derive(Clone, Debug)]
@@ -57,6 +57,8 @@ pub struct Node {
     pub threads: usize,
     /// Where peers reach its ranks, if given.
     pub ring_address: Option<RingAddress>,
+    /// How long ranks may take to leave after SIGTERM.
+    pub grace: Duration,
 }
 
 /// Runs a rank process per device until all are done; stops them gracefully once `terminate` resolves.
@@ -128,7 +130,7 @@ async fn keep_running(
         let _lifeline = child.stdin.take();
         let status = tokio::select! {
             status = child.wait() => status?,
-            () = stop_requested(&mut stopping) => return stop(child).await,
+            () = stop_requested(&mut stopping) => return stop(child, this.node.grace).await,
         };
         let end = describe(status);
         match status.code() {
@@ -207,6 +209,7 @@ fn start(
         .args(["rank", "--coordinator", &address, "--slot", name])
         .args(["--device", &device.argument()])
         .args(["--threads", &node.threads.to_string()])
+        .args(["--grace", &format!("{}s", node.grace.as_secs())])
         .args(ring_address.iter().flat_map(|address| ["--ring-address", address]))
         .args(last_end.into_iter().flat_map(|end| ["--last-end", end]))
         .envs(std::env::var_os(KEEP_MEMORY.0).is_none().then_some(KEEP_MEMORY))
@@ -259,12 +262,12 @@ const SIGNALS: [(i32, &str); 14] = [
 ];
 
 /// Sends SIGTERM to a rank, and kills it if it does not exit in time.
-async fn stop(mut child: Child) -> std::io::Result<u8> {
+async fn stop(mut child: Child, grace: Duration) -> std::io::Result<u8> {
     if let Some(pid) = child.id().and_then(|p| rustix::process::Pid::from_raw(p.cast_signed())) {
         // The process may have exited already.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
-    match tokio::time::timeout(KILL_AFTER, child.wait()).await {
+    match tokio::time::timeout(grace + OVERDUE, child.wait()).await {
         Ok(status) => Ok(status?.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1)),
         Err(_) => {
             child.kill().await?;

@@ -24,6 +24,8 @@ pub(super) struct Membership {
     members: Vec<Member>,
     evaluate_first: bool,
     ring_key: [u8; 32],
+    /// Whether all ranks are to stop after their current step, with a checkpoint, since one of them has to leave.
+    draining: bool,
     /// Held-out sums by step and rank, until every rank has reported them.
     evals: BTreeMap<u64, BTreeMap<usize, Vec<SourceSum>>>,
     /// The number of committed steps after which each rank has stopped.
@@ -80,6 +82,15 @@ impl Membership {
 
     pub(super) fn evaluates_first(&self) -> bool {
         self.evaluate_first
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// Has all ranks stop after their current step, with a checkpoint. Returns false if they were told before.
+    pub(super) fn drain(&mut self) -> bool {
+        !std::mem::replace(&mut self.draining, true)
     }
 
     /// Notes the ring address of a member that has reconnected. Returns whether the address has changed.

@@ -31,10 +31,10 @@ impl Core {
         match report {
             Report::Hello(_) | Report::Beat { .. } => {}
             Report::Loaded { run, base_digest } => self.loaded(now, &id, run, base_digest),
-            Report::Leaving { .. } => {
+            Report::Leaving { deadline } => {
                 self.workers.change(&id, |worker| worker.leaving = true);
                 if let Some(run) = self.current().cloned() {
-                    self.with(now, &run, out, |r, turn| r.member_leaves(&id, turn));
+                    self.with(now, &run, out, |r, turn| r.member_leaves(&id, deadline, turn));
                 }
             }
             Report::ShardPrepared { run, shard, outcome } => {

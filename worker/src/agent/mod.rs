@@ -39,10 +39,10 @@ const REPORTS: usize = 1024;
 const BATCH: usize = 256;
 /// Number of events that can be queued for the session. When the queue is full, the training thread blocks.
 const EVENTS: usize = 64;
+/// How long a worker may take to leave after it was asked to terminate, unless it is started with another time.
+pub const GRACE: Duration = Duration::from_secs(20);
 /// How long sending the last reports may take.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// How much time a worker asks for when it is asked to terminate.
-const DRAIN: Duration = Duration::from_secs(20);
 
 /// A worker process.
 pub struct Agent {
@@ -56,6 +56,7 @@ pub struct Agent {
     inbox: mpsc::Receiver<Event>,
     stream: Option<mpsc::Sender<wire::Report>>,
     beat: Duration,
+    grace: Duration,
     memory: Arc<Mutex<Option<Arc<Job>>>>,
     training: Option<(Place, Controls)>,
     /// The run whose data this worker prepares, once it has checked that it can reach the sources.
@@ -85,6 +86,7 @@ impl Agent {
             inbox,
             stream: None,
             beat: Duration::from_millis(500),
+            grace: GRACE,
             memory: Arc::default(),
             training: None,
             preparing: None,
@@ -92,6 +94,12 @@ impl Agent {
             leaving: watch::Sender::new(None),
             moved: watch::Sender::new(String::new()),
         }
+    }
+
+    /// Sets how long it may take to leave after it was asked to terminate.
+    #[must_use]
+    pub fn with_grace(self, grace: Duration) -> Self {
+        Self { grace, ..self }
     }
 
     /// Reports the URL of each coordinator that replaces the previous one.
@@ -110,11 +118,12 @@ impl Agent {
     ) -> Result<Exit, cuda::Error> {
         tokio::spawn({
             let (events, leaving) = (self.events.clone(), self.leaving.clone());
+            let grace = self.grace;
             async move {
                 terminate.await;
-                leaving.send_replace(Some(Instant::now() + DRAIN));
+                leaving.send_replace(Some(Instant::now() + grace));
                 // The agent may have ended meanwhile.
-                let _ = events.send(Event::Terminate { deadline: DRAIN }).await;
+                let _ = events.send(Event::Terminate { deadline: grace }).await;
             }
         });
         // The drain has not ended by its deadline. The extra time lets uploads that were given up abort in the store.

@@ -61,7 +61,7 @@ impl Run {
             ring_key: m.ring_key(),
             checkpoint: self.checkpoints.start(&self.id),
             evaluate_first: m.evaluates_first(),
-            stop: self.stop,
+            stop: self.stop || m.is_draining(),
             base_digest: self.base.digest().cloned(),
         }
     }

@@ -19,7 +19,9 @@ impl Run {
             Phase::Ended(End::Failed(Fault { message, .. }) | End::Lost(message)) => {
                 message.clone()
             }
-            Phase::Training(_) if self.stop => "stopping after the current step".into(),
+            Phase::Training(m) if self.stop || m.is_draining() => {
+                "stopping after the current step".into()
+            }
             Phase::Queued
             | Phase::Listed(_)
             | Phase::Training(_)

@@ -15,6 +15,7 @@ use crate::core::{Command, Fault, Notice};
 use proto::event::{Fact, Failure};
 use proto::id::{CheckpointId, Generation, WorkerId};
 use proto::protocol::{Attachment, Hello};
+use std::time::Duration;
 
 impl Run {
     /// Waits for members. Workers that were training load the base and the data again.
@@ -157,13 +158,27 @@ impl Run {
         }
     }
 
-    /// Regroups without a member that has to leave. The others abandon their step.
-    pub(crate) fn member_leaves(&mut self, id: &WorkerId, turn: &mut Turn<'_>) {
+    /// Lets a member go that has to leave within `deadline`. All ranks stop after their current step, with a
+    /// checkpoint, and the run regroups from there. If a step takes longer than the deadline, the step is abandoned.
+    pub(crate) fn member_leaves(&mut self, id: &WorkerId, deadline: Duration, turn: &mut Turn<'_>) {
         let Some(rank) = self.phase.membership().and_then(|m| m.rank(id)) else { return };
-        if !self.stop && !self.owes_nothing(rank) {
-            let message = format!("worker {id} (rank {rank}) was told to leave");
-            self.incident(Some(id), message, turn);
-            self.gather();
+        if self.stop || self.owes_nothing(rank) {
+            return;
+        }
+        let too_slow = self.progress.rate().step().is_some_and(|step| step > deadline);
+        let message = format!("worker {id} (rank {rank}) was told to leave");
+        match self.phase.membership_mut() {
+            Some(m) if !too_slow => {
+                if m.drain() {
+                    self.revision += 1;
+                }
+                let then = "all ranks stop after their current step, with a checkpoint";
+                self.incident(Some(id), format!("{message}; {then}"), turn);
+            }
+            Some(_) | None => {
+                self.incident(Some(id), message, turn);
+                self.gather();
+            }
         }
     }
 
@@ -202,6 +217,10 @@ impl Run {
         }
         let Some(step) = m.all_stopped() else { return };
         if let Some(message) = self.checkpoints.given_up(self.generation, step) {
+            // A member that had to leave may not have had the time to store its part.
+            if m.is_draining() {
+                return self.regroup(turn);
+            }
             let message = message.to_owned();
             return self.fail(Fault { kind: Failure::Infrastructure, message }, turn);
         }

@@ -79,20 +79,74 @@ fn the_coordinators_own_pause_is_forgiven() {
     assert_eq!(b.phase(), "gathering", "silence after the pause is not forgiven");
 }
 
-#[test]
-fn the_run_regroups_without_a_member_that_has_to_leave() {
+const LEAVES: &str = "worker w2 (rank 1) was told to leave; all ranks stop after their current step, with a checkpoint";
+
+/// Two workers train, the second was told to leave, and both were directed to stop.
+fn draining() -> Bench {
     let mut b = Bench::training();
     let out = b.report(2, leaving());
-    let then = [
-        waiting("waiting: 0 of 2 workers, 1 loading"),
-        direct(1, Duty::Load(load())),
-        direct(2, Duty::Idle),
-    ];
-    assert_eq!(
-        out,
-        [&incident(Some(2), "worker w2 (rank 1) was told to leave")[..], &then].concat()
-    );
-    assert_eq!(b.handle(Event::Hangup { stream: Stream(2) }), []);
+    let stop = |rank| Duty::Train(Train { stop: true, ..train(1, &[1, 2], rank, None) });
+    let stops = [direct(1, stop(0)), direct(2, stop(1))];
+    assert_eq!(out, [&incident(Some(2), LEAVES)[..], &stops].concat());
+    b
+}
+
+#[test]
+fn before_a_member_leaves_all_ranks_stop_with_a_checkpoint() {
+    let mut b = draining();
+    b.report(1, step_done(1, 1, 0));
+    b.report(2, step_done(2, 1, 0));
+    b.part(1, 1, 1);
+    b.report(1, stopped(1, 1));
+    assert_eq!(b.part(2, 1, 1), [seal(1, 1)]);
+    assert_eq!(b.report(2, stopped(1, 1)), []);
+    let out = b.handle(sealed(1, 1));
+    let then = [direct(1, Duty::Load(load())), direct(2, Duty::Idle)];
+    assert_eq!(out[out.len() - 2..], then, "the leaver is free to go");
+    assert!(out.contains(&journal([checkpointed(1, 1)])), "{out:?}");
+    let left = b.handle(Event::Hangup { stream: Stream(2) });
+    assert_eq!(left, [waiting("waiting: 0 of 2 workers, 1 loading")]);
+    b.report(3, hello(3));
+    b.report(1, loaded());
+    let out = b.report(3, loaded());
+    let (history, notice) = generation(2, 1, &[1, 3]);
+    assert_eq!(out[..2], [journal([history]), notify(notice)], "no step is repeated");
+}
+
+#[test]
+fn a_second_member_that_leaves_changes_nothing_more() {
+    let mut b = draining();
+    let message = LEAVES.replace("w2 (rank 1)", "w1 (rank 0)");
+    assert_eq!(b.report(1, leaving()), incident(Some(1), &message));
+}
+
+#[test]
+fn if_a_leaver_cannot_store_its_part_the_run_goes_back_to_the_checkpoint_before() {
+    for dies in [false, true] {
+        let mut b = draining();
+        b.report(1, step_done(1, 1, 0));
+        b.report(2, step_done(2, 1, 0));
+        b.part(1, 1, 1);
+        b.report(1, stopped(1, 1));
+        b.report(2, stopped(1, 1));
+        if dies {
+            b.handle(Event::Hangup { stream: Stream(2) });
+        } else {
+            b.report(2, part_failed(1, 1));
+        }
+        assert_eq!(b.phase(), "gathering", "dies: {dies}");
+    }
+}
+
+#[test]
+fn a_step_that_takes_longer_than_a_leaver_can_stay_is_abandoned() {
+    let mut b = Bench::training();
+    // Half a second for worker 1, and 0.7 seconds for worker 2.
+    b.report(1, step_done(1, 1, 0));
+    b.report(2, step_done(2, 1, 0));
+    let out = b.report(2, Report::Leaving { deadline: Duration::from_millis(600) });
+    assert_eq!(out[..2], incident(Some(2), "worker w2 (rank 1) was told to leave"));
+    assert_eq!(b.phase(), "gathering");
 }
 
 #[test]

@@ -104,6 +104,8 @@ fn the_part_of_a_worker_that_leaves_is_waited_for() {
     b.report(1, begun(1, 2));
     b.report(2, begun(1, 2));
     b.part(1, 1, 2);
+    // Its ring breaks, and it has to leave.
+    b.report(1, trouble(1, Cause::Peer));
     b.report(2, leaving());
     b.report(1, loaded());
     b.report(3, hello(3));
@@ -121,7 +123,7 @@ fn a_part_that_a_leaving_worker_cannot_store_does_not_count_against_the_run() {
     for step in 1..=4 {
         b.report(2, part_failed(1, step));
     }
-    assert_eq!(b.phase(), "gathering");
+    assert_eq!(b.phase(), "training");
 }
 
 #[test]
