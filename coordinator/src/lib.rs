@@ -6,7 +6,8 @@
 //! data/          from the sources of a spec to a stored plan
 //! checkpoints/   seals and deletes checkpoints, publishes the finished model
 //! takeover/      goes on with runs of another coordinator, after asking whether it is still at work
-//! service/       the gRPC services
+//! service/       the gRPC services, and who may call them
+//! web/           health and metrics
 //! launch/        starts workers for a command's own run
 //! cli/           commands and their output
 //! ```
@@ -21,3 +22,4 @@ pub mod launch;
 pub mod runtime;
 pub mod service;
 pub mod takeover;
+pub mod web;

@@ -36,6 +36,13 @@ pub enum Fact {
         /// The resolved spec.
         spec_yaml: String,
     },
+    /// A user asked for something, with credentials. Stands beside the fact that the request led to.
+    Requested {
+        /// What the user asked for.
+        action: Action,
+        /// The name in the user's credentials.
+        by: String,
+    },
     /// A coordinator took the run over.
     Claimed {
         /// Its epoch, higher than any before it in this journal.
@@ -135,6 +142,18 @@ pub enum Fact {
     },
 }
 
+/// Something that users ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// To submit the run.
+    Submit,
+    /// To resume the run after it has ended.
+    Resume,
+    /// To cancel the run.
+    Cancel,
+}
+
 /// The kind of error that ended a run. It decides the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -187,6 +206,7 @@ impl Journaled for Fact {
         match self {
             Self::Claimed { holder, .. } => holder.as_ref(),
             Self::Submitted { .. }
+            | Self::Requested { .. }
             | Self::Resumed { .. }
             | Self::Based { .. }
             | Self::Prepared { .. }

@@ -4,6 +4,10 @@
 //! functions here return an error instead, and the program ends quietly. Failures to write to standard error are
 //! ignored, so that the work goes on.
 
+mod json;
+
+pub use json::{Place, forget_run, move_run, move_to};
+
 use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Write};
 use thiserror::Error;
@@ -50,7 +54,8 @@ pub fn line(line: impl Display) -> Result<(), Error> {
     text(format_args!("{line}\n"))
 }
 
-/// Starts logging to standard error, with the filter in the environment variable `MUSTER_LOG`, or `default`.
+/// Starts logging to standard error, with the filter in the environment variable `MUSTER_LOG`, or `default`. If
+/// `MUSTER_LOG_FORMAT` is `json`, every line is a JSON object.
 ///
 /// # Panics
 /// If it is called twice.
@@ -61,14 +66,23 @@ pub fn log(default: &str) {
         Ok(_) => (default.into(), None),
         Err(error) => (default.into(), Some(error)),
     };
-    tracing_subscriber::fmt()
+    let format = std::env::var("MUSTER_LOG_FORMAT").unwrap_or_default();
+    let subscriber = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_env_filter(filter)
         .with_target(false)
         // It would panic if the reader of standard error has gone.
         .log_internal_errors(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+        .with_ansi(std::io::stderr().is_terminal());
+    match format.as_str() {
+        "json" => subscriber.event_format(json::Json).init(),
+        _ => subscriber.init(),
+    }
+    if !matches!(format.as_str(), "" | "text" | "json") {
+        note(format_args!(
+            "warning: MUSTER_LOG_FORMAT is `{format}`, and must be `text` or `json`; using `text`"
+        ));
+    }
     if let Some(error) = malformed {
         note(format_args!(
             "warning: MUSTER_LOG is `{wanted}`, which is not a valid filter: {error}; using `{default}`"

@@ -160,6 +160,8 @@ pub struct SavedPart {
     pub files: Vec<File>,
     /// Digest of the whole state at that step: parameters, moments and update count. Equal on every rank.
     pub digest: String,
+    /// How long training stood still for it on this rank.
+    pub pause: Duration,
 }
 
 /// A message from a worker to the coordinator.

@@ -7,15 +7,15 @@
 //! only.
 
 use anyhow::{Context, Result, ensure};
-use muster_tests::simulated::Simulated;
+use muster_tests::simulated::{Simulated, channel};
 use muster_tests::{Fixture, Process, pool};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::Endpoint;
 use tonic::{Request, Response, Status, Streaming};
+use wire::credentials::Credentials;
 use wire::runs_client::RunsClient;
 use wire::workers_server::{Workers, WorkersServer};
 
@@ -106,7 +106,7 @@ async fn connect(
 ) -> Result<Vec<JoinHandle<()>>> {
     let mut streams = Vec::new();
     for first in (0..workers).step_by(SHARED) {
-        let channel = Endpoint::from_shared(url.to_owned())?.connect().await?;
+        let channel = channel(url, &Credentials::none()).await?;
         for number in first..workers.min(first + SHARED) {
             let worker = Simulated {
                 name: format!("w{number}"),

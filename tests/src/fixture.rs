@@ -121,6 +121,15 @@ impl Fixture {
         journal(&self.path("runs").join(run)).iter().filter(|f| f["event"] == kind).count()
     }
 
+    /// What users asked for in the journal of `run`, and who they were.
+    pub fn requests(&self, run: &str) -> Vec<(String, String)> {
+        let facts = journal(&self.path("runs").join(run));
+        let requested = facts.iter().filter(|fact| fact["event"] == "requested");
+        let text =
+            |fact: &serde_json::Value, name: &str| fact[name].as_str().expect("a text").to_owned();
+        requested.map(|fact| (text(fact, "action"), text(fact, "by"))).collect()
+    }
+
     /// The folders of runs under the output, oldest first.
     pub fn runs(&self) -> Vec<PathBuf> {
         let Ok(entries) = self.path("runs").read_dir() else { return Vec::new() };

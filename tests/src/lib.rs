@@ -5,6 +5,7 @@
 //! fixture    a small run in its own folder: base, data, spec
 //! process    a running program: its events, each with a deadline; signals; processes that it leaves behind
 //! pool       a standing coordinator and its workers
+//! certs      certificates and tokens of a pool
 //! seaweed    a real S3 server
 //! azurite    a real Azure server
 //! server     the code that both servers share
@@ -24,6 +25,7 @@
 //! The tests themselves are in `tests/`.
 
 pub mod azurite;
+pub mod certs;
 pub mod fixture;
 pub mod gpu;
 pub mod http;

@@ -1,5 +1,6 @@
 //! A standing coordinator and workers started by hand.
 
+use crate::certs::Certs;
 use crate::fixture::LONG;
 use crate::process::PATIENCE;
 use crate::server::free_ports;
@@ -14,6 +15,8 @@ pub struct Pool {
     pub workers: Option<Process>,
     /// URL of the coordinator.
     pub url: String,
+    /// The credentials of everybody, if the coordinator asks for any.
+    pub certs: Option<Certs>,
 }
 
 impl Pool {
@@ -30,11 +33,38 @@ impl Pool {
         let url = address(&coordinator);
         let workers = ["--coordinator", &url, "--devices", "cpu:2", "--name", "hand"];
         let workers = Some(Process::start_in(&programs::worker(), &workers, environment));
-        Self { coordinator, workers, url }
+        Self { coordinator, workers, url, certs: None }
+    }
+
+    /// Starts a coordinator and workers that use these credentials. `more` are arguments for the coordinator.
+    pub fn start_with(certs: Certs, fixture: &Fixture, more: &[&str]) -> Self {
+        let [port] = free_ports();
+        let listen = format!("127.0.0.1:{port}");
+        let (own, worker) = (certs.folder("coordinator"), certs.folder("worker"));
+        let more = [&["--credentials", &own], more].concat();
+        let coordinator = serve(&folder(fixture), &listen, &more, &[]);
+        let url = address(&coordinator);
+        let workers = ["--coordinator", &url, "--devices", "cpu:2", "--name", "hand"];
+        let workers = [&workers[..], &["--credentials", &worker]].concat();
+        let workers = Some(Process::start(&programs::worker(), &workers));
+        Self { coordinator, workers, url, certs: Some(certs) }
     }
 
     /// Starts a user's command against the coordinator, with `--json`.
     pub fn ask(&self, arguments: &[&str]) -> Process {
+        match &self.certs {
+            Some(certs) => self.ask_with(&certs.folder("user"), arguments),
+            None => self.ask_plain(arguments),
+        }
+    }
+
+    /// The same with the credentials in `folder`.
+    pub fn ask_with(&self, folder: &str, arguments: &[&str]) -> Process {
+        self.ask_plain(&[arguments, &["--credentials", folder]].concat())
+    }
+
+    /// The same without credentials.
+    pub fn ask_plain(&self, arguments: &[&str]) -> Process {
         let mut all = arguments.to_vec();
         all.extend(["--coordinator", &self.url, "--json"]);
         Process::start(&programs::coordinator(), &all)

@@ -4,7 +4,7 @@
 //! its ranks from those of other tests, and finds processes that were left behind.
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -87,6 +87,13 @@ pub struct Process {
     stderr: Arc<(Mutex<String>, Condvar)>,
     /// Ends when no process has standard error open any more.
     listening: Option<JoinHandle<()>>,
+}
+
+/// Lets this process open as many files as the system permits.
+pub fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
+        .expect("it is permitted");
 }
 
 impl Process {

@@ -8,7 +8,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval_at};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+use wire::connect::{self, Connection, Options};
+use wire::credentials::Credentials;
 use wire::workers_client::WorkersClient;
 
 /// The settings of a simulated worker.
@@ -26,23 +27,28 @@ pub struct Simulated {
 }
 
 impl Simulated {
-    /// Opens the worker's stream. The worker beats until the task is aborted or the stream ends.
-    ///
-    /// # Errors
-    /// The coordinator does not accept the stream.
-    pub async fn connect(self, channel: Channel) -> Result<JoinHandle<()>> {
-        let Self { name, ring, reports: more, beat, delay } = self;
-        let (reports, outgoing) = mpsc::channel::<wire::Report>(1 + more.len());
-        let hello = Report::Hello(Hello {
+    /// The hello of a worker with this name and ring address.
+    pub fn hello(name: &str, ring: &str) -> Report {
+        Report::Hello(Hello {
             protocol: proto::PROTOCOL,
             worker: WorkerId::new(name),
             incarnation: Incarnation::new(proto::id::unique()),
             device: "cpu".into(),
             threads: 1,
-            ring,
+            ring: ring.into(),
             attachment: None,
             last_end: None,
-        });
+        })
+    }
+
+    /// Opens the worker's stream. The worker beats until the task is aborted or the stream ends.
+    ///
+    /// # Errors
+    /// The coordinator does not accept the stream.
+    pub async fn connect(self, channel: Connection) -> Result<JoinHandle<()>> {
+        let Self { name, ring, reports: more, beat, delay } = self;
+        let (reports, outgoing) = mpsc::channel::<wire::Report>(1 + more.len());
+        let hello = Self::hello(&name, &ring);
         for report in std::iter::once(hello).chain(more) {
             reports.send(report.into()).await?;
         }
@@ -73,4 +79,12 @@ impl Simulated {
             }
         }))
     }
+}
+
+/// A connection to the coordinator at `url`.
+///
+/// # Errors
+/// No connection can be made.
+pub async fn channel(url: &str, credentials: &Credentials) -> Result<Connection> {
+    Ok(connect::channel(url, credentials, Options::STREAM).await?)
 }

@@ -121,11 +121,11 @@ fn a_run_whose_output_is_no_longer_read_stops_gracefully() {
 
 #[test]
 fn an_invalid_address_is_the_users_error() {
-    for address in ["127.0.0.1:7070", "coordinator", "ftp://127.0.0.1:7070", "https://host:1"] {
+    for address in ["127.0.0.1:7070", "coordinator", "ftp://127.0.0.1:7070", "https://host"] {
         for command in [&["list"][..], &["status", "r"], &["watch", "r"], &["cancel", "r"]] {
             let arguments = [command, &["--coordinator", address]].concat();
             let ended = Process::start(&programs::coordinator(), &arguments).end().with_code(2);
-            assert!(ended.stderr.contains("write http://host:port"), "{}", ended.stderr);
+            assert!(ended.stderr.contains("write https://host:port"), "{}", ended.stderr);
         }
     }
 }

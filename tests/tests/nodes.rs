@@ -3,14 +3,14 @@
 use anyhow::Result;
 use muster_tests::fixture::STEPS;
 use muster_tests::pool::{Pool, for_two};
-use muster_tests::simulated::Simulated;
+use muster_tests::simulated::{Simulated, channel};
 use muster_tests::undisturbed::{UNDISTURBED, assert_as_undisturbed};
 use muster_tests::{Ended, Event, Fixture, Process, programs};
 use proto::id::RunId;
 use proto::protocol::Report;
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
-use tonic::transport::Endpoint;
+use wire::credentials::Credentials;
 
 /// How long a pool may take to report a worker's trouble.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -42,7 +42,7 @@ fn worker_with_mount(mount: &str, url: &str, name: &str) -> Option<Process> {
     let worker = worker.to_str().expect("a path");
     let script = format!(
         "mount {mount} && \
-         exec '{worker}' --coordinator '{url}' --devices cpu --threads 1 --name {name}"
+         exec '{worker}' --coordinator '{url}' --insecure --devices cpu --threads 1 --name {name}"
     );
     Some(Process::start(std::path::Path::new("unshare"), &["-m", "sh", "-c", &script]))
 }
@@ -136,7 +136,7 @@ async fn unreachable(url: &str, run: &str) -> Result<tokio::task::JoinHandle<()>
         beat: None,
         delay: Duration::ZERO,
     };
-    worker.connect(Endpoint::from_shared(url.to_owned())?.connect().await?).await
+    worker.connect(channel(url, &Credentials::none()).await?).await
 }
 
 #[test]

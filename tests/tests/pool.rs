@@ -92,7 +92,7 @@ fn questions_about_an_unknown_run_or_to_no_coordinator_are_refused() {
     let nowhere = ["list", "--coordinator", "http://127.0.0.1:1"];
     let worker = ["--coordinator", "127.0.0.1:1"];
     let refused = Process::start(&programs::worker(), &worker).end().with_code(2);
-    assert!(refused.stderr.contains("write http://host:port"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("write https://host:port"), "{}", refused.stderr);
     let ended = Process::start(&programs::coordinator(), &nowhere).end().with_code(1);
     assert!(ended.stderr.contains("no coordinator answers at `http://127.0.0.1:1`"));
     assert!(ended.stderr.contains("hint: start one with `coordinator serve`"), "{}", ended.stderr);

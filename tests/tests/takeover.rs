@@ -86,7 +86,7 @@ fn taken_over(fixture: &Fixture, output: &str, environment: &[(&'static str, Str
     assert_said(&refused, &words);
     let second = another(&["--take-over"]);
     let Pool { coordinator, workers, .. } = pool;
-    let pool = Pool { url: address(&second), coordinator: second, workers };
+    let pool = Pool { url: address(&second), coordinator: second, workers, certs: None };
     let deposed = coordinator.end().with_code(1);
     let host = coordinator::takeover::holder::host();
     let words = [

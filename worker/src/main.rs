@@ -4,9 +4,11 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use proto::print;
 use proto::spec::duration;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use wire::credentials::Credentials;
 use worker::address::{self, RingAddress};
 use worker::agent::Agent;
 use worker::devices::{self, Device, Devices, Opened};
@@ -31,6 +33,9 @@ const ENVIRONMENT: &str = "\
 Environment:
   MUSTER_LOG     Log filter, e.g. `debug` or `warn,worker=debug`
                  [default: `info` for Muster, `warn` for everything else]
+  MUSTER_LOG_FORMAT
+                 `text` or `json`: one object per line, with run, generation, rank and step
+                 [default: text]
   MUSTER_CACHE   Folder for downloaded remote models and compiled GPU kernels
                  [default: muster in XDG_CACHE_HOME, else .cache/muster in HOME]
   MUSTER_CUDA_LIBRARIES
@@ -58,7 +63,7 @@ struct Cli {
 
 #[derive(Args)]
 struct NodeArgs {
-    /// URL of the coordinator, such as http://coordinator:7070
+    /// URL of the coordinator, such as https://coordinator:7070
     #[arg(
         long,
         value_name = "URL",
@@ -67,6 +72,8 @@ struct NodeArgs {
         value_parser = wire::address::parse
     )]
     coordinator: String,
+    #[command(flatten)]
+    credentials: CredentialsArgs,
     /// Devices to compute on: cpu, cpu:2 (two ranks), cuda:all, or GPUs by number, such as cuda:0,3; each gets its own
     /// rank process
     #[arg(long, default_value = "cpu")]
@@ -95,6 +102,23 @@ struct NodeArgs {
     grace: Duration,
 }
 
+#[derive(Args)]
+struct CredentialsArgs {
+    /// Folder with the certificates and the token for the coordinator: tls.crt, tls.key, ca.crt, token
+    #[arg(long, value_name = "FOLDER", env = "MUSTER_CREDENTIALS")]
+    credentials: Option<PathBuf>,
+    /// Connect without encryption to a coordinator on another host: everybody in the network can then read and change
+    /// everything
+    #[arg(long, env = "MUSTER_INSECURE", value_parser = clap::builder::FalseyValueParser::new())]
+    insecure: bool,
+}
+
+impl From<CredentialsArgs> for Credentials {
+    fn from(CredentialsArgs { credentials, insecure }: CredentialsArgs) -> Self {
+        Self::new(credentials, insecure)
+    }
+}
+
 #[derive(Subcommand)]
 enum Command {
     /// Runs one rank process; started by the supervisor.
@@ -102,6 +126,8 @@ enum Command {
     Rank {
         #[arg(long)]
         coordinator: String,
+        #[command(flatten)]
+        credentials: CredentialsArgs,
         #[arg(long)]
         slot: String,
         #[arg(long)]
@@ -141,13 +167,17 @@ fn main() -> ExitCode {
         None => node(cli.node),
         Some(Command::Rank {
             coordinator,
+            credentials,
             slot,
             threads,
             grace,
             last_end,
             ring_address,
             device,
-        }) => rank(RankArgs { coordinator, slot, threads, grace, last_end, ring_address, device }),
+        }) => {
+            let coordinator = (coordinator, credentials.into());
+            rank(RankArgs { coordinator, slot, threads, grace, last_end, ring_address, device })
+        }
         Some(Command::Measure(arguments)) => worker::measure::run(&arguments),
         Some(Command::Generate(arguments)) => {
             worker::generate::run(&arguments).map(|()| ExitCode::SUCCESS)
@@ -194,6 +224,7 @@ fn node(args: NodeArgs) -> anyhow::Result<ExitCode> {
     }
     let node = Node {
         coordinator: args.coordinator,
+        credentials: args.credentials.into(),
         name,
         threads,
         ring_address: args.ring_address,
@@ -251,7 +282,7 @@ async fn parent_gone() {
 
 /// The arguments of a rank process.
 struct RankArgs {
-    coordinator: String,
+    coordinator: (String, Credentials),
     slot: String,
     threads: usize,
     grace: Duration,
@@ -277,7 +308,7 @@ fn rank(args: RankArgs) -> anyhow::Result<ExitCode> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut orphaned = std::pin::pin!(supervise::orphaned());
         let listening = tokio::select! {
-            listening = address::listen(&slot, ring_address, coordinator.clone()) => listening,
+            listening = address::listen(&slot, ring_address, coordinator.0.clone()) => listening,
             _ = terminate.recv() => return Ok(Ok(Exit::Drained)),
             () = &mut orphaned => std::process::exit(1),
         };

@@ -25,7 +25,7 @@ use crate::replica::{
 use crate::session::Trouble;
 use proto::protocol::{Cause, Phase, SourceSum, Train};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a collective may make no progress before this rank gives it up by itself.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -216,6 +216,7 @@ impl<'a> Member<'a> {
     /// resumes from), it waits for a free buffer; otherwise the checkpoint is skipped while the storage fails.
     fn save(&mut self, state: &State, must: bool) -> Result<(), Broken> {
         self.at(Phase::Saving);
+        let began = Instant::now();
         let controls = self.outside.controls;
         if !must && !all_have_room(controls, &mut *self.collective, self.step)? {
             if self.collective.rank() == 0 {
@@ -227,7 +228,8 @@ impl<'a> Member<'a> {
         let room = controls.room.reserve(&controls.abort).ok_or(Broken::Aborted)?;
         let taken = snapshot(state, self.step, self.place(), self.job.saved(), room);
         self.check_device()?;
-        let taken = self.job.with_companions(taken, self.collective.rank());
+        let mut taken = self.job.with_companions(taken, self.collective.rank());
+        taken.pause = began.elapsed();
         (self.outside.report)(ThreadReport::Snapshot(taken));
         Ok(())
     }

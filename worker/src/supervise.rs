@@ -17,6 +17,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use wire::credentials::Credentials;
 
 /// Exit code of a rank that was dismissed: its work is done.
 pub const EXIT_DONE: u8 = 0;
@@ -51,6 +52,8 @@ const OVERDUE: Duration = Duration::from_secs(5);
 pub struct Node {
     /// URL of the coordinator.
     pub coordinator: String,
+    /// How the ranks prove who they are.
+    pub credentials: Credentials,
     /// Name of the node: its slots are `NAME-0`, `NAME-1`, ...
     pub name: String,
     /// Compute threads per rank.
@@ -207,6 +210,7 @@ fn start(
     }
     let mut child = command
         .args(["rank", "--coordinator", &address, "--slot", name])
+        .args(node.credentials.arguments())
         .args(["--device", &device.argument()])
         .args(["--threads", &node.threads.to_string()])
         .args(["--grace", &format!("{}s", node.grace.as_secs())])

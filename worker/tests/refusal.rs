@@ -69,8 +69,13 @@ async fn a_worker_whose_name_is_taken_tries_again_and_never_exits() {
         ring: listener.local_addr().to_string(),
         last_end: Some(end.into()),
     };
-    let work =
-        Agent::new(url, identity, listener, worker::kernels::host()).work(std::future::pending());
+    let work = Agent::new(
+        (url, wire::credentials::Credentials::none()),
+        identity,
+        listener,
+        worker::kernels::host(),
+    )
+    .work(std::future::pending());
     let exit = tokio::time::timeout(PATIENCE, work).await.unwrap();
     assert_eq!(exit, Ok(Exit::Dismissed));
     let hellos = coordinator.hellos.lock().unwrap();

@@ -3,7 +3,7 @@
 use super::{Blame, Exit, Refusal};
 use crate::runtime::handle::{Handle, Stopped};
 use crate::runtime::{self, Runtime};
-use crate::service;
+use crate::service::{self, Door};
 use anyhow::{Context, anyhow};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -68,7 +68,7 @@ impl Embedded {
     ) -> Result<Self, Refusal> {
         let url = url(&listener)?;
         let (shutdown, shut) = oneshot::channel::<()>();
-        let server = tokio::spawn(service::serve(listener, handle.clone(), async {
+        let server = tokio::spawn(service::serve(listener, Door::open(), handle.clone(), async {
             // The sender is dropped to shut down.
             let _ = shut.await;
         }));

@@ -1,7 +1,9 @@
 //! The commands of the `coordinator` program, and their output.
 
 mod advice;
+mod certs;
 mod checkpoint;
+mod credentials;
 mod devices;
 mod doctor;
 mod embedded;
@@ -16,6 +18,7 @@ mod remote;
 mod run;
 mod serve;
 mod show;
+mod token;
 mod typed;
 
 use crate::core::Fault;
@@ -108,7 +111,10 @@ Environment:
   MUSTER_LOG          log level on standard error: error, warn, info, debug or trace; a module
                       can have its own (warn,coordinator::runtime::journal=debug)
                       [default: info for `serve`, otherwise warn]
+  MUSTER_LOG_FORMAT   `text` or `json`: one object per line, with run, generation, rank and step
   MUSTER_COORDINATOR  default of --coordinator
+  MUSTER_CREDENTIALS  default of --credentials
+  MUSTER_INSECURE     if set to 1, the same as --insecure
   MUSTER_TIMEOUT      default of --timeout
   MUSTER_OUTPUT       default of `serve --output` and of the place that `doctor` checks
   MUSTER_LISTEN       default of `serve --listen`
@@ -155,6 +161,10 @@ enum Command {
     Doctor(doctor::Arguments),
     /// Generate answers to prompts with a model folder
     Generate(generate::Arguments),
+    /// Make or renew certificates for a coordinator, its workers and its users
+    Certs(certs::Arguments),
+    /// Make a token with which workers join, or users submit runs
+    Token(token::Arguments),
     /// Print the JSON Schema of run specs
     Schema,
 }
@@ -179,6 +189,8 @@ pub fn main() -> ExitCode {
         Command::Checkpoint(command) => block_on(checkpoint::checkpoint(command)),
         Command::Doctor(arguments) => block_on(doctor::doctor(arguments)),
         Command::Generate(arguments) => generate::generate(arguments),
+        Command::Certs(arguments) => certs::certs(&arguments),
+        Command::Token(arguments) => token::token(arguments),
         Command::Schema => {
             let schema = serde_json::to_string_pretty(&proto::spec::schema());
             let printed = print::line(schema.expect("a schema is JSON"));

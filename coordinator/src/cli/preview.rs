@@ -81,7 +81,7 @@ pub(super) async fn preview(path: &Path) -> Result<Preview, Refusal> {
 }
 
 async fn begin(handle: &Handle, spec: Spec) -> Result<(RunId, Watch), Refusal> {
-    let run = handle.submit(spec, proto::id::unique()).await.blame(Exit::Infrastructure)?;
+    let run = handle.submit(spec, proto::id::unique(), None).await.blame(Exit::Infrastructure)?;
     let run = run.map_err(anyhow::Error::msg).blame(Exit::Infrastructure)?;
     let watch = handle.watch(run.clone(), 0).await.blame(Exit::Infrastructure)?;
     let watch = watch.map_err(anyhow::Error::msg).blame(Exit::Infrastructure)?;

@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use storage::Storage;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::broadcast::error::RecvError;
+use wire::credentials::Credentials;
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -54,7 +55,8 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
     let socket = embedded::reserve(arguments.port)?;
     let storage = embedded::output(&spec).await?;
     let resumed = if arguments.resume {
-        let found = resume::find(&storage, spec.clone(), arguments.take_over).await;
+        let found =
+            resume::find(&storage, spec.clone(), arguments.take_over, Credentials::none()).await;
         Some(found.blame(Exit::User)?)
     } else {
         // Check everything first, so that a run that cannot begin leaves nothing behind.
@@ -102,7 +104,7 @@ async fn submit(
     typed: String,
     storage: &Storage,
 ) -> Result<RunId, Refusal> {
-    let run = handle.submit(spec, proto::id::unique()).await.blame(Exit::Infrastructure)?;
+    let run = handle.submit(spec, proto::id::unique(), None).await.blame(Exit::Infrastructure)?;
     let run = run.map_err(anyhow::Error::msg).blame(Exit::Infrastructure)?;
     storage.put(&proto::key::spec(&run), typed).await.blame(Exit::Infrastructure)?;
     Ok(run)

@@ -3,17 +3,22 @@
 use super::{Blame, Exit, Outcome, Refusal};
 use crate::core::Timing;
 use crate::runtime::{self, Runtime, Vacancy};
-use crate::service;
+use crate::service::{self, Door};
 use crate::takeover::holder;
-use anyhow::Context;
+use crate::web::{self, Stage};
+use anyhow::{Context, anyhow};
 use clap::Args;
 use proto::print;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 use storage::Storage;
+use tokio::net::TcpSocket;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+use wire::credentials::{Credentials, Folder};
 
 /// How long a replaced coordinator goes on serving, so that workers learn the address of its successor.
 const REDIRECT_TIME: Duration = Duration::from_secs(2);
@@ -23,6 +28,9 @@ pub(super) struct Arguments {
     /// Address and port to listen on
     #[arg(long, env = "MUSTER_LISTEN", default_value = "127.0.0.1:7070")]
     listen: SocketAddr,
+    /// Address and port for health checks and metrics: /healthz, /readyz, /metrics [default: none]
+    #[arg(long, value_name = "ADDRESS", env = "MUSTER_WEB")]
+    web: Option<SocketAddr>,
     /// URL at which others reach this coordinator [default: the address that it listens on, or this host's name if it
     /// listens on all addresses]
     #[arg(
@@ -32,6 +40,13 @@ pub(super) struct Arguments {
         value_parser = wire::address::parse
     )]
     advertise: Option<String>,
+    /// Folder with this coordinator's credentials: its certificate tls.crt with tls.key, the authority ca.crt of
+    /// clients' certificates, and the list `tokens` of accepted tokens; see `coordinator certs` and `coordinator token`
+    #[arg(long, value_name = "FOLDER", env = "MUSTER_CREDENTIALS")]
+    credentials: Option<PathBuf>,
+    /// Listen for other hosts without encryption, or without asking for credentials
+    #[arg(long, env = "MUSTER_INSECURE", value_parser = clap::builder::FalseyValueParser::new())]
+    insecure: bool,
     /// Folder or prefix under which the pool stores everything, such as /shared/muster or s3://bucket/muster
     #[arg(long, env = "MUSTER_OUTPUT")]
     output: String,
@@ -41,31 +56,75 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn serve(arguments: Arguments) -> Outcome {
-    let busy = |error: std::io::Error| {
-        let listen = arguments.listen;
-        let hint = "hint: choose another address with --listen";
-        let context = format!("cannot listen on {listen}\n{hint}");
-        Refusal { exit: Exit::User, error: anyhow::Error::from(error).context(context) }
+    raise_file_limit();
+    let door = match &arguments.credentials {
+        Some(folder) => Door::with(Folder::at(folder)).blame(Exit::User)?,
+        None => Door::open(),
     };
+    check_exposure(&arguments, &door)?;
+    let busy = |error| busy(arguments.listen, "--listen", error);
     let socket = super::reserve(arguments.listen).map_err(busy)?;
+    let (stage, watched) = watch::channel(Stage::Starting);
+    let web = pin!(serve_web(arguments.web, &door, watched));
+    let serving = serve_pool(&arguments, door.clone(), socket, stage);
+    tokio::select! {
+        outcome = serving => outcome,
+        outcome = web => outcome,
+    }
+}
+
+/// Serves the web port, if there is one. Returns only an error.
+async fn serve_web(
+    address: Option<SocketAddr>,
+    door: &Door,
+    stage: watch::Receiver<Stage>,
+) -> Outcome {
+    let Some(address) = address else { return std::future::pending().await };
+    let busy = |error| busy(address, "--web", error);
+    let listener = super::reserve(address).and_then(|socket| socket.listen(super::BACKLOG));
+    web::serve(listener.map_err(busy)?, door.clone(), stage).await.blame(Exit::Infrastructure)?;
+    Err(anyhow!("the web port has closed")).blame(Exit::Infrastructure)
+}
+
+/// The error for an address that is in use or does not exist.
+fn busy(address: SocketAddr, option: &str, error: std::io::Error) -> Refusal {
+    let context = format!("cannot listen on {address}\nhint: choose another address with {option}");
+    Refusal { exit: Exit::User, error: anyhow::Error::from(error).context(context) }
+}
+
+/// Claims the pool, and serves its runs until a signal.
+async fn serve_pool(
+    arguments: &Arguments,
+    door: Door,
+    socket: TcpSocket,
+    stage: watch::Sender<Stage>,
+) -> Outcome {
+    let busy = |error| busy(arguments.listen, "--listen", error);
     let storage = Storage::open(&arguments.output)
         .context("--output\nhint: name a folder that this user can write to")
         .blame(Exit::User)?;
     super::probe(&storage, "--output").await?;
-    let vacancy = Vacancy::find(storage.clone(), arguments.take_over).await.map_err(refused)?;
+    let own = Credentials::new(arguments.credentials.clone(), arguments.insecure);
+    let found = Vacancy::find(storage.clone(), arguments.take_over, own).await;
+    let vacancy = found.map_err(refused)?;
     let listener = socket.listen(super::BACKLOG).map_err(busy)?;
     let address = listener.local_addr().blame(Exit::Infrastructure)?;
-    let own = holder::here(arguments.advertise.unwrap_or_else(|| advertised(address)));
+    let scheme = if door.is_encrypted() { "https" } else { "http" };
+    let given = arguments.advertise.clone();
+    let advertise = given.unwrap_or_else(|| advertised(scheme, address));
+    let own = holder::here(advertise);
     let opened = Runtime::of_pool(vacancy, Timing::default(), own).await;
     let (runtime, handle) = opened.map_err(refused)?;
+    stage.send_replace(Stage::Working(handle.clone()));
     print::note(format_args!(
-        "coordinator at http://{address}, everything under {}",
-        storage.url()
+        "coordinator at {scheme}://{address}, everything under {}; {}",
+        storage.url(),
+        door.wanted()
     ));
     let mut interrupt = signal(SignalKind::interrupt()).blame(Exit::Infrastructure)?;
     let mut terminate = signal(SignalKind::terminate()).blame(Exit::Infrastructure)?;
     let (shutdown, shut) = oneshot::channel::<()>();
-    let mut server = pin!(service::serve(listener, handle.clone(), async {
+    let mut server = pin!(service::serve(listener, door, handle.clone(), async {
         // The sender is dropped to shut down.
         let _ = shut.await;
     }));
@@ -98,10 +157,39 @@ fn refused(error: runtime::Error) -> Refusal {
     Refusal { exit, error: error.into() }
 }
 
-fn advertised(address: SocketAddr) -> String {
+fn advertised(scheme: &str, address: SocketAddr) -> String {
     if address.ip().is_unspecified() {
-        format!("http://{}:{}", holder::host(), address.port())
+        format!("{scheme}://{}:{}", holder::host(), address.port())
     } else {
-        format!("http://{address}")
+        format!("{scheme}://{address}")
     }
+}
+
+/// Allows as many open files as the system permits: every connection is one.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // Without it, the coordinator accepts fewer connections.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
+/// Checks that other hosts reach only a coordinator that is encrypted and asks for credentials, unless the user wants
+/// it otherwise.
+fn check_exposure(arguments: &Arguments, door: &Door) -> Result<(), Refusal> {
+    let ports = [Some(arguments.listen), arguments.web];
+    let exposed = ports.into_iter().flatten().find(|port| !port.ip().is_loopback());
+    let Some(listen) = exposed.filter(|_| !door.is_encrypted()) else { return Ok(()) };
+    let exposed = match &arguments.credentials {
+        Some(_) => "without encryption, so that tokens could be read",
+        None => "without encryption, and allow everybody everything",
+    };
+    if arguments.insecure {
+        tracing::warn!(%listen, "--insecure: the coordinator listens {exposed}");
+        return Ok(());
+    }
+    Err(anyhow!(
+        "the coordinator would listen for other hosts on {listen} {exposed}\n\
+         hint: `coordinator certs` makes certificates for --credentials; or listen on 127.0.0.1; or write --insecure \
+         if everybody in this network may submit, cancel and read all runs"
+    ))
+    .blame(Exit::User)
 }

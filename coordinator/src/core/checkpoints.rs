@@ -276,7 +276,11 @@ mod tests {
         let place = Place { run: RunId::new("r"), generation: Generation(1), lineage: LINEAGE };
         let from = Reporter { worker: &worker, place: &place };
         let mut save = |step, outcome| {
-            let saved = SavedPart { files: Vec::new(), digest: "d".into() };
+            let saved = SavedPart {
+                files: Vec::new(),
+                digest: "d".into(),
+                pause: std::time::Duration::ZERO,
+            };
             let stored = checkpoints.store_part(from, step, saved, "plan");
             assert!(matches!(stored, Some(Ok(_))));
             assert!(checkpoints.seal(id(step), outcome).is_some());

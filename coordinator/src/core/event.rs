@@ -38,6 +38,8 @@ pub enum Event {
         spec_yaml: String,
         /// The settings of the spec that the core needs.
         settings: Settings,
+        /// The name in the user's credentials, if they were asked for.
+        by: Option<String>,
     },
     /// A user cancels a run.
     Cancel {
@@ -45,6 +47,8 @@ pub enum Event {
         ticket: Ticket,
         /// The run.
         run: RunId,
+        /// The name in the user's credentials, if they were asked for.
+        by: Option<String>,
     },
     /// The coordinator closes: every run stops gracefully, with a checkpoint, and no new run is accepted.
     Close,

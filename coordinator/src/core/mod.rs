@@ -23,6 +23,7 @@ mod event;
 mod figures;
 mod gathering;
 mod listed;
+mod losses;
 mod lost;
 mod membership;
 mod notice;
@@ -47,6 +48,7 @@ mod workers;
 pub use command::{Command, Retained};
 pub use event::{Event, Fault, PlanOutline, Stream, Survey, Ticket};
 pub use figures::{BySource, SourceFigures};
+pub use losses::{Loss, Losses, Lost};
 pub use notice::Notice;
 pub use replay::{Past, attempts};
 pub use settings::{Goal, Settings};
@@ -62,6 +64,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use turn::Turn;
 use workers::Workers;
+
+/// Number of runs of one submitter that have not ended. Each of them costs memory.
+const UNFINISHED: usize = 500;
 
 /// The whole state of a coordinator.
 pub struct Core {
@@ -86,6 +91,7 @@ pub struct Core {
     /// The run and the identity of its spec for each idempotency key.
     keys: BTreeMap<String, (RunId, String)>,
     workers: Workers,
+    losses: Losses,
     closing: bool,
     last_tick: Duration,
 }
@@ -106,6 +112,7 @@ impl Core {
             settled: None,
             keys: BTreeMap::new(),
             workers: Workers::default(),
+            losses: Losses::default(),
             closing: false,
             last_tick: Duration::ZERO,
         }
@@ -150,19 +157,19 @@ impl Core {
                 return follows;
             }
             Event::Tick => return false,
-            Event::Submit { ticket, run, idempotency_key, spec_yaml, settings } => {
+            Event::Submit { ticket, run, idempotency_key, spec_yaml, settings, by } => {
                 let known = self.keys.get(&idempotency_key).map(|(run, _)| run.clone());
                 let answer = match known {
                     Some(run) => Ok(run),
                     None if self.closing => Err("the coordinator is closing".into()),
-                    None => {
-                        let run = Run::new(run, spec_yaml, settings);
-                        Ok(self.submit(run, idempotency_key, out))
-                    }
+                    None => self.check_queue(by.as_deref()).map(|()| {
+                        let run = Run::new(run, spec_yaml, settings).submitted_by(by);
+                        self.submit(run, idempotency_key, out)
+                    }),
                 };
                 out.push(Command::Answer { ticket, answer });
             }
-            Event::Cancel { ticket, run } => self.cancel(now, ticket, &run, out),
+            Event::Cancel { ticket, run, by } => self.cancel(now, (ticket, by), &run, out),
             Event::Close => self.close(),
             Event::Hangup { stream } => self.hangup(now, stream, out),
             Event::Dialled { worker, incarnation, outcome } => {
@@ -230,6 +237,11 @@ impl Core {
         self.workers.iter().map(|(id, worker)| worker_status(id, worker)).collect()
     }
 
+    /// The workers that were lost.
+    pub fn losses(&self) -> &Losses {
+        &self.losses
+    }
+
     /// Checks that no run with another spec was submitted under this key.
     ///
     /// # Errors
@@ -244,10 +256,24 @@ impl Core {
         }
     }
 
+    /// Checks that a submitter may queue another run.
+    fn check_queue(&self, by: Option<&str>) -> Result<(), String> {
+        let queued = self.runs.values().filter(|run| run.submitter() == by).count();
+        if queued < UNFINISHED {
+            return Ok(());
+        }
+        let whose = by.map_or("this coordinator".to_owned(), |by| format!("`{by}`"));
+        Err(format!(
+            "{whose} has {queued} runs that have not ended, which is the limit\n\
+             hint: submit more once some have ended, or cancel some"
+        ))
+    }
+
     fn submit(&mut self, run: Run, idempotency_key: String, out: &mut Vec<Command>) -> RunId {
         let id = run.id().clone();
         // The run's own journal comes first, so that a pool entry never names a run without a history.
-        let events = vec![run.submitted(), self.claim()];
+        let mut events = run.submitted();
+        events.push(self.claim());
         out.push(Command::Journal { run: id.clone(), events });
         out.push(Command::JournalPool(PoolEvent::Submitted {
             run: id.clone(),
@@ -264,16 +290,24 @@ impl Core {
         Fact::Claimed { epoch: self.epoch, holder: self.holder.clone() }
     }
 
-    fn cancel(&mut self, now: Duration, ticket: Ticket, id: &RunId, out: &mut Vec<Command>) {
+    fn cancel(
+        &mut self,
+        now: Duration,
+        (ticket, by): (Ticket, Option<String>),
+        id: &RunId,
+        out: &mut Vec<Command>,
+    ) {
         let mut answer = match self.ended.get(id) {
             Some(status) if status.phase == "lost" => Err(status.detail.clone()),
             Some(_) => Ok(id.clone()),
             None => Err(format!("there is no run `{id}`")),
         };
-        self.with(now, id, out, |run, turn| answer = run.cancel(turn).map(|()| id.clone()));
+        self.with(now, id, out, |run, turn| {
+            answer = run.cancel(by.clone(), turn).map(|()| id.clone());
+        });
         if let Some(status) = self.ended.get_mut(id).filter(|status| status.phase == "paused") {
             status.phase = "cancelled";
-            out.push(Command::Journal { run: id.clone(), events: vec![Fact::Cancelled] });
+            out.push(Command::Journal { run: id.clone(), events: run::cancelled(by) });
             out.push(Command::Notify { run: id.clone(), notice: Notice::Cancelled });
         }
         out.push(Command::Answer { ticket, answer });

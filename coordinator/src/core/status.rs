@@ -22,6 +22,8 @@ pub struct Status {
     pub run: RunId,
     /// The user's name for the run.
     pub name: String,
+    /// The name in the credentials of the user who submitted it; `None` if none were asked for.
+    pub submitter: Option<String>,
     /// 1, or more for a run that was resumed after an end.
     pub attempt: u64,
     /// The phase, in one word.
@@ -62,6 +64,7 @@ impl Status {
         Self {
             name: run.to_string(),
             run,
+            submitter: None,
             attempt: 1,
             phase: "unreadable",
             detail: reason,

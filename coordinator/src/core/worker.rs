@@ -1,5 +1,6 @@
 //! Reports of workers, and the ends of their streams and leases.
 
+use super::losses::Loss;
 use super::report::{Complaint, Reporter};
 use super::workers::{Reach, Setback, Woken, Worker};
 use super::{Command, Core, Stream};
@@ -11,7 +12,7 @@ impl Core {
     /// A beat says only that its worker lives.
     pub(super) fn beat(&mut self, now: Duration, stream: Stream) {
         if let Some(id) = self.workers.on(stream).cloned() {
-            self.workers.renew(&id, now + self.timing.lease);
+            self.workers.renew(&id, now, now + self.timing.lease);
         }
     }
 
@@ -27,7 +28,7 @@ impl Core {
         }
         // Reports count only on the current stream of a worker, and only for that worker.
         let Some(id) = self.workers.on(stream).cloned() else { return };
-        self.workers.renew(&id, now + self.timing.lease);
+        self.workers.renew(&id, now, now + self.timing.lease);
         match report {
             Report::Hello(_) | Report::Beat { .. } => {}
             Report::Loaded { run, base_digest } => self.loaded(now, &id, run, base_digest),
@@ -122,7 +123,7 @@ impl Core {
                 None => {}
             }
             if before.incarnation != hello.incarnation {
-                self.lost(now, &hello.worker, "another process took its place", out);
+                self.lost(now, &hello.worker, Loss::Replaced, out);
             }
         }
         if let Some(attachment) = &hello.attachment {
@@ -145,6 +146,7 @@ impl Core {
             ring: hello.ring,
             reach,
             lease_until: now + self.timing.lease,
+            heard_at: now,
             loaded: None,
             leaving: false,
             setback,
@@ -221,7 +223,7 @@ impl Core {
             worker.leaving
         });
         if leaving == Some(true) {
-            self.lost(now, &id, "it left", out);
+            self.lost(now, &id, Loss::Left, out);
         }
     }
 
@@ -234,9 +236,9 @@ impl Core {
             let why = match self.workers.get(&id).and_then(|worker| worker.stream) {
                 Some(stream) => {
                     out.push(Command::Close { stream });
-                    "it was silent for a whole lease"
+                    Loss::Silent
                 }
-                None => "its connection closed",
+                None => Loss::Disconnected,
             };
             self.lost(now, &id, why, out);
         }
@@ -247,11 +249,13 @@ impl Core {
         any
     }
 
-    fn lost(&mut self, now: Duration, id: &WorkerId, why: &str, out: &mut Vec<Command>) {
-        self.workers.remove(id);
+    fn lost(&mut self, now: Duration, id: &WorkerId, loss: Loss, out: &mut Vec<Command>) {
+        if let Some(worker) = self.workers.remove(id) {
+            self.losses.count(loss, now.saturating_sub(worker.heard_at));
+        }
         let runs: Vec<_> = self.runs.keys().cloned().collect();
         for run in runs {
-            self.with(now, &run, out, |r, turn| r.worker_lost(id, why, turn));
+            self.with(now, &run, out, |r, turn| r.worker_lost(id, loss.why(), turn));
         }
     }
 

@@ -49,6 +49,8 @@ pub(super) struct Worker {
     pub(super) ring: String,
     pub(super) reach: Reach,
     pub(super) lease_until: Duration,
+    /// When it last sent something.
+    pub(super) heard_at: Duration,
     /// The run whose base and data it has in memory, and the digest of that base; `None` once it trains.
     pub(super) loaded: Option<(RunId, String)>,
     /// It has to leave and takes no further duty.
@@ -182,8 +184,9 @@ impl Workers {
     }
 
     /// Extends a worker's lease, as every message from it does.
-    pub(super) fn renew(&mut self, id: &WorkerId, until: Duration) {
+    pub(super) fn renew(&mut self, id: &WorkerId, now: Duration, until: Duration) {
         if let Some(worker) = self.list.get_mut(id) {
+            worker.heard_at = now;
             worker.lease_until = until;
         }
     }

@@ -9,7 +9,7 @@ use super::works::{Task, Work};
 use super::{Run, Runtime, settings};
 use crate::checkpoints;
 use crate::core::{Past, attempts};
-use proto::event::Fact;
+use proto::event::{Action, Fact};
 use proto::id::RunId;
 use proto::spec::{Spec, compatible_for_resume};
 use std::sync::Arc;
@@ -31,6 +31,7 @@ impl Runtime {
         &self,
         run: RunId,
         spec_yaml: Option<String>,
+        by: Option<String>,
         answer: oneshot::Sender<Result<(RunId, u64), String>>,
     ) {
         if let Err(refusal) = self.may_resume(&run) {
@@ -40,7 +41,7 @@ impl Runtime {
         }
         let (storage, handle) = (self.storage.clone(), self.handle.clone());
         tokio::spawn(async move {
-            let found = match find(&storage, run, spec_yaml).await {
+            let found = match find(&storage, run, spec_yaml, by).await {
                 Ok(found) => handle.check_output(&found.spec).await.map(|()| found),
                 Err(refusal) => Err(refusal),
             };
@@ -99,7 +100,12 @@ impl Runtime {
 }
 
 /// Reads an ended run, and checks that it can continue with the given spec.
-async fn find(storage: &Storage, run: RunId, spec_yaml: Option<String>) -> Result<Found, String> {
+async fn find(
+    storage: &Storage,
+    run: RunId,
+    spec_yaml: Option<String>,
+    by: Option<String>,
+) -> Result<Found, String> {
     fn text(error: &(dyn std::error::Error + 'static)) -> String {
         proto::error::chain(error)
     }
@@ -119,6 +125,7 @@ async fn find(storage: &Storage, run: RunId, spec_yaml: Option<String>) -> Resul
     };
     let attempt = attempts(&history) + 1;
     let mut beginning = vec![Fact::Resumed { attempt, spec_yaml: spec.resolved_yaml() }];
+    beginning.extend(by.map(|by| Fact::Requested { action: Action::Resume, by }));
     // With the resumption, the history does not count as over: for one that is over, the two functions below look for
     // nothing.
     let going_on = [&history[..], &beginning].concat();
@@ -154,7 +161,7 @@ mod tests {
         let submitted = Fact::Submitted { spec_yaml: spec_yaml.clone() };
         journal.append(vec![submitted, generation, Fact::Cancelled]).await.unwrap();
         storage.put(&key::manifest(&run, lineage, 8), "a manifest").await.unwrap();
-        let found = find(&storage, run, None).await.unwrap();
+        let found = find(&storage, run, None, None).await.unwrap();
         let manifest_sha256 = proto::manifest::sha256(b"a manifest");
         let beginning = [
             Fact::Resumed { attempt: 2, spec_yaml },

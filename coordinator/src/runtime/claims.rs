@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use storage::Storage;
 use tokio::sync::oneshot;
+use wire::credentials::Credentials;
 
 /// Maximum number of attempts to claim a journal that is growing. A few are enough: the previous holder writes rarely,
 /// and stops once it loses a number.
@@ -35,21 +36,26 @@ pub struct Vacancy {
     pool: Journal,
     past: Vec<PoolEvent>,
     take_over: bool,
+    credentials: Credentials,
 }
 
 impl Vacancy {
-    /// Reads the pool under `storage`. This coordinator must not listen yet: if it had the address of the previous
-    /// one, it would ask itself.
+    /// Reads the pool under `storage`, and asks its previous coordinator with `credentials`. This coordinator must not
+    /// listen yet: if it had the address of the previous one, it would ask itself.
     ///
     /// # Errors
     /// [`Error::Held`] if the previous coordinator may still be alive and `take_over` is false; [`Error::Journal`] if
     /// the pool's journal cannot be replayed.
-    pub async fn find(storage: Storage, take_over: bool) -> Result<Self, Error> {
+    pub async fn find(
+        storage: Storage,
+        take_over: bool,
+        credentials: Credentials,
+    ) -> Result<Self, Error> {
         let (pool, past) = open_pool(&storage).await?;
         if !take_over && let Some(before) = last_claim(&past) {
-            holder::leave_pool(before, storage.url()).await?;
+            holder::leave_pool(before, storage.url(), &credentials).await?;
         }
-        Ok(Self { storage, pool, past, take_over })
+        Ok(Self { storage, pool, past, take_over, credentials })
     }
 }
 
@@ -71,7 +77,7 @@ impl Runtime {
         timing: Timing,
         holder: Holder,
     ) -> Result<(Self, Handle), Error> {
-        let Vacancy { storage, pool, past, take_over } = vacancy;
+        let Vacancy { storage, pool, past, take_over, credentials } = vacancy;
         let before = last_claim(&past).cloned();
         let epoch = next_epoch(&past);
         let mut found = Some((pool, past));
@@ -87,7 +93,7 @@ impl Runtime {
         .await?;
         if take_over && let Some(before) = before.filter(|before| before.url != holder.url) {
             // To answer, the previous coordinator checks its journal, finds the claim, and ends.
-            holder::ask(&before, None).await;
+            holder::ask(&before, None, &credentials).await;
         }
         // A pool waits for its store however long an outage lasts.
         let pool = pool.patient(Duration::MAX);
@@ -140,7 +146,7 @@ impl Runtime {
     /// # Errors
     /// If the run's journal cannot be replayed or claimed.
     pub async fn resume(&mut self, found: Resumable) -> Result<(), Error> {
-        let Resumable { run, spec, before, take_over } = found;
+        let Resumable { run, spec, before, take_over, credentials } = found;
         claim_behind_last(async || {
             let folder = proto::key::journal(&run);
             let (mut journal, mut history) =
@@ -172,7 +178,7 @@ impl Runtime {
         if take_over && let Some(before) = before.filter(|before| Some(&before.url) != own.as_ref())
         {
             // To answer, the previous coordinator checks the journal, finds the claim, and ends.
-            holder::ask(&before, Some(&run)).await;
+            holder::ask(&before, Some(&run), &credentials).await;
         }
         Ok(())
     }

@@ -40,6 +40,11 @@ impl Writing {
         (&mut self.writing).await.expect("writing an entry does not panic")
     }
 
+    /// How long the entry has taken until now.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.since.elapsed()
+    }
+
     /// When to report that the entry takes long; `None` if that has been reported.
     pub(super) fn slow_at(&self) -> Option<Instant> {
         (!self.reported).then(|| self.since + super::SLOW)
@@ -94,7 +99,12 @@ impl Runtime {
             Command::Survey { run } => self.survey(run),
             Command::FindPrepared { run, fingerprint } => self.find_prepared(run, fingerprint),
             Command::Plan { run, fingerprint, prepared } => self.plan(run, fingerprint, prepared),
-            Command::Seal { checkpoint, skipped } => self.seal(checkpoint, skipped),
+            Command::Seal { checkpoint, skipped } => {
+                let files = checkpoint.model.iter().chain(&checkpoint.state);
+                let bytes = files.map(|file| file.bytes).sum();
+                self.handle.metrics().sealing(&checkpoint.run, bytes);
+                self.seal(checkpoint, skipped);
+            }
             Command::Receipt { run, skipped } => {
                 self.enqueue(Work::Task(run, Task::Receipt(skipped))).await;
             }
@@ -271,6 +281,7 @@ impl Runtime {
     pub(super) async fn notify(&mut self, id: RunId, notice: crate::core::Notice) {
         let ends = notice.last();
         log::notice(&id, &notice);
+        self.handle.metrics().notice(&id, &notice);
         let Some(run) = self.runs.get_mut(&id) else {
             // The run had already ended; the next request to watch it gets this notice.
             if let Some(ended) = self.ended.get_mut(&id) {

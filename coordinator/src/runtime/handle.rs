@@ -3,7 +3,8 @@
 
 use super::feed::{Recorded, Watch};
 use super::journal::{self, Journal};
-use crate::core::{Event, Status, Stream, WorkerStatus};
+use crate::core::{Event, Losses, Status, Stream, WorkerStatus};
+use crate::web::Metrics;
 use proto::event::Fact;
 use proto::id::RunId;
 use proto::protocol::{Directive, Report};
@@ -27,11 +28,13 @@ pub(crate) enum Input {
     Submit {
         spec: Box<Spec>,
         key: String,
+        by: Option<String>,
         answer: oneshot::Sender<Result<RunId, String>>,
     },
     Resume {
         run: RunId,
         spec_yaml: Option<String>,
+        by: Option<String>,
         answer: oneshot::Sender<Result<(RunId, u64), String>>,
     },
     /// The run to be resumed has been read.
@@ -41,6 +44,7 @@ pub(crate) enum Input {
     },
     Cancel {
         run: RunId,
+        by: Option<String>,
         answer: oneshot::Sender<Result<RunId, String>>,
     },
     Watch {
@@ -98,6 +102,10 @@ pub struct Overview {
     pub now: Duration,
     /// When the coordinator started, in milliseconds since 1970.
     pub began_ms: u64,
+    /// The workers that were lost since then.
+    pub losses: Losses,
+    /// For how long a journal entry has been waiting for the store.
+    pub storage_wait: Duration,
 }
 
 /// A handle to a running coordinator.
@@ -108,6 +116,7 @@ pub struct Handle {
     output: Arc<str>,
     successor: Arc<OnceLock<String>>,
     beats: Beats,
+    metrics: Metrics,
 }
 
 /// The streams that have sent a beat since the last [`take`](Self::take). A beat only says that its worker lives, so
@@ -133,7 +142,13 @@ pub struct Stopped;
 
 impl Handle {
     pub(crate) fn new(inputs: mpsc::Sender<Input>, output: String) -> Self {
-        Self { inputs, output: output.into(), successor: Arc::default(), beats: Beats::default() }
+        Self {
+            inputs,
+            output: output.into(),
+            successor: Arc::default(),
+            beats: Beats::default(),
+            metrics: Metrics::default(),
+        }
     }
 
     /// Checks that the spec's output is this coordinator's. Workers take the output from the spec, so a run with a
@@ -169,23 +184,32 @@ impl Handle {
         answered.await.map_err(|_| Stopped)
     }
 
-    /// Submits a run. Returns once the submission is durable.
+    /// Submits a run for the user `by`, if it is known who asks. Returns once the submission is durable.
     ///
     /// # Errors
     /// [`Stopped`], or the reason of a refusal as text.
-    pub async fn submit(&self, spec: Spec, key: String) -> Result<Result<RunId, String>, Stopped> {
+    pub async fn submit(
+        &self,
+        spec: Spec,
+        key: String,
+        by: Option<String>,
+    ) -> Result<Result<RunId, String>, Stopped> {
         if let Err(refusal) = self.check_output(&spec).await {
             return Ok(Err(refusal));
         }
-        self.ask(|answer| Input::Submit { spec: Box::new(spec), key, answer }).await
+        self.ask(|answer| Input::Submit { spec: Box::new(spec), key, by, answer }).await
     }
 
-    /// Cancels a run. Returns once the cancellation is durable.
+    /// Cancels a run for the user `by`, if it is known who asks. Returns once the cancellation is durable.
     ///
     /// # Errors
     /// [`Stopped`], or the reason of a refusal as text.
-    pub async fn cancel(&self, run: RunId) -> Result<Result<RunId, String>, Stopped> {
-        self.ask(|answer| Input::Cancel { run, answer }).await
+    pub async fn cancel(
+        &self,
+        run: RunId,
+        by: Option<String>,
+    ) -> Result<Result<RunId, String>, Stopped> {
+        self.ask(|answer| Input::Cancel { run, by, answer }).await
     }
 
     /// Begins another attempt of a run that has ended without success. Returns the run and the attempt's number.
@@ -196,8 +220,9 @@ impl Handle {
         &self,
         run: RunId,
         spec_yaml: Option<String>,
+        by: Option<String>,
     ) -> Result<Result<(RunId, u64), String>, Stopped> {
-        self.ask(|answer| Input::Resume { run, spec_yaml, answer }).await
+        self.ask(|answer| Input::Resume { run, spec_yaml, by, answer }).await
     }
 
     /// Returns the past notices of a run after `after_ms` and its future ones, or `None` if there is no such run.
@@ -261,6 +286,11 @@ impl Handle {
         directives: mpsc::Sender<Directive>,
     ) -> Result<(), Stopped> {
         self.inputs.send(Input::Attach { stream, directives }).await.map_err(|_| Stopped)
+    }
+
+    /// The figures of its runs and workers.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     pub(crate) fn beats(&self) -> Beats {

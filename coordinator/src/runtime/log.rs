@@ -3,6 +3,7 @@
 
 use crate::core::{Event, Notice};
 use proto::id::RunId;
+use proto::print;
 use proto::protocol::Report;
 
 /// Logs an event that is a transition of a worker.
@@ -39,6 +40,7 @@ pub(super) fn event(event: &Event) {
 
 /// Logs a notice about a run, unless it is about a step or the progress of preparation.
 pub(super) fn notice(run: &RunId, notice: &Notice) {
+    place(run, notice);
     match notice {
         Notice::Step { .. } | Notice::Preparing { .. } => {}
         Notice::Prepared { cached, .. } => tracing::info!(%run, cached, "the data is prepared"),
@@ -55,5 +57,21 @@ pub(super) fn notice(run: &RunId, notice: &Notice) {
         Notice::Failed { message, .. } => tracing::info!(%run, message, "the run has failed"),
         Notice::Lost { message } => tracing::info!(%run, message, "the run is lost"),
         Notice::Finished { model, .. } => tracing::info!(%run, model, "the run is finished"),
+    }
+    if notice.last() {
+        print::forget_run(run.as_str());
+    }
+}
+
+/// Notes where the run is, for the lines of a log in JSON.
+fn place(run: &RunId, notice: &Notice) {
+    match notice {
+        Notice::Generation { generation, step, .. } => print::move_run(run.as_str(), |place| {
+            (place.generation, place.step) = (Some(*generation), Some(*step));
+        }),
+        Notice::Step { step, .. } => {
+            print::move_run(run.as_str(), |place| place.step = Some(*step));
+        }
+        _ => {}
     }
 }

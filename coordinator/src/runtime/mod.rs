@@ -15,6 +15,7 @@
 //! journal    history in object storage             feed      notices for watchers, stored as metrics
 //! handle     sends inputs to the queue             dial      checks that peers can connect to a worker
 //! naming     names of runs                         log       the log lines of events and notices
+//! settings   the part of a spec for the core
 //! ```
 
 mod attempts;
@@ -26,12 +27,12 @@ pub mod handle;
 pub mod journal;
 mod log;
 mod naming;
+mod settings;
 mod works;
 
 pub use claims::Vacancy;
 
-use crate::core::{Command, Core, Event, Goal, Notice, Settings, Stream, Ticket, Timing};
-use crate::data::planning;
+use crate::core::{Command, Core, Event, Goal, Notice, Stream, Ticket, Timing};
 use crate::takeover::holder;
 use execute::{Done, Writing};
 use feed::{Feed, Stamped, Watch};
@@ -40,7 +41,8 @@ use journal::Journal;
 use proto::event::Holder;
 use proto::id::{self, Epoch, RunId};
 use proto::protocol::Directive;
-use proto::spec::{EvalOn, Source, Spec};
+use proto::spec::Spec;
+use settings::settings;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -249,25 +251,28 @@ impl Runtime {
                     self.streams.remove(stream);
                 }
                 log::event(&event);
+                self.handle.metrics().event(&event);
                 event
             }
             Input::Attach { stream, directives } => {
                 self.streams.insert(stream, directives);
                 return Ok(());
             }
-            Input::Submit { spec, key, answer } => {
-                self.submit(*spec, key, answer).await;
+            Input::Submit { spec, key, by, answer } => {
+                self.submit(*spec, (key, by), answer).await;
                 return Ok(());
             }
-            Input::Resume { run, spec_yaml, answer } => {
-                self.look_up(run, spec_yaml, answer);
+            Input::Resume { run, spec_yaml, by, answer } => {
+                self.look_up(run, spec_yaml, by, answer);
                 return Ok(());
             }
             Input::Found { found, answer } => {
                 self.begin_attempt(*found, answer).await;
                 return Ok(());
             }
-            Input::Cancel { run, answer } => Event::Cancel { ticket: self.ticket(answer), run },
+            Input::Cancel { run, by, answer } => {
+                Event::Cancel { ticket: self.ticket(answer), run, by }
+            }
             Input::Watch { run, after_ms, answer } => {
                 self.watch(run, after_ms, answer);
                 return Ok(());
@@ -321,7 +326,7 @@ impl Runtime {
     async fn submit(
         &mut self,
         spec: Spec,
-        key: String,
+        (key, by): (String, Option<String>),
         answer: oneshot::Sender<Result<RunId, String>>,
     ) {
         let settings = settings(&spec, self.goal);
@@ -340,6 +345,7 @@ impl Runtime {
             idempotency_key: key,
             spec_yaml: spec_yaml.clone(),
             settings,
+            by,
         };
         self.step(event).await;
         // If the core already knew the key, it did not use this name.
@@ -425,6 +431,8 @@ impl Runtime {
             workers: self.core.worker_statuses(),
             now: self.now(),
             began_ms: self.began_ms,
+            losses: self.core.losses().clone(),
+            storage_wait: self.writing.as_ref().map_or(Duration::ZERO, Writing::elapsed),
         }
     }
 
@@ -479,21 +487,4 @@ async fn written(writing: &mut Option<Writing>) -> Done {
 /// An epoch that rises with time, so that a later claim of a run has a higher epoch than an earlier one.
 fn epoch_of_now() -> Epoch {
     Epoch(feed::now_ms().max(1))
-}
-
-fn settings(spec: &Spec, goal: Goal) -> Settings {
-    let eval = &spec.data().eval;
-    let names = |sources: &[Source]| sources.iter().map(|s| s.location.to_string()).collect();
-    Settings {
-        name: spec.name().to_owned(),
-        identity: spec.identity(),
-        goal,
-        min_workers: spec.workers().min as usize,
-        max_workers: spec.workers().max as usize,
-        keep: spec.checkpoint().keep as usize,
-        evaluates: !matches!(eval.on, EvalOn::Nothing),
-        evaluate_at_start: eval.at_start,
-        trained: names(&spec.data().train),
-        evaluated: names(planning::held_out_sources(spec)),
-    }
 }

@@ -1,29 +1,54 @@
 //! The gRPC services: they convert wire types to domain types and call the runtime.
+//!
+//! ```text
+//! connection --> accept ---------------> access -------------------> the services of this module
+//!                TLS, limits             what the caller may do
+//!                  ^                       ^           ^
+//!                door: files             certificate  tokens
+//! ```
 
-use crate::core::{SourceFigures, Stream, WorkerStatus};
+mod accept;
+mod access;
+pub(crate) mod certificate;
+mod door;
+pub(crate) mod grants;
+mod reload;
+mod session;
+pub(crate) mod tokens;
+
+pub(crate) use accept::{Accepted, accept};
+pub use door::{Door, Error};
+
+use crate::core::{SourceFigures, WorkerStatus};
 use crate::data::sources;
 use crate::runtime::feed::Stamped;
 use crate::runtime::handle::{Handle, Overview, Seen, Stopped};
+use access::Caller;
+use axum::middleware::from_fn_with_state;
 use proto::event::Failure;
 use proto::id::RunId;
-use proto::protocol::Report;
 use proto::spec::Spec;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tokio_stream::{Stream as Streaming, StreamExt};
+use tokio_stream::Stream as Streaming;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
+use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status};
 use wire::connect::SUCCESSOR;
 use wire::runs_server::{Runs, RunsServer};
-use wire::workers_server::{Workers, WorkersServer};
+use wire::workers_server::WorkersServer;
 
-/// Number of directives that can wait for a worker to read them.
-const DIRECTIVES: usize = 16;
+/// Maximum size of a request or a report.
+const MESSAGE_BYTES: usize = 4 << 20;
+/// Maximum number of concurrent requests on one connection.
+const REQUESTS: u32 = 128;
+/// Maximum size of a request's headers.
+const HEADER_BYTES: u32 = 16 << 10;
 /// Number of notices that can wait for a watcher to read them.
 const NOTICES: usize = 256;
 
@@ -35,24 +60,41 @@ struct Service {
     streams: Arc<AtomicU64>,
 }
 
-/// Serves until `shutdown` completes.
+/// Serves those whom `door` lets in, until `shutdown` completes.
 ///
 /// # Errors
 /// An error of the server as a whole.
 pub async fn serve(
     listener: TcpListener,
+    door: Door,
     handle: Handle,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let streams = Arc::new(AtomicU64::new(1));
     let service = || Service { handle: handle.clone(), streams: streams.clone() };
+    let runs = RunsServer::new(service()).max_decoding_message_size(MESSAGE_BYTES);
+    let workers = WorkersServer::new(service()).max_decoding_message_size(MESSAGE_BYTES);
+    let (health, health_server) = tonic_health::server::health_reporter();
+    health.set_serving::<RunsServer<Service>>().await;
+    health.set_serving::<WorkersServer<Service>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("the descriptors are valid");
+    let services = Routes::new(runs)
+        .add_service(workers)
+        .add_service(health_server)
+        .add_service(reflection)
+        .into_axum_router();
+    let guarded = services.layer(from_fn_with_state(door.access, access::guard));
     tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
-        .tcp_nodelay(true)
-        .add_service(RunsServer::new(service()))
-        .add_service(WorkersServer::new(service()))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown)
+        .http2_max_header_list_size(HEADER_BYTES)
+        .max_concurrent_streams(REQUESTS)
+        .add_routes(Routes::from(guarded))
+        .serve_with_incoming_shutdown(ReceiverStream::new(accept(listener, door.grpc)), shutdown)
         .await
 }
 
@@ -61,6 +103,24 @@ impl Service {
     fn gone(&self, error: Stopped) -> Status {
         replaced(&self.handle).unwrap_or_else(|| Status::unavailable(error.to_string()))
     }
+
+    /// Checks that the caller may change a run. An unknown run is left to the caller's request.
+    async fn check_change(&self, caller: &Caller, run: &RunId) -> Result<(), Status> {
+        let overview = self.handle.overview().await.map_err(|e| self.gone(e))?;
+        match overview.runs.iter().find(|seen| seen.status.run == *run) {
+            Some(seen) => caller.check_change(seen.status.submitter.as_deref()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The party that makes a request, as the guard has found out.
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    request
+        .extensions()
+        .get()
+        .cloned()
+        .ok_or_else(|| Status::internal("the request was not checked"))
 }
 
 /// The error that names the coordinator that has replaced this one; `None` if none has.
@@ -75,6 +135,7 @@ fn replaced(handle: &Handle) -> Option<Status> {
 #[tonic::async_trait]
 impl Runs for Service {
     async fn submit(&self, request: Request<wire::SubmitRequest>) -> Reply<wire::SubmitReply> {
+        let by = caller(&request)?.name;
         let wire::SubmitRequest { spec_yaml, idempotency_key } = request.into_inner();
         if !(1..=128).contains(&idempotency_key.len()) {
             let n = idempotency_key.len();
@@ -88,16 +149,19 @@ impl Runs for Service {
             Failure::User | Failure::Data => Status::invalid_argument(fault.message),
             Failure::Infrastructure => Status::unavailable(fault.message),
         })?;
-        let run = self.handle.submit(spec, idempotency_key).await.map_err(|e| self.gone(e))?;
+        let run = self.handle.submit(spec, idempotency_key, by).await.map_err(|e| self.gone(e))?;
         let run = run.map_err(Status::failed_precondition)?.to_string();
         Ok(Response::new(wire::SubmitReply { run, attempt: 1 }))
     }
 
     async fn resume(&self, request: Request<wire::ResumeRequest>) -> Reply<wire::SubmitReply> {
+        let caller = caller(&request)?;
         let wire::ResumeRequest { run, spec_yaml } = request.into_inner();
+        let run = RunId::new(run);
+        self.check_change(&caller, &run).await?;
         let spec_yaml = (!spec_yaml.is_empty()).then_some(spec_yaml);
-        let resumed =
-            self.handle.resume(RunId::new(run), spec_yaml).await.map_err(|e| self.gone(e))?;
+        let resumed = self.handle.resume(run, spec_yaml, caller.name).await;
+        let resumed = resumed.map_err(|e| self.gone(e))?;
         let (run, attempt) = resumed.map_err(Status::failed_precondition)?;
         Ok(Response::new(wire::SubmitReply { run: run.to_string(), attempt }))
     }
@@ -157,8 +221,11 @@ impl Runs for Service {
     }
 
     async fn cancel(&self, request: Request<wire::CancelRequest>) -> Reply<wire::CancelReply> {
+        let caller = caller(&request)?;
         let run = RunId::new(request.into_inner().run);
-        let answer = self.handle.cancel(run.clone()).await.map_err(|e| self.gone(e))?;
+        self.check_change(&caller, &run).await?;
+        let answer = self.handle.cancel(run.clone(), caller.name).await;
+        let answer = answer.map_err(|e| self.gone(e))?;
         answer.map_err(Status::not_found)?;
         let overview = self.handle.overview().await.map_err(|e| self.gone(e))?;
         let phase = overview.runs.iter().find(|seen| seen.status.run == run);
@@ -171,48 +238,6 @@ impl Runs for Service {
         let run = (!run.is_empty()).then(|| RunId::new(run));
         let token = self.handle.holds(run).await.map_err(|e| self.gone(e))?.unwrap_or_default();
         Ok(Response::new(wire::HoldsReply { token }))
-    }
-}
-
-#[tonic::async_trait]
-impl Workers for Service {
-    type SessionStream = Sent<wire::Directive>;
-
-    async fn session(
-        &self,
-        request: Request<tonic::Streaming<wire::Report>>,
-    ) -> Reply<Self::SessionStream> {
-        let stream = Stream(self.streams.fetch_add(1, Ordering::Relaxed));
-        let (sender, receiver) = mpsc::channel(DIRECTIVES);
-        let attached = self.handle.attach(stream, sender).await;
-        attached.map_err(|e| self.gone(e))?;
-        let handle = self.handle.clone();
-        let mut reports = request.into_inner();
-        tokio::spawn(async move {
-            loop {
-                let report = match reports.message().await {
-                    Ok(Some(report)) => Report::try_from(report),
-                    Ok(None) | Err(_) => break,
-                };
-                match report {
-                    Ok(report) => {
-                        if handle.reported(stream, report).await.is_err() {
-                            break;
-                        }
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "a worker sent an invalid message");
-                        break;
-                    }
-                }
-            }
-            // The coordinator may have stopped in the meantime.
-            let _ = handle.hangup(stream).await;
-        });
-        let directives = ReceiverStream::new(receiver).map(|d| Ok(wire::Directive::from(d)));
-        let handle = self.handle.clone();
-        let redirect = tokio_stream::once(()).filter_map(move |()| replaced(&handle).map(Err));
-        Ok(Response::new(Box::pin(directives.chain(redirect))))
     }
 }
 
@@ -254,6 +279,7 @@ fn to_wire(seen: &Seen, overview: &Overview) -> wire::RunStatus {
         last_incident_ms: incident.as_ref().and_then(|i| i.at).map_or(0, since),
         last_incident: incident.map(|i| i.message).unwrap_or_default(),
         troubled: status.troubled.iter().map(|w| worker(w, overview)).collect(),
+        submitter: status.submitter.unwrap_or_default(),
     }
 }
 

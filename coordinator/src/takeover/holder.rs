@@ -5,12 +5,13 @@
 
 use proto::event::Holder;
 use proto::id::{self, RunId};
-use std::net::IpAddr;
 use std::time::Duration;
 use thiserror::Error;
 use tonic::transport::Uri;
 use wire::HoldsRequest;
-use wire::connect::{self, Options};
+use wire::address::is_loopback;
+use wire::connect::{self, Options, Unconnected};
+use wire::credentials::Credentials;
 use wire::runs_client::RunsClient;
 
 /// A host that accepts no connection for this long is taken to be down.
@@ -27,6 +28,8 @@ pub enum Answer {
     Gone,
     /// It accepts the connection but does not answer.
     Silent,
+    /// It cannot be asked with these credentials.
+    Untrusted,
 }
 
 /// Another coordinator holds what was to be claimed.
@@ -54,45 +57,52 @@ pub fn host() -> String {
 ///
 /// # Errors
 /// [`Held`], if it still holds the pool, or accepts connections without answering.
-pub async fn leave_pool(by: &Holder, url: &str) -> Result<(), Held> {
+pub async fn leave_pool(by: &Holder, url: &str, with: &Credentials) -> Result<(), Held> {
     let hint =
         "work with that one (`--coordinator`), stop it first, or take its place with --take-over";
-    leave(by, None, format!("`{url}`"), hint).await
+    leave((by, with), None, format!("`{url}`"), hint).await
 }
 
 /// Checks that the last holder of `run` is gone, so that the run can be claimed.
 ///
 /// # Errors
 /// [`Held`], if it still holds the run, or accepts connections without answering.
-pub async fn leave_run(by: &Holder, run: &RunId) -> Result<(), Held> {
+pub async fn leave_run(by: &Holder, run: &RunId, with: &Credentials) -> Result<(), Held> {
     let hint = "stop it first, or take the run from it with --take-over";
-    leave(by, Some(run), format!("run `{run}`"), hint).await
+    leave((by, with), Some(run), format!("run `{run}`"), hint).await
 }
 
 async fn leave(
-    by: &Holder,
+    (by, with): (&Holder, &Credentials),
     run: Option<&RunId>,
     what: String,
     hint: &'static str,
 ) -> Result<(), Held> {
-    let does = match ask(by, run).await {
+    let does = match ask(by, run, with).await {
         Answer::Gone => return Ok(()),
         Answer::Holds => "answers",
         Answer::Silent => "accepts connections but does not answer",
+        Answer::Untrusted => "cannot be asked with these credentials",
     };
     Err(Held { what, by: by.clone(), does, hint })
 }
 
 /// Asks `holder` whether it still holds `run`, or its pool.
-pub async fn ask(holder: &Holder, run: Option<&RunId>) -> Answer {
+pub async fn ask(holder: &Holder, run: Option<&RunId>, with: &Credentials) -> Answer {
     let Ok(uri) = holder.url.parse::<Uri>() else { return Answer::Gone };
     // The loopback address of another host cannot be reached from here.
     if is_loopback(&uri) && holder.host != host() {
         return Answer::Gone;
     }
     let options = Options { connect: CONNECT, ..Options::QUESTION };
-    let Ok(channel) = connect::channel(&holder.url, options).await else {
-        return Answer::Gone;
+    let channel = match connect::channel(&holder.url, with, options).await {
+        Ok(channel) => channel,
+        Err(Unconnected::Malformed { .. } | Unconnected::Unreachable { .. }) => {
+            return Answer::Gone;
+        }
+        Err(Unconnected::Credentials(_) | Unconnected::Untrusted { .. }) => {
+            return Answer::Untrusted;
+        }
     };
     let run = run.map(ToString::to_string).unwrap_or_default();
     let mut client = RunsClient::new(channel);
@@ -101,11 +111,6 @@ pub async fn ask(holder: &Holder, run: Option<&RunId>) -> Answer {
         Ok(Ok(_) | Err(_)) => Answer::Gone,
         Err(_) => Answer::Silent,
     }
-}
-
-fn is_loopback(uri: &Uri) -> bool {
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -119,23 +124,15 @@ mod tests {
     #[tokio::test]
     async fn an_unreachable_holder_is_gone_and_another_hosts_loopback_is_not_asked() {
         // The discard port.
-        assert_eq!(ask(&at(&host(), "http://127.0.0.1:9".into()), None).await, Answer::Gone);
-        assert_eq!(ask(&at(&host(), "no address".into()), None).await, Answer::Gone);
+        let none = Credentials::none();
+        let unreachable = at(&host(), "http://127.0.0.1:9".into());
+        assert_eq!(ask(&unreachable, None, &none).await, Answer::Gone);
+        assert_eq!(ask(&at(&host(), "no address".into()), None, &none).await, Answer::Gone);
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", silent.local_addr().unwrap());
-        assert_eq!(ask(&at("another", url), None).await, Answer::Gone);
-    }
-
-    #[test]
-    fn loopback_addresses_are_recognized() {
-        for url in
-            ["http://127.0.0.1:7070", "http://127.9.9.9:1", "http://[::1]:1", "http://localhost:1"]
-        {
-            assert!(is_loopback(&url.parse().unwrap()), "{url}");
-        }
-        for url in ["http://10.0.0.1:7070", "http://localhost.example.com:1", "http://[fe80::1]:1"]
-        {
-            assert!(!is_loopback(&url.parse().unwrap()), "{url}");
-        }
+        assert_eq!(ask(&at("another", url), None, &none).await, Answer::Gone);
+        // What it would be asked, or answer, could be forged.
+        let plain = at("another", "http://192.0.2.1:7070".into());
+        assert_eq!(ask(&plain, None, &none).await, Answer::Untrusted);
     }
 }

@@ -10,6 +10,7 @@ use proto::spec::{self, Spec, compatible_for_resume};
 use std::collections::BTreeSet;
 use storage::Storage;
 use thiserror::Error;
+use wire::credentials::Credentials;
 
 /// Why no run can be resumed.
 #[derive(Debug, Error)]
@@ -67,6 +68,8 @@ pub struct Resumable {
     pub before: Option<Holder>,
     /// Whether to take over the run even if that holder is still working on it.
     pub take_over: bool,
+    /// The credentials with which that holder is asked.
+    pub credentials: Credentials,
 }
 
 /// Finds the newest run of this spec's name that was not cancelled, has not succeeded, and does not belong to a pool.
@@ -74,7 +77,12 @@ pub struct Resumable {
 /// # Errors
 /// [`Error::Nothing`] or [`Error::OfPool`] if there is none, [`Error::Changed`] if the spec does not fit the run,
 /// [`Error::Held`] if another coordinator is working on it, unless `take_over`.
-pub async fn find(storage: &Storage, spec: Spec, take_over: bool) -> Result<Resumable, Error> {
+pub async fn find(
+    storage: &Storage,
+    spec: Spec,
+    take_over: bool,
+    credentials: Credentials,
+) -> Result<Resumable, Error> {
     let prefix = format!("{}-", spec.name());
     let pool = pool(storage).await?;
     let mut of_pool = None;
@@ -103,9 +111,9 @@ pub async fn find(storage: &Storage, spec: Spec, take_over: bool) -> Result<Resu
         compatible_for_resume(&old, &spec).map_err(changed)?;
         let before = history.iter().rev().find_map(Fact::claimed_by).cloned();
         if !take_over && let Some(before) = &before {
-            holder::leave_run(before, &run).await?;
+            holder::leave_run(before, &run, &credentials).await?;
         }
-        return Ok(Resumable { run, spec, before, take_over });
+        return Ok(Resumable { run, spec, before, take_over, credentials });
     }
     let url = storage.url().to_owned();
     Err(match of_pool {
@@ -161,9 +169,9 @@ mod tests {
         let submitted = Fact::Submitted { spec_yaml: started.resolved_yaml() };
         journal.append(vec![submitted]).await.expect("stored");
 
-        let found = find(&storage, spec(""), false).await.expect("the run");
+        let found = find(&storage, spec(""), false, Credentials::none()).await.expect("the run");
         assert_eq!((found.run, &found.spec), (run.clone(), &started));
-        let refused = find(&storage, spec(", date: 2026-11-21"), false).await;
+        let refused = find(&storage, spec(", date: 2026-11-21"), false, Credentials::none()).await;
         let refused = refused.expect_err("another day");
         let refused = proto::error::chain(&refused);
         assert!(refused.contains("`data.date` cannot change from `2026-11-20`"), "{refused}");
@@ -173,13 +181,17 @@ mod tests {
         let (mut pool, _) =
             Journal::open::<PoolEvent>(&storage, key::POOL_JOURNAL.into()).await.expect("opens");
         pool.append(vec![submitted]).await.expect("stored");
-        let refused = find(&storage, spec(""), true).await.expect_err("the pool's");
+        let refused =
+            find(&storage, spec(""), true, Credentials::none()).await.expect_err("the pool's");
         assert!(matches!(&refused, Error::OfPool { run: of, .. } if *of == run), "{refused}");
         let older = RunId::new("a-20261119-034500-1f2e");
         let (mut journal, _) =
             Journal::open::<Fact>(&storage, key::journal(&older)).await.expect("opens");
         let submitted = Fact::Submitted { spec_yaml: started.resolved_yaml() };
         journal.append(vec![submitted]).await.expect("stored");
-        assert_eq!(find(&storage, spec(""), false).await.expect("the older").run, older);
+        assert_eq!(
+            find(&storage, spec(""), false, Credentials::none()).await.expect("the older").run,
+            older
+        );
     }
 }

@@ -2,9 +2,9 @@
 //! coordinator.
 //!
 //! ```text
-//! messages    generated from muster.proto; re-exported here        address    parses a coordinator's URL
-//! reports     converts reports to and from domain types            connect    connects to a coordinator
-//! directives  converts directives to and from domain types
+//! messages    generated from muster.proto; re-exported here        address      parses a coordinator's URL
+//! reports     converts reports to and from domain types            credentials  certificates and tokens
+//! directives  converts directives to and from domain types         connect      connects to a coordinator
 //! ```
 //!
 //! Messages of a peer never cause a panic: an invalid message results in an [`Error`](struct@Error) that names the
@@ -12,6 +12,7 @@
 
 pub mod address;
 pub mod connect;
+pub mod credentials;
 mod directives;
 mod messages;
 mod reports;
@@ -20,6 +21,9 @@ pub use messages::*;
 
 use std::time::Duration;
 use thiserror::Error;
+
+/// The descriptors of all messages and services, for clients that ask for them by reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// An invalid message.
 #[derive(Debug, Error, PartialEq, Eq)]

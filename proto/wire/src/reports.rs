@@ -134,6 +134,7 @@ fn part_saved(place: Place, step: u64, part: SavedPart) -> messages::PartSaved {
         place: Some(place.into()),
         step,
         digest: part.digest,
+        pause_ms: millis(part.pause),
         files: part.files.into_iter().map(file).collect(),
     }
 }
@@ -274,6 +275,7 @@ impl TryFrom<messages::PartSaved> for SavedPart {
         };
         Ok(Self {
             digest: named("part_saved.digest", p.digest)?,
+            pause: Duration::from_millis(p.pause_ms),
             files: p.files.into_iter().map(file).collect::<Result<_, Error>>()?,
         })
     }

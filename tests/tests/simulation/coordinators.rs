@@ -68,6 +68,7 @@ impl World {
                     idempotency_key: "key".into(),
                     spec_yaml: "spec".into(),
                     settings,
+                    by: None,
                 },
             )
         } else {

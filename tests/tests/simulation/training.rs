@@ -130,7 +130,7 @@ impl World {
             session::Event::PartSaved(
                 train.place(),
                 step,
-                Ok(SavedPart { files, digest: format!("state {step}") }),
+                Ok(SavedPart { files, digest: format!("state {step}"), pause: Duration::ZERO }),
             ),
         );
     }
@@ -234,7 +234,7 @@ impl World {
             }
             15 => self.rival(),
             _ if self.chance(10) => {
-                let cancel = Event::Cancel { ticket: Ticket(1), run: RunId::new("r") };
+                let cancel = Event::Cancel { ticket: Ticket(1), run: RunId::new("r"), by: None };
                 self.tell_core(self.life, cancel);
             }
             _ => {}

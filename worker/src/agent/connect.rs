@@ -7,12 +7,15 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+use tonic::{Code, Status};
 use wire::connect::{self, Options};
+use wire::credentials::Credentials;
 use wire::workers_client::WorkersClient;
 
 /// The longest pause between two attempts to reach the coordinator.
 const RECONNECT: Duration = Duration::from_secs(1);
+/// The pause after the coordinator has refused this worker's credentials, which somebody must renew first.
+const REFUSED: Duration = Duration::from_secs(5);
 /// Number of reasons for a missing connection that are remembered, so that each is logged once.
 const DISTINCT: usize = 16;
 
@@ -22,6 +25,7 @@ pub(super) struct Connection {
     pub(super) slot: WorkerId,
     /// The coordinator's URL when this process started.
     pub(super) coordinator: String,
+    pub(super) credentials: Credentials,
     /// Receives the sending end of each new stream.
     pub(super) connected: mpsc::Sender<mpsc::Sender<wire::Report>>,
     /// Receives the directives, and the end of each stream.
@@ -38,6 +42,8 @@ enum Ending {
     NotNow(String),
     /// The coordinator at this URL has replaced the one that was asked.
     Moved(String),
+    /// The coordinator does not accept this worker's credentials, for this reason.
+    Refused(String),
     /// The stream broke. `heard` is whether the coordinator had sent a directive on it.
     Broken { heard: bool, error: Error },
 }
@@ -63,6 +69,13 @@ impl Connection {
                             "the coordinator does not accept this worker yet; retrying"
                         );
                     }
+                }
+                Ending::Refused(why) => {
+                    if is_new(&mut logged, &why) {
+                        let coordinator = &here;
+                        tracing::error!(%slot, coordinator, why, "credentials refused; retrying");
+                    }
+                    tokio::time::sleep(REFUSED).await;
                 }
                 Ending::Moved(successor) => {
                     tracing::info!(
@@ -95,9 +108,10 @@ impl Connection {
 
     /// Opens one stream and follows it to its end.
     async fn session(&self, coordinator: &str) -> Ending {
-        let channel = match connect::channel(coordinator, Options::STREAM).await {
+        let channel = match connect::channel(coordinator, &self.credentials, Options::STREAM).await
+        {
             Ok(channel) => channel,
-            Err(error) => return Ending::of(error.into_source().into(), false),
+            Err(error) => return Ending::of(error.brief(), false),
         };
         let (reports, outgoing) = mpsc::channel(REPORTS);
         if self.connected.send(reports).await.is_err() {
@@ -114,7 +128,7 @@ impl Connection {
     async fn follow(
         &self,
         coordinator: &str,
-        channel: Channel,
+        channel: connect::Connection,
         outgoing: mpsc::Receiver<wire::Report>,
         heard: &mut bool,
     ) -> Result<Ending, Error> {
@@ -138,10 +152,15 @@ impl Connection {
 
 impl Ending {
     fn of(error: Error, heard: bool) -> Self {
-        match error.downcast_ref().and_then(connect::successor) {
-            Some(url) => Self::Moved(url),
-            None => Self::Broken { heard, error },
+        if let Some(status) = error.downcast_ref::<Status>() {
+            if let Some(url) = connect::successor(status) {
+                return Self::Moved(url);
+            }
+            if let Code::Unauthenticated | Code::PermissionDenied = status.code() {
+                return Self::Refused(status.message().to_owned());
+            }
         }
+        Self::Broken { heard, error }
     }
 }
 

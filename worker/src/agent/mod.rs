@@ -24,6 +24,7 @@ use crate::session::{Command, End, Event, Exit, Identity, Session, Trouble};
 use connect::Connection;
 pub(crate) use connect::pause;
 use proto::id::{RunId, WorkerId};
+use proto::print;
 use proto::protocol::{Cause, Directive, Duty, Place, Report, Train};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -31,6 +32,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use upload::Leaving;
+use wire::credentials::Credentials;
 
 /// Number of reports that can be queued for the network.
 const REPORTS: usize = 1024;
@@ -48,6 +50,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Agent {
     slot: WorkerId,
     coordinator: String,
+    credentials: Credentials,
     kernels: Arc<dyn Kernels>,
     session: Session,
     listener: Arc<Listener>,
@@ -67,9 +70,9 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// A worker that will connect to `coordinator` (`http://host:port`), and compute with `kernels`.
+    /// A worker that will connect to `coordinator` (`https://host:port`), and compute with `kernels`.
     pub fn new(
-        coordinator: String,
+        (coordinator, credentials): (String, Credentials),
         identity: Identity,
         listener: Listener,
         kernels: Arc<dyn Kernels>,
@@ -78,6 +81,7 @@ impl Agent {
         Self {
             slot: identity.worker.clone(),
             coordinator,
+            credentials,
             kernels,
             session: Session::new(identity),
             listener: Arc::new(listener),
@@ -133,6 +137,7 @@ impl Agent {
         let connection = Connection {
             slot: self.slot.clone(),
             coordinator: self.coordinator.clone(),
+            credentials: self.credentials.clone(),
             connected,
             events: self.events.clone(),
             moved: self.moved.clone(),
@@ -207,6 +212,8 @@ impl Agent {
             Command::Load(load) => {
                 tracing::info!(slot = %self.slot, run = %load.run, "loading the base and the data");
                 self.preparing = None;
+                let run = Some(load.run.to_string());
+                print::move_to(|place| *place = print::Place { run, ..print::Place::default() });
                 let (memory, events) = (self.memory.clone(), self.events.clone());
                 let kernels = self.kernels.clone();
                 // Frees the memory of the previous run first.
@@ -299,13 +306,14 @@ impl Agent {
                 };
                 let run = self.training.as_ref().map(|(place, _)| place.run.as_str());
                 tracing::info!(%slot, run, %generation, why, "left the membership");
+                print::move_to(|place| (place.generation, place.rank) = (None, None));
             }
+            Event::Stepped(_, done) => print::move_to(|place| place.step = Some(done.step + 1)),
             Event::Connected
             | Event::Disconnected
             | Event::Directed(_)
             | Event::Prepared { .. }
             | Event::Loaded { .. }
-            | Event::Stepped(..)
             | Event::Skipped(..)
             | Event::Evaluated(..)
             | Event::PartBegun(..)
@@ -314,6 +322,11 @@ impl Agent {
     }
 
     fn train(&mut self, train: Train) {
+        print::move_to(|place| {
+            let (run, generation) = (train.load.run.to_string(), train.generation.0);
+            let (rank, step) = (Some(train.rank), None);
+            *place = print::Place { run: Some(run), generation: Some(generation), rank, step };
+        });
         tracing::info!(
             slot = %self.slot,
             run = %train.load.run,

@@ -83,7 +83,7 @@ pub async fn store(
     let stored = stream::iter(files).map(|part| upload.store(part));
     // At the first error, the other uploads are dropped, which aborts them in the store.
     let files = stored.buffered(FILES).map_err(message).try_collect().await?;
-    Ok(SavedPart { files, digest: snapshot.digest.to_string() })
+    Ok(SavedPart { files, digest: snapshot.digest.to_string(), pause: snapshot.pause })
 }
 
 /// A part that is being stored.

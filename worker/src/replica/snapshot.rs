@@ -11,7 +11,7 @@ use bytes::Bytes;
 use proto::manifest::Checkpoint;
 use proto::tensors::head;
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How the model's files are to be written.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +42,8 @@ pub struct Snapshot {
     pub files: Vec<PartFile>,
     /// When the snapshot was taken.
     pub taken: Instant,
+    /// How long training stood still for it.
+    pub pause: Duration,
     /// The buffer that holds the files; freed when all of them are stored.
     pub(crate) room: Reserved,
 }
@@ -67,7 +69,8 @@ pub fn snapshot(
     });
     let files = model.chain(of_state).collect();
     room.tidy();
-    Snapshot { step, digest: state.digest(), files, taken, room }
+    let (digest, pause) = (state.digest(), Duration::ZERO);
+    Snapshot { step, digest, files, taken, pause, room }
 }
 
 /// Bytes of the largest part of a checkpoint that any of `world` ranks stores, without the files' headers.

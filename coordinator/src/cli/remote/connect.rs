@@ -1,15 +1,14 @@
 //! Requests to a standing coordinator: its URL, timeouts, and the meaning of its errors.
 
-use crate::cli::{Blame, Exit, Refusal};
+use crate::cli::{Blame, Exit, Refusal, credentials};
 use anyhow::anyhow;
 use clap::Args;
 use proto::spec::duration;
 use std::error::Error as _;
 use std::time::Duration;
 use thiserror::Error;
-use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
-use wire::connect::{self, Options, Unconnected, successor};
+use wire::connect::{self, Connection, Options, Unconnected, successor};
 use wire::runs_client::RunsClient;
 
 /// Maximum size of a reply: enough for a list of about ten thousand runs, or a long receipt.
@@ -17,7 +16,7 @@ const ANSWER_BYTES: usize = 64 << 20;
 /// Maximum number of redirections of a request from one coordinator to its successor.
 const MOVES: usize = 3;
 
-pub(super) type Client = RunsClient<Channel>;
+pub(super) type Client = RunsClient<Connection>;
 
 #[derive(Args)]
 pub(in crate::cli) struct Remote {
@@ -30,6 +29,8 @@ pub(in crate::cli) struct Remote {
         value_parser = wire::address::parse
     )]
     pub(super) coordinator: String,
+    #[command(flatten)]
+    credentials: credentials::Arguments,
     /// How long to wait for an answer, such as 30s or 2m
     #[arg(
         long,
@@ -67,7 +68,7 @@ impl Remote {
         let mut url = self.coordinator.clone();
         for _ in 0..=MOVES {
             let connecting =
-                tokio::time::timeout(self.timeout, connect(&url, Options::QUESTION)).await;
+                tokio::time::timeout(self.timeout, self.connect(&url, Options::QUESTION)).await;
             let mut client = connecting.map_err(|_| self.silent(&url))??;
             match tokio::time::timeout(self.timeout, request(&mut client)).await {
                 Err(_) => return Err(self.silent(&url)),
@@ -82,23 +83,26 @@ impl Remote {
             .blame(Exit::Infrastructure)
     }
 
+    /// Connects to the coordinator at `url`.
+    pub(super) async fn connect(&self, url: &str, options: Options) -> Result<Client, Refusal> {
+        let credentials = self.credentials.read();
+        let channel = connect::channel(url, &credentials, options).await.map_err(|error| {
+            let exit = match error {
+                Unconnected::Malformed { .. }
+                | Unconnected::Credentials(_)
+                | Unconnected::Untrusted { .. } => Exit::User,
+                Unconnected::Unreachable { .. } => Exit::Infrastructure,
+            };
+            Refusal { exit, error: error.into() }
+        });
+        Ok(RunsClient::new(channel?).max_decoding_message_size(ANSWER_BYTES))
+    }
+
     /// The error if the coordinator accepts the connection and does not answer.
     pub(super) fn silent(&self, url: &str) -> Refusal {
         let error = Unanswered::Silent { url: url.to_owned(), waited: self.timeout };
         Refusal { exit: Exit::Infrastructure, error: error.into() }
     }
-}
-
-/// Connects to the coordinator at `url`.
-pub(super) async fn connect(url: &str, options: Options) -> Result<Client, Refusal> {
-    let channel = connect::channel(url, options).await.map_err(|error| {
-        let exit = match error {
-            Unconnected::Malformed { .. } => Exit::User,
-            Unconnected::Unreachable { .. } => Exit::Infrastructure,
-        };
-        Refusal { exit, error: error.into() }
-    });
-    Ok(RunsClient::new(channel?).max_decoding_message_size(ANSWER_BYTES))
 }
 
 /// Whether a later request would get the same error.
@@ -119,12 +123,19 @@ pub(super) fn is_final(status: &Status) -> bool {
 /// Converts an error from the coordinator at `url`. The exit code says whose fault it is.
 pub(super) fn refused(url: &str, status: &Status) -> Refusal {
     if let Some(cause) = status.source() {
-        let cause = proto::error::chain(cause);
+        let mut cause = proto::error::chain(cause);
+        if url.starts_with("http://") {
+            cause.push_str("\nhint: if the coordinator uses TLS, its URL begins with https://");
+        }
         let error = Unanswered::Broken { url: url.to_owned(), cause };
         return Refusal { exit: Exit::Infrastructure, error: error.into() };
     }
     let exit = match status.code() {
-        Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition => Exit::User,
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::FailedPrecondition
+        | Code::Unauthenticated
+        | Code::PermissionDenied => Exit::User,
         _ => Exit::Infrastructure,
     };
     Refusal { exit, error: anyhow!(status.message().to_owned()) }

@@ -1,6 +1,6 @@
 //! Follows a run to its end, across broken connections and replaced coordinators.
 
-use super::connect::{Remote, connect, is_final, refused};
+use super::connect::{Remote, is_final, refused};
 use crate::cli::show::{Show, Style};
 use crate::cli::{Blame, Exit, Outcome, Refusal, follow};
 use crate::core::Notice;
@@ -101,7 +101,7 @@ impl<'a> Following<'a> {
 
     /// One stream of notices, from its opening to its end.
     async fn stream(&mut self, away: &mut Option<Instant>, tries: &mut u32) -> End {
-        let mut client = match connect(&self.url, Options::STREAM).await {
+        let mut client = match self.remote.connect(&self.url, Options::STREAM).await {
             Ok(client) => client,
             Err(refusal) => return End::Away(refusal),
         };

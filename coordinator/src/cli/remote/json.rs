@@ -26,6 +26,7 @@ pub(super) fn run(run: &wire::RunStatus) -> Value {
         "detail": run.detail,
         "attempt": known(run.attempt),
         "submitted_ms": known(run.submitted_ms),
+        "submitter": non_empty(&run.submitter),
         "generation": run.generation,
         "lineage": run.lineage,
         "step": run.step,

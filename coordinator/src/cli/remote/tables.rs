@@ -33,7 +33,11 @@ pub(super) fn status(run: &RunStatus, now_ms: u64) -> String {
     }
     if let Some(submitted) = local(run.submitted_ms) {
         let age = ago(run.submitted_ms, now_ms);
-        row("submitted", &format!("{} ({age})", submitted.format("%Y-%m-%d %H:%M")));
+        let by = match run.submitter.as_str() {
+            "" => String::new(),
+            submitter => format!(" by {}", visible(submitter)),
+        };
+        row("submitted", &format!("{} ({age}){by}", submitted.format("%Y-%m-%d %H:%M")));
     }
     if run.last_incident_ms > 0 {
         let age = ago(run.last_incident_ms, now_ms);

@@ -30,7 +30,7 @@ use super::timing::Timing;
 use super::turn::Turn;
 use super::workers::Workers;
 use super::{Fault, Incident, Notice};
-use proto::event::{Fact, Failure};
+use proto::event::{Action, Fact, Failure};
 use proto::id::{Generation, Lineage, RunId, WorkerId};
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ pub(super) struct Run {
     id: RunId,
     spec_yaml: String,
     settings: Settings,
+    /// The name in the credentials of the user who submitted it; `None` if none were asked for.
+    submitter: Option<String>,
     /// 1, or more for a run that was resumed after an end.
     attempt: u64,
     phase: Phase,
@@ -65,6 +67,7 @@ impl Run {
             id,
             spec_yaml,
             settings,
+            submitter: None,
             attempt: 1,
             phase: Phase::Queued,
             revision: 0,
@@ -90,9 +93,21 @@ impl Run {
         &self.settings.identity
     }
 
-    /// The first fact of its history.
-    pub(super) fn submitted(&self) -> Fact {
-        Fact::Submitted { spec_yaml: self.spec_yaml.clone() }
+    /// Notes who has submitted it.
+    pub(super) fn submitted_by(self, submitter: Option<String>) -> Self {
+        Self { submitter, ..self }
+    }
+
+    /// Who has submitted it.
+    pub(super) fn submitter(&self) -> Option<&str> {
+        self.submitter.as_deref()
+    }
+
+    /// The first facts of its history.
+    pub(super) fn submitted(&self) -> Vec<Fact> {
+        let mut facts = vec![Fact::Submitted { spec_yaml: self.spec_yaml.clone() }];
+        facts.extend(requested(Action::Submit, self.submitter.clone()));
+        facts
     }
 
     pub(super) fn phase(&self) -> &Phase {
@@ -203,12 +218,14 @@ impl Run {
     ///
     /// # Errors
     /// The reason, if another coordinator has taken over the run.
-    pub(super) fn cancel(&mut self, turn: &mut Turn<'_>) -> Result<(), String> {
+    pub(super) fn cancel(&mut self, by: Option<String>, turn: &mut Turn<'_>) -> Result<(), String> {
         if let Phase::Ended(End::Lost(message)) = &self.phase {
             return Err(message.clone());
         }
         if !self.ended() || matches!(self.phase, Phase::Ended(End::Paused)) {
-            self.end(End::Cancelled, Fact::Cancelled, Notice::Cancelled, turn);
+            turn.journal(cancelled(by));
+            self.enter(Phase::Ended(End::Cancelled));
+            turn.notify(Notice::Cancelled);
         }
         Ok(())
     }
@@ -274,4 +291,14 @@ impl Run {
         self.enter(Phase::Ended(end));
         turn.notify(notice);
     }
+}
+
+/// The fact that a user asked for something; `None` if it is not known who.
+fn requested(action: Action, by: Option<String>) -> Option<Fact> {
+    by.map(|by| Fact::Requested { action, by })
+}
+
+/// The facts of a cancellation.
+pub(super) fn cancelled(by: Option<String>) -> Vec<Fact> {
+    requested(Action::Cancel, by).into_iter().chain([Fact::Cancelled]).collect()
 }

@@ -7,7 +7,7 @@ use crate::core::planning::Plan;
 use crate::core::settings::Settings;
 use crate::core::turn::Turn;
 use crate::core::{Fault, Incident};
-use proto::event::Fact;
+use proto::event::{Action, Fact};
 use proto::id::{CheckpointId, Lineage, RunId, WorkerId};
 
 /// The part of a history that matters only for going on after the replay.
@@ -73,6 +73,8 @@ impl Run {
     fn replay(&mut self, fact: Fact, past: &mut Past) {
         match fact {
             Fact::Submitted { spec_yaml } => self.spec_yaml = spec_yaml,
+            Fact::Requested { action: Action::Submit, by } => self.submitter = Some(by),
+            Fact::Requested { action: Action::Resume | Action::Cancel, .. } => {}
             // Only a run that goes on is claimed, so a claim after an end means that it was resumed.
             Fact::Claimed { .. } if self.ended() => self.phase = Phase::Queued,
             Fact::Claimed { .. } => {}

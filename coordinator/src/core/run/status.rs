@@ -35,6 +35,7 @@ impl Run {
         Status {
             run: self.id.clone(),
             name: self.settings.name.clone(),
+            submitter: self.submitter.clone(),
             attempt: self.attempt,
             phase: self.phase.name(),
             detail,

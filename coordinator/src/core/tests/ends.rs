@@ -92,7 +92,7 @@ fn every_phase() -> Vec<(&'static str, Bench)> {
 fn a_cancellation_is_honoured_in_every_phase_and_durable_before_it_is_answered() {
     for (phase, mut b) in every_phase() {
         assert_eq!(b.phase(), phase);
-        let out = b.handle(Event::Cancel { ticket: Ticket(9), run: run() });
+        let out = b.handle(Event::Cancel { ticket: Ticket(9), run: run(), by: None });
         let expected = [journal([Fact::Cancelled]), notify(Notice::Cancelled), answer(9, "r")];
         assert_eq!(out[..3], expected, "{phase}");
         assert_eq!(b.phase(), "cancelled");
@@ -108,7 +108,7 @@ fn a_failed_run_is_not_cancelled() {
     let mut b = Bench::training();
     b.report(1, trouble(1, Cause::Data));
     b.report(2, trouble(1, Cause::Data));
-    let out = b.handle(Event::Cancel { ticket: Ticket(9), run: run() });
+    let out = b.handle(Event::Cancel { ticket: Ticket(9), run: run(), by: None });
     assert_eq!(out, [answer(9, "r")]);
     assert_eq!(b.phase(), "failed");
 }
@@ -116,7 +116,7 @@ fn a_failed_run_is_not_cancelled() {
 #[test]
 fn a_cancellation_of_an_unknown_run_is_an_error() {
     let answer = Err("there is no run `r`".into());
-    let out = Bench::new().handle(Event::Cancel { ticket: Ticket(9), run: run() });
+    let out = Bench::new().handle(Event::Cancel { ticket: Ticket(9), run: run(), by: None });
     assert_eq!(out, [Command::Answer { ticket: Ticket(9), answer }]);
 }
 

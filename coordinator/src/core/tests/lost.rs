@@ -36,7 +36,7 @@ fn a_lost_run_is_neither_cancelled_nor_paused_here() {
     let mut b = Bench::training();
     b.handle(lost());
     let refused = Command::Answer { ticket: Ticket(3), answer: Err("another has it".into()) };
-    assert_eq!(b.handle(Event::Cancel { ticket: Ticket(3), run: run() }), [refused]);
+    assert_eq!(b.handle(Event::Cancel { ticket: Ticket(3), run: run(), by: None }), [refused]);
     let reason = "the coordinator is closing".to_owned();
     let dismissed = Duty::Dismissed { reason, refused: false };
     let expected = [direct(1, dismissed.clone()), direct(2, dismissed)];
@@ -54,7 +54,7 @@ fn the_next_run_gets_the_workers_of_a_lost_one() {
 #[test]
 fn a_run_that_has_ended_cannot_be_lost() {
     let mut b = Bench::training();
-    b.handle(Event::Cancel { ticket: Ticket(3), run: run() });
+    b.handle(Event::Cancel { ticket: Ticket(3), run: run(), by: None });
     assert_eq!(b.handle(lost()), []);
     assert_eq!(b.phase(), "cancelled");
 }

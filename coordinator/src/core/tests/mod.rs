@@ -170,6 +170,7 @@ fn submission(ticket: u64, run: &str, key: &str) -> Event {
         idempotency_key: key.into(),
         spec_yaml: "spec".into(),
         settings: settings(),
+        by: None,
     }
 }
 
@@ -279,7 +280,11 @@ fn leaving() -> Report {
 
 fn part(worker: u64, lineage: u64, step: u64) -> Report {
     let files = vec![file(Checkpoint::MODEL, worker), file(Checkpoint::STATE, worker)];
-    Report::PartSaved(place(lineage), step, SavedPart { files, digest: format!("state {step}") })
+    Report::PartSaved(
+        place(lineage),
+        step,
+        SavedPart { files, digest: format!("state {step}"), pause: Duration::ZERO },
+    )
 }
 
 fn stopped(generation: u64, step: u64) -> Report {

@@ -7,13 +7,13 @@ fn named(name: &str) -> RunId {
 }
 
 fn submit(b: &mut Bench, name: &str, min: usize) -> Vec<Command> {
-    let Event::Submit { ticket, run, idempotency_key, spec_yaml, settings } =
+    let Event::Submit { ticket, run, idempotency_key, spec_yaml, settings, by } =
         submission(1, name, name)
     else {
         unreachable!("it is one")
     };
     let settings = Settings { min_workers: min, max_workers: min.max(2), ..settings };
-    b.handle(Event::Submit { ticket, run, idempotency_key, spec_yaml, settings })
+    b.handle(Event::Submit { ticket, run, idempotency_key, spec_yaml, settings, by })
 }
 
 fn listed(name: &str, cached: bool) -> Event {
@@ -57,7 +57,7 @@ fn sources_of_waiting_runs_are_listed_and_the_first_run_that_can_start_starts() 
     let (first, why) = phase(&b, "first");
     assert_eq!((first, why.as_str()), ("queued", "waiting for its turn: `second` has the workers"));
     assert_eq!(loads(&b.handle(planned_as("second"))).len(), 2);
-    let ended = b.handle(Event::Cancel { ticket: Ticket(3), run: named("second") });
+    let ended = b.handle(Event::Cancel { ticket: Ticket(3), run: named("second"), by: None });
     assert!(matches!(ended.last(), Some(Command::Direct { .. })), "{ended:?}");
     assert_eq!(phase(&b, "first").0, "preparing");
 }
@@ -69,7 +69,7 @@ fn data_that_another_run_has_since_prepared_is_not_prepared_again() {
     b.handle(listed("next", false));
     assert_eq!(phase(&b, "next").0, "queued");
     let look = Command::FindPrepared { run: named("next"), fingerprint: "f".into() };
-    let out = b.handle(Event::Cancel { ticket: Ticket(3), run: run() });
+    let out = b.handle(Event::Cancel { ticket: Ticket(3), run: run(), by: None });
     assert!(out.contains(&look), "{out:?}");
     let found = Event::FoundPrepared { run: named("next"), found: true };
     let plan = Command::Plan { run: named("next"), fingerprint: "f".into(), prepared: None };
@@ -110,7 +110,7 @@ fn a_run_that_wants_more_workers_than_are_connected_lets_the_next_one_pass() {
     assert_eq!(phase(&b, "modest").0, "training");
     assert_eq!(phase(&b, "greedy"), ("gathering", "waiting: 0 of 9 workers, 1 loading".to_owned()));
     // The greedy run does not take workers from a run that trains, and has its turn after it.
-    b.handle(Event::Cancel { ticket: Ticket(3), run: named("modest") });
+    b.handle(Event::Cancel { ticket: Ticket(3), run: named("modest"), by: None });
     assert_eq!(b.core.current(), Some(&named("greedy")));
 }
 
@@ -131,7 +131,7 @@ fn a_run_that_has_lost_a_worker_keeps_the_others_for_longer() {
 #[test]
 fn only_the_status_of_an_ended_run_stays_in_memory() {
     let mut b = Bench::training();
-    b.handle(Event::Cancel { ticket: Ticket(3), run: run() });
+    b.handle(Event::Cancel { ticket: Ticket(3), run: run(), by: None });
     assert!(!b.core.holds(&run()));
     assert_eq!(b.core.statuses().len(), 1);
     assert!(b.core.runs.is_empty() && b.core.queue.is_empty());
@@ -150,7 +150,7 @@ fn a_beat_causes_no_commands() {
 #[test]
 fn another_attempt_begins_at_the_newest_checkpoint_behind_the_runs_that_wait() {
     let mut b = Bench::checkpointed(2);
-    b.handle(Event::Cancel { ticket: Ticket(3), run: run() });
+    b.handle(Event::Cancel { ticket: Ticket(3), run: run(), by: None });
     assert!(b.core.may_resume(&run()).is_ok());
     let history = super::replay::history(&[Fact::Cancelled]);
     // The checkpoint after step 3 was stored, but the run ended before it was journaled.
@@ -171,7 +171,7 @@ fn another_attempt_begins_at_the_newest_checkpoint_behind_the_runs_that_wait() {
     let formed = b.report(2, loaded());
     assert_eq!(formed[0], journal([generation(2, 3, &[1, 2]).0]));
     // This attempt can be ended too.
-    b.handle(Event::Cancel { ticket: Ticket(5), run: run() });
+    b.handle(Event::Cancel { ticket: Ticket(5), run: run(), by: None });
     assert_eq!(b.phase(), "cancelled");
 }
 

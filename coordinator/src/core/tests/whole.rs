@@ -102,13 +102,13 @@ fn a_run_goes_from_submit_to_succeeded() {
 fn a_run_that_is_only_planned_ends_before_a_worker_loads_anything() {
     let mut b = Bench::new();
     b.report(1, hello(1));
-    let Event::Submit { ticket, run: id, idempotency_key, spec_yaml, settings } =
+    let Event::Submit { ticket, run: id, idempotency_key, spec_yaml, settings, by } =
         submission(1, "r", "key")
     else {
         unreachable!("it is one")
     };
     let settings = Settings { goal: Goal::Plan, ..settings };
-    b.handle(Event::Submit { ticket, run: id, idempotency_key, spec_yaml, settings });
+    b.handle(Event::Submit { ticket, run: id, idempotency_key, spec_yaml, settings, by });
     b.handle(surveyed(1));
     b.report(1, prepared(0));
     let expected = [
