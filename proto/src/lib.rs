@@ -16,6 +16,7 @@
 pub mod cost;
 pub mod error;
 pub mod event;
+pub mod exit;
 pub mod id;
 pub mod key;
 pub mod manifest;
@@ -29,4 +30,4 @@ pub mod tensors;
 pub mod text;
 
 /// The version of the wire protocol, the plan and the arithmetic of a step. All members of a run must have the same.
-pub const PROTOCOL: u32 = 6;
+pub const PROTOCOL: u32 = 7;

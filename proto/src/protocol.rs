@@ -1,6 +1,7 @@
 //! The messages between workers and the coordinator, as domain types. The crate `wire` converts them to gRPC
 //! messages.
 
+use crate::event::Failure;
 use crate::id::{Epoch, Generation, Incarnation, Lineage, RunId, WorkerId};
 use crate::manifest::File;
 use crate::receipt::{Receipt, Skipped};
@@ -253,6 +254,21 @@ pub struct Directive {
     pub heard: u64,
 }
 
+/// Why a worker is dismissed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dismissal {
+    /// It does not fit, and must not come back.
+    Refused,
+    /// The coordinator closes before its run has ended. The run can be continued.
+    Closing,
+    /// The run has succeeded.
+    Succeeded,
+    /// The run has failed.
+    Failed(Failure),
+    /// The run was cancelled.
+    Cancelled,
+}
+
 /// A worker's whole duty.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Duty {
@@ -266,10 +282,10 @@ pub enum Duty {
     Train(Train),
     /// End the process.
     Dismissed {
-        /// Why the worker is dismissed.
+        /// Why the worker is dismissed, as text.
         reason: String,
-        /// Whether the worker was refused from the beginning and must not come back.
-        refused: bool,
+        /// The same, for the process's exit code.
+        why: Dismissal,
     },
     /// Close the stream and try again later, because another live process has this worker's name.
     NotNow {

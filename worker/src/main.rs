@@ -3,6 +3,7 @@
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use proto::print;
+use proto::protocol::Dismissal;
 use proto::spec::duration;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -47,8 +48,9 @@ Environment:
   HF_TOKEN, HF_ENDPOINT, AWS_*, AZURE_*, GOOGLE_*
                  Credentials and endpoints of the stores that a run uses
 
-Exit code: 0 dismissed, 1 gave up after repeated crashes, 2 invalid options or refused, 71 all GPUs are damaged,
-75 stopped on request.";
+Exit code: 0 the run has succeeded, 1 gave up after repeated crashes, 2 invalid options or refused, 64 to 66 the run has
+failed (64 spec or base, 65 data, 66 infrastructure), 67 it was cancelled, 71 all GPUs are damaged, 75 stopped on
+request, or the coordinator has closed before the run's end.";
 
 /// Prepares data and trains, one process per device, under a coordinator.
 #[derive(Parser)]
@@ -349,7 +351,10 @@ fn rank(args: RankArgs) -> anyhow::Result<ExitCode> {
             let code = if damaged { supervise::EXIT_DAMAGED } else { supervise::EXIT_BROKEN };
             worker::device::cuda::exit_at_once(code)
         }
-        Ok(Exit::Dismissed) => supervise::EXIT_DONE.into(),
+        Ok(Exit::Dismissed(Dismissal::Closing)) => supervise::EXIT_CLOSED.into(),
+        Ok(Exit::Dismissed(why)) => {
+            proto::exit::of_dismissal(why).unwrap_or(supervise::EXIT_REFUSED).into()
+        }
         Ok(Exit::Drained) => supervise::EXIT_DRAINED.into(),
         Ok(Exit::Refused(reason)) => {
             print::note(format_args!("error: the coordinator refused this worker: {reason}"));

@@ -12,8 +12,8 @@ mod trouble;
 use log::Log;
 use proto::id::{Epoch, Generation, Incarnation, RunId, WorkerId};
 use proto::protocol::{
-    Attachment, Directive, Duty, Hello, Load, Place, RawShard, Report, SavedPart, ShardOutcome,
-    SourceSum, StepDone, Train,
+    Attachment, Directive, Dismissal, Duty, Hello, Load, Place, RawShard, Report, SavedPart,
+    ShardOutcome, SourceSum, StepDone, Train,
 };
 use proto::receipt::Skipped;
 use std::collections::BTreeMap;
@@ -133,8 +133,8 @@ pub enum Command {
 /// Why the process exits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// The coordinator does not need it any more.
-    Dismissed,
+    /// The coordinator does not need it any more, for this reason.
+    Dismissed(Dismissal),
     /// The coordinator refuses it for good, for this reason.
     Refused(String),
     /// It was asked to terminate, and has nothing left to do.
@@ -413,10 +413,10 @@ impl Session {
             Duty::Idle if self.may_go() => out.push(Command::Exit(Exit::Drained)),
             // `NotNow` is handled by the agent, which tries again later; it never arrives here.
             Duty::Idle | Duty::NotNow { .. } => {}
-            Duty::Dismissed { reason, refused: true } => {
+            Duty::Dismissed { reason, why: Dismissal::Refused } => {
                 out.push(Command::Exit(Exit::Refused(reason)));
             }
-            Duty::Dismissed { refused: false, .. } => out.push(Command::Exit(Exit::Dismissed)),
+            Duty::Dismissed { why, .. } => out.push(Command::Exit(Exit::Dismissed(why))),
             Duty::Prepare(p) => {
                 let open =
                     |s: &&RawShard| !self.prepared.contains_key(&(p.fingerprint.clone(), s.index));

@@ -8,6 +8,7 @@
 
 use crate::address::RingAddress;
 use crate::devices::{self, Device};
+use proto::exit;
 use std::collections::VecDeque;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -19,12 +20,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use wire::credentials::Credentials;
 
-/// Exit code of a rank that was dismissed: its work is done.
-pub const EXIT_DONE: u8 = 0;
 /// Exit code of a rank that the coordinator refused: starting it again changes nothing.
 pub const EXIT_REFUSED: u8 = 2;
 /// Exit code of a rank that was asked to terminate and left gracefully.
-pub const EXIT_DRAINED: u8 = 75;
+pub const EXIT_DRAINED: u8 = exit::STOPPED;
+/// Exit code of a rank whose coordinator closes before the run's end. Unlike one that was asked to terminate alone, it
+/// is not started again.
+pub const EXIT_CLOSED: u8 = 76;
 
 /// Exit code of a rank whose device can no longer be used by its process, or whose NCCL hangs: another process may.
 pub const EXIT_BROKEN: u8 = 70;
@@ -96,9 +98,10 @@ pub async fn supervise(
         let code = ended.map_err(std::io::Error::other)??;
         // Exit at once if a slot was refused or given up: the others would fare no better. A damaged device only takes
         // its own slot away.
-        if ![EXIT_DONE, EXIT_DRAINED, EXIT_DAMAGED].contains(&code) {
+        if !is_end(code) && ![EXIT_DRAINED, EXIT_DAMAGED].contains(&code) {
             return Ok(code.into());
         }
+        let code = if code == EXIT_CLOSED { EXIT_DRAINED } else { code };
         worst = match worst {
             // Damaged devices decide only if there is no other.
             None | Some(EXIT_DAMAGED) => Some(code),
@@ -106,7 +109,13 @@ pub async fn supervise(
             Some(worst) => Some(worst.max(code)),
         };
     }
-    Ok(worst.unwrap_or(EXIT_DONE).into())
+    Ok(worst.unwrap_or(exit::SUCCEEDED).into())
+}
+
+/// Whether a rank with this exit code was dismissed.
+fn is_end(code: u8) -> bool {
+    let ends = [exit::SUCCEEDED, exit::FAILED_USER, exit::FAILED_DATA, exit::FAILED_INFRASTRUCTURE];
+    ends.contains(&code) || [exit::CANCELLED, EXIT_CLOSED].contains(&code)
 }
 
 /// One of a node's ranks: its processes follow each other.
@@ -136,14 +145,14 @@ async fn keep_running(
             () = stop_requested(&mut stopping) => return stop(child, this.node.grace).await,
         };
         let end = describe(status);
-        match status.code() {
-            Some(code) if code == i32::from(EXIT_DONE) => return Ok(EXIT_DONE),
-            Some(code) if code == i32::from(EXIT_REFUSED) => return Ok(EXIT_REFUSED),
-            Some(code) if code == i32::from(EXIT_DAMAGED) => {
+        match status.code().and_then(|code| u8::try_from(code).ok()) {
+            Some(code) if is_end(code) => return Ok(code),
+            Some(EXIT_REFUSED) => return Ok(EXIT_REFUSED),
+            Some(EXIT_DAMAGED) => {
                 tracing::error!(slot, device = %this.device, "the device is damaged and is set aside");
                 return Ok(EXIT_DAMAGED);
             }
-            Some(code) if code == i32::from(EXIT_DRAINED) => {
+            Some(EXIT_DRAINED) => {
                 tracing::warn!(slot, "a rank process alone was asked to exit, and is replaced");
                 last_end = Some("asked to exit, unlike the other ranks of its node".to_owned());
                 continue;

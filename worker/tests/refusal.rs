@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use proto::id::{Epoch, Incarnation, WorkerId};
-use proto::protocol::{Directive, Duty, Hello, Report};
+use proto::protocol::{Directive, Dismissal, Duty, Hello, Report};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -37,7 +37,7 @@ impl Workers for Coordinator {
         hellos.push(hello);
         let duty = match hellos.len() {
             1 | 2 => Duty::NotNow { reason: "another process of this name lives".into() },
-            _ => Duty::Dismissed { reason: "done".into(), refused: false },
+            _ => Duty::Dismissed { reason: "done".into(), why: Dismissal::Succeeded },
         };
         let beat = Duration::from_secs(1);
         let directive = Directive { epoch: Epoch(1), beat, duty, heard: 0 };
@@ -77,7 +77,7 @@ async fn a_worker_whose_name_is_taken_tries_again_and_never_exits() {
     )
     .work(std::future::pending());
     let exit = tokio::time::timeout(PATIENCE, work).await.unwrap();
-    assert_eq!(exit, Ok(Exit::Dismissed));
+    assert_eq!(exit, Ok(Exit::Dismissed(Dismissal::Succeeded)));
     let hellos = coordinator.hellos.lock().unwrap();
     assert_eq!(hellos.len(), 3);
     for hello in &*hellos {

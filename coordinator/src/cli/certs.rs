@@ -6,6 +6,7 @@
 //! FOLDER/worker/        the same                       may join
 //! FOLDER/user/          the same                       may submit runs, and change its own
 //! FOLDER/admin/         the same                       may do everything
+//! FOLDER/job/           the same                       for all pods of a Job: the coordinator's names, and may join
 //! ```
 
 use super::{Blame, Exit, Outcome, Refusal};
@@ -61,8 +62,11 @@ pub(super) fn certs(arguments: &Arguments) -> Outcome {
         issued.push(folder(name));
         authority.issue(&folder(name), Wanted { common, names, server, days })
     };
-    issue("coordinator", "coordinator", hosts, true)?;
     let role = |scope, prefix: &str| uri(&certificate::uri(scope, prefix));
+    let mut both = hosts.clone();
+    both.push(role(Scope::Join, &arguments.worker_prefix)?);
+    issue("coordinator", "coordinator", hosts, true)?;
+    issue("job", "job", both, true)?;
     issue("worker", "worker", vec![role(Scope::Join, &arguments.worker_prefix)?], false)?;
     issue("user", &arguments.user, vec![role(Scope::Submit, "")?], false)?;
     issue("admin", "admin", vec![role(Scope::Admin, "")?], false)?;

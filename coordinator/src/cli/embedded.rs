@@ -67,18 +67,24 @@ impl Embedded {
         listener: TcpListener,
     ) -> Result<Self, Refusal> {
         let url = url(&listener)?;
+        Ok(Self::start_at(url, Door::open(), runtime, handle, listener))
+    }
+
+    /// The same for workers that reach it at `url`, if `door` lets them in.
+    pub(super) fn start_at(
+        url: String,
+        door: Door,
+        runtime: Runtime,
+        handle: Handle,
+        listener: TcpListener,
+    ) -> Self {
         let (shutdown, shut) = oneshot::channel::<()>();
-        let server = tokio::spawn(service::serve(listener, Door::open(), handle.clone(), async {
+        let server = tokio::spawn(service::serve(listener, door, handle.clone(), async {
             // The sender is dropped to shut down.
             let _ = shut.await;
         }));
-        Ok(Self {
-            handle,
-            url,
-            coordinator: tokio::spawn(runtime.run()),
-            server,
-            _shutdown: shutdown,
-        })
+        let coordinator = tokio::spawn(runtime.run());
+        Self { handle, url, coordinator, server, _shutdown: shutdown }
     }
 
     /// Returns the outcome of `work`, or the coordinator's error if it stops meanwhile: work that waits for its answer

@@ -3,24 +3,22 @@
 use super::embedded::Embedded;
 use super::{Blame, Exit, Outcome, Refusal};
 use crate::core::Notice;
-use crate::launch::{self, Launched};
+use crate::launch::{self, Launched, Node};
 use anyhow::anyhow;
 use std::path::PathBuf;
 
-/// Does `work` with `count` local workers and dismisses them, then waits until they have ended and background work in
+/// Does `work` with the workers of a node on this host and dismisses them, then waits until they have ended and background work in
 /// storage is done.
 ///
 /// # Errors
 /// The error of the work, of a coordinator that stops, or of workers that leave before the work is done.
 pub(super) async fn with_workers<T>(
     coordinator: &mut Embedded,
-    program: PathBuf,
-    devices: String,
+    node: Node,
     say: impl FnMut(&str),
     work: impl Future<Output = Result<T, Refusal>>,
 ) -> Result<T, Refusal> {
-    let launched = Launched::locally(program, coordinator.url.clone(), devices);
-    let mut workers = launched.blame(Exit::Infrastructure)?;
+    let mut workers = Launched::locally(node).blame(Exit::Infrastructure)?;
     let done = coordinator.work(async {
         tokio::select! {
             outcome = work => outcome,
@@ -31,6 +29,13 @@ pub(super) async fn with_workers<T>(
     coordinator.close().await;
     tokio::join!(workers.end(), coordinator.settled());
     outcome
+}
+
+/// The workers of a command that does everything on this host.
+pub(super) fn local(program: PathBuf, coordinator: &Embedded, devices: String) -> Node {
+    let coordinator = coordinator.url.clone();
+    // The command itself shows what a worker logs by default.
+    Node { program, coordinator, devices, name: "local".into(), arguments: Vec::new(), log: "warn" }
 }
 
 /// The error if workers leave before they are dismissed.

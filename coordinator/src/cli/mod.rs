@@ -10,6 +10,7 @@ mod embedded;
 mod follow;
 mod generate;
 mod inspect;
+mod kubernetes;
 mod mixture;
 mod outlook;
 mod plan;
@@ -165,6 +166,9 @@ enum Command {
     Certs(certs::Arguments),
     /// Make a token with which workers join, or users submit runs
     Token(token::Arguments),
+    /// Run as a Kubernetes Job
+    #[command(subcommand)]
+    Kubernetes(kubernetes::Command),
     /// Print the JSON Schema of run specs
     Schema,
 }
@@ -175,8 +179,10 @@ pub fn main() -> ExitCode {
         Ok(Cli { command }) => command,
         Err(error) => return print_usage(&error),
     };
-    print::log(if matches!(command, Command::Serve(_)) { "info" } else { "warn" });
+    let stands = matches!(command, Command::Serve(_) | Command::Kubernetes(_));
+    print::log(if stands { "info" } else { "warn" });
     let outcome = match command {
+        Command::Kubernetes(command) => return kubernetes::run(command),
         Command::Run(arguments) => block_on(run::run(arguments)),
         Command::Serve(arguments) => block_on(serve::serve(arguments)),
         Command::Submit(arguments) => block_on(remote::submit(arguments)),

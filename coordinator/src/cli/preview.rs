@@ -66,8 +66,8 @@ pub(super) async fn preview(path: &Path) -> Result<Preview, Refusal> {
         // One process with all cores is enough: it prepares the records of a shard in parallel.
         Ok(Milestone::Shards) => {
             let say = |line: &str| print::note(line);
-            follow::with_workers(&mut coordinator, program, "cpu".into(), say, progress.planned())
-                .await
+            let node = follow::local(program, &coordinator, "cpu".into());
+            follow::with_workers(&mut coordinator, node, say, progress.planned()).await
         }
         // The data was prepared before, so no worker is needed.
         Ok(Milestone::Planned(plan)) => Ok(plan),

@@ -93,7 +93,8 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
         until_the_end(watch, &show, &handle).await
     };
     let say = |line: &str| show.say(line);
-    let outcome = follow::with_workers(&mut coordinator, program, devices, say, followed).await;
+    let node = follow::local(program, &coordinator, devices);
+    let outcome = follow::with_workers(&mut coordinator, node, say, followed).await;
     coordinator.end();
     outcome
 }
@@ -112,7 +113,7 @@ async fn submit(
 
 /// Shows notices until the run has ended. The first Ctrl-C stops the run gracefully, the second at once. If standard
 /// output cannot be written to, the run stops gracefully as well, since the program that followed it no longer does.
-async fn until_the_end(mut watch: Watch, show: &Show, handle: &Handle) -> Outcome {
+pub(super) async fn until_the_end(mut watch: Watch, show: &Show, handle: &Handle) -> Outcome {
     let mut interrupt = signal(SignalKind::interrupt()).blame(Exit::Infrastructure)?;
     let mut terminate = signal(SignalKind::terminate()).blame(Exit::Infrastructure)?;
     let mut past = std::mem::take(&mut watch.past).into_iter();

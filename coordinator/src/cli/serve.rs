@@ -62,33 +62,23 @@ pub(super) async fn serve(arguments: Arguments) -> Outcome {
         None => Door::open(),
     };
     check_exposure(&arguments, &door)?;
-    let busy = |error| busy(arguments.listen, "--listen", error);
+    let busy = |error| busy(arguments.listen, error);
     let socket = super::reserve(arguments.listen).map_err(busy)?;
     let (stage, watched) = watch::channel(Stage::Starting);
-    let web = pin!(serve_web(arguments.web, &door, watched));
+    let web = web::serve_at(arguments.web, door.clone(), watched);
     let serving = serve_pool(&arguments, door.clone(), socket, stage);
     tokio::select! {
         outcome = serving => outcome,
-        outcome = web => outcome,
+        error = web => {
+            let context = "the web port cannot be served\nhint: choose another address with --web";
+            Err(error).context(context).blame(Exit::User)
+        }
     }
 }
 
-/// Serves the web port, if there is one. Returns only an error.
-async fn serve_web(
-    address: Option<SocketAddr>,
-    door: &Door,
-    stage: watch::Receiver<Stage>,
-) -> Outcome {
-    let Some(address) = address else { return std::future::pending().await };
-    let busy = |error| busy(address, "--web", error);
-    let listener = super::reserve(address).and_then(|socket| socket.listen(super::BACKLOG));
-    web::serve(listener.map_err(busy)?, door.clone(), stage).await.blame(Exit::Infrastructure)?;
-    Err(anyhow!("the web port has closed")).blame(Exit::Infrastructure)
-}
-
 /// The error for an address that is in use or does not exist.
-fn busy(address: SocketAddr, option: &str, error: std::io::Error) -> Refusal {
-    let context = format!("cannot listen on {address}\nhint: choose another address with {option}");
+fn busy(address: SocketAddr, error: std::io::Error) -> Refusal {
+    let context = format!("cannot listen on {address}\nhint: choose another address with --listen");
     Refusal { exit: Exit::User, error: anyhow::Error::from(error).context(context) }
 }
 
@@ -99,7 +89,7 @@ async fn serve_pool(
     socket: TcpSocket,
     stage: watch::Sender<Stage>,
 ) -> Outcome {
-    let busy = |error| busy(arguments.listen, "--listen", error);
+    let busy = |error| busy(arguments.listen, error);
     let storage = Storage::open(&arguments.output)
         .context("--output\nhint: name a folder that this user can write to")
         .blame(Exit::User)?;

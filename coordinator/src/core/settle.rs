@@ -7,7 +7,7 @@
 use super::run::{Phase, Run};
 use super::{Command, Core};
 use proto::id::RunId;
-use proto::protocol::{Directive, Duty};
+use proto::protocol::{Directive, Dismissal, Duty};
 use std::time::Duration;
 
 /// Maximum number of runs whose sources are listed at the same time.
@@ -153,6 +153,12 @@ impl Core {
         self.queue.retain(|id| self.runs.contains_key(id));
     }
 
+    /// What a coordinator that closes tells its workers: how its run has ended, if it had one only.
+    fn outcome(&self) -> Dismissal {
+        let [run] = &self.all[..] else { return Dismissal::Closing };
+        self.ended.get(run).map_or(Dismissal::Closing, |status| status.outcome)
+    }
+
     /// Sends a directive to every worker whose duty has changed.
     fn direct(&mut self, out: &mut Vec<Command>) {
         let current = self.current.as_ref().and_then(|id| self.runs.get(id));
@@ -168,7 +174,7 @@ impl Core {
             let duty = match current {
                 None if idle => {
                     let reason = "the coordinator is closing".into();
-                    Some(Duty::Dismissed { reason, refused: false })
+                    Some(Duty::Dismissed { reason, why: self.outcome() })
                 }
                 None => Some(Duty::Idle),
                 Some(run) => run.duty(&id, worker),

@@ -3,7 +3,7 @@
 use super::BySource;
 use super::workers::Worker;
 use proto::id::{Generation, Lineage, RunId, WorkerId};
-use proto::protocol::Duty;
+use proto::protocol::{Dismissal, Duty};
 use std::time::Duration;
 
 /// Something that went wrong and was dealt with.
@@ -28,6 +28,8 @@ pub struct Status {
     pub attempt: u64,
     /// The phase, in one word.
     pub phase: &'static str,
+    /// The phase as the end of a run: `Closing` if it has not ended, or can be continued.
+    pub outcome: Dismissal,
     /// More about the phase, such as what the run waits for or why it failed.
     pub detail: String,
     /// The last membership.
@@ -67,6 +69,7 @@ impl Status {
             submitter: None,
             attempt: 1,
             phase: "unreadable",
+            outcome: Dismissal::Closing,
             detail: reason,
             generation: Generation::default(),
             lineage: Lineage::default(),

@@ -5,7 +5,7 @@ use super::report::{Complaint, Reporter};
 use super::workers::{Reach, Setback, Woken, Worker};
 use super::{Command, Core, Stream};
 use proto::id::{Incarnation, RunId, WorkerId};
-use proto::protocol::{Cause, Directive, Duty, Hello, Report};
+use proto::protocol::{Cause, Directive, Dismissal, Duty, Hello, Report};
 use std::time::Duration;
 
 impl Core {
@@ -102,10 +102,18 @@ impl Core {
                 hello.protocol,
                 proto::PROTOCOL,
             );
-            return self.turn_away(stream, Duty::Dismissed { reason, refused: true }, out);
+            return self.turn_away(
+                stream,
+                Duty::Dismissed { reason, why: Dismissal::Refused },
+                out,
+            );
         }
         if let Some(reason) = self.differs_from_others(&hello) {
-            return self.turn_away(stream, Duty::Dismissed { reason, refused: true }, out);
+            return self.turn_away(
+                stream,
+                Duty::Dismissed { reason, why: Dismissal::Refused },
+                out,
+            );
         }
         if let Some(before) = self.workers.get(&hello.worker) {
             match before.stream {

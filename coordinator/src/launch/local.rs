@@ -1,11 +1,12 @@
 //! Local workers: one supervisor process, which starts a rank for each device and ends with this process.
 
 use super::Error;
+use rustix::process::{Pid, Signal, kill_process};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 
 /// Time for dismissed workers to exit before they are killed.
 const EXIT_GRACE: Duration = Duration::from_secs(10);
@@ -14,25 +15,42 @@ const EXIT_DRAINED: i32 = 75;
 /// Number of times that a killed supervisor is started again.
 const RESTARTS: u32 = 3;
 
+/// What to start on this machine.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// The `worker` program.
+    pub program: PathBuf,
+    /// URL of the coordinator.
+    pub coordinator: String,
+    /// The devices, such as `cpu:2`; each gets a worker, and they share this machine's cores.
+    pub devices: String,
+    /// The name of the node.
+    pub name: String,
+    /// More arguments for the program.
+    pub arguments: Vec<String>,
+    /// The log filter if the environment names none.
+    pub log: &'static str,
+}
+
 /// Workers on this machine.
 pub struct Local {
-    program: PathBuf,
-    coordinator: String,
-    devices: String,
+    node: Node,
     child: Child,
+    /// What the workers print. Kept between two calls of `watch`, so that no line is lost.
+    lines: Option<Lines<BufReader<ChildStderr>>>,
     /// The workers exit when this is closed. It is kept here because waiting for a child would close it.
     lifeline: Option<ChildStdin>,
 }
 
 impl Local {
-    /// Starts a worker process for each of `devices`; they share this machine's cores.
+    /// Starts a worker process for each of the node's devices.
     ///
     /// # Errors
     /// [`Error::Start`].
-    pub fn start(program: PathBuf, coordinator: String, devices: String) -> Result<Self, Error> {
-        let mut child = spawn(&program, &coordinator, &devices)?;
-        let lifeline = child.stdin.take();
-        Ok(Self { program, coordinator, devices, child, lifeline })
+    pub fn start(node: Node) -> Result<Self, Error> {
+        let mut child = spawn(&node)?;
+        let (lifeline, lines) = (child.stdin.take(), lines(&mut child));
+        Ok(Self { node, child, lines, lifeline })
     }
 
     /// Keeps the supervisor running, and calls `say` with each line that the workers print. Returns once the workers
@@ -42,11 +60,11 @@ impl Local {
     /// [`Error::Drained`] if the supervisor was stopped by a signal, [`Error::Ended`] if it does not stay up.
     pub async fn watch(&mut self, mut say: impl FnMut(&str)) -> Result<(), Error> {
         for restart in 0.. {
-            if let Some(stderr) = self.child.stderr.take() {
-                let mut lines = BufReader::new(stderr).lines();
-                // The pipe ends when the supervisor and all its ranks are gone.
-                while let Ok(Some(line)) = lines.next_line().await {
-                    say(&line);
+            // The pipe ends when the supervisor and all its ranks are gone.
+            while let Some(lines) = &mut self.lines {
+                match lines.next_line().await {
+                    Ok(Some(line)) => say(&line),
+                    Ok(None) | Err(_) => self.lines = None,
                 }
             }
             let status = self.child.wait().await.map_err(|source| self.cannot(source))?;
@@ -60,10 +78,17 @@ impl Local {
             if status.code().is_some() || restart >= RESTARTS {
                 return Err(Error::Ended { status });
             }
-            self.child = spawn(&self.program, &self.coordinator, &self.devices)?;
-            self.lifeline = self.child.stdin.take();
+            self.child = spawn(&self.node)?;
+            (self.lifeline, self.lines) = (self.child.stdin.take(), lines(&mut self.child));
         }
         Ok(())
+    }
+
+    /// Asks the workers to leave.
+    pub fn terminate(&self) {
+        let pid = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        // The process may have exited already.
+        let _ = pid.map(|pid| kill_process(pid, Signal::TERM));
     }
 
     /// Waits for dismissed workers to exit, and kills them if they do not.
@@ -78,19 +103,24 @@ impl Local {
     }
 
     fn cannot(&self, source: std::io::Error) -> Error {
-        Error::Start { program: self.program.clone(), source }
+        Error::Start { program: self.node.program.clone(), source }
     }
 }
 
-fn spawn(program: &PathBuf, coordinator: &str, devices: &str) -> Result<Child, Error> {
-    let quiet = std::env::var_os("MUSTER_LOG").is_none().then_some(("MUSTER_LOG", "warn"));
+fn lines(child: &mut Child) -> Option<Lines<BufReader<ChildStderr>>> {
+    Some(BufReader::new(child.stderr.take()?).lines())
+}
+
+fn spawn(node: &Node) -> Result<Child, Error> {
+    let Node { program, coordinator, devices, name, arguments, log } = node;
+    let log = std::env::var_os("MUSTER_LOG").is_none().then_some(("MUSTER_LOG", log));
     Command::new(program)
         .args(["--coordinator", coordinator])
         .args(["--devices", devices])
-        .args(["--name", "local"])
+        .args(["--name", name])
+        .args(arguments)
         .env("MUSTER_LIVES_WITH_PARENT", "1")
-        // This program already shows what a worker logs by default.
-        .envs(quiet)
+        .envs(log)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -4,7 +4,7 @@
 
 mod local;
 
-use local::Local;
+pub use local::{Local, Node};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 use tokio::process::Command;
@@ -41,6 +41,14 @@ pub enum Error {
         /// The exit status of the last supervisor.
         status: std::process::ExitStatus,
     },
+}
+
+impl Error {
+    /// The exit code of the workers, if they ended by themselves.
+    pub fn code(&self) -> Option<u8> {
+        let Self::Ended { status } = self else { return None };
+        status.code().and_then(|code| code.try_into().ok())
+    }
 }
 
 /// Finds the `worker` program: `MUSTER_WORKER`, or next to this program, or in the PATH.
@@ -83,12 +91,12 @@ pub enum Launched {
 }
 
 impl Launched {
-    /// Starts a process of `program` for each of `devices`, such as `cpu:2`; they share this host's cores.
+    /// Starts the processes of a node on this host.
     ///
     /// # Errors
     /// [`Error::Start`].
-    pub fn locally(program: PathBuf, coordinator: String, devices: String) -> Result<Self, Error> {
-        Local::start(program, coordinator, devices).map(Self::Local)
+    pub fn locally(node: Node) -> Result<Self, Error> {
+        Local::start(node).map(Self::Local)
     }
 
     /// Keeps the workers running, and calls `say` with each line that they print. Returns once they were dismissed and
@@ -99,6 +107,13 @@ impl Launched {
     pub async fn watch(&mut self, say: impl FnMut(&str)) -> Result<(), Error> {
         match self {
             Self::Local(local) => local.watch(say).await,
+        }
+    }
+
+    /// Asks the workers to leave, as SIGTERM does.
+    pub fn terminate(&self) {
+        match self {
+            Self::Local(local) => local.terminate(),
         }
     }
 

@@ -26,9 +26,7 @@ pub(crate) enum Input {
         directives: mpsc::Sender<Directive>,
     },
     Submit {
-        spec: Box<Spec>,
-        key: String,
-        by: Option<String>,
+        submission: Box<Submission>,
         answer: oneshot::Sender<Result<RunId, String>>,
     },
     Resume {
@@ -68,6 +66,17 @@ pub(crate) enum Input {
     Settled {
         answer: oneshot::Sender<()>,
     },
+}
+
+/// A run to be submitted.
+pub(crate) struct Submission {
+    pub(crate) spec: Spec,
+    /// The user's idempotency key.
+    pub(crate) key: String,
+    /// The name in the user's credentials, if they were asked for.
+    pub(crate) by: Option<String>,
+    /// The name of the run, if it is given.
+    pub(crate) run: Option<RunId>,
 }
 
 /// An ended run as it was read again from storage, with the spec for its next attempt.
@@ -194,10 +203,27 @@ impl Handle {
         key: String,
         by: Option<String>,
     ) -> Result<Result<RunId, String>, Stopped> {
-        if let Err(refusal) = self.check_output(&spec).await {
+        self.ask_to_run(Submission { spec, key, by, run: None }).await
+    }
+
+    /// Submits a run under a name of the caller's choice, which no run has.
+    ///
+    /// # Errors
+    /// [`Stopped`], or the reason of a refusal as text.
+    pub(crate) async fn submit_as(
+        &self,
+        run: RunId,
+        spec: Spec,
+    ) -> Result<Result<RunId, String>, Stopped> {
+        let (key, run) = (run.to_string(), Some(run));
+        self.ask_to_run(Submission { spec, key, by: None, run }).await
+    }
+
+    async fn ask_to_run(&self, submission: Submission) -> Result<Result<RunId, String>, Stopped> {
+        if let Err(refusal) = self.check_output(&submission.spec).await {
             return Ok(Err(refusal));
         }
-        self.ask(|answer| Input::Submit { spec: Box::new(spec), key, by, answer }).await
+        self.ask(|answer| Input::Submit { submission: Box::new(submission), answer }).await
     }
 
     /// Cancels a run for the user `by`, if it is known who asks. Returns once the cancellation is durable.

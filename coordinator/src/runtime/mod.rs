@@ -36,7 +36,7 @@ use crate::core::{Command, Core, Event, Goal, Notice, Stream, Ticket, Timing};
 use crate::takeover::holder;
 use execute::{Done, Writing};
 use feed::{Feed, Stamped, Watch};
-use handle::{Beats, Handle, Input, Overview, Seen};
+use handle::{Beats, Handle, Input, Overview, Seen, Submission};
 use journal::Journal;
 use proto::event::Holder;
 use proto::id::{self, Epoch, RunId};
@@ -258,8 +258,8 @@ impl Runtime {
                 self.streams.insert(stream, directives);
                 return Ok(());
             }
-            Input::Submit { spec, key, by, answer } => {
-                self.submit(*spec, (key, by), answer).await;
+            Input::Submit { submission, answer } => {
+                self.submit(*submission, answer).await;
                 return Ok(());
             }
             Input::Resume { run, spec_yaml, by, answer } => {
@@ -325,10 +325,10 @@ impl Runtime {
 
     async fn submit(
         &mut self,
-        spec: Spec,
-        (key, by): (String, Option<String>),
+        submission: Submission,
         answer: oneshot::Sender<Result<RunId, String>>,
     ) {
+        let Submission { spec, key, by, run } = submission;
         let settings = settings(&spec, self.goal);
         let known = self.core.known(&key, &settings.identity);
         if let Err(refusal) = known {
@@ -337,7 +337,7 @@ impl Runtime {
             return;
         }
         let spec = spec.dated(Some(chrono::Local::now().date_naive()));
-        let run = self.fresh_name(&spec);
+        let run = run.unwrap_or_else(|| self.fresh_name(&spec));
         let spec_yaml = spec.resolved_yaml();
         let event = Event::Submit {
             ticket: self.ticket(answer),

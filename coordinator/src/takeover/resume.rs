@@ -6,6 +6,7 @@ use crate::runtime::journal;
 use proto::event::{Fact, Holder, Journaled, PoolEvent};
 use proto::id::RunId;
 use proto::key;
+use proto::protocol::Dismissal;
 use proto::spec::{self, Spec, compatible_for_resume};
 use std::collections::BTreeSet;
 use storage::Storage;
@@ -70,6 +71,68 @@ pub struct Resumable {
     pub take_over: bool,
     /// The credentials with which that holder is asked.
     pub credentials: Credentials,
+}
+
+/// What is known of a run that is named.
+#[derive(Debug)]
+pub enum Known {
+    /// There is no such run yet.
+    New,
+    /// It has ended, and the host of the coordinator that wrote its end is given.
+    Ended {
+        /// How it has ended.
+        how: Dismissal,
+        /// The host of the coordinator that had it.
+        host: Option<String>,
+    },
+    /// It can go on.
+    Resumable(Box<Resumable>),
+}
+
+/// Looks up the run of this name, to go on with it, whoever else is still working on it. An end that a coordinator on
+/// another host has written does not stop a run that failed: it may be tried again.
+///
+/// # Errors
+/// [`Error::Changed`] if the spec does not fit the run, or an error of the store.
+pub async fn look_up(
+    storage: &Storage,
+    run: &RunId,
+    spec: Spec,
+    credentials: Credentials,
+) -> Result<Known, Error> {
+    let history = journal::read::<Fact>(storage, &key::journal(run)).await?;
+    let before = history.iter().rev().find_map(Fact::claimed_by).cloned();
+    if let Some(how) = how_ended(&history) {
+        let host = before.as_ref().map(|before| before.host.clone());
+        let again = matches!(how, Dismissal::Failed(_)) && host != Some(holder::host());
+        if !again {
+            return Ok(Known::Ended { how, host });
+        }
+    }
+    let yaml = history.iter().rev().find_map(|fact| match fact {
+        Fact::Submitted { spec_yaml } | Fact::Resumed { spec_yaml, .. } => Some(spec_yaml.as_str()),
+        _ => None,
+    });
+    let Some(yaml) = yaml else { return Ok(Known::New) };
+    let changed = |source| Error::Changed { run: run.clone(), source: Box::new(source) };
+    let old = Spec::from_resolved(yaml).map_err(changed)?;
+    let spec = spec.dated(old.data().date).pinned_as(&old);
+    compatible_for_resume(&old, &spec).map_err(changed)?;
+    let run = run.clone();
+    let found = Resumable { run, spec, before, take_over: true, credentials };
+    Ok(Known::Resumable(Box::new(found)))
+}
+
+/// How the run of a history has ended; `None` if it has not, or can be continued.
+pub fn how_ended(history: &[Fact]) -> Option<Dismissal> {
+    let end = |fact: &Fact| match fact {
+        Fact::Succeeded { .. } => Some(Some(Dismissal::Succeeded)),
+        Fact::Failed { kind, .. } => Some(Some(Dismissal::Failed(*kind))),
+        Fact::Cancelled => Some(Some(Dismissal::Cancelled)),
+        Fact::Resumed { .. } | Fact::Claimed { .. } | Fact::Paused { .. } => Some(None),
+        _ => None,
+    };
+    history.iter().rev().find_map(end).flatten()
 }
 
 /// Finds the newest run of this spec's name that was not cancelled, has not succeeded, and does not belong to a pool.

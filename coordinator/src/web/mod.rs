@@ -44,11 +44,23 @@ struct Web {
     door: Door,
 }
 
+/// Serves the web port at `address`, if there is one. Returns only an error.
+pub async fn serve_at(
+    address: Option<SocketAddr>,
+    door: Door,
+    stage: watch::Receiver<Stage>,
+) -> std::io::Error {
+    let Some(address) = address else { return std::future::pending().await };
+    let served = async { serve(TcpListener::bind(address).await?, door, stage).await };
+    let closed = || std::io::Error::other("the web port has closed");
+    served.await.err().unwrap_or_else(closed)
+}
+
 /// Serves the web port until the returned future is dropped.
 ///
 /// # Errors
 /// An error of the server as a whole.
-pub async fn serve(
+async fn serve(
     listener: TcpListener,
     door: Door,
     stage: watch::Receiver<Stage>,

@@ -1,8 +1,9 @@
 //! Conversion between gRPC directives and domain types.
 
 use crate::{Error, messages, millis, named, refuse};
+use proto::event::Failure;
 use proto::id::{Epoch, Generation, Lineage, RunId};
-use proto::protocol::{Directive, Duty, Load, Prepare, RawShard, Start, Train};
+use proto::protocol::{Directive, Dismissal, Duty, Load, Prepare, RawShard, Start, Train};
 use std::time::Duration;
 
 impl From<Directive> for messages::Directive {
@@ -53,8 +54,9 @@ impl From<Directive> for messages::Directive {
                 base_digest: t.base_digest.unwrap_or_default(),
             }),
             Duty::NotNow { reason } => Wire::NotNow(messages::NotNow { reason }),
-            Duty::Dismissed { reason, refused } => {
-                Wire::Dismissed(messages::Dismissed { reason, refused })
+            Duty::Dismissed { reason, why } => {
+                let why = messages::Dismissal::from(why).into();
+                Wire::Dismissed(messages::Dismissed { reason, why })
             }
         };
         Self {
@@ -112,7 +114,7 @@ impl TryFrom<messages::Directive> for Directive {
                 base_digest: Some(t.base_digest).filter(|digest| !digest.is_empty()),
             }),
             Wire::NotNow(n) => Duty::NotNow { reason: n.reason },
-            Wire::Dismissed(d) => Duty::Dismissed { reason: d.reason, refused: d.refused },
+            Wire::Dismissed(d) => Duty::Dismissed { reason: d.reason, why: dismissal(d.why)? },
         };
         Ok(Self {
             epoch: Epoch(directive.coordinator_epoch),
@@ -150,5 +152,35 @@ fn load(
         spec_yaml,
         fingerprint: named("load.fingerprint", fingerprint)?,
         plan_digest: named("load.plan_digest", plan_digest)?,
+    })
+}
+
+impl From<Dismissal> for messages::Dismissal {
+    fn from(why: Dismissal) -> Self {
+        match why {
+            Dismissal::Refused => Self::Refused,
+            Dismissal::Closing => Self::Closing,
+            Dismissal::Succeeded => Self::Succeeded,
+            Dismissal::Failed(Failure::User) => Self::FailedUser,
+            Dismissal::Failed(Failure::Data) => Self::FailedData,
+            Dismissal::Failed(Failure::Infrastructure) => Self::FailedInfrastructure,
+            Dismissal::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+fn dismissal(why: i32) -> Result<Dismissal, Error> {
+    use messages::Dismissal as Wire;
+    Ok(match Wire::try_from(why) {
+        Ok(Wire::Refused) => Dismissal::Refused,
+        Ok(Wire::Closing) => Dismissal::Closing,
+        Ok(Wire::Succeeded) => Dismissal::Succeeded,
+        Ok(Wire::FailedUser) => Dismissal::Failed(Failure::User),
+        Ok(Wire::FailedData) => Dismissal::Failed(Failure::Data),
+        Ok(Wire::FailedInfrastructure) => Dismissal::Failed(Failure::Infrastructure),
+        Ok(Wire::Cancelled) => Dismissal::Cancelled,
+        Ok(Wire::Unspecified) | Err(_) => {
+            return refuse("dismissed.why", format!("is {why}, which is unknown"));
+        }
     })
 }

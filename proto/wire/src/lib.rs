@@ -55,8 +55,9 @@ fn millis(duration: Duration) -> u64 {
 mod tests {
     use super::*;
     use crate as wire;
+    use proto::event::Failure;
     use proto::id::{Epoch, Generation, Lineage, RunId};
-    use proto::protocol::{Directive, Duty, Load, Report, Start, Train};
+    use proto::protocol::{Directive, Dismissal, Duty, Load, Report, Start, Train};
 
     #[test]
     fn a_train_directive_round_trips() {
@@ -84,6 +85,20 @@ mod tests {
         };
         let wire = wire::Directive::from(directive.clone());
         assert_eq!(Directive::try_from(wire), Ok(directive));
+    }
+
+    #[test]
+    fn every_dismissal_round_trips() {
+        let failures = [Failure::User, Failure::Data, Failure::Infrastructure];
+        let others =
+            [Dismissal::Refused, Dismissal::Closing, Dismissal::Succeeded, Dismissal::Cancelled];
+        for why in failures.map(Dismissal::Failed).into_iter().chain(others) {
+            let duty = Duty::Dismissed { reason: "r".into(), why };
+            let directive =
+                Directive { epoch: Epoch(1), beat: Duration::from_millis(500), duty, heard: 0 };
+            let wire = wire::Directive::from(directive.clone());
+            assert_eq!(Directive::try_from(wire), Ok(directive));
+        }
     }
 
     #[test]

@@ -363,7 +363,7 @@ impl World {
                 self.break_ring(generation, rank);
             }
             session::Command::Exit(Exit::Refused(reason)) => panic!("refused: {reason}"),
-            session::Command::Exit(Exit::Dismissed | Exit::Drained) => {
+            session::Command::Exit(Exit::Dismissed(_) | Exit::Drained) => {
                 self.within(50, Next::Kill(id));
             }
         }

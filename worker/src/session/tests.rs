@@ -2,7 +2,7 @@
 
 use super::*;
 use proto::id::Lineage;
-use proto::protocol::Cause;
+use proto::protocol::{Cause, Dismissal};
 
 /// A session whose stream takes all reports of the membership at once.
 struct Heard(Session);
@@ -162,11 +162,11 @@ fn a_failed_load_does_not_undo_a_later_directive() {
     let mut s = session();
     s.handle(Event::Connected);
     directed(&mut s, Duty::Load(load()));
-    let dismissed = Duty::Dismissed { reason: "closing".into(), refused: false };
+    let dismissed = Duty::Dismissed { reason: "closing".into(), why: Dismissal::Closing };
     assert_eq!(directed(&mut s, dismissed), []);
     let trouble = Trouble::new(Cause::Storage, "gone");
     let exit = s.handle(Event::Loaded { load: load(), outcome: Err(trouble) });
-    assert_eq!(exit, [Command::Exit(Exit::Dismissed)]);
+    assert_eq!(exit, [Command::Exit(Exit::Dismissed(Dismissal::Closing))]);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::core::listed::Listed;
 use crate::core::membership::{Membership, Reattaching};
 use crate::core::planning::Planning;
 use crate::core::sharding::Sharding;
+use proto::protocol::Dismissal;
 
 /// The phase of a run.
 #[derive(Clone, Debug)]
@@ -63,6 +64,25 @@ impl Phase {
         }
         let Self::Training(membership) = self else { return None };
         Some(membership)
+    }
+
+    /// The phase as the end of a run: `Closing` if it has not ended, or can be continued.
+    pub(super) fn outcome(&self) -> Dismissal {
+        match self {
+            Self::Ended(End::Succeeded(_)) => Dismissal::Succeeded,
+            Self::Ended(End::Failed(fault)) => Dismissal::Failed(fault.kind),
+            Self::Ended(End::Cancelled) => Dismissal::Cancelled,
+            Self::Queued
+            | Self::Surveying
+            | Self::Listed(_)
+            | Self::Sharding(_)
+            | Self::Planning(_)
+            | Self::Gathering(_)
+            | Self::Reattaching(_)
+            | Self::Training(_)
+            | Self::Publishing
+            | Self::Ended(End::Paused | End::Lost(_)) => Dismissal::Closing,
+        }
     }
 
     pub(crate) fn name(&self) -> &'static str {

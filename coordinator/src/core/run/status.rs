@@ -38,6 +38,7 @@ impl Run {
             submitter: self.submitter.clone(),
             attempt: self.attempt,
             phase: self.phase.name(),
+            outcome: self.phase.outcome(),
             detail,
             generation: self.generation,
             lineage: self.lineage,

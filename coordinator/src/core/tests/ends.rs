@@ -12,7 +12,7 @@ fn a_stop_drains_with_a_checkpoint() {
     assert_eq!(b.part(1, 1, 2), []);
     assert_eq!(b.part(2, 1, 2), [seal(1, 2)]);
     let reason = "the coordinator is closing".to_owned();
-    let dismissed = Duty::Dismissed { reason, refused: false };
+    let dismissed = Duty::Dismissed { reason, why: Dismissal::Closing };
     let expected = [
         journal([checkpointed(1, 2)]),
         checkpoint_notice(1, 2),

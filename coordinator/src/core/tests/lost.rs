@@ -38,7 +38,7 @@ fn a_lost_run_is_neither_cancelled_nor_paused_here() {
     let refused = Command::Answer { ticket: Ticket(3), answer: Err("another has it".into()) };
     assert_eq!(b.handle(Event::Cancel { ticket: Ticket(3), run: run(), by: None }), [refused]);
     let reason = "the coordinator is closing".to_owned();
-    let dismissed = Duty::Dismissed { reason, refused: false };
+    let dismissed = Duty::Dismissed { reason, why: Dismissal::Closing };
     let expected = [direct(1, dismissed.clone()), direct(2, dismissed)];
     assert_eq!(b.handle(Event::Close), expected, "nothing is journaled");
 }

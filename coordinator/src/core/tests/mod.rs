@@ -17,8 +17,8 @@ use proto::event::Failure;
 use proto::id::{Generation, Incarnation, Lineage, WorkerId};
 use proto::manifest::{self, Checkpoint, Digests, File};
 use proto::protocol::{
-    Attachment, Cause, Directive, Duty, Hello, Load, Place, Prepare, RawShard, SavedPart,
-    ShardOutcome, SourceSum, Start, StepDone, Train,
+    Attachment, Cause, Directive, Dismissal, Duty, Hello, Load, Place, Prepare, RawShard,
+    SavedPart, ShardOutcome, SourceSum, Start, StepDone, Train,
 };
 use proto::receipt::{Receipt, Skipped};
 

@@ -93,7 +93,8 @@ fn a_run_goes_from_submit_to_succeeded() {
     ];
     assert_eq!(b.handle(published()), expected);
 
-    let dismissed = Duty::Dismissed { reason: "the coordinator is closing".into(), refused: false };
+    let dismissed =
+        Duty::Dismissed { reason: "the coordinator is closing".into(), why: Dismissal::Succeeded };
     let expected = [direct(1, dismissed.clone()), direct(2, dismissed)];
     assert_eq!(b.handle(Event::Close), expected);
 }
@@ -126,7 +127,8 @@ fn a_run_that_is_only_planned_ends_before_a_worker_loads_anything() {
         notify(Notice::Paused { step: 0 }),
     ];
     assert_eq!(b.handle(planned()), expected);
-    let dismissed = Duty::Dismissed { reason: "the coordinator is closing".into(), refused: false };
+    let dismissed =
+        Duty::Dismissed { reason: "the coordinator is closing".into(), why: Dismissal::Closing };
     assert_eq!(b.handle(Event::Close), [direct(1, dismissed)]);
 }
 
@@ -163,7 +165,10 @@ fn a_wrong_protocol_is_refused() {
     let [Command::Direct { stream: Stream(1), directive }, last] = &out[..] else {
         panic!("{out:?}")
     };
-    assert!(matches!(directive.duty, Duty::Dismissed { refused: true, .. }), "{directive:?}");
+    assert!(
+        matches!(directive.duty, Duty::Dismissed { why: Dismissal::Refused, .. }),
+        "{directive:?}"
+    );
     assert_eq!(*last, close(1));
     assert_eq!(b.core.next_deadline(), None, "it holds no lease");
 }
@@ -177,7 +182,7 @@ fn a_worker_with_another_kind_of_device_is_refused_by_name() {
     let [Command::Direct { stream: Stream(2), directive }, last] = &out[..] else {
         panic!("{out:?}")
     };
-    let Duty::Dismissed { reason, refused: true } = &directive.duty else {
+    let Duty::Dismissed { reason, why: Dismissal::Refused } = &directive.duty else {
         panic!("{directive:?}")
     };
     let expected = "this worker computes on `cuda sm_90`, but worker `";

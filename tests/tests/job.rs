@@ -1,0 +1,143 @@
+//! The pods of a Kubernetes Job, as processes on this host.
+
+use muster_tests::certs::Certs;
+use muster_tests::pool::for_two;
+use muster_tests::process::PATIENCE;
+use muster_tests::server::free_ports;
+use muster_tests::stored::Stored;
+use muster_tests::undisturbed::UNDISTURBED;
+use muster_tests::{Fixture, Process, programs};
+use proto::event::Fact;
+use rustix::process::Signal;
+use std::time::{Duration, Instant};
+use storage::Storage;
+
+const POLL: Duration = Duration::from_millis(50);
+/// Exit codes of pods, as a Job's `podFailurePolicy` knows them.
+const SUCCEEDED: i32 = 0;
+const DATA: i32 = 65;
+const STOPPED: i32 = 75;
+
+/// A Job of two pods with a worker each.
+struct Job {
+    fixture: Fixture,
+    certs: Certs,
+    address: String,
+}
+
+impl Job {
+    fn new() -> Self {
+        let fixture = Fixture::new();
+        for_two(&fixture);
+        let [port] = free_ports();
+        Self { fixture, certs: Certs::new(&[]), address: format!("127.0.0.1:{port}") }
+    }
+
+    /// Starts the pod with this index.
+    fn pod(&self, index: u32) -> Process {
+        let spec = self.fixture.path("spec.yaml").display().to_string();
+        let url = format!("https://{}", self.address);
+        let (index, name) = (index.to_string(), format!("small-{index}"));
+        let credentials = self.certs.folder("job");
+        let arguments = [
+            &["kubernetes", "pod", &spec, "--run", "small-1", "--index", &index, "--name", &name],
+            &["--coordinator", &url, "--listen", &self.address, "--credentials", &credentials][..],
+        ]
+        .concat();
+        Process::start(&programs::coordinator(), &arguments)
+    }
+
+    fn pods(&self) -> [Process; 2] {
+        [self.pod(0), self.pod(1)]
+    }
+
+    /// The run's history once it is as wanted.
+    fn history(&self, wanted: impl Fn(&[Fact]) -> bool) -> Vec<Fact> {
+        let runtime = tokio::runtime::Runtime::new().expect("threads");
+        let folder = self.fixture.path("runs").display().to_string();
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let storage = Storage::open(&folder).expect("the output");
+            let found = runtime.block_on(async {
+                let stored = Stored::find(&storage).await.ok()??;
+                stored.history().await.ok()
+            });
+            if let Some(history) = found.filter(|history| wanted(history)) {
+                return history;
+            }
+            assert!(Instant::now() < until, "the run is not as wanted");
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Waits until a checkpoint after this step is committed.
+    fn wait_for_checkpoint(&self, after: u64) {
+        let newer = |f: &Fact| matches!(f, Fact::Checkpointed { step, .. } if *step >= after);
+        self.history(|history| history.iter().any(newer));
+    }
+
+    /// Checks that the pods have ended well, with the model of an undisturbed run.
+    fn assert_succeeded(&self, pods: [Process; 2]) {
+        for pod in pods {
+            pod.end_with_text(SUCCEEDED);
+        }
+        let model = self.fixture.path("runs").join("small-1").join("model");
+        muster_tests::model::assert_bit_equal(
+            &muster_tests::model::weights(&model),
+            &UNDISTURBED.weights,
+        );
+    }
+}
+
+/// The steps at which the generations of a history began.
+fn starts(history: &[Fact]) -> Vec<u64> {
+    muster_tests::stored::starts(history)
+}
+
+#[test]
+fn a_job_succeeds_and_so_does_every_pod() {
+    let job = Job::new();
+    job.assert_succeeded(job.pods());
+    // A pod that is started once more finds that there is nothing to do.
+    job.pod(0).end_with_text(SUCCEEDED);
+}
+
+#[test]
+fn a_first_pod_that_is_killed_is_replaced_by_one_that_goes_on_with_the_run() {
+    let job = Job::new();
+    let [first, second] = job.pods();
+    job.wait_for_checkpoint(8);
+    first.signal(Signal::KILL);
+    drop(first);
+    job.assert_succeeded([job.pod(0), second]);
+    let starts = starts(&job.history(|_| true));
+    assert!(starts.len() == 2 && starts[1] >= 8, "{starts:?}");
+}
+
+#[test]
+fn pods_that_are_preempted_leave_a_checkpoint_and_the_next_ones_repeat_no_step() {
+    let job = Job::new();
+    job.fixture.respec("{every: 8, keep: 100}", "{every: 10, keep: 100}");
+    let pods = job.pods();
+    job.wait_for_checkpoint(10);
+    pods.iter().for_each(|pod| pod.signal(Signal::TERM));
+    for pod in pods {
+        pod.end_with_text(STOPPED);
+    }
+    let before = job.history(|_| true);
+    let newest = muster_tests::stored::newest_commit(&before).expect("a checkpoint");
+    assert!(!before.iter().any(|f| matches!(f, Fact::Succeeded { .. })), "it was too fast");
+    job.assert_succeeded(job.pods());
+    assert_eq!(*starts(&job.history(|_| true)).last().expect("a generation"), newest);
+}
+
+#[test]
+fn a_run_that_fails_ends_every_pod_with_the_class_of_the_failure() {
+    let job = Job::new();
+    job.fixture.write("data.jsonl", "no record\n");
+    for pod in job.pods() {
+        let (_, stderr) = pod.end_with_text(DATA);
+        assert!(!stderr.contains("panicked"), "{stderr}");
+    }
+    job.pod(0).end_with_text(DATA);
+}
