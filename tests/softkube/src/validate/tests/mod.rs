@@ -1,0 +1,4 @@
+//! Tests of validation.
+
+mod jobs;
+mod kinds;
