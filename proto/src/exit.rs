@@ -1,6 +1,6 @@
 //! Exit codes that a run's end gives to the processes of its workers.
 //!
-//! They follow `sysexits.h`, where codes begin at 64: a shell and a container runtime use the lower ones and those above
+//! They follow `sysexits.h`, where codes begin at 64: shells and container runtimes use the lower ones and those above
 //! 125 themselves. A Kubernetes Job ends for good on the codes of a failed run, and replaces a pod with any other code.
 
 use crate::event::Failure;

@@ -74,7 +74,10 @@ fn a_worker_that_may_not_stay_long_enough_leaves_at_once() {
     let _second = hurried("second");
     let next =
         watch.event("generation 2", |e| e.kind() == "generation" && e.count("generation") == 2);
-    assert!(next.count("step") % 4 == 0 && next.count("step") >= 4, "a checkpoint: {next:?}");
+    assert!(
+        next.count("step").is_multiple_of(4) && next.count("step") >= 4,
+        "a checkpoint: {next:?}"
+    );
     let watched = watch.end().with_code(0);
     assert_as_undisturbed(&fixture, &[&watched]);
 }

@@ -60,7 +60,7 @@ pub(super) fn certs(arguments: &Arguments) -> Outcome {
     let mut issued = Vec::new();
     let mut issue = |name, common, names, server| {
         issued.push(folder(name));
-        authority.issue(&folder(name), Wanted { common, names, server, days })
+        authority.store(&folder(name), Wanted { common, names, server, days })
     };
     let role = |scope, prefix: &str| uri(&certificate::uri(scope, prefix));
     let mut both = hosts.clone();
@@ -89,36 +89,44 @@ fn hosts(arguments: &Arguments, folder: &Path) -> Result<Vec<SanType>, Refusal> 
             hosts.push(always.to_owned());
         }
     }
-    let name = |host: &String| match host.parse() {
-        Ok(address) => Ok(SanType::IpAddress(address)),
-        Err(_) => host
-            .as_str()
-            .try_into()
-            .map(SanType::DnsName)
-            .with_context(|| format!("--host: `{host}` is neither a name nor an address"))
-            .blame(Exit::User),
-    };
-    hosts.iter().map(name).collect()
+    hosts.iter().map(|host| host_name(host)).collect()
 }
 
-fn uri(text: &str) -> Result<SanType, Refusal> {
+/// A host as an alternative name of a certificate.
+pub(super) fn host_name(host: &str) -> Result<SanType, Refusal> {
+    if let Ok(address) = host.parse() {
+        return Ok(SanType::IpAddress(address));
+    }
+    let name = host.try_into().map(SanType::DnsName);
+    name.with_context(|| format!("`{host}` is neither a name nor an address")).blame(Exit::User)
+}
+
+/// A URI as an alternative name of a certificate.
+pub(super) fn uri(text: &str) -> Result<SanType, Refusal> {
     let uri = text.try_into().map(SanType::URI);
     uri.with_context(|| format!("`{text}` cannot be part of a certificate")).blame(Exit::User)
 }
 
 /// Issues certificates.
-struct Authority {
+pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    certificate: String,
+    /// Its own certificate, in PEM form.
+    pub(super) certificate: String,
 }
 
 /// A certificate to issue.
-struct Wanted<'a> {
-    common: &'a str,
-    names: Vec<SanType>,
+pub(super) struct Wanted<'a> {
+    pub(super) common: &'a str,
+    pub(super) names: Vec<SanType>,
     /// Whether it is a server's, too.
-    server: bool,
-    days: i64,
+    pub(super) server: bool,
+    pub(super) days: i64,
+}
+
+/// A certificate and its private key, in PEM form.
+pub(super) struct Issued {
+    pub(super) certificate: String,
+    pub(super) key: String,
 }
 
 impl Authority {
@@ -139,17 +147,23 @@ impl Authority {
             let params = authority(&name.blame(Exit::User)?);
             return Ok(Self { issuer: Issuer::new(params, pair), certificate });
         }
+        let made = Self::make()?;
+        store(&key, &made.issuer.key().serialize_pem(), SECRET)?;
+        store(&certificate, &made.certificate, PUBLIC)?;
+        Ok(made)
+    }
+
+    /// Makes an authority, of which nothing is stored.
+    pub(super) fn make() -> Result<Self, Refusal> {
         // Errors about certificates are clearer if no two authorities have the same name.
         let params = authority(&format!("Muster authority {}", &proto::id::unique()[..8]));
         let pair = KeyPair::generate().blame(Exit::Infrastructure)?;
-        let made = params.self_signed(&pair).blame(Exit::Infrastructure)?.pem();
-        store(&key, &pair.serialize_pem(), SECRET)?;
-        store(&certificate, &made, PUBLIC)?;
-        Ok(Self { issuer: Issuer::new(params, pair), certificate: made })
+        let certificate = params.self_signed(&pair).blame(Exit::Infrastructure)?.pem();
+        Ok(Self { issuer: Issuer::new(params, pair), certificate })
     }
 
-    /// Issues a certificate with a new key, and stores both in `folder`.
-    fn issue(&self, folder: &Path, wanted: Wanted<'_>) -> Result<(), Refusal> {
+    /// Issues a certificate with a new key.
+    pub(super) fn issue(&self, wanted: Wanted<'_>) -> Result<Issued, Refusal> {
         let mut params = params(wanted.common, wanted.days);
         params.subject_alt_names = wanted.names;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -159,9 +173,15 @@ impl Authority {
         }
         let pair = KeyPair::generate().blame(Exit::Infrastructure)?;
         let issued = params.signed_by(&pair, &self.issuer).blame(Exit::Infrastructure)?;
+        Ok(Issued { certificate: issued.pem(), key: pair.serialize_pem() })
+    }
+
+    /// Issues a certificate with a new key, and stores both in `folder`.
+    fn store(&self, folder: &Path, wanted: Wanted<'_>) -> Result<(), Refusal> {
+        let Issued { certificate, key } = self.issue(wanted)?;
         store(&folder.join("ca.crt"), &self.certificate, PUBLIC)?;
-        store(&folder.join("tls.key"), &pair.serialize_pem(), SECRET)?;
-        store(&folder.join("tls.crt"), &issued.pem(), PUBLIC)
+        store(&folder.join("tls.key"), &key, SECRET)?;
+        store(&folder.join("tls.crt"), &certificate, PUBLIC)
     }
 }
 

@@ -7,8 +7,8 @@ use crate::launch::{self, Launched, Node};
 use anyhow::anyhow;
 use std::path::PathBuf;
 
-/// Does `work` with the workers of a node on this host and dismisses them, then waits until they have ended and background work in
-/// storage is done.
+/// Does `work` with the workers of a node on this host and dismisses them, then waits until they have ended and
+/// background work in storage is done.
 ///
 /// # Errors
 /// The error of the work, of a coordinator that stops, or of workers that leave before the work is done.

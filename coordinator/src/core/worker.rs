@@ -102,18 +102,10 @@ impl Core {
                 hello.protocol,
                 proto::PROTOCOL,
             );
-            return self.turn_away(
-                stream,
-                Duty::Dismissed { reason, why: Dismissal::Refused },
-                out,
-            );
+            return self.refuse(stream, reason, out);
         }
         if let Some(reason) = self.differs_from_others(&hello) {
-            return self.turn_away(
-                stream,
-                Duty::Dismissed { reason, why: Dismissal::Refused },
-                out,
-            );
+            return self.refuse(stream, reason, out);
         }
         if let Some(before) = self.workers.get(&hello.worker) {
             match before.stream {
@@ -179,6 +171,11 @@ impl Core {
              them",
             hello.device, other.device,
         ))
+    }
+
+    /// Dismisses a process that does not fit.
+    fn refuse(&self, stream: Stream, reason: String, out: &mut Vec<Command>) {
+        self.turn_away(stream, Duty::Dismissed { reason, why: Dismissal::Refused }, out);
     }
 
     /// Sends a process a duty that makes it leave, and closes its stream.

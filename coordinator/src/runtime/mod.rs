@@ -26,7 +26,7 @@ pub mod feed;
 pub mod handle;
 pub mod journal;
 mod log;
-mod naming;
+pub(crate) mod naming;
 mod settings;
 mod works;
 

@@ -89,8 +89,8 @@ pub enum Known {
     Resumable(Box<Resumable>),
 }
 
-/// Looks up the run of this name, to go on with it, whoever else is still working on it. An end that a coordinator on
-/// another host has written does not stop a run that failed: it may be tried again.
+/// Looks up the run of this name, to go on with it, even if another coordinator is still working on it. An end that a
+/// coordinator on another host has written does not stop a run that failed: it may be tried again.
 ///
 /// # Errors
 /// [`Error::Changed`] if the spec does not fit the run, or an error of the store.

@@ -36,6 +36,8 @@ pub enum Stage {
     Starting,
     /// It works.
     Working(Handle),
+    /// There are only workers here, which work for a coordinator elsewhere.
+    Beside,
 }
 
 #[derive(Clone)]
@@ -106,8 +108,10 @@ impl axum::serve::Listener for Listener {
 impl Web {
     /// What the coordinator is doing, or why it cannot say so.
     async fn overview(&self) -> Result<(Handle, Overview), &'static str> {
-        let Stage::Working(handle) = self.stage.borrow().clone() else {
-            return Err("starting: nothing is claimed yet");
+        let handle = match &*self.stage.borrow() {
+            Stage::Starting => return Err("starting: nothing is claimed yet"),
+            Stage::Beside => return Err("the coordinator is elsewhere"),
+            Stage::Working(handle) => handle.clone(),
         };
         match tokio::time::timeout(ANSWER, handle.overview()).await {
             Ok(Ok(overview)) => Ok((handle, overview)),
@@ -118,14 +122,17 @@ impl Web {
 }
 
 async fn healthy(State(web): State<Web>) -> Response {
-    let starting = matches!(*web.stage.borrow(), Stage::Starting);
+    let working = matches!(*web.stage.borrow(), Stage::Working(_));
     match web.overview().await {
-        Err(reason) if !starting => (StatusCode::SERVICE_UNAVAILABLE, reason).into_response(),
+        Err(reason) if working => (StatusCode::SERVICE_UNAVAILABLE, reason).into_response(),
         Ok(_) | Err(_) => "ok".into_response(),
     }
 }
 
 async fn ready(State(web): State<Web>) -> Response {
+    if let Stage::Beside = *web.stage.borrow() {
+        return "ok".into_response();
+    }
     match web.overview().await {
         Ok((handle, _)) if handle.successor().is_none() => "ok".into_response(),
         Ok(_) => {

@@ -5,8 +5,8 @@
 //! others      a worker, which finds the coordinator by the name of the first pod
 //! ```
 //!
-//! The run's name is the same for every pod and every attempt of the Job, so that a pod that replaces the first one goes
-//! on with the run that it finds in the output. The exit codes are those of [`proto::exit`]: 0 only if the run has
+//! The run's name is the same for every pod and every attempt of the Job, so that a pod that replaces the first one
+//! goes on with the run that it finds in the output. The exit codes are those of [`proto::exit`]: 0 only if the run has
 //! succeeded, 64 to 67 if it has ended otherwise, and any other code if another pod should take this one's place.
 
 use crate::cli::embedded::Embedded;
@@ -29,7 +29,7 @@ use proto::id::RunId;
 use proto::print;
 use proto::protocol::Dismissal;
 use proto::spec::{Spec, duration};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -61,13 +61,19 @@ pub(in crate::cli) struct Arguments {
     /// Name of this pod, the beginning of the names of its workers
     #[arg(long, env = "POD_NAME")]
     name: String,
+    /// IP address of this pod, at which other pods reach its workers
+    #[arg(long, env = "POD_IP")]
+    ip: Option<IpAddr>,
+    /// Ports for connections between workers
+    #[arg(long, value_name = "PORT-PORT", default_value = "7100-7163")]
+    ring_ports: String,
     /// URL at which all pods reach the one with index 0
     #[arg(long, value_name = "URL", env = "MUSTER_COORDINATOR", value_parser = wire::address::parse)]
     coordinator: String,
     /// Address and port at which the pod with index 0 listens
     #[arg(long, env = "MUSTER_LISTEN", default_value = "[::]:7070")]
     listen: SocketAddr,
-    /// Address and port for health checks and metrics of the pod with index 0 [default: none]
+    /// Address and port for health checks, and for the metrics of the pod with index 0 [default: none]
     #[arg(long, value_name = "ADDRESS", env = "MUSTER_WEB")]
     web: Option<SocketAddr>,
     /// Folder with the credentials of the Job: tls.crt, tls.key, ca.crt
@@ -85,10 +91,10 @@ pub(in crate::cli) struct Arguments {
 }
 
 /// Runs the pod until the run's end, or until this pod should be replaced.
-pub(super) fn run(arguments: Arguments) -> ExitCode {
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let code = Mutex::new(None);
     let outcome = block_on(async {
-        *code.lock().expect("one thread") = Some(pod(&arguments).await?);
+        *code.lock().expect("one thread") = Some(pod(arguments).await?);
         Ok(Exit::Done)
     });
     let ended = code.into_inner().expect("one thread");
@@ -112,6 +118,10 @@ async fn pod(arguments: &Arguments) -> Result<u8, Refusal> {
     let own = Credentials::new(arguments.credentials.clone(), arguments.insecure);
     let mut more = own.arguments();
     more.extend(["--grace".to_owned(), format!("{}s", arguments.grace.as_secs())]);
+    if let Some(ip) = arguments.ip {
+        let host = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
+        more.extend(["--ring-address".to_owned(), format!("{host}:{}", arguments.ring_ports)]);
+    }
     let node = Node {
         program,
         coordinator: arguments.coordinator.clone(),
@@ -120,9 +130,6 @@ async fn pod(arguments: &Arguments) -> Result<u8, Refusal> {
         arguments: more,
         log: LOG,
     };
-    if arguments.index > 0 {
-        return work(arguments, node, &spec).await;
-    }
     let door = match &arguments.credentials {
         Some(folder) => Door::with(Folder::at(folder)).blame(Exit::User)?,
         None if arguments.insecure => Door::open(),
@@ -131,6 +138,14 @@ async fn pod(arguments: &Arguments) -> Result<u8, Refusal> {
             return Err(error).blame(Exit::User);
         }
     };
+    if arguments.index > 0 {
+        let (_, watched) = watch::channel(Stage::Beside);
+        let web = web::serve_at(arguments.web, door, watched);
+        return tokio::select! {
+            code = work(arguments, node, &spec) => code,
+            error = web => Err(error).context("--web").blame(Exit::User),
+        };
+    }
     let (stage, watched) = watch::channel(Stage::Starting);
     let web = web::serve_at(arguments.web, door.clone(), watched);
     tokio::select! {
