@@ -104,7 +104,7 @@ fn users_and_strangers_can_do_only_what_they_are_allowed_to() {
         (folder("mixed"), "is not allowed to submit and see runs"),
         (folder("worker"), "is not allowed to submit and see runs"),
         (folder("bob"), "this run was submitted by user, and only they or an admin may change it"),
-        (folder("nowhere"), "no secure connection"),
+        (folder("nowhere"), "nowhere` is not a folder"),
     ] {
         let error = trained.refused(&credentials, &cancel);
         assert!(error.contains(why), "{credentials}: {error}");

@@ -50,6 +50,7 @@ impl Door {
     /// # Errors
     /// [`enum@Error`].
     pub fn with(folder: Folder) -> Result<Self, Error> {
+        folder.check()?;
         let encrypted = folder.identity()?.is_some();
         let certificates = encrypted && folder.authorities()?.is_some();
         let list = folder.file("tokens");

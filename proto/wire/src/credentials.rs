@@ -90,6 +90,17 @@ impl Folder {
         &self.0
     }
 
+    /// Checks that it exists. A missing file means something, but a missing folder is a mistake.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`].
+    pub fn check(&self) -> Result<(), Error> {
+        if self.0.is_dir() {
+            return Ok(());
+        }
+        Err(Error::Malformed { path: self.0.clone(), reason: "is not a folder".into() })
+    }
+
     /// The path of one of its files.
     pub fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
@@ -199,9 +210,10 @@ impl Credentials {
         arguments
     }
 
-    /// The token to send, read again from its file.
+    /// The token to send, read again from its file. Called first for every connection.
     pub(crate) fn token(&self) -> Result<Option<MetadataValue<Ascii>>, Error> {
         let Some(folder) = &self.folder else { return Ok(None) };
+        folder.check()?;
         let Some(token) = folder.token()? else { return Ok(None) };
         let parsed = format!("Bearer {token}").parse::<MetadataValue<Ascii>>();
         let mut value = parsed.map_err(|_| Error::Malformed {
