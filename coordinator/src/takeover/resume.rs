@@ -78,13 +78,8 @@ pub struct Resumable {
 pub enum Known {
     /// There is no such run yet.
     New,
-    /// It has ended, and the host of the coordinator that wrote its end is given.
-    Ended {
-        /// How it has ended.
-        how: Dismissal,
-        /// The host of the coordinator that had it.
-        host: Option<String>,
-    },
+    /// It has ended in this way.
+    Ended(Dismissal),
     /// It can go on.
     Resumable(Box<Resumable>),
 }
@@ -103,10 +98,9 @@ pub async fn look_up(
     let history = journal::read::<Fact>(storage, &key::journal(run)).await?;
     let before = history.iter().rev().find_map(Fact::claimed_by).cloned();
     if let Some(how) = how_ended(&history) {
-        let host = before.as_ref().map(|before| before.host.clone());
-        let again = matches!(how, Dismissal::Failed(_)) && host != Some(holder::host());
-        if !again {
-            return Ok(Known::Ended { how, host });
+        let elsewhere = before.as_ref().is_none_or(|before| before.host != holder::host());
+        if !elsewhere || !matches!(how, Dismissal::Failed(_)) {
+            return Ok(Known::Ended(how));
         }
     }
     let yaml = history.iter().rev().find_map(|fact| match fact {

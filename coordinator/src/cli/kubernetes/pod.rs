@@ -32,7 +32,6 @@ use proto::spec::{Spec, duration};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::time::Duration;
 use storage::Storage;
 use tokio::signal::unix::{SignalKind, signal};
@@ -92,24 +91,19 @@ pub(in crate::cli) struct Arguments {
 
 /// Runs the pod until the run's end, or until this pod should be replaced.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let code = Mutex::new(None);
-    let outcome = block_on(async {
-        *code.lock().expect("one thread") = Some(pod(arguments).await?);
-        Ok(Exit::Done)
-    });
-    let ended = code.into_inner().expect("one thread");
-    match (outcome, ended) {
-        (Ok(_), Some(code)) => ExitCode::from(code),
-        // What is wrong with the arguments, the spec or the data is as wrong in another pod.
-        (Err(Refusal { exit: Exit::User, error }), _) => failed(error, exit::FAILED_USER),
-        (Err(Refusal { exit: Exit::Data, error }), _) => failed(error, exit::FAILED_DATA),
-        (outcome, _) => exit_code(outcome),
+    match block_on(pod(arguments)) {
+        Ok(code) => ExitCode::from(code),
+        Err(refusal) => {
+            // What is wrong with the arguments, the spec or the data is as wrong in another pod.
+            let code = match refusal.exit {
+                Exit::User => exit::FAILED_USER,
+                Exit::Data => exit::FAILED_DATA,
+                _ => return exit_code(Err(refusal)),
+            };
+            exit_code(Err(refusal));
+            ExitCode::from(code)
+        }
     }
-}
-
-fn failed(error: anyhow::Error, code: u8) -> ExitCode {
-    exit_code(Err(Refusal { exit: Exit::User, error }));
-    ExitCode::from(code)
 }
 
 async fn pod(arguments: &Arguments) -> Result<u8, Refusal> {
@@ -132,12 +126,15 @@ async fn pod(arguments: &Arguments) -> Result<u8, Refusal> {
     };
     let door = match &arguments.credentials {
         Some(folder) => Door::with(Folder::at(folder)).blame(Exit::User)?,
-        None if arguments.insecure => Door::open(),
-        None => {
-            let error = anyhow!("a Job needs --credentials, or --insecure to do without");
-            return Err(error).blame(Exit::User);
-        }
+        None => Door::open(),
     };
+    if !door.is_encrypted() && !arguments.insecure {
+        let error = anyhow!(
+            "the pods of a Job reach each other over the network, so they need certificates\n\
+             hint: `coordinator kubernetes credentials` makes them for --credentials; --insecure does without"
+        );
+        return Err(error).blame(Exit::User);
+    }
     if arguments.index > 0 {
         let (_, watched) = watch::channel(Stage::Beside);
         let web = web::serve_at(arguments.web, door, watched);
@@ -178,7 +175,7 @@ async fn coordinate(
         };
         Refusal { exit, error: error.into() }
     })?;
-    if let Known::Ended { how, .. } = known {
+    if let Known::Ended(how) = known {
         print::note(format_args!("run {run} has ended already"));
         return Ok(exit::of_dismissal(how).unwrap_or(exit::STOPPED));
     }
@@ -190,7 +187,7 @@ async fn coordinate(
             runtime.resume(*found).await.blame(Exit::Infrastructure)?;
             false
         }
-        Known::New | Known::Ended { .. } => true,
+        Known::New | Known::Ended(_) => true,
     };
     let listener = socket.listen(BACKLOG).map_err(busy)?;
     let url = arguments.coordinator.clone();
