@@ -203,8 +203,9 @@ fn params(common: &str, days: i64) -> CertificateParams {
     params
 }
 
-/// The access modes of a private key and of a certificate.
-const SECRET: u32 = 0o600;
+/// The access mode of private keys and tokens.
+pub(super) const SECRET: u32 = 0o600;
+/// The access mode of certificates.
 const PUBLIC: u32 = 0o644;
 
 /// Writes a file through another one, so that readers see the old contents or the new ones.

@@ -1,6 +1,6 @@
 //! `coordinator token`: makes a token, and adds its hash to the list of a coordinator.
 
-use super::certs::store;
+use super::certs::{SECRET, store};
 use super::{Blame, Exit, Outcome};
 use crate::service::grants::Scope;
 use crate::service::tokens::{self, Entry, Tokens};
@@ -12,9 +12,6 @@ use proto::spec::duration;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
-
-/// The access mode of a token's file.
-const SECRET: u32 = 0o600;
 
 #[derive(Args)]
 pub(super) struct Arguments {

@@ -94,7 +94,7 @@ struct Newcomer {
 pub(crate) fn accept(
     listener: TcpListener,
     tls: Option<Arc<Reloaded<ServerConfig>>>,
-) -> mpsc::Receiver<io::Result<Accepted>> {
+) -> mpsc::Receiver<Accepted> {
     let (ready, accepted) = mpsc::channel(READY);
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let newcomers = Newcomers::default();
@@ -119,7 +119,7 @@ pub(crate) fn accept(
             tokio::spawn(async move {
                 match shake_hands(stream, address, tls, trial, place).await {
                     // The server may have ended.
-                    Ok(accepted) => drop(ready.send(Ok(accepted)).await),
+                    Ok(accepted) => drop(ready.send(accepted).await),
                     Err(error) => tracing::debug!(%address, %error, "a connection was refused"),
                 }
             });

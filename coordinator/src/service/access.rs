@@ -2,10 +2,9 @@
 //!
 //! A request is allowed if everything that the coordinator asks for allows it. With client certificates, the
 //! certificate must; with a list of tokens, the token must; with both, both must. A coordinator that asks for nothing
-//! allows everything, and listens on the loopback only.
+//! allows everything, and listens on the loopback only unless the user insists.
 
 use super::accept::Origin;
-use super::certificate;
 use super::grants::{Grants, Runs};
 use super::reload::Reloaded;
 use super::tokens::Tokens;
@@ -115,8 +114,7 @@ impl Access {
             let certificate = origin.and_then(|origin| origin.certificate.as_deref());
             let found = certificate
                 .ok_or_else(|| Status::unauthenticated("there is no client certificate"))?;
-            let named = certificate::Holder::clone(found);
-            caller = Caller { name: Some(named.name), grants: named.grants };
+            caller = Caller { name: Some(found.name.clone()), grants: found.grants.clone() };
         }
         if let Some(tokens) = &self.tokens {
             let token = bearer(request)?;

@@ -34,8 +34,8 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc};
-use tokio_stream::Stream as Streaming;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream as Streaming, StreamExt};
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status};
@@ -94,7 +94,10 @@ pub async fn serve(
         .http2_max_header_list_size(HEADER_BYTES)
         .max_concurrent_streams(REQUESTS)
         .add_routes(Routes::from(guarded))
-        .serve_with_incoming_shutdown(ReceiverStream::new(accept(listener, door.grpc)), shutdown)
+        .serve_with_incoming_shutdown(
+            ReceiverStream::new(accept(listener, door.grpc)).map(Ok::<_, std::io::Error>),
+            shutdown,
+        )
         .await
 }
 

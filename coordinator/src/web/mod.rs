@@ -78,7 +78,7 @@ async fn serve(
 }
 
 struct Listener {
-    connections: mpsc::Receiver<std::io::Result<Accepted>>,
+    connections: mpsc::Receiver<Accepted>,
     address: SocketAddr,
 }
 
@@ -87,16 +87,12 @@ impl axum::serve::Listener for Listener {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Accepted, SocketAddr) {
-        loop {
-            match self.connections.recv().await {
-                Some(Ok(connection)) => {
-                    let address = connection.address();
-                    return (connection, address);
-                }
-                // It has been logged.
-                Some(Err(_)) => {}
-                None => std::future::pending().await,
+        match self.connections.recv().await {
+            Some(connection) => {
+                let address = connection.address();
+                (connection, address)
             }
+            None => std::future::pending().await,
         }
     }
 

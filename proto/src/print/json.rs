@@ -115,9 +115,9 @@ impl Fields<'_> {
 impl Visit for Fields<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         let text = format!("{value:?}");
-        // Ids are recorded by their `Display`, and ids of runs are numbers in the case of generations.
+        // A generation is recorded through `Display`, and arrives as a text.
         match text.parse::<u64>() {
-            Ok(number) if field.name() != "run" => self.insert(field, number),
+            Ok(number) if field.name() == "generation" => self.insert(field, number),
             Ok(_) | Err(_) => self.insert(field, text),
         }
     }
