@@ -378,4 +378,11 @@ impl Train {
     pub fn place(&self) -> Place {
         Place { run: self.load.run.clone(), generation: self.generation, lineage: self.lineage }
     }
+
+    /// Number of members on this worker's host, including itself.
+    pub fn on_host(&self) -> usize {
+        let host = |member: &str| member.rsplit_once(':').map(|(host, _)| host.to_owned());
+        let own = self.members.get(self.rank as usize).and_then(|member| host(member));
+        self.members.iter().filter(|member| host(member) == own).count()
+    }
 }

@@ -44,7 +44,7 @@ pub use resume::compatible_for_resume;
 pub use schema::schema;
 pub use value::{
     Adapter, AdapterKind, AdapterTargets, BrokenEnd, Checkpoint, ControlTokens, EvalEvery, Format,
-    Init, LeftOut, Media, MicroBatch, Optimizer, OptimizerKind, Recompute, Roles, Schedule,
+    Init, LeftOut, Media, MicroBatch, Optimizer, OptimizerKind, Recompute, Ring, Roles, Schedule,
     ScheduleKind, Think, TooLong, Train, TrainOn, Turns,
 };
 
@@ -59,6 +59,7 @@ pub struct Spec {
     data: Data,
     train: Train,
     workers: Workers,
+    ring: Ring,
     checkpoint: Checkpoint,
     output: Location,
 }
@@ -224,6 +225,11 @@ impl Spec {
     /// How many workers the run uses.
     pub fn workers(&self) -> Workers {
         self.workers
+    }
+
+    /// How workers exchange gradients.
+    pub fn ring(&self) -> &Ring {
+        &self.ring
     }
 
     /// When checkpoints are written, and how many are kept.

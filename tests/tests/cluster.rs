@@ -285,3 +285,16 @@ fn a_changed_schedule_is_refused_on_resume() {
     let resumed = Process::run(&fixture, &["--workers", "1", "--resume"]).end().with_code(0);
     assert_eq!(resumed.only("finished").count("steps"), STEPS);
 }
+
+#[test]
+fn a_run_with_encrypted_gradients_has_the_same_bits_and_may_resume_without() {
+    let fixture = Fixture::new();
+    fixture.respec("name: small", "name: small\nring: {encrypt: true}");
+    let mut running = Process::run(&fixture, &["--workers", "2"]);
+    running.step(EVERY + 2);
+    running.signal(Signal::INT);
+    let stopped = running.end().with_code(75);
+    fixture.respec("{encrypt: true}", "{encrypt: false}");
+    let resumed = Process::run(&fixture, &["--workers", "2", "--resume"]).end().with_code(0);
+    assert_as_undisturbed(&fixture, &[&stopped, &resumed]);
+}

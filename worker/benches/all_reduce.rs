@@ -24,14 +24,13 @@ const ROUNDS: usize = 7;
 fn main() {
     let arguments: Vec<String> =
         std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    if let [mode, rank, world_size, same_host, dtype] = &arguments[..]
+    if let [mode, rank, world_size, transport, dtype] = &arguments[..]
         && mode == "rank"
     {
-        let same_host = if same_host == "unix" { SameHost::UnixSocket } else { SameHost::Tcp };
-        let (rank, world_size) = (number(rank), number(world_size));
+        let place = (number(rank), number(world_size));
         return match dtype.as_str() {
-            "bf16" => rank_process(rank, world_size, same_host, bf16::from_f32),
-            _ => rank_process(rank, world_size, same_host, |x| x),
+            "bf16" => rank_process(place, transport, bf16::from_f32),
+            _ => rank_process(place, transport, |x| x),
         };
     }
     let rounds = arguments.first().map_or(ROUNDS, |rounds| number(rounds));
@@ -53,6 +52,7 @@ fn compare(world_size: usize, rounds: usize) {
         Contender::ring(["unix", "f32"], "ring, unix sockets", world_size),
         Contender::ring(["unix", "bf16"], "the same in bf16", world_size),
         Contender::ring(["tcp", "f32"], "ring, tcp", world_size),
+        Contender::ring(["encrypted", "f32"], "the same, encrypted", world_size),
     ];
     match std::env::var("MUSTER_PEER_PYTHON") {
         Ok(python) => contenders.push(Contender::gloo(&python, &folder, world_size)),
@@ -198,9 +198,8 @@ impl Rank {
 
 /// The body of a rank process: forms the ring, then reduces on command.
 fn rank_process<T: Element + PartialEq>(
-    rank: usize,
-    world_size: usize,
-    same_host: SameHost,
+    (rank, world_size): (usize, usize),
+    transport: &str,
     of: fn(f32) -> T,
 ) {
     let mut lines = stdin().lines().map(|line| line.expect("commands are UTF-8"));
@@ -213,8 +212,10 @@ fn rank_process<T: Element + PartialEq>(
         rank,
         addresses: addresses.split_whitespace().map(str::to_owned).collect(),
         key: [1; 32],
+        encrypt: transport == "encrypted",
     };
     let budget = Duration::from_secs(60);
+    let same_host = if transport == "unix" { SameHost::UnixSocket } else { SameHost::Tcp };
     let options = Options { connect_within: budget, stall: budget, same_host };
     let mut ring = Ring::connect(&listener, &membership, &options, AbortHandle::new())
         .expect("the ring forms");

@@ -113,11 +113,15 @@ struct CredentialsArgs {
     /// everything
     #[arg(long, env = "MUSTER_INSECURE", value_parser = clap::builder::FalseyValueParser::new())]
     insecure: bool,
+    /// Let NCCL send gradients to GPUs of other hosts. It cannot encrypt: everybody in the network can read and change
+    /// them
+    #[arg(long, env = "MUSTER_TRUST_NETWORK", value_parser = clap::builder::FalseyValueParser::new())]
+    trust_network: bool,
 }
 
 impl From<CredentialsArgs> for Credentials {
-    fn from(CredentialsArgs { credentials, insecure }: CredentialsArgs) -> Self {
-        Self::new(credentials, insecure)
+    fn from(CredentialsArgs { credentials, insecure, trust_network }: CredentialsArgs) -> Self {
+        Self::new(credentials, insecure).trusting_the_network(trust_network)
     }
 }
 

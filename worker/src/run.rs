@@ -12,7 +12,7 @@
 //! This thread computes and never awaits. Its reports go through one bounded channel to the agent; its instructions
 //! arrive through [`Controls`]. Any failure before a commit leaves the state as it was before the step.
 
-use crate::collective::{self, Collective, Listener, Paired, Ring};
+use crate::collective::{self, Collective, Listener, NcclError, Paired, Ring};
 use crate::controls::{Controls, ThreadReport};
 use crate::device::{Device, cuda};
 use crate::job::{Fit, Job, Restorable};
@@ -47,6 +47,8 @@ pub struct Outside<'a> {
     pub controls: &'a Controls,
     /// Receives the thread's reports.
     pub report: &'a mut dyn FnMut(ThreadReport),
+    /// Whether NCCL may send gradients to other hosts, which it does without encryption.
+    pub trusts_network: bool,
 }
 
 /// Trains under `duty` until the run is done or a stop is agreed on; returns the steps committed.
@@ -88,14 +90,19 @@ impl<'a> Member<'a> {
             rank: duty.rank as usize,
             addresses: duty.members.clone(),
             key: duty.ring_key,
+            encrypt: job.encrypts_gradients(),
         };
         // A dead peer closes its sockets, and a silent one loses its lease: either way the coordinator aborts this
         // membership. What remains is a coordinator that is away, and then waiting costs less than regrouping.
         let options = collective::Options { stall: PATIENCE, ..Default::default() };
         let abort = outside.controls.abort.clone();
+        let trusted = outside.trusts_network;
         let connect = || -> Result<Box<dyn Collective>, collective::Error> {
             let ring = Ring::connect(outside.listener, &membership, &options, abort)?;
             match job.device() {
+                Device::Cuda(_) if !trusted && duty.on_host() < duty.members.len() => {
+                    Err(NcclError::Plaintext.into())
+                }
                 Device::Cuda(gpu) => Ok(Box::new(Paired::new(ring, gpu.clone())?)),
                 Device::Host | Device::Rehearsal(_) => Ok(Box::new(ring)),
             }
@@ -168,9 +175,7 @@ impl<'a> Member<'a> {
     fn fit(&mut self, state: &State) -> Result<Fit, Broken> {
         const SETTINGS: [Recompute; 3] = [Recompute::Off, Recompute::Light, Recompute::On];
         let (rank, world) = self.place();
-        let host = |member: &str| member.rsplit_once(':').map(|(host, _)| host.to_owned());
-        let own = host(&self.duty.members[rank]);
-        let on_host = self.duty.members.iter().filter(|member| host(member) == own).count() as u64;
+        let on_host = self.duty.on_host() as u64;
         let fit = self.job.fit(state.model(), world, on_host).map_err(|t| self.failed(t))?;
         // Each rank adds its own choice to zeros.
         let mut all = vec![0.0; 2 * world];

@@ -3,6 +3,7 @@
 use super::turn::Turn;
 use proto::id::{Generation, RunId, WorkerId};
 use proto::protocol::{Cause, SourceSum};
+use ring::hkdf::{HKDF_SHA256, Salt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -157,11 +158,15 @@ impl Membership {
     }
 }
 
+/// The key of one generation, by HKDF-SHA256 from the coordinator's secret, which never leaves it.
 fn ring_key(secret: &[u8; 32], run: &RunId, generation: Generation) -> [u8; 32] {
-    let mut seed = secret.to_vec();
-    seed.extend_from_slice(run.as_str().as_bytes());
-    seed.extend_from_slice(&generation.0.to_le_bytes());
-    proto::manifest::sha256_bytes(&seed)
+    let number = generation.0.to_le_bytes();
+    let info = [b"muster generation".as_slice(), &number, run.as_str().as_bytes()];
+    let extracted = Salt::new(HKDF_SHA256, &[]).extract(secret);
+    let expanded = extracted.expand(&info, HKDF_SHA256).expect("32 bytes are allowed");
+    let mut key = [0; 32];
+    expanded.fill(&mut key).expect("as many bytes as were asked for");
+    key
 }
 
 /// A generation that outlived its coordinator and whose members are expected to reconnect. Their reports count as soon

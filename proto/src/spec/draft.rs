@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::dtype::{Dtype, SaveDtype};
 use super::quality::Quality;
 use super::value::{
-    Adapter, BrokenEnd, Checkpoint, ControlTokens, EvalEvery, Format, Init, LeftOut, Media, Roles,
-    Think, TooLong, Train, TrainOn, Turns,
+    Adapter, BrokenEnd, Checkpoint, ControlTokens, EvalEvery, Format, Init, LeftOut, Media, Ring,
+    Roles, Think, TooLong, Train, TrainOn, Turns,
 };
 
 /// The largest `max_tokens` that a spec may ask for.
@@ -38,6 +38,9 @@ pub struct Draft {
     /// How many workers the run uses.
     #[serde(default)]
     pub workers: Workers,
+    /// How workers exchange gradients.
+    #[serde(default)]
+    pub ring: Ring,
     /// When checkpoints are written, and how many are kept.
     #[serde(default)]
     pub checkpoint: Checkpoint,

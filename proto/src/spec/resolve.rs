@@ -105,6 +105,7 @@ impl Resolver<'_> {
             data: data?,
             train: draft.train.clone(),
             workers,
+            ring: draft.ring.clone(),
             checkpoint: draft.checkpoint.clone(),
             output: output?,
         })

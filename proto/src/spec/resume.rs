@@ -8,9 +8,10 @@ use super::error::{Error, Problem};
 use super::{Draft, Spec, schema};
 
 /// The keys that may change when a run is resumed: none of them changes the result of a step.
-const MAY_CHANGE: [&str; 8] = [
+const MAY_CHANGE: [&str; 9] = [
     "name",
     "workers",
+    "ring",
     "checkpoint",
     "output",
     "train.micro_batch",

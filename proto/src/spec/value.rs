@@ -450,6 +450,15 @@ pub enum Recompute {
     On,
 }
 
+/// How workers exchange gradients.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ring {
+    /// Whether gradients are encrypted between workers. States and control messages always are. NCCL cannot encrypt, so
+    /// that a run on several GPUs is refused.
+    pub encrypt: bool,
+}
+
 /// When checkpoints are written, and how many are kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

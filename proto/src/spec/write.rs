@@ -54,6 +54,7 @@ impl From<&Spec> for Draft {
             },
             train: spec.train.clone(),
             workers: draft::Workers { min: Some(workers.min), max: Some(workers.max) },
+            ring: spec.ring.clone(),
             checkpoint: spec.checkpoint.clone(),
             output: spec.output.to_string(),
         }

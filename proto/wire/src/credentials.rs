@@ -185,12 +185,25 @@ pub struct Credentials {
     folder: Option<Folder>,
     /// Whether unencrypted connections to other hosts are allowed.
     insecure: bool,
+    /// Whether gradients may be sent to other hosts unencrypted.
+    trust_network: bool,
 }
 
 impl Credentials {
     /// The credentials in a folder, if one is given.
     pub fn new(folder: Option<PathBuf>, insecure: bool) -> Self {
-        Self { folder: folder.map(Folder), insecure }
+        Self { folder: folder.map(Folder), insecure, trust_network: false }
+    }
+
+    /// Allows workers to send gradients to other hosts unencrypted.
+    #[must_use]
+    pub fn trusting_the_network(self, trust_network: bool) -> Self {
+        Self { trust_network, ..self }
+    }
+
+    /// Whether workers may send gradients to other hosts unencrypted.
+    pub fn trust_network(&self) -> bool {
+        self.trust_network || self.insecure
     }
 
     /// Credentials for a coordinator of this host that asks for none.
@@ -206,6 +219,9 @@ impl Credentials {
         }
         if self.insecure {
             arguments.push("--insecure".to_owned());
+        }
+        if self.trust_network {
+            arguments.push("--trust-network".to_owned());
         }
         arguments
     }

@@ -141,6 +141,7 @@ fn alone() -> Result<Ring> {
         rank: 0,
         addresses: vec![listener.local_addr().to_string()],
         key: [0; 32],
+        encrypt: false,
     };
     Ok(Ring::connect(&listener, &membership, &collective::Options::default(), AbortHandle::new())?)
 }

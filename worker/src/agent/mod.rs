@@ -349,6 +349,7 @@ impl Agent {
         };
         self.training = Some((train.place(), controls.clone()));
         let (events, listener) = (self.events.clone(), self.listener.clone());
+        let trusts_network = self.credentials.trust_network();
         let (runtime, leaving) = (tokio::runtime::Handle::current(), self.leaving.subscribe());
         let begin = async move {
             let from = match job.restorable(&train).await {
@@ -363,7 +364,8 @@ impl Agent {
                 let events = events.clone();
                 let train = train.clone();
                 move || {
-                    let process = Process { listener: &listener, leaving, events, runtime };
+                    let listener = &*listener;
+                    let process = Process { listener, trusts_network, leaving, events, runtime };
                     training_thread(&train, &job, from, &controls, &process);
                 }
             });
@@ -381,6 +383,7 @@ impl Agent {
 /// The parts of the process that a training thread uses.
 struct Process<'a> {
     listener: &'a Listener,
+    trusts_network: bool,
     leaving: Leaving,
     events: mpsc::Sender<Event>,
     runtime: tokio::runtime::Handle,
@@ -393,7 +396,7 @@ fn training_thread(
     controls: &Controls,
     process: &Process<'_>,
 ) {
-    let Process { listener, leaving, events, runtime } = process;
+    let Process { listener, trusts_network, leaving, events, runtime } = process;
     let place = train.place();
     let mut report = |report| {
         let event = match report {
@@ -421,7 +424,8 @@ fn training_thread(
         // The agent may have ended meanwhile.
         let _ = events.blocking_send(event);
     };
-    let outside = Outside { listener, controls, report: &mut report };
+    let trusts_network = *trusts_network;
+    let outside = Outside { listener, controls, report: &mut report, trusts_network };
     let attempt = std::panic::AssertUnwindSafe(|| run::run(train, job, from, outside));
     let end = match std::panic::catch_unwind(attempt) {
         Ok(Ok(step)) => End::Stopped { step },

@@ -38,6 +38,7 @@ pub(super) fn on_each<T: Send>(
                 rank,
                 addresses: addresses.clone(),
                 key,
+                encrypt: false,
             };
             let collective = join(&opened, listener, &membership)?;
             work(Rank { opened, collective })

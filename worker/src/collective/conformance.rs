@@ -51,8 +51,9 @@ macro_rules! implementations {
 
 implementations! {
     in_process: in_process;
-    ring_over_unix_sockets: |size, stall| ring_world(size, stall, SameHost::UnixSocket);
-    ring_over_tcp: |size, stall| ring_world(size, stall, SameHost::Tcp);
+    ring_over_unix_sockets: |size, stall| ring_world(size, stall, SameHost::UnixSocket, false);
+    ring_over_tcp: |size, stall| ring_world(size, stall, SameHost::Tcp, false);
+    ring_over_tcp_encrypted: |size, stall| ring_world(size, stall, SameHost::Tcp, true);
 }
 
 fn in_process(size: usize, stall: Duration) -> World {

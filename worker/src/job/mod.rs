@@ -82,6 +82,7 @@ impl Job {
     /// [`Cause::Model`] for the base, [`Cause::Data`] for a source or the prepared data, [`Cause::Storage`].
     pub async fn load(load: Load, kernels: Arc<dyn Kernels>) -> Result<Self, Trouble> {
         let spec = parse(&load.spec_yaml)?;
+        refuse_plaintext(&spec, kernels.device())?;
         let storage = access::open_output(&spec).await?;
         let plan = Plan::fetch(&storage, &load).await?;
         let samples = Samples::fetch(&storage, &load.fingerprint).await?;
@@ -229,6 +230,11 @@ impl Job {
         Saved { dtype: self.save_dtype, file_bytes: self.spec.model().max_shard_bytes }
     }
 
+    /// Whether gradients are encrypted between ranks.
+    pub fn encrypts_gradients(&self) -> bool {
+        self.spec.ring().encrypt
+    }
+
     /// The learning rate of step `step`, counted from 0.
     fn learning_rate(&self, step: u64) -> f64 {
         schedule::learning_rate(step, self.steps(), &self.spec.train().schedule())
@@ -338,6 +344,20 @@ impl Job {
 }
 
 /// Refuses a model that this device could not train by itself, before it is read.
+/// Refuses to train without encryption if the spec asks for it.
+fn refuse_plaintext(spec: &Spec, device: &Device) -> Result<(), Trouble> {
+    let on_gpu = match device {
+        Device::Cuda(_) => true,
+        Device::Host | Device::Rehearsal(_) => false,
+    };
+    if !on_gpu || !spec.ring().encrypt || spec.workers().max == 1 {
+        return Ok(());
+    }
+    let message = "ring.encrypt: NCCL, which sums the gradients of GPUs, cannot encrypt\n\
+                   hint: leave it out, and encrypt the network between the hosts by other means";
+    Err(Trouble::new(Cause::Model, message))
+}
+
 fn refuse_if_too_large(
     spec: &Spec,
     base: &Path,

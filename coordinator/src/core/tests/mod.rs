@@ -372,18 +372,25 @@ fn prepare(shards: &[u32]) -> Duty {
     Duty::Prepare(Prepare { run: run(), spec_yaml: "spec".into(), fingerprint: "f".into(), shards })
 }
 
+/// HKDF-SHA256 by hand (RFC 5869, sections 2.2 and 2.3), of a secret of zeros.
+fn ring_key(generation: u64) -> [u8; 32] {
+    let hmac = |key: &[u8], text: &[u8]| {
+        ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key), text)
+    };
+    let extracted = hmac(&[0; 32], &[0; 32]);
+    let info = [b"muster generation".as_slice(), &generation.to_le_bytes(), b"r", &[1]].concat();
+    hmac(extracted.as_ref(), &info).as_ref().try_into().expect("32 bytes")
+}
+
 /// The duty of a rank in a generation of `workers` that begins at the checkpoint `from` (lineage, step).
 fn train(generation: u64, workers: &[u64], rank: u32, from: Option<(u64, u64)>) -> Train {
-    let mut seed = vec![0; 32];
-    seed.extend_from_slice(b"r");
-    seed.extend_from_slice(&generation.to_le_bytes());
     Train {
         load: load(),
         generation: Generation(generation),
         lineage: Lineage(generation),
         rank,
         members: workers.iter().map(|w| ring(*w)).collect(),
-        ring_key: manifest::sha256_bytes(&seed),
+        ring_key: ring_key(generation),
         checkpoint: from.map(|(l, s)| Start {
             manifest: proto::key::manifest(&run(), Lineage(l), s),
             sha256: format!("sha {s}"),

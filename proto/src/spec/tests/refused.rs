@@ -132,7 +132,7 @@ fn everything_that_the_schema_refuses_is_reported_at_once() {
 fn missing_parts_are_named() {
     assert_eq!(
         problems("")[0],
-        "the run spec must be a map with `name`, `model`, `data`, `train`, `workers`, \
+        "the run spec must be a map with `name`, `model`, `data`, `train`, `workers`, `ring`, \
          `checkpoint`, `output`, got nothing"
     );
     let error = problems("name: a\n");

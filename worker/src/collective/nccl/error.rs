@@ -19,6 +19,13 @@ pub enum Error {
     )]
     Slice,
 
+    /// NCCL would send gradients to other hosts in the clear, which nobody has agreed to.
+    #[error(
+        "the GPUs are on several hosts, and NCCL sends gradients unencrypted\n\
+         hint: if nobody else can read and change what this network carries, start all workers with --trust-network"
+    )]
+    Plaintext,
+
     /// The ranks have different versions of NCCL.
     #[error(
         "all ranks need the same version of NCCL, but {}\nhint: install one version on all hosts",

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 
 use super::handshake::{self, Membership, Nonce, Refusal};
+use super::secret::Secret;
 use super::stop::{Patience, Stop};
 use super::stream::Stream;
 use super::{Options, SameHost, shortcut};
@@ -56,18 +57,26 @@ impl Listener {
     }
 }
 
+/// A connection whose other end has proved which rank it is.
+pub(super) struct Link {
+    pub(super) stream: Stream,
+    pub(super) secret: Secret,
+}
+
 /// Establishes the links to the next rank and from the previous rank.
 pub(super) fn neighbours(
     listener: &Listener,
     membership: &Membership,
     options: &Options,
     stop: &Stop,
-) -> Result<(Stream, Stream), Error> {
+) -> Result<(Link, Link), Error> {
     if membership.addresses.len() == 1 {
         // The only rank of a ring is its own neighbour, so that calls need no special case.
         let pair = || {
             let (next, previous) = UnixStream::pair()?;
-            Ok((Stream::unix(next)?, Stream::unix(previous)?))
+            let secret = Secret::new(&membership.key, &nonce()?, &[]);
+            let link = |stream| Link { stream, secret: secret.clone() };
+            Ok((link(Stream::unix(next)?), link(Stream::unix(previous)?)))
         };
         return pair().map_err(Error::host("open a socket pair"));
     }
@@ -120,12 +129,12 @@ impl Side<'_> {
     }
 
     /// Connects to the next rank, retrying until the time limit.
-    fn reach(&self) -> Result<Stream, Error> {
+    fn reach(&self) -> Result<Link, Error> {
         let (rank, met) = (self.next_rank(), None);
         let address = self.membership.addresses[rank].clone();
         loop {
             let source = match self.attempt(&address) {
-                Ok(stream) => return Ok(stream),
+                Ok(link) => return Ok(link),
                 // The next rank does not know this generation yet, but it will soon.
                 Err(Failure::Refused(Refusal::Generation { given, expected }))
                     if expected < given =>
@@ -148,7 +157,7 @@ impl Side<'_> {
         }
     }
 
-    fn attempt(&self, address: &str) -> Result<Stream, Failure> {
+    fn attempt(&self, address: &str) -> Result<Link, Failure> {
         let tcp = self.dial(address)?;
         let no_acceptor =
             || io::Error::new(io::ErrorKind::InvalidData, "the peer at this address is not a rank");
@@ -167,7 +176,8 @@ impl Side<'_> {
 
         let wanted = self.options.same_host == SameHost::UnixSocket;
         let key = &self.membership.key;
-        Ok(shortcut::choose(tcp, wanted, &transcript, key, self.patience)?)
+        let stream = shortcut::choose(tcp, wanted, &transcript, key, self.patience)?;
+        Ok(Link { stream, secret: transcript.secret(self.membership) })
     }
 
     fn dial(&self, address: &str) -> io::Result<Stream> {
@@ -184,7 +194,7 @@ impl Side<'_> {
     }
 
     /// Accepts connections until one of them is the previous rank.
-    fn admit(&self, listener: &Listener) -> Result<Stream, Error> {
+    fn admit(&self, listener: &Listener) -> Result<Link, Error> {
         let mut visitors: Vec<Visitor> = Vec::new();
         let mut refused = None;
         loop {
@@ -228,7 +238,7 @@ impl Side<'_> {
         self.patience.poll(&mut sockets)
     }
 
-    fn answer(&self, visitor: Visitor) -> Result<Stream, Failure> {
+    fn answer(&self, visitor: Visitor) -> Result<Link, Failure> {
         let Visitor { stream, challenge, hello, .. } = visitor;
         let key = &self.membership.key;
         let judgement = handshake::judge(self.membership, &challenge, &hello);
@@ -242,7 +252,8 @@ impl Side<'_> {
         // this.
         stream.send(&answer)?;
         let transcript = judgement.map_err(Failure::Refused)?;
-        Ok(shortcut::follow(stream, door, &transcript, key, self.patience)?)
+        let stream = shortcut::follow(stream, door, &transcript, key, self.patience)?;
+        Ok(Link { stream, secret: transcript.secret(self.membership) })
     }
 }
 

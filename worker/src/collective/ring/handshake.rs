@@ -13,12 +13,13 @@
 
 use std::fmt;
 
+use super::secret::Secret;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
 /// The first bytes from each side; the version digit is incremented whenever the handshake or the data format
 /// changes.
-const PROTOCOL: [u8; 16] = *b"muster ring v1\r\n";
+const PROTOCOL: [u8; 16] = *b"muster ring v2\r\n";
 
 pub(super) const GREETING_BYTES: usize = 48;
 pub(super) const HELLO_BYTES: usize = CLAIM_BYTES + PROOF_BYTES;
@@ -42,16 +43,19 @@ pub struct Membership {
     pub addresses: Vec<String>,
     /// The generation's shared secret.
     pub key: [u8; 32],
+    /// Whether reductions are encrypted, too; everything else always is.
+    pub encrypt: bool,
 }
 
 impl fmt::Debug for Membership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { run, generation, rank, addresses, key: _ } = self;
+        let Self { run, generation, rank, addresses, key: _, encrypt } = self;
         f.debug_struct("Membership")
             .field("run", run)
             .field("generation", generation)
             .field("rank", rank)
             .field("addresses", addresses)
+            .field("encrypt", encrypt)
             .finish_non_exhaustive()
     }
 }
@@ -250,6 +254,12 @@ fn number(bytes: &[u8], field: usize) -> u64 {
 }
 
 impl Transcript {
+    /// The secret of the link that this handshake has made.
+    pub(super) fn secret(&self, membership: &Membership) -> Secret {
+        let encrypt = [membership.encrypt.into()];
+        Secret::new(&membership.key, &self.challenge, &[&self.claim, &encrypt])
+    }
+
     pub(super) fn proof(&self, key: &[u8; 32], purpose: Purpose) -> [u8; PROOF_BYTES] {
         self.mac(key, purpose).finalize().into_bytes().into()
     }
@@ -278,7 +288,14 @@ mod tests {
 
     fn membership(rank: usize) -> Membership {
         let addresses = vec!["a:1".to_owned(), "b:2".to_owned()];
-        Membership { run: "tulip".to_owned(), generation: 5, rank, addresses, key: [7; 32] }
+        Membership {
+            run: "tulip".to_owned(),
+            generation: 5,
+            rank,
+            addresses,
+            key: [7; 32],
+            encrypt: false,
+        }
     }
 
     #[test]

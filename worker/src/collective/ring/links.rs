@@ -12,10 +12,13 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
+use super::connect::Link;
 use super::flow::Flow;
 use super::handshake::Membership;
 use super::header;
-use super::notice::{NOTICE_BYTES, Notice};
+use super::notice::Notice;
+use super::records::{self, Opener, SEALED_NOTICE_BYTES, Sealer};
+use super::secret::Secret;
 use super::stop::Stop;
 use super::stream::Stream;
 use super::transfer::{Incoming, Outgoing, Received, SCRATCH_VALUES};
@@ -27,13 +30,18 @@ use crate::device::{Buffer, Dtype};
 const NOTICE_GRACE: Duration = Duration::from_millis(200);
 
 /// The links of a rank, owned by the thread that makes the current call.
-#[derive(Debug)]
 pub(super) struct Links {
     rank: usize,
     world_size: usize,
+    /// Whether reductions are encrypted, as everything else is.
+    encrypt: bool,
     calls: u64,
     next: Arc<Stream>,
+    sealer: Sealer,
     previous: Arc<Stream>,
+    opener: Opener,
+    /// The secrets of the two links, for the notices that travel on them: to the previous rank, and from the next one.
+    notices: [Secret; 2],
     /// How many calls the next rank made before it left gracefully, if it has left. It is no longer needed, unless
     /// there is something to send to it.
     next_left_after: Option<u64>,
@@ -47,17 +55,21 @@ pub(super) struct Links {
 impl Links {
     pub(super) fn new(
         membership: &Membership,
-        next: Stream,
-        previous: Stream,
+        next: Link,
+        previous: Link,
         stop: Arc<Stop>,
         stall: Duration,
     ) -> Self {
         Self {
             rank: membership.rank,
             world_size: membership.addresses.len(),
+            encrypt: membership.encrypt,
             calls: 0,
-            next: Arc::new(next),
-            previous: Arc::new(previous),
+            next: Arc::new(next.stream),
+            sealer: Sealer::new(next.secret.clone()),
+            previous: Arc::new(previous.stream),
+            opener: Opener::new(previous.secret.clone()),
+            notices: [previous.secret, next.secret],
             next_left_after: None,
             elsewhere: None,
             stop,
@@ -162,9 +174,10 @@ impl Links {
     }
 
     fn say(&self, notice: Notice) {
-        // This direction carries nothing else, so eight bytes fit its buffer. If sending fails, the previous rank is
+        let sealed = records::seal_notice(&self.notices[0], notice.encode());
+        // This direction carries nothing else, so a few bytes fit its buffer. If sending fails, the previous rank is
         // gone.
-        let _ = self.previous.send(&notice.encode());
+        let _ = self.previous.send(&sealed);
     }
 
     /// Begins the next call, unless the next rank has left without it.
@@ -180,8 +193,9 @@ impl Links {
 
     fn pass(&mut self, kind: Kind, len: usize, flow: &Flow, bytes: &mut [u8]) -> Result<(), Error> {
         let call = self.begin(kind, len)?;
-        let mut out = Outgoing::new(call, flow);
-        let mut into = Incoming::new(flow);
+        let is_sealed = self.encrypt || !matches!(kind, Kind::Reduce(_));
+        let mut out = Outgoing::new(call, flow, is_sealed);
+        let mut into = Incoming::new(flow, is_sealed);
         loop {
             if self.stop.is_stopped() {
                 return Err(Error::Aborted);
@@ -189,13 +203,14 @@ impl Links {
             let received = self.receive(call, &mut into, bytes)?;
             let released = flow.own + into.passed();
             let sent = out
-                .send(&self.next, &bytes[..], released)
+                .send((&self.next, &mut self.sealer), &bytes[..], released)
                 .map_err(|source| self.next_is_gone(call, source))?;
-            if into.is_done() && out.is_done() {
+            let all_sent = out.is_done(&self.sealer);
+            if into.is_done() && all_sent {
                 return Ok(());
             }
             if !received && !sent {
-                let sending = (!out.is_done()).then(|| out.has_more(released));
+                let sending = (!all_sent).then(|| out.has_more(&self.sealer, released));
                 self.wait(call, !into.is_done(), sending)?;
             }
         }
@@ -209,7 +224,7 @@ impl Links {
     ) -> Result<bool, Error> {
         let scratch = bytemuck::cast_slice_mut(&mut self.scratch);
         let received = into
-            .receive(&self.previous, bytes, scratch)
+            .receive((&self.previous, &mut self.opener), bytes, scratch)
             .map_err(|source| self.previous_is_gone(call, source))?;
         if let Received::Header(header) = received {
             let rank = self.previous_rank();
@@ -291,9 +306,12 @@ impl Links {
 
     /// The notice that the next rank has sent, if any.
     fn last_words(&self) -> Option<Notice> {
-        let mut notice = [0; NOTICE_BYTES];
-        match self.next.receive(&mut notice) {
-            Ok(Some(NOTICE_BYTES)) => Notice::decode(&notice, self.world_size),
+        let mut sealed = [0; SEALED_NOTICE_BYTES];
+        match self.next.receive(&mut sealed) {
+            Ok(Some(SEALED_NOTICE_BYTES)) => {
+                let notice = records::open_notice(&self.notices[1], sealed)?;
+                Notice::decode(&notice, self.world_size)
+            }
             Ok(_) | Err(_) => None,
         }
     }

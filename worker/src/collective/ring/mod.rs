@@ -7,6 +7,8 @@
 //!  header.rs      PURE: the header that opens each call
 //!  notice.rs      PURE: the notice that a rank sends before it closes its links
 //!  flow.rs        PURE: which bytes travel in which order, for each kind of call
+//!  records.rs     encrypts and authenticates what travels
+//!  secret.rs      PURE: the keys of a link
 //!  connect.rs     connects to the next rank and accepts the previous one
 //!  handshake.rs   PURE: both sides prove run, generation and rank with the generation's key
 //!  shortcut.rs    two ranks on one host switch to a Unix socket
@@ -25,6 +27,8 @@ mod handshake;
 mod header;
 mod links;
 mod notice;
+mod records;
+mod secret;
 mod shortcut;
 mod stop;
 mod stream;

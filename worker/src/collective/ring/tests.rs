@@ -1,6 +1,7 @@
 //! Tests of what only a ring does: authenticating its neighbours, and surviving malformed bytes on the wire.
 
 mod idle;
+mod tapped;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -8,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use proto::protocol::Accusation;
 
-use super::connect::neighbours;
+use super::connect::{Link, neighbours};
 use super::stop::Stop;
-use super::stream::Stream;
 use super::*;
 
 const KEY: [u8; 32] = [7; 32];
@@ -30,7 +30,17 @@ fn members(size: usize) -> Vec<(Listener, Membership)> {
     let addresses: Vec<_> = listeners.iter().map(|l| l.local_addr().to_string()).collect();
     let member = |(rank, listener)| {
         let run = "tulip".to_owned();
-        (listener, Membership { run, generation: 5, rank, addresses: addresses.clone(), key: KEY })
+        (
+            listener,
+            Membership {
+                run,
+                generation: 5,
+                rank,
+                addresses: addresses.clone(),
+                key: KEY,
+                encrypt: false,
+            },
+        )
     };
     listeners.into_iter().enumerate().map(member).collect()
 }
@@ -40,13 +50,19 @@ pub(in crate::collective) fn ring_world(
     size: usize,
     stall: Duration,
     same_host: SameHost,
+    encrypt: bool,
 ) -> Vec<Box<dyn Collective>> {
     let options = Options { stall, same_host, ..patient() };
-    rings(size, &options).into_iter().map(|ring| Box::new(ring) as _).collect()
+    let mut members = members(size);
+    members.iter_mut().for_each(|(_, membership)| membership.encrypt = encrypt);
+    connected(&members, &options).into_iter().map(|ring| Box::new(ring) as _).collect()
 }
 
 pub(in crate::collective) fn rings(size: usize, options: &Options) -> Vec<Ring> {
-    let members = members(size);
+    connected(&members(size), options)
+}
+
+fn connected(members: &[(Listener, Membership)], options: &Options) -> Vec<Ring> {
     std::thread::scope(|scope| {
         let connect = |(listener, membership): &(Listener, Membership)| {
             Ring::connect(listener, membership, options, AbortHandle::new())
@@ -310,7 +326,8 @@ fn a_rank_that_refuses_counts_as_reached() {
 #[test]
 fn a_rank_that_dies_during_a_call_is_accused_by_all_others() {
     for world_size in 2..=5 {
-        let mut world = ring_world(world_size, Duration::from_secs(60), SameHost::UnixSocket);
+        let mut world =
+            ring_world(world_size, Duration::from_secs(60), SameHost::UnixSocket, false);
         let dead = 1;
         let corpse = world.remove(dead);
         let accusations: Vec<_> = std::thread::scope(|scope| {
@@ -343,7 +360,7 @@ enum Then {
 }
 
 /// Rank 1 reduces four values with an impostor as rank 0, which controls both links.
-fn reduce_with(impostor: impl FnOnce(&Stream, &Stream), then: Then) -> Error {
+fn reduce_with(impostor: impl FnOnce(&Link, &Link), then: Then) -> Error {
     let members = members(2);
     std::thread::scope(|scope| {
         let one = scope.spawn(|| {
@@ -370,14 +387,30 @@ fn reduce_with(impostor: impl FnOnce(&Stream, &Stream), then: Then) -> Error {
 /// The header of call 0, a reduction of four values.
 const HEADER: [u8; 24] = [0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
 
-fn say(link: &Stream, bytes: &[u8]) {
-    let sent = link.send(bytes).expect("the link is open");
+fn say(link: &Link, bytes: &[u8]) {
+    let sent = link.stream.send(bytes).expect("the link is open");
     assert_eq!(sent, Some(bytes.len()));
+}
+
+/// The first record of a link.
+fn sealed(link: &Link, bytes: &[u8]) -> Vec<u8> {
+    let mut record = bytes.to_vec();
+    let nonce = ring::aead::Nonce::assume_unique_for_key([0; 12]);
+    let key = link.secret.key(secret::Use::Values(0));
+    key.seal_in_place_append_tag(nonce, ring::aead::Aad::empty(), &mut record).expect("short");
+    record
 }
 
 #[test]
 fn impossible_header_breaks_and_does_not_panic() {
-    let error = reduce_with(|next, _| say(next, &[0xff; 24]), Then::Stays);
+    let error = reduce_with(|next, _| say(next, &sealed(next, &[0xff; 24])), Then::Stays);
+    assert!(matches!(error, Error::Broken { rank: 0, .. }), "{error}");
+}
+
+#[test]
+fn header_that_is_not_encrypted_breaks() {
+    let plain = [&HEADER[..], &[0; 16]].concat();
+    let error = reduce_with(|next, _| say(next, &plain), Then::Stays);
     assert!(matches!(error, Error::Broken { rank: 0, .. }), "{error}");
 }
 
@@ -385,21 +418,29 @@ fn impossible_header_breaks_and_does_not_panic() {
 fn absurd_length_is_a_mismatch_and_allocates_nothing() {
     let mut header = HEADER;
     header[8..16].fill(0xff);
-    let error = reduce_with(|next, _| say(next, &header), Then::Stays);
+    let error = reduce_with(|next, _| say(next, &sealed(next, &header)), Then::Stays);
     assert!(matches!(error, Error::Mismatch { rank: 0, .. }), "{error}");
 }
 
 #[test]
 fn end_within_a_header_or_a_value_is_a_break() {
-    for bytes in [&HEADER[..0], &HEADER[..23], &HEADER, &[&HEADER[..], &[0; 5]].concat()] {
-        let error = reduce_with(|next, _| say(next, bytes), Then::Leaves);
+    for count in [0, 39, 40, 45] {
+        let all = |next: &Link| [&sealed(next, &HEADER)[..], &[0; 5]].concat();
+        let error = reduce_with(|next, _| say(next, &all(next)[..count]), Then::Leaves);
         assert!(matches!(error, Error::Broken { rank: 0, .. }), "{error}");
     }
 }
 
 #[test]
 fn noise_instead_of_a_notice_accuses_no_other_rank() {
-    let notice = [b"lost".as_slice(), &99u32.to_le_bytes()].concat();
-    let error = reduce_with(|_, previous| say(previous, &notice), Then::Leaves);
+    let notice = |rank: u32| {
+        let bytes = [b"lost".as_slice(), &rank.to_le_bytes()].concat();
+        <[u8; 8]>::try_from(bytes).expect("eight bytes")
+    };
+    let plain = [&notice(1)[..], &[0; 16]].concat();
+    let error = reduce_with(|_, previous| say(previous, &plain), Then::Leaves);
+    assert!(matches!(error, Error::Broken { rank: 0, .. }), "{error}");
+    let nobody = |link: &Link| records::seal_notice(&link.secret, notice(99));
+    let error = reduce_with(|_, previous| say(previous, &nobody(previous)), Then::Leaves);
     assert!(matches!(error, Error::Broken { rank: 0, .. }), "{error}");
 }

@@ -1,10 +1,13 @@
 //! Sends and receives the bytes of one call, as far as the sockets allow at the moment.
+//!
+//! The header is an encrypted record. So are the values, except those of reductions if the spec does not ask for it.
 
 use std::io;
 use std::ops::Range;
 
 use super::flow::{Addends, Flow};
 use super::header::{self, HEADER_BYTES};
+use super::records::{Opened, Opener, RECORD_BYTES, Sealer};
 use super::stream::Stream;
 use crate::collective::{Call, sum};
 use crate::device::Dtype;
@@ -60,66 +63,81 @@ impl<'a> Cursor<'a> {
 
 /// The bytes that a call still has to send.
 pub(super) struct Outgoing<'a> {
-    header: [u8; HEADER_BYTES],
-    header_sent: usize,
+    /// What the sealer has not got yet.
+    header: Option<[u8; HEADER_BYTES]>,
+    /// In a record, the position is that after its bytes as soon as it has been sealed.
     at: Cursor<'a>,
+    is_sealed: bool,
 }
 
 impl<'a> Outgoing<'a> {
-    pub(super) fn new(call: Call, flow: &'a Flow) -> Self {
-        Self { header: header::encode(call), header_sent: 0, at: Cursor::new(&flow.send) }
+    pub(super) fn new(call: Call, flow: &'a Flow, is_sealed: bool) -> Self {
+        Self { header: Some(header::encode(call)), at: Cursor::new(&flow.send), is_sealed }
     }
 
-    pub(super) fn is_done(&self) -> bool {
-        self.header_sent == HEADER_BYTES && self.at.pieces.is_empty()
+    pub(super) fn is_done(&self, sealer: &Sealer) -> bool {
+        self.header.is_none() && self.at.pieces.is_empty() && sealer.is_idle()
     }
 
-    pub(super) fn has_more(&self, released: usize) -> bool {
-        self.header_sent < HEADER_BYTES || self.at.passed < released
+    pub(super) fn has_more(&self, sealer: &Sealer, released: usize) -> bool {
+        self.header.is_some() || !sealer.is_idle() || self.turn(released) > 0
+    }
+
+    /// Number of bytes of the current piece that can be sent next, of which the first `released` of the call are known.
+    fn turn(&self, released: usize) -> usize {
+        let (piece, known) = (self.at.piece().len(), released - self.at.passed);
+        let record = piece.min(RECORD_BYTES);
+        match self.is_sealed {
+            // Both sides know where a record ends, so it is sent only once it is complete.
+            true if known < record => 0,
+            true => record,
+            false => piece.min(known).min(MAX_TURN_BYTES),
+        }
     }
 
     /// Sends some of the first `released` bytes; returns whether any were sent.
-    pub(super) fn send(&mut self, to: &Stream, bytes: &[u8], released: usize) -> io::Result<bool> {
-        if self.header_sent < HEADER_BYTES {
-            let Some(count) = to.send(&self.header[self.header_sent..])? else {
+    pub(super) fn send(
+        &mut self,
+        (to, sealer): (&Stream, &mut Sealer),
+        bytes: &[u8],
+        released: usize,
+    ) -> io::Result<bool> {
+        if sealer.is_idle() {
+            if let Some(header) = self.header.take() {
+                sealer.seal(&header);
+                return sealer.send(to);
+            }
+            let turn = &bytes[self.at.piece().start..][..self.turn(released)];
+            if turn.is_empty() {
                 return Ok(false);
-            };
-            self.header_sent += count;
-            return Ok(true);
+            }
+            if !self.is_sealed {
+                let sent = to.send(turn)?;
+                self.at.advance(sent.unwrap_or(0));
+                return Ok(sent.is_some());
+            }
+            sealer.seal(turn);
+            self.at.advance(turn.len());
         }
-        let piece = self.at.piece();
-        let turn = piece.len().min(released - self.at.passed).min(MAX_TURN_BYTES);
-        if turn == 0 {
-            return Ok(false);
-        }
-        let Some(count) = to.send(&bytes[piece.start..][..turn])? else {
-            return Ok(false);
-        };
-        self.at.advance(count);
-        Ok(true)
+        sealer.send(to)
     }
 }
 
 /// The bytes that a call still has to receive.
 pub(super) struct Incoming<'a> {
-    header: [u8; HEADER_BYTES],
-    header_read: usize,
+    has_header: bool,
     at: Cursor<'a>,
     /// What is added to the existing values; the following bytes replace them.
     add: Option<Addends>,
     /// Number of bytes at the start of the scratch that belong to an incomplete value.
     split_value: usize,
+    is_sealed: bool,
 }
 
 impl<'a> Incoming<'a> {
-    pub(super) fn new(flow: &'a Flow) -> Self {
-        Self {
-            header: [0; HEADER_BYTES],
-            header_read: 0,
-            at: Cursor::new(&flow.receive),
-            add: flow.add,
-            split_value: 0,
-        }
+    pub(super) fn new(flow: &'a Flow, is_sealed: bool) -> Self {
+        let at = Cursor::new(&flow.receive);
+        Self { has_header: false, at, add: flow.add, split_value: 0, is_sealed }
     }
 
     /// Number of bytes received so far, and added or stored.
@@ -128,38 +146,63 @@ impl<'a> Incoming<'a> {
     }
 
     pub(super) fn is_done(&self) -> bool {
-        self.header_read == HEADER_BYTES && self.at.pieces.is_empty()
+        self.has_header && self.at.pieces.is_empty()
     }
 
     /// Receives some of the available bytes.
     pub(super) fn receive(
         &mut self,
-        from: &Stream,
+        (from, opener): (&Stream, &mut Opener),
         bytes: &mut [u8],
         scratch: &mut [u8],
     ) -> io::Result<Received> {
-        if self.header_read < HEADER_BYTES {
-            let Some(count) = from.receive(&mut self.header[self.header_read..])? else {
-                return Ok(Received::Nothing);
-            };
-            self.header_read += count;
-            let complete = self.header_read == HEADER_BYTES;
-            return Ok(if complete { Received::Header(self.header) } else { Received::Bytes });
+        if !self.has_header {
+            return Ok(match opener.receive(from, HEADER_BYTES)? {
+                Opened::Nothing => Received::Nothing,
+                Opened::Bytes => Received::Bytes,
+                Opened::Record(header) => {
+                    self.has_header = true;
+                    Received::Header(header.try_into().expect("a record of a header's length"))
+                }
+            });
         }
-        let piece = self.at.piece();
+        let piece = &mut bytes[self.at.piece()];
         if piece.is_empty() {
             return Ok(Received::Nothing);
         }
-        if let Some(Addends { bytes: add, dtype }) = self.add
-            && self.at.passed < add
-        {
-            return self.receive_and_add(from, dtype, &mut bytes[piece], scratch);
+        let adds = self.add.filter(|add| self.at.passed < add.bytes);
+        if self.is_sealed {
+            return self.receive_record((from, opener), piece, adds);
+        }
+        if let Some(Addends { dtype, .. }) = adds {
+            return self.receive_and_add(from, dtype, piece, scratch);
         }
         let turn = piece.len().min(MAX_TURN_BYTES);
-        let Some(count) = from.receive(&mut bytes[piece.start..][..turn])? else {
+        let Some(count) = from.receive(&mut piece[..turn])? else {
             return Ok(Received::Nothing);
         };
         self.at.advance(count);
+        Ok(Received::Bytes)
+    }
+
+    fn receive_record(
+        &mut self,
+        (from, opener): (&Stream, &mut Opener),
+        piece: &mut [u8],
+        adds: Option<Addends>,
+    ) -> io::Result<Received> {
+        let len = piece.len().min(RECORD_BYTES);
+        let record = match opener.receive(from, len)? {
+            Opened::Nothing => return Ok(Received::Nothing),
+            Opened::Bytes => return Ok(Received::Bytes),
+            Opened::Record(record) => record,
+        };
+        // Pieces are cut between values, and a full record has a whole number of them.
+        match adds {
+            Some(Addends { dtype, .. }) => sum::add_bytes(dtype, &mut piece[..len], record),
+            None => piece[..len].copy_from_slice(record),
+        }
+        self.at.advance(len);
         Ok(Received::Bytes)
     }
 

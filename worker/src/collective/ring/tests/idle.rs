@@ -120,7 +120,7 @@ fn different_numbers_of_counted_reductions_are_a_mismatch() {
 }
 
 /// The links of rank 1 of a world of two, and those of rank 0: to the next and to the previous rank.
-fn links() -> (Links, [Stream; 2]) {
+fn links() -> (Links, [Link; 2]) {
     let members = members(2);
     let connect = |rank: usize| {
         let (listener, member) = &members[rank];
@@ -154,14 +154,16 @@ fn sleeps_on(links: &mut Links) -> bool {
 #[test]
 fn early_bytes_wake_nobody() {
     let (mut one, [zero_next, _zero_previous]) = links();
-    say(&zero_next, &header::encode(Call { number: 0, kind: Kind::Barrier, len: 0 }));
+    let header = header::encode(Call { number: 0, kind: Kind::Barrier, len: 0 });
+    say(&zero_next, &sealed(&zero_next, &header));
     assert!(sleeps_on(&mut one));
 }
 
 #[test]
 fn a_graceful_leave_is_no_error_and_wakes_only_once() {
     let (mut one, [zero_next, zero_previous]) = links();
-    say(&zero_previous, &Notice::Left(0).encode());
+    let notice = Notice::Left(0).encode();
+    say(&zero_previous, &records::seal_notice(&zero_previous.secret, notice));
     drop((zero_next, zero_previous));
     let wake = Wake::new().expect("a socket pair");
     one.idle(wake.descriptor()).expect("it made as many calls as this rank");
