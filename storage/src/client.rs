@@ -1,13 +1,111 @@
-//! HTTP clients: their TLS library and their timeouts.
+//! HTTP clients: their TLS library, their timeouts, and where they may go for a spec.
 
+use crate::allow::{Allowed, Refused, check_host, is_of_link};
 use crate::patience::Limits;
 use object_store::ClientOptions;
-use std::sync::Once;
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
+};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::HeaderMap;
+use reqwest::redirect::{Attempt, Policy};
+use reqwest::{Client, ClientBuilder, Url};
+use std::sync::{Arc, Once};
+use std::time::Duration;
 
-/// Options for clients of stores that are not configured from the environment.
-pub(crate) fn options(limits: Limits) -> ClientOptions {
+/// Maximum number of redirects of a request, as in curl's documentation and reqwest's default.
+const REDIRECTS: usize = 10;
+
+/// Makes clients for what a spec names: they ask no address of the host's own link, and follow no redirect to a place
+/// that is not allowed.
+#[derive(Debug)]
+pub(crate) struct Guarded {
+    pub(crate) limits: Limits,
+    pub(crate) headers: HeaderMap,
+    pub(crate) redirects: Redirects,
+}
+
+/// Where a server may redirect to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Redirects {
+    /// To what specs may name.
+    Allowed(&'static Allowed),
+    /// To any host, as the operator trusts the server.
+    Anywhere,
+}
+
+impl HttpConnector for Guarded {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        let client = guarded((self.limits.connect, self.limits.request), self.redirects)
+            .default_headers(self.headers.clone())
+            .build();
+        let generic =
+            |e| object_store::Error::Generic { store: "HTTP client", source: Box::new(e) };
+        Ok(HttpClient::new(Unrepeated(client.map_err(generic)?)))
+    }
+}
+
+/// A client whose refusals are not taken for a failure of the network, which would be retried.
+#[derive(Debug)]
+struct Unrepeated(Client);
+
+#[async_trait::async_trait]
+impl HttpService for Unrepeated {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        self.0.call(request).await.map_err(|error| match Refused::among(&error) {
+            Some(refused) => HttpError::new(HttpErrorKind::Unknown, refused),
+            None => error,
+        })
+    }
+}
+
+/// A guarded client with these timeouts: for connecting, and for a request.
+pub(crate) fn guarded(
+    (connect, request): (Duration, Duration),
+    redirects: Redirects,
+) -> ClientBuilder {
     use_ring();
-    ClientOptions::new().with_connect_timeout(limits.connect).with_timeout(limits.request)
+    Client::builder()
+        .connect_timeout(connect)
+        .timeout(request)
+        .dns_resolver(Arc::new(Resolver))
+        .redirect(Policy::custom(move |attempt| {
+            if attempt.previous().len() > REDIRECTS {
+                return attempt.error("too many redirects");
+            }
+            match check_redirect(&attempt, redirects) {
+                Ok(()) => attempt.follow(),
+                Err(refused) => attempt.error(refused),
+            }
+        }))
+}
+
+fn check_redirect(attempt: &Attempt<'_>, redirects: Redirects) -> Result<(), Refused> {
+    let (from, to) = (attempt.previous().last(), attempt.url());
+    if from.map(Url::scheme) == Some("https") && to.scheme() != "https" {
+        return Err(Refused::Plain(to.host_str().unwrap_or_default().to_owned()));
+    }
+    match redirects {
+        Redirects::Allowed(allowed) => allowed.check_url(to),
+        Redirects::Anywhere => check_host(to),
+    }
+}
+
+/// Resolves names as the system does, and leaves out addresses of the host's own link.
+struct Resolver;
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let name = name.as_str().to_owned();
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let (link, rest): (Vec<_>, Vec<_>) = found.partition(|at| is_of_link(at.ip()));
+            match (rest.is_empty(), link.first()) {
+                (true, Some(_)) => Err(Refused::Link(name).into()),
+                _ => Ok(Box::new(rest.into_iter()) as Addrs),
+            }
+        })
+    }
 }
 
 /// Sets the TLS library of the process, unless one is set already.

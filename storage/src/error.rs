@@ -2,6 +2,7 @@
 //!
 //! A store's complete reply is never shown, because it may repeat parts of the signed request.
 
+use crate::allow::Refused;
 use crate::hub;
 use crate::kind::Kind;
 use object_store::client::{HttpError, HttpErrorKind};
@@ -69,7 +70,10 @@ impl Error {
             Error::Location { .. } | Error::NotFound { .. } => true,
             Error::Access { source, .. } => match source {
                 Cause::Answer { status, .. } => (400..500).contains(status),
-                Cause::NoCredentials { .. } | Cause::Region | Cause::Special(_) => true,
+                Cause::NoCredentials { .. }
+                | Cause::Region
+                | Cause::Special(_)
+                | Cause::Refused(_) => true,
                 Cause::Hub(source) => source.is_users(),
                 Cause::Store(error) => is_denied(&**error),
                 Cause::Unreachable { .. } => false,
@@ -93,9 +97,11 @@ impl Error {
                         | object_store::Error::NotSupported { .. }
                         | object_store::Error::NotImplemented { .. }
                 ),
-                Cause::NoCredentials { .. } | Cause::Region | Cause::Special(_) | Cause::Hub(_) => {
-                    false
-                }
+                Cause::NoCredentials { .. }
+                | Cause::Region
+                | Cause::Special(_)
+                | Cause::Refused(_)
+                | Cause::Hub(_) => false,
             },
             Error::Location { .. }
             | Error::NotFound { .. }
@@ -114,9 +120,11 @@ impl Error {
                 }
                 Cause::Unreachable { .. } => true,
                 Cause::Store(error) => error.to_string().contains(GARBLED),
-                Cause::NoCredentials { .. } | Cause::Region | Cause::Special(_) | Cause::Hub(_) => {
-                    false
-                }
+                Cause::NoCredentials { .. }
+                | Cause::Region
+                | Cause::Special(_)
+                | Cause::Refused(_)
+                | Cause::Hub(_) => false,
             },
             Error::Location { .. } | Error::NotFound { .. } | Error::Changed { .. } => false,
         }
@@ -155,6 +163,9 @@ pub enum Cause {
     /// A fifo, a device or a socket on a disk.
     #[error("it is {0}, not a regular file\nhint: write its content to a file, and name that")]
     Special(&'static str),
+    /// A spec may not name it.
+    #[error(transparent)]
+    Refused(Refused),
     /// There was no reply.
     #[error("{what}\nhint: {hint}")]
     Unreachable {
@@ -193,6 +204,9 @@ pub(crate) fn explain(kind: Kind, error: object_store::Error) -> Cause {
     }
     if text.contains("redirect without LOCATION") {
         return Cause::Region;
+    }
+    if let Some(refused) = Refused::among(&error) {
+        return Cause::Refused(refused);
     }
     let Some(http) = http(&error) else {
         return Cause::Store(Box::new(error));

@@ -16,6 +16,7 @@
 //! error        errors, and what a store's reply means
 //! ```
 
+pub mod allow;
 mod client;
 mod error;
 pub mod hub;
@@ -33,6 +34,7 @@ pub use patience::Patience;
 pub use unfinished::Unfinished;
 pub use url::{split, url};
 
+use allow::Allowed;
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt};
 use kind::Kind;
@@ -58,6 +60,8 @@ pub struct Storage {
     kind: Kind,
     patience: Patience,
     uploads: unfinished::Uploads,
+    /// What may be read of a local folder, if that is limited.
+    allowed: Option<&'static Allowed>,
 }
 
 /// The outcome of a create.
@@ -83,6 +87,15 @@ pub struct Object {
 }
 
 impl Storage {
+    /// The same storage, for what a spec names: a file is only read if it is allowed after all links.
+    ///
+    /// # Errors
+    /// [`Error::Location`] if the list of what is allowed cannot be used.
+    pub fn confined(self) -> Result<Self, Error> {
+        let allowed = Allowed::here().map_err(|e| url::refuse(&self.url, e.to_string()))?;
+        Ok(Self { allowed: Some(allowed), ..self })
+    }
+
     /// The storage's URL, without a trailing slash.
     pub fn url(&self) -> &str {
         &self.url
@@ -275,12 +288,18 @@ impl Storage {
     }
 
     /// Checks that `key` is not a special file on a disk, without opening it, because opening a fifo without a writer
-    /// blocks forever. A missing file passes.
+    /// blocks forever, and that it may be read. A missing file passes.
     ///
     /// # Errors
-    /// [`Error::Access`] for a fifo, a device or a socket.
+    /// [`Error::Access`] for a fifo, a device or a socket, and for a file that is not allowed.
     pub async fn regular(&self, verb: &'static str, key: &str) -> Result<(), Error> {
         let Some(path) = self.local_path(key) else { return Ok(()) };
+        if let Some(allowed) = self.allowed
+            && let Ok(real) = tokio::fs::canonicalize(&path).await
+        {
+            let refused = allowed.check_file(&real);
+            refused.map_err(|refused| self.caused(verb, key, Cause::Refused(refused)))?;
+        }
         let Ok(found) = tokio::fs::metadata(path).await else { return Ok(()) };
         match special(found.file_type()) {
             None => Ok(()),

@@ -3,7 +3,8 @@
 //! Credentials, endpoints and regions come from the environment, from the same variables that the tools of each store
 //! use. They are never part of a spec.
 
-use crate::client;
+use crate::allow::Allowed;
+use crate::client::{self, Guarded, Redirects};
 use crate::hub::Hub;
 use crate::hub::store::HubStore;
 use crate::kind::Kind;
@@ -18,8 +19,9 @@ use object_store::http::HttpBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{ClientConfigKey, ObjectStore};
+use object_store::{ClientConfigKey, ClientOptions, ObjectStore};
 use proto::spec::{HubName, Location, Scheme};
+use reqwest::header::HeaderMap;
 use std::sync::Arc;
 
 impl Storage {
@@ -85,7 +87,8 @@ impl Storage {
     /// A storage in the given store, for tests.
     pub fn over(store: Arc<dyn ObjectStore>) -> Self {
         let (url, patience) = (MEMORY.into(), Patience::default());
-        Self { store, url, kind: Kind::Local, patience, uploads: Uploads::None }
+        let uploads = Uploads::None;
+        Self { store, url, kind: Kind::Local, patience, uploads, allowed: None }
     }
 }
 
@@ -130,6 +133,7 @@ fn local(url: &str, folder: &std::path::Path) -> Result<Storage, Error> {
         kind: Kind::Local,
         patience: Patience::default(),
         uploads: Uploads::Folder(folder.to_owned()),
+        allowed: None,
     })
 }
 
@@ -157,7 +161,7 @@ fn bucket(
     let (store, uploads) = opened.map_err(|reason| refuse(url, reason))?;
     let store: Arc<dyn ObjectStore> =
         if prefix.is_root() { store } else { Arc::new(PrefixStore::new(store, prefix)) };
-    Ok(Storage { store, url: url::url(url)?, kind, patience, uploads })
+    Ok(Storage { store, url: url::url(url)?, kind, patience, uploads, allowed: None })
 }
 
 /// The error message for a store that cannot be configured.
@@ -272,9 +276,15 @@ fn client_settings(endpoint: Option<String>, limits: &Limits) -> Vec<(ClientConf
 /// Opens a folder of a web server. A query in `url` is sent with every request, but is never shown.
 fn web(url: &str, patience: Patience) -> Result<Storage, Error> {
     let folder = url.split('?').next().unwrap_or(url).to_owned();
-    let options = client::options(patience.limits()).with_allow_http(true);
-    let retry = patience.limits().retry();
-    let store = HttpBuilder::new().with_url(url).with_client_options(options).with_retry(retry);
+    let allowed = Allowed::here().map_err(|e| refuse(&folder, e.to_string()))?;
+    let parsed = reqwest::Url::parse(url).map_err(|e| refuse(&folder, e.to_string()))?;
+    allowed.check_url(&parsed).map_err(|e| refuse(&folder, e.to_string()))?;
+    let redirects = Redirects::Allowed(allowed);
+    let limits = patience.limits();
+    let guarded = Guarded { limits, headers: HeaderMap::new(), redirects };
+    let store = HttpBuilder::new().with_url(url).with_retry(patience.limits().retry());
+    let options = ClientOptions::new().with_allow_http(true);
+    let store = store.with_client_options(options).with_http_connector(guarded);
     let store = store.build().map_err(|e| refuse(&folder, e.to_string()))?;
     Ok(read_only(store, folder, Kind::Web, patience))
 }
@@ -291,7 +301,8 @@ fn in_hub(url: &str, name: &HubName, patience: Patience) -> Result<Storage, Erro
 }
 
 fn read_only(store: impl ObjectStore, url: String, kind: Kind, patience: Patience) -> Storage {
-    Storage { store: Arc::new(store), url, kind, patience, uploads: Uploads::None }
+    let (store, uploads) = (Arc::new(store), Uploads::None);
+    Storage { store, url, kind, patience, uploads, allowed: None }
 }
 
 #[cfg(test)]

@@ -42,6 +42,8 @@ Environment:
   MUSTER_CUDA_LIBRARIES
                  Folders of the CUDA libraries, separated by colons
                  [default: searched; `worker devices` shows where]
+  MUSTER_ALLOW   What specs may name, separated by commas: folders, s3://BUCKET[/PREFIX],
+                 https://HOST[/PATH], hf://[OWNER[/NAME]]  [default: everything]
   CUDA_VISIBLE_DEVICES, NCCL_*
                  As in NVIDIA's own documentation
   POD_NAME       Default for --name
@@ -169,6 +171,10 @@ fn main() -> ExitCode {
         None | Some(Command::Rank { .. }) => LOG_OF_A_NODE,
         Some(_) => "warn",
     });
+    if let Err(error) = storage::allow::Allowed::here() {
+        print::note(format_args!("error: {error}"));
+        return EXIT_OPTIONS.into();
+    }
     let outcome = match cli.command {
         None => node(cli.node),
         Some(Command::Rank {

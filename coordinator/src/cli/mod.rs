@@ -31,6 +31,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 use storage::Storage;
+use storage::allow::Allowed;
 use tokio::net::TcpSocket;
 
 /// The exit code of a command.
@@ -120,6 +121,8 @@ Environment:
   MUSTER_OUTPUT       default of `serve --output` and of the place that `doctor` checks
   MUSTER_LISTEN       default of `serve --listen`
   MUSTER_ADVERTISE    default of `serve --advertise`
+  MUSTER_ALLOW        what specs may name, separated by commas: folders, s3://BUCKET[/PREFIX],
+                      https://HOST[/PATH], hf://[OWNER[/NAME]] [default: everything]
   MUSTER_CACHE        folder for models from a store or a hub [default: ~/.cache/muster]
   MUSTER_WORKER       the `worker` program [default: beside this one, otherwise in the PATH]
   NO_COLOR            if set, `inspect` prints no colours
@@ -181,6 +184,9 @@ pub fn main() -> ExitCode {
     };
     let stands = matches!(command, Command::Serve(_) | Command::Kubernetes(_));
     print::log(if stands { "info" } else { "warn" });
+    if let Err(error) = Allowed::here() {
+        return exit_code(Err(error).blame(Exit::User));
+    }
     let outcome = match command {
         Command::Kubernetes(command) => return kubernetes::run(command),
         Command::Run(arguments) => block_on(run::run(arguments)),

@@ -84,7 +84,8 @@ async fn open(location: &Location, patience: Patience) -> Result<Storage, Fault>
             let message = format!("model.base: there is no folder {}\n{hint}", folder.display());
             return Err(Fault { kind: Failure::User, message });
         }
-        Storage::open_with_patience(&location.to_string(), patience).map_err(unread)
+        let storage = Storage::open_with_patience(&location.to_string(), patience);
+        storage.and_then(Storage::confined).map_err(unread)
     });
     opened.await.expect("opening a folder does not panic")
 }

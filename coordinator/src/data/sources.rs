@@ -15,6 +15,7 @@ use proto::spec::hub::{Commit, Kind};
 use proto::spec::{HubName, Location, Scheme, Source, Spec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use storage::allow::Allowed;
 use storage::hub::{self, Hub};
 use storage::{Object, Patience, Storage};
 
@@ -41,12 +42,13 @@ const SPLITS: [(&str, &[&str]); 3] = [
     ("test", &["test", "testing", "eval", "evaluation"]),
 ];
 
-/// Resolves every name on the hub in the spec to its current commit.
+/// Resolves every name on the hub in the spec to its current commit. Everything that the spec names must be allowed.
 ///
 /// # Errors
-/// A user fault for a name that does not exist on the hub or is not accessible, an infrastructure fault if the hub does
-/// not answer.
+/// A user fault for a location that is not allowed, or a name that does not exist on the hub or is not accessible, an
+/// infrastructure fault if the hub does not answer.
 pub(crate) async fn pin(spec: Spec) -> Result<Spec, Fault> {
+    check_allowed(&spec)?;
     let names = spec.hub_names();
     if names.iter().all(|(_, name)| name.pinned().is_some()) {
         return Ok(spec);
@@ -58,6 +60,13 @@ pub(crate) async fn pin(spec: Spec) -> Result<Spec, Fault> {
         pins.insert(name.clone(), name.at(commit));
     }
     Ok(spec.pinned(&pins))
+}
+
+/// Checks that specs may name what this one names.
+fn check_allowed(spec: &Spec) -> Result<(), Fault> {
+    let user = |message: String| Fault { kind: Failure::User, message };
+    let allowed = Allowed::here().map_err(|e| user(e.to_string()))?;
+    allowed.check_spec(spec).map_err(|(field, refused)| user(format!("{field}: {refused}")))
 }
 
 /// The commit of a name. For a data set without data files that Muster reads, the commit of the hub's own conversion.
@@ -103,7 +112,12 @@ async fn list_within(
     let opened = tokio::task::spawn_blocking({
         // A network file system without a server blocks the calling thread.
         let location = location.clone();
-        move || Place::of(&location).map(|p| (Storage::open_with_patience(&p.root, patience), p))
+        move || {
+            Place::of(&location).map(|place| {
+                let storage = Storage::open_with_patience(&place.root, patience);
+                (storage.and_then(Storage::confined), place)
+            })
+        }
     });
     let opened = opened.await.expect("looking at a path does not panic");
     let (storage, place) = opened.map_err(|what| missing(location, &what))?;

@@ -241,7 +241,7 @@ async fn read(url: &str) -> Result<Bytes, storage::Error> {
     // A file system that never answers must not block other tasks.
     let opened = tokio::task::spawn_blocking(move || Storage::containing(&url)).await;
     let (storage, key) = opened.expect("opening a folder does not panic")?;
-    storage.read(&key).await
+    storage.confined()?.read(&key).await
 }
 
 #[cfg(test)]

@@ -53,12 +53,12 @@ impl Spec {
         let name = |(field, location): (String, &mut Location)| {
             location.as_hub().map(|name| (field, name.clone()))
         };
-        spec.inputs().into_iter().filter_map(name).collect()
+        spec.inputs_mut().into_iter().filter_map(name).collect()
     }
 
     /// The same spec with names on the hub resolved as in `pins`.
     pub fn pinned(mut self, pins: &BTreeMap<HubName, HubName>) -> Spec {
-        for (_, location) in self.inputs() {
+        for (_, location) in self.inputs_mut() {
             if let Location::Hub(name) = location
                 && let Some(pinned) = pins.get(name)
             {
@@ -75,7 +75,12 @@ impl Spec {
     }
 
     /// Every location that the run reads, with the field that contains it.
-    fn inputs(&mut self) -> Vec<(String, &mut Location)> {
+    pub fn inputs(&self) -> Vec<(String, Location)> {
+        let mut spec = self.clone();
+        spec.inputs_mut().into_iter().map(|(field, location)| (field, location.clone())).collect()
+    }
+
+    fn inputs_mut(&mut self) -> Vec<(String, &mut Location)> {
         let evaluated = match &mut self.data.eval.on {
             EvalOn::Sources(sources) => &mut sources[..],
             EvalOn::Nothing | EvalOn::Holdout(_) => &mut [],

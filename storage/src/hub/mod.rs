@@ -8,7 +8,7 @@
 
 pub(crate) mod store;
 
-use crate::client;
+use crate::client::{self, Redirects};
 use proto::spec::HubName;
 use proto::spec::hub::{Commit, Kind};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LINK};
@@ -152,7 +152,6 @@ impl Hub {
     /// # Errors
     /// [`Error::Environment`] if they are invalid.
     pub fn new(endpoint: &str, token: Option<String>) -> Result<Self, Error> {
-        client::use_ring();
         let environment = |variable, wanted| Error::Environment { variable, wanted };
         let wanted = environment("HF_ENDPOINT", "the URL of a hub: https://host");
         let endpoint = match Url::parse(endpoint.trim_end_matches('/')) {
@@ -166,12 +165,9 @@ impl Hub {
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
-        let client =
-            reqwest::Client::builder()
-                .connect_timeout(CONNECT)
-                .timeout(REQUEST)
-                .build()
-                .map_err(|source| Error::Unreachable { endpoint: endpoint.to_string(), source })?;
+        let client = client::guarded((CONNECT, REQUEST), Redirects::Anywhere)
+            .build()
+            .map_err(|source| Error::Unreachable { endpoint: endpoint.to_string(), source })?;
         Ok(Self { endpoint, client, headers })
     }
 

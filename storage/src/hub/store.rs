@@ -5,15 +5,15 @@
 //! whose ETags and times differ from day to day.
 
 use super::{File, Hub};
-use crate::client;
+use crate::client::{Guarded, Redirects};
 use crate::patience::Patience;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::http::{HttpBuilder, HttpStore};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ClientOptions, CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload,
+    ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use proto::spec::hub::{Commit, Kind};
 use std::fmt;
@@ -36,12 +36,12 @@ impl HubStore {
         commit: &Commit,
         patience: Patience,
     ) -> Result<Self> {
-        let options = client::options(patience.limits())
-            .with_default_headers(hub.headers().clone())
-            .with_allow_http(true);
+        let (limits, headers) = (patience.limits(), hub.headers().clone());
+        let guarded = Guarded { limits, headers, redirects: Redirects::Anywhere };
         let files = HttpBuilder::new()
             .with_url(hub.resolve_url(kind, repo, commit))
-            .with_client_options(options)
+            .with_client_options(ClientOptions::new().with_allow_http(true))
+            .with_http_connector(guarded)
             .with_retry(patience.limits().retry())
             .build()?;
         Ok(Self { hub, kind, repo: repo.to_owned(), commit: commit.clone(), files })

@@ -11,6 +11,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use storage::allow::Allowed;
 use storage::{Patience, Storage};
 
 /// How long a location may take to answer. A mount whose server is gone never answers.
@@ -24,6 +25,7 @@ const AT_ONCE: usize = 8;
 /// [`Cause::Data`] for a source that does not exist or that this host cannot read, [`Cause::Storage`] for one that
 /// does not answer.
 pub(crate) async fn check_sources(spec: &Spec) -> Result<(), Trouble> {
+    check_allowed(spec)?;
     let sources = spec.data().sources();
     let locations: Vec<_> = sources.into_iter().map(|source| source.location.clone()).collect();
     futures::stream::iter(locations)
@@ -31,6 +33,15 @@ pub(crate) async fn check_sources(spec: &Spec) -> Result<(), Trouble> {
         .buffered(AT_ONCE)
         .try_collect()
         .await
+}
+
+/// Checks that specs may name what this one names. The coordinator has checked this, too, but perhaps for other hosts.
+fn check_allowed(spec: &Spec) -> Result<(), Trouble> {
+    let allowed = Allowed::here().map_err(|e| trouble(Cause::Internal)(e.to_string()))?;
+    allowed.check_spec(spec).map_err(|(field, refused)| {
+        let cause = if field == "model.base" { Cause::Model } else { Cause::Data };
+        trouble(cause)(format!("{field}: {refused}"))
+    })
 }
 
 /// Opens the output of the spec.
@@ -55,6 +66,7 @@ pub(crate) async fn open_output(spec: &Spec) -> Result<Storage, Trouble> {
 /// [`Cause::Model`] for one that does not exist or that this host cannot read, [`Cause::Storage`] for one that does
 /// not answer.
 pub(crate) async fn check_base(spec: &Spec) -> Result<(), Trouble> {
+    check_allowed(spec)?;
     let base = spec.base();
     let template = match &spec.data().chat_template {
         ChatTemplate::File(location) => Some(("data.chat_template", location)),
@@ -62,7 +74,11 @@ pub(crate) async fn check_base(spec: &Spec) -> Result<(), Trouble> {
     };
     for (field, location) in [("model.base", &base)].into_iter().chain(template) {
         let Location::File(path) = location else { continue };
-        check_path(path.clone(), PATIENCE).await.map_err(|(cause, what)| {
+        let checked = async {
+            check_path(path.clone(), PATIENCE).await?;
+            check_links(path.clone()).await
+        };
+        checked.await.map_err(|(cause, what)| {
             let cause = if cause == Cause::Data { Cause::Model } else { cause };
             trouble(cause)(format!("{field} `{location}`: {what}"))
         })?;
@@ -107,6 +123,20 @@ async fn check_path(path: PathBuf, patience: Duration) -> Result<(), (Cause, Str
     })
 }
 
+/// Checks that no link in a folder leads to a file that may not be read.
+async fn check_links(folder: PathBuf) -> Result<(), (Cause, String)> {
+    let data = |what: String| (Cause::Data, what);
+    let allowed = Allowed::here().map_err(|e| data(e.to_string()))?;
+    let check = move || -> Result<(), String> {
+        let Ok(files) = folder.read_dir() else { return Ok(()) };
+        for real in files.flatten().filter_map(|file| file.path().canonicalize().ok()) {
+            allowed.check_file(&real).map_err(|refused| refused.to_string())?;
+        }
+        Ok(())
+    };
+    on_disk(PATIENCE, check).await?.map_err(data)
+}
+
 /// Succeeds for a file that can be opened, a folder that can be listed, or a pattern that matches something.
 fn probe(path: &Path) -> io::Result<()> {
     match fs::metadata(path) {
@@ -148,6 +178,7 @@ async fn exists(location: &Location, patience: Duration) -> Result<bool, storage
         Location::Url { .. } | Location::File(_) => storage::split(&location.to_string())?,
     };
     let storage = Storage::open_existing(&root)?.patient(Patience::Within(patience))?;
+    let storage = storage.confined()?;
     let is_listed = match location {
         Location::Url { scheme, .. } => scheme.is_listed(),
         Location::Hub(_) | Location::File(_) => true,

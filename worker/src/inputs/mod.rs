@@ -37,9 +37,9 @@ pub(crate) async fn base(spec: &Spec) -> Result<PathBuf, Trouble> {
 pub(crate) async fn template(spec: &Spec) -> Result<Option<String>, Trouble> {
     let ChatTemplate::File(location) = &spec.data().chat_template else { return Ok(None) };
     let refuse = |e: String| trouble(Cause::Model)(format!("data.chat_template: {e}"));
-    let (storage, key) =
-        Storage::containing(&location.to_string()).map_err(|e| refuse(chain(&e)))?;
-    let body = storage.read(&key).await.map_err(|e| refuse(chain(&e)))?;
+    let unread = |e: storage::Error| refuse(chain(&e));
+    let (storage, key) = Storage::containing(&location.to_string()).map_err(unread)?;
+    let body = storage.confined().map_err(unread)?.read(&key).await.map_err(unread)?;
     let text = String::from_utf8(body.to_vec());
     text.map(Some).map_err(|e| refuse(format!("`{location}` is not UTF-8: {e}")))
 }

@@ -32,6 +32,7 @@ impl PinnedObject {
             trouble(cause)(chain(&e))
         };
         let (storage, key) = Storage::containing(&shard.url).map_err(unread)?;
+        let storage = storage.confined().map_err(unread)?;
         let found = storage.head(&key).await.map_err(unread)?;
         // If the store has no ETags, the modification time is compared instead.
         let as_old = |o: &Object| o.etag.is_some() || o.modified_ms == shard.modified_ms;
