@@ -9,6 +9,7 @@ use muster_tests::undisturbed::UNDISTURBED;
 use muster_tests::{Fixture, Process, programs};
 use proto::event::Fact;
 use rustix::process::Signal;
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -149,6 +150,23 @@ fn pods_that_are_preempted_leave_a_checkpoint_and_the_next_ones_repeat_no_step()
     assert!(!before.iter().any(|f| matches!(f, Fact::Succeeded { .. })), "it was too fast");
     job.assert_succeeded(job.pods());
     assert_eq!(*starts(&job.history(|_| true)).last().expect("a generation"), newest);
+}
+
+#[test]
+fn a_first_pod_that_is_preempted_while_the_store_is_silent_leaves_at_once() {
+    let job = Job::new();
+    job.fixture.respec("./runs", "s3://bucket/runs");
+    let store = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", store.local_addr().expect("an address"));
+    let environment = [
+        ("AWS_ENDPOINT_URL", url),
+        ("AWS_ACCESS_KEY_ID", "key".into()),
+        ("AWS_SECRET_ACCESS_KEY", "secret".into()),
+    ];
+    let pod = Process::start_in(&programs::coordinator(), &job.arguments(0), &environment);
+    let _asked = store.accept().expect("the pod asks the store");
+    pod.signal(Signal::TERM);
+    pod.end_with_text(STOPPED);
 }
 
 #[test]

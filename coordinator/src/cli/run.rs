@@ -18,7 +18,7 @@ use proto::print;
 use proto::spec::Spec;
 use std::path::PathBuf;
 use storage::Storage;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::broadcast::error::RecvError;
 use wire::credentials::Credentials;
 
@@ -90,7 +90,8 @@ pub(super) async fn run(arguments: Arguments) -> Outcome {
         let watch = watch.map_err(anyhow::Error::msg).blame(Exit::Infrastructure)?;
         let unknown = || anyhow!("run `{run}` is unknown");
         let watch = watch.ok_or_else(unknown).blame(Exit::Infrastructure)?;
-        until_the_end(watch, &show, &handle).await
+        let mut terminate = signal(SignalKind::terminate()).blame(Exit::Infrastructure)?;
+        until_the_end(watch, &show, &handle, &mut terminate).await
     };
     let say = |line: &str| show.say(line);
     let node = follow::local(program, &coordinator, devices);
@@ -113,9 +114,14 @@ async fn submit(
 
 /// Shows notices until the run has ended. The first Ctrl-C stops the run gracefully, the second at once. If standard
 /// output cannot be written to, the run stops gracefully as well, since the program that followed it no longer does.
-pub(super) async fn until_the_end(mut watch: Watch, show: &Show, handle: &Handle) -> Outcome {
+/// `terminate` is SIGTERM, which also counts if it came earlier.
+pub(super) async fn until_the_end(
+    mut watch: Watch,
+    show: &Show,
+    handle: &Handle,
+    terminate: &mut Signal,
+) -> Outcome {
     let mut interrupt = signal(SignalKind::interrupt()).blame(Exit::Infrastructure)?;
-    let mut terminate = signal(SignalKind::terminate()).blame(Exit::Infrastructure)?;
     let mut past = std::mem::take(&mut watch.past).into_iter();
     let mut asked = false;
     let mut printed = Ok(());

@@ -44,6 +44,8 @@ const LOG: &str = "warn,worker=info,proto=info,data=info";
 const DISMISSAL_TIME: Duration = Duration::from_secs(15);
 /// The pause between two looks at the workers, or at a run whose coordinator does not answer.
 const POLL: Duration = Duration::from_millis(200);
+/// The pause before a worker that was dismissed, although its run has not ended, joins the next first pod.
+const REJOIN: Duration = Duration::from_secs(2);
 /// How often a worker's pod checks whether the run has ended while its worker had no connection.
 const CHECK: Duration = Duration::from_secs(30);
 
@@ -158,6 +160,57 @@ async fn coordinate(
     spec: Spec,
     (door, credentials, stage): (Door, Credentials, watch::Sender<Stage>),
 ) -> Result<u8, Refusal> {
+    // The first process of a container ignores SIGTERM unless it listens, and the store may not answer for minutes.
+    let mut terminate = signal(SignalKind::terminate()).blame(Exit::Infrastructure)?;
+    let prepared = tokio::select! {
+        prepared = prepare(arguments, spec, (door, credentials)) => prepared?,
+        _ = terminate.recv() => return Ok(exit::STOPPED),
+    };
+    let (mut coordinator, storage) = match prepared {
+        Prepared::Coordinating(coordinator, storage) => (coordinator, storage),
+        Prepared::Ended(code) => return Ok(code),
+    };
+    let (handle, run) = (coordinator.handle.clone(), RunId::new(arguments.run.clone()));
+    stage.send_replace(Stage::Working(handle.clone()));
+    let heading = format!("run {run} in {}/{run}", storage.url());
+    let show = Show::new(Style::Human, &heading, "the next pod".into());
+    let followed = async {
+        let watch = handle.watch(run.clone(), 0).await.blame(Exit::Infrastructure)?;
+        let watch = watch.map_err(anyhow::Error::msg).blame(Exit::Infrastructure)?;
+        let watch = watch.ok_or_else(|| anyhow!("run `{run}` is unknown"));
+        let watch = watch.blame(Exit::Infrastructure)?;
+        crate::cli::run::until_the_end(watch, &show, &handle, &mut terminate).await
+    };
+    let say = |line: &str| show.say(line);
+    let outcome = follow::with_workers(&mut coordinator, node, say, followed).await;
+    dismiss_all(&handle).await;
+    let how = how_it_ended(&handle, &run).await;
+    coordinator.end();
+    match (how, outcome) {
+        (Dismissal::Closing | Dismissal::Refused, Err(error)) => Err(error),
+        (how, outcome) => {
+            if let Err(Refusal { error, .. }) = outcome {
+                print::note(format_args!("error: {}", proto::error::chain(error.as_ref())));
+            }
+            Ok(exit::of_dismissal(how).unwrap_or(exit::STOPPED))
+        }
+    }
+}
+
+/// What the first pod has found.
+enum Prepared {
+    /// The coordinator has the run.
+    Coordinating(Embedded, Storage),
+    /// The run has ended already, and so does this pod, with this exit code.
+    Ended(u8),
+}
+
+/// Starts the coordinator, with the run that it finds or with a new one.
+async fn prepare(
+    arguments: &Arguments,
+    spec: Spec,
+    (door, credentials): (Door, Credentials),
+) -> Result<Prepared, Refusal> {
     let run = RunId::new(arguments.run.clone());
     let busy = |error: std::io::Error| {
         let context = format!("cannot listen on {}", arguments.listen);
@@ -177,7 +230,7 @@ async fn coordinate(
     })?;
     if let Known::Ended(how) = known {
         print::note(format_args!("run {run} has ended already"));
-        return Ok(exit::of_dismissal(how).unwrap_or(exit::STOPPED));
+        return Ok(Prepared::Ended(exit::of_dismissal(how).unwrap_or(exit::STOPPED)));
     }
     let patience = spec.checkpoint().storage_patience;
     let own = holder::here(arguments.coordinator.clone());
@@ -195,29 +248,7 @@ async fn coordinate(
     if is_new {
         coordinator.work(submit(&handle, &run, spec)).await?;
     }
-    stage.send_replace(Stage::Working(handle.clone()));
-    let heading = format!("run {run} in {}/{run}", storage.url());
-    let show = Show::new(Style::Human, &heading, "the next pod".into());
-    let followed = async {
-        let watch = handle.watch(run.clone(), 0).await.blame(Exit::Infrastructure)?;
-        let watch = watch.map_err(anyhow::Error::msg).blame(Exit::Infrastructure)?;
-        let watch = watch.ok_or_else(|| anyhow!("run `{run}` is unknown"));
-        crate::cli::run::until_the_end(watch.blame(Exit::Infrastructure)?, &show, &handle).await
-    };
-    let say = |line: &str| show.say(line);
-    let outcome = follow::with_workers(&mut coordinator, node, say, followed).await;
-    dismiss_all(&handle).await;
-    let how = how_it_ended(&handle, &run).await;
-    coordinator.end();
-    match (how, outcome) {
-        (Dismissal::Closing | Dismissal::Refused, Err(error)) => Err(error),
-        (how, outcome) => {
-            if let Err(Refusal { error, .. }) = outcome {
-                print::note(format_args!("error: {}", proto::error::chain(error.as_ref())));
-            }
-            Ok(exit::of_dismissal(how).unwrap_or(exit::STOPPED))
-        }
-    }
+    Ok(Prepared::Coordinating(coordinator, storage))
 }
 
 async fn submit(handle: &Handle, run: &RunId, spec: Spec) -> Result<(), Refusal> {
@@ -250,18 +281,30 @@ async fn work(arguments: &Arguments, node: Node, spec: &Spec) -> Result<u8, Refu
     let storage = Storage::open(&spec.output().to_string()).context("output").blame(Exit::User)?;
     let run = RunId::new(arguments.run.clone());
     let mut terminate = signal(SignalKind::terminate()).blame(Exit::Infrastructure)?;
-    let mut launched = Launched::locally(node).blame(Exit::Infrastructure)?;
     let say = |line: &str| print::note(line);
-    tokio::select! {
-        ended = launched.watch(say) => return code_of(ended),
-        _ = terminate.recv() => {}
-        how = missed_end(&arguments.coordinator, &storage, &run) => {
-            launched.end().await;
-            return Ok(exit::of_dismissal(how).unwrap_or(exit::STOPPED));
+    loop {
+        let mut launched = Launched::locally(node.clone()).blame(Exit::Infrastructure)?;
+        tokio::select! {
+            // Only the first pod leaves. If this one left, too, it would count as a failure of the Job, and each of
+            // those doubles the time until Kubernetes replaces pods.
+            ended = launched.watch(say) => match ended {
+                Err(launch::Error::Drained) => {}
+                ended => return code_of(ended),
+            },
+            _ = terminate.recv() => {
+                launched.terminate();
+                return code_of(launched.watch(say).await);
+            }
+            how = missed_end(&arguments.coordinator, &storage, &run) => {
+                launched.end().await;
+                return Ok(exit::of_dismissal(how).unwrap_or(exit::STOPPED));
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(REJOIN) => {}
+            _ = terminate.recv() => return Ok(exit::STOPPED),
         }
     }
-    launched.terminate();
-    code_of(launched.watch(say).await)
 }
 
 /// The exit code of a pod whose workers have ended.
