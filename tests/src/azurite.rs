@@ -34,7 +34,7 @@ impl Azurite {
             .args(["--blobPort", &port.to_string()])
             .current_dir(folder.path());
         let mut server = Server::start("Azurite", &mut command, folder);
-        server.wait_until_listening(port);
+        server.wait_until_listening(([127, 0, 0, 1], port).into());
         make_container(port);
         Some(Self { _server: server, port })
     }
@@ -64,5 +64,6 @@ fn make_container(port: u16) {
     let authorization = format!("SharedKey {ACCOUNT}:{signature}");
     let headers =
         [("x-ms-date", &date[..]), ("x-ms-version", VERSION), ("Authorization", &authorization)];
-    send(port, "PUT", &format!("/{ACCOUNT}/{CONTAINER}?restype=container"), &headers, b"");
+    let server = ([127, 0, 0, 1], port).into();
+    send(server, "PUT", &format!("/{ACCOUNT}/{CONTAINER}?restype=container"), &headers, b"");
 }

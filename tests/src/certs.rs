@@ -46,14 +46,24 @@ impl Certs {
 
     /// Issues a certificate that expires at a time of the caller's choice, with a URI for what it allows.
     pub fn issue(&self, party: &str, uri: &str, expires: SystemTime) {
+        self.issue_with(party, &[], uri, expires);
+    }
+
+    /// The same for a party that is also a server, with these host names.
+    pub fn issue_with(&self, party: &str, hosts: &[&str], uri: &str, expires: SystemTime) {
         let read = |name: &str| {
             fs::read_to_string(self.0.path().join("ca").join(name)).expect("the authority")
         };
         let key = KeyPair::from_pem(&read("ca.key")).expect("the authority's key");
         let issuer = Issuer::new(named(&self.authority()), key);
         let mut params = named(party);
-        params.subject_alt_names = vec![SanType::URI(uri.try_into().expect("a URI"))];
+        let host = |host: &&str| SanType::DnsName((*host).try_into().expect("a host name"));
+        params.subject_alt_names = hosts.iter().map(host).collect();
+        params.subject_alt_names.push(SanType::URI(uri.try_into().expect("a URI")));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        if !hosts.is_empty() {
+            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+        }
         params.not_before = (SystemTime::now() - Duration::from_secs(3600)).into();
         params.not_after = expires.into();
         let key = KeyPair::generate().expect("a key");

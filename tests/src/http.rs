@@ -116,23 +116,22 @@ pub fn content(request: &Request, body: &[u8]) -> Answer {
 }
 
 /// Sends a request that prefers JSON and returns the body of the answer. Panics if the answer is not a success.
-pub fn ask(port: u16, method: &str, target: &str, body: &[u8]) -> Vec<u8> {
-    send(port, method, target, &[("Accept", "application/json")], body)
+pub fn ask(server: SocketAddr, method: &str, target: &str, body: &[u8]) -> Vec<u8> {
+    send(server, method, target, &[("Accept", "application/json")], body)
 }
 
 /// Sends an HTTP/1.0 request, so that the answer is not chunked, and returns its body. Panics if it is not a success.
 pub fn send(
-    port: u16,
+    server: SocketAddr,
     method: &str,
     target: &str,
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Vec<u8> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the server listens");
+    let mut stream = TcpStream::connect(server).expect("the server listens");
     let length = body.len();
-    let mut head = format!(
-        "{method} {target} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {length}\r\n"
-    );
+    let mut head =
+        format!("{method} {target} HTTP/1.0\r\nHost: {server}\r\nContent-Length: {length}\r\n");
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");
     }

@@ -1,6 +1,7 @@
 //! Runs an ignored test in its own process and environment, since a store's credentials come from the environment.
 
 use crate::seaweed::SeaweedFs;
+use std::ffi::OsString;
 use std::process::Command;
 
 /// Prefixes of the variables that configure a store.
@@ -12,8 +13,21 @@ const STORES: [&str; 5] = ["AWS_", "AZURE_", "AZURITE_", "GOOGLE_", "MUSTER_TEST
 /// # Errors
 /// The test fails, does not exist, or prints a secret.
 pub fn run_ignored(name: &str, environment: &[(&str, String)]) -> anyhow::Result<()> {
-    let mut test = Command::new(std::env::current_exe()?);
-    test.args(["--exact", name, "--ignored", "--nocapture"]);
+    run_ignored_under(&[], name, environment)
+}
+
+/// The same under another program, whose arguments end with a command line.
+///
+/// # Errors
+/// As [`run_ignored`].
+pub fn run_ignored_under(
+    program: &[&str],
+    name: &str,
+    environment: &[(&str, String)],
+) -> anyhow::Result<()> {
+    let mut words = program.iter().map(OsString::from).chain([std::env::current_exe()?.into()]);
+    let mut test = Command::new(words.next().expect("this program, at least"));
+    test.args(words).args(["--exact", name, "--ignored", "--nocapture"]);
     for (key, _) in std::env::vars_os() {
         if STORES.iter().any(|store| key.to_string_lossy().starts_with(store)) {
             test.env_remove(key);

@@ -12,6 +12,9 @@
 //! proxy      a proxy in front of a server, which injects faults
 //! ignored    runs an ignored test in a store's environment
 //! stored     inspects a run in a store
+//! namespaces a network of hosts with their own addresses, for one test
+//! names      a name server in that network
+//! pods       pods of the software Kubernetes in that network
 //! hub        a test hub with the interface of the Hugging Face hub
 //! http       the part of HTTP that the hub needs
 //! gpu        a software GPU
@@ -34,6 +37,9 @@ pub mod ignored;
 pub mod lone;
 pub mod memory;
 pub mod model;
+pub mod names;
+pub mod namespaces;
+pub mod pods;
 pub mod pool;
 pub mod process;
 pub mod programs;

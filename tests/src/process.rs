@@ -339,7 +339,24 @@ impl Drop for Process {
 
 /// Every running process with this mark, and its command line.
 fn marked(mark: &str) -> Vec<(Pid, String)> {
-    let wanted = format!("{MARK}={mark}");
+    with_variable(&format!("{MARK}={mark}"))
+}
+
+/// Kills every process that has this variable in its environment, such as `NAME=VALUE`, and waits for their end.
+pub fn kill_all_with(variable: &str) {
+    let found = with_variable(variable);
+    assert!(!found.is_empty(), "no process has {variable}");
+    for (pid, _) in &found {
+        // It may have ended with another one.
+        let _ = rustix::process::kill_process(*pid, Signal::KILL);
+    }
+    for (pid, line) in found {
+        assert!(exited(pid, PATIENCE), "{line} outlived `kill -9`");
+    }
+}
+
+/// Every running process with this variable in its environment, and its command line.
+fn with_variable(wanted: &str) -> Vec<(Pid, String)> {
     let mut found = Vec::new();
     for entry in Path::new("/proc").read_dir().expect("Linux").flatten() {
         let pid = entry.file_name().to_str().and_then(|n| n.parse().ok()).and_then(Pid::from_raw);

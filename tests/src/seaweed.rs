@@ -1,7 +1,7 @@
 //! A real S3 server: SeaweedFS, in a single process, with one bucket and one user.
 
 use crate::http::ask;
-use crate::server::{Server, free_ports, program};
+use crate::server::{Place, Server, free_ports, program};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -17,14 +17,19 @@ const SECRET_KEY: &str = "not-to-be-shown";
 /// A running server, which is stopped when this is dropped.
 pub struct SeaweedFs {
     server: Server,
-    port: u16,
-    filer: u16,
+    address: SocketAddr,
+    filer: SocketAddr,
 }
 
 impl SeaweedFs {
     /// Starts a server with `weed` (MUSTER_TEST_WEED). Without that program, prints that the test is skipped and
     /// returns `None`.
     pub fn start(test: &str) -> Option<Self> {
+        Self::start_at(test, &Place::here())
+    }
+
+    /// The same elsewhere.
+    pub fn start_at(test: &str, place: &Place) -> Option<Self> {
         let weed = program(test, "MUSTER_TEST_WEED")?;
         let folder = tempfile::tempdir().expect("a temporary folder");
         let user = serde_json::json!({"identities": [{
@@ -38,7 +43,9 @@ impl SeaweedFs {
         }]});
         let config = folder.path().join("s3.json");
         std::fs::write(&config, user.to_string()).expect("a temporary folder");
-        let ports = free_ports::<8>();
+        // Elsewhere, the ports must differ from those of other servers, too: its local sockets are files named by port.
+        let mut ports = free_ports::<8>();
+        ports[1] = place.port.unwrap_or(ports[1]);
         let [master, port, grpc, filer, ..] = ports;
         let names = [
             "master.port",
@@ -50,9 +57,10 @@ impl SeaweedFs {
             "filer.port.grpc",
             "s3.port.grpc",
         ];
-        let mut command = Command::new(&weed);
+        let ip = place.address;
+        let mut command = place.command(&weed);
         command
-            .args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"])
+            .args(["server", "-filer", "-s3", &format!("-ip={ip}"), &format!("-ip.bind={ip}")])
             .args([
                 "-volume.max=60",
                 "-master.volumeSizeLimitMB=1024",
@@ -66,15 +74,16 @@ impl SeaweedFs {
             .arg(format!("-s3.config={}", config.display()))
             .args(names.iter().zip(ports).map(|(name, port)| format!("-{name}={port}")));
         let mut server = Server::start("SeaweedFS", &mut command, folder);
-        server.wait_until_listening(port);
-        let mut server = Self { server, port, filer };
-        server.make_bucket(&weed, master, grpc);
+        let address = (ip, port).into();
+        server.wait_until_listening(address);
+        let mut server = Self { server, address, filer: (ip, filer).into() };
+        server.make_bucket(&weed, &format!("{ip}:{master}.{grpc}"));
         Some(server)
     }
 
     /// The address on which it listens.
     pub fn address(&self) -> SocketAddr {
-        ([127, 0, 0, 1], self.port).into()
+        self.address
     }
 
     /// The environment in which Muster uses this server.
@@ -131,10 +140,10 @@ impl SeaweedFs {
     }
 
     /// Creates the bucket with the server's shell, and retries until the filer is running.
-    fn make_bucket(&mut self, weed: &Path, master: u16, grpc: u16) {
+    fn make_bucket(&mut self, weed: &Path, master: &str) {
         let shell = || {
             let mut shell = Command::new(weed)
-                .args(["shell", &format!("-master=127.0.0.1:{master}.{grpc}")])
+                .args(["shell", &format!("-master={master}")])
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped())

@@ -1,8 +1,8 @@
 //! A third-party server: waits while it starts, and stops it at the end of the test.
 
 use crate::process::PATIENCE;
-use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,31 @@ pub(crate) fn program(test: &str, variable: &str) -> Option<PathBuf> {
     program
 }
 
+/// Where a server runs.
+pub struct Place {
+    /// The address at which this process reaches it.
+    pub address: IpAddr,
+    /// The beginning of the command line that starts a program there.
+    pub enter: Vec<String>,
+    /// The port at which it is used; `None` for any free one.
+    pub port: Option<u16>,
+}
+
+impl Place {
+    /// The loopback of this host.
+    pub fn here() -> Self {
+        Self { address: Ipv4Addr::LOCALHOST.into(), enter: Vec::new(), port: None }
+    }
+
+    /// A command that runs a program there.
+    pub(crate) fn command(&self, program: &Path) -> Command {
+        let Some((first, rest)) = self.enter.split_first() else { return Command::new(program) };
+        let mut command = Command::new(first);
+        command.args(rest).arg(program);
+        command
+    }
+}
+
 impl Server {
     /// Starts a server whose files are in `folder`.
     pub(crate) fn start(
@@ -40,9 +65,9 @@ impl Server {
         Self { name, child, folder }
     }
 
-    /// Waits until the server listens on `port`.
-    pub(crate) fn wait_until_listening(&mut self, port: u16) {
-        self.wait("listen", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    /// Waits until the server listens at `address`.
+    pub(crate) fn wait_until_listening(&mut self, address: SocketAddr) {
+        self.wait("listen", || TcpStream::connect(address).is_ok());
     }
 
     /// Waits until the condition is true. Panics if the server ends first.

@@ -21,9 +21,15 @@ pub struct Reference {
 pub static UNDISTURBED: LazyLock<Reference> = LazyLock::new(|| Reference::of(&Fixture::new()));
 
 impl Reference {
-    /// Runs `fixture` undisturbed.
+    /// Runs `fixture` undisturbed, with two workers.
     pub fn of(fixture: &Fixture) -> Self {
-        let ended = Process::run(fixture, &["--workers", "2"]).end().with_code(0);
+        Self::of_workers(fixture, 2)
+    }
+
+    /// Runs `fixture` undisturbed, with this number of workers.
+    pub fn of_workers(fixture: &Fixture, workers: usize) -> Self {
+        let workers = workers.to_string();
+        let ended = Process::run(fixture, &["--workers", &workers]).end().with_code(0);
         let steps = lineage(&[&ended]);
         Self {
             digests: steps.iter().map(|(step, (digest, _))| (*step, digest.clone())).collect(),

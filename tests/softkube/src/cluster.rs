@@ -97,7 +97,7 @@ impl Cluster {
         form: impl FnOnce(&Arc<Signals>, SocketAddr) -> Form,
     ) -> io::Result<Self> {
         let clock = Clock::new(options.clock);
-        let mut registry = Registry::new(clock.clone(), options.seed);
+        let mut registry = Registry::new(clock.clone(), options.seed, options.pod_network);
         if let Some(tls) = &options.tls {
             registry.set_certificate(tls.authority_pem.clone());
         }

@@ -25,10 +25,13 @@ pub struct Options {
     pub rules: Vec<Rule>,
     /// The nodes of the cluster.
     pub nodes: Vec<NodeSpec>,
+    /// The first two bytes of the pods' addresses.
+    pub pod_network: [u8; 2],
 }
 
 impl Default for Options {
-    /// Real time, plain HTTP on a free local port, and one large node named `node-0`.
+    /// Real time, plain HTTP on a free local port, and one large node named `node-0`. All of 127.0.0.0/8 is local on Linux,
+    /// so processes can listen on the addresses of their pods.
     fn default() -> Self {
         Self {
             clock: ClockMode::Real,
@@ -41,6 +44,7 @@ impl Default for Options {
                 "node-0",
                 &[("cpu", "64"), ("memory", "256Gi"), ("nvidia.com/gpu", "8")],
             )],
+            pod_network: [127, 64],
         }
     }
 }

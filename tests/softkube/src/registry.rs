@@ -2,6 +2,7 @@
 //!
 //! `create`, `update` and `delete` add the write paths; controllers and the HTTP layer go through the same ones.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -72,6 +73,7 @@ pub(crate) struct Registry {
     pub(crate) random: Random,
     warnings: Vec<String>,
     addresses: u32,
+    pod_network: [u8; 2],
     certificate: String,
 }
 
@@ -87,13 +89,14 @@ pub(crate) struct Note<'a> {
 }
 
 impl Registry {
-    pub(crate) fn new(clock: Clock, seed: u64) -> Self {
+    pub(crate) fn new(clock: Clock, seed: u64, pod_network: [u8; 2]) -> Self {
         Self {
             store: Store::new(),
             clock,
             random: Random::new(seed),
             warnings: Vec::new(),
             addresses: 0,
+            pod_network,
             certificate: String::new(),
         }
     }
@@ -138,6 +141,12 @@ impl Registry {
         self.addresses += 1;
         let [_, _, high, low] = self.addresses.to_be_bytes();
         [high, low]
+    }
+
+    /// The next unused address of a pod.
+    pub(crate) fn next_pod_address(&mut self) -> Ipv4Addr {
+        let ([first, second], [high, low]) = (self.pod_network, self.next_address());
+        Ipv4Addr::new(first, second, high, low)
     }
 
     pub(crate) fn writer<'a>(&self, write: &Write<'a>) -> Writer<'a> {

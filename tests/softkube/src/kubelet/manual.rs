@@ -68,7 +68,7 @@ impl Kubelet for Manual {
 /// Gives the pod its addresses and its first status.
 pub(crate) fn take_on(registry: &mut Registry, pod: &Value) {
     let now = registry.now();
-    let [high, low] = registry.next_address();
+    let pod_ip = registry.next_pod_address().to_string();
     let node = registry.get(Target::new("nodes", "", pod.str("spec.nodeName")));
     let addresses =
         node.as_ref().map(|node| node.list("status.addresses").to_vec()).unwrap_or_default();
@@ -76,8 +76,6 @@ pub(crate) fn take_on(registry: &mut Registry, pod: &Value) {
         .iter()
         .find(|one| one.str("type") == "InternalIP")
         .map_or("127.0.0.1", |one| one.str("address"));
-    // All of 127.0.0.0/8 is local on Linux, so processes can listen on the addresses of their pods.
-    let pod_ip = format!("127.64.{high}.{low}");
     // The pod was just listed, so the update cannot fail.
     let _ = registry.modify(Target::of("pods", pod), &write(), |pod| {
         status::accept(pod, host_ip, &pod_ip, now)

@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 mod env;
+mod https;
 pub(crate) mod logs;
 pub(crate) mod manual;
 mod mounts;

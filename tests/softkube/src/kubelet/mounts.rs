@@ -28,7 +28,9 @@ pub(crate) fn sync(host: &mut Host<'_>, pod: &Value, disk: &mut Disk) -> Result<
         match sources.files(volume, &mut disk.tokens).map_err(failed)? {
             Some(files) if disk.written.get(name) != Some(&files) => {
                 disk.versions += 1;
-                volumes::write(&folder, &files, disk.versions)
+                let group = pod.int("spec.securityContext.fsGroup");
+                let group = group.and_then(|group| u32::try_from(group).ok());
+                volumes::write(&folder, &files, (disk.versions, group))
                     .map_err(|error| failed(error.to_string()))?;
                 disk.written.insert(name.to_owned(), files);
             }

@@ -1,17 +1,18 @@
 //! Startup, readiness and liveness probes of container processes.
 //!
-//! `exec`, `httpGet` over HTTP and `tcpSocket` are evaluated. HTTPS and gRPC probes fail, and an event says why.
+//! `exec`, `httpGet` and `tcpSocket` are evaluated. gRPC probes fail, and an event says why.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::clock::Clock;
 use crate::json::Json;
+use crate::kubelet::https;
 use crate::kubelet::report::{ProbeKind, Report, Reporter, RunId};
 use crate::kubelet::start::{ContainerStart, Hook};
 
@@ -27,11 +28,6 @@ pub(crate) struct Prober {
     pub(crate) hook: Hook,
     pub(crate) clock: Clock,
     pub(crate) reporter: Reporter,
-}
-
-/// Whether a probe is of a form that is evaluated.
-pub(crate) fn is_served(probe: &Value) -> bool {
-    !probe.has("grpc") && probe.text("httpGet.scheme") != Some("HTTPS")
 }
 
 impl Prober {
@@ -87,7 +83,7 @@ impl Prober {
     }
 
     async fn attempt(&self, probe: &Value) -> bool {
-        if !is_served(probe) {
+        if probe.has("grpc") {
             false
         } else if probe.has("exec") {
             self.exec(probe.list("exec.command")).await
@@ -127,7 +123,17 @@ impl Prober {
     }
 
     async fn http(&self, target: &Value) -> bool {
-        let Some(mut stream) = self.connect(target).await else { return false };
+        let Some(stream) = self.connect(target).await else { return false };
+        if target.text("scheme") != Some("HTTPS") {
+            return self.ask(stream, target).await;
+        }
+        match https::secure(stream, self.start.pod_ip).await {
+            Ok(stream) => self.ask(stream, target).await,
+            Err(_) => false,
+        }
+    }
+
+    async fn ask(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin, target: &Value) -> bool {
         let mut request = format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: kube-probe/1.34\r\nAccept: */*\r\nConnection: close\r\n",
             target.str("path"),

@@ -33,7 +33,7 @@ pub struct ContainerStart {
     pub working_dir: Option<String>,
     /// The host name inside the pod.
     pub hostname: String,
-    /// The address of the pod, which is local to this machine.
+    /// The address of the pod, which is local to this machine unless the cluster has a network of its own.
     pub pod_ip: IpAddr,
     /// The volumes of the container, as folders or files of this machine.
     pub mounts: Vec<Mount>,

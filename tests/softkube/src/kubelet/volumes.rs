@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -205,11 +205,16 @@ pub(crate) fn make_empty(folder: &Path) -> io::Result<()> {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o777))
 }
 
-/// Replaces the files of a volume at once; `number` tells the versions apart.
+/// Replaces the files of a volume at once; `number` tells the versions apart. The files belong to `group`, the pod's
+/// `fsGroup`.
 ///
 /// # Errors
 /// The disk refuses.
-pub(crate) fn write(folder: &Path, files: &Files, number: u64) -> io::Result<()> {
+pub(crate) fn write(
+    folder: &Path,
+    files: &Files,
+    (number, group): (u64, Option<u32>),
+) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     let version = format!("..version_{number}");
     let fresh = folder.join(&version);
@@ -221,6 +226,8 @@ pub(crate) fn write(folder: &Path, files: &Files, number: u64) -> io::Result<()>
         }
         fs::write(&file, content)?;
         fs::set_permissions(&file, fs::Permissions::from_mode(*mode))?;
+        // Only a privileged user may give a file away. The pods of any other user run as that user and read it anyway.
+        let _ = chown(&file, None, group);
     }
     let data = folder.join("..data");
     let before = fs::read_link(&data).ok();
