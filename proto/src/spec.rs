@@ -8,7 +8,7 @@
 //! generated from them, and input is validated against it. Whether a file exists or a model is implemented is checked
 //! where it is opened.
 
-mod bytes;
+pub mod bytes;
 mod check;
 mod derived;
 pub mod draft;

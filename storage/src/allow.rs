@@ -7,7 +7,6 @@
 //! Addresses of one's own link, among them the metadata services of clouds, are never asked for a spec, whether they
 //! are written in a URL, come from a redirect, or from resolving a name.
 
-use crate::url::real;
 use proto::spec::{Location, Scheme, Spec};
 use reqwest::Url;
 use std::fmt;
@@ -220,6 +219,15 @@ impl Entry {
             Location::Url { scheme, path } => Ok(Self::Url(scheme, path)),
             Location::Hub(_) => Err(bad("cannot be used".into())),
         }
+    }
+}
+
+/// The path without links and dots. If it does not exist yet, only the part that exists is resolved.
+pub(crate) fn real(path: &Path) -> PathBuf {
+    match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Ok(real), _, _) => real,
+        (Err(_), Some(parent), Some(name)) => real(parent).join(name),
+        (Err(_), _, _) => path.to_owned(),
     }
 }
 

@@ -3,14 +3,14 @@
 //! Credentials, endpoints and regions come from the environment, from the same variables that the tools of each store
 //! use. They are never part of a spec.
 
-use crate::allow::Allowed;
+use crate::allow::{Allowed, real};
 use crate::client::{self, Guarded, Redirects};
 use crate::hub::Hub;
 use crate::hub::store::HubStore;
 use crate::kind::Kind;
 use crate::patience::{Limits, Patience};
 use crate::unfinished::Uploads;
-use crate::url::{self, location, real, refuse, url_of};
+use crate::url::{self, location, refuse, url_of};
 use crate::{Error, MEMORY, Storage};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};

@@ -1,6 +1,7 @@
 //! Splits, builds and normalizes the URLs of storages and of objects in them.
 
 use crate::Error;
+use crate::allow::real;
 use object_store::path::Path;
 use proto::spec::{HubName, Location, Scheme};
 
@@ -45,15 +46,6 @@ pub fn url(url: &str) -> Result<String, Error> {
         Location::File(folder) => url_of(&real(&folder)),
         location @ (Location::Url { .. } | Location::Hub(_)) => location.to_string(),
     })
-}
-
-/// The path without links and dots. If it does not exist yet, only the part that exists is resolved.
-pub(crate) fn real(path: &std::path::Path) -> std::path::PathBuf {
-    match (path.canonicalize(), path.parent(), path.file_name()) {
-        (Ok(real), _, _) => real,
-        (Err(_), Some(parent), Some(name)) => real(parent).join(name),
-        (Err(_), _, _) => path.to_owned(),
-    }
 }
 
 /// A folder's URL, without a trailing slash.

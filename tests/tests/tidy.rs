@@ -22,11 +22,12 @@ const LINES: usize = 500;
 const COLUMNS: usize = 120;
 
 /// The packages of the workspace, by folder.
-const PACKAGES: [&str; 8] = [
+const PACKAGES: [&str; 9] = [
     "proto",
     "proto/wire",
     "storage",
     "coordinator",
+    "coordinator/kubernetes",
     "worker",
     "worker/data",
     "tests",

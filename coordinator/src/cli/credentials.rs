@@ -12,7 +12,7 @@ pub(super) struct Arguments {
     /// Connect without encryption to a coordinator on another host: everybody in the network can then read and change
     /// everything
     #[arg(long, env = "MUSTER_INSECURE", value_parser = clap::builder::FalseyValueParser::new())]
-    insecure: bool,
+    pub(in crate::cli) insecure: bool,
 }
 
 impl Arguments {

@@ -23,7 +23,7 @@ mod token;
 mod typed;
 
 use crate::core::Fault;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use proto::event::Failure;
 use proto::print;
 use proto::text::visible;
@@ -178,12 +178,14 @@ enum Command {
 
 /// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
-    let command = match Cli::try_parse() {
+    let command = match parse() {
         Ok(Cli { command }) => command,
         Err(error) => return print_usage(&error),
     };
     let stands = matches!(command, Command::Serve(_) | Command::Kubernetes(_));
-    print::log(if stands { "info" } else { "warn" });
+    let level = if stands { "info" } else { "warn" };
+    // The client of Kubernetes logs what is returned as an error, too.
+    print::log(&format!("{level},kube_client=off,kube_runtime=off"));
     if let Err(error) = Allowed::here() {
         return exit_code(Err(error).blame(Exit::User));
     }
@@ -210,6 +212,14 @@ pub fn main() -> ExitCode {
         }
     };
     exit_code(outcome)
+}
+
+fn parse() -> Result<Cli, clap::Error> {
+    // The options of a Job mean nothing to a standing coordinator.
+    let of_job = |group: clap::ArgGroup| group.requires("launch");
+    let command = Cli::command();
+    let command = command.mut_subcommand("submit", |submit| submit.mut_group("Options", of_job));
+    Cli::from_arg_matches(&command.try_get_matches()?)
 }
 
 /// Prints help, a version, or an error in the arguments.

@@ -6,6 +6,7 @@ use crate::runtime::{self, Runtime, Vacancy};
 use crate::service::{self, Door};
 use crate::takeover::holder;
 use crate::web::{self, Stage};
+use ::kubernetes::Cluster;
 use anyhow::{Context, anyhow};
 use clap::Args;
 use proto::print;
@@ -44,6 +45,10 @@ pub(super) struct Arguments {
     /// clients' certificates, and the list `tokens` of accepted tokens; see `coordinator certs` and `coordinator token`
     #[arg(long, value_name = "FOLDER", env = "MUSTER_CREDENTIALS")]
     credentials: Option<PathBuf>,
+    /// Let pods of this coordinator's namespace join with the token of their service account (audience `muster`), which
+    /// the cluster's API server checks; needs the ClusterRole system:auth-delegator
+    #[arg(long, requires = "credentials")]
+    token_review: bool,
     /// Listen for other hosts without encryption, or without asking for credentials
     #[arg(long, env = "MUSTER_INSECURE", value_parser = clap::builder::FalseyValueParser::new())]
     insecure: bool,
@@ -58,7 +63,13 @@ pub(super) struct Arguments {
 pub(super) async fn serve(arguments: Arguments) -> Outcome {
     raise_file_limit();
     let door = match &arguments.credentials {
-        Some(folder) => Door::with(Folder::at(folder)).blame(Exit::User)?,
+        Some(folder) => {
+            let cluster = match arguments.token_review {
+                true => Some(Cluster::connect(None, None).await.blame(Exit::User)?),
+                false => None,
+            };
+            Door::with_reviews(Folder::at(folder), cluster).blame(Exit::User)?
+        }
         None => Door::open(),
     };
     check_exposure(&arguments, &door)?;

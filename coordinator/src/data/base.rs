@@ -62,6 +62,29 @@ pub(crate) async fn positions(location: &Location) -> Option<u64> {
     positions_in(&serde_json::from_slice(&config).ok()?)
 }
 
+/// The weights of a model.
+pub(crate) struct Weights {
+    pub(crate) parameters: u64,
+    /// The size of their files.
+    pub(crate) bytes: u64,
+}
+
+/// The weights in the base's safetensors files, whose sizes tell; `None` if it has none.
+///
+/// # Errors
+/// The errors of [`check`].
+pub(crate) async fn weights(location: &Location) -> Result<Option<Weights>, Fault> {
+    let base = open(location, Patience::Listing).await?;
+    let config = base.read("config.json").await.map_err(unread)?;
+    let config: Value = serde_json::from_slice(&config).unwrap_or_default();
+    let dtype = ["torch_dtype", "dtype"].into_iter().find_map(|key| config[key].as_str());
+    let width = if dtype == Some("float32") { 4 } else { 2 };
+    let files = base.list("").await.map_err(unread)?;
+    let weights = files.iter().filter(|f| !f.key.contains('/') && f.key.ends_with(".safetensors"));
+    let bytes = weights.map(|file| file.bytes).sum();
+    Ok((bytes > 0).then_some(Weights { parameters: bytes / width, bytes }))
+}
+
 /// Reads `rope_scaling` of transformers 4 and `rope_parameters` of transformers 5: a scaled rotary embedding reaches
 /// `factor` times the original length. In some configurations `max_position_embeddings` is the length before scaling,
 /// in others the length after it. The longer of the two counts, which avoids false warnings.

@@ -7,7 +7,8 @@
 use super::accept::Origin;
 use super::grants::{Grants, Runs};
 use super::reload::Reloaded;
-use super::tokens::Tokens;
+use super::reviews::Reviews;
+use super::tokens::{Entry, Refusal, Tokens};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -72,6 +73,8 @@ pub(crate) struct Access {
     /// Whether every connection has a verified client certificate.
     certificates: bool,
     tokens: Option<Reloaded<Tokens>>,
+    /// Who vouches for tokens that are not in the list.
+    reviews: Option<Reviews>,
     rates: Mutex<BTreeMap<Option<String>, Bucket>>,
 }
 
@@ -82,19 +85,27 @@ struct Bucket {
 }
 
 impl Access {
-    /// Asks for client certificates, for tokens of a list, for both, or for nothing.
-    pub(crate) fn new(certificates: bool, tokens: Option<Reloaded<Tokens>>) -> Self {
-        Self { certificates, tokens, rates: Mutex::default() }
+    /// Asks for client certificates, for tokens of a list or of a cluster, for both, or for nothing.
+    pub(crate) fn new(
+        certificates: bool,
+        tokens: Option<Reloaded<Tokens>>,
+        reviews: Option<Reviews>,
+    ) -> Self {
+        Self { certificates, tokens, reviews, rates: Mutex::default() }
+    }
+
+    fn wants_tokens(&self) -> bool {
+        self.tokens.is_some() || self.reviews.is_some()
     }
 
     /// Whether everybody who can connect may do everything.
     pub(crate) fn is_open(&self) -> bool {
-        !self.certificates && self.tokens.is_none()
+        !self.certificates && !self.wants_tokens()
     }
 
     /// The credentials that it asks for, in words.
     pub(crate) fn wanted(&self) -> &'static str {
-        match (self.certificates, self.tokens.is_some()) {
+        match (self.certificates, self.wants_tokens()) {
             (true, true) => "clients need a certificate and a token",
             (true, false) => "clients need a certificate",
             (false, true) => "clients need a token",
@@ -102,8 +113,34 @@ impl Access {
         }
     }
 
-    /// Who makes a request, and whether it may.
-    fn admit(&self, request: &Request) -> Result<Caller, Status> {
+    /// The entry of a token in the list, or the one for a pod whose token it is.
+    async fn look_up(&self, token: String) -> Result<Entry, Status> {
+        let refused = |refusal: Refusal| Err(Status::unauthenticated(refusal.to_string()));
+        if let Some(tokens) = &self.tokens {
+            match tokens.current().find(&token, chrono::Utc::now()) {
+                Ok(entry) => return Ok(entry.clone()),
+                Err(Refusal::Unknown) => {}
+                Err(expired) => return refused(expired),
+            }
+        }
+        let Some(reviews) = &self.reviews else { return refused(Refusal::Unknown) };
+        match reviews.find(&token).await {
+            Ok(Some(entry)) => Ok(entry),
+            Ok(None) => refused(Refusal::Unknown),
+            Err(error) => {
+                let error = proto::error::chain(&error);
+                tracing::warn!(error, "a token could not be reviewed");
+                Err(Status::unavailable("the cluster could not be asked about this token"))
+            }
+        }
+    }
+
+    /// Who makes a request, and whether it may. `token` is the entry of its token, if tokens are asked for.
+    fn admit(
+        &self,
+        request: &Request,
+        token: Option<Result<Entry, Status>>,
+    ) -> Result<Caller, Status> {
         let origin = request.extensions().get::<Origin>();
         let need = need(request.uri().path());
         if need == Need::Nothing {
@@ -116,13 +153,10 @@ impl Access {
                 .ok_or_else(|| Status::unauthenticated("there is no client certificate"))?;
             caller = Caller { name: Some(found.name.clone()), grants: found.grants.clone() };
         }
-        if let Some(tokens) = &self.tokens {
-            let token = bearer(request)?;
-            let found = tokens.current();
-            let entry = found.find(token, chrono::Utc::now()).map_err(|refusal| {
+        if let Some(token) = token {
+            let entry = token.inspect_err(|status| {
                 let address = origin.map(|origin| origin.address.to_string());
-                tracing::warn!(address, reason = %refusal, "refused a token");
-                Status::unauthenticated(refusal.to_string())
+                tracing::warn!(address, reason = status.message(), "refused a token");
             })?;
             let grants = caller.grants.and(&entry.grants());
             caller = Caller { name: Some(entry.name.clone()), grants };
@@ -189,9 +223,10 @@ fn need(path: &str) -> Need {
     }
 }
 
-fn bearer(request: &Request) -> Result<&str, Status> {
+fn bearer(request: &Request) -> Result<String, Status> {
     let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    header.and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(|| {
+    let token = header.and_then(|value| value.strip_prefix("Bearer "));
+    token.map(str::to_owned).ok_or_else(|| {
         Status::unauthenticated(
             "the coordinator asks for a token\n\
              hint: `coordinator token` makes one; put it into the file `token` in the folder of --credentials",
@@ -210,7 +245,17 @@ pub(crate) async fn guard(
     mut request: Request,
     next: Next,
 ) -> Response {
-    match access.admit(&request) {
+    // The request itself cannot be lent across the wait.
+    let token = match access.wants_tokens() && need(request.uri().path()) != Need::Nothing {
+        true => Some(bearer(&request)),
+        false => None,
+    };
+    let token = match token {
+        Some(Ok(token)) => Some(access.look_up(token).await),
+        Some(Err(status)) => Some(Err(status)),
+        None => None,
+    };
+    match access.admit(&request, token) {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await

@@ -3,7 +3,9 @@
 use super::access::Access;
 use super::certificate::Holder;
 use super::reload::Reloaded;
+use super::reviews::Reviews;
 use super::tokens::Tokens;
+use ::kubernetes::Cluster;
 use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
 use std::sync::Arc;
@@ -41,7 +43,12 @@ pub struct Door {
 impl Door {
     /// Neither encryption nor credentials.
     pub fn open() -> Self {
-        Self { access: Arc::new(Access::new(false, None)), grpc: None, web: None, folder: None }
+        Self {
+            access: Arc::new(Access::new(false, None, None)),
+            grpc: None,
+            web: None,
+            folder: None,
+        }
     }
 
     /// What the files of a folder say: encryption with `tls.crt` and `tls.key`, client certificates of the authorities
@@ -50,6 +57,14 @@ impl Door {
     /// # Errors
     /// [`enum@Error`].
     pub fn with(folder: Folder) -> Result<Self, Error> {
+        Self::with_reviews(folder, None)
+    }
+
+    /// The same, with a cluster that vouches for the tokens of its pods.
+    ///
+    /// # Errors
+    /// [`enum@Error`].
+    pub fn with_reviews(folder: Folder, cluster: Option<Cluster>) -> Result<Self, Error> {
         folder.check()?;
         let encrypted = folder.identity()?.is_some();
         let certificates = encrypted && folder.authorities()?.is_some();
@@ -60,7 +75,7 @@ impl Door {
         } else {
             None
         };
-        let access = Access::new(certificates, tokens);
+        let access = Access::new(certificates, tokens, cluster.map(Reviews::new));
         if access.is_open() {
             return Err(Error::Open(folder.path().display().to_string()));
         }

@@ -13,6 +13,7 @@ pub(crate) mod certificate;
 mod door;
 pub(crate) mod grants;
 mod reload;
+mod reviews;
 mod session;
 pub(crate) mod tokens;
 

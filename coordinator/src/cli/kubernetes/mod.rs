@@ -5,11 +5,30 @@
 //! credentials   prints a Secret with the certificates of a Job
 //! pod           what every pod of a Job runs: a worker, and the coordinator in the pod with index 0
 //! ```
+//!
+//! With `--launch kubernetes`, the commands of a standing coordinator are about Jobs:
+//!
+//! ```text
+//! submit        launch     creates the objects
+//! watch         follow     what Kubernetes does with a Job, and what its first pod prints
+//! list, status, cancel     view
+//! ```
 
 mod credentials;
+mod follow;
+mod grace;
+mod launch;
 mod manifest;
+mod place;
 mod pod;
 mod render;
+mod view;
+
+pub(super) use follow::watch;
+pub(super) use launch::{Asked, submit};
+pub(super) use place::Place;
+pub(super) use render::Options;
+pub(super) use view::{cancel, list, status};
 
 use super::{block_on, exit_code};
 

@@ -1,5 +1,6 @@
 //! `coordinator kubernetes render`: prints the objects of a Job.
 
+use super::grace::{self, Wanted};
 use super::manifest::{self, Job, Placement, Resources, Secrets};
 use crate::cli::typed::Typed;
 use crate::cli::{Blame, Exit, Outcome, Refusal};
@@ -7,7 +8,7 @@ use crate::runtime::naming;
 use anyhow::anyhow;
 use clap::Args;
 use proto::print;
-use proto::spec::{Location, Spec, duration};
+use proto::spec::{Location, Spec, bytes, duration};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,9 +19,23 @@ const NAME: usize = 58;
 pub(in crate::cli) struct Arguments {
     /// The run spec, a YAML file or an object such as s3://bucket/run.yaml
     spec: PathBuf,
+    /// Namespace [default: the one that kubectl uses]
+    #[arg(long)]
+    namespace: Option<String>,
+    /// Work without encryption and without credentials
+    #[arg(long, conflicts_with = "credentials_secret")]
+    insecure: bool,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// What a Job can be asked for.
+#[derive(Args)]
+#[command(next_help_heading = "Options of a Job")]
+pub(in crate::cli) struct Options {
     /// Image with the programs of Muster; a digest (IMAGE@sha256:...) names it for good
     #[arg(long)]
-    image: String,
+    image: Option<String>,
     /// Number of pods; each has a worker, or one per GPU [default: the spec's workers.min]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
     workers: Option<u32>,
@@ -29,13 +44,10 @@ pub(in crate::cli) struct Arguments {
     gpus: u32,
     /// Name of the run; with the name of an existing run, the Job continues it [default: a new name]
     #[arg(long, value_name = "NAME")]
-    run: Option<String>,
+    pub(super) run: Option<String>,
     /// Number of the Job for this run; a Job's name is RUN-ATTEMPT
     #[arg(long, default_value_t = 1)]
-    attempt: u32,
-    /// Namespace [default: the one that kubectl uses]
-    #[arg(long)]
-    namespace: Option<String>,
+    pub(super) attempt: u32,
     /// CPUs of each pod, such as 8 or 500m
     #[arg(long, value_name = "QUANTITY")]
     cpu: Option<String>,
@@ -48,13 +60,10 @@ pub(in crate::cli) struct Arguments {
     /// Size limit of the folders for downloaded models and temporary files
     #[arg(long, value_name = "QUANTITY", default_value = "20Gi")]
     scratch: String,
-    /// Secret with the certificates of the Job (tls.crt, tls.key, ca.crt) [default:
-    /// RUN-ATTEMPT-credentials, which `coordinator kubernetes credentials` makes]
-    #[arg(long, value_name = "NAME", conflicts_with = "insecure")]
-    credentials: Option<String>,
-    /// Work without encryption and without credentials
-    #[arg(long)]
-    insecure: bool,
+    /// Secret with the certificates of the Job (tls.crt, tls.key, ca.crt) [default: RUN-ATTEMPT-credentials, which
+    /// `coordinator kubernetes credentials` prints, and --launch kubernetes makes]
+    #[arg(long, value_name = "NAME")]
+    pub(super) credentials_secret: Option<String>,
     /// Secret whose entries become environment variables, such as AWS_ACCESS_KEY_ID; may be repeated
     #[arg(long = "env-secret", value_name = "NAME")]
     env_secrets: Vec<String>,
@@ -83,13 +92,22 @@ pub(in crate::cli) struct Arguments {
     #[arg(long, value_name = "NAME")]
     queue: Option<String>,
     /// How long workers may take to leave when a pod is evicted: the time of a step and of storing a checkpoint
-    #[arg(long, value_name = "DURATION", default_value = "120s", value_parser = duration::parse)]
-    grace: Duration,
+    /// [default: 120s, or what --upload-rate tells]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    grace: Option<Duration>,
+    /// How much a pod writes to the store in a second, such as 200MB; the grace is derived from it and the size of a
+    /// checkpoint
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    upload_rate: Option<u64>,
+    /// Let NCCL send gradients between pods, which it does without encryption
+    #[arg(long)]
+    trust_network: bool,
 }
 
 pub(super) async fn render(arguments: Arguments) -> Outcome {
-    let Typed { spec, .. } = Typed::read(&arguments.spec).await?;
-    let job = job(arguments, spec)?;
+    let Arguments { spec, namespace, insecure, options } = arguments;
+    let Typed { spec, .. } = Typed::read(&spec).await?;
+    let job = job(options, spec, namespace, insecure).await?;
     for object in job.objects() {
         print::text("---\n")?;
         print::text(serde_yaml_ng::to_string(&object).expect("an object is YAML"))?;
@@ -97,8 +115,17 @@ pub(super) async fn render(arguments: Arguments) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// What the arguments ask for.
-fn job(arguments: Arguments, spec: Spec) -> Result<Job, Refusal> {
+/// What the options ask for.
+pub(super) async fn job(
+    options: Options,
+    spec: Spec,
+    namespace: Option<String>,
+    insecure: bool,
+) -> Result<Job, Refusal> {
+    let Some(image) = options.image.clone() else {
+        let error = anyhow!("--image must name the image with the programs of Muster");
+        return Err(error).blame(Exit::User);
+    };
     if let Location::File(path) = spec.output() {
         let path = path.display();
         let error = anyhow!(
@@ -107,43 +134,56 @@ fn job(arguments: Arguments, spec: Spec) -> Result<Job, Refusal> {
         );
         return Err(error).blame(Exit::User);
     }
-    let pods = arguments.workers.unwrap_or(spec.workers().min);
-    let ranks = pods * arguments.gpus.max(1);
+    let pods = options.workers.unwrap_or(spec.workers().min);
+    let wanted = Wanted { grace: options.grace, upload_rate: options.upload_rate, pods };
+    let grace = grace::choose(&spec, wanted).await?;
+    let ranks = pods * options.gpus.max(1);
     // The run waits for all pods, as they have been asked for.
     let spec = spec.with_workers(ranks, ranks);
-    let run = arguments.run.unwrap_or_else(|| naming::fresh(&spec).to_string());
-    let name = manifest::job_name(&run, arguments.attempt);
-    let credentials = arguments.credentials.unwrap_or_else(|| manifest::credentials_name(&name));
+    let run = options.run.unwrap_or_else(|| naming::fresh(&spec).to_string());
+    let name = manifest::job_name(&run, options.attempt);
+    let own_secret = || manifest::credentials_name(&name);
+    let credentials = options.credentials_secret.unwrap_or_else(own_secret);
+    let mut environment = options.environment;
+    if options.trust_network {
+        environment.push(("MUSTER_TRUST_NETWORK".to_owned(), "true".to_owned()));
+    }
     let job = Job {
-        attempt: arguments.attempt,
-        namespace: arguments.namespace,
+        attempt: options.attempt,
+        namespace,
         spec_yaml: spec.resolved_yaml(),
-        image: arguments.image,
+        image,
         pods,
         placement: Placement {
-            node_selector: arguments.node_selector,
-            tolerations: arguments.tolerations,
-            colocate: arguments.colocate,
-            priority_class: arguments.priority_class,
-            service_account: arguments.service_account,
+            node_selector: options.node_selector,
+            tolerations: options.tolerations,
+            colocate: options.colocate,
+            priority_class: options.priority_class,
+            service_account: options.service_account,
         },
         resources: Resources {
-            cpu: arguments.cpu,
-            memory: arguments.memory,
-            gpus: arguments.gpus,
-            shared_memory: arguments.shm,
-            scratch: arguments.scratch,
+            cpu: options.cpu,
+            memory: options.memory,
+            gpus: options.gpus,
+            shared_memory: options.shm,
+            scratch: options.scratch,
         },
         secrets: Secrets {
-            credentials: (!arguments.insecure).then_some(credentials),
-            environment: arguments.env_secrets,
-            pull: arguments.pull_secrets,
+            credentials: (!insecure).then_some(credentials),
+            environment: options.env_secrets,
+            pull: options.pull_secrets,
         },
-        environment: arguments.environment,
-        grace: arguments.grace,
-        queue: arguments.queue,
+        environment,
+        grace,
+        queue: options.queue,
         run,
     };
+    check_name(&name)?;
+    Ok(job)
+}
+
+/// Checks that a Job and its pods can have this name.
+fn check_name(name: &str) -> Result<(), Refusal> {
     let is_label = name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
         && !name.starts_with('-')
         && name.len() <= NAME;
@@ -155,13 +195,18 @@ fn job(arguments: Arguments, spec: Spec) -> Result<Job, Refusal> {
         );
         return Err(error).blame(Exit::User);
     }
-    Ok(job)
+    Ok(())
 }
 
 fn pair(text: &str) -> anyhow::Result<(String, String)> {
     let pair = text.split_once('=').filter(|(name, _)| !name.is_empty());
     let (name, value) = pair.ok_or_else(|| anyhow!("write NAME=VALUE"))?;
     Ok((name.to_owned(), value.to_owned()))
+}
+
+fn size(text: &str) -> anyhow::Result<u64> {
+    let parsed = bytes::parse(text).filter(|size| *size > 0);
+    parsed.ok_or_else(|| anyhow!("expected a size such as `200MB` or `1GiB`, got `{text}`"))
 }
 
 fn toleration(text: &str) -> anyhow::Result<[String; 3]> {

@@ -60,6 +60,11 @@ pub(super) enum Unanswered {
 }
 
 impl Remote {
+    /// Whether the user wants to do without encryption.
+    pub(super) fn is_insecure(&self) -> bool {
+        self.credentials.insecure
+    }
+
     /// Sends a request to the coordinator, or to the one that has replaced it, and returns the reply.
     pub(super) async fn ask<T>(
         &self,

@@ -9,8 +9,9 @@
 mod connect;
 mod follow;
 mod json;
-mod tables;
+pub(super) mod tables;
 
+use super::kubernetes::{self, Place};
 use super::typed::{self, Typed};
 use super::{Exit, Outcome, Refusal, now_ms};
 use clap::Args;
@@ -41,10 +42,14 @@ pub(super) struct Submit {
     #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "follow")]
     give_up_after: Option<Duration>,
     /// Queue the run only once, however often the same spec is submitted with this key [default: a new key]
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", conflicts_with = "launch")]
     idempotency_key: Option<String>,
     #[command(flatten)]
     remote: Remote,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    job: kubernetes::Options,
 }
 
 #[derive(Args)]
@@ -53,10 +58,12 @@ pub(super) struct List {
     #[arg(long, conflicts_with = "workers")]
     runs: bool,
     /// Show only the workers
-    #[arg(long)]
+    #[arg(long, conflicts_with = "launch")]
     workers: bool,
     #[command(flatten)]
     remote: Remote,
+    #[command(flatten)]
+    place: Place,
 }
 
 #[derive(Args)]
@@ -65,6 +72,8 @@ pub(super) struct Status {
     run: String,
     #[command(flatten)]
     remote: Remote,
+    #[command(flatten)]
+    place: Place,
 }
 
 #[derive(Args)]
@@ -76,6 +85,8 @@ pub(super) struct Watch {
     give_up_after: Option<Duration>,
     #[command(flatten)]
     remote: Remote,
+    #[command(flatten)]
+    place: Place,
 }
 
 #[derive(Args)]
@@ -84,11 +95,27 @@ pub(super) struct Cancel {
     run: String,
     #[command(flatten)]
     remote: Remote,
+    #[command(flatten)]
+    place: Place,
 }
 
 pub(super) async fn submit(arguments: Submit) -> Outcome {
-    let Submit { spec, resume, no_check, follow, give_up_after, idempotency_key, remote } =
-        arguments;
+    let Submit {
+        spec,
+        resume,
+        no_check,
+        follow,
+        give_up_after,
+        idempotency_key,
+        remote,
+        place,
+        job,
+    } = arguments;
+    if place.is_cluster() {
+        let (insecure, json) = (remote.is_insecure(), remote.json);
+        let asked = kubernetes::Asked { spec: spec.as_deref(), resume, insecure, follow, json };
+        return kubernetes::submit(asked, job, &place).await;
+    }
     let spec = match spec {
         Some(place) => {
             let spec = Typed::read(&place).await?.spec;
@@ -156,7 +183,10 @@ async fn resumed(
 }
 
 pub(super) async fn list(arguments: List) -> Outcome {
-    let List { runs: only_runs, workers: only_workers, remote } = arguments;
+    let List { runs: only_runs, workers: only_workers, remote, place } = arguments;
+    if place.is_cluster() {
+        return kubernetes::list(&place, remote.json, width()).await;
+    }
     let answer = remote.ask(async |client| client.list(wire::ListRequest {}).await).await?;
     let wire::ListReply { mut runs, mut workers } = answer;
     if only_workers {
@@ -186,7 +216,10 @@ pub(super) async fn list(arguments: List) -> Outcome {
 }
 
 pub(super) async fn status(arguments: Status) -> Outcome {
-    let Status { run, remote } = arguments;
+    let Status { run, remote, place } = arguments;
+    if place.is_cluster() {
+        return kubernetes::status(&run, &place, remote.json).await;
+    }
     let request = wire::StatusRequest { run };
     let status = remote.ask(async |client| client.status(request.clone()).await).await?;
     if remote.json {
@@ -198,12 +231,18 @@ pub(super) async fn status(arguments: Status) -> Outcome {
 }
 
 pub(super) async fn watch(arguments: Watch) -> Outcome {
-    let Watch { run, give_up_after, remote } = arguments;
+    let Watch { run, give_up_after, remote, place } = arguments;
+    if place.is_cluster() {
+        return kubernetes::watch(&run, &place, remote.json).await;
+    }
     Following::new(&remote, &run, give_up_after).until_the_end().await
 }
 
 pub(super) async fn cancel(arguments: Cancel) -> Outcome {
-    let Cancel { run, remote } = arguments;
+    let Cancel { run, remote, place } = arguments;
+    if place.is_cluster() {
+        return kubernetes::cancel(&run, &place, remote.json).await;
+    }
     let request = wire::CancelRequest { run: run.clone() };
     let answer = remote.ask(async |client| client.cancel(request.clone()).await).await?;
     let wire::CancelReply { phase } = answer;

@@ -93,7 +93,7 @@ pub(super) fn workers(workers: &[WorkerStatus], width: Option<usize>) -> String 
 }
 
 /// Formats a table. Columns are as wide as their longest cell, and lines are cut to the width of the terminal.
-fn table<const N: usize>(
+pub(in crate::cli) fn table<const N: usize>(
     header: [&str; N],
     rows: impl Iterator<Item = [String; N]>,
     width: Option<usize>,
@@ -186,7 +186,7 @@ fn ago(then_ms: u64, now_ms: u64) -> String {
 }
 
 /// The time between the two, in the largest unit that fits, such as `3 h`.
-fn span(then_ms: u64, now_ms: u64) -> String {
+pub(in crate::cli) fn span(then_ms: u64, now_ms: u64) -> String {
     let seconds = now_ms.saturating_sub(then_ms) / 1000;
     const UNITS: [(u64, &str); 3] = [(86_400, "d"), (3_600, "h"), (60, "min")];
     let unit = UNITS.iter().find(|(unit, _)| seconds >= *unit);

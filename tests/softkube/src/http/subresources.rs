@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch::Receiver;
 
 use crate::auth::{API_AUDIENCE, TokenSpec};
+use crate::clock::Time;
 use crate::error::ApiError;
 use crate::http::answer::Answer;
 use crate::http::options;
@@ -153,11 +154,25 @@ struct LogRequest {
     timestamps: bool,
     tail: Option<usize>,
     since: Option<Duration>,
+    since_time: Option<Time>,
 }
 
 impl LogRequest {
-    fn parse(query: &Query) -> Self {
-        Self {
+    /// # Errors
+    /// 400 for both `sinceSeconds` and `sinceTime`, or for a time that is none.
+    fn parse(query: &Query) -> Result<Self, ApiError> {
+        let since_time = query.get("sinceTime").map(|text| {
+            Time::parse(text).ok_or_else(|| {
+                ApiError::bad_request(format!(
+                    "sinceTime: \"{text}\" is not in the format of RFC 3339"
+                ))
+            })
+        });
+        if since_time.is_some() && query.get("sinceSeconds").is_some() {
+            let message = "at most one of `sinceTime` or `sinceSeconds` may be specified";
+            return Err(ApiError::bad_request(message));
+        }
+        Ok(Self {
             follow: query.flag("follow"),
             previous: query.flag("previous"),
             timestamps: query.flag("timestamps"),
@@ -166,7 +181,8 @@ impl LogRequest {
                 .get("sinceSeconds")
                 .and_then(|text| text.parse().ok())
                 .map(Duration::from_secs),
-        }
+            since_time: since_time.transpose()?,
+        })
     }
 }
 
@@ -190,7 +206,7 @@ pub(super) fn log(
     shared: &Arc<Shared>,
     route: &Route,
 ) -> Result<impl Stream<Item = Result<Bytes, io::Error>> + Send + use<>, ApiError> {
-    let request = LogRequest::parse(&route.query);
+    let request = LogRequest::parse(&route.query)?;
     let mut follow = Follow {
         changes: shared.subscribe(),
         shared: shared.clone(),
@@ -260,8 +276,8 @@ impl Follow {
         } else {
             &log.lines
         };
-        let Some(since) = self.request.since else { return lines };
-        let oldest = self.shared.clock.now().before(since);
+        let since = self.request.since.map(|since| self.shared.clock.now().before(since));
+        let Some(oldest) = since.or(self.request.since_time) else { return lines };
         &lines[lines.partition_point(|line| line.at < oldest)..]
     }
 
