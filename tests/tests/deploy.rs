@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use softkube::{Cluster, Options};
 use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -22,7 +23,20 @@ fn deploy() -> PathBuf {
 
 /// What Kustomize makes of an overlay; `None` if there is no kubectl.
 fn overlay(name: &str) -> Option<String> {
-    let folder = deploy().join("kubernetes/overlays").join(name);
+    kustomize(&deploy().join("kubernetes/overlays").join(name))
+}
+
+/// The pool, whose workers join with the tokens of their service accounts.
+fn pool_with_token_review() -> Option<String> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    symlink(deploy().join("kubernetes"), folder.path().join("kubernetes")).expect("a new name");
+    let all =
+        "resources: [kubernetes/overlays/pool]\ncomponents: [kubernetes/components/token-review]\n";
+    std::fs::write(folder.path().join("kustomization.yaml"), all).expect("the folder is ours");
+    kustomize(folder.path())
+}
+
+fn kustomize(folder: &Path) -> Option<String> {
     let output = Command::new("kubectl").arg("kustomize").arg(folder).output().ok()?;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Some(String::from_utf8(output.stdout).expect("text"))
@@ -35,8 +49,9 @@ async fn overlays_are_valid_and_their_pods_satisfy_the_strictest_pod_security() 
         println!("{test}: skipped, MUSTER_PEER_PYTHON is not set");
         return;
     };
-    for name in ["one-shot", "pool", "pool-gpu"] {
-        let Some(text) = overlay(name) else {
+    for name in ["one-shot", "pool", "pool-gpu", "token-review"] {
+        let text = if name == "token-review" { pool_with_token_review() } else { overlay(name) };
+        let Some(text) = text else {
             println!("{test}: skipped, there is no kubectl");
             return;
         };

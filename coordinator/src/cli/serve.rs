@@ -46,7 +46,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FOLDER", env = "MUSTER_CREDENTIALS")]
     credentials: Option<PathBuf>,
     /// Let pods of this coordinator's namespace join with the token of their service account (audience `muster`), which
-    /// the cluster's API server checks; needs the ClusterRole system:auth-delegator
+    /// the cluster's API server checks; needs permission to create TokenReviews
     #[arg(long, requires = "credentials")]
     token_review: bool,
     /// Listen for other hosts without encryption, or without asking for credentials
