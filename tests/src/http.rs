@@ -16,6 +16,8 @@ pub struct Request {
     pub target: String,
     /// The headers, by lower-case name.
     pub headers: BTreeMap<String, String>,
+    /// The body.
+    pub body: Vec<u8>,
 }
 
 /// A response.
@@ -72,13 +74,15 @@ fn converse(
     mut stream: impl Read + Write,
     answer: impl Fn(&Request) -> Answer,
 ) -> std::io::Result<()> {
-    let mut lines = BufReader::new(&mut stream).lines();
+    let mut reader = BufReader::new(&mut stream);
+    let mut lines = reader.by_ref().lines();
     let first = lines.next().transpose()?.unwrap_or_default();
     let mut words = first.split(' ').map(str::to_owned);
     let mut request = Request {
         method: words.next().unwrap_or_default(),
         target: words.next().unwrap_or_default(),
         headers: BTreeMap::new(),
+        body: Vec::new(),
     };
     for line in &mut lines {
         let line = line?;
@@ -86,6 +90,9 @@ fn converse(
         request.headers.insert(name.to_lowercase(), value.to_owned());
     }
     drop(lines);
+    let length = request.headers.get("content-length").and_then(|length| length.parse().ok());
+    request.body = vec![0; length.unwrap_or(0)];
+    reader.read_exact(&mut request.body)?;
     let Answer { status, headers, body } = answer(&request);
     write!(stream, "HTTP/1.1 {status} As It Is\r\nConnection: close\r\n")?;
     for (name, value) in headers {

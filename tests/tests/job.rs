@@ -1,6 +1,7 @@
 //! The pods of a Kubernetes Job, as processes on this host.
 
 use muster_tests::certs::Certs;
+use muster_tests::http::{Answer, Request, serve_tls};
 use muster_tests::pool::for_two;
 use muster_tests::process::PATIENCE;
 use muster_tests::server::free_ports;
@@ -9,9 +10,11 @@ use muster_tests::undisturbed::UNDISTURBED;
 use muster_tests::{Fixture, Process, programs};
 use proto::event::Fact;
 use rustix::process::Signal;
+use serde_json::Value;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use storage::Storage;
 
@@ -167,6 +170,58 @@ fn a_first_pod_that_is_preempted_while_the_store_is_silent_leaves_at_once() {
     let _asked = store.accept().expect("the pod asks the store");
     pod.signal(Signal::TERM);
     pod.end_with_text(STOPPED);
+}
+
+/// What the server of Kubeflow Trainer got: the token and the status, and when.
+static REPORTS: Mutex<Vec<(Instant, String, Value)>> = Mutex::new(Vec::new());
+
+/// Takes a report, and fails at the first one.
+fn take_report(request: &Request) -> Answer {
+    let body = serde_json::from_slice(&request.body).expect("JSON");
+    let token = request.headers.get("authorization").cloned().unwrap_or_default();
+    let mut reports = REPORTS.lock().expect("no panic");
+    reports.push((Instant::now(), token, body));
+    let status = if reports.len() == 1 { 500 } else { 200 };
+    Answer { status, ..Answer::default() }
+}
+
+#[test]
+fn progress_is_reported_to_kubeflow_trainer_and_a_failure_costs_a_warning() {
+    let job = Job::new();
+    let (server, certificate) = serve_tls(take_report);
+    job.fixture.write("ca.crt", &certificate);
+    job.fixture.write("token", "first\n");
+    let path = |name: &str| job.fixture.path(name).display().to_string();
+    let environment = [
+        ("KUBEFLOW_TRAINER_SERVER_URL", format!("https://localhost:{}/status", server.port())),
+        ("KUBEFLOW_TRAINER_SERVER_CA_CERT", path("ca.crt")),
+        ("KUBEFLOW_TRAINER_SERVER_TOKEN", path("token")),
+    ];
+    let first = Process::start_in(&programs::coordinator(), &job.arguments(0), &environment);
+    let second = job.pod(1);
+    let reports = || REPORTS.lock().expect("no panic").clone();
+    let until = Instant::now() + PATIENCE;
+    while reports().is_empty() {
+        assert!(Instant::now() < until, "nothing is reported: {}", first.stderr());
+        std::thread::sleep(POLL);
+    }
+    job.fixture.write("token", "second");
+    first.wait_for_text("Kubeflow Trainer got no report of progress");
+    job.assert_succeeded([first, second]);
+
+    let all = reports();
+    let (times, last) = (all.iter().map(|(at, ..)| *at), all.last().expect("reports"));
+    let times: Vec<_> = times.take(all.len() - 1).collect();
+    assert!(times.windows(2).all(|pair| pair[1] - pair[0] > Duration::from_millis(4900)));
+    assert_eq!((all[0].1.as_str(), last.1.as_str()), ("Bearer first", "Bearer second"));
+    let status = &last.2["trainerStatus"];
+    assert_eq!(
+        (&status["progressPercentage"], &status["estimatedRemainingSeconds"]),
+        (&100.into(), &0.into())
+    );
+    let loss = status["metrics"][0]["value"].as_str().and_then(|loss| loss.parse::<f64>().ok());
+    assert_eq!((&status["metrics"][0]["name"], loss.is_some()), (&"loss".into(), true));
+    assert!(all[0].2["trainerStatus"]["progressPercentage"].as_u64() < Some(100));
 }
 
 #[test]

@@ -309,6 +309,7 @@ fn wire_types_are_named_only_at_the_edges() {
         // They play workers, a user, and strangers.
         "tests/src/simulated.rs",
         "tests/tests/secure.rs",
+        "tests/benches/crowd.rs",
         "tests/benches/idle.rs",
         "worker/src/agent/",
     ];

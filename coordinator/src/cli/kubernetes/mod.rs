@@ -21,6 +21,7 @@ mod launch;
 mod manifest;
 mod place;
 mod pod;
+mod progress;
 mod render;
 mod view;
 

@@ -9,6 +9,7 @@
 //! goes on with the run that it finds in the output. The exit codes are those of [`proto::exit`]: 0 only if the run has
 //! succeeded, 64 to 67 if it has ended otherwise, and any other code if another pod should take this one's place.
 
+use super::progress::Trainer;
 use crate::cli::embedded::Embedded;
 use crate::cli::show::{Show, Style};
 use crate::cli::typed::Typed;
@@ -42,6 +43,8 @@ use wire::credentials::{Credentials, Folder};
 const LOG: &str = "warn,worker=info,proto=info,data=info";
 /// How long the coordinator waits after the run's end until all workers know of it.
 const DISMISSAL_TIME: Duration = Duration::from_secs(15);
+/// How long the pod waits for its last report of progress.
+const REPORT_TIME: Duration = Duration::from_secs(5);
 /// The pause between two looks at the workers, or at a run whose coordinator does not answer.
 const POLL: Duration = Duration::from_millis(200);
 /// The pause before a worker that was dismissed, although its run has not ended, joins the next first pod.
@@ -181,9 +184,20 @@ async fn coordinate(
         let watch = watch.blame(Exit::Infrastructure)?;
         crate::cli::run::until_the_end(watch, &show, &handle, &mut terminate).await
     };
+    let reporting = match Trainer::from_env() {
+        Some(trainer) => {
+            let watch = handle.watch(run.clone(), 0).await.blame(Exit::Infrastructure)?;
+            watch.ok().flatten().map(|watch| tokio::spawn(trainer.report(watch)))
+        }
+        None => None,
+    };
     let say = |line: &str| show.say(line);
     let outcome = follow::with_workers(&mut coordinator, node, say, followed).await;
     dismiss_all(&handle).await;
+    if let Some(reporting) = reporting {
+        // The last report is on its way, unless the run has not ended.
+        let _ = tokio::time::timeout(REPORT_TIME, reporting).await;
+    }
     let how = how_it_ended(&handle, &run).await;
     coordinator.end();
     match (how, outcome) {
