@@ -89,7 +89,6 @@ fn converse(
         let Some((name, value)) = line.split_once(": ") else { break };
         request.headers.insert(name.to_lowercase(), value.to_owned());
     }
-    drop(lines);
     let length = request.headers.get("content-length").and_then(|length| length.parse().ok());
     request.body = vec![0; length.unwrap_or(0)];
     reader.read_exact(&mut request.body)?;

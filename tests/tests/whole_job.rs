@@ -18,10 +18,11 @@ use muster_tests::{Fixture, Process, names, pods, programs};
 use proto::event::Fact;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use softkube::{ClockMode, Cluster, Options, View};
+use softkube::{ClockMode, Cluster, Options, Tls, View};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use storage::Storage;
@@ -77,7 +78,15 @@ impl Whole {
 
         let root = tempfile::tempdir()?;
         let (of_pods, path) = (network.clone(), root.path().to_owned());
+        // kubectl sends tokens over TLS only.
+        let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()])?;
+        let tls = Tls {
+            chain: vec![certified.cert.der().to_vec()],
+            key: certified.signing_key.serialize_der(),
+            authority_pem: certified.cert.pem(),
+        };
         let options = Options {
+            tls: Some(tls),
             clock: ClockMode::Accelerated(HURRY),
             pod_network: PODS,
             ..Options::default()
@@ -128,16 +137,21 @@ impl Whole {
     }
 
     fn job_with_present_credentials(&self, attempt: u32) -> String {
+        let spec = self.remote_spec();
+        let (attempt, workers) = (attempt.to_string(), WORKERS.to_string());
+        let run = ["render", &spec, "--run", RUN, "--attempt", &attempt, "--workers", &workers];
+        self.apply(&[&run[..], &["--image", "muster", "--env-secret", "store"]].concat());
+        format!("{RUN}-{attempt}")
+    }
+
+    /// The path of the fixture's spec, with everything in the store.
+    fn remote_spec(&self) -> String {
         let remote = self.fixture.read("spec.yaml");
         let remote = remote.replace("./base", &format!("s3://{BUCKET}/base"));
         let remote = remote.replace("./data.jsonl", &format!("s3://{BUCKET}/data.jsonl"));
         let remote = remote.replace("./runs", &format!("s3://{BUCKET}/runs"));
         self.fixture.write("remote.yaml", &remote);
-        let spec = self.fixture.path("remote.yaml").display().to_string();
-        let (attempt, workers) = (attempt.to_string(), WORKERS.to_string());
-        let run = ["render", &spec, "--run", RUN, "--attempt", &attempt, "--workers", &workers];
-        self.apply(&[&run[..], &["--image", "muster", "--env-secret", "store"]].concat());
-        format!("{RUN}-{attempt}")
+        self.fixture.path("remote.yaml").display().to_string()
     }
 
     /// Waits until `look` finds something.
@@ -418,5 +432,38 @@ async fn renewed() -> Result<()> {
     let history = whole.run().await?.history().await?;
     ensure!(starts(&history) == [0], "{history:#?}");
     ensure!(!history.iter().any(|fact| matches!(fact, Fact::Incident { .. })), "{history:#?}");
+    Ok(())
+}
+
+#[test]
+fn the_check_of_a_real_cluster_passes_on_this_one() -> Result<()> {
+    let test = "the_check_of_a_real_cluster_passes_on_this_one";
+    if Command::new("kubectl").arg("version").arg("--client").output().is_err() {
+        println!("{test}: skipped, there is no kubectl");
+        return Ok(());
+    }
+    alone(test, "checked")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a network of its own"]
+async fn checked() -> Result<()> {
+    let whole = Whole::start(Fixture::new()).await?;
+    whole.fixture.write("kubeconfig", &whole.kube.kubeconfig());
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/check-cluster");
+    let programs = programs::coordinator();
+    let programs = programs.parent().context("a folder")?.display().to_string();
+    let path = format!("{programs}:{}", std::env::var("PATH")?);
+    let checked = tokio::process::Command::new(script)
+        .args([&whole.remote_spec(), "muster", "--env-secret", "store"])
+        .env("KUBECONFIG", whole.fixture.path("kubeconfig"))
+        .env("PATH", path)
+        .env("CHECK_PATIENCE", PATIENCE.as_secs().to_string())
+        .output()
+        .await?;
+    let [out, err] = [&checked.stdout, &checked.stderr].map(|text| String::from_utf8_lossy(text));
+    println!("{out}");
+    ensure!(checked.status.success(), "{out}\n{err}\n{}", whole.logs());
+    ensure!(out.contains("== all is well"), "{out}");
     Ok(())
 }

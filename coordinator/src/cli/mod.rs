@@ -145,7 +145,7 @@ enum Command {
     /// Coordinate a pool of workers and the runs that are submitted to it
     Serve(serve::Arguments),
     /// Submit a run to a standing coordinator, or resume one that ended without success
-    Submit(remote::Submit),
+    Submit(Box<remote::Submit>),
     /// List the runs and the workers of a standing coordinator
     List(remote::List),
     /// Show the status of a run
@@ -193,7 +193,7 @@ pub fn main() -> ExitCode {
         Command::Kubernetes(command) => return kubernetes::run(command),
         Command::Run(arguments) => block_on(run::run(arguments)),
         Command::Serve(arguments) => block_on(serve::serve(arguments)),
-        Command::Submit(arguments) => block_on(remote::submit(arguments)),
+        Command::Submit(arguments) => block_on(remote::submit(*arguments)),
         Command::List(arguments) => block_on(remote::list(arguments)),
         Command::Status(arguments) => block_on(remote::status(arguments)),
         Command::Watch(arguments) => block_on(remote::watch(arguments)),
