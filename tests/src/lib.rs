@@ -20,6 +20,7 @@
 //! gpu        a software GPU
 //! memory     predicted and measured memory of a rank
 //! model      the weights of a model folder
+//! poisoned   a base that makes the gradient of one conversation infinite
 //! lone       a run of one worker, without a plan
 //! simulated  a worker that sends messages and does no work
 //! undisturbed  the reference result of the fixture's run
@@ -40,6 +41,7 @@ pub mod model;
 pub mod names;
 pub mod namespaces;
 pub mod pods;
+pub mod poisoned;
 pub mod pool;
 pub mod process;
 pub mod programs;

@@ -8,11 +8,11 @@ use muster_tests::{Event, Fixture, Process, programs};
 use proto::id::{Generation, Lineage, RunId};
 use proto::protocol::{Cause, Place, Report};
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
@@ -198,10 +198,46 @@ fn what_strangers_send_disturbs_no_run() -> Result<()> {
         // The rank may close the connection at once.
         let _ = peer.write_all(&[b'?'; 4096]);
     }
+    // A client that has a certificate, and then takes its time: for its first request, and for the rest of it.
+    let own = Folder::at(trained.certs().folder("worker"));
+    let silent = secured(&url, &own, &[])?;
+    let dribbling = secured(&url, &own, HALF_A_REQUEST)?;
     trained.assert_undisturbed();
     slow.set_read_timeout(Some(PATIENCE))?;
     ensure!(matches!(slow.read(&mut [0; 64]), Ok(0) | Err(_)), "a slow handshake is ended");
+    for mut client in [silent, dribbling] {
+        let began = Instant::now();
+        // The coordinator's own settings come first.
+        while client.read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
+        ensure!(began.elapsed() < PATIENCE, "a slow client is not disconnected");
+    }
+    trained.assert_undisturbed();
     Ok(())
+}
+
+/// HTTP/2 as far as the beginning of a request: preface, settings, and a frame of headers that is not complete.
+const HALF_A_REQUEST: &[u8] =
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x50\x01\x04\0\0\0\x01\x82";
+
+/// A connection with a client's certificate, on which these bytes are sent.
+fn secured(
+    url: &str,
+    credentials: &Folder,
+    bytes: &[u8],
+) -> Result<StreamOwned<ClientConnection, TcpStream>> {
+    let (chain, key) = credentials.identity()?.context("a certificate")?;
+    let mut tls = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(credentials.authorities()?.context("ca.crt")?)
+        .with_client_auth_cert(chain, key)?;
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let session = ClientConnection::new(Arc::new(tls), ServerName::try_from("localhost")?)?;
+    let stream = TcpStream::connect(url.trim_start_matches("https://"))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut client = StreamOwned::new(session, stream);
+    client.write_all(bytes)?;
+    client.flush()?;
+    Ok(client)
 }
 
 #[test]

@@ -4,19 +4,15 @@
 //! The base's embedding of one word is infinite, and one conversation contains that word.
 
 use muster_tests::fixture::{EVERY, RECORDS, journal};
-use muster_tests::model::weights;
+use muster_tests::poisoned::{WORD, conversation, poison};
 use muster_tests::pool::{Pool, for_two};
 use muster_tests::{Ended, Fixture, Process, programs};
 use rustix::process::Signal;
-use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::Value;
 use std::path::Path;
 
-const WORD: &str = "Trumpet";
 /// Less than an epoch, so no sample is seen twice.
 const STEPS: u64 = 16;
-const EMBEDDING: &str = "model.embed_tokens.weight";
-const INFINITY_BF16: [u8; 2] = [0x80, 0x7f];
 
 /// A run of the first steps of an epoch, on data with the word in the middle of the file.
 fn fixture() -> Fixture {
@@ -29,13 +25,6 @@ fn fixture() -> Fixture {
     fixture.write("data.jsonl", &(lines.join("\n") + "\n"));
     poison(&fixture);
     fixture
-}
-
-/// A conversation about an instrument, as one line of JSON.
-fn conversation(instrument: &str) -> String {
-    let message = |role, content| serde_json::json!({"role": role, "content": content});
-    let messages = [message("user", instrument), message("assistant", "A horn.")];
-    serde_json::json!({ "messages": messages }).to_string()
 }
 
 /// A run whose first held-out source contains the word, and whose second does not.
@@ -66,35 +55,6 @@ fn assert_unfinite(run: &Path, steps: &[u64]) {
 /// The origin of the conversation with the word.
 fn origin(fixture: &Fixture) -> String {
     format!("{}, line {}", fixture.path("data.jsonl").display(), RECORDS / 2 + 1)
-}
-
-/// Sets the word's row of the embedding to infinity. The output matrix is a separate copy, since otherwise every loss
-/// would be infinite.
-fn poison(fixture: &Fixture) {
-    let base = fixture.path("base");
-    let mut weights = weights(&base);
-    for file in base.read_dir().expect("a base").map(|e| e.expect("listed").path()) {
-        if file.to_string_lossy().contains(".safetensors") {
-            std::fs::remove_file(file).expect("a copy");
-        }
-    }
-    let head = weights[EMBEDDING].clone();
-    weights.insert("lm_head.weight".into(), head);
-    let vocabulary: Value =
-        serde_json::from_str(&fixture.read("base/tokenizer.json")).expect("a tokenizer");
-    let token = vocabulary["model"]["vocab"][WORD].as_u64().expect("one token") as usize;
-    let (shape, bytes) = weights.get_mut(EMBEDDING).expect("a model has one");
-    let row = shape[1] * INFINITY_BF16.len();
-    bytes[token * row..][..row].copy_from_slice(&INFINITY_BF16.repeat(shape[1]));
-    let views = weights.iter().map(|(name, (shape, bytes))| {
-        (name, TensorView::new(Dtype::BF16, shape.clone(), bytes).expect("as it was read"))
-    });
-    serialize_to_file(views, None, &base.join("model.safetensors")).expect("a temporary folder");
-    fixture.change(
-        "base/config.json",
-        r#""tie_word_embeddings": true"#,
-        r#""tie_word_embeddings": false"#,
-    );
 }
 
 fn receipt(fixture: &Fixture, path: &str) -> Value {
