@@ -17,11 +17,12 @@ output: s3://bucket/runs
 ";
 
 /// Everything that `render` can be asked for.
-const ALL: [&str; 38] = [
+const ALL: [&str; 39] = [
     "--workers",
     "4",
     "--gpus",
     "8",
+    "--trust-network",
     "--attempt",
     "2",
     "--namespace",

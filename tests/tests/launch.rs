@@ -181,6 +181,9 @@ async fn list_and_status_say_what_kubernetes_says() {
     let launching = Launching::start(vec![small]).await;
     let spec = launching.path("spec.yaml");
     let submit = ["submit", &spec, "--image", "muster", "--run", "tune", "--gpus", "8"];
+    let refused = end(launching.command(&submit)).await.with_code(2).stderr;
+    assert!(refused.contains("hint: write --trust-network"), "{refused}");
+    let submit = [&submit[..], &["--trust-network"]].concat();
     end(launching.command(&submit)).await.with_code(0);
     launching.pods("tune-1").await;
     launching.kube.settle();

@@ -135,6 +135,9 @@ pub(super) async fn job(
         return Err(error).blame(Exit::User);
     }
     let pods = options.workers.unwrap_or(spec.workers().min);
+    if pods > 1 && options.gpus > 0 && !options.trust_network && !insecure {
+        return Err(untrusted()).blame(Exit::User);
+    }
     let wanted = Wanted { grace: options.grace, upload_rate: options.upload_rate, pods };
     let grace = grace::choose(&spec, wanted).await?;
     let ranks = pods * options.gpus.max(1);
@@ -180,6 +183,14 @@ pub(super) async fn job(
     };
     check_name(&name)?;
     Ok(job)
+}
+
+/// The error for GPUs of several pods in a network that nobody has called trusted.
+fn untrusted() -> anyhow::Error {
+    anyhow!(
+        "GPUs of several pods exchange gradients through NCCL, which cannot encrypt\n\
+         hint: write --trust-network if nobody else can read and change what the cluster's network carries"
+    )
 }
 
 /// Checks that a Job and its pods can have this name.
