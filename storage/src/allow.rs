@@ -103,10 +103,15 @@ impl Allowed {
     pub fn check(&self, location: &Location) -> Result<(), Refused> {
         match location {
             Location::File(path) => self.check_file(&real(&fixed(path))),
-            Location::Hub(_) => self.check_with(&location.to_string(), |entry| match entry {
-                Entry::Hub(prefix) => is_below(&location.to_string()["hf://".len()..], prefix),
-                Entry::Folder(_) | Entry::Url(..) => false,
-            }),
+            Location::Hub(name) => {
+                // A run has a commit of it, and an entry may have a revision.
+                let name = name.unpinned();
+                let name = Location::Hub(name).to_string();
+                self.check_with(&location.to_string(), |entry| match entry {
+                    Entry::Hub(prefix) => is_of_hub(&name["hf://".len()..], prefix),
+                    Entry::Folder(_) | Entry::Url(..) => false,
+                })
+            }
             Location::Url { scheme: Scheme::Https | Scheme::Http, .. } => {
                 let text = location.to_string();
                 let url = Url::parse(&text).map_err(|_| self.unlisted(&text))?;
@@ -234,7 +239,12 @@ pub(crate) fn real(path: &Path) -> PathBuf {
 /// Whether `path` is `prefix` or below it.
 fn is_below(path: &str, prefix: &str) -> bool {
     let rest = path.strip_prefix(prefix);
-    prefix.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '@']))
+    prefix.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Whether a name on the hub is `prefix`, a revision of it, or below it.
+fn is_of_hub(name: &str, prefix: &str) -> bool {
+    is_below(name, prefix) || name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('@'))
 }
 
 /// The part of a pattern before its first wildcard. Nothing that it matches is outside.
@@ -326,6 +336,7 @@ mod tests {
             "gs://any/thing",
             "hf://org/name",
             "hf://org/name@v2",
+            "hf://org/name#0123456789abcdef0123456789abcdef01234567",
             "hf://datasets/org/set",
             "https://data.example.com/public/a.jsonl",
             "https://DATA.example.com/public/deep/../a.jsonl?version=2",
@@ -341,6 +352,7 @@ mod tests {
             "s3://bucket",
             "s3://bucket/sets-private/x",
             "s3://bucket/sets/../private",
+            "s3://bucket/sets@private/x",
             "s3://other/sets",
             "az://bucket/sets",
             "hf://org/name-private",

@@ -41,19 +41,29 @@ impl HttpConnector for Guarded {
             .build();
         let generic =
             |e| object_store::Error::Generic { store: "HTTP client", source: Box::new(e) };
-        Ok(HttpClient::new(Unrepeated(client.map_err(generic)?)))
+        let client = client.map_err(generic)?;
+        Ok(HttpClient::new(Checked { client, redirects: self.redirects }))
     }
 }
 
-/// A client whose refusals are not taken for a failure of the network, which would be retried.
+/// A client that checks each request. Its refusals are not taken for a failure of the network, which would be retried.
 #[derive(Debug)]
-struct Unrepeated(Client);
+struct Checked {
+    client: Client,
+    redirects: Redirects,
+}
 
 #[async_trait::async_trait]
-impl HttpService for Unrepeated {
+impl HttpService for Checked {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        self.0.call(request).await.map_err(|error| match Refused::among(&error) {
-            Some(refused) => HttpError::new(HttpErrorKind::Unknown, refused),
+        let refused = |refused: Refused| HttpError::new(HttpErrorKind::Unknown, refused);
+        if let Redirects::Allowed(allowed) = self.redirects
+            && let Ok(url) = Url::parse(&request.uri().to_string())
+        {
+            allowed.check_url(&url).map_err(refused)?;
+        }
+        self.client.call(request).await.map_err(|error| match Refused::among(&error) {
+            Some(found) => refused(found),
             None => error,
         })
     }

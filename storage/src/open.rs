@@ -3,7 +3,7 @@
 //! Credentials, endpoints and regions come from the environment, from the same variables that the tools of each store
 //! use. They are never part of a spec.
 
-use crate::allow::{Allowed, real};
+use crate::allow::{Allowed, check_host, real};
 use crate::client::{self, Guarded, Redirects};
 use crate::hub::Hub;
 use crate::hub::store::HubStore;
@@ -278,7 +278,8 @@ fn web(url: &str, patience: Patience) -> Result<Storage, Error> {
     let folder = url.split('?').next().unwrap_or(url).to_owned();
     let allowed = Allowed::here().map_err(|e| refuse(&folder, e.to_string()))?;
     let parsed = reqwest::Url::parse(url).map_err(|e| refuse(&folder, e.to_string()))?;
-    allowed.check_url(&parsed).map_err(|e| refuse(&folder, e.to_string()))?;
+    // Each request is checked against the list; what is opened here is only the folder of an object.
+    check_host(&parsed).map_err(|e| refuse(&folder, e.to_string()))?;
     let redirects = Redirects::Allowed(allowed);
     let limits = patience.limits();
     let guarded = Guarded { limits, headers: HeaderMap::new(), redirects };

@@ -116,7 +116,7 @@ fn a_redirect_leads_only_where_specs_may_go() {
 
     // What is allowed is read.
     fixture.respec("./data.jsonl", &url);
-    let list = format!("{own},http://{first},http://{target}/");
+    let list = format!("{own},http://{first}/data.jsonl,http://{target}/private/data.jsonl");
     let arguments =
         ["run", &fixture.path("spec.yaml").display().to_string(), "--workers", "1", "--json"];
     Process::start_in(&programs::coordinator(), &arguments, &allow(&list)).end().with_code(0);

@@ -145,9 +145,19 @@ async fn a_job_owns_what_belongs_to_it_and_has_certificates_of_its_own() {
     assert!(refused.contains("Job `tune-1` exists since"), "{refused}");
     assert_eq!(launching.jobs_created(), 1);
 
+    // The run goes on, so another Job for it is refused until this one has ended.
     let next = ["submit", &spec, "--image", "muster", "--resume", "tune"];
+    let refused = end(launching.command(&next)).await.with_code(2).stderr;
+    assert!(refused.contains("Job `tune-1` exists since"), "{refused}");
+    let pods = launching.pods("tune-1").await;
+    launching.run_and_exit(&pods[..1], 66).await;
+    launching.kube.advance(Duration::from_secs(200));
+    launching.kube.settle();
     let resumed = end(launching.command(&next)).await.with_code(0);
     assert_eq!(resumed.events[0].text("job"), "tune-2");
+    // The same command again finds its Job.
+    let again = end(launching.command(&next)).await.with_code(0);
+    assert_eq!(again.events[0].text("job"), "tune-2");
     let cancelled = end(launching.command(&["cancel", "tune"])).await.with_code(0);
     assert_eq!(cancelled.events[0].text("job"), "tune-2");
 }
@@ -265,6 +275,7 @@ async fn a_pod_joins_with_its_service_accounts_token_and_only_in_its_own_name() 
     refused("gpu-1", &token("gpu-1", "another"), "does not know this token");
     refused("gpu-1", "eyJhbGciOiJSUzI1NiJ9.e30.c2ln", "does not know this token");
     refused("gpu-1", &token("gpu-2", "muster"), "not for `gpu-1-0`");
+    refused("gpu-1-7", &token("gpu-1", "muster"), "not for `gpu-1-7-0`");
     let _joined = worker("gpu-1", &token("gpu-1", "muster"));
     let user = certs.folder("user");
     let list = ["list", "--workers", "--coordinator", &url, "--credentials", &user, "--json"];

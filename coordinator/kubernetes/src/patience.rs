@@ -27,20 +27,23 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self {
-            first_pause: Duration::from_millis(500),
-            longest_pause: Duration::from_secs(15),
-            request: Duration::from_secs(30),
-            repetition: Duration::from_secs(180),
-            deletion: Duration::from_secs(120),
-            silence: Duration::from_secs(280),
-            refresh: Duration::from_secs(15),
-            drain: Duration::from_secs(10),
-        }
+        Self::DEFAULT
     }
 }
 
 impl Patience {
+    /// What suits a person who waits at a terminal.
+    pub const DEFAULT: Self = Self {
+        first_pause: Duration::from_millis(500),
+        longest_pause: Duration::from_secs(15),
+        request: Duration::from_secs(30),
+        repetition: Duration::from_secs(180),
+        deletion: Duration::from_secs(120),
+        silence: Duration::from_secs(280),
+        refresh: Duration::from_secs(15),
+        drain: Duration::from_secs(10),
+    };
+
     /// The pause before repetition number `count`, which starts at zero.
     pub(crate) fn pause(&self, count: u32) -> Duration {
         let factor = 2_u32.saturating_pow(count);

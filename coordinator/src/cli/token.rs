@@ -56,7 +56,7 @@ pub(super) fn token(arguments: Arguments) -> Outcome {
         .transpose()
         .context("--expires")
         .blame(Exit::User)?;
-    let entry = Entry { sha256: tokens::hash(&token), scope, name, prefix, expires };
+    let entry = Entry { sha256: tokens::hash(&token), scope, name, prefix, expires, of_pod: false };
     if !lines.is_empty() && !lines.ends_with('\n') {
         lines.push('\n');
     }

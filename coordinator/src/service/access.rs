@@ -7,7 +7,7 @@
 use super::accept::Origin;
 use super::grants::{Grants, Runs};
 use super::reload::Reloaded;
-use super::reviews::Reviews;
+use super::reviews::{Reviews, Unreviewed};
 use super::tokens::{Entry, Refusal, Tokens};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -30,6 +30,8 @@ pub(crate) struct Caller {
     /// The name in its certificate or token; `None` if the coordinator asks for neither.
     pub(crate) name: Option<String>,
     pub(crate) grants: Grants,
+    /// Whether only a number may follow the beginning of a worker's name.
+    of_pod: bool,
 }
 
 impl Caller {
@@ -39,13 +41,19 @@ impl Caller {
     /// The status for the caller.
     pub(crate) fn check_worker(&self, worker: &str) -> Result<(), Status> {
         match &self.grants.join {
-            Some(prefix) if worker.starts_with(prefix.as_str()) => Ok(()),
+            Some(prefix) if self.covers(prefix, worker) => Ok(()),
             Some(prefix) => Err(Status::permission_denied(format!(
                 "these credentials are for workers whose names begin with `{prefix}`, not for `{worker}`\n\
                  hint: name the node so with --name, or use credentials for its name"
             ))),
             None => Err(Status::permission_denied("these credentials do not allow to join")),
         }
+    }
+
+    fn covers(&self, prefix: &str, worker: &str) -> bool {
+        let is_rank = |rest: &str| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit());
+        let rest = worker.strip_prefix(prefix);
+        rest.is_some_and(|rest| !self.of_pod || is_rank(rest))
     }
 
     /// Checks that the caller may change a run that `submitter` has submitted.
@@ -127,6 +135,7 @@ impl Access {
         match reviews.find(&token).await {
             Ok(Some(entry)) => Ok(entry),
             Ok(None) => refused(Refusal::Unknown),
+            Err(Unreviewed::Busy) => Err(Status::resource_exhausted(Unreviewed::Busy.to_string())),
             Err(error) => {
                 let error = proto::error::chain(&error);
                 tracing::warn!(error, "a token could not be reviewed");
@@ -144,14 +153,15 @@ impl Access {
         let origin = request.extensions().get::<Origin>();
         let need = need(request.uri().path());
         if need == Need::Nothing {
-            return Ok(Caller { name: None, grants: Grants::none() });
+            return Ok(Caller { name: None, grants: Grants::none(), of_pod: false });
         }
-        let mut caller = Caller { name: None, grants: Grants::all() };
+        let mut caller = Caller { name: None, grants: Grants::all(), of_pod: false };
         if self.certificates {
             let certificate = origin.and_then(|origin| origin.certificate.as_deref());
             let found = certificate
                 .ok_or_else(|| Status::unauthenticated("there is no client certificate"))?;
-            caller = Caller { name: Some(found.name.clone()), grants: found.grants.clone() };
+            let (name, grants) = (Some(found.name.clone()), found.grants.clone());
+            caller = Caller { name, grants, of_pod: false };
         }
         if let Some(token) = token {
             let entry = token.inspect_err(|status| {
@@ -159,7 +169,7 @@ impl Access {
                 tracing::warn!(address, reason = status.message(), "refused a token");
             })?;
             let grants = caller.grants.and(&entry.grants());
-            caller = Caller { name: Some(entry.name.clone()), grants };
+            caller = Caller { name: Some(entry.name.clone()), grants, of_pod: entry.of_pod };
         }
         match need {
             Need::Nothing => {}

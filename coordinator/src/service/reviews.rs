@@ -6,53 +6,109 @@
 
 use super::grants::Scope;
 use super::tokens::{Entry, hash};
-use ::kubernetes::{Bearer, Cluster};
+use ::kubernetes::{Bearer, Cluster, Patience};
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 /// The audience that a token must have been issued for.
 pub(crate) const AUDIENCE: &str = "muster";
 /// How long an answer counts. A deleted pod's token is refused after that.
 const KEPT: Duration = Duration::from_secs(60);
-/// Maximum number of kept answers; beyond it, all are forgotten.
+/// Maximum number of kept answers of each kind; beyond it, those of the kind are forgotten.
 const MOST: usize = 10_000;
+/// Maximum length of a token.
+const TOKEN_BYTES: usize = 8 << 10;
+/// Maximum number of questions at a time.
+const AT_ONCE: usize = 16;
+/// How long a question may take: less than a new connection has until its first request.
+const PATIENCE: Patience = Patience {
+    request: Duration::from_secs(3),
+    repetition: Duration::from_secs(5),
+    ..Patience::DEFAULT
+};
 
 /// Asks the API server about tokens.
 pub(crate) struct Reviews {
     cluster: Cluster,
-    known: Mutex<BTreeMap<String, (Instant, Option<Entry>)>>,
+    questions: Semaphore,
+    known: Mutex<Known>,
+}
+
+/// Answers by the hashes of tokens. Those of strangers do not displace those of workers.
+#[derive(Default)]
+struct Known {
+    accepted: BTreeMap<String, (Instant, Entry)>,
+    refused: BTreeMap<String, Instant>,
+}
+
+/// Why nobody was asked, or what the answer was.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unreviewed {
+    #[error("too many unknown tokens at a time")]
+    Busy,
+    #[error(transparent)]
+    Cluster(#[from] ::kubernetes::Error),
 }
 
 impl Reviews {
     pub(crate) fn new(cluster: Cluster) -> Self {
-        Self { cluster, known: Mutex::default() }
+        let (cluster, questions) = (cluster.with_patience(PATIENCE), Semaphore::new(AT_ONCE));
+        Self { cluster, questions, known: Mutex::default() }
     }
 
     /// What a token allows; `None` if it is no valid token of a pod in the coordinator's own namespace.
     ///
     /// # Errors
-    /// That of the API server.
-    pub(crate) async fn find(&self, token: &str) -> Result<Option<Entry>, ::kubernetes::Error> {
-        let key = hash(token);
-        if let Some((at, known)) = self.known().get(&key)
-            && at.elapsed() < KEPT
-        {
-            return Ok(known.clone());
+    /// [`Unreviewed`].
+    pub(crate) async fn find(&self, token: &str) -> Result<Option<Entry>, Unreviewed> {
+        // Those of service accounts have three parts (RFC 7519); nothing else is passed on.
+        if token.len() > TOKEN_BYTES || token.split('.').count() != 3 {
+            return Ok(None);
         }
+        let key = hash(token);
+        if let Some(known) = self.known().find(&key) {
+            return Ok(known);
+        }
+        let _question = self.questions.try_acquire().map_err(|_| Unreviewed::Busy)?;
         let bearer = self.cluster.review(token, AUDIENCE).await?;
         let entry = bearer.and_then(|bearer| entry(bearer, self.cluster.namespace(), &key));
-        let mut known = self.known();
-        if known.len() >= MOST {
-            known.clear();
-        }
-        known.insert(key, (Instant::now(), entry.clone()));
+        self.known().keep(key, entry.clone());
         Ok(entry)
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, (Instant, Option<Entry>)>> {
+    fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().expect("nothing panics while it holds the lock")
+    }
+}
+
+impl Known {
+    /// The answer for a token, if there is a recent one.
+    fn find(&self, key: &str) -> Option<Option<Entry>> {
+        let recent = |at: &Instant| at.elapsed() < KEPT;
+        if let Some((_, entry)) = self.accepted.get(key).filter(|(at, _)| recent(at)) {
+            return Some(Some(entry.clone()));
+        }
+        self.refused.get(key).filter(|at| recent(at)).map(|_| None)
+    }
+
+    fn keep(&mut self, key: String, entry: Option<Entry>) {
+        match entry {
+            Some(entry) => {
+                if self.accepted.len() >= MOST {
+                    self.accepted.clear();
+                }
+                self.accepted.insert(key, (Instant::now(), entry));
+            }
+            None => {
+                if self.refused.len() >= MOST {
+                    self.refused.clear();
+                }
+                self.refused.insert(key, Instant::now());
+            }
+        }
     }
 }
 
@@ -66,6 +122,7 @@ fn entry(bearer: Bearer, namespace: &str, sha256: &str) -> Option<Entry> {
         name: format!("pod {} ({})", pod.name, pod.uid),
         prefix: format!("{}-", pod.name),
         expires: None,
+        of_pod: true,
     })
 }
 

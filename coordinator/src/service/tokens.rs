@@ -27,6 +27,10 @@ pub(crate) struct Entry {
     /// When it stops being accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) expires: Option<DateTime<Utc>>,
+    /// With the scope `join`: whether only a number may follow the prefix, as in the names of a pod's ranks. The list
+    /// has no such entries.
+    #[serde(skip)]
+    pub(crate) of_pod: bool,
 }
 
 /// Why a token is not accepted.
@@ -128,6 +132,7 @@ mod tests {
             name: "node pool".into(),
             prefix: "gpu-".into(),
             expires: Some(now + TimeDelta::hours(1)),
+            of_pod: false,
         };
         let line = serde_json::to_string(&entry).unwrap();
         assert!(!line.contains(&token[12..]));

@@ -149,7 +149,7 @@ fn of_living(known: &Known<'_>, pod: &Pod) -> Option<Finding> {
             text: format!("its container cannot be created: {message}"),
             hint: message.contains("not found").then(|| {
                 "create what is missing; the pod starts by itself then. --env-secret and \
-                 --credentials name Secrets of the same namespace"
+                 --credentials-secret name Secrets of the same namespace"
                     .to_owned()
             }),
         });

@@ -16,26 +16,35 @@ const KNOWN: [&str; 7] = ["timestamp", "level", "target", "message", "run", "gen
 /// Follows the newest Job of a run.
 pub(in crate::cli) async fn watch(run: &str, place: &Place, json: bool) -> Outcome {
     let cluster = place.connect().await?;
-    let newest = newest(&cluster, run).await?;
-    follow(&cluster, run, &newest.job, json).await
+    let newest = newest(&cluster, place, run).await?;
+    follow((&cluster, place), run, &newest.job, json).await
 }
 
 /// The newest Job of a run.
-pub(super) async fn newest(cluster: &Cluster, run: &str) -> Result<Overview, Refusal> {
+pub(super) async fn newest(
+    cluster: &Cluster,
+    place: &Place,
+    run: &str,
+) -> Result<Overview, Refusal> {
     let jobs = cluster.job(run).await.map_err(refused)?;
     let newest = jobs.into_iter().max_by_key(|job| (job.attempt, job.created));
     let unknown = || {
-        let namespace = cluster.namespace();
+        let (namespace, place) = (cluster.namespace(), place.arguments());
         anyhow!(
             "no Job of run `{run}` in namespace `{namespace}`\n\
-             hint: `coordinator list --launch kubernetes` lists what exists"
+             hint: `coordinator list {place}` lists what exists"
         )
     };
     newest.ok_or_else(unknown).blame(Exit::User)
 }
 
 /// Follows a Job until it ends, or until the user interrupts, which leaves the Job alone.
-pub(super) async fn follow(cluster: &Cluster, run: &str, job: &str, json: bool) -> Outcome {
+pub(super) async fn follow(
+    (cluster, place): (&Cluster, &Place),
+    run: &str,
+    job: &str,
+    json: bool,
+) -> Outcome {
     let mut seen = pin!(cluster.follow(job));
     loop {
         let next = tokio::select! {
@@ -43,7 +52,8 @@ pub(super) async fn follow(cluster: &Cluster, run: &str, job: &str, json: bool) 
             interrupted = tokio::signal::ctrl_c() => {
                 interrupted.blame(Exit::Infrastructure)?;
                 print::note(format_args!(
-                    "Job {job} goes on; `coordinator watch {run} --launch kubernetes` follows it again"
+                    "Job {job} goes on; `coordinator watch {run} {}` follows it again",
+                    place.arguments()
                 ));
                 return Ok(Exit::Done);
             }

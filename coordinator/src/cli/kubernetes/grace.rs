@@ -59,6 +59,13 @@ fn needed(size: u64, pods: u64, rate: u64) -> Duration {
 
 /// The bytes of a checkpoint: the model's files, and what is needed to continue.
 async fn checkpoint(spec: &Spec) -> Result<u64, Refusal> {
+    if spec.model().adapter.is_some() {
+        let error = anyhow!(
+            "the size of a checkpoint is not known for adapters\n\
+             hint: leave out --upload-rate, and choose --grace"
+        );
+        return Err(Refusal { exit: Exit::User, error });
+    }
     let pinned = sources::pin(spec.clone()).await?;
     let weights = base::weights(&pinned.model().base).await?;
     let Some(weights) = weights else {

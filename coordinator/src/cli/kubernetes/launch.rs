@@ -5,13 +5,13 @@ use super::render::{self, Options};
 use super::{credentials, follow};
 use crate::cli::typed::Typed;
 use crate::cli::{Blame, Exit, Outcome, Refusal};
-use ::kubernetes::{Cluster, Launched, Objects};
+use ::kubernetes::{Cluster, Launched, Objects, State};
 use anyhow::anyhow;
 use proto::print;
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// How long the certificates of a Job are valid that nobody has made for it.
+/// Validity, in days, of certificates that `submit` makes.
 const DAYS: i64 = 90;
 
 /// What the arguments of `submit` ask for beside the Job.
@@ -31,6 +31,7 @@ pub(in crate::cli) async fn submit(asked: Asked<'_>, options: Options, place: &P
     };
     let Typed { spec, .. } = Typed::read(spec).await?;
     let cluster = place.connect().await?;
+    let is_named = options.run.is_some() || asked.resume.is_some();
     let options = match asked.resume {
         Some(run) => next_attempt(&cluster, run, options).await?,
         None => options,
@@ -42,23 +43,32 @@ pub(in crate::cli) async fn submit(asked: Asked<'_>, options: Options, place: &P
     if !asked.insecure && !brings_credentials {
         objects.push(credentials::secret(&job.name(), place.namespace.as_deref(), DAYS)?);
     }
+    if !is_named {
+        // Another command would draw another name.
+        print::note(format_args!("run {}; to repeat this command, add --run {0}", job.run));
+    }
     let launched = cluster.launch(Objects::new(objects).map_err(refused)?).await;
     let launched = launched.map_err(refused)?;
     say(&launched, &job.run, job.attempt, &cluster, asked.json)?;
     if asked.follow {
-        return follow::follow(&cluster, &job.run, &launched.job, asked.json).await;
+        return follow::follow((&cluster, place), &job.run, &launched.job, asked.json).await;
     }
     Ok(Exit::Done)
 }
 
-/// The options for the Job that continues a run: its name, and the number after that of its last Job.
+/// The options for the Job that continues a run. Its number is that after the last one. While the last one has not
+/// ended, it keeps that number: then the same command finds its own Job again, and another one is refused.
 async fn next_attempt(
     cluster: &Cluster,
     run: String,
     mut options: Options,
 ) -> Result<Options, Refusal> {
+    if options.run.is_some() {
+        return Err(anyhow!("--resume names the run already; leave out --run")).blame(Exit::User);
+    }
     let known = cluster.job(&run).await.map_err(refused)?;
-    let Some(last) = known.iter().filter_map(|job| job.attempt).max() else {
+    let numbered = known.iter().filter_map(|job| Some((job.attempt?, &job.state)));
+    let Some((last, state)) = numbered.max_by_key(|(attempt, _)| *attempt) else {
         let error = anyhow!(
             "no Job of run `{run}` in namespace `{}`\n\
              hint: if its Jobs were deleted, --run and --attempt name the next one",
@@ -67,7 +77,8 @@ async fn next_attempt(
         return Err(error).blame(Exit::User);
     };
     options.run = Some(run);
-    options.attempt = last + 1;
+    let has_ended = state.is_final() || *state == State::Deleting;
+    options.attempt = if has_ended { last + 1 } else { last };
     Ok(options)
 }
 

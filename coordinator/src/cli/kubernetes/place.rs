@@ -32,6 +32,16 @@ impl Place {
         }
     }
 
+    /// The arguments with which another command is about the same Jobs.
+    pub(super) fn arguments(&self) -> String {
+        let named = |option: &str, value: &Option<String>| {
+            value.as_ref().map(|value| format!(" {option} {value}")).unwrap_or_default()
+        };
+        let (context, namespace) =
+            (named("--context", &self.context), named("--namespace", &self.namespace));
+        format!("--launch kubernetes{context}{namespace}")
+    }
+
     /// Reaches the cluster.
     pub(super) async fn connect(&self) -> Result<Cluster, Refusal> {
         let connected = Cluster::connect(self.context.as_deref(), self.namespace.as_deref()).await;

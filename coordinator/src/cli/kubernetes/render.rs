@@ -92,7 +92,7 @@ pub(in crate::cli) struct Options {
     #[arg(long, value_name = "NAME")]
     queue: Option<String>,
     /// How long workers may take to leave when a pod is evicted: the time of a step and of storing a checkpoint
-    /// [default: 120s, or what --upload-rate tells]
+    /// [default: 120s, or derived from --upload-rate]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     grace: Option<Duration>,
     /// How much a pod writes to the store in a second, such as 200MB; the grace is derived from it and the size of a
@@ -189,7 +189,7 @@ pub(super) async fn job(
 fn untrusted() -> anyhow::Error {
     anyhow!(
         "GPUs of several pods exchange gradients through NCCL, which cannot encrypt\n\
-         hint: write --trust-network if nobody else can read and change what the cluster's network carries"
+         hint: write --trust-network if nobody else can read or change what the cluster's network carries"
     )
 }
 

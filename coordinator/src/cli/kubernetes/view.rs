@@ -44,7 +44,7 @@ pub(in crate::cli) async fn list(place: &Place, as_json: bool, width: Option<usi
 
 pub(in crate::cli) async fn status(run: &str, place: &Place, as_json: bool) -> Outcome {
     let cluster = place.connect().await?;
-    let job = newest(&cluster, run).await?;
+    let job = newest(&cluster, place, run).await?;
     if as_json {
         print::line(object(&job))?;
     } else {
@@ -56,12 +56,16 @@ pub(in crate::cli) async fn status(run: &str, place: &Place, as_json: bool) -> O
 /// Deletes the newest Job of a run. Its pods leave a checkpoint within their grace.
 pub(in crate::cli) async fn cancel(run: &str, place: &Place, as_json: bool) -> Outcome {
     let cluster = place.connect().await?;
-    let job = newest(&cluster, run).await?.job;
+    let Overview { job, state, .. } = newest(&cluster, place, run).await?;
     let was_there = cluster.delete(&job).await.map_err(refused)?;
     if as_json {
         print::line(json!({ "run": run, "job": job, "deleted": was_there }))?;
+    } else if !was_there {
+        print::note(format_args!("Job {job} was gone already"));
+    } else if state.is_final() {
+        print::note(format_args!("Job {job} had ended ({state}), and is deleted"));
     } else {
-        print::note(format_args!("Job {job} is deleted; its pods leave a checkpoint first"));
+        print::note(format_args!("Job {job} is deleted; pods that train leave a checkpoint first"));
     }
     Ok(Exit::Done)
 }

@@ -33,13 +33,19 @@ pub(super) struct Submit {
     #[arg(long, value_name = "RUN", conflicts_with = "idempotency_key")]
     resume: Option<String>,
     /// Do not check that the spec's paths exist on this host
-    #[arg(long)]
+    #[arg(long, conflicts_with = "launch")]
     no_check: bool,
     /// Follow the run until it ends
     #[arg(long)]
     follow: bool,
     /// Fail once the coordinator has been unreachable for this long, such as 30s or 10m [default: wait forever]
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "follow")]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = duration::parse,
+        requires = "follow",
+        conflicts_with = "launch"
+    )]
     give_up_after: Option<Duration>,
     /// Queue the run only once, however often the same spec is submitted with this key [default: a new key]
     #[arg(long, value_name = "KEY", conflicts_with = "launch")]
@@ -55,7 +61,7 @@ pub(super) struct Submit {
 #[derive(Args)]
 pub(super) struct List {
     /// Show only the runs
-    #[arg(long, conflicts_with = "workers")]
+    #[arg(long, conflicts_with_all = ["workers", "launch"])]
     runs: bool,
     /// Show only the workers
     #[arg(long, conflicts_with = "launch")]
@@ -81,7 +87,7 @@ pub(super) struct Watch {
     /// The run's name, as `list` shows it
     run: String,
     /// Fail once the coordinator has been unreachable for this long, such as 30s or 10m [default: wait forever]
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, conflicts_with = "launch")]
     give_up_after: Option<Duration>,
     #[command(flatten)]
     remote: Remote,

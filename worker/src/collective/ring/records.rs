@@ -18,8 +18,8 @@ pub(super) const RECORD_BYTES: usize = 64 * 1024;
 pub(super) const TAG_BYTES: usize = 16;
 pub(super) const SEALED_NOTICE_BYTES: usize = NOTICE_BYTES + TAG_BYTES;
 
-/// How many records one key may encrypt. This is 2^32 blocks, a quarter of what TLS 1.3 allows (RFC 8446, section
-/// 5.5), since the guarantees of AES-GCM weaken with the amount of data.
+/// How many records one key may encrypt, since the guarantees of AES-GCM weaken with the amount of data. This is 2^32
+/// blocks, less than a fifth of what TLS 1.3 allows (RFC 8446, section 5.5).
 const RECORDS_PER_KEY: u64 = 1 << 20;
 
 /// The keys of one direction: which key and which nonce are next.

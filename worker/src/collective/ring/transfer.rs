@@ -65,7 +65,7 @@ impl<'a> Cursor<'a> {
 pub(super) struct Outgoing<'a> {
     /// What the sealer has not got yet.
     header: Option<[u8; HEADER_BYTES]>,
-    /// In a record, the position is that after its bytes as soon as it has been sealed.
+    /// Moves past the bytes of a record when they are sealed, before they are sent.
     at: Cursor<'a>,
     is_sealed: bool,
 }
