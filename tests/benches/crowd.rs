@@ -6,11 +6,12 @@
 //! they are idle, whether any of them is taken for lost, and how long all of them take to come back after the
 //! coordinator was killed and started again. Members of a run have 15 s for that.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+use muster_tests::Fixture;
 use muster_tests::certs::Certs;
 use muster_tests::pool::{address, folder, serve};
 use muster_tests::server::free_ports;
-use muster_tests::{Fixture, Process};
+use muster_tests::usage::{memory, processor_time};
 use proto::id::{Incarnation, WorkerId, unique};
 use std::time::{Duration, Instant};
 use wire::connect::{self, Options};
@@ -49,8 +50,7 @@ async fn main() -> Result<()> {
     println!("{count} workers joined in {:.1} s", began.elapsed().as_secs_f64());
 
     let own_time = || processor_time(std::process::id());
-    let pid = |process: &Process| process.pid().as_raw_nonzero().get() as u32;
-    let (began, before) = (Instant::now(), (processor_time(pid(&coordinator))?, own_time()?));
+    let (began, before) = (Instant::now(), (processor_time(coordinator.id())?, own_time()?));
     let mut looks = 0;
     while began.elapsed() < WINDOW {
         let there = there(&url, &user).await?;
@@ -63,8 +63,8 @@ async fn main() -> Result<()> {
     println!(
         "idle, all connected at each of {looks} looks: the coordinator uses {:.2} % of a core and {} MiB, \
          all workers together {:.2} % and {} MiB",
-        share(processor_time(pid(&coordinator))? - before.0),
-        memory(pid(&coordinator))?,
+        share(processor_time(coordinator.id())? - before.0),
+        memory(coordinator.id())?,
         share(own_time()? - before.1),
         memory(std::process::id())?,
     );
@@ -77,7 +77,7 @@ async fn main() -> Result<()> {
     println!(
         "after its end and start: all are back after {:.1} s, for {:.1} s of the coordinator's processor time",
         began.elapsed().as_secs_f64(),
-        processor_time(pid(&coordinator))?
+        processor_time(coordinator.id())?
     );
     Ok(())
 }
@@ -114,21 +114,4 @@ async fn there(url: &str, user: &Credentials) -> Result<usize> {
     let channel = connect::channel(url, user, Options::QUESTION).await?;
     let listed = RunsClient::new(channel).list(wire::ListRequest {}).await?.into_inner();
     Ok(listed.workers.iter().filter(|worker| worker.state != "disconnected").count())
-}
-
-/// Seconds of processor time that a process has used.
-fn processor_time(pid: u32) -> Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name, in brackets, may contain any character. User and system time are the 14th and 15th field.
-    let (_, rest) = stat.rsplit_once(") ").context("a name")?;
-    let fields: Vec<&str> = rest.split(' ').collect();
-    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
-}
-
-/// Resident memory of a process in MiB.
-fn memory(pid: u32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? / 1024)
 }

@@ -8,6 +8,7 @@
 
 use anyhow::{Context, Result, ensure};
 use muster_tests::simulated::{Simulated, channel};
+use muster_tests::usage::{memory, processor_time};
 use muster_tests::{Fixture, Process, pool};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -84,7 +85,7 @@ async fn measure(workers: usize, ended: usize, beat: Option<Duration>) -> Result
     ensure!(listed.runs.len() == ended, "{} of {ended} runs are listed", listed.runs.len());
     streams.iter().for_each(JoinHandle::abort);
     listening.abort();
-    Ok((share, memory(&coordinator)?))
+    Ok((share, memory(coordinator.id())?))
 }
 
 /// The share of a core that the bare server uses.
@@ -125,9 +126,9 @@ async fn connect(
 /// The share of a core that a process uses once it is idle.
 async fn share(process: &Process) -> Result<f64> {
     tokio::time::sleep(SETTLE).await;
-    let (began, before) = (Instant::now(), processor_time(process)?);
+    let (began, before) = (Instant::now(), processor_time(process.id())?);
     tokio::time::sleep(WINDOW).await;
-    Ok((processor_time(process)? - before) / began.elapsed().as_secs_f64())
+    Ok((processor_time(process.id())? - before) / began.elapsed().as_secs_f64())
 }
 
 /// A server that reads workers' reports and does nothing else.
@@ -184,24 +185,4 @@ async fn end_runs(fixture: &Fixture, url: &str, count: usize) -> Result<()> {
         ensure!(Instant::now() < until, "the runs do not end");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-}
-
-/// Seconds of processor time that a process has used.
-fn processor_time(process: &Process) -> Result<f64> {
-    let pid = process.pid().as_raw_nonzero();
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name, in brackets, may contain any character. User and system time are the 14th and 15th field.
-    let (_, rest) = stat.rsplit_once(") ").context("a name")?;
-    let fields: Vec<&str> = rest.split(' ').collect();
-    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
-}
-
-/// Resident memory of a process in MiB.
-fn memory(process: &Process) -> Result<u64> {
-    let pid = process.pid().as_raw_nonzero();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()).context("its memory")?;
-    Ok(kib.parse::<u64>()? / 1024)
 }

@@ -23,6 +23,7 @@
 //! poisoned   a base that makes the gradient of one conversation infinite
 //! lone       a run of one worker, without a plan
 //! simulated  a worker that sends messages and does no work
+//! usage      processor time and memory of a process
 //! undisturbed  the reference result of the fixture's run
 //! ```
 //!
@@ -51,6 +52,7 @@ pub mod server;
 pub mod simulated;
 pub mod stored;
 pub mod undisturbed;
+pub mod usage;
 
 pub use fixture::Fixture;
 pub use process::{Ended, Event, Process};

@@ -286,6 +286,11 @@ impl Process {
         Pid::from_child(&self.child)
     }
 
+    /// The process id as a number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal to the program only.
     pub fn signal(&self, signal: Signal) {
         rustix::process::kill_process(self.pid(), signal).expect("it runs");

@@ -145,6 +145,9 @@ async fn a_job_owns_what_belongs_to_it_and_has_certificates_of_its_own() {
     assert!(refused.contains("Job `tune-1` exists since"), "{refused}");
     assert_eq!(launching.jobs_created(), 1);
 
+    let chosen = ["submit", &spec, "--image", "muster", "--resume", "tune", "--attempt", "7"];
+    let refused = end(launching.command(&chosen)).await.with_code(2).stderr;
+    assert!(refused.contains("leave out --run and --attempt"), "{refused}");
     // The run goes on, so another Job for it is refused until this one has ended.
     let next = ["submit", &spec, "--image", "muster", "--resume", "tune"];
     let refused = end(launching.command(&next)).await.with_code(2).stderr;

@@ -63,8 +63,9 @@ async fn next_attempt(
     run: String,
     mut options: Options,
 ) -> Result<Options, Refusal> {
-    if options.run.is_some() {
-        return Err(anyhow!("--resume names the run already; leave out --run")).blame(Exit::User);
+    if options.run.is_some() || options.attempt.is_some() {
+        let error = anyhow!("--resume chooses the name of the Job; leave out --run and --attempt");
+        return Err(error).blame(Exit::User);
     }
     let known = cluster.job(&run).await.map_err(refused)?;
     let numbered = known.iter().filter_map(|job| Some((job.attempt?, &job.state)));
@@ -78,7 +79,7 @@ async fn next_attempt(
     };
     options.run = Some(run);
     let has_ended = state.is_final() || *state == State::Deleting;
-    options.attempt = if has_ended { last + 1 } else { last };
+    options.attempt = Some(if has_ended { last + 1 } else { last });
     Ok(options)
 }
 

@@ -45,9 +45,9 @@ pub(in crate::cli) struct Options {
     /// Name of the run; with the name of an existing run, the Job continues it [default: a new name]
     #[arg(long, value_name = "NAME")]
     pub(super) run: Option<String>,
-    /// Number of the Job for this run; a Job's name is RUN-ATTEMPT
-    #[arg(long, default_value_t = 1)]
-    pub(super) attempt: u32,
+    /// Number of the Job for this run; a Job's name is RUN-ATTEMPT [default: 1]
+    #[arg(long)]
+    pub(super) attempt: Option<u32>,
     /// CPUs of each pod, such as 8 or 500m
     #[arg(long, value_name = "QUANTITY")]
     cpu: Option<String>,
@@ -144,7 +144,8 @@ pub(super) async fn job(
     // The run waits for all pods, as they have been asked for.
     let spec = spec.with_workers(ranks, ranks);
     let run = options.run.unwrap_or_else(|| naming::fresh(&spec).to_string());
-    let name = manifest::job_name(&run, options.attempt);
+    let attempt = options.attempt.unwrap_or(1);
+    let name = manifest::job_name(&run, attempt);
     let own_secret = || manifest::credentials_name(&name);
     let credentials = options.credentials_secret.unwrap_or_else(own_secret);
     let mut environment = options.environment;
@@ -152,7 +153,7 @@ pub(super) async fn job(
         environment.push(("MUSTER_TRUST_NETWORK".to_owned(), "true".to_owned()));
     }
     let job = Job {
-        attempt: options.attempt,
+        attempt,
         namespace,
         spec_yaml: spec.resolved_yaml(),
         image,
